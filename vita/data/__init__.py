@@ -1,0 +1,1 @@
+"""Text in, token arrays out; no torch."""

@@ -1,0 +1,1 @@
+"""Mathematics only: the model and how it begins."""

@@ -1,0 +1,1 @@
+"""Lives that ship with Vita, as YAML."""

@@ -1,0 +1,1 @@
+"""Knows nothing of language models: settings, artifacts, ledger, plans, events, errors."""

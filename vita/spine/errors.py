@@ -1,0 +1,94 @@
+"""The one family of errors a user meets.
+
+    VitaError                 exit code 1
+    |-- ConfigError     2     a setting is unknown, malformed or out of range
+    |-- PlanError       2     the steps of a life do not fit together
+    |-- DataError       3     text or rows that cannot be used
+    |-- StoreError      4     an artifact is missing, corrupt, or the disk is full
+    |-- LedgerError     5     the ledger cannot be read or written
+    |-- ModelError      6     a model folder is incomplete or does not fit
+    |-- TrainingError   7     training cannot go on
+    |-- MissingExtra    8     an optional library is not installed
+    `-- GateError       9     a promotion was refused
+
+Each says where, what was expected, what came, and what to do:
+
+    raise ConfigError("sft.rate", expected="a number above 0", got=-0.1, hint="typical values are 1e-5 to 1e-3")
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ABSENT = object()
+
+
+class VitaError(Exception):
+    """Something the user can mend; shown as one line, without a traceback."""
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        where: str,
+        problem: str | None = None,
+        *,
+        expected: str | None = None,
+        got: Any = _ABSENT,
+        hint: str | None = None,
+    ) -> None:
+        self.where, self.problem, self.expected, self.hint = where, problem, expected, hint
+        self.got = None if got is _ABSENT else got
+        parts = [problem] if problem else []
+        if expected:
+            parts.append(f"expected {expected}" + ("" if got is _ABSENT else f", got {_shown(got)}"))
+        elif got is not _ABSENT:
+            parts.append(f"got {_shown(got)}")
+        text = f"{where}: " + ", ".join(parts)
+        super().__init__(f"{text}; {hint}" if hint else text)
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) and " " in value else repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+class ConfigError(VitaError):
+    exit_code = 2
+
+
+class PlanError(VitaError):
+    exit_code = 2
+
+
+class DataError(VitaError):
+    exit_code = 3
+
+
+class StoreError(VitaError):
+    exit_code = 4
+
+
+class LedgerError(VitaError):
+    exit_code = 5
+
+
+class ModelError(VitaError):
+    exit_code = 6
+
+
+class TrainingError(VitaError):
+    exit_code = 7
+
+
+class MissingExtra(VitaError):
+    """An optional library is needed; says which extra brings it."""
+
+    exit_code = 8
+
+    def __init__(self, where: str, extra: str) -> None:
+        super().__init__(where, f"needs the extra `{extra}`", hint=f"pip install 'vita-lm[{extra}]'")
+
+
+class GateError(VitaError):
+    exit_code = 9

@@ -1,0 +1,1 @@
+"""One module per stage of a model's life; stages meet only through artifacts."""
