@@ -1,0 +1,44 @@
+"""What flows through the data layer: a `Document` of plain text, and a `Dialogue` of messages with roles.
+
+Both carry where they came from (`source`), under which `licence`, and an `id` that stays the same in every later
+artifact, so that a weight can be traced back to a page and its rights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A piece of plain text with its provenance."""
+
+    id: str
+    text: str
+    source: str
+    licence: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Messages in order, with their provenance."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str
+    licence: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
