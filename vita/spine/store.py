@@ -1,0 +1,403 @@
+"""Immutable artifacts by content digest: a folder, or any fsspec URL (`s3://`, `gs://`) with a local cache.
+
+    objects/ab/ab12...        bytes, named by their sha256
+    artifacts/<digest>.json   the manifest: kind, files, facts; its own sha256 is the artifact's digest
+    folders/<digest>/...      hard links to the objects, so that any tool can read an artifact as a folder
+    scratch/<run key>/        work in progress; survives a crash
+
+Commits are atomic: objects first, the manifest last, each written aside and renamed. What is read is
+verified; a corrupt object is set aside, so that the next run makes its artifact anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Generic, TypeVar
+
+from vita.spine.errors import MissingExtra, StoreError
+
+VERIFY_LIMIT = 4 * 2**30
+"""Artifacts over this many bytes are verified by size only when opened; `Store.verify` reads all."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Something a stage made: a read-only folder that its digest identifies."""
+
+    kind: ClassVar[str] = "artifact"
+    digest: str
+    path: Path
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class Draft(Generic[A]):
+    """What a stage hands over: a folder of files and deterministic facts about it."""
+
+    kind: type[A]
+    folder: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact holds: file path -> (sha256, bytes)."""
+
+    kind: str
+    files: Mapping[str, tuple[str, int]]
+    facts: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        return sum(size for _, size in self.files.values())
+
+    def encode(self) -> bytes:
+        """The canonical bytes, whose sha256 is the digest."""
+        files = {path: {"sha256": sha, "bytes": size} for path, (sha, size) in sorted(self.files.items())}
+        return canonical_json({"kind": self.kind, "files": files, "facts": self.facts})
+
+    @classmethod
+    def decode(cls, data: bytes, *, where: str) -> Manifest:
+        try:
+            value = json.loads(data)
+            files = {path: (entry["sha256"], entry["bytes"]) for path, entry in value["files"].items()}
+            return cls(value["kind"], files, value["facts"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StoreError(where, "the manifest cannot be read") from None
+
+
+class Store:
+    """A store of artifacts; `location` is a folder or a URL, `cache` the local folder behind a URL."""
+
+    def __init__(self, location: str | Path, *, cache: Path | None = None) -> None:
+        self.location = str(location)
+        self._remote: _Remote | None = None
+        if "://" in self.location and not self.location.startswith("file://"):
+            self._remote = _Remote(self.location)
+            name = hashlib.sha256(self.location.encode()).hexdigest()[:16]
+            self.root = (cache or Path.cwd() / ".vita-cache") / name
+        else:
+            self.root = Path(self.location.removeprefix("file://")).expanduser().absolute()
+        self._verified: set[str] = set()
+        with full_disk_explained(self.root):
+            for name in ("objects", "artifacts", "folders", "scratch"):
+                (self.root / name).mkdir(parents=True, exist_ok=True)
+
+    # -- writing
+
+    def commit(self, draft: Draft[A]) -> A:
+        """Take the draft's files into the store; they are moved by hard link where the disk allows it."""
+        with full_disk_explained(self.root):
+            files: dict[str, tuple[str, int]] = {}
+            for path in sorted(p for p in draft.folder.rglob("*") if p.is_file() or p.is_symlink()):
+                if path.is_symlink():
+                    raise StoreError(str(path), "a draft holds a symbolic link", hint="copy the file instead")
+                name = path.relative_to(draft.folder).as_posix()
+                files[name] = self._take(path)
+            if not files:
+                raise StoreError(str(draft.folder), "the draft holds no files")
+            manifest = Manifest(draft.kind.kind, files, json.loads(canonical_json(draft.facts)))
+            data = manifest.encode()
+            digest = hashlib.sha256(data).hexdigest()
+            if self._remote:
+                for sha, _ in files.values():
+                    self._remote.put_file(self._object(sha), f"objects/{sha[:2]}/{sha}")
+                self._remote.put_bytes(data, f"artifacts/{digest}.json")
+            write_atomically(self.root / "artifacts" / f"{digest}.json", data)
+            self._verified.update(sha for sha, _ in files.values())
+            return self._handle(draft.kind, digest, manifest)
+
+    def scratch(self, key: str) -> Path:
+        """The work folder of a run, kept until `clear_scratch`."""
+        folder = self.root / "scratch" / key
+        with full_disk_explained(self.root):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def clear_scratch(self, key: str) -> None:
+        shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
+
+    # -- reading
+
+    def open(self, digest: str, kind: type[A] = Artifact) -> A:
+        """The artifact, present locally and verified; refuses another kind."""
+        manifest = self.manifest(digest)
+        if kind is not Artifact and manifest.kind != kind.kind:
+            raise StoreError(f"artifact {digest[:12]}", expected=f"a {kind.kind}", got=f"a {manifest.kind}")
+        with full_disk_explained(self.root):
+            for name, (sha, size) in manifest.files.items():
+                self._ensure(sha, size, f"{manifest.kind} {digest[:12]}, file {name}", deep=manifest.size <= VERIFY_LIMIT)
+            return self._handle(kind, digest, manifest)
+
+    def manifest(self, digest: str) -> Manifest:
+        """What the artifact holds, without its bytes."""
+        path = self.root / "artifacts" / f"{digest}.json"
+        if path.exists():
+            data = path.read_bytes()
+        elif self._remote and (data := self._remote.get_bytes(f"artifacts/{digest}.json")) is not None:
+            write_atomically(path, data)
+        else:
+            raise StoreError(f"artifact {digest[:12]}", f"is not in the store {self.location}", hint="see `vita ls`")
+        if hashlib.sha256(data).hexdigest() != digest:
+            path.rename(path.with_suffix(".corrupt"))
+            raise StoreError(f"artifact {digest[:12]}", "its manifest was corrupt and has been set aside", hint=_AGAIN)
+        return Manifest.decode(data, where=f"artifact {digest[:12]}")
+
+    def has(self, digest: str) -> bool:
+        """Whether the artifact is there with all its bytes (by size; `open` verifies)."""
+        try:
+            manifest = self.manifest(digest)
+        except StoreError:
+            return False
+        return all(self._present(sha, size) for sha, size in manifest.files.values())
+
+    def digests(self) -> list[str]:
+        """Every artifact, sorted by digest."""
+        found = {path.stem for path in (self.root / "artifacts").glob("*.json")}
+        if self._remote:
+            found.update(PurePosixPath(name).stem for name in self._remote.names("artifacts") if name.endswith(".json"))
+        return sorted(found)
+
+    def verify(self) -> Iterator[tuple[str, Manifest, list[str]]]:
+        """Read every byte of every artifact: (digest, manifest, names of bad files)."""
+        self._verified.clear()
+        for digest in self.digests():
+            manifest, bad = self.manifest(digest), []
+            for name, (sha, size) in manifest.files.items():
+                try:
+                    self._ensure(sha, size, name, deep=True)
+                except StoreError:
+                    bad.append(name)
+            yield digest, manifest, bad
+
+    # -- helpers
+
+    def _object(self, sha: str) -> Path:
+        return self.root / "objects" / sha[:2] / sha
+
+    def _present(self, sha: str, size: int) -> bool:
+        path = self._object(sha)
+        if path.exists():
+            return path.stat().st_size == size
+        return bool(self._remote and self._remote.size(f"objects/{sha[:2]}/{sha}") == size)
+
+    def _take(self, source: Path) -> tuple[str, int]:
+        sha, size = file_sha256(source), source.stat().st_size
+        target = self._object(sha)
+        if target.exists() and target.stat().st_size == size and (sha in self._verified or file_sha256(target) == sha):
+            return sha, size
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{sha[:12]}-{uuid.uuid4().hex[:8]}")
+        try:
+            _link_or_copy(source, aside)
+            _sync(aside)
+            aside.chmod(0o444)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+        _sync(target.parent)
+        return sha, size
+
+    def _ensure(self, sha: str, size: int, where: str, *, deep: bool) -> None:
+        path = self._object(sha)
+        if not path.exists() and self._remote:
+            self._remote.fetch(f"objects/{sha[:2]}/{sha}", path)
+        if not path.exists():
+            raise StoreError(where, "is missing from the store", hint=_AGAIN)
+        bad = path.stat().st_size != size
+        if not bad and deep and sha not in self._verified:
+            bad = file_sha256(path) != sha
+        if bad:
+            path.rename(path.with_name(f"{sha}.corrupt-{uuid.uuid4().hex[:6]}"))
+            raise StoreError(where, "was corrupt (its bytes do not match its digest) and has been set aside", hint=_AGAIN)
+        if deep:
+            self._verified.add(sha)
+
+    def _handle(self, kind: type[A], digest: str, manifest: Manifest) -> A:
+        folder = self.root / "folders" / digest
+        if not self._folder_is_whole(folder, manifest):
+            aside = folder.with_name(f".{digest[:12]}-{uuid.uuid4().hex[:8]}")
+            for name, (sha, _) in manifest.files.items():
+                target = confined(aside, name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link_or_copy(self._object(sha), target)
+            if folder.exists():
+                stale = folder.with_name(f".{digest[:12]}-{uuid.uuid4().hex[:8]}")
+                folder.rename(stale)
+                shutil.rmtree(stale, ignore_errors=True)
+            try:
+                aside.rename(folder)
+            except OSError:  # another process was quicker
+                shutil.rmtree(aside, ignore_errors=True)
+        return kind(digest=digest, path=folder, facts=manifest.facts)
+
+    def _folder_is_whole(self, folder: Path, manifest: Manifest) -> bool:
+        for name, (sha, _) in manifest.files.items():
+            try:
+                seen, kept = confined(folder, name).stat(), self._object(sha).stat()
+            except FileNotFoundError:
+                return False
+            if (seen.st_ino, seen.st_dev) != (kept.st_ino, kept.st_dev) and (
+                seen.st_size != kept.st_size or file_sha256(folder / name) != sha
+            ):
+                return False
+        return True
+
+
+_AGAIN = "run the same command again and it will be made anew"
+
+
+class full_disk_explained:  # noqa: N801 (reads as a phrase: `with full_disk_explained(folder)`)
+    """Turns "no space left" and "read-only" from the system into one clear line."""
+
+    def __init__(self, place: Path | str) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: Any, error: BaseException | None, _trace: Any) -> None:
+        if error is not None and (explained := explain_disk(error, self.place)):
+            raise explained from None
+
+
+def explain_disk(error: BaseException, place: Path | str) -> StoreError | None:
+    """The clear form of a full, read-only or forbidden disk; None for any other error."""
+    seen: BaseException | None = error
+    while seen is not None:
+        number = seen.errno if isinstance(seen, OSError) else None
+        text = str(seen).lower()
+        if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "disk is full" in text:
+            hint = "free some space and run the same command again: it goes on where it stopped"
+            return StoreError(str(place), "the disk is full", hint=hint)
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM):
+            name = getattr(seen, "filename", None) or place
+            return StoreError(str(name), f"cannot be written ({os.strerror(number)})", hint="choose another folder with --store")
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a JSON value: sorted names, no spaces, UTF-8; NaN is refused."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that a reader sees the old file or the whole new one, also after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def confined(folder: Path, name: str) -> Path:
+    """`folder/name`, refused when `name` would leave the folder."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
+        raise StoreError(name, expected="a path inside the artifact")
+    return folder.joinpath(*parts.parts)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        shutil.copyfile(source, target)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _Remote:
+    """The far side of a store, on fsspec; a put is atomic there, since an object appears whole."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self.files, self.base = fsspec.core.url_to_fs(url)
+        except ImportError:
+            extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.split("://")[0], "s3")
+            raise MissingExtra(url, extra) from None
+        except ValueError as error:
+            raise StoreError(url, f"is not a place to keep artifacts: {error}") from None
+        self.url = url
+
+    def put_file(self, source: Path, name: str) -> None:
+        if self.size(name) != source.stat().st_size:
+            self._try(lambda: self.files.put_file(str(source), self._at(name)))
+
+    def put_bytes(self, data: bytes, name: str) -> None:
+        self._try(lambda: self.files.pipe_file(self._at(name), data))
+
+    def get_bytes(self, name: str) -> bytes | None:
+        return self._try(lambda: self.files.cat_file(self._at(name)))
+
+    def size(self, name: str) -> int | None:
+        found = self._try(lambda: self.files.info(self._at(name)))
+        return None if found is None else found["size"]
+
+    def names(self, folder: str) -> list[str]:
+        return self._try(lambda: self.files.ls(self._at(folder), detail=False)) or []
+
+    def fetch(self, name: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{target.name[:12]}-{uuid.uuid4().hex[:8]}")
+        try:
+            if self.size(name) is not None:
+                self._try(lambda: self.files.get_file(self._at(name), str(aside)))
+                aside.chmod(0o444)
+                os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def _at(self, name: str) -> str:
+        return f"{self.base.rstrip('/')}/{name}"
+
+    def _try(self, call: Any) -> Any:
+        """The answer, None for "not there", and one clear line for anything else the far side says."""
+        self.files.invalidate_cache()
+        try:
+            return call()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if explain_disk(error, self.url):
+                raise
+            raise StoreError(self.url, f"cannot be reached: {error}", hint="check the address and the credentials") from None
+        except Exception as error:  # each cloud library has a family of its own
+            if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google"):
+                raise StoreError(self.url, f"cannot be reached: {error}", hint="check the address and the credentials") from None
+            raise
