@@ -1,0 +1,78 @@
+# make life    sets up a virtual environment and carries the embedded `cat` model through its life
+# make test    the gate: format, lint, types, tests, docs
+#
+# PYTHON=python3.12      another interpreter for the virtual environment
+# PIP_EXTRA="..."        more words for pip, such as the index of PyTorch's CPU-only or CUDA builds
+# WORKERS=4              processes for the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_EXTRA ?=
+WORKERS ?= 2
+PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
+SOURCES = vita tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help life test check test-slow bench docs serve-docs format pins clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile
+
+life: $(VENV)/.runtime
+	$(VENV)/bin/vita live cat
+
+test: check
+	$(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
+	$(VENV)/bin/mkdocs build --strict --quiet
+
+check: $(VENV)/.everything
+	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+# PostgreSQL is installed where that takes no question: Debian or Ubuntu, as root. Elsewhere its tests say that they skip.
+test-slow: $(VENV)/.everything
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
+		echo "installing postgresql"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null </dev/null \
+			|| echo "postgresql could not be installed; its tests will skip"; \
+	fi
+	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
+bench: $(VENV)/.everything
+	$(VENV)/bin/python -m bench
+
+docs: $(VENV)/.everything
+	$(VENV)/bin/mkdocs build --strict
+
+serve-docs: $(VENV)/.everything
+	$(VENV)/bin/mkdocs serve
+
+format: $(VENV)/.everything
+	$(VENV)/bin/ruff format $(SOURCES)
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+
+# After a dependency changed: an upgrade of everything, and what came of it written down.
+pins: $(VENV)/.everything
+	$(VENV)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager $(PIP_EXTRA) -e ".[test,dev,docs]"
+	{ sed -n '/^#/p' constraints.txt; $(VENV)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Vita needs Python 3.11 or later; name one with make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Vita into $(VENV) (once; some minutes on a slow line)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Vita and its tools into $(VENV) (once; some minutes on a slow line)"
+	@$(PIP) -e ".[test,dev,docs]"
+	@touch $(VENV)/.runtime $@
