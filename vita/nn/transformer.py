@@ -1,0 +1,249 @@
+"""The decoder: token ids in, logits out.
+
+Every parameter is named as in Qwen3, so that a state dict is a Hugging Face checkpoint. A new `Transformer` is an empty
+container of zeros; values come from `vita.nn.init` or `vita.nn.hf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vita.nn.architecture import Architecture
+from vita.nn.attention import BACKENDS, causal_within
+from vita.spine.errors import ModelError
+
+# B batch, T position, V vocabulary, H head, D width; E numbers in a head, F half of them
+
+
+class KeysAndValues(Protocol):
+    """What the layers ask of a cache (`vita.nn.cache`)."""
+
+    def begin(self, tokens: int) -> tuple[Int[Tensor, "B T"], Tensor | None]:
+        """Makes room for `tokens` more in each row; answers with their positions and what they may see."""
+        ...
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps the new keys and values of a layer and gives all that it holds."""
+        ...
+
+
+class Transformer(nn.Module):
+    """A Qwen3-shaped decoder with its output head."""
+
+    def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.model = Decoder(architecture, attention)
+        if not architecture.tied:
+            self.lm_head = Linear(architecture.width, architecture.vocabulary)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        documents: Int[Tensor, "B T"] | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        cache: KeysAndValues | None = None,
+    ) -> Float[Tensor, "B T V"]:
+        """Logits of the token after each position."""
+        hidden = self.hidden(ids, documents=documents, positions=positions, cache=cache)
+        return F.linear(hidden, self.head_weight)
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "B T"],
+        *,
+        documents: Int[Tensor, "B T"] | None = None,
+        positions: Int[Tensor, "B T"] | None = None,
+        cache: KeysAndValues | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """What the head is applied to: the normed output of the last layer.
+
+        Equal numbers in `documents` may see each other, causally; without them a row is one text. `positions` are the
+        places for the rotary embedding, 0, 1, 2, ... by default. With `cache` the row goes on from what it holds, and
+        the cache knows positions and visibility.
+        """
+        return self.model(ids, documents, positions, cache)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "V D"]:
+        """Rows are the output vectors of the tokens; the embedding itself when tied."""
+        return self.model.embed_tokens.weight if self.architecture.tied else self.lm_head.weight
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm."""
+
+    def __init__(self, architecture: Architecture, attention: str) -> None:
+        super().__init__()
+        self.embed_tokens = Embedding(architecture.vocabulary, architecture.width)
+        self.layers = nn.ModuleList(Layer(architecture, index, attention) for index in range(architecture.layers))
+        self.norm = RMSNorm(architecture.width, architecture.norm_eps)
+        self.rotary = Rotary(architecture)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        documents: Int[Tensor, "B T"] | None,
+        positions: Int[Tensor, "B T"] | None,
+        cache: KeysAndValues | None,
+    ) -> Float[Tensor, "B T D"]:
+        visible = None if documents is None else causal_within(documents)
+        if cache is not None:
+            if documents is not None or positions is not None:
+                raise ModelError("transformer", "`documents` and `positions` cannot be given together with `cache`")
+            positions, visible = cache.begin(ids.shape[1])
+        turn = self.rotary(ids.shape[1], positions)
+        states = self.embed_tokens(ids)
+        for layer in self.layers:
+            states = layer(states, turn, visible, cache)
+        return self.norm(states)
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward, each added to what came in."""
+
+    def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(architecture.width, architecture.norm_eps)
+        self.self_attn = SelfAttention(architecture, index, attention)
+        self.post_attention_layernorm = RMSNorm(architecture.width, architecture.norm_eps)
+        self.mlp = FeedForward(architecture)
+
+    def forward(
+        self, states: Float[Tensor, "B T D"], turn: Turn, visible: Tensor | None, cache: KeysAndValues | None
+    ) -> Float[Tensor, "B T D"]:
+        states = states + self.self_attn(self.input_layernorm(states), turn, visible, cache)
+        return states + self.mlp(self.post_attention_layernorm(states))
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with a norm on every query and key (Dehghani et al. 2023) before they are turned."""
+
+    def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
+        super().__init__()
+        width, size = architecture.width, architecture.head_dim
+        self.index, self.head_dim = index, size
+        self.attend = BACKENDS[attention]
+        self.q_proj = Linear(width, architecture.heads * size)
+        self.k_proj = Linear(width, architecture.kv_heads * size)
+        self.v_proj = Linear(width, architecture.kv_heads * size)
+        self.o_proj = Linear(architecture.heads * size, width)
+        self.q_norm = RMSNorm(size, architecture.norm_eps)
+        self.k_norm = RMSNorm(size, architecture.norm_eps)
+
+    def forward(
+        self, states: Float[Tensor, "B T D"], turn: Turn, visible: Tensor | None, cache: KeysAndValues | None
+    ) -> Float[Tensor, "B T D"]:
+        queries = rotate(self.q_norm(self._heads(self.q_proj(states))), turn)
+        keys = rotate(self.k_norm(self._heads(self.k_proj(states))), turn)
+        values = self._heads(self.v_proj(states)).transpose(1, 2)
+        queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
+        if cache is not None:
+            keys, values = cache.write(self.index, keys, values)
+        mixed = self.attend(queries, keys, values, visible)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, states: Float[Tensor, "B T N"]) -> Float[Tensor, "B T H E"]:
+        return states.unflatten(-1, (-1, self.head_dim))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.gate_proj = Linear(architecture.width, architecture.feedforward)
+        self.up_proj = Linear(architecture.width, architecture.feedforward)
+        self.down_proj = Linear(architecture.feedforward, architecture.width)
+
+    def forward(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (Zhang & Sennrich 2019), computed in fp32 whatever comes in."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, states: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        exact = states.float()
+        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
+        return (self.weight * exact).type_as(states)
+
+
+Turn = tuple[Float[Tensor, "B T 1 F"], Float[Tensor, "B T 1 F"]]
+"""Cosine and sine of each position's angles."""
+
+
+class Rotary(nn.Module):
+    """Tables of the rotary angles (Su et al. 2021), fp32 and never saved."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        shape = architecture.context, architecture.head_dim // 2
+        self.register_buffer("cosine", torch.empty(shape), persistent=False)
+        self.register_buffer("sine", torch.empty(shape), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fills the tables; call again after a model made on the meta device was given memory."""
+        device, size = self.cosine.device, self.architecture.head_dim
+        if device.type == "meta":
+            return
+        # On the CPU, so that every device turns by the very same angles.
+        frequencies = 1.0 / self.architecture.rope_base ** (torch.arange(0, size, 2, device="cpu").float() / size)
+        angles = torch.outer(torch.arange(self.architecture.context, device="cpu").float(), frequencies)
+        self.cosine, self.sine = angles.cos().to(device), angles.sin().to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
+        """Moves with the model, but `model.bfloat16()` does not round the tables."""
+        super()._apply(fn, recurse)
+        if self.cosine.dtype != torch.float32:
+            self.reset_parameters()
+        return self
+
+    def forward(self, tokens: int, positions: Int[Tensor, "B T"] | None) -> Turn:
+        context = self.architecture.context
+        if tokens > context:
+            raise ModelError("transformer", expected=f"at most {context} tokens, the model's context", got=tokens)
+        if positions is None:
+            return self.cosine[None, :tokens, None], self.sine[None, :tokens, None]
+        return self.cosine[positions].unsqueeze(2), self.sine[positions].unsqueeze(2)
+
+
+def rotate(states: Float[Tensor, "B T H E"], turn: Turn) -> Float[Tensor, "B T H E"]:
+    """Turns each pair (i, i + E/2) by its position's angle: the half-split convention of Llama and Qwen."""
+    cosine, sine = turn
+    first, second = states.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(states)
+
+
+class Linear(nn.Linear):
+    """A matrix without bias, zero until it is given values."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+
+class Embedding(nn.Embedding):
+    """One vector for each token, zero until it is given values."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
