@@ -1,10 +1,10 @@
 """Settings: frozen pydantic models from YAML and `--set a.b=value`, with helpful refusals and a canonical form.
 
-    class Config(Settings):
-        rate: float = Field(1e-3, gt=0)
-        '''Peak learning rate.'''
+class Config(Settings):
+    rate: float = Field(1e-3, gt=0)
+    '''Peak learning rate.'''
 
-    config = build(Config, {"rate": 0.01}, where="sft")
+config = build(Config, {"rate": 0.01}, where="sft")
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(str(path), expected="a YAML file", got="a folder") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(str(path), expected="YAML text in UTF-8", got=f"bytes that are not ({error.reason})") from None
+        raise ConfigError(
+            str(path), expected="YAML text in UTF-8", got=f"bytes that are not ({error.reason})"
+        ) from None
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
     try:
@@ -132,7 +134,11 @@ def _canonical(value: Any, contents: Mapping[str, str]) -> Any:
         for name, field in type(value).model_fields.items():
             extra = field.json_schema_extra
             given = getattr(value, name)
-            if isinstance(extra, dict) and extra.get("neutral") and given == field.get_default(call_default_factory=True):
+            if (
+                isinstance(extra, dict)
+                and extra.get("neutral")
+                and given == field.get_default(call_default_factory=True)
+            ):
                 continue
             kept[name] = _canonical(given, contents)
         return kept
@@ -186,7 +192,9 @@ def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigE
         return unknown_name(parent, str(path[-1]), owner.model_fields if owner else [])
     if first["type"] == "missing":
         return ConfigError(spot, "is required and was not given")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Assertion failed, ")
+    message = (
+        first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Assertion failed, ")
+    )
     if first["type"] in ("value_error", "assertion_error"):
         return ConfigError(spot, message)
     return ConfigError(spot, expected=message, got=first.get("input"))

@@ -72,8 +72,8 @@ TRACKERS: Parts[Callable[[str, Path], Sink]] = Parts("tracker")
 def tensorboard(title: str, folder: Path) -> Sink:
     """Scalars for TensorBoard, in `folder/tensorboard/title`."""
     try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError:
         raise MissingExtra("tracker tensorboard", "tensorboard") from None

@@ -105,7 +105,7 @@ def _place() -> str:
         except OSError:
             parts.append("-")
     try:
-        parts.append(os.readlink("/proc/self/ns/pid").strip("pid:[]"))
+        parts.append(str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]"))
     except OSError:
         parts.append("-")
     return "/".join(parts)

@@ -1,11 +1,11 @@
 """Named tables filled by one decorator and open to other packages through entry points.
 
-    FILTERS = Parts[Callable]("filter")
+FILTERS = Parts[Callable]("filter")
 
-    @FILTERS.add("too_short")
-    def too_short(document): ...
+@FILTERS.add("too_short")
+def too_short(document): ...
 
-    FILTERS["too_short"]       # an unknown name answers with the nearest right one
+FILTERS["too_short"]       # an unknown name answers with the nearest right one
 """
 
 from __future__ import annotations

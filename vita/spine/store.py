@@ -137,7 +137,9 @@ class Store:
             raise StoreError(f"artifact {digest[:12]}", expected=f"a {kind.kind}", got=f"a {manifest.kind}")
         with full_disk_explained(self.root):
             for name, (sha, size) in manifest.files.items():
-                self._ensure(sha, size, f"{manifest.kind} {digest[:12]}, file {name}", deep=manifest.size <= VERIFY_LIMIT)
+                self._ensure(
+                    sha, size, f"{manifest.kind} {digest[:12]}, file {name}", deep=manifest.size <= VERIFY_LIMIT
+                )
             return self._handle(kind, digest, manifest)
 
     def manifest(self, digest: str) -> Manifest:
@@ -203,7 +205,7 @@ class Store:
             _link_or_copy(source, aside)
             _sync(aside)
             aside.chmod(0o444)
-            os.replace(aside, target)
+            aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
         _sync(target.parent)
@@ -220,7 +222,9 @@ class Store:
             bad = file_sha256(path) != sha
         if bad:
             path.rename(path.with_name(f"{sha}.corrupt-{uuid.uuid4().hex[:6]}"))
-            raise StoreError(where, "was corrupt (its bytes do not match its digest) and has been set aside", hint=_AGAIN)
+            raise StoreError(
+                where, "was corrupt (its bytes do not match its digest) and has been set aside", hint=_AGAIN
+            )
         if deep:
             self._verified.add(sha)
 
@@ -283,7 +287,9 @@ def explain_disk(error: BaseException, place: Path | str) -> StoreError | None:
             return StoreError(str(place), "the disk is full", hint=hint)
         if number in (errno.EROFS, errno.EACCES, errno.EPERM):
             name = getattr(seen, "filename", None) or place
-            return StoreError(str(name), f"cannot be written ({os.strerror(number)})", hint="choose another folder with --store")
+            return StoreError(
+                str(name), f"cannot be written ({os.strerror(number)})", hint="choose another folder with --store"
+            )
         seen = seen.__cause__ or seen.__context__
     return None
 
@@ -309,7 +315,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
     _sync(path.parent)
@@ -325,7 +331,7 @@ def confined(folder: Path, name: str) -> Path:
 
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -379,7 +385,7 @@ class _Remote:
             if self.size(name) is not None:
                 self._try(lambda: self.files.get_file(self._at(name), str(aside)))
                 aside.chmod(0o444)
-                os.replace(aside, target)
+                aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
 
@@ -396,8 +402,12 @@ class _Remote:
         except OSError as error:
             if explain_disk(error, self.url):
                 raise
-            raise StoreError(self.url, f"cannot be reached: {error}", hint="check the address and the credentials") from None
+            raise StoreError(
+                self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
+            ) from None
         except Exception as error:  # each cloud library has a family of its own
             if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google"):
-                raise StoreError(self.url, f"cannot be reached: {error}", hint="check the address and the credentials") from None
+                raise StoreError(
+                    self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
+                ) from None
             raise

@@ -1,0 +1,227 @@
+"""A life: the YAML file that says what to build, from which data, and in which steps.
+
+    name: cat
+    settings:               # for every stage that has a setting of this name
+      seed: 0
+    stages:                 # in order; the key is the step's name, `stage:` names another stage
+      curate: {sources: [{world: {things: 120}}]}
+      tokenize: {}
+      test_base: {stage: test}
+    ask: ["What is a cat?"]
+
+A slot of a stage is filled by the latest earlier step that gives its kind; `inputs: {model: sft}` chooses
+another, and `inputs: {model: "@3fa9c1"}` an artifact of the store. `vita live NAME` finds a recipe that ships
+with Vita by its name, `vita live path/to/life.yaml` a file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+import vita.recipes
+import vita.stages
+from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
+from vita.spine.errors import ConfigError, PlanError
+from vita.spine.plan import Plan, Step
+from vita.spine.stage import Stage, read_stage
+from vita.spine.store import Artifact
+
+_NOT_STAGES = {"kinds"}
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class LifeFile(Settings):
+    """The form of a life's file."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What this life is called; its artifacts are `name/step`."""
+    about: str = ""
+    """A sentence for people."""
+    variables: dict[str, Any] = Field(default_factory=dict)
+    """Values that `${name}` stands for anywhere below; set one with `--set variables.name=value`."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Values for every stage that has a setting of that name and is not given it itself."""
+    stages: dict[str, dict[str, Any] | None]
+    """The steps in order: name -> settings."""
+    ask: tuple[str, ...] = ()
+    """What to ask the models when the life has been carried out."""
+
+
+class Life:
+    """A life read from its file, ready to be planned."""
+
+    def __init__(self, file: LifeFile, plan: Plan) -> None:
+        self.file, self.plan = file, plan
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+
+def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | None = None) -> Life:
+    """The life in a file or recipe (whose paths count from the working folder), with `--set` overrides (`pretrain.steps=100`, `settings.seed=1`)."""
+    path = find_recipe(reference)
+    base = Path() if path in recipes().values() else path.parent
+    raw = override(read_yaml(path), [_spelled_out(one) for one in assignments])
+    file = build(LifeFile, _filled(raw, raw.get("variables") or {}, where=path.name), where=path.name)
+    steps: list[Step] = []
+    for name, given in file.stages.items():
+        steps.append(_step(name, dict(given or {}), file, steps, where=path.name, base=base))
+    unused = [name for name in file.settings if not any(name in step.stage.config.model_fields for step in steps)]
+    if unused:
+        fields = {field for step in steps for field in step.stage.config.model_fields}
+        raise unknown_name(f"{path.name}.settings", unused[0], fields)
+    if until is not None:
+        names = [step.name for step in steps]
+        if until not in names:
+            raise unknown_name("--until", until, names)
+        steps = steps[: names.index(until) + 1]
+    return Life(file, Plan(file.name, tuple(steps)))
+
+
+def find_recipe(reference: str) -> Path:
+    """The file that `reference` names: a path, or a recipe that ships with Vita."""
+    path = Path(reference).expanduser()
+    if path.suffix in (".yaml", ".yml") or "/" in reference:
+        if not path.is_file():
+            hint = "recipes that ship with Vita are called by name: " + ", ".join(recipes())
+            raise ConfigError(reference, "there is no such file", hint=hint)
+        return path
+    if reference in recipes():
+        return recipes()[reference]
+    if path.is_file():
+        return path
+    raise unknown_name("recipe", reference, recipes())
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship with Vita."""
+    folder = Path(vita.recipes.__file__).parent
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def stage(name: str) -> Stage:
+    """The stage of that name: a module of `vita.stages`, or an entry point of the group `vita.stages`."""
+    if name in own_stages():
+        return read_stage(name, importlib.import_module(f"vita.stages.{name}"))
+    for point in entry_points(group="vita.stages"):
+        if point.name == name:
+            return read_stage(name, point.load())
+    raise unknown_name("stage", name, stages())
+
+
+def own_stages() -> list[str]:
+    """The stages that ship with Vita."""
+    found = (module.name for module in pkgutil.iter_modules(vita.stages.__path__))
+    return sorted(name for name in found if name not in _NOT_STAGES)
+
+
+def stages() -> list[str]:
+    """All stages, other packages' too."""
+    return sorted({*own_stages(), *(point.name for point in entry_points(group="vita.stages"))})
+
+
+def configure(one: Stage, given: Mapping[str, Any], *, where: str, shared: Mapping[str, Any], base: Path) -> Settings:
+    """The stage's settings; relative input paths count from `base`, the folder of the life's file."""
+    values = {name: value for name, value in shared.items() if name in one.config.model_fields}
+    config = build(one.config, {**values, **given}, where=where)
+    return _rebased(config, base) if base != Path() else config
+
+
+def wire(one: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
+    """Slot -> the step that fills it: the chosen one, else the latest earlier step that gives the slot's kind."""
+    before = list(earlier)
+    names = [slot.name for slot in one.slots]
+    for slot in chosen:
+        if slot not in names:
+            raise unknown_name(f"{where}.inputs", slot, names)
+    wiring: dict[str, str] = {}
+    for slot in one.slots:
+        source = chosen.get(slot.name) or _latest(slot.kind, before)
+        if source is None:
+            if slot.optional:
+                continue
+            givers = [name for name in own_stages() if stage(name).gives is slot.kind]
+            hint = f"put one of the stages {', '.join(givers)} before it" if givers else None
+            raise PlanError(
+                where, f"needs a {slot.kind.kind} for `{slot.name}`, and no earlier step gives one", hint=hint
+            )
+        if not source.startswith("@"):
+            found = next((step for step in before if step.name == source), None)
+            if found is None:
+                raise unknown_name(f"{where}.inputs.{slot.name}", source, [step.name for step in before])
+            if found.stage.gives is not slot.kind:
+                got = f"`{source}`, which gives a {found.stage.gives.kind}"
+                raise PlanError(
+                    f"{where}.inputs.{slot.name}", expected=f"a step that gives a {slot.kind.kind}", got=got
+                )
+        wiring[slot.name] = source
+    return wiring
+
+
+def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[Step], *, where: str, base: Path) -> Step:
+    at = f"{where}.stages.{name}"
+    called = given.pop("stage", name)
+    chosen = given.pop("inputs", None) or {}
+    if not isinstance(called, str) or not isinstance(chosen, dict):
+        raise ConfigError(at, expected="`stage: NAME` and `inputs: {slot: step}`")
+    if called == name and called not in stages():
+        close = nearest(called, stages())
+        hint = f"did you mean `{close}`?" if close else "a step of your own name says which stage it is: `stage: test`"
+        raise ConfigError(f"{where}.stages", f"`{name}` is not a stage", hint=hint)
+    one = stage(called)
+    config = configure(one, given, where=at, shared=file.settings, base=base)
+    return Step(name, one, config, wire(one, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at))
+
+
+def _latest(kind: type[Artifact], steps: Sequence[Step]) -> str | None:
+    return next((step.name for step in reversed(steps) if step.stage.gives is kind), None)
+
+
+def _spelled_out(assignment: str) -> str:
+    """`sft.rate=1` means `stages.sft.rate=1`; what begins with a word of the file itself stays."""
+    head = assignment.split("=")[0].split(".")[0]
+    return assignment if head in LifeFile.model_fields else f"stages.{assignment}"
+
+
+def _filled(value: Any, variables: Mapping[str, Any], *, where: str) -> Any:
+    """`value` with every `${name}` replaced; one that stands alone keeps its type."""
+    if isinstance(value, str):
+        alone = _VARIABLE.fullmatch(value)
+        if alone:
+            return _variable(alone[1], variables, where)
+        return _VARIABLE.sub(lambda found: str(_variable(found[1], variables, where)), value)
+    if isinstance(value, dict):
+        return {name: _filled(below, variables, where=f"{where}.{name}") for name, below in value.items()}
+    if isinstance(value, list):
+        return [_filled(below, variables, where=where) for below in value]
+    return value
+
+
+def _variable(name: str, variables: Mapping[str, Any], where: str) -> Any:
+    if name not in variables:
+        raise unknown_name(f"{where}: variables", name, variables)
+    return variables[name]
+
+
+def _rebased(settings: Any, base: Path) -> Any:
+    if isinstance(settings, InputPath):
+        remote = "://" in settings or Path(settings).expanduser().is_absolute()
+        return settings if remote else InputPath(base / settings)
+    if isinstance(settings, Settings):
+        changed = {name: _rebased(getattr(settings, name), base) for name in type(settings).model_fields}
+        return settings.model_copy(update=changed)
+    if isinstance(settings, dict):
+        return {name: _rebased(value, base) for name, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return type(settings)(_rebased(value, base) for value in settings)
+    return settings

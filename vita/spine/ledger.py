@@ -1,0 +1,307 @@
+"""What changes, in a database: runs and what they took, names and their history, one append-only event log.
+
+SQLite in WAL mode by default, PostgreSQL by URL; Alembic brings an older ledger up to date when it is opened.
+A run is claimed by one process at a time; a claim whose process died is taken over at once when that can be
+known (same machine), and otherwise when its heartbeat is `STALE_SECONDS` old.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+
+from vita.spine import machine
+from vita.spine.errors import LedgerError, MissingExtra
+from vita.spine.store import explain_disk
+
+HEAD = "0001"
+"""The newest migration."""
+STALE_SECONDS = 120.0
+BEAT_SECONDS = 15.0
+
+_tables = sa.MetaData()
+runs = sa.Table(
+    "runs",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("key", "life", "step", "stage")),
+    sa.Column("version", sa.Integer),
+    sa.Column("config", sa.JSON),
+    *(sa.Column(name, sa.String) for name in ("state", "artifact", "place", "process")),
+    *(sa.Column(name, sa.Float) for name in ("began", "beat", "ended")),
+    sa.Column("record", sa.JSON),
+    sa.Column("problem", sa.Text),
+)
+run_inputs = sa.Table(
+    "run_inputs",
+    _tables,
+    sa.Column("run", sa.Integer, primary_key=True),
+    sa.Column("slot", sa.String, primary_key=True),
+    sa.Column("artifact", sa.String),
+)
+names = sa.Table(
+    "names",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("name", "artifact")),
+    sa.Column("at", sa.Float),
+)
+events = sa.Table(
+    "events",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Float),
+    *(sa.Column(name, sa.String) for name in ("event", "subject")),
+    sa.Column("data", sa.JSON),
+)
+fingerprints = sa.Table(
+    "fingerprints",
+    _tables,
+    sa.Column("path", sa.String, primary_key=True),
+    *(sa.Column(name, sa.BigInteger) for name in ("size", "modified")),
+    sa.Column("digest", sa.String),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One carrying-out of a step."""
+
+    id: int
+    key: str
+    life: str
+    step: str
+    stage: str
+    version: int
+    config: Mapping[str, Any]
+    state: str
+    artifact: str | None
+    place: str
+    process: str
+    began: float
+    beat: float
+    ended: float | None
+    record: Mapping[str, Any] | None
+    problem: str | None
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.ended is None else self.ended - self.began
+
+
+class Ledger:
+    """The database of what changes; `url` is an SQLAlchemy URL or the path of an SQLite file."""
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url) if "://" in str(url) else f"sqlite:///{url}"
+        self._place = str(url)
+        with self._explained():
+            self._engine = self._connect()
+            self._migrate()
+
+    # -- runs
+
+    def claim(self, key: str, *, life: str, step: str, stage: str, version: int, config: Any,
+              inputs: Mapping[str, str]) -> int | None:  # fmt: skip
+        """Begin a run of `key`; None while another living process is at it."""
+        place, process = machine.owner()
+        now = time.time()
+        values = {"key": key, "life": life, "step": step, "stage": stage, "version": version, "config": config,
+                  "state": "running", "place": place, "process": process, "began": now, "beat": now}  # fmt: skip
+        with self._explained():
+            for other in self.find(key=key, state="running"):
+                if not self._dead(other):
+                    return None
+                self._end(other, "abandoned", problem="its process ended without a word")
+            try:
+                with self._engine.begin() as database:
+                    number = database.execute(sa.insert(runs).values(values).returning(runs.c.id)).scalar_one()
+                    for slot, artifact in inputs.items():
+                        database.execute(sa.insert(run_inputs).values(run=number, slot=slot, artifact=artifact))
+                    return number
+            except exc.IntegrityError:
+                return None
+
+    def beat(self, number: int) -> None:
+        """Say that the run's process lives."""
+        with self._explained(), self._engine.begin() as database:
+            database.execute(sa.update(runs).where(runs.c.id == number).values(beat=time.time()))
+
+    def finish(self, number: int, *, artifact: str, record: Mapping[str, Any]) -> None:
+        """The run gave `artifact`."""
+        values = {"state": "done", "artifact": artifact, "record": dict(record), "ended": time.time()}
+        with self._explained(), self._engine.begin() as database:
+            database.execute(sa.update(runs).where(runs.c.id == number).values(values))
+
+    def fail(self, number: int, problem: str, *, record: Mapping[str, Any], state: str = "failed") -> None:
+        """The run ended without an artifact, and why."""
+        values = {"state": state, "problem": problem, "record": dict(record), "ended": time.time()}
+        with self._explained(), self._engine.begin() as database:
+            database.execute(sa.update(runs).where(runs.c.id == number).values(values))
+
+    def find(self, **equal: Any) -> list[Run]:
+        """Runs whose columns equal the given values, oldest first."""
+        query = sa.select(runs).order_by(runs.c.id)
+        for column, value in equal.items():
+            query = query.where(runs.c[column] == value)
+        with self._explained(), self._engine.connect() as database:
+            return [Run(**row) for row in database.execute(query).mappings()]
+
+    def answer(self, key: str) -> str | None:
+        """The artifact that a run of `key` gave, if one did."""
+        done = self.find(key=key, state="done")
+        return done[-1].artifact if done else None
+
+    def inputs(self, number: int) -> dict[str, str]:
+        """Slot -> artifact digest of a run."""
+        query = sa.select(run_inputs.c.slot, run_inputs.c.artifact).where(run_inputs.c.run == number)
+        with self._explained(), self._engine.connect() as database:
+            return {row.slot: row.artifact for row in database.execute(query)}
+
+    def users(self, artifact: str) -> list[Run]:
+        """The runs that took `artifact`, oldest first."""
+        taken = sa.select(run_inputs.c.run).where(run_inputs.c.artifact == artifact)
+        query = sa.select(runs).where(runs.c.id.in_(taken), runs.c.state == "done").order_by(runs.c.id)
+        with self._explained(), self._engine.connect() as database:
+            return [Run(**row) for row in database.execute(query).mappings()]
+
+    # -- names, events, fingerprints
+
+    def name(self, name: str, artifact: str) -> None:
+        """Let `name` mean `artifact` from now on; the history is kept."""
+        if self.named(name) == artifact:
+            return
+        with self._explained(), self._engine.begin() as database:
+            database.execute(sa.insert(names).values(name=name, artifact=artifact, at=time.time()))
+
+    def named(self, name: str) -> str | None:
+        """What `name` means now."""
+        query = sa.select(names.c.artifact).where(names.c.name == name).order_by(names.c.id.desc()).limit(1)
+        with self._explained(), self._engine.connect() as database:
+            return database.execute(query).scalar()
+
+    def all_names(self) -> dict[str, str]:
+        """Every name and what it means now."""
+        with self._explained(), self._engine.connect() as database:
+            return {row.name: row.artifact for row in database.execute(sa.select(names).order_by(names.c.id))}
+
+    def log(self, event_name: str, subject: str, **data: Any) -> None:
+        """Append to the event log."""
+        with self._explained(), self._engine.begin() as database:
+            database.execute(sa.insert(events).values(at=time.time(), event=event_name, subject=subject, data=data))
+
+    def events(self, subject: str | None = None) -> list[dict[str, Any]]:
+        """The event log, oldest first."""
+        query = sa.select(events).order_by(events.c.id)
+        if subject is not None:
+            query = query.where(events.c.subject == subject)
+        with self._explained(), self._engine.connect() as database:
+            return [dict(row) for row in database.execute(query).mappings()]
+
+    def fingerprint(self, path: str, size: int, modified: int) -> str | None:
+        """The digest remembered for a file of this size and time of change (ns)."""
+        same = (fingerprints.c.path == path, fingerprints.c.size == size, fingerprints.c.modified == modified)
+        with self._explained(), self._engine.connect() as database:
+            return database.execute(sa.select(fingerprints.c.digest).where(*same)).scalar()
+
+    def remember_fingerprint(self, path: str, size: int, modified: int, digest: str) -> None:
+        with self._explained(), self._engine.begin() as database:
+            database.execute(sa.delete(fingerprints).where(fingerprints.c.path == path))
+            database.execute(sa.insert(fingerprints).values(path=path, size=size, modified=modified, digest=digest))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # -- helpers
+
+    def _dead(self, run: Run) -> bool:
+        alive = machine.still_alive(run.place, run.process)
+        return not alive if alive is not None else time.time() - run.beat > STALE_SECONDS
+
+    def _end(self, run: Run, state: str, *, problem: str) -> None:
+        same = (runs.c.id == run.id, runs.c.beat == run.beat, runs.c.state == "running")
+        with self._engine.begin() as database:
+            values = {"state": state, "problem": problem, "ended": run.beat}
+            database.execute(sa.update(runs).where(*same).values(values))
+
+    def _connect(self) -> sa.Engine:
+        try:
+            url = sa.make_url(self.url)
+            if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
+                url = url.set(drivername="postgresql+psycopg")
+            self._place = url.render_as_string(hide_password=True)
+            if url.get_backend_name() == "sqlite" and url.database:
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            engine = sa.create_engine(url, pool_pre_ping=True)
+        except exc.ArgumentError:
+            raise LedgerError(self._place, expected="a database URL such as sqlite:///ledger.db") from None
+        except (ImportError, exc.NoSuchModuleError):
+            raise MissingExtra(f"ledger {self._place}", "postgres") from None
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _sqlite_settings)
+        return engine
+
+    def _migrate(self) -> None:
+        if self._revision() == HEAD:
+            return
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self._alone() as database:
+            newest = self._revision(database)
+            if newest == HEAD:
+                return
+            if newest is not None and newest > HEAD:
+                raise LedgerError(self._place, f"was written by a newer Vita (schema {newest})", hint="update vita-lm")
+            config.attributes["connection"] = database
+            command.upgrade(config, "head")
+
+    def _revision(self, database: sa.Connection | None = None) -> str | None:
+        if database is None:
+            with self._engine.connect() as fresh:
+                return self._revision(fresh)
+        if not sa.inspect(database).has_table("alembic_version"):
+            return None
+        return database.execute(sa.text("select version_num from alembic_version")).scalar()
+
+    @contextmanager
+    def _alone(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction that no other process migrates beside."""
+        with self._engine.begin() as database:
+            if database.dialect.name == "postgresql":
+                database.execute(sa.text("select pg_advisory_xact_lock(8675309)"))
+            elif database.dialect.name == "sqlite":
+                database.exec_driver_sql("begin immediate")
+            yield database
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """One clear line for whatever the database says."""
+        try:
+            yield
+        except (exc.DBAPIError, OSError) as error:
+            if explained := explain_disk(error, self._place):
+                raise explained from None
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())
+            if "malformed" in cause or "not a database" in cause:
+                hint = "move the file aside; the artifacts are safe, and runs will be made anew"
+                raise LedgerError(self._place, f"is corrupt: {cause}", hint=hint) from None
+            raise LedgerError(
+                self._place, f"the ledger's database says: {cause}", hint="is the address right?"
+            ) from None
+
+
+def _sqlite_settings(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for setting in ("busy_timeout=30000", "journal_mode=wal", "synchronous=full", "foreign_keys=on"):
+        cursor.execute(f"pragma {setting}")
+    cursor.close()

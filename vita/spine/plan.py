@@ -1,0 +1,287 @@
+"""Steps in order: skip what is known, run the rest, commit each answer atomically; killed anywhere, it goes on.
+
+A step's run key is the digest of its stage, the stage's version, the config and the digests of its inputs; a
+known key with a whole artifact is skipped. A step that runs claims its key in the ledger, so that two lives at
+once never do the same work twice: the second waits and takes the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from vita.spine.config import Settings, canonical
+from vita.spine.contents import content_digests
+from vita.spine.errors import PlanError, VitaError
+from vita.spine.events import Events
+from vita.spine.ledger import BEAT_SECONDS, Ledger, Run
+from vita.spine.machine import Machine
+from vita.spine.stage import Context, Draft, Stage
+from vita.spine.store import Artifact, Store, canonical_json, explain_disk
+
+__all__ = ["Context", "Draft", "Forecast", "Plan", "Step", "ancestors", "descendants", "execute", "forecast"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a life: a stage, its settings, and for each slot the step (or `@digest`) that fills it."""
+
+    name: str
+    stage: Stage
+    config: Settings
+    wiring: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a life, each after those that it takes from."""
+
+    life: str
+    steps: tuple[Step, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for step in self.steps:
+            for slot, source in step.wiring.items():
+                if not source.startswith("@") and source not in seen:
+                    raise PlanError(f"{step.name}.{slot}", f"takes from `{source}`, which does not come before it")
+            seen.add(step.name)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What would happen to a step, and why; `artifact` is set when its answer is known."""
+
+    step: Step
+    runs: bool
+    why: str
+    key: str | None = None
+    artifact: str | None = None
+
+
+def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
+    """What `execute` would do now."""
+    known: dict[str, str] = {}
+    answers = []
+    for step in plan.steps:
+        waiting = [source for source in step.wiring.values() if not source.startswith("@") and source not in known]
+        if waiting:
+            answers.append(Forecast(step, True, f"waits for {', '.join(dict.fromkeys(waiting))}"))
+            continue
+        inputs = _input_digests(step, known)
+        asked = _asked(step, ledger)
+        key = run_key(step.stage, asked, inputs)
+        artifact = ledger.answer(key)
+        if artifact and store.has(artifact):
+            known[step.name] = artifact
+            answers.append(Forecast(step, False, "is known", key, artifact))
+        else:
+            why = "its artifact is gone" if artifact else _why(plan.life, step, asked, inputs, ledger)
+            answers.append(Forecast(step, True, why, key))
+    return answers
+
+
+def execute(
+    plan: Plan, store: Store, ledger: Ledger, *, machine: Machine, events: Events, fresh: bool = False
+) -> dict[str, Artifact]:
+    """Carry the plan out; returns each step's artifact. `fresh` runs every step again, known or not."""
+    made: dict[str, Artifact] = {}
+    for position, step in enumerate(plan.steps):
+        told = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
+        told.emit("step", state="begins", position=position, of=len(plan.steps))
+        inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
+        asked = _asked(step, ledger)
+        key = run_key(step.stage, asked, inputs)
+        artifact = None if fresh else _known(key, step, store, ledger)
+        if artifact is None:
+            artifact = _run(plan.life, step, asked, inputs, key, store, ledger, machine, told)
+        else:
+            told.emit("step", state="known", artifact=artifact.digest)
+        ledger.name(f"{plan.life}/{step.name}", artifact.digest)
+        made[step.name] = artifact
+    return made
+
+
+def run_key(stage: Stage, asked: Any, inputs: Mapping[str, str]) -> str:
+    """The identity of a run: what was asked of which version, on which inputs."""
+    value = {"stage": stage.name, "version": stage.version, "config": asked, "inputs": dict(inputs)}
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def ancestors(digest: str, ledger: Ledger) -> Iterator[tuple[int, Run | None, str, str]]:
+    """What made an artifact, outwards: (distance, run, slot in the next one, digest)."""
+    yield from _walk(digest, lambda found: _makers(found, ledger))
+
+
+def descendants(digest: str, ledger: Ledger) -> Iterator[tuple[int, Run | None, str, str]]:
+    """What an artifact made, outwards: (distance, run, slot it filled, digest)."""
+
+    def eaters(found: str) -> list[tuple[Run, str, str]]:
+        users = ledger.users(found)
+        return [
+            (run, slot, run.artifact)
+            for run in users
+            for slot, taken in ledger.inputs(run.id).items()
+            if taken == found and run.artifact
+        ]
+
+    yield from _walk(digest, eaters)
+
+
+# -- carrying out one step
+
+
+def _known(key: str, step: Step, store: Store, ledger: Ledger) -> Artifact | None:
+    digest = ledger.answer(key)
+    if digest is None or not store.has(digest):
+        return None
+    return store.open(digest, step.stage.gives)
+
+
+def _run(
+    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str,
+    store: Store, ledger: Ledger, machine: Machine, events: Events,
+) -> Artifact:  # fmt: skip
+    if not machine.leads:
+        return _follow(step, inputs, key, store, ledger, machine)
+    claim = None
+    while claim is None:
+        claim = ledger.claim(key, life=life, step=step.name, stage=step.stage.name, version=step.stage.version,
+                             config=asked, inputs=inputs)  # fmt: skip
+        if claim is None:
+            events.emit("step", state="waits", why="another process is carrying this step out")
+            time.sleep(1.0)
+            if known := _known(key, step, store, ledger):
+                return known
+    context = Context(store.scratch(key), events.emit, machine)
+    began = time.monotonic()
+    with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger):
+        draft = step.stage.run(step.config, _fill(step, inputs, store), context)
+        artifact = store.commit(draft)
+    context.record |= {"seconds": round(time.monotonic() - began, 3), "machine": machine.describe()}
+    ledger.finish(claim, artifact=artifact.digest, record=context.record)
+    ledger.log("made", artifact.digest, kind=artifact.kind, life=life, step=step.name, run=claim)
+    store.clear_scratch(key)
+    events.emit("step", state="done", artifact=artifact.digest, seconds=context.record["seconds"])
+    return artifact
+
+
+def _follow(
+    step: Step, inputs: Mapping[str, str], key: str, store: Store, ledger: Ledger, machine: Machine
+) -> Artifact:
+    """A rank behind the leading one: takes part where all ranks do, and waits for the leader's commit."""
+    if step.stage.parallel:
+        context = Context(store.scratch(key), Events().emit, machine)
+        step.stage.run(step.config, _fill(step, inputs, store), context)
+    while (known := _known(key, step, store, ledger)) is None:
+        time.sleep(0.5)
+    return known
+
+
+def _fill(step: Step, inputs: Mapping[str, str], store: Store) -> Any:
+    slots = {slot.name: slot.kind for slot in step.stage.slots}
+    return step.stage.inputs(**{name: store.open(digest, slots[name]) for name, digest in inputs.items()})
+
+
+@contextmanager
+def _failure_recorded(claim: int, ledger: Ledger, context: Context, store: Store) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        ledger.fail(claim, "stopped by the user", record=context.record, state="stopped")
+        raise
+    except VitaError as error:
+        _try_to_record(claim, ledger, str(error), context)
+        raise
+    except Exception as error:
+        _try_to_record(claim, ledger, f"{type(error).__name__}: {error}", context)
+        if explained := explain_disk(error, store.root):
+            raise explained from None
+        raise
+
+
+def _try_to_record(claim: int, ledger: Ledger, problem: str, context: Context) -> None:
+    """Where the ledger lies on the disk that is full, the first error is the one to tell."""
+    try:
+        ledger.fail(claim, problem, record=context.record)
+    except VitaError:
+        return
+
+
+@contextmanager
+def _heartbeat(claim: int, ledger: Ledger) -> Iterator[None]:
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(BEAT_SECONDS):
+            try:
+                ledger.beat(claim)
+            except VitaError:
+                continue  # a missed beat is no reason to stop; the claim goes stale after several
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+# -- identity and reasons
+
+
+def _asked(step: Step, ledger: Ledger) -> Any:
+    return canonical(step.config, contents=content_digests(step.config, ledger, where=step.name))
+
+
+def _input_digests(step: Step, known: Mapping[str, str]) -> dict[str, str]:
+    return {slot: source[1:] if source.startswith("@") else known[source] for slot, source in step.wiring.items()}
+
+
+def _why(life: str, step: Step, asked: Any, inputs: Mapping[str, str], ledger: Ledger) -> str:
+    earlier = [run for run in ledger.find(life=life, step=step.name, stage=step.stage.name) if run.state == "done"]
+    if not earlier:
+        unfinished = ledger.find(life=life, step=step.name, stage=step.stage.name)
+        return f"was {unfinished[-1].state} before the end" if unfinished else "has not run yet"
+    last = earlier[-1]
+    if last.version != step.stage.version:
+        return f"the stage is now version {step.stage.version} (was {last.version})"
+    changed = list(_differences("", last.config, asked))
+    if changed:
+        return "; ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    before = ledger.inputs(last.id)
+    slots = [slot for slot in {*before, *inputs} if before.get(slot) != inputs.get(slot)]
+    return f"another {', '.join(sorted(slots))}" if slots else "is to run again"
+
+
+def _differences(path: str, before: Any, now: Any) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys([*before, *now]):
+            yield from _differences(f"{path}.{name}".strip("."), before.get(name), now.get(name))
+    elif before != now:
+        long = any(isinstance(value, (dict, list)) for value in (before, now))
+        yield f"{path} changed" if long else f"{path}: {before} -> {now}"
+
+
+def _makers(digest: str, ledger: Ledger) -> list[tuple[Run, str, str]]:
+    done = ledger.find(artifact=digest, state="done")
+    return [(done[-1], slot, taken) for slot, taken in ledger.inputs(done[-1].id).items()] if done else []
+
+
+def _walk(
+    digest: str, beside: Callable[[str], list[tuple[Run, str, str]]]
+) -> Iterator[tuple[int, Run | None, str, str]]:
+    seen, queue = {digest}, [(0, digest)]
+    while queue:
+        distance, found = queue.pop(0)
+        for run, slot, other in beside(found):
+            yield distance + 1, run, slot, other
+            if other not in seen:
+                seen.add(other)
+                queue.append((distance + 1, other))

@@ -1,0 +1,97 @@
+"""What a stage is: a module with `VERSION`, `Config`, `Inputs` and `run`; its annotations are the declaration.
+
+VERSION = 1
+class Config(Settings): ...
+@dataclass(frozen=True)
+class Inputs: model: Model; corpus: Corpus | None = None
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vita.spine.config import Settings
+from vita.spine.errors import PlanError
+from vita.spine.events import Emit
+from vita.spine.machine import Machine
+from vita.spine.store import Artifact, Draft
+
+
+@dataclass
+class Context:
+    """What a run is given beside its config and inputs; none of it may change the answer."""
+
+    scratch: Path
+    """A folder of this run key's own that survives a crash: checkpoints go here, and the draft."""
+    emit: Emit
+    """Tell what happens: `emit("progress", done=3, total=10, unit="files")`, `emit("note", text=...)`."""
+    machine: Machine
+    record: dict[str, Any] = field(default_factory=dict)
+    """Facts that vary between runs (seconds, speeds); kept in the ledger, never in the artifact."""
+
+    def draft_folder(self) -> Path:
+        """An empty folder in the scratch space for the draft."""
+        folder = self.scratch / "draft"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An input of a stage: its name, the kind of artifact, and whether the stage can do without."""
+
+    name: str
+    kind: type[Artifact]
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as its module declares it."""
+
+    name: str
+    version: int
+    summary: str
+    config: type[Settings]
+    inputs: Callable[..., Any]
+    slots: tuple[Slot, ...]
+    gives: type[Artifact]
+    run: Callable[[Any, Any, Context], Draft[Any]]
+    parallel: bool = False
+    """Whether every rank carries it out together (training), or the leading one alone."""
+
+
+def read_stage(name: str, module: types.ModuleType) -> Stage:
+    """The declaration in `module`; says what is missing or not of the form."""
+    for part in ("VERSION", "Config", "Inputs", "run"):
+        if not hasattr(module, part):
+            raise PlanError(f"stage {name}", f"the module {module.__name__} has no `{part}`")
+    gives = get_args(get_type_hints(module.run).get("return"))
+    if not gives or not (isinstance(gives[0], type) and issubclass(gives[0], Artifact)):
+        raise PlanError(f"stage {name}", expected="`run(...) -> Draft[Kind]`", got="another return annotation")
+    summary = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+    return Stage(
+        name, module.VERSION, summary, module.Config, module.Inputs, _slots(name, module.Inputs), gives[0], module.run
+    )
+
+
+def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
+    hints = get_type_hints(inputs)
+    slots = []
+    for one in dataclasses.fields(inputs):
+        annotation, optional = hints[one.name], False
+        if get_origin(annotation) in (Union, types.UnionType):
+            inner = [part for part in get_args(annotation) if part is not type(None)]
+            annotation, optional = inner[0], True
+        if not (isinstance(annotation, type) and issubclass(annotation, Artifact)):
+            raise PlanError(f"stage {name}", f"input `{one.name}`", expected="a kind of artifact", got=str(annotation))
+        slots.append(Slot(one.name, annotation, optional))
+    return tuple(slots)
