@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vita.spine.errors import MissingExtra
 from vita.spine.parts import Parts
@@ -20,6 +20,7 @@ from vita.spine.parts import Parts
 Emit = Callable[..., None]
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Receives every event."""
 

@@ -1,0 +1,177 @@
+"""Imports only go down, read from the source itself, and each climb is named.
+
+    spine <- data | nn <- train | infer <- measure <- stages, recipes <- life <- server, studio <- cli
+
+Parts on one step do not see each other; neither do stages, which meet through artifacts.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = [("spine",), ("data", "nn"), ("train", "infer"), ("measure",), ("stages", "recipes"), ("life",)]
+STEPS += [("server", "studio"), ("cli",)]
+HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
+SHARED_BY_STAGES = "vita.stages.kinds"
+READS_THE_ENVIRONMENT = ASKS_TORCH_FOR_THE_DEVICE = "vita.spine.machine"
+RUN_BY_ALEMBIC = "vita.spine.migrations.env"
+WITHOUT_TORCH = ("spine", "data")
+TORCH_FAMILY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors.torch"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """The name and the syntax tree of every module of Vita."""
+    for path in sorted((ROOT / "vita").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        yield name, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Every module that is imported anywhere in the file, with its line; `from a import b` counts as `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports name their module in full"
+            base = node.module or ""
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def part_of(name: str) -> str | None:
+    """`data` for `vita.data.chat`; None for what stands outside the layers."""
+    first, *rest = name.split(".")
+    return rest[0] if first == "vita" and rest and rest[0] in HEIGHT else None
+
+
+def climbs(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every import in module `name` that does not go down."""
+    own = part_of(name)
+    for target, line in imports(tree):
+        other = part_of(target)
+        spot = f"{name}:{line}"
+        if target.startswith("vita.testing"):
+            yield f"{spot} imports `{target}`: fakes are for the tests"
+        elif own is None or other is None:
+            continue
+        elif other == own == "stages" and name != "vita.stages" and not meets_in_the_open(name, target):
+            yield f"{spot} imports `{target}`: stages meet through artifacts, not through one another"
+        elif other != own and HEIGHT[other] == HEIGHT[own]:
+            yield f"{spot} imports `{target}`: `{own}` and `{other}` do not see each other"
+        elif HEIGHT[other] > HEIGHT[own]:
+            yield f"{spot} imports `{target}`: `{own}` lies under `{other}`"
+
+
+def meets_in_the_open(name: str, target: str) -> bool:
+    return (
+        name == SHARED_BY_STAGES
+        or target == SHARED_BY_STAGES
+        or target.startswith((f"{SHARED_BY_STAGES}.", f"{name}."))
+    )
+
+
+def heavy(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every import of torch's family below the layers that calculate with it."""
+    if part_of(name) in WITHOUT_TORCH:
+        for target, line in imports(tree):
+            if name == ASKS_TORCH_FOR_THE_DEVICE and line not in {node.lineno for node in tree.body}:
+                continue
+            if {target, target.split(".")[0], target.rpartition(".")[0]} & TORCH_FAMILY:
+                yield f"{name}:{line} imports `{target}`: `{part_of(name)}` works where torch is not installed"
+
+
+def environment(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every place but one that reads or writes the environment."""
+    if name == READS_THE_ENVIRONMENT:
+        return
+    names = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            found = node.attr in names and ast.unparse(node.value) == "os"
+        elif isinstance(node, ast.ImportFrom):
+            found = node.module == "os" and bool(names & {alias.name for alias in node.names})
+        else:
+            continue
+        if found:
+            yield f"{name}:{node.lineno} touches the environment: `{READS_THE_ENVIRONMENT}` alone reads it"
+
+
+def actions(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every statement that does something while the module is imported."""
+    if name == RUN_BY_ALEMBIC:
+        return
+    own = {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    own |= {t.id for node in tree.body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)}
+    for node in tree.body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            root = node.value.func
+            while isinstance(root, (ast.Attribute, ast.Call)):
+                root = root.value if isinstance(root, ast.Attribute) else root.func
+            if not (isinstance(root, ast.Name) and root.id in own):
+                yield f"{name}:{node.lineno} acts when it is imported: `{ast.unparse(node)[:60]}`"
+        elif isinstance(node, (ast.For, ast.While, ast.With, ast.Assert, ast.Delete)):
+            yield f"{name}:{node.lineno} acts when it is imported: `{ast.unparse(node)[:60]}`"
+
+
+def chance(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every use of a random number generator that nobody seeded."""
+    seeded = {"random": {"Random"}, "np.random": {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence"}}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value).replace("numpy.", "np.")
+            if owner in seeded and node.attr not in seeded[owner]:
+                yield f"{name}:{node.lineno} uses `{owner}.{node.attr}`: chance comes from a generator with a seed"
+
+
+@pytest.mark.parametrize("rule", [climbs, heavy, environment, actions, chance], ids=lambda rule: rule.__name__)
+def test_every_module_keeps_to(rule):
+    broken = [sentence for name, tree in modules() for sentence in rule(name, tree)]
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "rule"),
+    [
+        ("vita.data.chat", "from vita.nn import transformer", climbs),
+        ("vita.nn.hf", "def f():\n    import vita.data.tokenizer", climbs),
+        ("vita.train.loop", "from vita.infer.engine import Engine", climbs),
+        ("vita.infer.engine", "if TYPE_CHECKING:\n    from vita.train import losses", climbs),
+        ("vita.spine.plan", "from vita.stages.kinds import Model", climbs),
+        ("vita.stages.sft", "from vita.stages import pretrain", climbs),
+        ("vita.stages.sft", "from vita.cli import main", climbs),
+        ("vita.data.chat", "from vita.testing import tiny", climbs),
+        ("vita.data.shards", "def f():\n    import torch.nn", heavy),
+        ("vita.spine.machine", "import torch", heavy),
+        ("vita.data.shards", "from safetensors.torch import save_file", heavy),
+        ("vita.nn.hf", "import os\nhome = os.environ['HOME']", environment),
+        ("vita.nn.hf", "from os import getenv", environment),
+        ("vita.train.loop", "import torch\ntorch.set_num_threads(1)", actions),
+        ("vita.data.world", "import random\ndef f():\n    return random.choice([1, 2])", chance),
+        ("vita.data.world", "import numpy as np\ndef f():\n    np.random.seed(1)", chance),
+    ],
+)
+def test_a_planted_climb_is_named(name, source, rule):
+    assert [sentence for sentence in rule(name, ast.parse(source)) if name in sentence]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        (
+            "vita.stages.sft",
+            "from vita.stages.kinds import Model\nfrom vita.train import loop\nfrom vita.spine import plan",
+        ),
+        ("vita.measure.ranking", "from vita.infer.engine import Engine\nfrom vita.data import records"),
+        ("vita.cli", "from vita.stages import sft\nfrom vita import __version__"),
+        ("vita.spine.machine", "import os\nrank = os.environ.get('RANK')"),
+        ("vita.data.filters", "filters = Parts('filter')\nfilters.add('short')(None)"),
+    ],
+)
+def test_a_step_down_is_free(name, source):
+    tree = ast.parse(source)
+    assert not [sentence for rule in (climbs, heavy, environment, actions, chance) for sentence in rule(name, tree)]

@@ -1,0 +1,158 @@
+"""What may be counted on everywhere: docstrings, described settings, declared dependencies, a quick start."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import json
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import vita
+from vita.spine.config import Settings
+from vita.spine.stage import read_stage
+
+ROOT = Path(__file__).resolve().parents[1]
+SLOW_TO_IMPORT = {"torch", "transformers", "tokenizers", "pyarrow", "matplotlib", "datasets", "alembic"}
+START_SECONDS = 1.5
+
+
+def sources() -> list[Path]:
+    """Every source file of Vita."""
+    return sorted((ROOT / "vita").rglob("*.py"))
+
+
+def modules() -> list[str]:
+    """Every module of Vita that can be imported; Alembic alone may run its own environment."""
+    found = pkgutil.walk_packages(vita.__path__, "vita.")
+    return sorted(module.name for module in found if module.name != "vita.spine.migrations.env")
+
+
+def settings() -> Iterator[type[Settings]]:
+    """Every group of settings, in any module."""
+    for name in modules():
+        for _, value in inspect.getmembers(importlib.import_module(name), inspect.isclass):
+            if issubclass(value, Settings) and value.__module__ == name:
+                yield value
+
+
+def test_every_module_says_what_it_is():
+    silent = [str(path.relative_to(ROOT)) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent, f"without a docstring: {silent}"
+
+
+def test_every_setting_says_what_turning_it_does():
+    silent = {
+        f"{group.__module__}.{group.__qualname__}.{name}"
+        for group in settings()
+        for name, field in group.model_fields.items()
+        if not (field.description or "").strip()
+    }
+    assert not silent, f"without a description: {sorted(silent)}"
+
+
+def test_every_stage_declares_itself():
+    from vita.life import own_stages
+
+    for name in own_stages():
+        module = importlib.import_module(f"vita.stages.{name}")
+        stage = read_stage(name, module)
+        assert stage.version >= 1
+        assert stage.summary.endswith("."), f"{name}: its docstring opens with a sentence"
+        assert module.Inputs.__dataclass_params__.frozen, f"{name}: inputs are frozen"
+
+
+def test_the_command_line_starts_quickly_and_without_torch():
+    program = (
+        "import json, resource, sys; import vita.cli; use = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(json.dumps([use.ru_utime + use.ru_stime, sorted(sys.modules)]))"
+    )
+    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=True) for _ in range(2)]
+    seconds, loaded = min(json.loads(run.stdout) for run in runs)
+    assert not SLOW_TO_IMPORT & set(loaded)
+    assert seconds < START_SECONDS, f"`import vita.cli` took {seconds:.2f} s of processor time"
+
+
+def test_importing_a_module_prints_nothing_and_writes_nothing(tmp_path):
+    program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    ran = subprocess.run([sys.executable, "-c", program, *modules()], cwd=tmp_path, capture_output=True, check=True)
+    assert (ran.stdout, list(tmp_path.iterdir())) == (b"", [])
+
+
+# -- dependencies
+
+
+def _plain(requirement: str) -> str:
+    return re.split(r"[\[<>=!~; ]", requirement)[0].lower().replace("_", "-")
+
+
+def _project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def _brought_by(names: list[str]) -> set[str]:
+    """The import names that the named distributions bring."""
+    imports = importlib.metadata.packages_distributions()
+    wanted = {_plain(name) for name in names}
+    known = {module for module, dists in imports.items() if wanted & {_plain(dist) for dist in dists}}
+    return known | {name.replace("-", "_") for name in wanted} | ({"mlflow"} if "mlflow-skinny" in wanted else set())
+
+
+def _foreign_imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The outside packages that a file imports, and whether as soon as it is imported."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [node.module or ""]
+        else:
+            continue
+        for name in {name.split(".")[0] for name in found} - {"vita", "__future__"} - sys.stdlib_module_names:
+            yield name, node in tree.body
+
+
+def test_what_is_imported_is_declared():
+    project = _project()
+    core = _brought_by(project["dependencies"])
+    runtime = set(project["optional-dependencies"]["all"][0].partition("[")[2].rstrip("]").split(","))
+    extra = _brought_by([one for name in runtime for one in project["optional-dependencies"][name]])
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}" + (" at the top" if early else "")
+        for path in sources()
+        for name, early in _foreign_imports(path)
+        if name not in core and (early or name not in extra)
+    }
+    assert not wrong, f"neither a dependency nor an extra imported where it is used: {sorted(wrong)}"
+
+
+@pytest.mark.parametrize("name", [_plain(one) for one in _project()["dependencies"]])
+def test_a_dependency_is_used(name):
+    used = {found for path in sources() for found, _ in _foreign_imports(path)}
+    assert _brought_by([name]) & used, f"nothing imports {name}"
+
+
+def test_every_dependency_has_its_reason_and_its_tested_version():
+    project = _project()
+    extras = project["optional-dependencies"]
+    named = {_plain(one) for one in [*project["dependencies"], *(one for extra in extras.values() for one in extra)]}
+    named -= {"vita-lm"}
+    reasons = (ROOT / "docs" / "dependencies.md").read_text().lower()
+    assert not [name for name in sorted(named) if f"`{name}`" not in reasons]
+    tested = {_plain(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")}
+    asked = [*project["dependencies"], *extras["test"], *extras["dev"], *extras["docs"]]
+    assert not [one for one in map(_plain, asked) if one not in tested and one != "vita-lm"]
+
+
+def test_the_pins_name_versions_and_no_places():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert not [line for line in lines if not line.startswith("#") and not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
