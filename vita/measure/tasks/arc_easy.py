@@ -1,0 +1,12 @@
+"""ARC, easy set: school science questions (Clark et al. 2018). Rows `{query, choices, gold}`."""
+
+from __future__ import annotations
+
+from vita.measure.task import TASKS, Choice, Row, choice
+
+
+@TASKS.add("arc_easy")
+@TASKS.add("arc_challenge")
+def arc(row: Row) -> Choice:
+    """Which answer to a school science question is right?"""
+    return choice(row, delimiter="\nAnswer: ")

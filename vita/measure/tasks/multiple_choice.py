@@ -1,0 +1,11 @@
+"""Any file of queries with choices, for tasks that have no module of their own (COPA, OpenBookQA, BoolQ, ...)."""
+
+from __future__ import annotations
+
+from vita.measure.task import TASKS, Choice, Row, choice
+
+
+@TASKS.add("multiple_choice")
+def multiple_choice(row: Row) -> Choice:
+    """Which choice follows the query? Rows `{query, choices, gold}`, joined by a space."""
+    return choice(row, delimiter=" ")

@@ -1,0 +1,11 @@
+"""PIQA: everyday physics, which of two ways works (Bisk et al. 2020). Rows `{query, choices, gold}`."""
+
+from __future__ import annotations
+
+from vita.measure.task import TASKS, Choice, Row, choice
+
+
+@TASKS.add("piqa")
+def piqa(row: Row) -> Choice:
+    """Which of two ways reaches the goal?"""
+    return choice(row, delimiter="Answer: " if row.text("query").endswith("\n") else "\nAnswer: ")
