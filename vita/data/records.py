@@ -42,3 +42,13 @@ class Dialogue:
     source: str
     licence: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A document or row that was left out, and why; `reason` is counted, `detail` says it for this one."""
+
+    id: str
+    source: str
+    reason: str
+    detail: str = ""

@@ -1,0 +1,272 @@
+"""The bytes of a file, wherever it lies and however it is compressed, in bounded memory.
+
+A file, folder, glob or URL (`s3://...`) becomes a sorted list of `File`s; `chunks`, `lines` and `whole` read one.
+What cannot be read is refused in one line: missing, damaged, cut off, binary where text was expected.
+"""
+
+from __future__ import annotations
+
+import bz2
+import fnmatch
+import glob
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import zstandard
+
+from vita.spine.contents import local_files
+from vita.spine.errors import DataError, MissingExtra
+
+LONGEST = 256 * 2**20
+"""Bytes of the longest line, or file taken as one piece; a longer one would not fit in bounded memory."""
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file to read: its path or URL, its name inside what the user named, and its size on disk in bytes."""
+
+    path: str
+    name: str
+    size: int
+
+    @property
+    def suffix(self) -> str:
+        """What it holds, by its name: `jsonl` for `a.jsonl.zst`."""
+        name = PurePosixPath(self.path)
+        if name.suffix.lower() in _DECOMPRESSORS:
+            name = name.with_suffix("")
+        return name.suffix.lower().removeprefix(".")
+
+
+def find(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
+    """The files that a file, folder, glob or URL names, in order of their names, without those excluded by a glob."""
+    found = _find_remote(path, where) if "://" in path else _find_local(path, where)
+    kept = [file for file in found if not any(_matches(file, pattern) for pattern in exclude)]
+    if not kept:
+        raise DataError(where, f"{path}: all {len(found)} files are excluded by {', '.join(exclude)}")
+    return sorted(kept, key=lambda file: file.name)
+
+
+def chunks(file: File) -> Iterator[bytes]:
+    """The decompressed bytes, piece by piece."""
+    suffix = PurePosixPath(file.path).suffix.lower()
+    read = _read(file, 2**20 if suffix not in _DECOMPRESSORS else 2**17)
+    return _decompress(file, read, _DECOMPRESSORS[suffix]) if suffix in _DECOMPRESSORS else read
+
+
+def lines(file: File) -> Iterator[bytes]:
+    """The lines of a text file, without their ends and without a byte-order mark."""
+    pending: list[bytes] = []
+    length = 0
+    for chunk in _text_chunks(file):
+        first, *rest = chunk.split(b"\n")
+        pending.append(first)
+        length += len(first)
+        if length > LONGEST:
+            raise DataError(file.path, f"has a line of more than {LONGEST >> 20} MiB")
+        if rest:
+            yield b"".join(pending)
+            yield from rest[:-1]
+            pending, length = [rest[-1]], len(rest[-1])
+    if length:
+        yield b"".join(pending)
+
+
+def whole(file: File, *, hint: str) -> bytes:
+    """All bytes of a text file, without a byte-order mark; `hint` says what to do when it is too large for that."""
+    pieces: list[bytes] = []
+    length = 0
+    for chunk in _text_chunks(file):
+        pieces.append(chunk)
+        length += len(chunk)
+        if length > LONGEST:
+            raise DataError(file.path, f"is larger than {LONGEST >> 20} MiB, too large for one piece", hint=hint)
+    return b"".join(pieces)
+
+
+def open_binary(file: File) -> Any:
+    """The file as a seekable binary handle."""
+    try:
+        if "://" not in file.path:
+            return Path(file.path).open("rb")
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(file.path)
+        return files.open(path, "rb")
+    except OSError as error:
+        raise _unreadable(file.path, error) from None
+    except ImportError as error:
+        raise _missing_protocol(file.path, error) from None
+
+
+# -- finding
+
+
+def _find_local(path: str, where: str) -> list[File]:
+    base = Path(path).expanduser()
+    files = local_files(path, where=where)
+    if not base.is_dir():
+        base = base.parent if base.is_file() else Path(*_before_magic(base))
+    return [File(str(file), file.relative_to(base).as_posix(), file.stat().st_size) for file in files]
+
+
+def _before_magic(pattern: Path) -> Iterator[str]:
+    for part in pattern.parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def _find_remote(url: str, where: str) -> list[File]:
+    import fsspec
+
+    try:
+        files, base = fsspec.core.url_to_fs(url)
+        infos = files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
+        if not infos and files.exists(base):
+            infos = {base: files.info(base)}
+    except ImportError as error:
+        raise _missing_protocol(url, error) from None
+    except (OSError, ValueError) as error:
+        raise DataError(where, f"{url} cannot be reached: {error}") from None
+    root = "/".join(_before_magic(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
+    found = [
+        File(files.unstrip_protocol(path), _below(path, root), info["size"] or 0)
+        for path, info in infos.items()
+        if info["type"] == "file" and not any(part.startswith(".") for part in _below(path, root).split("/"))
+    ]
+    if not found:
+        raise DataError(where, f"{url}: there is no such file, and no file below it or matching it")
+    return found
+
+
+def _below(path: str, root: str) -> str:
+    inside = path.strip("/").removeprefix(root).strip("/")
+    return inside or PurePosixPath(path).name
+
+
+def _matches(file: File, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(file.name, pattern) or fnmatch.fnmatchcase(PurePosixPath(file.name).name, pattern)
+
+
+def _missing_protocol(url: str, error: ImportError) -> Exception:
+    protocol = url.split("://")[0]
+    extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+    return MissingExtra(url, extra) if extra else DataError(url, f"`{protocol}://` cannot be opened: {error}")
+
+
+# -- reading
+
+
+def _read(file: File, size: int) -> Iterator[bytes]:
+    with open_binary(file) as handle:
+        while chunk := _next(handle, size, file):
+            yield chunk
+
+
+def _next(handle: Any, size: int, file: File) -> bytes:
+    try:
+        return handle.read(size)
+    except OSError as error:
+        raise _unreadable(file.path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(path, "there is no such file")
+    return DataError(path, f"cannot be read: {error.strerror or error}")
+
+
+class _Decompressor(Protocol):
+    """What bz2, lzma, zlib and zstandard share."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+# Not zstandard's stream reader: that one ends without a word where a frame is cut off.
+_DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
+    ".gz": lambda: zlib.decompressobj(wbits=31),
+    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": lzma.LZMADecompressor,
+}
+
+
+def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _Decompressor]) -> Iterator[bytes]:
+    """Concatenated frames, each of which must be whole."""
+    frame: _Decompressor | None = None
+    given, frames = 0, 0
+    for chunk in compressed:
+        while chunk:
+            if frame is None:
+                frame, frames = start(), frames + 1
+            try:
+                out = frame.decompress(chunk)
+            except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError) as error:
+                raise _damaged(file, given, error) from None
+            given += len(out)
+            if out:
+                yield out
+            chunk = b""
+            if frame.eof:
+                chunk, frame = frame.unused_data.lstrip(b"\0"), None  # gzip allows zeros as padding behind its frames
+    if frame is not None or not frames:
+        raise DataError(file.path, f"is cut off after {given:,} bytes of text", hint="copy or download it again")
+
+
+def _damaged(file: File, given: int, error: Exception) -> DataError:
+    kind = PurePosixPath(file.path).suffix
+    if given == 0:
+        return DataError(
+            file.path, expected=f"a {kind} file", got=f"other bytes ({error})", hint="rename or replace it"
+        )
+    return DataError(file.path, f"is damaged after {given:,} bytes of text ({error})", hint="copy or download it again")
+
+
+# -- text or not
+
+_MAGIC = {
+    b"\x1f\x8b": "gzip; name it .gz",
+    b"\x28\xb5\x2f\xfd": "zstd; name it .zst",
+    b"BZh": "bzip2; name it .bz2",
+    b"\xfd7zXZ": "xz; name it .xz",
+    b"PK\x03\x04": "zip or an office document; unpack it first",
+    b"%PDF": "PDF; extract its text first",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"PAR1": "parquet; name it .parquet",
+    b"\x7fELF": "a program",
+    b"\xff\xfe": "UTF-16; convert it to UTF-8",
+    b"\xfe\xff": "UTF-16; convert it to UTF-8",
+}
+
+
+def _text_chunks(file: File) -> Iterator[bytes]:
+    first = True
+    for chunk in chunks(file):
+        if first:
+            _refuse_binary(file, chunk)
+            chunk, first = chunk.removeprefix(_BOM), False
+        yield chunk
+
+
+def _refuse_binary(file: File, head: bytes) -> None:
+    for magic, meaning in _MAGIC.items():
+        if head.startswith(magic):
+            raise DataError(file.path, expected="text in UTF-8", got=f"bytes that look like {meaning}")
+    if b"\0" in head[:65536]:
+        raise DataError(
+            file.path,
+            expected="text in UTF-8",
+            got="a binary file (it holds zero bytes)",
+            hint="take it out of the source",
+        )

@@ -1,0 +1,298 @@
+"""Where text comes from: files of several kinds, a data set of the Hugging Face hub, or the embedded world.
+
+    for document in documents(Source(path="books/**/*.txt.gz", licence="public domain")): ...
+    for dialogue in dialogues(Source(path="chats.jsonl")): ...
+
+Rows are read one by one, so memory does not grow with the file. A row that cannot be used stops the run with its
+place and what is wrong, unless `on_bad_row: drop` is set; then it is handed to `dropped` with the reason.
+A new kind of file is one function in `readers`; a new origin is one function here and a field of `Source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from vita.data import files
+from vita.data.files import File
+from vita.data.formats import FORMATS, Format, Misfit, detect
+from vita.data.readers import READERS, Problem, Row
+from vita.data.records import Dialogue, Document, Drop
+from vita.spine.config import InputPath, Settings
+from vita.spine.errors import DataError, MissingExtra
+
+Dropped = Callable[[Drop], None]
+
+TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "article")
+"""Where a row's text is looked for, in this order, when the source does not say."""
+
+
+class Source(Settings):
+    """One place that text comes from: exactly one of `path`, `world` and `huggingface`."""
+
+    name: str | None = None
+    """What documents say they come from; without it, the row's own `source`, else the file's name."""
+    path: InputPath | None = None
+    """A file, a folder (all usable files below it), a glob, or a URL such as `s3://bucket/folder`."""
+    exclude: tuple[str, ...] = ()
+    """Globs of files to leave out, matched with the name of the file and its path below the folder."""
+    world: dict[str, Any] | None = None
+    """The embedded world."""
+    huggingface: str | None = None
+    """A data set of the Hugging Face hub, or a folder in its form (extra `datasets`)."""
+    subset: str | None = None
+    """The hub data set's configuration, where it has several."""
+    split: str = "train"
+    """The hub data set's split."""
+    text_field: str | None = None
+    """The field that holds the text; without it the first of text, content, raw_content, body, document, article."""
+    cut_at: Literal["blank_lines", "lines"] | None = None
+    """Make many documents of a text file, cut at blank lines or at every line; without it a file is one document."""
+    licence: str | None = None
+    """The licence of documents that do not carry one themselves (in `license` or `licence`)."""
+    on_bad_row: Literal["error", "drop"] = "error"
+    """What a row that cannot be used does: stop the run, or be dropped and counted."""
+    repeat: float = Field(1.0, gt=0)
+    """How often the source is passed over in training; 2.5 takes half of its documents, drawn by content, thrice."""
+    limit: int | None = Field(None, ge=1)
+    """Take only the first documents."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Source:
+        given = [name for name in ORIGINS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(ORIGINS)}, not {' and '.join(given) or 'none'}")
+        return self
+
+    def label(self) -> str:
+        """What to call it in messages and reports."""
+        return self.name or self.path or self.huggingface or "world"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a source that one process reads in order: some of its files, or all of an origin without files."""
+
+    source: Source
+    files: tuple[File, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk; 0 where that is not known."""
+        return sum(file.size for file in self.files)
+
+
+def documents(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Document]:
+    """The documents of a source in their order; unusable rows go to `dropped` when the source drops them."""
+    stretch = source if isinstance(source, Stretch) else _all_of(source)
+    kept = _usable(_origin(stretch), stretch.source, _document, dropped)
+    return islice(kept, stretch.source.limit)
+
+
+def dialogues(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
+    """The dialogues of a source; each file's format is told from its first row (see `formats`)."""
+    stretch = source if isinstance(source, Stretch) else _all_of(source)
+    kept = _usable(_origin(stretch), stretch.source, _DialogueMaker(), dropped)
+    return islice(kept, stretch.source.limit)
+
+
+def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
+    """The source cut into parts of at least `bytes_each` on disk, at file boundaries; the same on every machine."""
+    if source.path is None or source.limit is not None:
+        return [_all_of(source)]
+    parts: list[Stretch] = []
+    group: list[File] = []
+    for file in usable_files(source):
+        group.append(file)
+        if sum(file.size for file in group) >= bytes_each:
+            parts.append(Stretch(source, tuple(group)))
+            group = []
+    return [*parts, Stretch(source, tuple(group))] if group else parts
+
+
+def usable_files(source: Source) -> list[File]:
+    """The files of a path that a reader knows. In a folder others are passed over; alone or all, they are refused."""
+    found = files.find(source.path or "", exclude=source.exclude, where=source.label())
+    usable = [file for file in found if file.suffix in READERS]
+    if usable:
+        return usable
+    got = sorted({PurePosixPath(file.path).name if len(found) == 1 else f".{file.suffix}" for file in found})
+    raise DataError(
+        source.label(), expected="files ending in " + ", ".join(f".{name}" for name in READERS) + " (also .gz, .zst)",
+        got=", ".join(got[:5]),
+    )  # fmt: skip
+
+
+# -- records of rows
+
+
+class _Unusable(Exception):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+
+T = TypeVar("T", Document, Dialogue)
+
+
+def _usable(
+    rows: Iterable[Row | T], source: Source, make: Callable[[Row, Source], T], dropped: Dropped | None
+) -> Iterator[T]:
+    for row in rows:
+        if not isinstance(row, Row):
+            yield row  # an origin that makes records itself
+            continue
+        try:
+            if row.problem:
+                raise _Unusable(row.problem)
+            record = make(row, source)
+        except _Unusable as error:
+            _refuse_or_drop(row, error.problem, source, dropped)
+            continue
+        yield record
+
+
+def _refuse_or_drop(row: Row, problem: Problem, source: Source, dropped: Dropped | None) -> None:
+    reason, expected, got, hint = problem
+    if source.on_bad_row == "error":
+        raise DataError(row.where, expected=expected, got=got, hint=hint or "mend the row, or set `on_bad_row: drop`")
+    if dropped:
+        name = source.name or _stem(row.name)
+        dropped(Drop(_id(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
+
+
+def _document(row: Row, source: Source) -> Document:
+    values = row.values or {}
+    field = source.text_field or next((name for name in TEXT_FIELDS if name in values), None)
+    if field is None or not isinstance(text := values.get(field), str):
+        raise _Unusable(_no_text(values, field, source))
+    return Document(_id(row, values), text, *_provenance(row, values, source, {field}))
+
+
+def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> Problem:
+    if field is not None and field in values:
+        return Problem("no_text", f"text in the field `{field}`", type(values[field]).__name__)
+    wanted = f"the field `{field}`" if source.text_field else f"a text field ({', '.join(TEXT_FIELDS)})"
+    return Problem("no_text", wanted, f"only the fields {', '.join(values) or '(none)'}", "name it with `text_field`")
+
+
+class _DialogueMaker:
+    """Makes dialogues of rows; each file's first row decides its format."""
+
+    def __init__(self) -> None:
+        self._format: tuple[str, Format] | None = None
+
+    def __call__(self, row: Row, source: Source) -> Dialogue:
+        values = row.values or {}
+        if self._format is None or self._format[0] != row.place:
+            self._format = (row.place, self._detect(row))
+        format = self._format[1]
+        if not format.fits(values):
+            wanted = f"a row of the format {format.describe()}, as the first row of this file is"
+            raise _Unusable(Problem("misfit", wanted, f"the fields {', '.join(values) or '(none)'}"))
+        try:
+            messages = tuple(format.convert(values))
+        except Misfit as error:
+            raise _Unusable(Problem("misfit", f"a row of the format {format.describe()}", str(error))) from None
+        return Dialogue(_id(row, values), messages, *_provenance(row, values, source, format.reads))
+
+    def _detect(self, row: Row) -> Format:
+        found = detect(row.values or {})
+        if found is None:
+            known = "; ".join(FORMATS[name].describe() for name in FORMATS)
+            got = f"the fields {', '.join(row.values or {}) or '(none)'}"
+            raise DataError(row.where, expected=f"a dialogue in one of the formats {known}", got=got)
+        return found
+
+
+_PROVENANCE_FIELDS = {"id", "source", "license", "licence", "metadata"}
+
+
+def _id(row: Row, values: Mapping[str, Any]) -> str:
+    own = values.get("id")
+    if isinstance(own, (str, int)) and own != "":
+        return str(own)
+    return f"{row.name}:{row.number}" if row.number else row.name
+
+
+def _provenance(
+    row: Row, values: Mapping[str, Any], source: Source, used: Iterable[str]
+) -> tuple[str, str | None, dict[str, Any]]:
+    """(source, licence, metadata); fields that are nothing else become metadata."""
+    own, metadata = values.get("source"), values.get("metadata")
+    rest = {name: value for name, value in values.items() if name not in _PROVENANCE_FIELDS and name not in used}
+    if isinstance(metadata, Mapping):
+        rest.update(metadata)
+    elif metadata is not None:
+        rest["metadata"] = metadata
+    own = own if isinstance(own, str) and own else None
+    if own and source.name and own != source.name:
+        rest.setdefault("source", own)
+    licence = values.get("license") or values.get("licence")
+    return (
+        source.name or own or _stem(row.name),
+        licence if isinstance(licence, str) else source.licence,
+        rest,
+    )
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).name.split(".")[0] or name
+
+
+# -- origins: a stretch -> its rows, or finished records
+
+ORIGINS: dict[str, Callable[[Stretch], Iterator[Any]]] = {}
+
+
+def origin(name: str) -> Callable[[Callable[[Stretch], Iterator[Any]]], Callable[[Stretch], Iterator[Any]]]:
+    """Enter an origin under the name of the field of `Source` that chooses it."""
+
+    def enter(read: Callable[[Stretch], Iterator[Any]]) -> Callable[[Stretch], Iterator[Any]]:
+        ORIGINS[name] = read
+        return read
+
+    return enter
+
+
+def _origin(stretch: Stretch) -> Iterator[Any]:
+    chosen = next(name for name in ORIGINS if getattr(stretch.source, name) is not None)
+    return ORIGINS[chosen](stretch)
+
+
+def _all_of(source: Source) -> Stretch:
+    return Stretch(source, tuple(usable_files(source)) if source.path is not None else ())
+
+
+@origin("path")
+def read_files(stretch: Stretch) -> Iterator[Row]:
+    """The rows of each file, by the reader for its suffix."""
+    for file in stretch.files:
+        yield from READERS[file.suffix](file, stretch.source)
+
+
+@origin("huggingface")
+def read_huggingface(stretch: Stretch) -> Iterator[Row]:
+    """The rows of a data set of the hub, streamed."""
+    name = stretch.source.huggingface or ""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingExtra(stretch.source.label(), "datasets") from None
+    try:
+        rows = load_dataset(name, stretch.source.subset, split=stretch.source.split, streaming=True)
+        for number, values in enumerate(rows, 1):
+            yield Row(name, name.rpartition("/")[2], number, values)
+    except (OSError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"huggingface {name}", f"cannot be read: {first}") from None
