@@ -68,7 +68,10 @@ class Life:
 
 
 def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | None = None) -> Life:
-    """The life in a file or recipe (whose paths count from the working folder), with `--set` overrides (`pretrain.steps=100`, `settings.seed=1`)."""
+    """The life in a file or recipe, with `--set` overrides (`pretrain.steps=100`, `settings.seed=1`).
+
+    Relative paths count from the file's folder; those of a recipe that ships with Vita from the working folder.
+    """
     path = find_recipe(reference)
     base = Path() if path in recipes().values() else path.parent
     raw = override(read_yaml(path), [_spelled_out(one) for one in assignments])

@@ -192,6 +192,12 @@ class Ledger:
         with self._explained(), self._engine.connect() as database:
             return {row.name: row.artifact for row in database.execute(sa.select(names).order_by(names.c.id))}
 
+    def newest_names(self, prefix: str) -> list[tuple[str, str]]:
+        """(name, artifact) of every name that begins so, the one given last at the end."""
+        query = sa.select(names).where(names.c.name.startswith(prefix, autoescape=True)).order_by(names.c.id)
+        with self._explained(), self._engine.connect() as database:
+            return [(row.name, row.artifact) for row in database.execute(query)]
+
     def log(self, event_name: str, subject: str, **data: Any) -> None:
         """Append to the event log."""
         with self._explained(), self._engine.begin() as database:

@@ -1,0 +1,93 @@
+"""The commands, and the options that all of them share. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vita import __version__
+from vita.cli.workspace import Workspace
+
+STAGE_COMMANDS = {
+    "design": "design",
+    "curate": "curate",
+    "tokenize": "tokenize",
+    "init": "initialize",
+    "pretrain": "pretrain",
+    "test": "test",
+    "sft": "sft",
+}
+"""Command -> the stage that it carries out alone."""
+
+
+app = typer.Typer(
+    help="Carry a language model through its whole life, in one file and one command.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look at data as a model would see it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+def errors_console() -> Console:
+    """Where errors go."""
+    return Console(stderr=True, highlight=False)
+
+
+def workspace(ctx: typer.Context) -> Workspace:
+    """The store and ledger that this call works with."""
+    found = ctx.find_object(Workspace)
+    assert found is not None
+    return found
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vita {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    store: Annotated[
+        str | None, typer.Option(help="Folder or URL of the artifacts (else VITA_STORE, else ./vita-store).")
+    ] = None,
+    ledger: Annotated[
+        str | None, typer.Option(help="Database URL (else VITA_LEDGER, else ledger.db in the store).")
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which Vita.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+    ctx.obj = Workspace.of(store, ledger)
+
+
+def register(asked: str | None) -> None:
+    """Enter the commands; of the stages only the one asked for is imported, the rest show their first sentence."""
+    from vita.cli import lives, looking, talking  # noqa: F401 (their decorators enter them)
+
+    for command, name in STAGE_COMMANDS.items():
+        if command == asked:
+            from vita.cli.single import stage_command
+
+            run, summary = stage_command(name)
+        else:
+            run, summary = _placeholder, _first_sentence(name)
+        app.command(command, help=summary, rich_help_panel="One stage alone")(run)
+
+
+def _placeholder() -> None:
+    """Stands in a listing for a stage that is not imported."""
+
+
+def _first_sentence(name: str) -> str:
+    path = Path(__file__).parents[1] / "stages" / f"{name}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n\n")[0].replace("\n", " ")

@@ -1,0 +1,121 @@
+"""Whole lives: `vita live`, `vita plan`, `vita recipes`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.life import Life, read_life, recipes
+from vita.spine.config import read_yaml
+from vita.spine.plan import execute, forecast
+from vita.spine.progress import clock
+from vita.spine.store import Artifact
+
+LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting: --set sft.rate=1e-3.")
+]
+UntilOption = Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")]
+
+
+@app.command()
+def live(
+    ctx: typer.Context,
+    life: LifeArgument,
+    set_: SetOption = None,
+    until: UntilOption = None,
+    fresh: Annotated[bool, typer.Option(help="Run every step again, known or not.")] = False,
+    tracker: Annotated[list[str] | None, typer.Option(help="Also tell tensorboard, mlflow or wandb.")] = None,
+) -> None:
+    """Carry out a life: what is known is skipped, the rest runs; stopped anywhere, it goes on."""
+    here = workspace(ctx)
+    read = read_life(life, assignments=set_ or (), until=until)
+    events = here.events(read.name, trackers=tuple(tracker or ()))
+    try:
+        made = execute(read.plan, here.store, here.ledger, machine=here.machine, events=events, fresh=fresh)
+    finally:
+        events.close()
+    if here.machine.leads:
+        _tell(ctx, read, made)
+
+
+@app.command()
+def plan(
+    ctx: typer.Context,
+    life: LifeArgument,
+    set_: SetOption = None,
+    until: UntilOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a life would run, and why, without running it."""
+    here = workspace(ctx)
+    read = read_life(life, assignments=set_ or (), until=until)
+    answers = forecast(read.plan, here.store, here.ledger)
+    if as_json:
+        rows = [
+            {"step": one.step.name, "stage": one.step.stage.name, "runs": one.runs, "why": one.why,
+             "key": one.key, "artifact": one.artifact}
+            for one in answers
+        ]  # fmt: skip
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("step", "stage", "", "why", box=None, pad_edge=False)
+    for one in answers:
+        verdict = "[green]runs[/]" if one.runs else "[dim]skipped[/]"
+        why = one.why if one.runs else f"{one.why} ({(one.artifact or '')[:12]})"
+        table.add_row(escape(one.step.name), one.step.stage.name, verdict, escape(why))
+    here.console.print(table)
+    running = sum(one.runs for one in answers)
+    here.console.print(f"{running} of {len(answers)} steps would run" if running else "nothing to do: all is known")
+
+
+@app.command("recipes")
+def list_recipes(ctx: typer.Context) -> None:
+    """List the lives that ship with Vita."""
+    table = Table("recipe", "about", box=None, pad_edge=False)
+    for name, path in recipes().items():
+        table.add_row(name, escape(str(read_yaml(path).get("about", ""))))
+    workspace(ctx).console.print(table)
+
+
+def _tell(ctx: typer.Context, life: Life, made: Mapping[str, Artifact]) -> None:
+    """The end of a life: what was made, and what each model answers."""
+    here = workspace(ctx)
+    models = {name: artifact for name, artifact in made.items() if artifact.kind == "model"}
+    if life.file.ask and models:
+        from vita.cli.talking import answers
+
+        table = Table(title="What each model answers", title_justify="left", show_lines=True)
+        table.add_column("asked", style="bold")
+        for name in models:
+            table.add_column(f"{life.name}/{name}", overflow="fold", ratio=1)
+        columns = [answers(model, life.file.ask) for model in models.values()]
+        for question, *row in zip(life.file.ask, *columns, strict=True):
+            table.add_row(escape(question), *(escape(answer) for answer in row))
+        here.console.print(table)
+    for name, artifact in made.items():
+        if artifact.kind in ("model", "report"):
+            here.console.print(f"{life.name}/{name}", style="bold", end="  ")
+            here.console.print(_relative(artifact), style="dim", soft_wrap=True)
+    talker = next((name for name, model in reversed(models.items()) if model.facts.get("chat")), None)
+    if talker:
+        here.console.print(f"Talk to it: vita chat {life.name}/{talker}")
+    spent = sum(
+        run.seconds or 0
+        for run in (here.ledger.find(artifact=a.digest, state="done") for a in made.values())
+        for run in run[-1:]
+    )
+    here.console.print(f"This life took {clock(spent)} of work.", style="dim")
+
+
+def _relative(artifact: Artifact) -> str:
+    from pathlib import Path
+
+    path = artifact.path
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,268 @@
+"""Looking at what there is: `vita ls`, `show`, `trace`, `verify`, `data show`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from vita.cli.app import app, data_app, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.errors import StoreError
+from vita.spine.ledger import Run
+from vita.spine.plan import ancestors, descendants
+from vita.spine.progress import clock
+from vita.spine.store import Artifact
+
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Reference = Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")]
+
+
+@app.command("ls")
+def list_artifacts(
+    ctx: typer.Context,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: model, report, corpus, ...")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the artifacts of the store."""
+    here = workspace(ctx)
+    called: dict[str, list[str]] = {}
+    for name, digest in here.ledger.all_names().items():
+        called.setdefault(digest, []).append(name)
+    rows = []
+    for digest in here.store.digests():
+        manifest = here.store.manifest(digest)
+        if kind in (None, manifest.kind):
+            made = here.ledger.find(artifact=digest, state="done")
+            rows.append(
+                {
+                    "kind": manifest.kind,
+                    "digest": digest,
+                    "folder": str(here.store.root / "folders" / digest),
+                    "names": called.get(digest, []),
+                    "bytes": manifest.size,
+                    "made": made[-1].ended if made else None,
+                    "facts": dict(manifest.facts),
+                }
+            )
+    rows.sort(key=lambda row: row["made"] or 0)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("kind", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
+    for row in rows:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made"])) if row["made"] else ""
+        names = "\n".join(row["names"])
+        table.add_row(
+            row["kind"], row["digest"][:12], escape(names), _size(row["bytes"]), made, escape(_brief(row["facts"]))
+        )
+    here.console.print(table)
+
+
+@app.command()
+def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
+    """Show an artifact: what it is, what made it, its report, and how its plan came out."""
+    here = workspace(ctx)
+    artifact = here.find(reference)
+    made = here.ledger.find(artifact=artifact.digest, state="done")
+    run = made[-1] if made else None
+    manifest = here.store.manifest(artifact.digest)
+    if as_json:
+        answer = {
+            "kind": manifest.kind,
+            "digest": artifact.digest,
+            "folder": str(artifact.path),
+            "facts": dict(manifest.facts),
+            "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()},
+            "run": _run_as_json(here, run) if run else None,
+        }
+        typer.echo(json.dumps(answer, indent=1))
+        return
+    print_facts(here, artifact, reference)
+    if run:
+        _print_run(here, run)
+    _print_reckoning(here, artifact)
+    report = next(
+        (artifact.path / name for name in ("report.md", "report/report.md") if (artifact.path / name).exists()), None
+    )
+    if report:
+        here.console.print(Markdown(report.read_text(encoding="utf-8")))
+
+
+@app.command()
+def trace(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
+    """Show what made an artifact, and what it made."""
+    here = workspace(ctx)
+    digest = here.find(reference).digest
+    if as_json:
+        answer = {
+            "digest": digest,
+            "made_from": [_edge(here, *found) for found in ancestors(digest, here.ledger)],
+            "went_into": [_edge(here, *found) for found in descendants(digest, here.ledger)],
+        }
+        typer.echo(json.dumps(answer, indent=1))
+        return
+    title = _title(here, digest)
+    up = Tree(f"{title}\n[dim]was made from[/]")
+    _grow_up(here, up, digest)
+    down = Tree(f"{title}\n[dim]went into[/]")
+    _grow_down(here, down, digest)
+    here.console.print(up)
+    here.console.print(down)
+
+
+@app.command()
+def verify(ctx: typer.Context) -> None:
+    """Read every byte of the store; what is corrupt is set aside, so that the next run makes it anew."""
+    here = workspace(ctx)
+    bad = 0
+    for digest, manifest, names in here.store.verify():
+        if names:
+            bad += 1
+            files = ", ".join(names)
+            here.console.print(f"[red]corrupt[/] {manifest.kind} {digest[:12]}: {escape(files)}")
+    count = len(here.store.digests())
+    if bad:
+        raise StoreError(here.store.location, f"{bad} of {count} artifacts are corrupt", hint="run their lives again")
+    here.console.print(f"all {count} artifacts are whole")
+
+
+@data_app.command("show")
+def show_data(
+    ctx: typer.Context,
+    what: Annotated[str, typer.Argument(help="A tokens artifact, or a file of conversations or text.")],
+    model: Annotated[
+        str | None, typer.Option(help="The model (or tokens) whose tokenizer and template to use.")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="How many examples.")] = 3,
+    context: Annotated[int, typer.Option(help="Tokens a row.")] = 256,
+) -> None:
+    """Show decoded tokens: what is learnt (in colour), where documents begin and turns end, what is cut."""
+    from vita.data import show as showing
+
+    here = workspace(ctx)
+    for line in showing.examples(
+        _data_path(here, what), tokenizer=_tokenizer_folder(here, what, model), count=count, context=context
+    ):
+        here.console.print(line)
+
+
+def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
+    """One artifact in a few lines."""
+    manifest = here.store.manifest(artifact.digest)
+    here.console.print(f"[bold]{escape(name)}[/]  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}")
+    here.console.print(str(artifact.path), style="dim", soft_wrap=True)
+    for key, value in manifest.facts.items():
+        here.console.print(f"  {escape(key)}: {escape(_value(value))}", soft_wrap=True)
+
+
+# -- helpers
+
+
+def _data_path(here: Workspace, what: str) -> Path:
+    return Path(what) if Path(what).exists() else here.find(what).path
+
+
+def _tokenizer_folder(here: Workspace, what: str, model: str | None) -> Path | None:
+    if model:
+        folder = Path(model) if Path(model).is_dir() else here.find(model).path
+    elif Path(what).exists():
+        return None
+    else:
+        folder = here.find(what).path
+    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+
+
+def _print_run(here: Workspace, run: Run) -> None:
+    taken = clock(run.seconds or 0)
+    here.console.print(
+        f"made by [bold]{run.stage}[/] (version {run.version}) in {taken}, step {escape(run.life)}/{escape(run.step)}"
+    )
+    for slot, digest in here.ledger.inputs(run.id).items():
+        here.console.print(f"  from {slot}: {_title(here, digest)}")
+    for name, value in (run.record or {}).items():
+        here.console.print(f"  {escape(name)}: {escape(_value(value))}", style="dim", soft_wrap=True)
+
+
+def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
+    """For a model that a blueprint foresaw: the plan against what happened."""
+    made = here.ledger.find(artifact=artifact.digest, state="done")
+    planned = here.ledger.inputs(made[-1].id).get("blueprint") if made else None
+    if made and planned and made[-1].stage == "pretrain":
+        from vita.stages.design import reckoning
+        from vita.stages.kinds import Blueprint
+
+        designed = here.ledger.find(artifact=planned, state="done")
+        blueprint = here.store.open(planned, Blueprint)
+        record = designed[-1].record if designed else {}
+        here.console.print(reckoning(blueprint.path, record or {}, artifact.facts, made[-1].record or {}))
+
+
+def _title(here: Workspace, digest: str) -> str:
+    names = [name for name, meant in here.ledger.all_names().items() if meant == digest]
+    try:
+        kind = here.store.manifest(digest).kind
+    except StoreError:
+        kind = "gone"
+    return f"[bold]{escape(', '.join(names) or digest[:12])}[/] {kind} {digest[:12]}"
+
+
+def _grow_up(here: Workspace, tree: Tree, digest: str) -> None:
+    found = [edge for edge in ancestors(digest, here.ledger) if edge[0] == 1]
+    for _, run, slot, other in found:
+        _grow_up(here, tree.add(f"{slot}: {_title(here, other)}" + (f" [dim]by {run.stage}[/]" if run else "")), other)
+
+
+def _grow_down(here: Workspace, tree: Tree, digest: str) -> None:
+    found = {other: run for distance, run, _, other in descendants(digest, here.ledger) if distance == 1}
+    for other, run in found.items():
+        _grow_down(here, tree.add(_title(here, other) + (f" [dim]by {run.stage}[/]" if run else "")), other)
+
+
+def _edge(here: Workspace, distance: int, run: Run | None, slot: str, digest: str) -> dict[str, Any]:
+    kind = here.store.manifest(digest).kind if here.store.has(digest) else None
+    return {"distance": distance, "slot": slot, "digest": digest, "kind": kind, "stage": run.stage if run else None}
+
+
+def _run_as_json(here: Workspace, run: Run) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "life": run.life,
+        "step": run.step,
+        "stage": run.stage,
+        "version": run.version,
+        "config": run.config,
+        "inputs": here.ledger.inputs(run.id),
+        "seconds": run.seconds,
+        "record": run.record,
+    }
+
+
+def _size(amount: int) -> str:
+    value = float(amount)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _brief(facts: Mapping[str, Any]) -> str:
+    plain = [f"{name} {_value(value)}" for name, value in facts.items() if isinstance(value, (int, float, str, bool))]
+    return ", ".join(plain[:4])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,101 @@
+"""The store and the ledger that a call works with, and what a reference such as `cat/sft` means in them."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from vita.spine import machine
+from vita.spine.config import nearest
+from vita.spine.errors import StoreError
+from vita.spine.events import TRACKERS, Events, JsonLines
+from vita.spine.ledger import Ledger
+from vita.spine.machine import Machine
+from vita.spine.progress import Screen
+from vita.spine.store import Artifact, Draft, Store
+
+A = TypeVar("A", bound=Artifact)
+
+
+class Workspace:
+    """Opened on first use, so that `vita --help` touches no disk."""
+
+    def __init__(self, store: str, ledger: str | None) -> None:
+        self._store, self._ledger = store, ledger
+        self.console = Console(highlight=False)
+
+    @classmethod
+    def of(cls, store: str | None, ledger: str | None) -> Workspace:
+        """From the command line's options, else the environment, else the working folder."""
+        return cls(store or machine.store_location() or "vita-store", ledger or machine.ledger_location())
+
+    @cached_property
+    def store(self) -> Store:
+        return Store(self._store, cache=machine.cache_folder())
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self._ledger or self.store.root / "ledger.db")
+
+    @cached_property
+    def machine(self) -> Machine:
+        return Machine.detect()
+
+    def events(self, life: str, *, trackers: tuple[str, ...] = (), quiet: bool = False) -> Events:
+        """Events to the screen and to `events/<life>.jsonl` in the store; only the leading rank tells."""
+        if not self.machine.leads:
+            return Events()
+        sinks = [] if quiet else [Screen(self.console)]
+        folder = self.store.root / "events"
+        return Events(
+            [*sinks, JsonLines(folder / f"{life}.jsonl"), *(TRACKERS[name](life, folder) for name in trackers)]
+        )
+
+    # -- references
+
+    def find(self, reference: str, kind: type[A] = Artifact) -> A:
+        """The artifact that a name (`cat/sft`), the beginning of a digest, or a folder means."""
+        if Path(reference).is_dir() and reference not in self.ledger.all_names():
+            return self.adopt(Path(reference), kind)
+        return self.store.open(self.digest(reference), kind)
+
+    def digest(self, reference: str) -> str:
+        """The digest that a name or the beginning of a digest means."""
+        reference = reference.removeprefix("@")
+        named = self.ledger.named(reference)
+        if named:
+            return named
+        found = (
+            [digest for digest in self.store.digests() if digest.startswith(reference)] if len(reference) >= 4 else []
+        )
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise StoreError(reference, f"begins {len(found)} digests", hint="give more of it")
+        close = nearest(reference, self.ledger.all_names())
+        hint = f"did you mean `{close}`?" if close else "`vita ls` lists what there is"
+        raise StoreError(reference, "is no name, digest or folder here", hint=hint)
+
+    def adopt(self, folder: Path, kind: type[A]) -> A:
+        """Take a folder from outside (a Hugging Face model, say) into the store as an artifact."""
+        if kind is Artifact:
+            raise StoreError(str(folder), "is a folder; this command takes a name or digest from `vita ls`")
+        key = f"adopt-{uuid.uuid4().hex[:12]}"
+        scratch = self.store.scratch(key) / "draft"
+        shutil.copytree(folder, scratch, ignore=shutil.ignore_patterns(".*"))
+        artifact = self.store.commit(Draft(kind, scratch, {"adopted": folder.name}))
+        self.store.clear_scratch(key)
+        self.ledger.log("adopted", artifact.digest, kind=kind.kind, folder=folder.name)
+        return artifact
+
+    def latest(self, life: str, kind: type[Artifact]) -> str | None:
+        """The digest of the newest artifact of `kind` named `life/...`."""
+        for _, digest in reversed(self.ledger.newest_names(f"{life}/")):
+            if self.store.has(digest) and self.store.manifest(digest).kind == kind.kind:
+                return digest
+        return None
