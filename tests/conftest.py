@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.shapes import check_shapes
+
+check_shapes("vita")
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

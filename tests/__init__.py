@@ -1,0 +1,1 @@
+"""Tests mirror the package; each builds what it needs in sight."""
