@@ -1,0 +1,100 @@
+"""Settings: refusals with a path and the nearest right name; identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from vita.spine.config import InputPath, Settings, build, canonical, input_paths, neutral, override, read_yaml
+from vita.spine.errors import ConfigError
+
+
+class Optimizer(Settings):
+    rate: float = Field(0.001, gt=0)
+    """Peak learning rate."""
+
+
+class Config(Settings):
+    steps: int = 10
+    """How many."""
+    optimizer: Optimizer = Optimizer()
+    """How to step."""
+    sources: tuple[Optimizer, ...] = ()
+    """Several of them."""
+    data: InputPath | None = None
+    """Where from."""
+    added_later: bool = neutral(False)
+    """New."""
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepz": 1}, "sft: `stepz` is not known here; did you mean `steps`?"),
+        ({"optimizer": {"rat": 1}}, "sft.optimizer: `rat` is not known here; did you mean `rate`?"),
+        ({"sources": [{}, {"rte": 1}]}, "sft.sources.1: `rte` is not known here; did you mean `rate`?"),
+        ({"optimizer": {"rate": -0.1}}, "sft.optimizer.rate: expected greater than 0, got -0.1"),
+        ({"steps": "many"}, "sft.steps: expected a valid integer, unable to parse string as an integer, got 'many'"),
+        ({"qqqqq": 1}, "sft: `qqqqq` is not known here; one of added_later, data, optimizer, sources, steps"),
+    ],
+)
+def test_a_wrong_setting_answers_with_its_path_and_the_nearest_right_name(values: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        build(Config, values, where="sft")
+    assert str(refusal.value) == message
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        Config().steps = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_override_reaches_down_and_is_read_as_yaml() -> None:
+    values = override({"a": {"b": 1}}, ["a.b=2", "a.c.d=[1, x]", "e=1e-3", "f=true"])
+    assert values == {"a": {"b": 2, "c": {"d": [1, "x"]}}, "e": 0.001, "f": True}
+
+
+@pytest.mark.parametrize("wrong", ["a", "=1", "a.b.c=1"])
+def test_a_malformed_override_is_refused(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        override({"a": {"b": 1}}, [wrong])
+
+
+def test_a_neutral_setting_stays_out_of_the_identity_until_it_is_set() -> None:
+    assert "added_later" not in canonical(Config())
+    assert canonical(Config(added_later=True))["added_later"] is True
+
+
+def test_a_path_is_identified_by_what_it_holds() -> None:
+    first, second = Config(data=InputPath("a.txt")), Config(data=InputPath("b.txt"))
+    same = canonical(first, contents={"a.txt": "77"}) == canonical(second, contents={"b.txt": "77"})
+    assert same and canonical(first) != canonical(second)
+    assert input_paths(first) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "`a` stands twice"),
+        ("a: [1", "is not YAML"),
+        ("- 1\n", "expected settings as `name: value`"),
+        ("", "expected settings as `name: value`"),
+    ],
+)
+def test_a_file_that_is_not_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "life.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
+        read_yaml(tmp_path / "life.yaml")
+
+
+def test_a_number_may_be_written_with_an_exponent(tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text("rate: 1e-3\nbig: 3E8\nname: e3\n")
+    assert read_yaml(tmp_path / "life.yaml") == {"rate": 0.001, "big": 3e8, "name": "e3"}
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_bytes(b"\xff\xfe\x00a")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read_yaml(tmp_path / "life.yaml")

@@ -1,0 +1,129 @@
+"""The ledger, on SQLite and (where a server is installed) on PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vita.spine.errors import LedgerError, MissingExtra
+from vita.spine.ledger import Ledger
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.slow, pytest.mark.postgres])])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    return request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of our own in a temporary folder, run by an unprivileged user, on a Unix socket."""
+    pytest.importorskip("psycopg", reason="needs the extra `postgres`")
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    initdb = shutil.which("initdb") or (str(versions[-1]) if versions else None)
+    if initdb is None:
+        pytest.skip("needs a PostgreSQL server (Debian: apt-get install postgresql)")
+    control = str(Path(initdb).with_name("pg_ctl"))
+    folder = Path("/tmp") / f"vita-pg-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    user: dict = {}
+    if os.geteuid() == 0:
+        name = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
+        os.chown(folder, pwd.getpwnam(name).pw_uid, -1)
+        user = {"user": name}
+    run = {"check": True, "capture_output": True, "cwd": "/", **user}
+    subprocess.run([initdb, "-D", f"{folder}/data", "-A", "trust", "-U", "vita", "--no-sync"], **run)
+    options = f"-c listen_addresses='' -k {folder} -F"
+    subprocess.run([control, "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start"], **run)
+    yield f"postgresql://vita@/postgres?host={folder}"
+    subprocess.run([control, "-D", f"{folder}/data", "-m", "immediate", "stop"], **run)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _claim(ledger: Ledger, key: str = "k", **inputs: str) -> int | None:
+    return ledger.claim(key, life="l", step="s", stage="t", version=1, config={"a": 1}, inputs=inputs)
+
+
+def test_a_key_is_claimed_by_one_at_a_time(url: str) -> None:
+    ledger, other = Ledger(url), Ledger(url)
+    number = _claim(ledger, data="d1")
+    assert number is not None and _claim(other) is None
+    ledger.finish(number, artifact="a1", record={"seconds": 1.5})
+    assert other.answer("k") == "a1"
+    assert [run.record for run in other.users("d1")] == [{"seconds": 1.5}]
+    assert _claim(other) is not None
+
+
+def test_the_claim_of_a_dead_process_is_taken_over_at_once(url: str) -> None:
+    ledger = Ledger(url)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = 0 if _claim(Ledger(url)) else 1
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert status == 0 and ledger.find()[0].state == "running"
+    assert _claim(ledger) is not None
+    assert [run.state for run in ledger.find()] == ["abandoned", "running"]
+
+
+def test_names_keep_their_history_and_mean_the_latest(url: str) -> None:
+    ledger = Ledger(url)
+    for digest in ("d1", "d2", "d2"):
+        ledger.name("cat/sft", digest)
+    assert ledger.named("cat/sft") == "d2" and ledger.named("cat/dpo") is None
+    assert [digest for _, digest in ledger.newest_names("cat/")] == ["d1", "d2"]
+
+
+def test_events_are_appended_in_order(url: str) -> None:
+    ledger = Ledger(url)
+    ledger.log("made", "d1", by="pretrain")
+    ledger.log("made", "d2", by="sft")
+    assert [event["data"]["by"] for event in ledger.events()] == ["pretrain", "sft"]
+    assert [event["subject"] for event in ledger.events("d2")] == ["d2"]
+
+
+def test_fingerprints_are_remembered_by_size_and_time(url: str) -> None:
+    ledger = Ledger(url)
+    ledger.remember_fingerprint("/a", 3, 5, "x")
+    ledger.remember_fingerprint("/a", 4, 6, "y")
+    assert ledger.fingerprint("/a", 4, 6) == "y" and ledger.fingerprint("/a", 3, 5) is None
+
+
+def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_text("not a database, but quite long enough to be looked at" * 50)
+    with pytest.raises(LedgerError, match=r"is corrupt: .* move the file aside"):
+        Ledger(tmp_path / "ledger.db")
+
+
+def test_a_server_that_is_not_there_is_one_clear_line_without_the_password() -> None:
+    pytest.importorskip("psycopg", reason="needs the extra `postgres`")
+    with pytest.raises(LedgerError) as refusal:
+        Ledger("postgresql://vita:secret@127.0.0.1:9/vita")
+    assert "secret" not in str(refusal.value) and "127.0.0.1" in str(refusal.value)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises((LedgerError, MissingExtra)):
+        Ledger("nonsense://x")
+
+
+def test_a_ledger_of_a_newer_vita_is_left_alone(tmp_path: Path) -> None:
+    import sqlite3
+
+    Ledger(tmp_path / "ledger.db").close()
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.execute("update alembic_version set version_num = '9999'")
+    database.close()
+    with pytest.raises(LedgerError, match="written by a newer Vita"):
+        Ledger(tmp_path / "ledger.db")

@@ -1,0 +1,221 @@
+"""The store: identity by content, atomic commits, and what is corrupt, missing or full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.spine.stages import Number
+from vita.spine.errors import MissingExtra, StoreError
+from vita.spine.store import Artifact, Draft, Store, confined
+
+
+def _draft(folder: Path, **files: str) -> Draft[Number]:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return Draft(Number, folder, {"files": len(files)})
+
+
+def test_equal_content_has_one_digest_and_is_kept_once(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    first = store.commit(_draft(tmp_path / "a", x="same", y="same"))
+    second = store.commit(_draft(tmp_path / "b", x="same", y="same"))
+    assert first.digest == second.digest
+    objects = [path for path in (tmp_path / "store/objects").rglob("*") if path.is_file()]
+    assert len(objects) == 1
+    assert (first.path / "x").read_text() == "same"
+
+
+def test_another_fact_name_or_byte_gives_another_digest(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digests = {
+        store.commit(_draft(tmp_path / "a", x="1")).digest,
+        store.commit(_draft(tmp_path / "b", y="1")).digest,
+        store.commit(_draft(tmp_path / "c", x="2")).digest,
+        store.commit(Draft(Number, _draft(tmp_path / "d", x="1").folder, {"files": 9})).digest,
+    }
+    assert len(digests) == 4
+
+
+def test_an_opened_artifact_reads_as_an_ordinary_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", **{"deep/er/x.txt": "hello"}))
+    shutil.rmtree(tmp_path / "a")
+    again = Store(tmp_path / "store").open(made.digest, Number)
+    assert (again.path / "deep/er/x.txt").read_text() == "hello" and again.facts == {"files": 1}
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    class Letter(Artifact):
+        kind = "letter"
+
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", x="1"))
+    with pytest.raises(StoreError, match=r"expected a letter, got a number"):
+        store.open(made.digest, Letter)
+
+
+def test_a_corrupt_object_is_named_set_aside_and_can_be_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", x="hello"))
+    victim = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
+    victim.chmod(0o644)
+    victim.write_text("hellO")
+    with pytest.raises(StoreError, match=r"number .* file x: was corrupt .* run the same command again"):
+        Store(tmp_path / "store").open(made.digest)
+    fresh = Store(tmp_path / "store")
+    assert not fresh.has(made.digest)
+    assert fresh.commit(_draft(tmp_path / "b", x="hello")).digest == made.digest
+    assert (fresh.open(made.digest).path / "x").read_text() == "hello"
+
+
+def test_a_corrupt_object_is_not_kept_when_the_same_bytes_are_committed(tmp_path: Path) -> None:
+    Store(tmp_path / "store").commit(_draft(tmp_path / "a", x="hello"))
+    victim = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
+    victim.chmod(0o644)
+    victim.write_text("hellO")
+    made = Store(tmp_path / "store").commit(_draft(tmp_path / "b", x="hello"))
+    assert (made.path / "x").read_text() == "hello"
+
+
+def test_a_missing_object_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", x="hello"))
+    shutil.rmtree(tmp_path / "store/objects")
+    with pytest.raises(StoreError, match="file x: is missing from the store"):
+        store.open(made.digest)
+
+
+def test_a_corrupt_manifest_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", x="hello"))
+    (tmp_path / f"store/artifacts/{made.digest}.json").write_text("{")
+    with pytest.raises(StoreError, match="manifest was corrupt and has been set aside"):
+        store.open(made.digest)
+
+
+def test_an_unknown_digest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"artifact 0{12}: is not in the store"):
+        Store(tmp_path / "store").open("0" * 64)
+
+
+def test_verify_reads_every_byte(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", x="hello", y="there"))
+    assert [bad for _, _, bad in store.verify()] == [[]]
+    victim = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
+    victim.unlink()
+    ((digest, _, bad),) = list(store.verify())
+    assert digest == made.digest and len(bad) == 1
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])
+def test_a_path_that_leaves_the_artifact_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StoreError, match="expected a path inside the artifact"):
+        confined(tmp_path, name)
+
+
+def test_a_symbolic_link_and_an_empty_draft_are_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StoreError, match="holds no files"):
+        store.commit(Draft(Number, tmp_path / "a"))
+    (tmp_path / "a" / "x").symlink_to("/etc/hostname")
+    with pytest.raises(StoreError, match="symbolic link"):
+        store.commit(Draft(Number, tmp_path / "a"))
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises((StoreError, MissingExtra)):
+        Store("nonsense://bucket")
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing(tiny_disk: Path) -> None:
+    store = Store(tiny_disk / "store")
+    first = store.commit(_draft(tiny_disk / "a", x="small"))
+    folder = tiny_disk.parent / "outside"
+    folder.mkdir()
+    (folder / "big").write_bytes(os.urandom(2_000_000))
+    with pytest.raises(StoreError, match="the disk is full; free some space and run the same command again"):
+        store.commit(Draft(Number, folder))
+    assert (Store(tiny_disk / "store").open(first.digest).path / "x").read_text() == "small"
+    assert not list((tiny_disk / "store/objects").rglob(".*"))
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def bucket() -> Iterator[str]:
+    """An S3 bucket on a moto server on loopback."""
+    pytest.importorskip("s3fs", reason="needs the extra `s3`")
+    server_module = pytest.importorskip("moto.server", reason="needs moto's server")
+    import boto3
+
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+        "AWS_REGION": "us-east-1",
+    }
+    patch = pytest.MonkeyPatch()
+    for name, value in settings.items():
+        patch.setenv(name, value)
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="vita")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield "s3://vita/store"
+    server.stop()
+    patch.undo()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_store_on_s3_serves_a_machine_that_has_never_seen_it(tmp_path: Path, bucket: str) -> None:
+    made = Store(bucket, cache=tmp_path / "one").commit(_draft(tmp_path / "a", **{"deep/x": "hello", "y": "there"}))
+    elsewhere = Store(bucket, cache=tmp_path / "two")
+    assert elsewhere.digests() == [made.digest] and elsewhere.has(made.digest)
+    assert (elsewhere.open(made.digest, Number).path / "deep/x").read_text() == "hello"
+    for path in (tmp_path / "two").rglob("objects/*/*"):
+        path.chmod(0o644)
+        path.write_text("wrong")
+    third = Store(bucket, cache=tmp_path / "two")
+    with pytest.raises(StoreError, match="was corrupt"):
+        third.open(made.digest)
+    assert (third.open(made.digest).path / "deep/x").read_text() == "hello"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_far_side_that_cannot_be_reached_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs", reason="needs the extra `s3`")
+    for name, value in {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "y",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StoreError, match="cannot be reached"):
+        Store("s3://vita/store", cache=tmp_path).commit(_draft(tmp_path / "a", x="1"))
