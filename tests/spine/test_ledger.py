@@ -6,7 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,12 +48,26 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def opened(url: str) -> Iterator[Callable[[], Ledger]]:
+    """Opens the ledger, as often as asked, and closes what was opened."""
+    ledgers: list[Ledger] = []
+
+    def open_one() -> Ledger:
+        ledgers.append(Ledger(url))
+        return ledgers[-1]
+
+    yield open_one
+    for ledger in ledgers:
+        ledger.close()
+
+
 def _claim(ledger: Ledger, key: str = "k", **inputs: str) -> int | None:
     return ledger.claim(key, life="l", step="s", stage="t", version=1, config={"a": 1}, inputs=inputs)
 
 
-def test_a_key_is_claimed_by_one_at_a_time(url: str) -> None:
-    ledger, other = Ledger(url), Ledger(url)
+def test_a_key_is_claimed_by_one_at_a_time(opened: Callable[[], Ledger]) -> None:
+    ledger, other = opened(), opened()
     number = _claim(ledger, data="d1")
     assert number is not None and _claim(other) is None
     ledger.finish(number, artifact="a1", record={"seconds": 1.5})
@@ -62,13 +76,13 @@ def test_a_key_is_claimed_by_one_at_a_time(url: str) -> None:
     assert _claim(other) is not None
 
 
-def test_the_claim_of_a_dead_process_is_taken_over_at_once(url: str) -> None:
-    ledger = Ledger(url)
+def test_the_claim_of_a_dead_process_is_taken_over_at_once(opened: Callable[[], Ledger]) -> None:
+    ledger = opened()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            status = 0 if _claim(Ledger(url)) else 1
+            status = 0 if _claim(opened()) else 1
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
@@ -77,24 +91,24 @@ def test_the_claim_of_a_dead_process_is_taken_over_at_once(url: str) -> None:
     assert [run.state for run in ledger.find()] == ["abandoned", "running"]
 
 
-def test_names_keep_their_history_and_mean_the_latest(url: str) -> None:
-    ledger = Ledger(url)
+def test_names_keep_their_history_and_mean_the_latest(opened: Callable[[], Ledger]) -> None:
+    ledger = opened()
     for digest in ("d1", "d2", "d2"):
         ledger.name("cat/sft", digest)
     assert ledger.named("cat/sft") == "d2" and ledger.named("cat/dpo") is None
     assert [digest for _, digest in ledger.newest_names("cat/")] == ["d1", "d2"]
 
 
-def test_events_are_appended_in_order(url: str) -> None:
-    ledger = Ledger(url)
+def test_events_are_appended_in_order(opened: Callable[[], Ledger]) -> None:
+    ledger = opened()
     ledger.log("made", "d1", by="pretrain")
     ledger.log("made", "d2", by="sft")
     assert [event["data"]["by"] for event in ledger.events()] == ["pretrain", "sft"]
     assert [event["subject"] for event in ledger.events("d2")] == ["d2"]
 
 
-def test_fingerprints_are_remembered_by_size_and_time(url: str) -> None:
-    ledger = Ledger(url)
+def test_fingerprints_are_remembered_by_size_and_time(opened: Callable[[], Ledger]) -> None:
+    ledger = opened()
     ledger.remember_fingerprint("/a", 3, 5, "x")
     ledger.remember_fingerprint("/a", 4, 6, "y")
     assert ledger.fingerprint("/a", 4, 6) == "y" and ledger.fingerprint("/a", 3, 5) is None

@@ -212,21 +212,28 @@ class Store:
         return sha, size
 
     def _ensure(self, sha: str, size: int, where: str, *, deep: bool) -> None:
+        """The object is here and whole; what is not is set aside, and fetched again where there is a far side."""
         path = self._object(sha)
-        if not path.exists() and self._remote:
+        if self._whole(path, sha, size, deep=deep):
+            return
+        corrupt = _set_aside(path)
+        if self._remote:
             self._remote.fetch(f"objects/{sha[:2]}/{sha}", path)
-        if not path.exists():
-            raise StoreError(where, "is missing from the store", hint=_AGAIN)
-        bad = path.stat().st_size != size
-        if not bad and deep and sha not in self._verified:
-            bad = file_sha256(path) != sha
-        if bad:
-            path.rename(path.with_name(f"{sha}.corrupt-{uuid.uuid4().hex[:6]}"))
-            raise StoreError(
-                where, "was corrupt (its bytes do not match its digest) and has been set aside", hint=_AGAIN
-            )
-        if deep:
+            if self._whole(path, sha, size, deep=deep):
+                return
+            corrupt = _set_aside(path) or corrupt
+        if corrupt:
+            raise StoreError(where, "was corrupt (its bytes do not match its digest) and is set aside", hint=_AGAIN)
+        raise StoreError(where, "is missing from the store", hint=_AGAIN)
+
+    def _whole(self, path: Path, sha: str, size: int, *, deep: bool) -> bool:
+        if not path.exists() or path.stat().st_size != size:
+            return False
+        if deep and sha not in self._verified:
+            if file_sha256(path) != sha:
+                return False
             self._verified.add(sha)
+        return True
 
     def _handle(self, kind: type[A], digest: str, manifest: Manifest) -> A:
         folder = self.root / "folders" / digest
@@ -327,6 +334,14 @@ def confined(folder: Path, name: str) -> Path:
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
         raise StoreError(name, expected="a path inside the artifact")
     return folder.joinpath(*parts.parts)
+
+
+def _set_aside(path: Path) -> bool:
+    """Move a corrupt object away, to be looked at; False when there is none."""
+    if not path.exists():
+        return False
+    path.rename(path.with_name(f"{path.name}.corrupt-{uuid.uuid4().hex[:6]}"))
+    return True
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
