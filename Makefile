@@ -10,7 +10,7 @@ VENV ?= .venv
 PIP_EXTRA ?=
 WORKERS ?= 2
 PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt $(PIP_EXTRA)
-SOURCES = vita tests bench
+SOURCES = vita tests bench docs
 
 .DEFAULT_GOAL := help
 .PHONY: help life test check test-slow bench docs serve-docs format pins clean

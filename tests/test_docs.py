@@ -1,0 +1,194 @@
+"""What the documentation shows is so: code runs, commands exist, lives can be read, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vita.life import own_stages, read_life
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+ENTRY_POINTS = {"vita.stages", "vita.filters", "vita.trackers"}
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    """Every fenced block in one of the languages."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for fence in FENCE.finditer(text):
+            if fence["language"] in languages:
+                plain = re.sub(f"^{fence['indent']}", "", fence["text"], flags=re.MULTILINE)
+                found.append(Block(page, text.count("\n", 0, fence.start()) + 1, fence["language"], plain))
+    return found
+
+
+def commands() -> list[tuple[Block, str]]:
+    """Every command line shown: all lines of `bash`, the ones after a `$` of `console`."""
+    found = []
+    for block in blocks("bash", "sh", "console"):
+        for line in block.text.replace("\\\n", " ").splitlines():
+            shown = line.removeprefix("$ ") if block.language == "console" else line
+            if shown.strip() and not shown.startswith("#") and (block.language != "console" or line.startswith("$ ")):
+                found.append((block, shown))
+    return found
+
+
+PYTHON_PAGES = sorted({block.page for block in blocks("python")})
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
+    shown = [block for block in blocks("python") if block.page == page]
+    program = "".join(f"exec(compile({b.text!r}, {str(b)!r}, 'exec', dont_inherit=True))\n" for b in shown)
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+
+
+@cache
+def _vita() -> Any:
+    """Vita's command line with the options of every stage."""
+    import typer
+    from typer.main import get_command
+
+    from vita.cli import lives, looking, talking  # noqa: F401 (their decorators enter commands)
+    from vita.cli.app import STAGE_COMMANDS, app
+    from vita.cli.single import stage_command
+
+    for command, stage in STAGE_COMMANDS.items():
+        run, summary = stage_command(stage)
+        app.command(command, help=summary)(run)
+    command = get_command(app)
+    return command, typer.Context(command)
+
+
+def _mistake(words: list[str]) -> str | None:
+    """What is wrong with `vita WORDS`, if anything: an unknown command or option."""
+    command, context = _vita()
+    while words:
+        word = words.pop(0)
+        if word in ("|", ">", ">>", "&&", ";"):
+            return None
+        options = {spelling for one in command.params for spelling in [*one.opts, *one.secondary_opts]}
+        if word.startswith("-") and word != "-":
+            if word.partition("=")[0] not in options | {"--help", "-h", "--install-completion"}:
+                return f"`{command.name}` has no option {word}"
+        elif hasattr(command, "commands"):
+            below = command.get_command(context, word)
+            if below is None:
+                return f"no command `{word}`" if not _takes_value(command, words, word) else None
+            command = below
+    return None
+
+
+def _takes_value(command: Any, words: list[str], word: str) -> bool:
+    """A word after an option of the group itself, as in `vita --store FOLDER ls`."""
+    return bool(words) and command.get_command(_vita()[1], words[0]) is not None
+
+
+def test_every_command_shown_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    wrong = []
+    for block, line in commands():
+        words = shlex.split(line, comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words.pop(0)
+        if words and words[0].rpartition("/")[2] == "vita" and (mistake := _mistake(words[1:])):
+            wrong.append(f"{block}: {line}: {mistake}")
+        if words and words[0] == "make":
+            unknown = [
+                word for word in words[1:] if "=" not in word and not word.startswith("-") and word not in targets
+            ]
+            wrong += [f"{block}: make has no target {word}" for word in unknown]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_wrong_command_would_be_found():
+    assert _mistake(["liv", "cat"]) == "no command `liv`"
+    assert _mistake(["live", "cat", "--fersh"]) == "`live` has no option --fersh"
+    assert _mistake(["data", "show", "cat/sft", "--count", "2"]) is None
+    assert _mistake(["--store", "elsewhere", "ls"]) is None
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=str)
+def test_every_life_shown_can_be_read(block, tmp_path):
+    value = yaml.safe_load(block.text)
+    if isinstance(value, dict) and "stages" in value:
+        path = tmp_path / "life.yaml"
+        path.write_text(block.text)
+        assert read_life(str(path)).plan.steps
+
+
+def test_json_shown_is_json():
+    for block in blocks("json"):
+        assert json.loads(block.text) is not None, str(block)
+
+
+def test_every_stage_has_its_page_with_its_settings():
+    for name in own_stages():
+        page = ROOT / "docs" / "stages" / f"{name}.md"
+        assert page.exists(), f"docs/stages/{name}.md is missing"
+        assert f"<!-- settings: {name} -->" in page.read_text(), f"{page.name} shows no settings"
+
+
+def test_every_link_leads_to_a_file():
+    broken = []
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text(encoding="utf-8"))
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|href)=\"([^\"#]+)", text):
+            link = "".join(target)
+            if "://" not in link and not link.startswith("mailto:") and not (page.parent / link).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert not broken, "\n".join(broken)
+
+
+def test_names_of_code_in_the_text_exist():
+    """`vita.data.chat.encode` or `vita/data/chat.py` in a page's text is really there."""
+    missing = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        paths = set(re.findall(r"`((?:vita|tests|bench|docs)/[\w./-]+)`", text))
+        names = set(re.findall(r"`(vita(?:\.\w+)+)(?:\(\))?`", text)) - ENTRY_POINTS
+        absent = [path for path in paths if not (ROOT / path).exists()] + [name for name in names if not _exists(name)]
+        missing += [f"{page.relative_to(ROOT)}: {one}" for one in absent]
+    assert not missing, "\n".join(missing)
+
+
+def _exists(name: str) -> bool:
+    """Whether `vita.data.chat.encode` can be imported, or reached from what can."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            found = getattr(found, attribute, None)
+        return found is not None
+    return False
