@@ -14,7 +14,7 @@ import pytest
 
 import vita.measure.tasks  # noqa: F401 (enters the tasks)
 from vita.measure.ranking import answer, by_group, encode_pair, metrics
-from vita.measure.task import TASKS, Choice, Cloze, Row, items
+from vita.measure.task import TASKS, Choice, Cloze, Fields, items
 from vita.spine.errors import ConfigError, DataError
 
 
@@ -130,9 +130,9 @@ ROWS = {
 }
 
 
-def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
+def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
     path.write_bytes(gzip.compress(b"".join(orjson.dumps(row) + b"\n" for row in rows)))
-    return path
+    return str(path)
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
@@ -145,7 +145,7 @@ def test_every_task_reads_its_rows(name: str, tmp_path: Path) -> None:
 
 def test_contexts_and_continuations_are_joined_as_in_the_harness() -> None:
     def options(name: str) -> object:
-        item = TASKS[name](Row(ROWS[name], "here"))
+        item = TASKS[name](Fields(ROWS[name], "here"))
         return item.options if isinstance(item, Choice) else (item.context, item.continuation)
 
     assert options("arc_easy") == (("Question: Why?\nAnswer:", " So."), ("Question: Why?\nAnswer:", " No."))
@@ -166,7 +166,7 @@ def test_a_limit_samples_the_same_items_for_every_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"query": "a", "choices": ["b", "c"], "gold": 2}, "rows.jsonl.gz line 1: gold: expected 0 to 1, got 2"),
+        ({"query": "a", "choices": ["b", "c"], "gold": 2}, "rows.jsonl.gz, row 1: gold: expected 0 to 1, got 2"),
         ({"query": "a", "choices": ["b"], "gold": 0}, "choices: expected two or more texts"),
         ({"query": 3, "choices": ["b", "c"], "gold": 0}, "query: expected text, got 3"),
         ({"query": "a", "choices": ["b", "c"]}, "gold: expected a whole number, got None"),
@@ -179,15 +179,18 @@ def test_a_row_that_does_not_fit_is_refused_with_its_line(row: dict[str, object]
 
 def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> None:
     damaged = tmp_path / "rows.jsonl.gz"
-    damaged.write_bytes(gzip.compress(b"{}" * 1000)[:20])
-    with pytest.raises(DataError, match="is damaged"):
-        items("piqa", damaged)
-    with pytest.raises(DataError, match="cannot be read"):
-        items("piqa", tmp_path / "absent.jsonl")
-    with pytest.raises(DataError, match="expected one JSON object a line, got an empty file"):
+    damaged.write_bytes(gzip.compress(b'{"query": "a"}\n' * 1000)[:30])
+    with pytest.raises(DataError, match="rows.jsonl.gz"):
+        items("piqa", str(damaged))
+    with pytest.raises(DataError, match="no such file"):
+        items("piqa", str(tmp_path / "absent.jsonl"))
+    with pytest.raises(DataError, match="expected one item a row, got"):
         items("piqa", write_rows(tmp_path / "empty.jsonl.gz", []))
+    with pytest.raises(DataError, match="row 1: expected a task's row"):
+        (tmp_path / "list.jsonl").write_text("[1]\n")
+        items("piqa", str(tmp_path / "list.jsonl"))
 
 
 def test_an_unknown_task_answers_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean `hellaswag`"):
-        items("helaswag", tmp_path)
+        items("helaswag", str(tmp_path))

@@ -3,25 +3,21 @@
 A task turns a row into a `Choice` (which of these is likeliest?) or a `Cloze` (does the model say exactly this?):
 
     @TASKS.add("copa")
-    def copa(row: Row) -> Choice:
+    def copa(row: Fields) -> Choice:
         '''Which cause or effect is plausible?'''
         return choice(row, delimiter=" ")
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import orjson
-import zstandard
-
+from vita.data.readers import READERS
+from vita.data.sources import Source, usable_files
 from vita.spine.errors import DataError
 from vita.spine.parts import Parts
 
@@ -54,7 +50,7 @@ class Cloze:
 Item = Choice | Cloze
 
 
-class Row(Mapping[str, Any]):
+class Fields(Mapping[str, Any]):
     """A row of a task file; a field that is missing or of another type is refused with file and line."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
@@ -98,20 +94,20 @@ class Row(Mapping[str, Any]):
         return len(self._values)
 
 
-Task = Callable[[Row], Item]
+Task = Callable[[Fields], Item]
 
 TASKS: Parts[Task] = Parts("task")
 """name -> the function that reads one row."""
 
 
-def choice(row: Row, *, delimiter: str) -> Choice:
+def choice(row: Fields, *, delimiter: str) -> Choice:
     """One query with several answers, from `{query, choices, gold}`; the delimiter stands between the two."""
     query, texts = row.text("query"), row.texts("choices")
     context, space = _without_trailing_space(query + delimiter)
     return Choice(tuple((context, space + text) for text in texts), row.gold(texts), texts)
 
 
-def schema(row: Row) -> Choice:
+def schema(row: Fields) -> Choice:
     """Several contexts with one continuation, from `{context_options, continuation, gold}`.
 
     Only the continuation is scored ("partial" scoring, Trinh & Le 2018), so the length of the names does not count.
@@ -121,7 +117,7 @@ def schema(row: Row) -> Choice:
     return Choice(tuple((context.rstrip(), continuation) for context in contexts), row.gold(contexts))
 
 
-def items(name: str, path: Path, *, limit: int | None = None, seed: int = 0) -> list[Item]:
+def items(name: str, path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:
     """The items of a task file; with a limit, a sample that depends on the seed and the task alone.
 
     So two models asked with the same settings answer the same items and can be compared in pairs.
@@ -129,7 +125,7 @@ def items(name: str, path: Path, *, limit: int | None = None, seed: int = 0) -> 
     task = TASKS[name]
     rows = list(_rows(path))
     if not rows:
-        raise DataError(str(path), expected="one JSON object a line", got="an empty file")
+        raise DataError(path, expected="one item a row", got="an empty file")
     chosen = range(len(rows))
     if limit is not None and limit < len(rows):
         chosen = sorted(random.Random(seed ^ zlib.crc32(name.encode())).sample(chosen, limit))
@@ -145,29 +141,11 @@ def _without_trailing_space(text: str) -> tuple[str, str]:
     return bare, text[len(bare) :]
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(io.BytesIO(_content(path)), start=1):
-        if not line.strip():
-            continue
-        where = f"{path.name} line {number}"
-        try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            raise DataError(where, f"is not JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise DataError(where, expected="a JSON object", got=type(values).__name__)
-        yield Row(values, where)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            return gzip.decompress(content)
-        if path.suffix == ".zst":
-            return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
-    except OSError as error:  # gzip's complaints are OSErrors, too
-        raise DataError(str(path), f"cannot be read: {error.strerror or error}") from None
-    except (EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(str(path), f"is damaged: {error}") from None
-    return content
+def _rows(path: str) -> Iterator[Fields]:
+    source = Source.model_validate(path)
+    for file in usable_files(source):
+        for row in READERS[file.suffix](file, source):
+            if row.values is None:
+                problem = row.problem
+                raise DataError(row.where, expected="a task's row", got=problem.got if problem else "nothing")
+            yield Fields(row.values, row.where)

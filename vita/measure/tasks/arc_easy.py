@@ -1,12 +1,12 @@
-"""ARC, easy set: school science questions (Clark et al. 2018). Rows `{query, choices, gold}`."""
+"""ARC, easy set: school science questions (Clark et al. 2018). Fieldss `{query, choices, gold}`."""
 
 from __future__ import annotations
 
-from vita.measure.task import TASKS, Choice, Row, choice
+from vita.measure.task import TASKS, Choice, Fields, choice
 
 
 @TASKS.add("arc_easy")
 @TASKS.add("arc_challenge")
-def arc(row: Row) -> Choice:
+def arc(row: Fields) -> Choice:
     """Which answer to a school science question is right?"""
     return choice(row, delimiter="\nAnswer: ")

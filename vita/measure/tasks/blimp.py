@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vita.measure.task import TASKS, Choice, Row
+from vita.measure.task import TASKS, Choice, Fields
 
 
 @TASKS.add("blimp")
-def blimp(row: Row) -> Choice:
+def blimp(row: Fields) -> Choice:
     """Is the grammatical sentence of a pair the likelier one? Grouped by field of grammar."""
     pair = ("", row.text("sentence_good")), ("", row.text("sentence_bad"))
     return Choice(

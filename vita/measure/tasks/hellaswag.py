@@ -1,11 +1,11 @@
-"""HellaSwag: which of four endings follows (Zellers et al. 2019). Rows `{query, choices, gold}`."""
+"""HellaSwag: which of four endings follows (Zellers et al. 2019). Fieldss `{query, choices, gold}`."""
 
 from __future__ import annotations
 
-from vita.measure.task import TASKS, Choice, Row, choice
+from vita.measure.task import TASKS, Choice, Fields, choice
 
 
 @TASKS.add("hellaswag")
-def hellaswag(row: Row) -> Choice:
+def hellaswag(row: Fields) -> Choice:
     """Which ending follows a scene?"""
     return choice(row, delimiter=" ")

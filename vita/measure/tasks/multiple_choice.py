@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from vita.measure.task import TASKS, Choice, Row, choice
+from vita.measure.task import TASKS, Choice, Fields, choice
 
 
 @TASKS.add("multiple_choice")
-def multiple_choice(row: Row) -> Choice:
-    """Which choice follows the query? Rows `{query, choices, gold}`, joined by a space."""
+def multiple_choice(row: Fields) -> Choice:
+    """Which choice follows the query? Fieldss `{query, choices, gold}`, joined by a space."""
     return choice(row, delimiter=" ")

@@ -1,12 +1,12 @@
-"""WinoGrande: to whom does the rest of the sentence apply (Sakaguchi et al. 2019). Rows `{context_options, ...}`."""
+"""WinoGrande: to whom does the rest of the sentence apply (Sakaguchi et al. 2019). Fieldss `{context_options, ...}`."""
 
 from __future__ import annotations
 
-from vita.measure.task import TASKS, Choice, Row, schema
+from vita.measure.task import TASKS, Choice, Fields, schema
 
 
 @TASKS.add("winogrande")
 @TASKS.add("winograd")
-def winogrande(row: Row) -> Choice:
+def winogrande(row: Fields) -> Choice:
     """Which of two names makes the rest of the sentence likelier?"""
     return schema(row)

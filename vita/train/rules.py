@@ -1,0 +1,179 @@
+"""From one dial to a whole plan: width, heads, batch, rates and decay follow from depth and tokens.
+
+Each rule is a pure function with its source. Rules published for 100M parameters and more go wrong far below that
+(batches of 100,000 tokens leave a small run a hundred steps, weight decay grows without bound), so where ours differ
+they run through what was measured at 1M to 10M parameters and meet the published ones at the size those were fitted on.
+
+    shape = shape_of_depth(6, vocabulary=4096, context=512)
+    plan = training_plan(shape, tokens=compute_optimal_tokens(shape))
+"""
+
+from __future__ import annotations
+
+from vita.nn.architecture import Architecture
+from vita.spine.config import Settings
+
+WIDTH_PER_LAYER = 64
+"""Width grows with depth at this rate (Karpathy 2025, nanochat); 40 to 100 cost about the same (Kaplan et al. 2020)."""
+TOKENS_PER_PARAMETER = 12
+"""Tokens for each matrix parameter, head included, at which a given compute is best spent (nanochat, March 2026)."""
+USEFUL_EPOCHS = 4
+"""Passes over the same text that are about as good as fresh text (Muennighoff et al. 2023)."""
+
+_WIDE_TOKENS, _WIDE_BATCH = 1.32e9, 2**19  # nanochat's reference model of 12 layers
+_SMALL_TOKENS, _SMALL_BATCH = 14e6, 2**13  # half an hour on two cores
+
+
+class TrainingPlan(Settings):
+    """How the shape is to be trained; the settings of the pretraining stage that depend on its size."""
+
+    tokens: int
+    """Tokens seen in all: steps x tokens_per_step."""
+    tokens_per_step: int
+    """Tokens that one optimizer step learns from."""
+    context: int
+    """Tokens in a row."""
+    steps: int
+    """Optimizer steps."""
+    matrix_rate: float
+    """Peak learning rate of the layers' matrices, for Muon."""
+    rate: float
+    """Peak learning rate of embedding, head and norms, for AdamW."""
+    weight_decay: float
+    """Decay of the layers' matrices."""
+    warmup_steps: int
+    """Steps over which the rates rise."""
+    decay_share: float
+    """Last part of the steps, over which the rates fall."""
+
+
+def training_plan(
+    shape: Architecture, *, tokens: int, tokens_per_step: int | None = None, steps: int | None = None
+) -> TrainingPlan:
+    """The plan for a shape and a number of tokens; `tokens_per_step` and `steps` override what would be derived."""
+    batch = tokens_per_step or batch_tokens(tokens, context=shape.context)
+    count = steps or max(1, round(tokens / batch))
+    rate = matrix_rate(batch)
+    return TrainingPlan(
+        tokens=count * batch,
+        tokens_per_step=batch,
+        context=shape.context,
+        steps=count,
+        matrix_rate=rate,
+        rate=other_rate(shape.width, batch),
+        weight_decay=weight_decay(rate, count),
+        warmup_steps=warmup_steps(count),
+        decay_share=DECAY_SHARE,
+    )
+
+
+# -- shape
+
+
+def shape_of_depth(depth: int, *, vocabulary: int, context: int, width: int | None = None) -> Architecture:
+    """The model of `depth` layers; the width follows the depth unless it is given."""
+    wide = width or WIDTH_PER_LAYER * max(1, depth)
+    dim = head_dim(wide)
+    heads = max(1, wide // dim)
+    sizes = {"width": wide, "layers": depth, "heads": heads, "kv_heads": kv_heads(heads), "head_dim": dim}
+    rest = {"vocabulary": vocabulary, "feedforward": feedforward(wide), "context": context, "tied": False}
+    return Architecture.model_validate({**sizes, **rest})
+
+
+def shape_of_parameters(parameters: int, *, vocabulary: int, context: int) -> Architecture:
+    """The model nearest to a number of parameters, of about the usual ratio of width to depth."""
+    best = shape_of_depth(1, vocabulary=vocabulary, context=context)
+    least = float("inf")
+    for depth in range(1, 129):
+        for width in [*range(32, 256, 32), *range(256, 2 * WIDTH_PER_LAYER * depth + 1, 64)]:
+            shape = shape_of_depth(depth, vocabulary=vocabulary, context=context, width=width)
+            off = abs(shape.parameters() / parameters - 1)
+            # A twentieth more or fewer parameters is worth as much as a quarter more or less width for the depth.
+            cost = off + 0.2 * abs(width / (WIDTH_PER_LAYER * depth) - 1)
+            if cost < least:
+                best, least = shape, cost
+        if shape_of_depth(depth, vocabulary=vocabulary, context=context).parameters() > 2 * parameters:
+            break
+    return best
+
+
+def head_dim(width: int) -> int:
+    """64 numbers a head, 128 from width 2048 on as is usual there, 32 where fewer than four heads would be left."""
+    return 128 if width >= 2048 else 64 if width >= 256 else 32
+
+
+def kv_heads(heads: int) -> int:
+    """Every query its own keys and values, until the cache counts: from 16 heads on, groups of four share."""
+    return heads // 4 if heads >= 16 and heads % 4 == 0 else heads
+
+
+def feedforward(width: int) -> int:
+    """8/3 of the width, so that three matrices weigh what two of 4 x width would (Shazeer 2020), in tiles of 64."""
+    return max(64, -(-8 * width // (3 * 64)) * 64)
+
+
+def context_of(width: int) -> int:
+    """Tokens a model of this width reads at once: 512 on a laptop, 2048 at full size."""
+    return 512 if width <= 512 else 1024 if width <= 1024 else 2048
+
+
+def vocabulary_of(parameters: int) -> int:
+    """More words for larger models, so that embedding and head stay between a tenth and a third of the parameters."""
+    limits = ((1024, 1.5e6), (2048, 3e6), (4096, 12e6), (8192, 50e6), (16384, 200e6))
+    return next((size for size, limit in limits if parameters < limit), 32768)
+
+
+# -- tokens
+
+
+def compute_optimal_tokens(shape: Architecture) -> int:
+    """Tokens at which neither a larger model nor a longer run would have been the better use of the compute."""
+    return TOKENS_PER_PARAMETER * shape.matrix_parameters()
+
+
+def batch_tokens(tokens: int, *, context: int) -> int:
+    """Tokens for each step, in whole rows of `context`.
+
+    Above the reference of 1.3 billion tokens the batch grows with tokens^0.383 (Bergsma et al. 2025). Carried down to
+    our sizes that gives 90,000 tokens a step, of which a small run could take only 150. Below the reference the rule
+    therefore bends to meet the 8,192 tokens that serve a run of 14 million, and stops at 1,024.
+    """
+    if tokens >= _WIDE_TOKENS:
+        ideal = _WIDE_BATCH * (tokens / _WIDE_TOKENS) ** 0.383
+    else:
+        ideal = _WIDE_BATCH * (tokens / _WIDE_TOKENS) ** _SMALL_EXPONENT
+    return max(1, round(max(ideal, 1024) / context)) * context
+
+
+_SMALL_EXPONENT = 0.915  # log(2^19 / 2^13) / log(1.32e9 / 14e6)
+
+
+# -- rates
+
+
+DECAY_SHARE = 0.6
+"""The rates fall over the last 60 % (nanochat: 65 %); short runs gain most from a long fall."""
+
+
+def matrix_rate(batch: int) -> float:
+    """Muon's peak rate, 0.02 at any batch of ours; above nanochat's reference it grows with the batch's root."""
+    return 0.02 * max(1.0, (batch / _WIDE_BATCH) ** 0.5)
+
+
+def other_rate(width: int, batch: int) -> float:
+    """AdamW's peak rate for all but the matrices: 3e-3 at width 256, falling with the root of the width."""
+    return 3e-3 * (256 / width) ** 0.5 * max(1.0, (batch / _WIDE_BATCH) ** 0.5)
+
+
+def warmup_steps(steps: int) -> int:
+    """40 steps as in nanochat, but never more than a twentieth of the run."""
+    return max(1, min(40, steps // 20))
+
+
+def weight_decay(rate: float, steps: int) -> float:
+    """Decay such that weights average over the last half of the run, at most 0.1.
+
+    Weights under decay are a moving average over 1 / (rate x decay) steps, whose best length is a constant share of
+    the run (Wang & Aitchison 2024). Rules that tie the decay to tokens alone reach 1 and more at our sizes.
+    """
+    return min(0.1, 2 / (rate * steps))
