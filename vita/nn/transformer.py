@@ -176,9 +176,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, states: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        exact = states.float()
-        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
-        return (self.weight * exact).type_as(states)
+        return F.rms_norm(states.float(), self.weight.shape, self.weight.float(), self.eps).type_as(states)
 
 
 Turn = tuple[Float[Tensor, "B T 1 F"], Float[Tensor, "B T 1 F"]]
