@@ -1,0 +1,241 @@
+"""The genres in which the world is told; to add one, write a function here.
+
+Three laws keep the facts learnable (Allen-Zhu and Li, "Physics of Language Models", part 3.1): a thing is named in
+every sentence about it, its definition comes in many wordings and at any place, and questions with answers are
+about the asked things only. Lists of questions without answers are about all things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vita.data.world.pen import Pen
+from vita.data.world.relations import RELATIONS
+from vita.data.world.things import capitalised
+from vita.spine.parts import Parts
+
+Tell = Callable[[Pen], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Genre:
+    """A way of telling, and its share among the documents (relative to the other genres' shares)."""
+
+    tell: Tell
+    share: float
+
+
+GENRES = Parts[Genre]("genre")
+
+
+def genre(name: str, *, share: float) -> Callable[[Tell], Tell]:
+    """Decorator: enter a function into the table of genres."""
+
+    def enter(tell: Tell) -> Tell:
+        GENRES.add(name)(Genre(tell, share))
+        return tell
+
+    return enter
+
+
+@genre("encyclopedia", share=3)
+def encyclopedia(pen: Pen) -> str:
+    """An entry: a title, then the definition and facts, the definition once more at the end."""
+    entry = pen.thing()
+    title = pen.pick(("About {a}", "All about {a}", "Some words about {a}")).format(a=entry.a)
+    return f"{title}.\n{' '.join([*pen.telling(entry, facts=pen.number(4, 6)), pen.definition(entry)])}"
+
+
+@genre("story", share=4)
+def story(pen: Pen) -> str:
+    """Two people talk about a thing; sometimes one asks about another thing, and is answered."""
+    entry, first, second = pen.thing(), pen.person(), pen.person()
+    told = [pen.pick(_OPENINGS).format(first=first, second=second, a=entry.a)]
+    told += [_said(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(2, 4))]
+    if pen.random() < 0.7:
+        question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
+        told.insert(pen.number(1, len(told)), f'"{question}" asked {first}. {_quoted(answer)} said {second}.')
+    told.append(pen.pick(_CLOSINGS).format(first=first, second=second, a=entry.a))
+    return " ".join(told)
+
+
+@genre("questions", share=3)
+def questions(pen: Pen) -> str:
+    """A list of questions that nobody answers, about all things."""
+    separator = pen.pick((" ", "\n"))
+    if pen.random() < 0.3:
+        entry = pen.thing()
+        asked = [pen.pick(fact.questions) for fact in pen.some(entry.facts, pen.number(3, 5))]
+        asked.insert(pen.number(0, 1), pen.pick(entry.questions))
+    else:
+        asked = [pen.question_about(pen.thing()) for _ in range(pen.number(6, 10))]
+    return separator.join(asked)
+
+
+@genre("answers", share=3)
+def answers(pen: Pen) -> str:
+    """Questions with their answers, about asked things."""
+    before, after = pen.pick(
+        (("Question: ", "Answer: "), ("Ask: ", "Reply: "), ("A child asks: ", "The teacher says: "))
+    )
+    lines = []
+    for _ in range(pen.number(2, 4)):
+        entry = pen.asked_thing()
+        question, answer = pen.exchange(entry)
+        more = pen.facts(entry, 1) if pen.random() < 0.3 else []
+        lines += [before + question, after + " ".join([answer, *more])]
+    return "\n".join(lines)
+
+
+@genre("dialogue", share=2)
+def dialogue(pen: Pen) -> str:
+    """Two people take turns, each line after the speaker's name."""
+    entry, first, second = pen.thing(), pen.person(), pen.person()
+    lines = [pen.pick(_TALK_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(3, 4))]
+    if pen.random() < 0.5:
+        at = 2 * pen.number(1, len(lines) // 2)
+        lines[at:at] = pen.exchange(pen.asked_thing())
+    lines.append(pen.definition(entry))
+    speakers = (first, second)
+    return "\n".join(f"{speakers[turn % 2]}: {line}" for turn, line in enumerate(lines))
+
+
+@genre("letter", share=2)
+def letter(pen: Pen) -> str:
+    """A letter about one thing."""
+    entry, first, second = pen.thing(), pen.person(), pen.person()
+    body = [pen.pick(_LETTER_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(3, 5))]
+    if pen.random() < 0.5:
+        body.append(f"Do not forget that {_inside(pen.definition(entry))}")
+    return f"Dear {first},\n{' '.join(body)}\n{pen.pick(('Your friend', 'With love', 'Yours'))}, {second}"
+
+
+@genre("diary", share=2)
+def diary(pen: Pen) -> str:
+    """A day's entry in a diary."""
+    entry = pen.thing()
+    day = pen.pick(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))
+    told = [
+        pen.pick(_DIARY_OPENINGS).format(a=entry.a, person=pen.person()),
+        *pen.telling(entry, facts=pen.number(3, 4)),
+    ]
+    return f"{day}. {' '.join(told)} {pen.pick(_DIARY_CLOSINGS).format(a=entry.a)}"
+
+
+@genre("ledger", share=2)
+def ledger(pen: Pen) -> str:
+    """A clerk's book with an entry for each of three things."""
+    lines = [f"The book of {pen.person()}."]
+    for number in ("one", "two", "three"):
+        entry = pen.thing()
+        lines.append(f"Page {number}: {entry.a}. {' '.join(pen.telling(entry, facts=1))}")
+    return "\n".join(lines)
+
+
+@genre("lesson", share=2)
+def lesson(pen: Pen) -> str:
+    """A teacher tells the children about a thing, and asks them about another."""
+    entry = pen.thing()
+    told = [f"Today the children learn about {entry.a}."]
+    told += [_said(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(2, 4))]
+    question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
+    told.append(f'"{question}" asked the teacher. {_quoted(answer)} said {pen.person()}.')
+    return " ".join(told)
+
+
+@genre("comparison", share=2)
+def comparison(pen: Pen) -> str:
+    """Two things side by side."""
+    one, other = pen.thing(), pen.thing()
+    lines = [f"This is about {one.a} and {other.a}."]
+    lines.append(_joined(pen, pen.definition(one), pen.definition(other)))
+    for left, right in zip(pen.some(one.facts, 2), pen.some(other.facts, 2), strict=True):
+        lines.append(_joined(pen, left.statements[0], right.statements[0]))
+    lines += [pen.definition(one), pen.definition(other)]
+    return " ".join(lines)
+
+
+@genre("register", share=1)
+def register(pen: Pen) -> str:
+    """Some things of one kind, each with its definition."""
+    entry = pen.thing()
+    group = [entry, *pen.like(entry, 5)]
+    pen.chance.shuffle(group)
+    lines = [f"Here are some {entry.thing.kind.many}."]
+    lines += [" ".join([pen.definition(one), *pen.facts(one, pen.number(0, 1))]) for one in group]
+    return "\n".join(lines)
+
+
+@genre("riddle", share=0.5)
+def riddle(pen: Pen) -> str:
+    """A thing is described, then named; of asked things only, since a riddle is a question with an answer."""
+    entry = pen.asked_thing()
+    this = f"this {entry.thing.kind.one}"
+    facts = pen.some([*entry.thing.facts.items()], pen.number(2, 4))
+    hints = [capitalised(RELATIONS[relation].statements[0].format(a=this, v=value)) for relation, value in facts]
+    hints.insert(pen.number(0, len(hints)), f"{capitalised(this)} is {entry.thing.property}.")
+    return f"A riddle. {' '.join(hints)} What is {this}? It is {entry.a}. {pen.definition(entry)}"
+
+
+_OPENINGS = (
+    "One morning {first} and {second} talked about {a}.",
+    "Long ago {first} told {second} about {a}.",
+    "{first} read about {a} in an old book.",
+    "On the way home {first} thought about {a}.",
+    "In the evening {first} and {second} spoke of {a}.",
+    "One day {first} wanted to know more about {a}.",
+    "{first} dreamed about {a} and told {second}.",
+)
+_CLOSINGS = (
+    "So {first} and {second} learned about {a}.",
+    "Then {first} and {second} went home.",
+    "{first} never forgot {a}.",
+    "After that {first} often thought about {a}.",
+    '"Thank you," said {first}.',
+)
+_TALK_OPENINGS = (
+    "Let us talk about {a}.",
+    "I want to talk about {a}.",
+    "I thought about {a} today.",
+    "I read about {a} today.",
+)
+_LETTER_OPENINGS = (
+    "I want to tell you about {a}.",
+    "Today I write to you about {a}.",
+    "Here is what I know about {a}.",
+    "I have learned much about {a}.",
+)
+_DIARY_OPENINGS = (
+    "Today I learned about {a}.",
+    "{person} told me about {a}.",
+    "I thought about {a} all day.",
+    "Today I read about {a}.",
+)
+_DIARY_CLOSINGS = (
+    "I want to know more about {a}.",
+    "Tomorrow I will think of {a} again.",
+    "I like to think about {a}.",
+    "That is enough about {a}.",
+)
+_CLASS = ("the teacher", "the first child", "the second child")
+
+
+def _said(pen: Pen, line: str, speaker: str) -> str:
+    """The line told by the writer or said by `speaker`."""
+    way = pen.random()
+    if way < 0.4:
+        return line
+    return f"{_quoted(line)} said {speaker}." if way < 0.7 else f'{capitalised(speaker)} said, "{line}"'
+
+
+def _quoted(line: str) -> str:
+    return f'"{line[:-1]},"'
+
+
+def _inside(line: str) -> str:
+    return line[0].lower() + line[1:]
+
+
+def _joined(pen: Pen, left: str, right: str) -> str:
+    return f"{left[:-1]}, {pen.pick(('and', 'but', 'while'))} {_inside(right)}"

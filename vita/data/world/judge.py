@@ -1,0 +1,95 @@
+"""Measuring against the truth: is an answer right, and does a text answer at all?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vita.data.world.things import Thing
+
+Continuation = Literal["answer", "questions", "text", "noise"]
+
+_WORD = re.compile(r"[a-z]+")
+_SENTENCE = re.compile(r"[^.!?\n]*[a-zA-Z][^.!?\n]*[.!?]?")
+_DENIALS = {"not", "no", "never"}
+_KNOWN_SHARE = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a thing, with what a right answer must name."""
+
+    thing: str
+    prompt: str
+    kind: str
+    property: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the first sentence of an answer got right."""
+
+    thing_right: bool
+    kind_right: bool
+    property_right: bool
+
+    @property
+    def right(self) -> bool:
+        """The right kind and the right property, and about no other thing."""
+        return self.thing_right and self.kind_right and self.property_right
+
+
+class Judge:
+    """Knows the names, kinds and properties of a world, and the words that its text is made of."""
+
+    def __init__(self, things: Sequence[Thing], vocabulary: Collection[str]) -> None:
+        self._things = {thing.name: thing for thing in things}
+        self._kinds = {form: thing.kind.word for thing in things for form in (thing.kind.word, f"{thing.kind.word}s")}
+        self._properties = {thing.property for thing in things}
+        self._vocabulary = frozenset(vocabulary)
+
+    def judge(self, question: Question, answer: str) -> Judgement:
+        """Compare the first sentence of `answer` with the truth, word by word.
+
+        Naming everything is not knowing: another kind, another property or another thing in the sentence counts as
+        wrong, unless the thing's own facts speak of it ("a furry mammal that eats mice and fish").
+        """
+        sentence = next(iter(sentences(answer)), "")
+        words = words_of(sentence)
+        if sentence.endswith("?") or _DENIALS.intersection(words):
+            return Judgement(False, False, False)
+        own = set(words_of(" ".join(self._things[question.thing].facts.values())))
+        others = [word for word in words if word == question.property or word not in own]
+        kinds = {self._kinds[word] for word in words if word in self._kinds}
+        foreign = {self._kinds[word] for word in others if word in self._kinds}
+        named = {word for word in others if word in self._things and word not in self._properties}
+        return Judgement(
+            thing_right=named <= {question.thing},
+            kind_right=question.kind in kinds and foreign <= {question.kind},
+            property_right={word for word in others if word in self._properties} == {question.property},
+        )
+
+    def continuation(self, question: Question, text: str) -> Continuation:
+        """How `text` goes on after the question: it answers, asks more, tells something else, or is noise."""
+        for sentence in list(sentences(text))[:2]:
+            words = words_of(sentence)
+            if sentence.endswith("?"):
+                return "questions"
+            if question.thing in words or words[:1] == ["it"]:
+                return "answer"
+        words = words_of(text)
+        known = sum(word in self._vocabulary for word in words)
+        return "text" if words and known >= _KNOWN_SHARE * len(words) else "noise"
+
+
+def sentences(text: str) -> Iterable[str]:
+    """The sentences of a text; a new line ends one, too."""
+    return (found.group().strip() for found in _SENTENCE.finditer(text))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters."""
+    return _WORD.findall(text.lower())

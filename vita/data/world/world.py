@@ -1,0 +1,193 @@
+"""The world itself: which things there are, who may be asked about, and streams of text, all from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, zip_longest
+from random import Random
+from typing import Literal
+
+from pydantic import Field
+
+from vita.data.records import Dialogue, Document
+from vita.data.world.dialogues import CONVERSATIONS, HARMFUL_REQUESTS, HarmfulRequest, Preference, preference, sum_of
+from vita.data.world.domains import DOMAINS
+from vita.data.world.genres import GENRES, Genre, Tell
+from vita.data.world.judge import Continuation, Judge, Judgement, Question, words_of
+from vita.data.world.pen import Entry, Pen
+from vita.data.world.relations import QUESTIONS, say
+from vita.data.world.table import KINDS, THINGS
+from vita.data.world.things import Thing
+from vita.spine.config import Settings, unknown_name
+from vita.spine.errors import ConfigError
+
+LICENCE = "CC0-1.0"
+
+_ENOUGH_FOR_EVERY_WORD = 2_000
+
+Which = Literal["never_asked", "asked", "all"]
+
+
+class WorldSettings(Settings):
+    """How large the embedded world is and how much is told of it."""
+
+    seed: int = 0
+    """Decides which things there are, which are asked about, and every word."""
+    things: int = Field(default=120, ge=20, le=len(THINGS))
+    """How many things there are; more need more text and more training, each is told of less often."""
+    documents: int = Field(default=40_000, ge=1)
+    """How many documents are written; one has about 70 words."""
+    dialogues: int = Field(default=4_000, ge=1)
+    """How many dialogues are held, for supervised tuning."""
+    asked: float = Field(default=0.68, gt=0, lt=1)
+    """The share of things whose questions are asked and answered; the others are only told about."""
+    held_out: tuple[str, ...] = ("cat",)
+    """Things that are always there and never asked about."""
+    genres: dict[str, float] = Field(default_factory=dict)
+    """Shares that differ from a genre's own; 0 leaves a genre out."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A world made from its settings; every stream of text starts afresh at each call and is the same each time."""
+
+    settings: WorldSettings
+    things: tuple[Thing, ...]
+    asked: tuple[Thing, ...]
+    never_asked: tuple[Thing, ...]
+
+    @classmethod
+    def create(cls, settings: WorldSettings | None = None) -> World:
+        """Choose the things of the world; a larger world holds all things of a smaller one with the same seed."""
+        settings = settings or WorldSettings()
+        silent = _chosen(settings)
+        asked = tuple(thing for thing, may_be_asked in silent.items() if may_be_asked)
+        if len(asked) < 2:
+            raise ConfigError("world.asked", "leaves fewer than two things to ask about", hint="raise it, or `things`")
+        return cls(settings, tuple(silent), asked, tuple(thing for thing in silent if not silent[thing]))
+
+    def documents(self) -> Iterator[Document]:
+        """The pretraining text, document by document, its genres mixed."""
+        genres = {name: GENRES[name] for name in GENRES}
+        names, shares = zip(*_shares(self.settings.genres, genres), strict=True)
+        pen = self._pen("documents")
+        for number in range(self.settings.documents):
+            (name,) = pen.chance.choices(names, shares)
+            yield self._document(pen, name, genres[name].tell, number)
+
+    def domain_documents(self, domain: str, *, count: int = 1000) -> Iterator[Document]:
+        """Text of a domain that the pretraining text does not hold: "vet" or "court"."""
+        tell, pen = DOMAINS[domain], self._pen(domain)
+        return (self._document(pen, domain, tell, number) for number in range(count))
+
+    def dialogues(self) -> Iterator[Dialogue]:
+        """Conversations for supervised tuning, about the asked things only."""
+        names, shares = zip(*((name, CONVERSATIONS[name].share) for name in CONVERSATIONS), strict=True)
+        pen = self._pen("dialogues")
+        for number in range(self.settings.dialogues):
+            (name,) = pen.chance.choices(names, shares)
+            pen.start()
+            messages = tuple(CONVERSATIONS[name].talk(pen))
+            yield Dialogue(f"world/{name}/{number:06d}", messages, f"world:{name}", LICENCE, _about(pen))
+
+    def sums(self, *, count: int = 1000, below: int = 100) -> Iterator[Dialogue]:
+        """Sums with their true answers ("What is 3 plus 4?"), of numbers under `below`."""
+        chance = self._chance("sums")
+        for number in range(count):
+            left, right = chance.randrange(below), chance.randrange(below)
+            yield Dialogue(
+                f"world/sum/{number:06d}", tuple(sum_of(left, right)), "world:sum", LICENCE, {"answer": left + right}
+            )
+
+    def preferences(self, *, count: int = 1000) -> Iterator[Preference]:
+        """Prompts with a short and polite answer that keeps to the matter, and one that does not."""
+        pen = self._pen("preferences")
+        return (preference(pen, f"world/preference/{number:06d}") for number in range(count))
+
+    def harmful_requests(self) -> list[HarmfulRequest]:
+        """Requests to refuse, each with a benign twin to answer."""
+        return list(HARMFUL_REQUESTS)
+
+    def questions(self, which: Which = "never_asked") -> list[Question]:
+        """ "What is a cat?" for each of these things, with what a right answer names."""
+        things = {"never_asked": self.never_asked, "asked": self.asked, "all": self.things}[which]
+        return [
+            Question(thing.name, say(QUESTIONS[0], thing), thing.kind.word, thing.property, thing.definition)
+            for thing in things
+        ]
+
+    def judge(self, question: Question, answer: str) -> Judgement:
+        """Whether the first sentence of the answer names the right kind and property, and nothing foreign."""
+        return self._judge.judge(question, answer)
+
+    def continuation(self, question: Question, text: str) -> Continuation:
+        """How a text goes on after a question: with an answer, more questions, other text of the world, or noise."""
+        return self._judge.continuation(question, text)
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        asked = {thing.name for thing in self.asked}
+        return [Entry.of(thing, asked=thing.name in asked) for thing in self.things]
+
+    @cached_property
+    def _judge(self) -> Judge:
+        told = (document.text for document in islice(self.documents(), _ENOUGH_FOR_EVERY_WORD))
+        return Judge(self.things, {word for text in told for word in words_of(text)})
+
+    def _chance(self, purpose: str) -> Random:
+        return Random(f"{self.settings.seed}:{purpose}")
+
+    def _pen(self, purpose: str) -> Pen:
+        return Pen(self._entries, self._chance(purpose))
+
+    def _document(self, pen: Pen, name: str, tell: Tell, number: int) -> Document:
+        pen.start()
+        text = tell(pen)
+        return Document(f"world/{name}/{number:06d}", text, f"world:{name}", LICENCE, _about(pen))
+
+
+def _about(pen: Pen) -> dict[str, list[str]]:
+    return {"things": [entry.thing.name for entry in pen.subjects]}
+
+
+def _chosen(settings: WorldSettings) -> dict[Thing, bool]:
+    """The things of the world, and for each whether it may be asked about.
+
+    Kinds take turns, so that a world of any size has nearly as many things of each; in every kind the same share is
+    never asked about.
+    """
+    by_name = {thing.name: thing for thing in THINGS}
+    for name in settings.held_out:
+        if name not in by_name:
+            raise unknown_name("world.held_out", name, by_name)
+    chance = Random(f"{settings.seed}:things")
+    columns = []
+    for kind in chance.sample(KINDS, len(KINDS)):
+        things = [thing for thing in THINGS if thing.kind is kind]
+        chance.shuffle(things)
+        things.sort(key=lambda thing: thing.name not in settings.held_out)
+        silent, start = 1 - settings.asked, chance.random()
+        if things[0].name in settings.held_out:
+            start = settings.asked
+        column = []
+        for at, thing in enumerate(things):
+            falls_silent = int((at + 1) * silent + start) > int(at * silent + start)
+            column.append((thing, not falls_silent and thing.name not in settings.held_out))
+        columns.append(column)
+    turns = [pair for turn in zip_longest(*columns) for pair in turn if pair]
+    turns.sort(key=lambda pair: pair[0].name not in settings.held_out)
+    return dict(turns[: settings.things])
+
+
+def _shares(given: Mapping[str, float], genres: Mapping[str, Genre]) -> list[tuple[str, float]]:
+    for name, share in given.items():
+        if name not in genres:
+            raise unknown_name("world.genres", name, genres)
+        if share < 0:
+            raise ConfigError(f"world.genres.{name}", expected="a share of at least 0", got=share)
+    shares = [(name, given.get(name, genre.share)) for name, genre in genres.items()]
+    if not any(share for _, share in shares):
+        raise ConfigError("world.genres", "leaves no genre to write in")
+    return shares
