@@ -1,6 +1,8 @@
 # make life    sets up a virtual environment and carries the embedded `cat` model through its life
 # make test    the gate: format, lint, types, tests, docs
 #
+# make test-slow, bench, docs, serve-docs, format, pins, clean
+#
 # PYTHON=python3.12      another interpreter for the virtual environment
 # PIP_EXTRA="..."        more words for pip, such as the index of PyTorch's CPU-only or CUDA builds
 # WORKERS=4              processes for the tests
@@ -16,7 +18,7 @@ SOURCES = vita tests bench docs
 .PHONY: help life test check test-slow bench docs serve-docs format pins clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 life: $(VENV)/.runtime
 	$(VENV)/bin/vita live cat
