@@ -1,0 +1,50 @@
+"""Every measurement with short settings: `python -m bench`, or `make bench`.
+
+A peer that is not installed is skipped with a line saying so; give a nanochat checkout with --nanochat PATH.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.rounds import REPOSITORY, skip
+
+
+def commands(arguments: argparse.Namespace) -> list[list[str]]:
+    """The measurements, each a command of its own."""
+    rounds = ["--rounds", str(arguments.rounds), "--threads", str(arguments.threads)]
+    training = ["bench.training_speed", *rounds, "--seconds", str(arguments.seconds)]
+    if arguments.nanochat:
+        training += ["--nanochat", str(arguments.nanochat)]
+        training += ["--nanochat-python", arguments.nanochat_python] if arguments.nanochat_python else []
+    return [
+        ["bench.tokenizer_speed", *rounds, "--megabytes", "2", "--seconds", "1"],
+        ["bench.generation_speed", *rounds],
+        training,
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="All side-by-side measurements, short.")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="for each training contender in each round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--nanochat", type=Path, help="a checkout of karpathy/nanochat")
+    parser.add_argument("--nanochat-python", help="the Python that has its dependencies")
+    arguments = parser.parse_args()
+    failed = []
+    for command in commands(arguments):
+        print(f"# python -m {' '.join(command)}", file=sys.stderr, flush=True)
+        if subprocess.run([sys.executable, "-m", *command], cwd=REPOSITORY, check=False).returncode:
+            failed.append(command[0])
+    if not arguments.nanochat:
+        skip("bits_per_byte beside nanochat", "takes a checkout and 30 minutes; see bench/README.md")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

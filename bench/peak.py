@@ -1,0 +1,40 @@
+"""The fastest matrix product this machine does right now: what utilisation is measured against.
+
+python -m bench.peak --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+
+def matmul_peak(dtype: str, *, seconds: float = 0.4, sizes: tuple[int, ...] = (1024, 2048, 4096)) -> float:
+    """The best of square products of several sizes, each repeated for `seconds`."""
+    import torch
+
+    best = 0.0
+    for size in sizes:
+        left, right = (torch.randn(size, size).to(getattr(torch, dtype)) for _ in range(2))
+        out = torch.empty_like(left)
+        torch.mm(left, right, out=out)
+        until = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < until:
+            torch.mm(left, right, out=out)
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Matrix-product peak in operations a second.")
+    parser.add_argument("--threads", type=int, required=True)
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    print(json.dumps({dtype: matmul_peak(dtype) for dtype in ("bfloat16", "float32")}))
+
+
+if __name__ == "__main__":
+    main()

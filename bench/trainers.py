@@ -1,0 +1,163 @@
+"""Training steps of several systems at one shape: each a function of a batch of ids that does the whole step.
+
+`TRAINERS[name](shape)` builds a model with its optimizer, as the system's own users would, and answers with a
+`Trainer`. The libraries are imported inside, so that one which is missing is missed by itself only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the decoder and of a step; 6.6M parameters as they stand."""
+
+    vocabulary: int = 4096
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    feedforward: int = 640
+    context: int = 256
+    rows: int = 16
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.context
+
+    def flops_per_token(self, matrix_parameters: int) -> float:
+        """Forward and backward: six a weight, and causal attention over (context + 1) / 2 keys on average."""
+        return 6 * matrix_parameters + 12 * self.layers * self.width * (self.context + 1) / 2
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One step of training: `step(ids [rows, context + 1])`, the mean loss out."""
+
+    step: Callable[[Tensor], float]
+    parameters: int
+    flops_per_token: float
+    dtype: str
+
+
+def transformers(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer:
+    """Qwen3 of transformers, its own loss, and the optimizer its Trainer takes by default (fused AdamW)."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.width,
+            intermediate_size=shape.feedforward,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.heads,
+            head_dim=shape.width // shape.heads,
+            max_position_embeddings=shape.context,
+            tie_word_embeddings=False,
+            use_cache=False,
+        )
+    ).train()
+
+    def loss(ids: Tensor) -> Tensor:
+        # The model shifts by itself, so it is given one column less than there is: as many predictions but one.
+        return model(input_ids=ids[:, :-1], labels=ids[:, :-1]).loss
+
+    return _with_adamw(model, loss, shape, dtype=dtype, compiled=compiled)
+
+
+def plain(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer:
+    """The plain PyTorch decoder of `bench.plain` with fused AdamW."""
+    from bench.plain import Plain
+
+    model = Plain(
+        vocabulary=shape.vocabulary,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        feedforward=shape.feedforward,
+        context=shape.context,
+    )
+
+    def loss(ids: Tensor) -> Tensor:
+        return model(ids[:, :-1], ids[:, 1:])
+
+    return _with_adamw(model, loss, shape, dtype=dtype, compiled=compiled)
+
+
+def nanochat(shape: Shape, *, dtype: str) -> Trainer:
+    """A nanochat checkout's model, its Muon and AdamW, compiled as its training script does it.
+
+    The dtype is what the environment told it (NANOCHAT_DTYPE). Its value embeddings make it larger (10.0M), and
+    its feed-forward part has two matrices of four times the width.
+    """
+    from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found]
+
+    config = GPTConfig(
+        sequence_len=shape.context,
+        vocab_size=shape.vocabulary,
+        n_layer=shape.layers,
+        n_head=shape.heads,
+        n_kv_head=shape.heads,
+        n_embd=shape.width,
+        window_pattern="L",
+    )
+    with torch.device("meta"):
+        model = GPT(config)
+    model.to_empty(device="cpu")
+    model.init_weights()
+    optimizer = model.setup_optimizer()
+    run = torch.compile(model, dynamic=False)
+
+    def step(ids: Tensor) -> float:
+        loss = run(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
+        loss.backward()
+        optimizer.step()
+        model.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return Trainer(step, _count(model), shape.flops_per_token(model.num_matmul_params()), dtype)
+
+
+def _with_adamw(
+    model: torch.nn.Module, loss: Callable[[Tensor], Tensor], shape: Shape, *, dtype: str, compiled: bool
+) -> Trainer:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    compute: Callable[[Tensor], Tensor] = torch.compile(loss, dynamic=False) if compiled else loss
+    cast: Callable[[], Any] = partial(torch.autocast, "cpu", torch.bfloat16) if dtype == "bfloat16" else nullcontext
+
+    def step(ids: Tensor) -> float:
+        with cast():
+            value = compute(ids)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return value.item()
+
+    embedding = shape.vocabulary * shape.width
+    matrices = sum(weight.numel() for weight in model.parameters() if weight.ndim == 2) - embedding
+    return Trainer(step, _count(model), shape.flops_per_token(matrices), dtype)
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+TRAINERS: dict[str, Callable[[Shape], Trainer]] = {
+    "transformers fp32": partial(transformers, dtype="float32"),
+    "transformers bf16": partial(transformers, dtype="bfloat16"),
+    "transformers fp32 compiled": partial(transformers, dtype="float32", compiled=True),
+    "transformers bf16 compiled": partial(transformers, dtype="bfloat16", compiled=True),
+    "nanochat bf16 compiled": partial(nanochat, dtype="bfloat16"),
+    "plain fp32": partial(plain, dtype="float32"),
+    "plain bf16": partial(plain, dtype="bfloat16"),
+    "plain bf16 compiled": partial(plain, dtype="bfloat16", compiled=True),
+}
