@@ -11,7 +11,7 @@ A new kind of file is one function in `readers`; a new origin is one function he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -23,6 +23,7 @@ from vita.data.files import File
 from vita.data.formats import FORMATS, Format, Misfit, detect
 from vita.data.readers import READERS, Problem, Row
 from vita.data.records import Dialogue, Document, Drop
+from vita.data.world import World, WorldSettings
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import DataError, MissingExtra
 
@@ -41,8 +42,8 @@ class Source(Settings):
     """A file, a folder (all usable files below it), a glob, or a URL such as `s3://bucket/folder`."""
     exclude: tuple[str, ...] = ()
     """Globs of files to leave out, matched with the name of the file and its path below the folder."""
-    world: dict[str, Any] | None = None
-    """The embedded world."""
+    world: WorldSettings | None = None
+    """The embedded world, which needs no files."""
     huggingface: str | None = None
     """A data set of the Hugging Face hub, or a folder in its form (extra `datasets`)."""
     subset: str | None = None
@@ -95,14 +96,14 @@ class Stretch:
 def documents(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Document]:
     """The documents of a source in their order; unusable rows go to `dropped` when the source drops them."""
     stretch = source if isinstance(source, Stretch) else _all_of(source)
-    kept = _usable(_origin(stretch), stretch.source, _document, dropped)
+    kept = _usable(_origin(stretch, Document), stretch.source, _document, dropped)
     return islice(kept, stretch.source.limit)
 
 
 def dialogues(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
     """The dialogues of a source; each file's format is told from its first row (see `formats`)."""
     stretch = source if isinstance(source, Stretch) else _all_of(source)
-    kept = _usable(_origin(stretch), stretch.source, _DialogueMaker(), dropped)
+    kept = _usable(_origin(stretch, Dialogue), stretch.source, _DialogueMaker(), dropped)
     return islice(kept, stretch.source.limit)
 
 
@@ -122,15 +123,22 @@ def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
 
 def usable_files(source: Source) -> list[File]:
     """The files of a path that a reader knows. In a folder others are passed over; alone or all, they are refused."""
-    found = files.find(source.path or "", exclude=source.exclude, where=source.label())
+    found = _found(source)
     usable = [file for file in found if file.suffix in READERS]
     if usable:
         return usable
     got = sorted({PurePosixPath(file.path).name if len(found) == 1 else f".{file.suffix}" for file in found})
-    raise DataError(
-        source.label(), expected="files ending in " + ", ".join(f".{name}" for name in READERS) + " (also .gz, .zst)",
-        got=", ".join(got[:5]),
-    )  # fmt: skip
+    known = ", ".join(f".{name}" for name in READERS)
+    raise DataError(source.label(), expected=f"files ending in {known} (also .gz, .zst)", got=", ".join(got[:5]))
+
+
+def passed_over(source: Source) -> list[str]:
+    """The names of files that no reader knows."""
+    return [file.name for file in _found(source) if file.suffix not in READERS] if source.path is not None else []
+
+
+def _found(source: Source) -> list[File]:
+    return files.find(source.path or "", exclude=source.exclude, where=source.label())
 
 
 # -- records of rows
@@ -250,24 +258,25 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).name.split(".")[0] or name
 
 
-# -- origins: a stretch -> its rows, or finished records
+# -- origins: a stretch -> its rows, or finished records of the wanted kind
 
-ORIGINS: dict[str, Callable[[Stretch], Iterator[Any]]] = {}
+Origin = Callable[[Stretch, type[Document] | type[Dialogue]], Iterator[Any]]
+ORIGINS: dict[str, Origin] = {}
 
 
-def origin(name: str) -> Callable[[Callable[[Stretch], Iterator[Any]]], Callable[[Stretch], Iterator[Any]]]:
+def origin(name: str) -> Callable[[Origin], Origin]:
     """Enter an origin under the name of the field of `Source` that chooses it."""
 
-    def enter(read: Callable[[Stretch], Iterator[Any]]) -> Callable[[Stretch], Iterator[Any]]:
+    def enter(read: Origin) -> Origin:
         ORIGINS[name] = read
         return read
 
     return enter
 
 
-def _origin(stretch: Stretch) -> Iterator[Any]:
+def _origin(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Any]:
     chosen = next(name for name in ORIGINS if getattr(stretch.source, name) is not None)
-    return ORIGINS[chosen](stretch)
+    return ORIGINS[chosen](stretch, wanted)
 
 
 def _all_of(source: Source) -> Stretch:
@@ -275,14 +284,23 @@ def _all_of(source: Source) -> Stretch:
 
 
 @origin("path")
-def read_files(stretch: Stretch) -> Iterator[Row]:
+def read_files(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Row]:
     """The rows of each file, by the reader for its suffix."""
     for file in stretch.files:
         yield from READERS[file.suffix](file, stretch.source)
 
 
+@origin("world")
+def read_world(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Document | Dialogue]:
+    """The documents or the dialogues of the embedded world."""
+    source = stretch.source
+    world = World.create(source.world)
+    for record in world.documents() if wanted is Document else world.dialogues():
+        yield replace(record, source=source.name or record.source, licence=record.licence or source.licence)
+
+
 @origin("huggingface")
-def read_huggingface(stretch: Stretch) -> Iterator[Row]:
+def read_huggingface(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Row]:
     """The rows of a data set of the hub, streamed."""
     name = stretch.source.huggingface or ""
     try:

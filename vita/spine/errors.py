@@ -47,6 +47,15 @@ class VitaError(Exception):
         text = f"{where}: " + ", ".join(parts)
         super().__init__(f"{text}; {hint}" if hint else text)
 
+    def __reduce__(self) -> Any:
+        return _restored, (type(self), self.args, self.__dict__)  # so that it crosses from a worker process whole
+
+
+def _restored(cls: type[VitaError], args: tuple[Any, ...], fields: dict[str, Any]) -> VitaError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(fields)
+    return error
+
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) and " " in value else repr(value)

@@ -1,0 +1,200 @@
+"""The report of a corpus: what came from where, what was dropped and why, and under which licences the rest stands."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vita.data.place import Decisions
+from vita.data.sift import PartTable, Tally
+
+NO_LICENCE = "not stated"
+
+
+def describe(
+    tally: Tally,
+    tables: Sequence[PartTable],
+    decisions: Decisions,
+    *,
+    filters: Sequence[Mapping[str, Any]],
+    repeats: Mapping[str, float],
+    passed_over: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that the report says, as plain values that are the same on every machine."""
+    sizes = np.concatenate([table.sizes for table in tables])
+    train, held_out = decisions.passes > 0, decisions.held_out
+    by_source = _split([table.sources for table in tables], [table.source_of for table in tables])
+    by_licence = _split([table.licences for table in tables], [table.licence_of for table in tables])
+    dropped = _dropped(tally)
+    return {
+        "documents": {
+            "read": sum(count.documents for count in tally.read.values()),
+            "dropped": sum(count["documents"] for count in dropped.values()),
+            "train": int(train.sum()),
+            "train_with_repeats": int(decisions.passes.sum()),
+            "held_out": int(held_out.sum()),
+            "renamed": int((decisions.occurrence > 0).sum()),
+        },
+        "bytes": {
+            "read": sum(count.bytes for count in tally.read.values()),
+            "train": int(sizes[train].sum()),
+            "train_with_repeats": int((sizes * decisions.passes).sum()),
+            "held_out": int(sizes[held_out].sum()),
+        },
+        "sources": {
+            source: {
+                "read": _plain(tally.read.get(source)),
+                "mended": tally.mended.get(source, 0),
+                "train": _count(sizes, by_source.get(source), train),
+                "held_out": _count(sizes, by_source.get(source), held_out),
+                "dropped": {
+                    reason: _plain(count) for reason, count in sorted(tally.dropped.get(source, {}).items())
+                },
+            }
+            for source in sorted({*tally.read, *tally.dropped})
+        },
+        "licences": {
+            licence or NO_LICENCE: _count(sizes, places, train | held_out)
+            for licence, places in sorted(by_licence.items(), key=lambda item: item[0] or "")
+            if (train | held_out)[places].any()
+        },
+        "dropped": dropped,
+        "filters": list(filters),
+        "repeats": dict(repeats),
+        "passed_over": sorted(passed_over),
+    }  # fmt: skip
+
+
+def _split(names: Sequence[Sequence[Any]], codes: Sequence[np.ndarray]) -> dict[Any, np.ndarray]:
+    """name -> the places of its documents, over all parts."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(name for part in names for name in part))}
+    lookup = [np.array([numbers[name] for name in part], np.int64) for part in names]
+    everything = np.concatenate([table[code] for table, code in zip(lookup, codes, strict=True)])
+    return {name: np.flatnonzero(everything == number) for name, number in numbers.items()}
+
+
+def _count(sizes: np.ndarray, places: np.ndarray | None, chosen: np.ndarray) -> dict[str, int]:
+    places = places[chosen[places]] if places is not None else np.zeros(0, np.int64)
+    return {"documents": len(places), "bytes": int(sizes[places].sum())}
+
+
+def _plain(count: Any) -> dict[str, int]:
+    return {"documents": count.documents, "bytes": count.bytes} if count else {"documents": 0, "bytes": 0}
+
+
+def _dropped(tally: Tally) -> dict[str, dict[str, Any]]:
+    totals: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for reasons in tally.dropped.values():
+        for reason, count in reasons.items():
+            totals[reason] += count.documents
+            sizes[reason] += count.bytes
+    return {
+        reason: {
+            "documents": totals[reason],
+            "bytes": sizes[reason],
+            "samples": [
+                {name: sample[name] for name in ("id", "source", "detail", "text")} for sample in tally.samples[reason]
+            ],
+        }
+        for reason in sorted(totals)
+    }
+
+
+# -- for people
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    documents, size = report["documents"], report["bytes"]
+    lines = [
+        "# Corpus",
+        "",
+        f"{documents['read']:,} documents ({_mb(size['read'])}) were read, {documents['dropped']:,} dropped. "
+        f"{documents['train']:,} ({_mb(size['train'])}) train"
+        + (
+            f", {documents['train_with_repeats']:,} with repeats"
+            if documents["train_with_repeats"] != documents["train"]
+            else ""
+        )
+        + f"; {documents['held_out']:,} ({_mb(size['held_out'])}) are held out.",
+        "",
+        "## Sources",
+        "",
+        *_table(
+            ["source", "read", "MB", "mended", "dropped", "train", "held out", "train MB"],
+            (
+                [
+                    _safe(source),
+                    f"{one['read']['documents']:,}",
+                    _mb(one["read"]["bytes"], unit=""),
+                    f"{one['mended']:,}",
+                    f"{sum(count['documents'] for count in one['dropped'].values()):,}",
+                    f"{one['train']['documents']:,}",
+                    f"{one['held_out']['documents']:,}",
+                    _mb(one["train"]["bytes"], unit=""),
+                ]
+                for source, one in report["sources"].items()
+            ),
+        ),
+        "## Licences",
+        "",
+        *_table(
+            ["licence", "documents", "MB"],
+            (
+                [_safe(licence), f"{one['documents']:,}", _mb(one["bytes"], unit="")]
+                for licence, one in report["licences"].items()
+            ),
+        ),
+        "## Dropped",
+        "",
+        *_dropped_lines(report),
+    ]
+    if report["documents"]["renamed"]:
+        lines += [
+            f"{report['documents']['renamed']:,} documents shared their id with another text; they became `id#2`, ...",
+            "",
+        ]
+    if report["passed_over"]:
+        lines += ["Files of other kinds, passed over: " + ", ".join(report["passed_over"][:20]), ""]
+    return "\n".join(lines)
+
+
+def _dropped_lines(report: Mapping[str, Any]) -> list[str]:
+    if not report["dropped"]:
+        return ["Nothing was dropped.", ""]
+    rows = sorted(report["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))
+    lines = _table(
+        ["reason", "documents", "MB"],
+        ([f"`{reason}`", f"{one['documents']:,}", _mb(one["bytes"], unit="")] for reason, one in rows),
+    )
+    for reason, one in rows:
+        lines += [f"### `{reason}`", ""]
+        for sample in one["samples"]:
+            shown = f": {_safe(sample['text'])}" if sample["text"] else ""
+            lines.append(f"- **{_safe(sample['id'])}** ({_safe(sample['source'])}; {_safe(sample['detail'])}){shown}")
+        lines.append("")
+    return lines
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join(" --- " for _ in head) + "|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+
+
+def _safe(text: str) -> str:
+    """Text that cannot break the page it stands on."""
+    for mark in "\\|*_[]`":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _mb(size: int, *, unit: str = " MB") -> str:
+    return f"{size / 1e6:,.2f}{unit}"

@@ -1,0 +1,155 @@
+"""The second pass of curation: with every key known, each document is placed in training, held out, or dropped.
+
+Decisions are made on arrays of keys; the text of a part is read once more, to be written where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import orjson
+from jaxtyping import Bool, Float64, Int64, UInt64
+
+from vita.data.corpus import ZstdLines, dump, read_lines
+from vita.data.dedup import first_equal
+from vita.data.mixing import draw, hold_out, passes
+from vita.data.records import Drop
+from vita.data.sift import PartTable, Tally
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the decisions follow."""
+
+    deduplicate: bool
+    held_out: float
+    """A share below 1, a number of documents from 1 on."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What becomes of each document, all parts in one row."""
+
+    first: Int64[np.ndarray, "N"]
+    """The document that this one repeats; itself where it repeats none."""
+    held_out: Bool[np.ndarray, "N"]
+    passes: Int64[np.ndarray, "N"]
+    """How often it stands in the training text."""
+    occurrence: Int64[np.ndarray, "N"]
+    """How many documents before it have the same source and id, but another text."""
+
+    @property
+    def repeated(self) -> Bool[np.ndarray, "N"]:
+        return self.first != np.arange(len(self.first))
+
+
+def decide(
+    tables: Sequence[PartTable], wanted: Wanted, *, repeat: Float64[np.ndarray, "P"], reserved: Bool[np.ndarray, "P"]
+) -> Decisions:
+    """Decide for the documents of all parts; `repeat` and `reserved` (wholly held out) are given by part.
+
+    Equal texts are never on both sides, whether or not they are deduplicated.
+    """
+    counts = [len(table.sizes) for table in tables]
+    keys = np.concatenate([table.keys for table in tables])
+    reserved = np.repeat(reserved, counts)
+    # Held-out documents come first, so that the copy in training is the one to go.
+    first = first_equal(keys, rank=(~reserved).astype(np.int8))
+    candidates = ~reserved[first]
+    held_out = ~candidates
+    chosen = hold_out(draw(keys[candidates], seed=wanted.seed, purpose=1), wanted.held_out)
+    held_out[np.flatnonzero(candidates)[chosen]] = True
+    if not wanted.deduplicate:
+        first = np.arange(len(keys))
+    kept = first == np.arange(len(keys))
+    times = passes(draw(keys, seed=wanted.seed, purpose=2), np.repeat(repeat, counts))
+    times[~kept | held_out] = 0
+    occurrence = np.zeros(len(keys), np.int64)
+    hashes = np.concatenate([table.id_hashes for table in tables])
+    occurrence[kept] = _occurrences(hashes[kept])
+    return Decisions(first, held_out & kept, times, occurrence)
+
+
+def _occurrences(hashes: UInt64[np.ndarray, "K"]) -> Int64[np.ndarray, "K"]:
+    """How often each hash came before."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    begins = np.ones(len(hashes), bool)
+    begins[1:] = ordered[1:] != ordered[:-1]
+    places = np.arange(len(hashes))
+    answer = np.empty(len(hashes), np.int64)
+    answer[order] = places - np.maximum.accumulate(np.where(begins, places, 0))
+    return answer
+
+
+# -- writing one part
+
+
+@dataclass(frozen=True)
+class Placing:
+    """A part, what becomes of each of its documents, and the file of each pass (None where that pass has none)."""
+
+    part: Path
+    train: tuple[Path | None, ...]
+    decisions: Decisions
+    begins: int
+    """Its first document among those of all parts."""
+    first_ids: dict[int, str] = field(default_factory=dict)
+    """The id of each document that one of this part repeats."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What does not go into the part's own files."""
+
+    held_out: list[bytes]
+    drops: list[bytes]
+    tally: Tally
+
+
+def part_of(decisions: Decisions, begins: int, ends: int) -> Decisions:
+    """The decisions for some documents in a row; `first` still counts over all."""
+    cut = slice(begins, ends)
+    return Decisions(decisions.first[cut], decisions.held_out[cut], decisions.passes[cut], decisions.occurrence[cut])
+
+
+def place(job: Placing, tick: Callable[[int], None]) -> Placed:
+    """Write a part's training files; hand back its held-out lines and its drops."""
+    decisions, placed = job.decisions, Placed([], [], Tally())
+    shards = [ZstdLines(path) if path else None for path in job.train]
+    for number, line in enumerate(read_lines(job.part)):
+        first, times = int(decisions.first[number]), int(decisions.passes[number])
+        if decisions.occurrence[number]:
+            line = _renamed(line, int(decisions.occurrence[number]))
+        if first != job.begins + number:
+            _drop(placed, line, "duplicate", f"repeats {job.first_ids[first]}")
+        elif decisions.held_out[number]:
+            placed.held_out.append(line)
+        elif not times:
+            _drop(placed, line, "repeat", "not among those drawn for this share of a pass")
+        for shard in shards[:times]:
+            assert shard is not None, "a pass with documents has a file"
+            shard.write(line)
+    for shard in shards:
+        if shard:
+            shard.close()
+    tick(len(decisions.first))
+    return placed
+
+
+def _renamed(line: bytes, occurrence: int) -> bytes:
+    """An id that another document of the source has too becomes `id#2`, so that it can be traced."""
+    row = orjson.loads(line)
+    row["id"] = f"{row['id']}#{occurrence + 1}"
+    return dump(row)
+
+
+def _drop(placed: Placed, line: bytes, reason: str, detail: str) -> None:
+    row = orjson.loads(line)
+    drop = Drop(row["id"], row["source"], reason, detail)
+    placed.tally.drop(drop, size=len(row["text"].encode()), text=row["text"])
+    placed.drops.append(dump({"id": drop.id, "source": drop.source, "reason": reason, "detail": detail}))

@@ -1,0 +1,273 @@
+"""Text is gathered, cleaned and chosen: what the model learns from, what it is tested on, and what it never sees.
+
+Every document that is left out has its reason; every one that stays keeps its id, source and licence. A part is held
+out for testing, drawn by content so that equal texts are never on both sides.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from vita.data.corpus import ZstdLines, dump, read_lines
+from vita.data.corpus_report import describe, to_markdown
+from vita.data.filters import DEFAULT_FILTERS, FilterUse
+from vita.data.parallel import in_order
+from vita.data.place import Decisions, Placed, Placing, Wanted, decide, part_of, place
+from vita.data.sift import Job, PartTable, Sifted, Tally, sift
+from vita.data.sources import Source, passed_over, stretches
+from vita.spine.config import Settings
+from vita.spine.errors import DataError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Corpus
+
+VERSION = 1
+
+_STRETCH_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
+_WORTH_PROCESSES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
+
+
+class Config(Settings):
+    """Which text, and what is done with it."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where the text comes from: a list, or a mapping of names. Of equal documents the first one stays."""
+    filters: tuple[FilterUse, ...] = Field(DEFAULT_FILTERS, validate_default=True)
+    """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps everything."""
+    deduplicate: bool = True
+    """Drop documents equal to an earlier one but for case, white space and the forms of characters."""
+    held_out: float = Field(0.01, ge=0)
+    """Held out for testing: a share of the documents (at least one) below 1, a number of them from 1 on, 0 for none."""
+    held_out_sources: tuple[str, ...] = ()
+    """Names of sources held out as a whole; documents equal to theirs leave the training text."""
+    seed: int = 0
+    """Decides which documents are held out, and which are drawn where a source's `repeat` is not whole."""
+    shard_megabytes: int = Field(64, ge=1)
+    """Text in a file of the corpus, at most; and about what a process holds at once."""
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return [
+            {"name": name, **({"path": given} if isinstance(given, str) else given or {})}
+            for name, given in value.items()
+        ]
+
+    @model_validator(mode="after")
+    def _held_out_sources_exist(self) -> Config:
+        known = {source.name: source for source in self.sources if source.name}
+        for name in self.held_out_sources:
+            if name not in known:
+                raise ValueError(
+                    f"held_out_sources: no source is named `{name}`; named are {', '.join(known) or 'none'}"
+                )
+            if known[name].repeat != 1:
+                raise ValueError(f"source `{name}` is held out, so its `repeat` would change nothing; leave it out")
+        if len(known) < sum(source.name is not None for source in self.sources):
+            raise ValueError("two sources have the same name")
+        return self
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Nothing: the life begins here."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
+    """Sift every source, decide on every document, and write the corpus with its report."""
+    began = time.monotonic()
+    jobs, owners = _jobs(config, context.scratch / "sifted")
+    workers = context.machine.threads if sum(job.stretch.size for job in jobs) > _WORTH_PROCESSES else 1
+    sifted = _sift_all(jobs, workers, context)
+    tally = Tally()
+    for one in sifted:
+        tally.merge(one.tally)
+    parts = [(part, owners[one.number]) for one in sifted for part in one.parts]
+    if not parts:
+        raise _nothing_left(tally)
+    tables = [PartTable.load(part) for part, _ in parts]
+    decisions = decide(
+        tables,
+        Wanted(config.deduplicate, config.held_out, config.seed),
+        repeat=np.array([owner.repeat for _, owner in parts]),
+        reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
+    )
+    if not decisions.passes.any():
+        raise _nothing_to_train_on(decisions)
+    folder = context.draft_folder()
+    placings = _placings([part for part, _ in parts], tables, decisions, folder)
+    _write(placings, sifted, tally, folder, workers, context)
+    report = describe(
+        tally, tables, decisions, filters=[use.model_dump() for use in config.filters],
+        repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
+        passed_over=[name for source in config.sources for name in passed_over(source)],
+    )  # fmt: skip
+    (folder / "report.json").write_bytes(dump(report))
+    (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
+    _record(context, report, time.monotonic() - began, workers)
+    return Draft(
+        Corpus, folder, {name: report[name] for name in ("documents", "bytes", "dropped", "sources", "licences")}
+    )
+
+
+# -- the two passes
+
+
+def _jobs(config: Config, folder: Path) -> tuple[list[Job], list[Source]]:
+    """A job for each stretch, and the source that each belongs to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part_bytes = config.shard_megabytes * 2**20
+    owned = [(source, stretch) for source in config.sources for stretch in stretches(source, bytes_each=_STRETCH_BYTES)]
+    jobs = [
+        Job(number, stretch, config.filters, folder, part_bytes) for number, (_, stretch) in enumerate(owned)
+    ]  # fmt: skip
+    return jobs, [source for source, _ in owned]
+
+
+def _sift_all(jobs: list[Job], workers: int, context: Context) -> list[Sifted]:
+    """The answers in the order of the sources, though the largest are begun first."""
+    largest_first = sorted(jobs, key=lambda job: -job.stretch.size)
+    progress = _Progress(context, sum(job.stretch.size for job in jobs))
+    answers = []
+    for job, answer in zip(
+        largest_first, in_order(sift, largest_first, workers=workers, watch=progress.watch), strict=True
+    ):
+        progress.finished(job.stretch.size, sum(count.documents for count in answer.tally.read.values()))
+        answers.append(answer)
+    return sorted(answers, key=lambda answer: answer.number)
+
+
+class _Progress:
+    """Tells how many documents are done; their total is guessed from the files that are finished."""
+
+    def __init__(self, context: Context, size: int) -> None:
+        self._context, self._size = context, size
+        self._finished_size = self._finished_documents = 0
+        self._told_at = 0.0
+
+    def finished(self, size: int, documents: int) -> None:
+        self._finished_size += size
+        self._finished_documents += documents
+
+    def watch(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at < 0.2:
+            return
+        self._told_at = now
+        total = None
+        if self._finished_size:
+            total = max(done, round(self._finished_documents * self._size / self._finished_size))
+        self._context.emit("progress", done=done, total=total, unit="documents", doing="sifting")
+
+
+def _placings(parts: list[Path], tables: list[PartTable], decisions: Decisions, folder: Path) -> list[Placing]:
+    begins = [0, *itertools.accumulate(len(table.sizes) for table in tables)]
+    repeated = np.flatnonzero(decisions.repeated)
+    first_ids = _ids_of(np.unique(decisions.first[repeated]), tables, begins)
+    numbers = itertools.count()
+    most = int(decisions.passes.max())
+    # Every pass over all parts comes before the next pass, so that repeats of a text lie far apart.
+    files: list[list[Path | None]] = [[] for _ in parts]
+    for time_over in range(most):
+        for index in range(len(parts)):
+            any_left = (decisions.passes[begins[index] : begins[index + 1]] > time_over).any()
+            files[index].append(folder / "train" / f"{next(numbers):05d}.jsonl.zst" if any_left else None)
+    placings = []
+    for index, part in enumerate(parts):
+        own = part_of(decisions, begins[index], begins[index + 1])
+        needed = own.first[own.first != np.arange(begins[index], begins[index + 1])]
+        ids = {int(first): first_ids[int(first)] for first in needed}
+        placings.append(Placing(part, tuple(files[index]), own, begins[index], ids))
+    return placings
+
+
+def _ids_of(documents: np.ndarray, tables: list[PartTable], begins: list[int]) -> dict[int, str]:
+    parts = np.searchsorted(begins, documents, side="right") - 1
+    return {
+        int(document): tables[part].ids[document - begins[part]]
+        for document, part in zip(documents.tolist(), parts.tolist(), strict=True)
+    }
+
+
+def _write(
+    placings: list[Placing], sifted: list[Sifted], tally: Tally, folder: Path, workers: int, context: Context
+) -> None:
+    (folder / "train").mkdir()
+    (folder / "heldout").mkdir()
+    total = sum(len(placing.decisions.first) for placing in placings)
+    held_out = _Shards(folder / "heldout")
+    with ZstdLines(folder / "drops.jsonl.zst") as drops:
+        for one in sifted:
+            for line in read_lines(one.drops):
+                drops.write(line)
+
+        def watch(done: int) -> None:
+            context.emit("progress", done=done, total=total, unit="documents", doing="writing")
+
+        answer: Placed
+        for answer in in_order(place, placings, workers=workers, watch=watch):
+            tally.merge(answer.tally)
+            for line in answer.drops:
+                drops.write(line)
+            for line in answer.held_out:
+                held_out.write(line)
+    held_out.close()
+
+
+class _Shards:
+    """Lines in files of bounded size."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder, itertools.count()
+        self._open: ZstdLines | None = None
+        self._bytes = 0
+
+    def write(self, line: bytes) -> None:
+        if self._open is None or self._bytes > 64 * 2**20:
+            self.close()
+            self._open, self._bytes = ZstdLines(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
+        self._open.write(line)
+        self._bytes += len(line)
+
+    def close(self) -> None:
+        if self._open:
+            self._open.close()
+
+
+def _nothing_left(tally: Tally) -> DataError:
+    read = sum(count.documents for count in tally.read.values())
+    if not read and not tally.dropped:
+        return DataError("curate", "the sources hold no document at all", hint="look into the files that are named")
+    reasons: dict[str, int] = {}
+    for counts in tally.dropped.values():
+        for reason, count in counts.items():
+            reasons[reason] = reasons.get(reason, 0) + count.documents
+    shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5])
+    return DataError(
+        "curate", f"no document is left: all {sum(reasons.values())} were dropped ({shown})",
+        hint="loosen or take out these filters in `filters`",
+    )  # fmt: skip
+
+
+def _nothing_to_train_on(decisions: Decisions) -> DataError:
+    return DataError(
+        "curate", f"all {int(decisions.held_out.sum())} documents that are left are held out, none is to train on",
+        hint="set `held_out: 0`, or cut the text into more documents (`cut_at`)",
+    )  # fmt: skip
+
+
+def _record(context: Context, report: dict[str, Any], seconds: float, workers: int) -> None:
+    megabytes = report["bytes"]["read"] / 1e6
+    context.record |= {
+        "megabytes_per_second": round(megabytes / max(seconds, 1e-9), 2),
+        "documents_per_second": round(report["documents"]["read"] / max(seconds, 1e-9), 1),
+        "workers": workers,
+    }
