@@ -40,6 +40,8 @@ def learn(texts: Iterable[str], *, size: int, trainer: str | None = None) -> lis
 
     `trainer` is rustbpe where it is installed, else `tokenizers`; both are exact and differ in ties only.
     """
+    if size == 0:
+        return []
     if trainer is None:
         trainer = "rustbpe" if installed("rustbpe") else "tokenizers"
     if trainer not in TRAINERS:

@@ -1,0 +1,288 @@
+"""Learn a vocabulary from the corpus, or take the model's own, and turn every document into tokens.
+
+The model will only ever see these numbers: frequent words become one token, rare ones several, and no text is
+impossible, since every byte is a token. Each document begins with `<|endoftext|>`, so that a model learns where one
+thing ends and another begins.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from vita.data import bpe
+from vita.data.records import Document
+from vita.data.shards import SHARD_TOKENS, Shards, write_shards
+from vita.data.sources import Source, documents
+from vita.data.tokenizer import Tokenizer
+from vita.spine.config import Settings
+from vita.spine.errors import DataError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Corpus, Model, Tokens
+
+VERSION = 1
+
+BATCH_BYTES = 4 * 2**20
+"""Text encoded at once."""
+CHECKED_BYTES = 32 * 2**20
+"""Text that is decoded again and whose words are counted, spread over the corpus."""
+
+
+class Config(Settings):
+    """How text becomes tokens."""
+
+    vocabulary: int = Field(4096, ge=259, le=2**31)
+    """Number of different tokens: 256 bytes, 3 special ones and merges. More make texts shorter and the model larger;
+    a model's own tokenizer, when one is given, has its own number."""
+    sample_bytes: int = Field(128 * 2**20, ge=2**16)
+    """Most text that the vocabulary is learnt from, spread evenly over the corpus; bounds memory and time."""
+    shard_tokens: int = Field(SHARD_TOKENS, ge=1)
+    """Tokens in a file of the token stream."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    corpus: Corpus
+    model: Model | None = None
+    """Brings its own tokenizer, which is then used as it is."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
+    folder = context.draft_folder()
+    sizes = {split: _bytes_in(inputs.corpus.path / split) for split in ("train", "heldout")}
+    if not sizes["train"]:
+        raise DataError("tokenize", "the corpus holds no text to train on", hint="look at its drop report")
+    began = time.monotonic()
+    tokenizer = _tokenizer(config, inputs, context, total=sizes["train"])
+    tokenizer.save(folder / "tokenizer")
+    context.record["learning_seconds"] = round(time.monotonic() - began, 3)
+
+    tallies: dict[str, _Tally] = {}
+    shards: dict[str, Shards] = {}
+    for split, total in sizes.items():
+        tally = tallies[split] = _Tally(tokenizer, share=min(1.0, CHECKED_BYTES / max(total, 1)))
+        began = time.monotonic()
+        shards[split] = write_shards(
+            folder / split,
+            _encoded(_documents(inputs.corpus.path / split), tokenizer, tally, context, total=total),
+            vocabulary=tokenizer.vocabulary,
+            document=tokenizer.document,
+            tokenizer=tokenizer.digest,
+            shard_tokens=config.shard_tokens,
+        )
+        seconds = max(time.monotonic() - began, 1e-9)
+        context.record[f"{split}_bytes_per_second"] = round(total / seconds)
+    report = _report(tokenizer, tallies, shards, learnt=inputs.model is None)
+    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+    facts = {
+        "vocabulary": tokenizer.vocabulary,
+        "train_tokens": shards["train"].tokens,
+        "heldout_tokens": shards["heldout"].tokens,
+        "documents": shards["train"].documents,
+        "bytes_per_token": report["train"]["all"]["bytes_per_token"],
+        "round_trip": report["train"]["all"]["round_trip"],
+    }
+    return Draft(Tokens, folder, facts)
+
+
+# -- the tokenizer
+
+
+def _tokenizer(config: Config, inputs: Inputs, context: Context, *, total: int) -> Tokenizer:
+    if inputs.model is not None:
+        tokenizer = Tokenizer.load(inputs.model.path)
+        context.emit("note", text=f"uses the model's own tokenizer of {tokenizer.vocabulary:,} tokens")
+        return tokenizer
+    progress = _Progress(context, total=total)
+    texts = (progress.passing(document.text) for document in _documents(inputs.corpus.path / "train"))
+    return Tokenizer.train(bpe.sample(texts, limit=config.sample_bytes, total=total), vocabulary=config.vocabulary)
+
+
+def _documents(folder: Path) -> Iterator[Document]:
+    """The documents of one part of a corpus; a part without files holds none."""
+    if any(folder.glob("*.jsonl*")):
+        yield from documents(Source.model_validate({"path": str(folder)}))
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(_size(document.text) for document in _documents(folder))
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+# -- encoding
+
+
+def _encoded(
+    given: Iterable[Document], tokenizer: Tokenizer, tally: _Tally, context: Context, *, total: int
+) -> Iterator[tuple[Document, np.ndarray]]:
+    """Each document with its tokens, encoded some megabytes at a time."""
+    progress = _Progress(context, total=total)
+    for batch in _batches(given):
+        found = tokenizer.encode_batch([document.text for document in batch], threads=context.machine.threads)
+        tally.used += np.bincount(np.concatenate(found), minlength=tokenizer.vocabulary)
+        for document, ids in zip(batch, found, strict=True):
+            tally.add(document, ids)
+            progress.passing(document.text)
+            yield document, ids
+
+
+def _batches(given: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    held = 0
+    for document in given:
+        batch.append(document)
+        held += len(document.text)
+        if held >= BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+class _Progress:
+    """Tells how many bytes went by, every few megabytes."""
+
+    def __init__(self, context: Context, *, total: int) -> None:
+        self._emit, self._total, self._done, self._told = context.emit, total, 0, 0
+
+    def passing(self, text: str) -> str:
+        self._done += _size(text)
+        if self._done - self._told >= BATCH_BYTES or self._done == self._total:
+            self._told = self._done
+            self._emit("progress", done=self._done, total=self._total, unit="bytes")
+        return text
+
+
+# -- the report
+
+
+@dataclass
+class _Counts:
+    """What was counted of one source."""
+
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    checked: int = 0
+    restored: int = 0
+    words: int = 0
+    tokens_of_words: int = 0
+
+    def __add__(self, other: _Counts) -> _Counts:
+        return _Counts(*(getattr(self, name) + getattr(other, name) for name in vars(self)))
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "documents": self.documents,
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "bytes_per_token": _ratio(self.bytes, self.tokens),
+            "tokens_per_word": _ratio(self.tokens_of_words, self.words),
+            "checked": self.checked,
+            "round_trip": _ratio(self.restored, self.checked),
+        }
+
+
+@dataclass
+class _Tally:
+    """Counts tokens by source and, of a share of the documents, words and exact round trips."""
+
+    tokenizer: Tokenizer
+    share: float
+    by_source: dict[str, _Counts] = field(default_factory=dict)
+    seen: int = 0
+    checked: int = 0
+    used: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.used = np.zeros(self.tokenizer.vocabulary, dtype=np.int64)
+
+    def add(self, document: Document, ids: np.ndarray) -> None:
+        counts = self.by_source.setdefault(document.source, _Counts())
+        size = _size(document.text)
+        counts.documents += 1
+        counts.bytes += size
+        counts.tokens += len(ids)
+        self.seen += size
+        if self.checked + size <= self.seen * self.share:
+            self.checked += size
+            counts.checked += 1
+            counts.restored += self.tokenizer.decode(ids.tolist()) == document.text
+            counts.words += len(document.text.split())
+            counts.tokens_of_words += len(ids)
+
+
+def _report(
+    tokenizer: Tokenizer, tallies: dict[str, _Tally], shards: dict[str, Shards], *, learnt: bool
+) -> dict[str, Any]:
+    used = tallies["train"].used
+    ordinary = np.array([i not in tokenizer.special_ids for i in range(tokenizer.vocabulary)])
+    longest = sorted(range(tokenizer.vocabulary), key=lambda i: (-len(tokenizer.token_bytes(i)), i))
+    report: dict[str, Any] = {
+        "tokenizer": {
+            "digest": tokenizer.digest,
+            "learnt_here": learnt,
+            "vocabulary": tokenizer.vocabulary,
+            "special": tokenizer.specials,
+            "used": int((used > 0).sum()),
+            "unused_share": _ratio(int(((used == 0) & ordinary).sum()), int(ordinary.sum())),
+            "rare": int(((used > 0) & (used < 10)).sum()),
+            "longest": [
+                tokenizer.token_bytes(i).decode("utf-8", "replace") for i in longest if i not in tokenizer.special_ids
+            ][:20],
+        }
+    }
+    for split, tally in tallies.items():
+        total = sum(tally.by_source.values(), _Counts())
+        report[split] = {
+            "stream_tokens": shards[split].tokens,
+            "all": total.figures(),
+            "sources": {name: counts.figures() for name, counts in sorted(tally.by_source.items())},
+        }
+    return report
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    tokenizer = report["tokenizer"]
+    origin = "learnt from this corpus" if tokenizer["learnt_here"] else "the model's own"
+    lines = [
+        "# Tokens",
+        "",
+        f"A vocabulary of {tokenizer['vocabulary']:,} tokens, {origin}. In the training text "
+        f"{tokenizer['used']:,} of them occur, {tokenizer['rare']:,} of these fewer than ten times.",
+        "",
+        "| part | source | documents | MB | tokens | bytes per token | tokens per word | exact round trip |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for split in ("train", "heldout"):
+        for name, figures in [("**all**", report[split]["all"]), *report[split]["sources"].items()]:
+            cells = [split, name.replace("|", "\\|"), f"{figures['documents']:,}", f"{figures['bytes'] / 1e6:,.2f}"]
+            cells += [f"{figures['tokens']:,}", _shown(figures["bytes_per_token"]), _shown(figures["tokens_per_word"])]
+            share = "" if figures["round_trip"] is None else f"{figures['round_trip']:.2%} of {figures['checked']:,}"
+            lines.append("| " + " | ".join([*cells, share]) + " |")
+    longest = ", ".join(f"`{_code(token)}`" for token in tokenizer["longest"])
+    lines += ["", "Each document has one more token, at its start.", "", f"The longest tokens: {longest}.", ""]
+    return "\n".join(lines)
+
+
+def _code(token: str) -> str:
+    return token.replace("`", "'").replace("\n", "⏎").replace("|", "¦")
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return round(part / whole, 6) if whole else None
