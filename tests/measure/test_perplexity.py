@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from vita.data.records import Document
 from vita.measure.perplexity import bits_per_byte, by_source, perplexity, score_documents, windows
 
+BEGIN = 256
 
-class Letters:
-    """One token per UTF-8 byte; 256 begins a document."""
 
-    document = 256
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
+def letters(text: str) -> list[int]:
+    """One token per UTF-8 byte."""
+    return list(text.encode())
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def test_every_token_is_scored_once_and_no_window_is_too_long(length: int, conte
 
 def test_bits_are_counted_per_utf8_byte_and_per_token() -> None:
     documents = [Document("a", "héllo", "x"), Document("b", "abc" * 9, "y")]
-    scores = list(score_documents(Coin(), Letters(), documents, context=8))
+    scores = list(score_documents(Coin(), documents, encode=letters, prefix=BEGIN, context=8))
     assert [(score.bytes, score.tokens) for score in scores] == [(6, 6), (27, 27)]
     assert bits_per_byte(scores).value == pytest.approx(1.0)
     assert perplexity(scores).value == pytest.approx(2.0)
@@ -77,13 +75,13 @@ def test_bits_are_counted_per_utf8_byte_and_per_token() -> None:
 
 def test_a_document_begins_after_the_token_that_begins_documents() -> None:
     coin = Coin()
-    list(score_documents(coin, Letters(), [Document("a", "ab", "x")], context=8))
+    list(score_documents(coin, [Document("a", "ab", "x")], encode=letters, prefix=BEGIN, context=8))
     assert coin.asked == [([256], [97, 98])]
 
 
 def test_records_do_not_depend_on_how_many_windows_are_scored_at_once() -> None:
     documents = [Document(str(n), "word " * n, "x") for n in range(7)]
-    at_once = list(score_documents(Coin(), Letters(), documents, context=8))
-    in_parts = list(score_documents(Coin(), Letters(), documents, context=8, windows_at_once=1))
+    at_once = list(score_documents(Coin(), documents, encode=letters, prefix=BEGIN, context=8))
+    in_parts = list(score_documents(Coin(), documents, encode=letters, prefix=BEGIN, context=8, windows_at_once=1))
     assert at_once == in_parts
     assert [score.id for score in at_once] == ["1", "2", "3", "4", "5", "6"]  # the empty one has nothing to predict

@@ -12,25 +12,23 @@ from pathlib import Path
 import orjson
 import pytest
 
-import vita.measure.tasks  # noqa: F401 (enters the tasks)
 from vita.measure.ranking import answer, by_group, encode_pair, metrics
-from vita.measure.task import TASKS, Choice, Cloze, Fields, items
+from vita.measure.task import Choice, Cloze, Fields, items
+from vita.measure.tasks import TASKS
 from vita.spine.errors import ConfigError, DataError
 
+BEGIN = 0
 
-class Words:
+
+def words(text: str) -> list[int]:
     """One token per character, but a space and the letter after it are one."""
-
-    document = 0
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for letter in text:
-            if ids and ids[-1] == ord(" "):
-                ids[-1] = 1000 + ord(letter)
-            else:
-                ids.append(ord(letter))
-        return ids
+    ids: list[int] = []
+    for letter in text:
+        if ids and ids[-1] == ord(" "):
+            ids[-1] = 1000 + ord(letter)
+        else:
+            ids.append(ord(letter))
+    return ids
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,12 @@ class Noise:
 
 
 def test_spaces_at_the_end_of_the_context_belong_to_the_continuation() -> None:
-    assert encode_pair(Words(), "ab ", "cd") == encode_pair(Words(), "ab", " cd")
-    assert encode_pair(Words(), "ab", " cd") == ([97, 98], [1000 + 99, 100])
+    assert encode_pair("ab ", "cd", encode=words, prefix=BEGIN) == encode_pair("ab", " cd", encode=words, prefix=BEGIN)
+    assert encode_pair("ab", " cd", encode=words, prefix=BEGIN) == ([97, 98], [1000 + 99, 100])
 
 
 def test_after_no_context_the_first_token_follows_the_beginning_of_a_document() -> None:
-    assert encode_pair(Words(), "", "ab") == ([0], [97, 98])
+    assert encode_pair("", "ab", encode=words, prefix=BEGIN) == ([0], [97, 98])
 
 
 def test_sums_characters_and_bytes_can_each_choose_another_option() -> None:
@@ -73,7 +71,7 @@ def test_sums_characters_and_bytes_can_each_choose_another_option() -> None:
     options = (("q", "a"), ("q", "éé"), ("q", "bcd"))
     likes = {ord("a"): -2.0, ord("é"): -1.35, ord("b"): -0.8, ord("c"): -0.8, ord("d"): -0.8}
     item = Choice(options, gold=1, texts=("a", "éé", "bcd"))
-    (outcome,) = answer(Likes(likes), Words(), [item], context=16)
+    (outcome,) = answer(Likes(likes), [item], encode=words, prefix=BEGIN, context=16)
     assert outcome.logprobs == pytest.approx((-2.0, -2.7, -2.4))
     assert outcome.correct == {"acc": False, "acc_norm": False, "acc_bytes": True}
     assert outcome.chance == pytest.approx(1 / 3)
@@ -81,7 +79,7 @@ def test_sums_characters_and_bytes_can_each_choose_another_option() -> None:
 
 def test_a_cloze_counts_when_greedy_decoding_says_it_and_has_a_perplexity() -> None:
     cloze = [Cloze("a b", " cd", id="1"), Cloze("a", " cde", id="2")]
-    outcomes = answer(Likes({}, greedy=True), Words(), cloze, context=16)
+    outcomes = answer(Likes({}, greedy=True), cloze, encode=words, prefix=BEGIN, context=16)
     found = metrics(outcomes)
     assert found["acc"].value == 1.0
     assert found["perplexity"].value == pytest.approx(math.exp(2.5))  # two tokens and three, one nat each
@@ -95,7 +93,11 @@ def test_what_is_too_long_is_cut_from_the_left_and_said() -> None:
 
     notes = Notes({})
     fits, cut, long = answer(
-        notes, Words(), [Cloze("abc", "d"), Cloze("abcdefgh", "xy"), Cloze("ab", "mnopqrs")], context=4
+        notes,
+        [Cloze("abc", "d"), Cloze("abcdefgh", "xy"), Cloze("ab", "mnopqrs")],
+        encode=words,
+        prefix=BEGIN,
+        context=4,
     )
     assert not fits.cut and cut.cut and long.cut
     assert notes.seen[1] == ([102, 103, 104], [120, 121])
@@ -108,14 +110,16 @@ def test_a_model_that_knows_nothing_scores_near_chance() -> None:
     unknown = [
         Choice(tuple(("q", " " + text) for text in texts), index % 4, texts, id=str(index)) for index in range(400)
     ]
-    found = metrics(answer(Noise(0), Words(), unknown, context=16))
+    found = metrics(answer(Noise(0), unknown, encode=words, prefix=BEGIN, context=16))
     for name in ("acc", "acc_norm", "acc_bytes"):
         assert found[name].low < 0.25 < found[name].high
 
 
 def test_groups_are_counted_apart() -> None:
     pair = (("", "ab"), ("", "abc"))
-    outcomes = answer(Likes({}), Words(), [Choice(pair, 0, group="x"), Choice(pair, 1, group="y")], context=8)
+    outcomes = answer(
+        Likes({}), [Choice(pair, 0, group="x"), Choice(pair, 1, group="y")], encode=words, prefix=BEGIN, context=8
+    )
     assert {group: interval.value for group, interval in by_group(outcomes).items()} == {"x": 1.0, "y": 0.0}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita.data.records import Document
-from vita.measure.scorer import Encoder, Pair, Scorer
+from vita.measure.scorer import Encode, Pair, Scorer
 from vita.measure.statistics import Interval, bootstrap_ratio
 
 
@@ -40,14 +40,18 @@ class DocumentScore:
 
 def score_documents(
     scorer: Scorer,
-    tokenizer: Encoder,
     documents: Iterable[Document],
     *,
+    encode: Encode,
+    prefix: int,
     context: int,
     stride: int | None = None,
     windows_at_once: int = 512,
 ) -> Iterator[DocumentScore]:
-    """A record per document, in order; a document without text is left out, since it has no bytes to predict."""
+    """A record per document, in order; one without text is left out, since it has no bytes to predict.
+
+    `prefix` is the token that begins every document.
+    """
     waiting: list[tuple[Document, int, int]] = []
     pairs: list[Pair] = []
 
@@ -64,8 +68,8 @@ def score_documents(
     for document in documents:
         if not document.text:
             continue
-        ids = tokenizer.encode(document.text)
-        own = list(windows(ids, prefix=tokenizer.document, context=context, stride=stride))
+        ids = encode(document.text)
+        own = list(windows(ids, prefix=prefix, context=context, stride=stride))
         waiting.append((document, len(ids), len(own)))
         pairs.extend(own)
         if len(pairs) >= windows_at_once:

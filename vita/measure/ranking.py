@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita.measure.perplexity import windows
-from vita.measure.scorer import Encoder, Pair, Scorer
+from vita.measure.scorer import Encode, Pair, Scorer
 from vita.measure.statistics import Interval, share, student
 from vita.measure.task import Choice, Cloze, Item
 
@@ -44,13 +44,13 @@ class Outcome:
         }
 
 
-def answer(scorer: Scorer, tokenizer: Encoder, items: Sequence[Item], *, context: int) -> list[Outcome]:
+def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int, context: int) -> list[Outcome]:
     """An outcome per item, in order."""
     requests: list[Pair] = []
     spans: list[list[tuple[int, int]]] = []
     cut: list[bool] = []
     for item in items:
-        pairs = [encode_pair(tokenizer, *option) for option in _options(item)]
+        pairs = [encode_pair(*option, encode=encode, prefix=prefix) for option in _options(item)]
         cut.append(any(len(before) + len(after) > context + 1 for before, after in pairs))
         spans.append([])
         for before, after in pairs:
@@ -67,7 +67,7 @@ def answer(scorer: Scorer, tokenizer: Encoder, items: Sequence[Item], *, context
     return outcomes
 
 
-def encode_pair(tokenizer: Encoder, context: str, continuation: str) -> Pair:
+def encode_pair(context: str, continuation: str, *, encode: Encode, prefix: int) -> Pair:
     """Token ids of both parts: encoded as one text and split where the context alone would end.
 
     Spaces at the end of the context go to the continuation, since words carry their space in front. After an empty
@@ -76,10 +76,10 @@ def encode_pair(tokenizer: Encoder, context: str, continuation: str) -> Pair:
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
     if not bare:
-        return [tokenizer.document], tokenizer.encode(continuation)
-    whole, before = tokenizer.encode(bare + continuation), tokenizer.encode(bare)
+        return [prefix], encode(continuation)
+    whole, before = encode(bare + continuation), encode(bare)
     # Where one token spans the boundary nothing is left to score; then the parts are encoded apart.
-    return before, whole[len(before) :] or tokenizer.encode(continuation)
+    return before, whole[len(before) :] or encode(continuation)
 
 
 def metrics(outcomes: Sequence[Outcome]) -> dict[str, Interval]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 Pair = tuple[list[int], list[int]]
@@ -27,13 +27,5 @@ class Scorer(Protocol):
     def score(self, pairs: Sequence[Pair], /) -> Sequence[Score]: ...
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """Turns text into ids; `vita.data.tokenizer.Tokenizer` is one."""
-
-    @property
-    def document(self) -> int:
-        """The token that begins every document."""
-        ...
-
-    def encode(self, text: str) -> list[int]: ...
+Encode = Callable[[str], list[int]]
+"""Plain text to token ids, nothing put before or after."""

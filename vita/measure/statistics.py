@@ -164,3 +164,13 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool], *, confidence: float 
     b, c, m = only_first + 0.5, only_second + 0.5, n + 2
     half = z * math.sqrt(max(b + c - (c - b) ** 2 / m, 0.0)) / m
     return Comparison(n, only_first, only_second, Interval(gain, max(-1, gain - half), min(1, gain + half), n), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, so that many comparisons do not find something by chance (Holm 1979)."""
+    corrected = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        corrected[index] = largest
+    return corrected

@@ -1,0 +1,167 @@
+"""The stage `test` on a tiny model: a whole report, equal to plain counting, the same each time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+import zstandard
+from torch.nn import functional as F
+
+from vita.data.chat import ChatTemplate
+from vita.data.records import Document
+from vita.infer.engine import Engine
+from vita.measure.perplexity import score_documents
+from vita.measure.ranking import answer
+from vita.measure.task import Choice
+from vita.nn import hf
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.machine import Machine
+from vita.spine.stage import Context
+from vita.stages import test as stage
+from vita.stages.kinds import Corpus, Model
+from vita.testing import byte_tokenizer, tiny_model
+
+WORLD = {"things": 20, "documents": 200, "dialogues": 20}
+CHOICES = [{"query": f"Question {n}", "choices": ["one", "two", "three"], "gold": n % 3} for n in range(40)]
+CLOZES = [{"context": "I saw the", "continuation": "cat"}, {"context": "A" * 100, "continuation": "end"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a tokenizer of bytes and a chat template."""
+    path = tmp_path_factory.mktemp("model")
+    hf.save(tiny_model(), path)
+    byte_tokenizer().save(path)
+    ChatTemplate.default().save(path)
+    return path
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return str(path)
+
+
+def run(folder: Path, scratch: Path, values: dict[str, Any], *, corpus: Path | None = None) -> stage.Draft:
+    context = Context(scratch, lambda *args, **fields: None, Machine(chosen_device="cpu"))
+    inputs = stage.Inputs(Model("m" * 64, folder), Corpus("c" * 64, corpus) if corpus else None)
+    return stage.run(build(stage.Config, values, where="test"), inputs, context)
+
+
+def everything(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "texts": {"more": write_rows(tmp_path / "more.jsonl", [{"id": "1", "text": "long " * 40, "source": "s"}])},
+        "tasks": {
+            "copa": {"path": write_rows(tmp_path / "copa.jsonl", CHOICES), "task": "multiple_choice"},
+            "lambada": write_rows(tmp_path / "lambada.jsonl", CLOZES),
+        },
+        "world": WORLD,
+        "samples": {"prompts": ["What is a cat?"], "max_tokens": 8},
+        "limit": 30,
+    }
+
+
+def test_a_report_holds_every_figure_with_its_interval_and_every_item(folder: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    texts = [{"id": str(n), "text": f"Some text, number {n}.", "source": f"part {n % 2}"} for n in range(12)]
+    write_rows(corpus / "heldout" / "0.jsonl", texts)
+    draft = run(folder, tmp_path / "scratch", everything(tmp_path), corpus=corpus)
+    report = json.loads((draft.folder / "report.json").read_text())
+    assert set(report["figures"]["texts"]) == {"heldout", "more"}
+    assert set(report["figures"]["sources"]) == {"heldout: part 0", "heldout: part 1", "more: s"}
+    bits = report["figures"]["texts"]["heldout"]["bits_per_byte"]
+    assert bits["low"] < bits["value"] < bits["high"] and bits["n"] == 12
+    assert draft.facts["heldout/bits_per_byte"] == pytest.approx(bits["value"], abs=1e-5)
+    assert set(report["figures"]["tasks"]["copa"]) == {"acc", "acc_norm", "acc_bytes"}
+    assert set(report["figures"]["tasks"]["lambada"]) == {"acc", "perplexity"}
+    assert draft.facts["world/never_asked/right"] == 0.0
+    rows = [
+        orjson.loads(line)
+        for line in zstandard.decompress((draft.folder / "items.jsonl.zst").read_bytes()).splitlines()
+    ]
+    assert sum(row.get("text") == "heldout" for row in rows) == 12
+    assert sum(row.get("task") == "copa" for row in rows) == 30
+    assert sum(row.get("task") == "world" for row in rows) == 20
+    assert [row["cut"] for row in rows if row.get("task") == "lambada"] == [False, True]
+    for name in ("report.md", "report.html"):
+        text = (draft.folder / name).read_text()
+        for word in ("Held-out text", "Likelihood tasks", "The embedded world", "What is a cat?", "greedy"):
+            assert word in text
+
+
+def test_the_same_question_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    asked = everything(tmp_path) | {"world": None}
+    contents = [
+        {
+            path.name: path.read_bytes()
+            for path in run(folder, tmp_path / name, asked).folder.iterdir()
+            if path.is_file()
+        }
+        for name in ("one", "two")
+    ]
+    assert contents[0] == contents[1]
+
+
+def test_prompts_go_through_the_chat_template_when_asked(folder: Path, tmp_path: Path) -> None:
+    samples = {"samples": {"prompts": ["Hi"], "max_tokens": 4}}
+    plain = run(folder, tmp_path / "plain", samples)
+    chat = run(folder, tmp_path / "chat", {**samples, "as_chat": True})
+    assert "chat template" in (chat.folder / "report.md").read_text()
+    assert (plain.folder / "report.json").read_text() != (chat.folder / "report.json").read_text()
+
+
+def plain_logprob(engine: Engine, ids: list[int], *, start: int) -> float:
+    """The slow and obvious way: one row, no batch, no window."""
+    with torch.inference_mode():
+        logprobs = F.log_softmax(engine.model(torch.tensor([ids[:-1]])).double(), dim=-1)[0]
+    return sum(float(logprobs[index - 1, ids[index]]) for index in range(start, len(ids)))
+
+
+def test_documents_get_the_bits_of_a_plain_count(folder: Path) -> None:
+    engine = Engine.open(folder)
+    texts = ["A cat.", "é is two bytes", "x" * 64]
+    documents = [Document(str(index), text, "s") for index, text in enumerate(texts)]
+    begin = engine.tokenizer.document
+    for score, text in zip(
+        score_documents(engine, documents, encode=engine.tokenizer.encode, prefix=begin, context=64), texts, strict=True
+    ):
+        expected = -plain_logprob(engine, [begin, *text.encode()], start=1) / math.log(2)
+        assert score.bits == pytest.approx(expected, rel=1e-5)
+
+
+def test_options_get_the_log_probability_of_a_plain_count(folder: Path) -> None:
+    engine = Engine.open(folder)
+    item = Choice((("The sky is", " blue"), ("The sky is", " made of cheese")), 0, ("blue", "made of cheese"))
+    encode, begin = engine.tokenizer.encode, engine.tokenizer.document
+    (outcome,) = answer(engine, [item], encode=encode, prefix=begin, context=64)
+    for (context, continuation), found in zip(item.options, outcome.logprobs, strict=True):
+        ids = [*context.encode(), *continuation.encode()]
+        assert found == pytest.approx(plain_logprob(engine, ids, start=len(context)), rel=1e-5)
+
+
+def test_random_weights_score_near_chance(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"query": f"{n}", "choices": [f"{n * 7919 % 89:02d}{k}" for k in range(4)], "gold": n % 4} for n in range(300)
+    ]
+    tasks = {"tasks": {"multiple_choice": write_rows(tmp_path / "rows.jsonl", rows)}, "samples": {"prompts": []}}
+    draft = run(folder, tmp_path / "scratch", tasks)
+    own = json.loads((draft.folder / "report.json").read_text())["figures"]["tasks"]["multiple_choice"]
+    for name in ("acc", "acc_norm", "acc_bytes"):
+        assert own[name]["low"] < 0.25 < own[name]["high"]
+
+
+def test_mistakes_are_told_before_anything_slow_begins(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean `hellaswag`"):
+        run(folder, tmp_path, {"tasks": {"helaswag": "x.jsonl"}})
+    with pytest.raises(ConfigError, match="test.context: expected at most 64, the model's context, got 65"):
+        run(folder, tmp_path, {"context": 65})
+    with pytest.raises(DataError, match="holds no text"):
+        run(folder, tmp_path, {"texts": {"none": write_rows(tmp_path / "e.jsonl", [{"id": "1", "text": ""}])}})

@@ -1,0 +1,189 @@
+"""Measure a model: held-out text, likelihood tasks, the embedded world, and samples to read.
+
+Every number comes with the interval that its items allow, and every item is kept in `items.jsonl.zst`, so that two
+models can be compared item by item. The answer depends on the model, the texts and the settings alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import Field, model_validator
+
+from vita.data.records import Document
+from vita.data.sources import Source, documents
+from vita.data.world import World, WorldSettings
+from vita.measure import knowledge, perplexity, ranking, samples
+from vita.measure.findings import Findings
+from vita.measure.overview import page
+from vita.measure.report import write
+from vita.measure.samples import Samples
+from vita.measure.task import items
+from vita.measure.tasks import TASKS
+from vita.spine.config import InputPath, Settings
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.stage import Context, Draft
+from vita.stages.kinds import Corpus, Model, Report
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
+
+VERSION = 1
+
+T = TypeVar("T")
+
+ITEMS_AT_ONCE = 256
+"""Items between two signs of progress."""
+
+
+class TaskFile(Settings):
+    """One task: a file of items, and how to read them."""
+
+    path: InputPath
+    """A file of rows in the task's form (JSON lines, also .gz and .zst)."""
+    task: str | None = None
+    """Which task reads the rows; without it the name under which it stands."""
+    limit: int | None = Field(None, ge=1)
+    """How many items at most, for this task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Config(Settings):
+    """What is measured; everything left out is skipped."""
+
+    texts: dict[str, Source] = Field(default_factory=dict)
+    """Further held-out text, by name: a path, or a source with its settings. The corpus's own comes by itself."""
+    documents: int | None = Field(1000, ge=1)
+    """How many documents of each text at most, drawn by the seed; none for all."""
+    tasks: dict[str, TaskFile] = Field(default_factory=dict)
+    """Likelihood tasks by name: a path, or `{path, task, limit}`."""
+    limit: int | None = Field(1000, ge=1)
+    """How many items of each task at most, drawn by the seed; none for all."""
+    world: WorldSettings | None = None
+    """The embedded world whose things are asked for; the settings that the corpus was made with."""
+    as_chat: bool = False
+    """Put prompts and questions to the model as a user's message, through its chat template."""
+    samples: Samples = Field(default_factory=Samples)
+    """Prompts that are continued, to be read."""
+    context: int | None = Field(None, ge=2)
+    """Tokens read at once when text is scored; without it the model's own context."""
+    stride: int | None = Field(None, ge=1)
+    """New tokens in each window of a long document; without it `context`, as in lm-evaluation-harness. Smaller
+    strides let every token see more before it, and take longer."""
+    seed: int = Field(0, ge=0)
+    """Draws documents and items, samples continuations, resamples for intervals."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    corpus: Corpus | None = None
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
+    """Measure, then write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
+    from vita.infer.engine import Engine
+
+    _check(config)
+    engine = Engine.open(inputs.model.path, device=context.machine.device)
+    length = engine.model.architecture.context
+    if config.context and config.context > length:
+        raise ConfigError("test.context", expected=f"at most {length}, the model's context", got=config.context)
+    found = Findings(
+        texts=_score_texts(config, inputs, engine, context, length=config.context or length),
+        tasks=_answer_tasks(config, engine, context, length=config.context or length),
+        known=knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
+        continuations=samples.continuations(engine, config.samples, as_chat=config.as_chat, seed=config.seed),
+        seed=config.seed,
+    )
+    folder = context.draft_folder()
+    shown = config.model_dump(mode="json", exclude={"texts": True, "tasks": True, "samples": {"prompts"}})
+    summary = {"model": inputs.model.digest, **found.summary(), "settings": shown}
+    (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    found.write_items(folder / "items.jsonl.zst")
+    write(page(found, method=_method(config)), folder)
+    return Draft(Report, folder, found.facts())
+
+
+# -- measuring
+
+
+def _check(config: Config) -> None:
+    """Names are checked before anything slow begins."""
+    for name, task in config.tasks.items():
+        TASKS[task.task or name]
+
+
+def _score_texts(
+    config: Config, inputs: Inputs, engine: Engine, context: Context, *, length: int
+) -> dict[str, list[perplexity.DocumentScore]]:
+    sources = dict(config.texts)
+    if inputs.corpus and any((inputs.corpus.path / "heldout").glob("*")):
+        sources = {"heldout": Source.model_validate(str(inputs.corpus.path / "heldout")), **sources}
+    found: dict[str, list[perplexity.DocumentScore]] = {}
+    for name, source in sources.items():
+        chosen = _sample(documents(source), config.documents, seed=config.seed)
+        scores = perplexity.score_documents(
+            engine,
+            chosen,
+            encode=engine.tokenizer.encode,
+            prefix=engine.tokenizer.document,
+            context=length,
+            stride=config.stride,
+            windows_at_once=128,
+        )
+        found[name] = list(_told(scores, context, total=len(chosen), unit=f"documents of {name}"))
+        if not found[name]:
+            raise DataError(f"test.texts.{name}", "holds no text")
+    return found
+
+
+def _answer_tasks(config: Config, engine: Engine, context: Context, *, length: int) -> dict[str, list[ranking.Outcome]]:
+    found: dict[str, list[ranking.Outcome]] = {}
+    for name, task in config.tasks.items():
+        asked = items(task.task or name, task.path, limit=task.limit or config.limit, seed=config.seed)
+        parts = (asked[start : start + ITEMS_AT_ONCE] for start in range(0, len(asked), ITEMS_AT_ONCE))
+        tokenizer = engine.tokenizer
+        answers = (
+            one
+            for part in parts
+            for one in ranking.answer(engine, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length)
+        )
+        found[name] = list(_told(answers, context, total=len(asked), unit=f"items of {name}"))
+    return found
+
+
+def _sample(found: Iterable[Document], limit: int | None, *, seed: int) -> list[Document]:
+    """At most `limit` documents, each as likely as another, in their order (Vitter 1985, algorithm R)."""
+    if limit is None:
+        return list(found)
+    chance = random.Random(seed)
+    kept: list[tuple[int, Document]] = []
+    for index, document in enumerate(found):
+        if index < limit:
+            kept.append((index, document))
+        elif (place := chance.randrange(index + 1)) < limit:
+            kept[place] = (index, document)
+    return [document for _, document in sorted(kept, key=lambda pair: pair[0])]
+
+
+def _told(found: Iterable[T], context: Context, *, total: int, unit: str) -> Iterator[T]:
+    for done, one in enumerate(found, 1):
+        if done % 16 == 0 or done == total:
+            context.emit("progress", done=done, total=total, unit=unit)
+        yield one
+
+
+def _method(config: Config) -> list[str]:
+    told = [f"Texts and tasks longer than their limit are sampled with seed {config.seed}."]
+    if config.as_chat:
+        told.append("Prompts and questions were put through the model's chat template.")
+    return told
