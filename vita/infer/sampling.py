@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,17 +22,17 @@ from vita.spine.config import Settings
 class Sampling(Settings):
     """How an answer is sampled, and when it ends."""
 
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(default=1.0, ge=0)
     """Below 1 the likely gets likelier, above 1 less so; 0 takes the likeliest token each time."""
-    top_k: int = Field(0, ge=0)
+    top_k: int = Field(default=0, ge=0)
     """Only the k likeliest tokens may be chosen; 0 for all."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Only the likeliest tokens that together reach this probability (Holtzman et al. 2020); 1 for all."""
-    max_tokens: int = Field(64, ge=1)
+    max_tokens: int = Field(default=64, ge=1)
     """The longest answer, in tokens."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """The same seed gives the same answer."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts before which the answer ends."""
 
     def varied(self, count: int) -> list[Sampling]:

@@ -36,9 +36,9 @@ class Architecture(Settings):
     """Inner width of the feed-forward part."""
     context: int = Field(ge=1)
     """Longest text, in tokens, that the model reads at once."""
-    rope_base: float = Field(10_000.0, gt=1)
+    rope_base: float = Field(default=10_000.0, gt=1)
     """Base of the rotary wavelengths; longer contexts want a larger one."""
-    norm_eps: float = Field(1e-6, gt=0)
+    norm_eps: float = Field(default=1e-6, gt=0)
     """Keeps the norms from dividing by zero."""
     tied: bool = True
     """Whether the output head is the embedding; saves vocabulary x width parameters."""

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,8 @@ def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
     written = dtype or model.head_weight.dtype
-    aside = folder / f".{WEIGHTS}.partial"
-    try:
+    with _written_aside(folder / WEIGHTS) as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
-        _put(aside, folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(str(folder / WEIGHTS), f"cannot be written: {error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
     _write_json(folder / CONFIG, {**model.architecture.to_hf(), "dtype": str(written).removeprefix("torch.")})
 
 
@@ -180,13 +175,20 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with _written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; what stands there moves to `path` once its bytes are on the disk."""
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    _put(aside, path)
-
-
-def _put(aside: Path, path: Path) -> None:
-    """Moves a finished file to its name once its bytes are on the disk."""
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(str(path), f"cannot be written: {error}") from None
+    finally:
+        aside.unlink(missing_ok=True)

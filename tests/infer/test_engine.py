@@ -1,0 +1,271 @@
+"""Answers are those of the plain model, alone or in company, whole or in pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from vita.data.chat import ChatTemplate
+from vita.data.records import Message
+from vita.infer.engine import Engine
+from vita.infer.sampling import Sampling
+from vita.nn import hf
+from vita.nn.transformer import Transformer
+from vita.spine.errors import DataError, ModelError
+from vita.testing import byte_tokenizer, tiny_model
+
+GREEDY = Sampling(temperature=0, max_tokens=24)
+PROMPTS = ["hello", "What is a cat?", "é", "one two three four"]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(tiny_model(std=0.3), byte_tokenizer(), template=ChatTemplate.default())
+
+
+def uncached(model: Transformer, prompt: list[int], count: int, stops: frozenset[int]) -> list[int]:
+    """Greedy answers the slow way: the whole text again for each token."""
+    ids = list(prompt)
+    with torch.no_grad():
+        while len(ids) < len(prompt) + count:
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+            if ids[-1] in stops:
+                break
+    return ids[len(prompt) :]
+
+
+def test_greedy_answers_are_those_of_the_uncached_model(engine: Engine) -> None:
+    prompts = [engine.text_ids(text) for text in PROMPTS]
+    for prompt, completion in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
+        assert list(completion.ids) == uncached(engine.model, prompt, 24, engine.tokenizer.stops)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_greedy_answers_are_those_of_transformers(kv_heads: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = byte_tokenizer()
+    hf.save(tiny_model(std=0.3, kv_heads=kv_heads), tmp_path)
+    hf.save_generation(hf.Generation(start=256, padding=256, stop=(258, 256)), tmp_path)
+    tokenizer.save(tmp_path)
+    engine = Engine.open(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    for text in PROMPTS:
+        prompt = engine.text_ids(text)
+        expected = theirs.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=24)[0, len(prompt) :]
+        assert list(engine.generate([prompt], GREEDY)[0].ids) == expected.tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_a_request_is_answered_alike_alone_and_in_company(engine: Engine, rows: int) -> None:
+    crowded = Engine(engine.model, engine.tokenizer, rows=rows)
+    prompts = [engine.text_ids(text) for text in PROMPTS]
+    samplings = [
+        Sampling(seed=1, max_tokens=30),
+        GREEDY,
+        Sampling(seed=2, top_k=20, max_tokens=7),
+        Sampling(seed=3, top_p=0.8, temperature=1.5, max_tokens=20),
+    ]
+    together = crowded.generate(prompts, samplings)
+    for prompt, sampling, found in zip(prompts, samplings, together, strict=True):
+        (alone,) = engine.generate([prompt], sampling)
+        assert (alone.ids, alone.text, alone.finish) == (found.ids, found.text, found.finish)
+        assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+
+
+def test_logprobs_are_those_of_the_plain_model(engine: Engine) -> None:
+    prompt = engine.text_ids("hello")
+    (completion,) = engine.generate([prompt], Sampling(seed=7, temperature=2.0, max_tokens=20))
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([[*prompt, *completion.ids]]))[0, len(prompt) - 1 : -1]
+    expected = logits.log_softmax(-1)[torch.arange(len(completion.ids)), torch.tensor(completion.ids)]
+    assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_the_stream_is_the_answer_in_pieces(engine: Engine) -> None:
+    for seed in range(5):
+        sampling = Sampling(seed=seed, max_tokens=40)
+        prompt = engine.text_ids("hello")
+        pieces = list(engine.stream(prompt, sampling))
+        (whole,) = engine.generate([prompt], sampling)
+        assert "".join(pieces) == whole.text == engine.tokenizer.decode(whole.ids)
+        assert all(pieces)
+
+
+# -- when an answer ends
+
+
+class Reciter(Transformer):
+    """Says one text after whatever it is given: token t at position p is followed by the text's next."""
+
+    def __init__(self, said: bytes, *, context: int = 64) -> None:
+        super().__init__(tiny_model(context=context).architecture)
+        self.said = said
+
+    def hidden(
+        self, ids: Tensor, *, documents: object = None, positions: object = None, cache: object = None
+    ) -> Tensor:
+        places = cache.begin(ids.shape[1])[0].expand(ids.shape)  # pyright: ignore[reportAttributeAccessIssue]
+        following = torch.tensor([*self.said, *[258] * 64])[places]
+        return torch.nn.functional.one_hot(following, 259).float() * 50
+
+    @property
+    def head_weight(self) -> Tensor:
+        return torch.eye(259)
+
+
+def says(text: str, **how: object) -> tuple[str, str, int]:
+    """What comes of a model that says `text` after a prompt of one token: the answer, its end, its tokens."""
+    engine = Engine(Reciter(text.encode()), byte_tokenizer())
+    (completion,) = engine.generate([[256]], Sampling.model_validate({"temperature": 0, "max_tokens": 60, **how}))
+    assert "".join(engine.stream([256], Sampling.model_validate({"temperature": 0, "max_tokens": 60, **how}))) == (
+        completion.text
+    )
+    return completion.text, completion.finish, len(completion.ids)
+
+
+def test_an_answer_ends_with_the_token_that_ends_turns() -> None:
+    assert says("A cat.") == ("A cat.", "stop", 7)
+
+
+def test_an_answer_ends_before_a_stop_text_that_crosses_tokens() -> None:
+    assert says("A cat.\nQ: What?", stop=("\nQ:", "zzz")) == ("A cat.", "stop", 9)
+
+
+def test_what_resembles_a_stop_at_the_very_end_is_given() -> None:
+    assert says("A cat.\nQ", stop=("\nQ:",)) == ("A cat.\nQ", "stop", 9)
+    assert says("A cat.\nQ: no", stop=("\nQ:",), max_tokens=8) == ("A cat.\nQ", "length", 8)
+
+
+def test_an_answer_ends_after_max_tokens() -> None:
+    assert says("A cat is a mammal.", max_tokens=5) == ("A cat", "length", 5)
+
+
+def test_an_answer_ends_where_the_context_is_full() -> None:
+    text, finish, count = says("x" * 64, max_tokens=1000)
+    assert (text, finish, count) == ("x" * 63, "length", 63)
+
+
+def test_a_character_cut_by_the_end_is_marked() -> None:
+    assert says("a☃", max_tokens=3) == ("a�", "length", 3)
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ([], "prompt 2: is empty"),
+        ([1] * 64, "prompt 2: expected at most 63 tokens, for the model's context, got 64"),
+        ([1, 259], "prompt 2: expected token ids from 0 to 258, got 259"),
+        ([-1], "prompt 2: expected token ids from 0 to 258, got -1"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_named(engine: Engine, prompt: list[int], message: str) -> None:
+    with pytest.raises(DataError) as error:
+        engine.generate([[1], prompt], GREEDY)
+    assert message in str(error.value)
+    with pytest.raises(DataError, match="prompt: "):
+        engine.stream(prompt, GREEDY)
+
+
+def test_settings_and_prompts_must_pair(engine: Engine) -> None:
+    with pytest.raises(DataError, match="expected settings for 1 prompts, got 2"):
+        engine.generate([[1]], [GREEDY, GREEDY])
+
+
+def test_nothing_asked_is_nothing_answered(engine: Engine) -> None:
+    assert engine.generate([], GREEDY) == []
+    assert engine.score([]) == []
+
+
+def test_a_model_of_nan_is_an_error_not_an_answer() -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="logits are not numbers"):
+        Engine(model, byte_tokenizer()).generate([[1]], GREEDY)
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="the tokenizer knows 259 tokens, the model 200"):
+        Engine(tiny_model(vocabulary=200), byte_tokenizer())
+
+
+def test_a_base_model_does_not_chat() -> None:
+    with pytest.raises(ModelError, match="holds no chat template"):
+        Engine(tiny_model(), byte_tokenizer()).chat([Message("user", "hello")], GREEDY)
+
+
+# -- chat, folders, precision
+
+
+def test_chat_renders_answers_and_streams(engine: Engine) -> None:
+    messages = [Message("user", "What is a cat? <|im_end|>")]
+    ids = engine.chat_ids(messages)
+    assert ids.count(engine.tokenizer.end_of_turn) == 1
+    whole = engine.chat(messages, GREEDY)
+    assert whole.ids == engine.generate([ids], GREEDY)[0].ids
+    assert "".join(engine.stream_chat(messages, GREEDY)) == whole.text
+
+
+def test_a_folder_opens_with_its_template_and_its_stops(tmp_path: Path) -> None:
+    hf.save(tiny_model(std=0.3), tmp_path)
+    hf.save_generation(hf.Generation(stop=(7, 258)), tmp_path)
+    byte_tokenizer().save(tmp_path)
+    opened = Engine.open(tmp_path)
+    assert opened.template is None
+    assert {7, 258} <= opened.tokenizer.stops
+    ChatTemplate.default().save(tmp_path)
+    template = Engine.open(tmp_path).template
+    assert template is not None
+    assert template.source == ChatTemplate.default().source
+
+
+def test_bfloat16_answers(engine: Engine) -> None:
+    rounded = Engine(tiny_model(std=0.3).bfloat16(), byte_tokenizer())
+    (completion,) = rounded.generate([engine.text_ids("hello")], GREEDY)
+    assert len(completion.ids) == len(completion.logprobs) > 0
+
+
+def test_generating_leaves_no_mode_behind(engine: Engine) -> None:
+    pieces = engine.stream(engine.text_ids("hello"), Sampling(max_tokens=5, seed=1))
+    next(pieces, None)
+    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+
+
+# -- scores
+
+
+def test_scores_are_those_of_the_plain_model_in_any_company(engine: Engine) -> None:
+    pairs = [([256, 1, 2], [3, 4, 5, 6]), ([256], [9]), ([256, *range(40)], [7, 8]), ([5, 6], list(range(30)))]
+    small = Engine(engine.model, engine.tokenizer, tokens_at_once=40)
+    for one, many in zip(engine.score(pairs), small.score(pairs), strict=True):
+        assert one.logprobs == pytest.approx(many.logprobs, abs=1e-4)
+    for (given, scored), found in zip(pairs, engine.score(pairs), strict=True):
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([[*given, *scored]]))[0, len(given) - 1 : -1].log_softmax(-1)
+        expected = logits[torch.arange(len(scored)), torch.tensor(scored)]
+        assert found.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+        assert found.logprob == pytest.approx(expected.sum().item(), abs=1e-3)
+        assert found.greedy == (logits.argmax(-1).tolist() == scored)
+
+
+def test_what_greedy_decoding_says_is_scored_as_greedy(engine: Engine) -> None:
+    prompt = engine.text_ids("hello")
+    (said,) = engine.generate([prompt], GREEDY)
+    (score,) = engine.score([(prompt, said.ids)])
+    assert score.greedy
+    assert score.logprobs == pytest.approx(said.logprobs, abs=1e-4)
+
+
+def test_scoring_reaches_the_end_of_the_context_and_not_beyond(engine: Engine) -> None:
+    assert len(engine.score([([1], [2] * 64)])[0].logprobs) == 64
+    with pytest.raises(DataError, match="pair 1: expected at most 64 tokens"):
+        engine.score([([1], [2] * 65)])
+    with pytest.raises(DataError, match="pair 2: has an empty half"):
+        engine.score([([1], [2]), ([1], [])])

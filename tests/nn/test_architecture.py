@@ -1,0 +1,84 @@
+"""Sizes worked by hand, and what a config.json must say to be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita.nn.architecture import Architecture
+from vita.nn.transformer import Transformer
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, ModelError
+from vita.testing import tiny_architecture
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_the_count_of_parameters_is_that_of_the_model(tied: bool, kv_heads: int) -> None:
+    shape = tiny_architecture(tied=tied, kv_heads=kv_heads)
+    assert shape.parameters() == sum(parameter.numel() for parameter in Transformer(shape).parameters())
+
+
+def test_costs_worked_by_hand() -> None:
+    shape = Architecture(
+        vocabulary=10, width=4, layers=2, heads=2, kv_heads=1, head_dim=2, feedforward=8, context=3, tied=True
+    )
+    attention, feedforward = 4 * 4 + 2 * (4 * 2) + 4 * 4, 3 * 4 * 8
+    matrices = 2 * (attention + feedforward)
+    norms = 2 * (4 + 4 + 2 + 2) + 4
+    assert shape.parameters() == 10 * 4 + matrices + norms
+    assert shape.matrix_parameters() == matrices + 10 * 4
+    # A causal query in a text of three tokens sees one, two or three keys: two on average. Scores and mixing cost
+    # 2 operations x 4 numbers x 2 keys each, times two layers, times three for forward and backward.
+    assert shape.flops_per_token() == 6 * (matrices + 10 * 4) + 3 * 2 * (2 * 2 * 4 * 2)
+    assert shape.flops_per_token(5) - shape.flops_per_token(3) == 3 * 2 * 2 * 2 * 4
+    assert shape.cache_bytes(7) == 2 * 2 * 1 * 2 * 7 * 4
+
+
+def test_memory_adds_up_and_grows_with_the_tokens() -> None:
+    few, many = (tiny_architecture().memory(tokens=tokens) for tokens in (128, 256))
+    assert few["total"] == sum(size for name, size in few.items() if name != "total")
+    assert few["weights"] == 4 * tiny_architecture().parameters() == many["weights"]
+    assert many["activations"] == 2 * few["activations"]
+
+
+def test_a_shape_survives_the_way_through_config_json() -> None:
+    shape = tiny_architecture(tied=False, rope_base=50_000.0, norm_eps=1e-5)
+    assert Architecture.from_hf(shape.to_hf()) == shape
+
+
+def test_an_older_config_with_a_plain_rope_theta_is_read() -> None:
+    config = tiny_architecture(rope_base=1e6).to_hf()
+    del config["rope_parameters"]
+    assert Architecture.from_hf({**config, "rope_scaling": None}).rope_base == 1e6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "llama"}, "model_type: expected 'qwen3', got 'llama'"),
+        ({"model_type": "qwen2"}, "only Qwen3 folders are read"),
+        ({"hidden_size": None}, "hidden_size: is required and is missing"),
+        ({"head_dim": None}, "head_dim: is required and is missing"),
+        ({"head_dim": 7}, "head_dim: Input should be a multiple of 2"),
+        ({"num_key_value_heads": 3}, "must be a multiple of `kv_heads`"),
+        ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
+        ({"attention_bias": True}, "attention_bias: expected False, got True"),
+        ({"use_sliding_window": True}, "use_sliding_window: expected False"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "got 'sliding_attention'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type: expected 'default', got 'yarn'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "got 'linear'"),
+        ({"rope_parameters": None, "rope_theta": None}, "rope_theta: is required and is missing"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: expected None"),
+    ],
+)
+def test_what_this_decoder_does_not_compute_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError) as refusal:
+        Architecture.from_hf({**tiny_architecture().to_hf(), **change}, where="folder/config.json")
+    assert str(refusal.value).startswith("folder/config.json")
+    assert message in str(refusal.value)
+
+
+def test_heads_that_do_not_share_evenly_are_refused_where_they_are_set() -> None:
+    values = {**tiny_architecture().model_dump(), "heads": 4, "kv_heads": 3}
+    with pytest.raises(ConfigError, match=r"design.architecture: `heads` \(4\) must be a multiple of `kv_heads` \(3\)"):
+        build(Architecture, values, where="design.architecture")

@@ -1,0 +1,170 @@
+"""Build the model that the blueprint describes and give every weight its first, random value.
+
+An empty container, then noise: the model knows its vocabulary and nothing about which token follows which, so its loss
+on real text should be about ln V, that of guessing. The report says whether it is, and whether signals keep their size
+on their way through the layers.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vita.data.chat import ChatTemplate
+from vita.data.shards import Shards
+from vita.data.tokenizer import Tokenizer
+from vita.measure import plots
+from vita.nn import hf
+from vita.nn.architecture import Architecture
+from vita.nn.init import SCHEMES, initialize
+from vita.nn.inspection import report
+from vita.nn.transformer import Transformer
+from vita.spine.config import Settings, build
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Blueprint, Model, Tokens
+
+VERSION = 1
+
+MEASURED_ROWS, MEASURED_TOKENS = 8, 256
+"""The text that passes through the new model: enough for statistics, little enough for any size of model."""
+
+
+class Config(Settings):
+    """How the weights begin."""
+
+    scheme: str = "normal"
+    """The distribution of the first values: `normal` (GPT-2), `fan_in`, `llama`, `mitchell` (OLMo), `mup`,
+    `zero_output` (nanochat) or `orthogonal`."""
+    seed: int = 0
+    """Another seed gives another model of the same kind."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    blueprint: Blueprint
+    tokens: Tokens
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    SCHEMES[config.scheme]  # a wrong name is refused before any work
+    plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))
+    architecture = build(Architecture, plan["architecture"], where="blueprint.architecture")
+    tokenizer = Tokenizer.load(inputs.tokens.path / "tokenizer")
+    _check_vocabulary(architecture, tokenizer)
+
+    model = Transformer(architecture)
+    initialize(model, config.scheme, seed=config.seed)
+    context.emit("note", text=f"{architecture.parameters():,} parameters, begun by the scheme `{config.scheme}`")
+    found = report(model, _text(inputs.tokens, length=min(MEASURED_TOKENS, architecture.context)))
+    context.emit("note", text=f"loss {found['loss']:.4f}; ln {architecture.vocabulary} = {found['ln_vocabulary']:.4f}")
+
+    folder = context.draft_folder()
+    hf.save(model, folder)
+    hf.save_generation(
+        hf.Generation(start=tokenizer.document, padding=tokenizer.pad, stop=tuple(sorted(tokenizer.stops))), folder
+    )
+    tokenizer.save(folder)
+    ChatTemplate.default().save(folder)
+    (folder / "vita.json").write_text(json.dumps({"context": architecture.context, "steps": 0}) + "\n")
+    _write_report(found, config, folder / "report")
+    facts = {"parameters": architecture.parameters(), "loss": found["loss"], "ln_vocabulary": found["ln_vocabulary"]}
+    return Draft(Model, folder, {**facts, "scheme": config.scheme})
+
+
+def _check_vocabulary(architecture: Architecture, tokenizer: Tokenizer) -> None:
+    if architecture.vocabulary != tokenizer.vocabulary:
+        raise ConfigError(
+            "initialize",
+            f"the blueprint is for a vocabulary of {architecture.vocabulary}, the tokenizer has {tokenizer.vocabulary}",
+            hint="give design.vocabulary and tokenize.vocabulary the same number",
+        )
+
+
+def _text(tokens: Tokens, *, length: int) -> Int[Tensor, "B T"]:
+    """The beginning of the held-out text, or of the training text where none was held out."""
+    splits = (tokens.path / split for split in ("heldout", "train"))
+    shards = next((found for found in map(Shards.open, splits) if found.tokens > 1), None)
+    if shards is None:
+        raise DataError(str(tokens.path), "holds no text to measure the new model on")
+    length = min(length, shards.tokens - 1)
+    rows = min(MEASURED_ROWS, (shards.tokens - 1) // length)
+    stream = torch.from_numpy(shards.read(0, rows * length + 1).astype(np.int64))
+    return stream.unfold(0, length + 1, length)
+
+
+def _write_report(found: dict[str, Any], config: Config, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "initialization.json").write_text(json.dumps({**config.model_dump(), **found}, indent=1) + "\n")
+    (folder / "activations.svg").write_text(_activations(found), encoding="utf-8")
+    (folder / "weights.svg").write_text(_weights(found), encoding="utf-8")
+    (folder / "initialization.md").write_text(_page(found, config), encoding="utf-8")
+
+
+def _activations(found: dict[str, Any]) -> str:
+    lines = {
+        name: [(float(index), layer[part]) for index, layer in enumerate(found["layers"], 1)]
+        for name, part in (("stream", "stream"), ("attention adds", "attention"), ("feed-forward adds", "feedforward"))
+    }
+    lines["stream"].insert(0, (0.0, found["embedding_rms"]))
+    return plots.curves(lines, x="layer", y="root mean square")
+
+
+def _weights(found: dict[str, Any]) -> str:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, values in found["parameters"].items():
+        parts = name.split(".")
+        if parts[1] == "layers" and len(values["shape"]) == 2:
+            lines.setdefault(parts[-2].removesuffix("_proj"), []).append((float(parts[2]) + 1, values["std"]))
+    return plots.curves(lines, x="layer", y="standard deviation")
+
+
+def _page(found: dict[str, Any], config: Config) -> str:
+    layers = [
+        f"| {index} | {layer['stream']:.4g} | {layer['attention']:.4g} | {layer['feedforward']:.4g} "
+        f"| {layer['scores']['std']:.3g} | {layer['scores']['largest']:.3g} | {layer['scores']['evenness']:.3f} |"
+        for index, layer in enumerate(found["layers"], 1)
+    ]
+    weights = [
+        f"| `{name}` | {' x '.join(map(str, values['shape']))} "
+        f"| {values['mean']:.2e} | {values['std']:.4g} | {values['norm']:.4g} |"
+        for name, values in found["parameters"].items()
+    ]
+    logits = found["logits"]
+    return "\n".join(
+        [
+            "# A model begins",
+            "",
+            f"Scheme `{config.scheme}`, seed {config.seed}. Loss **{found['loss']:.4f}** on {found['tokens']:,} tokens "
+            f"of real text; guessing among all tokens costs ln V = **{found['ln_vocabulary']:.4f}**.",
+            f"Logits: mean {logits['mean']:.3g}, standard deviation {logits['std']:.3g}, "
+            f"largest {logits['largest']:.3g}.",
+            "",
+            "## On the way through the layers",
+            "",
+            f"Root mean squares; the embeddings enter with {found['embedding_rms']:.4g}. Scores are attention's: "
+            "evenness is their entropy as a share of what attending to everything alike would have.",
+            "",
+            "![activations](activations.svg)",
+            "",
+            "| layer | stream | attention adds | feed-forward adds | scores: std | largest | evenness |",
+            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *layers,
+            "",
+            "## Weights",
+            "",
+            "![weights](weights.svg)",
+            "",
+            "| parameter | shape | mean | std | norm |",
+            "| :-- | --: | --: | --: | --: |",
+            *weights,
+            "",
+        ]
+    )
