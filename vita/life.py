@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -28,14 +27,13 @@ from typing import Any
 from pydantic import Field
 
 import vita.recipes
-import vita.stages
 from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
 from vita.spine.errors import ConfigError, PlanError
 from vita.spine.plan import Plan, Step
 from vita.spine.stage import Stage, read_stage
 from vita.spine.store import Artifact
+from vita.stages import own_stages
 
-_NOT_STAGES = {"kinds"}
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -120,12 +118,6 @@ def stage(name: str) -> Stage:
         if point.name == name:
             return read_stage(name, point.load())
     raise unknown_name("stage", name, stages())
-
-
-def own_stages() -> list[str]:
-    """The stages that ship with Vita."""
-    found = (module.name for module in pkgutil.iter_modules(vita.stages.__path__))
-    return sorted(name for name in found if name not in _NOT_STAGES)
 
 
 def stages() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from vita.cli.app import STAGE_COMMANDS, app, errors_console, register
+from vita.cli.app import app, errors_console, register, stage_commands
 from vita.spine.errors import VitaError
 
 
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run `vita`; returns never, but exits with the command's code."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        register(next((word for word in given if word in STAGE_COMMANDS), None))
+        register(next((word for word in given if word in stage_commands()), None))
         app(arguments, prog_name="vita")
     except VitaError as error:
         errors_console().print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)

@@ -11,17 +11,16 @@ from rich.console import Console
 
 from vita import __version__
 from vita.cli.workspace import Workspace
+from vita.stages import own_stages
 
-STAGE_COMMANDS = {
-    "design": "design",
-    "curate": "curate",
-    "tokenize": "tokenize",
-    "init": "initialize",
-    "pretrain": "pretrain",
-    "test": "test",
-    "sft": "sft",
-}
-"""Command -> the stage that it carries out alone."""
+_ORDER = ("design", "curate", "tokenize", "initialize", "pretrain", "test", "sft")
+_SPELLED = {"initialize": "init"}
+
+
+def stage_commands() -> dict[str, str]:
+    """Command -> the stage that it carries out alone, in the order of a life."""
+    found = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    return {_SPELLED.get(name, name): name for name in found}
 
 
 app = typer.Typer(
@@ -73,7 +72,7 @@ def register(asked: str | None) -> None:
     """Enter the commands; of the stages only the one asked for is imported, the rest show their first sentence."""
     from vita.cli import lives, looking, talking  # noqa: F401 (their decorators enter them)
 
-    for command, name in STAGE_COMMANDS.items():
+    for command, name in stage_commands().items():
         if command == asked:
             from vita.cli.single import stage_command
 
