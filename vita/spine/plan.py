@@ -248,7 +248,7 @@ def _why(life: str, step: Step, asked: Any, inputs: Mapping[str, str], ledger: L
     earlier = [run for run in ledger.find(life=life, step=step.name, stage=step.stage.name) if run.state == "done"]
     if not earlier:
         unfinished = ledger.find(life=life, step=step.name, stage=step.stage.name)
-        return f"was {unfinished[-1].state} before the end" if unfinished else "has not run yet"
+        return _UNFINISHED[unfinished[-1].state] if unfinished else "has not run yet"
     last = earlier[-1]
     if last.version != step.stage.version:
         return f"the stage is now version {step.stage.version} (was {last.version})"
@@ -258,6 +258,14 @@ def _why(life: str, step: Step, asked: Any, inputs: Mapping[str, str], ledger: L
     before = ledger.inputs(last.id)
     slots = [slot for slot in {*before, *inputs} if before.get(slot) != inputs.get(slot)]
     return f"another {', '.join(sorted(slots))}" if slots else "is to run again"
+
+
+_UNFINISHED = {
+    "running": "is running now, or was killed: it goes on where it was",
+    "abandoned": "was killed: it goes on where it was",
+    "stopped": "was stopped: it goes on where it was",
+    "failed": "failed the last time",
+}
 
 
 def _differences(path: str, before: Any, now: Any) -> Iterator[str]:
