@@ -114,16 +114,21 @@ def _activations(found: dict[str, Any]) -> str:
         for name, part in (("stream", "stream"), ("attention adds", "attention"), ("feed-forward adds", "feedforward"))
     }
     lines["stream"].insert(0, (0.0, found["embedding_rms"]))
-    return plots.curves(lines, x="layer", y="root mean square")
+    return plots.curves(lines, x="layer", y="rms")
 
 
 def _weights(found: dict[str, Any]) -> str:
+    groups = {"q k v": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate up": ("gate_proj", "up_proj")}
     lines: dict[str, list[tuple[float, float]]] = {}
-    for name, values in found["parameters"].items():
-        parts = name.split(".")
-        if parts[1] == "layers" and len(values["shape"]) == 2:
-            lines.setdefault(parts[-2].removesuffix("_proj"), []).append((float(parts[2]) + 1, values["std"]))
-    return plots.curves(lines, x="layer", y="standard deviation")
+    for name, members in {**groups, "down": ("down_proj",)}.items():
+        for index in range(len(found["layers"])):
+            stds = [
+                values["std"]
+                for parameter, values in found["parameters"].items()
+                if parameter.startswith(f"model.layers.{index}.") and parameter.split(".")[-2] in members
+            ]
+            lines.setdefault(name, []).append((index + 1.0, sum(stds) / len(stds)))
+    return plots.curves(lines, x="layer", y="std")
 
 
 def _page(found: dict[str, Any], config: Config) -> str:
