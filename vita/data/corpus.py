@@ -5,6 +5,7 @@ for document in read_corpus(folder, "train"): ...
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import orjson
 import zstandard
 
 from vita.data import files
-from vita.data.records import Document
+from vita.data.records import Document, Drop
 from vita.spine.errors import DataError
 
 LEVEL = 3
@@ -54,6 +55,44 @@ class ZstdLines:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Shards:
+    """Writes lines into numbered files of bounded size."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder, itertools.count()
+        self._open: ZstdLines | None = None
+        self._bytes = 0
+
+    def write(self, line: bytes) -> None:
+        if self._open is None or self._bytes > 64 * 2**20:
+            self.close()
+            self._open, self._bytes = ZstdLines(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
+        self._open.write(line)
+        self._bytes += len(line)
+
+    def close(self) -> None:
+        if self._open:
+            self._open.close()
+
+
+def dump_document(document: Document) -> bytes:
+    """A document's line. (`dataclasses.asdict` would copy the metadata deeply, which takes as long as a filter.)"""
+    return dump(
+        {
+            "id": document.id,
+            "text": document.text,
+            "source": document.source,
+            "licence": document.licence,
+            "metadata": dict(document.metadata),
+        }
+    )
+
+
+def dump_drop(drop: Drop) -> bytes:
+    """A drop's line."""
+    return dump({"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail})
 
 
 def dump(value: Any) -> bytes:

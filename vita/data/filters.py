@@ -11,6 +11,7 @@ white space: counted on tokens that split off punctuation, the same thresholds t
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, get_type_hints
 
@@ -90,10 +91,10 @@ class Sieve:
 @FILTERS.add("length")
 def length(page: Page, *, minimum_words: int = 50, maximum_words: int = 0) -> Reason | None:
     """Too few words, or too many where `maximum_words` is not 0 (Gopher: 50 to 100,000; a book has more)."""
-    words = len(page.words.lengths)
-    if words < minimum_words:
-        return Reason("short", f"{words} words, under {minimum_words}")
-    if maximum_words and words > maximum_words:
+    first = page.data.split(None, minimum_words)  # stops there, so that long texts cost nothing
+    if len(first) < minimum_words:
+        return Reason("short", f"{len(first)} words, under {minimum_words}")
+    if maximum_words and (words := len(page.words.lengths)) > maximum_words:
         return Reason("long", f"{words} words, over {maximum_words}")
     return None
 
@@ -121,7 +122,10 @@ def gopher_quality(
     if (share := page.words.lettered.mean()) < least_lettered:
         return Reason("few_letters", f"{share:.2f} of the words have a letter, under {least_lettered}")
     for symbol in ("#", "...", "…"):
-        if (share := page.text.count(symbol) / words) > most_symbols:
+        share = page.text.count(symbol) / words
+        if symbol == "#" and share > most_symbols:
+            share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown's headings are no hashtags
+        if share > most_symbols:
             return Reason("symbols", f"{share:.2f} of `{symbol}` a word, over {most_symbols}")
     if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > most_bullet_lines:
         return Reason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
@@ -177,6 +181,7 @@ DEFAULT_FILTERS = ("length", "gopher_quality", "repetition", "boilerplate")
 # -- rules of a page
 
 _BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "–", "- ", "* ")
+_HEADING = re.compile(r"^#{1,6}(?= \S)", re.MULTILINE)
 _ELLIPSES = ("...", "…")
 _NOTICES = (
     b"enable javascript",
@@ -242,7 +247,10 @@ def _repeated_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
 def _highest_count(runs: UInt64[np.ndarray, "R"]) -> int:
     ordered = np.sort(runs)
     ends = np.flatnonzero(ordered[1:] != ordered[:-1])
-    return int(np.diff(ends, prepend=-1, append=len(runs) - 1).max())
+    if not len(ends):
+        return len(runs)
+    between = ends[1:] - ends[:-1]
+    return int(max(ends[0] + 1, len(runs) - 1 - ends[-1], between.max(initial=0)))
 
 
 def _longest_with_count(runs: UInt64[np.ndarray, "R"], lengths: Int64[np.ndarray, "R"], count: int) -> int:

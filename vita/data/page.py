@@ -56,6 +56,8 @@ class Page:
     @cached_property
     def words(self) -> Words:
         parts = [_measure(block) for block in _blocks(self.data)]
+        if len(parts) == 1:
+            return parts[0]
         return Words(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     @cached_property
@@ -81,7 +83,7 @@ class Page:
             self._runs[n] = runs
         return self._runs[n]
 
-    @property
+    @cached_property
     def characters(self) -> int:
         """Characters of all words."""
         return int(self.running_length[-1])

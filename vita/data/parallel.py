@@ -1,5 +1,8 @@
 """Jobs in several processes, their answers in the order of the jobs.
 
+    with Crew(workers=8) as crew:
+        for answer in crew.in_order(work, jobs, watch=print): ...
+
 The processes end with the one that started them, even when that is killed: none goes on writing behind its back.
 """
 
@@ -24,41 +27,53 @@ A = TypeVar("A")
 Tick = Callable[[int], None]
 """Called by a job with the number of things done since its last call."""
 
+_PAUSE_SECONDS = 0.1
 
-def in_order(
-    work: Callable[[J, Tick], A], jobs: Sequence[J], *, workers: int, watch: Tick, pause_seconds: float = 0.25
-) -> Iterator[A]:
-    """`work(job, tick)` of every job; `watch` gets the number of things done in all, while it goes on."""
-    workers = min(workers, len(jobs))
-    if workers <= 1:
-        done = _Sum(watch)
-        yield from (work(job, done) for job in jobs)
-        return
-    spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
-    counter = spawn.Value("q", 0)
-    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_join, initargs=(counter,))
-    waiting: deque[Future[A]] = deque()
-    left = iter(jobs)
-    try:
-        while True:
-            while len(waiting) < 2 * workers and (job := next(left, None)) is not None:
-                waiting.append(pool.submit(_work, work, job))
-            if not waiting:
-                return
-            while not waiting[0].done():
-                time.sleep(pause_seconds if counter.value else 0.02)
-                watch(counter.value)
-            answer = waiting.popleft().result()
-            watch(counter.value)
-            yield answer
-    except BrokenProcessPool:
-        raise DataError(
-            "a worker process",
-            "was ended from outside, mostly for want of memory",
-            hint="try again with VITA_THREADS=1",
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+class Crew:
+    """Processes that work off jobs; one worker is this process itself."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._counter: Any = None
+
+    def __enter__(self) -> Crew:
+        if self.workers > 1:
+            spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
+            self._counter = spawn.Value("q", 0)
+            self._pool = ProcessPoolExecutor(
+                self.workers, mp_context=spawn, initializer=_join, initargs=(self._counter,)
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def in_order(self, work: Callable[[J, Tick], A], jobs: Sequence[J], *, watch: Tick) -> Iterator[A]:
+        """`work(job, tick)` of every job; `watch` hears how many things are done in all, while it goes on."""
+        if self._pool is None:
+            done = _Sum(watch)
+            yield from (work(job, done) for job in jobs)
+            return
+        before = self._counter.value
+        waiting: deque[Future[A]] = deque()
+        left = iter(jobs)
+        try:
+            while True:
+                # A few jobs ahead keep everyone busy, and no more answers than that wait for their turn.
+                while len(waiting) < 2 * self.workers and (job := next(left, None)) is not None:
+                    waiting.append(self._pool.submit(_work, work, job))
+                if not waiting:
+                    return
+                while not waiting[0].done():
+                    time.sleep(_PAUSE_SECONDS)
+                    watch(self._counter.value - before)
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            problem = "was ended from outside, most likely for want of memory"
+            raise DataError("a worker process", problem, hint="try again with VITA_THREADS=1") from None
 
 
 class _Sum:

@@ -5,6 +5,7 @@ Decisions are made on arrays of keys; the text of a part is read once more, to b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import orjson
 from jaxtyping import Bool, Float64, Int64, UInt64
 
-from vita.data.corpus import ZstdLines, dump, read_lines
+from vita.data.corpus import ZstdLines, dump, dump_drop, read_lines
 from vita.data.dedup import first_equal
 from vita.data.mixing import draw, hold_out, passes
 from vita.data.records import Drop
@@ -111,10 +112,36 @@ class Placed:
     tally: Tally
 
 
-def part_of(decisions: Decisions, begins: int, ends: int) -> Decisions:
-    """The decisions for some documents in a row; `first` still counts over all."""
-    cut = slice(begins, ends)
-    return Decisions(decisions.first[cut], decisions.held_out[cut], decisions.passes[cut], decisions.occurrence[cut])
+def placings_of(
+    parts: Sequence[Path], tables: Sequence[PartTable], decisions: Decisions, folder: Path
+) -> list[Placing]:
+    """The job of each part; its training files are numbered over all parts and passes."""
+    begins = [0, *itertools.accumulate(len(table.sizes) for table in tables)]
+    repeated = np.flatnonzero(decisions.repeated)
+    first_ids = _ids_of(np.unique(decisions.first[repeated]), tables, begins)
+    numbers = itertools.count()
+    most = int(decisions.passes.max())
+    # Every pass over all parts comes before the next pass, so that repeats of a text lie far apart.
+    files: list[list[Path | None]] = [[] for _ in parts]
+    for time_over in range(most):
+        for index in range(len(parts)):
+            any_left = (decisions.passes[begins[index] : begins[index + 1]] > time_over).any()
+            files[index].append(folder / "train" / f"{next(numbers):05d}.jsonl.zst" if any_left else None)
+    placings = []
+    for index, part in enumerate(parts):
+        own = _cut(decisions, begins[index], begins[index + 1])
+        needed = own.first[own.first != np.arange(begins[index], begins[index + 1])]
+        ids = {int(first): first_ids[int(first)] for first in needed}
+        placings.append(Placing(part, tuple(files[index]), own, begins[index], ids))
+    return placings
+
+
+def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], begins: list[int]) -> dict[int, str]:
+    parts = np.searchsorted(begins, documents, side="right") - 1
+    return {
+        int(document): tables[part].ids[document - begins[part]]
+        for document, part in zip(documents.tolist(), parts.tolist(), strict=True)
+    }
 
 
 def place(job: Placing, tick: Callable[[int], None]) -> Placed:
@@ -141,6 +168,12 @@ def place(job: Placing, tick: Callable[[int], None]) -> Placed:
     return placed
 
 
+def _cut(decisions: Decisions, begins: int, ends: int) -> Decisions:
+    """The decisions for some documents in a row; `first` still counts over all."""
+    cut = slice(begins, ends)
+    return Decisions(decisions.first[cut], decisions.held_out[cut], decisions.passes[cut], decisions.occurrence[cut])
+
+
 def _renamed(line: bytes, occurrence: int) -> bytes:
     """An id that another document of the source has too becomes `id#2`, so that it can be traced."""
     row = orjson.loads(line)
@@ -152,4 +185,4 @@ def _drop(placed: Placed, line: bytes, reason: str, detail: str) -> None:
     row = orjson.loads(line)
     drop = Drop(row["id"], row["source"], reason, detail)
     placed.tally.drop(drop, size=len(row["text"].encode()), text=row["text"])
-    placed.drops.append(dump({"id": drop.id, "source": drop.source, "reason": reason, "detail": detail}))
+    placed.drops.append(dump_drop(drop))

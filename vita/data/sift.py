@@ -16,7 +16,7 @@ import orjson
 import xxhash
 import zstandard
 
-from vita.data.corpus import ZstdLines, dump
+from vita.data.corpus import ZstdLines, dump, dump_document, dump_drop
 from vita.data.dedup import as_keys, content_key
 from vita.data.filters import FilterUse, Sieve
 from vita.data.page import Page, mend
@@ -131,7 +131,7 @@ def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
 
         def drop(dropped: Drop, size: int = 0, text: str = "") -> None:
             tally.drop(dropped, size=size, text=text)
-            drops.write(dump(asdict(dropped)))
+            drops.write(dump_drop(dropped))
 
         for document in documents(job.stretch, dropped=drop):
             text, data = mend(document.text)
@@ -191,7 +191,7 @@ class _Parts:
         if self._open is None:
             self._begin()
         assert self._open is not None
-        self._open.write(dump(asdict(document)))
+        self._open.write(dump_document(document))
         self._keys.append(content_key(document.text, data))
         self._sizes.append(len(data))
         self._ids.append(document.id)

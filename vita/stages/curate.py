@@ -6,7 +6,6 @@ out for testing, drawn by content so that equal texts are never on both sides.
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from vita.data.corpus import ZstdLines, dump, read_lines
+from vita.data.corpus import Shards, ZstdLines, dump, read_lines
 from vita.data.corpus_report import describe, to_markdown
 from vita.data.filters import DEFAULT_FILTERS, FilterUse
-from vita.data.parallel import in_order
-from vita.data.place import Decisions, Placed, Placing, Wanted, decide, part_of, place
+from vita.data.parallel import Crew
+from vita.data.place import Decisions, Placed, Placing, Wanted, decide, place, placings_of
 from vita.data.sift import Job, PartTable, Sifted, Tally, sift
 from vita.data.sources import Source, passed_over, stretches
 from vita.spine.config import Settings
@@ -85,26 +84,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     """Sift every source, decide on every document, and write the corpus with its report."""
     began = time.monotonic()
     jobs, owners = _jobs(config, context.scratch / "sifted")
-    workers = context.machine.threads if sum(job.stretch.size for job in jobs) > _WORTH_PROCESSES else 1
-    sifted = _sift_all(jobs, workers, context)
-    tally = Tally()
-    for one in sifted:
-        tally.merge(one.tally)
-    parts = [(part, owners[one.number]) for one in sifted for part in one.parts]
-    if not parts:
-        raise _nothing_left(tally)
-    tables = [PartTable.load(part) for part, _ in parts]
-    decisions = decide(
-        tables,
-        Wanted(config.deduplicate, config.held_out, config.seed),
-        repeat=np.array([owner.repeat for _, owner in parts]),
-        reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
-    )
-    if not decisions.passes.any():
-        raise _nothing_to_train_on(decisions)
-    folder = context.draft_folder()
-    placings = _placings([part for part, _ in parts], tables, decisions, folder)
-    _write(placings, sifted, tally, folder, workers, context)
+    worth_it = len(jobs) > 1 and sum(job.stretch.size for job in jobs) > _WORTH_PROCESSES
+    workers = min(context.machine.threads, len(jobs)) if worth_it else 1
+    with Crew(workers) as crew:
+        sifted = _sift_all(jobs, crew, context)
+        tally = Tally()
+        for one in sifted:
+            tally.merge(one.tally)
+        parts = [(part, owners[one.number]) for one in sifted for part in one.parts]
+        tables = [PartTable.load(part) for part, _ in parts]
+        decisions = _decide(config, parts, tables, tally)
+        folder = context.draft_folder()
+        placings = placings_of([part for part, _ in parts], tables, decisions, folder)
+        _write(placings, sifted, tally, folder, crew, context)
     report = describe(
         tally, tables, decisions, filters=[use.model_dump() for use in config.filters],
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
@@ -113,9 +105,23 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     (folder / "report.json").write_bytes(dump(report))
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     _record(context, report, time.monotonic() - began, workers)
-    return Draft(
-        Corpus, folder, {name: report[name] for name in ("documents", "bytes", "dropped", "sources", "licences")}
+    return Draft(Corpus, folder, _facts(report))
+
+
+def _decide(
+    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: Tally
+) -> Decisions:  # fmt: skip
+    if not parts:
+        raise _nothing_left(tally)
+    decisions = decide(
+        tables,
+        Wanted(config.deduplicate, config.held_out, config.seed),
+        repeat=np.array([owner.repeat for _, owner in parts]),
+        reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
     )
+    if not decisions.passes.any():
+        raise _nothing_to_train_on(decisions)
+    return decisions
 
 
 # -- the two passes
@@ -132,14 +138,12 @@ def _jobs(config: Config, folder: Path) -> tuple[list[Job], list[Source]]:
     return jobs, [source for source, _ in owned]
 
 
-def _sift_all(jobs: list[Job], workers: int, context: Context) -> list[Sifted]:
+def _sift_all(jobs: list[Job], crew: Crew, context: Context) -> list[Sifted]:
     """The answers in the order of the sources, though the largest are begun first."""
     largest_first = sorted(jobs, key=lambda job: -job.stretch.size)
     progress = _Progress(context, sum(job.stretch.size for job in jobs))
     answers = []
-    for job, answer in zip(
-        largest_first, in_order(sift, largest_first, workers=workers, watch=progress.watch), strict=True
-    ):
+    for job, answer in zip(largest_first, crew.in_order(sift, largest_first, watch=progress.watch), strict=True):
         progress.finished(job.stretch.size, sum(count.documents for count in answer.tally.read.values()))
         answers.append(answer)
     return sorted(answers, key=lambda answer: answer.number)
@@ -168,42 +172,13 @@ class _Progress:
         self._context.emit("progress", done=done, total=total, unit="documents", doing="sifting")
 
 
-def _placings(parts: list[Path], tables: list[PartTable], decisions: Decisions, folder: Path) -> list[Placing]:
-    begins = [0, *itertools.accumulate(len(table.sizes) for table in tables)]
-    repeated = np.flatnonzero(decisions.repeated)
-    first_ids = _ids_of(np.unique(decisions.first[repeated]), tables, begins)
-    numbers = itertools.count()
-    most = int(decisions.passes.max())
-    # Every pass over all parts comes before the next pass, so that repeats of a text lie far apart.
-    files: list[list[Path | None]] = [[] for _ in parts]
-    for time_over in range(most):
-        for index in range(len(parts)):
-            any_left = (decisions.passes[begins[index] : begins[index + 1]] > time_over).any()
-            files[index].append(folder / "train" / f"{next(numbers):05d}.jsonl.zst" if any_left else None)
-    placings = []
-    for index, part in enumerate(parts):
-        own = part_of(decisions, begins[index], begins[index + 1])
-        needed = own.first[own.first != np.arange(begins[index], begins[index + 1])]
-        ids = {int(first): first_ids[int(first)] for first in needed}
-        placings.append(Placing(part, tuple(files[index]), own, begins[index], ids))
-    return placings
-
-
-def _ids_of(documents: np.ndarray, tables: list[PartTable], begins: list[int]) -> dict[int, str]:
-    parts = np.searchsorted(begins, documents, side="right") - 1
-    return {
-        int(document): tables[part].ids[document - begins[part]]
-        for document, part in zip(documents.tolist(), parts.tolist(), strict=True)
-    }
-
-
 def _write(
-    placings: list[Placing], sifted: list[Sifted], tally: Tally, folder: Path, workers: int, context: Context
+    placings: list[Placing], sifted: list[Sifted], tally: Tally, folder: Path, crew: Crew, context: Context
 ) -> None:
     (folder / "train").mkdir()
     (folder / "heldout").mkdir()
     total = sum(len(placing.decisions.first) for placing in placings)
-    held_out = _Shards(folder / "heldout")
+    held_out = Shards(folder / "heldout")
     with ZstdLines(folder / "drops.jsonl.zst") as drops:
         for one in sifted:
             for line in read_lines(one.drops):
@@ -213,7 +188,7 @@ def _write(
             context.emit("progress", done=done, total=total, unit="documents", doing="writing")
 
         answer: Placed
-        for answer in in_order(place, placings, workers=workers, watch=watch):
+        for answer in crew.in_order(place, placings, watch=watch):
             tally.merge(answer.tally)
             for line in answer.drops:
                 drops.write(line)
@@ -222,24 +197,12 @@ def _write(
     held_out.close()
 
 
-class _Shards:
-    """Lines in files of bounded size."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers = folder, itertools.count()
-        self._open: ZstdLines | None = None
-        self._bytes = 0
-
-    def write(self, line: bytes) -> None:
-        if self._open is None or self._bytes > 64 * 2**20:
-            self.close()
-            self._open, self._bytes = ZstdLines(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
-        self._open.write(line)
-        self._bytes += len(line)
-
-    def close(self) -> None:
-        if self._open:
-            self._open.close()
+def _facts(report: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{name: report[name] for name in ("documents", "bytes", "licences")},
+        "dropped": {reason: counts["documents"] for reason, counts in report["dropped"].items()},
+        "sources": {name: counts["train"] for name, counts in report["sources"].items()},
+    }
 
 
 def _nothing_left(tally: Tally) -> DataError:
