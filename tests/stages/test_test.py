@@ -58,13 +58,14 @@ def run(folder: Path, scratch: Path, values: dict[str, Any], *, corpus: Path | N
 
 def everything(tmp_path: Path) -> dict[str, Any]:
     return {
-        "texts": {"more": write_rows(tmp_path / "more.jsonl", [{"id": "1", "text": "long " * 40, "source": "s"}])},
+        "texts": [write_rows(tmp_path / "more.jsonl", [{"id": "1", "text": "long " * 40, "source": "s"}])],
         "tasks": {
             "copa": {"path": write_rows(tmp_path / "copa.jsonl", CHOICES), "task": "multiple_choice"},
             "lambada": write_rows(tmp_path / "lambada.jsonl", CLOZES),
         },
         "world": WORLD,
-        "samples": {"prompts": ["What is a cat?"], "max_tokens": 8},
+        "prompts": ["What is a cat?"],
+        "sampling": {"max_tokens": 8},
         "limit": 30,
     }
 
@@ -111,7 +112,7 @@ def test_the_same_question_gives_the_same_bytes(folder: Path, tmp_path: Path) ->
 
 
 def test_prompts_go_through_the_chat_template_when_asked(folder: Path, tmp_path: Path) -> None:
-    samples = {"samples": {"prompts": ["Hi"], "max_tokens": 4}}
+    samples = {"prompts": ["Hi"], "sampling": {"max_tokens": 4}}
     plain = run(folder, tmp_path / "plain", samples)
     chat = run(folder, tmp_path / "chat", {**samples, "as_chat": True})
     assert "chat template" in (chat.folder / "report.md").read_text()
@@ -151,7 +152,7 @@ def test_random_weights_score_near_chance(folder: Path, tmp_path: Path) -> None:
     rows = [
         {"query": f"{n}", "choices": [f"{n * 7919 % 89:02d}{k}" for k in range(4)], "gold": n % 4} for n in range(300)
     ]
-    tasks = {"tasks": {"multiple_choice": write_rows(tmp_path / "rows.jsonl", rows)}, "samples": {"prompts": []}}
+    tasks = {"tasks": {"multiple_choice": write_rows(tmp_path / "rows.jsonl", rows)}, "prompts": []}
     draft = run(folder, tmp_path / "scratch", tasks)
     own = json.loads((draft.folder / "report.json").read_text())["figures"]["tasks"]["multiple_choice"]
     for name in ("acc", "acc_norm", "acc_bytes"):
@@ -164,4 +165,4 @@ def test_mistakes_are_told_before_anything_slow_begins(folder: Path, tmp_path: P
     with pytest.raises(ConfigError, match="test.context: expected at most 64, the model's context, got 65"):
         run(folder, tmp_path, {"context": 65})
     with pytest.raises(DataError, match="holds no text"):
-        run(folder, tmp_path, {"texts": {"none": write_rows(tmp_path / "e.jsonl", [{"id": "1", "text": ""}])}})
+        run(folder, tmp_path, {"texts": [write_rows(tmp_path / "none.jsonl", [{"id": "1", "text": ""}])]})

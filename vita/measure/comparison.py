@@ -21,7 +21,7 @@ VERDICTS = ("acc", "acc_norm", "acc_bytes", "right")
 
 
 def compare(first: Path, second: Path) -> dict[str, Comparison]:
-    """`task/metric` -> exact McNemar test of two report folders; p-values are corrected for their number (Holm 1979)."""
+    """`task/metric` -> exact McNemar test of two report folders, p-values corrected for their number (Holm 1979)."""
     before, after = _verdicts(first), _verdicts(second)
     found: dict[str, Comparison] = {}
     for name in sorted(before.keys() & after.keys()):

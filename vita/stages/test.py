@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, model_validator
@@ -17,11 +18,11 @@ from pydantic import Field, model_validator
 from vita.data.records import Document
 from vita.data.sources import Source, documents
 from vita.data.world import World, WorldSettings
+from vita.infer.sampling import Sampling
 from vita.measure import knowledge, perplexity, ranking, samples
 from vita.measure.findings import Findings
 from vita.measure.overview import page
 from vita.measure.report import write
-from vita.measure.samples import Samples
 from vita.measure.task import items
 from vita.measure.tasks import TASKS
 from vita.spine.config import InputPath, Settings
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 ITEMS_AT_ONCE = 256
 """Items between two signs of progress."""
+
+
+_SAMPLING = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 64}
 
 
 class TaskFile(Settings):
@@ -59,8 +63,8 @@ class TaskFile(Settings):
 class Config(Settings):
     """What is measured; everything left out is skipped."""
 
-    texts: dict[str, Source] = Field(default_factory=dict)
-    """Further held-out text, by name: a path, or a source with its settings. The corpus's own comes by itself."""
+    texts: tuple[Source, ...] = ()
+    """Further held-out text: paths, or sources with their settings. What the corpus holds out comes by itself."""
     documents: int | None = Field(1000, ge=1)
     """How many documents of each text at most, drawn by the seed; none for all."""
     tasks: dict[str, TaskFile] = Field(default_factory=dict)
@@ -71,8 +75,12 @@ class Config(Settings):
     """The embedded world whose things are asked for; the settings that the corpus was made with."""
     as_chat: bool = False
     """Put prompts and questions to the model as a user's message, through its chat template."""
-    samples: Samples = Field(default_factory=Samples)
-    """Prompts that are continued, to be read."""
+    prompts: tuple[str, ...] = samples.PROMPTS
+    """What the model is to continue, to be read; the same prompts make reports comparable."""
+    sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(_SAMPLING))
+    """How prompts are continued by chance; each is continued greedily, too."""
+    sampled: int = Field(2, ge=0)
+    """How many continuations by chance each prompt gets."""
     context: int | None = Field(None, ge=2)
     """Tokens read at once when text is scored; without it the model's own context."""
     stride: int | None = Field(None, ge=1)
@@ -101,11 +109,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         known=knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
-        continuations=samples.continuations(engine, config.samples, as_chat=config.as_chat, seed=config.seed),
+        continuations=samples.continuations(
+            engine,
+            config.prompts,
+            sampling=config.sampling.model_copy(update={"seed": config.seed}),
+            sampled=config.sampled,
+            as_chat=config.as_chat,
+        ),
         seed=config.seed,
     )
     folder = context.draft_folder()
-    shown = config.model_dump(mode="json", exclude={"texts": True, "tasks": True, "samples": {"prompts"}})
+    shown = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts"})
     summary = {"model": inputs.model.digest, **found.summary(), "settings": shown}
     (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     found.write_items(folder / "items.jsonl.zst")
@@ -125,7 +139,7 @@ def _check(config: Config) -> None:
 def _score_texts(
     config: Config, inputs: Inputs, engine: Engine, context: Context, *, length: int
 ) -> dict[str, list[perplexity.DocumentScore]]:
-    sources = dict(config.texts)
+    sources = _named(config.texts)
     if inputs.corpus and any((inputs.corpus.path / "heldout").glob("*")):
         sources = {"heldout": Source.model_validate(str(inputs.corpus.path / "heldout")), **sources}
     found: dict[str, list[perplexity.DocumentScore]] = {}
@@ -158,6 +172,16 @@ def _answer_tasks(config: Config, engine: Engine, context: Context, *, length: i
             for one in ranking.answer(engine, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length)
         )
         found[name] = list(_told(answers, context, total=len(asked), unit=f"items of {name}"))
+    return found
+
+
+def _named(texts: Sequence[Source]) -> dict[str, Source]:
+    """Each text by its name, else by the name of its file; a second of the same name gets a number."""
+    found: dict[str, Source] = {}
+    for source in texts:
+        label = source.name or PurePosixPath(source.label()).name.split(".")[0] or "text"
+        taken = sum(name == label or name.startswith(f"{label} ") for name in found)
+        found[f"{label} {taken + 1}" if taken or label == "heldout" else label] = source
     return found
 
 
