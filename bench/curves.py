@@ -2,7 +2,7 @@
 
     python -m bench.curves vita.jsonl nanochat.jsonl --picture bench/results/curves.png
 
-Each file holds points {"system", "seconds", "bits_per_byte", "opening", ...} as `nanochat_curve` and `vita_curve` write.
+Each file holds points {"system", "seconds", "bits_per_byte", "opening", ...}, as `nanochat_curve` writes them.
 """
 
 from __future__ import annotations
