@@ -41,10 +41,10 @@ def test_more_tokens_never_shrink_the_batch_and_always_leave_enough_steps() -> N
 @pytest.mark.parametrize("tokens", [300_000, 2_400_000, 14_000_000, 1_000_000_000])
 def test_rates_warmup_and_decay_stay_within_what_trains(tokens: int) -> None:
     plan = training_plan(shape_of_depth(4, vocabulary=4096, context=512), tokens=tokens)
-    assert plan.tokens == plan.steps * plan.tokens_per_step
+    assert plan.tokens == plan.steps * plan.rows * plan.context
     assert plan.tokens == pytest.approx(tokens, rel=0.01)
     assert 0 < plan.weight_decay <= 0.1
-    assert 1 <= plan.warmup_steps <= plan.steps / 10
+    assert 1 <= plan.warmup <= plan.steps / 10
     assert 0.005 <= plan.matrix_rate <= 0.05 and 0 < plan.rate <= 0.01
 
 

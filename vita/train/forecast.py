@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita.nn.architecture import Architecture
-from vita.train.rules import USEFUL_EPOCHS, TrainingPlan
+from vita.train.rules import USEFUL_EPOCHS, TrainingPlan, shape_of_depth
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,33 @@ def effective_tokens(tokens: int, available: int | None) -> float:
     return available * (1 + 15.4 * (1 - math.exp(-repeats / 15.4)))
 
 
-def prediction(shape: Architecture, plan: TrainingPlan, *, text: str, available: int | None = None) -> dict[str, Any]:
-    """All that can be said of a plan without a machine, as plain values for `blueprint.json`."""
+def best_shape(flops: float, *, vocabulary: int, context: int, text: str, available: int | None = None) -> Architecture:
+    """The depth whose foretold loss is least when `flops` operations are all there are.
+
+    `flops` are those of wide matrices; narrow ones get fewer from the same time, in proportion to their width.
+    """
+
+    def bits(shape: Architecture) -> float:
+        tokens = flops * min(1.0, shape.width / 256) / shape.flops_per_token(context)
+        seen = effective_tokens(round(tokens), available) * bytes_per_token(vocabulary)
+        return LAWS[text].bits_per_byte(shape.matrix_parameters(), max(seen, 1.0))
+
+    return min((shape_of_depth(depth, vocabulary=vocabulary, context=context) for depth in range(1, 65)), key=bits)
+
+
+def prediction(
+    shape: Architecture,
+    plan: TrainingPlan,
+    *,
+    text: str,
+    available: int | None = None,
+    token_bytes: float | None = None,
+) -> dict[str, Any]:
+    """All that can be said of a plan without a machine, as plain values for `blueprint.json`.
+
+    `token_bytes` is how many bytes a token of the real tokenizer stands for, where there is one already.
+    """
+    text_bytes = token_bytes or bytes_per_token(shape.vocabulary)
     head = 0 if shape.tied else shape.vocabulary * shape.width
     embedding = shape.vocabulary * shape.width
     total = shape.parameters()
@@ -73,11 +98,11 @@ def prediction(shape: Architecture, plan: TrainingPlan, *, text: str, available:
         "parameters": {"total": total, "layers": total - embedding - head, "embedding": embedding, "head": head},
         "tokens": plan.tokens,
         "tokens_per_parameter": round(plan.tokens / shape.matrix_parameters(), 2),
-        "text_bytes": round(plan.tokens * bytes_per_token(shape.vocabulary)),
+        "text_bytes": round(plan.tokens * text_bytes),
         "flops_per_token": flops,
         "flops": flops * plan.tokens,
         "memory": shape.memory(tokens=plan.tokens_per_step),
-        "bits_per_byte": _bits(LAWS[text], shape, plan, available),
+        "bits_per_byte": _bits(LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes),
         "text": text,
     }
     if available is not None:
@@ -97,14 +122,13 @@ def warnings(answer: dict[str, Any]) -> list[str]:
     return told
 
 
-def _bits(law: Law, shape: Architecture, plan: TrainingPlan, available: int | None) -> dict[str, float]:
-    tokens = effective_tokens(plan.tokens, available)
-    value = law.bits_per_byte(shape.matrix_parameters(), tokens * bytes_per_token(shape.vocabulary))
+def _bits(law: Law, shape: Architecture, text_bytes: float) -> dict[str, float]:
+    value = min(law.bits_per_byte(shape.matrix_parameters(), text_bytes), WORST)
     # The law was fitted at about 20 MB; each factor of e away from there adds two percent of doubt.
-    doubt = law.doubt + 0.02 * abs(math.log(plan.tokens * bytes_per_token(shape.vocabulary) / 20e6))
-    # Nothing is worse than guessing every byte alike: 8 bits.
-    return {
-        "value": round(min(value, 8.0), 3),
-        "low": round(min(value, 8.0) * (1 - min(doubt, 0.9)), 3),
-        "high": round(min(value * (1 + doubt), 8.0), 3),
-    }
+    doubt = law.doubt + 0.02 * abs(math.log(text_bytes / 20e6))
+    low, high = value * (1 - min(doubt, 0.9)), min(value * (1 + doubt), WORST)
+    return {"value": round(value, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+WORST = 8.0
+"""Bits per byte of guessing every byte alike; nothing that learns is worse."""

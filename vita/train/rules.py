@@ -10,6 +10,8 @@ they run through what was measured at 1M to 10M parameters and meet the publishe
 
 from __future__ import annotations
 
+from typing import Any
+
 from vita.nn.architecture import Architecture
 from vita.spine.config import Settings
 
@@ -25,45 +27,75 @@ _SMALL_TOKENS, _SMALL_BATCH = 14e6, 2**13  # half an hour on two cores
 
 
 class TrainingPlan(Settings):
-    """How the shape is to be trained; the settings of the pretraining stage that depend on its size."""
+    """How the shape is to be trained: what of the training's settings follows from its size."""
 
-    tokens: int
-    """Tokens seen in all: steps x tokens_per_step."""
-    tokens_per_step: int
-    """Tokens that one optimizer step learns from."""
-    context: int
-    """Tokens in a row."""
     steps: int
     """Optimizer steps."""
+    rows: int
+    """Sequences that one optimizer step learns from, over all processes."""
+    context: int
+    """Tokens in a sequence."""
+    warmup: int
+    """Steps over which the rates rise."""
+    decay: float
+    """Last part of the steps, over which the rates fall."""
     matrix_rate: float
     """Peak learning rate of the layers' matrices, for Muon."""
     rate: float
     """Peak learning rate of embedding, head and norms, for AdamW."""
     weight_decay: float
-    """Decay of the layers' matrices."""
-    warmup_steps: int
-    """Steps over which the rates rise."""
-    decay_share: float
-    """Last part of the steps, over which the rates fall."""
+    """Pull of the layers' matrices towards zero."""
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows * self.context
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.tokens_per_step
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in `blueprint.json`, under the names of the settings that it fills."""
+        return {
+            "tokens": self.tokens,
+            "tokens_per_step": self.tokens_per_step,
+            "steps": self.steps,
+            "rows": self.rows,
+            "context": self.context,
+            "schedule": {
+                "steps": self.steps,
+                "name": "warmup_stable_decay",
+                "warmup": self.warmup,
+                "decay": self.decay,
+            },
+            "optimization": {
+                "matrix_rate": self.matrix_rate,
+                "embedding_rate": self.rate,
+                "head_rate": self.rate,
+                "scalar_rate": self.rate,
+                "weight_decay": self.weight_decay,
+            },
+        }
 
 
 def training_plan(
     shape: Architecture, *, tokens: int, tokens_per_step: int | None = None, steps: int | None = None
 ) -> TrainingPlan:
     """The plan for a shape and a number of tokens; `tokens_per_step` and `steps` override what would be derived."""
-    batch = tokens_per_step or batch_tokens(tokens, context=shape.context)
+    # Steps alone say how long to train: in steps of at most the size that suits a small run.
+    expected = min(tokens, steps * _SMALL_BATCH) if steps else tokens
+    batch = tokens_per_step or batch_tokens(expected, context=shape.context)
     count = steps or max(1, round(tokens / batch))
     rate = matrix_rate(batch)
     return TrainingPlan(
-        tokens=count * batch,
-        tokens_per_step=batch,
-        context=shape.context,
         steps=count,
+        rows=max(1, batch // shape.context),
+        context=shape.context,
+        warmup=warmup_steps(count),
+        decay=DECAY_SHARE,
         matrix_rate=rate,
         rate=other_rate(shape.width, batch),
         weight_decay=weight_decay(rate, count),
-        warmup_steps=warmup_steps(count),
-        decay_share=DECAY_SHARE,
     )
 
 
