@@ -56,7 +56,7 @@ format: $(VENV)/.everything
 
 # After a dependency changed: an upgrade of everything, and what came of it written down.
 pins: $(VENV)/.everything
-	$(VENV)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager $(PIP_EXTRA) -e ".[test,dev,docs]"
+	$(VENV)/bin/python -m pip install -qq --upgrade --upgrade-strategy eager $(PIP_EXTRA) -e ".[test,dev,docs,bench]"
 	{ sed -n '/^#/p' constraints.txt; $(VENV)/bin/python -m pip freeze --exclude-editable | sed 's/+.*//'; } > constraints.new
 	mv constraints.new constraints.txt
 
@@ -76,5 +76,5 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.everything: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Vita and its tools into $(VENV) (once; some minutes on a slow line)"
-	@$(PIP) -e ".[test,dev,docs]"
+	@$(PIP) -e ".[test,dev,docs,bench]"
 	@touch $(VENV)/.runtime $@

@@ -20,7 +20,7 @@ from vita.life import own_stages, read_life
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
-ENTRY_POINTS = {"vita.stages", "vita.filters", "vita.trackers"}
+ENTRY_POINTS = {"vita.stages", "vita.filters", "vita.readers", "vita.tasks"}
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
 
 
@@ -78,10 +78,10 @@ def _vita() -> Any:
     from typer.main import get_command
 
     from vita.cli import lives, looking, talking  # noqa: F401 (their decorators enter commands)
-    from vita.cli.app import STAGE_COMMANDS, app
+    from vita.cli.app import app, stage_commands
     from vita.cli.single import stage_command
 
-    for command, stage in STAGE_COMMANDS.items():
+    for command, stage in stage_commands().items():
         run, summary = stage_command(stage)
         app.command(command, help=summary)(run)
     command = get_command(app)
