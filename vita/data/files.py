@@ -204,15 +204,16 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _Decompressor]) -> Iterator[bytes]:
     """Concatenated frames, each of which must be whole."""
     frame: _Decompressor | None = None
-    given, frames = 0, 0
+    given, frames, head = 0, 0, b""
     for chunk in compressed:
+        head = head or chunk[:8]
         while chunk:
             if frame is None:
                 frame, frames = start(), frames + 1
             try:
                 out = frame.decompress(chunk)
             except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError) as error:
-                raise _damaged(file, given, error) from None
+                raise _damaged(file, head, given, error) from None
             given += len(out)
             if out:
                 yield out
@@ -223,9 +224,9 @@ def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _De
         raise DataError(file.path, f"is cut off after {given:,} bytes of text", hint="copy or download it again")
 
 
-def _damaged(file: File, given: int, error: Exception) -> DataError:
-    kind = PurePosixPath(file.path).suffix
-    if given == 0:
+def _damaged(file: File, head: bytes, given: int, error: Exception) -> DataError:
+    kind = PurePosixPath(file.path).suffix.lower()
+    if not any(head.startswith(magic) and meaning.endswith(f" {kind}") for magic, meaning in _MAGIC.items()):
         return DataError(
             file.path, expected=f"a {kind} file", got=f"other bytes ({error})", hint="rename or replace it"
         )

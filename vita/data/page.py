@@ -24,7 +24,11 @@ _CONTROL = bytes([*range(9), 11, 12, *range(14, 32), 127])
 
 def mend(text: str) -> tuple[str, bytes]:
     """(text, its UTF-8) with Windows and old Mac line ends made plain and control characters taken out."""
-    raw = text.encode("utf-8", errors="replace")
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON and Python allow and UTF-8 does not
+        raw = text.encode("utf-8", errors="replace")
+        text = raw.decode("utf-8")
     data = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw
     data = data.translate(None, _CONTROL).removeprefix(b"\xef\xbb\xbf")
     return (text, raw) if len(data) == len(raw) and data == raw else (data.decode("utf-8"), data)

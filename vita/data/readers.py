@@ -80,7 +80,7 @@ def read_json(file: File, wishes: Wishes) -> Iterator[Row]:
     except orjson.JSONDecodeError as error:
         raise DataError(file.path, f"is not JSON: {error}", hint=hint) from None
     if not isinstance(values, list):
-        raise DataError(file.path, expected="a JSON array of objects", got=_json_kind(values), hint=hint)
+        raise DataError(file.path, expected="a JSON array of objects", got=kind_of(values), hint=hint)
     for number, value in enumerate(values, 1):
         yield _object(file, number, value)
 
@@ -148,7 +148,7 @@ def _text_row(file: File, number: int, data: bytes, wishes: Wishes) -> Row:
 def _object(file: File, number: int, values: Any) -> Row:
     if isinstance(values, dict):
         return Row(file.path, file.name, number, values)
-    problem = Problem("not_an_object", "a JSON object with fields", _json_kind(values))
+    problem = Problem("not_an_object", "a JSON object with fields", kind_of(values))
     return Row(file.path, file.name, number, None, problem)
 
 
@@ -164,6 +164,7 @@ def _not_json(line: bytes, error: orjson.JSONDecodeError) -> Problem:
     return Problem("not_json", "a JSON object", f"{shown!r}{'...' if len(line) > 60 else ''} ({error})")
 
 
-def _json_kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a value is, in the words of JSON."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
-    return names.get(type(value), "a number")
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)

@@ -125,9 +125,8 @@ def _drops(job: Job) -> Path:
 
 def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
     tally, sieve = Tally(), Sieve(job.filters)
-    parts = _Parts(job)
     unticked = 0
-    with ZstdLines(_drops(job), level=1) as drops:
+    with ZstdLines(_drops(job), level=1) as drops, _Parts(job) as parts:
 
         def drop(dropped: Drop, size: int = 0, text: str = "") -> None:
             tally.drop(dropped, size=size, text=text)
@@ -148,7 +147,6 @@ def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
             if unticked == _EVERY:
                 tick(unticked)
                 unticked = 0
-        parts.close()
     tick(unticked)
     _write_whole(done, dump({"parts": parts.names, "tally": tally.to_json()}))
 
@@ -186,6 +184,12 @@ class _Parts:
         self._job = job
         self.names: list[str] = []
         self._open: ZstdLines | None = None
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def add(self, document: Document, data: bytes) -> None:
         if self._open is None:

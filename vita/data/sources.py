@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from vita.data import files
 from vita.data.files import File
 from vita.data.formats import FORMATS, Format, Misfit, detect
-from vita.data.readers import READERS, Problem, Row
+from vita.data.readers import READERS, Problem, Row, kind_of
 from vita.data.records import Dialogue, Document, Drop
 from vita.data.world import World, WorldSettings
 from vita.spine.config import InputPath, Settings
@@ -58,9 +58,9 @@ class Source(Settings):
     """The licence of documents that do not carry one themselves (in `license` or `licence`)."""
     on_bad_row: Literal["error", "drop"] = "error"
     """What a row that cannot be used does: stop the run, or be dropped and counted."""
-    repeat: float = Field(1.0, gt=0)
+    repeat: float = Field(default=1.0, gt=0)
     """How often the source is passed over in training; 2.5 takes half of its documents, drawn by content, thrice."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Take only the first documents."""
 
     @model_validator(mode="before")
@@ -189,7 +189,7 @@ def _document(row: Row, source: Source) -> Document:
 
 def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> Problem:
     if field is not None and field in values:
-        return Problem("no_text", f"text in the field `{field}`", type(values[field]).__name__)
+        return Problem("no_text", f"text in the field `{field}`", kind_of(values[field]))
     wanted = f"the field `{field}`" if source.text_field else f"a text field ({', '.join(TEXT_FIELDS)})"
     return Problem("no_text", wanted, f"only the fields {', '.join(values) or '(none)'}", "name it with `text_field`")
 

@@ -1,0 +1,300 @@
+"""The stage `curate`: everything read is kept, held out or dropped with its reason, the same on every machine."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import zstandard
+
+from vita.data import sift as sifting
+from vita.data.corpus import read_corpus, read_lines
+from vita.data.records import Document
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.machine import Machine
+from vita.spine.stage import Context, read_stage
+from vita.spine.store import Draft
+from vita.stages import curate
+from vita.stages.kinds import Corpus
+
+PLAIN = {"filters": [], "held_out": 0}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    return path
+
+
+def run(tmp_path: Path, *, threads: int = 1, events: list[Any] | None = None, **settings: Any) -> Draft[Corpus]:
+    heard = events if events is not None else []
+    context = Context(
+        tmp_path / "scratch", lambda event, **fields: heard.append((event, fields)), Machine(threads=threads)
+    )
+    return curate.run(build(curate.Config, settings, where="curate"), curate.Inputs(), context)
+
+
+def texts(draft: Draft[Corpus], part: Any = "train") -> list[str]:
+    return [document.text for document in read_corpus(draft.folder, part)]
+
+
+def drops(draft: Draft[Corpus]) -> list[tuple[str, str, str]]:
+    rows = map(orjson.loads, read_lines(draft.folder / "drops.jsonl.zst"))
+    return [(row["id"], row["reason"], row["detail"]) for row in rows]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
+    return [{"id": str(number), "text": f"Text number {number}."} for number in range(start, start + count)]
+
+
+def test_the_module_is_a_stage() -> None:
+    stage = read_stage("curate", curate)
+    assert stage.gives is Corpus and stage.slots == ()
+
+
+def test_documents_keep_their_id_source_licence_and_metadata(tmp_path: Path) -> None:
+    rows = [{"id": "x", "text": "One.\r\n", "license": "CC0", "metadata": {"year": 1}}, {"text": "Two.", "url": "u"}]
+    draft = run(tmp_path, sources={"web": {"path": str(write(tmp_path / "a.jsonl", rows)), "licence": "MIT"}}, **PLAIN)
+    assert list(read_corpus(draft.folder, "train")) == [
+        Document("x", "One.\n", "web", "CC0", {"year": 1}),
+        Document("a.jsonl:2", "Two.", "web", "MIT", {"url": "u"}),
+    ]
+    assert draft.facts["licences"] == {"CC0": {"documents": 1, "bytes": 5}, "MIT": {"documents": 1, "bytes": 4}}
+
+
+def test_every_document_is_kept_held_out_or_dropped_with_its_reason(tmp_path: Path) -> None:
+    rows = [
+        *numbered(30),
+        {"id": "empty", "text": " \n"},
+        {"id": "copy", "text": "TEXT  number 3."},
+        {"id": "short", "text": "Hm."},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    with path.open("ab") as file:
+        file.write(b"no json\n")
+    settings = {"filters": [{"length": {"minimum_words": 2}}], "held_out": 4}
+    draft = run(tmp_path, sources=[{"path": str(path), "on_bad_row": "drop"}], **settings)
+    (id, reason, detail), *rest = sorted(drops(draft))
+    assert (id, reason) == ("a.jsonl:34", "not_json") and "got 'no json'" in detail
+    assert rest == [
+        ("copy", "duplicate", "repeats 3"),
+        ("empty", "empty", "no text"),
+        ("short", "length.short", "1 words, under 2"),
+    ]
+    kept, held_out = texts(draft), texts(draft, "heldout")
+    assert len(held_out) == 4
+    assert sorted([*kept, *held_out]) == sorted(row["text"] for row in rows[:30])
+    report = json.loads((draft.folder / "report.json").read_text())
+    assert report["documents"] == {
+        "read": 33, "dropped": 4, "train": 26, "train_with_repeats": 26, "held_out": 4, "renamed": 0,
+    }  # fmt: skip
+    assert report["dropped"]["duplicate"]["samples"] == [
+        {"id": "copy", "source": "a", "detail": "repeats 3", "text": "TEXT number 3."}
+    ]
+    page = (draft.folder / "report.md").read_text()
+    assert (
+        "33 documents" in page
+        and "| `length.short` | 1 |" in page
+        and "**copy** (a; repeats 3): TEXT number 3." in page
+    )
+
+
+def test_the_figures_of_the_sources_add_up(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", [*numbered(40), *numbered(10)])
+    write(tmp_path / "in" / "b.jsonl", numbered(40, start=30))
+    draft = run(tmp_path, sources=[str(tmp_path / "in")], filters=[], held_out=0.2)
+    report = json.loads((draft.folder / "report.json").read_text())
+    for name in ("train", "held_out"):
+        assert sum(one[name]["documents"] for one in report["sources"].values()) == report["documents"][name]
+        assert sum(one[name]["bytes"] for one in report["sources"].values()) == report["bytes"][name]
+    for one in report["sources"].values():
+        dropped = sum(count["documents"] for count in one["dropped"].values())
+        assert one["read"]["documents"] == one["train"]["documents"] + one["held_out"]["documents"] + dropped
+    assert draft.facts["dropped"] == {"duplicate": 20}
+
+
+# -- held out
+
+
+@pytest.mark.parametrize("deduplicate", [True, False])
+def test_equal_texts_are_never_on_both_sides(tmp_path: Path, deduplicate: bool) -> None:
+    rows = [*numbered(60), *({"id": f"copy {n}", "text": f"text NUMBER {n}."} for n in range(60))]
+    draft = run(
+        tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], filters=[], held_out=0.3, deduplicate=deduplicate
+    )
+    kept, held_out = ({text.lower() for text in texts(draft, part)} for part in ("train", "heldout"))
+    assert kept and held_out and not kept & held_out
+    assert len(texts(draft)) + len(texts(draft, "heldout")) == (60 if deduplicate else 120)
+
+
+def test_a_small_share_holds_out_at_least_one_document(tmp_path: Path) -> None:
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(5)))], filters=[], held_out=1e-9)
+    assert len(texts(draft, "heldout")) == 1
+
+
+def test_a_source_is_held_out_as_a_whole_and_its_copies_leave_the_training_text(tmp_path: Path) -> None:
+    sources = {
+        "web": str(write(tmp_path / "a.jsonl", numbered(10))),
+        "test": str(write(tmp_path / "b.jsonl", numbered(4, start=8))),
+    }
+    draft = run(tmp_path, sources=sources, held_out_sources=["test"], **PLAIN)
+    assert texts(draft, "heldout") == [f"Text number {number}." for number in range(8, 12)]
+    assert texts(draft) == [f"Text number {number}." for number in range(8)]
+    assert drops(draft) == [("8", "duplicate", "repeats 8"), ("9", "duplicate", "repeats 9")]
+
+
+def test_a_new_source_changes_nothing_for_the_others(tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.jsonl", numbered(50)), write(tmp_path / "b.jsonl", numbered(50, start=100))
+    alone = texts(run(tmp_path / "1", sources=[str(first)], filters=[], held_out=0.2), "heldout")
+    both = texts(run(tmp_path / "2", sources=[str(second), str(first)], filters=[], held_out=0.2), "heldout")
+    assert set(alone) == {text for text in both if int(text.split()[-1][:-1]) < 50}
+    other = texts(run(tmp_path / "3", sources=[str(first)], filters=[], held_out=0.2, seed=1), "heldout")
+    assert set(other) != set(alone)
+
+
+# -- repeats and ids
+
+
+def test_repeats_come_pass_by_pass_and_keep_the_mean(tmp_path: Path) -> None:
+    sources = {
+        "often": {"path": str(write(tmp_path / "a.jsonl", numbered(100))), "repeat": 2.5},
+        "once": str(write(tmp_path / "b.jsonl", numbered(3, start=1000))),
+    }
+    draft = run(tmp_path, sources=sources, **PLAIN)
+    kept = texts(draft)
+    counts = Counter(kept)
+    assert {counts[f"Text number {number}."] for number in range(100)} == {2, 3}
+    assert 235 < sum(counts.values()) - 3 < 265
+    assert [text for text in kept[:103] if text.startswith("Text number 100")] == kept[100:103]
+    assert kept[103:203] == kept[:100]
+    assert draft.facts["documents"]["train"] == 103 and draft.facts["documents"]["train_with_repeats"] == len(kept)
+
+
+def test_a_part_of_a_pass_drops_the_rest_with_a_reason(tmp_path: Path) -> None:
+    source = {"path": str(write(tmp_path / "a.jsonl", numbered(100))), "repeat": 0.3}
+    draft = run(tmp_path, sources=[source], **PLAIN)
+    assert 15 < len(texts(draft)) < 45
+    assert len(texts(draft)) + len(drops(draft)) == 100
+    assert {reason for _, reason, _ in drops(draft)} == {"repeat"}
+
+
+def test_ids_are_made_unique_within_a_source(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", numbered(3))
+    write(tmp_path / "in" / "b.jsonl", [{"id": "1", "text": "Another text."}, {"id": "2", "text": "Text number 2."}])
+    draft = run(tmp_path, sources={"all": str(tmp_path / "in")}, **PLAIN)
+    assert [document.id for document in read_corpus(draft.folder, "train")] == ["0", "1", "2", "1#2"]
+    assert draft.facts["documents"]["renamed"] == 1
+
+
+# -- the same on every machine
+
+
+def corpus_of_several_files(tmp_path: Path) -> str:
+    for number in range(6):
+        rows = numbered(80, start=60 * number)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        (tmp_path / "in" / f"{number}.jsonl.zst").write_bytes(zstandard.compress(data))
+    return str(tmp_path / "in")
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curate, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(curate, "_WORTH_PROCESSES", 0)
+    sources = [{"path": corpus_of_several_files(tmp_path), "repeat": 1.5}]
+    alone = run(tmp_path / "alone", sources=sources, filters=[], held_out=0.1)
+    together = run(tmp_path / "together", threads=2, sources=sources, filters=[], held_out=0.1)
+    assert files(alone.folder) == files(together.folder)
+    assert alone.facts == together.facts
+    numbers = [int(text.split()[-1][:-1]) for text in dict.fromkeys(texts(alone))]
+    assert numbers == sorted(numbers)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curate, "_STRETCH_BYTES", 1)
+    settings = {"sources": [corpus_of_several_files(tmp_path)], "filters": [], "held_out": 0.1}
+    whole = run(tmp_path / "whole", **settings)
+    real, begun = sifting.documents, []
+
+    def counted(stretch: Any, **named: Any) -> Any:
+        begun.append(stretch)
+        if len(begun) == 4:
+            raise KeyboardInterrupt
+        return real(stretch, **named)
+
+    monkeypatch.setattr(sifting, "documents", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", **settings)
+    resumed = run(tmp_path / "broken", **settings)
+    assert len(begun) == 3 + 1 + 3
+    assert files(resumed.folder) == files(whole.folder)
+
+
+def test_shards_are_bounded_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"text": f"{number} " + "x" * 300_000} for number in range(8)]
+    events: list[Any] = []
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], shard_megabytes=1, events=events, **PLAIN)
+    assert sorted(path.name for path in (draft.folder / "train").iterdir()) == ["00000.jsonl.zst", "00001.jsonl.zst"]
+    assert len(texts(draft)) == 8
+    told = [fields for event, fields in events if event == "progress"]
+    assert told[-1]["done"] == told[-1]["total"] == 8
+    assert {fields["unit"] for fields in told} == {"documents"}
+
+
+def test_the_embedded_world_is_curated(tmp_path: Path) -> None:
+    world = {"world": {"things": 20, "documents": 60, "dialogues": 1}}
+    draft = run(tmp_path, sources={"world": world}, filters=[{"length": {"minimum_words": 3}}])
+    assert len(texts(draft)) > 50 and texts(draft, "heldout")
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sources": []}, "at least 1 item"),
+        ({"sources": {"a": {"pth": "x"}}}, "did you mean `path`"),
+        ({"sources": {"a": "x"}, "held_out_sources": ["b"]}, "no source is named `b`; named are a"),
+        (
+            {"sources": {"a": {"path": "x", "repeat": 2}}, "held_out_sources": ["a"]},
+            "its `repeat` would change nothing",
+        ),
+        ({"sources": [{"path": "x", "name": "a"}, {"path": "y", "name": "a"}]}, "two sources have the same name"),
+        ({"sources": ["x"], "filters": ["gopher_qualty"]}, "did you mean `gopher_quality`"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build(curate.Config, settings, where="curate")
+
+
+def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="curate: the sources hold no document at all"):
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", []))])
+
+
+def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+    told = r"no document is left: all 5 were dropped \(length.short 5\); loosen"
+    with pytest.raises(DataError, match=told):
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(5)))])
+
+
+def test_a_corpus_that_is_all_held_out_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none is to train on; set `held_out: 0`, or cut the text into more documents"):
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(1)))], filters=[])
+
+
+def test_a_bad_row_stops_the_run_with_its_place(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": "One."}, {"title": "Two."}])
+    with pytest.raises(DataError, match=r"a\.jsonl, row 2: expected a text field .*, got only the fields title"):
+        run(tmp_path, sources=[str(tmp_path / "a.jsonl")], **PLAIN)
