@@ -25,7 +25,7 @@ life: $(VENV)/.runtime
 
 test: check
 	$(VENV)/bin/python -m pytest -n $(WORKERS) -m "not slow and not gpu"
-	$(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 check: $(VENV)/.everything
 	$(VENV)/bin/ruff format --check $(SOURCES)
@@ -45,10 +45,10 @@ bench: $(VENV)/.everything
 	$(VENV)/bin/python -m bench
 
 docs: $(VENV)/.everything
-	$(VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 serve-docs: $(VENV)/.everything
-	$(VENV)/bin/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs serve
 
 format: $(VENV)/.everything
 	$(VENV)/bin/ruff format $(SOURCES)
