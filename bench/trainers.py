@@ -47,6 +47,40 @@ class Trainer:
     dtype: str
 
 
+def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
+    """Vita's own `Trainer` with its Muon and AdamW, as the stage `pretrain` steps it; "auto" is its own choice."""
+    from vita.nn.architecture import Architecture
+    from vita.nn.init import initialize
+    from vita.nn.transformer import Transformer
+    from vita.train.losses import language_modelling
+    from vita.train.trainer import Trainer as VitaTrainer
+    from vita.train.trainer import Training, Work
+
+    architecture = Architecture.model_validate(
+        {
+            "vocabulary": shape.vocabulary,
+            "width": shape.width,
+            "layers": shape.layers,
+            "heads": shape.heads,
+            "kv_heads": shape.heads,
+            "head_dim": shape.width // shape.heads,
+            "feedforward": shape.feedforward,
+            "context": shape.context,
+            "tied": False,
+        }
+    )
+    model = Transformer(architecture)
+    initialize(model, "normal", seed=0)
+    settings = {"schedule": {"steps": 1000}, "precision": dtype, "compiled": compiled}
+    trainer = VitaTrainer(model, language_modelling, Training.model_validate(settings), threads=torch.get_num_threads())
+
+    def step(ids: Tensor) -> float:
+        return trainer.step(Work({"ids": ids}, targets=ids[:, 1:].numel())).loss
+
+    flops = shape.flops_per_token(architecture.matrix_parameters())
+    return Trainer(step, _count(model), flops, trainer.precision.name)
+
+
 def transformers(shape: Shape, *, dtype: str, compiled: bool = False) -> Trainer:
     """Qwen3 of transformers, its own loss, and the optimizer its Trainer takes by default (fused AdamW)."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -152,6 +186,9 @@ def _count(model: torch.nn.Module) -> int:
 
 
 TRAINERS: dict[str, Callable[[Shape], Trainer]] = {
+    "vita": partial(vita, dtype="auto"),
+    "vita not compiled": partial(vita, dtype="auto", compiled="no"),
+    "vita fp32": partial(vita, dtype="float32"),
     "transformers fp32": partial(transformers, dtype="float32"),
     "transformers bf16": partial(transformers, dtype="bfloat16"),
     "transformers fp32 compiled": partial(transformers, dtype="float32", compiled=True),
