@@ -11,16 +11,15 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from vita.data import bpe
+from vita.data.corpus import read_corpus
 from vita.data.records import Document
 from vita.data.shards import SHARD_TOKENS, Shards, write_shards
-from vita.data.sources import Source, documents
 from vita.data.tokenizer import Tokenizer
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
@@ -29,6 +28,7 @@ from vita.stages.kinds import Corpus, Model, Tokens
 
 VERSION = 1
 
+SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 BATCH_BYTES = 4 * 2**20
 """Text encoded at once."""
 CHECKED_BYTES = 32 * 2**20
@@ -56,7 +56,7 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
     folder = context.draft_folder()
-    sizes = {split: _bytes_in(inputs.corpus.path / split) for split in ("train", "heldout")}
+    sizes = {split: _bytes_in(read_corpus(inputs.corpus.path, split)) for split in SPLITS}
     if not sizes["train"]:
         raise DataError("tokenize", "the corpus holds no text to train on", hint="look at its drop report")
     began = time.monotonic()
@@ -66,12 +66,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
 
     tallies: dict[str, _Tally] = {}
     shards: dict[str, Shards] = {}
-    for split, total in sizes.items():
+    for split in SPLITS:
+        total = sizes[split]
         tally = tallies[split] = _Tally(tokenizer, share=min(1.0, CHECKED_BYTES / max(total, 1)))
         began = time.monotonic()
         shards[split] = write_shards(
             folder / split,
-            _encoded(_documents(inputs.corpus.path / split), tokenizer, tally, context, total=total),
+            _encoded(read_corpus(inputs.corpus.path, split), tokenizer, tally, context, total=total),
             vocabulary=tokenizer.vocabulary,
             document=tokenizer.document,
             tokenizer=tokenizer.digest,
@@ -102,18 +103,12 @@ def _tokenizer(config: Config, inputs: Inputs, context: Context, *, total: int) 
         context.emit("note", text=f"uses the model's own tokenizer of {tokenizer.vocabulary:,} tokens")
         return tokenizer
     progress = _Progress(context, total=total)
-    texts = (progress.passing(document.text) for document in _documents(inputs.corpus.path / "train"))
+    texts = (progress.passing(document.text) for document in read_corpus(inputs.corpus.path, "train"))
     return Tokenizer.train(bpe.sample(texts, limit=config.sample_bytes, total=total), vocabulary=config.vocabulary)
 
 
-def _documents(folder: Path) -> Iterator[Document]:
-    """The documents of one part of a corpus; a part without files holds none."""
-    if any(folder.glob("*.jsonl*")):
-        yield from documents(Source.model_validate({"path": str(folder)}))
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(_size(document.text) for document in _documents(folder))
+def _bytes_in(documents: Iterable[Document]) -> int:
+    return sum(_size(document.text) for document in documents)
 
 
 def _size(text: str) -> int:
@@ -265,7 +260,7 @@ def _markdown(report: dict[str, Any]) -> str:
         "| part | source | documents | MB | tokens | bytes per token | tokens per word | exact round trip |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for split in ("train", "heldout"):
+    for split in SPLITS:
         for name, figures in [("**all**", report[split]["all"]), *report[split]["sources"].items()]:
             cells = [split, name.replace("|", "\\|"), f"{figures['documents']:,}", f"{figures['bytes'] / 1e6:,.2f}"]
             cells += [f"{figures['tokens']:,}", _shown(figures["bytes_per_token"]), _shown(figures["tokens_per_word"])]
