@@ -25,6 +25,7 @@ FORMAT = 1
 SHARD_TOKENS = 100_000_000
 
 _ROWS_AT_ONCE = 50_000
+_GROUPS_KEPT = 16
 
 
 class Provenance(Protocol):
@@ -84,6 +85,7 @@ class Shards:
         self.dtype = np.dtype(index["dtype"]).newbyteorder("<")
         self._ends = np.cumsum([shard["tokens"] for shard in index["shards"]], dtype=np.int64)
         self._maps: dict[int, np.ndarray] = {}
+        self._groups: dict[int, Any] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Shards:
@@ -170,7 +172,11 @@ class Shards:
         rows: list[dict[str, Any]] = []
         for group in range(first // _ROWS_AT_ONCE, (last - 1) // _ROWS_AT_ONCE + 1):
             at = group * _ROWS_AT_ONCE
-            table = self._parquet.read_row_group(group)
+            if group not in self._groups:
+                if len(self._groups) == _GROUPS_KEPT:
+                    del self._groups[next(iter(self._groups))]
+                self._groups[group] = self._parquet.read_row_group(group)
+            table = self._groups[group]
             begin = max(first - at, 0)
             rows += table.slice(begin, min(last - at, table.num_rows) - begin).to_pylist()
         return rows
