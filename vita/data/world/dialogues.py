@@ -21,7 +21,7 @@ ASKINGS = (
     "can you tell me what {a} is?",
     "do you know what {a} is?",
     "please tell me what {a} is.",
-    "what do people call {a}?",
+    "what do people mean by {a}?",
     "I want to know what {a} is.",
     "say in a few words what {a} is.",
     "what kind of thing is {a}?",
@@ -62,7 +62,8 @@ def definition(pen: Pen) -> list[Message]:
 @conversation("fact", share=2)
 def fact(pen: Pen) -> list[Message]:
     """A question about one of the facts."""
-    return _fact_turn(pen, pen.asked_thing())
+    fact = pen.pick(pen.asked_thing().facts)
+    return _turn(pen.pick(fact.questions), fact.statements[0])
 
 
 @conversation("follow_up", share=1.5)
@@ -70,8 +71,8 @@ def follow_up(pen: Pen) -> list[Message]:
     """What is it, and then one or two of its facts."""
     entry = pen.asked_thing()
     messages = _turn(_asking(pen, entry), entry.definitions[0])
-    for _ in range(pen.number(1, 2)):
-        messages += _fact_turn(pen, entry)
+    for fact in pen.some(entry.facts, pen.number(1, 2)):
+        messages += _turn(pen.pick(fact.questions), fact.statements[0])
     return messages
 
 
@@ -128,11 +129,6 @@ def _asking(pen: Pen, entry: Entry) -> str:
 
 def _answer(pen: Pen, entry: Entry) -> str:
     return " ".join([entry.definitions[0], *pen.facts(entry, pen.pick((0, 0, 0, 1)))])
-
-
-def _fact_turn(pen: Pen, entry: Entry) -> list[Message]:
-    fact = pen.pick(entry.facts)
-    return _turn(pen.pick(fact.questions), fact.statements[0])
 
 
 def _turn(question: str, answer: str) -> list[Message]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from vita.data.world.pen import Entry, Pen
-from vita.data.world.things import capitalised
+from vita.data.world.things import Thing, capitalised
 from vita.spine.parts import Parts
 
 DOMAINS = Parts[Callable[[Pen], str]]("domain")
@@ -23,27 +23,27 @@ CURES = {
     "drinks too much": "less salt in the food",
     "cannot walk well": "oil on the sore leg",
     "sleeps all day": "a walk in fresh air",
-    "scratches its ears": "drops of oil in the ears",
+    "scratches its neck": "drops of oil on the neck",
     "has a swollen belly": "herb tea and no bread",
 }
 VERDICTS = {
-    "broke {a}": "pays for a new one",
-    "stole {a}": "gives back what was stolen and works three days for the village",
-    "borrowed {a} and lost it": "pays half of the price",
-    "sold {a} that was not theirs": "gives back the money and says sorry before the court",
-    "hid {a} for a joke": "sweeps the square on Sunday",
-    "found {a} and kept it": "gives back what was found and gets a small reward",
-    "left {a} in the rain": "dries it and cleans it",
-    "lied about {a}": "says the truth on the square",
+    "broke {a}": "must pay for a new one",
+    "stole {a}": "must give back what was stolen and work three days for the village",
+    "borrowed {a} and lost it": "must pay half of the price",
+    "sold {a} that was not theirs": "must give back the money and say sorry before the court",
+    "hid {a} for a joke": "must sweep the square on Sunday",
+    "found {a} and kept it": "must give back what was found and gets a small reward",
+    "left {a} in the rain": "must dry it and clean it",
+    "lied about {a}": "must say the truth on the square",
 }
-_ANIMALS = {"mammal", "bird"}
+_WITH_PEOPLE = {"in houses", "in the yard", "on the farm", "in a stable"}
 _MOVABLE = {"tool", "instrument", "garment", "furniture", "container", "toy"}
 
 
 @DOMAINS.add("vet")
 def vet(pen: Pen) -> str:
     """A note of the vet about one animal."""
-    animal = _one_of(pen, _ANIMALS)
+    animal = _one_of(pen, lambda thing: thing.facts.get("home") in _WITH_PEOPLE)
     the = animal.thing.the
     (sign, cure), owner = pen.pick([*CURES.items()]), pen.person()
     opening = pen.pick((f"{owner} came to the vet with {animal.a}.", f"The vet was called to {animal.a} of {owner}."))
@@ -59,7 +59,7 @@ def vet(pen: Pen) -> str:
 @DOMAINS.add("court")
 def court(pen: Pen) -> str:
     """A case before the village court."""
-    entry = _one_of(pen, _MOVABLE)
+    entry = _one_of(pen, lambda thing: thing.kind.word in _MOVABLE)
     (deed, verdict), accuser, accused = pen.pick([*VERDICTS.items()]), pen.person(), pen.person()
     act = deed.format(a=entry.a)
     answer = pen.pick((f"{accused} says that it is true.", f"{accused} says nothing.", "A neighbour saw it."))
@@ -70,5 +70,5 @@ def court(pen: Pen) -> str:
     )
 
 
-def _one_of(pen: Pen, kinds: set[str]) -> Entry:
-    return pen.about(pen.pick([entry for entry in pen.entries if entry.thing.kind.word in kinds]))
+def _one_of(pen: Pen, fits: Callable[[Thing], bool]) -> Entry:
+    return pen.about(pen.pick([entry for entry in pen.entries if fits(entry.thing)] or pen.entries))

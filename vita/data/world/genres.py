@@ -44,7 +44,7 @@ def encyclopedia(pen: Pen) -> str:
     """An entry: a title, then the definition and facts, the definition once more at the end."""
     entry = pen.thing()
     title = pen.pick(("About {a}", "All about {a}", "Some words about {a}")).format(a=entry.a)
-    return f"{title}.\n{' '.join([*pen.telling(entry, facts=pen.number(4, 6)), pen.definition(entry)])}"
+    return f"{title}.\n{' '.join([*pen.telling(entry, facts=pen.number(5, 6)), pen.definition(entry)])}"
 
 
 @genre("story", share=4)
@@ -52,7 +52,7 @@ def story(pen: Pen) -> str:
     """Two people talk about a thing; sometimes one asks about another thing, and is answered."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     told = [pen.pick(_OPENINGS).format(first=first, second=second, a=entry.a)]
-    told += [_said(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(2, 4))]
+    told += [_said(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(3, 4))]
     if pen.random() < 0.7:
         question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
         told.insert(pen.number(1, len(told)), f'"{question}" asked {first}. {_quoted(answer)} said {second}.')
@@ -92,7 +92,7 @@ def answers(pen: Pen) -> str:
 def dialogue(pen: Pen) -> str:
     """Two people take turns, each line after the speaker's name."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
-    lines = [pen.pick(_TALK_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(3, 4))]
+    lines = [pen.pick(_TALK_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(4, 5))]
     if pen.random() < 0.5:
         at = 2 * pen.number(1, len(lines) // 2)
         lines[at:at] = pen.exchange(pen.asked_thing())
@@ -105,7 +105,7 @@ def dialogue(pen: Pen) -> str:
 def letter(pen: Pen) -> str:
     """A letter about one thing."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
-    body = [pen.pick(_LETTER_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(3, 5))]
+    body = [pen.pick(_LETTER_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(4, 5))]
     if pen.random() < 0.5:
         body.append(f"Do not forget that {_inside(pen.definition(entry))}")
     return f"Dear {first},\n{' '.join(body)}\n{pen.pick(('Your friend', 'With love', 'Yours'))}, {second}"
@@ -118,7 +118,7 @@ def diary(pen: Pen) -> str:
     day = pen.pick(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))
     told = [
         pen.pick(_DIARY_OPENINGS).format(a=entry.a, person=pen.person()),
-        *pen.telling(entry, facts=pen.number(3, 4)),
+        *pen.telling(entry, facts=pen.number(4, 5)),
     ]
     return f"{day}. {' '.join(told)} {pen.pick(_DIARY_CLOSINGS).format(a=entry.a)}"
 
@@ -129,7 +129,7 @@ def ledger(pen: Pen) -> str:
     lines = [f"The book of {pen.person()}."]
     for number in ("one", "two", "three"):
         entry = pen.thing()
-        lines.append(f"Page {number}: {entry.a}. {' '.join(pen.telling(entry, facts=1))}")
+        lines.append(f"Page {number}: {entry.a}. {' '.join(pen.telling(entry, facts=2))}")
     return "\n".join(lines)
 
 
@@ -138,7 +138,7 @@ def lesson(pen: Pen) -> str:
     """A teacher tells the children about a thing, and asks them about another."""
     entry = pen.thing()
     told = [f"Today the children learn about {entry.a}."]
-    told += [_said(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(2, 4))]
+    told += [_said(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(3, 4))]
     question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
     told.append(f'"{question}" asked the teacher. {_quoted(answer)} said {pen.person()}.')
     return " ".join(told)
@@ -148,8 +148,7 @@ def lesson(pen: Pen) -> str:
 def comparison(pen: Pen) -> str:
     """Two things side by side."""
     one, other = pen.thing(), pen.thing()
-    lines = [f"This is about {one.a} and {other.a}."]
-    lines.append(_joined(pen, pen.definition(one), pen.definition(other)))
+    lines = [f"This is about {one.a} and {other.a}.", _joined(pen, one.definitions[0], other.definitions[0])]
     for left, right in zip(pen.some(one.facts, 2), pen.some(other.facts, 2), strict=True):
         lines.append(_joined(pen, left.statements[0], right.statements[0]))
     lines += [pen.definition(one), pen.definition(other)]

@@ -28,7 +28,7 @@ class Fact:
     questions: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """A thing with everything there is to say about it, worded beforehand."""
 
@@ -76,7 +76,9 @@ class Pen:
     def __init__(self, entries: Sequence[Entry], chance: Random) -> None:
         self.entries, self.chance = entries, chance
         self.random = chance.random
-        self.any, self.asked = Deck(entries, chance), Deck([entry for entry in entries if entry.asked], chance)
+        # Questions with answers speak of the asked things alone; the rest tells more of the others, to be fair.
+        fair = [entry for entry in entries for _ in range(2 if entry.asked else 3)]
+        self.any, self.asked = Deck(fair, chance), Deck([entry for entry in entries if entry.asked], chance)
         self._people = Deck(PEOPLE, chance)
         self.subjects: list[Entry] = []
         """The things that the present piece is about, in order."""
@@ -87,11 +89,11 @@ class Pen:
 
     def thing(self) -> Entry:
         """The next thing to write about."""
-        return self.about(self.any.deal())
+        return self._next(self.any)
 
     def asked_thing(self) -> Entry:
         """The next thing that may be asked about and answered."""
-        return self.about(self.asked.deal())
+        return self._next(self.asked)
 
     def about(self, entry: Entry) -> Entry:
         """Note that the piece is about `entry`."""
@@ -146,6 +148,12 @@ class Pen:
             return self.pick(entry.questions), self.definition(entry)
         fact = self.pick(entry.facts)
         return self.pick(fact.questions), self.pick(fact.statements)
+
+    def _next(self, deck: Deck[Entry]) -> Entry:
+        entry = deck.deal()
+        while self.subjects and entry is self.subjects[-1]:
+            entry = deck.deal()
+        return self.about(entry)
 
 
 def _fact(thing: Thing, relation: str, value: str) -> Fact:

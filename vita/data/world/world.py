@@ -37,7 +37,7 @@ class WorldSettings(Settings):
     """Decides which things there are, which are asked about, and every word."""
     things: int = Field(default=120, ge=20, le=len(THINGS))
     """How many things there are; more need more text and more training, each is told of less often."""
-    documents: int = Field(default=40_000, ge=1)
+    documents: int = Field(default=50_000, ge=1)
     """How many documents are written; one has about 70 words."""
     dialogues: int = Field(default=4_000, ge=1)
     """How many dialogues are held, for supervised tuning."""
