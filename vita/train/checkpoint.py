@@ -1,0 +1,148 @@
+"""A run's memory: everything needed to go on as if nothing had happened, written so that it is whole or not there.
+
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(100, tensors, {"step": 100, ...})     # returns at once; a thread writes
+    newest = checkpoints.newest()                          # the last one that is whole, or None
+    checkpoints.wait()
+
+A checkpoint is a folder `step-00000100` with `tensors.safetensors` and `state.json`, which holds the former's sha256.
+It is written under another name, synced to the disk and renamed, so a process killed anywhere leaves no half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vita.spine.errors import StoreError, VitaError
+from vita.spine.store import explain_disk, file_sha256
+
+TENSORS, STATE, FORMAT = "tensors.safetensors", "state.json", 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was read back and found whole."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The last `keep` checkpoints of a run, in a folder of their own."""
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+        self.passed_over: list[str] = []
+        """Of `newest`: the checkpoints that were not whole, with the reason."""
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Copy all that is given, and write the copy while training goes on; waits for the one before."""
+        self.wait()
+        copies = {name: _copied(tensor) for name, tensor in tensors.items()}
+        text = json.dumps(state)
+        self._writer = threading.Thread(
+            target=self._write_or_keep_failure, args=(step, copies, text), name="checkpoint"
+        )
+        self._writer.start()
+
+    def wait(self) -> None:
+        """Until the last save is on the disk; raises what went wrong with it."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def newest(self) -> Checkpoint | None:
+        """The latest whole checkpoint; one that was damaged is passed over for the one before it."""
+        self.passed_over = []
+        for folder in sorted(self._all(), reverse=True):
+            try:
+                return read(folder)
+            except StoreError as error:
+                self.passed_over.append(str(error))
+        return None
+
+    def clear(self) -> None:
+        """Remove them all, whole or not."""
+        self.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _all(self) -> list[Path]:
+        return [path for path in self.folder.glob("step-*") if path.suffix != ".partial"]
+
+    def _write_or_keep_failure(self, step: int, tensors: dict[str, Tensor], text: str) -> None:
+        try:
+            self._write(step, tensors, text)
+        except (OSError, SafetensorError, VitaError) as error:
+            self._failure = explain_disk(error, self.folder) or error
+
+    def _write(self, step: int, tensors: dict[str, Tensor], text: str) -> None:
+        place = self.folder / f"step-{step:08d}"
+        aside = place.with_suffix(".partial")
+        for left_over in self.folder.glob("*.partial"):
+            shutil.rmtree(left_over)
+        aside.mkdir(parents=True)
+        try:
+            save_file(tensors, aside / TENSORS)
+            state = {"format": FORMAT, "sha256": file_sha256(aside / TENSORS), "state": json.loads(text)}
+            body = json.dumps(state)
+            seal = hashlib.sha256(body.encode()).hexdigest()
+            (aside / STATE).write_text(body + "\n" + seal + "\n", encoding="utf-8")
+            for path in (aside / TENSORS, aside / STATE, aside):
+                _sync(path)
+            if place.exists():  # of the same step, from before a crash; it says the same
+                shutil.rmtree(place)
+            aside.rename(place)
+            _sync(self.folder)
+        except (OSError, SafetensorError):
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        for old in sorted(self._all())[: -self.keep]:
+            shutil.rmtree(old)
+
+
+def read(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`; every byte of it is checked against what was written."""
+    try:
+        body, seal, *_ = (folder / STATE).read_text(encoding="utf-8").split("\n")
+        if hashlib.sha256(body.encode()).hexdigest() != seal:
+            raise StoreError(str(folder / STATE), "was altered since it was written")
+        state = json.loads(body)
+        if state["format"] != FORMAT:
+            raise StoreError(str(folder), expected=f"a checkpoint of format {FORMAT}", got=state["format"])
+        if file_sha256(folder / TENSORS) != state["sha256"]:
+            raise StoreError(str(folder / TENSORS), "was altered since it was written")
+        return Checkpoint(load_file(folder / TENSORS), state["state"])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise StoreError(str(folder), f"is no whole checkpoint ({error})") from None
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """On the CPU, contiguous, and sharing nothing with a tensor that training goes on to change."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file, or a folder's entries, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

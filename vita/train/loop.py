@@ -1,0 +1,298 @@
+"""The one loop all training stages share: batches in, a trained model out, and exactly that however often it is killed.
+
+    trainer = Trainer(model, language_modelling, training, world=world, threads=machine.threads)
+    learnt = train(trainer, batches=lambda step: Work(...), folder=context.scratch, emit=context.emit)
+
+`batches` is a pure function of the step, so going on after a crash is: load the last checkpoint, cut the metrics back
+to it, and ask for the next step. Metrics go to `metrics.jsonl`, one line for each step and one clean curve.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from vita.spine.errors import StoreError
+from vita.spine.events import Emit
+from vita.spine.store import explain_disk
+from vita.train.checkpoint import Checkpoint, Checkpoints
+from vita.train.peak import matmul_peak
+from vita.train.trainer import Outcome, Trainer, Work
+
+METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
+OF_THE_CLOCK = ("tokens_per_second", "mfu")
+"""Figures in `metrics.jsonl` that differ from run to run; `Learnt.curve` leaves them out."""
+TELL_SECONDS = 0.25
+PROBE_STEPS = 20
+"""A run of fewer steps is not worth the second that measuring the machine's peak takes."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Something to look at every so many steps, and after the last; what it tells goes into the metrics.
+
+    It sees the trainer and must not change it.
+    """
+
+    every: int
+    tell: Callable[[Trainer], Mapping[str, float]]
+    at_start: bool = False
+    """Also before the first step."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a whole run gave."""
+
+    steps: int
+    left_out: int
+    """Steps that were not taken, for a loss or gradient that could not be used."""
+    curve: list[dict[str, Any]]
+    """The metrics of every step but those of the clock: the same after any number of crashes."""
+    record: dict[str, Any] = field(default_factory=dict)
+    """What differs from run to run: speeds, machine, restarts."""
+
+
+def train(
+    trainer: Trainer,
+    batches: Callable[[int], Work],
+    *,
+    folder: Path,
+    emit: Emit,
+    looks: Sequence[Look] = (),
+    tokens_per_step: int = 0,
+    flops_per_token: float = 0.0,
+    checkpoint_seconds: float = 30.0,
+    keep: int = 2,
+) -> Learnt:
+    """Train to the end of the schedule, from the last whole checkpoint in `folder` where there is one.
+
+    Every process calls it; the leading one writes. `checkpoint_seconds` decides how much work a crash costs, and
+    nothing about the result.
+    """
+    checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep)
+    resumed = _resume(trainer, checkpoints, emit)
+    metrics = _Metrics(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
+    pace = _Pace(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    _say_how(trainer, pace, emit)
+    steps = trainer.training.schedule.steps
+    saved = time.monotonic()
+    try:
+        if trainer.done == 0:
+            metrics.add({"step": 0, **_seen(trainer, [look for look in looks if look.at_start])})
+        while trainer.done < steps:
+            outcome = trainer.step(batches(trainer.done))
+            pace.mark()
+            row = {"step": trainer.done, **_figures(outcome, trainer), **pace.figures()}
+            row |= _seen(trainer, [look for look in looks if trainer.done % look.every == 0 or trainer.done == steps])
+            metrics.add(row)
+            _tell(emit, row, outcome, trainer, pace)
+            if _due(trainer, time.monotonic() - saved >= checkpoint_seconds) and trainer.done < steps:
+                _save(trainer, checkpoints, metrics)
+                saved = time.monotonic()
+        _save(trainer, checkpoints, metrics)
+        checkpoints.wait()
+    finally:
+        metrics.close()
+    curve = [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in metrics.rows()]
+    record = {**trainer.numerics(), **pace.record(), "resumed_at_step": resumed}
+    return Learnt(trainer.done, trainer.guard.left_out, curve, record)
+
+
+# -- going on
+
+
+def _resume(trainer: Trainer, checkpoints: Checkpoints, emit: Emit) -> int | None:
+    """Put the trainer where the last whole checkpoint left it; its step, or None at the beginning."""
+    found = checkpoints.newest()
+    for problem in checkpoints.passed_over:
+        emit("note", text=f"passed over a damaged checkpoint: {problem}")
+    if found is None:
+        return None
+    _compare_numerics(found, trainer, emit)
+    trainer.load(found.tensors, found.state)
+    emit("note", text=f"goes on after step {trainer.done} of {trainer.training.schedule.steps}")
+    return trainer.done
+
+
+def _compare_numerics(found: Checkpoint, trainer: Trainer, emit: Emit) -> None:
+    before, now = found.state["numerics"], trainer.numerics()
+    changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    if changed:
+        emit("note", text=f"goes on under other conditions ({'; '.join(changed)}): the last bits may differ")
+
+
+def _due(trainer: Trainer, here: bool) -> bool:
+    """Whether to save now: all processes must agree, and the leader's clock decides."""
+    if trainer.world.size == 1:
+        return here
+    vote = torch.tensor(float(here and trainer.world.leads), device=trainer.world.device)
+    return bool(trainer.world.total(vote).item())
+
+
+def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _Metrics) -> None:
+    tensors = trainer.tensors()
+    if trainer.world.leads:
+        metrics.sync()
+        checkpoints.save(trainer.done, tensors, {**trainer.state(), "numerics": trainer.numerics()})
+
+
+# -- telling
+
+
+def _figures(outcome: Outcome, trainer: Trainer) -> dict[str, Any]:
+    rate = trainer.training.optimization.matrix_rate * outcome.rate_share
+    figures: dict[str, Any] = {"loss": outcome.loss, "learning_rate": rate, "gradient_norm": outcome.gradient_norm}
+    if outcome.left_out:
+        figures["left_out"] = outcome.left_out
+    return {**figures, **outcome.figures}
+
+
+def _seen(trainer: Trainer, looks: Sequence[Look]) -> dict[str, float]:
+    return {name: value for look in looks for name, value in look.tell(trainer).items()}
+
+
+def _say_how(trainer: Trainer, pace: _Pace, emit: Emit) -> None:
+    how = "compiled" if trainer.compiled else "not compiled"
+    text = f"matrices are multiplied in {trainer.precision.name} ({trainer.precision.why}), {how}"
+    emit("note", text=text + (f"; this machine's peak is {pace.peak / 1e9:,.0f} GFLOP/s" if pace.peak else ""))
+
+
+def _tell(emit: Emit, row: Mapping[str, Any], outcome: Outcome, trainer: Trainer, pace: _Pace) -> None:
+    steps = trainer.training.schedule.steps
+    if outcome.left_out:
+        emit("note", text=f"step {trainer.done} was left out, for {outcome.left_out}")
+    if trainer.done % (steps // 1000 + 1) == 0 or trainer.done == steps:
+        emit("metrics", **{name: value for name, value in row.items() if name != "left_out"})
+    if pace.time_to_tell() or trainer.done == steps:
+        shown = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "step"}
+        left = {"seconds_left": pace.seconds_left(steps - trainer.done)}
+        emit(
+            "progress", done=trainer.done, total=steps, unit="steps", **(shown | left | {"loss": pace.smooth(outcome)})
+        )
+
+
+class _Pace:
+    """How fast it goes."""
+
+    def __init__(self, trainer: Trainer, *, tokens_per_step: int, flops_per_token: float) -> None:
+        self.tokens, self.flops = tokens_per_step, tokens_per_step * flops_per_token / trainer.world.size
+        probes = self.flops > 0 and trainer.training.schedule.steps - trainer.done >= PROBE_STEPS
+        self.peak = matmul_peak(trainer.precision.dtype, device=trainer.world.device) if probes else 0.0
+        self._began = self._last = time.perf_counter()
+        self._told = 0.0
+        self._first: float | None = None
+        self._steps: list[float] = []
+        self._losses: deque[float] = deque(maxlen=20)
+
+    def mark(self) -> None:
+        """A step has ended."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now - self._began
+        else:
+            self._steps.append(now - self._last)
+        self._last = now
+
+    def figures(self) -> dict[str, float]:
+        if not self._steps or not self.tokens:
+            return {}
+        seconds = self._steps[-1]
+        answer = {"tokens_per_second": round(self.tokens / seconds, 1)}
+        return answer | ({"mfu": round(self.flops / seconds / self.peak, 4)} if self.peak else {})
+
+    def seconds_left(self, steps: int) -> float:
+        return round(steps * median(self._steps[-50:] or [0.0]), 1)
+
+    def smooth(self, outcome: Outcome) -> float:
+        """The loss over some steps, which is easier to watch than each one's."""
+        self._losses.append(outcome.loss)
+        return round(sum(self._losses) / len(self._losses), 4)
+
+    def time_to_tell(self) -> bool:
+        if self._last - self._told < TELL_SECONDS:
+            return False
+        self._told = self._last
+        return True
+
+    def record(self) -> dict[str, Any]:
+        """The whole run's figures."""
+        if not self._steps:
+            return {}
+        seconds = median(self._steps)
+        answer: dict[str, Any] = {
+            "seconds_to_first_step": round(self._first or 0.0, 3),
+            "seconds_per_step": round(seconds, 5),
+            "training_seconds": round(self._last - self._began, 3),
+        }
+        if self.tokens:
+            answer["tokens_per_second"] = round(self.tokens / seconds, 1)
+        if self.peak:
+            answer |= {"matmul_peak": round(self.peak), "mfu": round(self.flops / seconds / self.peak, 4)}
+        return answer
+
+
+# -- metrics
+
+
+class _Metrics:
+    """The metrics' file: cut back to step `upto`, then added to."""
+
+    def __init__(self, path: Path, *, upto: int, writes: bool) -> None:
+        self.path, self.writes = path, writes
+        self._rows = [row for row in _read(path) if row["step"] <= upto] if writes else []
+        if writes:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+            for row in self._rows:
+                self._file.write(json.dumps(row) + "\n")
+            self.sync()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row; one that says nothing but its step is left out."""
+        if not self.writes or len(row) == 1:
+            return
+        self._rows.append(row)
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise explain_disk(error, self.path) or StoreError(str(self.path), f"cannot be written: {error}") from None
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self._rows
+
+    def sync(self) -> None:
+        """Have the rows on the disk before a checkpoint that counts on them."""
+        if self.writes:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self.writes:
+            try:
+                self._file.close()
+            except OSError as error:
+                raise explain_disk(error, self.path) or error from None
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of the file; a crash may have cut the last one short."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

@@ -1,0 +1,131 @@
+"""What is made small: pure functions of a model and a batch, which answer with *sums* over the targets.
+
+The loop divides by the number of targets of the whole step, over all its micro-batches and ranks, so that cutting a
+step into other pieces changes nothing (a mean of means would weigh short pieces more).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vita.nn.transformer import Transformer
+
+# B batch, T position, D width, V vocabulary, N positions of all rows, C those of a chunk
+
+Tensors = Mapping[str, Tensor]
+Loss = Callable[[Transformer, Tensors], tuple[Tensor, dict[str, Tensor]]]
+"""(model, a micro-batch) -> (the sum to make small, other sums to tell); the loop divides each by the targets."""
+
+LOGIT_BYTES = 64 * 2**20
+"""Logits held at once; more positions than that are done chunk by chunk."""
+
+
+def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    """Next-token loss over `ids` [B, T + 1]: all but the last are read, all but the first are targets.
+
+    `learn` [B, T + 1] says which tokens count as targets (all, without it); `documents` and `positions` keep the texts
+    of a row apart.
+    """
+    ids, learn, documents, positions = (tensors.get(name) for name in ("ids", "learn", "documents", "positions"))
+    assert ids is not None, "a batch has ids"
+    hidden = model.hidden(
+        ids[:, :-1],
+        documents=None if documents is None else documents[:, :-1],
+        positions=None if positions is None else positions[:, :-1],
+    )
+    loss, _ = next_token(hidden, model.head_weight, ids[:, 1:], None if learn is None else learn[:, 1:])
+    return loss, {}
+
+
+def next_token(
+    hidden: Float[Tensor, "B T D"],
+    head_weight: Float[Tensor, "V D"],
+    targets: Int[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"] | None = None,
+    *,
+    z_loss: float = 0.0,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """(summed cross-entropy in nats, number of targets); logits of all positions are never held at once.
+
+    `z_loss` adds that multiple of log(sum(exp(logits)))^2, which keeps logits from drifting (Chowdhery et al. 2022,
+    sec. 5). With no target at all the sum is 0 and so is every gradient.
+    """
+    weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
+    loss = _LinearCrossEntropy.apply(hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss)
+    return loss, weights.sum()
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The head and its cross-entropy as one: the gradients are made on the way forward, while the logits are there.
+
+    With e = exp(logits - peak), its row sum s and lse = peak + ln s, a row's gradient by its logits is
+    (1 + 2 z lse) e / s - onehot. The first factor scales rows, so it is applied to the thin matrices (dH = e W,
+    dW = e' H) and not to the wide one, and the onehot part is a lookup.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Float[Tensor, "N D"],
+        head: Float[Tensor, "V D"],
+        targets: Int[Tensor, "N"],
+        weights: Float[Tensor, "N"],
+        z_loss: float,
+    ) -> Float[Tensor, ""]:
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        rounded = head.to(hidden.dtype)
+        size = _chunk(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
+        sums, by_hidden, by_head = [], [], None
+        for start in range(0, len(hidden), size):
+            part = slice(start, start + size)
+            loss, thin, wide = _chunk_loss(hidden[part], rounded, targets[part], weights[part], z_loss, needed)
+            sums.append(loss)
+            by_hidden.append(thin)
+            by_head = wide if by_head is None or wide is None else by_head + wide
+        if needed:
+            ctx.save_for_backward(torch.cat(by_hidden), by_head.to(head.dtype) if by_head is not None else None)
+        return torch.stack(sums).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        by_hidden, by_head = ctx.saved_tensors
+        (gradient,) = gradients
+        return by_hidden * gradient.to(by_hidden.dtype), by_head * gradient.to(by_head.dtype), None, None, None
+
+
+def _chunk_loss(
+    hidden: Float[Tensor, "C D"],
+    head: Float[Tensor, "V D"],
+    targets: Int[Tensor, "C"],
+    weights: Float[Tensor, "C"],
+    z_loss: float,
+    needed: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    logits = (hidden @ head.mT).to(wide)
+    peak = logits.amax(-1, keepdim=True)
+    exponentials = torch.exp(logits - peak)
+    total = exponentials.sum(-1)
+    log_total = peak[:, 0] + torch.log(total)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    loss = (weights * (log_total - chosen + z_loss * log_total**2)).sum()
+    if not needed:
+        return loss, None, None
+    share = exponentials.to(hidden.dtype)
+    scale = (weights * (1 + 2 * z_loss * log_total) / total)[:, None]
+    by_hidden = (share @ head).to(wide) * scale - weights[:, None] * head[targets].to(wide)
+    by_head = (share.mT @ (hidden.to(wide) * scale).to(hidden.dtype)).to(wide)
+    by_head = by_head.index_add(0, targets, -weights[:, None] * hidden.to(wide))
+    return loss, by_hidden.to(hidden.dtype), by_head
+
+
+def _chunk(positions: int, *, vocabulary: int, number_bytes: int) -> int:
+    """Positions done at once: as few even chunks as keep the logits within `LOGIT_BYTES`."""
+    most = max(1, LOGIT_BYTES // (vocabulary * number_bytes))
+    return math.ceil(positions / math.ceil(positions / most)) if positions else 1

@@ -1,0 +1,296 @@
+"""A model that learns, one optimizer step at a time: forward, backward, judge, clip, update.
+
+    trainer = Trainer(model, language_modelling, Training(steps=1000, ...))
+    outcome = trainer.step(Work({"ids": ids}, targets=ids[:, 1:].numel()))
+
+The model's own float32 weights are the masters. Where bfloat16 is fast, the layers' matrices are multiplied in a
+rounded copy that is made anew after each update; embedding, head and norms are used as they are and rounded on the way.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from vita.nn.blocked import blocked
+from vita.nn.transformer import SelfAttention, Transformer
+from vita.spine.config import Settings
+from vita.spine.errors import ConfigError
+from vita.train.guard import Guard
+from vita.train.losses import Loss, Tensors
+from vita.train.memory import keep_freed_memory
+from vita.train.optim import Optimization, Optimizer, part_of
+from vita.train.parallel import World, like, whole
+from vita.train.precision import Choice, choose_precision
+from vita.train.schedule import Schedule, share
+
+COMPILING_PAYS = {"cpu": 2e13, "cuda": 1e16}
+"""Operations of a whole run from which on compiling takes less time than it saves: half a minute's work or so."""
+
+
+class Training(Settings):
+    """How a model is trained, whatever the loss."""
+
+    schedule: Schedule
+    """Steps, and how the learning rate goes over them."""
+    optimization: Optimization = Field(default_factory=Optimization)
+    """Rules and rates."""
+    clip: float = Field(default=1.0, gt=0)
+    """Gradients longer than this, over all parameters together, are scaled down to it."""
+    micro_tokens: int = Field(default=16384, ge=1)
+    """Tokens that go through the model at once; a step of more is done in pieces, with the same result."""
+    precision: Choice = "auto"
+    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    compiled: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model is compiled: auto does so when the whole run is long enough to pay for it."""
+    patience: int = Field(default=20, ge=1)
+    """Steps in a row without a usable loss or gradient after which training gives up."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one optimizer step learns from: this process's rows, and the count over all processes."""
+
+    tensors: Tensors
+    """Rows first, all of the same number of rows."""
+    targets: float
+    """How many targets the whole step has, over all processes: what sums are divided by."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gave."""
+
+    loss: float
+    gradient_norm: float
+    rate_share: float
+    left_out: str | None = None
+    """Why the step was not taken, when it was not."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else the loss told, per target."""
+
+
+class Trainer:
+    """Owns the masters, the optimizer and the judgement; everything a checkpoint holds comes from here."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        loss: Loss,
+        training: Training,
+        *,
+        world: World | None = None,
+        threads: int | None = None,
+        flops: float = 0.0,
+    ) -> None:
+        """`flops` are the operations of the whole run, which decide whether compiling pays."""
+        self.training, self.world = training, world or World()
+        self.model = model.to(self.world.device)
+        self.keeps_memory = keep_freed_memory()
+        if threads:
+            torch.set_num_threads(threads)
+        self.precision = choose_precision(self.world.device, training.precision)
+        rounded = model if self.precision.dtype == torch.float32 or self.world.size > 1 else _rounded(model)
+        learner = Learner(rounded, loss)
+        self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
+        self.named = dict(model.named_parameters())
+        self.rounded = {
+            name: (self.named[name], parameter)
+            for name, parameter in rounded.named_parameters()
+            if parameter is not self.named[name]
+        }
+        self.learner = learner
+        self.compiled = self._compiles(flops)
+        if self.compiled and torch.device(self.world.device).type == "cpu" and self.rounded:
+            for module in rounded.modules():
+                if isinstance(module, SelfAttention):
+                    module.attend = blocked
+        self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
+        self.optimizer = Optimizer(self.named, training.optimization)
+        self.guard = Guard(patience=training.patience)
+        self.done = 0
+        """Steps behind us, also those left out."""
+
+    def step(self, work: Work) -> Outcome:
+        """Learn from one batch."""
+        part = share(self.training.schedule, self.done)
+        with _repeatable():
+            sums = self._gradients(work)
+        told = {name: value / max(work.targets, 1.0) for name, value in sums.items()}
+        loss, gradients = told.pop("loss"), [parameter.grad for parameter in self.named.values()]
+        norm = whole(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])).item()
+        left_out = self._judge(work, loss, norm)
+        if left_out is None:
+            if norm > self.training.clip:
+                torch.nn.utils.clip_grads_with_norm_(self.named.values(), self.training.clip, torch.tensor(norm))
+            self.optimizer.step(share=part)
+            self._round()
+        self.done += 1
+        return Outcome(loss, norm, part, left_out, told)
+
+    @torch.no_grad()
+    def evaluate(self, pieces: Iterator[Work]) -> dict[str, float]:
+        """Mean loss and other figures per target over held-out batches; changes nothing."""
+        targets, sums = 0.0, dict[str, float]()
+        for work in pieces:
+            targets += work.targets
+            for tensors in self._pieces(work.tensors):
+                loss, figures = self.learner(tensors)
+                for name, value in {"loss": loss, **figures}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        totals = self.world.total(torch.tensor([*sums.values()], dtype=torch.float64, device=self.world.device))
+        return {name: value / max(targets, 1.0) for name, value in zip(sums, totals.tolist(), strict=True)}
+
+    def numerics(self) -> dict[str, Any]:
+        """What the last bits of a result depend on beside the settings."""
+        return {
+            "torch": torch.__version__,
+            "device": torch.device(self.world.device).type,
+            "precision": self.precision.name,
+            "compiled": self.compiled,
+            "threads": torch.get_num_threads(),
+            "world_size": self.world.size,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer state, whole; where training is sharded every process must ask together."""
+        held = {f"weight/{name}": parameter.detach() for name, parameter in self.named.items()}
+        held |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
+        return {name: whole(tensor) for name, tensor in held.items()}
+
+    def state(self) -> dict[str, Any]:
+        """The plain values that belong to the tensors."""
+        return {"step": self.done, "updates": self.optimizer.steps, "guard": self.guard.state()}
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint; training is then as if it had never stopped."""
+        by_kind: dict[str, dict[str, Tensor]] = {"weight": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            by_kind[kind][rest] = tensor
+        self.optimizer.load(by_kind["optimizer"], steps=state["updates"])
+        for name, parameter in self.named.items():
+            parameter.copy_(like(by_kind["weight"][name].to(self.world.device), parameter))
+        self.guard.load(state["guard"])
+        self.done = state["step"]
+        self._round()
+
+    # -- parts of a step
+
+    def _gradients(self, work: Work) -> dict[str, float]:
+        """Leaves the gradient of the mean loss in each parameter's `.grad`; answers with the sums."""
+        self.optimizer.clear_gradients()
+        sums: dict[str, Tensor] = {}
+        for tensors in self._pieces(work.tensors):
+            loss, figures = self.run(tensors)
+            (loss / max(work.targets, 1.0)).backward()
+            self._hand_over()
+            for name, value in {"loss": loss.detach(), **figures}.items():
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        stacked = torch.stack([value.double() for value in sums.values()])
+        return dict(zip(sums, self.world.total(stacked).tolist(), strict=True))
+
+    def _hand_over(self) -> None:
+        """Gradients of the rounded copies go to their masters, where they add up in float32."""
+        for master, copied in self.rounded.values():
+            if copied.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = copied.grad.float()
+            else:
+                master.grad += copied.grad
+            copied.grad = None
+
+    def _pieces(self, tensors: Tensors) -> Iterator[Tensors]:
+        """Micro-batches of equal numbers of rows, as few as `micro_tokens` allows."""
+        rows, width = tensors["ids"].shape[:2]
+        most = max(1, self.training.micro_tokens // max(1, width - 1))
+        size = next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
+        moved = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
+        for start in range(0, rows, size):
+            yield {name: tensor[start : start + size] for name, tensor in moved.items()}
+
+    def _judge(self, work: Work, loss: float, norm: float) -> str | None:
+        if work.targets == 0:
+            return "no targets"
+        return self.guard.judge(self.done, loss=loss, gradient_norm=norm)
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        for master, copied in self.rounded.values():
+            copied.copy_(master)
+
+    def _compiles(self, flops: float) -> bool:
+        if self.training.compiled == "no" or self.world.size > 1:
+            return False
+        device = torch.device(self.world.device).type
+        pays = flops >= COMPILING_PAYS.get(device, float("inf"))
+        if self.training.compiled == "yes":
+            if not _can_compile(self.world.device):
+                hint = "install a C++ compiler and Python's headers, or set `compiled: no`"
+                raise ConfigError("compiled", "this machine cannot compile", hint=hint)
+            return True
+        return pays and _can_compile(self.world.device)
+
+
+class Learner(nn.Module):
+    """A model and its loss as one module, which is what is compiled or sharded."""
+
+    def __init__(self, model: Transformer, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(self.model, tensors)
+
+
+def _rounded(model: Transformer) -> Transformer:
+    """The same model, computing in bfloat16: its matrices are rounded copies, all else is shared with `model`."""
+    kept = {
+        id(parameter): nn.Parameter(parameter.detach().bfloat16())
+        if part_of(name, parameter) == "matrices"
+        else parameter
+        for name, parameter in model.named_parameters()
+    }
+    rounded = copy.deepcopy(model, kept)
+    # Looked up in float32 and rounded then, so that a frequent token's gradients add up in float32.
+    rounded.model.embed_tokens.register_forward_hook(lambda module, given, states: states.bfloat16())
+    return rounded
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Sums in one order: two runs of the same step give the same bits, also where threads share a sum."""
+    before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    filling, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = filling
+
+
+def _can_compile(device: str) -> bool:
+    """Whether a compiled function runs here: tried with a small one, since headers or a compiler may be missing."""
+    if torch.device(device).type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
+        return False
+    try:
+        torch.compile(_one_more, dynamic=False)(torch.zeros(8, device=device))
+    except (RuntimeError, OSError, ImportError):
+        return False
+    return True
+
+
+def _one_more(values: Tensor) -> Tensor:
+    return values + 1
