@@ -13,8 +13,8 @@ import orjson
 import pytest
 
 from vita.measure.ranking import answer, by_group, encode_pair, metrics
-from vita.measure.task import Choice, Cloze, Fields, items
-from vita.measure.tasks import TASKS
+from vita.measure.task import Choice, Cloze, Fields
+from vita.measure.tasks import TASKS, items
 from vita.spine.errors import ConfigError, DataError
 
 BEGIN = 0

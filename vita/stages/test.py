@@ -23,8 +23,7 @@ from vita.measure import knowledge, perplexity, ranking, samples
 from vita.measure.findings import Findings
 from vita.measure.overview import page
 from vita.measure.report import write
-from vita.measure.task import items
-from vita.measure.tasks import TASKS
+from vita.measure.tasks import TASKS, items
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft

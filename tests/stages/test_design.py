@@ -1,0 +1,116 @@
+"""The stage `design`: one dial, a blueprint that depends on nothing else, and the machine's speed beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vita.measure.reckoning import reckon
+from vita.nn.architecture import Architecture
+from vita.spine.config import build
+from vita.spine.errors import ConfigError
+from vita.spine.machine import Machine
+from vita.spine.stage import Context, Draft
+from vita.stages import design
+from vita.stages.kinds import Tokens
+
+
+def run(scratch: Path, tokens: Tokens | None = None, **values: Any) -> tuple[Draft, dict[str, Any], Context]:
+    context = Context(scratch, lambda *args, **fields: None, Machine(chosen_device="cpu"))
+    draft = design.run(build(design.Config, values, where="design"), design.Inputs(tokens), context)
+    return draft, json.loads((draft.folder / "blueprint.json").read_text()), context
+
+
+def test_depth_and_steps_leave_nothing_to_the_machine(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "depth": 4,
+        "steps": 1500,
+        "vocabulary": 1024,
+        "context": 96,
+        "tokens_per_step": 1536,
+        "timed_steps": 0,
+    }
+    first, blueprint, context = run(tmp_path / "a", None, **asked)
+    second, _, _ = run(tmp_path / "b", None, **asked)
+    for name in ("blueprint.json", "report.md"):
+        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
+    assert context.record == {}
+    shape = Architecture.model_validate(blueprint["architecture"])
+    assert (shape.layers, shape.width, shape.vocabulary, shape.context) == (4, 256, 1024, 96)
+    assert (blueprint["training"]["steps"], blueprint["training"]["rows"]) == (1500, 16)
+    assert blueprint["prediction"]["parameters"]["total"] == shape.parameters() == first.facts["parameters"]
+
+
+def test_a_number_of_parameters_gives_a_model_of_about_that_size(tmp_path: Path) -> None:
+    draft, blueprint, _ = run(tmp_path, parameters="10M", timed_steps=0)
+    assert draft.facts["parameters"] == pytest.approx(10e6, rel=0.1)
+    assert blueprint["training"]["tokens"] == pytest.approx(12 * 1e7, rel=0.4)
+
+
+def test_the_text_there_is_bounds_the_plan(tmp_path: Path) -> None:
+    tokens = Tokens("t" * 64, tmp_path, {"vocabulary": 500, "train_tokens": 100_000, "bytes_per_token": 2.5})
+    _, blueprint, _ = run(tmp_path, tokens, depth=2, timed_steps=0)
+    assert blueprint["architecture"]["vocabulary"] == 500
+    assert blueprint["training"]["tokens"] == pytest.approx(400_000, rel=0.01)
+    assert blueprint["prediction"]["epochs"] == pytest.approx(4, rel=0.01)
+    assert blueprint["prediction"]["text_bytes"] == round(2.5 * blueprint["training"]["tokens"])
+
+
+def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(tmp_path: Path) -> None:
+    draft, blueprint, context = run(
+        tmp_path, budget="20 s", vocabulary=512, context=64, tokens_per_step=512, timed_steps=2, price_per_hour=3.6
+    )
+    record = context.record
+    assert 10 < record["training_seconds"] < 21
+    assert record["cost"] == pytest.approx(record["training_seconds"] / 1000, abs=1e-3)
+    assert record["tokens_per_second"] > 0 and record["utilisation"] > 0
+    assert blueprint["training"]["steps"] == draft.facts["steps"] > 1
+    assert "seconds" not in (draft.folder / "blueprint.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "give one of parameters, depth and budget, not none"),
+        ({"depth": 4, "budget": "1 h"}, "not depth and budget"),
+        ({"budget": "soon"}, "design.budget: expected a valid number"),
+        ({"parameters": "ten"}, "design.parameters: expected a valid integer"),
+        ({"budget": 60, "steps": 5}, "a budget decides `steps`"),
+        ({"budget": 60, "timed_steps": 0}, "a budget needs `timed_steps`"),
+        ({"depth": 2, "context": 64, "tokens_per_step": 100}, "must be a multiple of `context`"),
+        ({"width": 64, "parameters": "1M"}, "`width` goes with `depth`"),
+    ],
+)
+def test_dials_that_contradict_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(design.Config, values, where="design")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("10M", 10_000_000), ("1.5b", 1_500_000_000), ("500k", 500_000), ("42", 42)]
+)
+def test_counts_are_read_as_people_write_them(text: str, value: int) -> None:
+    assert design.count(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("30 min", 1800), ("2h", 7200), ("90", 90), ("1.5 hours", 5400), ("1 d", 86400)]
+)
+def test_spans_of_time_are_read_as_people_write_them(text: str, value: float) -> None:
+    assert design.seconds(text) == value
+
+
+def test_the_plan_is_scored_against_what_happened(tmp_path: Path) -> None:
+    draft, blueprint, _ = run(tmp_path, depth=2, steps=100, timed_steps=0)
+    foretold = blueprint["prediction"]
+    came = {"bits_per_byte": foretold["bits_per_byte"]["value"] * 1.02, "tokens": foretold["tokens"]}
+    designed = {"training_seconds": 100.0, "tokens_per_second": 1000.0}
+    rows = {row.figure: row for row in reckon(blueprint, designed, facts=came, record={"seconds": 110.0})}
+    assert rows["bits per byte"].off == "+2.0 %, within the range"
+    assert rows["tokens"].off == "+0.0 %"
+    assert rows["seconds"].off == "+10.0 %"
+    assert "bytes of memory" not in rows  # nobody measured it
+    assert design.reckoning(draft.folder, designed, came, {"seconds": 110.0}).row_count == 3

@@ -1,0 +1,318 @@
+"""Turn one dial into a whole plan: shape, batch, steps and rates, with what it will cost and give.
+
+The dial is a number of parameters, a depth, or a time budget; or depth and steps together, which leaves nothing to the
+machine's speed. `blueprint.json` holds only what follows from the dial. A time budget becomes a number of steps here,
+once, from training steps timed on this machine, so that a later restart on another machine changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from vita.measure.reckoning import reckon
+from vita.measure.report import Page, Paragraph, Section, Table, markdown
+from vita.nn.architecture import Architecture
+from vita.spine.config import Settings, neutral
+from vita.spine.stage import Context, Draft
+from vita.stages.kinds import Blueprint, Tokens
+from vita.train import rules
+from vita.train.calibration import Speed, measure_speed
+from vita.train.forecast import best_shape, prediction, warnings
+from vita.train.rules import TrainingPlan, training_plan
+
+if TYPE_CHECKING:
+    from rich.table import Table as ScreenTable
+
+VERSION = 1
+
+_COUNT = re.compile(r"^\s*([0-9.]+)\s*([kmb]?)\s*$", re.IGNORECASE)
+_SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*$", re.IGNORECASE)
+
+
+class Config(Settings):
+    """Exactly one dial: `parameters`, `depth`, or `budget`; `steps` goes with `depth` or `parameters`."""
+
+    parameters: int | None = Field(None, ge=1000)
+    """How large the model is, as in 10M; the text to train on follows."""
+    depth: int | None = Field(None, ge=1, le=200)
+    """How many layers it has; width and all else follow."""
+    budget: float | None = Field(None, gt=0)
+    """How long training may take on this machine, as in "30 min"; size and text follow."""
+    steps: int | None = Field(None, ge=1)
+    """Training steps, instead of the number at which this size is the best use of the compute."""
+    width: int | None = Field(None, ge=32, multiple_of=32)
+    """Width of the model, instead of the one that goes with its depth."""
+    vocabulary: int | None = Field(None, ge=259)
+    """Tokens of the tokenizer, instead of the number that suits the size."""
+    context: int | None = Field(None, ge=8)
+    """Tokens the model reads at once, instead of the number that suits the size."""
+    tokens_per_step: int | None = Field(None, ge=1)
+    """Tokens of a training step, instead of the number that suits the run; a multiple of `context`."""
+    tokens_available: int | None = Field(None, ge=1)
+    """Tokens of text there are; a plan that would repeat them more than four times is made shorter, or told so."""
+    text: Literal["english", "world"] = "english"
+    """The kind of text, for the foretold loss: English, or the embedded world."""
+    price_per_hour: float | None = neutral(None, ge=0)
+    """What an hour of this machine costs, in any currency, to foretell the cost."""
+    timed_steps: int = neutral(6, ge=0)
+    """Training steps timed on this machine; 0 foretells no time. A budget needs at least one."""
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        return count(value) if isinstance(value, str) else value
+
+    @field_validator("budget", mode="before")
+    @classmethod
+    def _span(cls, value: Any) -> Any:
+        return seconds(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_dial(self) -> Self:
+        given = [name for name in ("parameters", "depth", "budget") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of parameters, depth and budget, not {' and '.join(given) or 'none'}")
+        if self.budget is not None and (self.steps is not None or self.width is not None):
+            raise ValueError("a budget decides `steps` and `width` itself; leave them out, or give `depth`")
+        if self.width is not None and self.depth is None:
+            raise ValueError("`width` goes with `depth`")
+        if self.budget is not None and self.timed_steps == 0:
+            raise ValueError("a budget needs `timed_steps` of at least 1, to know this machine's speed")
+        if self.tokens_per_step is not None and self.context is not None and self.tokens_per_step % self.context:
+            raise ValueError(
+                f"`tokens_per_step` ({self.tokens_per_step}) must be a multiple of `context` ({self.context})"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Inputs:
+    tokens: Tokens | None = None
+    """Where the text is in tokens already, their number and vocabulary are known and need not be given."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
+    """Derive the plan, time a few steps, foretell, and write it down."""
+    text = _known_text(config, inputs)
+    shape, plan, speed = _design(config, text, context)
+    foretold = prediction(
+        shape, plan, text=config.text, available=text.tokens_available, token_bytes=text.bytes_per_token
+    )
+    folder = context.draft_folder()
+    blueprint = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": foretold}
+    (folder / "blueprint.json").write_text(json.dumps(blueprint, indent=2) + "\n", encoding="utf-8")
+    (folder / "report.md").write_text(markdown(_page(blueprint)), encoding="utf-8")
+    if speed:
+        context.record |= cost(plan, speed, price_per_hour=config.price_per_hour)
+    for told in [_headline(shape, plan, context.record), *warnings(foretold)]:
+        context.emit("note", text=told)
+    return Draft(Blueprint, folder, _facts(shape, plan, foretold))
+
+
+@dataclass(frozen=True)
+class KnownText:
+    """What is known of the text before training; None where it is not."""
+
+    vocabulary: int | None
+    tokens_available: int | None
+    bytes_per_token: float | None = None
+
+
+def _known_text(config: Config, inputs: Inputs) -> KnownText:
+    if inputs.tokens is None:
+        return KnownText(config.vocabulary, config.tokens_available)
+    facts = inputs.tokens.facts
+    # A small corpus may fill fewer places of the vocabulary than were asked for; what there is counts.
+    available = config.tokens_available or facts["train_tokens"]
+    return KnownText(facts["vocabulary"], available, facts.get("bytes_per_token"))
+
+
+def _design(config: Config, text: KnownText, context: Context) -> tuple[Architecture, TrainingPlan, Speed | None]:
+    """The shape, its plan, and this machine's speed with them, where it was timed."""
+    shape = _shape_within(config, text, context) if config.budget is not None else _shape(config, text)
+    tokens = rules.compute_optimal_tokens(shape)
+    if config.budget is not None:
+        tokens = round(config.budget * _usual_speed(context) / shape.flops_per_token(shape.context))
+    elif text.tokens_available is not None:
+        tokens = min(tokens, rules.USEFUL_EPOCHS * text.tokens_available)
+    plan = training_plan(shape, tokens=tokens, tokens_per_step=config.tokens_per_step, steps=config.steps)
+    if not config.timed_steps:
+        return shape, plan, None
+    machine = context.machine
+    speed = measure_speed(shape, plan, steps=config.timed_steps, device=machine.device, threads=machine.threads)
+    if config.budget is not None:
+        left = config.budget * USED_FOR_STEPS - speed.startup_seconds
+        steps = max(1, int(left / speed.seconds_per_step))
+        plan = training_plan(shape, tokens=tokens, tokens_per_step=plan.tokens_per_step, steps=steps)
+    return shape, plan, speed
+
+
+def _shape(config: Config, text: KnownText) -> Architecture:
+    if config.parameters is not None:
+        vocabulary = text.vocabulary or rules.vocabulary_of(config.parameters)
+        context = config.context or 512
+        shape = rules.shape_of_parameters(config.parameters, vocabulary=vocabulary, context=context)
+        return shape if config.context else shape.model_copy(update={"context": rules.context_of(shape.width)})
+    assert config.depth is not None
+    wide = config.width or rules.WIDTH_PER_LAYER * config.depth
+    matrices = 12 * config.depth * wide**2
+    vocabulary = text.vocabulary or rules.vocabulary_of(matrices + 2 * 4096 * wide)
+    length = config.context or rules.context_of(wide)
+    return rules.shape_of_depth(config.depth, vocabulary=vocabulary, context=length, width=config.width)
+
+
+def _shape_within(config: Config, text: KnownText, context: Context) -> Architecture:
+    """The depth that learns most in the time; half an hour of a laptop is worth a vocabulary of 4,096."""
+    assert config.budget is not None
+    vocabulary = text.vocabulary or 4096
+    flops = config.budget * _usual_speed(context)
+    return best_shape(
+        flops, vocabulary=vocabulary, context=config.context or 512, text=config.text, available=text.tokens_available
+    )
+
+
+def _usual_speed(context: Context) -> float:
+    """Operations a second that training usually gets from this machine, good to a factor of two."""
+    from vita.train.peak import matmul_peak
+    from vita.train.precision import choose_precision
+
+    device = context.machine.device
+    return USUAL_UTILISATION * matmul_peak(choose_precision(device).dtype, device=device)
+
+
+USUAL_UTILISATION = 0.4
+USED_FOR_STEPS = 0.97
+"""The rest of a time budget goes to evaluation and checkpoints."""
+
+
+def cost(plan: TrainingPlan, speed: Speed, *, price_per_hour: float | None = None) -> dict[str, Any]:
+    """What this machine will need for the plan: time, and money when an hour has a price."""
+    needed = plan.steps * speed.seconds_per_step + speed.startup_seconds
+    answer: dict[str, Any] = {
+        "training_seconds": round(needed, 1),
+        "tokens_per_second": round(plan.tokens_per_step / speed.seconds_per_step, 1),
+        "utilisation": round(speed.utilisation, 3),
+        "precision": speed.precision,
+        "compiled": speed.compiled,
+    }
+    if price_per_hour is not None:
+        answer["cost"] = round(needed / 3600 * price_per_hour, 4)
+    return answer
+
+
+def count(text: str) -> int | str:
+    """10M, 1.5B or 500k as a number; anything else is left for the settings to refuse."""
+    found = _COUNT.match(text)
+    return round(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[found[2].lower()]) if found else text
+
+
+def seconds(text: str) -> float | str:
+    """ "30 min", "2 h" or "90" as seconds; anything else is left for the settings to refuse."""
+    found = _SPAN.match(text)
+    if not found:
+        return text
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[(found[2] or "s")[0].lower()]
+
+
+def reckoning(
+    folder: Path, designed: Mapping[str, Any], facts: Mapping[str, Any], record: Mapping[str, Any]
+) -> ScreenTable:
+    """The plan in a blueprint's folder against what happened, to be shown.
+
+    `designed` is the record of the design, `facts` and `record` are those of the model that was trained by it.
+    """
+    from rich.table import Table as ScreenTable
+
+    blueprint = json.loads((folder / "blueprint.json").read_text(encoding="utf-8"))
+    table = ScreenTable("", "foretold", "came", "off", title="the plan, and what happened", title_justify="left")
+    for row in reckon(blueprint, designed, facts=facts, record=record):
+        table.add_row(row.figure, row.foretold, row.came, row.off)
+    return table
+
+
+# -- telling
+
+
+def _facts(shape: Architecture, plan: TrainingPlan, foretold: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "parameters": shape.parameters(),
+        "layers": shape.layers,
+        "width": shape.width,
+        "vocabulary": shape.vocabulary,
+        "context": shape.context,
+        "steps": plan.steps,
+        "tokens_per_step": plan.tokens_per_step,
+        "tokens": plan.tokens,
+        "flops": foretold["flops"],
+        "bits_per_byte": foretold["bits_per_byte"],
+    }
+
+
+def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]) -> str:
+    told = f"{shape.parameters() / 1e6:.1f}M parameters, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
+    if "training_seconds" in record:
+        told += f", about {record['training_seconds'] / 60:.0f} min here at {record['tokens_per_second']:,.0f} tokens/s"
+    return told + (f", costing {record['cost']:.2f}" if "cost" in record else "")
+
+
+def _page(blueprint: Mapping[str, Any]) -> Page:
+    shape, training, foretold = blueprint["architecture"], blueprint["training"], blueprint["prediction"]
+    parts, memory, bits = foretold["parameters"], foretold["memory"], foretold["bits_per_byte"]
+    share = {name: f"{count / parts['total']:.0%}" for name, count in parts.items()}
+    return Page(
+        "Blueprint",
+        "What is to be built, how it is to be trained, and what both are expected to give. Time and money depend on "
+        "the machine and stand in the run's record.",
+        [
+            Section("Shape", [Table(("size", "value"), [(name, _plain(value)) for name, value in shape.items()])]),
+            Section(
+                "Training",
+                [
+                    Table(
+                        ("setting", "value"),
+                        [(name, _plain(value)) for name, value in _flat(training).items()],
+                    )
+                ],
+            ),
+            Section(
+                "Foretold",
+                [
+                    Table(
+                        ("figure", "value"),
+                        [
+                            ("bits per byte", f"{bits['value']:.3f} ({bits['low']:.3f} to {bits['high']:.3f})"),
+                            ("tokens", _plain(foretold["tokens"])),
+                            ("bytes of text", _plain(foretold["text_bytes"])),
+                            ("tokens per matrix parameter", _plain(foretold["tokens_per_parameter"])),
+                            ("operations per token", _plain(foretold["flops_per_token"])),
+                            ("operations", f"{foretold['flops']:.3g}"),
+                        ],
+                        note=f"The range holds 95 of 100 runs on {foretold['text']} text like that of the law's fit.",
+                    ),
+                    Table(("parameters", "number", "share"), [(n, _plain(c), share[n]) for n, c in parts.items()]),
+                    Table(("memory", "MB"), [(name, f"{size / 1e6:,.1f}") for name, size in memory.items()]),
+                    *(Paragraph(f"Note: {told}.") for told in warnings(foretold)),
+                ],
+            ),
+        ],
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
