@@ -144,10 +144,11 @@ def test_a_small_share_holds_out_at_least_one_document(tmp_path: Path) -> None:
 def test_a_source_is_held_out_as_a_whole_and_its_copies_leave_the_training_text(tmp_path: Path) -> None:
     sources = {
         "web": str(write(tmp_path / "a.jsonl", numbered(10))),
-        "test": str(write(tmp_path / "b.jsonl", numbered(4, start=8))),
+        "test": str(write(tmp_path / "b.jsonl", [*numbered(4, start=8), {"text": "Unfiltered."}])),
     }
-    draft = run(tmp_path, sources=sources, held_out_sources=["test"], **PLAIN)
-    assert texts(draft, "heldout") == [f"Text number {number}." for number in range(8, 12)]
+    filters = [{"length": {"minimum_words": 3}}]
+    draft = run(tmp_path, sources=sources, held_out_sources=["test"], filters=filters, held_out=0)
+    assert texts(draft, "heldout") == [*(f"Text number {number}." for number in range(8, 12)), "Unfiltered."]
     assert texts(draft) == [f"Text number {number}." for number in range(8)]
     assert drops(draft) == [("8", "duplicate", "repeats 8"), ("9", "duplicate", "repeats 9")]
 
@@ -237,6 +238,15 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     resumed = run(tmp_path / "broken", **settings)
     assert len(begun) == 3 + 1 + 3
     assert files(resumed.folder) == files(whole.folder)
+
+
+def test_files_of_other_kinds_are_told_of(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", numbered(3))
+    (tmp_path / "in" / "b.png").write_bytes(b"x")
+    events: list[Any] = []
+    draft = run(tmp_path, sources=[str(tmp_path / "in")], events=events, **PLAIN)
+    assert ("note", {"text": "1 files of other kinds were passed over; see the report"}) in events
+    assert "passed over: b.png" in (draft.folder / "report.md").read_text()
 
 
 def test_shards_are_bounded_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,10 @@ A new kind of file is one function in `readers`; a new origin is one function he
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
@@ -37,7 +39,7 @@ class Source(Settings):
     """One place that text comes from: exactly one of `path`, `world` and `huggingface`."""
 
     name: str | None = None
-    """What documents say they come from; without it, the row's own `source`, else the file's name."""
+    """What documents say they come from; without it, the row's own `source`, else the file's or folder's name."""
     path: InputPath | None = None
     """A file, a folder (all usable files below it), a glob, or a URL such as `s3://bucket/folder`."""
     exclude: tuple[str, ...] = ()
@@ -175,7 +177,7 @@ def _refuse_or_drop(row: Row, problem: Problem, source: Source, dropped: Dropped
     if source.on_bad_row == "error":
         raise DataError(row.where, expected=expected, got=got, hint=hint or "mend the row, or set `on_bad_row: drop`")
     if dropped:
-        name = source.name or _stem(row.name)
+        name = source.name or _name_of(source)
         dropped(Drop(_id(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
 
 
@@ -248,14 +250,22 @@ def _provenance(
         rest.setdefault("source", own)
     licence = values.get("license") or values.get("licence")
     return (
-        source.name or own or _stem(row.name),
+        source.name or own or _name_of(source),
         licence if isinstance(licence, str) else source.licence,
         rest,
     )
 
 
-def _stem(name: str) -> str:
-    return PurePosixPath(name).name.split(".")[0] or name
+def _name_of(source: Source) -> str:
+    return _last_name(source.path or source.huggingface or "world")
+
+
+@lru_cache
+def _last_name(path: str) -> str:
+    """`books` of `../books/**/*.txt` and of `books.jsonl.zst`: one name, however many files there are."""
+    parts = [part for part in PurePosixPath(path).parts if not glob.has_magic(part) and part.strip("./")]
+    name = parts[-1] if parts else "text"
+    return name.split(".")[0] or name if File(name, name, 0).suffix in READERS else name
 
 
 # -- origins: a stretch -> its rows, or finished records of the wanted kind

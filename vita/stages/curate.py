@@ -18,7 +18,7 @@ from vita.data.corpus import Shards, ZstdLines, dump, read_lines
 from vita.data.corpus_report import describe, to_markdown
 from vita.data.filters import DEFAULT_FILTERS, FilterUse
 from vita.data.parallel import Crew
-from vita.data.place import Decisions, Placed, Placing, Wanted, decide, place, placings_of
+from vita.data.place import Decisions, Placing, Wanted, decide, place, placings_of
 from vita.data.sift import Job, PartTable, Sifted, Tally, sift
 from vita.data.sources import Source, passed_over, stretches
 from vita.spine.config import Settings
@@ -44,7 +44,7 @@ class Config(Settings):
     held_out: float = Field(0.01, ge=0)
     """Held out for testing: a share of the documents (at least one) below 1, a number of them from 1 on, 0 for none."""
     held_out_sources: tuple[str, ...] = ()
-    """Names of sources held out as a whole; documents equal to theirs leave the training text."""
+    """Names of sources held out as a whole, unfiltered; documents equal to theirs leave the training text."""
     seed: int = 0
     """Decides which documents are held out, and which are drawn where a source's `repeat` is not whole."""
     shard_megabytes: int = Field(64, ge=1)
@@ -102,15 +102,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
         passed_over=[name for source in config.sources for name in passed_over(source)],
     )  # fmt: skip
+    if report["passed_over"]:
+        context.emit("note", text=f"{len(report['passed_over'])} files of other kinds were passed over; see the report")
     (folder / "report.json").write_bytes(dump(report))
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     _record(context, report, time.monotonic() - began, workers)
     return Draft(Corpus, folder, _facts(report))
 
 
-def _decide(
-    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: Tally
-) -> Decisions:  # fmt: skip
+def _decide(config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: Tally) -> Decisions:
     if not parts:
         raise _nothing_left(tally)
     decisions = decide(
@@ -133,8 +133,9 @@ def _jobs(config: Config, folder: Path) -> tuple[list[Job], list[Source]]:
     part_bytes = config.shard_megabytes * 2**20
     owned = [(source, stretch) for source in config.sources for stretch in stretches(source, bytes_each=_STRETCH_BYTES)]
     jobs = [
-        Job(number, stretch, config.filters, folder, part_bytes) for number, (_, stretch) in enumerate(owned)
-    ]  # fmt: skip
+        Job(number, stretch, () if source.name in config.held_out_sources else config.filters, folder, part_bytes)
+        for number, (source, stretch) in enumerate(owned)
+    ]
     return jobs, [source for source, _ in owned]
 
 
@@ -187,7 +188,6 @@ def _write(
         def watch(done: int) -> None:
             context.emit("progress", done=done, total=total, unit="documents", doing="writing")
 
-        answer: Placed
         for answer in crew.in_order(place, placings, watch=watch):
             tally.merge(answer.tally)
             for line in answer.drops:
