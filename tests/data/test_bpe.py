@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -85,8 +86,6 @@ def test_tiktoken_is_refused_what_it_would_read_otherwise() -> None:
     from tokenizers import Tokenizer
 
     def verdict(definition: dict) -> bool:
-        import json
-
         return bpe.tiktoken_ranks(definition, Tokenizer.from_str(json.dumps(definition))) is not None
 
     def plain() -> dict:
@@ -109,6 +108,35 @@ def test_tiktoken_is_refused_what_it_would_read_otherwise() -> None:
     prefixed["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = True
     for changed in (normalizing, other_pattern, ordinary_added, without_a_byte, unreachable, two_ways, prefixed):
         assert not verdict(changed)
+
+
+def test_whatever_merges_are_accepted_for_tiktoken_give_the_tokens_of_tokenizers() -> None:
+    """Random merge lists over three letters, most of which no training would give."""
+    from tokenizers import Tokenizer
+
+    tiktoken = pytest.importorskip("tiktoken")
+    chance = random.Random(0)
+    accepted = 0
+    for _ in range(400):
+        tokens, merges = list("abc"), []
+        for _ in range(chance.randint(1, 6)):
+            left, right = chance.choice(tokens), chance.choice(tokens)
+            tokens.append(left + right)
+            merges.append(f"{left} {right}")
+        definition = bpe.definition([], specials=[])
+        definition["model"]["vocab"] |= {token: 256 + i for i, token in enumerate(dict.fromkeys(tokens[3:]))}
+        definition["model"]["merges"] = merges
+        engine = Tokenizer.from_str(json.dumps(definition))
+        found = bpe.tiktoken_ranks(definition, engine)
+        if found is None:
+            continue
+        accepted += 1
+        encoding = tiktoken.Encoding("t", pat_str=found[1], mergeable_ranks=found[0], special_tokens={})
+        for _ in range(50):
+            text = "".join(chance.choice("abc") for _ in range(chance.randint(1, 14)))
+            pieces = [token.decode() for token in encoding.decode_tokens_bytes(encoding.encode_ordinary(text))]
+            assert pieces == engine.encode(text).tokens, (merges, text)
+    assert 40 < accepted < 390, "both verdicts occur"
 
 
 def test_all_engines_split_by_the_pattern_alike() -> None:

@@ -66,6 +66,14 @@ def test_documents_are_shown_where_a_file_holds_no_dialogues(folder: Path, tmp_p
     assert text.plain == "<|endoftext|>«a│\\xe2»"
 
 
+def test_a_corpus_shows_its_training_part(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus" / "train").mkdir(parents=True)
+    (tmp_path / "corpus" / "train" / "00000.jsonl").write_bytes(b'{"id": "x", "text": "ab", "source": "s"}\n')
+    (tmp_path / "corpus" / "drops.jsonl").write_bytes(b'{"id": "y", "reason": "short"}\n')
+    _, heading, text = show.examples(tmp_path / "corpus", tokenizer=folder / "tokenizer", count=3, context=9)
+    assert heading.plain == "document x from s: 3 tokens" and text.plain == "<|endoftext|>«a│b»"
+
+
 def test_characters_that_cannot_be_seen_are_spelled_out() -> None:
     tokenizer = Tokenizer.train(["\u200b\u200b \u200b"] * 3, vocabulary=261)
     assert show.tokens(tokenizer.encode("\u200b"), tokenizer, learn=[False]).plain == "\\u200b"

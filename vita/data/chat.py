@@ -24,7 +24,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vita.data.records import Message
-from vita.data.tokenizer import Spans, Tokenizer
+from vita.data.tokenizer import Spans, Tokenizer, read_settings
 from vita.spine.errors import DataError, ModelError
 
 CHATML = """\
@@ -70,7 +70,7 @@ class ChatTemplate:
     def load(cls, folder: str | Path) -> ChatTemplate:
         """The template in a model's folder: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
         folder = Path(folder)
-        config = _read_json(folder / "tokenizer_config.json")
+        config = read_settings(folder / "tokenizer_config.json")
         source = config.get("chat_template")
         if isinstance(source, list):  # several named ones
             source = {one["name"]: one["template"] for one in source}.get("default")
@@ -81,7 +81,7 @@ class ChatTemplate:
             raise ModelError(
                 str(folder), "holds no chat template: a base model continues text, it does not chat", hint=hint
             )
-        return cls(source, _special_names({**_read_json(folder / "special_tokens_map.json"), **config}))
+        return cls(source, _special_names({**read_settings(folder / "special_tokens_map.json"), **config}))
 
     def save(self, folder: str | Path) -> None:
         """Write `chat_template.jinja`."""
@@ -298,10 +298,6 @@ def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, str):
             names[role] = value
     return names
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None,

@@ -23,7 +23,7 @@ LEARNT, SPECIAL, BETWEEN = "green", "bold magenta", "│"
 
 
 def examples(path: str | Path, *, tokenizer: str | Path | None, count: int, context: int) -> Iterator[Text]:
-    """The first `count` rows of a tokens artifact, or of a file of dialogues or documents, `context` tokens each.
+    """The first `count` rows of a tokens artifact, a corpus, or a file of dialogues or documents, cut to `context`.
 
     `tokenizer` is the folder of a tokenizer or model; a tokens artifact has its own.
     """
@@ -38,7 +38,10 @@ def examples(path: str | Path, *, tokenizer: str | Path | None, count: int, cont
     if stream is not None:
         yield from shard_rows(Shards.open(stream), opened, count=count, context=context)
     else:
-        yield from file_rows(path, opened, template=_template(folder), count=count, context=context)
+        part = path / "train"  # of a corpus
+        yield from file_rows(
+            part if part.is_dir() else path, opened, template=_template(folder), count=count, context=context
+        )
 
 
 def legend() -> Text:

@@ -86,10 +86,10 @@ class Tokenizer:
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(str(path), f"cannot be read ({error})") from None
         settings = {
-            **_read_json(path.with_name("special_tokens_map.json")),
-            **_read_json(path.with_name("tokenizer_config.json")),
+            **read_settings(path.with_name("special_tokens_map.json")),
+            **read_settings(path.with_name("tokenizer_config.json")),
         }
-        stops = _read_json(path.with_name("generation_config.json")).get("eos_token_id")
+        stops = read_settings(path.with_name("generation_config.json")).get("eos_token_id")
         return cls(definition, settings=settings, stops=[stops] if isinstance(stops, int) else stops or ())
 
     def save(self, folder: str | Path) -> None:
@@ -355,7 +355,8 @@ def _huggingface(definition: str) -> Any:
     return engine
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in one of a tokenizer's JSON files; none where there is no such file."""
     if not path.is_file():
         return {}
     try:
