@@ -117,7 +117,7 @@ def test_whatever_merges_are_accepted_for_tiktoken_give_the_tokens_of_tokenizers
     tiktoken = pytest.importorskip("tiktoken")
     chance = random.Random(0)
     accepted = 0
-    for _ in range(400):
+    for _ in range(150):
         tokens, merges = list("abc"), []
         for _ in range(chance.randint(1, 6)):
             left, right = chance.choice(tokens), chance.choice(tokens)
@@ -132,11 +132,11 @@ def test_whatever_merges_are_accepted_for_tiktoken_give_the_tokens_of_tokenizers
             continue
         accepted += 1
         encoding = tiktoken.Encoding("t", pat_str=found[1], mergeable_ranks=found[0], special_tokens={})
-        for _ in range(50):
+        for _ in range(30):
             text = "".join(chance.choice("abc") for _ in range(chance.randint(1, 14)))
             pieces = [token.decode() for token in encoding.decode_tokens_bytes(encoding.encode_ordinary(text))]
             assert pieces == engine.encode(text).tokens, (merges, text)
-    assert 40 < accepted < 390, "both verdicts occur"
+    assert 10 < accepted < 140, "both verdicts occur"
 
 
 def test_all_engines_split_by_the_pattern_alike() -> None:
