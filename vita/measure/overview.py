@@ -40,10 +40,10 @@ def _text_section(found: Findings, figures: Figures) -> list[Section]:
     if len(found.sources) > len(found.texts):
         rows = _text_rows(figures["sources"], found.sources)
         blocks.append(Table(("source", "bits per byte", "perplexity", "documents", "bytes"), rows))
-    dots = [(name, own["bits_per_byte"], None) for name, own in figures["sources"].items()]
-    blocks.append(
-        Figure("bits_per_byte", intervals(dots, unit="bits per byte"), "Bits per byte by source; less is better")
-    )
+        dots = [(name, own["bits_per_byte"], None) for name, own in figures["sources"].items()]
+        blocks.append(
+            Figure("bits_per_byte", intervals(dots, unit="bits per byte"), "Bits per byte by source; less is better")
+        )
     every = [score.bits / score.bytes for scores in found.texts.values() for score in scores]
     blocks.append(Figure("documents", histogram(every, x="bits per byte"), "Documents by their bits per byte"))
     return [Section("Held-out text", blocks)]
@@ -68,19 +68,22 @@ def _task_section(found: Findings, figures: Figures) -> list[Section]:
     if not found.tasks:
         return []
     chances = {name: sum(one.chance for one in own) / len(own) for name, own in found.tasks.items()}
-    metrics = ("acc", "acc_norm", "acc_bytes", "perplexity")
+    metrics = ("acc", "acc_norm", "acc_bytes")
     rows = []
     for name, own in figures["tasks"].items():
         cells = [str(own[metric]) if metric in own else "" for metric in metrics]
         cut = sum(one.cut for one in found.tasks[name])
-        rows.append((name, *cells, f"{chances[name]:.3f}", f"{len(found.tasks[name]):,}", f"{cut:,}"))
+        chance = f"{chances[name]:.3f}" if chances[name] else ""
+        rows.append((name, *cells, chance, f"{len(found.tasks[name]):,}", f"{cut:,}"))
     blocks: list[Block] = [Table(("task", *metrics, "chance", "items", "cut"), rows, note=_METRICS)]
-    best = [(name, own.get("acc_norm", own["acc"]), chances[name]) for name, own in figures["tasks"].items()]
+    best = [(name, own.get("acc_norm", own["acc"]), chances[name] or None) for name, own in figures["tasks"].items()]
     blocks.append(
         Figure(
             "tasks", intervals(best, unit="accuracy"), "Accuracy (acc_norm where there is one); upright lines: chance"
         )
     )
+    if words := [(name, str(own["perplexity"])) for name, own in figures["tasks"].items() if "perplexity" in own]:
+        blocks.append(Table(("task", "perplexity of the right word"), words))
     if figures["groups"]:
         groups = [(name, str(own["acc"])) for name, own in figures["groups"].items()]
         blocks.append(Table(("group", "acc"), groups))
@@ -102,7 +105,7 @@ def _world_section(found: Findings, figures: Figures) -> list[Section]:
     ]
     goes_on = ", ".join(f"{name} {count}" for name, count in knowledge.continuations(found.known).items())
     shown = [
-        (one.question.prompt, one.answer.strip(), "yes" if one.judgement.right else "no") for one in found.known[:12]
+        (one.question.prompt, _short(one.answer), "yes" if one.judgement.right else "no") for one in found.known[:12]
     ]
     return [
         Section(
@@ -120,3 +123,8 @@ def _world_section(found: Findings, figures: Figures) -> list[Section]:
             ],
         )
     ]
+
+
+def _short(text: str, *, limit: int = 120) -> str:
+    bare = " ".join(text.split())
+    return bare if len(bare) <= limit else bare[: limit - 3] + "..."

@@ -15,26 +15,27 @@ from vita.measure.statistics import Interval
 
 _COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309")
 _GREY = "#808a94"  # dark enough on white, light enough on black
-_WIDTH, _LEFT, _RIGHT = 640, 130, 16
+_WIDTH, _RIGHT = 640, 16
 
 
 def intervals(rows: Sequence[tuple[str, Interval, float | None]], *, unit: str) -> str:
     """A row per estimate: its dot, its interval, and where chance would be as a short upright line."""
     ends = [value for _, interval, mark in rows for value in (interval.low, interval.high, mark or interval.value)]
     low, high, ticks = _scale([end for end in ends if math.isfinite(end)])
-    across = _mapping(low, high, _LEFT, _WIDTH - _RIGHT)
+    left = 24 + 7 * max((len(name) for name, _, _ in rows), default=0)
+    across = _mapping(low, high, left, _WIDTH - _RIGHT)
     bottom = 24 * len(rows) + 12
     parts = [_grid_line(across(tick), 0, across(tick), bottom) for tick in ticks]
     for index, (name, interval, mark) in enumerate(rows):
         y = 24 * index + 16
         start, stop = across(max(low, interval.low)), across(min(high, interval.high))
-        parts.append(_text(_LEFT - 10, y + 4, name, "end"))
+        parts.append(_text(left - 10, y + 4, name, "end"))
         parts.append(_line(start, y, stop, y, _COLOURS[0], 2))
         parts.append(f'<circle cx="{across(interval.value):.1f}" cy="{y}" r="4" fill="{_COLOURS[0]}"/>')
         if mark is not None:
             parts.append(_line(across(mark), y - 8, across(mark), y + 8, _COLOURS[1], 2))
     parts += [_text(across(tick), bottom + 16, _number(tick), "middle") for tick in ticks]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, bottom + 34, unit, "middle"))
+    parts.append(_text((left + _WIDTH - _RIGHT) / 2, bottom + 34, unit, "middle"))
     return _svg(bottom + 42, parts)
 
 

@@ -24,7 +24,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; cells that look like numbers are set to the right in HTML."""
+    """Rows under headings; cells that begin with a number are not broken over lines in HTML."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -31,8 +31,8 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        digits = 3 if abs(self.value) < 100 else 1
-        return f"{self.value:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+        form = ".3f" if abs(self.value) < 100 else ",.1f" if abs(self.value) < 1e6 else ".3g"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; an end that is not finite (one observation tells nothing of the spread) becomes None."""
