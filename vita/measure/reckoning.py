@@ -28,7 +28,7 @@ def reckon(
     foretold = blueprint["prediction"]
     seconds = record.get("training_seconds", record.get("seconds"))
     rows = [
-        _bits(foretold["bits_per_byte"], facts.get("bits_per_byte")),
+        _bits(foretold["bits_per_byte"], facts.get("heldout_bits_per_byte")),
         _row("tokens", foretold["tokens"], facts.get("tokens")),
         _row("seconds", designed.get("training_seconds"), seconds),
         _row("tokens a second", designed.get("tokens_per_second"), record.get("tokens_per_second")),
