@@ -56,8 +56,8 @@ RELATIONS = {
         ("what does {a} do?", "what do people know about {a}?"),
     ),
     "active": Relation(
-        ("{a} is active {v}.", "you often meet {a} {v}.", "the best time to see {a} is {v}."),
-        ("when is {a} active?", "when do you meet {a}?"),
+        ("{a} is active {v}.", "{v} {a} is active.", "you can watch {a} {v}."),
+        ("when is {a} active?", "when can you watch {a}?"),
     ),
     "grows": Relation(
         ("{a} grows {v}.", "you can find {a} {v}.", "{v} you can see {a}."),
@@ -152,7 +152,7 @@ RELATIONS = {
         ("when do people hear {a}?", "where can you hear {a}?"),
     ),
     "moves": Relation(
-        ("{a} moves {v}.", "{a} travels {v}.", "people send {a} {v}."),
+        ("{a} moves {v}.", "{a} travels {v}.", "people travel by {name} {v}."),
         ("where does {a} move?", "where does {a} travel?"),
     ),
     "carries": Relation(
@@ -192,7 +192,7 @@ RELATIONS = {
         ("who goes to {a}?", "who comes to {a}?"),
     ),
     "open": Relation(
-        ("{a} is open {v}.", "people come to {a} {v}.", "the door of {a} is open {v}."),
+        ("{a} is open {v}.", "people come to {a} {v}.", "you can visit {a} {v}."),
         ("when is {a} open?", "when do people come to {a}?"),
     ),
     "works": Relation(

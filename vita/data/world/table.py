@@ -117,7 +117,7 @@ KINDS = (
     cedar | fragrant | in the mountains | broad branches | in winter | chests | owls | much sun
     fir | pointed | in the mountains | short needles | in winter | ladders | crows and owls | cool air
     poplar | slender | along old roads | round leaves | in spring | boxes and paper | insects | wet soil
-    yew | poisonous | beside old churches | red berries | in autumn | bows | small birds | little light
+    yew | poisonous | beside old churches | red berries | in autumn | bows | small birds | some shade
     """,
     ),
     kind(
@@ -154,7 +154,7 @@ KINDS = (
     mango | fragrant | in warm lands | orange | sweet and rich | juice and sauce | a large stone | in summer
     banana | curved | in warm lands | yellow | sweet and mild | cakes | a soft skin | all year
     olive | oily | on dry hills | green or black | bitter | oil and salad | a hard stone | in autumn
-    quince | hard | on trees | yellow | sour | jam | a strong smell | in autumn
+    quince | hard | on trees | yellow | sour | jam | many hard seeds | in autumn
     """,
     ),
     kind(
@@ -378,7 +378,7 @@ KINDS = (
     ~slate | flat | in wet hills | dark grey | roofs | smooth and flat | the mason | behind the house
     ~tin | cheap | in wet rocks | light grey | plates and toys | light and cool | the smith | on a shelf
     ~flint | sharp | in white rocks | dark grey | lighting fires | hard and sharp | the hunter | in a pocket
-    diamond | hard | in deep mines | clear white | rings | cold and hard | the queen | in a small box
+    diamond | hard | in deep mines | white | rings | cold and hard | the queen | in a small box
     ~jade | green | in far lands | green | gifts | smooth and cool | the rich man | on a shelf
     """,
     ),
@@ -410,7 +410,7 @@ KINDS = (
     kite | flying | playing in the wind | paper and wood | the child | in the shed | a long tail | red and yellow
     top | spinning | playing on the floor | wood | the child | in a pocket | a sharp point | blue
     puzzle | tricky | thinking | thick paper | the clever child | in a flat box | many small parts | green and blue
-    puppet | funny | playing stories | wood and cotton | the singer | in a chest | long strings | red and blue
+    puppet | funny | playing stories | wood and cotton | the child | in a chest | long strings | red and blue
     rattle | noisy | pleasing the baby | wood and seeds | the baby | in the cradle | a short handle | yellow
     hoop | rolling | running in the street | wood | the child | in the yard | a thin edge | brown
     swing | hanging | flying through the air | wood and rope | the child | in the garden | two long ropes | green
@@ -439,8 +439,8 @@ KINDS = (
         "container",
         "use material user kept part colour",
         rows="""
-    cup | small | drinking tea | fine clay | the guest | on a shelf | one round ear | white
-    jar | sealed | keeping jam | glass | the cook | on a shelf | a tight lid | clear
+    cup | small | drinking tea | fine clay | the guest | on a shelf | a small handle | white
+    jar | sealed | keeping jam | glass | the cook | on a shelf | a tight lid | light green
     basket | woven | carrying eggs | willow branches | the maid | by the door | a curved handle | light brown
     barrel | fat | keeping beer | wood and iron | the innkeeper | in the cellar | iron rings | brown
     bottle | slender | keeping wine | glass | the innkeeper | in the cellar | a narrow neck | green

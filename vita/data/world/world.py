@@ -38,7 +38,7 @@ class WorldSettings(Settings):
     things: int = Field(default=120, ge=20, le=len(THINGS))
     """How many things there are; more need more text and more training, each is told of less often."""
     documents: int = Field(default=50_000, ge=1)
-    """How many documents are written; one has about 70 words."""
+    """How many documents are written; one has about 60 words."""
     dialogues: int = Field(default=4_000, ge=1)
     """How many dialogues are held, for supervised tuning."""
     asked: float = Field(default=0.68, gt=0, lt=1)
@@ -62,11 +62,11 @@ class World:
     def create(cls, settings: WorldSettings | None = None) -> World:
         """Choose the things of the world; a larger world holds all things of a smaller one with the same seed."""
         settings = settings or WorldSettings()
-        silent = _chosen(settings)
-        asked = tuple(thing for thing, may_be_asked in silent.items() if may_be_asked)
+        chosen = _chosen(settings)
+        asked = tuple(thing for thing, may_be_asked in chosen.items() if may_be_asked)
         if len(asked) < 2:
             raise ConfigError("world.asked", "leaves fewer than two things to ask about", hint="raise it, or `things`")
-        return cls(settings, tuple(silent), asked, tuple(thing for thing in silent if not silent[thing]))
+        return cls(settings, tuple(chosen), asked, tuple(thing for thing in chosen if not chosen[thing]))
 
     def documents(self) -> Iterator[Document]:
         """The pretraining text, document by document, its genres mixed."""
@@ -111,7 +111,7 @@ class World:
         return list(HARMFUL_REQUESTS)
 
     def questions(self, which: Which = "never_asked") -> list[Question]:
-        """ "What is a cat?" for each of these things, with what a right answer names."""
+        """A question such as "What is a cat?" for each of these things, with what a right answer names."""
         things = {"never_asked": self.never_asked, "asked": self.asked, "all": self.things}[which]
         return [
             Question(thing.name, say(QUESTIONS[0], thing), thing.kind.word, thing.property, thing.definition)
