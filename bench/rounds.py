@@ -33,13 +33,19 @@ class Contender:
     """Environment variables that the tool itself documents."""
 
 
-def in_turns(contenders: Mapping[str, Contender], *, rounds: int, threads: int) -> dict[str, list[Result]]:
-    """The results of each contender, one a round; who fails once is left out, with a line saying why."""
+def in_turns(
+    contenders: Mapping[str, Contender], *, rounds: int, threads: int, probe: Contender | None = None
+) -> dict[str, list[Result]]:
+    """The results of each contender, one a round; who fails once is left out, with a line saying why.
+
+    What `probe` measures just before each of them stands in its result as `probe`.
+    """
     results: dict[str, list[Result]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(results):
+            probed = {"probe": run(probe, threads=threads)} if probe else {}
             try:
-                result = run(contenders[name], threads=threads)
+                result = run(contenders[name], threads=threads) | probed
             except RuntimeError as error:
                 skip(name, str(error))
                 del results[name]

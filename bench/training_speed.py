@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from bench.figures import Figure, figure, report
-from bench.rounds import Contender, Result, in_turns, installed, run, skip
+from bench.rounds import Contender, Result, in_turns, installed, skip
 
 OURS = "vita"
 VARIANTS = ("vita not compiled", "vita fp32")
@@ -35,26 +35,9 @@ PEERS = (
 )
 
 
-def measure(
-    contenders: dict[str, Contender], *, rounds: int, threads: int
-) -> tuple[dict[str, list[Result]], list[dict[str, float]]]:
-    """Results by contender, and the peaks measured between them."""
-    peaks: list[dict[str, float]] = []
-    together: dict[str, list[Result]] = {name: [] for name in contenders}
-    probe = Contender(["-m", "bench.peak", "--threads", str(threads)])
-    for turn in range(rounds):
-        for name in list(together):
-            peaks.append(run(probe, threads=threads))
-            found = in_turns({name: contenders[name]}, rounds=1, threads=threads).get(name)
-            if not found:
-                del together[name]
-                continue
-            together[name].append(found[0] | {"peak": peaks[-1], "round": turn})
-    return together, peaks
-
-
-def figures(results: dict[str, list[Result]], peaks: list[dict[str, float]]) -> list[Figure]:
+def figures(results: dict[str, list[Result]]) -> list[Figure]:
     """Tokens/s of ours beside each peer and beside the best of them, utilisation, and the peaks."""
+    peaks = [row["probe"] for rows in results.values() for row in rows]
     speeds = {name: [row["tokens_per_second"] for row in rows] for name, rows in results.items() if rows}
     ours = speeds.pop(OURS, None)
     lines = [figure(f"matmul peak {dtype}", [p[dtype] / 1e9 for p in peaks], unit="GFLOP/s") for dtype in peaks[0]]
@@ -71,7 +54,7 @@ def figures(results: dict[str, list[Result]], peaks: list[dict[str, float]]) -> 
         first = [row["seconds_to_first_step"] for row in results[OURS]]
         lines.append(figure("time to the first step", first, unit="seconds"))
     for name, rows in results.items():
-        used = [row["tokens_per_second"] * row["flops_per_token"] / row["peak"][row["dtype"]] for row in rows]
+        used = [row["tokens_per_second"] * row["flops_per_token"] / row["probe"][row["dtype"]] for row in rows]
         if used:
             lines.append(figure(f"utilisation of {name} ({rows[0]['dtype']})", used, unit="of peak"))
     return lines
@@ -153,8 +136,12 @@ def main() -> None:
             )
         )
         return
-    results, peaks = measure(contenders(arguments), rounds=arguments.rounds, threads=arguments.threads)
-    report(figures(results, peaks), save=arguments.save)
+    probe = Contender(["-m", "bench.peak", "--threads", str(arguments.threads)])
+    asked = contenders(arguments)
+    results = in_turns(asked, rounds=arguments.rounds, threads=arguments.threads, probe=probe)
+    if not results:
+        raise SystemExit("no contender could be measured")
+    report(figures(results), save=arguments.save)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""What the two curves are made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from bench.curves import last_points, read
+from bench.nanochat_curve import write_parquet
+from bench.vita_curve import Watch
+
+
+def jsonl(path: Path, texts: list[str]) -> Path:
+    path.write_bytes(zstandard.compress("".join(json.dumps({"text": text}) + "\n" for text in texts).encode()))
+    return path
+
+
+def test_the_peers_files_hold_every_document_once_in_one_order_and_validation_last(tmp_path):
+    train = [jsonl(tmp_path / f"{name}.jsonl.zst", [f"{name}{i}" for i in range(20)]) for name in "ab"]
+    validation = jsonl(tmp_path / "v.jsonl.zst", ["v0", "v1"])
+    for folder in ("one", "two"):
+        write_parquet(train, validation, tmp_path / folder, shards=3)
+    files = sorted((tmp_path / "one").glob("*.parquet"))
+    parts = [pq.read_table(file)["text"].to_pylist() for file in files]
+    assert parts[-1] == ["v0", "v1"]
+    assert sorted(text for part in parts[:-1] for text in part) == sorted(f"{n}{i}" for n in "ab" for i in range(20))
+    assert parts == [pq.read_table(tmp_path / "two" / file.name)["text"].to_pylist() for file in files]
+    assert parts[0] != sorted(parts[0])
+
+
+def test_compilation_counts_as_usual_steps(tmp_path):
+    watch = Watch(tmp_path, tmp_path, apart=1e9)
+    watch.clock = {step: 60 + 2.0 * step for step in range(1, 21)}
+    assert watch.seconds(15) == (30, 90)
+
+
+def test_between_steps_that_were_told_of_time_is_shared_evenly(tmp_path):
+    watch = Watch(tmp_path, tmp_path, apart=1e9)
+    watch.clock = {10: 10.0, 20: 20.0, 30: 30.0}
+    assert watch.seconds(25) == (25, 25)
+
+
+def test_ends_are_compared_with_the_spread_over_documents(tmp_path):
+    point = {"seconds": 60, "bits_per_byte": 2.0, "low": 1.9, "high": 2.1, "opening": "document"}
+    rows = [
+        {"system": "vita", **point},
+        {"system": "vita", **point, "opening": "carried", "seconds": 99},
+        {"system": "other", **point, "bits_per_byte": 3.0},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = last_points(read([tmp_path / "a.jsonl"]))
+    assert found.ratio == pytest.approx(1.5)
+    assert found.spread == {"of": "value over documents", "low": 1.9, "high": 2.1, "rounds": 1}
