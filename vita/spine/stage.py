@@ -78,9 +78,8 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     if not gives or not (isinstance(gives[0], type) and issubclass(gives[0], Artifact)):
         raise PlanError(f"stage {name}", expected="`run(...) -> Draft[Kind]`", got="another return annotation")
     summary = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
-    return Stage(
-        name, module.VERSION, summary, module.Config, module.Inputs, _slots(name, module.Inputs), gives[0], module.run
-    )
+    slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
+    return Stage(name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run, parallel)
 
 
 def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -233,12 +235,21 @@ class _Pace:
             "seconds_to_first_step": round(self._first or 0.0, 3),
             "seconds_per_step": round(seconds, 5),
             "training_seconds": round(self._last - self._began, 3),
+            "peak_memory_bytes": peak_memory(),
         }
         if self.tokens:
             answer["tokens_per_second"] = round(self.tokens / seconds, 1)
         if self.peak:
             answer |= {"matmul_peak": round(self.peak), "mfu": round(self.flops / seconds / self.peak, 4)}
         return answer
+
+
+def peak_memory() -> int:
+    """The most bytes this process ever held, on the accelerator where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 # -- metrics

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,8 +39,19 @@ def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, di
         documents=None if documents is None else documents[:, :-1],
         positions=None if positions is None else positions[:, :-1],
     )
-    loss, _ = next_token(hidden, model.head_weight, ids[:, 1:], None if learn is None else learn[:, 1:])
-    return loss, {}
+    sums = next_token(hidden, model.head_weight, ids[:, 1:], None if learn is None else learn[:, 1:])
+    return sums.loss, {"accuracy": sums.hits}
+
+
+class Sums(NamedTuple):
+    """Over all targets."""
+
+    loss: Float[Tensor, ""]
+    """Cross-entropy in nats."""
+    hits: Float[Tensor, ""]
+    """Targets that were the likeliest token."""
+    targets: Float[Tensor, ""]
+    """Their number."""
 
 
 def next_token(
@@ -50,15 +61,16 @@ def next_token(
     mask: Bool[Tensor, "B T"] | None = None,
     *,
     z_loss: float = 0.0,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(summed cross-entropy in nats, number of targets); logits of all positions are never held at once.
+) -> Sums:
+    """Cross-entropy of the targets under `hidden` and the head; logits of all positions are never held at once.
 
     `z_loss` adds that multiple of log(sum(exp(logits)))^2, which keeps logits from drifting (Chowdhery et al. 2022,
     sec. 5). With no target at all the sum is 0 and so is every gradient.
     """
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
-    loss = _LinearCrossEntropy.apply(hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss)
-    return loss, weights.sum()
+    flat = hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss
+    loss, hits = _LinearCrossEntropy.apply(*flat)
+    return Sums(loss, hits, weights.sum())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -77,25 +89,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Int[Tensor, "N"],
         weights: Float[Tensor, "N"],
         z_loss: float,
-    ) -> Float[Tensor, ""]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         rounded = head.to(hidden.dtype)
         size = _chunk(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
-        sums, by_hidden, by_head = [], [], None
+        losses, hits, by_hidden, by_head = [], [], [], None
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            loss, thin, wide = _chunk_loss(hidden[part], rounded, targets[part], weights[part], z_loss, needed)
-            sums.append(loss)
+            loss, hit, thin, wide = _chunk_loss(hidden[part], rounded, targets[part], weights[part], z_loss, needed)
+            losses.append(loss)
+            hits.append(hit)
             by_hidden.append(thin)
             by_head = wide if by_head is None or wide is None else by_head + wide
         if needed:
             ctx.save_for_backward(torch.cat(by_hidden), by_head.to(head.dtype) if by_head is not None else None)
-        return torch.stack(sums).sum()
+        loss, hit = torch.stack(losses).sum(), torch.stack(hits).sum()
+        ctx.mark_non_differentiable(hit)
+        return loss, hit
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         by_hidden, by_head = ctx.saved_tensors
-        (gradient,) = gradients
+        gradient = gradients[0]
         return by_hidden * gradient.to(by_hidden.dtype), by_head * gradient.to(by_head.dtype), None, None, None
 
 
@@ -106,7 +121,7 @@ def _chunk_loss(
     weights: Float[Tensor, "C"],
     z_loss: float,
     needed: bool,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     wide = torch.promote_types(hidden.dtype, torch.float32)
     logits = (hidden @ head.mT).to(wide)
     peak = logits.amax(-1, keepdim=True)
@@ -115,14 +130,15 @@ def _chunk_loss(
     log_total = peak[:, 0] + torch.log(total)
     chosen = logits.gather(1, targets[:, None])[:, 0]
     loss = (weights * (log_total - chosen + z_loss * log_total**2)).sum()
+    hits = (weights * (chosen >= peak[:, 0])).sum()
     if not needed:
-        return loss, None, None
+        return loss, hits, None, None
     share = exponentials.to(hidden.dtype)
     scale = (weights * (1 + 2 * z_loss * log_total) / total)[:, None]
     by_hidden = (share @ head).to(wide) * scale - weights[:, None] * head[targets].to(wide)
     by_head = (share.mT @ (hidden.to(wide) * scale).to(hidden.dtype)).to(wide)
     by_head = by_head.index_add(0, targets, -weights[:, None] * hidden.to(wide))
-    return loss, by_hidden.to(hidden.dtype), by_head
+    return loss, hits, by_hidden.to(hidden.dtype), by_head
 
 
 def _chunk(positions: int, *, vocabulary: int, number_bytes: int) -> int:

@@ -184,6 +184,15 @@ class Trainer:
         self.done = state["step"]
         self._round()
 
+    def trained(self) -> Transformer:
+        """The model with what it learnt, whole; where training is sharded every process must ask together."""
+        if self.world.size == 1:
+            return self.model
+        model = Transformer(self.model.architecture)
+        for name, parameter in model.named_parameters():
+            parameter.data = whole(self.named[name]).detach().cpu()
+        return model
+
     # -- parts of a step
 
     def _gradients(self, work: Work) -> dict[str, float]:

@@ -1,0 +1,68 @@
+"""A small training run that tests start, stop, kill and start again: `python -m tests.train.runs FOLDER SETTINGS`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vita.nn import hf
+from vita.testing import tiny_model
+from vita.train.loop import Learnt, Look, train
+from vita.train.losses import language_modelling
+from vita.train.parallel import World
+from vita.train.trainer import Trainer, Training, Work
+
+ROWS, LENGTH = 4, 16
+EAGER = {"precision": "bfloat16", "compiled": "no"}
+
+
+def batch(step: int, *, rank: int = 0, size: int = 1) -> Work:
+    """Text with something to learn: runs of counting upwards."""
+    chance = torch.Generator().manual_seed(step)
+    ids = (torch.randint(200, (ROWS, 1), generator=chance) + torch.arange(LENGTH + 1)) % 259
+    return Work({"ids": ids[rank * ROWS // size : (rank + 1) * ROWS // size]}, targets=ROWS * LENGTH)
+
+
+def go(
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    steps: int = 12,
+    stop_at: int | None = None,
+    world: World | None = None,
+    checkpoint_seconds: float = 0.0,
+    threads: int = 1,
+) -> Learnt:
+    """Train to the end and save the model; `stop_at` ends it with an interruption after that step."""
+    training = Training.model_validate({"schedule": {"steps": steps, "warmup": 2}, **settings})
+    place = world or World()
+    trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=place, threads=threads)
+
+    def look(one: Trainer) -> dict[str, float]:
+        if one.done == stop_at:
+            raise KeyboardInterrupt
+        heldout = batch(10_000, rank=place.rank, size=place.size)
+        return {"heldout_loss": one.evaluate(iter([heldout]))["loss"]}
+
+    learnt = train(
+        trainer,
+        lambda step: batch(step, rank=place.rank, size=place.size),
+        folder=folder,
+        emit=lambda event, **fields: None,
+        looks=[Look(1 if stop_at else 5, look, at_start=True)],
+        tokens_per_step=ROWS * LENGTH,
+        flops_per_token=1e5,
+        checkpoint_seconds=checkpoint_seconds,
+    )
+    trained = trainer.trained()
+    if place.leads:
+        hf.save(trained, folder / "model")
+    return learnt
+
+
+if __name__ == "__main__":
+    go(Path(sys.argv[1]), json.loads(sys.argv[2]), steps=int(sys.argv[3]))

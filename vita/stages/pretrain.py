@@ -1,0 +1,222 @@
+"""Learn to guess the next token of the text, every token of it, and nothing else.
+
+Nobody tells the model what a word means; that is what is left when it has become good at guessing. Asked a question
+it goes on as its texts would, often with another question. Steps, batch and rates come from the blueprint; what is set
+here overrides it. Killed at any moment, it goes on from its last checkpoint and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import Field
+from torch import Tensor
+
+from vita.data.loader import Loader, document_ids
+from vita.data.shards import Shards
+from vita.data.tokenizer import Tokenizer
+from vita.measure.learning import last, mean_of_last, write_learning
+from vita.nn import hf
+from vita.nn.architecture import Architecture
+from vita.spine.config import Settings, build, neutral
+from vita.spine.errors import ConfigError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Blueprint, Model, Tokens
+from vita.train.loop import Look, train
+from vita.train.losses import Tensors, language_modelling
+from vita.train.optim import Optimization
+from vita.train.parallel import World, joined
+from vita.train.precision import Choice
+from vita.train.schedule import Schedule
+from vita.train.trainer import Trainer, Training, Work
+
+VERSION = 1
+PARALLEL = True
+"""All processes carry it out together."""
+
+
+class Config(Settings):
+    """What differs from the blueprint, and how the training is watched."""
+
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of the blueprint's; the warmup keeps its share of them."""
+    rows: int | None = Field(None, ge=1)
+    """Sequences that a step learns from, instead of the blueprint's; the rates stay as they are."""
+    rate: float = Field(1.0, gt=0)
+    """All learning rates of the blueprint times this."""
+    schedule: str | None = None
+    """The learning rate's course, instead of the blueprint's: warmup_stable_decay, cosine, linear or constant."""
+    optimizer: str = "muon"
+    """The rule for the layers' matrices: muon, or adamw, which wants a `rate` of about 0.1."""
+    weight_decay: float | None = Field(None, ge=0)
+    """Pull of the layers' matrices towards zero, instead of the blueprint's."""
+    clip: float = Field(1.0, gt=0)
+    """Gradients longer than this are scaled down to it."""
+    document_mask: bool = False
+    """Whether a token sees only its own document. Without it a row's later texts see the earlier ones, which costs
+    nothing and hardly harms; with it attention takes longer."""
+    seed: int = 0
+    """Another seed serves the text in another order."""
+    looks: int = Field(10, ge=1)
+    """How many times the held-out loss is taken on the way."""
+    heldout_tokens: int = Field(16384, ge=0)
+    """How much held-out text is read each time; 0 looks at none."""
+    micro_tokens: int = Field(16384, ge=1)
+    """Tokens that go through the model at once; fewer need less memory and give the same result."""
+    precision: Choice = "auto"
+    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    compiled: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
+    checkpoint_seconds: float = neutral(30.0, ge=0)
+    """Time between checkpoints: how much work a crash costs."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    tokens: Tokens
+    blueprint: Blueprint
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))["training"]
+    training = training_of(config, plan)
+    rows, length, steps = config.rows or plan["rows"], plan["context"], training.schedule.steps
+    model = hf.load(inputs.model.path)
+    shards = Shards.open(inputs.tokens.path / "train")
+    _check(model.architecture, shards, length=length)
+    loader = Loader(shards, context=length, rows=rows, seed=config.seed)
+    flops = model.architecture.flops_per_token(length)
+
+    with joined(context.machine) as world:
+        trainer = Trainer(
+            model,
+            language_modelling,
+            training,
+            world=world,
+            threads=context.machine.threads,
+            flops=float(flops) * rows * length * steps,
+        )
+
+        def batch(step: int) -> Work:
+            ids = loader.batch(step, rank=world.rank, world_size=world.size).ids
+            return Work(_tensors(ids, config, shards.document_token), targets=rows * length)
+
+        heldout = HeldOut.read(inputs.tokens, config, length=length, world=world)
+        looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)] if heldout else []
+        learnt = train(
+            trainer,
+            batch,
+            folder=context.scratch,
+            emit=context.emit,
+            looks=looks,
+            tokens_per_step=rows * length,
+            flops_per_token=flops,
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+        trained = trainer.trained()
+    context.record |= learnt.record
+    if not context.machine.leads:
+        return Draft(Model, context.scratch, {})
+
+    folder = context.draft_folder()
+    hf.save(trained, folder)
+    hf.carry(inputs.model.path, folder)
+    facts = {
+        "steps": steps,
+        "tokens": steps * rows * length,
+        "epochs": round(steps / loader.steps_per_epoch, 3),
+        "loss": mean_of_last(learnt.curve, "loss"),
+        "heldout_loss": last(learnt.curve, "heldout_loss"),
+        "heldout_bits_per_byte": last(learnt.curve, "heldout_bits_per_byte"),
+        "left_out": learnt.left_out,
+    }
+    facts = {name: value for name, value in facts.items() if value is not None}
+    about = {"context": model.architecture.context, "steps": steps, "tokens": facts["tokens"]}
+    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
+    write_learning(
+        learnt.curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=_settings(training)
+    )
+    return Draft(Model, folder, facts)
+
+
+def training_of(config: Config, plan: Mapping[str, Any]) -> Training:
+    """The blueprint's training with the overrides."""
+    planned = build(Schedule, plan["schedule"], where="blueprint.training.schedule")
+    steps = config.steps or planned.steps
+    schedule = {"steps": steps, "warmup": round(planned.warmup * steps / planned.steps)}
+    optimization = build(Optimization, plan["optimization"], where="blueprint.training.optimization")
+    rates = {name: getattr(optimization, name) * config.rate for name in RATES}
+    decay = optimization.weight_decay if config.weight_decay is None else config.weight_decay
+    return Training(
+        schedule=planned.model_copy(update=schedule | ({"name": config.schedule} if config.schedule else {})),
+        optimization=optimization.model_copy(update={**rates, "matrices": config.optimizer, "weight_decay": decay}),
+        clip=config.clip,
+        micro_tokens=config.micro_tokens,
+        precision=config.precision,
+        compiled=config.compiled,
+    )
+
+
+RATES = ("matrix_rate", "embedding_rate", "head_rate", "scalar_rate")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Text that is never trained on, read again and again."""
+
+    tensors: Tensors
+    targets: int
+    bytes: int
+
+    @classmethod
+    def read(cls, tokens: Tokens, config: Config, *, length: int, world: World) -> Self | None:
+        """The beginning of the held-out stream; None where there is too little for each process to have a row."""
+        shards = Shards.open(tokens.path / "heldout")
+        rows = min(config.heldout_tokens, shards.tokens - 1) // length // world.size * world.size
+        if rows < 1:
+            return None
+        stream = shards.read(0, rows * length + 1).astype(np.int64)
+        ids = np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
+        tokenizer = Tokenizer.load(tokens.path / "tokenizer")
+        sizes = [0 if one in tokenizer.special_ids else len(tokenizer.token_bytes(one)) for one in stream[1:].tolist()]
+        mine = np.ascontiguousarray(ids[world.rank :: world.size])
+        return cls(_tensors(mine, config, shards.document_token), rows * length, sum(sizes))
+
+    def look(self, trainer: Trainer) -> dict[str, float]:
+        """Loss per token, and bits per byte."""
+        loss = trainer.evaluate(iter([Work(self.tensors, targets=self.targets)]))["loss"]
+        bits = loss * self.targets / math.log(2) / max(1, self.bytes)
+        return {"heldout_loss": round(loss, 6), "heldout_bits_per_byte": round(bits, 6)}
+
+
+def _tensors(ids: Int[np.ndarray, "B T"], config: Config, document: int) -> dict[str, Tensor]:
+    tensors = {"ids": torch.from_numpy(ids)}
+    if config.document_mask:
+        tensors["documents"] = torch.from_numpy(document_ids(ids, separator=document))
+    return tensors
+
+
+def _check(shape: Architecture, shards: Shards, *, length: int) -> None:
+    if shape.vocabulary != shards.vocabulary:
+        hint = "initialize the model for these tokens, or tokenize with the model's own tokenizer"
+        raise ConfigError(
+            "pretrain",
+            f"the model has a vocabulary of {shape.vocabulary}, the text one of {shards.vocabulary}",
+            hint=hint,
+        )
+    if length > shape.context:
+        raise ConfigError("pretrain", f"the blueprint's rows of {length} tokens exceed the model's {shape.context}")
+
+
+def _settings(training: Training) -> dict[str, Any]:
+    flat = training.model_dump(exclude={"schedule", "optimization"})
+    return {**training.schedule.model_dump(), **training.optimization.model_dump(), **flat}

@@ -1,0 +1,348 @@
+"""Show the model dialogues until it answers: supervised fine-tuning.
+
+It knew the world before; now it learns that a question wants an answer, and where an answer ends. Only what the
+assistant says is learnt, with the token that ends its turn. The chat template in the model's folder writes every
+dialogue, here as in testing and serving.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vita.data.chat import ChatTemplate, Encoded, encode
+from vita.data.formats import detect
+from vita.data.loader import Loader
+from vita.data.packing import Packed, Packing
+from vita.data.records import Dialogue
+from vita.data.shards import Shards
+from vita.data.show import tokens
+from vita.data.sources import Source, Stretch, dialogues, read_files, usable_files
+from vita.data.tokenizer import Tokenizer
+from vita.measure.learning import last, write_learning
+from vita.nn import hf
+from vita.spine.config import Settings, neutral
+from vita.spine.errors import ConfigError, DataError, ModelError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Model, Tokens
+from vita.train import rules
+from vita.train.loop import Look, train
+from vita.train.losses import language_modelling
+from vita.train.optim import Optimization
+from vita.train.parallel import joined
+from vita.train.precision import Choice
+from vita.train.schedule import Schedule
+from vita.train.trainer import Trainer, Training, Work
+
+VERSION = 1
+PARALLEL = True
+"""All processes carry it out together."""
+
+HELDOUT_ROWS = 64
+"""Held-out rows that are read at each look."""
+
+
+class Config(Settings):
+    """Which dialogues are shown, and how insistently."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where the dialogues come from; the format of each file is told from its first row."""
+    epochs: float = Field(2.0, gt=0)
+    """Passes over the dialogues."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of `epochs`."""
+    rate: float = Field(0.2, gt=0)
+    """Learning rates, as a share of those that a model of this size is pretrained with."""
+    rows: int = Field(8, ge=1)
+    """Packed rows that a step learns from."""
+    schedule: str = "linear"
+    """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """The part of the steps over which the rates rise."""
+    held_out: float = Field(0.05, ge=0, lt=1)
+    """The share of the dialogues that is kept back, to see whether what is learnt holds for others."""
+    max_length: int | None = Field(None, ge=2)
+    """Tokens in a row; without it as many as the model reads at once."""
+    on_long: Literal["truncate", "drop"] = "truncate"
+    """What happens to a dialogue that is longer: it keeps its beginning, or is left out."""
+    packing: bool = True
+    """Whether whole dialogues share rows, kept apart by a mask; without it each has a row of its own."""
+    replay: float = Field(0.0, ge=0, lt=1)
+    """The share of rows that are text of the pretraining instead, so that the model does not forget its texts."""
+    seed: int = 0
+    """Another seed shows the dialogues in another order and holds out others."""
+    looks: int = Field(4, ge=1)
+    """How many times the held-out loss is taken on the way."""
+    micro_tokens: int = Field(16384, ge=1)
+    """Tokens that go through the model at once; fewer need less memory and give the same result."""
+    precision: Choice = "auto"
+    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    compiled: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
+    checkpoint_seconds: float = neutral(30.0, ge=0)
+    """Time between checkpoints: how much work a crash costs."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    tokens: Tokens | None = None
+    """The pretraining's text, for `replay`."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    model = hf.load(inputs.model.path)
+    shape = model.architecture
+    length = config.max_length or shape.context
+    if length > shape.context:
+        raise ConfigError("sft.max_length", expected=f"at most {shape.context}, the model's context", got=length)
+    tokenizer, template = Tokenizer.load(inputs.model.path), _template(inputs.model)
+    shown = _shown(config, tokenizer, template, context, length=length)
+    training = _training(config, shown.learnt, width=shape.width, length=length)
+    steps = training.schedule.steps
+
+    with joined(context.machine) as world:
+        batches = _Batches(config, shown.learnt, _replay(config, inputs, length), rank=world.rank, size=world.size)
+        trainer = Trainer(
+            model,
+            language_modelling,
+            training,
+            world=world,
+            threads=context.machine.threads,
+            flops=float(shape.flops_per_token(length)) * config.rows * length * steps,
+        )
+        heldout = _HeldOut.of(shown.heldout, rank=world.rank, size=world.size)
+        looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)] if heldout else []
+        learnt = train(
+            trainer,
+            batches,
+            folder=context.scratch,
+            emit=context.emit,
+            looks=looks,
+            tokens_per_step=config.rows * length,
+            flops_per_token=shape.flops_per_token(length),
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+        trained = trainer.trained()
+    context.record |= learnt.record
+    if not context.machine.leads:
+        return Draft(Model, context.scratch, {})
+
+    before = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
+    after = {name: last(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
+    found = {"steps": steps, **shown.counts(), **before, **after, "left_out": learnt.left_out}
+    facts = {name: value for name, value in found.items() if value is not None}
+    if heldout:
+        context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))
+    folder = context.draft_folder()
+    hf.save(trained, folder)
+    hf.carry(inputs.model.path, folder)
+    template.save(folder)
+    _end_at_turns(tokenizer, inputs.model, folder)
+    about = {"context": shape.context, "steps": steps, "tokens": batches.packing.targets}
+    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
+    lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} tokens to learn, {steps:,} steps."
+    write_learning(
+        learnt.curve, folder / "report", title="Fine-tuning on dialogues", lead=lead, facts=facts, settings=settings
+    )
+    return Draft(Model, folder, facts)
+
+
+# -- dialogues
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The dialogues, packed."""
+
+    learnt: Packing
+    heldout: Packing | None
+
+    def counts(self) -> dict[str, float]:
+        """What became of them."""
+        rows = self.learnt
+        return {
+            "dialogues": rows.dialogues,
+            "rows": len(rows.rows),
+            "filled": round(rows.filled, 4),
+            "targets": rows.targets,
+            "truncated": rows.truncated,
+            "dropped_too_long": rows.dropped_too_long,
+            "dropped_without_target": rows.dropped_without_target,
+        }
+
+
+def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int) -> Shown:
+    """All dialogues in tokens, with what a person should know of them told."""
+    kept: list[Encoded] = []
+    aside: list[Encoded] = []
+    for source in config.sources:
+        context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
+        for number, dialogue in enumerate(_repeated(source)):
+            encoded = encode(tokenizer, template, dialogue.messages)
+            (aside if _is_held_out(dialogue, config) else kept).append(encoded)
+            if number % 500 == 0:
+                context.emit("progress", done=len(kept) + len(aside), total=None, unit="dialogues")
+    if not kept:
+        raise DataError("sft", "the sources hold no dialogue to learn from")
+    shown = Shown(
+        _pack(kept, config, tokenizer, length=length),
+        _pack(aside, config, tokenizer, length=length) if any(any(one.learn) for one in aside) else None,
+    )
+    first = kept[shown.learnt.kept[0]]
+    context.emit("note", text=f"the first reads: {tokens(first.ids, tokenizer, learn=first.learn).plain}")
+    context.emit("note", text=_summary(shown, total=sum(len(one.ids) for one in kept)))
+    return shown
+
+
+def _summary(shown: Shown, *, total: int) -> str:
+    counts = shown.counts()
+    share = counts["targets"] / total
+    told = f"{counts['dialogues']:,} dialogues in {counts['rows']:,} rows, {counts['filled']:.0%} filled; "
+    told += f"{share:.0%} of the tokens are learnt"
+    lost = {"truncated": "cut short", "dropped_too_long": "too long", "dropped_without_target": "without an answer"}
+    return told + "".join(f", {counts[name]:,} {words}" for name, words in lost.items() if counts[name])
+
+
+def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, length: int) -> Packing:
+    packing = Packing(encoded, context=length, pad=tokenizer.pad, too_long=config.on_long)
+    if not config.packing:
+        packing.rows = [[number] for number in range(packing.dialogues)]
+    return packing
+
+
+def _repeated(source: Source) -> Iterator[Dialogue]:
+    """A source's dialogues as often as it asks for, in whole passes and a part of one."""
+    whole, part = int(source.repeat), source.repeat % 1
+    for _ in range(whole):
+        yield from dialogues(source)
+    if part:
+        yield from (one for one in dialogues(source) if _draw(one.id, "repeat") < part)
+
+
+def _is_held_out(dialogue: Dialogue, config: Config) -> bool:
+    """By the dialogue's id, so that a repeated one is not on both sides."""
+    return _draw(dialogue.id, f"{config.seed}/held out") < config.held_out
+
+
+def _draw(name: str, purpose: str) -> float:
+    digest = hashlib.sha256(f"{purpose}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _format(source: Source) -> str:
+    if source.path is None:
+        return "world" if source.world else "huggingface"
+    row = next(iter(read_files(Stretch(source, tuple(usable_files(source))), Dialogue)), None)
+    found = detect(row.values or {}) if row else None
+    return found.name if found else "unknown"
+
+
+def _template(model: Model) -> ChatTemplate:
+    try:
+        return ChatTemplate.load(model.path)
+    except ModelError:
+        return ChatTemplate.default()
+
+
+def _end_at_turns(tokenizer: Tokenizer, model: Model, folder: Path) -> None:
+    """A chat model's answer ends where its turn does, whatever ended the text of the model it was made from."""
+    before = hf.load_generation(model.path)
+    stop = tuple(sorted({*before.stop, *tokenizer.stops, tokenizer.end_of_turn}))
+    hf.save_generation(hf.Generation(start=before.start, padding=before.padding, stop=stop), folder)
+
+
+# -- training
+
+
+def _training(config: Config, learnt: Packing, *, width: int, length: int) -> Training:
+    steps = config.steps or max(1, math.ceil(config.epochs * len(learnt.rows) / config.rows))
+    batch = config.rows * length
+    other = rules.other_rate(width, batch) * config.rate
+    return Training(
+        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
+        optimization=Optimization(
+            matrix_rate=rules.matrix_rate(batch) * config.rate,
+            embedding_rate=other,
+            head_rate=other,
+            scalar_rate=other,
+        ),
+        micro_tokens=config.micro_tokens,
+        precision=config.precision,
+        compiled=config.compiled,
+    )
+
+
+class _Batches:
+    """Rows of dialogues, and of the pretraining's text where some is replayed."""
+
+    def __init__(self, config: Config, packing: Packing, replay: Loader | None, *, rank: int, size: int) -> None:
+        self.packing, self.replay, self.seed = packing, replay, config.seed
+        self.rows = config.rows - (replay.rows if replay else 0)
+        self.place = {"rank": rank, "world_size": size}
+
+    def __call__(self, step: int) -> Work:
+        tensors = _tensors(self.packing.batch(step, rows=self.rows, seed=self.seed, **self.place))
+        targets = self.packing.targets_in(step, rows=self.rows, seed=self.seed)
+        if self.replay:
+            text = _text_rows(self.replay.batch(step, **self.place).ids, apart=int(tensors["documents"].max()) + 1)
+            tensors = {name: torch.cat((tensor, text[name])) for name, tensor in tensors.items()}
+            targets += self.replay.rows * self.replay.context
+        return Work(tensors, targets=targets)
+
+
+def _replay(config: Config, inputs: Inputs, length: int) -> Loader | None:
+    rows = round(config.replay * config.rows)
+    if not rows:
+        return None
+    if inputs.tokens is None:
+        raise ConfigError("sft.replay", "needs the pretraining's tokens as an input")
+    return Loader(Shards.open(inputs.tokens.path / "train"), context=length - 1, rows=rows, seed=config.seed)
+
+
+def _tensors(packed: Packed) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(getattr(packed, name)) for name in ("ids", "learn", "documents", "positions")}
+
+
+def _text_rows(ids: np.ndarray, *, apart: int) -> dict[str, Tensor]:
+    """Rows of text in the form of packed ones: one document each, all of it learnt."""
+    rows = torch.from_numpy(ids)
+    positions = torch.arange(rows.shape[1]).expand(rows.shape)
+    return {
+        "ids": rows,
+        "learn": torch.ones_like(rows, dtype=torch.bool),
+        "documents": torch.full_like(rows, apart),
+        "positions": positions,
+    }
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Dialogues that are never learnt."""
+
+    work: Work
+
+    @classmethod
+    def of(cls, packing: Packing | None, *, rank: int, size: int) -> _HeldOut | None:
+        """The first rows; None where there are too few for each process to have one."""
+        rows = range(min(HELDOUT_ROWS, len(packing.rows)) // size * size) if packing else range(0)
+        if not packing or not rows:
+            return None
+        targets = int(packing.take(rows).learn.sum())
+        return cls(Work(_tensors(packing.take(rows[rank::size])), targets=targets))
+
+    def look(self, trainer: Trainer) -> dict[str, float]:
+        """Loss of the answers' tokens, and the share of them that are the likeliest."""
+        found = trainer.evaluate(iter([self.work]))
+        return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
