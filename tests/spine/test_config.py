@@ -94,6 +94,16 @@ def test_a_number_may_be_written_with_an_exponent(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "life.yaml") == {"rate": 0.001, "big": 3e8, "name": "e3"}
 
 
+def test_yes_and_no_are_words_unless_a_setting_wants_truth(tmp_path: Path) -> None:
+    class Switches(Settings):
+        compiled: str
+        packing: bool
+
+    (tmp_path / "life.yaml").write_text("compiled: no\npacking: no\n")
+    assert build(Switches, read_yaml(tmp_path / "life.yaml"), where="x") == Switches(compiled="no", packing=False)
+    assert override({}, ["a=no", "b=true"]) == {"a": "no", "b": True}
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match="UTF-8"):

@@ -19,7 +19,7 @@ import yaml
 from vita.cli.app import workspace
 from vita.cli.workspace import Workspace
 from vita.life import configure, stage
-from vita.spine.config import Settings, override, read_yaml
+from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
 from vita.spine.plan import Plan, Step, execute
 from vita.spine.stage import Stage
@@ -111,7 +111,7 @@ def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml_value(text)
     except yaml.YAMLError:
         return text
 

@@ -78,7 +78,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a name given twice is a mistake, not a silent choice, and 1e-3 is a number."""
+    """YAML in which a name given twice is a mistake, 1e-3 is a number, and `no` is a word (truth is true or false)."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -91,11 +91,22 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_TRUTH = "tag:yaml.org,2002:bool"
+_UniqueKeys.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != _TRUTH]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeys.add_implicit_resolver(_TRUTH, re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def yaml_value(text: str) -> Any:
+    """One value, read as in a life's file."""
+    return yaml.load(text, Loader=_UniqueKeys)
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -106,7 +117,7 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
         if not sign or not path.strip():
             raise ConfigError("--set", expected="name.name=value", got=assignment)
         try:
-            value = yaml.load(text, Loader=_UniqueKeys)
+            value = yaml_value(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {path}", expected="a YAML value", got=text) from None
         at = result
