@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita.nn import blocked  # noqa: F401 - enters its backend in the table
 from vita.nn.architecture import Architecture
 from vita.nn.attention import BACKENDS, causal_within
 from vita.spine.errors import ModelError
