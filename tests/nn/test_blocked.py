@@ -15,10 +15,10 @@ from vita.nn.blocked import blocked
 def test_values_and_gradients_are_those_of_the_formula(length, kv_heads, masked):
     chance = torch.Generator().manual_seed(0)
     shapes = [(2, 4, length, 8), (2, kv_heads, length, 8), (2, kv_heads, length, 8)]
-    inputs = [torch.randn(shape, generator=chance).requires_grad_() for shape in shapes]
+    queries, keys, values = inputs = [torch.randn(shape, generator=chance).requires_grad_() for shape in shapes]
     documents = torch.randint(2, (2, length), generator=chance).cumsum(1)
     visible = causal_within(documents) if masked else None
-    wanted, found = plain(*inputs, visible), blocked(*inputs, visible)
+    wanted, found = plain(queries, keys, values, visible), blocked(queries, keys, values, visible)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     given = torch.randn(wanted.shape, generator=chance)
     for mine, theirs in zip(

@@ -27,9 +27,9 @@ def model_bytes(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-def interrupted(folder: Path, settings: dict, *, at: int, **more: int) -> None:
+def interrupted(folder: Path, settings: dict, *, at: int, threads: int = 1) -> None:
     with pytest.raises(KeyboardInterrupt):
-        go(folder, settings, stop_at=at, **more)
+        go(folder, settings, stop_at=at, threads=threads)
 
 
 @pytest.mark.parametrize("settings", [EAGER, {**EAGER, "precision": "float32", "micro_tokens": 16}])

@@ -43,7 +43,9 @@ def together(folder: Path, *, stop_at: int = 0) -> None:
 
 
 def losses(folder: Path) -> list[float]:
-    return [row["loss"] for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    return [
+        row["loss"] for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in row
+    ]
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
