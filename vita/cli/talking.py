@@ -99,13 +99,14 @@ def generate(
 
 
 def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
-    """Each question's answer: in the chat template by a tuned model, as a continuation by a base model."""
+    """Each question's answer: in the chat template by a tuned model; a base model goes on from it, by chance."""
     from vita.infer.engine import Engine
 
     engine = Engine.open(model.path)
-    sampling = _sampling(temperature=0.0, max_tokens=48)
-    ask = (lambda text: engine.chat_ids([_user(text)])) if model.facts.get("chat") else engine.text_ids
-    return [completion.text.strip() for completion in engine.generate([ask(text) for text in questions], sampling)]
+    tuned = bool(model.facts.get("chat"))
+    sampling = _sampling(temperature=0.0 if tuned else 0.8, max_tokens=48 if tuned else 24)
+    prompts = [engine.chat_ids([_user(text)]) if tuned else engine.text_ids(text) for text in questions]
+    return [completion.text.strip() for completion in engine.generate(prompts, sampling)]
 
 
 def _user(text: str) -> Any:

@@ -141,7 +141,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     before = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
     after = {name: last(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
     found = {"steps": steps, **shown.counts(), **before, **after, "left_out": learnt.left_out}
-    facts = {name: value for name, value in found.items() if value is not None}
+    facts = {"chat": True, **{name: value for name, value in found.items() if value is not None}}
     if heldout:
         context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))
     folder = context.draft_folder()
