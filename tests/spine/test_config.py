@@ -12,7 +12,7 @@ from vita.spine.errors import ConfigError
 
 
 class Optimizer(Settings):
-    rate: float = Field(0.001, gt=0)
+    rate: float = Field(default=0.001, gt=0)
     """Peak learning rate."""
 
 
@@ -54,6 +54,7 @@ def test_settings_are_frozen() -> None:
 def test_an_override_reaches_down_and_is_read_as_yaml() -> None:
     values = override({"a": {"b": 1}}, ["a.b=2", "a.c.d=[1, x]", "e=1e-3", "f=true"])
     assert values == {"a": {"b": 2, "c": {"d": [1, "x"]}}, "e": 0.001, "f": True}
+    assert override({"a": [{"b": 1}, 2]}, ["a.0.b=5", "a.1=7"]) == {"a": [{"b": 5}, 7]}
 
 
 @pytest.mark.parametrize("wrong", ["a", "=1", "a.b.c=1"])

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ class Told:
     def __init__(self) -> None:
         self.states: list[tuple[str, str]] = []
 
-    def __call__(self, event: str, fields: dict) -> None:
+    def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "step":
             self.states.append((fields["life_step"], fields["state"]))
 

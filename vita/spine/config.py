@@ -120,17 +120,32 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
             value = yaml_value(text)
         except yaml.YAMLError:
             raise ConfigError(f"--set {path}", expected="a YAML value", got=text) from None
-        at = result
         *parents, last = path.strip().split(".")
+        at: Any = result
         for name in parents:
-            below = at.setdefault(name, {})
-            if below is None:
-                below = at[name] = {}
-            if not isinstance(below, dict):
-                raise ConfigError(f"--set {path}", f"`{name}` holds a value, not settings")
-            at = below
-        at[last] = value
+            at = _below(at, name, path)
+        _put(at, last, value, path)
     return result
+
+
+def _below(at: Any, name: str, path: str) -> Any:
+    """The settings under `name`, made where there are none; a number finds its place in a list."""
+    if isinstance(at, list) and name.isdigit() and int(name) < len(at):
+        return at[int(name)]
+    if not isinstance(at, dict):
+        raise ConfigError(f"--set {path}", f"there is nothing under which `{name}` could stand")
+    if at.get(name) is None:
+        at[name] = {}
+    return at[name]
+
+
+def _put(at: Any, name: str, value: Any, path: str) -> None:
+    if isinstance(at, list) and name.isdigit() and int(name) < len(at):
+        at[int(name)] = value
+    elif isinstance(at, dict):
+        at[name] = value
+    else:
+        raise ConfigError(f"--set {path}", f"there is nothing under which `{name}` could stand")
 
 
 def canonical(settings: Settings, *, contents: Mapping[str, str] | None = None) -> Any:

@@ -1,0 +1,149 @@
+"""The command line: answers, refusals and exit codes, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vita.cli import main
+
+Vita = Callable[..., tuple[int, str, str]]
+
+LIFE = """
+name: tiny
+settings: {seed: 0, vocabulary: 400}
+stages:
+  design: {depth: 1, width: 32, context: 32, tokens_per_step: 128, steps: 12, timed_steps: 0, text: world}
+  curate: {sources: [{world: {things: 20, documents: 200, dialogues: 20}}], filters: []}
+  tokenize: {}
+  initialize: {}
+  pretrain: {heldout_tokens: 256}
+  sft: {sources: [{world: {things: 20, documents: 200, dialogues: 40}}], steps: 3}
+ask: ["What is a cat?"]
+"""
+
+
+@pytest.fixture
+def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
+    """Runs a command in an empty folder: (exit code, what was printed, what was complained)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("VITA_STORE", raising=False)
+    monkeypatch.delenv("VITA_LEDGER", raising=False)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            main(list(words))
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 1
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return run
+
+
+def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(LIFE)
+    code, out, err = vita("plan", "life.yaml")
+    assert code == 0 and "6 of 6 steps would run" in out and not err
+    code, out, err = vita("live", "life.yaml")
+    assert code == 0, err
+    assert "What is a cat?" in out and "Talk to it: vita chat tiny/sft" in out
+    code, out, _ = vita("plan", "life.yaml")
+    assert "nothing to do: all is known" in out
+    code, out, _ = vita("plan", "life.yaml", "--set", "pretrain.rate=0.5")
+    assert "rate: 1.0 -> 0.5" in out and "2 of 6 steps would run" in out
+
+    rows = json.loads(vita("ls", "--json")[1])
+    assert {row["kind"] for row in rows} == {"blueprint", "corpus", "tokens", "model"}
+    assert all(Path(row["folder"]).is_dir() and len(row["digest"]) == 64 for row in rows)
+    shown = json.loads(vita("show", "tiny/pretrain", "--json")[1])
+    assert shown["run"]["stage"] == "pretrain" and "model.safetensors" in shown["files"]
+    assert "pretrain" in vita("show", "tiny/pretrain")[1]
+    traced = json.loads(vita("trace", "tiny/pretrain", "--json")[1])
+    assert {one["kind"] for one in traced["made_from"]} == {"blueprint", "tokens", "model", "corpus"}
+    assert [one["stage"] for one in traced["went_into"]] == ["sft"]
+    assert "was made from" in vita("trace", "tiny/sft")[1]
+    assert "<|endoftext|>" in vita("data", "show", "tiny/tokenize", "-n", "1")[1]
+    assert "all 6 artifacts are whole" in vita("verify")[1]
+
+    code, out, err = vita("generate", "tiny/sft", "What is", "--json", "--max-tokens", "5", "--seed", "1")
+    first = json.loads(out)
+    assert code == 0 and len(first["ids"]) == len(first["logprobs"]) <= 5
+    assert json.loads(vita("generate", "tiny/sft", "What is", "--json", "--max-tokens", "5", "--seed", "1")[1]) == first
+    folder = shown["folder"]
+    assert vita("generate", folder, "What is", "--max-tokens", "3")[0] == 0
+
+    code, _, err = vita("show", "tiny/pretrian")
+    assert code == 4 and "did you mean `tiny/pretrain`?" in err
+
+
+def test_single_stages_follow_one_another_under_one_name(vita: Vita, tmp_path: Path) -> None:
+    text = "The cat sat on the mat, and the dog sat on the log. " * 40
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Page {number}. {text}" for number in range(30)))
+    assert vita("curate", "text.txt", "--set", "sources.0.cut_at=blank_lines", "--set", "filters=[]")[0] == 0
+    code, out, err = vita("tokenize", "--vocabulary", "300", "--name", "my")
+    assert code == 0, err
+    assert "my/tokenize" in out
+    code, _, err = vita("pretrain")
+    assert code == 2 and "needs a model, and `my` has none" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["live", "nowhere.yaml"], 2, "nowhere.yaml: there is no such file"),
+        (["live", "cat", "--set", "sft.stepz=3"], 2, "`stepz` is not known here; did you mean `steps`?"),
+        (["live", "cat", "--until", "sfd"], 2, "did you mean `sft`?"),
+        (["chat", "nothing/there"], 4, "is no name, digest or folder here"),
+        (["curate", "nowhere.txt"], 3, "nowhere.txt: there is no such file"),
+        (["design", "--depth", "2", "--params", "1M"], 2, "give one of parameters, depth and budget"),
+        (["design", "--budget", "soon"], 2, "budget"),
+        (["generate", "x", "hello"], 4, "is no name"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_an_exit_code(vita: Vita, words: list[str], code: int, message: str) -> None:
+    got, out, err = vita(*words)
+    assert message in err.replace("\n", " "), out + err
+    assert got == code and "Traceback" not in err
+
+
+def test_binary_and_truncated_input_is_one_line(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(bytes(range(256)) * 50)
+    (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"id": 3, "body_": "x"}\n')
+    (tmp_path / "c.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x24\x00")
+    (tmp_path / "d.txt").write_text("")
+    for name in ("a.txt", "b.jsonl", "c.jsonl.zst", "d.txt"):
+        code, out, err = vita("curate", name)
+        assert code == 3 and name in err, out + err
+        assert "Traceback" not in err
+
+
+def test_a_model_folder_with_a_missing_tensor_is_one_line(vita: Vita, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from vita.nn import hf
+    from vita.testing import byte_tokenizer, tiny_model
+
+    model = tmp_path / "model"
+    model.mkdir()
+    hf.save(tiny_model(), model)
+    byte_tokenizer().save(model)
+    tensors = load_file(model / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, model / "model.safetensors")
+    code, _, err = vita("generate", str(model), "hello")
+    assert code == 6 and "model.norm.weight" in err and "Traceback" not in err
+
+
+def test_help_lists_the_stages_and_the_options_of_one(vita: Vita) -> None:
+    out = vita("--help")[1]
+    for word in ("live", "plan", "pretrain", "init", "chat", "trace"):
+        assert word in out
+    out = vita("sft", "--help")[1]
+    assert "--rate" in out and "--model" in out and "[DATA]" in out

@@ -1,0 +1,114 @@
+"""A life's file: how steps are wired, what is refused and with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vita.life import find_recipe, read_life, recipes, stage, stages
+from vita.spine.errors import ConfigError, PlanError, VitaError
+
+LIFE = """
+name: small
+variables: {things: 30, data: texts}
+settings: {seed: 3, vocabulary: 512}
+stages:
+  design: {depth: 2, steps: 10, timed_steps: 0}
+  curate: {sources: [{world: {things: "${things}"}}, "${data}/a.txt"]}
+  tokenize: {}
+  initialize: {}
+  test_first: {stage: test}
+  pretrain: {}
+  test_again: {stage: test, inputs: {model: initialize}}
+"""
+
+
+def _file(folder: Path, text: str = LIFE, **changes: str) -> str:
+    for before, after in changes.items():
+        assert before in text
+        text = text.replace(before, after)
+    (folder / "life.yaml").write_text(text)
+    return str(folder / "life.yaml")
+
+
+def test_a_slot_takes_the_latest_earlier_step_of_its_kind_unless_another_is_chosen(tmp_path: Path) -> None:
+    steps = {step.name: step for step in read_life(_file(tmp_path)).plan.steps}
+    assert steps["pretrain"].wiring == {"model": "initialize", "tokens": "tokenize", "blueprint": "design"}
+    assert steps["test_first"].wiring == {"model": "initialize", "corpus": "curate"}
+    assert steps["test_again"].wiring["model"] == "initialize"
+
+
+def test_shared_settings_reach_every_stage_that_has_them(tmp_path: Path) -> None:
+    steps = {step.name: step.config.model_dump() for step in read_life(_file(tmp_path)).plan.steps}
+    assert steps["tokenize"]["vocabulary"] == steps["design"]["vocabulary"] == 512
+    assert steps["curate"]["seed"] == steps["pretrain"]["seed"] == 3
+
+
+def test_a_variable_keeps_its_type_and_paths_count_from_the_files_folder(tmp_path: Path) -> None:
+    steps = {step.name: step.config for step in read_life(_file(tmp_path)).plan.steps}
+    sources = steps["curate"].model_dump()["sources"]
+    sources = list(sources.values()) if isinstance(sources, dict) else list(sources)
+    assert sources[0]["world"]["things"] == 30
+    assert sources[1]["path"] == str(tmp_path / "texts/a.txt")
+
+
+def test_set_reaches_a_step_the_shared_settings_and_the_variables(tmp_path: Path) -> None:
+    sets = ["pretrain.steps=7", "settings.seed=9", "variables.things=25"]
+    steps = {step.name: step.config.model_dump() for step in read_life(_file(tmp_path), assignments=sets).plan.steps}
+    assert steps["pretrain"]["steps"] == 7 and steps["curate"]["seed"] == 9
+    assert read_life(_file(tmp_path), until="tokenize").plan.steps[-1].name == "tokenize"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("tokenize: {}", "tokenise: {}", r"life.yaml.stages: `tokenise` is not a stage; did you mean `tokenize`\?"),
+        ("{stage: test}", "{stage: tets}", r"stage: `tets` is not known here; did you mean `test`\?"),
+        ("pretrain: {}", "pretrain: {stepz: 1}", r"stages.pretrain: `stepz` is not known here; did you mean `steps`\?"),
+        (
+            "model: initialize",
+            "modle: initialize",
+            r"test_again.inputs: `modle` is not known here; did you mean `model`",
+        ),
+        (
+            "model: initialize",
+            "model: curate",
+            "expected a step that gives a model, got `curate`, which gives a corpus",
+        ),
+        ("settings: {seed: 3", "settings: {sede: 3", r"settings: `sede` is not known here; did you mean `seed`\?"),
+        ("${data}/a", "${date}/a", r"`date` is not known here; did you mean `data`\?"),
+        ("name: small", "nam: small", r"life.yaml: .*nam.* is not known here; did you mean `name`|name: is required"),
+        (
+            "  design: {depth: 2, steps: 10, timed_steps: 0}\n",
+            "",
+            "needs a blueprint for `blueprint`, and no earlier step",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place_and_what_to_do(
+    tmp_path: Path, before: str, after: str, message: str
+) -> None:
+    with pytest.raises((ConfigError, PlanError), match=message):
+        read_life(_file(tmp_path, **{before: after}))
+
+
+def test_an_unknown_life_names_the_recipes_there_are() -> None:
+    assert {"cat", "wiki"} <= set(recipes())
+    with pytest.raises(ConfigError, match=r"`cta` is not known here; did you mean `cat`\?"):
+        find_recipe("cta")
+    with pytest.raises(ConfigError, match="there is no such file; recipes that ship with Vita are called by name: cat"):
+        find_recipe("nowhere/life.yaml")
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_that_ships_can_be_planned(name: str) -> None:
+    assert len(read_life(name).plan.steps) > 5
+
+
+def test_every_stage_declares_itself() -> None:
+    for name in stages():
+        one = stage(name)
+        assert one.summary and one.version >= 1
+    with pytest.raises(VitaError, match="did you mean `pretrain`"):
+        stage("pretrian")
