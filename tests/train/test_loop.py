@@ -45,6 +45,7 @@ def test_a_run_stopped_twice_ends_in_the_same_bytes(tmp_path, settings):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler gives them by itself
 def test_a_compiled_run_stopped_ends_in_the_same_bytes(tmp_path):
     settings = {**EAGER, "compiled": "yes"}
     go(tmp_path / "straight", settings, threads=2)

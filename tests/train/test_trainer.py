@@ -153,6 +153,7 @@ def test_compiling_waits_for_a_run_that_is_long_enough(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler gives them by itself
 def test_compiled_steps_are_those_that_are_not():
     plain, quick = trainer(precision="bfloat16"), trainer(precision="bfloat16", compiled="yes")
     for step in range(4):

@@ -75,7 +75,9 @@ class Rule(Protocol):
 
 
 class MakesRule(Protocol):
-    def __call__(self, settings: Optimization) -> Rule: ...
+    def __call__(self, settings: Optimization, *, dtype: torch.dtype) -> Rule:
+        """`dtype` is what this machine multiplies quickly."""
+        ...
 
 
 RULES = Parts[MakesRule]("optimizer")
@@ -94,9 +96,11 @@ class Group:
 class Optimizer:
     """Steps the named parameters, each part by its rule and rate."""
 
-    def __init__(self, parameters: Mapping[str, Tensor], settings: Optimization) -> None:
+    def __init__(
+        self, parameters: Mapping[str, Tensor], settings: Optimization, *, dtype: torch.dtype = torch.bfloat16
+    ) -> None:
         self.parameters, self.settings, self.steps = dict(parameters), settings, 0
-        self.groups = _groups(self.parameters, settings)
+        self.groups = _groups(self.parameters, settings, dtype)
         self.held: dict[str, dict[str, Tensor]] = {
             name: {key: torch.zeros_like(self.parameters[name]) for key in group.rule.state}
             for group in self.groups.values()
@@ -145,10 +149,10 @@ def part_of(name: str, parameter: Tensor) -> Part:
     return "head" if name.startswith("lm_head") else "matrices"
 
 
-def _groups(parameters: Mapping[str, Tensor], settings: Optimization) -> dict[Part, Group]:
-    other = RULES["adamw"](settings)
+def _groups(parameters: Mapping[str, Tensor], settings: Optimization, dtype: torch.dtype) -> dict[Part, Group]:
+    other = RULES["adamw"](settings, dtype=dtype)
     groups: dict[Part, Group] = {
-        "matrices": Group(RULES[settings.matrices](settings), settings.matrix_rate, settings.weight_decay),
+        "matrices": Group(RULES[settings.matrices](settings, dtype=dtype), settings.matrix_rate, settings.weight_decay),
         "embedding": Group(other, settings.embedding_rate, 0.0),
         "head": Group(other, settings.head_rate, 0.0),
         "scalars": Group(other, settings.scalar_rate, 0.0),
@@ -172,7 +176,7 @@ class AdamW:
 
     state: tuple[str, ...] = ("mean", "square")
 
-    def __init__(self, settings: Optimization) -> None:
+    def __init__(self, settings: Optimization, *, dtype: torch.dtype) -> None:
         self.betas, self.epsilon = settings.betas, settings.epsilon
 
     def update(
@@ -215,8 +219,8 @@ class Muon:
 
     state: tuple[str, ...] = ("momentum",)
 
-    def __init__(self, settings: Optimization) -> None:
-        self.momentum = settings.momentum
+    def __init__(self, settings: Optimization, *, dtype: torch.dtype) -> None:
+        self.momentum, self.dtype = settings.momentum, dtype
 
     def update(
         self,
@@ -236,7 +240,7 @@ class Muon:
         for places in _alike(ahead).values():
             full = [whole(ahead[place]) for place in places]
             wide = [matrix if _is_wide(matrix) else matrix.mT for matrix in full]
-            for place, direction in zip(places, orthogonal(torch.stack(wide)), strict=True):
+            for place, direction in zip(places, orthogonal(torch.stack(wide), dtype=self.dtype), strict=True):
                 weight = weights[place]
                 turned = direction if _is_wide(weight) else direction.mT
                 taller = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
@@ -247,7 +251,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic whose iteration lifts small singular values fastest (Jordan et al. 2024)."""
 
 
-def orthogonal(matrices: Tensor, *, iterations: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+def orthogonal(matrices: Tensor, *, dtype: torch.dtype, iterations: int = 5) -> Tensor:
     """Each [rows, columns] matrix with its singular values moved to about one (0.7 to 1.2), its vectors kept.
 
     x <- a x + b (x x') x + c (x x')^2 x, from x scaled to norm one; rows should not outnumber columns.

@@ -114,7 +114,7 @@ class Trainer:
                 if isinstance(module, SelfAttention):
                     module.attend = blocked
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
-        self.optimizer = Optimizer(self.named, training.optimization)
+        self.optimizer = Optimizer(self.named, training.optimization, dtype=self.precision.dtype)
         self.guard = Guard(patience=training.patience)
         self.done = 0
         """Steps behind us, also those left out."""
