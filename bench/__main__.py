@@ -38,8 +38,9 @@ def main() -> None:
     failed = []
     for command in commands(arguments):
         print(f"# python -m {' '.join(command)}", file=sys.stderr, flush=True)
-        if subprocess.run([sys.executable, "-m", *command], cwd=REPOSITORY, check=False).returncode:
-            failed.append(command[0])
+        code = subprocess.run([sys.executable, "-m", *command], cwd=REPOSITORY, check=False).returncode
+        if code:
+            failed.append(f"{command[0]} (killed by signal {-code})" if code < 0 else command[0])
     if not arguments.nanochat:
         skip("bits_per_byte beside nanochat", "takes a checkout and 30 minutes; see bench/README.md")
     if failed:

@@ -70,7 +70,8 @@ def run(contender: Contender, *, threads: int) -> Result:
     )
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
-        raise RuntimeError(f"exit {done.returncode}: {lines[-1]}")
+        code = done.returncode
+        raise RuntimeError(f"killed by signal {-code}" if code < 0 else f"exit {code}: {lines[-1]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -1,0 +1,53 @@
+"""What training speed says of its contenders' results."""
+
+from __future__ import annotations
+
+import sys
+
+from bench.rounds import Contender, in_turns
+from bench.training_speed import figures
+
+
+def row(speed: float, *, peak: float = 1000.0) -> dict[str, object]:
+    return {
+        "tokens_per_second": speed,
+        "flops_per_token": 10.0,
+        "seconds_to_first_step": 3.0,
+        "dtype": "bfloat16",
+        "probe": {"bfloat16": peak, "float32": peak / 4},
+    }
+
+
+def test_ours_stands_beside_each_peer_and_the_best():
+    results = {"vita": [row(60), row(80)], "plain bf16": [row(30), row(20)], "plain fp32": [row(10), row(10)]}
+    found = {(one.figure, one.peer): one for one in figures(results)}
+    assert found["training speed", "plain fp32"].ratio == 7
+    assert found["training speed, best peer", "plain bf16"].ratio == 3
+    assert found["time to the first step", None].value == 3
+
+
+def test_utilisation_is_against_the_peak_of_the_same_turn():
+    found = {one.figure: one for one in figures({"vita": [row(50, peak=1000), row(50, peak=2000)]})}
+    spread = found["utilisation of vita (bfloat16)"].spread
+    assert spread == {"of": "value", "low": 0.25, "high": 0.5, "rounds": 2}
+
+
+def test_other_settings_of_ours_are_no_peer():
+    names = [one.figure for one in figures({"vita": [row(60)], "vita fp32": [row(90)]})]
+    assert "training speed, best peer" not in names
+
+
+def test_a_contender_that_fails_is_left_out_and_said(capfd):
+    good = Contender(["-c", "print('noise'); print('{\"value\": 1}')"], python=sys.executable)
+    bad = Contender(["-c", "raise SystemExit('no such thing')"], python=sys.executable)
+    probe = Contender(["-c", "print('{\"peak\": 2}')"], python=sys.executable)
+    assert in_turns({"good": good, "bad": bad}, rounds=2, threads=1, probe=probe) == {
+        "good": 2 * [{"value": 1, "probe": {"peak": 2}}]
+    }
+    assert "# skipped bad: exit 1: no such thing" in capfd.readouterr().err
+
+
+def test_a_contender_that_was_killed_says_so(capfd):
+    killed = Contender(["-c", "import os; os.kill(os.getpid(), 9)"], python=sys.executable)
+    assert in_turns({"killed": killed}, rounds=1, threads=1) == {}
+    assert "# skipped killed: killed by signal 9" in capfd.readouterr().err
