@@ -41,8 +41,8 @@ def test_a_contender_that_fails_is_left_out_and_said(capfd):
     good = Contender(["-c", "print('noise'); print('{\"value\": 1}')"], python=sys.executable)
     bad = Contender(["-c", "raise SystemExit('no such thing')"], python=sys.executable)
     probe = Contender(["-c", "print('{\"peak\": 2}')"], python=sys.executable)
-    assert in_turns({"good": good, "bad": bad}, rounds=2, threads=1, probe=probe) == {
-        "good": 2 * [{"value": 1, "probe": {"peak": 2}}]
+    assert in_turns({"good": good, "bad": bad}, rounds=1, threads=1, probe=probe) == {
+        "good": [{"value": 1, "probe": {"peak": 2}}]
     }
     assert "# skipped bad: exit 1: no such thing" in capfd.readouterr().err
 

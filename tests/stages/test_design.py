@@ -16,6 +16,8 @@ from vita.spine.machine import Machine
 from vita.spine.stage import Context, Draft
 from vita.stages import design
 from vita.stages.kinds import Tokens
+from vita.train.calibration import Speed, measure_speed
+from vita.train.rules import shape_of_depth, training_plan
 
 
 def run(scratch: Path, tokens: Tokens | None = None, **values: Any) -> tuple[Draft, dict[str, Any], Context]:
@@ -59,16 +61,30 @@ def test_the_text_there_is_bounds_the_plan(tmp_path: Path) -> None:
     assert blueprint["prediction"]["text_bytes"] == round(2.5 * blueprint["training"]["tokens"])
 
 
-def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(tmp_path: Path) -> None:
-    draft, blueprint, context = run(
-        tmp_path, budget="20 s", vocabulary=512, context=64, tokens_per_step=512, timed_steps=2, price_per_hour=3.6
-    )
-    record = context.record
-    assert 10 < record["training_seconds"] < 21
-    assert record["cost"] == pytest.approx(record["training_seconds"] / 1000, abs=1e-3)
-    assert record["tokens_per_second"] > 0 and record["utilisation"] > 0
-    assert blueprint["training"]["steps"] == draft.facts["steps"] > 1
-    assert "seconds" not in (draft.folder / "blueprint.json").read_text()
+def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = Speed(0.5, 20.0, flops_per_second=3e11, peak_flops_per_second=6e11, precision="bfloat16", compiled=True)
+    monkeypatch.setattr(design, "measure_speed", lambda *args, **how: speed)
+    monkeypatch.setattr(design, "_usual_speed", lambda context: 3e11)
+    draft, blueprint, context = run(tmp_path, budget="30 min", price_per_hour=2.0)
+    # (1800 x 0.97 - 20) / 0.5
+    assert blueprint["training"]["steps"] == draft.facts["steps"] == 3452
+    assert context.record["training_seconds"] == 3452 * 0.5 + 20
+    assert context.record["cost"] == pytest.approx(0.97, abs=0.01)
+    assert context.record["utilisation"] == 0.5
+    assert 2e6 < blueprint["prediction"]["parameters"]["total"] < 12e6
+    for name in ("seconds", "utilisation", "cost"):
+        assert name not in (draft.folder / "blueprint.json").read_text()
+
+
+def test_the_speed_of_this_machine_is_that_of_real_steps() -> None:
+    shape = shape_of_depth(1, vocabulary=512, context=32)
+    plan = training_plan(shape, tokens=2560, tokens_per_step=256)
+    speed = measure_speed(shape, plan, steps=1, threads=1)
+    assert speed.flops_per_second == pytest.approx(shape.flops_per_token(32) * 256 / speed.seconds_per_step)
+    assert 0 < speed.utilisation < 1.5
+    assert not speed.compiled  # a run this short does not pay for it
 
 
 @pytest.mark.parametrize(

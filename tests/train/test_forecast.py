@@ -22,9 +22,20 @@ def test_operations_are_those_of_every_token() -> None:
     assert answer["memory"]["total"] > 16 * SHAPE.parameters()
 
 
-@pytest.mark.parametrize(("tokens", "measured"), [(1_760_000, 2.071), (5_530_000, 1.688)])
-def test_the_law_covers_what_was_measured_at_these_sizes(tokens: int, measured: float) -> None:
-    foretold = prediction(SHAPE, training_plan(SHAPE, tokens=tokens), text="english")["bits_per_byte"]
+@pytest.mark.parametrize(
+    ("text", "depth", "vocabulary", "tokens", "measured"),
+    [
+        ("english", 4, 8192, 1_760_000, 2.071),
+        ("english", 4, 8192, 5_530_000, 1.688),
+        ("english", 2, 4096, 1_000_000, 2.444),
+        ("english", 2, 4096, 300_000, 2.690),
+        ("english", 4, 4096, 300_000, 2.680),
+        ("world", 4, 1024, 2_457_600, 0.248),
+    ],
+)
+def test_the_laws_cover_what_was_measured(text: str, depth: int, vocabulary: int, tokens: int, measured: float) -> None:
+    shape = shape_of_depth(depth, vocabulary=vocabulary, context=512)
+    foretold = prediction(shape, training_plan(shape, tokens=tokens), text=text)["bits_per_byte"]
     assert foretold["low"] < measured < foretold["high"]
 
 

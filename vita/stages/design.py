@@ -148,7 +148,8 @@ def _design(config: Config, text: KnownText, context: Context) -> tuple[Architec
     machine = context.machine
     speed = measure_speed(shape, plan, steps=config.timed_steps, device=machine.device, threads=machine.threads)
     if config.budget is not None:
-        left = config.budget * USED_FOR_STEPS - speed.startup_seconds
+        # What is compiled here is kept, so training begins sooner than these first steps did.
+        left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
         steps = max(1, int(left / speed.seconds_per_step))
         plan = training_plan(shape, tokens=tokens, tokens_per_step=plan.tokens_per_step, steps=steps)
     return shape, plan, speed
