@@ -27,6 +27,7 @@ def test_operations_are_those_of_every_token() -> None:
     [
         ("english", 4, 8192, 1_760_000, 2.071),
         ("english", 4, 8192, 5_530_000, 1.688),
+        ("english", 4, 4096, 1_000_000, 2.239),
         ("english", 2, 4096, 1_000_000, 2.444),
         ("english", 2, 4096, 300_000, 2.690),
         ("english", 4, 4096, 300_000, 2.680),
