@@ -73,7 +73,9 @@ def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | N
     path = find_recipe(reference)
     base = Path() if path in recipes().values() else path.parent
     raw = override(read_yaml(path), [_spelled_out(one) for one in assignments])
-    file = build(LifeFile, _filled(raw, raw.get("variables") or {}, where=path.name), where=path.name)
+    variables = raw.get("variables") or {}
+    variables = _filled(variables, variables, where=f"{path.name}.variables")
+    file = build(LifeFile, _filled(raw, variables, where=path.name), where=path.name)
     steps: list[Step] = []
     for name, given in file.stages.items():
         steps.append(_step(name, dict(given or {}), file, steps, where=path.name, base=base))

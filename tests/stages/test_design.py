@@ -64,7 +64,8 @@ def test_the_text_there_is_bounds_the_plan(tmp_path: Path) -> None:
 def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speed = Speed(0.5, 20.0, flops_per_second=3e11, peak_flops_per_second=6e11, precision="bfloat16", compiled=True)
+    speed = Speed(0.5, 20.0, flops_per_second=3e11, peak_flops_per_second=6e11, precision="bfloat16", compiled=True,
+                  tokens_per_step=4096)  # fmt: skip
     monkeypatch.setattr(design, "measure_speed", lambda *args, **how: speed)
     monkeypatch.setattr(design, "_usual_speed", lambda context: 3e11)
     draft, blueprint, context = run(tmp_path, budget="30 min", price_per_hour=2.0)

@@ -6,7 +6,7 @@ Numbers from here differ from run to run. They belong in the run's record, or ar
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -40,6 +40,13 @@ class Speed:
     """Of the fastest matrix product in the same numbers."""
     precision: str
     compiled: bool
+
+    tokens_per_step: int
+
+    def with_tokens_per_step(self, tokens: int) -> Speed:
+        """The same speed for steps of another size: time goes with the tokens, nearly."""
+        share = tokens / self.tokens_per_step
+        return replace(self, seconds_per_step=self.seconds_per_step * share, tokens_per_step=tokens)
 
     @property
     def utilisation(self) -> float:
@@ -78,6 +85,7 @@ def measure_speed(
         flops_per_second=flops * plan.tokens_per_step / usual,
         peak_flops_per_second=matmul_peak(precision.dtype, device=device),
         precision=precision.name,
+        tokens_per_step=plan.tokens_per_step,
         compiled=trainer.compiled,
     )
 
