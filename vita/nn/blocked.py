@@ -84,6 +84,9 @@ def _summed(parts: list[Float[Tensor, "N _ D"]], size: int) -> Float[Tensor, "N 
     """The sum of parts that all begin at the first key, each longer than the one before, block by block."""
     blocks = []
     for place in range(len(parts)):
-        found = [part[:, place * size : (place + 1) * size].float() for part in parts[place:]]
-        blocks.append(torch.stack(found).sum(0).to(parts[0].dtype))
+        block = slice(place * size, (place + 1) * size)
+        total = parts[place][:, block].float()
+        for part in parts[place + 1 :]:
+            total = total + part[:, block].float()
+        blocks.append(total.to(parts[0].dtype))
     return torch.cat(blocks, 1)
