@@ -26,7 +26,7 @@ from vita.nn.transformer import SelfAttention, Transformer
 def report(model: Transformer, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
     """Statistics of the weights, and of a forward pass over `ids`, rounded to six digits."""
     with _listening(model) as heard:
-        logits = model(ids[:, :-1]).float()
+        logits = model(ids[:, :-1]).double()
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
     layers = [
         {name: heard[name][index] for name in ("stream", "attention", "feedforward", "scores")}
@@ -45,7 +45,7 @@ def report(model: Transformer, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
 
 
 def _weights(parameter: Tensor) -> dict[str, Any]:
-    values = parameter.float()
+    values = parameter.double()  # a mean near zero is all rounding in float32, and differs from run to run
     return {
         "shape": list(parameter.shape),
         "mean": values.mean().item(),
@@ -60,7 +60,7 @@ def _listening(model: Transformer) -> Iterator[dict[str, list[Any]]]:
     heard: dict[str, list[Any]] = {name: [] for name in ("embedding", "stream", "attention", "feedforward", "scores")}
 
     def note(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: heard[name].append(output.float().square().mean().sqrt().item())
+        return lambda module, inputs, output: heard[name].append(output.double().square().mean().sqrt().item())
 
     handles = [model.model.embed_tokens.register_forward_hook(note("embedding"))]
     parts: list[SelfAttention] = []
@@ -83,7 +83,7 @@ def _listening(model: Transformer) -> Iterator[dict[str, list[Any]]]:
 
 def _noting_scores(attend: attention.Attention, scores: list[Any]) -> attention.Attention:
     def listened(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
-        found = attention.logits(queries, keys, visible)
+        found = attention.logits(queries, keys, visible).double()
         seen = found[found.isfinite()]
         scores.append({"std": seen.std().item(), "largest": seen.abs().max().item(), "evenness": _evenness(found)})
         return attend(queries, keys, values, visible)
