@@ -15,7 +15,8 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -25,7 +26,7 @@ import torch
 
 from vita.spine.errors import StoreError
 from vita.spine.events import Emit
-from vita.spine.store import explain_disk
+from vita.spine.store import explain_disk, write_atomically
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.peak import matmul_peak
 from vita.train.trainer import Outcome, Trainer, Work
@@ -262,22 +263,19 @@ class _Metrics:
         self.path, self.writes = path, writes
         self._rows = [row for row in _read(path) if row["step"] <= upto] if writes else []
         if writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
-            for row in self._rows:
-                self._file.write(json.dumps(row) + "\n")
-            self.sync()
+            with _disk(path):
+                # Cut back in one move: a crash in the middle must not cost the rows that no checkpoint brings back.
+                write_atomically(path, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
+                self._file = path.open("a", encoding="utf-8")
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row; one that says nothing but its step is left out."""
         if not self.writes or len(row) == 1:
             return
         self._rows.append(row)
-        try:
+        with _disk(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise explain_disk(error, self.path) or StoreError(str(self.path), f"cannot be written: {error}") from None
 
     def rows(self) -> list[dict[str, Any]]:
         return self._rows
@@ -285,15 +283,23 @@ class _Metrics:
     def sync(self) -> None:
         """Have the rows on the disk before a checkpoint that counts on them."""
         if self.writes:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with _disk(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self.writes:
-            try:
+            with _disk(self.path):
                 self._file.close()
-            except OSError as error:
-                raise explain_disk(error, self.path) or error from None
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """What the disk refuses, in one clear line."""
+    try:
+        yield
+    except OSError as error:
+        raise explain_disk(error, path) or StoreError(str(path), f"cannot be written: {error}") from None
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
