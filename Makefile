@@ -32,13 +32,14 @@ check: $(VENV)/.everything
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
-# PostgreSQL is installed where that takes no question: Debian or Ubuntu, as root. Elsewhere its tests say that they skip.
+# PostgreSQL is installed where that takes no question: Debian or Ubuntu, as root. A peer that cannot be had is skipped by name.
 test-slow: $(VENV)/.everything
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then \
 		echo "installing postgresql"; \
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null </dev/null \
 			|| echo "postgresql could not be installed; its tests will skip"; \
 	fi
+	@$(PIP) "lm_eval[hf]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
 
 bench: $(VENV)/.everything
