@@ -150,7 +150,7 @@ def _design(config: Config, text: KnownText, context: Context) -> tuple[Architec
     if config.budget is not None:
         # What is compiled here is kept, so training begins sooner than these first steps did.
         left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
-        possible = max(plan.context, int(left / speed.seconds_per_step * plan.tokens_per_step))
+        possible = max(plan.context, int(left / speed.seconds_per_step * speed.tokens_per_step))
         plan = training_plan(shape, tokens=possible, tokens_per_step=config.tokens_per_step)
         speed = speed.with_tokens_per_step(plan.tokens_per_step)
     return shape, plan, speed
