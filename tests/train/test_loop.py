@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import subprocess
 import sys
 import time
@@ -149,8 +148,7 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
     told.clear()
     once([], precision="bfloat16")
     assert told[0] == "goes on under other conditions (precision: float32 -> bfloat16): the last bits may differ"
-    # Checkpoints are written beside the training, so the newest may not have been whole when it stopped.
-    assert re.match("goes on after step [12] of 4", told[1])
+    assert told[1].startswith("goes on after step 2 of 4")
 
 
 def test_progress_and_metrics_are_told(tmp_path):

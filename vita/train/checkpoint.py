@@ -60,6 +60,11 @@ class Checkpoints:
         )
         self._writer.start()
 
+    def settle(self) -> None:
+        """Let the write that is under way end, well or not."""
+        if self._writer:
+            self._writer.join()
+
     def wait(self) -> None:
         """Until the last save is on the disk; raises what went wrong with it."""
         if self._writer is not None:

@@ -105,6 +105,7 @@ def train(
         _save(trainer, checkpoints, metrics)
         checkpoints.wait()
     finally:
+        checkpoints.settle()  # a run that is stopped loses no checkpoint that was on its way
         metrics.close()
     curve = [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in metrics.rows()]
     record = {**trainer.numerics(), **pace.record(), "resumed_at_step": resumed}
