@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+import vita.cli
 from vita import __version__
 from vita.cli.workspace import Workspace
 from vita.stages import own_stages
 
-_ORDER = ("design", "curate", "tokenize", "initialize", "pretrain", "test", "sft")
+_ORDER = (
+    "design", "curate", "tokenize", "initialize", "pretrain", "test", "adapt", "sft", "reward", "rlhf", "dpo",
+    "redteam", "deploy", "refine", "retire",
+)  # fmt: skip
 _SPELLED = {"initialize": "init"}
 
 
@@ -70,7 +76,8 @@ def options(
 
 def register(asked: str | None) -> None:
     """Enter the commands; of the stages only the one asked for is imported, the rest show their first sentence."""
-    from vita.cli import lives, looking, talking  # noqa: F401 (their decorators enter them)
+    for module in pkgutil.iter_modules(vita.cli.__path__):
+        importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter the commands
 
     for command, name in stage_commands().items():
         if command == asked:

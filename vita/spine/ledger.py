@@ -8,7 +8,7 @@ known (same machine), and otherwise when its heartbeat is `STALE_SECONDS` old.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from vita.spine import machine
 from vita.spine.errors import LedgerError, MissingExtra
 from vita.spine.store import explain_disk
 
-HEAD = "0001"
+HEAD = "0005"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
@@ -61,6 +61,14 @@ events = sa.Table(
     *(sa.Column(name, sa.String) for name in ("event", "subject")),
     sa.Column("data", sa.JSON),
 )
+states = sa.Table(
+    "states",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("artifact", "state", "who", "why")),
+    *(sa.Column(name, sa.JSON) for name in ("reports", "details")),
+    sa.Column("at", sa.Float),
+)
 fingerprints = sa.Table(
     "fingerprints",
     _tables,
@@ -94,6 +102,24 @@ class Run:
     @property
     def seconds(self) -> float | None:
         return None if self.ended is None else self.ended - self.began
+
+
+STATES = ("candidate", "approved", "serving", "deprecated", "retired")
+"""What a version goes through; it may also step back from serving to approved, and be retired from any state."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A change of a version's state: who made it, why, and the reports that allowed it."""
+
+    id: int
+    artifact: str
+    state: str
+    who: str
+    why: str
+    reports: list[str]
+    details: Mapping[str, Any]
+    at: float
 
 
 class Ledger:
@@ -172,6 +198,38 @@ class Ledger:
         with self._explained(), self._engine.connect() as database:
             return [Run(**row) for row in database.execute(query).mappings()]
 
+    # -- states of a version
+
+    def state(self, artifact: str) -> str:
+        """Where a version stands; one that nobody moved is a candidate."""
+        moves = self.moves(artifact)
+        return moves[-1].state if moves else "candidate"
+
+    def moves(self, artifact: str | None = None) -> list[Move]:
+        """A version's changes of state, or everybody's, oldest first."""
+        query = sa.select(states).order_by(states.c.id)
+        if artifact is not None:
+            query = query.where(states.c.artifact == artifact)
+        with self.transaction() as database:
+            return [Move(**row) for row in database.execute(query).mappings()]
+
+    def move(
+        self, artifact: str, state: str, *, who: str, why: str, reports: Sequence[str] = (), **details: Any
+    ) -> None:
+        """Bring a version into another state; one that is retired stays so."""
+        if state not in STATES:
+            raise LedgerError(f"state of {artifact[:12]}", expected=f"one of {', '.join(STATES)}", got=state)
+        before = self.state(artifact)
+        if before == state and not details:
+            return
+        if before == "retired" and state != "retired":
+            raise LedgerError(f"state of {artifact[:12]}", f"is retired and cannot become {state}")
+        row = {"artifact": artifact, "state": state, "who": who, "why": why, "reports": list(reports),
+               "details": details, "at": time.time()}  # fmt: skip
+        with self.transaction() as database:
+            database.execute(sa.insert(states).values(row))
+        self.log("moved", artifact, before=before, state=state, who=who, why=why, reports=list(reports), **details)
+
     # -- names, events, fingerprints
 
     def name(self, name: str, artifact: str) -> None:
@@ -221,6 +279,12 @@ class Ledger:
         with self._explained(), self._engine.begin() as database:
             database.execute(sa.delete(fingerprints).where(fingerprints.c.path == path))
             database.execute(sa.insert(fingerprints).values(path=path, size=size, modified=modified, digest=digest))
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction, for the tables of other layers; what the database says becomes one line."""
+        with self._explained(), self._engine.begin() as database:
+            yield database
 
     def close(self) -> None:
         self._engine.dispose()

@@ -103,6 +103,8 @@ def execute(
         else:
             told.emit("step", state="known", artifact=artifact.digest)
         ledger.name(f"{plan.life}/{step.name}", artifact.digest)
+        if step.stage.record and machine.leads:
+            step.stage.record(artifact, _fill(step, inputs, store), ledger)
         made[step.name] = artifact
     return made
 

@@ -5,6 +5,7 @@ class Config(Settings): ...
 @dataclass(frozen=True)
 class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
+def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # if the ledger is to know more of it
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from vita.spine.config import Settings
 from vita.spine.errors import PlanError
 from vita.spine.events import Emit
+from vita.spine.ledger import Ledger
 from vita.spine.machine import Machine
 from vita.spine.store import Artifact, Draft
 
@@ -65,6 +67,8 @@ class Stage:
     slots: tuple[Slot, ...]
     gives: type[Artifact]
     run: Callable[[Any, Any, Context], Draft[Any]]
+    record: Callable[[Any, Any, Ledger], None] | None = None
+    """Tells the ledger of an answer, as often as it is met: `record(artifact, inputs, ledger)`."""
     parallel: bool = False
     """Whether every rank carries it out together (training), or the leading one alone."""
 
@@ -79,7 +83,10 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
         raise PlanError(f"stage {name}", expected="`run(...) -> Draft[Kind]`", got="another return annotation")
     summary = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
-    return Stage(name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run, parallel)
+    record = getattr(module, "record", None)
+    return Stage(
+        name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run, record, parallel
+    )
 
 
 def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:

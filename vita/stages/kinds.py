@@ -35,3 +35,33 @@ class Report(Artifact):
     """What was measured of a model, for people (`report.html`, `report.md`) and programs (`report.json`)."""
 
     kind: ClassVar[str] = "report"
+
+
+class Reward(Artifact):
+    """A reward model: a Hugging Face folder of a Qwen3 sequence classifier with one output."""
+
+    kind: ClassVar[str] = "reward"
+
+
+class Release(Artifact):
+    """What replicas serve: `release.json`, which pins every file, and the model's folder `model/`."""
+
+    kind: ClassVar[str] = "release"
+
+
+class Feedback(Artifact):
+    """What users said of answers, frozen at one moment: `feedback.jsonl`."""
+
+    kind: ClassVar[str] = "feedback"
+
+
+class Preferences(Artifact):
+    """Cleaned pairs of a better and a worse answer (`preferences.jsonl`), and dialogues to learn from."""
+
+    kind: ClassVar[str] = "preferences"
+
+
+class Archive(Artifact):
+    """A sealed model: weights, recipe, data digests, reports, cards, golden prompts and a signature."""
+
+    kind: ClassVar[str] = "archive"

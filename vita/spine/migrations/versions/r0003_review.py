@@ -1,0 +1,55 @@
+"""What people are asked to judge, the answers before them, and their ratings."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "review_tasks",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String(200), nullable=False, index=True),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("guideline", sa.Text, nullable=False),
+        sa.Column("guideline_version", sa.String(64), nullable=False),
+        sa.Column("settings", sa.JSON, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "review_items",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("task", sa.Integer, sa.ForeignKey("review_tasks.id"), nullable=False, index=True),
+        sa.Column("item", sa.String(200), nullable=False),
+        sa.Column("prompt", sa.JSON, nullable=False),
+        sa.Column("answers", sa.JSON, nullable=False),
+    )
+    op.create_table(
+        "ratings",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("item", sa.Integer, sa.ForeignKey("review_items.id"), nullable=False, index=True),
+        sa.Column("rater", sa.String(200), nullable=False),
+        sa.Column("rater_kind", sa.String(16), nullable=False),
+        sa.Column("choice", sa.String(16), nullable=True),
+        sa.Column("criteria", sa.JSON, nullable=False),
+        sa.Column("rationale", sa.Text, nullable=False),
+        sa.Column("shown_order", sa.JSON, nullable=False),
+        sa.Column("blind", sa.Boolean, nullable=False),
+        sa.Column("guideline_version", sa.String(64), nullable=False),
+        sa.Column("milliseconds", sa.Integer),
+        sa.Column("supersedes", sa.Integer),
+        sa.Column("at", sa.Float, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in (
+        "ratings",
+        "review_items",
+        "review_tasks",
+    ):
+        op.drop_table(table)

@@ -1,0 +1,59 @@
+"""The service: who may ask, what was asked, and what users said of the answers."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String(200), nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False, index=True),
+        sa.Column("scopes", sa.JSON, nullable=False),
+        sa.Column("limits", sa.JSON, nullable=False),
+        sa.Column("created", sa.Float, nullable=False),
+        sa.Column("revoked", sa.Float, nullable=True),
+    )
+    op.create_table(
+        "requests",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("request", sa.String(64), nullable=False, index=True),
+        sa.Column("service", sa.String(200), nullable=False),
+        sa.Column("model", sa.String(64), nullable=False, index=True),
+        sa.Column("release", sa.String(64), nullable=False),
+        sa.Column("key", sa.String(64), nullable=True),
+        sa.Column("route", sa.String(64), nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
+        sa.Column("asked", sa.JSON, nullable=False),
+        sa.Column("answered", sa.JSON, nullable=False),
+        sa.Column("figures", sa.JSON, nullable=False),
+        sa.Column("consent", sa.Boolean, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+    )
+    op.create_table(
+        "feedback",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("request", sa.String(64), nullable=False, index=True),
+        sa.Column("model", sa.String(64), nullable=False, index=True),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("value", sa.Float),
+        sa.Column("content", sa.JSON, nullable=False),
+        sa.Column("who", sa.String(200), nullable=True),
+        sa.Column("consent", sa.Boolean, nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in (
+        "feedback",
+        "requests",
+        "api_keys",
+    ):
+        op.drop_table(table)
