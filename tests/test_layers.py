@@ -1,6 +1,6 @@
 """Imports only go down, read from the source itself, and each climb is named.
 
-    spine <- data | nn <- train | infer <- measure <- stages, recipes <- life <- server, studio <- cli
+    spine <- data | nn <- train | infer <- measure <- server, studio <- stages, recipes <- life <- cli
 
 Parts on one step do not see each other; neither do stages, which meet through artifacts.
 """
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = [("spine",), ("data", "nn"), ("train", "infer"), ("measure",), ("stages", "recipes"), ("life",)]
-STEPS += [("server", "studio"), ("cli",)]
+STEPS = [("spine",), ("data", "nn"), ("train", "infer"), ("measure",), ("server", "studio"), ("stages", "recipes")]
+STEPS += [("life",), ("cli",)]
 HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
 SHARED_BY_STAGES = "vita.stages.kinds"
 READS_THE_ENVIRONMENT = ASKS_TORCH_FOR_THE_DEVICE = "vita.spine.machine"
