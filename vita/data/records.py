@@ -1,6 +1,6 @@
-"""What flows through the data layer: a `Document` of plain text, and a `Dialogue` of messages with roles.
+"""What flows through the data layer: a `Document` of text, a `Dialogue` of messages, and what people thought of answers.
 
-Both carry where they came from (`source`), under which `licence`, and an `id` that stays the same in every later
+All carry where they came from (`source`), under which `licence`, and an `id` that stays the same in every later
 artifact, so that a weight can be traced back to a page and its rights.
 """
 
@@ -39,6 +39,34 @@ class Dialogue:
 
     id: str
     messages: tuple[Message, ...]
+    source: str
+    licence: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A prompt with a better and a worse answer, each of one message or more."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    source: str
+    licence: str | None = None
+    margin: float | None = None
+    """How much better, where the source says so."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """A prompt with one answer that somebody found good or bad."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    answer: tuple[Message, ...]
+    good: bool
     source: str
     licence: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
