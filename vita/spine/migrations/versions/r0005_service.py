@@ -1,4 +1,4 @@
-"""The service: who may ask, what was asked, and what users said of the answers."""
+"""The service: who may ask, what was served, what was asked, and what users said of the answers."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,17 +14,34 @@ def upgrade() -> None:
         "api_keys",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("name", sa.String(200), nullable=False),
-        sa.Column("hash", sa.String(64), nullable=False, index=True),
+        sa.Column("hint", sa.String(16), nullable=False, unique=True),
+        sa.Column("hash", sa.String(64), nullable=False),
         sa.Column("scopes", sa.JSON, nullable=False),
         sa.Column("limits", sa.JSON, nullable=False),
+        sa.Column("consent", sa.Boolean, nullable=False),
         sa.Column("created", sa.Float, nullable=False),
+        sa.Column("expires", sa.Float, nullable=True),
         sa.Column("revoked", sa.Float, nullable=True),
+    )
+    op.create_table(
+        "deployments",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("service", sa.String(200), nullable=False, index=True),
+        sa.Column("version", sa.String(200), nullable=False, index=True),
+        sa.Column("model", sa.String(64), nullable=False, index=True),
+        sa.Column("release", sa.String(64), nullable=False),
+        sa.Column("action", sa.String(16), nullable=False),
+        sa.Column("share", sa.Float, nullable=False),
+        sa.Column("who", sa.String(200), nullable=False),
+        sa.Column("at", sa.Float, nullable=False),
     )
     op.create_table(
         "requests",
         sa.Column("id", sa.Integer, primary_key=True),
         sa.Column("request", sa.String(64), nullable=False, index=True),
+        sa.Column("response", sa.String(64), nullable=True, index=True),
         sa.Column("service", sa.String(200), nullable=False),
+        sa.Column("version", sa.String(200), nullable=False),
         sa.Column("model", sa.String(64), nullable=False, index=True),
         sa.Column("release", sa.String(64), nullable=False),
         sa.Column("key", sa.String(64), nullable=True),
@@ -34,7 +51,7 @@ def upgrade() -> None:
         sa.Column("answered", sa.JSON, nullable=False),
         sa.Column("figures", sa.JSON, nullable=False),
         sa.Column("consent", sa.Boolean, nullable=False),
-        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("at", sa.Float, nullable=False, index=True),
     )
     op.create_table(
         "feedback",
@@ -46,7 +63,7 @@ def upgrade() -> None:
         sa.Column("content", sa.JSON, nullable=False),
         sa.Column("who", sa.String(200), nullable=True),
         sa.Column("consent", sa.Boolean, nullable=False),
-        sa.Column("at", sa.Float, nullable=False),
+        sa.Column("at", sa.Float, nullable=False, index=True),
     )
 
 
@@ -54,6 +71,7 @@ def downgrade() -> None:
     for table in (
         "feedback",
         "requests",
+        "deployments",
         "api_keys",
     ):
         op.drop_table(table)

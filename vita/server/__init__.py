@@ -1,0 +1,1 @@
+"""The service: replicas that answer, the gateway before them, and who keeps both alive."""

@@ -1,0 +1,167 @@
+"""API keys: shown once, kept as sha256, with scopes, limits and an end.
+
+    secret = create(ledger, "notebook", scopes=["chat"], requests_per_minute=60)     # vk-3f9c2a7e-...
+    ring = Keyring(ledger); ring.refresh(); ring.find(secret).allows("chat")
+
+A key is `vk-`, eight letters that name it, and 256 bits of chance; being so long, it needs no slow hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.spine.config import unknown_name
+from vita.spine.errors import ConfigError
+from vita.spine.ledger import Ledger
+
+SCOPES = ("chat", "completions", "embeddings", "feedback", "research", "admin")
+"""What a key may be for; `research` reaches retired models kept for research, `admin` reads /metrics."""
+USUAL_SCOPES = ("chat", "completions", "embeddings", "feedback")
+
+_tables = sa.MetaData()
+api_keys = sa.Table(
+    "api_keys",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("name", "hint", "hash")),
+    *(sa.Column(name, sa.JSON) for name in ("scopes", "limits")),
+    sa.Column("consent", sa.Boolean),
+    *(sa.Column(name, sa.Float) for name in ("created", "expires", "revoked")),
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Who asks, as far as the service knows."""
+
+    id: int
+    name: str
+    hint: str
+    hash: str
+    scopes: tuple[str, ...]
+    requests_per_minute: float | None
+    consent: bool
+    """Whether its requests may be kept with their content when they do not say."""
+    created: float
+    expires: float | None
+    revoked: float | None
+
+    def allows(self, scope: str) -> bool:
+        return scope in self.scopes
+
+    def valid(self, now: float) -> bool:
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+ANYBODY = Key(0, "anybody", "", "", USUAL_SCOPES, None, False, 0.0, None, None)
+"""Who asks a service that has no keys."""
+
+
+def create(
+    ledger: Ledger,
+    name: str,
+    *,
+    scopes: Sequence[str] = USUAL_SCOPES,
+    requests_per_minute: float | None = None,
+    consent: bool = False,
+    expires: float | None = None,
+) -> str:
+    """Make a key and give its secret, which is kept nowhere."""
+    for scope in scopes:
+        if scope not in SCOPES:
+            raise unknown_name("keys.scope", scope, SCOPES)
+    if not name.strip() or len(name) > 200:
+        raise ConfigError("keys.name", expected="1 to 200 characters", got=name)
+    if not scopes:
+        raise ConfigError("keys.scope", "a key needs at least one scope", hint="one of " + ", ".join(SCOPES))
+    if requests_per_minute is not None and requests_per_minute <= 0:
+        raise ConfigError("keys.requests_per_minute", expected="a number above 0", got=requests_per_minute)
+    hint = secrets.token_hex(4)
+    secret = f"vk-{hint}-{secrets.token_urlsafe(32)}"
+    limits = {} if requests_per_minute is None else {"requests_per_minute": requests_per_minute}
+    row = {"name": name, "hint": hint, "hash": _sha256(secret), "scopes": sorted(set(scopes)), "limits": limits,
+           "consent": consent, "created": time.time(), "expires": expires, "revoked": None}  # fmt: skip
+    with ledger.transaction() as database:
+        database.execute(sa.insert(api_keys).values(row))
+    ledger.log("key created", f"key {hint}", name=name, scopes=row["scopes"])
+    return secret
+
+
+def all_keys(ledger: Ledger) -> list[Key]:
+    """Every key ever made, revoked ones too, oldest first."""
+    with ledger.transaction() as database:
+        return [_key(row) for row in database.execute(sa.select(api_keys).order_by(api_keys.c.id)).mappings()]
+
+
+def revoke(ledger: Ledger, reference: str) -> Key:
+    """End a key that is named by its hint (`3f9c2a7e`), or by its name when only one bears it."""
+    standing = [key for key in all_keys(ledger) if key.revoked is None]
+    found = [key for key in standing if key.hint == reference or f"vk-{key.hint}" == reference]
+    found = found or [key for key in standing if key.name == reference]
+    if not found:
+        raise unknown_name("keys", reference, [key.hint for key in standing] + [key.name for key in standing])
+    if len(found) > 1:
+        hints = ", ".join(key.hint for key in found)
+        raise ConfigError(
+            "keys", f"{len(found)} keys are called `{reference}`", hint=f"name one by its letters: {hints}"
+        )
+    with ledger.transaction() as database:
+        database.execute(sa.update(api_keys).where(api_keys.c.id == found[0].id).values(revoked=time.time()))
+    ledger.log("key revoked", f"key {found[0].hint}", name=found[0].name)
+    return found[0]
+
+
+class Keyring:
+    """The keys as they were at the last `refresh`, so that a request waits for no database."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._keys: dict[str, Key] = {}
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def refresh(self) -> None:
+        """Read the keys anew; a revoked one is refused from then on."""
+        self._keys = {key.hint: key for key in all_keys(self._ledger)}
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody ever made a key, so that none is asked for. Revoking the last key opens nothing."""
+        return not self._keys
+
+    def find(self, secret: str, *, now: float | None = None) -> Key | None:
+        """The valid key with this secret."""
+        parts = secret.split("-", 2)
+        known = self._keys.get(parts[1]) if len(parts) == 3 and parts[0] == "vk" else None
+        # An unknown key is compared as well, so that the time taken tells nothing.
+        same = hmac.compare_digest(_sha256(secret), known.hash if known else "0" * 64)
+        return known if same and known and known.valid(time.time() if now is None else now) else None
+
+    def wait(self, key: Key, *, now: float) -> float:
+        """Take one request from the key's allowance: 0.0 when it may go on, else the seconds until it may."""
+        if key.requests_per_minute is None:
+            return 0.0
+        rate = key.requests_per_minute / 60
+        level, then = self._buckets.get(key.hint, (max(1.0, key.requests_per_minute), now))
+        level = min(max(1.0, key.requests_per_minute), level + (now - then) * rate)
+        allowed = level >= 1
+        self._buckets[key.hint] = (level - 1 if allowed else level, now)
+        return 0.0 if allowed else (1 - level) / rate
+
+
+def _key(row: Any) -> Key:
+    values = dict(row)
+    limits = values.pop("limits")
+    scopes = tuple(values.pop("scopes"))
+    return Key(**values, scopes=scopes, requests_per_minute=limits.get("requests_per_minute"))
+
+
+def _sha256(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,0 +1,157 @@
+"""Which replica answers: versions with their shares of the traffic, replicas with their load and their health.
+
+routes = Routes("cat"); routes.add(Version(...)); routes.share({"cat:1": 0.9, "cat:2": 0.1})
+version = routes.choose(identity="key 7")             # sticky: the same identity stays on its version
+async with routes.borrow(version, seconds=10) as backend: ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from vita.server.breaker import Breaker
+
+
+class NoReplica(Exception):
+    """No replica could take the request in time."""
+
+
+@dataclass(eq=False)
+class Backend:
+    """A replica as the gateway sees it."""
+
+    name: str
+    url: str
+    ready: bool = False
+    draining: bool = False
+    in_flight: int = 0
+    breaker: Breaker = field(default_factory=Breaker)
+
+    def takes(self, now: float) -> bool:
+        """Whether a new request may go there."""
+        return self.ready and not self.draining and self.breaker.closed(now)
+
+
+@dataclass(eq=False)
+class Version:
+    """One release of a service, and the replicas that serve it."""
+
+    id: str
+    """`name:version`, by which a request can ask for just this one."""
+    model: str
+    """Digest of the model."""
+    release: str
+    """Digest of the release."""
+    name: str = ""
+    """What the release calls its model."""
+    created: float = 0.0
+    share: float = 0.0
+    """Its part of the requests that name the service only."""
+    backends: list[Backend] = field(default_factory=list)
+
+
+class Routes:
+    """The versions of a service. Everything happens on one event loop."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.versions: dict[str, Version] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, version: Version) -> None:
+        self.versions[version.id] = version
+
+    def remove(self, version_id: str) -> None:
+        self.versions.pop(version_id, None)
+        self.wake()
+
+    def share(self, shares: Mapping[str, float]) -> None:
+        """Shares of the traffic by version id; whoever is not named gets none."""
+        for version in self.versions.values():
+            version.share = shares.get(version.id, 0.0)
+        self.wake()
+
+    def named(self, model: str) -> Version | None:
+        """The version that `model` names exactly: `name:version`, or the digest of the model or its beginning."""
+        if model in self.versions:
+            return self.versions[model]
+        if len(model) >= 8:
+            found = [one for one in self.versions.values() if one.model.startswith(model)]
+            return found[0] if len(found) == 1 else None
+        return None
+
+    def choose(self, identity: str | None, *, exclude: Collection[str] = ()) -> Version | None:
+        """A version by its share; an identity falls on the same one as long as the shares stay."""
+        candidates = [one for one in self.versions.values() if one.share > 0 and one.id not in exclude]
+        able = [one for one in candidates if any(backend.ready for backend in one.backends)] or candidates
+        total = sum(one.share for one in able)
+        if not able:
+            return None
+        point = total * (_place(f"{self.service}/{identity}") if identity is not None else _chance())
+        # The newest first: when its share grows, whoever has met it stays with it.
+        for version in sorted(able, key=lambda one: -one.created):
+            point -= version.share
+            if point < 0:
+                return version
+        return able[0]
+
+    def backends(self) -> list[tuple[Version, Backend]]:
+        return [(version, backend) for version in self.versions.values() for backend in version.backends]
+
+    @property
+    def ready(self) -> bool:
+        """Whether some replica that gets traffic is ready."""
+        return any(version.share > 0 and backend.ready and not backend.draining for version, backend in self.backends())
+
+    @property
+    def in_flight(self) -> int:
+        return sum(backend.in_flight for _, backend in self.backends())
+
+    def wake(self) -> None:
+        """Something changed; whoever waits for a replica looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    @asynccontextmanager
+    async def borrow(
+        self, version: Version, *, seconds: float, exclude: Collection[Backend] = ()
+    ) -> AsyncIterator[Backend]:
+        """The least busy replica of a version, waited for up to `seconds`; another than `exclude` where there is one."""
+        backend = await self._wait(version, seconds, exclude)
+        backend.in_flight += 1
+        try:
+            yield backend
+        finally:
+            backend.in_flight -= 1
+            self.wake()
+
+    async def _wait(self, version: Version, seconds: float, exclude: Collection[Backend]) -> Backend:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            taking = [one for one in version.backends if one.takes(loop.time())]
+            if found := [one for one in taking if one not in exclude] or taking:
+                return min(found, key=lambda one: one.in_flight)
+            left = deadline - loop.time()
+            if left <= 0 or not version.backends:
+                raise NoReplica
+            try:
+                # A breaker closes by the clock, which wakes nobody; hence the look every half second.
+                async with asyncio.timeout(min(left, 0.5)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+
+def _place(text: str) -> float:
+    """A point in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def _chance() -> float:
+    return secrets.randbelow(2**53) / 2**53
