@@ -9,6 +9,9 @@
       test_base: {stage: test}
     ask: ["What is a cat?"]
 
+    gates:
+      release: {model: sft, bars: [{report: test_chat, figure: world/never_asked/right, at_least: 0.8}]}
+
 A slot of a stage is filled by the latest earlier step that gives its kind; `inputs: {model: sft}` chooses
 another, and `inputs: {model: "@3fa9c1"}` an artifact of the store. `vita live NAME` finds a recipe that ships
 with Vita by its name, `vita live path/to/life.yaml` a file.
@@ -27,6 +30,7 @@ from typing import Any
 from pydantic import Field
 
 import vita.recipes
+from vita.measure.gate import Policy
 from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
 from vita.spine.errors import ConfigError, PlanError
 from vita.spine.plan import Plan, Step
@@ -50,6 +54,8 @@ class LifeFile(Settings):
     """Values for every stage that has a setting of that name and is not given it itself."""
     stages: dict[str, dict[str, Any] | None]
     """The steps in order: name -> settings."""
+    gates: dict[str, Policy] = Field(default_factory=dict)
+    """What must hold before a step that says `gate: NAME` is carried out; set down before anything is measured."""
     ask: tuple[str, ...] = ()
     """What to ask the models when the life has been carried out."""
 
@@ -88,6 +94,8 @@ def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | N
         if until not in names:
             raise unknown_name("--until", until, names)
         steps = steps[: names.index(until) + 1]
+    else:
+        _check_gates(file, steps, where=path.name)
     return Life(file, Plan(file.name, tuple(steps)))
 
 
@@ -168,7 +176,9 @@ def wire(one: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, wher
 def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[Step], *, where: str, base: Path) -> Step:
     at = f"{where}.stages.{name}"
     called = given.pop("stage", name)
-    chosen = given.pop("inputs", None) or {}
+    chosen, gate = given.pop("inputs", None) or {}, given.pop("gate", None)
+    if gate is not None and gate not in file.gates:
+        raise unknown_name(f"{at}.gate", str(gate), file.gates)
     if not isinstance(called, str) or not isinstance(chosen, dict):
         raise ConfigError(at, expected="`stage: NAME` and `inputs: {slot: step}`")
     if called == name and called not in stages():
@@ -177,7 +187,23 @@ def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[St
         raise ConfigError(f"{where}.stages", f"`{name}` is not a stage", hint=hint)
     one = stage(called)
     config = configure(one, given, where=at, shared=file.settings, base=base)
-    return Step(name, one, config, wire(one, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at))
+    wiring = wire(one, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
+    if gate is not None and (own := wiring.get("model", file.gates[gate].model)) != file.gates[gate].model:
+        raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{own}`")
+    return Step(name, one, config, wiring, gate=f"{file.name}/{gate}" if gate else None)
+
+
+def _check_gates(file: LifeFile, steps: Sequence[Step], *, where: str) -> None:
+    """Bars name steps that there are, and those they need come before the step behind the gate."""
+    names = [step.name for step in steps]
+    for gate, policy in file.gates.items():
+        behind = [step.name for step in steps if step.gate == f"{file.name}/{gate}"]
+        before = names[: names.index(behind[0])] if behind else names
+        needed = [(f"bars.{i}.report", bar.report) for i, bar in enumerate(policy.bars)]
+        needed += [(f"bars.{i}.not_worse_than", bar.not_worse_than or "") for i, bar in enumerate(policy.bars)]
+        for at, name in [("model", policy.model), *needed]:
+            if name and name not in before:
+                raise unknown_name(f"{where}.gates.{gate}.{at}", name, before)
 
 
 def _latest(kind: type[Artifact], steps: Sequence[Step]) -> str | None:

@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from vita.cli.app import app, workspace
+from vita.cli.workspace import Workspace
 from vita.life import Life, read_life, recipes
-from vita.spine.config import read_yaml
+from vita.measure import gatekeeper
+from vita.spine.config import read_yaml, unknown_name
 from vita.spine.plan import execute, forecast
 from vita.spine.progress import clock
 from vita.spine.store import Artifact
@@ -31,18 +33,40 @@ def live(
     set_: SetOption = None,
     until: UntilOption = None,
     fresh: Annotated[bool, typer.Option(help="Run every step again, known or not.")] = False,
+    again: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step again, known or not.")] = None,
     tracker: Annotated[list[str] | None, typer.Option(help="Also tell tensorboard, mlflow or wandb.")] = None,
 ) -> None:
     """Carry out a life: what is known is skipped, the rest runs; stopped anywhere, it goes on."""
     here = workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
+    steps = [step.name for step in read.plan.steps]
+    for name in again or ():
+        if name not in steps:
+            raise unknown_name("--again", name, steps)
     events = here.events(read.name, trackers=tuple(tracker or ()))
+    gates = {f"{read.name}/{name}": policy for name, policy in read.file.gates.items()}
+    if here.machine.leads:
+        for gate, policy in gates.items():
+            gatekeeper.fix(here.ledger, gate, policy)
     try:
-        made = execute(read.plan, here.store, here.ledger, machine=here.machine, events=events, fresh=fresh)
+        made = execute(
+            read.plan, here.store, here.ledger, machine=here.machine, events=events,
+            fresh=steps if fresh else again or (), keeper=lambda gate: _pass(here, gate),
+        )  # fmt: skip
     finally:
         events.close()
     if here.machine.leads:
         _tell(ctx, read, made)
+        if until is None:
+            for gate in gates:
+                _pass(here, gate)
+
+
+def _pass(here: Workspace, gate: str) -> None:
+    """Raises where the gate is not green."""
+    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
+    if not decision.green:
+        raise decision.refusal()
 
 
 @app.command()

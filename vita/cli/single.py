@@ -96,7 +96,8 @@ def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
     plan = Plan(life, (Step(one.name, one, config, wiring),))
     events = here.events(life)
     try:
-        made = execute(plan, here.store, here.ledger, machine=here.machine, events=events, fresh=given["fresh"])
+        made = execute(plan, here.store, here.ledger, machine=here.machine, events=events,
+                       fresh=(one.name,) if given["fresh"] else ())  # fmt: skip
     finally:
         events.close()
     if here.machine.leads:

@@ -35,6 +35,14 @@ def compare(first: Path, second: Path) -> dict[str, Comparison]:
     return {name: replace(one, p_value=p) for (name, one), p in zip(found.items(), corrected, strict=True)}
 
 
+def paired(first: Path, second: Path, figure: str) -> Comparison | None:
+    """The paired test of one figure (`task/metric` or `task/group/metric`), if both reports hold its items."""
+    task, *group, metric = figure.split("/")
+    before, after = (_verdicts(folder).get(f"{task}/{metric}", {}) for folder in (first, second))
+    both = sorted(id for id in before.keys() & after.keys() if not group or id.startswith("/".join(group) + "/"))
+    return mcnemar([before[id] for id in both], [after[id] for id in both]) if both else None
+
+
 def _verdicts(folder: Path) -> Mapping[str, Mapping[str, bool]]:
     try:
         content = zstandard.ZstdDecompressor().stream_reader((folder / "items.jsonl.zst").read_bytes()).read()

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from vita.spine.config import Settings, canonical
 from vita.spine.contents import content_digests
-from vita.spine.errors import PlanError, VitaError
+from vita.spine.errors import GateError, PlanError, VitaError
 from vita.spine.events import Events
 from vita.spine.ledger import BEAT_SECONDS, Ledger, Run
 from vita.spine.machine import Machine
@@ -35,6 +35,8 @@ class Step:
     stage: Stage
     config: Settings
     wiring: Mapping[str, str] = field(default_factory=dict)
+    gate: str | None = None
+    """The gate that must be green before it."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,20 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
 
 
 def execute(
-    plan: Plan, store: Store, ledger: Ledger, *, machine: Machine, events: Events, fresh: bool = False
+    plan: Plan,
+    store: Store,
+    ledger: Ledger,
+    *,
+    machine: Machine,
+    events: Events,
+    fresh: Container[str] = (),
+    keeper: Callable[[str], None] | None = None,
 ) -> dict[str, Artifact]:
-    """Carry the plan out; returns each step's artifact. `fresh` runs every step again, known or not."""
+    """Carry the plan out; returns each step's artifact.
+
+    The steps in `fresh` run again, known or not. `keeper` is asked for each gate before a step that stands behind it,
+    and raises a `GateError` where the gate is not green.
+    """
     made: dict[str, Artifact] = {}
     for position, step in enumerate(plan.steps):
         told = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
@@ -97,7 +110,9 @@ def execute(
         inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
         asked = _asked(step, ledger)
         key = run_key(step.stage, asked, inputs)
-        artifact = None if fresh else _known(key, step, store, ledger)
+        if machine.leads:
+            _check_state(step, inputs, ledger, keeper)
+        artifact = None if step.name in fresh else _known(key, step, store, ledger)
         if artifact is None:
             artifact = _run(plan.life, step, asked, inputs, key, store, ledger, machine, told)
         else:
@@ -107,6 +122,19 @@ def execute(
             step.stage.record(artifact, _fill(step, inputs, store), ledger)
         made[step.name] = artifact
     return made
+
+
+def _check_state(step: Step, inputs: Mapping[str, str], ledger: Ledger, keeper: Callable[[str], None] | None) -> None:
+    """What stands behind a gate, or takes only what is approved, is refused until that is so."""
+    if step.gate and keeper:
+        keeper(step.gate)
+    for slot, allowed in step.stage.states.items():
+        if slot in inputs and (state := ledger.state(inputs[slot])) not in allowed:
+            hint = f"a gate in front of `{step.name}` approves it when it is green; see `vita gate` and `vita waive`"
+            raise GateError(
+                f"{step.name}.{slot}", expected=f"weights that are {' or '.join(allowed)}",
+                got=f"{inputs[slot][:12]}, which is {'a ' if state == 'candidate' else ''}{state}", hint=hint,
+            )  # fmt: skip
 
 
 def run_key(stage: Stage, asked: Any, inputs: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -69,6 +69,8 @@ class Stage:
     run: Callable[[Any, Any, Context], Draft[Any]]
     record: Callable[[Any, Any, Ledger], None] | None = None
     """Tells the ledger of an answer, as often as it is met: `record(artifact, inputs, ledger)`."""
+    states: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For a slot, the states of which its artifact must be in one (`STATES`): only what is approved is released."""
     parallel: bool = False
     """Whether every rank carries it out together (training), or the leading one alone."""
 
@@ -83,10 +85,10 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
         raise PlanError(f"stage {name}", expected="`run(...) -> Draft[Kind]`", got="another return annotation")
     summary = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
-    record = getattr(module, "record", None)
     return Stage(
-        name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run, record, parallel
-    )
+        name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run,
+        record=getattr(module, "record", None), states=getattr(module, "STATES", {}), parallel=parallel,
+    )  # fmt: skip
 
 
 def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:

@@ -1,0 +1,180 @@
+"""Bars, verdicts, approvals and waivers."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import orjson
+import pytest
+import zstandard
+
+from vita.measure import gatekeeper
+from vita.measure.gate import Bar, Evidence, Policy, judge
+from vita.measure.statistics import wilson
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, GateError
+from vita.spine.ledger import Ledger
+
+MODEL, OTHER = "a" * 64, "b" * 64
+RIGHT = "world/never_asked/right"
+
+
+def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list[bool] | None = None) -> Evidence:
+    """A report whose only figure is a share of right answers, measured now."""
+    folder.mkdir()
+    figures = {"world": {"world": {"never_asked/right": wilson(hits, of).as_json()}}}
+    (folder / "report.json").write_text(json.dumps({"model": model, "figures": figures}))
+    rows = [
+        {"task": "world", "group": "never_asked", "id": str(i), "right": right} for i, right in enumerate(items or [])
+    ]
+    lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines))
+    return Evidence(folder, digest=folder.name, began=time.time())
+
+
+def _bar(**limits) -> Bar:
+    return build(Bar, {"report": "test", "figure": RIGHT, **limits}, where="bar")
+
+
+def _verdict(bar: Bar, *, since: float = 0.0, waived: dict[str, str] | None = None, **evidence: Evidence):
+    policy = Policy(model="sft", bars=(bar,))
+    (found,) = judge(policy, model=MODEL, evidence=evidence, since={str(bar): since}, waived=waived).findings
+    return found
+
+
+@pytest.mark.parametrize(
+    ("hits", "limits", "verdict"),
+    [
+        (100, {"at_least": 0.9}, "pass"),
+        (50, {"at_least": 0.9}, "fail"),
+        (90, {"at_least": 0.9}, "unsure"),
+        (90, {"at_least": 0.9, "by": "value"}, "pass"),
+        (0, {"at_most": 0.1}, "pass"),
+        (50, {"at_most": 0.1}, "fail"),
+        (10, {"at_most": 0.1}, "unsure"),
+    ],
+)
+def test_a_bar_is_cleared_by_the_whole_interval(tmp_path, hits, limits, verdict):
+    assert _verdict(_bar(**limits), test=_report(tmp_path / "r", hits=hits, of=100)).verdict == verdict
+
+
+def test_no_report_other_weights_and_a_late_bar_are_no_evidence(tmp_path):
+    bar = _bar(at_least=0.5)
+    foreign = _report(tmp_path / "foreign", hits=9, of=9, model=OTHER)
+    good = _report(tmp_path / "good", hits=100, of=100)
+    assert _verdict(bar).said == "there is no report of the step `test`"
+    assert "not of aaaaaaaaaaaa" in _verdict(bar, test=foreign).said
+    assert "the bar was set after" in _verdict(bar, test=good, since=time.time() + 1).said
+    assert _verdict(_bar(figure="world/nothing", at_least=0.5), test=good).verdict == "could_not_run"
+    assert {_verdict(bar, **given).verdict for given in ({}, {"test": foreign})} == {"could_not_run"}
+
+
+def test_paired_items_decide_what_independent_intervals_leave_open(tmp_path):
+    """95 and 94 of 100 right, all but one item alike: paired, the loss is surely under 5 points."""
+    bar = _bar(not_worse_than="before", margin=0.05)
+    before, after = [True] * 95 + [False] * 5, [True] * 94 + [False] * 6
+    paired = {
+        "test": _report(tmp_path / "a", hits=94, of=100, items=after),
+        "before": _report(tmp_path / "b", hits=95, of=100, items=before, model=OTHER),
+    }
+    alone = {
+        "test": _report(tmp_path / "c", hits=94, of=100),
+        "before": _report(tmp_path / "d", hits=95, of=100, model=OTHER),
+    }
+    assert _verdict(bar, **paired).verdict == "pass"
+    assert _verdict(bar, **alone).verdict == "unsure"
+
+
+def test_a_waiver_lets_go_only_what_would_not_pass(tmp_path):
+    bad, good = _report(tmp_path / "bad", hits=1, of=100), _report(tmp_path / "good", hits=100, of=100)
+    waived = {f"test:{RIGHT}": "Ada: a trial"}
+    assert _verdict(_bar(at_least=0.9), waived=waived, test=bad).verdict == "waived"
+    assert "waived by Ada: a trial" in _verdict(_bar(at_least=0.9), waived=waived, test=bad).said
+    assert _verdict(_bar(at_least=0.9), waived=waived, test=good).verdict == "pass"
+
+
+def test_a_bar_has_exactly_one_limit():
+    for limits in ({}, {"at_least": 1, "at_most": 2}):
+        with pytest.raises(ConfigError, match="exactly one of"):
+            _bar(**limits)
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    return Ledger(tmp_path / "ledger.db")
+
+
+def _decide(ledger: Ledger, evidence: Evidence, *, approvals: int = 0, at_least: float = 0.9) -> gatekeeper.Decision:
+    policy = Policy(model="sft", bars=(_bar(at_least=at_least),), approvals=approvals)
+    return gatekeeper.decide(ledger, "cat/release", policy, model=MODEL, evidence={"test": evidence})
+
+
+def _fix(ledger: Ledger, *, approvals: int = 0, at_least: float = 0.9) -> None:
+    gatekeeper.fix(ledger, "cat/release", Policy(model="sft", bars=(_bar(at_least=at_least),), approvals=approvals))
+
+
+def test_a_green_gate_approves_exactly_these_weights(tmp_path, ledger):
+    _fix(ledger)
+    decision = _decide(ledger, _report(tmp_path / "r", hits=100, of=100))
+    assert (decision.green, decision.exit_code) == (True, 0)
+    assert (ledger.state(MODEL), ledger.state(OTHER)) == ("approved", "candidate")
+    assert ledger.moves(MODEL)[-1].reports == ["r"]
+
+
+def test_bars_changed_after_the_measurement_do_not_count(tmp_path, ledger):
+    _fix(ledger, at_least=0.9)
+    report = _report(tmp_path / "r", hits=80, of=100)
+    assert _decide(ledger, report).exit_code == 1
+    lowered = _decide(ledger, report, at_least=0.5)
+    assert (lowered.judged.verdict, lowered.exit_code, lowered.green) == ("could_not_run", 2, False)
+    assert _decide(ledger, _report(tmp_path / "again", hits=80, of=100), at_least=0.5).green
+
+
+def test_people_must_speak_where_the_policy_asks_for_them(tmp_path, ledger):
+    _fix(ledger, approvals=2)
+    report = _report(tmp_path / "r", hits=100, of=100)
+    with pytest.raises(GateError, match="never judged"):
+        gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
+    waiting = _decide(ledger, report, approvals=2)
+    assert waiting.exit_code == 4
+    assert "waits for 2 more" in str(waiting.refusal())
+    gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
+    with pytest.raises(GateError, match="Ada has approved"):
+        gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
+    gatekeeper.approve(ledger, "cat/release", MODEL, who="Ben")
+    assert _decide(ledger, report, approvals=2).green
+    assert ledger.moves(MODEL)[-1].who == "Ada, Ben"
+
+
+def test_an_expired_waiver_takes_the_approval_back(tmp_path, ledger, monkeypatch):
+    _fix(ledger)
+    report = _report(tmp_path / "r", hits=80, of=100)
+    give = {"who": "Ada", "reason": "a trial in the house"}
+    gatekeeper.waive(ledger, "cat/release", MODEL, expires=time.time() + 3600, **give)
+    assert _decide(ledger, report).judged.verdict == "waived"
+    assert ledger.state(MODEL) == "approved"
+    later = time.time() + 7200
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert _decide(ledger, report).exit_code == 1
+    assert ledger.state(MODEL) == "candidate"
+    with pytest.raises(GateError, match="expired already"):
+        gatekeeper.waive(ledger, "cat/release", MODEL, expires=later - 1, **give)
+    with pytest.raises(GateError, match="one of its bars: test:world"):
+        gatekeeper.waive(ledger, "cat/release", MODEL, expires=later + 9, bar="test:nothing", **give)
+
+
+def test_a_refusal_says_which_bar_and_what_to_do(tmp_path, ledger):
+    _fix(ledger)
+    told = str(_decide(ledger, _report(tmp_path / "r", hits=81, of=100)).refusal())
+    assert told.startswith("gate cat/release: test:world/never_asked/right at least 0.9: fail (0.810 (0.722 to 0.875))")
+    assert "vita waive aaaaaaaaaaaa --gate cat/release" in told
+
+
+def test_the_same_verdict_is_written_once(tmp_path, ledger):
+    _fix(ledger)
+    report = _report(tmp_path / "r", hits=100, of=100)
+    for _ in range(3):
+        _decide(ledger, report)
+    assert [row["what"] for row in gatekeeper.history(ledger, MODEL)] == ["verdict"]

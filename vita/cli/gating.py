@@ -1,0 +1,85 @@
+"""Gates: `vita gate`, `vita approve`, `vita waive`; the exit code of `vita gate` is the verdict."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.measure import gatekeeper
+from vita.spine.errors import ConfigError
+
+GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
+ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
+ModelArgument = Annotated[str, typer.Argument(help="The weights: a name or a digest.")]
+_COLOURS = {"pass": "green", "waived": "yellow", "unsure": "yellow", "fail": "red", "could_not_run": "red"}
+
+
+@app.command()
+def gate(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, as `cat/release`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Judge a gate now. Exit code: 0 pass, 1 fail, 2 could not run, 3 unsure, 4 waits for people."""
+    here = workspace(ctx)
+    decision = gatekeeper.decide_by_name(here.ledger, here.store, name)
+    if as_json:
+        typer.echo(json.dumps(decision.as_json(), indent=1))
+        raise typer.Exit(decision.exit_code)
+    table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
+    for one in decision.judged.findings:
+        table.add_row(escape(str(one.bar)), f"[{_COLOURS[one.verdict]}]{one.verdict}[/]", escape(one.said))
+    here.console.print(table)
+    people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
+    waits = f", waits for {decision.needed - len(decision.approved_by)} to approve" if decision.exit_code == 4 else ""
+    here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{escape(people)}{waits}")
+    raise typer.Exit(decision.exit_code)
+
+
+@app.command()
+def approve(
+    ctx: typer.Context,
+    model: ModelArgument,
+    gate: GateOption,
+    by: ByOption,
+    reason: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
+) -> None:
+    """Let weights through a gate whose bars they clear, by name."""
+    here = workspace(ctx)
+    digest = here.digest(model)
+    gatekeeper.approve(here.ledger, gate, digest, who=by, reason=reason)
+    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
+    here.console.print(f"{digest[:12]} is {here.ledger.state(digest)}; {len(decision.approved_by)} approved")
+
+
+@app.command()
+def waive(
+    ctx: typer.Context,
+    model: ModelArgument,
+    gate: GateOption,
+    by: ByOption,
+    reason: Annotated[str, typer.Option(help="Why it may be let go.")],
+    until: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
+    bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone; else all.")] = None,
+) -> None:
+    """Let a bar go for these weights, for a reason and until a day."""
+    here = workspace(ctx)
+    digest = here.digest(model)
+    gatekeeper.waive(here.ledger, gate, digest, who=by, reason=reason, expires=_end_of(until), bar=bar)
+    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
+    here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
+
+
+def _end_of(day: str) -> float:
+    try:
+        if day.endswith("d"):
+            return (datetime.now(UTC) + timedelta(days=int(day[:-1]))).timestamp()
+        return datetime.combine(date.fromisoformat(day), time.max, UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise ConfigError("--until", expected="a day as 2027-01-31, or a number of days as 14d", got=day) from None

@@ -1,0 +1,251 @@
+"""The bars that a version must clear, and the verdict on each from the reports of exactly these weights.
+
+    policy = Policy(model="mend", bars=[{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0.8}])
+    judge(policy, model=digest, evidence={"test_chat": Evidence(folder, digest, began)}, since={...}).verdict
+
+An interval that straddles its limit is `unsure`: the measurement cannot tell. A report that is missing, is of other
+weights or was made before its bar was set is no evidence: `could_not_run`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vita.measure.comparison import paired
+from vita.measure.statistics import Interval
+from vita.spine.config import Settings
+from vita.spine.errors import DataError, VitaError
+
+Verdict = Literal["pass", "fail", "unsure", "could_not_run", "waived"]
+EXIT_CODES = {"pass": 0, "waived": 0, "fail": 1, "could_not_run": 2, "unsure": 3}
+WAITING_FOR_APPROVAL = 4
+"""The exit code of a gate whose bars are cleared and whose people have not spoken yet."""
+_WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
+_LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss", "attack_success_rate", "over_refusal", "error", "incoherent")
+
+
+class Bar(Settings):
+    """One thing that must hold."""
+
+    report: str
+    """The step whose report holds the figure."""
+    figure: str = Field(min_length=1)
+    """The figure, as `vita show REPORT` lists it: `world/never_asked/right`."""
+    at_least: float | None = None
+    """The figure may not be lower."""
+    at_most: float | None = None
+    """The figure may not be higher."""
+    not_worse_than: str | None = None
+    """A step whose report holds the same figure of another model; `margin` says how much worse is still as good."""
+    margin: float = Field(0.0, ge=0)
+    """How much worse than the other model's figure this one may be."""
+    lower_is_better: bool | None = None
+    """Which way is worse, for `not_worse_than`; without it told from the figure's name."""
+    by: Literal["interval", "value"] = "interval"
+    """Whether the whole interval must clear the bar, or its middle alone."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Bar:
+        if sum(limit is not None for limit in (self.at_least, self.at_most, self.not_worse_than)) != 1:
+            raise ValueError("give exactly one of `at_least`, `at_most` and `not_worse_than`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What a waiver calls it."""
+        return f"{self.report}:{self.figure}"
+
+    def __str__(self) -> str:
+        if self.not_worse_than is not None:
+            return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}"
+        limit = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
+        return f"{self.name} {limit}"
+
+
+class Policy(Settings):
+    """A gate: whose weights, which bars, and how many people must agree."""
+
+    model: str
+    """The step whose model must clear it."""
+    bars: tuple[Bar, ...] = Field(min_length=1)
+    """What must hold, all of it."""
+    approvals: int = Field(0, ge=0)
+    """How many people must approve by name, once the bars are cleared."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A report as a gate takes it."""
+
+    folder: Path
+    digest: str
+    began: float
+    """When the measurement began, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one bar, and why."""
+
+    bar: Bar
+    verdict: Verdict
+    said: str
+    report: str | None = None
+    value: Interval | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "bar": str(self.bar),
+            "name": self.bar.name,
+            "verdict": self.verdict,
+            "said": self.said,
+            "report": self.report,
+            "value": self.value.as_json() if self.value else None,
+        }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts on all bars."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of them."""
+        own = {finding.verdict for finding in self.findings}
+        return next(verdict for verdict in _WORST_FIRST if verdict in own)
+
+    @property
+    def reports(self) -> list[str]:
+        """The reports that it rests on."""
+        return list(dict.fromkeys(finding.report for finding in self.findings if finding.report))
+
+
+def judge(
+    policy: Policy,
+    *,
+    model: str,
+    evidence: Mapping[str, Evidence],
+    since: Mapping[str, float],
+    waived: Mapping[str, str] | None = None,
+) -> Judged:
+    """Hold the reports against the bars.
+
+    `evidence` is keyed by step, `since` says by a bar's text when it was set, `waived` by its name who let it go and
+    why. Waived is only what would not pass.
+    """
+    found = [_judge(bar, model=model, evidence=evidence, since=since.get(str(bar), math.inf)) for bar in policy.bars]
+    return Judged(tuple(_or_waived(finding, waived or {}) for finding in found))
+
+
+def figure(folder: Path, name: str) -> Interval:
+    """The figure `name/metric` of a report folder."""
+    figures = {
+        f"{item}/{metric}": value
+        for group in _read(folder)["figures"].values()
+        for item, metrics in group.items()
+        for metric, value in metrics.items()
+    }
+    if name not in figures:
+        raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
+    return _interval(figures[name])
+
+
+def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float) -> Finding:
+    own = evidence.get(bar.report)
+    if own is None:
+        return Finding(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
+    try:
+        measured = _read(own.folder).get("model")
+        if measured != model:
+            other = f"it is of the weights {str(measured)[:12]}, not of {model[:12]}"
+            return Finding(bar, "could_not_run", other, own.digest)
+        if own.began < since:
+            late = "the bar was set after the measurement began; measure again, or waive it"
+            return Finding(bar, "could_not_run", late, own.digest)
+        value = figure(own.folder, bar.figure)
+        if value.n == 0 or not math.isfinite(value.value):
+            return Finding(bar, "could_not_run", "the figure rests on nothing", own.digest)
+        if bar.not_worse_than is None:
+            return Finding(bar, _against(bar, value), str(value), own.digest, value)
+        other = evidence.get(bar.not_worse_than)
+        if other is None:
+            missing = f"there is no report of the step `{bar.not_worse_than}`"
+            return Finding(bar, "could_not_run", missing, own.digest, value)
+        gain = _gain(bar, own.folder, other.folder)
+        verdict = _above(gain, -bar.margin, by=bar.by)
+        return Finding(bar, verdict, f"{value}; better by {gain}", own.digest, value)
+    except VitaError as error:
+        return Finding(bar, "could_not_run", str(error), own.digest)
+
+
+def _against(bar: Bar, value: Interval) -> Verdict:
+    if bar.at_least is not None:
+        return _above(value, bar.at_least, by=bar.by)
+    assert bar.at_most is not None, "a bar has one limit"
+    return _above(_turned(value), -bar.at_most, by=bar.by)
+
+
+def _above(value: Interval, limit: float, *, by: str) -> Verdict:
+    low, high = (value.value, value.value) if by == "value" else (value.low, value.high)
+    if low >= limit:
+        return "pass"
+    return "fail" if high < limit else "unsure"
+
+
+def _gain(bar: Bar, own: Path, other: Path) -> Interval:
+    """By how much the figure is better than the other model's: on paired items where both reports have them."""
+    lower = bar.lower_is_better
+    if lower is None:
+        lower = bar.figure.rsplit("/", 1)[-1] in _LOWER_IS_BETTER
+    pairs = paired(other, own, bar.figure)
+    gain = pairs.difference if pairs else _difference(figure(own, bar.figure), figure(other, bar.figure))
+    return _turned(gain) if lower else gain
+
+
+def _difference(now: Interval, before: Interval) -> Interval:
+    """Now minus before, as of independent measurements (Newcombe 1998, method 10), which is wide for paired ones."""
+    gain = now.value - before.value
+    low = gain - math.hypot(now.value - now.low, before.high - before.value)
+    high = gain + math.hypot(now.high - now.value, before.value - before.low)
+    return Interval(gain, low, high, min(now.n, before.n))
+
+
+def _turned(value: Interval) -> Interval:
+    return Interval(-value.value, -value.high, -value.low, value.n)
+
+
+def _or_waived(finding: Finding, waived: Mapping[str, str]) -> Finding:
+    why = waived.get(finding.bar.name) or waived.get("")
+    if why is None or finding.verdict == "pass":
+        return finding
+    said = f"{finding.verdict}: {finding.said}; waived by {why}"
+    return Finding(finding.bar, "waived", said, finding.report, finding.value)
+
+
+def _interval(value: Mapping[str, Any]) -> Interval:
+    low, high = value.get("low"), value.get("high")
+    return Interval(
+        math.nan if value.get("value") is None else value["value"],
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+        value.get("n", 0),
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(str(folder), f"holds no report that can be read: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
+        raise DataError(str(folder), "its report.json holds no figures")
+    return found

@@ -1,0 +1,256 @@
+"""Gates in the ledger: bars fixed before the run, every verdict, who approved and who waived; a green gate approves.
+
+A gate is called `life/gate`. Its verdict counts for one artifact, the very weights that the reports measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL, Evidence, Judged, Policy, judge
+from vita.spine.config import unknown_name
+from vita.spine.errors import GateError
+from vita.spine.ledger import Ledger
+from vita.spine.store import Store, canonical_json
+
+_tables = sa.MetaData()
+policies = sa.Table(
+    "policies",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "digest")),
+    sa.Column("policy", sa.JSON),
+    sa.Column("at", sa.Float),
+)
+verdicts = sa.Table(
+    "verdicts",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "policy", "verdict")),
+    sa.Column("findings", sa.JSON),
+    sa.Column("at", sa.Float),
+)
+approvals = sa.Table(
+    "approvals",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "kind", "who", "reason", "bar")),
+    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a gate says of some weights now."""
+
+    gate: str
+    model: str
+    judged: Judged
+    approved_by: tuple[str, ...]
+    needed: int
+
+    @property
+    def green(self) -> bool:
+        """Whether the weights may pass."""
+        return self.judged.verdict in ("pass", "waived") and len(self.approved_by) >= self.needed
+
+    @property
+    def exit_code(self) -> int:
+        """0 pass, 1 fail, 2 could not run, 3 unsure, 4 waits for people."""
+        code = EXIT_CODES[self.judged.verdict]
+        return WAITING_FOR_APPROVAL if code == 0 and not self.green else code
+
+    def refusal(self) -> GateError:
+        """Why not, in one line."""
+        if self.judged.verdict in ("pass", "waived"):
+            missing = self.needed - len(self.approved_by)
+            hint = f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`"
+            return GateError(f"gate {self.gate}", f"is cleared and waits for {missing} more to approve", hint=hint)
+        bad = [one for one in self.judged.findings if one.verdict not in ("pass", "waived")]
+        said = "; ".join(f"{one.bar}: {one.verdict} ({one.said})" for one in bad[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        hint = f"see `vita gate`, or `vita waive {self.model[:12]} --gate {self.gate}` with a reason and an expiry"
+        return GateError(f"gate {self.gate}", f"{said}{more}", hint=hint)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "gate": self.gate,
+            "model": self.model,
+            "verdict": self.judged.verdict,
+            "green": self.green,
+            "approved_by": list(self.approved_by),
+            "approvals_needed": self.needed,
+            "bars": [one.as_json() for one in self.judged.findings],
+        }
+
+
+def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
+    """Set the bars down, before anything is measured; the same bars again change nothing."""
+    value = policy.model_dump(mode="json")
+    digest = hashlib.sha256(canonical_json(value)).hexdigest()
+    rows = _policies(ledger, gate)
+    if rows and rows[-1]["digest"] == digest:
+        return
+    with ledger.transaction() as database:
+        database.execute(sa.insert(policies).values(gate=gate, digest=digest, policy=value, at=time.time()))
+    ledger.log("gate fixed", gate, digest=digest)
+
+
+def decide(ledger: Ledger, gate: str, policy: Policy, *, model: str, evidence: Mapping[str, Evidence]) -> Decision:
+    """Judge the weights now and write the verdict down; a green gate makes a candidate approved."""
+    fix(ledger, gate, policy)
+    judged = judge(
+        policy, model=model, evidence=evidence, since=_since(ledger, gate), waived=_waived(ledger, gate, model)
+    )
+    decision = Decision(gate, model, judged, _approved_by(ledger, gate, model), policy.approvals)
+    _remember(ledger, decision, _policies(ledger, gate)[-1]["digest"])
+    if decision.green and ledger.state(model) == "candidate":
+        why = f"gate {gate}: {judged.verdict}"
+        who = ", ".join(decision.approved_by) or f"gate {gate}"
+        ledger.move(model, "approved", who=who, why=why, reports=judged.reports, gate=gate)
+    if not decision.green and ledger.state(model) == "approved" and _by_gate(ledger, gate, model):
+        ledger.move(model, "candidate", who=f"gate {gate}", why=f"the gate is no longer green: {judged.verdict}")
+    return decision
+
+
+def decide_by_name(ledger: Ledger, store: Store, gate: str) -> Decision:
+    """Judge the gate `life/gate` by the bars, the model and the reports that the life's names mean now."""
+    rows = _policies(ledger, gate)
+    if not rows:
+        with ledger.transaction() as database:
+            known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
+        raise unknown_name("gate", gate, known)
+    policy, life = Policy.model_validate(rows[-1]["policy"]), gate.rsplit("/", 1)[0]
+    model = ledger.named(f"{life}/{policy.model}")
+    if model is None:
+        raise GateError(f"gate {gate}", f"the step `{policy.model}` has not been carried out")
+    return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, policy))
+
+
+def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = "") -> None:
+    """A person lets the weights through a gate whose bars are cleared."""
+    if who in _approved_by(ledger, gate, model):
+        raise GateError(f"gate {gate}", f"{who} has approved these weights already")
+    last = last_verdict(ledger, gate, model)
+    if last is None or last not in ("pass", "waived"):
+        hint = "a person's approval comes on top of the bars; `vita waive` lets a bar go"
+        raise GateError(
+            f"gate {gate}", f"its bars are not cleared by {model[:12]} ({last or 'never judged'})", hint=hint
+        )
+    _add(ledger, gate, model, kind="approval", who=who, reason=reason)
+
+
+def waive(
+    ledger: Ledger, gate: str, model: str, *, who: str, reason: str, expires: float, bar: str | None = None
+) -> None:
+    """A person lets one bar (`step:figure`), or all, go for these weights, for a reason and until a day."""
+    if not who.strip() or not reason.strip():
+        raise GateError(f"gate {gate}", "a waiver needs a name and a reason")
+    if expires <= time.time():
+        raise GateError(f"gate {gate}", "the waiver would have expired already", expected="a day to come")
+    names = {
+        one["report"] + ":" + one["figure"] for row in _policies(ledger, gate)[-1:] for one in row["policy"]["bars"]
+    }
+    if bar is not None and bar not in names:
+        raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}", got=bar)
+    _add(ledger, gate, model, kind="waiver", who=who, reason=reason, bar=bar, expires=expires)
+
+
+def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
+    """What the gate said of these weights the last time."""
+    same = (verdicts.c.gate == gate, verdicts.c.artifact == model)
+    query = sa.select(verdicts.c.verdict).where(*same).order_by(verdicts.c.id.desc()).limit(1)
+    with ledger.transaction() as database:
+        return database.execute(query).scalar()
+
+
+def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
+    """Every verdict, approval and waiver of these weights, oldest first."""
+    found: list[dict[str, Any]] = []
+    with ledger.transaction() as database:
+        for table, what in ((verdicts, "verdict"), (approvals, "approval")):
+            rows = database.execute(sa.select(table).where(table.c.artifact == model)).mappings()
+            found += [{"what": row.get("kind", what), **row} for row in rows]
+    return sorted(found, key=lambda row: row["at"])
+
+
+# -- the ledger's rows
+
+
+def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy) -> dict[str, Evidence]:
+    found: dict[str, Evidence] = {}
+    for step in {name for bar in policy.bars for name in (bar.report, bar.not_worse_than) if name}:
+        digest = ledger.named(f"{life}/{step}")
+        if digest and store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
+            found[step] = Evidence(store.open(digest).path, digest, made[-1].began)
+    return found
+
+
+def _policies(ledger: Ledger, gate: str) -> list[Mapping[str, Any]]:
+    with ledger.transaction() as database:
+        return list(
+            database.execute(sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)).mappings()
+        )
+
+
+def _since(ledger: Ledger, gate: str) -> dict[str, float]:
+    """For each bar of today's policy, the time from which on it stood there without a break."""
+    found: dict[str, float] = {}
+    for row in _policies(ledger, gate):
+        bars = {str(bar) for bar in Policy.model_validate(row["policy"]).bars}
+        found = {bar: found.get(bar, row["at"]) for bar in bars}
+    return found
+
+
+def _waived(ledger: Ledger, gate: str, model: str) -> dict[str, str]:
+    now = time.time()
+    return {
+        row["bar"] or "": f"{row['who']}: {row['reason']}"
+        for row in _rows(ledger, gate, model, "waiver")
+        if row["expires"] and row["expires"] > now
+    }
+
+
+def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(row["who"] for row in _rows(ledger, gate, model, "approval")))
+
+
+def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> list[Mapping[str, Any]]:
+    same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
+    with ledger.transaction() as database:
+        return list(database.execute(sa.select(approvals).where(*same).order_by(approvals.c.id)).mappings())
+
+
+def _add(ledger: Ledger, gate: str, model: str, *, kind: str, who: str, reason: str, **more: Any) -> None:
+    row = {"gate": gate, "artifact": model, "kind": kind, "who": who, "reason": reason, "at": time.time(), **more}
+    with ledger.transaction() as database:
+        database.execute(sa.insert(approvals).values(row))
+    ledger.log(kind, model, gate=gate, who=who, reason=reason, **more)
+
+
+def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
+    """A verdict that says what the last one said is not written again."""
+    findings = [one.as_json() for one in decision.judged.findings]
+    same = (verdicts.c.gate == decision.gate, verdicts.c.artifact == decision.model)
+    with ledger.transaction() as database:
+        last = (
+            database.execute(sa.select(verdicts).where(*same).order_by(verdicts.c.id.desc()).limit(1))
+            .mappings()
+            .first()
+        )
+        if last and (last["policy"], last["findings"]) == (policy, findings):
+            return
+        row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
+               "findings": findings, "at": time.time()}  # fmt: skip
+        database.execute(sa.insert(verdicts).values(row))
+    ledger.log("gate judged", decision.model, gate=decision.gate, verdict=decision.judged.verdict)
+
+
+def _by_gate(ledger: Ledger, gate: str, model: str) -> bool:
+    return ledger.moves(model)[-1].details.get("gate") == gate
