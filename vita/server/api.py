@@ -1,0 +1,364 @@
+"""What a request may say: OpenAI's fields, with ranges; whatever else it says is refused by name, never ignored.
+
+    ask = parse(ChatRequest, body)        # raises ApiError 400 with the `param` at fault
+
+Null means absent, as in OpenAI's own API. Fields that other servers know and this one cannot honour are told apart
+from misspelt ones. No torch here: the gateway reads requests with the same models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from vita.server.errors import ApiError, invalid
+
+Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
+Prompts = str | list[str] | Ids | list[Ids]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class Request(BaseModel):
+    """Base of every request body."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )  # fmt: skip
+
+    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Fields of OpenAI's API that are known here and honoured only at these values."""
+
+
+class StreamOptions(Request):
+    """What a stream holds beyond the answer."""
+
+    include_usage: bool = False
+    """Whether a last chunk without choices tells the usage."""
+
+
+class Decoding(Request):
+    """What completions and chat share."""
+
+    model: str = Field(min_length=1, max_length=200)
+    """The name of the model, as GET /v1/models lists it."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """Below 1 the likely gets likelier, above 1 less so; 0 takes the likeliest token each time."""
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    """Only the likeliest tokens that together reach this probability may be chosen."""
+    top_k: int | None = Field(default=None, ge=0, le=2**31)
+    """Only the k likeliest tokens may be chosen, 0 for all. Not of OpenAI's API."""
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    """The same seed gives the same answer; without one each answer is by chance."""
+    n: int = Field(default=1, ge=1, le=128)
+    """How many answers to give."""
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    """Up to four texts before which an answer ends."""
+    max_tokens: int | None = Field(default=None, ge=0, le=2**31)
+    """The longest answer, in tokens."""
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    """Taken from the logit of every token that the answer holds already."""
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    """Taken from the logit of a token for each time that the answer holds it."""
+    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Bias] | None = None
+    """Added to the logits of these token ids."""
+    stream: bool = False
+    """Whether the answer comes piece by piece, as server-sent events."""
+    stream_options: StreamOptions | None = None
+    """Only with `stream`."""
+    user: str | None = Field(default=None, max_length=512)
+    """Who asks, for the service's own records; the answer does not depend on it."""
+
+    @model_validator(mode="after")
+    def _options_belong_to_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise _misplaced("stream_options", "is only allowed when `stream` is true")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts, however they were given."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def biases(self) -> dict[int, float]:
+        """Token id -> what is added to its logit."""
+        return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
+
+
+class CompletionRequest(Decoding):
+    """POST /v1/completions."""
+
+    unsupported = {"suffix": ("",), "best_of": (1,)}
+
+    prompt: Prompts = Field(default="", json_schema_extra={"examples": ["Once upon a time"]})
+    """A text, token ids, or a list of either; an empty text begins a document."""
+    echo: bool = False
+    """Whether the answer begins with the prompt, and its log-probabilities with the prompt's."""
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    """Log-probabilities of the tokens and of this many likeliest ones at each place."""
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _of_one_kind(cls, value: Any) -> Any:
+        return _texts_or_ids(value, "prompt")
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts as a list."""
+        return _as_list(self.prompt)
+
+
+class Message(Request):
+    """One turn of a dialogue."""
+
+    unsupported = {"name": (), "tool_calls": ([],), "function_call": (), "refusal": (), "audio": (),
+                   "annotations": ([],), "tool_call_id": ()}  # fmt: skip
+
+    role: Literal["system", "developer", "user", "assistant"]
+    """Who speaks; `developer` is another word for `system`."""
+    content: str
+    """What is said; parts of type `text` are put together."""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _parts_together(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        texts = []
+        for part in value:
+            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                raise ValueError('only parts {"type": "text", "text": ...} are supported')
+            if len(part) > 2:
+                extra = next(name for name in part if name not in ("type", "text"))
+                raise ValueError(f"a part holds the unknown field `{extra}`")
+            texts.append(part["text"])
+        return "".join(texts)
+
+
+class ResponseFormat(Request):
+    """The form of an answer."""
+
+    type: Literal["text"]
+    """Only `text`."""
+
+
+class ChatRequest(Decoding):
+    """POST /v1/chat/completions."""
+
+    unsupported = {
+        "tools": ([],), "tool_choice": ("none",), "parallel_tool_calls": (), "functions": ([],),
+        "function_call": ("none",), "audio": (), "modalities": (["text"],), "prediction": (), "metadata": ({},),
+        "reasoning_effort": (), "verbosity": (), "web_search_options": (), "service_tier": ("auto", "default"),
+        "store": (False,), "prompt_cache_key": (), "safety_identifier": (), "suffix": (), "best_of": (1,),
+        "echo": (False,),
+    }  # fmt: skip
+
+    messages: list[Message] = Field(min_length=1, max_length=4096)
+    """The dialogue so far."""
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31)
+    """The longest answer, in tokens; the newer name of `max_tokens`."""
+    logprobs: bool = False
+    """Whether to give the log-probability of each token of the answer."""
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    """How many of the likeliest tokens to give at each place; only with `logprobs`."""
+    response_format: ResponseFormat | None = None
+    """Only {"type": "text"}."""
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise _misplaced("top_logprobs", "is only allowed when `logprobs` is true")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise _misplaced("max_completion_tokens", "and `max_tokens` are two names of one limit, and differ")
+        if self.max_tokens == 0:
+            raise _misplaced("max_tokens", "must be at least 1")
+        return self
+
+    @property
+    def limit(self) -> int | None:
+        """The longest answer, by either name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class EmbeddingRequest(Request):
+    """POST /v1/embeddings."""
+
+    unsupported = {"dimensions": ()}
+
+    model: str = Field(min_length=1, max_length=200)
+    """The name of the model."""
+    input: Prompts
+    """A text, token ids, or a list of either; none may be empty."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """Numbers, or little-endian float32 in base64."""
+    user: str | None = Field(default=None, max_length=512)
+    """Who asks, for the service's own records."""
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _of_one_kind(cls, value: Any) -> Any:
+        value = _texts_or_ids(value, "input")
+        if any(
+            not one for one in (value if isinstance(value, list) and isinstance(value[0], (str, list)) else [value])
+        ):
+            raise ValueError("an empty text has no embedding")
+        return value
+
+    @property
+    def inputs(self) -> list[str] | list[list[int]]:
+        """The inputs as a list."""
+        return _as_list(self.input)
+
+
+class TokenizeRequest(Request):
+    """POST /tokenize: a text as a template would have written it, or a dialogue."""
+
+    model: str | None = None
+    """The name of the model."""
+    prompt: str | None = None
+    """A text; names of special tokens in it are special tokens."""
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    """A dialogue; names of special tokens in it stay plain text."""
+    add_generation_prompt: bool = True
+    """Whether the dialogue ends where the answer begins."""
+    add_special_tokens: bool = True
+    """Whether to add what the tokenizer adds by itself, which is nothing."""
+    return_token_strs: bool = False
+    """Whether to give the text of each token, too."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise _misplaced("prompt", "or `messages` must be given, and not both")
+        return self
+
+
+class DetokenizeRequest(Request):
+    """POST /detokenize."""
+
+    model: str | None = None
+    """The name of the model."""
+    tokens: Ids = Field(max_length=2**20)
+    """Token ids."""
+
+
+R = TypeVar("R", bound=Request)
+
+
+def parse(model: type[R], body: bytes) -> R:
+    """The request that a body holds; `ApiError` names what is wrong with it."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"The body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise invalid(f"The body must be a JSON object, not {_kind(value)}")
+    return read(model, value)
+
+
+def read(model: type[R], values: Mapping[str, Any]) -> R:
+    """The request that plain values hold."""
+    given = _known(model, values, "")
+    if isinstance(given.get("messages"), list):
+        given["messages"] = [
+            _known(Message, message, f"messages[{index}].") if isinstance(message, dict) else message
+            for index, message in enumerate(given["messages"])
+        ]
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise _explained(error) from None
+
+
+def _known(model: type[Request], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` without nulls and without what is neutral; refuses what is not known or not supported."""
+    given = {}
+    for name, value in values.items():
+        if name in model.model_fields:
+            if value is not None:
+                given[name] = value
+        elif name in model.unsupported:
+            if value is not None and not any(value == neutral for neutral in model.unsupported[name]):
+                message = f"`{where}{name}` is not supported by this server"
+                raise invalid(message, f"{where}{name}", code="unsupported_parameter")
+        else:
+            message = f"Unrecognized request argument supplied: {where}{name[:100]}"
+            raise invalid(message, f"{where}{name[:100]}", code="unknown_parameter")
+    return given
+
+
+def _texts_or_ids(value: Any, name: str) -> Any:
+    """Lets the four forms of a prompt pass; says which were expected otherwise."""
+    if isinstance(value, str) or (isinstance(value, list) and value and _is_ids_or_texts(value)):
+        return value
+    raise ValueError(f"`{name}` must be a text, a list of texts, a list of token ids or a list of such lists")
+
+
+def _is_ids_or_texts(value: list[Any]) -> bool:
+    return (
+        all(isinstance(one, str) for one in value)
+        or _are_ids(value)
+        or all(isinstance(one, list) and _are_ids(one) for one in value)
+    )
+
+
+def _are_ids(value: list[Any]) -> bool:
+    return all(type(one) is int for one in value)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) and value and isinstance(value[0], (str, list)) else [value]
+
+
+class _Misplaced(ValueError):
+    """A rule between fields; knows the field to name."""
+
+    def __init__(self, param: str, problem: str) -> None:
+        super().__init__(f"`{param}` {problem}")
+        self.param = param
+
+
+def _misplaced(param: str, problem: str) -> _Misplaced:
+    return _Misplaced(param, problem)
+
+
+def _explained(error: ValidationError) -> ApiError:
+    found = error.errors(include_url=False)
+    # Of the arms of a union the one that was meant: a list of ids is not blamed for being no text.
+    meant = [one for one in found if one["type"] not in ("string_type", "list_type")]
+    first = max(meant or found, key=lambda one: (one["loc"][:1] == found[0]["loc"][:1], len(one["loc"])))
+    raised = first.get("ctx", {}).get("error")
+    if isinstance(raised, _Misplaced):
+        return invalid(str(raised), raised.param)
+    param = _path(first["loc"])
+    if first["type"] == "missing":
+        return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return invalid(f"Unrecognized request argument supplied: {param}", param, code="unknown_parameter")
+    problem = str(raised) if raised else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+    if not isinstance(first["input"], (dict, list)) and not raised:
+        shown = repr(first["input"])
+        problem += f", got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    return invalid(f"Invalid `{param}`: {problem}", param, code="invalid_value")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`messages[0].content`; pydantic's names for the arms of a union are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif path and ("[" in part or "(" in part or "-" in part or part in ("str", "int", "list", "constrained-str")):
+            continue
+        else:
+            path += f".{part}" if path else part
+    return path
+
+
+def _kind(value: Any) -> str:
+    return {list: "an array", str: "a string", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
