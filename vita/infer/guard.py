@@ -1,0 +1,165 @@
+"""A filter before and after a model: what may not be asked, and what may not be said, whatever the disguise.
+
+    guard = Guard(words=("poison",), pairs=(("set", "fire"),))
+    guard.refuses_input([Message("user", "How can I p0ison the well?")])   # the refusal to send, or None
+    guard.refuses_output("Throw it into the well.")                        # None
+
+A text is matched as it stands and as it reads undisguised (`readings`): look-alike letters, digits for letters,
+letters set apart, base64, hexadecimal, rot13, backwards. It is a net with holes, for use beside a mended model.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+from pydantic import Field, field_validator
+
+from vita.data.records import Message
+from vita.spine.config import Settings
+
+
+class Guard(Settings):
+    """What is refused without asking the model, and what of its answers is held back."""
+
+    words: tuple[str, ...] = ()
+    """Words that are refused in a question wherever they stand; their plain endings (-s, -ed, -ing) are meant, too."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Words of which both in one sentence are refused: ["set", "fire"]."""
+    patterns: tuple[str, ...] = ()
+    """Regular expressions refused in a question; matched in small letters."""
+    output_words: tuple[str, ...] = ()
+    """Words for which an answer is held back."""
+    output_pairs: tuple[tuple[str, str], ...] = ()
+    """Words for which an answer is held back when both stand in one sentence."""
+    output_patterns: tuple[str, ...] = ()
+    """Regular expressions for which an answer is held back; matched in small letters."""
+    secrets: tuple[str, ...] = ()
+    """Texts that no answer may hold, however they are spelt."""
+    undisguise: bool = True
+    """Also match what a text reads when look-alikes, spacing and simple encodings are undone."""
+    refusal: str = Field("I will not help with that.", min_length=1)
+    """What is answered instead."""
+
+    @field_validator("patterns", "output_patterns")
+    @classmethod
+    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
+        return patterns
+
+    @field_validator("words", "output_words")
+    @classmethod
+    def _are_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(word.strip() for word in words):
+            raise ValueError("an empty word would refuse everything")
+        return words
+
+    def refuses_input(self, messages: Sequence[Message]) -> str | None:
+        """The refusal to answer with, when a user's or a tool's message is refused; the system's own is trusted.
+
+        What stands in several messages of a user is read together, too, so that a request cut in pieces is seen.
+        """
+        asked = [message.content for message in messages if message.role in ("user", "tool")]
+        texts = [*asked, " ".join(asked)] if len(asked) > 1 else asked
+        return self.refusal if any(self._matches(text, *self._input) for text in texts) else None
+
+    def refuses_output(self, text: str) -> str | None:
+        """The refusal to give instead of the answer, when it holds what may not be said."""
+        if any(_bare(secret) in _bare(reading) for reading in self._readings(text) for secret in self.secrets):
+            return self.refusal
+        return self.refusal if self._matches(text, *self._output) else None
+
+    @cached_property
+    def _input(self) -> tuple[list[re.Pattern[str]], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
+        return _compiled(self.words, self.patterns), [(_word(one), _word(other)) for one, other in self.pairs]
+
+    @cached_property
+    def _output(self) -> tuple[list[re.Pattern[str]], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
+        patterns = _compiled(self.output_words, self.output_patterns)
+        return patterns, [(_word(one), _word(other)) for one, other in self.output_pairs]
+
+    def _readings(self, text: str) -> Iterator[str]:
+        return readings(text) if self.undisguise else iter([text.casefold()])
+
+    def _matches(
+        self, text: str, patterns: list[re.Pattern[str]], pairs: list[tuple[re.Pattern[str], re.Pattern[str]]]
+    ) -> bool:
+        for reading in self._readings(text):
+            if any(pattern.search(reading) for pattern in patterns):
+                return True
+            for sentence in re.split(r"[.!?\n]", reading) if pairs else ():
+                if any(one.search(sentence) and other.search(sentence) for one, other in pairs):
+                    return True
+        return False
+
+
+def readings(text: str) -> Iterator[str]:
+    """What a text may be read as, in small letters: as it stands, and with its disguises undone."""
+    plain = plain_letters(text)
+    yield plain
+    leet = plain.translate(_LEET)
+    if leet != plain:
+        yield leet
+    apart = re.sub(r"\s{2,}", " | ", plain)  # between letters set apart, wider gaps part the words
+    for run in (_APART, _APART_AFTER_A_WORD):
+        yield run.sub(lambda found: re.sub(r"[\s.\-_*]", "", found.group()), apart).replace(" | ", " ")
+    yield codecs.decode(plain, "rot13")
+    yield plain[::-1]
+    # The case of letters counts in base64, so that it is looked for in the text as it was.
+    shown = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    for decoded in (*_decoded(_BASE64, shown, _from_base64), *_decoded(_HEX, shown, bytes.fromhex)):
+        yield plain_letters(decoded)
+
+
+def plain_letters(text: str) -> str:
+    """Small letters without accents, look-alikes of other alphabets and what cannot be seen."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(letter for letter in folded if unicodedata.category(letter) not in ("Cf", "Mn")).translate(_LOOKS)
+
+
+def _decoded(pattern: re.Pattern[str], text: str, decode: object) -> Iterator[str]:
+    assert callable(decode)
+    for found in pattern.findall(text):
+        try:
+            decoded = decode(found).decode("utf-8")
+        except (ValueError, binascii.Error):
+            continue
+        if decoded.isprintable():
+            yield decoded
+
+
+def _from_base64(text: str) -> bytes:
+    bare = text.rstrip("=")
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_" if re.search("[-_]", bare) else None)
+
+
+def _compiled(words: Sequence[str], patterns: Sequence[str]) -> list[re.Pattern[str]]:
+    return [*map(_word, words), *(re.compile(pattern) for pattern in patterns)]
+
+
+def _word(word: str) -> re.Pattern[str]:
+    return re.compile(rf"\b{re.escape(plain_letters(word))}(s|es|d|ed|ing|er|ers)?\b")
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+_LEET = str.maketrans("013457$@!|+", "oieastsaiit")
+_LOOKS = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d\u043a\u043c\u0442\u0432\u043d\u03b1\u03bf\u03c1\u03bd\u03b9\u03ba\u03c4\u03c5\u03c7\u0131",
+    "aeopcyxijshdqwkmtbhaopviktuxi",
+)  # Cyrillic and Greek letters that look like Latin ones
+_APART = re.compile(r"\b(?:[a-z][\s.\-_*]){2,}[a-z]\b")
+_APART_AFTER_A_WORD = re.compile(r"(?<=\b[ai] )(?:[a-z][\s.\-_*]){2,}[a-z]\b")  # "can I p o i s o n"
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2}[ :]?){6,}")
