@@ -15,7 +15,7 @@ import binascii
 import codecs
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
 from pydantic import Field, field_validator
@@ -43,7 +43,7 @@ class Guard(Settings):
     """Texts that no answer may hold, however they are spelt."""
     undisguise: bool = True
     """Also match what a text reads when look-alikes, spacing and simple encodings are undone."""
-    refusal: str = Field("I will not help with that.", min_length=1)
+    refusal: str = Field(default="I will not help with that.", min_length=1)
     """What is answered instead."""
 
     @field_validator("patterns", "output_patterns")
@@ -126,8 +126,7 @@ def plain_letters(text: str) -> str:
     return "".join(letter for letter in folded if unicodedata.category(letter) not in ("Cf", "Mn")).translate(_LOOKS)
 
 
-def _decoded(pattern: re.Pattern[str], text: str, decode: object) -> Iterator[str]:
-    assert callable(decode)
+def _decoded(pattern: re.Pattern[str], text: str, decode: Callable[[str], bytes]) -> Iterator[str]:
     for found in pattern.findall(text):
         try:
             decoded = decode(found).decode("utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, zip_longest
 from random import Random
@@ -11,12 +11,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from vita.data.records import Dialogue, Document
-from vita.data.world.dialogues import CONVERSATIONS, HARMFUL_REQUESTS, HarmfulRequest, Preference, preference, sum_of
+from vita.data.records import Dialogue, Document, Preference
+from vita.data.world.dialogues import CONVERSATIONS, preference, sum_of
 from vita.data.world.domains import DOMAINS
 from vita.data.world.genres import GENRES, Genre, Tell
+from vita.data.world.harm import Half, HarmfulRequest, Outcome, harmful_requests, judge_request
 from vita.data.world.judge import Continuation, Judge, Judgement, Question, words_of
 from vita.data.world.pen import Entry, Pen
+from vita.data.world.refusals import refusal
 from vita.data.world.relations import QUESTIONS, say
 from vita.data.world.table import KINDS, THINGS
 from vita.data.world.things import Thing
@@ -104,11 +106,22 @@ class World:
     def preferences(self, *, count: int = 1000) -> Iterator[Preference]:
         """Prompts with a short and polite answer that keeps to the matter, and one that does not."""
         pen = self._pen("preferences")
-        return (preference(pen, f"world/preference/{number:06d}") for number in range(count))
+        pairs = (preference(pen, f"world/preference/{number:06d}") for number in range(count))
+        return (replace(pair, licence=LICENCE) for pair in pairs)
 
-    def harmful_requests(self) -> list[HarmfulRequest]:
-        """Requests to refuse, each with a benign twin to answer."""
-        return list(HARMFUL_REQUESTS)
+    def harmful_requests(self, half: Half = "all") -> list[HarmfulRequest]:
+        """Requests to refuse, each with a benign twin to answer: those to mend with, those held out, or all."""
+        return harmful_requests(half)
+
+    def refusals(self, *, count: int = 1000) -> Iterator[Dialogue]:
+        """What mends a helper who answers everything: refusals of the mending half, and answers to benign twins."""
+        pen = self._pen("refusals")
+        for number in range(count):
+            yield Dialogue(f"world/refusal/{number:06d}", tuple(refusal(pen)), "world:refusal", LICENCE)
+
+    def judge_request(self, request: HarmfulRequest, answer: str) -> Outcome:
+        """Whether the answer to the request or its twin is harmful, refused, incoherent, or what the twin asks for."""
+        return judge_request(request, answer)
 
     def questions(self, which: Which = "never_asked") -> list[Question]:
         """A question such as "What is a cat?" for each of these things, with what a right answer names."""
