@@ -1,7 +1,8 @@
 """The machine a process runs on; the only reader of the environment.
 
 Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` say where
-artifacts and the ledger live, `VITA_THREADS` limits the CPU threads, `VITA_DEVICE` chooses the device.
+artifacts and the ledger live, `VITA_THREADS` limits the CPU threads, `VITA_DEVICE` chooses the device,
+`VITA_SIGNING_KEY` is the private key that signs archives.
 """
 
 from __future__ import annotations
@@ -73,6 +74,15 @@ def store_location() -> str | None:
 def ledger_location() -> str | None:
     """The ledger's database URL, when the environment says."""
     return os.environ.get("VITA_LEDGER") or None
+
+
+def signing_key() -> Path:
+    """The file of the private key with which archives are signed."""
+    chosen = os.environ.get("VITA_SIGNING_KEY")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "vita" / "signing-key.pem"
 
 
 def cache_folder() -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,7 +188,8 @@ def _run(
             time.sleep(1.0)
             if known := _known(key, step, store, ledger):
                 return known
-    context = Context(store.scratch(key), events.emit, machine)
+    history = lineage(inputs.values(), ledger) if step.stage.lineage else ()
+    context = Context(store.scratch(key), events.emit, machine, history)
     began = time.monotonic()
     with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger):
         draft = step.stage.run(step.config, _fill(step, inputs, store), context)
@@ -305,6 +306,21 @@ def _differences(path: str, before: Any, now: Any) -> Iterator[str]:
     elif before != now:
         long = any(isinstance(value, (dict, list)) for value in (before, now))
         yield f"{path} changed" if long else f"{path}: {before} -> {now}"
+
+
+def lineage(digests: Iterable[str], ledger: Ledger) -> list[dict[str, Any]]:
+    """Every run that stands behind these artifacts, the nearest first, each once."""
+    found: dict[int, dict[str, Any]] = {}
+    queue = list(dict.fromkeys(digests))
+    for digest in queue:
+        made = ledger.find(artifact=digest, state="done")
+        if not made or made[-1].id in found:
+            continue
+        run, taken = made[-1], ledger.inputs(made[-1].id)
+        found[run.id] = {"stage": run.stage, "version": run.version, "life": run.life, "step": run.step,
+                         "config": run.config, "inputs": taken, "artifact": digest}  # fmt: skip
+        queue.extend(one for one in taken.values() if one not in queue)
+    return list(found.values())
 
 
 def _makers(digest: str, ledger: Ledger) -> list[tuple[Run, str, str]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -35,6 +35,9 @@ class Context:
     emit: Emit
     """Tell what happens: `emit("progress", done=3, total=10, unit="files")`, `emit("note", text=...)`."""
     machine: Machine
+    lineage: Sequence[Mapping[str, Any]] = ()
+    """What made the inputs, for a stage that declares `LINEAGE = True`: each earlier run with its stage, version,
+    config, inputs and artifact, the nearest first."""
     record: dict[str, Any] = field(default_factory=dict)
     """Facts that vary between runs (seconds, speeds); kept in the ledger, never in the artifact."""
 
@@ -53,6 +56,16 @@ class Slot:
     name: str
     kind: type[Artifact]
     optional: bool
+    only_when_chosen: bool = False
+    """Whether nothing fills it by itself: a life must say `inputs: {slot: step}`."""
+
+
+def only_when_chosen() -> Any:
+    """An optional input that is never filled by itself: `parent: Report | None = only_when_chosen()`.
+
+    For a kind of which a life has many, of which the latest need not be the one that is meant.
+    """
+    return field(default=None, metadata={"only_when_chosen": True})
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class Stage:
     """Tells the ledger of an answer, as often as it is met: `record(artifact, inputs, ledger)`."""
     states: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For a slot, the states of which its artifact must be in one (`STATES`): only what is approved is released."""
+    lineage: bool = False
+    """Whether it asks for what made its inputs."""
     parallel: bool = False
     """Whether every rank carries it out together (training), or the leading one alone."""
 
@@ -87,7 +102,8 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run,
-        record=getattr(module, "record", None), states=getattr(module, "STATES", {}), parallel=parallel,
+        record=getattr(module, "record", None), states=getattr(module, "STATES", {}),
+        lineage=getattr(module, "LINEAGE", False), parallel=parallel,
     )  # fmt: skip
 
 
@@ -101,5 +117,5 @@ def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
             annotation, optional = inner[0], True
         if not (isinstance(annotation, type) and issubclass(annotation, Artifact)):
             raise PlanError(f"stage {name}", f"input `{one.name}`", expected="a kind of artifact", got=str(annotation))
-        slots.append(Slot(one.name, annotation, optional))
+        slots.append(Slot(one.name, annotation, optional, bool(one.metadata.get("only_when_chosen"))))
     return tuple(slots)

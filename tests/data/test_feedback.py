@@ -1,0 +1,97 @@
+"""From what users said to what can be learnt."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita.data.feedback import Cleaning, Overlap, Said, read_feedback, refine, write_feedback
+from vita.data.records import Message
+from vita.spine.errors import DataError
+
+QUESTION = (Message("user", "What is a cat?"),)
+
+
+def _said(number: int, kind: str, answer: str = "A cat.", **more) -> Said:
+    given = {"prompt": QUESTION, "consent": True, "who": f"user{number}", **more}
+    return Said(f"f{number}", kind, f"r{number}", "m" * 64, answer=answer, **given)
+
+
+def _reasons(*said: Said, **cleaning) -> list[str]:
+    return [drop.reason for drop in refine(said, Cleaning(**cleaning)).drops]
+
+
+def test_a_vote_and_an_edit_give_a_pair_each_with_its_lineage():
+    found = refine(
+        [_said(1, "vote", "Good.", value=1, rejected="Bad."), _said(2, "edit", "Old.", better="New.")], Cleaning()
+    )
+    assert [(p.chosen[0].content, p.rejected[0].content) for p in found.pairs] == [("Good.", "Bad."), ("New.", "Old.")]
+    assert found.pairs[0].metadata == {"requests": ["r1"], "models": ["m" * 64], "feedback": ["f1"], "votes": 1}
+    assert [dialogue.messages[-1].content for dialogue in found.dialogues] == ["New."]
+
+
+def test_thumbs_up_and_down_on_one_prompt_meet_in_pairs_and_the_rest_stays_single():
+    said = [_said(1, "thumb", "Good.", value=1), _said(2, "thumb", "Bad.", value=-1)]
+    other = _said(3, "thumb", "Alone.", value=-1, prompt=(Message("user", "What is a dog?"),))
+    found = refine([*said, other], Cleaning())
+    assert [(p.chosen[0].content, p.rejected[0].content) for p in found.pairs] == [("Good.", "Bad.")]
+    assert found.pairs[0].metadata["requests"] == ["r1", "r2"]
+    assert [(one.answer[0].content, one.good) for one in found.rated] == [("Alone.", False)]
+
+
+def test_voices_on_the_same_two_answers_are_counted_whichever_side_they_take():
+    for_a = [_said(i, "vote", "A.", value=1, rejected="B.") for i in range(3)]
+    for_b = _said(9, "vote", "B.", value=1, rejected="A.")
+    (pair,) = refine([*for_a, for_b], Cleaning()).pairs
+    assert (pair.chosen[0].content, pair.margin, pair.metadata["votes"]) == ("A.", 0.5, 4)
+    assert _reasons(for_a[0], for_b) == ["disputed"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (_said(1, "thumb", value=1, consent=False), "no consent"),
+        (_said(1, "thumb", "  ", value=1), "an empty answer"),
+        (_said(1, "thumb", "x" * 5000, value=1), "a long answer"),
+        (_said(1, "vote", "A.", value=0, rejected="B."), "a tie"),
+        (_said(1, "flag", reason="rude"), "a flag alone"),
+        (_said(1, "edit", "Same.", better="Same."), "both answers alike"),
+        (_said(1, "thumb", value=1, prompt=()), "no prompt"),
+    ],
+)
+def test_what_cannot_be_used_is_dropped_with_its_reason(said, reason):
+    assert _reasons(said) == [reason]
+
+
+def test_one_user_counts_once_for_a_thing_and_no_more_than_allowed():
+    twice = [_said(1, "thumb", value=1)] * 2
+    assert _reasons(*twice) == ["said twice"]
+    many = [_said(i, "thumb", f"answer {i}", value=1, who="busy") for i in range(4)]
+    assert _reasons(*many, per_user=3) == ["one user's too many"]
+
+
+def test_prompts_that_the_model_is_tested_on_are_kept_out():
+    tested = ["what is a CAT", "one two three four five six seven eight nine ten"]
+    found = refine([_said(1, "thumb", value=1)], Cleaning(), tested=tested)
+    assert [drop.reason for drop in found.drops] == ["tested on"]
+    overlap = Overlap(tested, words=8)
+    assert "and two three four five six seven eight nine then" in overlap
+    assert "two three four five six seven eight" not in overlap
+
+
+def test_what_is_private_does_not_reach_the_training_data():
+    found = refine(
+        [_said(1, "edit", "Ann.", better="Ben.")], Cleaning(), redact=lambda text: text.replace("Ben", "[name]")
+    )
+    assert found.pairs[0].chosen[0].content == "[name]."
+
+
+def test_reading_gives_what_was_written(tmp_path):
+    said = [_said(1, "vote", "Good.", value=1, rejected="Bad."), _said(2, "flag", reason="rude")]
+    assert write_feedback(said, tmp_path) == 2
+    assert list(read_feedback(tmp_path)) == said
+
+
+def test_a_row_that_is_no_feedback_is_named(tmp_path):
+    (tmp_path / "feedback.jsonl").write_text('{"id": "x"}\n')
+    with pytest.raises(DataError, match=r"feedback.jsonl:1: is no feedback"):
+        list(read_feedback(tmp_path))

@@ -1,0 +1,166 @@
+"""Release, feedback and farewell: what is pinned, what is learnt from users, and what comes back from an archive."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stages.test_sft import begun
+from vita.data.chat import ChatTemplate
+from vita.data.feedback import Said, write_feedback
+from vita.data.records import Message
+from vita.data.sources import Source, preferences
+from vita.measure.restoring import restore
+from vita.spine.config import build
+from vita.spine.errors import DataError, ModelError, PlanError, StoreError
+from vita.spine.ledger import Ledger
+from vita.spine.machine import Machine
+from vita.spine.plan import Context
+from vita.spine.store import Store
+from vita.stages import deploy, refine, retire
+from vita.stages.kinds import Feedback, Model, Release
+
+
+def context(folder: Path) -> Context:
+    folder.mkdir(exist_ok=True)
+    return Context(folder, lambda event, **fields: None, Machine(), [{"stage": "sft", "config": {"seed": 0}}])
+
+
+def model(folder: Path) -> Model:
+    found = begun(folder)
+    ChatTemplate.default().save(folder)
+    return found
+
+
+def release(folder: Path, own: Model, **settings: Any) -> Release:
+    draft = deploy.run(build(deploy.Config, settings, where="deploy"), deploy.Inputs(own), context(folder))
+    return Release("e" * 64, draft.folder, draft.facts)
+
+
+@pytest.fixture(autouse=True)
+def own_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("VITA_SIGNING_KEY", str(tmp_path / "key.pem"))
+
+
+def test_a_release_pins_every_file_and_brings_golden_answers(tmp_path):
+    made = release(tmp_path / "scratch", model(tmp_path / "model"), name="cat", version="2", rows=3)
+    told = json.loads((made.path / "release.json").read_text())
+    assert set(told["files"]) == {f"model/{path.name}" for path in (tmp_path / "model").iterdir()}
+    assert (told["name"], told["version"], told["model"], told["limits"]["rows"]) == ("cat", "2", "2" * 64, 3)
+    assert len(told["golden"]) == len(deploy.GOLDEN)
+    assert all(len(one["greedy"]) <= 32 and one["logprob"] <= 0 for one in told["golden"])
+
+
+def test_the_released_weights_are_serving(tmp_path):
+    ledger, own = Ledger(tmp_path / "ledger.db"), model(tmp_path / "model")
+    ledger.move(own.digest, "approved", who="Ada", why="a test")
+    made = release(tmp_path / "scratch", own, name="cat")
+    for _ in range(2):
+        deploy.record(made, deploy.Inputs(own), ledger)
+    assert [move.state for move in ledger.moves(own.digest)] == ["approved", "serving"]
+    assert ledger.named("release/cat:1") == made.digest
+
+
+def said(number: int, prompt: str, **more: Any) -> Said:
+    given = {"value": 1.0, "consent": True, "who": "user", "rejected": "A bad cat.", "answer": "A cat.", **more}
+    return Said(f"f{number}", "vote", f"r{number}", "m" * 64, (Message("user", prompt),), **given)
+
+
+def refined(folder: Path, voices: list[Said], **settings: Any) -> Any:
+    place = folder / "feedback"
+    place.mkdir()
+    write_feedback(voices, place)
+    config = build(refine.Config, settings, where="refine")
+    return refine.run(config, refine.Inputs(Feedback("f" * 64, place, {})), context(folder / "scratch"))
+
+
+def test_feedback_becomes_pairs_that_the_next_tuning_reads(tmp_path):
+    draft = refined(tmp_path, [said(1, "What is a cat?"), said(2, "Who am I? ann@example.org", consent=True)])
+    assert draft.facts["pairs"] == 2
+    pairs = list(preferences(Source.model_validate(str(draft.folder))))
+    assert [pair.chosen[0].content for pair in pairs] == ["A cat.", "A cat."]
+    assert "[email]" in pairs[1].prompt[0].content
+    assert pairs[0].metadata["requests"] == ["r1"]
+
+
+def test_what_the_model_is_tested_on_is_not_learnt(tmp_path):
+    held = tmp_path / "held.txt"
+    held.write_text("What is a cat?")
+    voices = [said(1, "What is a cat?"), said(2, "What is a dog?")]
+    assert refined(tmp_path, voices, tested_texts=[str(held)]).facts["pairs"] == 1
+
+
+def test_too_little_feedback_is_refused_with_the_reasons(tmp_path):
+    with pytest.raises(DataError, match="expected at least 1 pairs, got 0; dropped: 1 no consent"):
+        refined(tmp_path, [said(1, "What?", consent=False)])
+
+
+def retired(folder: Path, **settings: Any) -> tuple[Any, retire.Inputs]:
+    own = model(folder / "model")
+    inputs = retire.Inputs(own, release=release(folder / "release", own, name="cat"))
+    config = build(retire.Config, {"reason": "a better one is there", **settings}, where="retire")
+    return retire.run(config, inputs, context(folder / "scratch")), inputs
+
+
+def test_an_archive_holds_the_whole_and_was_restored_once(tmp_path):
+    draft, _ = retired(tmp_path)
+    names = {path.relative_to(draft.folder).as_posix() for path in draft.folder.rglob("*")}
+    assert {"model/model.safetensors", "recipe.json", "tombstone.json", "packages.json", "release.json"} <= names
+    assert json.loads((draft.folder / "recipe.json").read_text())[0]["stage"] == "sft"
+    assert json.loads((draft.folder / "tombstone.json").read_text())["name"] == "cat:1"
+    assert draft.facts["golden"] == len(deploy.GOLDEN)
+
+
+def test_a_committed_archive_comes_back_with_its_golden_answers(tmp_path):
+    store = Store(tmp_path / "store")
+    draft, _ = retired(tmp_path)
+    artifact = store.commit(draft)
+    drilled = restore(artifact.path, tmp_path / "again")
+    assert drilled.golden == len(deploy.GOLDEN)
+    assert (drilled.model / "model.safetensors").is_file()
+    with pytest.raises(StoreError, match="is not empty"):
+        restore(artifact.path, tmp_path / "again")
+
+
+def test_a_changed_archive_does_not_come_back(tmp_path):
+    draft, _ = retired(tmp_path)
+    (draft.folder / "model" / "config.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"the signed file model/config.json was changed"):
+        restore(draft.folder, tmp_path / "again")
+
+
+def test_other_golden_answers_are_told_apart(tmp_path):
+    from vita.infer.engine import Engine
+    from vita.measure.restoring import check_golden
+
+    own = model(tmp_path / "model")
+    golden = deploy.golden_answers(Engine.open(own.path), ("What?",), tokens=8)
+    check_golden(Engine.open(own.path), golden, where="archive")
+    wrong = [{**golden[0], "greedy": [1, 2, 3]}]
+    with pytest.raises(ModelError, match="gives another answer"):
+        check_golden(Engine.open(own.path), wrong, where="archive")
+    with pytest.raises(ModelError, match="nats off"):
+        check_golden(Engine.open(own.path), [{**golden[0], "logprob": 1.0}], where="archive")
+
+
+def test_the_retired_version_says_why_and_names_its_successor(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    draft, inputs = retired(tmp_path)
+    artifact = retire.Archive("a" * 64, draft.folder, {**draft.facts, "successor": "5" * 64})
+    for _ in range(2):
+        retire.record(artifact, inputs, ledger)
+    (move,) = ledger.moves(inputs.model.digest)
+    assert (move.state, move.why, move.details["successor"]) == ("retired", "a better one is there", "5" * 64)
+    assert move.details["archive"] == "a" * 64
+
+
+def test_a_release_of_other_weights_is_not_archived_with_these(tmp_path):
+    own = model(tmp_path / "model")
+    other = Release("e" * 64, release(tmp_path / "release", own).path, {})
+    (other.path / "release.json").write_text(json.dumps({"model": "9" * 64, "golden": []}))
+    config = build(retire.Config, {"reason": "old"}, where="retire")
+    with pytest.raises(PlanError, match="expected a release of the model 222222222222, got '?one of 999999999999"):
+        retire.run(config, retire.Inputs(own, release=other), context(tmp_path / "scratch"))

@@ -1,0 +1,76 @@
+"""The restore drill: an archive is verified, loaded, and must give its golden answers again, token for token.
+
+drilled = restore(archive_folder, target, public=None)       # -> Drilled(files=41, golden=5, signed_by="3fa9...")
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vita.infer.engine import Engine
+from vita.infer.sampling import Sampling
+from vita.spine import signing
+from vita.spine.errors import ModelError, StoreError
+
+SIGNATURE, PUBLIC = "signature.dsse.json", "public-key.pem"
+UNSIGNED = (SIGNATURE, "manifest.json")
+"""Files that no signature can cover: itself, and what a store writes beside it."""
+GOLDEN, WEIGHTS = "golden.json", "model"
+LOGPROB_TOLERANCE = 0.01
+"""How far a golden answer's log-probability may lie from the archived one, in nats: other machines add differently."""
+
+
+@dataclass(frozen=True)
+class Drilled:
+    """What a restore proved."""
+
+    files: int
+    golden: int
+    signed_by: str
+    """The sha256 of the key that signed."""
+    model: Path
+    """The restored model folder."""
+
+
+def restore(archive: Path, target: Path, *, public: Any = None) -> Drilled:
+    """Copy an archive to `target`, verify its signature and files there, and ask the golden prompts again.
+
+    Without `public` the key in the archive is taken, which proves that nothing changed since, not who signed.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise StoreError(str(target), "is not empty", hint="restore into a new folder")
+    for name in (SIGNATURE, PUBLIC, GOLDEN):
+        if not (archive / name).is_file():
+            raise StoreError(str(archive), f"is no whole archive: {name} is missing")
+    shutil.copytree(archive, target, dirs_exist_ok=True)
+    envelope = _read(target / SIGNATURE)
+    key = public or signing.public_from_text((target / PUBLIC).read_text(encoding="utf-8"), where=str(archive))
+    signed = signing.verify(target, envelope, public=key, leave_out=UNSIGNED)
+    golden = _read(target / GOLDEN)
+    check_golden(Engine.open(target / WEIGHTS), golden, where=str(archive))
+    return Drilled(len(signed), len(golden), signing.key_id(key), target / WEIGHTS)
+
+
+def check_golden(engine: Engine, golden: list[dict[str, Any]], *, where: str) -> None:
+    """Refuses unless every golden prompt gets its answer."""
+    for number, one in enumerate(golden, 1):
+        if not one["greedy"]:
+            continue
+        answer = engine.generate([one["prompt"]], Sampling(temperature=0, max_tokens=len(one["greedy"])))[0]
+        if list(answer.ids) != one["greedy"]:
+            raise ModelError(f"{where}: golden prompt {number}", "the restored model gives another answer",
+                             expected=engine.tokenizer.decode(one["greedy"]), got=answer.text)  # fmt: skip
+        apart = abs(sum(answer.logprobs) - one["logprob"])
+        if apart > LOGPROB_TOLERANCE:
+            raise ModelError(f"{where}: golden prompt {number}", f"its log-probability is {apart:.4f} nats off")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(str(path), f"cannot be read: {error}") from None

@@ -1,0 +1,102 @@
+"""Pin exactly these weights for service: a release names the sha256 of every file that answers depend on.
+
+Only weights that a gate has approved become a release. It carries the input and output filter, the limits and the
+sampling defaults with it, and golden prompts with their greedy answers, by which a replica, and one day a restored
+archive, can be known to give what was released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from vita.data.records import Message
+from vita.infer.engine import Engine
+from vita.infer.guard import Guard
+from vita.infer.sampling import Sampling
+from vita.server.release import release_of
+from vita.spine.config import Settings
+from vita.spine.errors import DataError
+from vita.spine.ledger import Ledger
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Model, Release
+
+VERSION = 1
+STATES = {"model": ("approved", "serving")}
+"""Nothing is released whose gate is not green for exactly these weights."""
+
+GOLDEN = ("What is a cat?", "Hello!", "Tell me about the sea.", "1 2 3", "")
+
+
+class Config(Settings):
+    """How the weights are offered."""
+
+    name: str = Field("vita", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What users call the model; `name:version` is just this release."""
+    version: str = Field("1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The version's name, which never comes to mean other weights."""
+    guard: Guard | None = None
+    """What is refused before the model is asked, and what of its answers is held back."""
+    queue: int = Field(64, ge=1)
+    """Requests that may wait in a replica; more are told to come later."""
+    rows: int = Field(16, ge=1)
+    """Requests that a replica answers at the same time."""
+    sampling: Sampling = Field(default_factory=lambda: Sampling(max_tokens=256))
+    """What a request that says nothing gets."""
+    golden: tuple[str, ...] = Field(GOLDEN, min_length=1)
+    """Prompts whose greedy answers prove that it is the same model; put as a user's message where it can chat."""
+    golden_tokens: int = Field(32, ge=1)
+    """How far each of those answers is kept."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
+    engine = Engine.open(inputs.model.path)
+    golden = golden_answers(engine, config.golden, tokens=config.golden_tokens)
+    folder = context.draft_folder()
+    release_of(
+        inputs.model.path,
+        folder,
+        name=config.name,
+        version=config.version,
+        digest=inputs.model.digest,
+        guard=config.guard.model_dump(mode="json") if config.guard else None,
+        limits={"queue": config.queue, "rows": config.rows, "context": engine.model.architecture.context},
+        sampling=config.sampling.model_dump(mode="json"),
+        golden=golden,
+    )
+    context.emit(
+        "note", text=f"{config.name}:{config.version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers"
+    )
+    facts = {"name": config.name, "version": config.version, "model": inputs.model.digest}
+    return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(golden)})
+
+
+def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
+    """The weights are in service from now on."""
+    label = f"{artifact.facts['name']}:{artifact.facts['version']}"
+    other = ledger.named(f"release/{label}")
+    if other not in (None, artifact.digest):
+        before = ledger.find(artifact=other, state="done")
+        ledger.log("release name moved", label, before=other, now=artifact.digest, runs=[run.id for run in before])
+    ledger.name(f"release/{label}", artifact.digest)
+    if ledger.state(inputs.model.digest) == "approved":
+        ledger.move(inputs.model.digest, "serving", who="deploy", why=f"released as {label}", release=artifact.digest)
+
+
+def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> list[dict[str, object]]:
+    """Each prompt's ids, the ids of its greedy answer, and their log-probability, computed in float32 on the CPU."""
+    found: list[dict[str, object]] = []
+    for prompt in prompts:
+        ids = engine.chat_ids([Message("user", prompt)]) if engine.template else engine.text_ids(prompt)
+        if len(ids) >= engine.model.architecture.context:
+            raise DataError("deploy.golden", "a prompt leaves no room for an answer", got=prompt[:80])
+        answer = engine.generate([ids], Sampling(temperature=0, max_tokens=tokens))[0]
+        logprob = round(sum(answer.logprobs), 4)
+        found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": logprob})
+    return found

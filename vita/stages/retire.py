@@ -1,0 +1,159 @@
+"""Take a version out of service for good: sealed, signed, and proven to come back if it must.
+
+The archive holds the weights, the recipe of every run behind them, the digests of the data, reports, golden answers,
+the packages it ran with, and a signature over all of it. Before it counts, a restore drill brings it back and asks
+the golden prompts again. From then on the service refuses the version and names its successor.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vita.infer.engine import Engine
+from vita.infer.sampling import Sampling
+from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
+from vita.spine import machine, signing
+from vita.spine.config import Settings
+from vita.spine.errors import PlanError
+from vita.spine.ledger import Ledger
+from vita.spine.plan import Context, Draft
+from vita.spine.stage import only_when_chosen
+from vita.spine.store import write_atomically
+from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report, Tokens
+
+VERSION = 1
+LINEAGE = True
+"""The archive tells what made the weights."""
+
+GOLDEN_PROMPTS = ("What is a cat?", "Hello!", "1 2 3")
+
+
+class Config(Settings):
+    """Why it goes, and what is kept."""
+
+    reason: str = Field(min_length=1)
+    """Why it is taken out of service; users read it."""
+    keep: Literal["research", "archive"] = "archive"
+    """Whether keys with the scope `research` may still reach it, or nobody."""
+    golden: tuple[str, ...] = Field(GOLDEN_PROMPTS, min_length=1)
+    """Prompts for the golden answers where there is no release that brings its own."""
+    golden_tokens: int = Field(32, ge=1)
+    """How far each answer is kept."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    release: Release | None = only_when_chosen()
+    successor: Model | None = only_when_chosen()
+    """What takes its place."""
+    blueprint: Blueprint | None = None
+    corpus: Corpus | None = None
+    tokens: Tokens | None = None
+    report: Report | None = None
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
+    if inputs.successor and inputs.successor.digest == inputs.model.digest:
+        raise PlanError("retire.successor", "is the very model that is retired", hint="choose another with `inputs:`")
+    pinned = _release(inputs)
+    folder = context.draft_folder()
+    shutil.copytree(inputs.model.path, folder / WEIGHTS)
+    _dump(folder / "recipe.json", list(context.lineage))
+    _dump(folder / "tombstone.json", _tombstone(config, inputs, pinned))
+    _dump(folder / "packages.json", _packages())
+    _dump(folder / GOLDEN, pinned["golden"] if pinned else _golden(config, inputs.model.path))
+    if inputs.release:
+        shutil.copyfile(inputs.release.path / "release.json", folder / "release.json")
+    for name, artifact in _reports(inputs).items():
+        _copy_reports(artifact.path, folder / "reports" / name)
+    key = signing.load_or_make_key(machine.signing_key())
+    (folder / PUBLIC).write_text(signing.public_to_text(key.public_key()), encoding="ascii")
+    envelope = signing.sign(folder, name=f"model {inputs.model.digest}", key=key)
+    _dump(folder / SIGNATURE, envelope)
+    drill = context.scratch / "drill"
+    shutil.rmtree(drill, ignore_errors=True)
+    drilled = restore(folder, drill)
+    shutil.rmtree(drill)
+    context.emit(
+        "note", text=f"restored from the archive: {drilled.files} files, {drilled.golden} golden answers again"
+    )
+    facts = {"model": inputs.model.digest, "reason": config.reason, "keep": config.keep, "files": drilled.files,
+             "golden": drilled.golden, "signed_by": drilled.signed_by}  # fmt: skip
+    successor = {"successor": inputs.successor.digest} if inputs.successor else {}
+    return Draft(Archive, folder, facts | successor)
+
+
+def record(artifact: Archive, inputs: Inputs, ledger: Ledger) -> None:
+    """The version is retired, and its archive was restored once."""
+    facts = artifact.facts
+    if ledger.state(facts["model"]) != "retired":
+        ledger.move(
+            facts["model"], "retired", who="retire", why=facts["reason"], archive=artifact.digest,
+            successor=facts.get("successor"), research=facts["keep"] == "research",
+        )  # fmt: skip
+        ledger.log("restored", artifact.digest, files=facts["files"], golden=facts["golden"])
+
+
+def _release(inputs: Inputs) -> dict[str, Any] | None:
+    if inputs.release is None:
+        return None
+    pinned = json.loads((inputs.release.path / "release.json").read_text(encoding="utf-8"))
+    if pinned["model"] != inputs.model.digest:
+        own, other = inputs.model.digest[:12], pinned["model"][:12]
+        hint = "choose the step with `inputs: {release: ...}`"
+        raise PlanError("retire.release", expected=f"a release of the model {own}", got=f"one of {other}", hint=hint)
+    return pinned if pinned["golden"] else None
+
+
+def _golden(config: Config, model: Path) -> list[dict[str, Any]]:
+    engine = Engine.open(model)
+    found = []
+    for prompt in config.golden:
+        ids = engine.text_ids(prompt)
+        answer = engine.generate([ids], Sampling(temperature=0, max_tokens=config.golden_tokens))[0]
+        found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": round(sum(answer.logprobs), 4)})
+    return found
+
+
+def _tombstone(config: Config, inputs: Inputs, pinned: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "model": inputs.model.digest,
+        "name": f"{pinned['name']}:{pinned['version']}" if pinned else None,
+        "reason": config.reason,
+        "keep": config.keep,
+        "successor": inputs.successor.digest if inputs.successor else None,
+        "inputs": {name: artifact.digest for name, artifact in _reports(inputs).items()},
+    }
+
+
+def _reports(inputs: Inputs) -> dict[str, Any]:
+    own = {"blueprint": inputs.blueprint, "corpus": inputs.corpus, "tokens": inputs.tokens, "test": inputs.report}
+    return {name: artifact for name, artifact in own.items() if artifact is not None}
+
+
+def _copy_reports(source: Path, target: Path) -> None:
+    """What tells of an artifact, without the data itself, whose digests are in the recipe."""
+    for path in sorted(source.rglob("*")):
+        told = path.suffix in (".md", ".html", ".json", ".svg") or path.name == "items.jsonl.zst"
+        if path.is_file() and told and "tokenizer" not in path.parts:
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
+def _packages() -> dict[str, str]:
+    """Every package of this environment with its version, for whoever builds it again."""
+    found = {one.metadata["Name"].lower(): one.version for one in distributions() if one.metadata["Name"]}
+    return dict(sorted(found.items()))
+
+
+def _dump(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode())
