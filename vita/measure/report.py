@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import html as _html
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,20 @@ class Paragraph:
     """Plain text."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A smaller heading within a section."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The few numbers that matter most: (what, how much, a word on it)."""
+
+    tiles: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
@@ -48,7 +62,15 @@ class Sample:
     answers: Sequence[tuple[str, str]]
 
 
-Block = Paragraph | Table | Figure | Sample
+@dataclass(frozen=True)
+class Fold:
+    """Details that wait behind their title until they are asked for."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+Block = Paragraph | Heading | Tiles | Table | Figure | Sample | Fold
 
 
 @dataclass(frozen=True)
@@ -70,13 +92,20 @@ class Page:
 
 def write(page: Page, folder: Path) -> None:
     """`report.md`, `report.html`, and the figures beside the former."""
-    figures = [block for section in page.sections for block in section.blocks if isinstance(block, Figure)]
-    for figure in figures:
+    for figure in (one for section in page.sections for one in _figures(section.blocks)):
         place = folder / "figures" / f"{figure.name}.svg"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(figure.svg, encoding="utf-8")
     (folder / "report.md").write_text(markdown(page), encoding="utf-8")
     (folder / "report.html").write_text(html(page), encoding="utf-8")
+
+
+def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
+    for block in blocks:
+        if isinstance(block, Figure):
+            yield block
+        elif isinstance(block, Fold):
+            yield from _figures(block.blocks)
 
 
 # -- Markdown
@@ -95,6 +124,12 @@ def _markdown_block(block: Block) -> str:
     match block:
         case Paragraph(text):
             return text
+        case Heading(text):
+            return f"### {text}"
+        case Tiles(tiles):
+            return "\n".join(f"- **{what}**: {much}" + (f" ({word})" if word else "") for what, much, word in tiles)
+        case Fold(title, blocks):
+            return "\n\n".join([f"**{title}**", *map(_markdown_block, blocks)])
         case Table(columns, rows, note):
             lines = [_markdown_row(columns), _markdown_row(["---"] * len(columns)), *map(_markdown_row, rows)]
             return "\n".join(lines) + (f"\n\n{note}" if note else "")
@@ -135,6 +170,13 @@ def _html_block(block: Block) -> str:
     match block:
         case Paragraph(text):
             return f"<p>{_html.escape(text)}</p>"
+        case Heading(text):
+            return f"<h3>{_html.escape(text)}</h3>"
+        case Tiles(tiles):
+            return f"<div class=tiles>{''.join(_html_tile(*tile) for tile in tiles)}</div>"
+        case Fold(title, blocks):
+            inside = "".join(_html_block(one) for one in blocks)
+            return f"<details><summary>{_html.escape(title)}</summary>{inside}</details>"
         case Table(columns, rows, note):
             head = "".join(f"<th scope=col>{_html.escape(name)}</th>" for name in columns)
             lines = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
@@ -149,6 +191,11 @@ def _html_block(block: Block) -> str:
             return (
                 f"<div class=sample><p class=label>prompt</p><pre class=prompt>{_html.escape(prompt)}</pre>{told}</div>"
             )
+
+
+def _html_tile(what: str, much: str, word: str) -> str:
+    under = f"<span class=word>{_html.escape(word)}</span>" if word else ""
+    return f"<div><span class=what>{_html.escape(what)}</span><b>{_html.escape(much)}</b>{under}</div>"
 
 
 def _html_cell(cell: str) -> str:
@@ -184,5 +231,12 @@ th { font-weight: 600; font-size: .875rem; color: var(--soft); } .number { white
 figure { margin: 1.25rem 0; } svg { max-width: 100%; height: auto; }
 pre { background: var(--panel); padding: .6rem .8rem; margin: .2rem 0 .6rem; white-space: pre-wrap;
   overflow-wrap: anywhere; border-radius: .25rem; font-size: .875rem; } .label { margin: 0; }
+h3 { font-size: 1.05rem; margin: 2rem 0 .4rem; } h3 + p { margin-top: 0; }
+details { margin: .5rem 0 1rem; } summary { cursor: pointer; color: var(--mark); font-size: .9rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)); gap: .75rem; margin: 1rem 0; }
+.tiles div { background: var(--panel); border-radius: .4rem; padding: .6rem .8rem; display: flex;
+  flex-direction: column; }
+.tiles b { font-size: 1.25rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.what, .word { color: var(--soft); font-size: .8rem; }
 pre.prompt { border-left: 3px solid var(--mark); } .sample { margin: 0 0 1.75rem; }
 """

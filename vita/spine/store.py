@@ -142,6 +142,15 @@ class Store:
                 )
             return self._handle(kind, digest, manifest)
 
+    def read(self, digest: str, name: str) -> bytes:
+        """One file of an artifact, verified; the others may be large, and are not touched."""
+        manifest = self.manifest(digest)
+        if name not in manifest.files:
+            raise StoreError(f"{manifest.kind} {digest[:12]}", f"holds no file {name}")
+        sha, size = manifest.files[name]
+        self._ensure(sha, size, f"{manifest.kind} {digest[:12]}, file {name}", deep=True)
+        return self._object(sha).read_bytes()
+
     def manifest(self, digest: str) -> Manifest:
         """What the artifact holds, without its bytes."""
         path = self.root / "artifacts" / f"{digest}.json"
