@@ -143,7 +143,10 @@ def configure(one: Stage, given: Mapping[str, Any], *, where: str, shared: Mappi
 
 
 def wire(one: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
-    """Slot -> the step that fills it: the chosen one, else the latest earlier step that gives the slot's kind."""
+    """Slot -> the step that fills it: the chosen one, else the latest earlier step that gives the slot's kind.
+
+    A slot that is filled only when chosen stays empty otherwise.
+    """
     before = list(earlier)
     names = [slot.name for slot in one.slots]
     for slot in chosen:
@@ -151,7 +154,7 @@ def wire(one: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, wher
             raise unknown_name(f"{where}.inputs", slot, names)
     wiring: dict[str, str] = {}
     for slot in one.slots:
-        source = chosen.get(slot.name) or _latest(slot.kind, before)
+        source = chosen.get(slot.name) or (None if slot.only_when_chosen else _latest(slot.kind, before))
         if source is None:
             if slot.optional:
                 continue

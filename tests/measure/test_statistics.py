@@ -7,7 +7,17 @@ import math
 import numpy as np
 import pytest
 
-from vita.measure.statistics import Interval, bootstrap_ratio, mcnemar, share, student, student_quantile, wilson
+from vita.measure.statistics import (
+    Interval,
+    bootstrap_ratio,
+    detectable,
+    mcnemar,
+    paired_ratio,
+    share,
+    student,
+    student_quantile,
+    wilson,
+)
 
 
 def test_wilson_agrees_with_a_value_worked_by_hand() -> None:
@@ -92,6 +102,49 @@ def test_a_model_does_not_differ_from_itself() -> None:
 def test_outcomes_of_different_items_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="differ in number: 1 and 2"):
         mcnemar([True], [True, False])
+
+
+def test_the_detectable_difference_solves_connors_equation() -> None:
+    # sqrt(n) d = 1.959964 sqrt(psi) + 0.841621 sqrt(psi - d^2)
+    for n, apart in [(200, 0.2), (50, 0.5), (1000, 0.05)]:
+        found = detectable(n, apart)
+        assert math.sqrt(n) * found == pytest.approx(
+            1.959964 * math.sqrt(apart) + 0.841621 * math.sqrt(apart - found**2), rel=1e-5
+        )
+
+
+def test_the_detectable_difference_is_found_in_80_of_100_comparisons() -> None:
+    n, apart = 300, 0.2
+    gap = detectable(n, apart)
+    generator = np.random.default_rng(0)
+    gained = generator.binomial(n, (apart + gap) / 2, size=600)
+    lost = [int(generator.binomial(n - won, (apart - gap) / 2 / (1 - (apart + gap) / 2))) for won in gained]
+    found = [
+        (won - less) / n > 1.96 * math.sqrt(won + less - (won - less) ** 2 / n) / n
+        for won, less in zip(gained, lost, strict=True)
+    ]
+    assert 0.74 < np.mean(found) < 0.87
+
+
+def test_few_items_that_all_agree_still_say_what_they_could_have_shown() -> None:
+    found = mcnemar([True] * 20, [True] * 20).mde80
+    # every disagreement the same way: d = (1.96 + 0.84 sqrt(1 - d))^2 / 20
+    assert found == pytest.approx((1.959964 + 0.841621 * math.sqrt(1 - found)) ** 2 / 20, rel=1e-4)
+    assert math.isnan(mcnemar([True] * 2, [True] * 2).mde80)
+
+
+def test_paired_ratios_are_far_surer_than_each_alone() -> None:
+    generator = np.random.default_rng(1)
+    sizes = generator.integers(50, 500, size=80)
+    bits = sizes * generator.normal(2.0, 0.5, size=80)
+    later = bits - 0.05 * sizes + generator.normal(0, 1, size=80)
+    compared = paired_ratio(bits.tolist(), later.tolist(), sizes.tolist(), seed=0)
+    assert compared.difference.value == pytest.approx(-0.05, abs=0.005)
+    assert compared.difference.high < 0 and compared.p_value < 0.01
+    alone = bootstrap_ratio(bits.tolist(), sizes.tolist(), seed=0)
+    assert compared.difference.high - compared.difference.low < (alone.high - alone.low) / 5
+    same = paired_ratio(bits.tolist(), bits.tolist(), sizes.tolist(), seed=0)
+    assert (same.p_value, same.difference.low, same.difference.high) == (1.0, 0.0, 0.0)
 
 
 def test_intervals_read_as_one_phrase() -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from vita.data.chat import ChatTemplate
 from vita.data.records import Document
 from vita.infer.engine import Engine
+from vita.life import wire
 from vita.measure.perplexity import score_documents
 from vita.measure.ranking import answer
 from vita.measure.task import Choice
@@ -24,9 +25,10 @@ from vita.nn import hf
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.machine import Machine
-from vita.spine.stage import Context
+from vita.spine.plan import Step
+from vita.spine.stage import Context, read_stage
 from vita.stages import test as stage
-from vita.stages.kinds import Corpus, Model
+from vita.stages.kinds import Corpus, Model, Report
 from vita.testing import byte_tokenizer, tiny_model
 
 WORLD = {"things": 20, "documents": 200, "dialogues": 20}
@@ -157,6 +159,64 @@ def test_random_weights_score_near_chance(folder: Path, tmp_path: Path) -> None:
     own = json.loads((draft.folder / "report.json").read_text())["figures"]["tasks"]["multiple_choice"]
     for name in ("acc", "acc_norm", "acc_bytes"):
         assert own[name]["low"] < 0.25 < own[name]["high"]
+
+
+IFEVAL = [
+    {"key": n, "prompt": f"Say {n}.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]} for n in range(8)
+]
+
+
+def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_parent(folder: Path, tmp_path: Path) -> None:
+    asked = {
+        "instructions": {"path": write_rows(tmp_path / "ifeval.jsonl", IFEVAL), "limit": 5, "max_tokens": 8},
+        "texts": [write_rows(tmp_path / "texts.jsonl", [{"id": f"{n}", "text": f"Text {n}."} for n in range(5)])],
+        "edges": True,
+        "as_chat": True,
+        "prompts": [],
+        "world": WORLD,
+    }
+    parent = run(folder, tmp_path / "parent", asked)
+    context = Context(tmp_path / "child", lambda *args, **fields: None, Machine(chosen_device="cpu"))
+    inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, parent.folder))
+    draft = stage.run(build(stage.Config, asked, where="test"), inputs, context)
+    report = json.loads((draft.folder / "report.json").read_text())
+    assert report["parent"] == "p" * 64 and report["flips"] == []
+    assert report["figures"]["instructions"]["instructions"]["prompt_strict"]["n"] == 5
+    assert report["figures"]["edges"]["edges"]["no_crash"]["value"] == 1.0
+    changes = report["figures"]["versus"]["versus"]
+    assert set(changes) == {"edges/all_held", "instructions/prompt_strict", "instructions/prompt_loose", "world/right",
+                            "texts/bits_per_byte"}  # fmt: skip
+    assert all(one["value"] == 0 and one["low"] <= 0 <= one["high"] for one in changes.values())
+    assert draft.facts["edges/refused"] == 1.0 and "instructions/prompt_loose" in draft.facts
+    text = (draft.folder / "report.md").read_text()
+    for word in ("Instructions", "Edge cases", "Beside the parent version", "MDE80", "no difference shown"):
+        assert word in text
+
+
+def test_a_report_of_other_tests_is_no_parent(folder: Path, tmp_path: Path) -> None:
+    other = run(folder, tmp_path / "other", {"world": WORLD, "prompts": []})
+    context = Context(tmp_path / "child", lambda *args, **fields: None, Machine(chosen_device="cpu"))
+    inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, other.folder))
+    with pytest.raises(DataError, match="has no items in common"):
+        stage.run(build(stage.Config, {"edges": True, "prompts": []}, where="test"), inputs, context)
+
+
+def test_a_parent_is_wired_only_when_it_is_chosen() -> None:
+    one = read_stage("test", stage)
+    tests = [Step(name, one, build(stage.Config, {}, where="test")) for name in ("test_first", "test_base")]
+    assert [slot.name for slot in one.slots if slot.only_when_chosen] == ["parent"]
+    assert wire(one, tests, {"model": "@abc"}, where="x") == {"model": "@abc"}
+    chosen = {"model": "@abc", "parent": "test_first"}
+    assert wire(one, tests, chosen, where="x") == chosen
+
+
+def test_edge_cases_are_for_chat_models(folder: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    hf.save(tiny_model(), base)
+    byte_tokenizer().save(base)
+    with pytest.raises(ConfigError, match="expected a chat model"):
+        run(base, tmp_path / "scratch", {"edges": True})
 
 
 def test_mistakes_are_told_before_anything_slow_begins(folder: Path, tmp_path: Path) -> None:

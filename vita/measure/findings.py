@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.measure import knowledge, perplexity, ranking, samples
+from vita.measure import edges, instructions, knowledge, perplexity, ranking, samples
+from vita.measure.comparison import Versus
 from vita.measure.statistics import Interval
 
 Metrics = Mapping[str, Interval]
 """metric -> its value and interval."""
 Figures = Mapping[str, Mapping[str, Metrics]]
-"""What was measured (texts, sources, tasks, groups, world) -> name -> metrics."""
+"""What was measured (texts, sources, tasks, groups, world, instructions, edges, versus) -> name -> metrics."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ class Findings:
     tasks: Mapping[str, list[ranking.Outcome]] = field(default_factory=dict)
     known: list[knowledge.Known] = field(default_factory=list)
     """Answers about things of the embedded world."""
+    followed: list[instructions.Followed] = field(default_factory=list)
+    """Prompts with instructions that can be checked."""
+    met: list[edges.Met] = field(default_factory=list)
+    """Edge cases."""
     continuations: list[samples.Continuation] = field(default_factory=list)
+    versus: Versus | None = None
+    """The same items of the parent version."""
     seed: int = 0
     """Of the resampling."""
 
@@ -44,33 +51,46 @@ class Findings:
     def figures(self) -> Figures:
         """Everything that has a number."""
         groups = {name: ranking.by_group(outcomes) for name, outcomes in self.tasks.items()}
-        return {
+        found: dict[str, dict[str, Metrics]] = {
             "texts": {name: self._of_text(scores) for name, scores in self.texts.items()},
             "sources": {name: self._of_text(scores) for name, scores in self.sources.items()},
             "tasks": {name: ranking.metrics(outcomes) for name, outcomes in self.tasks.items()},
             "groups": {f"{name}: {group}": {"acc": one} for name, own in groups.items() for group, one in own.items()},
             "world": {"world": knowledge.figures(self.known)} if self.known else {},
         }
+        if self.followed:
+            found["instructions"] = {"instructions": instructions.figures(self.followed, seed=self.seed)}
+            found["instruction kinds"] = dict(instructions.by_instruction(self.followed))
+        if self.met:
+            found["edges"] = {"edges": edges.figures(self.met)}
+        if self.versus:
+            found["versus"] = {"versus": self.versus.figures()}
+        return found
 
     def facts(self) -> dict[str, float]:
         """The headline numbers."""
         figures = self.figures()
         told = {
             f"{name}/{metric}": round(interval.value, 6)
-            for what in ("texts", "tasks", "world")
-            for name, own in figures[what].items()
+            for what in ("texts", "tasks", "world", "instructions", "edges", "versus")
+            for name, own in figures.get(what, {}).items()
             for metric, interval in own.items()
         }
         return {name: value for name, value in told.items() if math.isfinite(value)}
 
     def write_items(self, path: Path) -> None:
         """Every item in a line of its own with what it belongs to, so that two models can be compared in pairs."""
+        lines = b"".join(orjson.dumps(row) + b"\n" for row in self.rows())
+        path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every item with the text or task that it belongs to."""
         rows = [{"text": name, **one.as_json()} for name, scores in self.texts.items() for one in scores]
         rows += [{"task": name, **one.as_json()} for name, outcomes in self.tasks.items() for one in outcomes]
         rows += [{"task": "world", **one.as_json()} for one in self.known]
-        path.write_bytes(
-            zstandard.ZstdCompressor(level=9).compress(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-        )
+        rows += [{"task": "instructions", **one.as_json()} for one in self.followed]
+        rows += [{"task": "edges", **one.as_json()} for one in self.met]
+        return rows
 
     def summary(self) -> dict[str, Any]:
         """Figures and continuations as plain values."""
@@ -80,6 +100,7 @@ class Findings:
                 for what, of in self.figures().items()
             },
             "samples": [one.as_json() for one in self.continuations],
+            **({"flips": [flip.as_json() for flip in self.versus.flips]} if self.versus else {}),
         }
 
     def _of_text(self, scores: list[perplexity.DocumentScore]) -> Metrics:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vita.measure import knowledge, perplexity, samples
+from vita.measure.comparison import Versus
 from vita.measure.findings import Figures, Findings, Metrics
+from vita.measure.instructions import Followed
 from vita.measure.plots import histogram, intervals
 from vita.measure.report import Block, Figure, Page, Paragraph, Section, Table
+from vita.measure.statistics import Comparison, RatioComparison
 
 _METHOD = (
     "A document's first token is predicted from the token that begins every document; bits per byte divide the sum "
@@ -24,6 +27,9 @@ def page(found: Findings, *, method: Sequence[str]) -> Page:
         *_text_section(found, figures),
         *_task_section(found, figures),
         *_world_section(found, figures),
+        *_instruction_section(found, figures),
+        *_edge_section(found, figures),
+        *_versus_section(found.versus),
         Section("Samples", samples.as_blocks(found.continuations)),
         Section("How this was measured", [Paragraph(text) for text in (*_METHOD, *method)]),
     ]
@@ -123,6 +129,125 @@ def _world_section(found: Findings, figures: Figures) -> list[Section]:
             ],
         )
     ]
+
+
+def _instruction_section(found: Findings, figures: Figures) -> list[Section]:
+    if not found.followed:
+        return []
+    rows = [(_words(name), str(one)) for name, one in figures["instructions"]["instructions"].items()]
+    kinds = [
+        (name, str(own["strict"]), str(own["loose"]), str(own["strict"].n))
+        for name, own in figures["instruction kinds"].items()
+    ]
+    missed = [
+        (one.item.id, _short(one.item.prompt), _short(one.answer), ", ".join(_not_followed(one)))
+        for one in found.followed
+        if not all(one.strict)
+    ]
+    blocks: list[Block] = [
+        Table(("of", "share"), rows, note=_FOLLOWING),
+        Table(("instruction", "strict", "loose", "n"), kinds),
+    ]
+    if missed:
+        note = f"{len(missed)} of {len(found.followed)} prompts; the first {min(len(missed), _LISTED)} are shown."
+        blocks.append(Table(("item", "prompt", "answer", "not followed"), missed[:_LISTED], note=note))
+    return [Section("Instructions", blocks)]
+
+
+def _not_followed(one: Followed) -> list[str]:
+    pairs = zip(one.item.instructions, one.strict, strict=True)
+    return [own.id + (" (not checked)" if verdict is None else "") for own, verdict in pairs if not verdict]
+
+
+_FOLLOWING = (
+    "prompt: all instructions of a prompt are followed; instruction: each by itself, its range over whole prompts. "
+    "loose: also without the first line, the last line and asterisks. unchecked: a program could not tell (the "
+    "language of a short text); it counts as not followed. unanswered: the prompt left no room in the context."
+)
+
+
+def _edge_section(found: Findings, figures: Figures) -> list[Section]:
+    if not found.met:
+        return []
+    rows = [(_words(name), str(one), str(one.n)) for name, one in figures["edges"]["edges"].items()]
+    cases = [
+        (
+            one.id,
+            _short(one.prompt, limit=60),
+            one.finish,
+            _short(one.answer, limit=60),
+            ", ".join(_words(name) for name, held in one.held.items() if not held) or "all held",
+        )
+        for one in found.met
+    ]
+    return [
+        Section(
+            "Edge cases",
+            [
+                Table(("what must hold", "share", "n"), rows, note=_EDGES),
+                Table(("case", "sent", "end", "answer", "what did not hold"), cases),
+            ],
+        )
+    ]
+
+
+_EDGES = (
+    "no crash: an answer or a clear refusal; refused: what is too long; stops: by itself, within 128 tokens; no loop: "
+    "less than half of the answer's 4-grams are repeated; no leak: no special token and no role shows; text stays "
+    "text: names of special tokens that a user writes do not become special tokens."
+)
+
+
+def _versus_section(found: Versus | None) -> list[Section]:
+    if found is None:
+        return []
+    rows = [
+        (name, *(f"{one.difference}", f"{one.only_first}", f"{one.only_second}"), *_told(one, higher_is_better=True))
+        for name, one in found.tasks.items()
+    ]
+    texts = [
+        (name, f"{one.first:.4f}", f"{one.second:.4f}", f"{one.difference}", *_told(one, higher_is_better=False))
+        for name, one in found.texts.items()
+    ]
+    columns = ("p (Holm)", "MDE80", "n", "verdict")
+    blocks: list[Block] = []
+    if rows:
+        blocks.append(Table(("measure", "change", "lost", "gained", *columns), rows, note=_VERSUS))
+    if texts:
+        blocks.append(Table(("text", "bits per byte before", "after", "change", *columns), texts))
+    if found.flips:
+        flips = [
+            (
+                f"{one.task} {one.id}",
+                f"{one.metric}: {'gained' if one.gained else 'lost'}",
+                *(_short(text, limit=80) for text in (one.prompt, one.before, one.after)),
+            )
+            for one in found.flips
+        ]
+        note = f"{len(flips)} flips; the first {min(len(flips), _LISTED)} are shown, all are in report.json."
+        blocks.append(Table(("item", "verdict", "prompt", "before", "after"), flips[:_LISTED], note=note))
+    return [Section("Beside the parent version", blocks)]
+
+
+_VERSUS = (
+    "Only items that both versions answered. p: exact McNemar test of the items on which they differ (texts: paired "
+    "bootstrap over documents), corrected for the number of rows (Holm). MDE80: the smallest true change that so many "
+    "items would show in 80 of 100 such comparisons, before that correction."
+)
+
+
+def _told(one: Comparison | RatioComparison, *, higher_is_better: bool) -> tuple[str, ...]:
+    better = (one.difference.value > 0) == higher_is_better
+    verdict = ("better" if better else "worse") if one.p_value < 0.05 else "no difference shown"
+    smallest = f"{one.mde80:.3f}" if one.mde80 == one.mde80 else ""
+    return f"{one.p_value:.3g}", smallest, str(one.n), verdict
+
+
+_LISTED = 40
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _short(text: str, *, limit: int = 120) -> str:

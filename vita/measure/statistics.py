@@ -120,6 +120,13 @@ def bootstrap_ratio(
     value = float(above.sum() / below.sum())
     if n == 1:
         return Interval(value, -math.inf, math.inf, 1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(_resampled_ratios(above, below, seed=seed, resamples=resamples), [tail, 1 - tail])
+    return Interval(value, float(low), float(high), n)
+
+
+def _resampled_ratios(above: np.ndarray, below: np.ndarray, *, seed: int, resamples: int) -> np.ndarray:
+    n = len(above)
     generator = np.random.default_rng(seed)
     ratios: list[np.ndarray] = []
     left = resamples
@@ -129,9 +136,7 @@ def bootstrap_ratio(
         weight = counts @ below
         ratios.append((counts @ above)[weight > 0] / weight[weight > 0])
         left -= rows
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
-    return Interval(value, float(low), float(high), n)
+    return np.concatenate(ratios)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,8 @@ class Comparison:
     only_second: int
     difference: Interval
     p_value: float
+    mde80: float = math.nan
+    """The smallest true difference that as many items would show in 80 of 100 such comparisons."""
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool], *, confidence: float = CONFIDENCE) -> Comparison:
@@ -163,7 +170,66 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool], *, confidence: float 
     # One is added to each disagreement (Agresti & Min 2005), so that few items do not give a width of zero.
     b, c, m = only_first + 0.5, only_second + 0.5, n + 2
     half = z * math.sqrt(max(b + c - (c - b) ** 2 / m, 0.0)) / m
-    return Comparison(n, only_first, only_second, Interval(gain, max(-1, gain - half), min(1, gain + half), n), p_value)
+    difference = Interval(gain, max(-1, gain - half), min(1, gain + half), n)
+    return Comparison(n, only_first, only_second, difference, p_value, detectable(n, (b + c) / m))
+
+
+def detectable(n: int, apart: float, *, confidence: float = CONFIDENCE, power: float = 0.8) -> float:
+    """The smallest difference of two paired shares that `n` items show with this power (Connor 1987, solved for it).
+
+    `apart` is the share of items on which the two disagree; where that is less than such a difference needs, as many
+    as it needs. NaN where so few items could show none at all.
+    """
+    a, b = NormalDist().inv_cdf((1 + confidence) / 2), NormalDist().inv_cdf(power)
+    if n == 0:
+        return math.nan
+    found = math.sqrt(apart) * (math.sqrt(n) * a + b * math.sqrt(max(0.0, n + b * b - a * a))) / (n + b * b)
+    if found > apart:  # every disagreement would have to go one way: apart = the difference itself
+        found = min(1.0, (a + b) ** 2 / n)
+        for _ in range(50):
+            found = (a + b * math.sqrt(max(0.0, 1 - found))) ** 2 / n
+    return found if found <= 1 else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class RatioComparison:
+    """Two ratios over the same documents: both, their difference (second minus first), and how likely by chance."""
+
+    n: int
+    first: float
+    second: float
+    difference: Interval
+    p_value: float
+    mde80: float
+
+
+def paired_ratio(
+    first: Sequence[float],
+    second: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    seed: int,
+    resamples: int = 2000,
+    confidence: float = CONFIDENCE,
+) -> RatioComparison:
+    """The difference of sum(second) and sum(first) over sum(denominators), resampling whole documents in pairs."""
+    if not len(first) == len(second) == len(denominators):
+        raise ValueError(f"paired values differ in number: {len(first)}, {len(second)} and {len(denominators)}")
+    change = [new - old for old, new in zip(first, second, strict=True)]
+    n, below = len(change), math.fsum(denominators)
+    before, after = (math.fsum(values) / below if below > 0 else math.nan for values in (first, second))
+    if n < 2 or below <= 0:
+        return RatioComparison(n, before, after, Interval(after - before, -math.inf, math.inf, n), 1.0, math.nan)
+    found = _resampled_ratios(np.asarray(change), np.asarray(denominators), seed=seed, resamples=resamples)
+    tail = (1 - confidence) / 2
+    low, high = (float(end) for end in np.quantile(found, [tail, 1 - tail]))
+    # One is added to each count, so that a finite number of resamples never gives a p-value of 0.
+    beyond = 1 + min(int((found <= 0).sum()), int((found >= 0).sum()))
+    needed = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(0.8)
+    p_value = min(1.0, 2 * beyond / (len(found) + 1))
+    return RatioComparison(
+        n, before, after, Interval(after - before, low, high, n), p_value, needed * float(found.std())
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -123,13 +123,24 @@ def items(name: str, path: str, *, limit: int | None = None, seed: int = 0) -> l
     So two models asked with the same settings answer the same items and can be compared in pairs.
     """
     task = TASKS[name]
-    rows = list(_rows(path))
-    if not rows:
+    found = list(rows(path))
+    if not found:
         raise DataError(path, expected="one item a row", got="an empty file")
-    chosen = range(len(rows))
-    if limit is not None and limit < len(rows):
+    chosen = range(len(found))
+    if limit is not None and limit < len(found):
         chosen = sorted(random.Random(seed ^ zlib.crc32(name.encode())).sample(chosen, limit))
-    return [_numbered(task(rows[index]), index) for index in chosen]
+    return [_numbered(task(found[index]), index) for index in chosen]
+
+
+def rows(path: str) -> Iterator[Fields]:
+    """The rows of a task's file."""
+    source = Source.model_validate(path)
+    for file in usable_files(source):
+        for row in READERS[file.suffix](file, source):
+            if row.values is None:
+                problem = row.problem
+                raise DataError(row.where, expected="a task's row", got=problem.got if problem else "nothing")
+            yield Fields(row.values, row.where)
 
 
 def _numbered(item: Item, index: int) -> Item:
@@ -139,13 +150,3 @@ def _numbered(item: Item, index: int) -> Item:
 def _without_trailing_space(text: str) -> tuple[str, str]:
     bare = text.rstrip(" ")
     return bare, text[len(bare) :]
-
-
-def _rows(path: str) -> Iterator[Fields]:
-    source = Source.model_validate(path)
-    for file in usable_files(source):
-        for row in READERS[file.suffix](file, source):
-            if row.values is None:
-                problem = row.problem
-                raise DataError(row.where, expected="a task's row", got=problem.got if problem else "nothing")
-            yield Fields(row.values, row.where)

@@ -1,7 +1,8 @@
-"""Measure a model: held-out text, likelihood tasks, the embedded world, and samples to read.
+"""Measure a model: text, likelihood tasks, the embedded world, instructions, edge cases, and samples to read.
 
 Every number comes with the interval that its items allow, and every item is kept in `items.jsonl.zst`, so that two
-models can be compared item by item. The answer depends on the model, the texts and the settings alone.
+models can be compared item by item: `inputs: {parent: test_base}` names the report of an earlier version to stand
+beside this one. The answer depends on the model, the texts, the settings and that report alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,20 +20,21 @@ from vita.data.records import Document
 from vita.data.sources import Source, documents
 from vita.data.world import World, WorldSettings
 from vita.infer.sampling import Sampling
-from vita.measure import knowledge, perplexity, ranking, samples
+from vita.measure import edges, instructions, knowledge, perplexity, ranking, samples
+from vita.measure.comparison import versus
 from vita.measure.findings import Findings
 from vita.measure.overview import page
 from vita.measure.report import write
 from vita.measure.tasks import TASKS, items
-from vita.spine.config import InputPath, Settings
+from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
-from vita.spine.stage import Context, Draft
+from vita.spine.stage import Context, Draft, only_when_chosen
 from vita.stages.kinds import Corpus, Model, Report
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-VERSION = 1
+VERSION = 2
 
 T = TypeVar("T")
 
@@ -59,6 +61,22 @@ class TaskFile(Settings):
         return {"path": value} if isinstance(value, str) else value
 
 
+class InstructionFile(Settings):
+    """Prompts whose instructions a program can check."""
+
+    path: InputPath
+    """A file of rows `{key, prompt, instruction_id_list, kwargs}`, as IFEval gives them."""
+    limit: int | None = Field(None, ge=1)
+    """How many prompts at most, drawn by the seed."""
+    max_tokens: int = Field(512, ge=1)
+    """The longest answer, in tokens; one that is cut may break its instructions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class Config(Settings):
     """What is measured; everything left out is skipped."""
 
@@ -72,6 +90,10 @@ class Config(Settings):
     """How many items of each task at most, drawn by the seed; none for all."""
     world: WorldSettings | None = None
     """The embedded world whose things are asked for; the settings that the corpus was made with."""
+    instructions: InstructionFile | None = neutral(None)
+    """Instruction following, checked by program (IFEval): a path, or `{path, limit, max_tokens}`."""
+    edges: bool = neutral(False)
+    """Put edge cases to a chat model: empty, vague, contradictory, too long, odd characters, special tokens."""
     as_chat: bool = False
     """Put prompts and questions to the model as a user's message, through its chat template."""
     prompts: tuple[str, ...] = samples.PROMPTS
@@ -93,6 +115,8 @@ class Config(Settings):
 class Inputs:
     model: Model
     corpus: Corpus | None = None
+    parent: Report | None = only_when_chosen()
+    """The report of an earlier version on the same tests, to compare with."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
@@ -104,10 +128,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     length = engine.model.architecture.context
     if config.context and config.context > length:
         raise ConfigError("test.context", expected=f"at most {length}, the model's context", got=config.context)
+    if config.edges and engine.template is None:
+        hint = "base models continue text; leave `edges` out until the model is tuned for chat"
+        raise ConfigError("test.edges", expected="a chat model", got="one without a chat template", hint=hint)
+    asked = _instructions(config)
     found = Findings(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         known=knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
+        followed=_follow(config, asked, engine, context),
+        met=edges.meet(engine) if config.edges else [],
         continuations=samples.continuations(
             engine,
             config.prompts,
@@ -117,9 +147,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         ),
         seed=config.seed,
     )
+    if inputs.parent:
+        found = replace(found, versus=versus(inputs.parent.path, found.rows(), seed=config.seed))
     folder = context.draft_folder()
-    shown = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts"})
-    summary = {"model": inputs.model.digest, **found.summary(), "settings": shown}
+    shown = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
+    parent = {"parent": inputs.parent.digest} if inputs.parent else {}
+    summary = {"model": inputs.model.digest, **parent, **found.summary(), "settings": shown}
     (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     found.write_items(folder / "items.jsonl.zst")
     write(page(found, method=_method(config)), folder)
@@ -172,6 +205,23 @@ def _answer_tasks(config: Config, engine: Engine, context: Context, *, length: i
         )
         found[name] = list(_told(answers, context, total=len(asked), unit=f"items of {name}"))
     return found
+
+
+def _instructions(config: Config) -> list[instructions.Item]:
+    """Read before anything slow begins, so that a wrong file is told at once."""
+    given = config.instructions
+    return instructions.read(given.path, limit=given.limit or config.limit, seed=config.seed) if given else []
+
+
+def _follow(
+    config: Config, asked: Sequence[instructions.Item], engine: Engine, context: Context
+) -> list[instructions.Followed]:
+    longest = config.instructions.max_tokens if config.instructions else 0
+    parts = (asked[start : start + 16] for start in range(0, len(asked), 16))
+    followed = (
+        one for part in parts for one in instructions.ask(engine, part, as_chat=config.as_chat, max_tokens=longest)
+    )
+    return list(_told(followed, context, total=len(asked), unit="prompts with instructions"))
 
 
 def _named(texts: Sequence[Source]) -> dict[str, Source]:
