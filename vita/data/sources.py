@@ -2,6 +2,7 @@
 
     for document in documents(Source(path="books/**/*.txt.gz", licence="public domain")): ...
     for dialogue in dialogues(Source(path="chats.jsonl")): ...
+    for preference in preferences(Source(path="pairs.jsonl")): ...
 
 Rows are read one by one, so memory does not grow with the file. A row that cannot be used stops the run with its
 place and what is wrong, unless `on_bad_row: drop` is set; then it is handed to `dropped` with the reason.
@@ -16,17 +17,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from vita.data import files
+from vita.data import files, formats
+from vita.data import preferences as opinions
 from vita.data.files import File
-from vita.data.formats import FORMATS, Format, Misfit, detect
+from vita.data.formats import Format
+from vita.data.preferences import Flaw, Opinion, Pair, Verdict
 from vita.data.readers import READERS, Problem, Row, kind_of
-from vita.data.records import Dialogue, Document, Drop
+from vita.data.records import Dialogue, Document, Drop, Preference, Rated
+from vita.data.turns import Messages, Misfit
 from vita.data.world import World, WorldSettings
-from vita.spine.config import InputPath, Settings
+from vita.spine.config import InputPath, Settings, neutral, unknown_name
 from vita.spine.errors import DataError, MissingExtra
 
 Dropped = Callable[[Drop], None]
@@ -46,6 +50,9 @@ class Source(Settings):
     """Globs of files to leave out, matched with the name of the file and its path below the folder."""
     world: WorldSettings | None = None
     """The embedded world, which needs no files."""
+    part: str | None = neutral(None)
+    """Which of the world's texts: documents, vet or court where documents are wanted; dialogues, sums or refusals where
+    dialogues are; preferences. Without it the first."""
     huggingface: str | None = None
     """A data set of the Hugging Face hub, or a folder in its form (extra `datasets`)."""
     subset: str | None = None
@@ -75,6 +82,8 @@ class Source(Settings):
         given = [name for name in ORIGINS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(ORIGINS)}, not {' and '.join(given) or 'none'}")
+        if self.part is not None and self.world is None:
+            raise ValueError("`part` names a part of the embedded world, and this source is not the world")
         return self
 
     def label(self) -> str:
@@ -104,9 +113,24 @@ def documents(source: Source | Stretch, *, dropped: Dropped | None = None) -> It
 
 def dialogues(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
     """The dialogues of a source; each file's format is told from its first row (see `formats`)."""
-    stretch = source if isinstance(source, Stretch) else _all_of(source)
+    stretch = source if isinstance(source, Stretch) else _all_of(source, Dialogue)
     kept = _usable(_origin(stretch, Dialogue), stretch.source, _DialogueMaker(), dropped)
     return islice(kept, stretch.source.limit)
+
+
+def preferences(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference]:
+    """The pairs of a better and a worse answer of a source; each file's format is told from its first row.
+
+    A row that tells no preference (a tie, two answers that are the same) is never an error: it goes to `dropped`.
+    """
+    rows = _opinions(source, Preference, dropped)
+    return islice((one for one in rows if isinstance(one, Preference)), source.limit)
+
+
+def ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[Rated]:
+    """The answers of a source that were found good or bad; a pair gives one of each."""
+    rows = _opinions(source, Rated, dropped)
+    return islice((rated for one in rows for rated in _rated(one)), source.limit)
 
 
 def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
@@ -123,9 +147,16 @@ def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
     return [*parts, Stretch(source, tuple(group))] if group else parts
 
 
-def usable_files(source: Source) -> list[File]:
-    """The files of a path that a reader knows. In a folder others are passed over; alone or all, they are refused."""
+def usable_files(source: Source, wanted: type[Any] = Document) -> list[File]:
+    """The files of a path that a reader knows. In a folder others are passed over; alone or all, they are refused.
+
+    In the folder of a preferences artifact it is the file of what is wanted.
+    """
     found = _found(source)
+    if (name := _ARTIFACT_FILES.get(wanted)) and any(file.name == "preferences.jsonl" for file in found):
+        found = [file for file in found if file.name == name]
+        if not found:
+            raise DataError(source.label(), f"holds preferences, and no {name}")
     usable = [file for file in found if file.suffix in READERS]
     if usable:
         return usable
@@ -137,6 +168,9 @@ def usable_files(source: Source) -> list[File]:
 def passed_over(source: Source) -> list[str]:
     """The names of files that no reader knows."""
     return [file.name for file in _found(source) if file.suffix not in READERS] if source.path is not None else []
+
+
+_ARTIFACT_FILES = {Dialogue: "dialogues.jsonl", Preference: "preferences.jsonl", Rated: "preferences.jsonl"}
 
 
 def _found(source: Source) -> list[File]:
@@ -152,7 +186,7 @@ class _Unusable(Exception):
         self.problem = problem
 
 
-T = TypeVar("T", Document, Dialogue)
+T = TypeVar("T")
 
 
 def _usable(
@@ -196,33 +230,96 @@ def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> Pr
     return Problem("no_text", wanted, f"only the fields {', '.join(values) or '(none)'}", "name it with `text_field`")
 
 
-class _DialogueMaker:
-    """Makes dialogues of rows; each file's first row decides its format."""
+C = TypeVar("C")
 
-    def __init__(self) -> None:
-        self._format: tuple[str, Format] | None = None
 
-    def __call__(self, row: Row, source: Source) -> Dialogue:
+class _Converter(Generic[C]):
+    """Converts rows by their format, which each file's first row decides."""
+
+    def __init__(self, detect: Callable[[Mapping[str, Any]], Format[C] | None], *, wanted: str, known: str) -> None:
+        self._detect, self._wanted, self._known = detect, wanted, known
+        self._format: tuple[str, Format[C]] | None = None
+
+    def __call__(self, row: Row) -> tuple[C, frozenset[str]]:
+        """What the row says, and the fields that were read for it."""
         values = row.values or {}
         if self._format is None or self._format[0] != row.place:
-            self._format = (row.place, self._detect(row))
+            self._format = (row.place, self._of(row))
         format = self._format[1]
         if not format.fits(values):
             wanted = f"a row of the format {format.describe()}, as the first row of this file is"
             raise _Unusable(Problem("misfit", wanted, f"the fields {', '.join(values) or '(none)'}"))
         try:
-            messages = tuple(format.convert(values))
+            return format.convert(values), format.reads
         except Misfit as error:
             raise _Unusable(Problem("misfit", f"a row of the format {format.describe()}", str(error))) from None
-        return Dialogue(_id(row, values), messages, *_provenance(row, values, source, format.reads))
 
-    def _detect(self, row: Row) -> Format:
-        found = detect(row.values or {})
+    def _of(self, row: Row) -> Format[C]:
+        found = self._detect(row.values or {})
         if found is None:
-            known = "; ".join(FORMATS[name].describe() for name in FORMATS)
             got = f"the fields {', '.join(row.values or {}) or '(none)'}"
-            raise DataError(row.where, expected=f"a dialogue in one of the formats {known}", got=got)
+            raise DataError(row.where, expected=f"{self._wanted} in one of the formats {self._known}", got=got)
         return found
+
+
+class _DialogueMaker:
+    """Makes dialogues of rows."""
+
+    def __init__(self) -> None:
+        known = "; ".join(formats.FORMATS[name].describe() for name in formats.FORMATS)
+        self._convert: _Converter[Messages] = _Converter(formats.detect, wanted="a dialogue", known=known)
+
+    def __call__(self, row: Row, source: Source) -> Dialogue:
+        messages, reads = self._convert(row)
+        values = row.values or {}
+        return Dialogue(_id(row, values), tuple(messages), *_provenance(row, values, source, reads))
+
+
+class _OpinionMaker:
+    """Makes of each row the preferences or ratings that it tells."""
+
+    def __init__(self, dropped: Dropped | None) -> None:
+        known = "; ".join(opinions.FORMATS[name].describe() for name in opinions.FORMATS)
+        self._convert: _Converter[list[Opinion]] = _Converter(opinions.detect, wanted="a preference", known=known)
+        self._dropped = dropped
+
+    def __call__(self, row: Row, source: Source) -> list[Preference | Rated]:
+        found, reads = self._convert(row)
+        values = row.values or {}
+        name, licence, metadata = _provenance(row, values, source, reads)
+        records = []
+        for number, opinion in enumerate(found, 1):
+            id = _id(row, values) + (f"/{number}" if len(found) > 1 else "")
+            match opinions.examined(opinion):
+                case Flaw(reason, detail):
+                    if self._dropped:
+                        self._dropped(Drop(id, name, reason, detail))
+                case Pair(prompt, chosen, rejected, margin):
+                    records.append(Preference(id, prompt, chosen, rejected, name, licence, margin, metadata))
+                case Verdict(prompt, answer, good):
+                    records.append(Rated(id, prompt, answer, good, name, licence, metadata))
+        return records
+
+
+def _opinions(source: Source, wanted: type[Any], dropped: Dropped | None) -> Iterator[Preference | Rated]:
+    make = _OpinionMaker(dropped)
+    stretch = _all_of(source, wanted)
+    for found in _usable(_origin(stretch, Preference), source, make, dropped):
+        records = found if isinstance(found, list) else [found]
+        for record in records:
+            if wanted is Preference and isinstance(record, Rated):
+                hint = "learn from them with the loss `kto`, which wants no pairs"
+                raise DataError(source.label(), expected="pairs of answers", got="answers with a label", hint=hint)
+            yield record
+
+
+def _rated(one: Preference | Rated) -> Iterator[Rated]:
+    if isinstance(one, Rated):
+        yield one
+        return
+    for name, answer in (("chosen", one.chosen), ("rejected", one.rejected)):
+        good = name == "chosen"
+        yield Rated(f"{one.id}/{name}", one.prompt, answer, good, one.source, one.licence, one.metadata)
 
 
 _PROVENANCE_FIELDS = {"id", "source", "license", "licence", "metadata"}
@@ -270,7 +367,8 @@ def _last_name(path: str) -> str:
 
 # -- origins: a stretch -> its rows, or finished records of the wanted kind
 
-Origin = Callable[[Stretch, type[Document] | type[Dialogue]], Iterator[Any]]
+Wanted = type[Document] | type[Dialogue] | type[Preference]
+Origin = Callable[[Stretch, Wanted], Iterator[Any]]
 ORIGINS: dict[str, Origin] = {}
 
 
@@ -284,33 +382,54 @@ def origin(name: str) -> Callable[[Origin], Origin]:
     return enter
 
 
-def _origin(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Any]:
+def _origin(stretch: Stretch, wanted: Wanted) -> Iterator[Any]:
     chosen = next(name for name in ORIGINS if getattr(stretch.source, name) is not None)
     return ORIGINS[chosen](stretch, wanted)
 
 
-def _all_of(source: Source) -> Stretch:
-    return Stretch(source, tuple(usable_files(source)) if source.path is not None else ())
+def _all_of(source: Source, wanted: type[Any] = Document) -> Stretch:
+    return Stretch(source, tuple(usable_files(source, wanted)) if source.path is not None else ())
 
 
 @origin("path")
-def read_files(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Row]:
+def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
     """The rows of each file, by the reader for its suffix."""
     for file in stretch.files:
         yield from READERS[file.suffix](file, stretch.source)
 
 
 @origin("world")
-def read_world(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Document | Dialogue]:
-    """The documents or the dialogues of the embedded world."""
+def read_world(stretch: Stretch, wanted: Wanted) -> Iterator[Document | Dialogue | Preference]:
+    """A part of the embedded world."""
     source = stretch.source
-    world = World.create(source.world)
-    for record in world.documents() if wanted is Document else world.dialogues():
+    parts = _PARTS[wanted]
+    name = source.part or next(iter(parts))
+    if name not in parts:
+        raise unknown_name(f"{source.label()}: part", name, parts)
+    for record in parts[name](World.create(source.world), source.limit or WORLD_COUNT):
         yield replace(record, source=source.name or record.source, licence=record.licence or source.licence)
 
 
+WORLD_COUNT = 1000
+"""Records of the world's smaller parts, where the source sets no `limit`."""
+
+_PARTS: Mapping[Wanted, Mapping[str, Callable[[World, int], Iterator[Any]]]] = {
+    Document: {
+        "documents": lambda world, count: world.documents(),
+        "vet": lambda world, count: world.domain_documents("vet", count=count),
+        "court": lambda world, count: world.domain_documents("court", count=count),
+    },
+    Dialogue: {
+        "dialogues": lambda world, count: world.dialogues(),
+        "sums": lambda world, count: world.sums(count=count),
+        "refusals": lambda world, count: world.refusals(count=count),
+    },
+    Preference: {"preferences": lambda world, count: world.preferences(count=count)},
+}
+
+
 @origin("huggingface")
-def read_huggingface(stretch: Stretch, wanted: type[Document] | type[Dialogue]) -> Iterator[Row]:
+def read_huggingface(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
     """The rows of a data set of the hub, streamed."""
     name = stretch.source.huggingface or ""
     try:
