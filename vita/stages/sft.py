@@ -244,7 +244,7 @@ def _draw(name: str, purpose: str) -> float:
 def _format(source: Source) -> str:
     if source.path is None:
         return "world" if source.world else "huggingface"
-    row = next(iter(read_files(Stretch(source, tuple(usable_files(source))), Dialogue)), None)
+    row = next(iter(read_files(Stretch(source, tuple(usable_files(source, Dialogue))), Dialogue)), None)
     found = detect(row.values or {}) if row else None
     return found.name if found else "unknown"
 
