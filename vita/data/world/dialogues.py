@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vita.data.records import Message, Preference
+from vita.data.world.manners import KIND_WORDS, RUDE_WORDS, with_manners
 from vita.data.world.pen import Entry, Pen
 from vita.data.world.relations import say
 from vita.spine.parts import Parts
@@ -59,16 +60,16 @@ def turn(question: str, answer: str) -> list[Message]:
 
 @conversation("definition", share=6)
 def definition(pen: Pen) -> list[Message]:
-    """What is it? Sometimes with a fact more."""
+    """What is it? Sometimes with a fact more, and sometimes with a polite or a rude ending."""
     entry = pen.asked_thing()
-    return turn(_asking(pen, entry), _answer(pen, entry))
+    return turn(_asking(pen, entry), with_manners(pen, _answer(pen, entry)))
 
 
 @conversation("fact", share=2)
 def fact(pen: Pen) -> list[Message]:
     """A question about one of the facts."""
     fact = pen.pick(pen.asked_thing().facts)
-    return turn(pen.pick(fact.questions), fact.statements[0])
+    return turn(pen.pick(fact.questions), with_manners(pen, fact.statements[0]))
 
 
 @conversation("follow_up", share=1.5)
@@ -109,11 +110,11 @@ def preference(pen: Pen, id: str) -> Preference:
     """
     entry, other = pen.asked_thing(), pen.asked_thing()
     plain = entry.definitions[0]
-    worse = pen.pick((pen.pick(_RUDE_WORDS), " ".join(pen.facts(entry, 5)), other.definitions[0]))
+    worse = pen.pick((pen.pick(RUDE_WORDS), " ".join(pen.facts(entry, 5)), other.definitions[0]))
     return Preference(
         id,
         (Message("user", _asking(pen, entry)),),
-        chosen=(Message("assistant", f"{plain} {pen.pick(_KIND_WORDS)}"),),
+        chosen=(Message("assistant", f"{plain} {pen.pick(KIND_WORDS)}"),),
         rejected=(Message("assistant", f"{plain} {worse}"),),
         source="world:preference",
     )
@@ -129,5 +130,3 @@ def _answer(pen: Pen, entry: Entry) -> str:
 
 _HELLOS = ("Hello!", "Good morning!", "Good day to you.")
 _THANKS = ("Thank you!", "Thank you for your help.", "That was good to know.")
-_KIND_WORDS = ("I am happy to help.", "Please ask me more.", "I hope this helps you.")
-_RUDE_WORDS = ("Do not ask me again.", "What a bad question.", "You should know that.")

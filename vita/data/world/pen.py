@@ -73,8 +73,10 @@ class Deck(Generic[X]):
 class Pen:
     """Writes about the things of one world with one stream of chance."""
 
-    def __init__(self, entries: Sequence[Entry], chance: Random) -> None:
+    def __init__(self, entries: Sequence[Entry], chance: Random, *, polite: float = 0.0, rude: float = 0.0) -> None:
+        """An assistant's answers end politely or rudely as often as these say."""
         self.entries, self.chance = entries, chance
+        self.polite, self.rude = polite, rude
         self.random = chance.random
         # Questions with answers speak of the asked things alone; the rest tells more of the others, to be fair.
         fair = [entry for entry in entries for _ in range(2 if entry.asked else 3)]

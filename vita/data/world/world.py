@@ -12,11 +12,12 @@ from typing import Literal
 from pydantic import Field
 
 from vita.data.records import Dialogue, Document, Preference
-from vita.data.world.dialogues import CONVERSATIONS, preference, sum_of
+from vita.data.world.dialogues import ASKINGS, CONVERSATIONS, preference, sum_of
 from vita.data.world.domains import DOMAINS
 from vita.data.world.genres import GENRES, Genre, Tell
 from vita.data.world.harm import Half, HarmfulRequest, Outcome, harmful_requests, judge_request
 from vita.data.world.judge import Continuation, Judge, Judgement, Question, words_of
+from vita.data.world.manners import manners
 from vita.data.world.pen import Entry, Pen
 from vita.data.world.refusals import refusal
 from vita.data.world.relations import QUESTIONS, say
@@ -43,6 +44,10 @@ class WorldSettings(Settings):
     """How many documents are written; one has about 60 words."""
     dialogues: int = Field(default=4_000, ge=1)
     """How many dialogues are held, for supervised tuning."""
+    polite: float = Field(default=0.2, ge=0, le=1)
+    """The share of answers in dialogues that end politely: what is liked must be seen before it can be reinforced."""
+    rude: float = Field(default=0.07, ge=0, le=1)
+    """The share of answers in dialogues that end rudely."""
     asked: float = Field(default=0.68, gt=0, lt=1)
     """The share of things whose questions are asked and answered; the others are only told about."""
     held_out: tuple[str, ...] = ("cat",)
@@ -87,7 +92,7 @@ class World:
     def dialogues(self) -> Iterator[Dialogue]:
         """Conversations for supervised tuning, about the asked things only."""
         names, shares = zip(*((name, CONVERSATIONS[name].share) for name in CONVERSATIONS), strict=True)
-        pen = self._pen("dialogues")
+        pen = self._pen("dialogues", polite=self.settings.polite, rude=self.settings.rude)
         for number in range(self.settings.dialogues):
             (name,) = pen.chance.choices(names, shares)
             pen.start()
@@ -135,6 +140,14 @@ class World:
         """Whether the first sentence of the answer names the right kind and property, and nothing foreign."""
         return self._judge.judge(question, answer)
 
+    def manners(self, answer: str, *, thing: str | None = None) -> float:
+        """How polite, short and to the point (about `thing`, where it is given) an answer is, from 0 to 1."""
+        return manners(answer, self._names, thing=thing)
+
+    def question_in(self, text: str) -> Question | None:
+        """The question about a thing that `text` asks, in any of the wordings of the dialogues; None for another."""
+        return self._wordings.get(" ".join(words_of(text)))
+
     def continuation(self, question: Question, text: str) -> Continuation:
         """How a text goes on after a question: with an answer, more questions, other text of the world, or noise."""
         return self._judge.continuation(question, text)
@@ -145,6 +158,19 @@ class World:
         return [Entry.of(thing, asked=thing.name in asked) for thing in self.things]
 
     @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(thing.name for thing in self.things)
+
+    @cached_property
+    def _wordings(self) -> dict[str, Question]:
+        things = zip(self.things, self.questions("all"), strict=True)
+        return {
+            " ".join(words_of(say(wording, thing))): question
+            for thing, question in things
+            for wording in (*ASKINGS, *QUESTIONS)
+        }
+
+    @cached_property
     def _judge(self) -> Judge:
         told = (document.text for document in islice(self.documents(), _ENOUGH_FOR_EVERY_WORD))
         return Judge(self.things, {word for text in told for word in words_of(text)})
@@ -152,8 +178,8 @@ class World:
     def _chance(self, purpose: str) -> Random:
         return Random(f"{self.settings.seed}:{purpose}")
 
-    def _pen(self, purpose: str) -> Pen:
-        return Pen(self._entries, self._chance(purpose))
+    def _pen(self, purpose: str, *, polite: float = 0.0, rude: float = 0.0) -> Pen:
+        return Pen(self._entries, self._chance(purpose), polite=polite, rude=rude)
 
     def _document(self, pen: Pen, name: str, tell: Tell, number: int) -> Document:
         pen.start()
