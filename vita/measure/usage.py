@@ -48,8 +48,8 @@ feedback = sa.Table(
     sa.Column("consent", sa.Boolean),
     sa.Column("at", sa.Float),
 )
-"""`kind` thumb (value 1 or -1), edit (content `better`), flag (content `reason`) or vote (content `rejected_request_id`,
-value 1, `request` being the chosen one; value 0 is a tie)."""
+"""`kind` thumb (value 1 or -1), edit (content `better`), flag (content `reason`) or vote (`request` is the better one,
+content `rejected_request_id` the other; value 1, or 0 for a tie)."""
 
 
 def asked_since(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ class Routes:
     async def borrow(
         self, version: Version, *, seconds: float, exclude: Collection[Backend] = ()
     ) -> AsyncIterator[Backend]:
-        """The least busy replica of a version, waited for up to `seconds`; another than `exclude` where there is one."""
+        """The least busy replica of a version, waited for up to `seconds`; none of `exclude` where another is."""
         backend = await self._wait(version, seconds, exclude)
         backend.in_flight += 1
         try:

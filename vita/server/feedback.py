@@ -1,0 +1,111 @@
+"""What users say of answers: checked strictly, tied to a logged request, stored before it is acknowledged.
+
+{"request_id": ..., "kind": "thumb", "value": 1 or -1}
+{"request_id": ..., "kind": "edit", "better": "the answer it should have been"}
+{"request_id": ..., "kind": "flag", "reason": "what is wrong with it"}
+{"kind": "vote", "chosen_request_id": ..., "rejected_request_id": ...}       # "value": 0 for a tie
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from pydantic import Field, ValidationError, model_validator
+
+from vita.measure.usage import feedback, requests
+from vita.server.errors import ApiError
+from vita.server.keys import Key
+from vita.server.redaction import redact
+from vita.spine.config import Settings
+from vita.spine.ledger import Ledger
+
+TEXT = 32_768
+
+_FIELDS = {
+    "thumb": ({"request_id", "value"}, {"reason"}),
+    "edit": ({"request_id", "better"}, {"reason"}),
+    "flag": ({"request_id", "reason"}, set()),
+    "vote": ({"chosen_request_id", "rejected_request_id"}, {"value", "reason"}),
+}
+"""Kind -> what it needs, and what else it may have."""
+
+
+class FeedbackRequest(Settings):
+    """One word of a user on an answer, or on two."""
+
+    kind: Literal["thumb", "edit", "flag", "vote"]
+    """What is said: a thumb up or down, a better answer, a complaint, or which of two answers is better."""
+    request_id: str | None = Field(None, min_length=1, max_length=64)
+    """The `x-request-id` of the answer, or the `id` in it."""
+    value: int | None = Field(None, ge=-1, le=1)
+    """1 or -1 of a thumb; 1, or 0 for a tie, of a vote."""
+    better: str | None = Field(None, min_length=1, max_length=TEXT)
+    """The answer it should have been."""
+    reason: str | None = Field(None, min_length=1, max_length=TEXT)
+    """Why."""
+    chosen_request_id: str | None = Field(None, min_length=1, max_length=64)
+    """The better of two answers."""
+    rejected_request_id: str | None = Field(None, min_length=1, max_length=64)
+    """The worse of two answers."""
+    consent: bool = False
+    """Whether later versions may learn from this."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> FeedbackRequest:
+        needed, possible = _FIELDS[self.kind]
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None} - {"kind", "consent"}
+        for name in sorted(needed - given):
+            raise ValueError(f"`{name}` is required for the kind `{self.kind}`")
+        for name in sorted(given - needed - possible):
+            raise ValueError(f"`{name}` does not belong to the kind `{self.kind}`")
+        if self.value is not None and self.value == {"thumb": 0, "vote": -1}.get(self.kind):
+            raise ValueError(f"`value` of the kind `{self.kind}` is 1 or {-1 if self.kind == 'thumb' else 0}")
+        if self.kind == "vote" and self.chosen_request_id == self.rejected_request_id:
+            raise ValueError("`rejected_request_id` must be another request than `chosen_request_id`")
+        return self
+
+
+def read_feedback(body: Any) -> FeedbackRequest:
+    """The feedback in a request's body, or a refusal that names the field."""
+    try:
+        return FeedbackRequest.model_validate(body, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        named = message.split("`")[1] if first["type"] == "value_error" else None
+        param = named or ".".join(map(str, first["loc"])) or None
+        told = message if named else f"`{param}`: {message}"
+        raise ApiError(400, told, param=param, code="invalid_feedback") from None
+
+
+def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, redacted: bool) -> dict[str, Any]:
+    """Write feedback, and tell what was stored; a request of somebody else's key counts as unknown."""
+    about = _logged(ledger, said.chosen_request_id or said.request_id or "", key)
+    content: dict[str, Any] = {}
+    if said.kind == "vote":
+        content["rejected_request_id"] = _logged(ledger, said.rejected_request_id or "", key)["request"]
+    for name in ("better", "reason"):
+        text = getattr(said, name)
+        if text is not None:
+            content[name] = redact(text) if redacted else text
+    value = said.value if said.value is not None or said.kind != "vote" else 1
+    row = {"request": about["request"], "model": about["model"], "kind": said.kind, "value": value,
+           "content": content, "who": key.hint or None, "consent": said.consent, "at": time.time()}  # fmt: skip
+    with ledger.transaction() as database:
+        number = database.execute(sa.insert(feedback).values(row).returning(feedback.c.id)).scalar_one()
+    return {"id": number, "object": "feedback", "request_id": about["request"], "kind": said.kind,
+            "version": about["version"]}  # fmt: skip
+
+
+def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
+    """The answered request that an `x-request-id` or the `id` of an answer names."""
+    query = sa.select(requests).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
+    with ledger.transaction() as database:
+        rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
+    mine = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]
+    if not mine:
+        message = f"There is no logged request `{reference}` of yours; feedback is tied to one."
+        raise ApiError(404, message, param="request_id", code="request_not_found")
+    return mine[0]
