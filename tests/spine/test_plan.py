@@ -53,7 +53,14 @@ def _plan(
 def _carry_out(plan: Plan, folder: Path, *, fresh: bool = False) -> tuple[dict, list[str]]:
     told = Told()
     store, ledger = Store(folder / "store"), Ledger(folder / "ledger.db")
-    made = execute(plan, store, ledger, machine=Machine(), events=Events([told]), fresh=[step.name for step in plan.steps] if fresh else ())
+    made = execute(
+        plan,
+        store,
+        ledger,
+        machine=Machine(),
+        events=Events([told]),
+        fresh=[step.name for step in plan.steps] if fresh else (),
+    )
     ledger.close()
     return made, [name for name, state in told.states if state == "done"]
 

@@ -71,15 +71,16 @@ def waive(
     """Let a bar go for these weights, for a reason and until a day."""
     here = workspace(ctx)
     digest = here.digest(model)
-    gatekeeper.waive(here.ledger, gate, digest, who=by, reason=reason, expires=_end_of(until), bar=bar)
+    gatekeeper.waive(here.ledger, gate, digest, who=by, reason=reason, expires=end_of(until, option="--until"), bar=bar)
     decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
     here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
 
 
-def _end_of(day: str) -> float:
+def end_of(day: str, *, option: str) -> float:
+    """The last second of a day, given by its date or as a number of days from now."""
     try:
         if day.endswith("d"):
             return (datetime.now(UTC) + timedelta(days=int(day[:-1]))).timestamp()
         return datetime.combine(date.fromisoformat(day), time.max, UTC).timestamp()
     except (ValueError, OverflowError):
-        raise ConfigError("--until", expected="a day as 2027-01-31, or a number of days as 14d", got=day) from None
+        raise ConfigError(option, expected="a day as 2027-01-31, or a number of days as 14d", got=day) from None

@@ -1,0 +1,107 @@
+"""A gated life from release to farewell, as a user walks it, and a document that wants to be forgotten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_cli import LIFE, Vita, vita
+from vita.spine.ledger import Ledger
+
+__all__ = ["vita"]
+
+GATED = (
+    LIFE.replace("filters: []", "filters: [], held_out: 8")
+    + """
+gates:
+  release:
+    model: sft
+    bars:
+      - {report: check, figure: heldout/bits_per_byte, at_most: LIMIT}
+"""
+).replace(
+    "ask:",
+    """  check: {stage: test, documents: 8, prompts: []}
+  deploy: {name: tiny, gate: release, golden: ["hi"], golden_tokens: 4}
+  retire: {reason: too small, inputs: {release: deploy}}
+ask:""",
+)
+
+
+@pytest.fixture
+def live(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("VITA_SIGNING_KEY", str(tmp_path / "key.pem"))
+
+    def run(limit: float, *words: str) -> tuple[int, str, str]:
+        (tmp_path / "life.yaml").write_text(GATED.replace("LIMIT", str(limit)))
+        return vita("live", "life.yaml", *words)
+
+    return run
+
+
+def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_path: Path) -> None:
+    code, out, err = live(100)
+    assert code == 0, err
+    ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
+    digest = ledger.named("tiny/sft")
+    assert digest is not None
+    assert [move.state for move in ledger.moves(digest)] == ["approved", "serving", "retired"]
+    code, out, _ = vita("gate", "tiny/release", "--json")
+    assert code == 0 and json.loads(out)["verdict"] == "pass"
+    code, out, err = vita("restore", "tiny/retire", "again")
+    assert code == 0, err
+    assert "golden answers as archived" in out
+    assert vita("deprecate", "tiny/sft", "--sunset", "30d", "--by", "Ada")[0] == 9
+
+    code, out, _ = vita("who-saw", "world/nothing")
+    assert code == 0 and "nothing here holds" in out
+    code, out, _ = vita("who-saw", _a_document(tmp_path), "--json")
+    told = json.loads(out)
+    assert {one["kind"] for one in told["holders"]} == {"corpus", "tokens"}
+    assert {"model", "release", "archive"} <= {one["kind"] for one in told["weights"]}
+
+
+def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: Vita, tmp_path: Path) -> None:
+    code, _, err = live(0.01)
+    assert code == 9
+    assert "gate tiny/release: check:heldout/bits_per_byte at most 0.01: fail" in err
+    assert vita("gate", "tiny/release")[0] == 1
+    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
+    assert code == 9 and "expected weights that are approved or serving" in err and "a candidate" in err
+    code, _, err = vita("approve", "tiny/sft", "--gate", "tiny/release", "--by", "Ada")
+    assert code == 9 and "its bars are not cleared" in err
+    code, out, err = vita(
+        *("waive", "tiny/sft", "--gate", "tiny/release", "--by", "Ada", "--reason", "a drill", "--until", "2d")
+    )
+    assert code == 0, err
+    assert "is approved" in out
+    assert vita("live", "life.yaml")[0] == 0
+
+
+def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:
+    assert live(0.01)[0] == 9
+    code, _, err = live(100)
+    assert code == 9 and "the bar was set after the measurement began" in err
+    code, _, err = live(100, "--again", "check")
+    assert code == 0, err
+
+
+def test_a_gate_that_names_what_is_not_there_is_refused(live, vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "life.yaml").write_text(GATED.replace("LIMIT", "1").replace("report: check", "report: chekc"))
+    code, _, err = vita("plan", "life.yaml")
+    assert code == 2 and "gates.release.bars.0.report" in err and "did you mean `check`" in err
+    (tmp_path / "life.yaml").write_text(GATED.replace("LIMIT", "1").replace("gate: release", "gate: relase"))
+    code, _, err = vita("plan", "life.yaml")
+    assert code == 2 and "did you mean `release`" in err
+
+
+def _a_document(folder: Path) -> str:
+    from vita.data.corpus import read_corpus
+    from vita.spine.store import Store
+
+    ledger, store = Ledger(folder / "vita-store" / "ledger.db"), Store(folder / "vita-store")
+    digest = ledger.named("tiny/curate")
+    assert digest is not None
+    return next(read_corpus(store.open(digest).path, "train")).id

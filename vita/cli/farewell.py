@@ -1,0 +1,135 @@
+"""The end of a version (`vita deprecate`, `restore`, `who-saw`), and `vita feedback`, from which the next one comes."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.cli.gating import end_of
+from vita.spine.errors import DataError, GateError
+
+feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
+app.add_typer(feedback_app, name="feedback")
+
+
+@app.command()
+def deprecate(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="The version: a name or a digest.")],
+    sunset: Annotated[
+        str, typer.Option(metavar="DAY", help="The day from which on it answers no more: 2027-06-30, 90d.")
+    ],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")],
+    successor: Annotated[str | None, typer.Option(metavar="MODEL", help="What to use instead.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; users read it.")] = "a newer version takes its place",
+) -> None:
+    """Announce the end of a version: it goes on answering, and says until when and what comes after it."""
+    here = workspace(ctx)
+    digest, day = here.digest(model), end_of(sunset, option="--sunset")
+    instead = here.digest(successor) if successor else None
+    if instead == digest:
+        raise GateError("deprecate", "a version cannot be its own successor")
+    if here.ledger.state(digest) == "retired":
+        raise GateError(f"deprecate {digest[:12]}", "it is retired already")
+    here.ledger.move(digest, "deprecated", who=by, why=reason, sunset=day, successor=instead)
+    told = datetime.fromtimestamp(day, UTC).date()
+    here.console.print(
+        f"{digest[:12]} is deprecated and answers until {told}" + (f"; then {instead[:12]}" if instead else "")
+    )
+
+
+@app.command()
+def restore(
+    ctx: typer.Context,
+    archive: Annotated[str, typer.Argument(help="The archive: a name, a digest or a folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model comes back: a new folder.")],
+    public_key: Annotated[Path | None, typer.Option(help="The key that must have signed it, in PEM form.")] = None,
+) -> None:
+    """Bring an archived model back: signature and files verified, golden answers asked again."""
+    from vita.measure.restoring import restore as drill
+    from vita.spine import signing
+
+    here = workspace(ctx)
+    place = Path(archive) if Path(archive).is_dir() else here.find(archive).path
+    public = None
+    if public_key is not None:
+        if not public_key.is_file():
+            raise DataError(str(public_key), "there is no such file")
+        public = signing.public_from_text(public_key.read_text(encoding="utf-8"), where=str(public_key))
+    drilled = drill(place, folder, public=public)
+    if not Path(archive).is_dir():
+        here.ledger.log("restored", here.digest(archive), files=drilled.files, golden=drilled.golden)
+    trust = "the key you gave" if public else f"the key in the archive, {drilled.signed_by[:12]}; compare it"
+    here.console.print(f"{drilled.files} files as signed by {trust}; {drilled.golden} golden answers as archived")
+    here.console.print(f"the model lies in {escape(str(drilled.model))}")
+
+
+@app.command("who-saw")
+def who_saw(
+    ctx: typer.Context,
+    document: Annotated[str, typer.Argument(help="The id of a document, or of a request whose feedback was learnt.")],
+    erase: Annotated[bool, typer.Option("--erase", help="Write down that it must be erased.")] = False,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it, with --erase.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List every model that saw a document, and what must be retired if it goes."""
+    from vita.measure import erasure
+
+    here = workspace(ctx)
+    seen = erasure.who_saw(document, here.store, here.ledger)
+    if erase:
+        if not by:
+            raise GateError("who-saw --erase", "needs --by: an erasure has a name to it")
+        retire = [one.digest for one in seen.to_retire]
+        here.ledger.log("erasure asked", document, who=by, holders=[one.digest for one in seen.holders], retire=retire)
+    if as_json:
+        told = {"document": document, "holders": [one.as_json() for one in seen.holders],
+                "weights": [one.as_json() for one in seen.weights]}  # fmt: skip
+        typer.echo(json.dumps(told, indent=1))
+        return
+    if not seen.holders:
+        here.console.print(f"nothing here holds `{escape(document)}`")
+        return
+    table = Table("kind", "digest", "names", "state", "through", box=None, pad_edge=False)
+    for one in (*seen.holders, *seen.weights):
+        table.add_row(one.kind, one.digest[:12], escape(", ".join(one.names)), one.state, one.through)
+    here.console.print(table)
+    here.console.print(
+        f"{len(seen.to_retire)} of {len(seen.weights)} weights made from it are not retired; "
+        "to be rid of it, leave it out of the source, live again, and retire them"
+    )
+
+
+@feedback_app.command("collect")
+def collect(
+    ctx: typer.Context,
+    service: Annotated[str | None, typer.Option(help="Of this service alone.")] = None,
+    name: Annotated[str, typer.Option("--name", metavar="LIFE", help="The life that it belongs to.")] = "my",
+    since: Annotated[str | None, typer.Option(metavar="DAY", help="From this day on: 2027-01-31.")] = None,
+) -> None:
+    """Freeze what users said until now into an artifact, from which `vita refine` makes training data."""
+    from vita.data.feedback import write_feedback
+    from vita.measure.voices import collect as voices
+    from vita.spine.store import Draft
+    from vita.stages.kinds import Feedback
+
+    here = workspace(ctx)
+    begin = datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp() if since else 0.0
+    scratch = here.store.scratch("feedback") / "draft"
+    scratch.mkdir(parents=True, exist_ok=True)
+    number = write_feedback(voices(here.ledger, service=service, since=begin), scratch)
+    if not number:
+        here.store.clear_scratch("feedback")
+        raise DataError("feedback", "nobody has said anything yet", hint="`vita serve` takes it at /v1/feedback")
+    artifact = here.store.commit(Draft(Feedback, scratch, {"voices": number}))
+    here.store.clear_scratch("feedback")
+    here.ledger.name(f"{name}/feedback", artifact.digest)
+    here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
+    here.console.print(f"{number} voices in {name}/feedback ({artifact.digest[:12]}); next: vita refine --name {name}")
