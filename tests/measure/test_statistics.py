@@ -11,6 +11,7 @@ from vita.measure.statistics import (
     Interval,
     bootstrap_ratio,
     detectable,
+    difference,
     mcnemar,
     paired_ratio,
     share,
@@ -149,3 +150,11 @@ def test_paired_ratios_are_far_surer_than_each_alone() -> None:
 
 def test_intervals_read_as_one_phrase() -> None:
     assert str(share([True, True, False, False])) == "0.500 (0.150 to 0.850)"
+
+
+def test_the_difference_of_two_shares_is_newcombe_s() -> None:
+    """56 of 70 and 48 of 80: the example of Newcombe (1998), table II: 0.2, from 0.0524 to 0.3339."""
+    found = difference(wilson(56, 70), wilson(48, 80))
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    turned = difference(wilson(48, 80), wilson(56, 70))
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))

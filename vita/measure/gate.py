@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vita.measure.comparison import paired
-from vita.measure.statistics import Interval
+from vita.measure.statistics import Interval, difference
 from vita.spine.config import Settings
 from vita.spine.errors import DataError, VitaError
 
@@ -207,16 +207,8 @@ def _gain(bar: Bar, own: Path, other: Path) -> Interval:
     if lower is None:
         lower = bar.figure.rsplit("/", 1)[-1] in _LOWER_IS_BETTER
     pairs = paired(other, own, bar.figure)
-    gain = pairs.difference if pairs else _difference(figure(own, bar.figure), figure(other, bar.figure))
+    gain = pairs.difference if pairs else difference(figure(own, bar.figure), figure(other, bar.figure))
     return _turned(gain) if lower else gain
-
-
-def _difference(now: Interval, before: Interval) -> Interval:
-    """Now minus before, as of independent measurements (Newcombe 1998, method 10), which is wide for paired ones."""
-    gain = now.value - before.value
-    low = gain - math.hypot(now.value - now.low, before.high - before.value)
-    high = gain + math.hypot(now.high - now.value, before.value - before.low)
-    return Interval(gain, low, high, min(now.n, before.n))
 
 
 def _turned(value: Interval) -> Interval:

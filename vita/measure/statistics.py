@@ -59,6 +59,14 @@ def share(outcomes: Sequence[bool]) -> Interval:
     return wilson(sum(outcomes), len(outcomes))
 
 
+def difference(now: Interval, before: Interval) -> Interval:
+    """Now minus before of two independent estimates (Newcombe 1998, method 10); too wide for the same items twice."""
+    gain = now.value - before.value
+    low = gain - math.hypot(now.value - now.low, before.high - before.value)
+    high = gain + math.hypot(now.high - now.value, before.value - before.low)
+    return Interval(gain, low, high, min(now.n, before.n))
+
+
 def student(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
     """A mean and Student's interval around it; with one value the interval is boundless."""
     n = len(values)

@@ -1,0 +1,161 @@
+"""Bring a new release in beside the old while users are there: a canary first, then all of them, or back.
+
+The old release serves; the new one gets a share of the users, who stay with the version that they were given. What they
+mind is compared. The new one is promoted unless it is worse; a replica is killed on the way, since replicas die in
+life, too; and not one request may fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from pydantic import Field
+
+from vita.data.world import World, WorldSettings
+from vita.data.world.visitors import complains, react, visits
+from vita.measure.report import Page, Section, Table, write
+from vita.measure.statistics import Interval, difference, share
+from vita.measure.visiting import Visited, walk
+from vita.server.release import Pinned, read_release
+from vita.server.service import Running, Service
+from vita.spine.config import Settings
+from vita.spine.errors import PlanError
+from vita.spine.ledger import Ledger
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Release, Report
+
+VERSION = 1
+
+
+class Config(Settings):
+    """How carefully the new release comes in."""
+
+    world: WorldSettings
+    """The embedded world whose people are there meanwhile."""
+    share: float = Field(0.4, gt=0, lt=1)
+    """The share of users who get the new release first."""
+    visits: int = Field(160, ge=4)
+    """Visits during the canary; half as many come while traffic shifts."""
+    worse_by: float = Field(0.05, ge=0)
+    """How much larger the share of answers that users mind may be with the new release."""
+    kill: bool = True
+    """Kill one of the old release's replicas in the middle, with SIGKILL."""
+    at_once: int = Field(8, ge=1)
+    """How many are there at the same time."""
+    replicas: int = Field(2, ge=1)
+    """Processes of the old release."""
+    max_tokens: int = Field(48, ge=1)
+    """The longest answer."""
+    seed: int = 1
+    """Another seed brings other visitors, and other answers."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    release: Release
+    """The new one."""
+    serving: Release
+    """The one that serves now: choose it with `inputs: {serving: deploy}`."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What was seen while the versions changed."""
+
+    canary: list[Visited]
+    shifting: list[Visited]
+    promoted: bool
+    minded: dict[str, Interval]
+    """Version -> the share of its answers that users minded."""
+    change: Interval
+
+    @property
+    def failed(self) -> list[str]:
+        return [problem for one in (*self.canary, *self.shifting) for problem in one.failed]
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
+    new, old = read_release(inputs.release.path), read_release(inputs.serving.path)
+    if new.id == old.id:
+        hint = "choose the old one with `inputs: {serving: STEP}`, and give the new one a `version` of its own"
+        raise PlanError("rollout.serving", f"both releases are called {new.id}", hint=hint)
+    watched = asyncio.run(_change(config, old, new, context))
+    requests = sum(len(one.requests) for one in (*watched.canary, *watched.shifting))
+    lost = share([*[True] * len(watched.failed), *[False] * requests])
+    verdict = "promoted" if watched.promoted else "rolled back"
+    context.emit(
+        "note", text=f"{new.id} {verdict}: minded {watched.minded[old.id]} before, {watched.minded[new.id]} now"
+    )
+    folder = context.draft_folder()
+    figures = {
+        "lost": lost,
+        "minded/before": watched.minded[old.id],
+        "minded/after": watched.minded[new.id],
+        "minded/change": watched.change,
+    }
+    told = {
+        "model": new.model,
+        "before": old.model,
+        "promoted": watched.promoted,
+        "figures": {"service": {"rollout": {name: one.as_json() for name, one in figures.items()}}},
+    }
+    (folder / "report.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
+    rows += [("answers of the canary", str(sum(_of(new, watched.canary))), ""), ("verdict", verdict, "")]
+    lead = f"{new.id} came in beside {old.id} while users were there, and was {verdict}."
+    write(Page("Rollout", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder)
+    facts = {f"rollout/{name}": round(one.value, 6) for name, one in figures.items()}
+    return Draft(Report, folder, {**facts, "requests": requests, "promoted": watched.promoted})
+
+
+async def _change(config: Config, old: Pinned, new: Pinned, context: Context) -> Watched:
+    place = context.scratch / "service"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    ledger, world = Ledger(place / "ledger.db"), World.create(config.world)
+    service = Service(
+        name=old.name, release=old, ledger=ledger, controls=place, port=0, replicas=config.replicas,
+        threads=context.machine.threads, who="rollout",
+    )  # fmt: skip
+    coming = list(visits(world, count=config.visits + config.visits // 2, seed=config.seed))
+    async with service.served() as running:
+        await running.fleet.roll(new, share=config.share)
+        context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
+
+        async def told(done: int) -> None:
+            context.emit("progress", done=done, total=len(coming), unit="visits")
+            if config.kill and done == config.visits // 4:
+                _kill_one(running, old)
+
+        walking = partial(walk, f"{running.url}/v1", react=partial(react, seed=config.seed), model=old.name,
+                          seed=config.seed, at_once=config.at_once, max_tokens=config.max_tokens)  # fmt: skip
+        canary = await walking(coming[: config.visits], on_visit=told)
+        minded = {pinned.id: share(_minded(pinned, canary)) for pinned in (old, new)}
+        change = difference(minded[new.id], minded[old.id])
+        promoted = minded[new.id].n > 0 and change.low <= config.worse_by and change.value <= config.worse_by
+        turning = asyncio.create_task(running.fleet.promote() if promoted else running.fleet.roll_back())
+        shifting = await walking(coming[config.visits :])
+        await turning
+    ledger.close()
+    return Watched(canary, shifting, promoted, minded, change)
+
+
+def _kill_one(running: Running, old: Pinned) -> None:
+    victim = next((one.pid for one in running.fleet.of_version(old.id) if one.pid), None)
+    if victim is not None:
+        os.kill(victim, signal.SIGKILL)
+
+
+def _of(pinned: Pinned, visited: Sequence[Visited]) -> list[int]:
+    return [len(one.answers) for one in visited if one.version == pinned.id]
+
+
+def _minded(pinned: Pinned, visited: Sequence[Visited]) -> list[bool]:
+    return [complains(answer) for one in visited if one.version == pinned.id for answer in one.answers]
