@@ -20,6 +20,9 @@ from vita.measure.usage import deployments
 from vita.server.errors import ApiError
 from vita.spine.ledger import Ledger, Move
 
+RELEASE = "release/"
+"""What the ledger's name of a release begins with; what follows is the name that requests use."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -49,11 +52,16 @@ class Catalog:
         served = sa.select(deployments.c.version, deployments.c.model).where(deployments.c.service == self.service)
         with self.ledger.transaction() as database:
             past = {row.version: row.model for row in database.execute(served.order_by(deployments.c.id))}
-        names = {**self.ledger.all_names(), **past}
-        called = {model: name for name, model in names.items()}
         moves: dict[str, Move] = {}
+        released: dict[str, str] = {}
         for move in self.ledger.moves():
             moves[move.artifact] = _joined(moves.get(move.artifact), move)
+            if release := move.details.get("release"):
+                released[release] = move.artifact
+        given = self.ledger.all_names()
+        labels = {name.removeprefix(RELEASE): released.get(digest, digest) for name, digest in given.items()}
+        names = {**labels, **past}
+        called = {model: name for name, model in names.items()}
         self.names = names
         self.standings = {model: _standing(move, called) for model, move in moves.items()}
 

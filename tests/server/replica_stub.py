@@ -1,0 +1,77 @@
+"""A replica that is no model: answers by rule over real HTTP, so that the fleet can be tested without weights.
+
+python -m tests.server.replica_stub --release FOLDER --digest SHA --port N --threads T
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.server.fakes import words_of
+
+SECONDS_A_WORD = 0.02
+
+
+def stub(version: str) -> Starlette:
+    """The application of a replica of `version`."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
+
+    async def chat(request: Request) -> Response:
+        body = await request.json()
+        if body.get("stream"):
+            return StreamingResponse(_stream(body, version, usage), media_type="text/event-stream")
+        await asyncio.sleep(8 * SECONDS_A_WORD)
+        message = {"role": "assistant", "content": "".join(words_of(body))}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return JSONResponse({"id": "chatcmpl-0", "model": version, "choices": [choice], "usage": usage})
+
+    async def fine(_: Request) -> Response:
+        return JSONResponse({})
+
+    async def metrics(_: Request) -> Response:
+        return Response("# HELP vita_x X.\n# TYPE vita_x gauge\nvita_x 1.0\n", media_type="text/plain")
+
+    routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/ready", fine), Route("/health", fine)]
+    return Starlette(routes=[*routes, Route("/metrics", metrics)])
+
+
+async def _stream(body: dict[str, Any], version: str, usage: dict[str, int]) -> AsyncIterator[bytes]:
+    base = {"id": "chatcmpl-0", "created": 1, "model": version}
+    for place, word in enumerate(words_of(body)):
+        delta = {"content": word, **({"role": "assistant"} if place == 0 else {})}
+        yield _event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+        await asyncio.sleep(SECONDS_A_WORD)
+    yield _event({**base, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    if (body.get("stream_options") or {}).get("include_usage"):
+        yield _event({**base, "choices": [], "usage": usage})
+    yield b"data: [DONE]\n\n"
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    for name in ("--release", "--digest", "--port", "--threads"):
+        options.add_argument(name)
+    given = options.parse_args()
+    told = json.loads((Path(given.release) / "release.json").read_text())
+    if told["version"] == "broken":
+        raise SystemExit(6)
+    uvicorn.run(stub(told["version"]), port=int(given.port), log_level="error", timeout_graceful_shutdown=5)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+"""Serving a model and steering what is served: `vita serve`, `vita fleet`, `vita keys`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.errors import GateError
+
+if TYPE_CHECKING:
+    from vita.server.admin import Control
+    from vita.server.release import Pinned
+
+keys_app = typer.Typer(help="Make, list and revoke the API keys of services.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Steer a running service from another terminal.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(fleet_app, name="fleet")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+ServiceOption = Annotated[str | None, typer.Option(help="Which service, by name or address, when several run.")]
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model or a release: a name (cat/dpo), a digest, or a folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many processes answer.")] = 1,
+    host: Annotated[str, typer.Option(help="The address; others than this machine's own need API keys.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
+    research: Annotated[bool, typer.Option(help="Serve a retired model to keys with the scope `research`.")] = False,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the service: in_flight=64, log=metadata, ...")
+    ] = None,
+) -> None:
+    """Serve a model behind an API that OpenAI's clients speak, with a chat page at `/`."""
+    from vita.server.service import Service
+    from vita.server.settings import ServiceSettings
+    from vita.spine.config import build, override
+
+    here = workspace(ctx)
+    settings = build(ServiceSettings, override({}, assignments or []), where="serve")
+    with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
+        release = _release(here, model, Path(folder), name=name)
+        _may_be_served(here, release, research=research)
+        told = "" if replicas == 1 else f" on {replicas} replicas"
+        here.console.print(f"starting {escape(release.id)}{told} ...")
+        service = Service(
+            name=name or release.name,
+            release=release,
+            ledger=here.ledger,
+            controls=_controls(here),
+            settings=settings,
+            host=host,
+            port=port,
+            replicas=replicas,
+            threads=here.machine.threads,
+            research=research,
+            tell=lambda text: here.console.print(escape(text)),
+            ready=lambda url: _announce(here, url, name or release.name),
+        )
+        asyncio.run(service.run())
+    here.console.print("stopped; everything that was accepted has been answered")
+
+
+def _announce(here: Workspace, url: str, name: str) -> None:
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is a cat?"}]})
+    here.console.print(f"[bold]serving[/] {escape(name)} at [bold]{url}[/], the chat page is there, too")
+    curl = f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    here.console.print(curl, soft_wrap=True, markup=False)
+    here.console.print("Ctrl-C finishes what was begun and stops; `vita fleet status` in another terminal tells more")
+
+
+def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> Pinned:
+    """The release that a reference means; of a model one is made on the spot."""
+    from vita.server.release import read_release, release_of
+    from vita.stages.kinds import Model, Release
+
+    given = Path(reference)
+    if given.is_dir() and reference not in here.ledger.all_names():
+        if (given / "release.json").is_file():
+            return read_release(given.resolve())
+        called = name or given.resolve().name
+        release_of(given, folder, name=_plain(called), version="0")
+        return read_release(folder)
+    digest = here.digest(reference)
+    if here.store.manifest(digest).kind == Release.kind:
+        return read_release(here.store.open(digest, Release).path)
+    model = here.store.open(digest, Model)
+    called = name or (reference if reference in here.ledger.all_names() else digest[:12])
+    release_of(model.path, folder, name=_plain(called), version=digest[:8], digest=digest)
+    return read_release(folder)
+
+
+def _may_be_served(here: Workspace, release: Pinned, *, research: bool) -> None:
+    moves = here.ledger.moves(release.model)
+    if moves and moves[-1].state == "retired" and not research:
+        why = f"was retired: {moves[-1].why}"
+        raise GateError(f"model {release.model[:12]}", why, hint="--research serves it to keys with that scope")
+
+
+def _plain(name: str) -> str:
+    """A name as releases bear it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
+
+
+def _controls(here: Workspace) -> Path:
+    return here.store.root / "services"
+
+
+# -- the fleet
+
+
+@fleet_app.command("status")
+def fleet_status(ctx: typer.Context, service: ServiceOption = None, as_json: JsonOption = False) -> None:
+    """Show the versions and replicas of a running service."""
+    here = workspace(ctx)
+    _show(here, _control(here, service).call("GET", "/status").json(), as_json=as_json)
+
+
+@fleet_app.command("drain")
+def fleet_drain(
+    ctx: typer.Context,
+    replica: Annotated[str, typer.Argument(help="A replica, as `vita fleet status` names it.")],
+    stop: Annotated[bool, typer.Option("--stop", help="Leave it out instead of starting a fresh one.")] = False,
+    service: ServiceOption = None,
+) -> None:
+    """Let a replica finish what it has begun and stop; a fresh one takes its place."""
+    here = workspace(ctx)
+    told = _control(here, service).call("POST", "/drain", {"replica": replica, "again": not stop})
+    _show(here, told.json())
+
+
+@fleet_app.command("roll")
+def fleet_roll(
+    ctx: typer.Context,
+    release: Annotated[str, typer.Argument(help="A release or a model: a name, a digest, or a folder.")],
+    share: Annotated[float, typer.Option(help="The part of the traffic that it gets until it is promoted.")] = 1.0,
+    research: Annotated[bool, typer.Option(help="Also when it is retired.")] = False,
+    service: ServiceOption = None,
+) -> None:
+    """Bring in another version beside the present one, without losing a request."""
+    here = workspace(ctx)
+    control = _control(here, service)
+    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(here)) as folder:
+        pinned = _release(here, release, Path(folder), name=None)
+        _may_be_served(here, pinned, research=research)
+        kept = pinned.folder
+        if kept == Path(folder):  # made on the spot: it must outlive this command
+            kept = _controls(here) / "releases" / pinned.digest
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            if not kept.exists():
+                Path(folder).rename(kept)
+                Path(folder).mkdir()
+        _show(here, control.call("POST", "/roll", {"folder": str(kept), "share": share}).json())
+
+
+@fleet_app.command("promote")
+def fleet_promote(ctx: typer.Context, service: ServiceOption = None) -> None:
+    """Give the newest version all of the traffic and let the others leave."""
+    here = workspace(ctx)
+    _show(here, _control(here, service).call("POST", "/promote").json())
+
+
+@fleet_app.command("rollback")
+def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
+    """Give the older version all of the traffic and let the newest leave."""
+    here = workspace(ctx)
+    _show(here, _control(here, service).call("POST", "/rollback").json())
+
+
+def _control(here: Workspace, service: str | None) -> Control:
+    from vita.server.admin import Control
+
+    return Control.find(_controls(here), service)
+
+
+def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> None:
+    if as_json:
+        typer.echo(json.dumps(status, indent=1))
+        return
+    here.console.print(f"[bold]{escape(status['service'])}[/], {status['in_flight']} requests in flight")
+    versions = Table("version", "share", "model", box=None, pad_edge=False)
+    for one in status["versions"]:
+        versions.add_row(escape(one["version"]), f"{one['share']:.0%}", one["model"][:12])
+    here.console.print(versions)
+    replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
+    for one in status["replicas"]:
+        cells = (one["replica"], one["version"], one["state"], one["pid"], one["in_flight"], one["starts"])
+        replicas.add_row(*(escape(str(cell)) for cell in cells))
+    here.console.print(replicas)
+
+
+# -- keys
+
+
+@keys_app.command("create")
+def keys_create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="chat, completions, embeddings, feedback, research or admin; the first four when absent."),
+    ] = None,
+    per_minute: Annotated[float | None, typer.Option(help="How many requests it may make in a minute.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, help="How long it is valid.")] = None,
+    consent: Annotated[bool, typer.Option(help="Its requests may be kept unless they say no.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key; it is shown this once and kept as a hash only."""
+    from vita.server.keys import USUAL_SCOPES, create
+
+    here = workspace(ctx)
+    scopes: Sequence[str] = [part.strip() for one in scope or () for part in one.split(",")] or USUAL_SCOPES
+    expires = None if days is None else time.time() + days * 86400
+    secret = create(here.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires)
+    if as_json:
+        typer.echo(json.dumps({"key": secret, "name": name, "scopes": sorted(set(scopes))}))
+        return
+    typer.echo(secret)
+    here.console.print("[dim]Keep it now: it is not shown again. Send it as `Authorization: Bearer KEY`.[/]")
+
+
+@keys_app.command("list")
+def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the keys: what they may do, and whether they still do."""
+    from vita.server.keys import all_keys
+
+    here = workspace(ctx)
+    found = all_keys(here.ledger)
+    now = time.time()
+    rows = [{"key": f"vk-{key.hint}-...", "name": key.name, "scopes": list(key.scopes),
+             "requests_per_minute": key.requests_per_minute, "consent": key.consent, "created": key.created,
+             "state": "valid" if key.valid(now) else "revoked" if key.revoked else "run out"}
+            for key in found]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("key", "name", "scopes", "a minute", "state", box=None, pad_edge=False)
+    for row in rows:
+        limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
+        table.add_row(row["key"], escape(row["name"]), " ".join(row["scopes"]), limit, row["state"])
+    here.console.print(table)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    ctx: typer.Context, key: Annotated[str, typer.Argument(help="Its eight letters, or its name.")]
+) -> None:
+    """End a key; running services refuse it within seconds."""
+    from vita.server.keys import revoke
+
+    here = workspace(ctx)
+    ended = revoke(here.ledger, key)
+    here.console.print(f"vk-{ended.hint}-... ({escape(ended.name)}) is revoked")

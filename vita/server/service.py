@@ -1,0 +1,132 @@
+"""A whole service in one process tree: the gateway on the public port, its replicas, and the operators' port.
+
+    await Service(name="cat", release=release, ledger=ledger, ...).run()         # until SIGINT or SIGTERM
+
+When it is told to stop it says so (/ready is 503), finishes what it has accepted up to `drain_seconds`, and takes
+its replicas along. A second signal stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vita.server.admin import Control, admin_app
+from vita.server.front import gateway_app
+from vita.server.gateway import Gateway
+from vita.server.keys import all_keys
+from vita.server.listener import Listener, listener, open_socket
+from vita.server.release import Pinned
+from vita.server.routing import Routes
+from vita.server.settings import ServiceSettings
+from vita.server.supervisor import Command, Supervisor, replica_command
+from vita.spine.errors import ConfigError
+from vita.spine.ledger import Ledger
+
+
+@dataclass
+class Service:
+    """What is served, where, and by how many."""
+
+    name: str
+    release: Pinned
+    ledger: Ledger
+    controls: Path
+    """The folder for the operators' file."""
+    settings: ServiceSettings = field(default_factory=ServiceSettings)
+    host: str = "127.0.0.1"
+    port: int = 8000
+    replicas: int = 1
+    threads: int = 1
+    research: bool = False
+    who: str = ""
+    command: Command = replica_command
+    tell: Callable[[str], None] = lambda _: None
+    ready: Callable[[str], None] = lambda _: None
+    """Called with the public address when requests are answered."""
+
+    async def run(self) -> None:
+        """Serve until told to stop."""
+        local = is_loopback(self.host)
+        if not local and not all_keys(self.ledger):
+            hint = "make one with `vita keys create NAME`, or serve on 127.0.0.1"
+            raise ConfigError("serve.host", f"{self.host} can be reached by others, and there is no API key", hint=hint)
+        public, private = open_socket(self.host, self.port), open_socket("127.0.0.1", 0)
+        url = f"http://{_shown(self.host)}:{public.getsockname()[1]}"
+        gateway = Gateway(Routes(self.name), self.ledger, self.settings, local=local, research=self.research)
+        fleet = Supervisor(
+            gateway.routes, self.ledger, self.settings, client=gateway.client, threads=self.threads,
+            command=self.command, who=self.who, tell=self.tell,
+        )  # fmt: skip
+        control = Control.of(self.name, url=url, port=private.getsockname()[1])
+        path = control.write(self.controls)
+        servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
+        stopped = asyncio.Event()
+        tasks = [
+            asyncio.create_task(server.serve(sockets=[one]))
+            for server, one in zip(servers, (public, private), strict=True)
+        ]
+        tasks.append(asyncio.create_task(gateway.keep_fresh()))
+        try:
+            _on_signals(stopped)
+            starting = asyncio.create_task(fleet.start(self.release, replicas=self.replicas))
+            waiting = asyncio.create_task(stopped.wait())
+            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                self.ready(url)
+                await waiting
+            else:
+                starting.cancel()
+            await self._drain(gateway, stopped)
+        finally:
+            path.unlink(missing_ok=True)
+            await fleet.stop()
+            for server in servers:
+                await server.stop()
+            tasks[-1].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await gateway.close()
+
+    async def _drain(self, gateway: Gateway, stopped: asyncio.Event) -> None:
+        """Take nothing new and finish the rest, unless the time is up or a second signal comes."""
+        gateway.draining = True
+        stopped.clear()
+        deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
+        if gateway.in_flight:
+            self.tell(f"finishing {gateway.in_flight} requests; Ctrl-C again stops at once")
+        while gateway.in_flight and not stopped.is_set() and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+
+    def _listener(self, app: object) -> Listener:
+        told = self.settings
+        return listener(
+            app,  # type: ignore[arg-type]
+            header_seconds=told.header_seconds,
+            connections=told.connections,
+            drain_seconds=2.0,
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _on_signals(stopped: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,362 @@
+"""Keeps the replicas of a service alive, and changes what it serves while it serves.
+
+Every replica is a process of its own on a loopback port. One that dies is started again, after a pause that grows with
+each failure in a row. A new version is started beside the old, gets traffic when it is ready, and the old one leaves
+when it has answered what it had begun: `roll`, `promote`, `roll back`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import sqlalchemy as sa
+
+from vita.measure.usage import deployments
+from vita.server.release import Pinned
+from vita.server.routing import Backend, Routes, Version
+from vita.server.settings import ServiceSettings
+from vita.spine.config import unknown_name
+from vita.spine.errors import ConfigError, ModelError, VitaError
+from vita.spine.ledger import Ledger
+
+State = Literal["starting", "ready", "unready", "draining", "stopped", "waiting"]
+FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.5, 30.0, 60.0
+STARTS_IN_VAIN = 3
+"""A replica that was never ready and has ended this often is given up: the release is at fault."""
+REFUSALS = range(2, 10)
+"""Exit codes of errors that a second start would meet again, as `vita.spine.errors` has them."""
+SILENCE_SECONDS = 30.0
+"""A replica whose process lives and that says nothing for so long is ended and started again."""
+Command = Callable[[Pinned, int, int], list[str]]
+
+
+def replica_command(release: Pinned, port: int, threads: int) -> list[str]:
+    """The command line of a replica on its leash."""
+    leash = [sys.executable, "-m", "vita.server.leash", "vita.server.replica"]
+    return [*leash, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
+            "--threads", str(threads)]  # fmt: skip
+
+
+@dataclass(eq=False)
+class Replica:
+    """One process, and what has become of it."""
+
+    name: str
+    release: Pinned
+    backend: Backend
+    threads: int
+    state: State = "starting"
+    process: subprocess.Popen[bytes] | None = None
+    starts: int = 0
+    failures: int = 0
+    was_ready: bool = False
+    leaving: bool = False
+    """Whether it should stop for good."""
+    began: float = 0.0
+    heard: float = 0.0
+    last_words: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    keeper: asyncio.Task[None] | None = None
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it is ready for the first time, or given up."""
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process and self.process.poll() is None else None
+
+
+class Supervisor:
+    """The replicas of one service. Everything happens on one event loop."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        ledger: Ledger,
+        settings: ServiceSettings,
+        *,
+        client: httpx.AsyncClient,
+        threads: int = 1,
+        command: Command = replica_command,
+        who: str = "",
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.routes, self._ledger, self._settings, self._client = routes, ledger, settings, client
+        self._threads, self._command, self._who, self._tell = threads, command, who, tell
+        self.replicas: dict[str, Replica] = {}
+        self._numbers = itertools.count(1)
+        self._changing = asyncio.Lock()
+
+    # -- what an operator can do
+
+    async def start(self, release: Pinned, *, replicas: int, share: float = 1.0) -> Version:
+        """Serve a release by `replicas` processes; returns when all are ready."""
+        if release.id in self.routes.versions:
+            raise ConfigError("fleet", f"{release.id} is being served already", hint="give the release another version")
+        version = Version(release.id, release.model, release.digest, name=release.name, created=time.time())
+        self.routes.add(version)
+        threads = max(1, self._threads // replicas)
+        begun = [self._begin(release, version, threads) for _ in range(replicas)]
+        await asyncio.gather(*(one.settled.wait() for one in begun))
+        if failed := [one for one in begun if not one.was_ready]:
+            await asyncio.gather(*(self._leave(one) for one in begun))
+            self.routes.remove(version.id)
+            raise ModelError(f"replica {failed[0].name} of {release.id}", _cause(failed[0]))
+        self._log(version, "started", share)
+        if share >= 1.0 or len(self.routes.versions) == 1:
+            self.routes.share({version.id: 1.0})
+        else:
+            others = {one.id: one.share * (1 - share) for one in self.routes.versions.values() if one is not version}
+            self.routes.share({**others, version.id: share})
+        return version
+
+    async def roll(self, release: Pinned, *, share: float = 1.0) -> Version:
+        """Bring in a new version: the whole of the traffic, or a share of it until it is promoted or rolled back."""
+        if not 0 < share <= 1:
+            raise ConfigError("fleet.share", expected="a number above 0, up to 1", got=share)
+        async with self._changing:
+            present = self.of_version(self._stable().id)
+            count = max(1, math.ceil(len(present) * share))
+            version = await self.start(release, replicas=count, share=share)
+            if share >= 1.0:
+                await self._retire_all_but(version)
+            return version
+
+    async def promote(self) -> Version:
+        """Give the newest version all of the traffic, and let the others leave."""
+        async with self._changing:
+            newest, stable = self._newest(), self._stable()
+            if newest is stable:
+                raise ConfigError("fleet", "there is no second version to promote", hint="vita fleet roll RELEASE")
+            missing = len(self.of_version(stable.id)) - len(self.of_version(newest.id))
+            release = self.of_version(newest.id)[0].release
+            added = [self._begin(release, newest, self.of_version(newest.id)[0].threads) for _ in range(missing)]
+            await asyncio.gather(*(one.settled.wait() for one in added))
+            self.routes.share({newest.id: 1.0})
+            self._log(newest, "promoted", 1.0)
+            await self._retire_all_but(newest)
+            return newest
+
+    async def roll_back(self) -> Version:
+        """Give the older version all of the traffic, and let the newest leave."""
+        async with self._changing:
+            newest = self._newest()
+            others = [one for one in self.routes.versions.values() if one is not newest]
+            if not others:
+                raise ConfigError("fleet", "there is no other version to go back to")
+            stable = max(others, key=lambda one: (one.share, one.created))
+            self.routes.share({stable.id: 1.0})
+            self._log(stable, "rolled back", 1.0)
+            await self._retire_all_but(stable)
+            return stable
+
+    async def drain(self, name: str, *, again: bool = True) -> None:
+        """Let a replica finish what it has begun and stop; a fresh one takes its place unless `again` is false."""
+        replica = self.replicas.get(name)
+        if replica is None:
+            raise unknown_name("fleet.replica", name, self.replicas)
+        version = self.routes.versions[replica.release.id]
+        await self._leave(replica)
+        if again:
+            fresh = self._begin(replica.release, version, replica.threads)
+            await fresh.settled.wait()
+
+    async def stop(self) -> None:
+        """Let every replica finish and stop."""
+        await asyncio.gather(*(self._leave(replica) for replica in list(self.replicas.values())))
+        for version in self.routes.versions.values():
+            self._log(version, "stopped", 0.0)
+
+    def status(self) -> dict[str, Any]:
+        """What is served by whom."""
+        return {
+            "service": self.routes.service,
+            "versions": [
+                {"version": one.id, "model": one.model, "release": one.release, "share": one.share}
+                for one in self.routes.versions.values()
+            ],
+            "replicas": [
+                {"replica": one.name, "version": one.release.id, "state": one.state, "url": one.backend.url,
+                 "pid": one.pid, "in_flight": one.backend.in_flight, "starts": one.starts}
+                for one in self.replicas.values()
+            ],
+        }  # fmt: skip
+
+    def of_version(self, version_id: str) -> list[Replica]:
+        return [one for one in self.replicas.values() if one.release.id == version_id and not one.leaving]
+
+    # -- versions
+
+    def _newest(self) -> Version:
+        return max(self.routes.versions.values(), key=lambda one: one.created)
+
+    def _stable(self) -> Version:
+        """The version with the largest share."""
+        if not self.routes.versions:
+            raise ConfigError("fleet", "nothing is being served")
+        return max(self.routes.versions.values(), key=lambda one: (one.share, -one.created))
+
+    async def _retire_all_but(self, kept: Version) -> None:
+        gone = [one for one in self.routes.versions.values() if one is not kept]
+        leaving = [one for one in self.replicas.values() if one.release.id != kept.id]
+        await asyncio.gather(*(self._leave(one) for one in leaving))
+        for version in gone:
+            self.routes.remove(version.id)
+            self._log(version, "stopped", 0.0)
+
+    def _log(self, version: Version, action: str, share: float) -> None:
+        row = {"service": self.routes.service, "version": version.id, "model": version.model,
+               "release": version.release, "action": action, "share": share, "who": self._who,
+               "at": time.time()}  # fmt: skip
+        try:
+            with self._ledger.transaction() as database:
+                database.execute(sa.insert(deployments).values(row))
+        except VitaError as error:
+            self._tell(f"the deployment could not be noted: {error}")
+
+    # -- one replica
+
+    def _begin(self, release: Pinned, version: Version, threads: int) -> Replica:
+        name = f"r{next(self._numbers)}"
+        replica = Replica(name, release, Backend(name, ""), threads)
+        self.replicas[name] = replica
+        version.backends.append(replica.backend)
+        replica.keeper = asyncio.create_task(self._keep(replica))
+        return replica
+
+    async def _keep(self, replica: Replica) -> None:
+        """Start a replica, look after it, and start it again when it has died."""
+        while not replica.leaving:
+            self._spawn(replica)
+            await self._look_after(replica)
+            replica.backend.ready = False
+            self.routes.wake()
+            if replica.leaving:
+                return
+            lived = time.monotonic() - replica.began
+            replica.failures = 1 if lived > LONG_LIFE else replica.failures + 1
+            code = replica.process.poll() if replica.process else None
+            if not replica.was_ready and (replica.failures >= STARTS_IN_VAIN or code in REFUSALS):
+                replica.state = "stopped"
+                replica.settled.set()
+                return
+            # One that had served is started again at once; only failing again and again is answered by waiting.
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (replica.failures - 2)) if replica.failures > 1 else 0.0
+            replica.state = "waiting"
+            self._tell(f"{replica.name} ended ({_cause(replica)}); it starts again in {pause:g} s")
+            await asyncio.sleep(pause)
+
+    def _spawn(self, replica: Replica) -> None:
+        port = _free_port()
+        replica.backend.url = f"http://127.0.0.1:{port}"
+        replica.state, replica.began, replica.heard = "starting", time.monotonic(), time.monotonic()
+        replica.starts += 1
+        replica.last_words.clear()
+        # A session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone, which drains first.
+        replica.process = subprocess.Popen(
+            self._command(replica.release, port, replica.threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert replica.process.stderr is not None
+        told = (replica.process.stderr, replica.last_words)
+        threading.Thread(target=_listen, args=told, name=f"{replica.name} stderr", daemon=True).start()
+
+    async def _look_after(self, replica: Replica) -> None:
+        """Ask again and again whether it is ready, until its process has ended."""
+        assert replica.process is not None
+        process = replica.process
+        while process.poll() is None:
+            ready = await self._ask(replica)
+            now = time.monotonic()
+            if ready is not None:
+                replica.heard = now
+            limit = self._settings.ready_seconds if not replica.was_ready else SILENCE_SECONDS
+            if not replica.leaving:
+                self._note(replica, bool(ready))
+                late = now - replica.began > self._settings.ready_seconds and replica.state == "starting"
+                if late or now - replica.heard > limit:
+                    replica.last_words.append("it said nothing in time and was ended")
+                    process.kill()
+            await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
+
+    def _note(self, replica: Replica, ready: bool) -> None:
+        if ready != replica.backend.ready:
+            replica.backend.ready = ready
+            if ready:
+                replica.backend.breaker.succeeded()
+            self.routes.wake()
+        if ready:
+            replica.state, replica.was_ready = "ready", True
+            replica.settled.set()
+        elif replica.state == "ready":
+            replica.state = "unready"
+
+    async def _ask(self, replica: Replica) -> bool | None:
+        """Whether it says that it is ready; None when it says nothing."""
+        try:
+            answer = await self._client.get(f"{replica.backend.url}/ready", timeout=5.0)
+        except httpx.HTTPError:
+            return None
+        return answer.status_code == 200
+
+    async def _leave(self, replica: Replica) -> None:
+        """No new requests; then, when the old ones are answered or the time is up, the end of the process."""
+        replica.leaving = replica.backend.draining = True
+        replica.state = "draining"
+        self.routes.wake()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.drain_seconds
+        while replica.backend.in_flight and loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        if replica.process is not None and replica.process.poll() is None:
+            replica.process.terminate()
+            while replica.process.poll() is None and loop.time() < deadline + 5:
+                await asyncio.sleep(0.05)
+            if replica.process.poll() is None:
+                replica.process.kill()
+        if replica.keeper is not None:
+            replica.keeper.cancel()
+            await asyncio.gather(replica.keeper, return_exceptions=True)
+        if replica.process is not None:
+            replica.process.wait()
+            if replica.process.stdin is not None:
+                replica.process.stdin.close()
+        replica.state = "stopped"
+        replica.settled.set()
+        self.replicas.pop(replica.name, None)
+        if (version := self.routes.versions.get(replica.release.id)) and replica.backend in version.backends:
+            version.backends.remove(replica.backend)
+
+
+def _listen(stream: Any, last_words: deque[str]) -> None:
+    """Keep the last lines that a process wrote on its standard error."""
+    with stream:
+        for line in stream:
+            last_words.append(line.decode(errors="replace").rstrip())
+
+
+def _cause(replica: Replica) -> str:
+    code = replica.process.poll() if replica.process else None
+    said = next((line for line in reversed(replica.last_words) if line.strip()), "")
+    how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
+    return f"ended {how}" + (f": {said}" if said else "")
+
+
+def _free_port() -> int:
+    """A port that is free now; a replica that finds it taken ends, and is started on another."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
