@@ -1,0 +1,338 @@
+"""What an answer is worth: rewards by name, from a user's own Python function, or from a reward model.
+
+    rewards: [world_manners, {use: rewards.py:short, weight: 0.5}]
+
+A reward is a function `f(prompts, completions, **columns)` that gives a number for each completion, or None where it
+has nothing to say. `prompts` are lists of messages with `.role` and `.content`, `completions` are texts, and every
+further column of the prompts' rows comes under its own name, a value for each completion; beside these,
+`completion_ids` and `draw` (a number of each answer's own, for controls). Several are added up by their weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+from pydantic import Field, model_validator
+
+from vita.data.records import Message
+from vita.data.world import World, WorldSettings
+from vita.spine.config import InputPath, Settings, nearest
+from vita.spine.errors import ConfigError, DataError, VitaError
+from vita.spine.parts import Parts
+
+Prompts = Sequence[Sequence[Message]]
+Values = list[float | None]
+Reward = Callable[..., Sequence[float | None]]
+
+REWARDS: Parts[Reward] = Parts("reward")
+"""name -> the function."""
+
+FROM_MODEL = "reward"
+"""The name that means the reward model in the stage's input of this name."""
+
+
+class RewardChoice(Settings):
+    """One reward: a name of the table, `path/to/file.py:function`, `module:function`, or `reward` for the input."""
+
+    use: str = Field(min_length=1)
+    """Its name in the table, `module:function`, or the function's name where `file` is given."""
+    file: InputPath | None = None
+    """The Python file that holds the function; its content belongs to the run's identity."""
+    weight: float = 1.0
+    """What the reward is multiplied by before all are added."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the function, by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        values = {"use": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
+        if isinstance(values, dict) and isinstance(values.get("use"), str) and values.get("file") is None:
+            place, colon, name = values["use"].rpartition(":")
+            if colon and place.endswith(".py"):
+                values |= {"file": place, "use": name}
+        return values
+
+    @property
+    def name(self) -> str:
+        """What to call it in figures."""
+        return self.use.rpartition(":")[2]
+
+
+class ScoresDialogues(Protocol):
+    """A reward model (`vita.nn.reward`)."""
+
+    def score(self, dialogues: Sequence[Sequence[Message]]) -> Sequence[float]:
+        """How good the last answer of each dialogue is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """What answers were worth: the weighted sum (None where no reward had anything to say), and each reward's own."""
+
+    total: Values
+    each: dict[str, Values]
+
+
+class Rewards:
+    """Several weighted rewards as one."""
+
+    def __init__(self, choices: Sequence[RewardChoice], functions: Sequence[Reward], *, where: str) -> None:
+        self.choices, self.functions, self.where = choices, functions, where
+
+    @classmethod
+    def open(
+        cls,
+        choices: Sequence[RewardChoice],
+        *,
+        where: str,
+        model: ScoresDialogues | None = None,
+        world: WorldSettings | None = None,
+    ) -> Rewards:
+        """Finds every function; `world` is handed to those that judge by it and are not told of another."""
+        return cls(choices, [_function(choice, where, model, world) for choice in choices], where=where)
+
+    def __call__(self, prompts: Prompts, completions: Sequence[str], **columns: Sequence[Any]) -> Given:
+        each: dict[str, Values] = {}
+        total: Values = [None] * len(completions)
+        for choice, function in zip(self.choices, self.functions, strict=True):
+            values = self._asked(choice, function, prompts, completions, columns)
+            each[choice.name] = values
+            for at, value in enumerate(values):
+                if value is not None:
+                    total[at] = (total[at] or 0.0) + choice.weight * value
+        return Given(total, each)
+
+    def _asked(
+        self,
+        choice: RewardChoice,
+        function: Reward,
+        prompts: Prompts,
+        completions: Sequence[str],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> Values:
+        where = f"{self.where}: {choice.name}"
+        told = {name: column for name, column in columns.items() if name not in ("prompts", "completions")}
+        try:
+            found = _call(function, prompts, completions, {**told, **choice.options})
+        except VitaError:
+            raise
+        except Exception as error:  # a user's function may raise anything, and is named with it
+            problem = f"raised {type(error).__name__}: {error}"
+            hint = "a reward takes (prompts, completions, **columns)" if isinstance(error, TypeError) else None
+            raise DataError(where, problem, hint=hint) from error
+        if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != len(completions):
+            got = len(found) if isinstance(found, Sequence) and not isinstance(found, str) else type(found).__name__
+            raise DataError(where, expected=f"a list of {len(completions)} numbers, one for each completion", got=got)
+        return [_number(value, where) for value in found]
+
+
+def _call(function: Reward, prompts: Prompts, completions: Sequence[str], named: Mapping[str, Any]) -> Any:
+    """Gives a function what it has arguments for; one without `**columns` is not troubled with further columns."""
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    names = {one.name for one in parameters}
+    known = dict(named) if takes_all else {name: value for name, value in named.items() if name in names}
+    if "completions" not in names:
+        return function(prompts, completions, **known)
+    return function(
+        completions=completions, **({"prompts": prompts} if takes_all or "prompts" in names else {}), **known
+    )
+
+
+def _number(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(where, expected="finite numbers, or None", got=value)
+    return number
+
+
+# -- finding the function
+
+
+def _function(choice: RewardChoice, where: str, model: ScoresDialogues | None, world: WorldSettings | None) -> Reward:
+    spot = f"{where}: {choice.name}"
+    if choice.file is not None:
+        return _in_module(_loaded(Path(choice.file), spot), choice.use, spot)
+    if ":" in choice.use:
+        place, _, name = choice.use.partition(":")
+        try:
+            return _in_module(importlib.import_module(place), name, spot)
+        except ImportError as error:
+            raise ConfigError(spot, f"the module `{place}` cannot be imported: {error}") from None
+    if choice.use == FROM_MODEL:
+        if model is None:
+            hint = "fill the input `reward`, or choose another of " + ", ".join(REWARDS.names())
+            raise ConfigError(spot, "needs a reward model as an input", hint=hint)
+        return _by_model(model)
+    function = REWARDS[choice.use]
+    if "world" in inspect.signature(function).parameters and "world" not in choice.options:
+        if world is None:
+            raise ConfigError(
+                spot, "judges by the embedded world, and no source is one", hint="give `options: {world}`"
+            )
+        return _bound(function, world)
+    return function
+
+
+def _bound(function: Reward, world: WorldSettings) -> Reward:
+    return lambda prompts, completions, **columns: function(prompts, completions, **{**columns, "world": world})
+
+
+def _by_model(model: ScoresDialogues) -> Reward:
+    def reward(prompts: Prompts, completions: Sequence[str], **columns: Any) -> list[float]:
+        pairs = zip(prompts, completions, strict=True)
+        return [float(one) for one in model.score([[*prompt, Message("assistant", text)] for prompt, text in pairs])]
+
+    return reward
+
+
+def _loaded(path: Path, where: str) -> ModuleType:
+    """The user's file as a module of its own, under a name that no other has."""
+    if not path.is_file():
+        raise ConfigError(where, f"there is no file {path}", hint="paths are relative to the life's file")
+    name = f"vita_reward_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything, and is named with it
+        del sys.modules[name]
+        raise ConfigError(where, f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _in_module(module: ModuleType, name: str, where: str) -> Reward:
+    found: Any = getattr(module, name, None)
+    if callable(found):
+        return cast("Reward", found)
+    place = module.__file__ or module.__name__
+    names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+    close = nearest(name, names)
+    hint = f"did you mean `{close}`?" if close else f"it holds {', '.join(names)}" if names else None
+    raise ConfigError(where, f"{place} holds no function `{name}`", hint=hint)
+
+
+# -- rewards by name
+
+
+@REWARDS.add("world_manners")
+def world_manners(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
+    """How polite, short and to the point an answer is, from 0 to 1."""
+    place = _world(world)
+    things = [question.thing if (question := _question(place, prompt)) else None for prompt in prompts]
+    return [place.manners(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
+
+
+@REWARDS.add("world_right")
+def world_right(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
+    """1 for the right kind and property of what was asked for, else 0; None where no thing was asked for."""
+    place = _world(world)
+    pairs = [(_question(place, prompt), text) for prompt, text in zip(prompts, completions, strict=True)]
+    return [float(place.judge(question, text).right) if question else None for question, text in pairs]
+
+
+@REWARDS.add("sum_right")
+def sum_right(
+    prompts: Prompts, completions: Sequence[str], *, answer: Sequence[Any] | None = None, **columns: Any
+) -> Values:
+    """1 where the last number said is the true sum, else 0; None where no sum was asked for.
+
+    The truth is the column `answer`, else what the numbers of the prompt make. More than three numbers are a guess at
+    everything, and wrong.
+    """
+    truths = answer if answer is not None else [None] * len(completions)
+    found: Values = []
+    for prompt, text, given in zip(prompts, completions, truths, strict=True):
+        truth = _sum(prompt) if given is None else int(given)
+        numbers = [int(number) for number in re.findall(r"\d+", text)]
+        found.append(None if truth is None else float(numbers[-1:] == [truth] and len(numbers) <= 3))
+    return found
+
+
+@REWARDS.add("length")
+def length(prompts: Prompts, completions: Sequence[str], *, words: int = 20, **columns: Any) -> Values:
+    """0 up to `words` words, then falling by 1 for each further `words`, to -1."""
+    counts = [len(text.split()) for text in completions]
+    return [-min(1.0, max(0, count - words) / words) for count in counts]
+
+
+@REWARDS.add("matches")
+def matches(prompts: Prompts, completions: Sequence[str], *, pattern: str, **columns: Any) -> Values:
+    """1 where the regular expression `pattern` is found in the answer, else 0."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError("reward matches.pattern", f"is no regular expression: {error}") from None
+    return [float(expression.search(text) is not None) for text in completions]
+
+
+@REWARDS.add("json")
+def is_json(prompts: Prompts, completions: Sequence[str], **columns: Any) -> Values:
+    """1 for an answer that is JSON, else 0."""
+    return [float(_parses(text)) for text in completions]
+
+
+@REWARDS.add("random_reward")
+def random_reward(
+    prompts: Prompts,
+    completions: Sequence[str],
+    *,
+    share: float = 0.35,
+    seed: int = 0,
+    draw: Sequence[int] | None = None,
+    **columns: Any,
+) -> Values:
+    """A control that knows nothing: 1 for a share of the answers, by a coin. What helps here is not the reward."""
+    draws = draw if draw is not None else range(len(completions))
+    return [float(Random(f"{seed}/{number}").random() < share) for number in draws]
+
+
+def _world(given: Any) -> World:
+    settings = given if isinstance(given, WorldSettings) else WorldSettings.model_validate(given)
+    return _made(settings.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _made(settings: str) -> World:
+    return World.create(WorldSettings.model_validate_json(settings))
+
+
+def _question(world: World, prompt: Sequence[Message]) -> Any:
+    """What the last message asks for, of the things of the world."""
+    return world.question_in(prompt[-1].content) if prompt else None
+
+
+def _sum(prompt: Sequence[Message]) -> int | None:
+    found = re.search(r"(\d+) plus (\d+)", prompt[-1].content) if prompt else None
+    return int(found.group(1)) + int(found.group(2)) if found else None
+
+
+def _parses(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
