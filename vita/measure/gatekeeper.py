@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,7 +192,7 @@ def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy) -> dict[s
     return found
 
 
-def _policies(ledger: Ledger, gate: str) -> list[Mapping[str, Any]]:
+def _policies(ledger: Ledger, gate: str) -> Sequence[Mapping[str, Any]]:
     with ledger.transaction() as database:
         return list(
             database.execute(sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)).mappings()
@@ -203,8 +203,8 @@ def _since(ledger: Ledger, gate: str) -> dict[str, float]:
     """For each bar of today's policy, the time from which on it stood there without a break."""
     found: dict[str, float] = {}
     for row in _policies(ledger, gate):
-        bars = {str(bar) for bar in Policy.model_validate(row["policy"]).bars}
-        found = {bar: found.get(bar, row["at"]) for bar in bars}
+        bars, at = {str(bar) for bar in Policy.model_validate(row["policy"]).bars}, float(row["at"])
+        found = {bar: found.get(bar, at) for bar in bars}
     return found
 
 
@@ -221,7 +221,7 @@ def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row["who"] for row in _rows(ledger, gate, model, "approval")))
 
 
-def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> list[Mapping[str, Any]]:
+def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> Sequence[Mapping[str, Any]]:
     same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
     with ledger.transaction() as database:
         return list(database.execute(sa.select(approvals).where(*same).order_by(approvals.c.id)).mappings())

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,19 @@ from vita.server.settings import ServiceSettings
 from vita.server.supervisor import Command, Supervisor, replica_command
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that runs: where, and by what it can be steered."""
+
+    url: str
+    gateway: Gateway
+    fleet: Supervisor
+
+    async def settled(self) -> None:
+        """Wait until all that was asked so far is in the log."""
+        await asyncio.to_thread(self.gateway.log.flush)
 
 
 @dataclass
@@ -51,6 +65,31 @@ class Service:
 
     async def run(self) -> None:
         """Serve until told to stop."""
+        stopped = asyncio.Event()
+        _on_signals(stopped)
+        async with self._open() as running:
+            starting = asyncio.create_task(running.fleet.start(self.release, replicas=self.replicas))
+            waiting = asyncio.create_task(stopped.wait())
+            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                self.ready(running.url)
+                await waiting
+            else:
+                starting.cancel()
+            await self._drain(running.gateway, stopped)
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Running]:
+        """The service while the block lasts, every replica ready; what is in flight at its end is finished."""
+        async with self._open() as running:
+            await running.fleet.start(self.release, replicas=self.replicas)
+            yield running
+            await self._drain(running.gateway, asyncio.Event())
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Running]:
+        """The gateway and the operators' port, and no replica yet."""
         local = is_loopback(self.host)
         if not local and not all_keys(self.ledger):
             hint = "make one with `vita keys create NAME`, or serve on 127.0.0.1"
@@ -65,24 +104,11 @@ class Service:
         control = Control.of(self.name, url=url, port=private.getsockname()[1])
         path = control.write(self.controls)
         servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
-        stopped = asyncio.Event()
-        tasks = [
-            asyncio.create_task(server.serve(sockets=[one]))
-            for server, one in zip(servers, (public, private), strict=True)
-        ]
+        pairs = zip(servers, (public, private), strict=True)
+        tasks = [asyncio.create_task(server.serve(sockets=[one])) for server, one in pairs]
         tasks.append(asyncio.create_task(gateway.keep_fresh()))
         try:
-            _on_signals(stopped)
-            starting = asyncio.create_task(fleet.start(self.release, replicas=self.replicas))
-            waiting = asyncio.create_task(stopped.wait())
-            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
-                starting.result()
-                self.ready(url)
-                await waiting
-            else:
-                starting.cancel()
-            await self._drain(gateway, stopped)
+            yield Running(url, gateway, fleet)
         finally:
             path.unlink(missing_ok=True)
             await fleet.stop()

@@ -12,27 +12,27 @@ from vita.spine.config import Settings
 class ServiceSettings(Settings):
     """The gateway before the replicas, and what it keeps."""
 
-    in_flight: int = Field(256, ge=1)
+    in_flight: int = Field(default=256, ge=1)
     """Requests answered at a time; one more is told to come again (429)."""
-    in_flight_bytes: int = Field(64 * 2**20, ge=1024)
+    in_flight_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Bytes of request bodies held at a time; beyond, 429."""
-    body_bytes: int = Field(2 * 2**20, ge=1024)
+    body_bytes: int = Field(default=2 * 2**20, ge=1024)
     """The largest body of one request; beyond, 413."""
-    body_seconds: float = Field(30.0, gt=0)
+    body_seconds: float = Field(default=30.0, gt=0)
     """How long a client may take to send its body; beyond, 408."""
-    header_seconds: float = Field(10.0, gt=0)
+    header_seconds: float = Field(default=10.0, gt=0)
     """How long a client may take to send its headers; beyond, the connection ends."""
-    stall_seconds: float = Field(60.0, gt=0)
+    stall_seconds: float = Field(default=60.0, gt=0)
     """How long a client may take nothing of its answer; beyond, the connection ends and the answer is given up."""
-    answer_seconds: float = Field(600.0, gt=0)
+    answer_seconds: float = Field(default=600.0, gt=0)
     """The longest silence of a replica in the middle of a request; beyond, 504."""
-    connections: int = Field(1024, ge=1)
+    connections: int = Field(default=1024, ge=1)
     """Connections held open at a time."""
-    patience: float = Field(10.0, ge=0)
+    patience: float = Field(default=10.0, ge=0)
     """How long a new request waits while every replica is being restarted; then 503."""
-    patience_again: float = Field(60.0, ge=0)
+    patience_again: float = Field(default=60.0, ge=0)
     """How long an accepted request, whose replica died, waits for another."""
-    requests_per_minute: float | None = Field(None, gt=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
     """What a key may ask that has no limit of its own; no limit when absent."""
     log: Literal["none", "metadata", "content"] = "content"
     """What is kept of a request; content only with its sender's consent, and without it the metadata."""
@@ -45,9 +45,9 @@ class ServiceSettings(Settings):
         r"\bI (?:cannot|can't|can not|won't|will not) (?:help|do|answer|tell|say|assist)\b",
     )
     """Regular expressions; an answer in which one is found counts as a refusal in the figures."""
-    drain_seconds: float = Field(30.0, gt=0)
+    drain_seconds: float = Field(default=30.0, gt=0)
     """How long requests in flight may take when a replica or the service stops."""
-    ready_seconds: float = Field(300.0, gt=0)
+    ready_seconds: float = Field(default=300.0, gt=0)
     """How long a replica may take to be ready."""
-    refresh_seconds: float = Field(1.0, gt=0)
+    refresh_seconds: float = Field(default=1.0, gt=0)
     """How often keys and states are read from the ledger."""
