@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -192,11 +192,10 @@ def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy) -> dict[s
     return found
 
 
-def _policies(ledger: Ledger, gate: str) -> Sequence[Mapping[str, Any]]:
+def _policies(ledger: Ledger, gate: str) -> list[dict[str, Any]]:
+    query = sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)
     with ledger.transaction() as database:
-        return list(
-            database.execute(sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)).mappings()
-        )
+        return [dict(row) for row in database.execute(query).mappings()]
 
 
 def _since(ledger: Ledger, gate: str) -> dict[str, float]:
@@ -221,10 +220,11 @@ def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(row["who"] for row in _rows(ledger, gate, model, "approval")))
 
 
-def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> Sequence[Mapping[str, Any]]:
+def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> list[dict[str, Any]]:
     same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
+    query = sa.select(approvals).where(*same).order_by(approvals.c.id)
     with ledger.transaction() as database:
-        return list(database.execute(sa.select(approvals).where(*same).order_by(approvals.c.id)).mappings())
+        return [dict(row) for row in database.execute(query).mappings()]
 
 
 def _add(ledger: Ledger, gate: str, model: str, *, kind: str, who: str, reason: str, **more: Any) -> None:
