@@ -93,11 +93,17 @@ def test_the_content_of_a_users_file_is_a_part_of_the_identity(tmp_path: Path) -
 
 def test_a_reward_model_scores_whole_dialogues() -> None:
     class Scorer:
+        def fits(self, dialogue: Sequence[Message]) -> bool:
+            return len(dialogue[-1].content) < 9
+
         def score(self, dialogues: Sequence[Sequence[Message]]) -> list[float]:
             return [float(len(dialogue[-1].content)) for dialogue in dialogues]
 
     choices = [RewardChoice(use="reward", weight=0.5)]
-    assert Rewards.open(choices, where="r", model=Scorer())(asked("a"), ["four"]).total == [2.0]
+    assert Rewards.open(choices, where="r", model=Scorer())(asked("a", "b"), ["four", "much too long"]).total == [
+        2.0,
+        None,
+    ]
     with pytest.raises(ConfigError, match="rlhf.rewards: reward: needs a reward model as an input"):
         given(["reward"], asked("a"), ["x"])
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,39 @@ POINTS = 200
 """A picture shows the mean of neighbouring steps where there are more than this."""
 
 
+@dataclass(frozen=True)
+class Picture:
+    """Which columns of the metrics are drawn together, each under a name, and what is to be seen."""
+
+    name: str
+    lines: Mapping[str, str]
+    unit: str
+    caption: str
+
+
 def write_learning(
-    curve: Sequence[Row], folder: Path, *, title: str, lead: str, facts: Mapping[str, Any], settings: Mapping[str, Any]
+    curve: Sequence[Row],
+    folder: Path,
+    *,
+    title: str,
+    lead: str,
+    facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    pictures: Sequence[Picture] = (),
+    sections: Sequence[Section] = (),
 ) -> None:
-    """`report.md`, `report.html` with pictures, and every step's metrics in `metrics.jsonl`."""
+    """`report.md`, `report.html` with pictures, and every step's metrics in `metrics.jsonl`.
+
+    `pictures` stand in place of the loss, for training whose loss says little; `sections` come before all pictures.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(dict(row)) + "\n" for row in curve)
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     table = Table(("figure", "value"), [(name, _shown(value)) for name, value in facts.items()])
     asked = Table(("setting", "value"), [(name, _shown(value)) for name, value in settings.items()])
-    sections = [Section("What came", [table]), Section("On the way", _pictures(curve)), Section("Settings", [asked])]
-    write(Page(title, lead, sections), folder)
+    drawn = [block for one in pictures for block in _drawn(curve, one)] if pictures else _losses(curve)
+    way = Section("On the way", [*drawn, *_steps(curve)])
+    write(Page(title, lead, [Section("What came", [table]), *sections, way, Section("Settings", [asked])]), folder)
 
 
 def last(curve: Sequence[Row], name: str) -> float | None:
@@ -42,7 +65,13 @@ def mean_of_last(curve: Sequence[Row], name: str, *, rows: int = 20) -> float | 
     return round(sum(found) / len(found), 6) if found else None
 
 
-def _pictures(curve: Sequence[Row]) -> list[Block]:
+def _drawn(curve: Sequence[Row], picture: Picture) -> list[Block]:
+    found = {name: _thinned(_points(curve, column)) for name, column in picture.lines.items()}
+    known = {name: points for name, points in found.items() if points}
+    return [_figure(picture.name, known, picture.unit, picture.caption)] if known else []
+
+
+def _losses(curve: Sequence[Row]) -> list[Block]:
     losses = {"training": _thinned(_points(curve, "loss"))}
     if heldout := _points(curve, "heldout_loss"):
         losses["held out"] = heldout
@@ -52,11 +81,16 @@ def _pictures(curve: Sequence[Row]) -> list[Block]:
     if accuracy := _points(curve, "heldout_accuracy"):
         caption = "Held-out tokens that were the likeliest."
         blocks.append(_figure("accuracy", {"held out": accuracy}, "accuracy", caption))
+    return blocks
+
+
+def _steps(curve: Sequence[Row]) -> list[Block]:
     rates = {"learning rate": _thinned(_points(curve, "learning_rate"))}
     norms = {"gradient norm": _thinned(_points(curve, "gradient_norm"))}
-    blocks.append(_figure("learning_rate", rates, "rate", "The learning rate of the layers' matrices."))
-    blocks.append(_figure("gradient_norm", norms, "norm", "The gradient's length before clipping."))
-    return blocks
+    return [
+        _figure("learning_rate", rates, "rate", "The learning rate of the layers' matrices."),
+        _figure("gradient_norm", norms, "norm", "The gradient's length before clipping."),
+    ]
 
 
 def _figure(name: str, lines: Mapping[str, Sequence[tuple[float, float]]], unit: str, caption: str) -> Figure:

@@ -74,7 +74,11 @@ class RewardChoice(Settings):
 
 
 class ScoresDialogues(Protocol):
-    """A reward model (`vita.nn.reward`)."""
+    """A reward model (`vita.infer.reward`)."""
+
+    def fits(self, dialogue: Sequence[Message]) -> bool:
+        """Whether it is short enough to be read."""
+        ...
 
     def score(self, dialogues: Sequence[Sequence[Message]]) -> Sequence[float]:
         """How good the last answer of each dialogue is."""
@@ -200,9 +204,12 @@ def _bound(function: Reward, world: WorldSettings) -> Reward:
 
 
 def _by_model(model: ScoresDialogues) -> Reward:
-    def reward(prompts: Prompts, completions: Sequence[str], **columns: Any) -> list[float]:
+    def reward(prompts: Prompts, completions: Sequence[str], **columns: Any) -> Values:
         pairs = zip(prompts, completions, strict=True)
-        return [float(one) for one in model.score([[*prompt, Message("assistant", text)] for prompt, text in pairs])]
+        told = [[*prompt, Message("assistant", text)] for prompt, text in pairs]
+        fit = [model.fits(dialogue) for dialogue in told]
+        scores = iter(model.score([dialogue for dialogue, fits in zip(told, fit, strict=True) if fits]))
+        return [float(next(scores)) if fits else None for fits in fit]
 
     return reward
 

@@ -27,8 +27,9 @@ LEAST = {"loss": 0.05, "gradient": 0.4}
 class Guard:
     """Judges each step before it is taken."""
 
-    def __init__(self, *, patience: int = 20) -> None:
-        self.patience, self.left_out = patience, 0
+    def __init__(self, *, patience: int = 20, outliers: bool = True) -> None:
+        """Without `outliers` only what is no number is left out: where losses are near 0 by nature, all are far."""
+        self.patience, self.outliers, self.left_out = patience, outliers, 0
         self._row = 0
         self._healthy = {"loss": deque[float](maxlen=WINDOW), "gradient": deque[float](maxlen=WINDOW)}
 
@@ -70,6 +71,8 @@ class Guard:
             return f"a loss of {loss}"
         if not math.isfinite(gradient_norm):
             return f"a gradient norm of {gradient_norm}"
+        if not self.outliers:
+            return None
         if self._far("loss", loss, least=LEAST["loss"] * abs(self._median("loss"))):
             return f"a loss of {loss:.3g} where {self._median('loss'):.3g} is usual"
         if gradient_norm > 0 and self._far("gradient", math.log(gradient_norm), least=LEAST["gradient"]):

@@ -25,8 +25,8 @@ from vita.spine.errors import StoreError
 from vita.spine.parts import Parts
 from vita.train.parallel import like, local, whole
 
-Part = Literal["matrices", "embedding", "head", "scalars"]
-"""The layers' matrices; what looks tokens up; what scores them; norms."""
+Part = Literal["matrices", "embedding", "head", "scalars", "critic"]
+"""The layers' matrices; what looks tokens up; what scores them; norms; all of a critic beside the model."""
 
 
 class Optimization(Settings):
@@ -42,6 +42,8 @@ class Optimization(Settings):
     """Peak learning rate of an output head of its own."""
     scalar_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of the norms."""
+    critic_rate: float = Field(default=3e-4, gt=0)
+    """Peak learning rate of a critic, where there is one."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Pull of the layers' matrices towards zero, in units of the learning rate (Loshchilov & Hutter 2019)."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -142,11 +144,13 @@ class Optimizer:
 
 def part_of(name: str, parameter: Tensor) -> Part:
     """Which part of the model a parameter belongs to, by its name and shape."""
+    if name.startswith("critic."):
+        return "critic"
     if parameter.ndim < 2:
         return "scalars"
     if "embed_tokens" in name:
         return "embedding"
-    return "head" if name.startswith("lm_head") else "matrices"
+    return "head" if name.startswith(("lm_head", "score")) else "matrices"
 
 
 def _groups(parameters: Mapping[str, Tensor], settings: Optimization, dtype: torch.dtype) -> dict[Part, Group]:
@@ -156,6 +160,7 @@ def _groups(parameters: Mapping[str, Tensor], settings: Optimization, dtype: tor
         "embedding": Group(other, settings.embedding_rate, 0.0),
         "head": Group(other, settings.head_rate, 0.0),
         "scalars": Group(other, settings.scalar_rate, 0.0),
+        "critic": Group(other, settings.critic_rate, 0.0),
     }
     for name, parameter in parameters.items():
         groups[part_of(name, parameter)].names.append(name)

@@ -10,8 +10,9 @@ rounded copy that is made anew after each update; embedding, head and norms are 
 from __future__ import annotations
 
 import copy
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -53,6 +54,8 @@ class Training(Settings):
     """Whether the model is compiled: auto does so when the whole run is long enough to pay for it."""
     patience: int = Field(default=20, ge=1)
     """Steps in a row without a usable loss or gradient after which training gives up."""
+    outliers: bool = True
+    """Whether a loss or gradient far from the usual leaves a step out; not for losses that are near 0 by nature."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Work:
     """Rows first, all of the same number of rows."""
     targets: float
     """How many targets the whole step has, over all processes: what sums are divided by."""
+    check: Callable[[Mapping[str, float]], None] | None = None
+    """Sees what the loss told before the step is taken, and raises where that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class Trainer:
                     module.attend = blocked
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
         self.optimizer = Optimizer(self.named, training.optimization, dtype=self.precision.dtype)
-        self.guard = Guard(patience=training.patience)
+        self.guard = Guard(patience=training.patience, outliers=training.outliers)
         self.done = 0
         """Steps behind us, also those left out."""
 
@@ -125,6 +130,8 @@ class Trainer:
         with _repeatable():
             sums = self._gradients(work)
         told = {name: value / max(work.targets, 1.0) for name, value in sums.items()}
+        if work.check:
+            work.check(told)
         loss, gradients = told.pop("loss"), [parameter.grad for parameter in self.named.values()]
         norm = whole(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])).item()
         left_out = self._judge(work, loss, norm)
@@ -148,6 +155,11 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + float(value)
         totals = self.world.total(torch.tensor([*sums.values()], dtype=torch.float64, device=self.world.device))
         return {name: value / max(targets, 1.0) for name, value in zip(sums, totals.tolist(), strict=True)}
+
+    @torch.no_grad()
+    def each(self, tensors: Tensors, tell: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
+        """What `tell` says of each row under the weights as they are, a micro-batch at a time; changes nothing."""
+        return torch.cat([tell(self.learner.model, piece) for piece in self._pieces(tensors)])
 
     def numerics(self) -> dict[str, Any]:
         """What the last bits of a result depend on beside the settings."""
@@ -188,7 +200,7 @@ class Trainer:
         """The model with what it learnt, whole; where training is sharded every process must ask together."""
         if self.world.size == 1:
             return self.model
-        model = Transformer(self.model.architecture)
+        model = type(self.model)(self.model.architecture)
         for name, parameter in model.named_parameters():
             parameter.data = whole(self.named[name]).detach().cpu()
         return model
@@ -221,8 +233,8 @@ class Trainer:
 
     def _pieces(self, tensors: Tensors) -> Iterator[Tensors]:
         """Micro-batches of equal numbers of rows, as few as `micro_tokens` allows."""
-        rows, width = tensors["ids"].shape[:2]
-        most = max(1, self.training.micro_tokens // max(1, width - 1))
+        rows, *inner, width = tensors["ids"].shape
+        most = max(1, self.training.micro_tokens // max(1, math.prod(inner) * (width - 1)))
         size = next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
         moved = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):

@@ -1,0 +1,463 @@
+"""Let the model try, and make likelier what was rewarded: reinforcement learning from a reward model or a function.
+
+It answers prompts by chance, the answers are judged, and the policy moves towards those that were better than expected,
+at a price for every step away from the model that it began from. At the end it stands beside that model on prompts that
+it never saw: reward, what it still knows, divergence and length, with intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+from pydantic import Field
+
+from vita.data.prompts import Prompt, distinct, prompts
+from vita.data.records import Message
+from vita.data.sources import Source
+from vita.infer.engine import Engine
+from vita.infer.sampling import Sampling
+from vita.measure.learning import Picture, last, mean_of_last, write_learning
+from vita.measure.rewards import RewardChoice, Rewards
+from vita.measure.rollouts import Method, Plan, Rollouts, answer, columns, told, worth
+from vita.measure.shift import Shift, shift
+from vita.nn import hf
+from vita.nn.critic import ActorCritic
+from vita.nn.transformer import Transformer
+from vita.spine.config import Settings, neutral
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Model, Reward
+from vita.train import rules
+from vita.train.actor import Objective, look_at, objective
+from vita.train.advantage import Scale
+from vita.train.loop import Learnt, Look, train
+from vita.train.optim import Optimization
+from vita.train.parallel import World
+from vita.train.policy import Aggregation, Importance
+from vita.train.precision import Choice
+from vita.train.schedule import Schedule
+from vita.train.trainer import Trainer, Training
+
+VERSION = 1
+
+LOOKED_AT = 64
+"""Held-out prompts that are answered at each look."""
+
+
+class Recipe(Settings):
+    """What a method needs to work on models of one to ten million parameters; `Config` may say otherwise."""
+
+    prompts: int
+    samples: int
+    epochs: int
+    rate: float
+    kl: float
+    low: float = 0.2
+    high: float = 0.2
+    importance: Importance = "token"
+    aggregation: Aggregation = "dapo"
+
+
+RECIPES: Mapping[Method, Recipe] = {
+    "ppo": Recipe(prompts=48, samples=1, epochs=4, rate=0.01, kl=0.2),
+    "grpo": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.04, high=0.28),
+    "rloo": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.05, importance="sum", aggregation="grpo"),
+    "reinforce": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.05),
+}
+
+
+class Config(Settings):
+    """What is asked, what is rewarded, and how the policy moves."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where prompts come from: dialogues, preferences, or rows with `prompt` whose other columns the reward sees."""
+    rewards: tuple[RewardChoice, ...] = Field((RewardChoice(use="reward"),), min_length=1)
+    """What answers are worth: names, `path/to/file.py:function`, or `reward` for the reward model; added by weight."""
+    judged_by: tuple[RewardChoice, ...] = ()
+    """What the comparison at the end scores by; without it the rewards themselves. A control with `random_reward` is
+    judged by what it did not learn from."""
+    right: RewardChoice | None = None
+    """What tells whether an answer is still right (a value of 0.5 and more), in the comparison at the end."""
+    method: Method = "grpo"
+    """ppo learns a critic beside the policy; grpo, rloo and reinforce compare answers to one prompt."""
+    steps: int = Field(60, ge=1)
+    """Rounds of answering and learning."""
+    prompts: int | None = Field(None, ge=1)
+    """Prompts in a round; without it 48 for ppo, else 8."""
+    samples: int | None = Field(None, ge=1)
+    """Answers to each prompt; without it 1 for ppo, else 8."""
+    epochs: int | None = Field(None, ge=1)
+    """How often a round's answers are learnt from; without it 4 for ppo, else 1."""
+    minibatches: int = Field(1, ge=1)
+    """Optimizer steps in which a round's answers are learnt from once."""
+    max_tokens: int = Field(48, ge=1)
+    """The longest answer; what does not end by then has earned nothing."""
+    rate: float | None = Field(None, gt=0)
+    """Learning rate, as a share of that of a model of this size in pretraining; without it 0.01 for ppo (3e-5 at width
+    256), else 0.03."""
+    critic_rate: float = Field(0.1, gt=0)
+    """The critic's learning rate, as the same kind of share."""
+    warmup: int = Field(10, ge=0)
+    """Optimizer steps over which the rates rise."""
+    kl: float | None = Field(None, ge=0)
+    """Price of a nat away from the starting model: in the reward for ppo (0.2), rloo and reinforce (0.05), in the loss
+    for grpo (0.04). A rule that cannot be fooled needs none."""
+    clip_low: float | None = Field(None, gt=0, lt=1)
+    """How far a token's probability ratio may fall below 1 before it counts no more; without it 0.2."""
+    clip_high: float | None = Field(None, gt=0)
+    """How far it may rise above 1; without it 0.28 for grpo, else 0.2."""
+    dual_clip: float | None = Field(None, gt=1)
+    """What a bad answer that became likely may cost at most, as a multiple of its advantage."""
+    loss: Literal["clip", "cispo"] = "clip"
+    """clip stops at the clip; cispo holds the weight (at `clip_high`, 5 without it) and goes on teaching."""
+    importance: Importance | None = None
+    """What a ratio belongs to: token, sequence (GSPO), or sum (the default of rloo)."""
+    aggregation: Aggregation | None = None
+    """How tokens and answers are averaged: dapo (all tokens alike), grpo, dr_grpo, luspo."""
+    scale: Scale = "group"
+    """What grpo divides advantages by: the deviation of the group, of the batch, or none."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """ppo: what a reward one token later is worth."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """ppo: 0 trusts the critic alone, 1 the outcome alone."""
+    value_weight: float = Field(0.1, gt=0)
+    """ppo: weight of the critic's loss."""
+    value_clip: float | None = Field(0.2, gt=0)
+    """ppo: how far the critic may go from what it said, in one round."""
+    value_rounds: int = Field(2, ge=0)
+    """ppo: first rounds in which the critic alone learns."""
+    mask_truncated: bool = False
+    """Learn nothing from answers that did not end, instead of taking them as worth nothing."""
+    truncation_penalty: float = Field(0.0, ge=0)
+    """What an answer that did not end loses."""
+    held_out: int = Field(100, ge=1)
+    """Prompts kept back for the comparison at the end; at most a third of all."""
+    compared: Sampling = Field(default_factory=lambda: Sampling(max_tokens=48))
+    """How both models answer them."""
+    compared_samples: int = Field(2, ge=1)
+    """Answers of each model to each held-out prompt."""
+    seed: int = 0
+    """Another seed asks in another order, answers by other chance and holds out others."""
+    looks: int = Field(4, ge=1)
+    """How many times held-out prompts are answered on the way."""
+    micro_tokens: int = Field(16384, ge=1)
+    """Tokens that go through the model at once."""
+    precision: Choice = "float32"
+    """What matrices are multiplied in; sampling is in float32 always, so that bfloat16 learns slightly off-policy."""
+    checkpoint_seconds: float = neutral(30.0, ge=0)
+    """Time between checkpoints: how much work a crash costs."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    reward: Reward | None = None
+    """The reward model, for the reward `reward`."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    settled = _settled(config)
+    device = context.machine.device
+    judges = _judges(config, inputs, device)
+    reference = Engine.open(inputs.model.path, device=device)
+    asked, aside = _prompts(config, reference, context)
+    policy, tokenizer, template = hf.load(inputs.model.path), reference.tokenizer, reference.template
+    model = ActorCritic.of(policy) if config.method == "ppo" else policy
+    engine = Engine(model, tokenizer, template=template, device=device)
+    training = _training(config, settled, width=model.architecture.width)
+    trainer = Trainer(
+        model,
+        objective(_objective(config, settled)),
+        training,
+        world=World(device=device),
+        threads=context.machine.threads,
+    )
+    plan = _plan(config, settled)
+    rollouts = Rollouts(trainer, engine, reference.model, asked, judges.rewards, plan, seed=config.seed)
+    heldout = _HeldOut(engine, reference.model, aside[:LOOKED_AT], judges.rewards, plan, seed=config.seed)
+    learnt = train(
+        trainer,
+        rollouts,
+        folder=context.scratch,
+        emit=context.emit,
+        looks=[
+            Look(1, rollouts.tell),
+            Look(max(1, config.steps // config.looks) * plan.updates, heldout.look, at_start=True),
+        ],
+        checkpoint_seconds=config.checkpoint_seconds,
+        checkpoint_steps=plan.updates,
+    )
+    context.record |= learnt.record
+    final = model.policy() if isinstance(model, ActorCritic) else model
+    later = Engine(final, tokenizer, template=template, device=device)
+    found = _compared(config, reference, later, aside, judges.final, judges.right)
+    facts = _facts(config, learnt, found, asked=asked, aside=aside)
+    context.emit("note", text=_story(facts, found))
+    return Draft(Model, _written(config, inputs, context, final, learnt, found, facts, training), facts)
+
+
+# -- settings
+
+
+def _settled(config: Config) -> Recipe:
+    """The method's recipe with what the settings say otherwise."""
+    given = {"low": config.clip_low, "high": config.clip_high}
+    given |= {name: getattr(config, name) for name in Recipe.model_fields if hasattr(config, name)}
+    recipe = RECIPES[config.method].model_copy(update={name: one for name, one in given.items() if one is not None})
+    where, method = "rlhf", config.method
+    if method in ("grpo", "rloo") and recipe.samples < 2:
+        raise ConfigError(
+            f"{where}.samples", expected=f"at least 2, since {method} compares answers", got=recipe.samples
+        )
+    if method == "reinforce" and recipe.epochs * config.minibatches > 1:
+        hint = "it is right only for answers of the policy as it is; choose grpo for more steps on them"
+        raise ConfigError(
+            f"{where}.epochs", expected="1 for reinforce", got=recipe.epochs * config.minibatches, hint=hint
+        )
+    if recipe.prompts * recipe.samples < config.minibatches:
+        raise ConfigError(
+            f"{where}.minibatches", expected=f"at most {recipe.prompts * recipe.samples}, the answers of a round",
+            got=config.minibatches,
+        )  # fmt: skip
+    if recipe.prompts * recipe.samples < 2:
+        raise ConfigError(f"{where}.prompts", expected="2 answers a round or more", got=1)
+    if method == "ppo" and config.value_rounds >= config.steps:
+        expected = f"fewer than `steps`, {config.steps}, or the policy never learns"
+        raise ConfigError(f"{where}.value_rounds", expected=expected, got=config.value_rounds)
+    return recipe
+
+
+def _plan(config: Config, settled: Recipe) -> Plan:
+    same = {"gamma", "lam", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
+    return Plan(
+        **{name: getattr(config, name) for name in same},
+        prompts=settled.prompts,
+        samples=settled.samples,
+        epochs=settled.epochs,
+        kl=0.0 if config.method == "grpo" else settled.kl,
+        how=settled.aggregation,
+        value_rounds=config.value_rounds if config.method == "ppo" else 0,
+    )
+
+
+def _objective(config: Config, settled: Recipe) -> Objective:
+    loss = "plain" if config.method == "reinforce" else config.loss
+    return Objective(
+        loss=loss,
+        importance=settled.importance,
+        low=settled.low,
+        high=(config.clip_high or 5.0) if loss == "cispo" else settled.high,
+        dual=config.dual_clip,
+        kl=settled.kl if config.method == "grpo" else 0.0,
+        value_weight=config.value_weight,
+        value_clip=config.value_clip,
+    )
+
+
+def _training(config: Config, settled: Recipe, *, width: int) -> Training:
+    usual = rules.other_rate(width, 1)
+    rate = usual * settled.rate
+    steps = config.steps * settled.epochs * config.minibatches
+    return Training(
+        schedule=Schedule(steps=steps, name="constant", warmup=config.warmup),
+        optimization=Optimization(
+            matrices="adamw",
+            matrix_rate=rate,
+            embedding_rate=rate,
+            head_rate=rate,
+            scalar_rate=rate,
+            critic_rate=usual * config.critic_rate,
+            epsilon=1e-8,
+        ),
+        micro_tokens=config.micro_tokens,
+        precision=config.precision,
+        compiled="no",  # answers differ in length from round to round
+        outliers=False,
+    )
+
+
+# -- what is asked, and who judges
+
+
+@dataclass(frozen=True)
+class _Judges:
+    """What answers are worth while learning, at the end, and whether they are right."""
+
+    rewards: Rewards
+    final: Rewards
+    right: Rewards | None
+
+
+def _judges(config: Config, inputs: Inputs, device: str) -> _Judges:
+    world = next((source.world for source in config.sources if source.world is not None), None)
+    scorer = _reward_model(inputs.reward, device) if inputs.reward else None
+
+    def opened(choices: Sequence[RewardChoice], name: str) -> Rewards:
+        return Rewards.open(choices, where=f"rlhf.{name}", model=scorer, world=world)
+
+    rewards = opened(config.rewards, "rewards")
+    final = opened(config.judged_by, "judged_by") if config.judged_by else rewards
+    return _Judges(rewards, final, opened([config.right], "right") if config.right else None)
+
+
+def _reward_model(reward: Reward, device: str) -> Any:
+    from vita.infer.reward import RewardModel
+
+    return RewardModel.open(reward.path, device=device)
+
+
+def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts to learn from and those kept back; each stands on one side, however often it is asked."""
+    every = distinct(one for source in config.sources for one in prompts(source))
+    room = engine.model.architecture.context - config.max_tokens
+    kept = [one for one in every if len(engine.chat_ids(one.messages)) <= room]
+    if len(kept) < 3:
+        raise DataError("rlhf", expected=f"3 prompts or more of at most {room} tokens", got=len(kept))
+    Random(f"{config.seed}/held out").shuffle(kept)
+    count = min(config.held_out, len(kept) // 3)
+    text = f"{len(kept) - count:,} prompts to learn from, {count:,} held out"
+    too_long = len(every) - len(kept)
+    context.emit("note", text=text + (f", {too_long:,} left out for their length" if too_long else ""))
+    return kept[count:], kept[:count]
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Prompts that the policy never learns from, answered with the same chance at each look."""
+
+    engine: Engine
+    reference: Transformer
+    prompts: Sequence[Prompt]
+    rewards: Rewards
+    plan: Plan
+    seed: int
+
+    def look(self, trainer: Trainer) -> dict[str, float]:
+        """What answers are worth, how far they are from the start, and how sure the policy is."""
+        answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(f"{self.seed}/look"))
+        given = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=f"{self.seed}/look")
+        now, start = (
+            look_at(model, answers.ids, answers.mask, rows=LOOKED_AT) for model in (self.engine.model, self.reference)
+        )
+        found = told(answers, given, now, start.logprobs, size=1)
+        return {f"heldout_{name}": found[name] for name in HEADLINE if name in found}
+
+
+HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
+"""What is told of held-out prompts on the way; the share of groups that teach nothing comes from the rounds."""
+
+
+# -- what came of it
+
+
+def _compared(
+    config: Config, before: Engine, after: Engine, aside: Sequence[Prompt], judges: Rewards, right: Rewards | None
+) -> Shift:
+    def values(rewards: Rewards, texts: Sequence[str]) -> list[float | None]:
+        asked = [prompt for prompt in aside for _ in range(len(texts) // len(aside))]
+        return rewards([one.messages for one in asked], texts, **columns(asked)).total
+
+    def is_right(given: Sequence[Sequence[Message]], texts: Sequence[str]) -> list[bool | None]:
+        assert right is not None
+        return [None if value is None else value >= 0.5 for value in values(right, texts)]
+
+    return shift(
+        before,
+        after,
+        [prompt.messages for prompt in aside],
+        score=lambda given, texts: values(judges, texts),
+        right=is_right if right else None,
+        samples=config.compared_samples,
+        sampling=config.compared,
+        seed=config.seed,
+    )
+
+
+def _facts(
+    config: Config, learnt: Learnt, found: Shift, *, asked: Sequence[Prompt], aside: Sequence[Prompt]
+) -> dict[str, Any]:
+    """What a later step or a person wants to know; the five headline figures of the run among it."""
+    curve = learnt.curve
+    ends = {name: last(curve, f"heldout_{name}") for name in HEADLINE}
+    begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("reward", "entropy")}
+    flat = mean_of_last(curve, "zero_variance", rows=len(curve))
+    figures = {"heldout_" + name: value for name, value in (ends | begun).items()} | {"zero_variance": flat}
+    return {
+        "chat": True,
+        "method": config.method,
+        "rounds": config.steps,
+        "prompts": len(asked),
+        "held_out": len(aside),
+        "left_out": learnt.left_out,
+        **{name: value for name, value in figures.items() if value is not None},
+        **{f"shift/{name}": value for name, value in found.facts().items()},
+    }
+
+
+def _story(facts: Mapping[str, Any], found: Shift) -> str:
+    figures = found.figures
+    text = f"held out: reward {figures['score/before'].value:.3f} before, {figures['score/after'].value:.3f} after, "
+    text += f"gain {figures['score/gain']}, {figures['kl'].value:.2f} nats from the start"
+    if "right/change" in figures:
+        text += f", right {figures['right/before'].value:.1%} before and {figures['right/after'].value:.1%} after"
+    flat = facts.get("zero_variance")
+    if flat is not None:
+        text += f"; {flat:.0%} of the groups had no spread and taught nothing"
+    return text + f"; {facts['heldout_truncated']:.0%} of the answers did not end"
+
+
+PICTURES = (
+    Picture("reward", {"rounds": "reward", "held out": "heldout_reward"}, "reward", "What answers were worth."),
+    Picture(
+        "kl", {"rounds": "kl", "held out": "heldout_kl"}, "nats a sequence", "How far the policy is from its start."
+    ),
+    Picture(
+        "entropy", {"rounds": "entropy", "held out": "heldout_entropy"}, "nats a token", "How unsure the policy is."
+    ),
+    Picture(
+        "shares",
+        {"no spread": "zero_variance", "truncated": "truncated", "clipped": "clip_fraction"},
+        "share",
+        "Groups whose answers were all worth the same, answers that did not end, and tokens at the clip.",
+    ),
+    Picture("length", {"rounds": "length", "held out": "heldout_length"}, "tokens", "How long answers are."),
+    Picture("value_loss", {"critic": "value_loss"}, "loss", "How wrong the critic was."),
+)
+
+
+def _written(
+    config: Config,
+    inputs: Inputs,
+    context: Context,
+    final: Transformer,
+    learnt: Learnt,
+    found: Shift,
+    facts: Mapping[str, Any],
+    training: Training,
+) -> Path:
+    folder = context.draft_folder()
+    hf.save(final, folder)
+    hf.carry(inputs.model.path, folder)
+    about = {"context": final.architecture.context, "steps": learnt.steps}
+    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    settings = {**config.model_dump(mode="json", exclude={"sources"}), "matrix_rate": training.optimization.matrix_rate}
+    lead = (
+        f"{config.method} on {facts['prompts']:,} prompts, {config.steps:,} rounds. The loss itself says little here."
+    )
+    write_learning(
+        learnt.curve,
+        folder / "report",
+        title="Learning from rewards",
+        lead=lead,
+        facts=facts,
+        settings=settings,
+        pictures=PICTURES,
+        sections=[found.section()],
+    )
+    found.write(folder / "report", before=inputs.model.digest)
+    return folder
