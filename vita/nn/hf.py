@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +31,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+M = TypeVar("M", bound=Transformer)
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", GENERATION)
 """Files that go with a model through its life and do not change when its weights do."""
 
@@ -52,18 +53,33 @@ def load(
     attention: str = "sdpa",
 ) -> Transformer:
     """The model in a Hugging Face folder, its weights converted to `dtype`."""
-    folder = Path(folder)
-    architecture = Architecture.from_hf(_read_json(folder / CONFIG), where=str(folder / CONFIG))
+    architecture = Architecture.from_hf(read_config(folder), where=str(Path(folder) / CONFIG))
     with torch.device("meta"):
         model = Transformer(architecture, attention=attention)
+    return filled(model, folder, dtype=dtype, device=device)
+
+
+def filled(model: M, folder: str | Path, *, dtype: torch.dtype, device: str | torch.device) -> M:
+    """A model that was made on the meta device, with the weights in the folder."""
     model = model.to(dtype).to_empty(device=device)
     model.model.rotary.reset_parameters()
-    _fill(model, folder)
+    _fill(model, Path(folder))
     return model
 
 
-def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-    """Writes `config.json` and `model.safetensors`, rounded to `dtype` where one is given.
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What `config.json` says."""
+    return _read_json(Path(folder) / CONFIG)
+
+
+def save(
+    model: Transformer,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `config.json`, with what `config` adds or replaces, and `model.safetensors`, rounded to a `dtype`.
 
     Each file is written aside and renamed, the config last: an interrupted save leaves no half-written file behind
     under its real name.
@@ -74,7 +90,8 @@ def save(model: Transformer, folder: str | Path, *, dtype: torch.dtype | None = 
     written = dtype or model.head_weight.dtype
     with _written_aside(folder / WEIGHTS) as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
-    _write_json(folder / CONFIG, {**model.architecture.to_hf(), "dtype": str(written).removeprefix("torch.")})
+    described = {**model.architecture.to_hf(), "dtype": str(written).removeprefix("torch.")}
+    _write_json(folder / CONFIG, {**described, **(config or {})})
 
 
 def load_generation(folder: str | Path) -> Generation:

@@ -3,8 +3,9 @@
     trainer = Trainer(model, language_modelling, training, world=world, threads=machine.threads)
     learnt = train(trainer, batches=lambda step: Work(...), folder=context.scratch, emit=context.emit)
 
-`batches` is a pure function of the step, so going on after a crash is: load the last checkpoint, cut the metrics back
-to it, and ask for the next step. Metrics go to `metrics.jsonl`, one line for each step and one clean curve.
+`batches` is a pure function of the step (and of the weights, where the model makes its own), so going on after a crash
+is: load the last checkpoint, cut the metrics back to it, and ask for the next step. Metrics go to `metrics.jsonl`, one
+line for each step and one clean curve.
 """
 
 from __future__ import annotations
@@ -74,13 +75,15 @@ def train(
     looks: Sequence[Look] = (),
     tokens_per_step: int = 0,
     flops_per_token: float = 0.0,
+    enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
     checkpoint_seconds: float = 30.0,
+    checkpoint_steps: int = 1,
     keep: int = 2,
 ) -> Learnt:
     """Train to the end of the schedule, from the last whole checkpoint in `folder` where there is one.
 
-    Every process calls it; the leading one writes. `checkpoint_seconds` decides how much work a crash costs, and
-    nothing about the result.
+    Every process calls it; the leading one writes. `enough` is asked about the metrics of the last step, and ends the
+    run before its time. `checkpoint_seconds` decides how much work a crash costs, and nothing about the result.
     """
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep)
     resumed = _resume(trainer, checkpoints, emit)
@@ -92,14 +95,15 @@ def train(
     try:
         if trainer.done == 0:
             metrics.add({"step": 0, **_seen(trainer, [look for look in looks if look.at_start])})
-        while trainer.done < steps:
+        while trainer.done < steps and not _agreed(trainer, enough(metrics.last)):
             outcome = trainer.step(batches(trainer.done))
             pace.mark()
             row = {"step": trainer.done, **_figures(outcome, trainer), **pace.figures()}
             row |= _seen(trainer, [look for look in looks if trainer.done % look.every == 0 or trainer.done == steps])
             metrics.add(row)
             _tell(emit, row, outcome, trainer, pace)
-            if _due(trainer, time.monotonic() - saved >= checkpoint_seconds) and trainer.done < steps:
+            due = time.monotonic() - saved >= checkpoint_seconds and trainer.done % checkpoint_steps == 0
+            if _agreed(trainer, due) and trainer.done < steps:
                 _save(trainer, checkpoints, metrics)
                 saved = time.monotonic()
         _save(trainer, checkpoints, metrics)
@@ -135,8 +139,8 @@ def _compare_numerics(found: Checkpoint, trainer: Trainer, emit: Emit) -> None:
         emit("note", text=f"goes on under other conditions ({'; '.join(changed)}): the last bits may differ")
 
 
-def _due(trainer: Trainer, here: bool) -> bool:
-    """Whether to save now: all processes must agree, and the leader's clock decides."""
+def _agreed(trainer: Trainer, here: bool) -> bool:
+    """What the leader says, in all processes: its clock and its metrics decide."""
     if trainer.world.size == 1:
         return here
     vote = torch.tensor(float(here and trainer.world.leads), device=trainer.world.device)
@@ -280,6 +284,10 @@ class _Metrics:
 
     def rows(self) -> list[dict[str, Any]]:
         return self._rows
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self._rows[-1] if self._rows else {}
 
     def sync(self) -> None:
         """Have the rows on the disk before a checkpoint that counts on them."""

@@ -1,0 +1,285 @@
+"""Two answers to a prompt in tokens, and rows of them for training, in which both always stand together.
+
+    found = read_pairs(sources, tokenizer, template, length=512)
+    rows = PairRows(found.learnt, pad=tokenizer.pad)
+    rows.take(rows.order(step, rows=16, seed=0))        # ids and learn: [16, 2, tokens]
+
+Only an answer's own tokens are learnt or scored, with its end of turn. What is dropped is counted by its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from vita.data.chat import ChatTemplate, Encoded, encode
+from vita.data.order import shuffled
+from vita.data.records import Drop, Message, Preference, Rated
+from vita.data.sources import Source, preferences, ratings
+from vita.data.tokenizer import Tokenizer
+from vita.spine.errors import DataError
+
+WIDTHS = 16
+"""Rows are as wide as a multiple of this, so that few different shapes occur."""
+
+OnLong = Literal["drop", "truncate"]
+R = TypeVar("R", Preference, Rated)
+
+
+@dataclass(frozen=True)
+class TokenPair:
+    """Two answers to one prompt: the better and the worse one, or a rated answer and somebody else's."""
+
+    id: str
+    source: str
+    prompt: tuple[Message, ...]
+    answers: tuple[Encoded, Encoded]
+    margin: float = 0.0
+    good: bool = True
+    """Of a rated answer: whether it was found good."""
+
+    def turned(self) -> TokenPair:
+        """The other way round."""
+        return replace(self, answers=(self.answers[1], self.answers[0]))
+
+
+@dataclass
+class Found:
+    """What the sources hold."""
+
+    learnt: list[TokenPair] = field(default_factory=list)
+    heldout: list[TokenPair] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def counts(self) -> dict[str, int]:
+        """Pairs, and drops by their reason."""
+        drops = {f"dropped_{reason}": count for reason, count in sorted(self.dropped.items())}
+        return {"pairs": len(self.learnt), "heldout_pairs": len(self.heldout), **drops}
+
+
+def read_pairs(
+    sources: Iterable[Source],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    *,
+    length: int,
+    on_long: OnLong = "drop",
+    held_out: float = 0.0,
+    seed: int = 0,
+    shuffle_labels: bool = False,
+    tell: Callable[[int], None] = lambda count: None,
+) -> Found:
+    """Every pair of the sources; a share of the *prompts* is held out, so that none is on both sides.
+
+    `shuffle_labels` turns half of the learnt pairs round, by a coin: a control in which there is nothing to learn.
+    """
+    found = Found()
+
+    def drop(one: Drop) -> None:
+        found.dropped[one.reason] += 1
+
+    for source in sources:
+        for preference in _repeated(source, preferences(source, dropped=drop)):
+            pair = _pair(preference, tokenizer, template, length=length, on_long=on_long)
+            if isinstance(pair, str):
+                found.dropped[pair] += 1
+                continue
+            aside = _is_held_out(pair.prompt, held_out, seed)
+            if shuffle_labels and not aside and _draw(pair.id, f"{seed}/label") < 0.5:
+                pair = pair.turned()
+            (found.heldout if aside else found.learnt).append(pair)
+            tell(len(found.learnt) + len(found.heldout))
+    return found
+
+
+def read_ratings(
+    sources: Iterable[Source],
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    *,
+    length: int,
+    on_long: OnLong = "drop",
+    held_out: float = 0.0,
+    seed: int = 0,
+    shuffle_labels: bool = False,
+    tell: Callable[[int], None] = lambda count: None,
+) -> Found:
+    """Every rated answer of the sources, each beside an answer that belongs to another prompt, as KTO wants it."""
+    found = Found()
+    alone: dict[bool, list[tuple[Rated, _Halves]]] = {False: [], True: []}
+
+    def drop(one: Drop) -> None:
+        found.dropped[one.reason] += 1
+
+    for source in sources:
+        for rated in _repeated(source, ratings(source, dropped=drop)):
+            halves = _halves(rated, tokenizer, template)
+            flaw = _too_long(halves.whole, length, on_long)
+            if flaw:
+                found.dropped[flaw] += 1
+                continue
+            alone[_is_held_out(rated.prompt, held_out, seed)].append((rated, halves))
+            tell(sum(map(len, alone.values())))
+    found.learnt, found.heldout = (_beside_strays(alone[aside], length, seed) for aside in (False, True))
+    if shuffle_labels:
+        order = sorted(range(len(found.learnt)), key=lambda at: _draw(found.learnt[at].id, f"{seed}/label"))
+        goods = [found.learnt[at].good for at in order]
+        found.learnt = [replace(pair, good=good) for pair, good in zip(found.learnt, goods, strict=True)]
+    return found
+
+
+class Rows(NamedTuple):
+    """Both answers of each pair, padded on the right."""
+
+    ids: Int64[np.ndarray, "pairs 2 width"]
+    learn: Bool[np.ndarray, "pairs 2 width"]
+    """The answers' own tokens."""
+
+
+class PairRows:
+    """Pairs by their number; every epoch has an order of its own."""
+
+    def __init__(self, pairs: Sequence[TokenPair], *, pad: int) -> None:
+        self.pairs, self.pad = list(pairs), pad
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @cached_property
+    def tokens(self) -> Int64[np.ndarray, "pairs 2"]:
+        """Of each answer."""
+        return np.array([[sum(one.learn) for one in pair.answers] for pair in self.pairs], dtype=np.int64)
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "pairs"]:
+        """Tokens of the longer answer with its prompt."""
+        return np.array([max(len(one.ids) for one in pair.answers) for pair in self.pairs], dtype=np.int64)
+
+    def order(self, step: int, *, rows: int, seed: int) -> list[int]:
+        """Which pairs `step` learns from, over all processes."""
+        runs = shuffled(step * rows, rows, size=len(self.pairs), seed=seed)
+        return [pair for _, run in runs for pair in run.tolist()]
+
+    def width(self, numbers: Sequence[int]) -> int:
+        """How wide rows for these pairs are."""
+        return -(-int(self.lengths[list(numbers)].max()) // WIDTHS) * WIDTHS
+
+    def take(self, numbers: Sequence[int], *, width: int | None = None) -> Rows:
+        """Rows by their number, as wide as the longest of them or `width`."""
+        shape = (len(numbers), 2, width or self.width(numbers))
+        ids, learn = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
+        for row, number in enumerate(numbers):
+            for at, answer in enumerate(self.pairs[number].answers):
+                ids[row, at, : len(answer.ids)] = answer.ids
+                learn[row, at, : len(answer.ids)] = answer.learn
+        return Rows(ids, learn)
+
+
+# -- answers in tokens
+
+
+class _Halves(NamedTuple):
+    """A prompt and an answer, and where the one ends and the other begins."""
+
+    whole: Encoded
+    start: int
+
+
+def encode_answer(
+    tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
+) -> Encoded:
+    """A dialogue of which only the answer's tokens are learnt, not what the assistant said before."""
+    return _encoded(tokenizer, template, prompt, answer).whole
+
+
+def _encoded(
+    tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
+) -> _Halves:
+    whole = encode(tokenizer, template, [*prompt, *answer])
+    before = encode(tokenizer, template, prompt, add_generation_prompt=True).ids
+    # As far as both agree: where the answer's first letters join the last token of the prompt, it begins there.
+    pairs = enumerate(zip(before, whole.ids, strict=False))
+    start = next((at for at, (a, b) in pairs if a != b), min(len(before), len(whole.ids)))
+    return _Halves(Encoded(whole.ids, [False] * start + whole.learn[start:]), start)
+
+
+def _halves(rated: Rated, tokenizer: Tokenizer, template: ChatTemplate) -> _Halves:
+    return _encoded(tokenizer, template, rated.prompt, rated.answer)
+
+
+def _pair(
+    preference: Preference, tokenizer: Tokenizer, template: ChatTemplate, *, length: int, on_long: OnLong
+) -> TokenPair | str:
+    """The pair in tokens, or the reason for which it is dropped."""
+    sides = [
+        encode_answer(tokenizer, template, preference.prompt, answer)
+        for answer in (preference.chosen, preference.rejected)
+    ]
+    flaw = next((flaw for side in sides if (flaw := _too_long(side, length, on_long))), None)
+    chosen, rejected = (_cut(side, length) for side in sides)
+    if flaw or chosen.ids == rejected.ids:
+        return flaw or "same"
+    margin = preference.margin or 0.0
+    return TokenPair(preference.id, preference.source, preference.prompt, (chosen, rejected), margin)
+
+
+def _too_long(side: Encoded, length: int, on_long: OnLong) -> str | None:
+    if len(side.ids) > length and on_long == "drop":
+        return "too_long"
+    learnt = side.learn[1:length]  # nothing stands before the first token
+    return None if any(learnt) else "no_target"
+
+
+def _cut(side: Encoded, length: int) -> Encoded:
+    return Encoded(side.ids[:length], side.learn[:length])
+
+
+def _beside_strays(alone: list[tuple[Rated, _Halves]], length: int, seed: int) -> list[TokenPair]:
+    """Each rated answer with another one's put in its place: whose is drawn once, so that it can be scored once."""
+    order = sorted(range(len(alone)), key=lambda at: _draw(alone[at][0].id, f"{seed}/stray"))
+    strays = {at: _stray(order, place, alone) for place, at in enumerate(order)}
+    pairs = []
+    for at, (rated, halves) in enumerate(alone):
+        _, other = alone[strays[at]]
+        ids = halves.whole.ids[: halves.start] + other.whole.ids[other.start :]
+        learn = [False] * halves.start + other.whole.learn[other.start :]
+        answers = (_cut(halves.whole, length), _cut(Encoded(ids, learn), length))
+        pairs.append(TokenPair(rated.id, rated.source, rated.prompt, answers, good=rated.good))
+    return pairs
+
+
+def _stray(order: list[int], place: int, alone: list[tuple[Rated, _Halves]]) -> int:
+    """The nearest one before in the drawn order that answers another prompt."""
+    own = alone[order[place]][0].prompt
+    others = (order[place - back] for back in range(1, len(order)))
+    other = next((at for at in others if alone[at][0].prompt != own), None)
+    if other is None:
+        raise DataError("kto", "every answer is to the same prompt", hint="kto needs answers to two prompts or more")
+    return other
+
+
+# -- chance
+
+
+def _repeated(source: Source, once: Iterator[R]) -> Iterator[R]:
+    """A source's records as often as it asks for, in whole passes and a part of one."""
+    records = list(once)
+    for _ in range(int(source.repeat)):
+        yield from records
+    yield from (one for one in records if _draw(one.id, "repeat") < source.repeat % 1)
+
+
+def _is_held_out(prompt: Sequence[Message], share: float, seed: int) -> bool:
+    return _draw("\0".join(f"{one.role}:{one.content}" for one in prompt), f"{seed}/held out") < share
+
+
+def _draw(name: str, purpose: str) -> float:
+    digest = hashlib.sha256(f"{purpose}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,79 @@
+"""A reward model: the trunk of a language model, and one number for a whole text, read at its last token.
+
+It is saved as Qwen3's sequence classifier, which transformers opens with the same scores. Padding stands on the right
+and is never looked at: where the text ends is said by whoever asks.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vita.nn import hf
+from vita.nn.architecture import Architecture
+from vita.nn.init import generator
+from vita.nn.transformer import Linear, Transformer
+from vita.spine.errors import ModelError
+
+# B batch, T position
+
+Start = Literal["small", "zero"]
+CLASSIFIER = "Qwen3ForSequenceClassification"
+
+
+class RewardTransformer(Transformer):
+    """A decoder whose only head is `score`."""
+
+    def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
+        # Without an output head of its own, which "tied" means, nothing but the trunk is there.
+        super().__init__(architecture.model_copy(update={"tied": True}), attention=attention)
+        self.score = Linear(architecture.width, 1)
+
+    @classmethod
+    def of(cls, model: Transformer, *, start: Start = "small", seed: int = 0) -> RewardTransformer:
+        """The trunk of `model` with a new head: N(0, 1/(width + 1)) (Stiennon et al. 2020), or zero."""
+        made = cls(model.architecture)
+        made.model.load_state_dict(model.model.state_dict())
+        if start == "small":
+            deviation = 1 / math.sqrt(model.architecture.width + 1)
+            nn.init.normal_(made.score.weight, 0.0, deviation, generator=generator(seed, "score.weight"))
+        return made
+
+    def scores(self, ids: Int[Tensor, "B T"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """How good each text is whose last token stands at `last`."""
+        hidden = self.hidden(ids)[torch.arange(len(ids), device=ids.device), last]
+        return nn.functional.linear(hidden, self.score.weight.to(hidden.dtype))[:, 0].float()
+
+
+def save(model: RewardTransformer, folder: str | Path, *, padding: int) -> None:
+    """A folder that transformers' `AutoModelForSequenceClassification` opens; `padding` is the token it passes over."""
+    described: dict[str, Any] = {
+        "architectures": [CLASSIFIER],
+        "num_labels": 1,
+        "id2label": {"0": "reward"},
+        "label2id": {"reward": 0},
+        "pad_token_id": padding,
+    }
+    hf.save(model, folder, config=described)
+
+
+def load(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> RewardTransformer:
+    """The reward model in a folder."""
+    config = hf.read_config(folder)
+    where = str(Path(folder) / hf.CONFIG)
+    if config.get("architectures") != [CLASSIFIER]:
+        hint = "a reward model is made by `vita reward`"
+        raise ModelError(f"{where}: architectures", expected=CLASSIFIER, got=config.get("architectures"), hint=hint)
+    labels = len(config.get("id2label") or {}) or config.get("num_labels", 1)
+    if labels != 1:
+        raise ModelError(f"{where}: num_labels", expected="1, a score", got=labels)
+    with torch.device("meta"):
+        model = RewardTransformer(Architecture.from_hf(config, where=where))
+    return hf.filled(model, folder, dtype=dtype, device=device)
