@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -256,7 +256,7 @@ def _judged(engine: Engine, id: str, group: str, case: Case, answer: Completion 
     return Met(id, group, prompt, answer.text, answer.finish, held)
 
 
-def repeated_share(ids: Sequence[int], *, size: int = 4, least: int = 12) -> float:
+def repeated_share(ids: Sequence[Hashable], *, size: int = 4, least: int = 12) -> float:
     """The share of n-grams that stood in the answer before; 0 for one shorter than `least` tokens."""
     grams = [tuple(ids[start : start + size]) for start in range(len(ids) - size + 1)]
     return 1 - len(set(grams)) / len(grams) if len(ids) >= least else 0.0
