@@ -1,0 +1,435 @@
+"""Let the model learn what people prefer, from pairs of a better and a worse answer: direct preference optimization.
+
+The better answer is to become likelier than the worse one, measured against the model as it was before. Alone this
+would push both down, so the better answer is learnt as well (the `sft` term). At the end the model and the one it was
+made from rank the same held-out pairs and answer the same held-out prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field
+from torch import Tensor
+
+from vita.data.chat import ChatTemplate
+from vita.data.pairs import Found, OnLong, PairRows, TokenPair, read_pairs, read_ratings
+from vita.data.show import tokens
+from vita.data.sources import Source
+from vita.data.tokenizer import Tokenizer
+from vita.infer.engine import Engine
+from vita.infer.reward import RewardModel
+from vita.infer.sampling import Sampling
+from vita.measure.learning import Picture, last, mean_of_last, write_learning
+from vita.measure.pairs import Both, compare, figures_section
+from vita.measure.report import Section
+from vita.measure.rewards import RewardChoice, Rewards
+from vita.measure.shift import Shift, shift
+from vita.measure.statistics import Interval
+from vita.nn import hf
+from vita.spine.config import InputPath, Settings, neutral
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.events import Emit
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Model, Preferences, Reward
+from vita.train import rules
+from vita.train.loop import Look, train
+from vita.train.optim import Optimization
+from vita.train.pairs import LearnsPairs, PairBatches, PairLearning, first_step, learning, reference_of
+from vita.train.parallel import joined
+from vita.train.precision import Choice
+from vita.train.preference import Knobs
+from vita.train.schedule import Schedule
+from vita.train.trainer import Trainer, Training, Work
+
+VERSION = 1
+PARALLEL = True
+"""All processes carry it out together."""
+
+FIRST_STEP = {"float32": 1e-3, "bfloat16": 5e-2}
+"""How far from what is known the first step may be, by what matrices are multiplied in."""
+GREEDY = {"temperature": 0.0, "max_tokens": 64}
+
+
+class Config(Settings):
+    """Which preferences are learnt, by which losses, and how insistently."""
+
+    sources: tuple[Source, ...] = ()
+    """Where the pairs come from, beside the input `preferences`; each file's format is told from its first row."""
+    losses: dict[str, float] = Field(default_factory=lambda: {"sigmoid": 1.0, "sft": 1.0})
+    """Losses with their weights. Of pairs: sigmoid (dpo), sigmoid_norm, ipo (the paper's), ipo_norm, hinge, robust,
+    cdpo, apo_zero, nca_pair, orpo, simpo, cpo; kto reads single answers with a verdict. `sft` keeps the better answers
+    likely; 0 leaves it out."""
+    beta: float = Field(0.3, gt=0)
+    """How dear it is to leave the starting model. 0.3 suits small models, 0.1 large ones; ipo_norm wants 1 or more,
+    simpo 2 or more, sigmoid_norm 5."""
+    smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """The share of pairs that are thought to be the wrong way round (cdpo, robust)."""
+    gamma: float = Field(0.5, ge=0)
+    """By how much simpo wants the better answer ahead."""
+    desirable: float = Field(1.0, ge=0)
+    """Weight of good answers (kto)."""
+    undesirable: float = Field(1.0, ge=0)
+    """Weight of bad answers (kto)."""
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the pairs."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of `epochs`."""
+    rows: int = Field(32, ge=1)
+    """Pairs that a step learns from."""
+    rate: float = Field(1.0, gt=0)
+    """Learning rate, as a share of what suits a model of this size: 1e-4 up to 2M parameters, then falling with their
+    root."""
+    schedule: str = "linear"
+    """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """The part of the steps over which the rate rises."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """The share of the prompts whose pairs are kept back, to see whether what is learnt holds for others."""
+    max_length: int | None = Field(None, ge=2)
+    """Tokens of a prompt with its answer; without it as many as the model reads at once."""
+    on_long: OnLong = "drop"
+    """What happens to a longer pair: it is dropped, or keeps its beginning if a token of each answer is in it."""
+    shuffle_labels: bool = neutral(False)
+    """A control that must not help: which answer was the better one is drawn by chance."""
+    rewards: tuple[RewardChoice, ...] = ()
+    """How answers to held-out prompts are scored at the end: rewards by name, `file.py:function`, or `reward` for the
+    input. Without any, the embedded world's manners where a source is the world."""
+    right: RewardChoice | None = None
+    """What tells whether an answer is right (1) or wrong (0): content that must not be lost."""
+    prompts: int = Field(100, ge=0)
+    """How many held-out prompts both models answer at the end, at most; 0 compares no answers."""
+    sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(GREEDY))
+    """How they answer."""
+    seed: int = 0
+    """Another seed shows the pairs in another order and holds out others."""
+    looks: int = Field(4, ge=1)
+    """How many times the held-out loss is taken on the way."""
+    micro_tokens: int = Field(16384, ge=1)
+    """Tokens that go through the model at once; fewer need less memory and give the same result."""
+    precision: Choice = "auto"
+    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    checkpoint_seconds: float = neutral(30.0, ge=0)
+    """Time between checkpoints: how much work a crash costs."""
+
+    def knobs(self) -> Knobs:
+        return Knobs.model_validate({name: getattr(self, name) for name in Knobs.model_fields})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    preferences: Preferences | None = None
+    """Pairs that were cleaned already."""
+    reward: Reward | None = None
+    """Judges the answers at the end, where `rewards` names `reward`."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    learn = learning(config.losses, config.knobs(), where="dpo.losses")
+    model = hf.load(inputs.model.path)
+    shape = model.architecture
+    length = config.max_length or shape.context
+    if length > shape.context:
+        raise ConfigError("dpo.max_length", expected=f"at most {shape.context}, the model's context", got=length)
+    judge = _judge(config, inputs, context)
+    tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
+    found = _read(config, inputs, learn, tokenizer, template, context, length=length)
+    training = _training(config, len(found.learnt), parameters=shape.parameters())
+    steps = training.schedule.steps
+
+    with joined(context.machine) as world:
+        trainer = Trainer(model, learn, training, world=world, threads=context.machine.threads)
+        everything = PairRows([*found.learnt, *found.heldout], pad=tokenizer.pad)
+        context.emit("note", text=f"takes the reference log-probabilities of {len(everything):,} pairs")
+        before = reference_of(
+            trainer,
+            everything,
+            keep=context.scratch / "reference.safetensors",
+            tell=lambda done: context.emit("progress", done=done, total=len(everything), unit="pairs"),
+        )
+        count = len(found.learnt)
+        rows, aside = PairRows(found.learnt, pad=tokenizer.pad), PairRows(found.heldout, pad=tokenizer.pad)
+        batches = PairBatches(rows, before[:count], size=config.rows, seed=config.seed, world=world)
+        heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
+        check = first_step(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
+
+        def work(step: int) -> Work:
+            made = _complete(batches, batches(step), trainer)
+            return made if step else replace(made, check=check)
+
+        looks = [Look(max(1, steps // config.looks), lambda one: _look(heldout, one), at_start=True)]
+        learnt = train(
+            trainer,
+            work,
+            folder=context.scratch,
+            emit=_watching(context.emit),
+            looks=looks if len(aside) >= world.size else [],
+            tokens_per_step=round(2 * config.rows * float(rows.lengths.mean())),
+            flops_per_token=shape.flops_per_token(length),
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+        after = reference_of(trainer, aside)
+        trained = trainer.trained()
+    context.record |= learnt.record
+    if not context.machine.leads:
+        return Draft(Model, context.scratch, {})
+
+    folder = context.draft_folder()
+    hf.save(trained, folder)
+    hf.carry(inputs.model.path, folder)
+    template.save(folder)
+    about = {"context": shape.context, "steps": steps, "tokens": int(rows.tokens.sum())}
+    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
+    moved = _moved(config, inputs, judge, found, folder, context)
+    facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out)
+    _tell_drift(facts, context.emit)
+    _write(config, inputs, learnt.curve, training, facts, ranked, moved, folder)
+    return Draft(Model, folder, facts)
+
+
+# -- pairs
+
+
+def _read(
+    config: Config,
+    inputs: Inputs,
+    learn: PairLearning,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    context: Context,
+    *,
+    length: int,
+) -> Found:
+    """All pairs in tokens, with what a person should know of them told."""
+    sources = [*config.sources]
+    if inputs.preferences:
+        sources.append(Source(path=InputPath(str(inputs.preferences.path)), name="preferences"))
+    if not sources:
+        raise ConfigError("dpo.sources", "is required, or the input `preferences`")
+    read, kind = (read_pairs, "pairs") if isinstance(learn, LearnsPairs) else (read_ratings, "answers with a verdict")
+    found = read(
+        sources,
+        tokenizer,
+        template,
+        length=length,
+        on_long=config.on_long,
+        held_out=config.held_out,
+        seed=config.seed,
+        shuffle_labels=config.shuffle_labels,
+        tell=lambda count: context.emit("progress", done=count, total=None, unit=kind) if count % 200 == 1 else None,
+    )
+    if not found.learnt:
+        lost = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "there were none"
+        raise DataError("dpo", f"the sources hold no {kind} to learn from ({lost})")
+    told = f"{len(found.learnt):,} {kind} to learn from, {len(found.heldout):,} held out"
+    context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(found.dropped.items())))
+    for name, answer in zip(_names(found.learnt[0], learn), found.learnt[0].answers, strict=True):
+        context.emit("note", text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}")
+    return found
+
+
+def _names(pair: TokenPair, learn: PairLearning) -> tuple[str, str]:
+    if isinstance(learn, LearnsPairs):
+        return "better answer", "worse answer"
+    return f"{'good' if pair.good else 'bad'} answer", "answer of another prompt"
+
+
+# -- training
+
+
+def _training(config: Config, pairs: int, *, parameters: int) -> Training:
+    steps = config.steps or max(1, math.ceil(config.epochs * pairs / config.rows))
+    rate = rules.preference_rate(parameters) * config.rate
+    rates = {f"{part}_rate": rate for part in ("matrix", "embedding", "head", "scalar")}
+    return Training(
+        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
+        optimization=Optimization.model_validate({"matrices": "adamw", **rates}),
+        micro_tokens=config.micro_tokens,
+        precision=config.precision,
+        compiled="no",  # rows are as wide as a step's longest pair, and only answers meet the head
+        outliers=False,
+    )
+
+
+def _complete(batches: PairBatches, made: Work, trainer: Trainer) -> Work:
+    return made if isinstance(trainer.learner.loss, LearnsPairs) else batches.with_drift(made, trainer)
+
+
+def _look(heldout: PairBatches, trainer: Trainer) -> dict[str, float]:
+    size = heldout.world.size
+    numbers = range(len(heldout.rows) // size * size)
+    pieces = [list(numbers[start : start + 64 * size]) for start in range(0, len(numbers), 64 * size)]
+    found = trainer.evaluate(_complete(heldout, heldout.of(piece), trainer) for piece in pieces)
+    return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
+
+
+def _watching(emit: Emit) -> Emit:
+    """Says it once when the better answers become less likely than they were."""
+    warned = False
+
+    def told(event: str, **fields: Any) -> None:
+        nonlocal warned
+        emit(event, **fields)
+        if event == "metrics" and not warned and fields.get("step", 0) >= 10 and fields.get("log_ratio/chosen", 0) < 0:
+            warned = True
+            emit("note", text=f"step {fields['step']}: {SINKING}")
+
+    return told
+
+
+SINKING = (
+    "the better answers have become less likely than they were (log_ratio/chosen below 0); "
+    "give the loss `sft` more weight, raise beta or lower the rate"
+)
+
+
+# -- beside the model it began from
+
+
+def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> dict[str, Interval]:
+    if not len(rows):
+        return {}
+    told = [[Both(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
+    return compare(told[0], told[1], [Both(*pair) for pair in rows.tokens.tolist()], beta=beta)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What says how good and how right an answer is."""
+
+    score: Rewards
+    right: Rewards | None
+
+
+def _judge(config: Config, inputs: Inputs, context: Context) -> _Judge | None:
+    """Found before anything slow begins, so that a wrong name costs nothing."""
+    world = next((source.world for source in config.sources if source.world), None)
+    choices, right = config.rewards, config.right
+    if world and not choices:
+        choices, right = (RewardChoice(use="world_manners"),), right or RewardChoice(use="world_right")
+    if not choices or not config.prompts:
+        return None
+    model = RewardModel.open(inputs.reward.path, device=context.machine.device) if inputs.reward else None
+    rights = Rewards.open([right], where="dpo.right", model=model, world=world) if right else None
+    return _Judge(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
+
+
+def _moved(
+    config: Config, inputs: Inputs, judge: _Judge | None, found: Found, folder: Any, context: Context
+) -> Shift | None:
+    prompts = list(dict.fromkeys(pair.prompt for pair in found.heldout))[: config.prompts]
+    if judge is None or not prompts:
+        why = "no prompt is held out" if judge else "`rewards` names nothing to score them by"
+        context.emit("note", text=f"answers are not compared: {why}")
+        return None
+    context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
+    before, after = (Engine.open(place, device=context.machine.device) for place in (inputs.model.path, folder))
+    right = judge.right
+    return shift(
+        before,
+        after,
+        prompts,
+        score=lambda asked, answers: judge.score(asked, answers).total,
+        right=(lambda asked, answers: _truths(right(asked, answers).total)) if right else None,
+        sampling=config.sampling,
+        seed=config.seed,
+    )
+
+
+def _truths(values: list[float | None]) -> list[bool | None]:
+    return [None if value is None else value > 0.5 for value in values]
+
+
+# -- what came
+
+
+def _facts(
+    curve: list[dict[str, Any]],
+    found: Found,
+    ranked: Mapping[str, Interval],
+    moved: Shift | None,
+    *,
+    steps: int,
+    left_out: int,
+) -> dict[str, Any]:
+    told = {
+        "steps": steps,
+        **found.counts(),
+        "loss": mean_of_last(curve, "loss"),
+        "heldout_loss_before": curve[0].get("heldout_loss"),
+        "heldout_loss": last(curve, "heldout_loss"),
+        "log_ratio/chosen": mean_of_last(curve, "log_ratio/chosen"),
+        **{f"pairs/{name}": round(one.value, 6) for name, one in ranked.items()},
+        **({f"shift/{name}": value for name, value in moved.facts().items()} if moved else {}),
+        "left_out": left_out,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _tell_drift(facts: Mapping[str, Any], emit: Emit) -> None:
+    if facts.get("log_ratio/chosen", 0) < 0:
+        emit("note", text=f"at the end {SINKING}")
+    shown = ("pairs/accuracy/before", "pairs/accuracy/after", "shift/score/gain", "shift/right/change", "shift/kl")
+    told = ", ".join(f"{name} {facts[name]:.3f}" for name in shown if name in facts)
+    if told:
+        emit("note", text=f"held out: {told}")
+
+
+def _write(
+    config: Config,
+    inputs: Inputs,
+    curve: list[dict[str, Any]],
+    training: Training,
+    facts: Mapping[str, Any],
+    ranked: Mapping[str, Interval],
+    moved: Shift | None,
+    folder: Any,
+) -> None:
+    sections: list[Section] = []
+    if ranked:
+        note = "accuracy: the better answer is the likelier one by the token. reward: beta x what was gained on before."
+        sections.append(figures_section("Held-out pairs", ranked, note=note))
+    if moved:
+        sections.append(moved.section())
+    used = {"losses": json.dumps(config.losses), "beta": config.beta, "shuffle_labels": config.shuffle_labels}
+    place = folder / "report"
+    write_learning(
+        curve,
+        place,
+        title="Learning from preferences",
+        lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.rows}.",
+        facts=facts,
+        settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
+        pictures=PICTURES,
+        sections=sections,
+    )
+    if moved:
+        moved.write(place, before=inputs.model.digest)
+    groups: dict[str, Any] = {"held_out": {"pairs": {name: one.as_json() for name, one in ranked.items()}}}
+    if moved:
+        groups["comparison"] = {"shift": {name: one.as_json() for name, one in moved.figures.items()}}
+    report = {"before": inputs.model.digest, "figures": groups}
+    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+PICTURES = (
+    Picture("loss", {"training": "loss", "held out": "heldout_loss"}, "weighted sum", "The losses, by their weights."),
+    Picture(
+        "rewards",
+        {"better": "rewards/chosen", "worse": "rewards/rejected"},
+        "beta x nats",
+        "What both answers gained on the model as it was; below 0 they have become less likely.",
+    ),
+    Picture(
+        "accuracies",
+        {"training": "rewards/accuracies", "held out": "heldout_rewards/accuracies"},
+        "share",
+        "Pairs whose better answer gained more.",
+    ),
+)

@@ -1,0 +1,298 @@
+"""Learn to say how good an answer is, from pairs of a better and a worse one: a reward model.
+
+It begins as the tuned model without its output head; a new head reads one number at the last token of a dialogue. The
+number itself means nothing, only which of two is larger (Bradley & Terry 1952). It stops as soon as it ranks held-out
+pairs well: a longer run makes it surer and not righter, and what learns from it would exploit that.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from vita.data.chat import ChatTemplate
+from vita.data.pairs import Found, PairRows, read_pairs
+from vita.data.show import tokens
+from vita.data.sources import Source
+from vita.data.tokenizer import Tokenizer
+from vita.measure.learning import Picture, mean_of_last, write_learning
+from vita.measure.pairs import Both, calibration, calibration_section, figures_section, of_scores
+from vita.measure.statistics import Interval
+from vita.nn import hf, reward
+from vita.nn.reward import RewardTransformer, Start
+from vita.spine.config import InputPath, Settings, neutral
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Model, Preferences, Reward
+from vita.train import rules
+from vita.train.loop import Look, train
+from vita.train.optim import Optimization
+from vita.train.pairs import LearnsScores, PairBatches, both_scores, pair_tensors
+from vita.train.parallel import joined
+from vita.train.precision import Choice
+from vita.train.schedule import Schedule
+from vita.train.trainer import Trainer, Training
+
+VERSION = 1
+PARALLEL = True
+"""All processes carry it out together."""
+
+SCORED_AT_ONCE = 64
+
+
+class Config(Settings):
+    """Which preferences are learnt, and when it is enough."""
+
+    sources: tuple[Source, ...] = ()
+    """Where the pairs come from, beside the input `preferences`; each file's format is told from its first row."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the pairs, at most. A second one mostly learns them by heart."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps at most, instead of `epochs`."""
+    rows: int = Field(32, ge=1)
+    """Pairs that a step learns from."""
+    rate: float = Field(0.3, gt=0)
+    """Learning rate, as a share of what suits preferences at this size (see `dpo`): 3e-5 up to 2M parameters."""
+    schedule: str = "linear"
+    """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """The part of the steps over which the rate rises."""
+    head: Start = "small"
+    """How the new head begins: small, N(0, 1/(width + 1)), or zero."""
+    centering: float = Field(0.01, ge=0)
+    """Pull of each pair's two scores towards a sum of zero, so that they do not wander off."""
+    held_out: float = Field(0.1, ge=0, lt=1)
+    """The share of the prompts whose pairs are kept back."""
+    enough_accuracy: float = Field(0.95, gt=0)
+    """Training ends when more than this share of the held-out pairs is ranked rightly; above 1 it never does."""
+    enough_margin: float = Field(3.0, gt=0)
+    """Training ends when held-out pairs lie this far apart on average."""
+    max_length: int | None = Field(None, ge=2)
+    """Tokens of a prompt with its answer; a longer pair is dropped. Without it as many as the model reads at once."""
+    shuffle_labels: bool = neutral(False)
+    """A control that must not help: which answer was the better one is drawn by chance."""
+    seed: int = 0
+    """Another seed begins with another head, shows the pairs in another order and holds out others."""
+    look_every: int = Field(10, ge=1)
+    """Steps between two looks at the held-out pairs."""
+    micro_tokens: int = Field(16384, ge=1)
+    """Tokens that go through the model at once; fewer need less memory and give the same result."""
+    precision: Choice = "auto"
+    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    checkpoint_seconds: float = neutral(30.0, ge=0)
+    """Time between checkpoints: how much work a crash costs."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    preferences: Preferences | None = None
+    """Pairs that were cleaned already."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
+    begun = hf.load(inputs.model.path)
+    shape = begun.architecture
+    length = config.max_length or shape.context
+    if length > shape.context:
+        raise ConfigError("reward.max_length", expected=f"at most {shape.context}, the model's context", got=length)
+    tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
+    found = _read(config, inputs, tokenizer, template, context, length=length)
+    model = RewardTransformer.of(begun, start=config.head, seed=config.seed)
+    training = _training(config, len(found.learnt), parameters=shape.parameters())
+
+    with joined(context.machine) as world:
+        trainer = Trainer(model, LearnsScores(config.centering), training, world=world, threads=context.machine.threads)
+        rows, aside = PairRows(found.learnt, pad=tokenizer.pad), PairRows(found.heldout, pad=tokenizer.pad)
+        none = torch.zeros(max(len(rows), len(aside)), 2)
+        batches = PairBatches(rows, none, size=config.rows, seed=config.seed, world=world)
+        heldout = PairBatches(aside, none, size=world.size, seed=config.seed, world=world)
+        looks = [Look(config.look_every, lambda one: _look(heldout, one), at_start=True)]
+        learnt = train(
+            trainer,
+            batches,
+            folder=context.scratch,
+            emit=context.emit,
+            looks=looks if len(aside) >= world.size else [],
+            tokens_per_step=round(2 * config.rows * float(rows.lengths.mean())),
+            flops_per_token=shape.flops_per_token(length),
+            enough=lambda row: _is_enough(config, row),
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+        scores = _scores(trainer, aside)
+        trained = trainer.trained()
+    context.record |= learnt.record
+    if not context.machine.leads:
+        return Draft(Reward, context.scratch, {})
+
+    assert isinstance(trained, RewardTransformer)
+    folder = context.draft_folder()
+    reward.save(trained, folder, padding=tokenizer.pad)
+    hf.carry(inputs.model.path, folder)
+    template.save(folder)
+    about = {"context": shape.context, "steps": learnt.steps, "tokens": int(rows.tokens.sum())}
+    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    figures = of_scores(scores, [pair.source for pair in found.heldout]) if scores else {}
+    gap = calibration(scores)[1] if scores else None
+    facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps, left_out=learnt.left_out)
+    if learnt.steps < training.schedule.steps:
+        context.emit("note", text=f"it was enough after {learnt.steps} of {training.schedule.steps} steps")
+    if figures:
+        context.emit("note", text=f"held out: accuracy {figures['all']['accuracy']}, margin {figures['all']['margin']}")
+    _write(config, inputs, learnt.curve, training, facts, figures, scores, folder)
+    return Draft(Reward, folder, facts)
+
+
+def _read(
+    config: Config, inputs: Inputs, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
+) -> Found:
+    """All pairs in tokens, with what a person should know of them told."""
+    sources = [*config.sources]
+    if inputs.preferences:
+        sources.append(Source(path=InputPath(str(inputs.preferences.path)), name="preferences"))
+    if not sources:
+        raise ConfigError("reward.sources", "is required, or the input `preferences`")
+    found = read_pairs(
+        sources,
+        tokenizer,
+        template,
+        length=length,
+        held_out=config.held_out,
+        seed=config.seed,
+        shuffle_labels=config.shuffle_labels,
+        tell=lambda n: context.emit("progress", done=n, total=None, unit="pairs") if n % 200 == 1 else None,
+    )
+    if not found.learnt:
+        lost = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "there were none"
+        raise DataError("reward", f"the sources hold no pairs to learn from ({lost})")
+    told = f"{len(found.learnt):,} pairs to learn from, {len(found.heldout):,} held out"
+    context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(found.dropped.items())))
+    for name, answer in zip(("better", "worse"), found.learnt[0].answers, strict=True):
+        ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
+        context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
+    return found
+
+
+# -- training
+
+
+def _training(config: Config, pairs: int, *, parameters: int) -> Training:
+    steps = config.steps or max(1, math.ceil(config.epochs * pairs / config.rows))
+    rate = rules.preference_rate(parameters) * config.rate
+    rates = {f"{part}_rate": rate for part in ("matrix", "embedding", "head", "scalar")}
+    return Training(
+        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
+        optimization=Optimization.model_validate({"matrices": "adamw", **rates}),
+        micro_tokens=config.micro_tokens,
+        precision=config.precision,
+        compiled="no",  # rows are as wide as a step's longest pair
+        outliers=False,
+    )
+
+
+def _look(heldout: PairBatches, trainer: Trainer) -> dict[str, float]:
+    size = heldout.world.size
+    numbers = range(len(heldout.rows) // size * size)
+    at_once = SCORED_AT_ONCE * size
+    pieces = (list(numbers[start : start + at_once]) for start in range(0, len(numbers), at_once))
+    found = trainer.evaluate(heldout.of(piece) for piece in pieces)
+    return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
+
+
+def _is_enough(config: Config, row: Mapping[str, Any]) -> bool:
+    """Not before the first step: what a new head ranks rightly is chance."""
+    accuracy, margin = row.get("heldout_accuracy"), row.get("heldout_margin")
+    if not row.get("step") or accuracy is None or margin is None:
+        return False
+    return accuracy > config.enough_accuracy or margin >= config.enough_margin
+
+
+def _scores(trainer: Trainer, rows: PairRows) -> list[Both]:
+    found: list[Both] = []
+    for start in range(0, len(rows), SCORED_AT_ONCE):
+        tensors = pair_tensors(rows, range(start, min(start + SCORED_AT_ONCE, len(rows))))
+        found += [Both(*pair) for pair in trainer.each(tensors, both_scores).double().tolist()]
+    return found
+
+
+# -- what came
+
+
+def _facts(
+    curve: list[dict[str, Any]],
+    found: Found,
+    figures: Mapping[str, Mapping[str, Interval]],
+    gap: float | None,
+    *,
+    steps: int,
+    left_out: int,
+) -> dict[str, Any]:
+    own = {name: round(one.value, 6) for name, one in figures.get("all", {}).items()}
+    begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("accuracy", "margin")}
+    told = {
+        "steps": steps,
+        **found.counts(),
+        "loss": mean_of_last(curve, "loss"),
+        **begun,
+        **own,
+        **{f"{name}/accuracy": round(one["accuracy"].value, 6) for name, one in figures.items() if name != "all"},
+        "calibration_error": None if gap is None else round(gap, 6),
+        "left_out": left_out,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _write(
+    config: Config,
+    inputs: Inputs,
+    curve: list[dict[str, Any]],
+    training: Training,
+    facts: Mapping[str, Any],
+    figures: Mapping[str, Mapping[str, Interval]],
+    scores: list[Both],
+    folder: Any,
+) -> None:
+    sections = []
+    for name, own in figures.items():
+        title = "Held-out pairs" if name == "all" else f"Held-out pairs of {name}"
+        sections.append(figures_section(title, own, note="accuracy: the better answer has the higher score."))
+    if scores:
+        sections.append(calibration_section(*calibration(scores)))
+    used = {"centering": config.centering, "head": config.head, "shuffle_labels": config.shuffle_labels}
+    place = folder / "report"
+    write_learning(
+        curve,
+        place,
+        title="Learning what is preferred",
+        lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.rows}.",
+        facts=facts,
+        settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
+        pictures=PICTURES,
+        sections=sections,
+    )
+    told = {name: {metric: one.as_json() for metric, one in own.items()} for name, own in figures.items()}
+    report = {"before": inputs.model.digest, "figures": {"held_out": told}}
+    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+PICTURES = (
+    Picture("loss", {"training": "loss", "held out": "heldout_loss"}, "nats per pair", "The loss of each step."),
+    Picture(
+        "accuracy",
+        {"training": "accuracy", "held out": "heldout_accuracy"},
+        "share",
+        "Pairs whose better answer has the higher score.",
+    ),
+    Picture(
+        "margin",
+        {"training": "margin", "held out": "heldout_margin"},
+        "score",
+        "How far apart the two answers of a pair are; much more than 3 is too sure.",
+    ),
+)
