@@ -16,8 +16,8 @@ class ServiceSettings(Settings):
     """Requests answered at a time; one more is told to come again (429)."""
     in_flight_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Bytes of request bodies held at a time; beyond, 429."""
-    body_bytes: int = Field(default=2 * 2**20, ge=1024)
-    """The largest body of one request; beyond, 413."""
+    body_bytes: int = Field(default=1_000_000, ge=1024)
+    """The largest body of one request; beyond, 413. Replicas read no more than the default."""
     body_seconds: float = Field(default=30.0, gt=0)
     """How long a client may take to send its body; beyond, 408."""
     header_seconds: float = Field(default=10.0, gt=0)

@@ -291,6 +291,8 @@ class Supervisor:
                     replica.last_words.append("it said nothing in time and was ended")
                     process.kill()
             await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
+        if process.stdin is not None:
+            process.stdin.close()
 
     def _note(self, replica: Replica, ready: bool) -> None:
         if ready != replica.backend.ready:
