@@ -1,0 +1,184 @@
+"""The parts of the service that can be looked at alone: keys, redaction, releases, routes, alerts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.server.fakes import FakeReplica, routes_to
+from vita.measure.alerts import Rule, firing, read_rules
+from vita.measure.usage import figures, quantile
+from vita.server import keys
+from vita.server.breaker import Breaker
+from vita.server.redaction import redact, redact_all
+from vita.server.release import read_release, release_of
+from vita.server.routing import NoReplica
+from vita.spine.errors import ConfigError, ModelError
+from vita.spine.ledger import Ledger
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("mail ann.b+c@ex-ample.co.uk now", "mail [email] now"),
+        ("call +49 30 1234567 or (030) 123 4567 or 555-123-4567", "call [phone] or [phone] or [phone]"),
+        ("card 4111 1111 1111 1111, not 4111 1111 1111 1112", "card [card], not 4111 1111 1111 1112"),
+        ("from 192.168.1.1, fe80::1 and ::1", "from [ip], [ip] and [ip]"),
+        ("at 12:30:45 on 1999-12-31 there were 1234567 cats", "at 12:30:45 on 1999-12-31 there were 1234567 cats"),
+        ("vk-3f9c2a7e-abcdefghijklmnopqrstuvwxyz012345", "[secret]"),
+        ("version 1.2.3.4.5 of 999.1.1.1", "version 1.2.3.4.5 of 999.1.1.1"),
+    ],
+)
+def test_what_has_the_form_of_an_address_is_taken_out(text, kept):
+    assert redact(text) == kept
+    assert redact_all({"a": [text, 1, None]}) == {"a": [kept, 1, None]}
+
+
+def test_a_key_is_kept_as_a_hash_and_ends_when_it_is_revoked_or_runs_out(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    ring = keys.Keyring(ledger)
+    ring.refresh()
+    assert ring.open
+    secret = keys.create(ledger, "ann", scopes=["chat"], expires=2e9)
+    ring.refresh()
+    assert not ring.open
+    key = ring.find(secret, now=1e9)
+    assert key is not None and key.allows("chat") and not key.allows("admin")
+    assert ring.find(secret, now=2.1e9) is None, "it ran out"
+    assert secret.encode() not in (tmp_path / "ledger.db").read_bytes()
+    with pytest.raises(ConfigError, match="did you mean `ann`"):
+        keys.revoke(ledger, "anna")
+    assert keys.revoke(ledger, key.hint).name == "ann"
+    ring.refresh()
+    assert ring.find(secret, now=1e9) is None
+    with pytest.raises(ConfigError, match="`chatt` is not known here; did you mean `chat`"):
+        keys.create(ledger, "bob", scopes=["chatt"])
+
+
+def test_a_keys_allowance_refills_as_time_goes_by(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    secret = keys.create(ledger, "ann", requests_per_minute=2)
+    ring = keys.Keyring(ledger)
+    ring.refresh()
+    key = ring.find(secret)
+    assert key is not None
+    assert [ring.wait(key, now=0.0) for _ in range(3)] == [0.0, 0.0, pytest.approx(30.0)]
+    assert ring.wait(key, now=30.0) == 0.0
+    assert ring.wait(key, now=40.0) == pytest.approx(20.0)
+
+
+def test_a_release_pins_every_file_by_name_and_sum(model, tmp_path):
+    target = release_of(model, tmp_path / "release", name="cat", version="1", limits={"queue": 2})
+    told = json.loads((target / "release.json").read_text())
+    assert set(told["files"]) == {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
+    assert told["limits"] == {"queue": 2, "rows": 16} and told["golden"] == [] and told["guard"] is None
+    pinned = read_release(target)
+    assert pinned.id == "cat:1" and len(pinned.digest) == 64
+    again = release_of(model, tmp_path / "again", name="cat", version="1", limits={"queue": 2})
+    assert read_release(again).digest == pinned.digest, "the same model makes the same release"
+
+
+def test_what_is_no_model_or_no_release_is_refused(model, tmp_path):
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
+        release_of(model, tmp_path / "release", name="cat", version="1")
+    with pytest.raises(ModelError, match=r"holds no release\.json"):
+        read_release(tmp_path)
+    (tmp_path / "release.json").write_text('{"format": 1}')
+    with pytest.raises(ModelError, match="is not a release"):
+        read_release(tmp_path)
+
+
+def test_a_breaker_rests_longer_with_each_failure_and_forgets_with_a_success():
+    breaker = Breaker(failures_allowed=2, rest=1.0, longest=3.0)
+    breaker.failed(0.0)
+    assert breaker.closed(0.0)
+    rests = []
+    for _ in range(4):
+        breaker.failed(10.0)
+        rests.append(breaker.until - 10.0)
+    assert rests == [1.0, 2.0, 3.0, 3.0] and not breaker.closed(12.9) and breaker.closed(13.0)
+    breaker.succeeded()
+    assert breaker.closed(0.0)
+
+
+def test_the_least_busy_replica_is_lent_and_waited_for():
+    async def run():
+        routes = routes_to(FakeReplica("a"), FakeReplica("b"))
+        version = routes.versions["cat:1"]
+        async with routes.borrow(version, seconds=1) as first, routes.borrow(version, seconds=1) as second:
+            assert {first.name, second.name} == {"a", "b"}
+            async with routes.borrow(version, seconds=1, exclude=[first]) as third:
+                assert third is second
+        for backend in version.backends:
+            backend.ready = False
+        with pytest.raises(NoReplica):
+            async with routes.borrow(version, seconds=0.05):
+                pass
+
+        async def wake() -> None:
+            await asyncio.sleep(0.05)
+            version.backends[0].ready = True
+            routes.wake()
+
+        waking = asyncio.create_task(wake())
+        async with routes.borrow(version, seconds=5) as found:
+            assert found.name == "a"
+        await waking
+
+    asyncio.run(run())
+
+
+def _row(version: str, request: str, **figures: float) -> dict:
+    return {"version": version, "request": request, "status": 200, "figures": {"seconds": 1.0, **figures}}
+
+
+def test_figures_per_version_by_hand():
+    asked = [
+        _row("cat:1", "a", completion_tokens=10, refused=False),
+        _row("cat:1", "b", completion_tokens=20, refused=True),
+    ]
+    asked.append({"version": "cat:1", "request": "c", "status": 503, "figures": {}})
+    said = [{"request": "a", "kind": "thumb", "value": 1}, {"request": "b", "kind": "thumb", "value": -1}]
+    told = figures(asked, [*said, {"request": "z", "kind": "flag", "value": None}])["cat:1"]
+    assert told["requests"] == 3 and told["error_rate"] == pytest.approx(1 / 3)
+    assert told["tokens_per_second"] == 15 and told["length"] == 15 and told["refusal_rate"] == 0.5
+    assert told["thumbs_up_rate"] == 0.5 and told["flags"] == 0 and told["ttft_p50"] is None
+    assert (quantile([3, 1, 2], 0.5), quantile([1], 0.95), quantile([], 0.5)) == (2, 1, None)
+
+
+def test_an_alert_fires_only_when_it_was_so_all_the_time(tmp_path):
+    path = tmp_path / "alerts.yaml"
+    path.write_text("alerts:\n  - {name: slow, figure: latency_p95, above: 2, for: 1 min, severity: page}\n")
+    (rule,) = read_rules(path)
+    assert rule.seconds == 60
+    slow, fast = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
+    assert not firing([rule], [(50.0, fast), (100.0, slow)], now=100.0)
+    (alert,) = firing([rule], [(0.0, fast), (50.0, slow), (100.0, slow)], now=100.0)
+    assert str(alert) == "page: slow: cat:1: latency_p95 is 3, above 2 for 60 s"
+    assert not firing([rule], [(100.0, {"cat:1": {"requests": 5.0, "latency_p95": None}})], now=100.0)
+
+
+def test_a_rule_that_makes_no_sense_is_one_line(tmp_path):
+    path = tmp_path / "alerts.yaml"
+    for text, message in [
+        ("{name: a, figure: latncy_p95, above: 1}", "did you mean `latency_p95`"),
+        ("{name: a, figure: latency_p95}", "give one of `above` and `below`"),
+        ("{name: a, figure: latency_p95, above: 1, for: soon}", "30 s, 5 min or 1 h"),
+    ]:
+        path.write_text(f"alerts:\n  - {text}\n")
+        with pytest.raises(ConfigError, match=message):
+            read_rules(path)
+    assert Rule.model_validate({"name": "a", "figure": "flags", "below": 1, "for": "2 h"}).seconds == 7200

@@ -1,0 +1,133 @@
+"""Watching what is served: `vita monitor`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vita.cli.app import app, errors_console, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.errors import VitaError
+
+if TYPE_CHECKING:
+    from vita.measure.alerts import Alert, Rule
+
+FIRING = 10
+"""The exit code when an alert fires."""
+_LOOKS = 5
+"""How many moments a rule that asks for a length of time is tried at."""
+
+
+@app.command()
+def monitor(
+    ctx: typer.Context,
+    service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How far back the figures reach.")] = 60.0,
+    alerts: Annotated[
+        Path | None, typer.Option(help="A file of alert rules; the exit code is 10 when one fires.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 2.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what each version of a service does: load, speed, refusals, and what users say of it."""
+    from vita.measure.alerts import read_rules
+
+    here = workspace(ctx)
+    rules = read_rules(alerts) if alerts else ()
+    if watch:
+        with Live(console=here.console, refresh_per_second=4) as live:
+            while True:
+                live.update(_page(_look(here, service, minutes * 60, rules)))
+                time.sleep(every)
+    seen = _look(here, service, minutes * 60, rules)
+    if as_json:
+        shown = {**seen, "alerts": [_as_json(alert) for alert in seen["alerts"]]}
+        typer.echo(json.dumps(shown, indent=1))
+    else:
+        here.console.print(_page(seen))
+    if seen["alerts"]:
+        for alert in seen["alerts"]:
+            errors_console().print(f"[bold red]alert[/] {escape(str(alert))}", soft_wrap=True)
+        raise typer.Exit(FIRING)
+
+
+def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
+    """What can be known now: the running service's own word, and the figures of the ledger."""
+    from vita.measure.alerts import firing
+    from vita.measure.usage import asked_since, figures, said_since
+
+    now = time.time()
+    running = _running(here, service)
+    name = running["service"] if running else service
+    longest = max((rule.seconds for rule in rules), default=0.0)
+    asked = asked_since(here.ledger, service=name, since=now - seconds - longest)
+    said = said_since(here.ledger, since=now - seconds - longest)
+
+    def at(moment: float) -> dict[str, dict[str, float | None]]:
+        inside = [row for row in asked if moment - seconds <= row["at"] <= moment]
+        return figures(inside, [row for row in said if row["at"] <= moment])
+
+    moments = [now - longest * (1 - step / _LOOKS) for step in range(_LOOKS)] if longest else []
+    looked = [(moment, at(moment)) for moment in [*moments, now]]
+    return {
+        "service": name,
+        "minutes": seconds / 60,
+        "running": running,
+        "versions": looked[-1][1],
+        "alerts": firing(rules, looked, now=now),
+    }
+
+
+def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
+    """The status of the service, if one of that name runs on this machine."""
+    from vita.server.admin import Control
+
+    living = [one for one in Control.all(here.store.root / "services") if service in (None, one.service, one.url)]
+    if len(living) != 1:
+        return None
+    try:
+        return {**living[0].call("GET", "/status").json(), "url": living[0].url}
+    except VitaError:
+        return None
+
+
+_COLUMNS = {
+    "requests": ("requests", "{:.0f}"), "error_rate": ("errors", "{:.1%}"), "ttft_p50": ("first p50", "{:.3f} s"),
+    "ttft_p95": ("first p95", "{:.3f} s"), "latency_p50": ("whole p50", "{:.3f} s"),
+    "latency_p95": ("whole p95", "{:.3f} s"), "tokens_per_second": ("tokens/s", "{:.1f}"),
+    "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"),
+    "logprob": ("logprob", "{:.3f}"), "thumbs_up_rate": ("liked", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
+}  # fmt: skip
+
+
+def _page(seen: dict[str, Any]) -> RenderableType:
+    running = seen["running"]
+    head = f"{seen['service'] or 'all services'}, the last {seen['minutes']:g} minutes"
+    if running:
+        ready = sum(one["state"] == "ready" for one in running["replicas"])
+        head += f"; at {running['url']}, {ready} of {len(running['replicas'])} replicas ready, "
+        head += f"{running['in_flight']} requests in flight"
+    table = Table("version", "share", *(title for title, _ in _COLUMNS.values()), box=None, pad_edge=False)
+    shares = {one["version"]: one["share"] for one in running["versions"]} if running else {}
+    for version in sorted({*seen["versions"], *shares}):
+        told = seen["versions"].get(version, {})
+        cells = ["" if told.get(name) is None else form.format(told[name]) for name, (_, form) in _COLUMNS.items()]
+        share = f"{shares[version]:.0%}" if version in shares else ""
+        table.add_row(escape(version), share, *cells)
+    firing = [Text(str(alert), style="bold red") for alert in seen["alerts"]]
+    return Group(Text(head, style="bold"), table, *firing)
+
+
+def _as_json(alert: Alert) -> dict[str, Any]:
+    return {"name": alert.rule.name, "severity": alert.rule.severity, "version": alert.version,
+            "figure": alert.rule.figure, "value": alert.value}  # fmt: skip
