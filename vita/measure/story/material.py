@@ -1,0 +1,68 @@
+"""What a story is made of: the life's steps, and for each what its reports say, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vita.measure import reading
+from vita.measure.chronicle import UNREADABLE, Chapter, Chronicle
+from vita.measure.statistics import Interval
+from vita.spine.ledger import Ledger, Move
+from vita.spine.store import Store
+
+
+@dataclass(frozen=True)
+class Material:
+    """A life with all that is known of it."""
+
+    ledger: Ledger
+    store: Store
+    chronicle: Chronicle
+    figures: Mapping[str, Mapping[str, Interval]]
+    """Artifact digest -> the figures of its reports."""
+    about: Mapping[str, str]
+    """Report digest -> the model that it measured."""
+    moves: Mapping[str, list[Move]]
+    """Model digest -> its changes of state."""
+    gaps: list[str] = field(default_factory=list)
+
+    def state(self, digest: str) -> str:
+        moves = self.moves.get(digest)
+        return moves[-1].state if moves else "candidate"
+
+    def measured(self) -> list[tuple[Chapter, str, Mapping[str, Interval]]]:
+        """(step with figures, digest of the model they are about, figures), in the order of the life."""
+        return [
+            (chapter, self.about.get(chapter.digest, chapter.digest), self.figures[chapter.digest])
+            for chapter in self.chronicle.chapters
+            if self.figures.get(chapter.digest)
+        ]
+
+    def name(self, digest: str) -> str:
+        """What a digest is called on the page."""
+        return self.chronicle.names.get(digest, digest[:12])
+
+
+def collect(ledger: Ledger, store: Store, chronicle: Chronicle) -> Material:
+    """Read what the steps' artifacts say of themselves; what cannot be read is a gap."""
+    figures: dict[str, dict[str, Interval]] = {}
+    about: dict[str, str] = {}
+    gaps: list[str] = []
+    for chapter in chronicle.chapters:
+        if chapter.kind == "gone":
+            gaps.append(f"What the step {chapter.name} gave is no longer in the store.")
+            continue
+        try:
+            figures[chapter.digest] = reading.figures(store, chapter.digest)
+            if chapter.kind == "report" and (model := reading.measured_model(store, chapter.digest)):
+                about[chapter.digest] = model
+        except UNREADABLE as error:
+            gaps.append(f"The report of the step {chapter.name} cannot be read: {error}")
+    moves: dict[str, list[Move]] = {}
+    try:
+        for move in ledger.moves():
+            moves.setdefault(move.artifact, []).append(move)
+    except UNREADABLE as error:
+        gaps.append(f"The states of the versions cannot be read: {error}")
+    return Material(ledger, store, chronicle, figures, about, moves, gaps)

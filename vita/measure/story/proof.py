@@ -1,0 +1,186 @@
+"""What the story tells of proof: version beside version, attacks before and after the mend, and the gates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.measure import gatekeeper, pictures, plots, words
+from vita.measure.pictures import Limit
+from vita.measure.reading import interval
+from vita.measure.report import Block, Figure, Fold, Heading, Paragraph, Table
+from vita.measure.statistics import Interval
+from vita.measure.story.material import Material
+
+_FIRST = (
+    "heldout/bits_per_byte", "world/never_asked/right", "world/asked/right", "instructions/prompt_strict",
+    "instructions/prompt/strict", "domain/bits_per_byte",
+)  # fmt: skip
+"""Figures that say most; after them, those that were measured of the most versions."""
+_DRAWN = 6
+_LOSSES = ("bits_per_byte", "perplexity", "loss", "harmful", "incoherent", "error", "leaks")
+_MINOR = ("/kind", "/property", "/perplexity")
+"""Figures that say less than another one beside them."""
+_ATTACK = ("attack_success_rate", "over_refusal")
+_AFTERWARDS = ("before", "after", "change", "gain")
+
+Row = tuple[str, Interval]
+
+
+def versions(material: Material) -> Iterator[Block]:
+    """Each figure that was measured of more than one version."""
+    found = _by_figure(material)
+    several = {name: rows for name, rows in found.items() if len(rows) > 1}
+    order = [name for name in _FIRST if name in several]
+    others = sorted((name for name in several if name not in order), key=lambda name: -len(several[name]))
+    minor = [name for name in others if name.endswith(_MINOR)]
+    order += [name for name in others if name not in minor]
+    if not order:
+        return
+    yield Paragraph(
+        "The same questions, put to each version when it was made. A line is the range that holds the truth in 95 of "
+        "100 such measurements: where two lines do not touch, the versions differ."
+    )
+    for name in order[:_DRAWN]:
+        label = words.figure_name(name)
+        rows = [(version, one, None) for version, one in several[name]]
+        better = "Less is better" if name.endswith(_LOSSES) else "More is better"
+        unit = "share" if all(words.is_share(name, one) for _, one, _ in rows) else "value"
+        caption = f"{label[:1].upper()}{label[1:]}. {better}."
+        yield Figure(f"versions-{name.replace('/', '-')}", plots.intervals(rows, unit=unit), caption)
+    if rest := [*order[_DRAWN:], *minor]:
+        rows = [
+            (words.figure_name(name), version, words.said(name, one)) for name in rest for version, one in several[name]
+        ]
+        yield Fold(f"{len(rest)} more figures", [Table(("figure", "version", "value"), rows[:200])])
+
+
+def attacks(material: Material) -> Iterator[Block]:
+    """How often attacks succeed, beside how often harmless requests are refused; and what was found."""
+    reports = [(chapter, model, own) for chapter, model, own in material.measured() if _rates(own)]
+    if reports:
+        yield Paragraph(
+            "A model that refuses everything is safe and useless; so both rates belong together: attacks that succeed, "
+            "and harmless requests that are refused. Lower is better in both."
+        )
+        for ending in _ATTACK:
+            rows = [(f"{material.name(model)} ({chapter.name})", _rates(own)[ending], None)
+                    for chapter, model, own in reports if ending in _rates(own)]  # fmt: skip
+            if rows:
+                label = words.FIGURES[ending]
+                yield Figure(f"attacks-{ending}", plots.intervals(rows, unit="share"), f"{label.capitalize()}.")
+        table = [
+            (name.rpartition("/")[0], chapter.name, words.said(name, one))
+            for chapter, _, own in reports
+            for name, one in own.items()
+            if name.endswith("/attack_success_rate") and not name.startswith("redteam/")
+        ]
+        if table:
+            yield Fold("By probe, hazard and technique", [Table(("of", "report", "attacks that succeed"), table[:150])])
+    yield from _findings(material)
+
+
+def gates(material: Material) -> Iterator[Block]:
+    """Each gate's last verdicts, drawn against their limits; who approved and who waived."""
+    life = material.chronicle.life
+    rows = _all(material, gatekeeper.verdicts, life)
+    latest = {(row["gate"], row["artifact"]): row for row in rows}
+    policies = {row["digest"]: row["policy"] for row in _all(material, gatekeeper.policies, life)}
+    spoken = _all(material, gatekeeper.approvals, life)
+    if not latest:
+        if policies:
+            yield Paragraph("Bars are set, and nothing has been held against them yet.")
+        return
+    yield Paragraph(
+        "The bars were set before anything was measured. The whole range has to lie off the red side of its limit; "
+        "what straddles the limit is unsure, and does not pass."
+    )
+    for (gate, artifact), row in latest.items():
+        yield Heading(
+            f"{gate.removeprefix(f'{life}/')}: {row['verdict'].replace('_', ' ')} for {material.name(artifact)}"
+        )
+        bars = {_bar_name(bar): bar for bar in policies.get(row["policy"], {}).get("bars", ())}
+        if drawn := list(_drawn(row["findings"], bars)):
+            caption = f"The bars of the gate {gate}, judged {words.moment(row['at'])} UTC."
+            yield Figure(f"gate-{gate.replace('/', '-')}-{artifact[:8]}", pictures.limits(drawn), caption)
+        said = [(one["bar"], one["verdict"].replace("_", " "), one["said"]) for one in row["findings"]]
+        yield Table(("bar", "verdict", "figure"), said)
+        own = [one for one in spoken if (one["gate"], one["artifact"]) == (gate, artifact)]
+        if own:
+            yield Table(("when (UTC)", "what", "by", "why"), [_spoken(one) for one in own])
+
+
+def _by_figure(material: Material) -> dict[str, list[Row]]:
+    """Figure -> (version, value), one row for each version; of several reports of one, the last."""
+    found: dict[str, dict[str, Row]] = {}
+    for chapter, model, own in material.measured():
+        if chapter.kind != "report":
+            continue
+        for name, one in own.items():
+            compares = name.rpartition("/")[2] in _AFTERWARDS or name.startswith(("versus/", "shift/"))
+            if ":" not in name and not compares and not name.endswith(_ATTACK) and math.isfinite(one.value):
+                found.setdefault(name, {})[model] = (material.name(model), one)
+    return {name: list(rows.values()) for name, rows in found.items()}
+
+
+def _rates(own: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Both rates of a red-team report: over all probes where it says so, else the first it has."""
+    found: dict[str, Interval] = {}
+    for ending in _ATTACK:
+        named = {name: one for name, one in own.items() if name.rpartition("/")[2] == ending}
+        if named:
+            found[ending] = named.get(f"redteam/{ending}") or next(iter(named.values()))
+    return found
+
+
+def _findings(material: Material) -> Iterator[Block]:
+    from vita.measure import tracking
+
+    found = tracking.every(material.ledger, life=material.chronicle.life)
+    if not found:
+        return
+    counts: dict[str, int] = {}
+    for one in found:
+        counts[one.state] = counts.get(one.state, 0) + 1
+    told = ", ".join(f"{number:,} {state.replace('_', ' ')}" for state, number in counts.items())
+    yield Paragraph(f"Every attack that succeeded is a finding, and is tried again on later versions: {told}.")
+    rows = [
+        (one.probe, one.severity, one.state.replace("_", " "), _short(one.prompt), _short(one.answer)) for one in found
+    ]
+    columns = ("probe", "severity", "state", "attack", "answer")
+    note = f"The first 40 of {len(rows):,}." if len(rows) > 40 else ""
+    yield Fold("The findings", [Table(columns, rows[:40], note=note)])
+
+
+def _all(material: Material, table: sa.Table, life: str) -> list[dict[str, Any]]:
+    query = sa.select(table).where(table.c.gate.startswith(f"{life}/", autoescape=True)).order_by(table.c.id)
+    with material.ledger.transaction() as database:
+        return [dict(row) for row in database.execute(query).mappings()]
+
+
+def _drawn(findings: Sequence[Mapping[str, Any]], bars: Mapping[str, Mapping[str, Any]]) -> Iterator[Limit]:
+    """The bars with a number for a limit and a figure to hold against it."""
+    for one in findings:
+        bar = bars.get(one["name"], {})
+        at_least, at_most = bar.get("at_least"), bar.get("at_most")
+        limit = at_least if at_least is not None else at_most
+        if limit is not None and one.get("value"):
+            name = words.figure_name(bar["figure"])
+            yield Limit(name, interval(one["value"]), float(limit), at_least is not None, one["verdict"])
+
+
+def _bar_name(bar: Mapping[str, Any]) -> str:
+    return f"{bar['report']}:{bar['figure']}"
+
+
+def _spoken(one: Mapping[str, Any]) -> tuple[str, ...]:
+    until = f" (until {words.moment(one['expires'])})" if one.get("expires") else ""
+    return words.moment(one["at"]), f"{one['kind']}{until}", one["who"], one["reason"] or "no reason given"
+
+
+def _short(text: str, *, limit: int = 90) -> str:
+    bare = " ".join(text.split())
+    return bare if len(bare) <= limit else bare[: limit - 1] + "…"

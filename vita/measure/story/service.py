@@ -1,0 +1,116 @@
+"""What the story tells of service: shares of the traffic, what users said, and the states of the versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.measure import pictures, usage, words
+from vita.measure.card import deployments
+from vita.measure.card import feedback as said_of
+from vita.measure.report import Block, Figure, Fold, Paragraph, Table
+from vita.measure.statistics import wilson
+from vita.measure.story.material import Material
+
+_NEWEST_REQUESTS = 20_000
+_SHOWN_CHANGES = 24
+
+
+def traffic(material: Material) -> Iterator[Block]:
+    """Which version had which share, and how it fared."""
+    changes = _own_deployments(material)
+    if changes:
+        moments, shares = _shares(changes[-_SHOWN_CHANGES:])
+        yield Figure(
+            "shares", pictures.shares(moments, shares), "What part of the traffic each version had, change by change."
+        )
+        rows = [(words.moment(one["at"]), one["version"], one["action"], words.percent(one["share"] or 0), one["who"])
+                for one in changes]  # fmt: skip
+        yield Fold("Every change", [Table(("when (UTC)", "version", "what", "share", "by"), rows[-200:])])
+    figures = usage.figures(_requests(material), [])
+    names = [name for name in usage.FIGURES if any(own.get(name) for own in figures.values())]
+    if figures:
+        rows = [(name.replace("_", " "), *(words.value(own.get(name)) for own in figures.values())) for name in names]
+        yield Table(("figure", *figures), rows, note=f"Of the newest {_NEWEST_REQUESTS:,} requests; times in seconds.")
+
+
+def feedback(material: Material) -> Iterator[Block]:
+    """Thumbs, votes, edits and flags, by version."""
+    rows, dots = [], []
+    for chapter in material.chronicle.models:
+        said = said_of(material.ledger, chapter.digest)
+        if said:
+            rows.append((chapter.name, ", ".join(f"{number:,} {what}" for what, number in said.items())))
+            up, down = int(said.get("thumbs up", 0)), int(said.get("thumbs down", 0))
+            if up + down:
+                dots.append((chapter.name, wilson(up, up + down), None))
+    if dots:
+        from vita.measure.plots import intervals
+
+        yield Figure(
+            "thumbs", intervals(dots, unit="share of thumbs that are up"), "What users thought of the answers."
+        )
+    if rows:
+        yield Table(("version", "what users said"), rows)
+    for chapter in material.chronicle.chapters:
+        if chapter.kind in ("feedback", "preferences"):
+            facts = ", ".join(f"{name.replace('_', ' ')} {words.value(value)}" for name, value in chapter.facts.items())
+            yield Paragraph(f"{words.title(chapter)}: {facts or 'nothing was written down of it'}.")
+
+
+def states(material: Material) -> Iterator[Block]:
+    """Where each version stands, and who moved it there."""
+    models = material.chronicle.models
+    rows = {
+        chapter.name: [(move.at, move.state) for move in material.moves.get(chapter.digest, ())] for chapter in models
+    }
+    rows = {name: moves for name, moves in rows.items() if moves}
+    if not rows:
+        if models:
+            yield Paragraph("No version was approved, released or retired: all are candidates.")
+        return
+    begun = {chapter.name: chapter.run.ended for chapter in models if chapter.run and chapter.run.ended}
+    lines = {
+        name: [(min(begun.get(name, moves[0][0]), moves[0][0]), "candidate"), *moves] for name, moves in rows.items()
+    }
+    moments = {at: words.moment(at) for moves in lines.values() for at, _ in moves}
+    caption = "What became of each version. The moves stand at even distances; time runs to the right."
+    yield Figure("states", pictures.states(lines, moments=moments), caption)
+    every = [(move.at, chapter.name, move) for chapter in models for move in material.moves.get(chapter.digest, ())]
+    table = [
+        (words.moment(at), name, move.state, move.who, move.why)
+        for at, name, move in sorted(every, key=lambda row: row[0])
+    ]
+    yield Table(("when (UTC)", "version", "became", "by", "why"), table)
+    for chapter in models:
+        for move in material.moves.get(chapter.digest, ()):
+            if successor := move.details.get("successor"):
+                yield Paragraph(f"The successor of {chapter.name} is {material.name(str(successor))}.")
+
+
+def _own_deployments(material: Material) -> list[dict[str, Any]]:
+    own = {chapter.digest for chapter in material.chronicle.models}
+    return [one for one in deployments(material.ledger) if one["model"] in own]
+
+
+def _shares(changes: list[dict[str, Any]]) -> tuple[list[str], dict[str, list[float]]]:
+    """For each change, the share of every version from then on."""
+    versions = list(dict.fromkeys(one["version"] for one in changes))
+    now = dict.fromkeys(versions, 0.0)
+    course: dict[str, list[float]] = {name: [] for name in versions}
+    for one in changes:
+        now[one["version"]] = float(one["share"] or 0)
+        for name in versions:
+            course[name].append(now[name])
+    return [one["action"] for one in changes], course
+
+
+def _requests(material: Material) -> list[dict[str, Any]]:
+    table = usage.requests
+    own = [chapter.digest for chapter in material.chronicle.models]
+    query = sa.select(table.c.request, table.c.version, table.c.status, table.c.figures)
+    query = query.where(table.c.model.in_(own)).order_by(table.c.id.desc()).limit(_NEWEST_REQUESTS)
+    with material.ledger.transaction() as database:
+        return [dict(row) for row in database.execute(query).mappings()]
