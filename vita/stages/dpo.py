@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,8 @@ PARALLEL = True
 
 FIRST_STEP = {"float32": 1e-3, "bfloat16": 5e-2}
 """How far from what is known the first step may be, by what matrices are multiplied in."""
+WATCHED = 10
+"""Steps over which it is seen whether the better answers become less likely."""
 GREEDY = {"temperature": 0.0, "max_tokens": 64}
 
 
@@ -270,15 +273,18 @@ def _look(heldout: PairBatches, trainer: Trainer) -> dict[str, float]:
 
 
 def _watching(emit: Emit) -> Emit:
-    """Says it once when the better answers become less likely than they were."""
+    """Says it once when the better answers become less likely than they were, over some steps together."""
+    seen = deque[float](maxlen=WATCHED)
     warned = False
 
     def told(event: str, **fields: Any) -> None:
         nonlocal warned
         emit(event, **fields)
-        if event == "metrics" and not warned and fields.get("step", 0) >= 10 and fields.get("log_ratio/chosen", 0) < 0:
-            warned = True
-            emit("note", text=f"step {fields['step']}: {SINKING}")
+        if event == "metrics" and "log_ratio/chosen" in fields:
+            seen.append(fields["log_ratio/chosen"])
+            if not warned and len(seen) == WATCHED and sum(seen) < 0:
+                warned = True
+                emit("note", text=f"step {fields['step']}: {SINKING}")
 
     return told
 

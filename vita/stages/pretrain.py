@@ -8,18 +8,13 @@ here overrides it. Killed at any moment, it goes on from its last checkpoint and
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from jaxtyping import Int
 from pydantic import Field
-from torch import Tensor
 
-from vita.data.loader import Loader, document_ids
+from vita.data.loader import Loader
 from vita.data.shards import Shards
 from vita.data.tokenizer import Tokenizer
 from vita.measure.learning import last, mean_of_last, write_learning
@@ -30,11 +25,12 @@ from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
 from vita.train.loop import Look, train
-from vita.train.losses import Tensors, language_modelling
+from vita.train.losses import language_modelling
 from vita.train.optim import Optimization
-from vita.train.parallel import World, joined
+from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.schedule import Schedule
+from vita.train.text import HeldOut, text_tensors
 from vita.train.trainer import Trainer, Training, Work
 
 VERSION = 1
@@ -94,6 +90,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     _check(model.architecture, shards, length=length)
     loader = Loader(shards, context=length, rows=rows, seed=config.seed)
     flops = model.architecture.flops_per_token(length)
+    separator = shards.document_token if config.document_mask else None
 
     with joined(context.machine) as world:
         trainer = Trainer(
@@ -107,9 +104,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
         def batch(step: int) -> Work:
             ids = loader.batch(step, rank=world.rank, world_size=world.size).ids
-            return Work(_tensors(ids, config, shards.document_token), targets=rows * length)
+            return Work(text_tensors(ids, document=separator), targets=rows * length)
 
-        heldout = HeldOut.read(inputs.tokens, config, length=length, world=world)
+        heldout = HeldOut.read(
+            Shards.open(inputs.tokens.path / "heldout"),
+            Tokenizer.load(inputs.tokens.path / "tokenizer"),
+            tokens=config.heldout_tokens,
+            length=length,
+            mask=config.document_mask,
+            world=world,
+        )
         looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)] if heldout else []
         learnt = train(
             trainer,
@@ -167,42 +171,6 @@ def training_of(config: Config, plan: Mapping[str, Any]) -> Training:
 
 
 RATES = ("matrix_rate", "embedding_rate", "head_rate", "scalar_rate")
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Text that is never trained on, read again and again."""
-
-    tensors: Tensors
-    targets: int
-    bytes: int
-
-    @classmethod
-    def read(cls, tokens: Tokens, config: Config, *, length: int, world: World) -> Self | None:
-        """The beginning of the held-out stream; None where there is too little for each process to have a row."""
-        shards = Shards.open(tokens.path / "heldout")
-        rows = min(config.heldout_tokens, shards.tokens - 1) // length // world.size * world.size
-        if rows < 1:
-            return None
-        stream = shards.read(0, rows * length + 1).astype(np.int64)
-        ids = np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length]
-        tokenizer = Tokenizer.load(tokens.path / "tokenizer")
-        sizes = [0 if one in tokenizer.special_ids else len(tokenizer.token_bytes(one)) for one in stream[1:].tolist()]
-        mine = np.ascontiguousarray(ids[world.rank :: world.size])
-        return cls(_tensors(mine, config, shards.document_token), rows * length, sum(sizes))
-
-    def look(self, trainer: Trainer) -> dict[str, float]:
-        """Loss per token, and bits per byte."""
-        loss = trainer.evaluate(iter([Work(self.tensors, targets=self.targets)]))["loss"]
-        bits = loss * self.targets / math.log(2) / max(1, self.bytes)
-        return {"heldout_loss": round(loss, 6), "heldout_bits_per_byte": round(bits, 6)}
-
-
-def _tensors(ids: Int[np.ndarray, "B T"], config: Config, document: int) -> dict[str, Tensor]:
-    tensors = {"ids": torch.from_numpy(ids)}
-    if config.document_mask:
-        tensors["documents"] = torch.from_numpy(document_ids(ids, separator=document))
-    return tensors
 
 
 def _check(shape: Architecture, shards: Shards, *, length: int) -> None:

@@ -159,7 +159,7 @@ class Trainer:
     @torch.no_grad()
     def each(self, tensors: Tensors, tell: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
         """What `tell` says of each row under the weights as they are, a micro-batch at a time; changes nothing."""
-        return torch.cat([tell(self.learner.model, piece) for piece in self._pieces(tensors)])
+        return torch.cat([self.learner(piece, tell) for piece in self._pieces(tensors)])
 
     def numerics(self) -> dict[str, Any]:
         """What the last bits of a result depend on beside the settings."""
@@ -270,8 +270,9 @@ class Learner(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.loss(self.model, tensors)
+    def forward(self, tensors: Tensors, tell: Callable[[Transformer, Tensors], Any] | None = None) -> Any:
+        """The loss, or what else is to be told: a sharded model is whole only in here."""
+        return (tell or self.loss)(self.model, tensors)
 
 
 def _rounded(model: Transformer) -> Transformer:

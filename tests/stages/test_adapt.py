@@ -1,0 +1,113 @@
+"""Reading on in a domain: it is known better afterwards, what was forgotten is told, and replay keeps the old."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stages.preferring import context, notes
+from tests.stages.test_pretrain import begun, everything, tokens
+from vita.data.shards import Shards, write_shards
+from vita.data.tokenizer import Tokenizer
+from vita.nn import hf
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.stage import read_stage
+from vita.stages import adapt
+from vita.stages.kinds import Model, Tokens
+
+WORLD = {"things": 40, "documents": 20, "dialogues": 20}
+VET = {"world": WORLD, "part": "vet", "limit": 60}
+COURT = {"world": WORLD, "part": "court", "limit": 60}
+
+
+def run(
+    model: Model, scratch: Path, *sources: Any, text: Tokens | None = None, told: list[Any] | None = None, **more: Any
+) -> Any:
+    values = {"sources": sources or (VET,), "precision": "float32", "compiled": "no", "rows": 4, "held_out": 0.2}
+    config = build(adapt.Config, {**values, "steps": 6, "rate": 1.0, **more}, where="adapt")
+    return adapt.run(config, adapt.Inputs(model, text), context(scratch, told))
+
+
+def test_the_domain_is_known_better_and_both_texts_are_reported(tmp_path: Path) -> None:
+    told: list[Any] = []
+    model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
+    draft = run(model, tmp_path / "scratch", VET, COURT, text=text, told=told, steps=30)
+    facts = draft.facts
+    assert facts["domain/bits_per_byte/after"] < facts["domain/bits_per_byte/before"] - 1
+    assert facts["domain/bits_per_byte/change"] == pytest.approx(
+        facts["domain/bits_per_byte/after"] - facts["domain/bits_per_byte/before"], abs=1e-5
+    )
+    assert facts["general/bits_per_byte/after"] < facts["general/bits_per_byte/before"]
+    assert facts["replayed"] == 0.25 and facts["documents"] + facts["heldout_documents"] == 120
+    report = json.loads((draft.folder / "report/report.json").read_text())["figures"]["text"]
+    assert report["domain/world:vet"].keys() == report["general"].keys()
+    assert report["domain"]["bits_per_byte/after"]["n"] == facts["heldout_documents"]
+    curve = [json.loads(line) for line in (draft.folder / "report/metrics.jsonl").read_text().splitlines()]
+    assert {"domain_bits_per_byte", "general_bits_per_byte"} <= curve[0].keys() & curve[-1].keys()
+    assert "Before and after" in (draft.folder / "report/report.md").read_text()
+    assert "domain, held out:" in notes(told)
+    assert hf.load(draft.folder).architecture.context == 64
+    assert read_stage("adapt", adapt).parallel
+
+
+def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vita.train.trainer import Trainer
+
+    model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
+    whole = run(model, tmp_path / "one", text=text, documents=5)
+    step = Trainer.step
+
+    def killed(self: Trainer, work: Any) -> Any:
+        if self.done == 3:
+            raise KeyboardInterrupt
+        return step(self, work)
+
+    monkeypatch.setattr(Trainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, tmp_path / "two", text=text, documents=5, checkpoint_seconds=0.0)
+    monkeypatch.setattr(Trainer, "step", step)
+    told: list[Any] = []
+    resumed = run(model, tmp_path / "two", text=text, documents=5, checkpoint_seconds=0.0, told=told)
+    assert "goes on after step 3 of 6" in notes(told)
+    assert everything(whole.folder) == everything(resumed.folder) and whole.facts == resumed.facts
+
+
+def test_without_the_old_text_nothing_is_replayed_and_it_is_said(tmp_path: Path) -> None:
+    told: list[Any] = []
+    model = begun(tmp_path / "model")
+    facts = run(model, tmp_path / "scratch", told=told, replay=0.0, steps=1).facts
+    assert facts["replayed"] == 0 and "general/bits_per_byte/after" not in facts
+    assert "it cannot be told what was forgotten" in notes(told)
+    with pytest.raises(ConfigError, match=r"adapt.replay: needs the pretraining's tokens as an input"):
+        run(model, tmp_path / "scratch")
+
+
+def test_a_copy_of_a_held_out_document_is_not_learnt_and_empty_ones_are_counted(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"Note {n % 20} of the vet."} for n in range(40)] + [{"id": "e", "text": " "}]
+    path = tmp_path / "notes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    facts = run(begun(tmp_path / "model"), tmp_path / "scratch", str(path), replay=0.0, steps=1).facts
+    assert facts["dropped_empty"] == 1 and facts["documents"] % 2 == facts["heldout_documents"] % 2 == 0
+    shards = Shards.open(tmp_path / "scratch/domain-0/train")
+    ids = {int(span.id) % 20 for span in shards.documents_between(0, shards.tokens)}
+    assert len(ids) == facts["documents"] // 2
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
+    with pytest.raises(ConfigError, match=r"adapt.length: expected at most 64"):
+        run(model, tmp_path / "scratch", text=text, length=100)
+    with pytest.raises(ConfigError, match=r"adapt.replay: expected at least one row of each kind, got 0.1"):
+        run(model, tmp_path / "scratch", text=text, replay=0.1)
+    path = tmp_path / "one.txt"
+    path.write_text("Only one note.")
+    with pytest.raises(DataError, match="domain: of its 1 documents none is left to"):
+        run(model, tmp_path / "scratch", str(path), text=text)
+    tokenizer = Tokenizer.train(["a cat and a cat and a dog"] * 9, vocabulary=262)
+    write_shards(tmp_path / "other/train", [], vocabulary=262, document=259, tokenizer=tokenizer.digest)
+    with pytest.raises(ConfigError, match=r"adapt.tokens: were written with another tokenizer"):
+        run(model, tmp_path / "scratch", text=Tokens("4" * 64, tmp_path / "other", {}))

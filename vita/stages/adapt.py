@@ -1,0 +1,367 @@
+"""Read on in one field, the law or a village's court, without forgetting the rest: continued pretraining on a domain.
+
+The learning rate rises again to a share of what it was, the domain's documents are read, and a share of every step is
+the text of the pretraining once more (`replay`). Before and after, both held-out texts are read: how much better the
+model knows the domain, and what it lost in general.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from vita.data.domain import Domain, sample_of
+from vita.data.loader import Loader
+from vita.data.shards import Shards
+from vita.data.sources import Source
+from vita.data.tokenizer import Tokenizer
+from vita.infer.engine import Engine
+from vita.measure.learning import Picture, mean_of_last, write_learning
+from vita.measure.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
+from vita.measure.report import Section, Table
+from vita.measure.statistics import Interval, bootstrap_ratio
+from vita.nn import hf
+from vita.spine.config import Settings, neutral
+from vita.spine.errors import ConfigError
+from vita.spine.plan import Context, Draft
+from vita.stages.kinds import Model, Tokens
+from vita.train import rules
+from vita.train.loop import Look, train
+from vita.train.losses import language_modelling
+from vita.train.optim import Optimization
+from vita.train.parallel import World, joined
+from vita.train.precision import Choice
+from vita.train.schedule import Schedule
+from vita.train.text import HeldOut, text_tensors
+from vita.train.trainer import Trainer, Training, Work
+
+VERSION = 1
+PARALLEL = True
+"""All processes carry it out together."""
+
+
+class Config(Settings):
+    """Which texts are read on, how fast, and how much of the old is read beside them."""
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    """Where the domain's documents come from."""
+    replay: float = Field(0.25, ge=0, lt=1)
+    """The share of each step that is text of the pretraining, so that the model does not forget it."""
+    rate: float = Field(0.2, gt=0)
+    """Learning rates, as a share of those that a model of this size is pretrained with; 0.1 to 0.3 is usual."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the domain's documents."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of `epochs`."""
+    rows: int | None = Field(None, ge=1)
+    """Sequences that a step learns from, those of the pretraining among them; without it what suits so many tokens."""
+    length: int | None = Field(None, ge=2)
+    """Tokens in a sequence; without it as many as the model reads at once."""
+    schedule: str = "cosine"
+    """The learning rate's course after it has risen: cosine, linear, warmup_stable_decay or constant."""
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """The part of the steps over which the rates rise again."""
+    optimizer: str = "muon"
+    """The rule for the layers' matrices: muon, or adamw, which wants a `rate` of about a tenth of muon's."""
+    held_out: float = Field(0.05, gt=0, lt=1)
+    """The share of the domain's documents that is kept back."""
+    documents: int = Field(500, ge=1)
+    """How many held-out documents of the domain, and in general, are read before and after, at most."""
+    document_mask: bool = False
+    """Whether a token sees only its own document."""
+    seed: int = 0
+    """Another seed serves the text in another order and holds out other documents."""
+    looks: int = Field(4, ge=1)
+    """How many times the held-out losses are taken on the way."""
+    heldout_tokens: int = Field(16384, ge=0)
+    """How much held-out text is read at each look; 0 looks at none."""
+    micro_tokens: int = Field(16384, ge=1)
+    """Tokens that go through the model at once; fewer need less memory and give the same result."""
+    precision: Choice = "auto"
+    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    compiled: Literal["auto", "yes", "no"] = "auto"
+    """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
+    checkpoint_seconds: float = neutral(30.0, ge=0)
+    """Time between checkpoints: how much work a crash costs."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    model: Model
+    tokens: Tokens | None = None
+    """The pretraining's text: for `replay`, and to see what is lost in general."""
+
+
+def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    model = hf.load(inputs.model.path)
+    shape = model.architecture
+    length = config.length or shape.context
+    if length > shape.context:
+        raise ConfigError("adapt.length", expected=f"at most {shape.context}, the model's context", got=length)
+    tokenizer = Tokenizer.load(inputs.model.path)
+    _check(config, inputs, tokenizer)
+    domain = _read(config, tokenizer, context)
+    rows = config.rows or _rows(config, domain.learnt.tokens, length)
+    replayed = round(config.replay * rows)
+    if config.replay and not 0 < replayed < rows:
+        hint = f"more `rows` (now {rows}) can hold such a share"
+        raise ConfigError("adapt.replay", expected="at least one row of each kind", got=config.replay, hint=hint)
+    training = _training(config, domain.learnt.tokens, rows=rows, own=rows - replayed, length=length, width=shape.width)
+    steps, flops = training.schedule.steps, shape.flops_per_token(length)
+
+    with joined(context.machine) as world:
+        parts = {"own": rows - replayed, "replayed": replayed}
+        batch = _Batches(config, inputs, domain.learnt, **parts, length=length, world=world)
+        trainer = Trainer(
+            model,
+            language_modelling,
+            training,
+            world=world,
+            threads=context.machine.threads,
+            flops=float(flops) * rows * length * steps,
+        )
+        texts = {"domain": domain.heldout, "general": _general(inputs)}
+        heldout = {
+            name: HeldOut.read(
+                shards,
+                tokenizer,
+                tokens=config.heldout_tokens,
+                length=length,
+                mask=config.document_mask,
+                world=world,
+            )
+            for name, shards in texts.items()
+            if shards
+        }
+        learnt = train(
+            trainer,
+            batch,
+            folder=context.scratch,
+            emit=context.emit,
+            looks=[Look(max(1, steps // config.looks), lambda one: _look(heldout, one), at_start=True)],
+            tokens_per_step=rows * length,
+            flops_per_token=flops,
+            checkpoint_seconds=config.checkpoint_seconds,
+        )
+        trained = trainer.trained()
+    context.record |= learnt.record
+    if not context.machine.leads:
+        return Draft(Model, context.scratch, {})
+
+    folder = context.draft_folder()
+    hf.save(trained, folder)
+    hf.carry(inputs.model.path, folder)
+    about = {"context": shape.context, "steps": steps, "tokens": steps * rows * length}
+    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    figures = _measured(config, inputs, domain, folder, tokenizer, context)
+    counted = {
+        "steps": steps,
+        "tokens": steps * rows * length,
+        "replayed": round(replayed / rows, 4),
+        "documents": domain.learnt.documents,
+        "heldout_documents": domain.heldout.documents,
+        **{f"dropped_{reason}": count for reason, count in sorted(domain.dropped.items())},
+        "epochs": round(steps / batch.own.steps_per_epoch, 3),
+        "loss": mean_of_last(learnt.curve, "loss"),
+        **{f"{name}/{metric}": round(one.value, 6) for name, own in figures.items() for metric, one in own.items()},
+        "left_out": learnt.left_out,
+    }
+    facts = {name: value for name, value in counted.items() if value is not None}
+    _tell(figures, context)
+    _write(inputs, learnt.curve, training, facts, figures, folder)
+    return Draft(Model, folder, facts)
+
+
+def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
+    """The domain in the scratch folder; each process writes its own."""
+    domain = Domain.read(
+        config.sources,
+        tokenizer,
+        context.scratch / f"domain-{context.machine.rank}",
+        held_out=config.held_out,
+        sample=config.documents,
+        seed=config.seed,
+        tell=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
+    )
+    learnt, heldout = domain.learnt, domain.heldout
+    told = f"{learnt.documents:,} documents, {learnt.tokens:,} tokens; {heldout.documents:,} held out"
+    context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(domain.dropped.items())))
+    return domain
+
+
+def _check(config: Config, inputs: Inputs, tokenizer: Tokenizer) -> None:
+    if inputs.tokens is None:
+        if config.replay:
+            hint = "give them, or set `replay: 0` and risk that the model forgets"
+            raise ConfigError("adapt.replay", "needs the pretraining's tokens as an input", hint=hint)
+        return
+    own = Shards.open(inputs.tokens.path / "train").tokenizer
+    if own and own != tokenizer.digest:
+        hint = "take the tokens that the model was pretrained on"
+        raise ConfigError("adapt.tokens", "were written with another tokenizer than the model's", hint=hint)
+
+
+# -- training
+
+
+def _rows(config: Config, tokens: int, length: int) -> int:
+    """A batch that suits the whole run, with room for a row of each kind."""
+    whole = round(tokens * config.epochs / (1 - config.replay))
+    least = math.ceil(1 / min(config.replay, 1 - config.replay)) if config.replay else 1
+    return max(rules.batch_tokens(max(1, whole), context=length) // length, least)
+
+
+def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> Training:
+    steps = config.steps or max(1, math.ceil(config.epochs * tokens / (own * length)))
+    batch = rows * length
+    return Training(
+        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
+        optimization=Optimization(
+            matrices=config.optimizer,
+            matrix_rate=rules.matrix_rate(batch) * config.rate,
+            embedding_rate=rules.embedding_rate(width, batch) * config.rate,
+            head_rate=rules.head_rate(width, batch) * config.rate,
+            scalar_rate=rules.other_rate(width, batch) * config.rate,
+        ),
+        micro_tokens=config.micro_tokens,
+        precision=config.precision,
+        compiled=config.compiled,
+    )
+
+
+class _Batches:
+    """Rows of the domain, and of the pretraining's text."""
+
+    def __init__(
+        self,
+        config: Config,
+        inputs: Inputs,
+        learnt: Shards,
+        *,
+        own: int,
+        replayed: int,
+        length: int,
+        world: World,
+    ) -> None:
+        self.own = Loader(learnt, context=length, rows=own, seed=config.seed)
+        self.old = None
+        if replayed and inputs.tokens:
+            general = Shards.open(inputs.tokens.path / "train")
+            self.old = Loader(general, context=length, rows=replayed, seed=config.seed)
+        self.place = {"rank": world.rank, "world_size": world.size}
+        self.separator = learnt.document_token if config.document_mask else None
+
+    def __call__(self, step: int) -> Work:
+        loaders = [self.own, *([self.old] if self.old else [])]
+        ids = np.concatenate([loader.batch(step, **self.place).ids for loader in loaders])
+        targets = sum(loader.rows * loader.context for loader in loaders)
+        return Work(text_tensors(ids, document=self.separator), targets=targets)
+
+
+def _general(inputs: Inputs) -> Shards | None:
+    return Shards.open(inputs.tokens.path / "heldout") if inputs.tokens else None
+
+
+def _look(heldout: Mapping[str, HeldOut | None], trainer: Trainer) -> dict[str, float]:
+    looks = (text.look(trainer, name=kind) for kind, text in heldout.items() if text)
+    return {name: value for look in looks for name, value in look.items()}
+
+
+# -- before and after
+
+
+def _measured(
+    config: Config, inputs: Inputs, domain: Domain, folder: Path, tokenizer: Tokenizer, context: Context
+) -> dict[str, dict[str, Interval]]:
+    """Bits per byte of whole held-out documents under both models, and the paired difference."""
+    old = _general(inputs)
+    general = sample_of(old, tokenizer, size=config.documents, seed=config.seed) if old else []
+    texts = {"domain": domain.kept, "general": general}
+    scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, own in texts.items() if own}
+    for place in (inputs.model.path, folder):
+        engine = Engine.open(place, device=context.machine.device)
+        for name in scores:
+            context.emit("note", text=f"reads {len(texts[name]):,} held-out documents, {name}")
+            read = score_documents(
+                engine,
+                texts[name],
+                encode=tokenizer.encode,
+                prefix=tokenizer.document,
+                context=engine.model.architecture.context,
+            )
+            scores[name].append(list(read))
+    found: dict[str, dict[str, Interval]] = {}
+    for name, (before, after) in scores.items():
+        found[name] = _compared(before, after, seed=config.seed)
+        groups = by_source(before), by_source(after)
+        if len(groups[0]) > 1:
+            for source, own in groups[0].items():
+                found[f"{name}/{source}"] = _compared(own, groups[1][source], seed=config.seed)
+    return found
+
+
+def _compared(before: Sequence[DocumentScore], after: Sequence[DocumentScore], *, seed: int) -> dict[str, Interval]:
+    changes = [now.bits - then.bits for then, now in zip(before, after, strict=True)]
+    return {
+        "bits_per_byte/before": bits_per_byte(before, seed=seed),
+        "bits_per_byte/after": bits_per_byte(after, seed=seed),
+        "bits_per_byte/change": bootstrap_ratio(changes, [one.bytes for one in before], seed=seed),
+    }
+
+
+# -- what came
+
+
+def _tell(figures: Mapping[str, Mapping[str, Interval]], context: Context) -> None:
+    for name in ("domain", "general"):
+        if own := figures.get(name):
+            before, after = own["bits_per_byte/before"], own["bits_per_byte/after"]
+            context.emit("note", text=f"{name}, held out: {before} bits per byte before, {after} after")
+    if "general" not in figures:
+        context.emit("note", text="without the pretraining's tokens it cannot be told what was forgotten")
+
+
+def _write(
+    inputs: Inputs,
+    curve: list[dict[str, Any]],
+    training: Training,
+    facts: Mapping[str, Any],
+    figures: Mapping[str, Mapping[str, Interval]],
+    folder: Path,
+) -> None:
+    names = ("bits_per_byte/before", "bits_per_byte/after", "bits_per_byte/change")
+    rows = [(name, *(str(own[metric]) for metric in names), str(own[names[0]].n)) for name, own in figures.items()]
+    note = "Bits per byte of whole held-out documents, with 95% intervals over documents; below 0 is a gain."
+    table = Table(("text", "before", "after", "change", "documents"), rows, note)
+    place = folder / "report"
+    write_learning(
+        curve,
+        place,
+        title="Reading on in a domain",
+        lead=f"{facts['documents']:,} documents, {facts['tokens']:,} tokens, {facts['replayed']:.0%} of them replayed.",
+        facts=facts,
+        settings={**training.schedule.model_dump(), **training.optimization.model_dump()},
+        pictures=PICTURES,
+        sections=[Section("Before and after", [table])],
+    )
+    told = {name: {metric: one.as_json() for metric, one in own.items()} for name, own in figures.items()}
+    report = {"before": inputs.model.digest, "figures": {"text": told}}
+    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+PICTURES = (
+    Picture("loss", {"training": "loss"}, "nats per token", "The loss of each step, replayed rows among them."),
+    Picture(
+        "bits_per_byte",
+        {"domain": "domain_bits_per_byte", "general": "general_bits_per_byte"},
+        "bits per byte",
+        "Held-out text of the domain, and of the pretraining.",
+    ),
+)
