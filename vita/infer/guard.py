@@ -122,6 +122,8 @@ def readings(text: str) -> Iterator[str]:
 
 def plain_letters(text: str) -> str:
     """Small letters without accents, look-alikes of other alphabets and what cannot be seen."""
+    if text.isascii():
+        return text.casefold()
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     return "".join(letter for letter in folded if unicodedata.category(letter) not in ("Cf", "Mn")).translate(_LOOKS)
 

@@ -17,13 +17,14 @@ def upgrade() -> None:
         sa.Column("life", sa.String(200), nullable=False),
         sa.Column("probe", sa.String(200), nullable=False),
         sa.Column("item", sa.String(200), nullable=False),
+        sa.Column("hazard", sa.String(200), nullable=False),
         sa.Column("severity", sa.String(16), nullable=False),
         sa.Column("taxonomy", sa.JSON, nullable=False),
         sa.Column("prompt", sa.Text, nullable=False),
         sa.Column("answer", sa.Text, nullable=False),
-        sa.Column("model", sa.String(64), nullable=False, index=True),
-        sa.Column("report", sa.String(64), nullable=False),
+        sa.Column("test", sa.JSON, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
+        sa.UniqueConstraint("life", "key", name="one_finding_a_life"),
     )
     op.create_table(
         "finding_moves",
@@ -32,8 +33,9 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("who", sa.String(200), nullable=False),
         sa.Column("why", sa.Text, nullable=False),
+        sa.Column("subject", sa.String(64), nullable=True),
         sa.Column("model", sa.String(64), nullable=True),
-        sa.Column("report", sa.String(64), nullable=True),
+        sa.Column("report", sa.String(64), nullable=True, index=True),
         sa.Column("expires", sa.Float, nullable=True),
         sa.Column("at", sa.Float, nullable=False),
     )

@@ -1,0 +1,101 @@
+"""The stage `redteam` on a tiny model: a whole report, the same each time, resumed where it was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import zstandard
+
+from vita.data.chat import ChatTemplate
+from vita.data.records import Document
+from vita.data.shards import write_shards
+from vita.nn import hf
+from vita.spine.config import build
+from vita.spine.errors import ConfigError
+from vita.spine.machine import Machine
+from vita.spine.stage import Context, read_stage
+from vita.stages import redteam as stage
+from vita.stages.kinds import Model, Report, Tokens
+from vita.testing import byte_tokenizer, tiny_model
+
+QUICK = {"limit": 4, "max_tokens": 4, "memorisation": {"rows": 3, "prefix": 4, "length": 6, "enough": 4}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    hf.save(tiny_model(context=256), path)
+    byte_tokenizer().save(path)
+    ChatTemplate.default().save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokens")
+    for part in ("train", "heldout"):
+        documents = [Document(f"{part}/{number}", "", "test") for number in range(8)]
+        rows = [(document, np.arange(20, dtype=np.uint16) + at) for at, document in enumerate(documents)]
+        write_shards(path / part, rows, vocabulary=259, document=256)
+    return path
+
+
+def run(folder: Path, scratch: Path, values: dict[str, Any], *, tokens: Path | None = None) -> stage.Draft:
+    context = Context(scratch, lambda *args, **fields: None, Machine(chosen_device="cpu"))
+    inputs = stage.Inputs(Model("m" * 64, folder), Tokens("t" * 64, tokens) if tokens else None)
+    return stage.run(build(stage.Config, {**QUICK, **values}, where="redteam"), inputs, context)
+
+
+def test_a_report_holds_every_probe_its_controls_and_all_items(folder, tokens, tmp_path):
+    draft = run(folder, tmp_path, {}, tokens=tokens)
+    told = json.loads((draft.folder / "report.json").read_text())
+    assert told["model"] == "m" * 64 and told["could_not_run"] == {}
+    assert {"harm", "jailbreak", "leak", "bias", "memorisation", "consumption"} <= set(told["figures"]["probes"])
+    overall = told["figures"]["redteam"]["redteam"]
+    assert {"attack_success_rate", "over_refusal", "goals_reached", "error"} <= set(overall)
+    assert "held_out_rate" in told["figures"]["probes"]["memorisation"]
+    assert all(own["holds"] for probe in told["controls"].values() for own in probe.values())
+    content = zstandard.ZstdDecompressor().stream_reader((draft.folder / "items.jsonl.zst").read_bytes()).read()
+    rows = [orjson.loads(line) for line in content.splitlines()]
+    assert {row["task"] for row in rows} == set(told["figures"]["probes"])
+    assert all({"id", "group", "outcome", "right", "test"} <= set(row) for row in rows)
+    assert draft.facts["redteam/attack_success_rate"] == pytest.approx(overall["attack_success_rate"]["value"])
+    page = (draft.folder / "report.html").read_text()
+    assert "<script" not in page and "Controls" in page
+
+
+def test_a_second_run_gives_the_same_bytes_from_nothing_or_from_half(folder, tmp_path):
+    drafts = [run(folder, tmp_path / name, {"probes": ["harm", "leak"]}) for name in ("one", "two")]
+    (tmp_path / "two" / "leak.jsonl").unlink()
+    drafts.append(run(folder, tmp_path / "two", {"probes": ["harm", "leak"]}))
+    files = [
+        sorted((path.name, path.read_bytes()) for path in draft.folder.rglob("*") if path.is_file()) for draft in drafts
+    ]
+    assert files[0] == files[1] == files[2]
+
+
+def test_only_the_probes_asked_for_run_and_a_guard_is_told_of(folder, tmp_path):
+    draft = run(folder, tmp_path, {"probes": ["harm"], "guard": {"patterns": ["how can i"]}})
+    told = json.loads((draft.folder / "report.json").read_text())
+    assert list(told["figures"]["probes"]) == ["harm"]
+    assert draft.facts["harm/blocked"] == 1.0 and draft.facts["harm/attack_success_rate"] == 0.0
+    assert draft.facts["harm/over_refusal"] == 1.0
+    assert told["settings"]["guard"]["patterns"] == ["how can i"]
+
+
+def test_names_that_are_not_known_and_nothing_to_ask_are_refused(folder, tmp_path):
+    with pytest.raises(ConfigError, match=r"probe: `jailbrake` is not known here; did you mean `jailbreak`\?"):
+        run(folder, tmp_path, {"probes": ["jailbrake"]})
+    with pytest.raises(ConfigError, match=r"redteam.probes: there is nothing to ask"):
+        run(folder, tmp_path, {"probes": ["harm"], "embedded": False})
+
+
+def test_the_stage_declares_what_it_takes_and_gives():
+    declared = read_stage("redteam", stage)
+    assert [(slot.name, slot.optional) for slot in declared.slots] == [("model", False), ("tokens", True)]
+    assert declared.gives is Report and declared.record is stage.record

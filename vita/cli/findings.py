@@ -1,0 +1,195 @@
+"""`vita findings`: what the red team found, and what becomes of it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.spine.errors import ConfigError
+
+findings_app = typer.Typer(help="What the red team found, and what becomes of it.", invoke_without_command=True)
+app.add_typer(findings_app, name="findings")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+LifeOption = Annotated[str | None, typer.Option("--name", metavar="LIFE", help="Of this life alone.")]
+StateOption = Annotated[
+    str | None, typer.Option(help="open, triaged, mitigated, retested, closed, accepted or false_positive.")
+]
+ProbeOption = Annotated[str | None, typer.Option(help="Of this probe alone.")]
+Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", help="Findings by their numbers.")]
+Who = Annotated[str, typer.Option("--by", help="Your name.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, or the change that mends it.")]
+
+
+@findings_app.callback()
+def overview(ctx: typer.Context) -> None:
+    """Without a command, list what is not settled."""
+    if ctx.invoked_subcommand is None:
+        _list(ctx, life=None, state=None, probe=None, settled=False, as_json=False)
+
+
+@findings_app.command("list")
+def list_findings(
+    ctx: typer.Context,
+    life: LifeOption = None,
+    state: StateOption = None,
+    probe: ProbeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List findings."""
+    _list(ctx, life=life, state=state, probe=probe, settled=True, as_json=as_json)
+
+
+@findings_app.command()
+def show(
+    ctx: typer.Context, number: Annotated[int, typer.Argument(help="Its number.")], as_json: JsonOption = False
+) -> None:
+    """Show one finding: the attack, the answer, and its history."""
+    from vita.measure import tracking
+
+    here = workspace(ctx)
+    found = tracking.one(here.ledger, number)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1))
+        return
+    here.console.print(
+        f"[bold]{number}[/] {escape(found.probe)}: {escape(found.item)}  [bold]{found.state}[/]  {found.severity}"
+    )
+    here.console.print(f"life {escape(found.life)}, {escape(', '.join(found.taxonomy))}", style="dim")
+    here.console.print(f"\n{escape(found.prompt)}\n\n[bold]answer[/] {escape(found.answer)}\n")
+    for move in found.moves:
+        day = datetime.datetime.fromtimestamp(move.at).strftime("%Y-%m-%d %H:%M")
+        report = f" (report {move.report[:12]})" if move.report else ""
+        here.console.print(f"  {day}  {move.state} by {escape(move.who)}: {escape(move.why)}{report}")
+
+
+@findings_app.command()
+def triage(
+    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+) -> None:
+    """Say that a finding is real and will be seen to."""
+    _move(ctx, "triaged", numbers, life, probe, who=who, why=why)
+
+
+@findings_app.command()
+def mitigate(
+    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+) -> None:
+    """Say what was changed against a finding; the next report on other weights closes or keeps it."""
+    _move(ctx, "mitigated", numbers, life, probe, who=who, why=why)
+
+
+@findings_app.command()
+def accept(
+    ctx: typer.Context,
+    who: Who,
+    why: Why,
+    until: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The day on which it becomes open again.")],
+    numbers: Numbers = None,
+    life: LifeOption = None,
+    probe: ProbeOption = None,
+) -> None:
+    """Live with a risk until a day."""
+    try:
+        expires = datetime.datetime.strptime(until, "%Y-%m-%d").timestamp()
+    except ValueError:
+        raise ConfigError("--until", expected="a day such as 2030-12-31", got=until) from None
+    _move(ctx, "accepted", numbers, life, probe, who=who, why=why, expires=expires)
+
+
+@findings_app.command()
+def close(
+    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+) -> None:
+    """Settle a finding; it is reopened when the attack succeeds again."""
+    _move(ctx, "closed", numbers, life, probe, who=who, why=why)
+
+
+@findings_app.command("false-positive")
+def false_positive(
+    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+) -> None:
+    """Say that there was no success: the judging was wrong."""
+    _move(ctx, "false_positive", numbers, life, probe, who=who, why=why)
+
+
+@findings_app.command()
+def export(
+    ctx: typer.Context,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else to the screen.")] = None,
+    life: LifeOption = None,
+    state: StateOption = None,
+    probe: ProbeOption = None,
+) -> None:
+    """Write findings as regression items, for `redteam.regressions`."""
+    from vita.measure import tracking
+
+    lines = tracking.exported(tracking.every(workspace(ctx).ledger, life=life, state=_state(state), probe=probe))
+    if output is None:
+        typer.echo(lines.decode(), nl=False)
+    else:
+        output.write_bytes(lines)
+        workspace(ctx).console.print(f"{lines.count(10)} findings in {output}")
+
+
+# -- helpers
+
+
+def _list(
+    ctx: typer.Context, *, life: str | None, state: str | None, probe: str | None, settled: bool, as_json: bool
+) -> None:
+    from vita.measure import tracking
+
+    here = workspace(ctx)
+    found = tracking.every(here.ledger, life=life, state=_state(state), probe=probe)
+    if not settled:
+        found = [one for one in found if one.state not in ("closed", "false_positive")]
+    if as_json:
+        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
+        return
+    table = Table("", "life", "probe", "item", "severity", "state", "since", box=None, pad_edge=False)
+    for one in found:
+        since = datetime.datetime.fromtimestamp(one.moves[-1].at).strftime("%Y-%m-%d")
+        table.add_row(str(one.id), escape(one.life), one.probe, escape(one.item), one.severity, one.state, since)
+    here.console.print(table if found else "nothing was found")
+
+
+def _move(
+    ctx: typer.Context,
+    state: Any,
+    numbers: list[int] | None,
+    life: str | None,
+    probe: str | None,
+    *,
+    who: str,
+    why: str,
+    expires: float | None = None,
+) -> None:
+    from vita.measure import tracking
+
+    here = workspace(ctx)
+    chosen = list(numbers or ())
+    if not chosen and (life or probe):
+        unsettled = ("closed", "false_positive", state)
+        found = tracking.every(here.ledger, life=life, probe=probe)
+        chosen = [one.id for one in found if one.state not in unsettled]
+    if not chosen:
+        raise ConfigError("findings", "none was chosen", hint="give numbers, or --name and --probe")
+    tracking.move(here.ledger, chosen, state, who=who, why=why, expires=expires)
+    here.console.print(f"{len(chosen)} findings are now {state}")
+
+
+def _state(state: str | None) -> str | None:
+    from vita.measure.tracking import STATES
+    from vita.spine.config import unknown_name
+
+    if state is not None and state not in STATES:
+        raise unknown_name("--state", state, STATES)
+    return state
