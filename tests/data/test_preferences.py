@@ -152,6 +152,10 @@ def test_the_folder_of_a_preferences_artifact_is_read_by_what_is_wanted(tmp_path
         list(dialogues(folder))
     write(tmp_path, {"prompt": "a", "completion": "b"}, name="dialogues.jsonl")
     assert len(list(dialogues(folder))) == 1
+    write(tmp_path, name="rated.jsonl")
+    assert len(list(ratings(folder))) == 2
+    write(tmp_path, *[{"prompt": "a", "completion": "b", "label": True}] * 3, name="rated.jsonl")
+    assert len(list(ratings(folder))) == 3 and len(list(preferences(folder))) == 1
 
 
 # -- the embedded world

@@ -14,8 +14,8 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from vita.data import sources
 from vita.data.records import Dialogue, Document, Drop, Message
+from vita.data.rows import name_of
 from vita.data.sources import Source, dialogues, documents, passed_over, stretches
 from vita.data.world import WorldSettings
 from vita.spine.config import build
@@ -64,7 +64,7 @@ def test_a_name_given_to_the_source_wins_over_the_rows_own(tmp_path: Path) -> No
     [("books/a.txt", "a"), ("books", "books"), ("../books/*/x*.txt.gz", "books"), ("v1.2/", "v1.2"), ("*.txt", "text")],
 )
 def test_documents_without_a_source_are_named_by_what_was_asked_for(path: str, name: str) -> None:
-    assert sources._name_of(Source.model_validate(path)) == name
+    assert name_of(Source.model_validate(path)) == name
 
 
 def test_all_kinds_of_file_give_the_same_texts(tmp_path: Path) -> None:
