@@ -138,8 +138,8 @@ def test_the_better_answer_is_not_the_truer_one(world):
         assert preference.chosen != preference.rejected
         question = questions.get(preference.prompt[-1].content)
         if question is not None:
-            assert world.judge(question, preference.chosen.content).right
-            assert world.judge(question, preference.rejected.content).right
+            assert world.judge(question, preference.chosen[-1].content).right
+            assert world.judge(question, preference.rejected[-1].content).right
 
 
 def test_every_harmful_request_has_a_twin_that_is_like_it_and_answered(world):
