@@ -105,8 +105,8 @@ _COLUMNS = {
     "requests": ("requests", "{:.0f}"), "error_rate": ("errors", "{:.1%}"), "ttft_p50": ("first p50", "{:.3f} s"),
     "ttft_p95": ("first p95", "{:.3f} s"), "latency_p50": ("whole p50", "{:.3f} s"),
     "latency_p95": ("whole p95", "{:.3f} s"), "tokens_per_second": ("tokens/s", "{:.1f}"),
-    "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"),
-    "logprob": ("logprob", "{:.3f}"), "thumbs_up_rate": ("liked", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
+    "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"), "logprob": ("logprob", "{:.3f}"),
+    "thumbs_up_rate": ("liked", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
 }  # fmt: skip
 
 
