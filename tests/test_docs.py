@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -77,10 +78,12 @@ def _vita() -> Any:
     import typer
     from typer.main import get_command
 
-    from vita.cli import lives, looking, talking  # noqa: F401 (their decorators enter commands)
+    import vita.cli
     from vita.cli.app import app, stage_commands
     from vita.cli.single import stage_command
 
+    for module in pkgutil.iter_modules(vita.cli.__path__):
+        importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter commands
     for command, stage in stage_commands().items():
         run, summary = stage_command(stage)
         app.command(command, help=summary)(run)

@@ -20,6 +20,7 @@ HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
 SHARED_BY_STAGES = "vita.stages.kinds"
 READS_THE_ENVIRONMENT = ASKS_TORCH_FOR_THE_DEVICE = "vita.spine.machine"
 RUN_BY_ALEMBIC = "vita.spine.migrations.env"
+ENTERS_COMMANDS = "app.add_typer"  # what a decorator does for one command, this does for a group
 WITHOUT_TORCH = ("spine", "data")
 TORCH_FAMILY = {"torch", "torchvision", "transformers", "accelerate", "peft", "safetensors.torch"}
 
@@ -112,6 +113,8 @@ def actions(name: str, tree: ast.Module) -> Iterator[str]:
             root = node.value.func
             while isinstance(root, (ast.Attribute, ast.Call)):
                 root = root.value if isinstance(root, ast.Attribute) else root.func
+            if ast.unparse(node.value.func) == ENTERS_COMMANDS:
+                continue
             if not (isinstance(root, ast.Name) and root.id in own):
                 yield f"{name}:{node.lineno} acts when it is imported: `{ast.unparse(node)[:60]}`"
         elif isinstance(node, (ast.For, ast.While, ast.With, ast.Assert, ast.Delete)):

@@ -205,7 +205,8 @@ def _check_gates(file: LifeFile, steps: Sequence[Step], *, where: str) -> None:
         needed = [(f"bars.{i}.report", bar.report) for i, bar in enumerate(policy.bars)]
         needed += [(f"bars.{i}.not_worse_than", bar.not_worse_than or "") for i, bar in enumerate(policy.bars)]
         for at, name in [("model", policy.model), *needed]:
-            if name and name not in before:
+            elsewhere = at != "model" and "/" in name  # another life's report, or a review's
+            if name and not elsewhere and name not in before:
                 raise unknown_name(f"{where}.gates.{gate}.{at}", name, before)
 
 

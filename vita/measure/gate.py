@@ -35,7 +35,7 @@ class Bar(Settings):
     """One thing that must hold."""
 
     report: str
-    """The step whose report holds the figure."""
+    """The step whose report holds the figure, or another report by its whole name: `review/NAME`."""
     figure: str = Field(min_length=1)
     """The figure, as `vita show REPORT` lists it: `world/never_asked/right`."""
     at_least: float | None = None

@@ -186,7 +186,7 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
 def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy) -> dict[str, Evidence]:
     found: dict[str, Evidence] = {}
     for step in {name for bar in policy.bars for name in (bar.report, bar.not_worse_than) if name}:
-        digest = ledger.named(f"{life}/{step}")
+        digest = ledger.named(step if "/" in step else f"{life}/{step}")
         if digest and store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
             found[step] = Evidence(store.open(digest).path, digest, made[-1].began)
     return found
