@@ -70,13 +70,14 @@ def test_a_report_holds_every_probe_its_controls_and_all_items(folder, tokens, t
 
 
 def test_a_second_run_gives_the_same_bytes_from_nothing_or_from_half(folder, tmp_path):
-    drafts = [run(folder, tmp_path / name, {"probes": ["harm", "leak"]}) for name in ("one", "two")]
+    def files(scratch: str) -> list[tuple[str, bytes]]:
+        (tmp_path / scratch).mkdir(exist_ok=True)
+        draft = run(folder, tmp_path / scratch, {"probes": ["harm", "leak"]})
+        return sorted((path.name, path.read_bytes()) for path in draft.folder.rglob("*") if path.is_file())
+
+    first, second = files("one"), files("two")
     (tmp_path / "two" / "leak.jsonl").unlink()
-    drafts.append(run(folder, tmp_path / "two", {"probes": ["harm", "leak"]}))
-    files = [
-        sorted((path.name, path.read_bytes()) for path in draft.folder.rglob("*") if path.is_file()) for draft in drafts
-    ]
-    assert files[0] == files[1] == files[2]
+    assert first == second == files("two")
 
 
 def test_only_the_probes_asked_for_run_and_a_guard_is_told_of(folder, tmp_path):

@@ -108,8 +108,9 @@ def put(
         replies = known.get(start)
         if replies is None or len(replies) != len(part):
             replies = answer(engine, part, guard=guard, max_tokens=max_tokens)
+            row = orjson.dumps({"start": start, "replies": [asdict(reply) for reply in replies]})
             with diary.open("ab") as file:
-                file.write(orjson.dumps({"start": start, "replies": [asdict(reply) for reply in replies]}) + b"\n")
+                file.write(b"\n" + row + b"\n")  # a line that a kill cut off ends here
         tried += [Tried(probe, item, reply, _outcome(item, reply)) for item, reply in zip(part, replies, strict=True)]
         told(len(tried))
     return tried
