@@ -119,7 +119,7 @@ class Engine:
         if len(samplings) != len(prompts):
             raise DataError("generate", expected=f"settings for {len(prompts)} prompts", got=len(samplings))
         places = [f"prompt {index + 1}" for index in range(len(prompts))]
-        requests = [self._request(*given) for given in zip(prompts, samplings, places, strict=True)]
+        requests = [self.request(*given) for given in zip(prompts, samplings, places, strict=True)]
         ordered = sorted(requests, key=lambda request: len(request.prompt))
         for start in range(0, len(ordered), self.rows):
             for _ in self._advance(ordered[start : start + self.rows]):
@@ -128,7 +128,7 @@ class Engine:
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
         """The answer's text, piece by piece; put together, it is what `generate` gives."""
-        return self._pieces(self._request(prompt, sampling, "prompt"))
+        return self._pieces(self.request(prompt, sampling, "prompt"))
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """The model's answer to a dialogue."""
@@ -167,7 +167,7 @@ class Engine:
         likeliest: list[bool] = []
         # A piece at a time: logits are the largest thing in sight.
         for some, aims in zip(hidden.split(2048), targets.split(2048), strict=True):
-            logits = self._logits(some)
+            logits = self.logits(some)
             logprobs += (-F.cross_entropy(logits, aims, reduction="none")).tolist()
             likeliest += (logits.argmax(-1) == aims).tolist()
         ends = list(accumulate(len(scored) for _, scored in pairs))
@@ -176,10 +176,11 @@ class Engine:
 
     # -- inside
 
-    def _request(self, prompt: Sequence[int], sampling: Sampling, where: str) -> _Request:
-        self._check(prompt, where, room=1)
-        room = self.model.architecture.context - len(prompt)
-        return _Request(prompt, sampling, self.tokenizer, limit=min(sampling.max_tokens, room))
+    def request(self, prompt: Sequence[int], sampling: Sampling, where: str, *, room: int = 1) -> Request:
+        """An answer that has not begun; the prompt is checked to leave `room` in the context."""
+        self._check(prompt, where, room=room)
+        left = self.model.architecture.context - len(prompt)
+        return Request(prompt, sampling, self.tokenizer, limit=min(sampling.max_tokens, left))
 
     def _check(self, ids: Sequence[int], where: str, *, room: int) -> None:
         """A prompt leaves room for at least one token of answer."""
@@ -193,12 +194,12 @@ class Engine:
             wrong = min(ids) if min(ids) < 0 else max(ids)
             raise DataError(where, expected=f"token ids from 0 to {architecture.vocabulary - 1}", got=wrong)
 
-    def _pieces(self, request: _Request) -> Iterator[str]:
+    def _pieces(self, request: Request) -> Iterator[str]:
         for _ in self._advance([request]):
             if request.fresh:
                 yield request.fresh
 
-    def _advance(self, requests: list[_Request]) -> Iterator[None]:
+    def _advance(self, requests: list[Request]) -> Iterator[None]:
         """Carries requests to their ends; a token each between two yields."""
         cache: Cache | None = None
         sampler = Sampler([request.sampling for request in requests], device=self.device)
@@ -210,7 +211,7 @@ class Engine:
                     cache, hidden = self._prefill(requests)
                 else:
                     hidden = self.model.hidden(tokens[:, None], cache=cache)[:, -1]
-                tokens, logprobs = sampler(self._logits(hidden))
+                tokens, logprobs = sampler(self.logits(hidden))
                 for request, token, logprob in zip(requests, tokens.tolist(), logprobs.tolist(), strict=True):
                     request.accept(token, logprob)
                 going = [row for row, request in enumerate(requests) if request.finish is None]
@@ -221,7 +222,7 @@ class Engine:
                 requests = [requests[row] for row in going]
             yield
 
-    def _prefill(self, requests: Sequence[_Request]) -> tuple[Cache, Float[Tensor, "B D"]]:
+    def _prefill(self, requests: Sequence[Request]) -> tuple[Cache, Float[Tensor, "B D"]]:
         """Reads the prompts, padded on the right; the padding's slots are overwritten before they could be seen."""
         lengths = [len(request.prompt) for request in requests]
         cache = Cache(self.model.architecture, len(requests), dtype=self.model.head_weight.dtype, device=self.device)
@@ -233,11 +234,11 @@ class Engine:
         longest = max(map(len, rows))
         return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=self.device)
 
-    def _logits(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+    def logits(self, hidden: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
         return F.linear(hidden, self.model.head_weight).float()
 
 
-class _Request:
+class Request:
     """A prompt, and its answer so far."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, tokenizer: Tokenizer, *, limit: int) -> None:

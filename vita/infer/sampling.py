@@ -65,6 +65,11 @@ class Sampler:
         self._chances = [self._chances[row] for row in rows]
         self._prepare()
 
+    def put(self, row: int, one: Sampler) -> None:
+        """Lets a row go on where `one`, the sampler of a single request, has come to."""
+        self.requests[row], self._chances[row] = one.requests[0], one._chances[0]
+        self._prepare()
+
     def _prepare(self) -> None:
         requests = self.requests
         self._greedy = self._column([request.temperature == 0 for request in requests]).squeeze(-1)

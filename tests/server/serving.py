@@ -1,0 +1,46 @@
+"""A replica with a tiny model, served by uvicorn in a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from vita.data.chat import ChatTemplate
+from vita.infer.engine import Engine
+from vita.infer.scheduler import Scheduler
+from vita.server.app import Served, create_app
+from vita.testing import byte_tokenizer, tiny_model
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def tiny_engine(*, context: int = 128, **sizes: Any) -> Engine:
+    return Engine(tiny_model(std=0.3, context=context, **sizes), byte_tokenizer(), template=ChatTemplate.default())
+
+
+def tiny_app(engine: Engine | None = None, *, rows: int = 4, queue: int = 16, **served: Any) -> FastAPI:
+    scheduler = Scheduler(engine or tiny_engine(), rows=rows, queue=queue)
+    return create_app(scheduler, Served(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **served))
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The URL at which the application answers."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+        assert thread.is_alive()
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(20)

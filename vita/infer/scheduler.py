@@ -1,0 +1,538 @@
+"""Continuous batching: requests join and leave between two steps, and one thread does the work.
+
+    scheduler = Scheduler(engine, rows=16, queue=64)
+    job = scheduler.submit(Ask(prompt, Sampling(seed=7), answers=2), listener)    # told Read, Pieces, Ended or Failed
+    job.cancel()
+
+Law: what a request is answered is a function of the request, the model, `rows` and the kind of processor, never of its
+company. A prompt is read by itself; a step calculates every row in shapes that do not change (`vita.infer.rows`); each
+answer has a source of chance of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue as queues
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vita.infer.engine import Engine, Finish, Request
+from vita.infer.rows import Rows, serve_rows, steady_places
+from vita.infer.sampling import Sampler, Sampling
+from vita.nn.cache import Cache
+from vita.spine.errors import DataError, ModelError
+
+# B row, T position, V vocabulary, D width
+
+log = logging.getLogger(__name__)
+
+PIECE = 512
+"""Tokens of prompts that are read between two steps, so that a long prompt does not hold up the others for long."""
+
+
+# -- what is asked
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A prompt, and what is wanted of it."""
+
+    prompt: Sequence[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    answers: int = 1
+    """How many; 0 to read the prompt only. Answer 0 has the seed of `sampling`, the others seeds derived from it."""
+    top: int | None = None
+    """So many of the likeliest tokens are told at each place."""
+    biases: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these tokens."""
+    presence: float = 0.0
+    """Taken from the logit of every token that the answer holds already."""
+    frequency: float = 0.0
+    """Taken from the logit of a token for each time that the answer holds it."""
+    prompt_logprobs: bool = False
+    """Whether the prompt's own log-probabilities are told."""
+    embedding: bool = False
+    """Whether the prompt's embedding is told: the mean of the last layer's output, of length 1."""
+
+    @property
+    def seats(self) -> int:
+        """How much of the queue it takes."""
+        return max(1, self.answers)
+
+
+# -- what is told
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token, the model's own log-probability of it, and the likeliest ones at its place."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The prompt was read."""
+
+    at: float
+    scores: tuple[Scored, ...] | None
+    """Of every token of the prompt but the first, when asked for."""
+    embedding: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """An answer has one token more."""
+
+    at: float
+    answer: int
+    scored: Scored
+    text: str
+    """What became certain of the text; it may be nothing."""
+    finish: Finish | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing more comes."""
+
+    at: float
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Nothing more comes, by a fault."""
+
+    at: float
+    error: Exception
+
+
+Event = Read | Piece | Ended | Failed
+Listener = Callable[[Event], None]
+
+
+class Full(Exception):
+    """The queue is full; nothing was done."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Closed(Exception):
+    """No new requests are taken."""
+
+
+class Job:
+    """A request on its way."""
+
+    def __init__(self, ask: Ask, requests: list[Request], listener: Listener, *, at: float) -> None:
+        self.ask, self.arrived = ask, at
+        self.started: float | None = None
+        """When its prompt began to be read."""
+        self.cancelled = False
+        self._listener, self._on_cancel = listener, threading.Event()
+        self._requests = requests
+        self._placed = 0
+        self._left = len(requests)
+        self._cache: Cache | None = None
+        self._hidden: list[Tensor] = []
+        self._over = False
+
+    def cancel(self) -> None:
+        """Ends it at the next step; harmless when it has ended."""
+        self.cancelled = True
+
+    def _tell(self, event: Event) -> None:
+        if self._over:
+            return
+        self._over = isinstance(event, (Ended, Failed))
+        try:
+            self._listener(event)
+        except Exception:
+            log.warning("a listener failed; its request is cancelled", exc_info=True)
+            self.cancelled = True
+
+
+class Scheduler:
+    """Answers requests with one engine; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        rows: int = 16,
+        queue: int = 64,
+        queue_tokens: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`rows` answers advance together; `queue` more may wait, with `queue_tokens` tokens of prompts."""
+        self.engine, self.rows, self.queue, self.clock = engine, rows, queue, clock
+        self.context = engine.model.architecture.context
+        self.queue_tokens = queue_tokens or max(queue, 2) * self.context // 2
+        serve_rows(engine.model)
+        self._places = steady_places(engine.model, rows)
+        self._waiting: deque[Job] = deque()
+        self._change = threading.Condition()
+        self._seats = 0
+        self._closed = self._draining = False
+        self._reading: Job | None = None
+        self._reset()
+        self._thread = threading.Thread(target=self._work, name="vita-scheduler", daemon=True)
+        self._thread.start()
+
+    # -- for those who ask
+
+    def submit(self, ask: Ask, listener: Listener) -> Job:
+        """Queues a request, or raises `Full`, `Closed` or a `DataError`; the worker's thread calls `listener`."""
+        return self.submit_all([(ask, listener)])[0]
+
+    def submit_all(self, asks: Sequence[tuple[Ask, Listener]]) -> list[Job]:
+        """Queues all of them or none."""
+        jobs = [Job(ask, self._requests(ask), listener, at=self.clock()) for ask, listener in asks]
+        with self._change:
+            self._check_room(sum(ask.seats for ask, _ in asks), sum(len(ask.prompt) for ask, _ in asks))
+            self._waiting.extend(jobs)
+            self._seats += sum(job.ask.seats for job in jobs)
+            self._change.notify()
+        return jobs
+
+    def check_room(self, seats: int) -> None:
+        """Refuses before any work what would be refused later: `Full` or `Closed`."""
+        with self._change:
+            self._check_room(seats, 0)
+
+    def answer(self, ask: Ask) -> list[Event]:
+        """All that is told of a request, for those who can wait; a fault is raised."""
+        events: queues.SimpleQueue[Event] = queues.SimpleQueue()
+        self.submit(ask, events.put)
+        told: list[Event] = []
+        while not told or not isinstance(told[-1], (Ended, Failed)):
+            told.append(events.get())
+        if isinstance(told[-1], Failed):
+            raise told[-1].error
+        return told
+
+    @property
+    def capacity(self) -> int:
+        """The most answers that can be asked for at once."""
+        return self.rows + self.queue
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker works."""
+        return self._thread.is_alive()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no new requests are taken."""
+        return self._draining
+
+    @property
+    def running(self) -> int:
+        """Answers that advance."""
+        return len(self._answers)
+
+    @property
+    def waiting(self) -> int:
+        """Answers that have not begun."""
+        return max(0, self._seats - len(self._answers))
+
+    @property
+    def in_flight(self) -> int:
+        """Both."""
+        return self._seats
+
+    @property
+    def cache_usage(self) -> float:
+        """How much of the cache is taken, from 0 to 1."""
+        return sum(self._rows.lengths) / (self.rows * self.context)
+
+    def drain(self) -> None:
+        """Takes no new requests; those it has are answered."""
+        with self._change:
+            self._draining = True
+
+    def close(self, *, seconds: float = 10.0) -> None:
+        """Ends; requests that are not answered yet fail with `Closed`."""
+        with self._change:
+            self._closed = self._draining = True
+            self._change.notify()
+        self._thread.join(seconds)
+
+    def _requests(self, ask: Ask) -> list[Request]:
+        wrong = [token for token in ask.biases if not 0 <= token < self.engine.model.architecture.vocabulary]
+        if wrong:
+            last = self.engine.model.architecture.vocabulary - 1
+            raise DataError("biases", expected=f"token ids from 0 to {last}", got=wrong[0])
+        if not ask.answers:
+            self.engine.request(ask.prompt, ask.sampling, "prompt", room=0)
+            return []
+        seeds = [ask.sampling, *ask.sampling.varied(ask.answers - 1)]
+        return [self.engine.request(ask.prompt, sampling, "prompt") for sampling in seeds]
+
+    def _check_room(self, seats: int, tokens: int) -> None:
+        if self._draining:
+            raise Closed("the server is shutting down")
+        if self._seats + seats > self.capacity:
+            raise Full("requests", f"{self._seats} answers are being given or waited for, of at most {self.capacity}")
+        ahead = sum(len(job.ask.prompt) for job in self._waiting)
+        if ahead and ahead + tokens > self.queue_tokens:
+            raise Full("tokens", f"{ahead} tokens of prompts are waiting, of at most {self.queue_tokens}")
+
+    # -- the worker
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while not (self._closed or self._waiting or self._reading or self._answers):
+                    self._change.wait()
+                if self._closed:
+                    break
+            try:
+                self._turn()
+            except Exception as error:
+                log.exception("a step failed; its requests fail")
+                begun, self._reading = self._begun(), None
+                self._reset()
+                for job in begun:
+                    self._fail(job, error)
+        for job in [*self._waiting, *self._begun()]:
+            self._fail(job, Closed("the server was shut down"))
+
+    def _begun(self) -> list[Job]:
+        """The jobs that the worker has in hand."""
+        return [*([self._reading] if self._reading else []), *(answer.job for answer in self._answers.values())]
+
+    def _reset(self) -> None:
+        model = self.engine.model
+        dtype, device = model.head_weight.dtype, self.engine.device
+        self._rows = Rows(model.architecture, self.rows, places=self._places, dtype=dtype, device=device)
+        self._answers: dict[int, _Answer] = {}
+        self._sampler = Sampler([_IDLE] * self._places, device=device)
+
+    def _turn(self) -> None:
+        self._drop_cancelled()
+        self._take_in()
+        if self._answers:
+            self._step()
+
+    def _drop_cancelled(self) -> None:
+        with self._change:
+            gone = [job for job in self._waiting if job.cancelled]
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        if self._reading is not None and self._reading.cancelled:
+            gone.append(self._reading)
+            self._reading = None
+        gone += [answer.job for answer in self._answers.values() if answer.job.cancelled]
+        for job in gone:
+            self._end(job, Ended(self.clock(), cancelled=True))
+
+    # -- prompts
+
+    def _take_in(self) -> None:
+        """Reads prompts, at most `PIECE` tokens while others wait for their next token, and gives answers rows."""
+        budget = PIECE
+        while budget > 0:
+            if self._reading is None:
+                with self._change:
+                    self._reading = self._waiting.popleft() if self._waiting else None
+            job = self._reading
+            if job is None or (job.ask.answers and self._rows.free is None):
+                return
+            try:
+                budget -= self._read_piece(job)
+                if self._is_read(job) and self._place(job):
+                    self._reading = None
+            except ModelError as error:
+                self._reading = None
+                self._fail(job, error)
+
+    def _read_piece(self, job: Job) -> int:
+        if job._cache is None:
+            model = self.engine.model
+            job.started = self.clock()
+            job._cache = Cache(model.architecture, 1, dtype=model.head_weight.dtype, device=self.engine.device)
+        (start,) = job._cache.lengths
+        ids = list(job.ask.prompt[start : start + PIECE])
+        if not ids:
+            return 0
+        hidden = self.engine.model.hidden(torch.tensor([ids], device=self.engine.device), cache=job._cache)[0]
+        whole = job.ask.prompt_logprobs or job.ask.embedding
+        job._hidden.append(hidden if whole else hidden[-1:])
+        if start + len(ids) == len(job.ask.prompt):
+            job._hidden = [torch.cat(job._hidden)]
+            job._tell(Read(self.clock(), self._prompt_scores(job), self._embedding(job)))
+        return len(ids)
+
+    @staticmethod
+    def _is_read(job: Job) -> bool:
+        return job._cache is not None and job._cache.lengths[0] == len(job.ask.prompt)
+
+    def _prompt_scores(self, job: Job) -> tuple[Scored, ...] | None:
+        if not job.ask.prompt_logprobs:
+            return None
+        found: list[Scored] = []
+        following = job.ask.prompt[1:]
+        # A piece at a time: logits are the largest thing in sight.
+        for start, hidden in enumerate(job._hidden[0][:-1].split(PIECE)):
+            found += _scored(self.engine.logits(hidden), following[start * PIECE :][:PIECE], top=job.ask.top)
+        return tuple(found)
+
+    def _embedding(self, job: Job) -> tuple[float, ...] | None:
+        if not job.ask.embedding:
+            return None
+        mean = F.normalize(job._hidden[0].float().mean(0), dim=0)
+        if not mean.isfinite().all():
+            raise _not_numbers()
+        return tuple(mean.tolist())
+
+    def _place(self, job: Job) -> bool:
+        """Begins as many answers as there are rows; True when all have begun."""
+        assert job._cache is not None
+        while job._placed < len(job._requests):
+            row = self._rows.free
+            if row is None:
+                return False
+            request = job._requests[job._placed]
+            answer = _Answer(job, job._placed, request, Sampler([request.sampling], device=self.engine.device))
+            job._placed += 1
+            logits = self.engine.logits(job._hidden[0][-1:])
+            chosen, logprobs = answer.sampler(answer.adjusted(logits[0])[None])
+            self._tell_token(answer, int(chosen), float(logprobs), logits[0])
+            if request.finish is None:
+                self._rows.put(row, job._cache)
+                self._sampler.put(row, answer.sampler)
+                self._answers[row] = answer
+        job._hidden, job._cache = job._hidden if not job._requests else [], None if job._requests else job._cache
+        if not job._requests:
+            self._end(job, Ended(self.clock()))
+        return True
+
+    # -- a step
+
+    def _step(self) -> None:
+        tokens = torch.zeros(self._places, 1, dtype=torch.int64)
+        for row, answer in self._answers.items():
+            tokens[row] = answer.last
+        hidden = self.engine.model.hidden(tokens.to(self.engine.device), cache=self._rows)[:, -1]
+        logits = self.engine.logits(hidden)
+        chosen, logprobs = self._sampler(self._adjusted(logits))
+        for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
+            if row not in self._answers:
+                continue
+            answer = self._answers[row]
+            try:
+                self._tell_token(answer, token, logprob, logits[row])
+            except ModelError as error:
+                self._fail(answer.job, error)
+            else:
+                if answer.request.finish:
+                    self._leave(row)
+
+    def _adjusted(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        changed = [row for row, answer in self._answers.items() if answer.adjusts]
+        if not changed:
+            return logits
+        adjusted = logits.clone()
+        for row in changed:
+            adjusted[row] = self._answers[row].adjusted(logits[row])
+        return adjusted
+
+    def _tell_token(self, answer: _Answer, token: int, logprob: float, logits: Float[Tensor, "V"]) -> None:
+        """Takes a token into an answer and tells it, with the model's own log-probability."""
+        job, request = answer.job, answer.request
+        if answer.adjusts or job.ask.top is not None:
+            (scored,) = _scored(logits[None], [token], top=job.ask.top)
+        else:
+            scored = Scored(token, logprob)
+        request.accept(token, scored.logprob)
+        answer.take(token)
+        job._tell(Piece(self.clock(), answer.index, scored, request.fresh, request.finish))
+        if request.finish:
+            self._release(1)
+            job._left -= 1
+            if not job._left:
+                job._tell(Ended(self.clock()))
+
+    def _leave(self, row: int) -> None:
+        del self._answers[row]
+        self._rows.clear(row)
+        self._sampler.put(row, Sampler([_IDLE], device=self.engine.device))
+
+    # -- ends
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self._end(job, Failed(self.clock(), error))
+
+    def _end(self, job: Job, event: Event) -> None:
+        """Tells the last of a job and gives back what it holds still: its rows, its seats."""
+        for row in [row for row, answer in self._answers.items() if answer.job is job]:
+            self._leave(row)
+        if job._over:
+            return
+        self._release(job._left if job._requests else 1)
+        job._tell(event)
+
+    def _release(self, seats: int) -> None:
+        with self._change:
+            self._seats -= seats
+
+
+_IDLE = Sampling(temperature=0)
+
+
+class _Answer:
+    """One answer of a job while it grows."""
+
+    def __init__(self, job: Job, index: int, request: Request, sampler: Sampler) -> None:
+        self.job, self.index, self.request, self.sampler = job, index, request, sampler
+        self.last = 0
+        ask = job.ask
+        self.adjusts = bool(ask.biases or ask.presence or ask.frequency)
+        self._said: Counter[int] = Counter()
+
+    def take(self, token: int) -> None:
+        self.last = token
+        if self.job.ask.presence or self.job.ask.frequency:
+            self._said[token] += 1
+
+    def adjusted(self, logits: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
+        """Logits - count x frequency - (count > 0) x presence + bias, as in OpenAI's API."""
+        if not self.adjusts:
+            return logits
+        ask, changed = self.job.ask, logits.clone()
+        for token, count in self._said.items():
+            changed[token] -= count * ask.frequency + ask.presence
+        for token, bias in ask.biases.items():
+            changed[token] += bias
+        return changed
+
+
+def _scored(logits: Float[Tensor, "T V"], tokens: Sequence[int], *, top: int | None) -> list[Scored]:
+    """Log-probabilities of `tokens`; that of the likeliest is the very number that `top` tells."""
+    values = logits - logits.logsumexp(-1, keepdim=True)
+    own = values.gather(-1, torch.tensor(list(tokens), device=values.device)[:, None])[:, 0]
+    if not own.isfinite().all():
+        raise _not_numbers()
+    if not top:
+        return [Scored(token, logprob) for token, logprob in zip(tokens, own.tolist(), strict=True)]
+    best, ids = values.topk(min(top, values.shape[-1]), dim=-1)
+    tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), best.tolist(), strict=True)]
+    return [Scored(*one) for one in zip(tokens, own.tolist(), tops, strict=True)]
+
+
+def _not_numbers() -> ModelError:
+    return ModelError("generate", "the model's logits are not numbers", hint="its weights may hold NaN")

@@ -1,0 +1,123 @@
+"""One replica: a release's folder in, answers out. It verifies every byte first, writes nothing, and knows no keys.
+
+    python -m vita.server.replica --release FOLDER --digest SHA --port N [--host 127.0.0.1] [--threads T]
+
+It ends with one line and the exit code 4 when a file is missing or is not the one that was released, 6 when the model
+cannot be opened or does not answer as it did when it was released. Asked to stop (SIGTERM), it finishes what it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vita.server.release import Pinned, read_release
+from vita.spine.errors import ModelError, StoreError, VitaError
+from vita.spine.store import confined, file_sha256
+
+GOLDEN_TOLERANCE = 0.01
+"""By how much a token's log-probability may differ between two kinds of processor."""
+
+
+def verify(folder: Path, *, digest: str | None) -> tuple[Pinned, dict[str, Any]]:
+    """The release in `folder`, when it is the one with this digest and every file is as it names it."""
+    pinned = read_release(folder)
+    if digest is not None and pinned.digest != digest:
+        raise StoreError(str(folder / "release.json"), expected=f"the release {digest}", got=pinned.digest)
+    told = json.loads((folder / "release.json").read_text(encoding="utf-8"))
+    files: dict[str, str] = told.get("files") or {}
+    for name, sha in files.items():
+        path = confined(folder, name)
+        if not path.is_file():
+            raise StoreError(str(path), "is missing from the release")
+        if (found := file_sha256(path)) != sha:
+            raise StoreError(str(path), expected=f"the released bytes (sha256 {sha[:12]})", got=found[:12])
+    here = {path.relative_to(folder).as_posix() for path in (folder / "model").rglob("*") if path.is_file()}
+    if stray := sorted(here - files.keys()):
+        raise StoreError(str(folder / stray[0]), "is not named in release.json", hint="a release holds nothing else")
+    return pinned, told
+
+
+def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu") -> Any:
+    """The application of a verified release, its model loaded and proven."""
+    from vita.infer.engine import Engine
+    from vita.infer.guard import Guard
+    from vita.infer.scheduler import Scheduler
+    from vita.server.app import Served, create_app
+    from vita.spine.config import build
+
+    pinned, told = verify(folder, digest=digest)
+    engine = Engine.open(folder / "model", device=device)
+    check_golden(engine, told.get("golden") or [])
+    limits = told.get("limits") or {}
+    scheduler = Scheduler(engine, rows=int(limits.get("rows", 16)), queue=int(limits.get("queue", 64)))
+    created = told.get("created")
+    served = Served(
+        names=(pinned.name, pinned.id),
+        version=pinned.id,
+        digest=pinned.model,
+        created=int(created or (folder / "release.json").stat().st_mtime),
+        sampling=told.get("sampling") or {},
+        guard=build(Guard, told["guard"], where="release.guard") if told.get("guard") else None,
+    )
+    return create_app(scheduler, served)
+
+
+def check_golden(engine: Any, golden: list[dict[str, Any]]) -> None:
+    """The model gives the released answers the log-probability that they had when it was released."""
+    known = [one for one in golden if one.get("prompt") and one.get("greedy")]
+    for one, score in zip(known, engine.score([(one["prompt"], one["greedy"]) for one in known]), strict=True):
+        # Written so that a log-probability that is no number fails, too.
+        if not abs(score.logprob - one["logprob"]) <= GOLDEN_TOLERANCE * len(one["greedy"]):
+            raise ModelError(
+                "release.golden",
+                expected=f"log-probability {one['logprob']:.4f} of a golden answer",
+                got=round(score.logprob, 4),
+                hint="this machine or these libraries calculate something else",
+            )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until it is told to stop."""
+    parser = argparse.ArgumentParser(prog="python -m vita.server.replica", description="Serve one release.")
+    parser.add_argument("--release", type=Path, required=True, help="the release's folder")
+    parser.add_argument("--digest", help="the sha256 of its release.json; another one is refused")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of a step")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument("--drain-seconds", type=int, default=30, help="how long requests may take after SIGTERM")
+    given = parser.parse_args(arguments)
+    try:
+        app = _opened(given)
+    except VitaError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that its parent reads
+        return error.exit_code
+    import uvicorn
+
+    uvicorn.run(
+        app,
+        host=given.host,
+        port=given.port,
+        log_level="warning",
+        access_log=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=given.drain_seconds,
+        server_header=False,
+    )
+    return 0
+
+
+def _opened(given: argparse.Namespace) -> Any:
+    verify(given.release, digest=given.digest)  # before torch is loaded, since a wrong release should say so at once
+    import torch
+
+    torch.set_num_threads(max(1, given.threads))
+    return open_app(given.release, digest=given.digest, device=given.device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
