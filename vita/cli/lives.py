@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
+from vita.cli import ending
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
-from vita.life import Life, read_life, recipes
+from vita.life import read_life, recipes
 from vita.measure import gatekeeper
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.plan import execute, forecast
-from vita.spine.progress import clock
-from vita.spine.store import Artifact
 
 LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
 SetOption = Annotated[
@@ -56,15 +54,18 @@ def live(
     finally:
         events.close()
     if here.machine.leads:
-        _tell(ctx, read, made)
-        if until is None:
-            for gate in gates:
-                _pass(here, gate)
+        decisions = [] if until else [gatekeeper.decide_by_name(here.ledger, here.store, gate) for gate in gates]
+        ending.tell(here, read, made, decisions)
+        for decision in decisions:
+            _check(decision)
 
 
 def _pass(here: Workspace, gate: str) -> None:
-    """Raises where the gate is not green."""
-    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
+    """Raises where the gate is not green now."""
+    _check(gatekeeper.decide_by_name(here.ledger, here.store, gate))
+
+
+def _check(decision: gatekeeper.Decision) -> None:
     if not decision.green:
         raise decision.refusal()
 
@@ -106,40 +107,3 @@ def list_recipes(ctx: typer.Context) -> None:
     for name, path in recipes().items():
         table.add_row(name, escape(str(read_yaml(path).get("about", ""))))
     workspace(ctx).console.print(table)
-
-
-def _tell(ctx: typer.Context, life: Life, made: Mapping[str, Artifact]) -> None:
-    """The end of a life: what was made, and what each model answers."""
-    here = workspace(ctx)
-    models = {name: artifact for name, artifact in made.items() if artifact.kind == "model"}
-    if life.file.ask and models:
-        from vita.cli.talking import answers
-
-        table = Table(title="What each model answers", title_justify="left", show_lines=True)
-        table.add_column("asked", style="bold")
-        for name in models:
-            table.add_column(f"{life.name}/{name}", overflow="fold", ratio=1)
-        columns = [answers(model, life.file.ask) for model in models.values()]
-        for question, *row in zip(life.file.ask, *columns, strict=True):
-            table.add_row(escape(question), *(escape(answer) for answer in row))
-        here.console.print(table)
-    for name, artifact in made.items():
-        if artifact.kind in ("model", "report"):
-            here.console.print(f"{life.name}/{name}", style="bold", end="  ")
-            here.console.print(_relative(artifact), style="dim", soft_wrap=True)
-    talker = next((name for name, model in reversed(models.items()) if model.facts.get("chat")), None)
-    if talker:
-        here.console.print(f"Talk to it: vita chat {life.name}/{talker}")
-    spent = sum(
-        run.seconds or 0
-        for run in (here.ledger.find(artifact=a.digest, state="done") for a in made.values())
-        for run in run[-1:]
-    )
-    here.console.print(f"This life took {clock(spent)} of work.", style="dim")
-
-
-def _relative(artifact: Artifact) -> str:
-    from pathlib import Path
-
-    path = artifact.path
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
