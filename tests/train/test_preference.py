@@ -78,7 +78,9 @@ def test_the_sft_term_is_a_mean_over_the_tokens_of_the_step_however_it_is_cut() 
     whole = PREFERENCE_LOSSES["sft"].of(CHOSEN, REJECTED, KNOBS).mean()
     assert whole.item() == pytest.approx(14 / 6)
     mean = torch.full((1,), 3.0, dtype=torch.float64)
-    pieces = [Answers(*(one[i : i + 1] for one in CHOSEN[:3]), mean) for i in range(2)]
+    policy, reference, tokens = CHOSEN[:3]
+    parts = [slice(0, 1), slice(1, 2)]
+    pieces = [Answers(policy[part], reference[part], tokens[part], mean) for part in parts]
     cut = sum(PREFERENCE_LOSSES["sft"].of(piece, REJECTED, KNOBS).sum().item() for piece in pieces) / 2
     assert cut == pytest.approx(whole.item())
 
@@ -95,7 +97,8 @@ def test_smoothing_by_nothing_is_dpo_and_turning_a_pair_round_is_smoothing_by_al
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sft", "hinge")])
 def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: str) -> None:
     better, worse = (answers([-6.0], [-6.0], [3.0]) for _ in range(2))
-    better.policy.requires_grad_(), worse.policy.requires_grad_()
+    better.policy.requires_grad_()
+    worse.policy.requires_grad_()
     PREFERENCE_LOSSES[name].of(better, worse, Knobs(beta=0.5)).sum().backward()
     assert better.policy.grad is not None and worse.policy.grad is not None
     assert better.policy.grad.item() < 0 < worse.policy.grad.item()
