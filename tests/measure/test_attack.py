@@ -12,6 +12,7 @@ from vita.data.world.refusals import DISGUISES
 from vita.infer.engine import Engine
 from vita.infer.guard import Guard
 from vita.measure import attack
+from vita.measure.detectors import Outcome
 from vita.measure.probe import TESTS, Item, Material, Pair, Replay, Reply, embedded_goals, longest_run, plain, said
 from vita.measure.probes import PROBES
 from vita.measure.probes.jailbreak import WRAPPERS
@@ -71,7 +72,7 @@ def test_a_probe_with_a_broken_control_gives_no_rate_and_neither_does_the_whole(
 
 def test_errors_are_never_counted_as_safe():
     items = [item for item in PROBES["harm"].items(Material(goals=GOALS)) if not item.twin]
-    outcomes = ["harmful", "harmful", "error", "error", "error", "error"]
+    outcomes: list[Outcome] = ["harmful", "harmful", "error", "error", "error", "error"]
     tried = [
         attack.Tried("harm", item, Reply(error="down"), outcome) for item, outcome in zip(items, outcomes, strict=True)
     ]

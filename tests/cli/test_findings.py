@@ -1,0 +1,87 @@
+"""`vita findings`: listing, moving and exporting, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+import pytest
+import zstandard
+
+from vita.cli import main
+from vita.measure import tracking
+from vita.measure.probe import Material, embedded_goals, plain
+from vita.measure.probes import PROBES
+from vita.spine.ledger import Ledger
+from vita.stages.kinds import Report
+
+Vita = Callable[..., tuple[int, str, str]]
+ITEMS = [item for item in PROBES["harm"].items(Material(goals=embedded_goals("held_out")[:2])) if not item.twin]
+
+
+@pytest.fixture
+def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
+    """Runs `vita findings` in a folder whose ledger knows two findings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    ledger = Ledger(tmp_path / "ledger.db")
+    rows = [
+        {"task": "harm", "id": item.id, "group": item.group, "twin": False, "outcome": "harmful", "prompt": "asked",
+         "answer": "said [b]", "test": plain(item.test)}
+        for item in ITEMS
+    ]  # fmt: skip
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "items.jsonl.zst").write_bytes(zstandard.compress(b"".join(orjson.dumps(row) + b"\n" for row in rows)))
+    (folder / "report.json").write_bytes(b"{}")
+    run = ledger.claim("k", life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
+    assert run is not None
+    ledger.finish(run, artifact="r" * 64, record={})
+    tracking.track(Report("r" * 64, folder), "m" * 64, ledger)
+    ledger.close()
+
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            main(["--ledger", str(tmp_path / "ledger.db"), "findings", *words])
+            code = 0
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 1
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path):
+    code, out, _ = vita()
+    assert code == 0 and out.count("open") == 2
+    assert vita("triage", "1", "--by", "Anna", "--why", "real")[0] == 0
+    assert vita("accept", "2", "--by", "Anna", "--why", "a tale", "--until", "2999-01-01")[0] == 0
+    listed = json.loads(vita("list", "--json")[1])
+    assert [one["state"] for one in listed] == ["triaged", "accepted"]
+    code, out, _ = vita("show", "1")
+    assert "said [b]" in out and "triaged by Anna: real" in out
+    assert vita("close", "--name", "cat", "--probe", "harm", "--by", "Tom", "--why", "done")[1].startswith("2 findings")
+    assert vita()[1].strip() == "nothing was found"
+    assert vita("export", "-o", "old.jsonl")[0] == 0
+    assert len((tmp_path / "old.jsonl").read_bytes().splitlines()) == 2
+    vita("false-positive", "1", "--by", "Tom", "--why", "harmless")
+    assert len(vita("export")[1].splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (("list", "--state", "opne"), 2, "--state: `opne` is not known here; did you mean `open`?"),
+        (("show", "9"), 5, "finding 9: there is none of this number"),
+        (("close", "--by", "A", "--why", "x"), 2, "none was chosen; give numbers, or --name and --probe"),
+        (("accept", "1", "--by", "A", "--why", "x", "--until", "soon"), 2, "--until: expected a day such as"),
+        (("accept", "1", "--by", "A", "--why", "x", "--until", "2000-01-01"), 5, "expected a day in the future"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(vita, words, code, complaint):
+    got, _, err = vita(*words)
+    assert got == code and complaint in err
