@@ -101,10 +101,12 @@ def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
         return None
 
 
-_COLUMNS = {
-    "requests": ("requests", "{:.0f}"), "error_rate": ("errors", "{:.1%}"), "ttft_p50": ("first p50", "{:.3f} s"),
-    "ttft_p95": ("first p95", "{:.3f} s"), "latency_p50": ("whole p50", "{:.3f} s"),
-    "latency_p95": ("whole p95", "{:.3f} s"), "tokens_per_second": ("tokens/s", "{:.1f}"),
+_FIGURES = {
+    "requests": ("requests", "{:.0f}"), "error_rate": ("errors", "{:.1%}"),
+    "ttft_p50": ("first byte, p50", "{:.3f} s"),
+    "ttft_p95": ("first byte, p95", "{:.3f} s"),
+    "latency_p50": ("whole answer, p50", "{:.3f} s"), "latency_p95": ("whole answer, p95", "{:.3f} s"),
+    "tokens_per_second": ("tokens/s", "{:.1f}"),
     "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"), "logprob": ("logprob", "{:.3f}"),
     "thumbs_up_rate": ("liked", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
 }  # fmt: skip
@@ -117,13 +119,13 @@ def _page(seen: dict[str, Any]) -> RenderableType:
         ready = sum(one["state"] == "ready" for one in running["replicas"])
         head += f"; at {running['url']}, {ready} of {len(running['replicas'])} replicas ready, "
         head += f"{running['in_flight']} requests in flight"
-    table = Table("version", "share", *(title for title, _ in _COLUMNS.values()), box=None, pad_edge=False)
     shares = {one["version"]: one["share"] for one in running["versions"]} if running else {}
-    for version in sorted({*seen["versions"], *shares}):
-        told = seen["versions"].get(version, {})
-        cells = ["" if told.get(name) is None else form.format(told[name]) for name, (_, form) in _COLUMNS.items()]
-        share = f"{shares[version]:.0%}" if version in shares else ""
-        table.add_row(escape(version), share, *cells)
+    versions = sorted({*seen["versions"], *shares})
+    table = Table("", *map(escape, versions), box=None, pad_edge=False)
+    table.add_row("share", *(f"{shares[one]:.0%}" if one in shares else "" for one in versions))
+    for name, (title, form) in _FIGURES.items():
+        values = [seen["versions"].get(version, {}).get(name) for version in versions]
+        table.add_row(title, *("" if value is None else form.format(value) for value in values))
     firing = [Text(str(alert), style="bold red") for alert in seen["alerts"]]
     return Group(Text(head, style="bold"), table, *firing)
 

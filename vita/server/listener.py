@@ -69,7 +69,7 @@ def listener(app: ASGIApp, *, header_seconds: float, connections: int, drain_sec
         uvicorn.Config(
             app,
             limit_concurrency=connections,
-            timeout_keep_alive=5,
+            timeout_keep_alive=75,  # longer than clients keep theirs, so that it is they who end an idle connection
             timeout_graceful_shutdown=max(1, round(drain_seconds)),
             **settings,
         )
