@@ -101,7 +101,7 @@ def test_a_gate_can_ask_what_people_said(vita: Vita, tmp_path: Path) -> None:
     policy = Policy.model_validate({"model": "sft", "bars": [bar]})
     store = Store("vita-store", cache=tmp_path / "cache")
     found = _evidence(Ledger("vita-store/ledger.db"), store, "cat", policy)
-    assert (found["review/t"].path / "report.json").is_file()
+    assert (found["review/t"].folder / "report.json").is_file()
 
 
 def test_the_same_seed_asks_for_the_same_answers(vita: Vita) -> None:

@@ -251,5 +251,7 @@ def _words(name: str) -> str:
 
 
 def _short(text: str, *, limit: int = 120) -> str:
+    """A line of a text; what cannot be seen (and might steer a terminal or turn a line round) is spelled out."""
     bare = " ".join(text.split())
-    return bare if len(bare) <= limit else bare[: limit - 3] + "..."
+    seen = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in bare)
+    return seen if len(seen) <= limit else seen[: limit - 3] + "..."
