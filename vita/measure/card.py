@@ -224,7 +224,7 @@ def feedback(ledger: Ledger, digest: str) -> dict[str, float]:
     """What users said of the model's answers, counted."""
     table = usage.feedback
     query = sa.select(table.c.kind, sa.func.sign(table.c.value).label("sign"), sa.func.count())
-    query = query.where(table.c.model == digest).group_by(table.c.kind, "sign")
+    query = query.where(table.c.model == digest).group_by(table.c.kind, "sign").order_by(table.c.kind, sa.desc("sign"))
     with ledger.transaction() as database:
         rows = [tuple(row) for row in database.execute(query)]
     found: dict[str, float] = {}
