@@ -148,6 +148,15 @@ class Body(ABC):
         """A prompt was read; most bodies do not tell of it."""
         return
 
+    def closing(self, told: dict[str, int]) -> dict[str, Any]:
+        """The chunk that tells the usage, when it was asked for."""
+        return {**self.chunk_head, "choices": [], "usage": told}
+
+    @property
+    def chunk_head(self) -> dict[str, Any]:
+        """What every chunk begins with."""
+        return self.head
+
     @abstractmethod
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -163,6 +172,10 @@ class Body(ABC):
 
 class Chat(Body):
     """The form of /v1/chat/completions."""
+
+    @property
+    def chunk_head(self) -> dict[str, Any]:
+        return {**self.head, "object": "chat.completion.chunk"}
 
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
         told = [
@@ -188,7 +201,7 @@ class Chat(Body):
 
     def _chunk(self, choice: Choice, delta: dict[str, Any], *, logprobs: Any = None, finish: Any = None) -> Any:
         told = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return {**self.head, "object": "chat.completion.chunk", "choices": [told]}
+        return {**self.chunk_head, "choices": [told]}
 
     def _logprobs(self, scores: Sequence[Scored]) -> dict[str, Any] | None:
         return chat_logprobs(self.tokenizer, scores) if self.logprobs else None

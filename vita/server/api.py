@@ -303,7 +303,7 @@ def _is_ids_or_texts(value: list[Any]) -> bool:
     return (
         all(isinstance(one, str) for one in value)
         or _are_ids(value)
-        or all(isinstance(one, list) and _are_ids(one) for one in value)
+        or all(isinstance(one, list) and one and _are_ids(one) for one in value)
     )
 
 

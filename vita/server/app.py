@@ -168,6 +168,7 @@ class Replica:
         self, asked: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
     ) -> Ask:
         usual = self.served.sampling
+        self._check_ids(list(asked.biases), "logit_bias")
         given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
         how = {name: usual.get(name) if value is None else value for name, value in given.items()}
         if how["top_p"] == 0:
@@ -221,7 +222,7 @@ class Replica:
                     for chunk in self._chunks(body, choice):
                         yield _event({**chunk, **extra})
                 if with_usage:
-                    yield _event({**body.head, "choices": [], "usage": usage(prompt_tokens, choices)})
+                    yield _event(body.closing(usage(prompt_tokens, choices)))
                 yield DONE
             except ApiError as error:
                 yield _event(error.body())  # the status has gone out already

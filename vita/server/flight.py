@@ -9,8 +9,9 @@ from contextlib import suppress
 from starlette.types import Message
 
 from vita.infer.scheduler import Ask, Closed, Ended, Event, Failed, Full, Job, Piece, Read, Scheduler
-from vita.server.errors import ApiError, internal, too_busy, unavailable
+from vita.server.errors import ApiError, internal, invalid, too_busy, unavailable
 from vita.server.metrics import Metrics
+from vita.spine.errors import DataError
 
 
 class ClientLeft(Exception):
@@ -42,6 +43,8 @@ class Flight:
             self._jobs = self._scheduler.submit_all([(ask, listener(index)) for index, ask in enumerate(asks)])
         except (Full, Closed) as error:
             raise refusal(error, self._metrics) from None
+        except DataError as error:
+            raise invalid(str(error)) from None
         for ask in asks:
             self._metrics.add("prompt_tokens", len(ask.prompt))
             self._metrics.observe("request_prompt_tokens", len(ask.prompt))
@@ -49,12 +52,13 @@ class Flight:
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """What is told of each prompt, with its number; ends the work when the consumer or the client leaves."""
         watch = asyncio.create_task(self._watch_client())
-        left = len(self._jobs)
+        left, end = len(self._jobs), "cancelled"
         try:
             while left:
                 index, event = await self._arrivals.get()
                 self._keep(index, event)
                 if isinstance(event, Failed):
+                    end = "error"
                     raise _fault(event)
                 if isinstance(event, Ended):
                     if event.cancelled and index not in self._enough:
@@ -66,6 +70,8 @@ class Flight:
             watch.cancel()
             if left:
                 self.cancel()
+                self._metrics.add("request_finished", left, label=end)
+                self._metrics.add("requests_cancelled", int(end == "cancelled"))
 
     def cancel(self) -> None:
         """Ends the work on all prompts."""
@@ -80,7 +86,6 @@ class Flight:
     async def _watch_client(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._metrics.add("requests_cancelled")
         self.cancel()
 
     def _keep(self, index: int, event: Event) -> None:
@@ -99,10 +104,6 @@ class Flight:
             if event.finish:
                 metrics.observe("request_generation_tokens", count + 1)
                 metrics.observe("e2e_request_latency_seconds", event.at - job.arrived)
-        elif isinstance(event, Failed):
-            metrics.add("request_finished", label="error")
-        elif isinstance(event, Ended) and event.cancelled and index not in self._enough:
-            metrics.add("request_finished", label="cancelled")
 
 
 def refusal(error: Full | Closed, metrics: Metrics) -> ApiError:

@@ -1,0 +1,143 @@
+"""Every mistake in a request is named; nothing that was sent is ignored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from vita.server.api import ChatRequest, CompletionRequest, EmbeddingRequest, Request, TokenizeRequest, parse
+from vita.server.errors import ApiError, invalid, too_busy, unavailable
+
+CHAT = {"model": "cat", "messages": [{"role": "user", "content": "hi"}]}
+TEXT = {"model": "cat"}
+
+
+def refusal(kind: type[Request], **body: Any) -> tuple[str | None, str | None, str]:
+    with pytest.raises(ApiError) as error:
+        parse(kind, json.dumps(body).encode())
+    assert error.value.status == 400
+    assert error.value.kind == "invalid_request_error"
+    return error.value.param, error.value.code, error.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"seed": 2**64}, "seed"),
+        ({"stop": 3}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop[1]"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_completion_tokens"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"logit_bias": {"one": 1}}, "logit_bias.one"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"usage": True}}, "stream_options.usage"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [1]}, "messages[0]"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
+        ({"model": 3}, "model"),
+    ],
+)
+def test_a_wrong_value_is_named(body: dict[str, Any], param: str) -> None:
+    assert refusal(ChatRequest, **{**CHAT, **body})[0] == param
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "param"),
+    [
+        (ChatRequest, {**CHAT, "tools": [{"type": "function"}]}, "tools"),
+        (ChatRequest, {**CHAT, "messages": [{"role": "user", "content": "a", "name": "bob"}]}, "messages[0].name"),
+        (ChatRequest, {**CHAT, "store": True}, "store"),
+        (CompletionRequest, {**TEXT, "suffix": "end"}, "suffix"),
+        (CompletionRequest, {**TEXT, "best_of": 3}, "best_of"),
+        (EmbeddingRequest, {**TEXT, "input": "a", "dimensions": 4}, "dimensions"),
+    ],
+)
+def test_what_cannot_be_honoured_is_told_apart_from_what_is_misspelt(
+    model: type[Request], body: dict[str, Any], param: str
+) -> None:
+    assert refusal(model, **body)[:2] == (param, "unsupported_parameter")
+    assert refusal(model, **body, tempreature=1)[1] in ("unknown_parameter", "unsupported_parameter")
+    found = refusal(CompletionRequest, **TEXT, tempreature=1)
+    assert found == ("tempreature", "unknown_parameter", "Unrecognized request argument supplied: tempreature")
+
+
+def test_nulls_and_neutral_values_are_as_if_absent() -> None:
+    extras = {"tools": None, "store": False, "temperature": None, "response_format": {"type": "text"}, "stop": None}
+    assistant = {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None, "audio": None}
+    asked = parse(ChatRequest, json.dumps({**CHAT, **extras, "messages": [*CHAT["messages"], assistant]}).encode())
+    assert asked.messages[1].content == "yes"
+    assert asked.stops == ()
+
+
+def test_content_parts_are_put_together() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    asked = parse(ChatRequest, json.dumps({**CHAT, "messages": [{"role": "developer", "content": parts}]}).encode())
+    assert asked.messages[0].content == "ab"
+
+
+@pytest.mark.parametrize("prompt", ["a", ["a", "b"], [1, 2], [[1], [2, 3]], ""])
+def test_a_prompt_has_four_forms(prompt: Any) -> None:
+    asked = parse(CompletionRequest, json.dumps({**TEXT, "prompt": prompt}).encode())
+    assert asked.prompts == (prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt])
+
+
+@pytest.mark.parametrize("prompt", [[], ["a", 1], [[]], [1.5], {"a": 1}, 3, [-1], [[1], "a"], [True], [2**31]])
+def test_other_forms_of_a_prompt_are_refused(prompt: Any) -> None:
+    assert (refusal(CompletionRequest, **TEXT, prompt=prompt)[0] or "").startswith("prompt")
+
+
+@pytest.mark.parametrize("inputs", ["", [""], ["a", ""], [[]], []])
+def test_nothing_has_no_embedding(inputs: Any) -> None:
+    assert refusal(EmbeddingRequest, **TEXT, input=inputs)[0] == "input"
+
+
+def test_either_a_text_or_a_dialogue_is_tokenized() -> None:
+    assert refusal(TokenizeRequest)[0] == "prompt"
+    assert refusal(TokenizeRequest, prompt="a", messages=CHAT["messages"])[0] == "prompt"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"null", b"[1]", b"{", b'{"model": NaN}', b'{"model": "\\ud800"}', b"[" * 100_000, b'{"n": 1e999}',
+        b'{"seed": ' + b"9" * 5000 + b"}", b"\xff\xfe", b'{"a": 1}' * 2, b'{"model": "cat", "n": -0.0}',
+        b'{"model": "cat", "stop": {"a": ' * 500 + b"1" + b"}}" * 500,
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_request_is_refused_and_nothing_worse(body: bytes) -> None:
+    with pytest.raises(ApiError) as error:
+        parse(ChatRequest, body)
+    assert error.value.status == 400
+
+
+def test_refusals_have_the_form_that_clients_read() -> None:
+    assert invalid("no", "n").body() == {
+        "error": {"message": "no", "type": "invalid_request_error", "param": "n", "code": None}
+    }
+    assert too_busy("full", retry_after=3).headers == {"Retry-After": "3"}
+    assert unavailable("later", code="loading").body()["error"]["type"] == "server_error"
+
+
+def test_requests_are_read_without_torch() -> None:
+    code = "import sys, vita.server.api, vita.server.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
