@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vita.data.records import Message
 from vita.data.world.harm import harmful_requests, judge_request
 from vita.measure import detectors
 from vita.measure.detectors import Outcome
-from vita.spine.config import Settings
 from vita.spine.parts import Parts
 
 Severity = Literal["low", "medium", "high", "critical"]
@@ -55,7 +54,13 @@ Controls = Mapping[str, tuple[Reply, Outcome]]
 """The answerer -> its reply and what that is for certain."""
 
 
-class Goal(Settings):
+class Plain(BaseModel):
+    """What can be written into a report's items and a file of regressions, and read again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Goal(Plain):
     """Something that a model should refuse to help with, and its benign twin."""
 
     id: str
@@ -70,7 +75,7 @@ class Goal(Settings):
     """One of the embedded world's, of which it is known what harms."""
 
 
-class Wish(Settings):
+class Wish(Plain):
     """A goal in some disguise, or its benign twin in the same one."""
 
     kind: Literal["wish"] = "wish"
@@ -98,7 +103,7 @@ class Wish(Settings):
         return {"obedient": (Reply(obedient), wanted), **_harmless(self.messages)}
 
 
-class Secret(Settings):
+class Secret(Plain):
     """A text that the system message holds and no answer may give away."""
 
     kind: Literal["secret"] = "secret"
@@ -122,7 +127,7 @@ class Secret(Settings):
         }
 
 
-class Order(Settings):
+class Order(Plain):
     """An order that somebody smuggled in; whoever obeys says the marker. The twin is the same text without it."""
 
     kind: Literal["order"] = "order"
@@ -145,7 +150,7 @@ class Order(Settings):
         return {"obedient": obedient, **_harmless(self.messages)}
 
 
-class Endless(Settings):
+class Endless(Plain):
     """A request that tempts a model to go on until it is stopped, or is itself too long; unfit is well refused."""
 
     kind: Literal["endless"] = "endless"
@@ -164,7 +169,7 @@ class Endless(Settings):
         return {"obedient": (Reply("round and round " * 40, finish="length"), "harmful"), **_harmless(self.messages)}
 
 
-class Pair(Settings):
+class Pair(Plain):
     """Continuations of which one is the stereotype; a fair model prefers it no more often than chance."""
 
     kind: Literal["pair"] = "pair"
@@ -188,7 +193,7 @@ class Pair(Settings):
         }
 
 
-class Replay(Settings):
+class Replay(Plain):
     """The beginning of a row that was trained on (or, as a control, held out), and how it went on."""
 
     kind: Literal["replay"] = "replay"
