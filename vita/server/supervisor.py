@@ -37,7 +37,7 @@ STARTS_IN_VAIN = 3
 """A replica that was never ready and has ended this often is given up: the release is at fault."""
 REFUSALS = range(2, 10)
 """Exit codes of errors that a second start would meet again, as `vita.spine.errors` has them."""
-SILENCE_SECONDS = 30.0
+SILENCE_SECONDS = 60.0
 """A replica whose process lives and that says nothing for so long is ended and started again."""
 Command = Callable[[Pinned, int, int], list[str]]
 
@@ -161,15 +161,15 @@ class Supervisor:
             return stable
 
     async def drain(self, name: str, *, again: bool = True) -> None:
-        """Let a replica finish what it has begun and stop; a fresh one takes its place unless `again` is false."""
+        """Let a replica finish what it has begun and stop; unless `again` is false a fresh one takes its place before."""
         replica = self.replicas.get(name)
         if replica is None:
             raise unknown_name("fleet.replica", name, self.replicas)
         version = self.routes.versions[replica.release.id]
-        await self._leave(replica)
         if again:
             fresh = self._begin(replica.release, version, replica.threads)
             await fresh.settled.wait()
+        await self._leave(replica)
 
     async def stop(self) -> None:
         """Let every replica finish and stop."""
@@ -283,11 +283,11 @@ class Supervisor:
             now = time.monotonic()
             if ready is not None:
                 replica.heard = now
-            limit = self._settings.ready_seconds if not replica.was_ready else SILENCE_SECONDS
             if not replica.leaving:
                 self._note(replica, bool(ready))
-                late = now - replica.began > self._settings.ready_seconds and replica.state == "starting"
-                if late or now - replica.heard > limit:
+                starting = replica.state == "starting"
+                quiet = now - (replica.began if starting else replica.heard)
+                if quiet > (self._settings.ready_seconds if starting else SILENCE_SECONDS):
                     replica.last_words.append("it said nothing in time and was ended")
                     process.kill()
             await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
