@@ -269,3 +269,17 @@ def test_scoring_reaches_the_end_of_the_context_and_not_beyond(engine: Engine) -
         engine.score([([1], [2] * 65)])
     with pytest.raises(DataError, match="pair 2: has an empty half"):
         engine.score([([1], [2]), ([1], [])])
+
+
+def test_a_prompt_asked_several_times_is_read_once_and_answered_as_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = engine.text_ids("hello"), engine.text_ids("What is a cat?")
+    prompts = [first, second, first, first, second]
+    settings = Sampling(max_tokens=12).varied(len(prompts))
+    alone = [engine.generate([prompt], one)[0] for prompt, one in zip(prompts, settings, strict=True)]
+    read: list[int] = []
+    hidden = engine.model.hidden
+    monkeypatch.setattr(engine.model, "hidden", lambda ids, **named: (read.append(len(ids)), hidden(ids, **named))[1])
+    assert [one.ids for one in engine.generate(prompts, settings)] == [one.ids for one in alone]
+    assert read[:2] == [2, 5]

@@ -224,11 +224,17 @@ class Engine:
 
     def _prefill(self, requests: Sequence[Request]) -> tuple[Cache, Float[Tensor, "B D"]]:
         """Reads the prompts, padded on the right; the padding's slots are overwritten before they could be seen."""
-        lengths = [len(request.prompt) for request in requests]
-        cache = Cache(self.model.architecture, len(requests), dtype=self.model.head_weight.dtype, device=self.device)
-        hidden = self.model.hidden(self._padded([request.prompt for request in requests]), cache=cache)
+        prompts = [tuple(request.prompt) for request in requests]
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}  # each is read once
+        lengths = [len(prompt) for prompt in places]
+        cache = Cache(self.model.architecture, len(places), dtype=self.model.head_weight.dtype, device=self.device)
+        hidden = self.model.hidden(self._padded(list(places)), cache=cache)
         cache.lengths = lengths
-        return cache, hidden[list(range(len(requests))), [length - 1 for length in lengths]]
+        last = hidden[list(range(len(places))), [length - 1 for length in lengths]]
+        rows = [places[prompt] for prompt in prompts]
+        if len(places) < len(rows):
+            cache.select(rows)
+        return cache, last[rows]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         longest = max(map(len, rows))

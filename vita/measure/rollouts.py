@@ -228,6 +228,32 @@ class Rollouts:
             raise TrainingError(f"rlhf, round {number + 1}", expected=expected, got=got)
 
 
+HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
+"""What is told of held-out prompts on the way; the share of groups that teach nothing comes from the rounds."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Prompts that the policy never learns from, answered with the same chance at each look."""
+
+    engine: Engine
+    reference: Transformer
+    prompts: Sequence[Prompt]
+    rewards: Rewards
+    plan: Plan
+    seed: int
+
+    def look(self, trainer: Trainer) -> dict[str, float]:
+        """What answers are worth, how far they are from the start, and how sure the policy is."""
+        seed, rows = f"{self.seed}/look", len(self.prompts)
+        answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(seed))
+        given = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=seed)
+        models = self.engine.model, self.reference
+        now, start = (look_at(model, answers.ids, answers.mask, rows=rows) for model in models)
+        found = told(answers, given, now, start.logprobs, size=1)
+        return {f"heldout_{name}": found[name] for name in HEADLINE if name in found}
+
+
 # -- answers and their worth
 
 
@@ -277,20 +303,20 @@ def told(
 ) -> dict[str, float]:
     """A round in figures: reward, divergence, entropy, shares of flat groups and of truncated answers, length."""
     known = [value for value in given.total if value is not None]
-    tokens = answers.mask.sum(1).double()
+    tokens = answers.mask.sum(1).cpu().double()
     apart = torch.where(answers.mask, k1(old.logprobs, reference), 0).sum(1)
     scores = torch.tensor([math.nan if one is None else one for one in given.total])
     found = {
-        "kl": apart.double().mean().item(),
-        "entropy": (old.entropy.double().sum() / tokens.sum()).item(),
-        "truncated": 1 - answers.ended.double().mean().item(),
+        "kl": apart.cpu().double().mean().item(),
+        "entropy": (old.entropy.cpu().double().sum() / tokens.sum()).item(),
+        "truncated": 1 - answers.ended.cpu().double().mean().item(),
         "length": tokens.mean().item(),
         "without_reward": 1 - len(known) / len(given.total),
     }
     if known:
         found["reward"] = fmean(known)
     if size > 1:
-        found["zero_variance"] = flat_groups(scores, size=size).double().mean().item()
+        found["zero_variance"] = flat_groups(scores, size=size).cpu().double().mean().item()
     for name, values in given.each.items():
         own = [value for value in values if value is not None]
         if own and len(given.each) > 1:

@@ -23,7 +23,7 @@ from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
 from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.rollouts import Method, Plan, Rollouts, answer, columns, told, worth
+from vita.measure.rollouts import HEADLINE, HeldOut, Method, Plan, Rollouts, columns
 from vita.measure.shift import Shift, shift
 from vita.nn import hf
 from vita.nn.critic import ActorCritic
@@ -33,7 +33,7 @@ from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
 from vita.train import rules
-from vita.train.actor import Objective, look_at, objective
+from vita.train.actor import Objective, objective
 from vita.train.advantage import Scale
 from vita.train.loop import Learnt, Look, train
 from vita.train.optim import Optimization
@@ -179,7 +179,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     )
     plan = _plan(config, settled)
     rollouts = Rollouts(trainer, engine, reference.model, asked, judges.rewards, plan, seed=config.seed)
-    heldout = _HeldOut(engine, reference.model, aside[:LOOKED_AT], judges.rewards, plan, seed=config.seed)
+    heldout = HeldOut(engine, reference.model, aside[:LOOKED_AT], judges.rewards, plan, seed=config.seed)
     learnt = train(
         trainer,
         rollouts,
@@ -209,27 +209,26 @@ def _settled(config: Config) -> Recipe:
     given = {"low": config.clip_low, "high": config.clip_high}
     given |= {name: getattr(config, name) for name in Recipe.model_fields if hasattr(config, name)}
     recipe = RECIPES[config.method].model_copy(update={name: one for name, one in given.items() if one is not None})
-    where, method = "rlhf", config.method
-    if method in ("grpo", "rloo") and recipe.samples < 2:
-        raise ConfigError(
-            f"{where}.samples", expected=f"at least 2, since {method} compares answers", got=recipe.samples
-        )
-    if method == "reinforce" and recipe.epochs * config.minibatches > 1:
-        hint = "it is right only for answers of the policy as it is; choose grpo for more steps on them"
-        raise ConfigError(
-            f"{where}.epochs", expected="1 for reinforce", got=recipe.epochs * config.minibatches, hint=hint
-        )
-    if recipe.prompts * recipe.samples < config.minibatches:
-        raise ConfigError(
-            f"{where}.minibatches", expected=f"at most {recipe.prompts * recipe.samples}, the answers of a round",
-            got=config.minibatches,
-        )  # fmt: skip
-    if recipe.prompts * recipe.samples < 2:
-        raise ConfigError(f"{where}.prompts", expected="2 answers a round or more", got=1)
-    if method == "ppo" and config.value_rounds >= config.steps:
-        expected = f"fewer than `steps`, {config.steps}, or the policy never learns"
-        raise ConfigError(f"{where}.value_rounds", expected=expected, got=config.value_rounds)
+    _check(config, recipe)
     return recipe
+
+
+def _check(config: Config, recipe: Recipe) -> None:
+    """Settings that are each possible and do not fit together."""
+    method, answers, updates = config.method, recipe.prompts * recipe.samples, recipe.epochs * config.minibatches
+    alone = "1 for reinforce, which is right only for answers of the policy as it is"
+    compares = f"at least 2, since {method} compares answers"
+    never = f"fewer than `steps`, {config.steps}, or the policy never learns"
+    for wrong, name, expected, got in (
+        (method in ("grpo", "rloo") and recipe.samples < 2, "samples", compares, recipe.samples),
+        (answers < 2, "prompts", "2 answers in a round or more", answers),
+        (method == "reinforce" and updates > 1, "epochs", alone, updates),
+        (method == "reinforce" and config.loss != "clip", "loss", "none for reinforce, which has its own", config.loss),
+        (config.minibatches > answers, "minibatches", f"at most {answers}, the answers of a round", config.minibatches),
+        (method == "ppo" and config.value_rounds >= config.steps, "value_rounds", never, config.value_rounds),
+    ):
+        if wrong:
+            raise ConfigError(f"rlhf.{name}", expected=expected, got=got)
 
 
 def _plan(config: Config, settled: Recipe) -> Plan:
@@ -314,7 +313,12 @@ def _reward_model(reward: Reward, device: str) -> Any:
 def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts to learn from and those kept back; each stands on one side, however often it is asked."""
     every = distinct(one for source in config.sources for one in prompts(source))
-    room = engine.model.architecture.context - config.max_tokens
+    length = engine.model.architecture.context
+    if config.max_tokens >= length:
+        raise ConfigError(
+            "rlhf.max_tokens", expected=f"fewer than {length}, the model's context", got=config.max_tokens
+        )
+    room = length - config.max_tokens
     kept = [one for one in every if len(engine.chat_ids(one.messages)) <= room]
     if len(kept) < 3:
         raise DataError("rlhf", expected=f"3 prompts or more of at most {room} tokens", got=len(kept))
@@ -324,32 +328,6 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
     too_long = len(every) - len(kept)
     context.emit("note", text=text + (f", {too_long:,} left out for their length" if too_long else ""))
     return kept[count:], kept[:count]
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """Prompts that the policy never learns from, answered with the same chance at each look."""
-
-    engine: Engine
-    reference: Transformer
-    prompts: Sequence[Prompt]
-    rewards: Rewards
-    plan: Plan
-    seed: int
-
-    def look(self, trainer: Trainer) -> dict[str, float]:
-        """What answers are worth, how far they are from the start, and how sure the policy is."""
-        answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(f"{self.seed}/look"))
-        given = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=f"{self.seed}/look")
-        now, start = (
-            look_at(model, answers.ids, answers.mask, rows=LOOKED_AT) for model in (self.engine.model, self.reference)
-        )
-        found = told(answers, given, now, start.logprobs, size=1)
-        return {f"heldout_{name}": found[name] for name in HEADLINE if name in found}
-
-
-HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
-"""What is told of held-out prompts on the way; the share of groups that teach nothing comes from the rounds."""
 
 
 # -- what came of it
@@ -445,7 +423,10 @@ def _written(
     hf.carry(inputs.model.path, folder)
     about = {"context": final.architecture.context, "steps": learnt.steps}
     (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-    settings = {**config.model_dump(mode="json", exclude={"sources"}), "matrix_rate": training.optimization.matrix_rate}
+    settings = {
+        **config.model_dump(mode="json", exclude={"sources", "checkpoint_seconds"}),
+        "matrix_rate": training.optimization.matrix_rate,
+    }
     lead = (
         f"{config.method} on {facts['prompts']:,} prompts, {config.steps:,} rounds. The loss itself says little here."
     )

@@ -31,19 +31,19 @@ class Objective(Settings):
     """clip as in PPO, cispo, or plain: REINFORCE."""
     importance: Importance = "token"
     """What a ratio belongs to: a token, the mean of a whole answer (`sequence`), or its sum."""
-    low: float = Field(0.2, gt=0, lt=1)
+    low: float = Field(default=0.2, gt=0, lt=1)
     """How far a ratio may fall below 1 before it counts no more."""
-    high: float = Field(0.28, gt=0)
+    high: float = Field(default=0.28, gt=0)
     """How far it may rise above 1; for cispo the largest weight itself."""
-    dual: float | None = Field(None, gt=1)
+    dual: float | None = Field(default=None, gt=1)
     """What a bad answer that became likely may cost at most, as a multiple of its advantage."""
-    kl: float = Field(0.0, ge=0)
+    kl: float = Field(default=0.0, ge=0)
     """Weight of the divergence (k3) from the model that it began from."""
     corrected: bool = True
     """Weigh the divergence by the ratio, so that its gradient is right off-policy too."""
-    value_weight: float = Field(0.1, ge=0)
+    value_weight: float = Field(default=0.1, ge=0)
     """Weight of the critic's loss."""
-    value_clip: float | None = Field(0.2, gt=0)
+    value_clip: float | None = Field(default=0.2, gt=0)
     """How far the critic may go from what it said, in one round."""
 
 

@@ -1,0 +1,202 @@
+"""Learning from rewards: every method makes likelier what is rewarded, a coin does not, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.stages.test_pretrain import everything
+from vita.infer.engine import Engine
+from vita.measure.rollouts import Rollouts
+from vita.nn import hf
+from vita.nn.init import initialize
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, DataError, TrainingError
+from vita.spine.machine import Machine
+from vita.spine.plan import Context
+from vita.stages import rlhf, sft
+from vita.stages.kinds import Model
+from vita.testing import byte_tokenizer, tiny_model
+from vita.train import actor
+
+WORDS = ("mu", "ba", "ko", "ti", "ra", "ne", "lo", "fi", "su", "da", "po", "ke")
+POLITE = {"use": "matches", "options": {"pattern": "!$"}}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model that ends its answers with `!`, `?` or `.`, each as often."""
+    folder = tmp_path_factory.mktemp("tuned")
+    model = tiny_model(context=64)
+    initialize(model, "normal", seed=0)
+    hf.save(model, folder / "begun")
+    byte_tokenizer().save(folder / "begun")
+    hf.save_generation(hf.Generation(start=256, padding=256, stop=(256,)), folder / "begun")
+    rows = [{"instruction": f"{word}?", "output": word + end} for word in WORDS for end in "!?." for _ in range(6)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"sources": [str(folder / "rows.jsonl")], "steps": 160, "rate": 1.0, "rows": 4, "held_out": 0.0}
+    config = build(sft.Config, {**values, "precision": "float32", "compiled": "no"}, where="sft")
+    context = Context(folder, lambda event, **fields: None, Machine())
+    draft = sft.run(config, sft.Inputs(Model("1" * 64, folder / "begun", {})), context)
+    return Model("2" * 64, draft.folder, draft.facts)
+
+
+def prompts(folder: Path) -> str:
+    path = folder / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{word}?", "truth": word}) + "\n" for word in WORDS))
+    return str(path)
+
+
+def run(
+    model: Model, folder: Path, *, told: list[Any] | None = None, stop_at: int | None = None, **settings: Any
+) -> Any:
+    folder.mkdir(exist_ok=True)
+
+    def emit(event: str, **fields: Any) -> None:
+        if told is not None:
+            told.append((event, fields))
+        if event == "metrics" and fields["step"] == stop_at:
+            raise KeyboardInterrupt
+
+    values = {"sources": [prompts(folder.parent)], "rewards": [POLITE], "max_tokens": 8, "looks": 2, **settings}
+    return rlhf.run(build(rlhf.Config, values, where="rlhf"), rlhf.Inputs(model), Context(folder, emit, Machine()))
+
+
+FAST: dict[str, dict[str, Any]] = {
+    "grpo": {"steps": 25, "rate": 0.1},
+    "rloo": {"steps": 25, "rate": 0.1},
+    "reinforce": {"steps": 25, "rate": 0.1},
+    "ppo": {"steps": 20, "rate": 0.05, "kl": 0.05, "prompts": 32, "value_rounds": 1},
+}
+
+
+@pytest.mark.parametrize("method", FAST)
+def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model, tmp_path: Path, method: str) -> None:
+    (tmp_path / "judge.py").write_text(
+        "def right(prompts, completions, truth):\n    return [c.startswith(t) for c, t in zip(completions, truth)]\n"
+    )
+    told: list[Any] = []
+    right = f"{tmp_path / 'judge.py'}:right"
+    draft = run(tuned, tmp_path / "run", method=method, told=told, right=right, compared_samples=6, **FAST[method])
+    facts = draft.facts
+    assert facts["shift/score/after"] > facts["shift/score/before"] + 0.2, facts
+    assert facts["shift/right/after"] > facts["shift/right/before"] - 0.3 and facts["heldout_truncated"] < 0.2, facts
+    assert ("zero_variance" in facts) == (method != "ppo")
+    report = json.loads((draft.folder / "report" / "report.json").read_text())
+    assert report["figures"]["comparison"]["shift"]["score/gain"]["n"] == 4
+    assert "gain in score" in (draft.folder / "report" / "report.md").read_text()
+    rows = [json.loads(line) for line in (draft.folder / "report" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["ratio_off"] < 1e-3 for row in rows if "reward" in row)
+    notes = " ".join(fields["text"] for event, fields in told if event == "note")
+    assert "8 prompts to learn from, 4 held out" in notes and "held out: reward" in notes
+    answers = Engine.open(draft.folder)
+    assert answers.model.architecture == hf.load(tuned.path).architecture
+
+
+def test_a_coin_teaches_nothing(tuned: Model, tmp_path: Path) -> None:
+    facts = run(tuned, tmp_path / "run", rewards=["random_reward"], judged_by=[POLITE], **FAST["grpo"]).facts
+    assert abs(facts["shift/score/gain"]) < 0.35
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "grpo", "steps": 4, "minibatches": 2, "epochs": 2, "prompts": 2, "samples": 4},
+        {"method": "ppo", "steps": 4, "epochs": 2, "prompts": 6, "value_rounds": 1},
+    ],
+)
+def test_a_killed_run_ends_in_the_same_bytes(tuned: Model, tmp_path: Path, settings: dict[str, Any]) -> None:
+    straight = run(tuned, tmp_path / "straight", **settings)
+    for stop_at in (3, 6):  # in the middle of a round, too
+        with pytest.raises(KeyboardInterrupt):
+            run(tuned, tmp_path / "stopped", stop_at=stop_at, checkpoint_seconds=0.0, **settings)
+    went_on = run(tuned, tmp_path / "stopped", checkpoint_seconds=0.0, **settings)
+    assert everything(went_on.folder) == everything(straight.folder) and went_on.facts == straight.facts
+
+
+def test_only_the_critic_learns_at_first(tuned: Model, tmp_path: Path) -> None:
+    told: list[Any] = []
+    settings = {"method": "ppo", "steps": 3, "value_rounds": 2, "prompts": 6, "looks": 3, "epochs": 1}
+    draft = run(tuned, tmp_path / "run", told=told, **settings)
+    apart = [fields["heldout_kl"] for event, fields in told if event == "metrics" and "heldout_kl" in fields]
+    assert apart[0] == apart[1] == 0 != apart[2]
+    assert not [name for name in hf.load(draft.folder).state_dict() if "critic" in name]
+
+
+def test_answers_that_do_not_end_earn_nothing_and_are_told(tuned: Model, tmp_path: Path) -> None:
+    everything_is_fine = {"use": "matches", "options": {"pattern": ""}}
+    facts = run(tuned, tmp_path / "run", rewards=[everything_is_fine], max_tokens=1, steps=2).facts
+    assert facts["heldout_truncated"] == 1 and facts["heldout_reward"] == 0 and facts["zero_variance"] > 0.8
+
+
+def test_a_model_that_does_not_compute_the_same_twice_is_refused(
+    tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = actor.look
+
+    def noisy(model: Any, ids: Any, mask: Any) -> Any:
+        found = right(model, ids, mask)
+        return found._replace(logprobs=found.logprobs + 0.5 * torch.is_grad_enabled() * mask)
+
+    monkeypatch.setattr(actor, "look", noisy)
+    with pytest.raises(
+        TrainingError, match="first step of a round: expected ratio 1 and nothing clipped, got ratios 0.6"
+    ):
+        run(tuned, tmp_path / "run", steps=1)
+
+
+def test_training_must_mean_the_tokens_that_were_sampled(
+    tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vita.measure import rollouts
+
+    right = rollouts.answer
+
+    def shifted(*given: Any, **named: Any) -> Any:
+        found = right(*given, **named)
+        return rollouts.Answers(found.prompts, found.completions, found.ids, found.mask.roll(-1, dims=1))
+
+    monkeypatch.setattr(rollouts, "answer", shifted)
+    with pytest.raises(TrainingError, match="expected training to find the log-probabilities that sampling told"):
+        run(tuned, tmp_path / "run", steps=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samples": 1}, "rlhf.samples: expected at least 2, since grpo compares answers, got 1"),
+        ({"method": "reinforce", "epochs": 2}, "rlhf.epochs: expected 1 for reinforce, .* as it is, got 2"),
+        ({"method": "reinforce", "loss": "cispo"}, "rlhf.loss: expected none for reinforce, which has its own"),
+        ({"max_tokens": 64}, "rlhf.max_tokens: expected fewer than 64, the model's context, got 64"),
+        ({"method": "ppo", "steps": 2}, "rlhf.value_rounds: expected fewer than `steps`, 2"),
+        ({"minibatches": 100}, "rlhf.minibatches: expected at most 64, the answers of a round, got 100"),
+        ({"rewards": ["reward"]}, "rlhf.rewards: reward: needs a reward model as an input"),
+        ({"rewards": ["world_manners"]}, "rlhf.rewards: world_manners: judges by the embedded world"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(tuned, tmp_path / "run", **settings)
+
+
+def test_prompts_that_leave_no_room_for_an_answer_are_refused(tuned: Model, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="rlhf: expected 3 prompts or more of at most 4 tokens, got 0"):
+        run(tuned, tmp_path / "run", max_tokens=60)
+
+
+def test_every_prompt_comes_once_before_any_comes_again() -> None:
+    config = build(rlhf.Config, {"sources": [{"world": {"things": 20}}], "prompts": 3}, where="rlhf")
+
+    class Asks(Rollouts):
+        def __init__(self) -> None:
+            self.asked, self.seed = [*range(7)], 0  # type: ignore[assignment]
+            self.plan = rlhf._plan(config, rlhf._settled(config))
+
+    asks = Asks()
+    laps = [one for number in range(7) for one in asks._drawn(number)]
+    assert [sorted(laps[start : start + 7]) for start in (0, 7, 14)] == [[*range(7)]] * 3  # type: ignore[type-var]
+    assert laps[:7] != laps[7:14]
