@@ -114,7 +114,7 @@ async def _post(client: httpx.AsyncClient, path: str, body: object) -> tuple[htt
             reply = await client.post(path, json=body)
         except httpx.HTTPError as error:
             return None, f"{path}: {type(error).__name__}"
-        if reply.status_code == 200:
+        if reply.is_success:
             return reply, ""
         problem = f"{path}: {reply.status_code} {reply.text[:200]}"
         if reply.status_code not in _COME_AGAIN:

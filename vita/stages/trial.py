@@ -25,7 +25,7 @@ from vita.measure.voices import collect
 from vita.server.release import read_release
 from vita.server.service import Service
 from vita.spine.config import InputPath, Settings
-from vita.spine.errors import ConfigError, TrainingError
+from vita.spine.errors import ConfigError, VitaError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
@@ -66,7 +66,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
     visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, context))
     problems = [problem for one in visited for problem in one.failed]
     if problems:
-        raise TrainingError("trial", f"{len(problems)} requests failed, the first with {problems[0]}")
+        raise VitaError("trial", f"{len(problems)} requests failed, the first with {problems[0]}")
     answers = [answer for one in visited for answer in one.answers]
     minded = share([complains(answer) for answer in answers])
     context.emit(

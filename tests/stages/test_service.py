@@ -1,0 +1,57 @@
+"""A release before users: served for real, by processes of its own, with a second version coming in beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stages.test_farewell import context, model, release
+from vita.data.feedback import read_feedback
+from vita.spine.config import build
+from vita.spine.errors import ConfigError, PlanError
+from vita.stages import rollout, trial
+
+WORLD = {"things": 20}
+
+
+def trial_of(folder: Path, given: trial.Inputs, **settings: Any) -> Any:
+    values = {"world": WORLD, "visits": 6, "replicas": 1, "max_tokens": 4, **settings}
+    return trial.run(build(trial.Config, values, where="trial"), given, context(folder))
+
+
+@pytest.mark.slow
+def test_what_visitors_say_is_frozen_and_the_same_each_time(tmp_path):
+    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
+    first, second = (trial_of(tmp_path / name, given) for name in ("first", "second"))
+    assert first.facts == second.facts and first.facts["visits"] == 6
+    said = list(read_feedback(first.folder))
+    assert said == list(read_feedback(second.folder))
+    assert all(one.consent and one.model == "2" * 64 and one.request.startswith("visit/") for one in said)
+
+
+@pytest.mark.slow
+def test_a_second_version_comes_in_without_a_failed_request(tmp_path):
+    old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
+    new = release(tmp_path / "new", model(tmp_path / "other"), name="cat", version="2")
+    values = {"world": WORLD, "visits": 24, "replicas": 2, "max_tokens": 4, "share": 0.5}
+    config = build(rollout.Config, values, where="rollout")
+    draft = rollout.run(config, rollout.Inputs(new, serving=old), context(tmp_path / "scratch"))
+    assert draft.facts["rollout/lost"] == 0 and draft.facts["promoted"]
+    told = json.loads((draft.folder / "report.json").read_text())
+    assert told["figures"]["service"]["rollout"]["minded/after"]["n"] > 0
+
+
+def test_two_releases_of_one_name_and_version_are_refused(tmp_path):
+    old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
+    config = build(rollout.Config, {"world": WORLD}, where="rollout")
+    with pytest.raises(PlanError, match="both releases are called cat:1"):
+        rollout.run(config, rollout.Inputs(old, serving=old), context(tmp_path / "scratch"))
+
+
+def test_a_trial_takes_visitors_or_what_was_recorded(tmp_path):
+    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model")))
+    with pytest.raises(ConfigError, match="expected one of `world` and `recorded`"):
+        trial_of(tmp_path / "scratch", given, world=None)
