@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from vita.measure import gatekeeper, usage
 from vita.measure.chronicle import remember
-from vita.measure.gate import Bar, Evidence, Policy
+from vita.measure.gate import Evidence, Policy
 from vita.measure.statistics import Interval, wilson
+from vita.spine.config import build
 from vita.spine.ledger import Ledger
 from vita.spine.store import Artifact, Draft, Store
 from vita.stages import kinds
@@ -116,17 +117,16 @@ def second_half(life: Life, chat: str) -> str:
     mended = life.step("mend", "model", stage="sft", inputs={"model": better}, files=shape, facts={"chat": True})
     rates = {"attack_success_rate": wilson(2, 60), "over_refusal": wilson(2, 30)}
     again = life.report("attack_again", mended, {"redteam": {"redteam": rates}}, stage="redteam")
-    bars = (
-        Bar(report="attack_again", figure="redteam/attack_success_rate", at_most=0.2),
-        Bar(report="attack_again", figure="redteam/over_refusal", at_most=0.1),
-    )
-    policy = Policy(model="mend", bars=bars)
+    limits = (("attack_success_rate", 0.2), ("over_refusal", 0.1))
+    bars = [{"report": "attack_again", "figure": f"redteam/{name}", "at_most": limit} for name, limit in limits]
+    policy = build(Policy, {"model": "mend", "bars": bars}, where="policy")
     gatekeeper.fix(life.ledger, f"{life.name}/release", policy)
     evidence = {"attack_again": Evidence(life.store.open(again).path, again, time.time() + 1)}
     gatekeeper.waive(life.ledger, f"{life.name}/release", mended, who="Ada", reason=EVIL, expires=time.time() + 99)
     gatekeeper.decide(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
-    release = life.step("deploy", "release", inputs={"model": mended}, facts={"name": "cat", "version": "1"},
-                        files={"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}})  # fmt: skip
+    pinned = {"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}}
+    about = {"name": "cat", "version": "1"}
+    release = life.step("deploy", "release", inputs={"model": mended}, facts=about, files=pinned)
     life.ledger.move(mended, "serving", who="deploy", why="released as cat:1")
     row = {"service": "cat", "model": mended, "release": release, "who": "Ada"}
     with life.ledger.transaction() as database:
