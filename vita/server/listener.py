@@ -36,7 +36,9 @@ class PatientProtocol(H11Protocol):
             self._impatience.cancel()
             self._impatience = None
         elif not answering and self._impatience is None and self.timeout_keep_alive_task is None:
-            self._impatience = self.loop.call_later(self.header_seconds, self._give_up)
+            # The rest of a body that was refused already may take longer: a client cut off would not see why.
+            patience = 6 if str(self.conn.their_state) == "SEND_BODY" else 1
+            self._impatience = self.loop.call_later(patience * self.header_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._impatience is not None:

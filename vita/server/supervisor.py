@@ -161,7 +161,7 @@ class Supervisor:
             return stable
 
     async def drain(self, name: str, *, again: bool = True) -> None:
-        """Let a replica finish what it has begun and stop; unless `again` is false a fresh one takes its place before."""
+        """Let a replica finish what it has begun and stop; a fresh one takes its place first, if `again`."""
         replica = self.replicas.get(name)
         if replica is None:
             raise unknown_name("fleet.replica", name, self.replicas)
