@@ -53,7 +53,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_strangers_wrote(life: Life
 
 def test_half_a_life_and_one_step_alone_have_a_page(life: Life, tmp_path: Path) -> None:
     life.step("curate", "corpus")
-    assert "This life took 1 steps" in _told(life, tmp_path)
+    assert "This life took 1 step between" in _told(life, tmp_path)
     first_half(life)
     assert "All versions" not in _told(life, tmp_path)
     assert "no version was approved" in _told(life, tmp_path).lower()

@@ -199,8 +199,14 @@ def _html_tile(what: str, much: str, word: str) -> str:
 
 
 def _html_cell(cell: str) -> str:
-    right = " class=number" if re.match(r"^[-+]?[\d.,]+([ %(]|$)", cell) else ""
-    return f"<td{right}>{_html.escape(cell)}</td>"
+    told = " class=number" if re.match(r"^[-+]?[\d.,]+([ %(]|$)", cell) else ""
+    if any(len(word) > _LONG for word in cell.split()):
+        told = " class=long"
+    return f"<td{told}>{_html.escape(cell)}</td>"
+
+
+_LONG = 30
+"""Letters of a word that may be broken, so that a table stays on the page."""
 
 
 def _anchor(title: str) -> str:
@@ -226,9 +232,9 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; } h2 { font-size: 
 .lead, .note, figcaption, .label { color: var(--soft); } .note, figcaption, .label { font-size: .875rem; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin: 1rem 0; } a { color: var(--mark); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: anywhere; }
-th { overflow-wrap: normal; font-weight: 600; font-size: .875rem; color: var(--soft); } .number { white-space: nowrap; }
+th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; font-size: .875rem; color: var(--soft); } .number { white-space: nowrap; }
+.long { overflow-wrap: anywhere; }
 figure { margin: 1.25rem 0; } svg { max-width: 100%; height: auto; }
 pre { background: var(--panel); padding: .6rem .8rem; margin: .2rem 0 .6rem; white-space: pre-wrap;
   overflow-wrap: anywhere; border-radius: .25rem; font-size: .875rem; } .label { margin: 0; }

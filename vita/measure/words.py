@@ -157,6 +157,11 @@ def count(value: Any) -> str:
     return f"{value:,.0f}"
 
 
+def number_of(number: float, what: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def size(amount: float) -> str:
     """`12.7 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):

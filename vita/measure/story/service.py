@@ -102,8 +102,9 @@ def _shares(changes: list[dict[str, Any]]) -> tuple[list[str], dict[str, list[fl
     course: dict[str, list[float]] = {name: [] for name in versions}
     for one in changes:
         now[one["version"]] = float(one["share"] or 0)
+        total = max(1.0, sum(now.values()))  # a canary's share is told before the other version's goes down
         for name in versions:
-            course[name].append(now[name])
+            course[name].append(now[name] / total)
     return [one["action"] for one in changes], course
 
 

@@ -20,7 +20,7 @@ def in_short(material: Material) -> Iterator[Block]:
     stops = sum(chapter.stops for chapter in chapters)
     again = f" It was interrupted {stops} times on the way, and went on each time." if stops > 1 else ""
     again = " It was interrupted once on the way, and went on." if stops == 1 else again
-    yield Paragraph(f"This life took {len(chapters)} steps{when}, and {worked} of work.{again}")
+    yield Paragraph(f"This life took {words.number_of(len(chapters), 'step')}{when}, and {worked} of work.{again}")
     if said := " ".join(_sentences(material)):
         yield Paragraph(said)
     if tiles := list(_tiles(material)):
@@ -64,7 +64,7 @@ def _sentences(material: Material) -> Iterator[str]:
         sources = corpus.facts.get("sources") or {}
         documents = (corpus.facts.get("documents") or {}).get("train")
         if documents:
-            yield f"It was given {documents:,} documents from {len(sources)} sources to learn from."
+            yield f"It was given {documents:,} documents from {words.number_of(len(sources), 'source')} to learn from."
     for ending, form in _COURSES.items():
         yield from _course(material, ending, form)
     models = material.chronicle.models
