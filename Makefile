@@ -39,7 +39,7 @@ test-slow: $(VENV)/.everything
 		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; } >/dev/null </dev/null \
 			|| echo "postgresql could not be installed; its tests will skip"; \
 	fi
-	@$(PIP) "lm_eval[hf]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
+	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
 
 bench: $(VENV)/.everything
