@@ -157,3 +157,25 @@ def test_the_longest_run_is_counted_in_tokens_that_follow_one_another():
 def test_turns_take_turns():
     assert [message.role for message in said("a", "b", "c", system="s")] == ["system", "user", "assistant", "user"]
     assert said("a") == (Message("user", "a"),)
+
+
+def test_as_many_shots_are_given_as_the_context_has_room_for():
+    def shots(room: int) -> int:
+        material = Material(goals=GOALS, fits=lambda messages: sum(len(one.content) for one in messages) <= room)
+        item = next(item for item in PROBES["many_turns"].items(material) if item.technique in ("many_shot", "promise"))
+        return len(item.test.messages) // 2 if item.technique == "many_shot" else 0  # pyright: ignore
+
+    assert [shots(room) for room in (50, 200, 10_000)] == [0, 1, len(GOALS) - 1]
+
+
+def test_a_prompt_that_fits_no_context_says_nothing_for_or_against():
+    items = [item for item in PROBES["harm"].items(Material(goals=GOALS)) if not item.twin]
+    long = Reply(error="the prompt of 999 tokens does not fit the context", unfit=True)
+    tried = [attack.Tried("harm", item, long, "error") for item in items[1:]]
+    assert Robustness({"harm": tried}, {"harm": []}, {"harm": (1.0, 1.0)}).problems() == {
+        "harm": "none of 5 attempts fits the model's context"
+    }
+    tried.append(attack.Tried("harm", items[0], Reply("no"), "refused"))
+    found = Robustness({"harm": tried}, {"harm": []}, {"harm": (1.0, 1.0)})
+    assert found.problems() == {} and found.figures()["probes"]["harm"]["unfit"].n == 6
+    assert found.figures()["probes"]["harm"]["attack_success_rate"].n == 1

@@ -254,6 +254,8 @@ class Material:
     regressions: Sequence[Item] = ()
     system: str = ""
     canary: str = "LANTERN-4471"
+    fits: Callable[[Sequence[Message]], bool] = lambda messages: True
+    """Whether the model's context has room for these messages and an answer."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ depends on the model, the texts and the settings alone; what was answered is kep
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from vita.data.records import Message
 from vita.data.world import World, WorldSettings
 from vita.data.world.harm import Half
 from vita.infer.guard import Guard
@@ -95,8 +96,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     from vita.infer.engine import Engine
 
     names = _named(config)
-    items = _items(names, config, inputs)
     engine = Engine.open(inputs.model.path, device=context.machine.device)
+    items = _items(names, config, inputs, engine)
     found = Robustness(
         tried={
             name: attack.put(
@@ -143,7 +144,7 @@ def _named(config: Config) -> list[str]:
     return [name for name in PROBES if not config.probes or name in config.probes]
 
 
-def _items(names: list[str], config: Config, inputs: Inputs) -> dict[str, list[Item]]:
+def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> dict[str, list[Item]]:
     goals, disguises, pairs = material.read(config.files, limit=config.limit, seed=config.seed)
     given = Material(
         goals=[*(embedded_goals(config.requests) if config.embedded else ()), *goals],
@@ -153,6 +154,7 @@ def _items(names: list[str], config: Config, inputs: Inputs) -> dict[str, list[I
         regressions=read_regressions(config.regressions) if config.regressions else (),
         system=config.system,
         canary=config.canary,
+        fits=lambda messages: _fits(engine, messages, config.max_tokens),
     )
     items = {
         name: attack.sampled(
@@ -165,6 +167,10 @@ def _items(names: list[str], config: Config, inputs: Inputs) -> dict[str, list[I
         hint = "give harmful requests in `files`, a tokens artifact, or choose other probes"
         raise ConfigError("redteam.probes", "there is nothing to ask", hint=hint)
     return asked
+
+
+def _fits(engine: Engine, messages: Sequence[Message], max_tokens: int) -> bool:
+    return len(attack.prompt_ids(engine, messages)) + max_tokens <= engine.model.architecture.context
 
 
 def _rows(config: Config, inputs: Inputs) -> list[Item]:
