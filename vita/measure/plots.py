@@ -57,11 +57,12 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str
     parts = [grid_line(64, up(tick), WIDTH - RIGHT, up(tick)) for tick in y_ticks]
     parts += [text(56, up(tick) + 4, number(tick), "end") for tick in y_ticks]
     parts += [text(across(tick), 282, number(tick), "middle") for tick in x_ticks]
+    legend = max(64, 20 + 7 * len(y))
     for index, (name, own) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in own if math.isfinite(px) and math.isfinite(py))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(text(64 + 150 * index, 18, name, "start", colour))
+        parts.append(text(legend + 140 * index, 18, name, "start", colour))
     parts += [text(350, 302, x, "middle"), text(8, 18, y, "start")]
     return picture(310, parts)
 

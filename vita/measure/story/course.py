@@ -13,7 +13,7 @@ from vita.measure.report import Block, Figure, Fold, Heading, Paragraph, Table
 from vita.measure.statistics import Interval
 from vita.measure.story.material import Material
 
-_MINOR = ("learning_rate", "gradient_norm")
+_MINOR = ("learning_rate", "gradient_norm", "activations", "weights")
 """Pictures for whoever wants to know more."""
 _TAGS = {"svg", "g", "title", "line", "circle", "rect", "polyline", "path", "text"}
 _LANES = ("data and plans", "models", "what was measured", "service and after")
@@ -93,10 +93,10 @@ def _step(material: Material, chapter: Chapter) -> Iterator[Block]:
 
 
 def _of_what(material: Material, chapter: Chapter) -> str:
-    models = [
-        material.name(taken) for slot, taken in chapter.inputs.items() if slot in ("model", "release", "feedback")
-    ]
-    return f"It was done with {' and '.join(models)}." if models else ""
+    slots = ("model", "release", "feedback")
+    names = " and ".join(material.name(taken) for slot, taken in chapter.inputs.items() if slot in slots)
+    form = {"model": "It began from {}.", "reward": "It began from {}.", "report": "This is about {}."}
+    return form.get(chapter.kind, "It was made from {}.").format(names) if names else ""
 
 
 def _corpus(chapter: Chapter) -> Iterator[Block]:
