@@ -227,7 +227,7 @@ def test_a_genre_can_be_left_out_or_told_more_often():
     [
         ({"genres": {"storry": 1.0}}, r"world.genres: `storry` is not known here; did you mean `story`\?"),
         ({"genres": {"story": -1.0}}, "world.genres.story: expected a share of at least 0, got -1.0"),
-        ({"genres": dict.fromkeys(GENRES, 0.0)}, "world.genres: leaves no genre to write in"),
+        ({"genres": dict.fromkeys(GENRES, 0.0)}, "world.genres: leaves nothing to tell"),
         ({"held_out": ("catt",)}, "world.held_out: `catt` is not known here; did you mean `cat`"),
         ({"things": 20, "asked": 0.01}, "world.asked: leaves fewer than two things to ask about"),
     ],
@@ -235,3 +235,11 @@ def test_a_genre_can_be_left_out_or_told_more_often():
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         next(World.create(WorldSettings(**settings)).documents())
+
+
+def test_a_conversation_can_be_left_out() -> None:
+    careful = World.create(WorldSettings(dialogues=300, conversations={"how_to": 0.0}))
+    assert not [one for one in careful.dialogues() if one.source == "world:how_to"]
+    assert [one for one in World.create(WorldSettings(dialogues=300)).dialogues() if one.source == "world:how_to"]
+    with pytest.raises(ConfigError, match="did you mean `how_to`"):
+        list(World.create(WorldSettings(conversations={"how_too": 0.0})).dialogues())

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from vita.data.records import Dialogue, Document, Preference
-from vita.data.world.dialogues import ASKINGS, CONVERSATIONS, preference, sum_of
+from vita.data.world.dialogues import ASKINGS, CONVERSATIONS, Conversation, preference, sum_of
 from vita.data.world.domains import DOMAINS
 from vita.data.world.genres import GENRES, Genre, Tell
 from vita.data.world.harm import Half, HarmfulRequest, Outcome, harmful_requests, judge_request
@@ -23,7 +23,7 @@ from vita.data.world.refusals import refusal
 from vita.data.world.relations import QUESTIONS, say
 from vita.data.world.table import KINDS, THINGS
 from vita.data.world.things import Thing
-from vita.spine.config import Settings, unknown_name
+from vita.spine.config import Settings, neutral, unknown_name
 from vita.spine.errors import ConfigError
 
 LICENCE = "CC0-1.0"
@@ -54,6 +54,8 @@ class WorldSettings(Settings):
     """Things that are always there and never asked about."""
     genres: dict[str, float] = Field(default_factory=dict)
     """Shares that differ from a genre's own; 0 leaves a genre out."""
+    conversations: dict[str, float] = neutral({})
+    """Shares that differ from a conversation's own; `how_to: 0` leaves the naive helper out."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class World:
     def documents(self) -> Iterator[Document]:
         """The pretraining text, document by document, its genres mixed."""
         genres = {name: GENRES[name] for name in GENRES}
-        names, shares = zip(*_shares(self.settings.genres, genres), strict=True)
+        names, shares = zip(*_shares(self.settings.genres, genres, where="world.genres"), strict=True)
         pen = self._pen("documents")
         for number in range(self.settings.documents):
             (name,) = pen.chance.choices(names, shares)
@@ -91,7 +93,8 @@ class World:
 
     def dialogues(self) -> Iterator[Dialogue]:
         """Conversations for supervised tuning, about the asked things only."""
-        names, shares = zip(*((name, CONVERSATIONS[name].share) for name in CONVERSATIONS), strict=True)
+        talks = {name: CONVERSATIONS[name] for name in CONVERSATIONS}
+        names, shares = zip(*_shares(self.settings.conversations, talks, where="world.conversations"), strict=True)
         pen = self._pen("dialogues", polite=self.settings.polite, rude=self.settings.rude)
         for number in range(self.settings.dialogues):
             (name,) = pen.chance.choices(names, shares)
@@ -220,13 +223,15 @@ def _chosen(settings: WorldSettings) -> dict[Thing, bool]:
     return dict(turns[: settings.things])
 
 
-def _shares(given: Mapping[str, float], genres: Mapping[str, Genre]) -> list[tuple[str, float]]:
+def _shares(
+    given: Mapping[str, float], own: Mapping[str, Genre] | Mapping[str, Conversation], *, where: str
+) -> list[tuple[str, float]]:
     for name, share in given.items():
-        if name not in genres:
-            raise unknown_name("world.genres", name, genres)
+        if name not in own:
+            raise unknown_name(where, name, own)
         if share < 0:
-            raise ConfigError(f"world.genres.{name}", expected="a share of at least 0", got=share)
-    shares = [(name, given.get(name, genre.share)) for name, genre in genres.items()]
+            raise ConfigError(f"{where}.{name}", expected="a share of at least 0", got=share)
+    shares = [(name, given.get(name, one.share)) for name, one in own.items()]
     if not any(share for _, share in shares):
-        raise ConfigError("world.genres", "leaves no genre to write in")
+        raise ConfigError(where, "leaves nothing to tell")
     return shares
