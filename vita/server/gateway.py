@@ -2,46 +2,41 @@
 
     gateway = Gateway(routes, ledger, settings); app = gateway_app(gateway)
 
-Only the routes that are listed here exist. A request is refused before its body is read whenever that can be known:
-the service stops (503), the key is unknown (401) or may not (403), asks too fast or the service is full (429), the body
-is too large (413). What is accepted is answered, even if replicas die on the way (`relay`).
+Only the routes that are listed here exist. Whoever may not come in is told before its body is read (`admission`); what
+is accepted is answered, even if replicas die on the way (`relay`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import secrets
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
-import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
 
+from vita.server.admission import Admission
 from vita.server.api import ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest, read
 from vita.server.api import Request as ApiRequest
 from vita.server.continuation import Continuation
-from vita.server.errors import ApiError, invalid, too_busy, too_large, unavailable
+from vita.server.errors import ApiError, invalid, unavailable
+from vita.server.event_stream import LEFT, Begun, ClientGone, EventStream, unless_gone
 from vita.server.exchange import Exchange
 from vita.server.feedback import read_feedback, store_feedback
-from vita.server.keys import ANYBODY, Key, Keyring
+from vita.server.keys import Key, Keyring
 from vita.server.lifecycle import Catalog, Standing, iso, lifecycle_headers, retired, unknown_model
-from vita.server.relay import FULL, Ask, Relay, Reply, no_replica
+from vita.server.relay import Ask, Relay, Reply, no_replica
 from vita.server.request_log import Kept, RequestLog
 from vita.server.routing import Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.server.telemetry import CONTENT_TYPE, Telemetry
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
-
-T = TypeVar("T")
 
 ASKING = ("chat", "completions", "embeddings")
 
@@ -69,10 +64,6 @@ DOORS = (
 )
 
 
-class ClientGone(Exception):
-    """The client hung up."""
-
-
 class Gateway:
     """The state of a service's door, and what it does with each request."""
 
@@ -87,18 +78,31 @@ class Gateway:
         client: httpx.AsyncClient | None = None,
     ) -> None:
         """`local` when only this machine can reach it: then, as long as there are no keys, none is asked for."""
-        self.routes, self.ledger, self.settings, self.local, self.research = routes, ledger, settings, local, research
+        self.routes, self.ledger, self.settings, self.research = routes, ledger, settings, research
         self.telemetry = Telemetry()
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, routes.service)
+        self.door = Admission(self.keys, settings, self.telemetry, local=local)
         self.log = RequestLog(ledger, Kept(settings.log, settings.redact))
-        self.draining = False
-        self.in_flight = self.bytes_held = 0
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
         patience = httpx.Timeout(settings.answer_seconds, connect=5.0, pool=None)
         self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
         self._relay = Relay(routes, self.client, self.telemetry, settings)
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.refusal_patterns]
         self.refresh()
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is taken any more."""
+        return self.door.draining
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        self.door.draining = value
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return self.door.in_flight
 
     # -- upkeep
 
@@ -127,19 +131,25 @@ class Gateway:
         exchange = self._begin(request, door.path)
         handed_over = False
         try:
-            self._admit(request, exchange, door.scopes)
-            body = await self._body(request, exchange) if door.request else {}
+            self.door.admit(request, exchange, door.scopes)
+            body = await self.door.body(request, exchange) if door.request else {}
             if door.request:
                 read(door.request, body)  # refuses what no replica would take
             ask = exchange.ask = self._ask(exchange, door, body)
             standing = self.catalog.standing(ask.version.model)
             if body.get("stream") is True and door.generates:
-                told = await _unless_gone(request.receive, self._begin_stream(ask, exchange))
+                told = await unless_gone(request.receive, self._begin_stream(ask, exchange))
                 if not isinstance(told, Reply):
                     handed_over = True
-                    return EventStream(self, exchange, told, self._headers(exchange, standing))
+                    return EventStream(
+                        exchange,
+                        told,
+                        self._headers(exchange, standing),
+                        stall_seconds=self.settings.stall_seconds,
+                        end=self.end,
+                    )
             else:
-                told = await _unless_gone(request.receive, self._relay.whole(ask))
+                told = await unless_gone(request.receive, self._relay.whole(ask))
                 exchange.read_whole(told.content)
             self.end(exchange, told.status)
             return Response(told.content, told.status, {**told.headers, **self._headers(exchange, standing)})
@@ -147,20 +157,20 @@ class Gateway:
             self.end(exchange, error.status)
             return self.refusal(error, exchange.request_id)
         except (ClientGone, ClientDisconnect):
-            self.gone(exchange)
-            return Response(status_code=499)
+            self.end(exchange, LEFT)
+            return Response(status_code=LEFT)
         finally:
             if not handed_over:
                 self.end(exchange, 500)
 
-    async def _begin_stream(self, ask: Ask, exchange: Exchange) -> Reply | _Begun:
+    async def _begin_stream(self, ask: Ask, exchange: Exchange) -> Reply | Begun:
         """Wait for the first event, so that whatever goes wrong before it has a status of its own."""
         told = await self._relay.stream(ask)
         if isinstance(told, Reply):
             return told
         first = await anext(told)
         exchange.first_byte()
-        return _Begun(first, told)
+        return Begun(first, told)
 
     def _ask(self, exchange: Exchange, door: Door, body: dict[str, Any]) -> Ask:
         """What is sent on: for one version, with a seed, so that it can be asked again."""
@@ -282,7 +292,7 @@ class Gateway:
         return await self._simply(request, "/v1/feedback", ("feedback",), lambda ex: self._feedback(request, ex))
 
     async def _feedback(self, request: Request, exchange: Exchange) -> Response:
-        said = read_feedback(await self._body(request, exchange))
+        said = read_feedback(await self.door.body(request, exchange))
         assert exchange.key is not None
         key = exchange.key
         try:
@@ -342,117 +352,20 @@ class Gateway:
         """A request that the gateway answers by itself."""
         exchange = self._begin(request, route)
         try:
-            self._admit(request, exchange, scopes, counted=route == "/v1/feedback")
+            self.door.admit(request, exchange, scopes, counted=route == "/v1/feedback")
             response = await work(exchange)
         except ApiError as error:
             response = self.refusal(error, exchange.request_id)
         except ClientDisconnect:
             response = Response(status_code=499)
         finally:
-            self._leave(exchange)
+            self.door.leave(exchange)
         self.telemetry.requests.labels(route, "none", str(response.status_code)).inc()
         response.headers["X-Request-Id"] = exchange.request_id
         return response
 
-    # -- at the door
-
     def _begin(self, request: Request, route: str) -> Exchange:
         return Exchange(self.routes.service, f"req-{uuid.uuid4().hex}", route, self.telemetry)
-
-    def _admit(self, request: Request, exchange: Exchange, scopes: tuple[str, ...], *, counted: bool = True) -> None:
-        """Everything that can be known before the body is read."""
-        if self.draining:
-            self._rejected("draining")
-            error = unavailable(
-                "The service is about to stop and takes no new requests", code="draining", retry_after=2
-            )
-            error.headers["Connection"] = "close"
-            raise error
-        self._known_host(request)
-        key = exchange.key = self._key(request)
-        if scopes and not any(key.allows(scope) for scope in scopes) and not (key is ANYBODY and scopes == ("admin",)):
-            self._rejected("scope")
-            message = f"This key may not do that; it needs the scope {' or '.join(f'`{one}`' for one in scopes)}."
-            raise ApiError(403, message, code="insufficient_scope")
-        if not counted:
-            return
-        self._in_time(key)
-        length = _content_length(request)
-        if length > self.settings.body_bytes:
-            self._rejected("too large")
-            raise too_large(self.settings.body_bytes)
-        full = self.in_flight >= self.settings.in_flight
-        if full or self.bytes_held + length > self.settings.in_flight_bytes:
-            self._rejected("full")
-            raise too_busy(FULL)
-        exchange.consent = _consent(request, key, self.settings)
-        exchange.entered = True
-        self.in_flight += 1
-
-    def _key(self, request: Request) -> Key:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        if self.keys.open and self.local:
-            return ANYBODY
-        if scheme.lower() != "bearer" or not secret.strip():
-            self._rejected("no key")
-            message = "This service asks for an API key: send it as `Authorization: Bearer vk-...`."
-            raise ApiError(401, message, code="missing_api_key", headers={"WWW-Authenticate": "Bearer"})
-        key = self.keys.find(secret.strip())
-        if key is None:
-            self._rejected("wrong key")
-            message = "This API key is unknown, revoked or has run out."
-            raise ApiError(401, message, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
-        return key
-
-    def _known_host(self, request: Request) -> None:
-        """Without keys, only requests that name this machine by address: a web page of elsewhere, whose name was made
-        to point here, does not."""
-        host = request.headers.get("host", "")
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-        if self.keys.open and name and name != "localhost" and not _is_address(name.strip("[]")):
-            self._rejected("host")
-            raise ApiError(403, f"This service answers to its address, not to `{name[:100]}`.", code="wrong_host")
-
-    def _in_time(self, key: Key) -> None:
-        if key.requests_per_minute is None and self.settings.requests_per_minute is not None:
-            key = Key(**{**vars(key), "requests_per_minute": self.settings.requests_per_minute})
-        seconds = self.keys.wait(key, now=asyncio.get_running_loop().time())
-        if seconds > 0:
-            self._rejected("rate")
-            wait = max(1, round(seconds + 0.5))
-            raise too_busy(f"This key may ask no faster; try again in {wait} s", retry_after=wait)
-
-    async def _body(self, request: Request, exchange: Exchange) -> dict[str, Any]:
-        """The JSON object of a request, read no further than it may be long."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise ApiError(
-                415, "The body is JSON: send `Content-Type: application/json`.", code="unsupported_media_type"
-            )
-        parts: list[bytes] = []
-        try:
-            async with asyncio.timeout(self.settings.body_seconds):
-                async for part in request.stream():
-                    parts.append(part)
-                    self._hold(exchange, len(part))
-        except TimeoutError:
-            raise ApiError(
-                408, "The body did not arrive in time.", code="timeout", headers={"Connection": "close"}
-            ) from None
-        return _json_object(b"".join(parts))
-
-    def _hold(self, exchange: Exchange, count: int) -> None:
-        exchange.bytes_held += count
-        self.bytes_held += count
-        if exchange.bytes_held > self.settings.body_bytes:
-            self._rejected("too large")
-            raise too_large(self.settings.body_bytes)
-        if self.bytes_held > self.settings.in_flight_bytes:
-            self._rejected("full")
-            raise too_busy(FULL)
-
-    def _rejected(self, reason: str) -> None:
-        self.telemetry.rejected.labels(reason).inc()
 
     # -- the way out
 
@@ -465,130 +378,17 @@ class Gateway:
     def refusal(self, error: ApiError, request_id: str) -> Response:
         return JSONResponse(error.body(), error.status, headers={"X-Request-Id": request_id, **error.headers})
 
-    def gone(self, exchange: Exchange) -> None:
-        """Close the account of a request whose client left."""
-        if not exchange.closed:
-            self.telemetry.cancelled.inc()
-        self.end(exchange, 499)
-
     def end(self, exchange: Exchange, status: int) -> None:
         """Close a request's account; the first word counts."""
         if exchange.closed:
             return
         exchange.closed = True
+        if status == LEFT:
+            self.telemetry.cancelled.inc()
         row = exchange.row(status, self._patterns)
         if exchange.ask is not None:
             self.log.add(row)
-        self._leave(exchange)
-
-    def _leave(self, exchange: Exchange) -> None:
-        self.bytes_held -= exchange.bytes_held
-        exchange.bytes_held = 0
-        if exchange.entered:
-            exchange.entered = False
-            self.in_flight -= 1
-
-
-@dataclass(frozen=True)
-class _Begun:
-    first: bytes
-    rest: AsyncIterator[bytes]
-
-
-class EventStream(Response):
-    """Sends events as they come and no faster than they are taken; a client that leaves ends the work for it."""
-
-    def __init__(self, gateway: Gateway, exchange: Exchange, begun: _Begun, headers: Mapping[str, str]) -> None:
-        super().__init__(None, 200)
-        self._gateway, self._exchange, self._begun = gateway, exchange, begun
-        told = {
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-        }
-        self._told = {**told, **headers}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange, gateway = self._exchange, self._gateway
-        try:
-            await _unless_gone(receive, self._send(send))
-            exchange.read_stream()
-            gateway.end(exchange, 502)  # unless it had ended well
-        except (ClientGone, TimeoutError):
-            exchange.read_stream()
-            gateway.gone(exchange)
-        finally:
-            gateway.end(exchange, 500)
-
-    async def _send(self, send: Send) -> None:
-        exchange, seconds = self._exchange, self._gateway.settings.stall_seconds
-        headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self._told.items()]
-        async with aclosing(self._begun.rest) as rest:  # type: ignore[type-var]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _in_time(send, self._begun.first, seconds)
-            async for event in rest:
-                if exchange.ask is not None and exchange.ask.complete:
-                    exchange.read_stream()  # before the client knows: it may send feedback at once
-                    self._gateway.end(exchange, 200)
-                await _in_time(send, event, seconds)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _in_time(send: Send, event: bytes, seconds: float) -> None:
-    async with asyncio.timeout(seconds):
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-
-
-async def _unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """What `work` gives, given up as soon as the client hangs up."""
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(receive))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _content_length(request: Request) -> int:
-    text = request.headers.get("content-length", "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise invalid(f"The body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise invalid("The body must be a JSON object")
-    return value
-
-
-def _consent(request: Request, key: Key, settings: ServiceSettings) -> bool:
-    """Whether content may be kept: what the request says, else its key, else the service."""
-    said = request.headers.get("x-vita-consent", "").strip().lower()
-    if said in ("yes", "no"):
-        return said == "yes"
-    if said:
-        raise invalid("`X-Vita-Consent` is `yes` or `no`", "X-Vita-Consent")
-    return key.consent or settings.consent
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        self.door.leave(exchange)
 
 
 def _ascii(value: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +84,7 @@ class Relay:
             ask.complete = True
             return Reply(opened.response.status_code, _kept_headers(opened.response), content)
 
-    async def stream(self, ask: Ask) -> Reply | AsyncIterator[bytes]:
+    async def stream(self, ask: Ask) -> Reply | AsyncGenerator[bytes]:
         """The events of the answer; or the reply of a replica that will not stream."""
         opened = await self._open(ask)
         if opened.response.status_code == 200:
@@ -92,7 +92,7 @@ class Relay:
         async with opened.stack:
             return Reply(opened.response.status_code, _kept_headers(opened.response), await opened.response.aread())
 
-    async def _events(self, ask: Ask, opened: _Opened) -> AsyncIterator[bytes]:
+    async def _events(self, ask: Ask, opened: _Opened) -> AsyncGenerator[bytes]:
         told = ask.continuation
         while True:
             try:
