@@ -55,6 +55,12 @@ FIGURES: Mapping[str, str] = {
     "world/asked/property": "says a right property of things asked",
     "world/answers": "answers where text would go on with a question",
     "heldout/bits_per_byte": "bits per byte of held-out text",
+    "domain/bits_per_byte": "bits per byte of the new field",
+    "general/bits_per_byte": "bits per byte of the earlier text",
+    "score": "score",
+    "right": "right answers",
+    "length": "tokens an answer",
+    "pairs/accuracy": "pairs ranked rightly",
     "heldout/perplexity": "perplexity of held-out text",
     "attack_success_rate": "attacks that succeed",
     "over_refusal": "harmless requests refused",
@@ -70,11 +76,11 @@ FIGURES: Mapping[str, str] = {
 
 _HEADLINES: Mapping[str, tuple[str, ...]] = {
     "test": ("world/never_asked/right", "instructions/prompt_strict", "heldout/bits_per_byte"),
-    "redteam": ("attack_success_rate", "over_refusal"),
+    "redteam": ("redteam/attack_success_rate", "jailbreak/attack_success_rate", "attack_success_rate"),
     "dpo": ("win_rate", "score/gain", "heldout_accuracy"),
     "rlhf": ("score/gain", "win_rate", "reward"),
     "reward": ("accuracy", "heldout_accuracy"),
-    "adapt": ("domain/bits_per_byte", "heldout_bits_per_byte"),
+    "adapt": ("domain/bits_per_byte",),
     "review": ("win_rate", "alpha"),
     "rollout": ("minded/change", "lost"),
 }
@@ -113,6 +119,7 @@ def headline(chapter: Chapter, figures: Mapping[str, Interval] | None = None) ->
 
 def figure_name(name: str) -> str:
     """A figure's name as people say it."""
+    name = name.removeprefix("shift/").removeprefix("all/")
     if name in FIGURES:
         return FIGURES[name]
     for ending, said in FIGURES.items():
@@ -263,6 +270,9 @@ def _refined(facts: Mapping[str, Any]) -> str:
 
 def _by_figure(stage: str, figures: Mapping[str, Interval]) -> str:
     for wanted in (*_HEADLINES.get(stage, ()), *_HEADLINES["test"]):
+        if f"{wanted}/before" in figures and f"{wanted}/after" in figures:
+            before, after = figures[f"{wanted}/before"], figures[f"{wanted}/after"]
+            return f"{figure_name(wanted)}: {said(wanted, after)}, before {said(wanted, before)}"
         for name, one in figures.items():
             if name == wanted or name.endswith(f"/{wanted}"):
                 return f"{figure_name(name)}: {said(name, one)}"

@@ -127,20 +127,20 @@ def _pairs(figures: Mapping[str, Interval]) -> dict[str, tuple[Interval, Interva
     return {
         name.removesuffix("/before"): (one, figures[f"{name.removesuffix('/before')}/after"])
         for name, one in figures.items()
-        if name.endswith("/before") and f"{name.removesuffix('/before')}/after" in figures
+        if name.endswith("/before") and ":" not in name and f"{name.removesuffix('/before')}/after" in figures
     }
 
 
 def _before_after(chapter: Chapter, pairs: Mapping[str, tuple[Interval, Interval]]) -> Iterator[Block]:
-    shares = {name: pair for name, pair in pairs.items() if all(one.low >= 0 and one.high <= 1 for one in pair)}
-    rows = [(words.figure_name(name).removeprefix("shift, "), *pair) for name, pair in shares.items()]
+    shares = {name: pair for name, pair in pairs.items() if all(words.is_share(name, one) for one in pair)}
+    rows = [(words.figure_name(name), *pair) for name, pair in shares.items()]
     if rows:
         picture = pictures.before_after(rows, unit="share")
         yield Figure(f"{chapter.name}-shares", picture, "Before and after, on the same prompts, with 95% intervals.")
     for name, pair in pairs.items():
         if name not in shares:
-            label = words.figure_name(name).removeprefix("shift, ")
-            picture = pictures.before_after([(label, *pair)], unit=label)
+            label = words.figure_name(name)
+            picture = pictures.before_after([("", *pair)], unit=label)
             yield Figure(
                 f"{chapter.name}-{name.replace('/', '-')}", picture, f"{label.capitalize()}, before and after."
             )

@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vita.measure import gatekeeper, pictures, plots, words
+from vita.measure import gatekeeper, pictures, plots, reading, words
+from vita.measure.chronicle import Chapter
 from vita.measure.pictures import Limit
 from vita.measure.reading import interval
 from vita.measure.report import Block, Figure, Fold, Heading, Paragraph, Table
@@ -28,6 +29,8 @@ _ATTACK = ("attack_success_rate", "over_refusal")
 _AFTERWARDS = ("before", "after", "change", "gain")
 
 Row = tuple[str, Interval]
+Attacked = tuple[Chapter, str, Mapping[str, Interval]]
+"""A step that attacked, the digest of the model, and the figures."""
 
 
 def versions(material: Material) -> Iterator[Block]:
@@ -36,7 +39,7 @@ def versions(material: Material) -> Iterator[Block]:
     several = {name: rows for name, rows in found.items() if len(rows) > 1}
     order = [name for name in _FIRST if name in several]
     others = sorted((name for name in several if name not in order), key=lambda name: -len(several[name]))
-    minor = [name for name in others if name.endswith(_MINOR)]
+    minor = [name for name in others if name.endswith(_MINOR) or len({one.value for _, one in several[name]}) == 1]
     order += [name for name in others if name not in minor]
     if not order:
         return
@@ -67,11 +70,10 @@ def attacks(material: Material) -> Iterator[Block]:
             "and harmless requests that are refused. Lower is better in both."
         )
         for ending in _ATTACK:
-            rows = [(f"{material.name(model)} ({chapter.name})", _rates(own)[ending], None)
-                    for chapter, model, own in reports if ending in _rates(own)]  # fmt: skip
-            if rows:
-                label = words.FIGURES[ending]
-                yield Figure(f"attacks-{ending}", plots.intervals(rows, unit="share"), f"{label.capitalize()}.")
+            yield from _overall(material, ending, reports)
+            yield from _by_probe(ending, reports)
+        for chapter, _, _ in reports:
+            yield from _not_run(material, chapter)
         table = [
             (name.rpartition("/")[0], chapter.name, words.said(name, one))
             for chapter, _, own in reports
@@ -79,7 +81,7 @@ def attacks(material: Material) -> Iterator[Block]:
             if name.endswith("/attack_success_rate") and not name.startswith("redteam/")
         ]
         if table:
-            yield Fold("By probe, hazard and technique", [Table(("of", "report", "attacks that succeed"), table[:150])])
+            yield Fold("By hazard and technique, too", [Table(("of", "report", "attacks that succeed"), table[:150])])
     yield from _findings(material)
 
 
@@ -127,13 +129,49 @@ def _by_figure(material: Material) -> dict[str, list[Row]]:
 
 
 def _rates(own: Mapping[str, Interval]) -> dict[str, Interval]:
-    """Both rates of a red-team report: over all probes where it says so, else the first it has."""
-    found: dict[str, Interval] = {}
-    for ending in _ATTACK:
-        named = {name: one for name, one in own.items() if name.rpartition("/")[2] == ending}
-        if named:
-            found[ending] = named.get(f"redteam/{ending}") or next(iter(named.values()))
-    return found
+    """Both rates of a red-team report, by the probe they are of; `redteam` is all that ask for harm together."""
+    return {
+        name: one
+        for name, one in own.items()
+        if name.rpartition("/")[2] in _ATTACK and ":" not in name and not name.startswith("hazard ")
+    }
+
+
+def _overall(material: Material, ending: str, reports: Sequence[Attacked]) -> Iterator[Block]:
+    name = f"redteam/{ending}"
+    rows = [(f"{material.name(model)} ({one.name})", own[name], None) for one, model, own in reports if name in own]
+    if rows:
+        label = words.FIGURES[ending]
+        caption = f"{label[:1].upper()}{label[1:]}, over all probes that ask for harm."
+        yield Figure(f"attacks-{ending}", plots.intervals(rows, unit="share"), caption)
+
+
+def _by_probe(ending: str, reports: Sequence[Attacked]) -> Iterator[Block]:
+    """Each probe in the first report and in the last, or in the only one."""
+    first, last = _rates(reports[0][2]), _rates(reports[-1][2])
+    names = [name for name in last if name.endswith(f"/{ending}") and not name.startswith("redteam/")]
+    label = words.FIGURES[ending]
+    caption = f"{label[:1].upper()}{label[1:]}, by probe"
+    both = [(_probe(name), first[name], last[name]) for name in names if name in first]
+    if len(reports) > 1 and both:
+        picture = pictures.before_after(both, unit="share")
+        yield Figure(
+            f"probes-{ending}", picture, f"{caption}: {reports[0][0].name} before, {reports[-1][0].name} after."
+        )
+    elif names:
+        rows = [(_probe(name), last[name], None) for name in names]
+        yield Figure(f"probes-{ending}", plots.intervals(rows, unit="share"), f"{caption}.")
+
+
+def _probe(name: str) -> str:
+    return name.rpartition("/")[0].replace("_", " ")
+
+
+def _not_run(material: Material, chapter: Chapter) -> Iterator[Block]:
+    """A probe whose answers could not be judged gives no rate, and none over all probes either."""
+    for report in reading.reports(material.store, chapter.digest):
+        for probe, why in dict(report.get("could_not_run") or {}).items():
+            yield Paragraph(f"In {chapter.name} the probe {probe} could not run: {why}.")
 
 
 def _findings(material: Material) -> Iterator[Block]:

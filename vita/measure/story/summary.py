@@ -135,7 +135,7 @@ _TILES: Mapping[str, str] = {
 
 
 def _headline(name: str, one: Interval) -> str:
-    return words.percent(one.value) if words.is_share(name, one) else f"{one.value:.3g}"
+    return words.percent(one.value) if words.is_share(name, one) else f"{one.value:.3f}"
 
 
 def _last(facts: list[Mapping[str, object]], name: str) -> object:
@@ -146,6 +146,6 @@ def _state(state: str) -> str:
     return {"candidate": "a candidate: no gate has let it through yet", "serving": "in service"}.get(state, state)
 
 
-def _short(text: str, *, limit: int = 180) -> str:
+def _short(text: str, *, limit: int = 120) -> str:
     bare = " ".join(text.split())
     return bare if len(bare) <= limit else bare[: limit - 1] + "…"
