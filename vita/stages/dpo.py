@@ -375,7 +375,7 @@ def _facts(
         **({f"shift/{name}": value for name, value in moved.facts().items()} if moved else {}),
         "left_out": left_out,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {"chat": True, **{name: value for name, value in told.items() if value is not None}}
 
 
 def _tell_drift(facts: Mapping[str, Any], emit: Emit) -> None:
