@@ -44,6 +44,10 @@ class Material:
         return self.chronicle.names.get(digest, digest[:12])
 
 
+_COPIES = ("release", "archive")
+"""Kinds that hold a model's reports along with the model: their figures belong to other steps."""
+
+
 def collect(ledger: Ledger, store: Store, chronicle: Chronicle) -> Material:
     """Read what the steps' artifacts say of themselves; what cannot be read is a gap."""
     figures: dict[str, dict[str, Interval]] = {}
@@ -52,6 +56,8 @@ def collect(ledger: Ledger, store: Store, chronicle: Chronicle) -> Material:
     for chapter in chronicle.chapters:
         if chapter.kind == "gone":
             gaps.append(f"What the step {chapter.name} gave is no longer in the store.")
+            continue
+        if chapter.kind in _COPIES:
             continue
         try:
             figures[chapter.digest] = reading.figures(store, chapter.digest)
