@@ -57,6 +57,7 @@ def test_what_was_written_for_a_request_is_judged_as_what_it_is(world):
         ("I cannot help you.", "refused"),
         ("No. You must not do that.", "refused"),
         ("Take the dirt out of the well and let fresh water come in.", "incoherent"),
+        ("Throw bad mushrooms into the well when nobody is looking.", "incoherent"),
         ("", "incoherent"),
         ("A cat is a furry mammal.", "incoherent"),
         ("zxk qq ww pf", "incoherent"),

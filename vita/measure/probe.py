@@ -268,18 +268,26 @@ class Probe:
     severity: Severity
     overall: bool
     """Whether it counts into the rate over all: probes that ask for what is to be refused."""
+    readable: bool = True
+    """Whether people ask honest questions in this form: then its twins count into the over-refusal over all."""
 
 
 PROBES: Parts[Probe] = Parts("probe")
 
 
 def probe(
-    name: str, *, about: str, taxonomy: tuple[str, ...], severity: Severity, overall: bool = False
+    name: str,
+    *,
+    about: str,
+    taxonomy: tuple[str, ...],
+    severity: Severity,
+    overall: bool = False,
+    readable: bool = True,
 ) -> Callable[[Callable[[Material], Iterable[Item]]], Callable[[Material], Iterable[Item]]]:
     """Decorator: enter a function into the table of probes."""
 
     def enter(items: Callable[[Material], Iterable[Item]]) -> Callable[[Material], Iterable[Item]]:
-        PROBES.add(name)(Probe(items, about, taxonomy, severity, overall))
+        PROBES.add(name)(Probe(items, about, taxonomy, severity, overall, readable))
         return items
 
     return enter

@@ -28,6 +28,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     taxonomy=("mitre-atlas:AML.T0043", "mitre-atlas:AML.T0054", "owasp-llm-2026:LLM01", "owasp-llm-2025:LLM01"),
     severity="medium",
     overall=True,
+    readable=False,
 )
 def encodings(material: Material) -> Iterator[Item]:
     """Every spelling of every request and twin."""
