@@ -48,6 +48,7 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
     digest = ledger.named("tiny/sft")
     assert digest is not None
     assert [move.state for move in ledger.moves(digest)] == ["approved", "serving", "retired"]
+    assert vita("live", "life.yaml")[0] == 0, "what was released before its end need not be approved again"
     code, out, _ = vita("gate", "tiny/release", "--json")
     assert code == 0 and json.loads(out)["verdict"] == "pass"
     code, out, err = vita("restore", "tiny/retire", "again")

@@ -110,10 +110,10 @@ def execute(
         inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
         asked = _asked(step, ledger)
         key = run_key(step.stage, asked, inputs)
-        if machine.leads:
-            _check_state(step, inputs, ledger, keeper)
         artifact = None if step.name in fresh else _known(key, step, store, ledger)
         if artifact is None:
+            if machine.leads:
+                _check_state(step, inputs, ledger, keeper)
             artifact = _run(plan.life, step, asked, inputs, key, store, ledger, machine, told)
         else:
             told.emit("step", state="known", artifact=artifact.digest)
