@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
 from vita.infer.engine import Engine
 from vita.infer.rows import Rows, serve_rows, steady_places
 from vita.infer.sampling import Sampling
-from vita.infer.scheduler import Ask, Closed, Ended, Event, Failed, Full, Piece, Read, Scheduler
+from vita.infer.scheduler import Scheduler
 from vita.nn.cache import Cache
 from vita.spine.errors import DataError, ModelError
 from vita.testing import byte_tokenizer, tiny_model

@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from vita.data.chat import ChatTemplate
 from vita.infer.engine import Engine
 from vita.infer.scheduler import Scheduler
-from vita.server.app import Served, create_app
+from vita.server.app import create_app
+from vita.server.doors import Served
 from vita.testing import byte_tokenizer, tiny_model
 
 DIGEST = "0123456789abcdef" * 4

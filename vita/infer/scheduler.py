@@ -16,15 +16,15 @@ import queue as queues
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.infer.engine import Engine, Finish, Request
+from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Listener, Piece, Read, Scored
+from vita.infer.engine import Engine, Request
 from vita.infer.rows import Rows, serve_rows, steady_places
 from vita.infer.sampling import Sampler, Sampling
 from vita.nn.cache import Cache
@@ -36,102 +36,6 @@ log = logging.getLogger(__name__)
 
 PIECE = 512
 """Tokens of prompts that are read between two steps, so that a long prompt does not hold up the others for long."""
-
-
-# -- what is asked
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A prompt, and what is wanted of it."""
-
-    prompt: Sequence[int]
-    sampling: Sampling = field(default_factory=Sampling)
-    answers: int = 1
-    """How many; 0 to read the prompt only. Answer 0 has the seed of `sampling`, the others seeds derived from it."""
-    top: int | None = None
-    """So many of the likeliest tokens are told at each place."""
-    biases: Mapping[int, float] = field(default_factory=dict)
-    """Added to the logits of these tokens."""
-    presence: float = 0.0
-    """Taken from the logit of every token that the answer holds already."""
-    frequency: float = 0.0
-    """Taken from the logit of a token for each time that the answer holds it."""
-    prompt_logprobs: bool = False
-    """Whether the prompt's own log-probabilities are told."""
-    embedding: bool = False
-    """Whether the prompt's embedding is told: the mean of the last layer's output, of length 1."""
-
-    @property
-    def seats(self) -> int:
-        """How much of the queue it takes."""
-        return max(1, self.answers)
-
-
-# -- what is told
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A token, the model's own log-probability of it, and the likeliest ones at its place."""
-
-    id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """The prompt was read."""
-
-    at: float
-    scores: tuple[Scored, ...] | None
-    """Of every token of the prompt but the first, when asked for."""
-    embedding: tuple[float, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """An answer has one token more."""
-
-    at: float
-    answer: int
-    scored: Scored
-    text: str
-    """What became certain of the text; it may be nothing."""
-    finish: Finish | None
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing more comes."""
-
-    at: float
-    cancelled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """Nothing more comes, by a fault."""
-
-    at: float
-    error: Exception
-
-
-Event = Read | Piece | Ended | Failed
-Listener = Callable[[Event], None]
-
-
-class Full(Exception):
-    """The queue is full; nothing was done."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-class Closed(Exception):
-    """No new requests are taken."""
 
 
 class Job:
@@ -413,6 +317,7 @@ class Scheduler:
             chosen, logprobs = answer.sampler(answer.adjusted(logits[0])[None])
             self._tell_token(answer, int(chosen), float(logprobs), logits[0])
             if request.finish is None:
+                answer.row = row
                 self._rows.put(row, job._cache)
                 self._sampler.put(row, answer.sampler)
                 self._answers[row] = answer
@@ -438,9 +343,6 @@ class Scheduler:
                 self._tell_token(answer, token, logprob, logits[row])
             except ModelError as error:
                 self._fail(answer.job, error)
-            else:
-                if answer.request.finish:
-                    self._leave(row)
 
     def _adjusted(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
         changed = [row for row, answer in self._answers.items() if answer.adjusts]
@@ -460,12 +362,14 @@ class Scheduler:
             scored = Scored(token, logprob)
         request.accept(token, scored.logprob)
         answer.take(token)
-        job._tell(Piece(self.clock(), answer.index, scored, request.fresh, request.finish))
-        if request.finish:
+        if request.finish:  # before it is told, so that whoever hears it finds the place free
+            if answer.row is not None:
+                self._leave(answer.row)
             self._release(1)
             job._left -= 1
-            if not job._left:
-                job._tell(Ended(self.clock()))
+        job._tell(Piece(self.clock(), answer.index, scored, request.fresh, request.finish))
+        if not job._left:
+            job._tell(Ended(self.clock()))
 
     def _leave(self, row: int) -> None:
         del self._answers[row]
@@ -500,6 +404,7 @@ class _Answer:
     def __init__(self, job: Job, index: int, request: Request, sampler: Sampler) -> None:
         self.job, self.index, self.request, self.sampler = job, index, request, sampler
         self.last = 0
+        self.row: int | None = None
         ask = job.ask
         self.adjusts = bool(ask.biases or ask.presence or ask.frequency)
         self._said: Counter[int] = Counter()

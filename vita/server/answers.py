@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita.data.tokenizer import Tokenizer
+from vita.infer.asking import Piece, Read, Scored
 from vita.infer.guard import Guard
-from vita.infer.scheduler import Piece, Read, Scored
 
 HOLD = 80
 """Characters at the end of a guarded stream that wait for what follows, since together they may be refused."""

@@ -12,53 +12,29 @@ import base64
 import secrets
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
-from vita.data.chat import encode
 from vita.data.records import Message
-from vita.infer.guard import Guard
+from vita.infer.asking import Ask, Piece, Read
 from vita.infer.sampling import Sampling
-from vita.infer.scheduler import Ask, Closed, Full, Piece, Read, Scheduler
+from vita.infer.scheduler import Scheduler
 from vita.server import api
 from vita.server.answers import Body, Chat, Choice, Completions, Echo, token_text, usage
-from vita.server.errors import ApiError, internal, invalid, model_not_found, too_large, too_long, unavailable
-from vita.server.flight import ClientLeft, Flight, refusal
-from vita.server.metrics import CONTENT_TYPE, Metrics
+from vita.server.doors import Doors, Served, messages_of
+from vita.server.errors import ApiError, internal, unavailable
+from vita.server.flight import ClientLeft, Flight
+from vita.server.metrics import CONTENT_TYPE
 from vita.server.web import RequestIds, answer_errors, describe
 from vita.server.web import json_response as _json
-from vita.spine.errors import DataError
 
 R = TypeVar("R", bound=api.Request)
 DONE = b"data: [DONE]\n\n"
-
-
-@dataclass(frozen=True)
-class Served:
-    """What a replica is told about the model that it serves."""
-
-    names: tuple[str, ...]
-    """By which requests may name it; the first is its id."""
-    version: str
-    """The label of its figures."""
-    digest: str
-    """The model's digest; its first 12 characters are the `system_fingerprint`."""
-    created: int = 0
-    """When it was released, in seconds since 1970."""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    """What a request that says nothing gets: `temperature`, `top_p`, `top_k`, `max_tokens`, `stop`."""
-    guard: Guard | None = None
-    """Refuses requests and answers."""
-    body_bytes: int = 1_000_000
-    """The largest body that is read."""
-    body_seconds: float = 30.0
-    """How long a body may take to arrive."""
 
 
 def create_app(scheduler: Scheduler | None, served: Served) -> FastAPI:
@@ -99,12 +75,11 @@ def create_app(scheduler: Scheduler | None, served: Served) -> FastAPI:
     return app
 
 
-class Replica:
+class Replica(Doors):
     """The routes."""
 
     def __init__(self, scheduler: Scheduler | None, served: Served) -> None:
-        self.scheduler, self.served = scheduler, served
-        self.metrics = Metrics(model=served.names[0], version=served.version)
+        super().__init__(scheduler, served)
         gauges: dict[str, Callable[[Scheduler], float]] = {
             "requests_running": lambda scheduler: scheduler.running,
             "requests_waiting": lambda scheduler: scheduler.waiting,
@@ -118,13 +93,13 @@ class Replica:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
-        asked = await self._read(request, api.ChatRequest)
-        self._check_model(asked.model)
-        scheduler = self._admit(asked.n)
-        messages = _messages(asked.messages)
-        ids = await self._chat_ids(scheduler, messages)
-        self._check_length(scheduler, ids, "messages", room=1)
-        refused = self._refused(messages)
+        asked = await self.read(request, api.ChatRequest)
+        self.check_model(asked.model)
+        scheduler = self.admit(asked.n)
+        messages = messages_of(asked.messages)
+        ids = await self.chat_ids(scheduler, messages)
+        self.check_length(scheduler, ids, "messages", room=1)
+        refused = self.refused(messages)
         top = (asked.top_logprobs or 0) if asked.logprobs else None
         ask = self._ask(asked, ids, limit=asked.limit, top=top)
         body = Chat(self._head("chatcmpl", asked), scheduler.engine.tokenizer, logprobs=asked.logprobs)
@@ -135,14 +110,14 @@ class Replica:
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions"""
-        asked = await self._read(request, api.CompletionRequest)
-        self._check_model(asked.model)
-        scheduler = self._admit(len(asked.prompts) * asked.n)
+        asked = await self.read(request, api.CompletionRequest)
+        self.check_model(asked.model)
+        scheduler = self.admit(len(asked.prompts) * asked.n)
         tokenizer = scheduler.engine.tokenizer
         room = 0 if asked.max_tokens == 0 else 1
-        prompts = [await self._prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in asked.prompts]
+        prompts = [await self.prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in asked.prompts]
         texts = [tokenizer.decode(ids, special=True) for ids in prompts]
-        refused = next((found for text in texts if (found := self._refused([Message("user", text)]))), None)
+        refused = next((found for text in texts if (found := self.refused([Message("user", text)]))), None)
         asks = [
             self._ask(
                 asked, ids, limit=asked.max_tokens, top=asked.logprobs,
@@ -168,14 +143,14 @@ class Replica:
         self, asked: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
     ) -> Ask:
         usual = self.served.sampling
-        self._check_ids(list(asked.biases), "logit_bias")
+        self.check_ids(list(asked.biases), "logit_bias")
         given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
         how = {name: usual.get(name) if value is None else value for name, value in given.items()}
         if how["top_p"] == 0:
             how["top_p"] = 1e-9  # the likeliest one alone
         if limit is None:
             # Where the release says nothing: OpenAI's 16 for a completion, what there is room for in a chat.
-            otherwise = 16 if isinstance(asked, api.CompletionRequest) else self._scheduler.context
+            otherwise = 16 if isinstance(asked, api.CompletionRequest) else self.ready_or_refuse().context
             limit = int(usual.get("max_tokens") or otherwise)
         sampling = Sampling.model_validate(
             {name: value for name, value in how.items() if value is not None}
@@ -200,7 +175,7 @@ class Replica:
         prompt_tokens: int,
     ) -> Response:
         """The answers whole or in pieces, or the guard's refusal in their place."""
-        flight = Flight(self._scheduler, self.metrics, request.receive)
+        flight = Flight(self.ready_or_refuse(), self.metrics, request.receive)
         told = self._told(flight, asks, choices, refused, body)
         if not asked.stream:
             async for _ in told:
@@ -273,10 +248,10 @@ class Replica:
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings"""
-        asked = await self._read(request, api.EmbeddingRequest)
-        self._check_model(asked.model)
-        scheduler = self._admit(len(asked.inputs))
-        inputs = [await self._prompt_ids(scheduler, one, "input", room=0, plain=True) for one in asked.inputs]
+        asked = await self.read(request, api.EmbeddingRequest)
+        self.check_model(asked.model)
+        scheduler = self.admit(len(asked.inputs))
+        inputs = [await self.prompt_ids(scheduler, one, "input", room=0, plain=True) for one in asked.inputs]
         flight = Flight(scheduler, self.metrics, request.receive)
         flight.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
         found: dict[int, Any] = {}
@@ -299,40 +274,40 @@ class Replica:
 
     async def model(self, model: str) -> Response:
         """GET /v1/models/{id}"""
-        self._check_model(model)
+        self.check_model(model)
         return _json(self._card(model))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
-        asked = await self._read(request, api.TokenizeRequest)
+        asked = await self.read(request, api.TokenizeRequest)
         if asked.model is not None:
-            self._check_model(asked.model)
-        scheduler = self._ready()
+            self.check_model(asked.model)
+        scheduler = self.ready_or_refuse()
         tokenizer = scheduler.engine.tokenizer
         if asked.prompt is not None:
             ids = await asyncio.to_thread(tokenizer.encode_template, asked.prompt)
         else:
-            messages = _messages(asked.messages or ())
-            ids = await self._chat_ids(scheduler, messages, answer=asked.add_generation_prompt)
+            messages = messages_of(asked.messages or ())
+            ids = await self.chat_ids(scheduler, messages, answer=asked.add_generation_prompt)
         strings = [token_text(tokenizer, token) for token in ids] if asked.return_token_strs else None
         return _json({"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings})
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
-        asked = await self._read(request, api.DetokenizeRequest)
+        asked = await self.read(request, api.DetokenizeRequest)
         if asked.model is not None:
-            self._check_model(asked.model)
-        tokenizer = self._ready().engine.tokenizer
-        self._check_ids(asked.tokens, "tokens")
+            self.check_model(asked.model)
+        tokenizer = self.ready_or_refuse().engine.tokenizer
+        self.check_ids(asked.tokens, "tokens")
         return _json({"prompt": tokenizer.decode(asked.tokens, special=True)})
 
     async def tokenizer_info(self) -> Response:
         """GET /tokenizer_info"""
-        engine = self._ready().engine
+        engine = self.ready_or_refuse().engine
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         template = engine.template.source if engine.template is not None else None
         told = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "add_bos_token": False}
-        told |= {"vocab_size": engine.tokenizer.vocabulary, "model_max_length": self._scheduler.context}
+        told |= {"vocab_size": engine.tokenizer.vocabulary, "model_max_length": self.ready_or_refuse().context}
         return _json({**told, **{name: engine.tokenizer.name_of(name) for name in names}})
 
     # -- probes
@@ -357,103 +332,9 @@ class Replica:
 
     async def drain(self) -> Response:
         """POST /drain"""
-        scheduler = self._ready()
+        scheduler = self.ready_or_refuse()
         scheduler.drain()
         return _json({"draining": True, "in_flight": scheduler.in_flight})
-
-    # -- doors
-
-    @property
-    def _scheduler(self) -> Scheduler:
-        return self._ready()
-
-    def _ready(self) -> Scheduler:
-        if self.scheduler is None:
-            raise unavailable("The model is being loaded", code="loading")
-        return self.scheduler
-
-    async def _read(self, request: Request, model: type[R]) -> R:
-        """The body, as far as it may go, in the time that it may take."""
-        limit = self.served.body_bytes
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length[:20]) > limit:
-            raise too_large(limit)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.served.body_seconds):
-                async for part in request.stream():
-                    body += part
-                    if len(body) > limit:
-                        raise too_large(limit)
-        except TimeoutError:
-            raise ApiError(408, "The body did not arrive in time") from None
-        return api.parse(model, bytes(body))
-
-    def _check_model(self, name: str) -> None:
-        if name not in self.served.names:
-            raise model_not_found(name)
-
-    def _admit(self, answers: int) -> Scheduler:
-        """Refuses what cannot be taken before anything is made of it."""
-        scheduler = self._ready()
-        if answers > scheduler.capacity:
-            raise invalid(f"At most {scheduler.capacity} answers can be asked for at once, not {answers}", "n")
-        try:
-            scheduler.check_room(answers)
-        except (Full, Closed) as error:
-            raise refusal(error, self.metrics) from None
-        return scheduler
-
-    async def _chat_ids(self, scheduler: Scheduler, messages: Sequence[Message], *, answer: bool = True) -> list[int]:
-        self._check_characters(scheduler, sum(len(message.content) for message in messages), "messages")
-        template = scheduler.engine.template
-        if template is None:
-            message = f"The model `{self.served.names[0]}` continues text and has no chat template; use /v1/completions"
-            raise invalid(message, "model", code="no_chat_template")
-        tokenizer = scheduler.engine.tokenizer
-        try:
-            encoded = await asyncio.to_thread(encode, tokenizer, template, messages, add_generation_prompt=answer)
-        except DataError as error:
-            raise invalid(str(error), "messages") from None
-        return encoded.ids
-
-    async def _prompt_ids(
-        self, scheduler: Scheduler, prompt: str | list[int], param: str, *, room: int, plain: bool = False
-    ) -> list[int]:
-        tokenizer = scheduler.engine.tokenizer
-        if isinstance(prompt, str):
-            self._check_characters(scheduler, len(prompt), param)
-            encode = tokenizer.encode if plain else tokenizer.encode_template
-            ids = await asyncio.to_thread(encode, prompt) or [tokenizer.document]
-        else:
-            ids = prompt
-            self._check_ids(ids, param)
-        self._check_length(scheduler, ids, param, room=room)
-        return ids
-
-    def _check_ids(self, ids: Sequence[int], param: str) -> None:
-        vocabulary = self._scheduler.engine.model.architecture.vocabulary
-        if ids and max(ids) >= vocabulary:
-            raise invalid(f"Token ids are from 0 to {vocabulary - 1}, got {max(ids)}", param, code="invalid_value")
-
-    def _check_length(self, scheduler: Scheduler, ids: Sequence[int], param: str, *, room: int) -> None:
-        if len(ids) + room > scheduler.context:
-            raise too_long(scheduler.context, len(ids), param=param)
-
-    def _check_characters(self, scheduler: Scheduler, characters: int, param: str) -> None:
-        """Refuses what is too long however it is cut into tokens, before it is cut."""
-        least = -(-characters // self._longest_token(scheduler))
-        if least > scheduler.context:
-            raise too_long(scheduler.context, least, param=param, exact=False)
-
-    def _longest_token(self, scheduler: Scheduler) -> int:
-        tokenizer = scheduler.engine.tokenizer
-        if not hasattr(self, "_longest"):
-            self._longest = max(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocabulary))
-        return max(1, self._longest)
-
-    def _refused(self, messages: Sequence[Message]) -> str | None:
-        return None if self.served.guard is None else self.served.guard.refuses_input(messages)
 
     def _head(self, kind: str, asked: api.Decoding) -> dict[str, Any]:
         name = "chat.completion" if kind == "chatcmpl" else "text_completion"
@@ -464,10 +345,6 @@ class Replica:
         told = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
         context = self.scheduler.context if self.scheduler else None
         return {**told, "version": self.served.version, "digest": self.served.digest, "max_model_len": context}
-
-
-def _messages(given: Sequence[api.Message]) -> list[Message]:
-    return [Message("system" if one.role == "developer" else one.role, one.content) for one in given]
 
 
 def _event(value: dict[str, Any]) -> bytes:

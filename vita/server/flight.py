@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from starlette.types import Message
 
-from vita.infer.scheduler import Ask, Closed, Ended, Event, Failed, Full, Job, Piece, Read, Scheduler
+from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
+from vita.infer.scheduler import Job, Scheduler
 from vita.server.errors import ApiError, internal, invalid, too_busy, unavailable
 from vita.server.metrics import Metrics
 from vita.spine.errors import DataError

@@ -46,7 +46,8 @@ def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu") ->
     from vita.infer.engine import Engine
     from vita.infer.guard import Guard
     from vita.infer.scheduler import Scheduler
-    from vita.server.app import Served, create_app
+    from vita.server.app import create_app
+    from vita.server.doors import Served
     from vita.spine.config import build
 
     pinned, told = verify(folder, digest=digest)
