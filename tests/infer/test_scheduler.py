@@ -310,6 +310,19 @@ def test_a_fault_of_the_worker_reaches_those_who_wait_and_the_next_are_served(
     assert told(scheduler.answer(Ask([256, 1], GREEDY))) == expected
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_end_of_the_worker_reaches_those_who_wait_and_those_who_come(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "_step", lambda: 1 / 0)
+    monkeypatch.setattr(scheduler, "_reset", lambda: 1 / 0)
+    for events in collect(scheduler, [Ask([256, 1], GREEDY)]):
+        assert isinstance(events[-1], Failed)
+        assert isinstance(events[-1].error, Closed)
+    with pytest.raises(Closed):
+        scheduler.submit(Ask([256, 1], GREEDY), print)
+
+
 def test_a_listener_that_fails_stops_nobody_else(scheduler: Scheduler) -> None:
     def fails(event: Event) -> None:
         raise RuntimeError("nobody listens")

@@ -199,22 +199,29 @@ class Scheduler:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        while True:
+        try:
+            while self._wait_for_work():
+                try:
+                    self._turn()
+                except Exception as error:
+                    log.exception("a step failed; its requests fail")
+                    begun, self._reading = self._begun(), None
+                    self._reset()
+                    for job in begun:
+                        self._fail(job, error)
+        finally:  # however it ends, nobody is left waiting
             with self._change:
-                while not (self._closed or self._waiting or self._reading or self._answers):
-                    self._change.wait()
-                if self._closed:
-                    break
-            try:
-                self._turn()
-            except Exception as error:
-                log.exception("a step failed; its requests fail")
-                begun, self._reading = self._begun(), None
-                self._reset()
-                for job in begun:
-                    self._fail(job, error)
-        for job in [*self._waiting, *self._begun()]:
-            self._fail(job, Closed("the server was shut down"))
+                self._closed = self._draining = True
+                left = [*self._waiting, *self._begun()]
+            for job in left:
+                job._tell(Failed(self.clock(), Closed("the server was shut down")))
+
+    def _wait_for_work(self) -> bool:
+        """True when there is some, False when it is over."""
+        with self._change:
+            while not (self._closed or self._waiting or self._reading or self._answers):
+                self._change.wait()
+            return not self._closed
 
     def _begun(self) -> list[Job]:
         """The jobs that the worker has in hand."""

@@ -322,7 +322,7 @@ class Replica(Doors):
         """GET /ready"""
         scheduler = self.scheduler
         if scheduler is None or scheduler.draining or not scheduler.alive:
-            why = "loading" if scheduler is None else "draining"
+            why = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
             raise unavailable(f"The replica is {why}", code=why)
         return _json({"status": "ready", "model": self.served.names[0], "digest": self.served.digest})
 
