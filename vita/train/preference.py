@@ -132,7 +132,7 @@ def ipo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
 
 @preference_loss("ipo_norm")
 def ipo_norm(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
-    """The same by the token, which others call ipo: it asks for 1 / (2 beta) nats a *token*; take a beta of 1 or more."""
+    """The same by the token, which others call ipo: it asks for 1 / (2 beta) nats a *token*; beta of 1 and more."""
     return (_ahead_per_token(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
 
 
