@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from vita.data.feedback import Cleaning, Overlap, Said, read_feedback, refine, write_feedback
+from vita.data.feedback import Cleaning, Kind, Overlap, Said, read_feedback, refine, write_feedback
 from vita.data.records import Message
 from vita.spine.errors import DataError
 
 QUESTION = (Message("user", "What is a cat?"),)
 
 
-def _said(number: int, kind: str, answer: str = "A cat.", **more) -> Said:
+def _said(number: int, kind: Kind, answer: str = "A cat.", **more) -> Said:
     given = {"prompt": QUESTION, "consent": True, "who": f"user{number}", **more}
     return Said(f"f{number}", kind, f"r{number}", "m" * 64, answer=answer, **given)
 

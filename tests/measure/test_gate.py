@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -38,7 +39,7 @@ def _bar(**limits) -> Bar:
     return build(Bar, {"report": "test", "figure": RIGHT, **limits}, where="bar")
 
 
-def _verdict(bar: Bar, *, since: float = 0.0, waived: dict[str, str] | None = None, **evidence: Evidence):
+def _verdict(bar: Bar, evidence: Mapping[str, Evidence], *, since: float = 0.0, waived: dict[str, str] | None = None):
     policy = Policy(model="sft", bars=(bar,))
     (found,) = judge(policy, model=MODEL, evidence=evidence, since={str(bar): since}, waived=waived).findings
     return found
@@ -57,18 +58,18 @@ def _verdict(bar: Bar, *, since: float = 0.0, waived: dict[str, str] | None = No
     ],
 )
 def test_a_bar_is_cleared_by_the_whole_interval(tmp_path, hits, limits, verdict):
-    assert _verdict(_bar(**limits), test=_report(tmp_path / "r", hits=hits, of=100)).verdict == verdict
+    assert _verdict(_bar(**limits), {"test": _report(tmp_path / "r", hits=hits, of=100)}).verdict == verdict
 
 
 def test_no_report_other_weights_and_a_late_bar_are_no_evidence(tmp_path):
     bar = _bar(at_least=0.5)
     foreign = _report(tmp_path / "foreign", hits=9, of=9, model=OTHER)
     good = _report(tmp_path / "good", hits=100, of=100)
-    assert _verdict(bar).said == "there is no report of the step `test`"
-    assert "not of aaaaaaaaaaaa" in _verdict(bar, test=foreign).said
-    assert "the bar was set after" in _verdict(bar, test=good, since=time.time() + 1).said
-    assert _verdict(_bar(figure="world/nothing", at_least=0.5), test=good).verdict == "could_not_run"
-    assert {_verdict(bar, **given).verdict for given in ({}, {"test": foreign})} == {"could_not_run"}
+    assert _verdict(bar, {}).said == "there is no report of the step `test`"
+    assert "not of aaaaaaaaaaaa" in _verdict(bar, {"test": foreign}).said
+    assert "the bar was set after" in _verdict(bar, {"test": good}, since=time.time() + 1).said
+    assert _verdict(_bar(figure="world/nothing", at_least=0.5), {"test": good}).verdict == "could_not_run"
+    assert {_verdict(bar, given).verdict for given in ({}, {"test": foreign})} == {"could_not_run"}
 
 
 def test_paired_items_decide_what_independent_intervals_leave_open(tmp_path):
@@ -83,16 +84,16 @@ def test_paired_items_decide_what_independent_intervals_leave_open(tmp_path):
         "test": _report(tmp_path / "c", hits=94, of=100),
         "before": _report(tmp_path / "d", hits=95, of=100, model=OTHER),
     }
-    assert _verdict(bar, **paired).verdict == "pass"
-    assert _verdict(bar, **alone).verdict == "unsure"
+    assert _verdict(bar, paired).verdict == "pass"
+    assert _verdict(bar, alone).verdict == "unsure"
 
 
 def test_a_waiver_lets_go_only_what_would_not_pass(tmp_path):
     bad, good = _report(tmp_path / "bad", hits=1, of=100), _report(tmp_path / "good", hits=100, of=100)
     waived = {f"test:{RIGHT}": "Ada: a trial"}
-    assert _verdict(_bar(at_least=0.9), waived=waived, test=bad).verdict == "waived"
-    assert "waived by Ada: a trial" in _verdict(_bar(at_least=0.9), waived=waived, test=bad).said
-    assert _verdict(_bar(at_least=0.9), waived=waived, test=good).verdict == "pass"
+    assert _verdict(_bar(at_least=0.9), {"test": bad}, waived=waived).verdict == "waived"
+    assert "waived by Ada: a trial" in _verdict(_bar(at_least=0.9), {"test": bad}, waived=waived).said
+    assert _verdict(_bar(at_least=0.9), {"test": good}, waived=waived).verdict == "pass"
 
 
 def test_a_bar_has_exactly_one_limit():

@@ -61,15 +61,15 @@ class Said:
 class Cleaning(Settings):
     """What becomes of feedback before anything is learnt from it."""
 
-    agreement: float = Field(0.6, gt=0.5, le=1)
+    agreement: float = Field(default=0.6, gt=0.5, le=1)
     """The share of voices on a pair that must agree; others are dropped as disputed."""
-    per_user: int = Field(200, ge=1)
+    per_user: int = Field(default=200, ge=1)
     """How many voices of one user count."""
-    pairs_per_prompt: int = Field(8, ge=1)
+    pairs_per_prompt: int = Field(default=8, ge=1)
     """How many pairs one prompt may give, so that a busy prompt does not outweigh the rest."""
-    longest: int = Field(4000, ge=1)
+    longest: int = Field(default=4000, ge=1)
     """Characters of an answer, at most."""
-    overlap: int = Field(8, ge=2)
+    overlap: int = Field(default=8, ge=2)
     """Words in a row that a prompt may not share with what the model is tested on; a shorter one may not equal it."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -49,7 +49,8 @@ LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""
 
 
-class Recipe(Settings):
+@dataclass(frozen=True)
+class Recipe:
     """What a method needs to work on models of one to ten million parameters; `Config` may say otherwise."""
 
     prompts: int
@@ -207,8 +208,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 def _settled(config: Config) -> Recipe:
     """The method's recipe with what the settings say otherwise."""
     given = {"low": config.clip_low, "high": config.clip_high}
-    given |= {name: getattr(config, name) for name in Recipe.model_fields if hasattr(config, name)}
-    recipe = RECIPES[config.method].model_copy(update={name: one for name, one in given.items() if one is not None})
+    given |= {name: getattr(config, name) for name in (one.name for one in fields(Recipe)) if hasattr(config, name)}
+    recipe = replace(RECIPES[config.method], **{name: one for name, one in given.items() if one is not None})
     _check(config, recipe)
     return recipe
 
