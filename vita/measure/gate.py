@@ -44,7 +44,7 @@ class Bar(Settings):
     """The figure may not be higher."""
     not_worse_than: str | None = None
     """A step whose report holds the same figure of another model; `margin` says how much worse is still as good."""
-    margin: float = Field(0.0, ge=0)
+    margin: float = Field(default=0.0, ge=0)
     """How much worse than the other model's figure this one may be."""
     lower_is_better: bool | None = None
     """Which way is worse, for `not_worse_than`; without it told from the figure's name."""
@@ -76,7 +76,7 @@ class Policy(Settings):
     """The step whose model must clear it."""
     bars: tuple[Bar, ...] = Field(min_length=1)
     """What must hold, all of it."""
-    approvals: int = Field(0, ge=0)
+    approvals: int = Field(default=0, ge=0)
     """How many people must approve by name, once the bars are cleared."""
 
 
