@@ -1,41 +1,77 @@
-"""Requests made from the OpenAPI document, right ones and wrong ones, never find a fault of the server's."""
+"""Requests made from the OpenAPI document, right ones and wrong ones, never find a fault: of a replica, or of the door."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.server.serving import tiny_app
+from tests.server.serving import DIGEST, serving, tiny_app
+from vita.server.front import gateway_app
+from vita.server.gateway import Gateway
+from vita.server.routing import Backend, Routes, Version
+from vita.server.settings import ServiceSettings
+from vita.spine.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-OPERATIONS = [
-    ("/v1/chat/completions", "POST"),
-    ("/v1/completions", "POST"),
-    ("/v1/embeddings", "POST"),
-    ("/tokenize", "POST"),
-    ("/detokenize", "POST"),
-    ("/v1/models", "GET"),
-    ("/v1/models/{model}", "GET"),
-    ("/tokenizer_info", "GET"),
-    ("/health", "GET"),
-    ("/ready", "GET"),
-    ("/metrics", "GET"),
-]
+TAKING = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
+TELLING = ["/v1/models", "/v1/models/{}", "/tokenizer_info", "/health", "/ready", "/metrics"]
+OF_REPLICA = [(path, "POST") for path in TAKING] + [(path, "GET") for path in TELLING]
+OF_DOOR = [*OF_REPLICA, ("/v1/feedback", "POST"), ("/openapi.json", "GET")]
 
 
-@pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
-@pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_no_request_finds_a_fault(path: str, method: str, mode: str) -> None:
-    schemathesis = pytest.importorskip("schemathesis")
+def with_wrong_ones(operations: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Every operation asked rightly, and wrongly where it takes a body."""
+    wrong = [(path, method, "NEGATIVE") for path, method in operations if method == "POST"]
+    return [(path, method, "POSITIVE") for path, method in operations] + wrong
+
+
+@contextmanager
+def replica() -> Iterator[FastAPI]:
+    """It is not asked after its application was shut down, so each test has its own."""
     app = tiny_app()
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app)
-    (name,) = [one for one in schema if one.split(":")[0].rstrip("}") == path.rstrip("}")]
-    operation = schema[name][method]
-    if mode == "NEGATIVE" and method == "GET":
-        pytest.skip("takes no body that could be wrong")
+    try:
+        yield app
+    finally:
+        app.state.replica.scheduler.close()
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a gateway before a replica."""
+    ledger = Ledger(tmp_path_factory.mktemp("ledger") / "ledger.db")
+    routes = Routes("cat")
+    backends = [Backend("a", "http://a", ready=True)]
+    routes.add(Version("cat:1", DIGEST, DIGEST, name="cat", created=1.0, share=1.0, backends=backends))
+    with replica() as app:
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app))
+        with serving(gateway_app(Gateway(routes, ledger, ServiceSettings(), client=client))) as url:
+            yield url
+    ledger.close()
+
+
+@pytest.mark.parametrize(("path", "method", "mode"), with_wrong_ones(OF_REPLICA))
+def test_no_request_finds_a_fault_of_a_replica(path: str, method: str, mode: str) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    with replica() as app:
+        asked(schemathesis.openapi.from_asgi("/openapi.json", app), path, method, mode)
+
+
+@pytest.mark.parametrize(("path", "method", "mode"), with_wrong_ones(OF_DOOR))
+def test_no_request_finds_a_fault_of_the_gateway(door: str, path: str, method: str, mode: str) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    asked(schemathesis.openapi.from_url(f"{door}/openapi.json"), path, method, mode)
+
+
+def asked(schema: Any, path: str, method: str, mode: str) -> None:
+    schemathesis = pytest.importorskip("schemathesis")
+    (name,) = [one for one in schema if plain(one) == path]
     statuses = set()
 
     @seed(0)
@@ -43,7 +79,7 @@ def test_no_request_finds_a_fault(path: str, method: str, mode: str) -> None:
         max_examples=25, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )  # fmt: skip
-    @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
+    @given(case=schema[name][method].as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
     def ask(case: Any) -> None:
         if isinstance(case.body, dict) and mode == "POSITIVE" and "model" in case.body:
             case.body["model"] = "cat"
@@ -54,5 +90,9 @@ def test_no_request_finds_a_fault(path: str, method: str, mode: str) -> None:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
     ask()
-    app.state.replica.scheduler.close()
     assert statuses
+
+
+def plain(path: str) -> str:
+    """A path with its parameters unnamed."""
+    return "/".join("{}" if part.startswith("{") else part for part in path.split("/"))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,7 +25,8 @@ from vita.data.order import shuffled
 from vita.data.records import Drop, Message, Preference, Rated
 from vita.data.sources import Source, preferences, ratings
 from vita.data.tokenizer import Tokenizer
-from vita.spine.errors import DataError
+from vita.spine.config import InputPath
+from vita.spine.errors import ConfigError, DataError
 
 WIDTHS = 16
 """Rows are as wide as a multiple of this, so that few different shapes occur."""
@@ -62,6 +64,23 @@ class Found:
         """Pairs, and drops by their reason."""
         drops = {f"dropped_{reason}": count for reason, count in sorted(self.dropped.items())}
         return {"pairs": len(self.learnt), "heldout_pairs": len(self.heldout), **drops}
+
+
+def asked_of(sources: Sequence[Source], cleaned: Path | None, *, where: str) -> list[Source]:
+    """The sources, and preferences that were cleaned already where there are any; none at all are refused."""
+    own = [Source(path=InputPath(str(cleaned)), name="preferences")] if cleaned else []
+    if not sources and not own:
+        raise ConfigError(f"{where}.sources", "is required, or the input `preferences`")
+    return [*sources, *own]
+
+
+def summary(found: Found, kind: str, *, where: str) -> str:
+    """What a person should know of what was read; nothing to learn from is refused."""
+    if not found.learnt:
+        lost = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "there were none"
+        raise DataError(where, f"the sources hold no {kind} to learn from ({lost})")
+    told = f"{len(found.learnt):,} {kind} to learn from, {len(found.heldout):,} held out"
+    return told + "".join(f", {count:,} dropped: {why}" for why, count in sorted(found.dropped.items()))
 
 
 def read_pairs(

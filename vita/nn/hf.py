@@ -31,6 +31,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
+DESCRIPTION = "vita.json"
 M = TypeVar("M", bound=Transformer)
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", GENERATION)
 """Files that go with a model through its life and do not change when its weights do."""
@@ -119,6 +120,18 @@ def carry(source: str | Path, folder: str | Path) -> None:
     for name in COMPANIONS:
         if (Path(source) / name).exists():
             shutil.copyfile(Path(source) / name, Path(folder) / name)
+
+
+def save_next(model: Transformer, folder: str | Path, *, source: str | Path, **learnt: int) -> None:
+    """Saves a model that was made from the one in `source`: weights, its companions, and `learnt` in `vita.json`."""
+    save(model, folder)
+    carry(source, folder)
+    describe(model.architecture, folder, **learnt)
+
+
+def describe(architecture: Architecture, folder: str | Path, **learnt: int) -> None:
+    """Writes `vita.json`: the context, and what was learnt last (`steps`, `tokens`)."""
+    _write_json(Path(folder) / DESCRIPTION, {"context": architecture.context, **learnt})
 
 
 def _fill(model: Transformer, folder: Path) -> None:

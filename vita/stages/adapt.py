@@ -156,10 +156,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     folder = context.draft_folder()
-    hf.save(trained, folder)
-    hf.carry(inputs.model.path, folder)
-    about = {"context": shape.context, "steps": steps, "tokens": steps * rows * length}
-    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=steps * rows * length)
     figures = _measured(config, inputs, domain, folder, tokenizer, context)
     counted = {
         "steps": steps,

@@ -8,43 +8,50 @@ made from rank the same held-out pairs and answer the same held-out prompts.
 from __future__ import annotations
 
 import json
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
 from vita.data.chat import ChatTemplate
-from vita.data.pairs import Found, OnLong, PairRows, TokenPair, read_pairs, read_ratings
+from vita.data.pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings, summary
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
 from vita.infer.engine import Engine
 from vita.infer.reward import RewardModel
 from vita.infer.sampling import Sampling
+from vita.measure.judging import Judges
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
 from vita.measure.pairs import Both, compare, figures_section
 from vita.measure.report import Section
 from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.shift import Shift, shift
+from vita.measure.shift import Shift
 from vita.measure.statistics import Interval
 from vita.nn import hf
-from vita.spine.config import InputPath, Settings, neutral
-from vita.spine.errors import ConfigError, DataError
+from vita.spine.config import Settings, neutral
+from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.train import rules
 from vita.train.loop import Look, train
-from vita.train.optim import Optimization
-from vita.train.pairs import LearnsPairs, PairBatches, PairLearning, first_step, learning, reference_of
+from vita.train.pairs import (
+    LearnsPairs,
+    PairBatches,
+    PairLearning,
+    first_step,
+    learning,
+    preference_training,
+    reference_of,
+)
 from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.preference import Knobs
-from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
 
 VERSION = 1
@@ -139,10 +146,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     length = config.max_length or shape.context
     if length > shape.context:
         raise ConfigError("dpo.max_length", expected=f"at most {shape.context}, the model's context", got=length)
-    judge = _judge(config, inputs, context)
+    judges = _judges(config, inputs, context)
     tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
     found = _read(config, inputs, learn, tokenizer, template, context, length=length)
-    training = _training(config, len(found.learnt), parameters=shape.parameters())
+    training = preference_training(
+        pairs=len(found.learnt),
+        rate=rules.preference_rate(shape.parameters()) * config.rate,
+        **config.model_dump(include={"epochs", "steps", "rows", "schedule", "warmup", "micro_tokens", "precision"}),
+    )
     steps = training.schedule.steps
 
     with joined(context.machine) as world:
@@ -162,10 +173,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         check = first_step(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
 
         def work(step: int) -> Work:
-            made = _complete(batches, batches(step), trainer)
+            made = batches.completed(batches(step), trainer)
             return made if step else replace(made, check=check)
 
-        looks = [Look(max(1, steps // config.looks), lambda one: _look(heldout, one), at_start=True)]
+        looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)]
         learnt = train(
             trainer,
             work,
@@ -183,13 +194,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     folder = context.draft_folder()
-    hf.save(trained, folder)
-    hf.carry(inputs.model.path, folder)
+    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=int(rows.tokens.sum()))
     template.save(folder)
-    about = {"context": shape.context, "steps": steps, "tokens": int(rows.tokens.sum())}
-    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
-    moved = _moved(config, inputs, judge, found, folder, context)
+    moved = _moved(config, inputs, judges, found, folder, context)
     facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out)
     _tell_drift(facts, context.emit)
     _write(config, inputs, learnt.curve, training, facts, ranked, moved, folder)
@@ -210,14 +218,9 @@ def _read(
     length: int,
 ) -> Found:
     """All pairs in tokens, with what a person should know of them told."""
-    sources = [*config.sources]
-    if inputs.preferences:
-        sources.append(Source(path=InputPath(str(inputs.preferences.path)), name="preferences"))
-    if not sources:
-        raise ConfigError("dpo.sources", "is required, or the input `preferences`")
     read, kind = (read_pairs, "pairs") if isinstance(learn, LearnsPairs) else (read_ratings, "answers with a verdict")
     found = read(
-        sources,
+        asked_of(config.sources, inputs.preferences and inputs.preferences.path, where="dpo"),
         tokenizer,
         template,
         length=length,
@@ -227,11 +230,7 @@ def _read(
         shuffle_labels=config.shuffle_labels,
         tell=lambda count: context.emit("progress", done=count, total=None, unit=kind) if count % 200 == 1 else None,
     )
-    if not found.learnt:
-        lost = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "there were none"
-        raise DataError("dpo", f"the sources hold no {kind} to learn from ({lost})")
-    told = f"{len(found.learnt):,} {kind} to learn from, {len(found.heldout):,} held out"
-    context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(found.dropped.items())))
+    context.emit("note", text=summary(found, kind, where="dpo"))
     for name, answer in zip(_names(found.learnt[0], learn), found.learnt[0].answers, strict=True):
         context.emit("note", text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}")
     return found
@@ -241,35 +240,6 @@ def _names(pair: TokenPair, learn: PairLearning) -> tuple[str, str]:
     if isinstance(learn, LearnsPairs):
         return "better answer", "worse answer"
     return f"{'good' if pair.good else 'bad'} answer", "answer of another prompt"
-
-
-# -- training
-
-
-def _training(config: Config, pairs: int, *, parameters: int) -> Training:
-    steps = config.steps or max(1, math.ceil(config.epochs * pairs / config.rows))
-    rate = rules.preference_rate(parameters) * config.rate
-    rates = {f"{part}_rate": rate for part in ("matrix", "embedding", "head", "scalar")}
-    return Training(
-        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
-        optimization=Optimization.model_validate({"matrices": "adamw", **rates}),
-        micro_tokens=config.micro_tokens,
-        precision=config.precision,
-        compiled="no",  # rows are as wide as a step's longest pair, and only answers meet the head
-        outliers=False,
-    )
-
-
-def _complete(batches: PairBatches, made: Work, trainer: Trainer) -> Work:
-    return made if isinstance(trainer.learner.loss, LearnsPairs) else batches.with_drift(made, trainer)
-
-
-def _look(heldout: PairBatches, trainer: Trainer) -> dict[str, float]:
-    size = heldout.world.size
-    numbers = range(len(heldout.rows) // size * size)
-    pieces = [list(numbers[start : start + 64 * size]) for start in range(0, len(numbers), 64 * size)]
-    found = trainer.evaluate(_complete(heldout, heldout.of(piece), trainer) for piece in pieces)
-    return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
 
 
 def _watching(emit: Emit) -> Emit:
@@ -305,15 +275,7 @@ def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> di
     return compare(told[0], told[1], [Both(*pair) for pair in rows.tokens.tolist()], beta=beta)
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """What says how good and how right an answer is."""
-
-    score: Rewards
-    right: Rewards | None
-
-
-def _judge(config: Config, inputs: Inputs, context: Context) -> _Judge | None:
+def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     """Found before anything slow begins, so that a wrong name costs nothing."""
     world = next((source.world for source in config.sources if source.world), None)
     choices, right = config.rewards, config.right
@@ -323,33 +285,20 @@ def _judge(config: Config, inputs: Inputs, context: Context) -> _Judge | None:
         return None
     model = RewardModel.open(inputs.reward.path, device=context.machine.device) if inputs.reward else None
     rights = Rewards.open([right], where="dpo.right", model=model, world=world) if right else None
-    return _Judge(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
+    return Judges(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
 
 
 def _moved(
-    config: Config, inputs: Inputs, judge: _Judge | None, found: Found, folder: Any, context: Context
+    config: Config, inputs: Inputs, judges: Judges | None, found: Found, folder: Path, context: Context
 ) -> Shift | None:
     prompts = list(dict.fromkeys(pair.prompt for pair in found.heldout))[: config.prompts]
-    if judge is None or not prompts:
-        why = "no prompt is held out" if judge else "`rewards` names nothing to score them by"
+    if judges is None or not prompts:
+        why = "no prompt is held out" if judges else "`rewards` names nothing to score them by"
         context.emit("note", text=f"answers are not compared: {why}")
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
     before, after = (Engine.open(place, device=context.machine.device) for place in (inputs.model.path, folder))
-    right = judge.right
-    return shift(
-        before,
-        after,
-        prompts,
-        score=lambda asked, answers: judge.score(asked, answers).total,
-        right=(lambda asked, answers: _truths(right(asked, answers).total)) if right else None,
-        sampling=config.sampling,
-        seed=config.seed,
-    )
-
-
-def _truths(values: list[float | None]) -> list[bool | None]:
-    return [None if value is None else value > 0.5 for value in values]
+    return judges.beside(before, after, prompts, sampling=config.sampling, seed=config.seed)
 
 
 # -- what came
@@ -395,7 +344,7 @@ def _write(
     facts: Mapping[str, Any],
     ranked: Mapping[str, Interval],
     moved: Shift | None,
-    folder: Any,
+    folder: Path,
 ) -> None:
     sections: list[Section] = []
     if ranked:

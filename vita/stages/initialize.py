@@ -73,7 +73,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     )
     tokenizer.save(folder)
     ChatTemplate.default().save(folder)
-    (folder / "vita.json").write_text(json.dumps({"context": architecture.context, "steps": 0}) + "\n")
+    hf.describe(architecture, folder, steps=0)
     _write_report(found, config, folder / "report")
     facts = {"parameters": architecture.parameters(), "loss": found["loss"], "ln_vocabulary": found["ln_vocabulary"]}
     return Draft(Model, folder, {**facts, "scheme": config.scheme})

@@ -131,8 +131,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     folder = context.draft_folder()
-    hf.save(trained, folder)
-    hf.carry(inputs.model.path, folder)
+    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=steps * rows * length)
     facts = {
         "steps": steps,
         "tokens": steps * rows * length,
@@ -143,8 +142,6 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "left_out": learnt.left_out,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
-    about = {"context": model.architecture.context, "steps": steps, "tokens": facts["tokens"]}
-    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
     write_learning(
         learnt.curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=_settings(training)

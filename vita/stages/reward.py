@@ -8,7 +8,6 @@ pairs well: a longer run makes it surer and not righter, and what learns from it
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from pydantic import Field
 
 from vita.data.chat import ChatTemplate
-from vita.data.pairs import Found, PairRows, read_pairs
+from vita.data.pairs import Found, PairRows, asked_of, read_pairs, summary
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
@@ -26,24 +25,20 @@ from vita.measure.pairs import Both, calibration, calibration_section, figures_s
 from vita.measure.statistics import Interval
 from vita.nn import hf, reward
 from vita.nn.reward import RewardTransformer, Start
-from vita.spine.config import InputPath, Settings, neutral
-from vita.spine.errors import ConfigError, DataError
+from vita.spine.config import Settings, neutral
+from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.train import rules
 from vita.train.loop import Look, train
-from vita.train.optim import Optimization
-from vita.train.pairs import LearnsScores, PairBatches, both_scores, pair_tensors
+from vita.train.pairs import AT_ONCE, LearnsScores, PairBatches, both_scores, pair_tensors, preference_training
 from vita.train.parallel import joined
 from vita.train.precision import Choice
-from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training
 
 VERSION = 1
 PARALLEL = True
 """All processes carry it out together."""
-
-SCORED_AT_ONCE = 64
 
 
 class Config(Settings):
@@ -105,7 +100,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
     found = _read(config, inputs, tokenizer, template, context, length=length)
     model = RewardTransformer.of(begun, start=config.head, seed=config.seed)
-    training = _training(config, len(found.learnt), parameters=shape.parameters())
+    training = preference_training(
+        pairs=len(found.learnt),
+        rate=rules.preference_rate(shape.parameters()) * config.rate,
+        **config.model_dump(include={"epochs", "steps", "rows", "schedule", "warmup", "micro_tokens", "precision"}),
+    )
 
     with joined(context.machine) as world:
         trainer = Trainer(model, LearnsScores(config.centering), training, world=world, threads=context.machine.threads)
@@ -113,7 +112,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
         none = torch.zeros(max(len(rows), len(aside)), 2)
         batches = PairBatches(rows, none, size=config.rows, seed=config.seed, world=world)
         heldout = PairBatches(aside, none, size=world.size, seed=config.seed, world=world)
-        looks = [Look(config.look_every, lambda one: _look(heldout, one), at_start=True)]
+        looks = [Look(config.look_every, heldout.look, at_start=True)]
         learnt = train(
             trainer,
             batches,
@@ -136,8 +135,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     reward.save(trained, folder, padding=tokenizer.pad)
     hf.carry(inputs.model.path, folder)
     template.save(folder)
-    about = {"context": shape.context, "steps": learnt.steps, "tokens": int(rows.tokens.sum())}
-    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
     figures = of_scores(scores, [pair.source for pair in found.heldout]) if scores else {}
     gap = calibration(scores)[1] if scores else None
     facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps, left_out=learnt.left_out)
@@ -153,13 +151,8 @@ def _read(
     config: Config, inputs: Inputs, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
 ) -> Found:
     """All pairs in tokens, with what a person should know of them told."""
-    sources = [*config.sources]
-    if inputs.preferences:
-        sources.append(Source(path=InputPath(str(inputs.preferences.path)), name="preferences"))
-    if not sources:
-        raise ConfigError("reward.sources", "is required, or the input `preferences`")
     found = read_pairs(
-        sources,
+        asked_of(config.sources, inputs.preferences and inputs.preferences.path, where="reward"),
         tokenizer,
         template,
         length=length,
@@ -168,41 +161,11 @@ def _read(
         shuffle_labels=config.shuffle_labels,
         tell=lambda n: context.emit("progress", done=n, total=None, unit="pairs") if n % 200 == 1 else None,
     )
-    if not found.learnt:
-        lost = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "there were none"
-        raise DataError("reward", f"the sources hold no pairs to learn from ({lost})")
-    told = f"{len(found.learnt):,} pairs to learn from, {len(found.heldout):,} held out"
-    context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(found.dropped.items())))
+    context.emit("note", text=summary(found, "pairs", where="reward"))
     for name, answer in zip(("better", "worse"), found.learnt[0].answers, strict=True):
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
         context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
     return found
-
-
-# -- training
-
-
-def _training(config: Config, pairs: int, *, parameters: int) -> Training:
-    steps = config.steps or max(1, math.ceil(config.epochs * pairs / config.rows))
-    rate = rules.preference_rate(parameters) * config.rate
-    rates = {f"{part}_rate": rate for part in ("matrix", "embedding", "head", "scalar")}
-    return Training(
-        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
-        optimization=Optimization.model_validate({"matrices": "adamw", **rates}),
-        micro_tokens=config.micro_tokens,
-        precision=config.precision,
-        compiled="no",  # rows are as wide as a step's longest pair
-        outliers=False,
-    )
-
-
-def _look(heldout: PairBatches, trainer: Trainer) -> dict[str, float]:
-    size = heldout.world.size
-    numbers = range(len(heldout.rows) // size * size)
-    at_once = SCORED_AT_ONCE * size
-    pieces = (list(numbers[start : start + at_once]) for start in range(0, len(numbers), at_once))
-    found = trainer.evaluate(heldout.of(piece) for piece in pieces)
-    return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
 
 
 def _is_enough(config: Config, row: Mapping[str, Any]) -> bool:
@@ -215,8 +178,8 @@ def _is_enough(config: Config, row: Mapping[str, Any]) -> bool:
 
 def _scores(trainer: Trainer, rows: PairRows) -> list[Both]:
     found: list[Both] = []
-    for start in range(0, len(rows), SCORED_AT_ONCE):
-        tensors = pair_tensors(rows, range(start, min(start + SCORED_AT_ONCE, len(rows))))
+    for start in range(0, len(rows), AT_ONCE):
+        tensors = pair_tensors(rows, range(start, min(start + AT_ONCE, len(rows))))
         found += [Both(*pair) for pair in trainer.each(tensors, both_scores).double().tolist()]
     return found
 

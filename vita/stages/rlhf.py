@@ -7,7 +7,6 @@ it never saw: reward, what it still knows, divergence and length, with intervals
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from vita.data.prompts import Prompt, distinct, prompts
-from vita.data.records import Message
 from vita.data.sources import Source
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
+from vita.measure.judging import Judges
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
 from vita.measure.rewards import RewardChoice, Rewards
 from vita.measure.rollouts import HEADLINE, HeldOut, Method, Plan, Rollouts, columns
-from vita.measure.shift import Shift, shift
+from vita.measure.shift import Shift
 from vita.nn import hf
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
@@ -164,7 +163,7 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     settled = _settled(config)
     device = context.machine.device
-    judges = _judges(config, inputs, device)
+    rewards, judges = _judges(config, inputs, device)
     reference = Engine.open(inputs.model.path, device=device)
     asked, aside = _prompts(config, reference, context)
     policy, tokenizer, template = hf.load(inputs.model.path), reference.tokenizer, reference.template
@@ -179,8 +178,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         threads=context.machine.threads,
     )
     plan = _plan(config, settled)
-    rollouts = Rollouts(trainer, engine, reference.model, asked, judges.rewards, plan, seed=config.seed)
-    heldout = HeldOut(engine, reference.model, aside[:LOOKED_AT], judges.rewards, plan, seed=config.seed)
+    rollouts = Rollouts(trainer, engine, reference.model, asked, rewards, plan, seed=config.seed)
+    heldout = HeldOut(engine, reference.model, aside[:LOOKED_AT], rewards, plan, seed=config.seed)
     learnt = train(
         trainer,
         rollouts,
@@ -196,7 +195,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     context.record |= learnt.record
     final = model.policy() if isinstance(model, ActorCritic) else model
     later = Engine(final, tokenizer, template=template, device=device)
-    found = _compared(config, reference, later, aside, judges.final, judges.right)
+    found = judges.beside(
+        reference,
+        later,
+        [prompt.messages for prompt in aside],
+        columns=columns(aside),
+        samples=config.compared_samples,
+        sampling=config.compared,
+        seed=config.seed,
+    )
     facts = _facts(config, learnt, found, asked=asked, aside=aside)
     context.emit("note", text=_story(facts, found))
     return Draft(Model, _written(config, inputs, context, final, learnt, found, facts, training), facts)
@@ -284,16 +291,8 @@ def _training(config: Config, settled: Recipe, *, width: int) -> Training:
 # -- what is asked, and who judges
 
 
-@dataclass(frozen=True)
-class _Judges:
-    """What answers are worth while learning, at the end, and whether they are right."""
-
-    rewards: Rewards
-    final: Rewards
-    right: Rewards | None
-
-
-def _judges(config: Config, inputs: Inputs, device: str) -> _Judges:
+def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judges]:
+    """What answers are worth while learning, and who judges at the end."""
     world = next((source.world for source in config.sources if source.world is not None), None)
     scorer = _reward_model(inputs.reward, device) if inputs.reward else None
 
@@ -302,7 +301,7 @@ def _judges(config: Config, inputs: Inputs, device: str) -> _Judges:
 
     rewards = opened(config.rewards, "rewards")
     final = opened(config.judged_by, "judged_by") if config.judged_by else rewards
-    return _Judges(rewards, final, opened([config.right], "right") if config.right else None)
+    return rewards, Judges(final, opened([config.right], "right") if config.right else None)
 
 
 def _reward_model(reward: Reward, device: str) -> Any:
@@ -332,29 +331,6 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
 
 
 # -- what came of it
-
-
-def _compared(
-    config: Config, before: Engine, after: Engine, aside: Sequence[Prompt], judges: Rewards, right: Rewards | None
-) -> Shift:
-    def values(rewards: Rewards, texts: Sequence[str]) -> list[float | None]:
-        asked = [prompt for prompt in aside for _ in range(len(texts) // len(aside))]
-        return rewards([one.messages for one in asked], texts, **columns(asked)).total
-
-    def is_right(given: Sequence[Sequence[Message]], texts: Sequence[str]) -> list[bool | None]:
-        assert right is not None
-        return [None if value is None else value >= 0.5 for value in values(right, texts)]
-
-    return shift(
-        before,
-        after,
-        [prompt.messages for prompt in aside],
-        score=lambda given, texts: values(judges, texts),
-        right=is_right if right else None,
-        samples=config.compared_samples,
-        sampling=config.compared,
-        seed=config.seed,
-    )
 
 
 def _facts(
@@ -420,10 +396,7 @@ def _written(
     training: Training,
 ) -> Path:
     folder = context.draft_folder()
-    hf.save(final, folder)
-    hf.carry(inputs.model.path, folder)
-    about = {"context": final.architecture.context, "steps": learnt.steps}
-    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
+    hf.save_next(final, folder, source=inputs.model.path, steps=learnt.steps)
     settings = {
         **config.model_dump(mode="json", exclude={"sources", "checkpoint_seconds"}),
         "matrix_rate": training.optimization.matrix_rate,

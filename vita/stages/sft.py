@@ -8,7 +8,6 @@ dialogue, here as in testing and serving.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,12 +144,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     if heldout:
         context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))
     folder = context.draft_folder()
-    hf.save(trained, folder)
-    hf.carry(inputs.model.path, folder)
+    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=batches.packing.targets)
     template.save(folder)
     _end_at_turns(tokenizer, inputs.model, folder)
-    about = {"context": shape.context, "steps": steps, "tokens": batches.packing.targets}
-    (folder / "vita.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
     lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} tokens to learn, {steps:,} steps."
     write_learning(

@@ -24,15 +24,18 @@ from vita.data.pairs import PairRows
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError, TrainingError
 from vita.train.losses import Tensors
+from vita.train.optim import Optimization
 from vita.train.parallel import World
 from vita.train.policy import chosen as of_chosen_tokens
+from vita.train.precision import Choice
 from vita.train.preference import PREFERENCE_LOSSES, Answers, Knobs, bradley_terry, drift, kto
-from vita.train.trainer import Trainer, Work
+from vita.train.schedule import Schedule
+from vita.train.trainer import Trainer, Training, Work
 
 # B rows, T position, P pairs
 
-REFERENCE_PAIRS = 64
-"""Pairs whose reference is taken at once."""
+AT_ONCE = 64
+"""Pairs that are looked at, or whose reference is taken, at once."""
 
 
 def log_probabilities(model: Transformer, ids: Int[Tensor, "B T"], learn: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
@@ -171,7 +174,32 @@ def both_scores(model: Transformer, tensors: Tensors) -> Float[Tensor, "P 2"]:
     return scores(tensors["ids"].flatten(0, 1), tensors["last"].flatten()).unflatten(0, (-1, 2))
 
 
-# -- batches
+# -- how, and in which batches
+
+
+def preference_training(
+    *,
+    pairs: int,
+    rows: int,
+    epochs: float,
+    steps: int | None,
+    rate: float,
+    schedule: str,
+    warmup: float,
+    micro_tokens: int,
+    precision: Choice,
+) -> Training:
+    """AdamW at one `rate` for everything, over `epochs` passes in steps of `rows` pairs, or over `steps`."""
+    count = steps or max(1, math.ceil(epochs * pairs / rows))
+    rates = {f"{part}_rate": rate for part in ("matrix", "embedding", "head", "scalar")}
+    return Training(
+        schedule=Schedule(steps=count, name=schedule, warmup=round(warmup * count)),
+        optimization=Optimization.model_validate({"matrices": "adamw", **rates}),
+        micro_tokens=micro_tokens,
+        precision=precision,
+        compiled="no",  # rows are as wide as a step's longest pair, and only answers meet the head
+        outliers=False,
+    )
 
 
 class PairBatches:
@@ -200,6 +228,17 @@ class PairBatches:
             "good_share": torch.full((len(mine),), good.float().mean().item()),
         }
         return Work(tensors, targets=len(numbers))
+
+    def completed(self, work: Work, trainer: Trainer) -> Work:
+        """The work with what hangs on the weights as they are."""
+        return self.with_drift(work, trainer) if isinstance(trainer.learner.loss, LearnsVerdicts) else work
+
+    def look(self, trainer: Trainer) -> dict[str, float]:
+        """`heldout_loss` and the other figures of these pairs, of as many as the processes share evenly."""
+        count, size = len(self.rows) // self.world.size * self.world.size, AT_ONCE * self.world.size
+        pieces = (range(start, min(start + size, count)) for start in range(0, count, size))
+        found = trainer.evaluate(self.completed(self.of(piece), trainer) for piece in pieces)
+        return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
 
     def with_drift(self, work: Work, trainer: Trainer) -> Work:
         """KTO's reference point under the weights as they are, one for the whole step."""
@@ -241,8 +280,8 @@ def reference_of(
     if kept is not None:
         return kept
     parts = []
-    for start in range(0, len(rows), REFERENCE_PAIRS):
-        numbers = range(start, min(start + REFERENCE_PAIRS, len(rows)))
+    for start in range(0, len(rows), AT_ONCE):
+        numbers = range(start, min(start + AT_ONCE, len(rows)))
         parts.append(trainer.each(pair_tensors(rows, numbers), both).cpu())
         tell(numbers.stop)
     found = torch.cat(parts) if parts else torch.zeros(0, 2)
