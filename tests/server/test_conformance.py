@@ -1,4 +1,4 @@
-"""Requests made from the OpenAPI document, right ones and wrong ones, never find a fault: of a replica, or of the door."""
+"""Requests made from the OpenAPI document, right and wrong ones, find no fault of a replica, nor of the gateway."""
 
 from __future__ import annotations
 

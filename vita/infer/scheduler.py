@@ -15,7 +15,7 @@ import logging
 import queue as queues
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Listener, Piece, Read, Scored
-from vita.infer.engine import Engine, Request
+from vita.infer.engine import Engine
+from vita.infer.job import Answer, Job, not_numbers, scored
 from vita.infer.rows import Rows, serve_rows, steady_places
 from vita.infer.sampling import Sampler, Sampling
 from vita.nn.cache import Cache
@@ -36,37 +37,6 @@ log = logging.getLogger(__name__)
 
 PIECE = 512
 """Tokens of prompts that are read between two steps, so that a long prompt does not hold up the others for long."""
-
-
-class Job:
-    """A request on its way."""
-
-    def __init__(self, ask: Ask, requests: list[Request], listener: Listener, *, at: float) -> None:
-        self.ask, self.arrived = ask, at
-        self.started: float | None = None
-        """When its prompt began to be read."""
-        self.cancelled = False
-        self._listener, self._on_cancel = listener, threading.Event()
-        self._requests = requests
-        self._placed = 0
-        self._left = len(requests)
-        self._cache: Cache | None = None
-        self._hidden: list[Tensor] = []
-        self._over = False
-
-    def cancel(self) -> None:
-        """Ends it at the next step; harmless when it has ended."""
-        self.cancelled = True
-
-    def _tell(self, event: Event) -> None:
-        if self._over:
-            return
-        self._over = isinstance(event, (Ended, Failed))
-        try:
-            self._listener(event)
-        except Exception:
-            log.warning("a listener failed; its request is cancelled", exc_info=True)
-            self.cancelled = True
 
 
 class Scheduler:
@@ -214,7 +184,7 @@ class Scheduler:
                 self._closed = self._draining = True
                 left = [*self._waiting, *self._begun()]
             for job in left:
-                job._tell(Failed(self.clock(), Closed("the server was shut down")))
+                job.tell(Failed(self.clock(), Closed("the server was shut down")))
 
     def _wait_for_work(self) -> bool:
         """True when there is some, False when it is over."""
@@ -231,7 +201,7 @@ class Scheduler:
         model = self.engine.model
         dtype, device = model.head_weight.dtype, self.engine.device
         self._rows = Rows(model.architecture, self.rows, places=self._places, dtype=dtype, device=device)
-        self._answers: dict[int, _Answer] = {}
+        self._answers: dict[int, Answer] = {}
         self._sampler = Sampler([_IDLE] * self._places, device=device)
 
     def _turn(self) -> None:
@@ -272,25 +242,25 @@ class Scheduler:
                 self._fail(job, error)
 
     def _read_piece(self, job: Job) -> int:
-        if job._cache is None:
+        if job.cache is None:
             model = self.engine.model
             job.started = self.clock()
-            job._cache = Cache(model.architecture, 1, dtype=model.head_weight.dtype, device=self.engine.device)
-        (start,) = job._cache.lengths
+            job.cache = Cache(model.architecture, 1, dtype=model.head_weight.dtype, device=self.engine.device)
+        (start,) = job.cache.lengths
         ids = list(job.ask.prompt[start : start + PIECE])
         if not ids:
             return 0
-        hidden = self.engine.model.hidden(torch.tensor([ids], device=self.engine.device), cache=job._cache)[0]
+        hidden = self.engine.model.hidden(torch.tensor([ids], device=self.engine.device), cache=job.cache)[0]
         whole = job.ask.prompt_logprobs or job.ask.embedding
-        job._hidden.append(hidden if whole else hidden[-1:])
+        job.hidden.append(hidden if whole else hidden[-1:])
         if start + len(ids) == len(job.ask.prompt):
-            job._hidden = [torch.cat(job._hidden)]
-            job._tell(Read(self.clock(), self._prompt_scores(job), self._embedding(job)))
+            job.hidden = [torch.cat(job.hidden)]
+            job.tell(Read(self.clock(), self._prompt_scores(job), self._embedding(job)))
         return len(ids)
 
     @staticmethod
     def _is_read(job: Job) -> bool:
-        return job._cache is not None and job._cache.lengths[0] == len(job.ask.prompt)
+        return job.cache is not None and job.cache.lengths[0] == len(job.ask.prompt)
 
     def _prompt_scores(self, job: Job) -> tuple[Scored, ...] | None:
         if not job.ask.prompt_logprobs:
@@ -298,38 +268,38 @@ class Scheduler:
         found: list[Scored] = []
         following = job.ask.prompt[1:]
         # A piece at a time: logits are the largest thing in sight.
-        for start, hidden in enumerate(job._hidden[0][:-1].split(PIECE)):
-            found += _scored(self.engine.logits(hidden), following[start * PIECE :][:PIECE], top=job.ask.top)
+        for start, hidden in enumerate(job.hidden[0][:-1].split(PIECE)):
+            found += scored(self.engine.logits(hidden), following[start * PIECE :][:PIECE], top=job.ask.top)
         return tuple(found)
 
     def _embedding(self, job: Job) -> tuple[float, ...] | None:
         if not job.ask.embedding:
             return None
-        mean = F.normalize(job._hidden[0].float().mean(0), dim=0)
+        mean = F.normalize(job.hidden[0].float().mean(0), dim=0)
         if not mean.isfinite().all():
-            raise _not_numbers()
+            raise not_numbers()
         return tuple(mean.tolist())
 
     def _place(self, job: Job) -> bool:
         """Begins as many answers as there are rows; True when all have begun."""
-        assert job._cache is not None
-        while job._placed < len(job._requests):
+        assert job.cache is not None
+        while job.placed < len(job.requests):
             row = self._rows.free
             if row is None:
                 return False
-            request = job._requests[job._placed]
-            answer = _Answer(job, job._placed, request, Sampler([request.sampling], device=self.engine.device))
-            job._placed += 1
-            logits = self.engine.logits(job._hidden[0][-1:])
+            request = job.requests[job.placed]
+            answer = Answer(job, job.placed, request, Sampler([request.sampling], device=self.engine.device))
+            job.placed += 1
+            logits = self.engine.logits(job.hidden[0][-1:])
             chosen, logprobs = answer.sampler(answer.adjusted(logits[0])[None])
             self._tell_token(answer, int(chosen), float(logprobs), logits[0])
             if request.finish is None:
                 answer.row = row
-                self._rows.put(row, job._cache)
+                self._rows.put(row, job.cache)
                 self._sampler.put(row, answer.sampler)
                 self._answers[row] = answer
-        job._hidden, job._cache = job._hidden if not job._requests else [], None if job._requests else job._cache
-        if not job._requests:
+        job.hidden, job.cache = job.hidden if not job.requests else [], None if job.requests else job.cache
+        if not job.requests:
             self._end(job, Ended(self.clock()))
         return True
 
@@ -360,23 +330,23 @@ class Scheduler:
             adjusted[row] = self._answers[row].adjusted(logits[row])
         return adjusted
 
-    def _tell_token(self, answer: _Answer, token: int, logprob: float, logits: Float[Tensor, "V"]) -> None:
+    def _tell_token(self, answer: Answer, token: int, logprob: float, logits: Float[Tensor, "V"]) -> None:
         """Takes a token into an answer and tells it, with the model's own log-probability."""
         job, request = answer.job, answer.request
         if answer.adjusts or job.ask.top is not None:
-            (scored,) = _scored(logits[None], [token], top=job.ask.top)
+            (one,) = scored(logits[None], [token], top=job.ask.top)
         else:
-            scored = Scored(token, logprob)
-        request.accept(token, scored.logprob)
+            one = Scored(token, logprob)
+        request.accept(token, one.logprob)
         answer.take(token)
         if request.finish:  # before it is told, so that whoever hears it finds the place free
             if answer.row is not None:
                 self._leave(answer.row)
             self._release(1)
-            job._left -= 1
-        job._tell(Piece(self.clock(), answer.index, scored, request.fresh, request.finish))
-        if not job._left:
-            job._tell(Ended(self.clock()))
+            job.left -= 1
+        job.tell(Piece(self.clock(), answer.index, one, request.fresh, request.finish))
+        if not job.left:
+            job.tell(Ended(self.clock()))
 
     def _leave(self, row: int) -> None:
         del self._answers[row]
@@ -392,10 +362,10 @@ class Scheduler:
         """Tells the last of a job and gives back what it holds still: its rows, its seats."""
         for row in [row for row, answer in self._answers.items() if answer.job is job]:
             self._leave(row)
-        if job._over:
+        if job.over:
             return
-        self._release(job._left if job._requests else 1)
-        job._tell(event)
+        self._release(job.left if job.requests else 1)
+        job.tell(event)
 
     def _release(self, seats: int) -> None:
         with self._change:
@@ -403,48 +373,3 @@ class Scheduler:
 
 
 _IDLE = Sampling(temperature=0)
-
-
-class _Answer:
-    """One answer of a job while it grows."""
-
-    def __init__(self, job: Job, index: int, request: Request, sampler: Sampler) -> None:
-        self.job, self.index, self.request, self.sampler = job, index, request, sampler
-        self.last = 0
-        self.row: int | None = None
-        ask = job.ask
-        self.adjusts = bool(ask.biases or ask.presence or ask.frequency)
-        self._said: Counter[int] = Counter()
-
-    def take(self, token: int) -> None:
-        self.last = token
-        if self.job.ask.presence or self.job.ask.frequency:
-            self._said[token] += 1
-
-    def adjusted(self, logits: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-        """Logits - count x frequency - (count > 0) x presence + bias, as in OpenAI's API."""
-        if not self.adjusts:
-            return logits
-        ask, changed = self.job.ask, logits.clone()
-        for token, count in self._said.items():
-            changed[token] -= count * ask.frequency + ask.presence
-        for token, bias in ask.biases.items():
-            changed[token] += bias
-        return changed
-
-
-def _scored(logits: Float[Tensor, "T V"], tokens: Sequence[int], *, top: int | None) -> list[Scored]:
-    """Log-probabilities of `tokens`; that of the likeliest is the very number that `top` tells."""
-    values = logits - logits.logsumexp(-1, keepdim=True)
-    own = values.gather(-1, torch.tensor(list(tokens), device=values.device)[:, None])[:, 0]
-    if not own.isfinite().all():
-        raise _not_numbers()
-    if not top:
-        return [Scored(token, logprob) for token, logprob in zip(tokens, own.tolist(), strict=True)]
-    best, ids = values.topk(min(top, values.shape[-1]), dim=-1)
-    tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), best.tolist(), strict=True)]
-    return [Scored(*one) for one in zip(tokens, own.tolist(), tops, strict=True)]
-
-
-def _not_numbers() -> ModelError:
-    return ModelError("generate", "the model's logits are not numbers", hint="its weights may hold NaN")
