@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import any_ledger, ledger_url, postgres_server
 from tests.shapes import check_shapes
+
+__all__ = ["any_ledger", "ledger_url", "postgres_server"]
 
 check_shapes("vita")
 

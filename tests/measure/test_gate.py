@@ -103,8 +103,8 @@ def test_a_bar_has_exactly_one_limit():
 
 
 @pytest.fixture
-def ledger(tmp_path) -> Ledger:
-    return Ledger(tmp_path / "ledger.db")
+def ledger(any_ledger: Ledger) -> Ledger:
+    return any_ledger
 
 
 def _decide(ledger: Ledger, evidence: Evidence, *, approvals: int = 0, at_least: float = 0.9) -> gatekeeper.Decision:

@@ -22,8 +22,8 @@ ITEMS = [item for item in PROBES["harm"].items(Material(goals=embedded_goals("he
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger.db")
+def ledger(any_ledger: Ledger) -> Ledger:
+    return any_ledger
 
 
 def report(

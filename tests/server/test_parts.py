@@ -67,10 +67,9 @@ def test_a_key_is_kept_as_a_hash_and_ends_when_it_is_revoked_or_runs_out(tmp_pat
         keys.create(ledger, "bob", scopes=["chatt"])
 
 
-def test_a_keys_allowance_refills_as_time_goes_by(tmp_path):
-    ledger = Ledger(tmp_path / "ledger.db")
-    secret = keys.create(ledger, "ann", requests_per_minute=2)
-    ring = keys.Keyring(ledger)
+def test_a_keys_allowance_refills_as_time_goes_by(any_ledger):
+    secret = keys.create(any_ledger, "ann", requests_per_minute=2)
+    ring = keys.Keyring(any_ledger)
     ring.refresh()
     key = ring.find(secret)
     assert key is not None

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,46 +12,13 @@ from vita.spine.errors import LedgerError, MissingExtra
 from vita.spine.ledger import Ledger
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=[pytest.mark.slow, pytest.mark.postgres])])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/ledger.db"
-    return request.getfixturevalue("postgres_url")
-
-
 @pytest.fixture
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of our own in a temporary folder, run by an unprivileged user, on a Unix socket."""
-    pytest.importorskip("psycopg", reason="needs the extra `postgres`")
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    initdb = shutil.which("initdb") or (str(versions[-1]) if versions else None)
-    if initdb is None:
-        pytest.skip("needs a PostgreSQL server (Debian: apt-get install postgresql)")
-    control = str(Path(initdb).with_name("pg_ctl"))
-    folder = Path("/tmp") / f"vita-pg-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    user: dict = {}
-    if os.geteuid() == 0:
-        name = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
-        os.chown(folder, pwd.getpwnam(name).pw_uid, -1)
-        user = {"user": name}
-    run = {"check": True, "capture_output": True, "cwd": "/", **user}
-    subprocess.run([initdb, "-D", f"{folder}/data", "-A", "trust", "-U", "vita", "--no-sync"], **run)
-    options = f"-c listen_addresses='' -k {folder} -F"
-    subprocess.run([control, "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start"], **run)
-    yield f"postgresql://vita@/postgres?host={folder}"
-    subprocess.run([control, "-D", f"{folder}/data", "-m", "immediate", "stop"], **run)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def opened(url: str) -> Iterator[Callable[[], Ledger]]:
+def opened(ledger_url: str) -> Iterator[Callable[[], Ledger]]:
     """Opens the ledger, as often as asked, and closes what was opened."""
     ledgers: list[Ledger] = []
 
     def open_one() -> Ledger:
-        ledgers.append(Ledger(url))
+        ledgers.append(Ledger(ledger_url))
         return ledgers[-1]
 
     yield open_one

@@ -145,15 +145,34 @@ def _design(config: Config, text: KnownText, context: Context) -> tuple[Architec
     plan = training_plan(shape, tokens=tokens, tokens_per_step=config.tokens_per_step, steps=config.steps)
     if not config.timed_steps:
         return shape, plan, None
+    speed = _timed(config, shape, plan, context)
+    if config.budget is None:
+        return shape, plan, speed
+    plan = _within(config, shape, speed)
+    if abs(plan.tokens_per_step / speed.tokens_per_step - 1) > SAME_BATCH:
+        speed = _timed(config, shape, plan, context)
+        plan = _within(config, shape, speed)
+    return shape, plan, speed.with_tokens_per_step(plan.tokens_per_step)
+
+
+SAME_BATCH = 0.25
+"""How far the tokens of a timed step may lie from those of the plan before a step of the plan is timed."""
+
+
+def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Context) -> Speed:
+    seconds = min(LONGEST_TIMING, config.budget * TIMED_PART) if config.budget else 0.0
     machine = context.machine
-    speed = measure_speed(shape, plan, steps=config.timed_steps, device=machine.device, threads=machine.threads)
-    if config.budget is not None:
-        # What is compiled here is kept, so training begins sooner than these first steps did.
-        left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
-        possible = max(plan.context, int(left / speed.seconds_per_step * speed.tokens_per_step))
-        plan = training_plan(shape, tokens=possible, tokens_per_step=config.tokens_per_step)
-        speed = speed.with_tokens_per_step(plan.tokens_per_step)
-    return shape, plan, speed
+    return measure_speed(
+        shape, plan, steps=config.timed_steps, seconds=seconds, device=machine.device, threads=machine.threads
+    )
+
+
+def _within(config: Config, shape: Architecture, speed: Speed) -> TrainingPlan:
+    """As many steps as the budget holds; what is compiled here is kept, so training begins sooner than this did."""
+    assert config.budget is not None
+    left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
+    possible = max(shape.context, int(left / speed.seconds_per_step * speed.tokens_per_step))
+    return training_plan(shape, tokens=possible, tokens_per_step=config.tokens_per_step)
 
 
 def _shape(config: Config, text: KnownText) -> Architecture:
@@ -192,6 +211,10 @@ def _usual_speed(context: Context) -> float:
 USUAL_UTILISATION = 0.4
 USED_FOR_STEPS = 0.97
 """The rest of a time budget goes to evaluation and checkpoints."""
+TIMED_PART = 0.02
+"""How long steps are timed, as a share of the budget that they decide about."""
+LONGEST_TIMING = 20.0
+"""Seconds after which more timing tells no more."""
 
 
 def cost(plan: TrainingPlan, speed: Speed, *, price_per_hour: float | None = None) -> dict[str, Any]:

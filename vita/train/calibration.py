@@ -55,9 +55,18 @@ class Speed:
 
 
 def measure_speed(
-    shape: Architecture, plan: TrainingPlan, *, steps: int, device: str = "cpu", threads: int | None = None
+    shape: Architecture,
+    plan: TrainingPlan,
+    *,
+    steps: int,
+    seconds: float = 0.0,
+    device: str = "cpu",
+    threads: int | None = None,
 ) -> Speed:
-    """Train a model of this shape for a few steps exactly as the plan would, and time them."""
+    """Train a model of this shape exactly as the plan would, for `steps` steps and `seconds` at least, and time them.
+
+    What counts is the later half: a processor takes some seconds until it is as fast as it stays.
+    """
     training = Training.model_validate(
         {"schedule": Schedule.model_validate(plan.as_json()["schedule"]),
          "optimization": Optimization.model_validate(plan.as_json()["optimization"])}
@@ -77,7 +86,10 @@ def measure_speed(
     ids = torch.randint(shape.vocabulary, (plan.rows, plan.context + 1), generator=chance)
     work = Work({"ids": ids}, targets=float(plan.tokens_per_step))
     first = sum(_timed(trainer, work) for _ in range(WARM_STEPS))
-    usual = median(_timed(trainer, work) for _ in range(steps))
+    times: list[float] = []
+    while len(times) < steps or sum(times) < seconds:
+        times.append(_timed(trainer, work))
+    usual = median(times[len(times) // 2 :])
     precision = choose_precision(device)
     return Speed(
         seconds_per_step=usual,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +16,8 @@ NEW, OLD = Version("n" * 64, "cat/dpo"), Version("o" * 64, "cat/sft")
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(Ledger(tmp_path / "ledger.db"))
+def desk(any_ledger: Ledger) -> Desk:
+    return Desk(any_ledger)
 
 
 def pairs(count: int) -> list[Item]:
