@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,29 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
     assert code == 0, err
     assert "is approved" in out
     assert vita("live", "life.yaml")[0] == 0
+
+
+def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
+    live, vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A waiver ran out; then the step that was tested gave other weights, and the old ones are asked for again."""
+    assert live(0.01, "--until", "check")[0] == 0
+    give = ("waive", "tiny/sft", "--gate", "tiny/release", "--by", "Ada", "--reason", "a drill", "--until", "2d")
+    assert vita(*give)[0] == 0
+    ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
+    digest = ledger.named("tiny/sft")
+    assert digest is not None and ledger.state(digest) == "approved"
+    now = time.time
+    with monkeypatch.context() as later:
+        later.setattr(time, "time", lambda: now() + 3 * 86400)
+        code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
+    assert code == 9 and "at most 0.01: fail" in err
+    assert ledger.state(digest) == "candidate"
+    assert vita(*give)[0] == 0 and ledger.state(digest) == "approved"
+    assert live(0.01, "--until", "check", "--set", "sft.steps=2")[0] == 0
+    code, _, err = vita("deploy", digest[:12], "--name", "tiny", "--set", "golden_tokens=4")
+    assert code == 0, f"older weights are judged by the reports on themselves: {err}"
+    assert ledger.state(digest) == "serving"
 
 
 def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:

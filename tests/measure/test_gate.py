@@ -17,6 +17,8 @@ from vita.measure.statistics import wilson
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, GateError
 from vita.spine.ledger import Ledger
+from vita.spine.store import Draft, Store
+from vita.stages.kinds import Report
 
 MODEL, OTHER = "a" * 64, "b" * 64
 RIGHT = "world/never_asked/right"
@@ -179,3 +181,44 @@ def test_the_same_verdict_is_written_once(tmp_path, ledger):
     for _ in range(3):
         _decide(ledger, report)
     assert [row["what"] for row in gatekeeper.history(ledger, MODEL)] == ["verdict"]
+
+
+def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
+    store = Store(tmp_path / "store")
+
+    def refusal() -> str:
+        with pytest.raises(GateError) as refused:
+            gatekeeper.refuse_stale(ledger, store, MODEL, where="deploy.model")
+        return str(refused.value)
+
+    assert "deploy.model: expected weights that are approved or serving, got aaaaaaaaaaaa, which is a cand" in refusal()
+    ledger.move(MODEL, "approved", who="Ada", why="by hand")
+    assert "approved by no gate" in refusal()
+    ledger.move(MODEL, "candidate", who="Ada", why="after all")
+
+    _fix(ledger)
+    ledger.name("cat/sft", MODEL)
+    report = _kept(store, ledger, _report(tmp_path / "r", hits=100, of=100))
+    assert gatekeeper.decide_by_name(ledger, store, "cat/release").green
+    ledger.move(MODEL, "serving", who="deploy", why="released")
+    gatekeeper.refuse_stale(ledger, store, MODEL, where="deploy.model")
+
+    ledger.name("cat/sft", OTHER)
+    _kept(store, ledger, _report(tmp_path / "other", hits=1, of=100, model=OTHER))
+    gatekeeper.refuse_stale(ledger, store, MODEL, where="deploy.model")
+    assert gatekeeper.decide_by_name(ledger, store, "cat/release").judged.findings[0].report != report
+
+    _kept(store, ledger, _report(tmp_path / "worse", hits=10, of=100))
+    assert "at least 0.9: fail" in refusal()
+    assert ledger.state(MODEL) == "candidate", "what serves is no exception"
+
+
+def _kept(store: Store, ledger: Ledger, report: Evidence) -> str:
+    """The report in the store, as the step `cat/test` would have left it."""
+    artifact = store.commit(Draft(Report, report.folder, {"of": report.digest}))
+    inputs = {"model": MODEL}
+    run = ledger.claim(report.digest, life="cat", step="test", stage="test", version=1, config={}, inputs=inputs)
+    assert run is not None
+    ledger.finish(run, artifact=artifact.digest, record={})
+    ledger.name("cat/test", artifact.digest)
+    return artifact.digest

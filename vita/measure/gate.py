@@ -159,6 +159,14 @@ def figure(folder: Path, name: str) -> Interval:
     return _interval(figures[name])
 
 
+def measured(folder: Path) -> str | None:
+    """The weights that a report is of, where it can be read."""
+    try:
+        return str(_read(folder).get("model"))
+    except VitaError:
+        return None
+
+
 def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float) -> Finding:
     own = evidence.get(bar.report)
     if own is None:

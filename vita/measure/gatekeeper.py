@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL, Evidence, Judged, Policy, judge
+from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL, Evidence, Judged, Policy, judge, measured
 from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store, canonical_json
+
+LET_OUT = ("approved", "serving")
+"""States of weights that a gate has let through."""
 
 _tables = sa.MetaData()
 policies = sa.Table(
@@ -114,23 +117,46 @@ def decide(ledger: Ledger, gate: str, policy: Policy, *, model: str, evidence: M
         why = f"gate {gate}: {judged.verdict}"
         who = ", ".join(decision.approved_by) or f"gate {gate}"
         ledger.move(model, "approved", who=who, why=why, reports=judged.reports, gate=gate)
-    if not decision.green and ledger.state(model) == "approved" and _by_gate(ledger, gate, model):
+    if not decision.green and ledger.state(model) in LET_OUT and _approving_gate(ledger, model) == gate:
         ledger.move(model, "candidate", who=f"gate {gate}", why=f"the gate is no longer green: {judged.verdict}")
     return decision
 
 
-def decide_by_name(ledger: Ledger, store: Store, gate: str) -> Decision:
-    """Judge the gate `life/gate` by the bars, the model and the reports that the life's names mean now."""
+def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> Decision:
+    """Judge the gate `life/gate` by today's bars: the weights that its step's name means now, or `model`."""
     rows = _policies(ledger, gate)
     if not rows:
         with ledger.transaction() as database:
             known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
         raise unknown_name("gate", gate, known)
     policy, life = Policy.model_validate(rows[-1]["policy"]), gate.rsplit("/", 1)[0]
-    model = ledger.named(f"{life}/{policy.model}")
-    if model is None:
+    given = _meant(ledger, f"{life}/{policy.model}")
+    if not given:
         raise GateError(f"gate {gate}", f"the step `{policy.model}` has not been carried out")
-    return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, policy))
+    if model is None:
+        model = given[0]
+    elif model not in given:
+        raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, and never were {model[:12]}")
+    return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, policy, model=model))
+
+
+def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str) -> None:
+    """Raises unless a gate lets these weights out now: the one that approved them judges again.
+
+    What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
+    that it no longer lets out are candidates from then on, those that serve, too.
+    """
+    state, gate = ledger.state(model), _approving_gate(ledger, model)
+    if state not in LET_OUT or gate is None:
+        by = "" if state not in LET_OUT else " by no gate"
+        hint = "a gate approves them when it is green; see `vita gate` and `vita waive`"
+        raise GateError(
+            where, expected=f"weights that are {' or '.join(LET_OUT)}",
+            got=f"{model[:12]}, which is {'a ' if state == 'candidate' else ''}{state}{by}", hint=hint,
+        )  # fmt: skip
+    decision = decide_by_name(ledger, store, gate, model=model)
+    if not decision.green:
+        raise decision.refusal()
 
 
 def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = "") -> None:
@@ -183,13 +209,29 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
 # -- the ledger's rows
 
 
-def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy) -> dict[str, Evidence]:
+def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy, *, model: str) -> dict[str, Evidence]:
     found: dict[str, Evidence] = {}
     for step in {name for bar in policy.bars for name in (bar.report, bar.not_worse_than) if name}:
-        digest = ledger.named(step if "/" in step else f"{life}/{step}")
-        if digest and store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
-            found[step] = Evidence(store.open(digest).path, digest, made[-1].began)
+        name = step if "/" in step else f"{life}/{step}"
+        own = any(bar.report == step for bar in policy.bars)
+        reports = _reports(ledger, store, name)
+        if fitting := next((one for one in reports if not own or measured(one.folder) == model), None):
+            found[step] = fitting
+        elif newest := next(_reports(ledger, store, name), None):
+            found[step] = newest
     return found
+
+
+def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[Evidence]:
+    """What a name meant, the latest first: weights that have successors are judged by the reports on themselves."""
+    for digest in _meant(ledger, name):
+        if store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
+            yield Evidence(store.open(digest).path, digest, made[-1].began)
+
+
+def _meant(ledger: Ledger, name: str) -> list[str]:
+    """Everything that a name ever meant, the latest first."""
+    return list(dict.fromkeys(digest for full, digest in reversed(ledger.newest_names(name)) if full == name))
 
 
 def _policies(ledger: Ledger, gate: str) -> list[dict[str, Any]]:
@@ -252,5 +294,7 @@ def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
     ledger.log("gate judged", decision.model, gate=decision.gate, verdict=decision.judged.verdict)
 
 
-def _by_gate(ledger: Ledger, gate: str, model: str) -> bool:
-    return ledger.moves(model)[-1].details.get("gate") == gate
+def _approving_gate(ledger: Ledger, model: str) -> str | None:
+    """The gate that approved these weights the last time."""
+    approved = [move for move in ledger.moves(model) if move.state == "approved"]
+    return approved[-1].details.get("gate") if approved else None

@@ -17,7 +17,7 @@ from typing import Any
 
 from vita.spine.config import Settings, canonical
 from vita.spine.contents import content_digests
-from vita.spine.errors import GateError, PlanError, VitaError
+from vita.spine.errors import PlanError, VitaError
 from vita.spine.events import Events
 from vita.spine.ledger import BEAT_SECONDS, Ledger, Run
 from vita.spine.machine import Machine
@@ -113,7 +113,7 @@ def execute(
         artifact = None if step.name in fresh else _known(key, step, store, ledger)
         if artifact is None:
             if machine.leads:
-                _check_state(step, inputs, ledger, keeper)
+                _ask_at_the_door(step, inputs, store, ledger, keeper)
             artifact = _run(plan.life, step, asked, inputs, key, store, ledger, machine, told)
         else:
             told.emit("step", state="known", artifact=artifact.digest)
@@ -124,17 +124,14 @@ def execute(
     return made
 
 
-def _check_state(step: Step, inputs: Mapping[str, str], ledger: Ledger, keeper: Callable[[str], None] | None) -> None:
-    """What stands behind a gate, or takes only what is approved, is refused until that is so."""
+def _ask_at_the_door(
+    step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger, keeper: Callable[[str], None] | None
+) -> None:
+    """The gate in front of the step, and the stage itself, may refuse what it would take."""
     if step.gate and keeper:
         keeper(step.gate)
-    for slot, allowed in step.stage.states.items():
-        if slot in inputs and (state := ledger.state(inputs[slot])) not in allowed:
-            hint = f"a gate in front of `{step.name}` approves it when it is green; see `vita gate` and `vita waive`"
-            raise GateError(
-                f"{step.name}.{slot}", expected=f"weights that are {' or '.join(allowed)}",
-                got=f"{inputs[slot][:12]}, which is {'a ' if state == 'candidate' else ''}{state}", hint=hint,
-            )  # fmt: skip
+    if step.stage.admit:
+        step.stage.admit(step.config, _fill(step, inputs, store), ledger, store)
 
 
 def run_key(stage: Stage, asked: Any, inputs: Mapping[str, str]) -> str:

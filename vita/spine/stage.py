@@ -5,6 +5,7 @@ class Config(Settings): ...
 @dataclass(frozen=True)
 class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
+def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # if not everything may be run
 def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # if the ledger is to know more of it
 """
 
@@ -23,7 +24,7 @@ from vita.spine.errors import PlanError
 from vita.spine.events import Emit
 from vita.spine.ledger import Ledger
 from vita.spine.machine import Machine
-from vita.spine.store import Artifact, Draft
+from vita.spine.store import Artifact, Draft, Store
 
 
 @dataclass
@@ -82,8 +83,8 @@ class Stage:
     run: Callable[[Any, Any, Context], Draft[Any]]
     record: Callable[[Any, Any, Ledger], None] | None = None
     """Tells the ledger of an answer, as often as it is met: `record(artifact, inputs, ledger)`."""
-    states: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """For a slot, the states of which its artifact must be in one (`STATES`): only what is approved is released."""
+    admit: Callable[[Any, Any, Ledger, Store], None] | None = None
+    """Raises where these inputs may not be taken so: asked before each run, in a life and alone."""
     lineage: bool = False
     """Whether it asks for what made its inputs."""
     parallel: bool = False
@@ -102,7 +103,7 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run,
-        record=getattr(module, "record", None), states=getattr(module, "STATES", {}),
+        record=getattr(module, "record", None), admit=getattr(module, "admit", None),
         lineage=getattr(module, "LINEAGE", False), parallel=parallel,
     )  # fmt: skip
 

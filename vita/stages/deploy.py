@@ -15,16 +15,16 @@ from vita.data.records import Message
 from vita.infer.engine import Engine
 from vita.infer.guard import Guard
 from vita.infer.sampling import Sampling
+from vita.measure import gatekeeper
 from vita.server.release import release_of
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
+from vita.spine.store import Store
 from vita.stages.kinds import Model, Release
 
 VERSION = 1
-STATES = {"model": ("approved", "serving")}
-"""Nothing is released whose gate is not green for exactly these weights."""
 
 GOLDEN = ("What is a cat?", "Hello!", "Tell me about the sea.", "1 2 3", "")
 
@@ -53,6 +53,11 @@ class Config(Settings):
 @dataclass(frozen=True)
 class Inputs:
     model: Model
+
+
+def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
+    """Nothing is released whose gate is not green, now and for exactly these weights."""
+    gatekeeper.refuse_stale(ledger, store, inputs.model.digest, where="deploy.model")
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
