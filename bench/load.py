@@ -5,7 +5,8 @@
 
 While the clients ask, one replica is killed with -9, one is drained, and a new version is brought in as a canary and
 promoted; beside them come malformed bodies, wrong keys, 10 MB prompts and clients that send a byte now and then. A
-request is accepted when it got anything but 429 or 503, and lost when its answer is then not whole.
+request is accepted when it got anything but 429 or 503, and lost when its answer is then not whole. A 429 or 503 of a
+request that a replica had begun, as the service's own log tells, counts as lost, too.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from vita.measure.usage import quantile
+from vita.measure.usage import asked_since, quantile
 from vita.server.release import Pinned, content_digest, read_release, release_of
 from vita.server.service import Running, Service
 from vita.server.settings import ServiceSettings
@@ -200,9 +201,17 @@ async def load(options: argparse.Namespace, first: Pinned, second: Pinned, comma
             happening = events(running, second, options.seconds, told)
             await asyncio.gather(*users, happening, abuser(http, tally, until), dawdler(running.url, tally, until))
             alive = (await http.get("/health")).status_code == 200
+        await running.settled()
+        tally.lost += refused_after_death(asked_since(service.ledger))
     if not alive:
         tally.wrong.append("the gateway died")
     return tally
+
+
+def refused_after_death(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The logged requests that were told to come again although a replica had begun them and died."""
+    refused = [row for row in rows if row["status"] in (429, 503) and row["figures"]["deaths"]]
+    return [f"{row['route']} {row['status']}: refused after {row['figures']['deaths']} deaths" for row in refused]
 
 
 def report(tally: Tally, options: argparse.Namespace) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class FakeReplica:
     down: bool = False
     per_event: int = 1
     """How many words stand in one event of a stream."""
+    faults: list[str | None] = field(default_factory=list)
+    """The codes of errors with which the streams to come end after their third event."""
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         if self.down:
@@ -51,7 +53,8 @@ class FakeReplica:
         dies = self.dies.pop(0) if self.dies else None
         if body.get("stream"):
             headers = {"content-type": "text/event-stream"}
-            return httpx.Response(200, headers=headers, stream=_Stream(self, body, dies))
+            fault = self.faults.pop(0) if self.faults else None
+            return httpx.Response(200, headers=headers, stream=_Stream(self, body, dies, fault))
         try:
             await asyncio.sleep(self.delay)
         except asyncio.CancelledError:
@@ -66,8 +69,8 @@ class FakeReplica:
 
 
 class _Stream(httpx.AsyncByteStream):
-    def __init__(self, replica: FakeReplica, body: dict[str, Any], dies: int | None) -> None:
-        self.replica, self.body, self.dies = replica, body, dies
+    def __init__(self, replica: FakeReplica, body: dict[str, Any], dies: int | None, fault: str | None) -> None:
+        self.replica, self.body, self.dies, self.fault = replica, body, dies, fault
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         base = {"id": f"chatcmpl-{self.replica.name}", "created": 1, "object": "chat.completion.chunk"}
@@ -77,6 +80,9 @@ class _Stream(httpx.AsyncByteStream):
             for place in range(0, len(words), step):
                 if self.dies is not None and place >= self.dies:
                     raise httpx.ReadError("killed")
+                if self.fault is not None and place >= 3:
+                    yield _event({"error": {"message": "no", "type": "server_error", "code": self.fault}})
+                    return
                 await asyncio.sleep(self.replica.delay)
                 some = words[place : place + step]
                 entries = [{"token": word, "logprob": -1.0} for word in some]

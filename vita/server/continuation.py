@@ -15,6 +15,18 @@ from typing import Any
 DONE = b"data: [DONE]\n\n"
 
 
+class Faulted(Exception):
+    """The replica ended the stream with an error, whose event is the last that the client gets."""
+
+    def __init__(self, event: bytes) -> None:
+        super().__init__("the stream ended with an error")
+        self.event = event
+
+
+class Stopping(Exception):
+    """The replica ends and answers no more of this; another one may."""
+
+
 class Diverged(Exception):
     """A second replica told another answer than the first had begun; nothing sensible can follow."""
 
@@ -72,10 +84,15 @@ class Continuation:
             choice.text_seen = choice.logprobs_seen = 0
 
     def pass_on(self, data: bytes) -> bytes | None:
-        """The event as the client should see it; None when there is nothing new in it."""
+        """The event as the client should see it; None when there is nothing new in it.
+
+        An error ends it: `Faulted`. Only a replica that is `Stopping` speaks of itself and not of the request.
+        """
         event = json.loads(data)
-        if "error" in event:
-            return _event(event)
+        if (error := event.get("error")) is not None:
+            if isinstance(error, dict) and error.get("code") == "draining":
+                raise Stopping
+            raise Faulted(_event(event))
         if self.response_id is None:
             self.response_id, self._created = event.get("id"), event.get("created")
         event |= {"id": self.response_id, "created": self._created}

@@ -52,8 +52,6 @@ class EventStream(Response):
         exchange = self._exchange
         try:
             await unless_gone(receive, self._send(send))
-            exchange.read_stream()
-            self._end(exchange, 502)  # unless it had ended well
         except (ClientGone, TimeoutError):
             exchange.read_stream()
             self._end(exchange, LEFT)
@@ -71,6 +69,8 @@ class EventStream(Response):
                     exchange.read_stream()  # before the client knows: it may send feedback at once
                     self._end(exchange, 200)
                 await _in_time(send, event, seconds)
+            exchange.read_stream()
+            self._end(exchange, 502)  # unless it had ended well
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -1,7 +1,8 @@
 """Carrying a request to a replica and its answer back, over as many replicas as it takes.
 
 A request whose replica dies is asked again of another, as long as the client cannot tell: before the first byte always,
-and in the middle of a stream because the same seed has the same answer everywhere (`continuation`). An answer that
+and in the middle of a stream because the same seed has the same answer everywhere (`continuation`). Once a replica has
+begun it, it is owed an answer: where all others are full it waits for room, before any new request. An answer that
 kills its replica is not tried forever: after `DEATHS_ALLOWED` more the request is given up.
 """
 
@@ -16,15 +17,18 @@ from typing import Any
 
 import httpx
 
-from vita.server.continuation import DONE, Continuation, Diverged, sse_events
+from vita.server.continuation import DONE, Continuation, Diverged, Faulted, Stopping, sse_events
 from vita.server.errors import ApiError, too_busy, unavailable
 from vita.server.routing import Backend, NoReplica, Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.server.telemetry import Telemetry
 
 DEATHS_ALLOWED = 2
+PAUSE_SECONDS = 0.1
+"""How long a request that is owed an answer waits before it asks full replicas again."""
 FULL = "The service is answering as many requests as it can; try again shortly"
 INTERRUPTED = "The answer was interrupted and could not go on"
+LOST = "The replica that had begun the answer died, and no other could take it in time"
 
 
 @dataclass
@@ -45,6 +49,8 @@ class Ask:
     deaths: int = 0
     complete: bool = False
     avoided: list[Backend] = field(default_factory=list)
+    until: float | None = None
+    """By the loop's clock, how long it looks for a replica, since one failed it."""
 
 
 @dataclass(frozen=True)
@@ -76,24 +82,30 @@ class Relay:
         while True:
             opened = await self._open(ask)
             try:
-                async with opened.stack:
-                    content = await opened.response.aread()
+                reply = await self._reply(opened)
             except httpx.TransportError as error:
                 self._failed(ask, opened.backend, error)
                 continue
             ask.complete = True
-            return Reply(opened.response.status_code, _kept_headers(opened.response), content)
+            return reply
 
     async def stream(self, ask: Ask) -> Reply | AsyncGenerator[bytes]:
         """The events of the answer; or the reply of a replica that will not stream."""
         opened = await self._open(ask)
         if opened.response.status_code == 200:
             return self._events(ask, opened)
+        return await self._reply(opened)
+
+    async def _reply(self, opened: _Opened) -> Reply:
+        """What a replica says in one piece; its own fault is no answer."""
         async with opened.stack:
-            return Reply(opened.response.status_code, _kept_headers(opened.response), await opened.response.aread())
+            content = await opened.response.aread()
+        if opened.response.status_code >= 500:
+            self._telemetry.lost.labels("fault").inc()
+        return Reply(opened.response.status_code, _kept_headers(opened.response), content)
 
     async def _events(self, ask: Ask, opened: _Opened) -> AsyncGenerator[bytes]:
-        told = ask.continuation
+        told, begun = ask.continuation, False
         while True:
             try:
                 async with opened.stack:
@@ -104,11 +116,16 @@ class Relay:
                             yield DONE
                             return
                         if (event := told.pass_on(data)) is not None:
-                            ask.pinned = True  # what follows must come from the same weights
+                            ask.pinned = begun = True  # what follows must come from the same weights
                             yield event
                 raise httpx.RemoteProtocolError("the stream ended before [DONE]")
-            except httpx.TransportError as error:
+            except (httpx.TransportError, Stopping) as error:
                 broken: Exception = error
+            except Faulted as fault:
+                # The replica lives and says that this request failed; another would say the same.
+                self._telemetry.lost.labels("fault").inc()
+                yield fault.event
+                return
             except (Diverged, ValueError):
                 self._telemetry.lost.labels("diverged").inc()
                 yield _as_event(ApiError(502, INTERRUPTED, code="stream_diverged"))
@@ -119,6 +136,8 @@ class Relay:
                 opened = await self._open(ask)
                 await self._same(opened)
             except ApiError as refusal:
+                if not begun:
+                    raise  # the client has heard nothing yet, so that the refusal has a status of its own
                 yield _as_event(refusal)
                 return
             self._telemetry.resumed.inc()
@@ -132,6 +151,8 @@ class Relay:
 
     async def _open(self, ask: Ask) -> _Opened:
         """A replica's response as far as its headers."""
+        if ask.version.owed and not ask.deaths:
+            raise too_busy(FULL)
         while True:
             async with AsyncExitStack() as stack:
                 backend = await stack.enter_async_context(self._borrow(ask))
@@ -142,12 +163,17 @@ class Relay:
                     self._failed(ask, backend, error)
                     continue
                 stack.push_async_callback(response.aclose)
-                if response.status_code in (429, 503):
-                    self._put_off(ask, backend, response.status_code)
-                    continue
-                if response.status_code < 500:
-                    backend.breaker.succeeded()
-                return _Opened(backend, response, stack.pop_all())
+                if response.status_code not in (429, 503):
+                    if response.status_code < 500:
+                        backend.breaker.succeeded()
+                    return _Opened(backend, response, stack.pop_all())
+            full = response.status_code == 429
+            self._avoid(ask, backend)
+            if not full:
+                backend.ready = False  # until it is looked after again
+            elif not self._others(ask):
+                await self._wait_for_room(ask)
+            self._telemetry.retries.labels("full" if full else "not ready").inc()
 
     def _request(self, ask: Ask, backend: Backend) -> httpx.Request:
         headers = {"X-Request-Id": ask.request_id, "Accept-Encoding": "identity"}
@@ -160,7 +186,8 @@ class Relay:
     @asynccontextmanager
     async def _borrow(self, ask: Ask) -> AsyncIterator[Backend]:
         """The next replica to try; a request that names no version may go over to another."""
-        seconds = self._settings.patience_again if ask.deaths or ask.avoided else self._settings.patience
+        now = asyncio.get_running_loop().time()
+        seconds = self._settings.patience if ask.until is None else ask.until - now
         async with AsyncExitStack() as stack:
             try:
                 borrowed = self._routes.borrow(ask.version, seconds=seconds, exclude=ask.avoided)
@@ -168,38 +195,54 @@ class Relay:
             except NoReplica:
                 other = None if ask.pinned else self._routes.choose(ask.identity, exclude={ask.version.id})
                 if other is None:
-                    raise self._given_up(ask) from None
+                    raise self._given_up(ask, "no replica") from None
                 ask.version = other
                 try:
                     backend = await stack.enter_async_context(self._routes.borrow(other, seconds=1.0))
                 except NoReplica:
-                    raise self._given_up(ask) from None
+                    raise self._given_up(ask, "no replica") from None
             yield backend
 
-    def _given_up(self, ask: Ask) -> ApiError:
-        if ask.deaths:
-            self._telemetry.lost.labels("no replica").inc()
-        return no_replica()
+    def _given_up(self, ask: Ask, reason: str) -> ApiError:
+        """Nobody can answer in time; 503 and 429 are only for what no replica had begun."""
+        if not ask.deaths:
+            return no_replica()
+        self._telemetry.lost.labels(reason).inc()
+        return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
 
-    def _put_off(self, ask: Ask, backend: Backend, status: int) -> None:
-        """A replica is full or about to stop: another may do, and when all are full the client should wait."""
+    def _avoid(self, ask: Ask, backend: Backend, *, died: bool = False) -> None:
+        """Ask others first from now on; the time for it begins with the first failure, and anew with a death."""
         ask.avoided.append(backend)
-        if status == 429:
-            now = asyncio.get_running_loop().time()
-            if not [one for one in ask.version.backends if one not in ask.avoided and one.takes(now)]:
-                raise too_busy(FULL)
-        else:
-            backend.ready = False  # until it is looked after again
-        self._telemetry.retries.labels("full" if status == 429 else "not ready").inc()
+        if ask.until is None or died:
+            ask.until = asyncio.get_running_loop().time() + self._settings.patience_again
+
+    def _others(self, ask: Ask) -> bool:
+        """Whether a replica takes requests that has not put this one off."""
+        now = asyncio.get_running_loop().time()
+        return any(one.takes(now) and one not in ask.avoided for one in ask.version.backends)
+
+    async def _wait_for_room(self, ask: Ask) -> None:
+        """All are full: a new request is told to come again, and one that had been begun waits for its turn."""
+        if not ask.deaths:
+            raise too_busy(FULL)
+        if ask.until is not None and asyncio.get_running_loop().time() >= ask.until:
+            raise self._given_up(ask, "full")
+        ask.avoided.clear()
+        ask.version.owed += 1
+        try:
+            await asyncio.sleep(PAUSE_SECONDS)
+        finally:
+            ask.version.owed -= 1
 
     def _failed(self, ask: Ask, backend: Backend, error: Exception) -> None:
         """A replica did not answer, or no more; raises when the request has cost enough of them."""
         backend.breaker.failed(asyncio.get_running_loop().time())
-        ask.avoided.append(backend)
+        unreached = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        self._avoid(ask, backend, died=not unreached)
         if isinstance(error, httpx.ReadTimeout):
             self._telemetry.lost.labels("timeout").inc()
             raise ApiError(504, "The answer took too long.", code="timeout") from None
-        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        if unreached:
             backend.ready = False
             self._telemetry.retries.labels("unreachable").inc()
             return

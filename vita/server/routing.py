@@ -53,6 +53,8 @@ class Version:
     share: float = 0.0
     """Its part of the requests that name the service only."""
     backends: list[Backend] = field(default_factory=list)
+    owed: int = 0
+    """Requests that were begun by a replica that died and wait for room; new ones come after them."""
 
 
 class Routes:
