@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 
 from vita.data.feedback import Cleaning, Kind, Overlap, Said, read_feedback, refine, write_feedback
@@ -60,6 +63,26 @@ def test_voices_on_the_same_two_answers_are_counted_whichever_side_they_take():
 )
 def test_what_cannot_be_used_is_dropped_with_its_reason(said, reason):
     assert _reasons(said) == [reason]
+
+
+def test_who_changes_their_mind_is_heard_with_the_last_word():
+    first, later = (_said(n, "thumb", "Good.", value=value) for n, value in ((1, 1), (2, -1)))
+    for who in ("ann", None):
+        found = refine([replace(one, who=who, request="r1") for one in (first, later)], Cleaning())
+        assert [one.good for one in found.rated] == [False]
+        assert [(drop.id, drop.reason) for drop in found.drops] == [(first.id, "another word later")]
+    votes = [
+        _said(n, "vote", chosen, value=1, rejected=other, who="ann")
+        for n, chosen, other in ((1, "A.", "B."), (2, "B.", "A."))
+    ]
+    (pair,) = refine(votes, Cleaning()).pairs
+    assert pair.chosen[0].content == "B." and pair.metadata["votes"] == 1
+
+
+def test_answers_that_differ_in_private_things_only_are_alike():
+    edit = _said(1, "edit", "Ask ann@a.org.", better="Ask bob@b.org.")
+    found = refine([edit], Cleaning(), redact=lambda text: re.sub(r"\S+@\S+", "[address]", text))
+    assert not found.pairs and [drop.reason for drop in found.drops] == ["both answers alike"]
 
 
 def test_one_user_counts_once_for_a_thing_and_no_more_than_allowed():

@@ -63,3 +63,8 @@ def test_a_prompt_that_is_none_stops_the_run_or_is_dropped(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"rows.jsonl, row 2: expected `prompt` as a text, or as messages"):
         read(tmp_path, rows)
     assert len(read(tmp_path, rows, on_bad_row="drop")) == 1
+
+
+def test_of_an_answer_with_a_verdict_it_is_the_prompt(tmp_path: Path) -> None:
+    (found,) = read(tmp_path, [{"prompt": "Hi.", "completion": "Good day!", "label": True}])
+    assert [one.content for one in found.messages] == ["Hi."]

@@ -94,3 +94,11 @@ def test_models_that_never_met_are_refused() -> None:
         fit([])
     with pytest.raises(DataError, match="from 0 to 1"):
         fit([Vote("a", "b", 2.0)])
+
+
+def test_one_raters_votes_say_nothing_of_how_much_raters_differ_however_one_sided() -> None:
+    alone = [Vote(first, second, 1.0, cluster="ann") for first, second in ("ab", "bc", "ac") for _ in range(4)]
+    fitted = fit(alone)
+    assert fitted.smoothed and fitted.clusters == 1
+    probability = fitted.win_probability("a", "b")
+    assert (probability.low, probability.high) == (0, 1)

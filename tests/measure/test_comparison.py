@@ -17,7 +17,9 @@ from vita.spine.errors import DataError
 
 def report(folder: Path, right: list[bool], *, task: str = "piqa") -> Path:
     folder.mkdir()
-    outcomes = [Outcome(str(n), "", (-1.0, -2.0), 0.5, {"acc": value}, False) for n, value in enumerate(right)]
+    outcomes = [
+        Outcome(str(n), "", (-1.0, -2.0), 0.5, {"acc": value}, False, f"question {n}") for n, value in enumerate(right)
+    ]
     Findings(tasks={task: outcomes}).write_items(folder / "items.jsonl.zst")
     return folder
 

@@ -13,8 +13,9 @@ from vita.data.prompts import Prompt
 from vita.data.records import Message
 from vita.infer.engine import Completion
 from vita.infer.sampling import Sampling
+from vita.measure.judging import judged
 from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.rollouts import Answers, answer, columns, told, worth
+from vita.measure.rollouts import Answers, answer, told, worth
 from vita.testing import byte_tokenizer
 from vita.train.actor import Looked
 
@@ -71,8 +72,16 @@ def test_a_coin_falls_anew_for_each_answer_and_the_same_for_the_same_round() -> 
     assert first != worth(rewards("random_reward"), many, penalty=0, seed="8").total and set(first) == {0.0, 1.0}
 
 
-def test_columns_hold_what_any_prompt_has() -> None:
-    assert columns(PROMPTS) == {"truth": [1, None]}
+def test_a_reward_is_told_the_rows_columns_the_tokens_and_a_number() -> None:
+    def seen(prompts: Any, completions: Any, **named: Any) -> list[float]:
+        told.append(named)
+        return [0.0] * len(completions)
+
+    told: list[dict[str, Any]] = []
+    own = Rewards([RewardChoice(use="seen")], [seen], where="test")
+    judged(own, PROMPTS, [Completion("x", (1, 2), "stop", ()), Completion("y", (3,), "stop", ())], seed="0")
+    assert told[0]["truth"] == [1, None] and told[0]["completion_ids"] == [[1, 2], [3]]
+    assert len(set(told[0]["draw"])) == 2
 
 
 def test_a_round_in_figures_is_as_worked_by_hand() -> None:

@@ -51,12 +51,12 @@ def engine(seed: int = 0) -> Engine:
     return Engine(tiny_model(seed=seed), byte_tokenizer(), template=ChatTemplate.default())
 
 
-def length(prompts: Any, answers: Sequence[str]) -> list[float | None]:
-    return [float(len(answer)) for answer in answers]
+def length(prompts: Any, answers: Sequence[Completion]) -> list[float | None]:
+    return [float(len(answer.text)) for answer in answers]
 
 
-def has_x(prompts: Any, answers: Sequence[str]) -> list[bool | None]:
-    return ["x" in answer for answer in answers]
+def has_x(prompts: Any, answers: Sequence[Completion]) -> list[bool | None]:
+    return ["x" in answer.text for answer in answers]
 
 
 @pytest.mark.parametrize(
@@ -120,14 +120,20 @@ def test_certain_shares_are_never_quite_certain_and_a_gain_covers_its_spread() -
     right = found.figures["right/after"]
     assert right.value == 1 and right.low < 0.6
     assert found.figures["right/change"].low < 0 < found.figures["right/change"].high
+    several = shift(
+        fake(["x"] * 8), fake(["x"] * 8), PROMPTS, score=length, right=has_x, samples=2, sampling=PURE, seed=0
+    )
+    assert several.figures["right/after"].low == pytest.approx(right.low)
+    assert several.figures["right/change"].high == pytest.approx(1 - right.low)
+    assert several.figures["win_rate"].low == pytest.approx(0.5 - 0.5 * (1 - right.low))
     spread = shift(fake(["x"] * 4), fake(["", "xx", "xxx", "x"]), PROMPTS, score=length, sampling=GREEDY, seed=0)
     gain = spread.figures["score/gain"]
     assert gain.low < 0.5 < gain.high
 
 
 def test_what_has_no_score_is_left_out_of_both_sides() -> None:
-    def some(prompts: Any, answers: Sequence[str]) -> list[float | None]:
-        return [None if answer == "?" else float(len(answer)) for answer in answers]
+    def some(prompts: Any, answers: Sequence[Completion]) -> list[float | None]:
+        return [None if answer.text == "?" else float(len(answer.text)) for answer in answers]
 
     found = shift(
         fake(["x", "?", "x", "x"]), fake(["xx", "xx", "?", "x"]), PROMPTS, score=some, sampling=GREEDY, seed=0

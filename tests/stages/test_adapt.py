@@ -97,6 +97,25 @@ def test_a_copy_of_a_held_out_document_is_not_learnt_and_empty_ones_are_counted(
     assert len(ids) == facts["documents"] // 2
 
 
+def test_a_source_is_passed_over_as_often_as_it_asks(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "text": f"Note {n} of the vet."} for n in range(40)]
+    path = tmp_path / "notes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = begun(tmp_path / "model")
+    once = run(model, tmp_path / "once", str(path), replay=0.0, steps=1).facts
+    thrice = run(model, tmp_path / "thrice", {"path": str(path), "repeat": 3}, replay=0.0, steps=1).facts
+    assert thrice["documents"] == 3 * once["documents"]
+    assert thrice["heldout_documents"] == once["heldout_documents"]
+
+
+def test_the_same_document_from_two_sources_is_no_fault(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    path.write_text("".join(json.dumps({"id": str(n), "text": f"Note {n}."}) + "\n" for n in range(40)))
+    sources = [{"path": str(path), "name": name} for name in "ab"]
+    facts = run(begun(tmp_path / "model"), tmp_path / "run", *sources, replay=0.0, steps=1).facts
+    assert facts["heldout_documents"] % 2 == 0
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
     with pytest.raises(ConfigError, match=r"adapt.length: expected at most 64"):

@@ -124,6 +124,40 @@ def test_kto_learns_from_verdicts(tmp_path: Path) -> None:
         run(model, tmp_path / "dpo", source, steps=2)
 
 
+def test_kto_with_a_single_held_out_prompt_learns_from_all(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Say {word}.", "completion": word, "label": True} for word in ("mu", "ba", "ko", "ti")]
+    model, source = chatting(tmp_path / "model"), written(tmp_path, rows)
+    counts = []
+    for seed in range(12):
+        facts = run(model, tmp_path / f"{seed}", source, steps=1, losses={"kto": 1.0}, held_out=0.25, seed=seed).facts
+        counts.append((facts["pairs"], facts["heldout_pairs"]))
+    assert (4, 0) in counts and all(sum(both) == 4 and both[1] != 1 for both in counts)
+
+
+def test_a_pair_as_long_as_the_context_fits(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Say {word}.", "chosen": word * 30, "rejected": "no"} for word in ("mu", "ba", "ko", "ti")]
+    facts = run(
+        chatting(tmp_path / "model", context=90), tmp_path / "run", written(tmp_path, rows), steps=1, held_out=0.0
+    ).facts
+    assert facts["pairs"] == 4
+
+
+def test_a_reward_is_told_the_columns_of_the_row_and_fails_before_training(tmp_path: Path) -> None:
+    (tmp_path / "rewards.py").write_text(
+        "def known(completions, answer, completion_ids):\n"
+        "    return [float(a in text) for a, text in zip(answer, completions)]\n"
+        "def lost(completions, missing):\n    return [0.0 for _ in completions]\n"
+    )
+    source = written(tmp_path, [{**row, "answer": row["chosen"]} for row in PAIRS])
+    model, place = chatting(tmp_path / "model"), f"{tmp_path}/rewards.py"
+    found = run(model, tmp_path / "run", source, steps=1, held_out=0.3, rewards=[f"{place}:known"]).facts
+    assert "shift/score/gain" in found
+    told: list[Any] = []
+    with pytest.raises(DataError, match=r"dpo.rewards: lost: raised TypeError: .*missing"):
+        run(model, tmp_path / "bad", source, told=told, steps=1, held_out=0.3, rewards=[f"{place}:lost"])
+    assert not [event for event, _ in told if event == "metrics"]
+
+
 def test_shuffled_labels_are_a_control(tmp_path: Path) -> None:
     model, source = chatting(tmp_path / "model"), written(tmp_path)
     facts = run(model, tmp_path / "control", source, steps=20, shuffle_labels=True, losses={"sigmoid": 1.0}).facts

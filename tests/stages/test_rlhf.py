@@ -170,7 +170,9 @@ def test_training_must_mean_the_tokens_that_were_sampled(
     [
         ({"samples": 1}, "rlhf.samples: expected at least 2, since grpo compares answers, got 1"),
         ({"method": "reinforce", "epochs": 2}, "rlhf.epochs: expected 1 for reinforce, .* as it is, got 2"),
-        ({"method": "reinforce", "loss": "cispo"}, "rlhf.loss: expected none for reinforce, which has its own"),
+        ({"method": "reinforce", "loss": "cispo"}, "rlhf.loss: expected none for reinforce, whose loss has no ratios"),
+        ({"method": "reinforce", "clip_high": 0.3}, "rlhf.clip_high: expected none for reinforce"),
+        ({"loss": "cispo", "dual_clip": 3}, "rlhf.dual_clip: expected none beside cispo"),
         ({"max_tokens": 64}, "rlhf.max_tokens: expected fewer than 64, the model's context, got 64"),
         ({"method": "ppo", "steps": 2}, "rlhf.value_rounds: expected fewer than `steps`, 2"),
         ({"minibatches": 100}, "rlhf.minibatches: expected at most 64, the answers of a round, got 100"),
@@ -181,6 +183,11 @@ def test_training_must_mean_the_tokens_that_were_sampled(
 def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, settings: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tuned, tmp_path / "run", **settings)
+
+
+def test_rewards_that_say_nothing_end_the_run(tuned: Model, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="20 steps in a row could not be used, the last for no targets"):
+        run(tuned, tmp_path / "run", rewards=["sum_right"], steps=40)
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_refused(tuned: Model, tmp_path: Path) -> None:

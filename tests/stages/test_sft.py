@@ -10,6 +10,8 @@ import pytest
 
 from tests.stages.test_pretrain import everything, tokens
 from vita.data.records import Message
+from vita.data.shards import write_shards
+from vita.data.tokenizer import Tokenizer
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf
@@ -19,7 +21,7 @@ from vita.spine.errors import ConfigError, DataError
 from vita.spine.machine import Machine
 from vita.spine.plan import Context
 from vita.stages import sft
-from vita.stages.kinds import Model
+from vita.stages.kinds import Model, Tokens
 from vita.testing import byte_tokenizer, tiny_model
 
 ROWS = [{"instruction": f"Say {word}.", "output": word * 2} for word in ("mu", "ba", "ko", "ti", "ra", "ne")] * 8
@@ -125,3 +127,31 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         run(model, tmp_path / "one", dialogues(tmp_path), max_length=256)
     with pytest.raises(DataError, match="hold no dialogue to learn from"):
         run(model, tmp_path / "two", dialogues(tmp_path, []))
+
+
+def test_an_epoch_passes_over_the_dialogues_whatever_is_replayed_beside(tmp_path: Path) -> None:
+    model, source = begun(tmp_path / "model"), dialogues(tmp_path)
+    text = tokens(tmp_path / "tokens")
+    plain = run(model, tmp_path / "plain", source, epochs=1, text=text).facts
+    mixed = run(model, tmp_path / "mixed", source, epochs=1, text=text, replay=0.5).facts
+    assert mixed["steps"] in (2 * plain["steps"], 2 * plain["steps"] - 1)
+
+
+def test_replay_that_no_step_can_hold_or_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    model, source, text = begun(tmp_path / "model"), dialogues(tmp_path), tokens(tmp_path / "tokens")
+    for share in (0.05, 0.95):
+        with pytest.raises(ConfigError, match=rf"sft.replay: expected at least one row of each kind, got {share}"):
+            run(model, tmp_path / "share", source, text=text, replay=share)
+    tokenizer = Tokenizer.train(["a cat and a cat and a dog"] * 9, vocabulary=262)
+    write_shards(tmp_path / "other/train", [], vocabulary=262, document=259, tokenizer=tokenizer.digest)
+    with pytest.raises(ConfigError, match=r"sft.tokens: were written with another tokenizer"):
+        run(model, tmp_path / "other run", source, text=Tokens("4" * 64, tmp_path / "other", {}), replay=0.5)
+
+
+def test_held_out_dialogues_that_are_all_too_long_are_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sft, "_is_held_out", lambda one, config: len(one.messages[-1].content) > 100)
+    source = dialogues(tmp_path, [*ROWS, {"instruction": "Say it.", "output": "x" * 500}])
+    facts = run(begun(tmp_path / "model"), tmp_path / "run", source, steps=1, on_long="drop").facts
+    assert facts["dialogues"] == len(ROWS) and "heldout_loss" not in facts

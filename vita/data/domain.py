@@ -54,11 +54,13 @@ class Domain:
             dropped[one.reason] += 1
 
         def encoded(*, aside: bool) -> Iterator[tuple[Document, np.ndarray]]:
-            for number, document in enumerate(_documents(sources, (lambda one: None) if aside else drop)):
+            for number, (document, repeat) in enumerate(_documents(sources, (lambda one: None) if aside else drop)):
                 if (draw(document, f"{seed}/held out") < held_out) == aside:
                     if aside:
                         kept.add(document)
-                    yield document, np.asarray(tokenizer.encode(document.text))
+                    ids = np.asarray(tokenizer.encode(document.text))
+                    for _ in range(1 if aside else int(repeat) + (draw(document, "repeat") < repeat % 1)):
+                        yield document, ids
                 if number % 500 == 0:
                     tell(number)
 
@@ -77,11 +79,13 @@ class Sample:
 
     def __init__(self, size: int, *, seed: int) -> None:
         self.size, self.seed = size, seed
-        self._heap: list[tuple[float, str, Document]] = []
+        self._heap: list[tuple[float, str, int, Document]] = []
+        self._offered = 0
 
     def add(self, document: Document) -> None:
         """Offer a document."""
-        entry = (-draw(document, f"{self.seed}/sample"), document.id, document)
+        self._offered += 1  # tells two like documents apart
+        entry = (-draw(document, f"{self.seed}/sample"), document.id, self._offered, document)
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
@@ -89,7 +93,7 @@ class Sample:
 
     def taken(self) -> list[Document]:
         """Those with the lowest draws."""
-        return [document for _, _, document in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
+        return [document for *_, document in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
 def sample_of(shards: Shards, tokenizer: Tokenizer, *, size: int, seed: int = 0) -> list[Document]:
@@ -109,10 +113,11 @@ def draw(document: Document, purpose: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _documents(sources: Sequence[Source], drop: Dropped) -> Iterator[Document]:
+def _documents(sources: Sequence[Source], drop: Dropped) -> Iterator[tuple[Document, float]]:
+    """Each document, and how often its source is to be passed over in training."""
     for source in sources:
         for document in documents(source, dropped=drop):
             if document.text.strip():
-                yield document
+                yield document, source.repeat
             else:
                 drop(Drop(document.id, document.source, "empty"))

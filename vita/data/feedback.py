@@ -113,7 +113,8 @@ def refine(
     """Clean, merge and turn into training data; `tested` are the texts that the model must not be trained on."""
     drops: list[Drop] = []
     taken = Overlap(tested, words=cleaning.overlap)
-    kept = [_redacted(one, redact) for one in _usable(said, cleaning, taken, drops)]
+    redacted = (_redacted(one, redact) for one in _latest(said, drops))
+    kept = list(_usable(redacted, cleaning, taken, drops))
     voices = [*_direct(kept), *_matched(kept)]
     pairs = list(_pairs(voices, cleaning, drops))
     used = {request for pair in pairs for request in pair.metadata["requests"]}
@@ -148,18 +149,38 @@ class Overlap:
 # -- which voices count
 
 
+def _latest(said: Iterable[Said], drops: list[Drop]) -> Iterator[Said]:
+    """Who said something else of the same answers later has changed their mind, and only the last word counts."""
+    every = list(said)
+    last = {question: one.id for one in every if (question := _question(one))}
+    for one in every:
+        if last.get(_question(one), one.id) == one.id:
+            yield one
+        else:
+            drops.append(Drop(one.id, "feedback", "another word later"))
+
+
+def _question(one: Said) -> tuple[Any, ...] | None:
+    """What a thumb or a vote decides, and who; where nobody says who, an answer's thumbs are one person's."""
+    if one.kind == "thumb":
+        return one.who, one.request, one.answer
+    if one.kind == "vote" and one.who:
+        return one.who, one.prompt, frozenset((one.answer, one.rejected))
+    return None
+
+
 def _usable(said: Iterable[Said], cleaning: Cleaning, taken: Overlap, drops: list[Drop]) -> Iterator[Said]:
     users: Counter[str] = Counter()
     seen: set[tuple[Any, ...]] = set()
     for one in said:
         again = (one.who, one.kind, one.request, one.answer, one.better, one.rejected)
         reason = _unusable(one, cleaning, taken)
-        if reason is None and one.who and again in seen:
+        if reason is None and again in seen:
             reason = "said twice"
         if reason is None and one.who and users[one.who] >= cleaning.per_user:
             reason = "one user's too many"
         if reason:
-            drops.append(Drop(one.id, "feedback", reason, one.reason[:200]))
+            drops.append(Drop(one.id, "feedback", reason, one.reason[:200] if one.consent else ""))
             continue
         seen.add(again)
         users[one.who or ""] += 1

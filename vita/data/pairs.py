@@ -1,7 +1,7 @@
 """Two answers to a prompt in tokens, and rows of them for training, in which both always stand together.
 
     found = read_pairs(sources, tokenizer, template, length=512)
-    rows = PairRows(found.learnt, pad=tokenizer.pad)
+    rows = PairRows(found.learnt, pad=tokenizer.pad, context=512)
     rows.take(rows.order(step, rows=16, seed=0))        # ids and learn: [16, 2, tokens]
 
 Only an answer's own tokens are learnt or scored, with its end of turn. What is dropped is counted by its reason.
@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -46,6 +46,8 @@ class TokenPair:
     margin: float = 0.0
     good: bool = True
     """Of a rated answer: whether it was found good."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else the row holds, which a reward is told."""
 
     def turned(self) -> TokenPair:
         """The other way round."""
@@ -146,6 +148,8 @@ def read_ratings(
                 continue
             alone[_is_held_out(rated.prompt, held_out, seed)].append((rated, halves))
             tell(sum(map(len, alone.values())))
+    if any(len({rated.prompt for rated, _ in side}) == 1 for side in alone.values()):  # without another's answer
+        alone = {False: alone[False] + alone[True], True: []}
     found.learnt, found.heldout = (_beside_strays(alone[aside], length, seed) for aside in (False, True))
     if shuffle_labels:
         order = sorted(range(len(found.learnt)), key=lambda at: _draw(found.learnt[at].id, f"{seed}/label"))
@@ -165,8 +169,9 @@ class Rows(NamedTuple):
 class PairRows:
     """Pairs by their number; every epoch has an order of its own."""
 
-    def __init__(self, pairs: Sequence[TokenPair], *, pad: int) -> None:
-        self.pairs, self.pad = list(pairs), pad
+    def __init__(self, pairs: Sequence[TokenPair], *, pad: int, context: int) -> None:
+        """No row is wider than `context`, what the model reads at once."""
+        self.pairs, self.pad, self.context = list(pairs), pad, context
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -188,7 +193,7 @@ class PairRows:
 
     def width(self, numbers: Sequence[int]) -> int:
         """How wide rows for these pairs are."""
-        return -(-int(self.lengths[list(numbers)].max()) // WIDTHS) * WIDTHS
+        return min(-(-int(self.lengths[list(numbers)].max()) // WIDTHS) * WIDTHS, self.context)
 
     def take(self, numbers: Sequence[int], *, width: int | None = None) -> Rows:
         """Rows by their number, as wide as the longest of them or `width`."""
@@ -246,7 +251,8 @@ def _pair(
     if flaw or chosen.ids == rejected.ids:
         return flaw or "same"
     margin = preference.margin or 0.0
-    return TokenPair(preference.id, preference.source, preference.prompt, (chosen, rejected), margin)
+    about = preference.metadata
+    return TokenPair(preference.id, preference.source, preference.prompt, (chosen, rejected), margin, columns=about)
 
 
 def _too_long(side: Encoded, length: int, on_long: OnLong) -> str | None:
@@ -270,7 +276,8 @@ def _beside_strays(alone: list[tuple[Rated, _Halves]], length: int, seed: int) -
         ids = halves.whole.ids[: halves.start] + other.whole.ids[other.start :]
         learn = [False] * halves.start + other.whole.learn[other.start :]
         answers = (_cut(halves.whole, length), _cut(Encoded(ids, learn), length))
-        pairs.append(TokenPair(rated.id, rated.source, rated.prompt, answers, good=rated.good))
+        own = rated.id, rated.source, rated.prompt
+        pairs.append(TokenPair(*own, answers, good=rated.good, columns=rated.metadata))
     return pairs
 
 

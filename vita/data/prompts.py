@@ -14,10 +14,10 @@ from itertools import islice
 from typing import Any
 
 from vita.data import formats
-from vita.data import preferences as opinions
+from vita.data.preferences import detect as detect_opinion
 from vita.data.readers import Row, kind_of
 from vita.data.records import ROLES, Dialogue, Message
-from vita.data.sources import Source, Stretch, dialogues, preferences, read_files, read_huggingface, usable_files
+from vita.data.sources import Source, Stretch, dialogues, opinions, read_files, read_huggingface, usable_files
 from vita.spine.errors import DataError
 
 
@@ -35,8 +35,8 @@ class Prompt:
 def prompts(source: Source) -> Iterator[Prompt]:
     """The prompts of a source in their order; what asks nothing is passed over."""
     first = _first_row(source)
-    if (source.world is not None and source.part == "preferences") or (first and opinions.detect(first)):
-        found = (Prompt(one.id, one.prompt, one.source, one.metadata) for one in preferences(source))
+    if (source.world is not None and source.part == "preferences") or (first and detect_opinion(first)):
+        found = (Prompt(one.id, one.prompt, one.source, one.metadata) for one in opinions(source))
     elif first and "prompt" in first and not formats.detect(first):
         found = islice(_of_rows(source), source.limit)
     else:

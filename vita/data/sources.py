@@ -70,6 +70,11 @@ def ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[Rated
     return islice((rated for one in rows for rated in _rated(one)), source.limit)
 
 
+def opinions(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference | Rated]:
+    """Both kinds of them, as the rows have it."""
+    return islice(_opinions(source, Rated, dropped), source.limit)
+
+
 def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
     """The source cut into parts of at least `bytes_each` on disk, at file boundaries; the same on every machine."""
     if source.path is None or source.limit is not None:

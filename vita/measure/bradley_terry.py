@@ -110,8 +110,8 @@ def fit(votes: Iterable[Vote], *, steps: int = 100) -> Fitted:
     gradients = design * (outcomes - expected)[:, None]
     inverse = _inverse(design, expected)
     names = [vote.cluster or f"\0{row}" for row, vote in enumerate(given)]
+    clusters = len(set(names))  # those of the virtual ties say nothing of how much voices differ
     names += [f"\0tie {row}" for row in range(len(design) - real)]
-    clusters = len(set(names))
     middle = _of_clusters(gradients, names) * (clusters / (clusters - 1) if clusters > 1 else 1.0)
     return Fitted(models, strengths, inverse @ middle @ inverse, real, clusters, smoothed)
 

@@ -65,7 +65,7 @@ class Versus:
 
 def compare(first: Path, second: Path) -> dict[str, Comparison]:
     """`task/metric` -> exact McNemar test of two report folders, p-values corrected for their number (Holm 1979)."""
-    found = _tested(_verdicts(first), _verdicts(second))
+    found = _tested(*_verdicts(first, second))
     if not found:
         raise _nothing_in_common(str(second), first)
     corrected = holm([one.p_value for one in found.values()])
@@ -75,7 +75,7 @@ def compare(first: Path, second: Path) -> dict[str, Comparison]:
 def paired(first: Path, second: Path, figure: str) -> Comparison | None:
     """The paired test of one figure (`task/metric` or `task/group/metric`), if both reports hold its items."""
     task, *group, metric = figure.split("/")
-    before, after = (_verdicts(folder).get(f"{task}/{metric}", {}) for folder in (first, second))
+    before, after = (found.get(f"{task}/{metric}", {}) for found in _verdicts(first, second))
     both = sorted(id for id in before.keys() & after.keys() if not group or id.startswith("/".join(group) + "/"))
     return mcnemar([before[id] for id in both], [after[id] for id in both]) if both else None
 
@@ -87,8 +87,8 @@ def versus(parent: Path, rows: Iterable[Row], *, seed: int) -> Versus:
     id and size are.
     """
     before, after = _keyed(read_items(parent)), _keyed(rows)
-    same = [key for key in after if key in before and _same_question(before[key], after[key])]
-    old, new = _of_rows({key: before[key] for key in same}), _of_rows({key: after[key] for key in same})
+    same = _in_both(before, after)
+    old, new = (_of_rows({key: rows[key] for key in same}) for rows in (before, after))
     tasks = _tested(old, new)
     texts = {name: _texts(before, after, keys, seed=seed) for name, keys in _by_text(same, after).items()}
     if not tasks and not texts:
@@ -122,8 +122,15 @@ def _tested(before: Verdicts, after: Verdicts) -> dict[str, Comparison]:
     return found
 
 
-def _verdicts(folder: Path) -> Verdicts:
-    return _of_rows(_keyed(read_items(folder)))
+def _verdicts(first: Path, second: Path) -> tuple[Verdicts, Verdicts]:
+    """Of the items that both reports hold."""
+    before, after = _keyed(read_items(first)), _keyed(read_items(second))
+    same = _in_both(before, after)
+    return _of_rows({key: before[key] for key in same}), _of_rows({key: after[key] for key in same})
+
+
+def _in_both(before: Mapping[str, Row], after: Mapping[str, Row]) -> list[str]:
+    return [key for key in after if key in before and _same_question(before[key], after[key])]
 
 
 def _of_rows(rows: Mapping[str, Row]) -> Verdicts:
@@ -150,7 +157,9 @@ def _keyed(rows: Iterable[Row]) -> dict[str, Row]:
 
 
 def _same_question(before: Row, after: Row) -> bool:
-    return all(before.get(name) == after.get(name) for name in ("prompt", "bytes"))
+    """Not told by the id alone, since the rows of a file may have been edited or moved."""
+    told = [name for name in ("prompt", "item", "bytes") if name in before and name in after]
+    return all(before[name] == after[name] for name in told)
 
 
 def _by_text(keys: Iterable[str], rows: Mapping[str, Row]) -> dict[str, list[str]]:

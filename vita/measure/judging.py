@@ -6,18 +6,22 @@ found = judges.beside(before, after, prompts, sampling=Sampling(temperature=0), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
+from vita.data.prompts import Prompt
 from vita.data.records import Message
-from vita.infer.engine import Engine
+from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
-from vita.measure.rewards import Rewards
+from vita.measure.rewards import Given, Rewards, Values
 from vita.measure.shift import Shift, shift
 
 RIGHT = 0.5
 """What a judge of right and wrong gives an answer at least that is right."""
+
+TRIED = Completion("I do not know.", (), "stop", ())
 
 
 @dataclass(frozen=True)
@@ -27,35 +31,52 @@ class Judges:
     score: Rewards
     right: Rewards | None = None
 
+    def try_out(self, prompt: Prompt) -> None:
+        """Ask once, so that a judge that cannot work is known before anything slow begins."""
+        for one in (self.score, self.right):
+            if one is not None:
+                judged(one, [prompt], [TRIED], seed="tried")
+
     def beside(
         self,
         before: Engine,
         after: Engine,
-        prompts: Sequence[Sequence[Message]],
+        prompts: Sequence[Prompt],
         *,
-        columns: Mapping[str, Sequence[Any]] | None = None,
         samples: int = 1,
         sampling: Sampling,
         seed: int,
     ) -> Shift:
-        """Both models answer every prompt `samples` times; `columns` hold what judges are told of each prompt."""
+        """Both models answer every prompt `samples` times; judges are told what is known of each prompt."""
 
-        def values(rewards: Rewards, asked: Sequence[Sequence[Message]], texts: Sequence[str]) -> list[float | None]:
-            times = len(texts) // len(prompts)
-            told = {name: [one for one in column for _ in range(times)] for name, column in (columns or {}).items()}
-            return rewards(asked, texts, **told).total
+        def values(rewards: Rewards, answers: Sequence[Completion]) -> Values:
+            each = len(answers) // len(prompts)
+            return judged(rewards, [one for one in prompts for _ in range(each)], answers, seed=f"{seed}").total
 
-        def is_right(asked: Sequence[Sequence[Message]], texts: Sequence[str]) -> list[bool | None]:
+        def score(_: Sequence[Sequence[Message]], answers: Sequence[Completion]) -> Values:
+            return values(self.score, answers)
+
+        def right(_: Sequence[Sequence[Message]], answers: Sequence[Completion]) -> list[bool | None]:
             assert self.right is not None
-            return [None if value is None else value >= RIGHT for value in values(self.right, asked, texts)]
+            return [None if value is None else value >= RIGHT for value in values(self.right, answers)]
 
         return shift(
             before,
             after,
-            prompts,
-            score=lambda asked, texts: values(self.score, asked, texts),
-            right=is_right if self.right else None,
+            [one.messages for one in prompts],
+            score=score,
+            right=right if self.right else None,
             samples=samples,
             sampling=sampling,
             seed=seed,
         )
+
+
+def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> Given:
+    """What answers are worth: a reward is told the columns of the prompt's row, the tokens, and a number by chance."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    chance = Random(f"{seed}/draws")
+    told: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+    told["completion_ids"] = [list(one.ids) for one in answers]
+    told["draw"] = [chance.getrandbits(48) for _ in answers]
+    return rewards([prompt.messages for prompt in prompts], [one.text for one in answers], **told)

@@ -11,6 +11,8 @@ Of equal sums the first wins, as there.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ class Outcome:
     correct: dict[str, bool]
     cut: bool
     """Part of the context did not fit."""
+    item: str
+    """A digest of what was asked, by which two reports know the same item."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +45,7 @@ class Outcome:
             "logprobs": [round(value, 6) for value in self.logprobs],
             **self.correct,
             "cut": self.cut,
+            "item": self.item,
         }
 
 
@@ -63,8 +68,14 @@ def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int
         sums = tuple(math.fsum(score.logprob for score in scores[start:stop]) for start, stop in of_options)
         greedy = all(score.greedy for score in scores[of_options[0][0] : of_options[0][1]])
         chance = 1 / len(item.options) if isinstance(item, Choice) else 0.0
-        outcomes.append(Outcome(item.id, item.group, sums, chance, _verdicts(item, sums, greedy), was_cut))
+        verdicts = _verdicts(item, sums, greedy)
+        outcomes.append(Outcome(item.id, item.group, sums, chance, verdicts, was_cut, _digest(item)))
     return outcomes
+
+
+def _digest(item: Item) -> str:
+    """Of its contexts and options, whatever their file and place in it."""
+    return hashlib.sha256(json.dumps(_options(item)).encode()).hexdigest()[:16]
 
 
 def encode_pair(context: str, continuation: str, *, encode: Encode, prefix: int) -> Pair:

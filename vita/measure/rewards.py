@@ -116,7 +116,8 @@ class Rewards:
         total: Values = [None] * len(completions)
         for choice, function in zip(self.choices, self.functions, strict=True):
             values = self._asked(choice, function, prompts, completions, columns)
-            each[choice.name] = values
+            of_name = sum(name.partition("#")[0] == choice.name for name in each)
+            each[f"{choice.name}#{of_name + 1}" if of_name else choice.name] = values
             for at, value in enumerate(values):
                 if value is not None:
                     total[at] = (total[at] or 0.0) + choice.weight * value

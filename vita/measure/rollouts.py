@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +24,7 @@ from torch import Tensor
 from vita.data.prompts import Prompt
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
+from vita.measure.judging import judged
 from vita.measure.rewards import Given, Rewards
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
@@ -275,27 +276,12 @@ def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance
 
 def worth(rewards: Rewards, answers: Answers, *, penalty: float, seed: str) -> Given:
     """What the answers are worth; one that did not end has earned nothing, and loses `penalty`."""
-    chance = Random(f"{seed}/draws")
-    given = rewards(
-        [prompt.messages for prompt in answers.prompts],
-        [one.text for one in answers.completions],
-        **{
-            **columns(answers.prompts),
-            "completion_ids": [list(one.ids) for one in answers.completions],
-            "draw": [chance.getrandbits(48) for _ in answers.prompts],
-        },
-    )
+    given = judged(rewards, answers.prompts, answers.completions, seed=seed)
     total = [
         value if value is None or one.finish == "stop" else min(value, 0.0) - penalty
         for value, one in zip(given.total, answers.completions, strict=True)
     ]
     return Given(total, given.each)
-
-
-def columns(prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
-    """What the prompts' rows hold beside, by name; None where a row lacks it."""
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-    return {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
 
 
 def told(

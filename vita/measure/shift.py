@@ -31,10 +31,10 @@ from vita.measure.statistics import Interval, bootstrap_ratio, mcnemar, wilson
 from vita.spine.errors import DataError
 
 Prompt = Sequence[Message]
-Score = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float | None]]
+Score = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float | None]]
 """(prompts, answers) -> how good each answer is; None leaves it out. It is asked once for each model, and is given
 every prompt `samples` times in a row."""
-Right = Callable[[Sequence[Prompt], Sequence[str]], Sequence[bool | None]]
+Right = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[bool | None]]
 """(prompts, answers) -> whether what each says is right; None where that cannot be told."""
 
 V = TypeVar("V", float, bool)
@@ -130,14 +130,14 @@ class _Pairs:
     def judged(
         self,
         name: str,
-        judge: Callable[[Sequence[Prompt], Sequence[str]], Sequence[V | None]],
+        judge: Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[V | None]],
         prompts: Sequence[Prompt],
         *answers: Sequence[Completion],
     ) -> list[list[list[V | None]]]:
         """What `judge` says of each model's answers, by prompt."""
         found = []
         for own in answers:
-            values = list(judge(prompts, [one.text for one in own]))
+            values = list(judge(prompts, own))
             if len(values) != len(own):
                 raise DataError(f"shift.{name}", expected=f"{len(own)} values, one for each answer", got=len(values))
             wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
@@ -160,14 +160,14 @@ class _Pairs:
 
     def win_rate(self, both: Sequence[Grouped]) -> Interval:
         """How often an answer of the later model beats one of the earlier to the same prompt; a tie is half."""
-        return self.mean(
-            [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(both)]
-        )
+        wins = [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(both)]
+        return unsure(self.mean(wins), 0.0, 1.0)
 
     def shares(self, name: str, both: Sequence[Grouped]) -> dict[str, Interval]:
         """Shares and their change; with one verdict a prompt by the intervals that stay honest near 0 and 1."""
         if self.samples > 1:
-            return {**self.means(name, both), f"{name}/change": self.difference(both)}
+            ends = {when: unsure(one, 0.0, 1.0) for when, one in self.means(name, both).items()}
+            return {**ends, f"{name}/change": unsure(self.difference(both), -1.0, 1.0)}
         each = [[bool(one) for group in own for one in _known(group)] for own in both]
         paired = [(bool(early[0]), bool(late[0])) for early, late in _in_both(both)]
         change = mcnemar([early for early, _ in paired], [late for _, late in paired]).difference
@@ -197,6 +197,16 @@ class _Pairs:
                     row[when]["right"] = rights[side][index][sample]
             rows.append({**row, "kl": round(drift[at], 6)})
         return rows
+
+
+def unsure(found: Interval, low: float, high: float) -> Interval:
+    """Of values from `low` to `high` that were all the same, resampling knows no spread: then, with Wilson's bound, as
+    many prompts as a share of n of n leaves open may be of another kind, and these anything."""
+    if found.low != found.high or not found.n:
+        return found
+    other = 1 - wilson(found.n, found.n).low
+    value = found.value
+    return Interval(value, value - other * (value - low), value + other * (high - value), found.n)
 
 
 def _known(values: Sequence[V | None]) -> list[V]:

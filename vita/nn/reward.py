@@ -45,9 +45,9 @@ class RewardTransformer(Transformer):
         return made
 
     def scores(self, ids: Int[Tensor, "B T"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """How good each text is whose last token stands at `last`."""
+        """How good each text is whose last token stands at `last`; float32, since near scores must not tie."""
         hidden = self.hidden(ids)[torch.arange(len(ids), device=ids.device), last]
-        return nn.functional.linear(hidden, self.score.weight.to(hidden.dtype))[:, 0].float()
+        return nn.functional.linear(hidden.float(), self.score.weight.float())[:, 0]
 
 
 def save(model: RewardTransformer, folder: str | Path, *, padding: int) -> None:

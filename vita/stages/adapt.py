@@ -19,6 +19,7 @@ from pydantic import Field
 
 from vita.data.domain import Domain, sample_of
 from vita.data.loader import Loader
+from vita.data.replay import pretraining, replayed_rows
 from vita.data.shards import Shards
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
@@ -106,19 +107,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     if length > shape.context:
         raise ConfigError("adapt.length", expected=f"at most {shape.context}, the model's context", got=length)
     tokenizer = Tokenizer.load(inputs.model.path)
-    _check(config, inputs, tokenizer)
+    old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
     domain = _read(config, tokenizer, context)
     rows = config.rows or _rows(config, domain.learnt.tokens, length)
-    replayed = round(config.replay * rows)
-    if config.replay and not 0 < replayed < rows:
-        hint = f"more `rows` (now {rows}) can hold such a share"
-        raise ConfigError("adapt.replay", expected="at least one row of each kind", got=config.replay, hint=hint)
+    replayed = replayed_rows(config.replay, rows=rows, where="adapt")
     training = _training(config, domain.learnt.tokens, rows=rows, own=rows - replayed, length=length, width=shape.width)
     steps, flops = training.schedule.steps, shape.flops_per_token(length)
 
     with joined(context.machine) as world:
         parts = {"own": rows - replayed, "replayed": replayed}
-        batch = _Batches(config, inputs, domain.learnt, **parts, length=length, world=world)
+        batch = _Batches(config, domain.learnt, old, **parts, length=length, world=world)
         trainer = Trainer(
             model,
             language_modelling,
@@ -193,18 +191,6 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
     return domain
 
 
-def _check(config: Config, inputs: Inputs, tokenizer: Tokenizer) -> None:
-    if inputs.tokens is None:
-        if config.replay:
-            hint = "give them, or set `replay: 0` and risk that the model forgets"
-            raise ConfigError("adapt.replay", "needs the pretraining's tokens as an input", hint=hint)
-        return
-    own = Shards.open(inputs.tokens.path / "train").tokenizer
-    if own and own != tokenizer.digest:
-        hint = "take the tokens that the model was pretrained on"
-        raise ConfigError("adapt.tokens", "were written with another tokenizer than the model's", hint=hint)
-
-
 # -- training
 
 
@@ -239,8 +225,8 @@ class _Batches:
     def __init__(
         self,
         config: Config,
-        inputs: Inputs,
         learnt: Shards,
+        general: Shards | None,
         *,
         own: int,
         replayed: int,
@@ -249,8 +235,7 @@ class _Batches:
     ) -> None:
         self.own = Loader(learnt, context=length, rows=own, seed=config.seed)
         self.old = None
-        if replayed and inputs.tokens:
-            general = Shards.open(inputs.tokens.path / "train")
+        if replayed and general:
             self.old = Loader(general, context=length, rows=replayed, seed=config.seed)
         self.place = {"rank": world.rank, "world_size": world.size}
         self.separator = learnt.document_token if config.document_mask else None

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vita.data.chat import ChatTemplate
 from vita.data.pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings, summary
+from vita.data.prompts import Prompt, distinct
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
@@ -149,6 +150,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     judges = _judges(config, inputs, context)
     tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
     found = _read(config, inputs, learn, tokenizer, template, context, length=length)
+    if judges and (asked := _asked(config, found)):
+        judges.try_out(asked[0])
     training = preference_training(
         pairs=len(found.learnt),
         rate=rules.preference_rate(shape.parameters()) * config.rate,
@@ -158,7 +161,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     with joined(context.machine) as world:
         trainer = Trainer(model, learn, training, world=world, threads=context.machine.threads)
-        everything = PairRows([*found.learnt, *found.heldout], pad=tokenizer.pad)
+        everything = PairRows([*found.learnt, *found.heldout], pad=tokenizer.pad, context=shape.context)
         context.emit("note", text=f"takes the reference log-probabilities of {len(everything):,} pairs")
         before = reference_of(
             trainer,
@@ -167,7 +170,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             tell=lambda done: context.emit("progress", done=done, total=len(everything), unit="pairs"),
         )
         count = len(found.learnt)
-        rows, aside = PairRows(found.learnt, pad=tokenizer.pad), PairRows(found.heldout, pad=tokenizer.pad)
+        rows, aside = (
+            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.learnt, found.heldout)
+        )
         batches = PairBatches(rows, before[:count], size=config.rows, seed=config.seed, world=world)
         heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
         check = first_step(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
@@ -288,10 +293,16 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     return Judges(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
 
 
+def _asked(config: Config, found: Found) -> list[Prompt]:
+    """The held-out prompts that both models answer, each once."""
+    every = (Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
+    return distinct(every)[: config.prompts]
+
+
 def _moved(
     config: Config, inputs: Inputs, judges: Judges | None, found: Found, folder: Path, context: Context
 ) -> Shift | None:
-    prompts = list(dict.fromkeys(pair.prompt for pair in found.heldout))[: config.prompts]
+    prompts = _asked(config, found)
     if judges is None or not prompts:
         why = "no prompt is held out" if judges else "`rewards` names nothing to score them by"
         context.emit("note", text=f"answers are not compared: {why}")

@@ -108,7 +108,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
 
     with joined(context.machine) as world:
         trainer = Trainer(model, LearnsScores(config.centering), training, world=world, threads=context.machine.threads)
-        rows, aside = PairRows(found.learnt, pad=tokenizer.pad), PairRows(found.heldout, pad=tokenizer.pad)
+        rows, aside = (
+            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.learnt, found.heldout)
+        )
         none = torch.zeros(max(len(rows), len(aside)), 2)
         batches = PairBatches(rows, none, size=config.rows, seed=config.seed, world=world)
         heldout = PairBatches(aside, none, size=world.size, seed=config.seed, world=world)

@@ -22,7 +22,7 @@ from vita.infer.sampling import Sampling
 from vita.measure.judging import Judges
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
 from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.rollouts import HEADLINE, HeldOut, Method, Plan, Rollouts, columns
+from vita.measure.rollouts import HEADLINE, HeldOut, Method, Plan, Rollouts
 from vita.measure.shift import Shift
 from vita.nn import hf
 from vita.nn.critic import ActorCritic
@@ -137,8 +137,8 @@ class Config(Settings):
     """What an answer that did not end loses."""
     held_out: int = Field(100, ge=1)
     """Prompts kept back for the comparison at the end; at most a third of all."""
-    compared: Sampling = Field(default_factory=lambda: Sampling(max_tokens=48))
-    """How both models answer them."""
+    compared: Sampling | None = None
+    """How both models answer them; without it by the pure model, in at most `max_tokens`."""
     compared_samples: int = Field(2, ge=1)
     """Answers of each model to each held-out prompt."""
     seed: int = 0
@@ -166,6 +166,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     rewards, judges = _judges(config, inputs, device)
     reference = Engine.open(inputs.model.path, device=device)
     asked, aside = _prompts(config, reference, context)
+    judges.try_out(aside[0])
     policy, tokenizer, template = hf.load(inputs.model.path), reference.tokenizer, reference.template
     model = ActorCritic.of(policy) if config.method == "ppo" else policy
     engine = Engine(model, tokenizer, template=template, device=device)
@@ -198,10 +199,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     found = judges.beside(
         reference,
         later,
-        [prompt.messages for prompt in aside],
-        columns=columns(aside),
+        aside,
         samples=config.compared_samples,
-        sampling=config.compared,
+        sampling=config.compared or Sampling(max_tokens=config.max_tokens),
         seed=config.seed,
     )
     facts = _facts(config, learnt, found, asked=asked, aside=aside)
@@ -226,12 +226,19 @@ def _check(config: Config, recipe: Recipe) -> None:
     method, answers, updates = config.method, recipe.prompts * recipe.samples, recipe.epochs * config.minibatches
     alone = "1 for reinforce, which is right only for answers of the policy as it is"
     compares = f"at least 2, since {method} compares answers"
+    own = "none for reinforce, whose loss has no ratios"
+    unclipped = "reinforce" if method == "reinforce" else "cispo" if config.loss == "cispo" else ""
     never = f"fewer than `steps`, {config.steps}, or the policy never learns"
     for wrong, name, expected, got in (
         (method in ("grpo", "rloo") and recipe.samples < 2, "samples", compares, recipe.samples),
         (answers < 2, "prompts", "2 answers in a round or more", answers),
         (method == "reinforce" and updates > 1, "epochs", alone, updates),
-        (method == "reinforce" and config.loss != "clip", "loss", "none for reinforce, which has its own", config.loss),
+        (method == "reinforce" and config.loss != "clip", "loss", own, config.loss),
+        (method == "reinforce" and bool(config.importance), "importance", own, config.importance),
+        (method == "reinforce" and config.clip_low is not None, "clip_low", own, config.clip_low),
+        (method == "reinforce" and config.clip_high is not None, "clip_high", own, config.clip_high),
+        (unclipped and config.dual_clip is not None, "dual_clip", f"none beside {unclipped}", config.dual_clip),
+        (config.loss == "cispo" and config.clip_low is not None, "clip_low", "none beside cispo", config.clip_low),
         (config.minibatches > answers, "minibatches", f"at most {answers}, the answers of a round", config.minibatches),
         (method == "ppo" and config.value_rounds >= config.steps, "value_rounds", never, config.value_rounds),
     ):

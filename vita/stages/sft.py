@@ -24,7 +24,7 @@ from vita.data.formats import detect
 from vita.data.loader import Loader
 from vita.data.packing import Packed, Packing
 from vita.data.records import Dialogue
-from vita.data.shards import Shards
+from vita.data.replay import pretraining, replayed_rows
 from vita.data.show import tokens
 from vita.data.sources import Source, Stretch, dialogues, read_files, usable_files
 from vita.data.tokenizer import Tokenizer
@@ -106,12 +106,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     if length > shape.context:
         raise ConfigError("sft.max_length", expected=f"at most {shape.context}, the model's context", got=length)
     tokenizer, template = Tokenizer.load(inputs.model.path), _template(inputs.model)
+    replayed = replayed_rows(config.replay, rows=config.rows, where="sft")
+    text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
     shown = _shown(config, tokenizer, template, context, length=length)
-    training = _training(config, shown.learnt, width=shape.width, length=length)
+    training = _training(config, len(shown.learnt.rows), replayed, width=shape.width, length=length)
     steps = training.schedule.steps
 
     with joined(context.machine) as world:
-        batches = _Batches(config, shown.learnt, _replay(config, inputs, length), rank=world.rank, size=world.size)
+        replay = Loader(text, context=length - 1, rows=replayed, seed=config.seed) if replayed and text else None
+        batches = _Batches(config, shown.learnt, replay, rank=world.rank, size=world.size)
         trainer = Trainer(
             model,
             language_modelling,
@@ -194,12 +197,18 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
         raise DataError("sft", "the sources hold no dialogue to learn from")
     shown = Shown(
         _pack(kept, config, tokenizer, length=length),
-        _pack(aside, config, tokenizer, length=length) if any(any(one.learn) for one in aside) else None,
+        _pack(aside, config, tokenizer, length=length) if _is_any_learnt(aside, config, length=length) else None,
     )
     first = kept[shown.learnt.kept[0]]
     context.emit("note", text=f"the first reads: {tokens(first.ids, tokenizer, learn=first.learn).plain}")
     context.emit("note", text=_summary(shown, total=sum(len(one.ids) for one in kept)))
     return shown
+
+
+def _is_any_learnt(encoded: list[Encoded], config: Config, *, length: int) -> bool:
+    """Whether something is left to learn of these dialogues when the long ones are cut or dropped."""
+    fitting = (one for one in encoded if config.on_long == "truncate" or len(one.ids) <= length)
+    return any(any(one.learn[1:length]) for one in fitting)
 
 
 def _summary(shown: Shown, *, total: int) -> str:
@@ -262,8 +271,9 @@ def _end_at_turns(tokenizer: Tokenizer, model: Model, folder: Path) -> None:
 # -- training
 
 
-def _training(config: Config, learnt: Packing, *, width: int, length: int) -> Training:
-    steps = config.steps or max(1, math.ceil(config.epochs * len(learnt.rows) / config.rows))
+def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> Training:
+    """An epoch passes over the `rows` of dialogues, of which a step holds what `replay` leaves."""
+    steps = config.steps or max(1, math.ceil(config.epochs * rows / (config.rows - replayed)))
     batch = config.rows * length
     other = rules.other_rate(width, batch) * config.rate
     return Training(
@@ -296,15 +306,6 @@ class _Batches:
             tensors = {name: torch.cat((tensor, text[name])) for name, tensor in tensors.items()}
             targets += self.replay.rows * self.replay.context
         return Work(tensors, targets=targets)
-
-
-def _replay(config: Config, inputs: Inputs, length: int) -> Loader | None:
-    rows = round(config.replay * config.rows)
-    if not rows:
-        return None
-    if inputs.tokens is None:
-        raise ConfigError("sft.replay", "needs the pretraining's tokens as an input")
-    return Loader(Shards.open(inputs.tokens.path / "train"), context=length - 1, rows=rows, seed=config.seed)
 
 
 def _tensors(packed: Packed) -> dict[str, Tensor]:

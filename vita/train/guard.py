@@ -33,9 +33,9 @@ class Guard:
         self._row = 0
         self._healthy = {"loss": deque[float](maxlen=WINDOW), "gradient": deque[float](maxlen=WINDOW)}
 
-    def judge(self, step: int, *, loss: float, gradient_norm: float) -> str | None:
+    def judge(self, step: int, *, loss: float, gradient_norm: float, targets: float = 1.0) -> str | None:
         """None for a healthy step, else why to leave it out; too many in a row end the run."""
-        reason = self._reason(loss, gradient_norm)
+        reason = self._reason(loss, gradient_norm) if targets else "no targets"
         if reason is None:
             self._row = 0
             self._healthy["loss"].append(loss)

@@ -213,15 +213,15 @@ class PairBatches:
     def __call__(self, step: int) -> Work:
         return self.of(self.rows.order(step, rows=self.size, seed=self.seed))
 
-    def of(self, numbers: Sequence[int]) -> Work:
-        """The work of these pairs, of which this process takes its part."""
+    def of(self, numbers: Sequence[int], *, among: Sequence[int] | None = None) -> Work:
+        """The work of these pairs, of which this process takes its part; means are those of `among`, a whole step."""
         count = len(numbers) // self.world.size
         mine = list(numbers[self.world.rank * count : (self.world.rank + 1) * count])
         tensors = pair_tensors(self.rows, mine, width=self.rows.width(numbers))
-        pairs = [self.rows.pairs[number] for number in numbers]
-        good = torch.tensor([pair.good for pair in pairs])
-        tokens = torch.from_numpy(self.rows.tokens[list(numbers)]).float()
-        mean = (tokens[:, 0] * good).sum() / len(numbers)
+        step = list(numbers if among is None else among)
+        good = torch.tensor([self.rows.pairs[number].good for number in step])
+        tokens = torch.from_numpy(self.rows.tokens[step]).float()
+        mean = (tokens[:, 0] * good).sum() / len(step)
         tensors |= {
             "reference": self.reference[mine],
             "mean_tokens": torch.full((len(mine),), max(mean.item(), 1e-9)),
@@ -237,7 +237,7 @@ class PairBatches:
         """`heldout_loss` and the other figures of these pairs, of as many as the processes share evenly."""
         count, size = len(self.rows) // self.world.size * self.world.size, AT_ONCE * self.world.size
         pieces = (range(start, min(start + size, count)) for start in range(0, count, size))
-        found = trainer.evaluate(self.completed(self.of(piece), trainer) for piece in pieces)
+        found = trainer.evaluate(self.completed(self.of(piece, among=range(count)), trainer) for piece in pieces)
         return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
 
     def with_drift(self, work: Work, trainer: Trainer) -> Work:

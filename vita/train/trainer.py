@@ -159,7 +159,8 @@ class Trainer:
     @torch.no_grad()
     def each(self, tensors: Tensors, tell: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
         """What `tell` says of each row under the weights as they are, a micro-batch at a time; changes nothing."""
-        return torch.cat([self.learner(piece, tell) for piece in self._pieces(tensors)])
+        with _repeatable():
+            return torch.cat([self.learner(piece, tell) for piece in self._pieces(tensors)])
 
     def numerics(self) -> dict[str, Any]:
         """What the last bits of a result depend on beside the settings."""
@@ -241,9 +242,7 @@ class Trainer:
             yield {name: tensor[start : start + size] for name, tensor in moved.items()}
 
     def _judge(self, work: Work, loss: float, norm: float) -> str | None:
-        if work.targets == 0:
-            return "no targets"
-        return self.guard.judge(self.done, loss=loss, gradient_norm=norm)
+        return self.guard.judge(self.done, targets=work.targets, loss=loss, gradient_norm=norm)
 
     @torch.no_grad()
     def _round(self) -> None:
