@@ -128,7 +128,7 @@ def test_kto_with_a_single_held_out_prompt_learns_from_all(tmp_path: Path) -> No
     rows = [{"prompt": f"Say {word}.", "completion": word, "label": True} for word in ("mu", "ba", "ko", "ti")]
     model, source = chatting(tmp_path / "model"), written(tmp_path, rows)
     counts = []
-    for seed in range(12):
+    for seed in range(9):
         facts = run(model, tmp_path / f"{seed}", source, steps=1, losses={"kto": 1.0}, held_out=0.25, seed=seed).facts
         counts.append((facts["pairs"], facts["heldout_pairs"]))
     assert (4, 0) in counts and all(sum(both) == 4 and both[1] != 1 for both in counts)

@@ -152,9 +152,10 @@ class Overlap:
 def _latest(said: Iterable[Said], drops: list[Drop]) -> Iterator[Said]:
     """Who said something else of the same answers later has changed their mind, and only the last word counts."""
     every = list(said)
-    last = {question: one.id for one in every if (question := _question(one))}
+    last = {_question(one): one.id for one in every}
     for one in every:
-        if last.get(_question(one), one.id) == one.id:
+        question = _question(one)
+        if question is None or last[question] == one.id:
             yield one
         else:
             drops.append(Drop(one.id, "feedback", "another word later"))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Listener, Piece, Read, Scored
-from vita.infer.engine import Engine
+from vita.infer.engine import Engine, Request
 from vita.infer.job import Answer, Job, not_numbers, scored
 from vita.infer.rows import Rows, serve_rows, steady_places
 from vita.infer.sampling import Sampler, Sampling
