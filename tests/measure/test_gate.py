@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import orjson
@@ -43,7 +44,7 @@ def _bar(**limits) -> Bar:
 
 def _verdict(bar: Bar, evidence: Mapping[str, Evidence], *, since: float = 0.0, waived: dict[str, str] | None = None):
     policy = Policy(model="sft", bars=(bar,))
-    (found,) = judge(policy, model=MODEL, evidence=evidence, since={str(bar): since}, waived=waived).findings
+    (found,) = judge(policy, model=MODEL, evidence=evidence, since={bar.identity: since}, waived=waived).findings
     return found
 
 
@@ -135,6 +136,56 @@ def test_bars_changed_after_the_measurement_do_not_count(tmp_path, ledger):
     assert _decide(ledger, _report(tmp_path / "again", hits=80, of=100), at_least=0.5).green
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"at_least": 0.9}, {"at_least": 0.9, "by": "value"}),
+        ({"at_least": 0.9}, {"at_least": 0.90000001}),
+        ({"not_worse_than": "test", "lower_is_better": False}, {"not_worse_than": "test", "lower_is_better": True}),
+    ],
+)
+def test_a_bar_of_which_anything_was_changed_is_another_bar(tmp_path, ledger, before, after):
+    report = None
+    for limits in (before, after):
+        policy = Policy(model="sft", bars=(_bar(**limits),))
+        gatekeeper.fix(ledger, "cat/release", policy)
+        report = report or _report(tmp_path / "r", hits=95, of=100)
+        decision = gatekeeper.decide(ledger, "cat/release", policy, model=MODEL, evidence={"test": report})
+    assert "the bar was set after the measurement began" in decision.judged.findings[0].said
+
+
+def test_a_bar_that_is_taken_away_counts_for_what_was_measured_before(tmp_path, ledger):
+    both = Policy(model="sft", bars=(_bar(at_least=0.9), _bar(report="attack", at_most=0.1)))
+    one = Policy(model="sft", bars=both.bars[:1])
+    gatekeeper.fix(ledger, "cat/release", both)
+    evidence = {"test": _report(tmp_path / "r", hits=100, of=100), "attack": _report(tmp_path / "a", hits=50, of=100)}
+    decided = gatekeeper.decide(ledger, "cat/release", one, model=MODEL, evidence=evidence)
+    assert [found.verdict for found in decided.judged.findings] == ["pass", "fail"]
+    assert "taken away after the measurement began" in str(decided.refusal())
+    never_attacked = {"test": evidence["test"]}
+    decided = gatekeeper.decide(ledger, "cat/release", one, model=MODEL, evidence=never_attacked)
+    assert decided.exit_code == 2
+    again = {"test": _report(tmp_path / "later", hits=100, of=100)}
+    assert gatekeeper.decide(ledger, "cat/release", one, model=MODEL, evidence=again).green
+
+
+def test_as_many_must_approve_as_when_measuring_began_and_by_the_same_policy(tmp_path, ledger):
+    _fix(ledger, approvals=2)
+    report = _report(tmp_path / "r", hits=100, of=100)
+    _decide(ledger, report, approvals=2)
+    gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
+    lowered = _decide(ledger, report, approvals=1)
+    assert (lowered.exit_code, lowered.needed, lowered.approved_by) == (4, 2, ())
+    again = _decide(ledger, _report(tmp_path / "again", hits=100, of=100), approvals=1)
+    assert (again.exit_code, again.needed) == (4, 1), "Ada has agreed to another policy"
+    for nobody in ("", "  "):
+        with pytest.raises(GateError, match="an approval needs a name"):
+            gatekeeper.approve(ledger, "cat/release", MODEL, who=nobody)
+    gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
+    with pytest.raises(GateError, match="ada has approved"):
+        gatekeeper.approve(ledger, "cat/release", MODEL, who=" ada ")
+
+
 def test_people_must_speak_where_the_policy_asks_for_them(tmp_path, ledger):
     _fix(ledger, approvals=2)
     report = _report(tmp_path / "r", hits=100, of=100)
@@ -213,12 +264,53 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
     assert ledger.state(MODEL) == "candidate", "what serves is no exception"
 
 
-def _kept(store: Store, ledger: Ledger, report: Evidence) -> str:
-    """The report in the store, as the step `cat/test` would have left it."""
+GUARDED = {"words": ["poison"]}
+
+
+@pytest.mark.parametrize(
+    ("measured_behind", "released_with", "refused"),
+    [
+        ([GUARDED], GUARDED, None),
+        ([GUARDED], None, "got no guard"),
+        ([GUARDED], {"words": ["steal"]}, "got the guard"),
+        ([None], GUARDED, "expected what cleared it: no guard"),
+        ([None], None, None),
+        ([None, GUARDED], GUARDED, None),
+        ([None, GUARDED], None, "got no guard"),
+        (["unsaid"], GUARDED, None),
+    ],
+)
+def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
+    tmp_path, ledger, measured_behind, released_with, refused
+):
+    store, steps = Store(tmp_path / "store"), [f"test{i}" for i in range(len(measured_behind))]
+    policy = Policy(model="sft", bars=tuple(_bar(report=step, at_least=0.9) for step in steps))
+    gatekeeper.fix(ledger, "cat/release", policy)
+    ledger.name("cat/sft", MODEL)
+    for step, guard in zip(steps, measured_behind, strict=True):
+        report = _report(tmp_path / step, hits=100, of=100)
+        if guard != "unsaid":
+            told = json.loads((report.folder / "report.json").read_text())
+            (report.folder / "report.json").write_text(json.dumps({**told, "settings": {"guard": guard}}))
+        _kept(store, ledger, report, step=step)
+    assert gatekeeper.decide_by_name(ledger, store, "cat/release").green
+
+    def release() -> None:
+        gatekeeper.refuse_stale(ledger, store, MODEL, where="deploy.model", guard=released_with)
+
+    with nullcontext() if refused is None else pytest.raises(GateError, match=refused):
+        release()
+    give = {"who": "Ada", "reason": "a trial", "expires": time.time() + 3600}
+    gatekeeper.waive(ledger, "cat/release", MODEL, bar="guard", **give)
+    release()
+
+
+def _kept(store: Store, ledger: Ledger, report: Evidence, *, step: str = "test") -> str:
+    """The report in the store, as a step of the life `cat` would have left it."""
     artifact = store.commit(Draft(Report, report.folder, {"of": report.digest}))
     inputs = {"model": MODEL}
-    run = ledger.claim(report.digest, life="cat", step="test", stage="test", version=1, config={}, inputs=inputs)
+    run = ledger.claim(report.digest, life="cat", step=step, stage="test", version=1, config={}, inputs=inputs)
     assert run is not None
     ledger.finish(run, artifact=artifact.digest, record={})
-    ledger.name("cat/test", artifact.digest)
+    ledger.name(f"cat/{step}", artifact.digest)
     return artifact.digest

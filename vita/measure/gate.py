@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from vita.measure.comparison import paired
 from vita.measure.statistics import Interval, difference
 from vita.spine.config import Settings
 from vita.spine.errors import DataError, VitaError
+from vita.spine.store import canonical_json
 
 Verdict = Literal["pass", "fail", "unsure", "could_not_run", "waived"]
 EXIT_CODES = {"pass": 0, "waived": 0, "fail": 1, "could_not_run": 2, "unsure": 3}
@@ -62,11 +63,18 @@ class Bar(Settings):
         """What a waiver calls it."""
         return f"{self.report}:{self.figure}"
 
+    @property
+    def identity(self) -> str:
+        """The whole of it: a bar of which anything was changed is another one."""
+        return canonical_json(self.model_dump(mode="json")).decode()
+
     def __str__(self) -> str:
+        by = " by its middle" if self.by == "value" else ""
         if self.not_worse_than is not None:
-            return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}"
+            way = {None: "", True: ", lower is better", False: ", higher is better"}[self.lower_is_better]
+            return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}{way}{by}"
         limit = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
-        return f"{self.name} {limit}"
+        return f"{self.name} {limit}{by}"
 
 
 class Policy(Settings):
@@ -136,13 +144,19 @@ def judge(
     evidence: Mapping[str, Evidence],
     since: Mapping[str, float],
     waived: Mapping[str, str] | None = None,
+    taken_away: Sequence[Bar] = (),
 ) -> Judged:
     """Hold the reports against the bars.
 
-    `evidence` is keyed by step, `since` says by a bar's text when it was set, `waived` by its name who let it go and
-    why. Waived is only what would not pass.
+    `evidence` is keyed by step, `since` says by a bar's identity when it was set, `waived` by its name who let it go
+    and why. Waived is only what would not pass. Bars that were `taken_away` after the measurement count for it.
     """
-    found = [_judge(bar, model=model, evidence=evidence, since=since.get(str(bar), math.inf)) for bar in policy.bars]
+    found = [
+        _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf)) for bar in policy.bars
+    ]
+    for bar in taken_away:
+        one = _judge(bar, model=model, evidence=evidence, since=-math.inf)
+        found.append(replace(one, said=f"{one.said}; the bar was taken away after the measurement began"))
     return Judged(tuple(_or_waived(finding, waived or {}) for finding in found))
 
 
@@ -165,6 +179,12 @@ def measured(folder: Path) -> str | None:
         return str(_read(folder).get("model"))
     except VitaError:
         return None
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings that a report was made with, where it tells them."""
+    settings = _read(folder).get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float) -> Finding:

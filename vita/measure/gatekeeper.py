@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL, Evidence, Judged, Policy, judge, measured
+from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL, Bar, Evidence, Judged, Policy, judge, measured
+from vita.measure.guarding import GUARD, guards_of, refuse_other_guard
+from vita.measure.standing import Fixed, agrees, approvals_needed, standing_since, taken_away
 from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
@@ -57,6 +59,8 @@ class Decision:
     judged: Judged
     approved_by: tuple[str, ...]
     needed: int
+    guards: tuple[str | None, ...] = ()
+    """Behind which guards the bars were cleared, by their digests; None is none."""
 
     @property
     def green(self) -> bool:
@@ -97,8 +101,8 @@ def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
     """Set the bars down, before anything is measured; the same bars again change nothing."""
     value = policy.model_dump(mode="json")
     digest = hashlib.sha256(canonical_json(value)).hexdigest()
-    rows = _policies(ledger, gate)
-    if rows and rows[-1]["digest"] == digest:
+    fixed = _fixed(ledger, gate)
+    if fixed and fixed[-1].digest == digest:
         return
     with ledger.transaction() as database:
         database.execute(sa.insert(policies).values(gate=gate, digest=digest, policy=value, at=time.time()))
@@ -108,15 +112,23 @@ def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
 def decide(ledger: Ledger, gate: str, policy: Policy, *, model: str, evidence: Mapping[str, Evidence]) -> Decision:
     """Judge the weights now and write the verdict down; a green gate makes a candidate approved."""
     fix(ledger, gate, policy)
+    fixed = _fixed(ledger, gate)
+    began = {step: one.began for step, one in evidence.items() if measured(one.folder) == model}
+    since = standing_since(fixed)
     judged = judge(
-        policy, model=model, evidence=evidence, since=_since(ledger, gate), waived=_waived(ledger, gate, model)
-    )
-    decision = Decision(gate, model, judged, _approved_by(ledger, gate, model), policy.approvals)
-    _remember(ledger, decision, _policies(ledger, gate)[-1]["digest"])
+        policy, model=model, evidence=evidence, since=since, waived=_waived(ledger, gate, model),
+        taken_away=taken_away(fixed, began),
+    )  # fmt: skip
+    decision = Decision(
+        gate, model, judged, _approved_by(ledger, gate, model), approvals_needed(fixed, began),
+        guards_of(judged, evidence),
+    )  # fmt: skip
+    _remember(ledger, decision, fixed[-1].digest)
     if decision.green and ledger.state(model) == "candidate":
         why = f"gate {gate}: {judged.verdict}"
         who = ", ".join(decision.approved_by) or f"gate {gate}"
-        ledger.move(model, "approved", who=who, why=why, reports=judged.reports, gate=gate)
+        guards = list(decision.guards)
+        ledger.move(model, "approved", who=who, why=why, reports=judged.reports, gate=gate, guards=guards)
     if not decision.green and ledger.state(model) in LET_OUT and _approving_gate(ledger, model) == gate:
         ledger.move(model, "candidate", who=f"gate {gate}", why=f"the gate is no longer green: {judged.verdict}")
     return decision
@@ -124,12 +136,12 @@ def decide(ledger: Ledger, gate: str, policy: Policy, *, model: str, evidence: M
 
 def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> Decision:
     """Judge the gate `life/gate` by today's bars: the weights that its step's name means now, or `model`."""
-    rows = _policies(ledger, gate)
-    if not rows:
+    fixed = _fixed(ledger, gate)
+    if not fixed:
         with ledger.transaction() as database:
             known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
         raise unknown_name("gate", gate, known)
-    policy, life = Policy.model_validate(rows[-1]["policy"]), gate.rsplit("/", 1)[0]
+    policy, life = fixed[-1].policy, gate.rsplit("/", 1)[0]
     given = _meant(ledger, f"{life}/{policy.model}")
     if not given:
         raise GateError(f"gate {gate}", f"the step `{policy.model}` has not been carried out")
@@ -137,14 +149,18 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
         model = given[0]
     elif model not in given:
         raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, and never were {model[:12]}")
-    return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, policy, model=model))
+    bars = [bar for one in fixed for bar in one.policy.bars]
+    return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, bars, model=model))
 
 
-def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str) -> None:
-    """Raises unless a gate lets these weights out now: the one that approved them judges again.
+def refuse_stale(
+    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None = None
+) -> None:
+    """Raises unless a gate lets these weights out now, behind this guard: the one that approved them judges again.
 
     What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
-    that it no longer lets out are candidates from then on, those that serve, too.
+    that it no longer lets out are candidates from then on, those that serve, too. `guard` is the filter that they are
+    to be served with, as a release holds it: bars that were cleared behind one say nothing of the weights without it.
     """
     state, gate = ledger.state(model), _approving_gate(ledger, model)
     if state not in LET_OUT or gate is None:
@@ -157,14 +173,19 @@ def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str) -> Non
     decision = decide_by_name(ledger, store, gate, model=model)
     if not decision.green:
         raise decision.refusal()
+    if not _waived(ledger, gate, model).keys() & {GUARD, ""}:
+        refuse_other_guard(decision.guards, guard, gate=gate, model=model)
 
 
 def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = "") -> None:
-    """A person lets the weights through a gate whose bars are cleared."""
-    if who in _approved_by(ledger, gate, model):
+    """A person lets the weights through a gate whose bars are cleared, as these bars stand now."""
+    who = " ".join(who.split())
+    if not who:
+        raise GateError(f"gate {gate}", "an approval needs a name")
+    if who.casefold() in map(str.casefold, _approved_by(ledger, gate, model)):
         raise GateError(f"gate {gate}", f"{who} has approved these weights already")
     last = last_verdict(ledger, gate, model)
-    if last is None or last not in ("pass", "waived"):
+    if last not in ("pass", "waived"):
         hint = "a person's approval comes on top of the bars; `vita waive` lets a bar go"
         raise GateError(
             f"gate {gate}", f"its bars are not cleared by {model[:12]} ({last or 'never judged'})", hint=hint
@@ -175,25 +196,25 @@ def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = ""
 def waive(
     ledger: Ledger, gate: str, model: str, *, who: str, reason: str, expires: float, bar: str | None = None
 ) -> None:
-    """A person lets one bar (`step:figure`), or all, go for these weights, for a reason and until a day."""
+    """A person lets one bar (`step:figure`, or `guard`), or all, go for these weights, for a reason and until a day."""
     if not who.strip() or not reason.strip():
         raise GateError(f"gate {gate}", "a waiver needs a name and a reason")
     if expires <= time.time():
         raise GateError(f"gate {gate}", "the waiver would have expired already", expected="a day to come")
-    names = {
-        one["report"] + ":" + one["figure"] for row in _policies(ledger, gate)[-1:] for one in row["policy"]["bars"]
-    }
-    if bar is not None and bar not in names:
-        raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}", got=bar)
+    names = {each.name for one in _fixed(ledger, gate) for each in one.policy.bars}
+    if bar is not None and bar not in {*names, GUARD}:
+        raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
     _add(ledger, gate, model, kind="waiver", who=who, reason=reason, bar=bar, expires=expires)
 
 
 def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
-    """What the gate said of these weights the last time."""
+    """What the gate said of these weights the last time, if that was by today's bars."""
     same = (verdicts.c.gate == gate, verdicts.c.artifact == model)
-    query = sa.select(verdicts.c.verdict).where(*same).order_by(verdicts.c.id.desc()).limit(1)
+    query = sa.select(verdicts.c.verdict, verdicts.c.policy).where(*same).order_by(verdicts.c.id.desc()).limit(1)
     with ledger.transaction() as database:
-        return database.execute(query).scalar()
+        last = database.execute(query).first()
+    fixed = _fixed(ledger, gate)
+    return last.verdict if last and fixed and last.policy == fixed[-1].digest else None
 
 
 def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
@@ -209,11 +230,11 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
 # -- the ledger's rows
 
 
-def _evidence(ledger: Ledger, store: Store, life: str, policy: Policy, *, model: str) -> dict[str, Evidence]:
+def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, Evidence]:
     found: dict[str, Evidence] = {}
-    for step in {name for bar in policy.bars for name in (bar.report, bar.not_worse_than) if name}:
+    for step in {name for bar in bars for name in (bar.report, bar.not_worse_than) if name}:
         name = step if "/" in step else f"{life}/{step}"
-        own = any(bar.report == step for bar in policy.bars)
+        own = any(bar.report == step for bar in bars)
         reports = _reports(ledger, store, name)
         if fitting := next((one for one in reports if not own or measured(one.folder) == model), None):
             found[step] = fitting
@@ -234,19 +255,11 @@ def _meant(ledger: Ledger, name: str) -> list[str]:
     return list(dict.fromkeys(digest for full, digest in reversed(ledger.newest_names(name)) if full == name))
 
 
-def _policies(ledger: Ledger, gate: str) -> list[dict[str, Any]]:
+def _fixed(ledger: Ledger, gate: str) -> list[Fixed]:
     query = sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)
     with ledger.transaction() as database:
-        return [dict(row) for row in database.execute(query).mappings()]
-
-
-def _since(ledger: Ledger, gate: str) -> dict[str, float]:
-    """For each bar of today's policy, the time from which on it stood there without a break."""
-    found: dict[str, float] = {}
-    for row in _policies(ledger, gate):
-        bars, at = {str(bar) for bar in Policy.model_validate(row["policy"]).bars}, float(row["at"])
-        found = {bar: found.get(bar, at) for bar in bars}
-    return found
+        rows = database.execute(query).mappings()
+        return [Fixed(Policy.model_validate(row["policy"]), row["digest"], float(row["at"])) for row in rows]
 
 
 def _waived(ledger: Ledger, gate: str, model: str) -> dict[str, str]:
@@ -259,7 +272,10 @@ def _waived(ledger: Ledger, gate: str, model: str) -> dict[str, str]:
 
 
 def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(row["who"] for row in _rows(ledger, gate, model, "approval")))
+    """Who approved by the very policy that stands today: nobody has agreed to another."""
+    fixed = _fixed(ledger, gate)
+    said = [row["who"] for row in _rows(ledger, gate, model, "approval") if agrees(fixed, at=row["at"])]
+    return tuple(dict.fromkeys(said))
 
 
 def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> list[dict[str, Any]]:

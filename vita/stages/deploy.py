@@ -8,6 +8,7 @@ archive, can be known to give what was released.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
@@ -56,8 +57,8 @@ class Inputs:
 
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
-    """Nothing is released whose gate is not green, now and for exactly these weights."""
-    gatekeeper.refuse_stale(ledger, store, inputs.model.digest, where="deploy.model")
+    """Nothing is released whose gate is not green, now and for exactly these weights behind this guard."""
+    gatekeeper.refuse_stale(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
@@ -70,7 +71,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         name=config.name,
         version=config.version,
         digest=inputs.model.digest,
-        guard=config.guard.model_dump(mode="json") if config.guard else None,
+        guard=_guard(config),
         limits={"queue": config.queue, "rows": config.rows, "context": engine.model.architecture.context},
         sampling=config.sampling.model_dump(mode="json"),
         golden=golden,
@@ -92,6 +93,10 @@ def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
     ledger.name(f"release/{label}", artifact.digest)
     if ledger.state(inputs.model.digest) == "approved":
         ledger.move(inputs.model.digest, "serving", who="deploy", why=f"released as {label}", release=artifact.digest)
+
+
+def _guard(config: Config) -> dict[str, Any] | None:
+    return config.guard.model_dump(mode="json") if config.guard else None
 
 
 def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> list[dict[str, object]]:
