@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -156,13 +157,13 @@ async def test_a_canary_gets_its_share_and_a_user_stays_on_a_version(ledger):
 @going
 async def test_a_deprecated_model_says_so_in_headers(ledger):
     model = "a" * 64
-    ledger.move(model, "deprecated", who="ann", why="a better one", sunset="2027-01-01", successor="cat:2")
+    ledger.move(model, "deprecated", who="ann", why="a better one", sunset="2099-01-01", successor="cat:2")
     since = int(ledger.moves(model)[-1].at)
     async with service(ledger, FakeReplica("a")) as (_, client):
         for answer in (await client.post("/v1/chat/completions", json=CHAT), await client.get("/v1/models/cat:1")):
             assert answer.status_code == 200
             assert answer.headers["deprecation"] == f"@{since}"
-            assert answer.headers["sunset"] == "Fri, 01 Jan 2027 00:00:00 GMT"
+            assert answer.headers["sunset"] == "Thu, 01 Jan 2099 00:00:00 GMT"
             assert answer.headers["link"] == '</v1/models/cat%3A2>; rel="successor-version"'
             assert "successor=cat:2" in answer.headers["x-vita-model-deprecation"]
 
@@ -190,8 +191,8 @@ async def test_a_retired_model_is_404_with_its_successor_and_its_page_410(ledger
 
 
 @going
-async def test_a_retired_model_answers_research_alone(ledger):
-    ledger.move("a" * 64, "retired", who="ann", why="old")
+async def test_a_retired_model_that_was_kept_for_research_answers_research_alone(ledger):
+    ledger.move("a" * 64, "retired", who="ann", why="old", research=True)
     secret = keys.create(ledger, "lab", scopes=["chat", "research"])
     plain = keys.create(ledger, "app", scopes=["chat"])
     async with service(ledger, FakeReplica("a"), research=True) as (_, client):
@@ -200,6 +201,34 @@ async def test_a_retired_model_answers_research_alone(ledger):
         assert answer.status_code == 200 and answer.headers["x-vita-model-state"] == "retired"
         answer = await client.post("/v1/chat/completions", json=pinned, headers={"authorization": f"Bearer {plain}"})
         assert answer.status_code == 404
+
+
+@going
+async def test_a_retired_model_that_was_archived_answers_nobody(ledger):
+    ledger.move("a" * 64, "retired", who="ann", why="old", research=False)
+    secret = keys.create(ledger, "lab", scopes=["chat", "research"])
+    async with service(ledger, FakeReplica("a"), research=True) as (_, client):
+        headers = {"authorization": f"Bearer {secret}"}
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1"}, headers=headers)
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_retired"
+
+
+@going
+async def test_a_model_answers_until_its_sunset_and_is_as_retired_after(ledger):
+    sunset = datetime(2099, 1, 1, tzinfo=UTC).timestamp()
+    ledger.move("a" * 64, "deprecated", who="ann", why="a better one", sunset=sunset, successor="cat:2")
+    replica = FakeReplica("a")
+    async with service(ledger, replica) as (gateway, client):
+        gateway.catalog.clock = lambda: sunset - 1
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+        gateway.catalog.clock = lambda: sunset
+        for model in ("cat", "cat:1"):
+            error = (await client.post("/v1/chat/completions", json={**CHAT, "model": model})).json()["error"]
+            assert (error["code"], error["replacement"]) == ("model_retired", "cat:2")
+            assert error["retired_at"] == "2099-01-01T00:00:00Z"
+        page = await client.get("/v1/models/cat:1")
+        assert page.status_code == 410 and page.json()["reason"] == "a better one"
+        assert len(replica.asked) == 1
 
 
 # -- what is kept

@@ -7,7 +7,8 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
-from vita.spine.errors import GateError
+from vita.spine.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
     from vita.server.admin import Control
@@ -28,6 +29,10 @@ fleet_app = typer.Typer(help="Steer a running service from another terminal.", n
 app.add_typer(keys_app, name="keys")
 app.add_typer(fleet_app, name="fleet")
 
+UngatedOption = Annotated[
+    str | None,
+    typer.Option(metavar="REASON", help="Beside gated weights, let in what no gate lets out; the reason is kept."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ServiceOption = Annotated[str | None, typer.Option(help="Which service, by name or address, when several run.")]
 
@@ -46,6 +51,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model behind an API that OpenAI's clients speak, with a chat page at `/`."""
+    from vita.server.clearance import refuse_gone
     from vita.server.service import Service
     from vita.server.settings import ServiceSettings
     from vita.spine.config import build, override
@@ -54,7 +60,7 @@ def serve(
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
         release = _release(here, model, Path(folder), name=name)
-        _may_be_served(here, release, research=research)
+        refuse_gone(here.ledger, release, research=research)
         told = "" if replicas == 1 else f" on {replicas} replicas"
         here.console.print(f"starting {escape(release.id)}{told} ...")
         service = Service(
@@ -104,13 +110,6 @@ def _release(here: Workspace, reference: str, folder: Path, *, name: str | None)
     return read_release(folder)
 
 
-def _may_be_served(here: Workspace, release: Pinned, *, research: bool) -> None:
-    moves = here.ledger.moves(release.model)
-    if moves and moves[-1].state == "retired" and not research:
-        why = f"was retired: {moves[-1].why}"
-        raise GateError(f"model {release.model[:12]}", why, hint="--research serves it to keys with that scope")
-
-
 def _plain(name: str) -> str:
     """A name as releases bear it."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
@@ -148,15 +147,23 @@ def fleet_roll(
     ctx: typer.Context,
     release: Annotated[str, typer.Argument(help="A release or a model: a name, a digest, or a folder.")],
     share: Annotated[float, typer.Option(help="The part of the traffic that it gets until it is promoted.")] = 1.0,
-    research: Annotated[bool, typer.Option(help="Also when it is retired.")] = False,
+    research: Annotated[bool, typer.Option(help="Also when it is retired and was kept for research.")] = False,
+    ungated: UngatedOption = None,
     service: ServiceOption = None,
 ) -> None:
     """Bring in another version beside the present one, without losing a request."""
+    from vita.server.clearance import refuse_gone, refuse_ungated
+
     here = workspace(ctx)
+    if not 0 < share <= 1:
+        raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
     control = _control(here, service)
+    beside = [one["model"] for one in control.call("GET", "/status").json()["versions"]]
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(here)) as folder:
         pinned = _release(here, release, Path(folder), name=None)
-        _may_be_served(here, pinned, research=research)
+        refuse_gone(here.ledger, pinned, research=research)
+        with _unless_overruled(here, pinned.model, pinned.digest, ungated):
+            refuse_ungated(here.ledger, here.store, pinned, beside=beside)
         kept = pinned.folder
         if kept == Path(folder):  # made on the spot: it must outlive this command
             kept = _controls(here) / "releases" / pinned.digest
@@ -168,10 +175,17 @@ def fleet_roll(
 
 
 @fleet_app.command("promote")
-def fleet_promote(ctx: typer.Context, service: ServiceOption = None) -> None:
+def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None) -> None:
     """Give the newest version all of the traffic and let the others leave."""
+    from vita.server.clearance import refuse_ungated_to_stay
+
     here = workspace(ctx)
-    _show(here, _control(here, service).call("POST", "/promote").json())
+    control = _control(here, service)
+    *others, newest = control.call("GET", "/status").json()["versions"]
+    model, release = newest["model"], newest["release"]
+    with _unless_overruled(here, model, release, ungated):
+        refuse_ungated_to_stay(here.ledger, here.store, model, release, beside=[one["model"] for one in others])
+    _show(here, control.call("POST", "/promote").json())
 
 
 @fleet_app.command("rollback")
@@ -179,6 +193,20 @@ def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
     """Give the older version all of the traffic and let the newest leave."""
     here = workspace(ctx)
     _show(here, _control(here, service).call("POST", "/rollback").json())
+
+
+@contextmanager
+def _unless_overruled(here: Workspace, model: str, release: str, reason: str | None) -> Iterator[None]:
+    """What the gates refuse inside is let go for a reason, which is kept."""
+    from vita.server.clearance import overrule
+
+    try:
+        yield
+    except GateError as refusal:
+        if reason is None:
+            raise GateError("fleet", f"{refusal}; or let it in with --ungated REASON") from None
+        overrule(here.ledger, model, release, reason=reason, refusal=refusal)
+        here.console.print(f"[yellow]against the gates[/] ({escape(str(refusal))})")
 
 
 def _control(here: Workspace, service: str | None) -> Control:

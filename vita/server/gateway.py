@@ -223,7 +223,7 @@ class Gateway:
         version = self.find(name)
         digest = version.model if version else self.catalog.digest(name)
         standing = self._standing(digest) if digest else None
-        if standing and standing.state == "retired" and not (version and self._for_research(key)):
+        if standing and standing.state == "retired" and not (version and self._for_research(key, standing)):
             raise retired(name, standing)
         if version is None:
             raise unknown_model(name, self.known())
@@ -245,8 +245,9 @@ class Gateway:
     def _standing(self, model: str) -> Standing:
         return self.catalog.standing(model)
 
-    def _for_research(self, key: Key) -> bool:
-        return self.research and key.allows("research")
+    def _for_research(self, key: Key, standing: Standing) -> bool:
+        """Whether the service, the key and the way in which the model was retired all allow it."""
+        return self.research and key.allows("research") and standing.for_research
 
     async def models(self, request: Request) -> Response:
         """The models that can be asked for."""

@@ -2,13 +2,15 @@
 
 A deprecated model answers with `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and a link to its successor. Both headers
 speak of a URL, while here the model stands in the body; so completions bear `X-Vita-Model-Deprecation` as well, which
-is about the model of this very request. A retired model is refused with its successor's name, and its page says 410.
+is about the model of this very request. A retired model is refused with its successor's name, and its page says 410; a
+deprecated one is retired for its users from its sunset on, whether or not somebody sealed an archive of it by then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any
@@ -36,6 +38,12 @@ class Standing:
     """How a request would name the model to use instead."""
     for_research: bool = False
 
+    def at(self, now: float) -> Standing:
+        """Where the model stands then: its sunset ends it."""
+        if self.state != "deprecated" or self.sunset is None or now < max(self.sunset, self.since):
+            return self
+        return replace(self, state="retired", since=max(self.sunset, self.since))
+
 
 @dataclass
 class Catalog:
@@ -46,6 +54,7 @@ class Catalog:
     names: dict[str, str] = field(default_factory=dict)
     """Every name that was ever served or given -> digest of the model."""
     standings: dict[str, Standing] = field(default_factory=dict)
+    clock: Callable[[], float] = time.time
 
     def refresh(self) -> None:
         """Read names and states anew."""
@@ -66,7 +75,7 @@ class Catalog:
         self.standings = {model: _standing(move, called) for model, move in moves.items()}
 
     def standing(self, model: str) -> Standing:
-        return self.standings.get(model, Standing())
+        return self.standings.get(model, Standing()).at(self.clock())
 
     def digest(self, name: str) -> str | None:
         """The model that a name or a whole digest means."""

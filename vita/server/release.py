@@ -62,7 +62,9 @@ def release_of(
             str(model), f"holds no {', '.join(missing)}", hint="a release needs a Hugging Face model folder"
         )
     files: dict[str, str] = {}
-    for source in sorted(path for path in model.rglob("*") if path.is_file() and not _hidden(path, model)):
+    for source in sorted(
+        path for path in model.rglob("*") if path.is_file() and not hidden(path.relative_to(model).as_posix())
+    ):
         where = f"model/{source.relative_to(model).as_posix()}"
         place = confined(target, where)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -111,8 +113,9 @@ def _in_shards(model: Path, missing: Sequence[str]) -> bool:
     return list(missing) == ["model.safetensors"] and (model / "model.safetensors.index.json").is_file()
 
 
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+def hidden(name: str) -> bool:
+    """Whether a file of a model's folder stays out of its releases."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
