@@ -296,7 +296,7 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
     assert gatekeeper.decide_by_name(ledger, store, "cat/release").green
 
     def release() -> None:
-        gatekeeper.refuse_stale(ledger, store, MODEL, where="deploy.model", guard=released_with)
+        gatekeeper.refuse_stale_release(ledger, store, MODEL, where="deploy.model", guard=released_with)
 
     with nullcontext() if refused is None else pytest.raises(GateError, match=refused):
         release()

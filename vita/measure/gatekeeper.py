@@ -153,14 +153,11 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
     return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, bars, model=model))
 
 
-def refuse_stale(
-    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None = None
-) -> None:
-    """Raises unless a gate lets these weights out now, behind this guard: the one that approved them judges again.
+def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str) -> Decision:
+    """Raises unless a gate lets these weights out now: the one that approved them judges again, and says this.
 
     What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
-    that it no longer lets out are candidates from then on, those that serve, too. `guard` is the filter that they are
-    to be served with, as a release holds it: bars that were cleared behind one say nothing of the weights without it.
+    that it no longer lets out are candidates from then on, those that serve, too.
     """
     state, gate = ledger.state(model), _approving_gate(ledger, model)
     if state not in LET_OUT or gate is None:
@@ -173,8 +170,20 @@ def refuse_stale(
     decision = decide_by_name(ledger, store, gate, model=model)
     if not decision.green:
         raise decision.refusal()
-    if not _waived(ledger, gate, model).keys() & {GUARD, ""}:
-        refuse_other_guard(decision.guards, guard, gate=gate, model=model)
+    return decision
+
+
+def refuse_stale_release(
+    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None
+) -> None:
+    """Raises unless a gate lets these weights out now, and behind this guard.
+
+    `guard` is the filter that they are served with, as release.json holds it: bars that were cleared behind one say
+    nothing of the weights without it.
+    """
+    decision = refuse_stale(ledger, store, model, where=where)
+    if not _waived(ledger, decision.gate, model).keys() & {GUARD, ""}:
+        refuse_other_guard(decision.guards, guard, gate=decision.gate, model=model)
 
 
 def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = "") -> None:

@@ -58,7 +58,7 @@ class Inputs:
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
     """Nothing is released whose gate is not green, now and for exactly these weights behind this guard."""
-    gatekeeper.refuse_stale(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
+    gatekeeper.refuse_stale_release(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
