@@ -38,11 +38,11 @@ def gated_life(folder: Path) -> tuple[Life, str, str]:
     return life, own, other
 
 
-def release(life: Life, model: str, *, named: str | None = None) -> Pinned:
+def release(life: Life, model: str, *, named: str | None = None, guard: dict[str, Any] | None = None) -> Pinned:
     """A release of a model, which may say that it is of another."""
     made = life.folder / "releases" / str(time.monotonic_ns())
     source = life.store.open(model).path
-    return read_release(release_of(source, made, name="cat", version=model[:4], digest=named or model))
+    return read_release(release_of(source, made, name="cat", version=model[:4], digest=named or model, guard=guard))
 
 
 def test_beside_gated_weights_come_only_weights_that_a_gate_lets_out_now(tmp_path):
@@ -60,6 +60,16 @@ def test_a_release_that_claims_approved_weights_and_holds_others_is_refused(tmp_
     life, own, other = gated_life(tmp_path)
     with pytest.raises(GateError, match=r"model/config\.json is not the file of the model .* that was approved"):
         refuse_ungated(life.ledger, life.store, release(life, other, named=own), beside=[own])
+
+
+def test_weights_that_were_let_out_behind_a_guard_come_in_behind_it(tmp_path):
+    life, own, _ = gated_life(tmp_path)
+    figures = {"world": {"world": {"right": wilson(40, 40).as_json()}}}
+    report = {"model": own, "figures": figures, "settings": {"guard": {"words": ["poison"]}}}
+    life.step("check", "report", stage="redteam", files={"report.json": report}, inputs={"model": own})
+    with pytest.raises(GateError, match=r"expected what cleared it: the guard .*, got no guard"):
+        refuse_ungated(life.ledger, life.store, release(life, own), beside=[own])
+    refuse_ungated(life.ledger, life.store, release(life, own, guard={"words": ["poison"]}), beside=[own])
 
 
 @pytest.mark.parametrize("kept", [True, False])

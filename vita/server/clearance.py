@@ -1,15 +1,16 @@
 """Which weights a service may be given: none that are gone, and beside those that a gate let out only such.
 
 A service is gated as long as it serves weights that a gate approved once. What comes in beside them is judged again at
-that moment, and must be the very bytes that were approved. Whoever overrules that gives a reason, which is kept.
+that moment, behind the guard that it bears, and must be the very bytes that were approved. Whoever overrules that gives
+a reason, which is kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from vita.measure.gatekeeper import LET_OUT, refuse_stale
+from vita.measure.gatekeeper import LET_OUT, refuse_stale, refuse_stale_release
 from vita.server.lifecycle import Catalog, iso
 from vita.server.release import Pinned, hidden
 from vita.spine.errors import GateError, StoreError
@@ -43,8 +44,9 @@ def gated(ledger: Ledger, models: Iterable[str]) -> bool:
 def refuse_ungated(ledger: Ledger, store: Store, release: Pinned, *, beside: Iterable[str]) -> None:
     """Raises when a gate let out a model of `beside` and lets out none of this release now."""
     if gated(ledger, beside):
-        refuse_stale(ledger, store, release.model, where=f"release {release.id}")
-        _refuse_other_bytes(store, release)
+        where, told = f"release {release.id}", json.loads((release.folder / "release.json").read_text(encoding="utf-8"))
+        refuse_stale_release(ledger, store, release.model, where=where, guard=told.get("guard"))
+        _refuse_other_bytes(store, release.model, told["files"], where=where)
 
 
 def refuse_ungated_to_stay(ledger: Ledger, store: Store, model: str, release: str, *, beside: Iterable[str]) -> None:
@@ -63,15 +65,11 @@ def overrule(ledger: Ledger, model: str, release: str, *, reason: str, refusal: 
     ledger.log(OVERRULED, model, release=release, reason=reason, refusal=str(refusal))
 
 
-def _refuse_other_bytes(store: Store, release: Pinned) -> None:
+def _refuse_other_bytes(store: Store, model: str, files: Mapping[str, str], *, where: str) -> None:
     """A release says itself whose weights it holds; what a gate approved lies in the store."""
-    where = f"release {release.id}"
     try:
-        known = {f"model/{name}": sha for name, (sha, _) in store.manifest(release.model).files.items()}
+        known = {f"model/{name}": sha for name, (sha, _) in store.manifest(model).files.items() if not hidden(name)}
     except StoreError:
-        raise GateError(where, f"the model {release.model[:12]} that it names is not in this store") from None
-    told = json.loads((release.folder / "release.json").read_text(encoding="utf-8"))["files"]
-    approved = {name: sha for name, sha in known.items() if not hidden(name)}
-    if told != approved:
-        other = sorted(name for name in told.keys() | approved.keys() if told.get(name) != approved.get(name))
-        raise GateError(where, f"{other[0]} is not the file of the model {release.model[:12]} that was approved")
+        raise GateError(where, f"the model {model[:12]} that it names is not in this store") from None
+    if other := sorted(name for name in {*files, *known} if files.get(name) != known.get(name)):
+        raise GateError(where, f"{other[0]} is not the file of the model {model[:12]} that was approved")
