@@ -30,7 +30,7 @@ from vita.train.rules import TrainingPlan, training_plan
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable
 
-VERSION = 2
+VERSION = 3
 
 _COUNT = re.compile(r"^\s*([0-9.]+)\s*([kmb]?)\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*$", re.IGNORECASE)
@@ -205,10 +205,12 @@ def _usual_speed(context: Context) -> float:
     from vita.train.precision import choose_precision
 
     device = context.machine.device
-    return USUAL_UTILISATION * matmul_peak(choose_precision(device).dtype, device=device)
+    share = USUAL_UTILISATION.get(device.partition(":")[0], min(USUAL_UTILISATION.values()))
+    return share * matmul_peak(choose_precision(device).dtype, device=device)
 
 
-USUAL_UTILISATION = 0.4
+USUAL_UTILISATION = {"cpu": 0.25, "cuda": 0.4}
+"""The share of the peak that training gets, before any step was timed."""
 USED_FOR_STEPS = 0.97
 """The rest of a time budget goes to evaluation and checkpoints."""
 TIMED_PART = 0.02

@@ -41,12 +41,12 @@ class Law:
 
 
 LAWS = {
-    "english": Law(floor=0.52, size_bits=0.23, size_power=0.30, data_bits=0.86, data_power=0.30, doubt=0.10),
+    "english": Law(floor=0.86, size_bits=0.243, size_power=0.30, data_bits=0.65, data_power=0.30, doubt=0.10),
     "world": Law(floor=0.20, size_bits=0.015, size_power=0.30, data_bits=0.02, data_power=0.60, doubt=0.15),
 }
 """By kind of text: encyclopedia and books in English, and the embedded world, which leaves far less to guess.
 
-Drawn through few runs, listed in docs/experiments.md: English from 1 to 20 MB of text at 1M to 5M matrix parameters,
+Drawn through few runs, listed in docs/experiments.md: English from 1 to 76 MB of text at 1M to 5M matrix parameters,
 the world at one size; the exponents stay near those of larger studies. `doubt` is as wide as that deserves.
 """
 
