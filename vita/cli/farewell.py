@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.gating import end_of
-from vita.spine.errors import DataError, GateError
+from vita.spine.errors import ConfigError, DataError, GateError
 
 feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
@@ -22,7 +23,7 @@ app.add_typer(feedback_app, name="feedback")
 @app.command()
 def deprecate(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="The version: a name or a digest.")],
+    model: Annotated[str, typer.Argument(help="The version: a model, or a release such as cat:1.")],
     sunset: Annotated[
         str, typer.Option(metavar="DAY", help="The day from which on it answers no more: 2027-06-30, 90d.")
     ],
@@ -32,8 +33,10 @@ def deprecate(
 ) -> None:
     """Announce the end of a version: it goes on answering, and says until when and what comes after it."""
     here = workspace(ctx)
-    digest, day = here.digest(model), end_of(sunset, option="--sunset")
-    instead = here.digest(successor) if successor else None
+    digest, day = here.weights(model), end_of(sunset, option="--sunset")
+    instead = here.weights(successor) if successor else None
+    if day <= time.time():
+        raise ConfigError("--sunset", expected="a day to come", got=sunset)
     if instead == digest:
         raise GateError("deprecate", "a version cannot be its own successor")
     if here.ledger.state(digest) == "retired":

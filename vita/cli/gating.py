@@ -16,7 +16,7 @@ from vita.spine.errors import ConfigError
 
 GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
 ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
-ModelArgument = Annotated[str, typer.Argument(help="The weights: a name or a digest.")]
+ModelArgument = Annotated[str, typer.Argument(help="The weights: the name or digest of a model, or of its release.")]
 _COLOURS = {"pass": "green", "waived": "yellow", "unsure": "yellow", "fail": "red", "could_not_run": "red"}
 
 
@@ -52,9 +52,10 @@ def approve(
 ) -> None:
     """Let weights through a gate whose bars they clear, by name."""
     here = workspace(ctx)
-    digest = here.digest(model)
+    digest = here.weights(model)
+    gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     gatekeeper.approve(here.ledger, gate, digest, who=by, reason=reason)
-    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
+    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     here.console.print(f"{digest[:12]} is {here.ledger.state(digest)}; {len(decision.approved_by)} approved")
 
 
@@ -66,13 +67,13 @@ def waive(
     by: ByOption,
     reason: Annotated[str, typer.Option(help="Why it may be let go.")],
     until: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
-    bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone; else all.")] = None,
+    bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone, or `guard`; else all.")] = None,
 ) -> None:
     """Let a bar go for these weights, for a reason and until a day."""
     here = workspace(ctx)
-    digest = here.digest(model)
+    digest = here.weights(model)
     gatekeeper.waive(here.ledger, gate, digest, who=by, reason=reason, expires=end_of(until, option="--until"), bar=bar)
-    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate)
+    decision = gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import uuid
 from functools import cached_property
@@ -80,6 +81,16 @@ class Workspace:
         close = nearest(reference, self.ledger.all_names())
         hint = f"did you mean `{close}`?" if close else "`vita ls` lists what there is"
         raise StoreError(reference, "is no name, digest or folder here", hint=hint)
+
+    def weights(self, reference: str) -> str:
+        """The digest of a model: the one that is meant, or the one that a release (`cat/deploy`, `cat:1`) pins."""
+        digest = self.ledger.named(f"release/{reference}") or self.digest(reference)
+        kind = self.store.manifest(digest).kind
+        if kind == "release":
+            return str(json.loads(self.store.read(digest, "release.json"))["model"])
+        if kind != "model":
+            raise StoreError(reference, expected="a model or a release", got=f"a {kind}")
+        return digest
 
     def adopt(self, folder: Path, kind: type[A]) -> A:
         """Take a folder from outside (a Hugging Face model, say) into the store as an artifact."""

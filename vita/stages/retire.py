@@ -97,9 +97,16 @@ def record(artifact: Archive, inputs: Inputs, ledger: Ledger) -> None:
     if ledger.state(facts["model"]) != "retired":
         ledger.move(
             facts["model"], "retired", who="retire", why=facts["reason"], archive=artifact.digest,
-            successor=facts.get("successor"), research=facts["keep"] == "research",
+            successor=facts.get("successor") or _announced(facts["model"], ledger),
+            research=facts["keep"] == "research",
         )  # fmt: skip
         ledger.log("restored", artifact.digest, files=facts["files"], golden=facts["golden"])
+
+
+def _announced(model: str, ledger: Ledger) -> str | None:
+    """The successor that users were told of before."""
+    named = [move.details.get("successor") for move in ledger.moves(model) if move.state == "deprecated"]
+    return next((one for one in reversed(named) if one), None)
 
 
 def _release(inputs: Inputs) -> dict[str, Any] | None:
