@@ -7,8 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 from vita.cli import main
+from vita.cli.single import stage_command
+from vita.life import stages
 
 Vita = Callable[..., tuple[int, str, str]]
 
@@ -92,6 +95,16 @@ def test_single_stages_follow_one_another_under_one_name(vita: Vita, tmp_path: P
     assert "my/tokenize" in out
     code, _, err = vita("pretrain")
     assert code == 2 and "needs a model, and `my` has none" in err
+
+
+@pytest.mark.parametrize("name", sorted(stages()))
+def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
+    alone = typer.Typer()
+    alone.command()(stage_command(name)[0])
+    command = typer.main.get_command(alone)
+    spelt = [spelling for option in command.params for spelling in option.opts]
+    assert len(spelt) == len(set(spelt)), sorted(spelt)
+    assert "--life" in spelt
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,9 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
     assert "golden answers as archived" in out
     assert vita("deprecate", "tiny/sft", "--sunset", "30d", "--by", "Ada")[0] == 9
 
+    code, _, err = vita("deprecate", "tiny/check", "--sunset", "30d", "--by", "Ada")
+    assert code == 4 and "expected a model or a release, got a report" in err.replace("\n", " ")
+
     code, out, _ = vita("who-saw", "world/nothing")
     assert code == 0 and "nothing here holds" in out
     code, out, _ = vita("who-saw", _a_document(tmp_path), "--json")
@@ -102,7 +105,22 @@ def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     assert live(0.01, "--until", "check", "--set", "sft.steps=2")[0] == 0
     code, _, err = vita("deploy", digest[:12], "--name", "tiny", "--set", "golden_tokens=4")
     assert code == 0, f"older weights are judged by the reports on themselves: {err}"
-    assert ledger.state(digest) == "serving"
+    assert ledger.state(digest) == "serving" and ledger.named("release/tiny:1") == ledger.named("tiny/deploy")
+
+    newer = ledger.named("tiny/sft")
+    assert newer is not None and newer != digest
+    assert vita(*give)[0] == 0 and ledger.state(newer) == "approved"
+    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
+    assert code == 9 and f"deploy tiny:1: has been the name of the weights {digest[:12]}" in err
+    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny", "--version", "2", "--life", "other")
+    assert code == 0 and ledger.named("release/tiny:2") == ledger.named("other/deploy"), err
+
+    code, out, _ = vita("deprecate", "tiny/deploy", "--sunset", "30d", "--by", "Ada", "--successor", "tiny:2")
+    assert code == 0 and f"{digest[:12]} is deprecated" in out and f"then {newer[:12]}" in out
+    last = ledger.moves(digest)[-1]
+    assert (last.state, last.details["successor"]) == ("deprecated", newer)
+    code, _, err = vita("deprecate", "tiny:2", "--sunset", "2020-01-01", "--by", "Ada")
+    assert code == 2 and "--sunset: expected a day to come" in err
 
 
 def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:

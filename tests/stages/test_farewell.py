@@ -62,6 +62,9 @@ def test_the_released_weights_are_serving(tmp_path):
         deploy.record(made, deploy.Inputs(own), ledger)
     assert [move.state for move in ledger.moves(own.digest)] == ["approved", "serving"]
     assert ledger.named("release/cat:1") == made.digest
+    again = Release("d" * 64, made.path, made.facts)
+    deploy.record(again, deploy.Inputs(own), ledger)
+    assert [move.details["release"] for move in ledger.moves(own.digest)[1:]] == [made.digest, again.digest]
 
 
 def said(number: int, prompt: str, **more: Any) -> Said:
@@ -155,6 +158,14 @@ def test_the_retired_version_says_why_and_names_its_successor(tmp_path):
     (move,) = ledger.moves(inputs.model.digest)
     assert (move.state, move.why, move.details["successor"]) == ("retired", "a better one is there", "5" * 64)
     assert move.details["archive"] == "a" * 64
+
+
+def test_a_successor_that_was_announced_is_kept(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.db")
+    draft, inputs = retired(tmp_path)
+    ledger.move(inputs.model.digest, "deprecated", who="Ada", why="old", sunset=1.0, successor="5" * 64)
+    retire.record(retire.Archive("a" * 64, draft.folder, draft.facts), inputs, ledger)
+    assert ledger.moves(inputs.model.digest)[-1].details["successor"] == "5" * 64
 
 
 def test_a_release_of_other_weights_is_not_archived_with_these(tmp_path):

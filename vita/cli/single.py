@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 import yaml
@@ -56,7 +56,10 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its path."),
     )
     options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Settings from a YAML file."))
-    life = typer.Option("--name", metavar="LIFE", help="The life that the result belongs to.")
+    named = "name" in one.config.model_fields  # then `--name` is the stage's own, and the life is called so, too
+    unless = "; else as in --name" if named else ""
+    spellings = ("--life",) if named else ("--name", "--life")
+    life = typer.Option(*spellings, metavar="LIFE", help=f"The life that the result belongs to{unless} [default: my].")
     again = typer.Option("--fresh", help="Run it again, known or not.")
 
     def run(ctx: typer.Context, **given: Any) -> None:
@@ -65,7 +68,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     parameters = [Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for name, (kind, how) in options.items():
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, how]))
-    parameters.append(Parameter("name", Parameter.KEYWORD_ONLY, default="my", annotation=Annotated[str, life]))
+    parameters.append(Parameter("life", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life]))
     parameters.append(Parameter("fresh", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, again]))
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -73,13 +76,14 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
 
 
 def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
-    life = given["name"]
+    life = given["life"] or given.get("set_name") or "my"
     values = read_yaml(given["config"]) if given["config"] else {}
     if given.get("sources"):
         values["sources"] = [{"path": path} for path in given["sources"]]
     for name, value in given.items():
         if name.startswith("set_") and value is not None:
-            values[name.removeprefix("set_")] = _value(value)
+            field = name.removeprefix("set_")
+            values[field] = _value(value, one.config.model_fields[field].annotation)
     values = override(values, given["assignments"] or ())
     config = configure(one, values, where=one.name, shared={}, base=Path())
     wiring = {}
@@ -110,11 +114,22 @@ def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
     print_facts(here, artifact, name)
 
 
-def _value(text: str) -> Any:
+def _value(text: str, annotation: Any) -> Any:
+    """What an option means: where a setting is a text, `1` and `no` are texts."""
+    if _is_text(annotation) and text != "null":
+        return text
     try:
         return yaml_value(text)
     except yaml.YAMLError:
         return text
+
+
+def _is_text(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return all(isinstance(value, str) for value in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return all(_is_text(part) for part in get_args(annotation) if part is not types.NoneType)
+    return isinstance(annotation, type) and issubclass(annotation, str)
 
 
 def _plain(annotation: Any) -> bool:

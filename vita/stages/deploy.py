@@ -19,7 +19,7 @@ from vita.infer.sampling import Sampling
 from vita.measure import gatekeeper
 from vita.server.release import release_of
 from vita.spine.config import Settings
-from vita.spine.errors import DataError
+from vita.spine.errors import DataError, GateError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.spine.store import Store
@@ -59,6 +59,7 @@ class Inputs:
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
     """Nothing is released whose gate is not green, now and for exactly these weights behind this guard."""
     gatekeeper.refuse_stale_release(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
+    _refuse_taken(ledger, f"{config.name}:{config.version}", model=inputs.model.digest)
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
@@ -85,14 +86,21 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
 
 def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
     """The weights are in service from now on."""
-    label = f"{artifact.facts['name']}:{artifact.facts['version']}"
-    other = ledger.named(f"release/{label}")
-    if other not in (None, artifact.digest):
-        before = ledger.find(artifact=other, state="done")
-        ledger.log("release name moved", label, before=other, now=artifact.digest, runs=[run.id for run in before])
+    label, model = f"{artifact.facts['name']}:{artifact.facts['version']}", inputs.model.digest
+    _refuse_taken(ledger, label, model=model)
     ledger.name(f"release/{label}", artifact.digest)
-    if ledger.state(inputs.model.digest) == "approved":
-        ledger.move(inputs.model.digest, "serving", who="deploy", why=f"released as {label}", release=artifact.digest)
+    state, known = ledger.state(model), {move.details.get("release") for move in ledger.moves(model)}
+    if state == "approved" or (state == "serving" and artifact.digest not in known):
+        ledger.move(model, "serving", who="deploy", why=f"released as {label}", release=artifact.digest)
+
+
+def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:
+    """A name that users were given means the same weights for ever."""
+    other = ledger.named(f"release/{label}")
+    for run in ledger.find(artifact=other, state="done") if other else ():
+        if (taken := ledger.inputs(run.id).get("model")) not in (None, model):
+            hint = "give these weights a `version` of their own"
+            raise GateError(f"deploy {label}", f"has been the name of the weights {taken[:12]}", hint=hint)
 
 
 def _guard(config: Config) -> dict[str, Any] | None:
