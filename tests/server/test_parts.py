@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.fakes import FakeReplica, routes_to
-from vita.measure.alerts import Rule, firing, read_rules
+from vita.measure.alerts import Rule, firing, looks, read_rules
 from vita.measure.usage import figures, quantile
 from vita.server import keys
 from vita.server.breaker import Breaker
@@ -168,6 +168,24 @@ def test_an_alert_fires_only_when_it_was_so_all_the_time(tmp_path):
     (alert,) = firing([rule], [(0.0, fast), (50.0, slow), (100.0, slow)], now=100.0)
     assert str(alert) == "page: slow: cat:1: latency_p95 is 3, above 2 for 60 s"
     assert not firing([rule], [(100.0, {"cat:1": {"requests": 5.0, "latency_p95": None}})], now=100.0)
+
+
+def test_a_short_rule_beside_a_long_one_is_looked_at_in_its_own_time():
+    short, long = (
+        Rule.model_validate({"name": name, "figure": "latency_p95", "above": 2, "for": time})
+        for name, time in (("short", "5 min"), ("long", "1 h"))
+    )
+    now = 10_000.0
+    moments = looks([short, long], now=now)
+    assert len([at for at in moments if now - 300 <= at < now]) >= 5 and moments[0] == now - 3600
+    slow, fast = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
+
+    def since(seconds: float) -> list[str]:
+        told = [(at, slow if at >= now - seconds else fast) for at in moments]
+        return [alert.rule.name for alert in firing([short, long], told, now=now)]
+
+    assert (since(1), since(299), since(300), since(3600)) == ([], [], ["short"], ["short", "long"])
+    assert not firing([short], [(now, slow)], now=now), "one look says nothing of five minutes"
 
 
 def test_a_rule_that_makes_no_sense_is_one_line(tmp_path):

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 FIRING = 10
 """The exit code when an alert fires."""
-_LOOKS = 5
-"""How many moments a rule that asks for a length of time is tried at."""
 
 
 @app.command()
@@ -63,7 +61,7 @@ def monitor(
 
 def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
     """What can be known now: the running service's own word, and the figures of the ledger."""
-    from vita.measure.alerts import firing
+    from vita.measure.alerts import firing, looks
     from vita.measure.usage import asked_since, figures, said_since
 
     now = time.time()
@@ -77,8 +75,7 @@ def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rul
         inside = [row for row in asked if moment - seconds <= row["at"] <= moment]
         return figures(inside, [row for row in said if row["at"] <= moment])
 
-    moments = [now - longest * (1 - step / _LOOKS) for step in range(_LOOKS)] if longest else []
-    looked = [(moment, at(moment)) for moment in [*moments, now]]
+    looked = [(moment, at(moment)) for moment in looks(rules, now=now)]
     return {
         "service": name,
         "minutes": seconds / 60,

@@ -4,7 +4,8 @@
       - {name: slow, figure: latency_p95, above: 5, for: 5 min, severity: page}
       - {name: rude, figure: thumbs_up_rate, below: 0.5, version: "cat:2", at_least: 20}
 
-A rule fires when its figure was on the wrong side in every one of the moments that were looked at.
+A rule fires when its figure was on the wrong side in every one of the moments that were looked at: `looks` says which
+moments its length of time asks for, whatever other rules there are.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pydantic import Field, field_validator, model_validator
 from vita.measure.usage import FIGURES
 from vita.spine.config import Settings, build, nearest, read_yaml
 
+LOOKS = 5
+"""At how many moments before now a rule that asks for a length of time is tried."""
 Figures = Mapping[str, Mapping[str, float | None]]
 """Version -> figure -> value."""
 
@@ -103,11 +106,19 @@ def read_rules(path: str | Path) -> tuple[Rule, ...]:
     return build(Rules, read_yaml(path), where=str(path)).alerts
 
 
+def looks(rules: Sequence[Rule], *, now: float) -> list[float]:
+    """The moments at which the figures must be known, the oldest first; the last is now."""
+    spread = {now - rule.seconds * (1 - step / LOOKS) for rule in rules if rule.seconds for step in range(LOOKS)}
+    return [*sorted(spread), now]
+
+
 def firing(rules: Sequence[Rule], moments: Sequence[tuple[float, Figures]], *, now: float) -> list[Alert]:
     """The rules that fire, by the figures at several moments (seconds since 1970), the oldest first."""
     found = []
     for rule in rules:
-        seen = [told for at, told in moments if at >= now - rule.seconds] or [told for _, told in moments[-1:]]
+        seen = [told for at, told in moments if at >= now - rule.seconds]
+        if rule.seconds and len(seen) < 2:
+            continue  # nobody looked before now, so nobody knows for how long it has been so
         for version in seen[-1] if seen else ():
             values = [told.get(version, {}) for told in seen]
             enough = (values[-1].get("requests") or 0) >= rule.at_least
