@@ -14,13 +14,17 @@ from vita.spine.ledger import Ledger
 def collect(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> Iterator[Said]:
     """Every word of a user on a logged answer, oldest first.
 
-    It counts as consented where both the request and the feedback were. An answer whose content was not kept has no
-    prompt, and says so when it is cleaned.
+    It counts as consented where both the request and the feedback were. Of any other only the verdict is taken, so that
+    what nobody gave is in no artifact. An answer whose content was not kept has no prompt, and says so when it is
+    cleaned.
     """
     logged = {row["request"]: row for row in asked_since(ledger, service=service)}
     for row in said_since(ledger, since=since):
         about = logged.get(row["request"])
         if about is None:
+            continue
+        if not (row["consent"] and about["consent"]):
+            yield Said(f"feedback/{row['id']}", row["kind"], row["request"], row["model"], (), "", value=row["value"])
             continue
         content, rejected = row["content"] or {}, None
         if row["kind"] == "vote":
@@ -37,7 +41,7 @@ def collect(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -
             rejected=rejected,
             reason=content.get("reason") or "",
             who=row["who"],
-            consent=bool(row["consent"] and about["consent"]),
+            consent=True,
         )
 
 
