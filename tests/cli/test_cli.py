@@ -118,6 +118,12 @@ def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
         (["design", "--depth", "2", "--params", "1M"], 2, "give one of parameters, depth and budget"),
         (["design", "--budget", "soon"], 2, "budget"),
         (["generate", "x", "hello"], 4, "is no name"),
+        (
+            ["feedback", "collect", "--since", "yesterday"],
+            2,
+            "--since: expected a day such as",
+        ),
+        (["findings", "export", "-o", "missing/x"], 4, "missing/x: cannot be written: no such file or directory"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_an_exit_code(vita: Vita, words: list[str], code: int, message: str) -> None:

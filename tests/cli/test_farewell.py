@@ -55,6 +55,15 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
     code, out, err = vita("restore", "tiny/retire", "again")
     assert code == 0, err
     assert "golden answers as archived" in out
+    (tmp_path / "file").write_bytes(b"\x30\x2a\xff\xfe")
+    for words, message in (
+        (("restore", "tiny/retire", "file"), "file: is a file; restore into a new folder"),
+        (("restore", "tiny/retire", "new", "--public-key", "file"), "file: expected a public key in PEM form"),
+        (("story", "tiny", "--out", "again"), "again: cannot be written: is a directory"),
+        (("card", "tiny/sft", "--out", "file"), "file: cannot be written: "),
+    ):
+        code, _, err = vita(*words)
+        assert code == 4 and message in err and "Traceback" not in err, err
     assert vita("deprecate", "tiny/sft", "--sunset", "30d", "--by", "Ada")[0] == 9
 
     code, _, err = vita("deprecate", "tiny/check", "--sunset", "30d", "--by", "Ada")

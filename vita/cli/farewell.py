@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.gating import end_of
+from vita.cli.writing import writing
 from vita.spine.errors import ConfigError, DataError, GateError
 
 feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
@@ -65,8 +66,9 @@ def restore(
     if public_key is not None:
         if not public_key.is_file():
             raise DataError(str(public_key), "there is no such file")
-        public = signing.public_from_text(public_key.read_text(encoding="utf-8"), where=str(public_key))
-    drilled = drill(place, folder, public=public)
+        public = signing.public_from_text(public_key.read_text("ascii", "replace"), where=str(public_key))
+    with writing(folder):
+        drilled = drill(place, folder, public=public)
     if not Path(archive).is_dir():
         here.ledger.log("restored", here.digest(archive), files=drilled.files, golden=drilled.golden)
     trust = "the key you gave" if public else f"the key in the archive, {drilled.signed_by[:12]}; compare it"
@@ -124,7 +126,7 @@ def collect(
     from vita.stages.kinds import Feedback
 
     here = workspace(ctx)
-    begin = datetime.fromisoformat(since).replace(tzinfo=UTC).timestamp() if since else 0.0
+    begin = _begin_of(since) if since else 0.0
     scratch = here.store.scratch("feedback") / "draft"
     scratch.mkdir(parents=True, exist_ok=True)
     number = write_feedback(voices(here.ledger, service=service, since=begin), scratch)
@@ -136,3 +138,12 @@ def collect(
     here.ledger.name(f"{name}/feedback", artifact.digest)
     here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
     here.console.print(f"{number} voices in {name}/feedback ({artifact.digest[:12]}); next: vita refine --name {name}")
+
+
+def _begin_of(day: str) -> float:
+    """The first second of a day, or a moment; UTC where it does not say."""
+    try:
+        moment = datetime.fromisoformat(day)
+    except ValueError:
+        raise ConfigError("--since", expected="a day such as 2027-01-31", got=day) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

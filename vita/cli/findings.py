@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from vita.cli.app import app, workspace
+from vita.cli.writing import writing
 from vita.spine.errors import ConfigError
 
 findings_app = typer.Typer(help="What the red team found, and what becomes of it.", invoke_without_command=True)
@@ -135,7 +136,8 @@ def export(
     if output is None:
         typer.echo(lines.decode(), nl=False)
     else:
-        output.write_bytes(lines)
+        with writing(output):
+            output.write_bytes(lines)
         workspace(ctx).console.print(f"{lines.count(10)} findings in {output}")
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from vita.cli.app import app, workspace
+from vita.cli.writing import writing
 
 
 @app.command()
@@ -20,11 +21,10 @@ def story(
 ) -> None:
     """Tell a whole life on one page, in plain words and pictures, from the ledger."""
     from vita.measure.story import write_story
-    from vita.spine.store import full_disk_explained
 
     here = workspace(ctx)
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
-    with full_disk_explained(out):
+    with writing(out):
         here.console.print(f"{escape(name)} is told in {escape(str(write_story(here.ledger, here.store, name, out)))}")
 
 
@@ -43,12 +43,11 @@ def card(
     from vita.measure.card import gather, write
     from vita.measure.card_page import page
     from vita.measure.report import markdown
-    from vita.spine.store import full_disk_explained
 
     here = workspace(ctx)
     found = gather(here.ledger, here.store, here.digest(model))
     if out is not None:
-        with full_disk_explained(out):
+        with writing(out):
             write(found, out)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1, default=str))

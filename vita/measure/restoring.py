@@ -41,6 +41,8 @@ def restore(archive: Path, target: Path, *, public: Any = None) -> Drilled:
 
     Without `public` the key in the archive is taken, which proves that nothing changed since, not who signed.
     """
+    if target.exists() and not target.is_dir():
+        raise StoreError(str(target), "is a file", hint="restore into a new folder")
     if target.exists() and any(target.iterdir()):
         raise StoreError(str(target), "is not empty", hint="restore into a new folder")
     for name in (SIGNATURE, PUBLIC, GOLDEN):

@@ -113,13 +113,19 @@ def public_to_text(public: Any) -> str:
 
 
 def public_from_text(text: str, *, where: str) -> Any:
-    """A public key from its PEM form."""
+    """An Ed25519 public key from its PEM form."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        return serialization.load_pem_public_key(text.encode())
-    except ValueError:
-        raise StoreError(where, expected="a public key in PEM form") from None
+        key = serialization.load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        hint = "openssl pkey -pubin -inform DER -in KEY -out key.pem makes one of the binary form"
+        raise StoreError(where, expected="a public key in PEM form", hint=hint) from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise StoreError(where, expected="an Ed25519 public key", got=type(key).__name__)
+    return key
 
 
 def _raw(public: Any) -> bytes:
