@@ -28,10 +28,10 @@ from typing import Any
 import httpx
 
 from vita.measure.usage import asked_since, quantile
+from vita.server.process import Command, replica_command
 from vita.server.release import Pinned, content_digest, read_release, release_of
 from vita.server.service import Running, Service
 from vita.server.settings import ServiceSettings
-from vita.server.supervisor import Command, replica_command
 from vita.spine.ledger import Ledger
 
 QUESTIONS = ("What is a cat?", "What does a dog eat?", "Tell me about the sea.", "Where does a baker work?")

@@ -9,29 +9,34 @@ import argparse
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.server.fakes import words_of
+from vita.server.seal import Sealed
+from vita.spine import machine
 
 SECONDS_A_WORD = 0.02
 
 
 def stub(version: str) -> Starlette:
-    """The application of a replica of `version`."""
+    """The application of a replica of `version`; an answer has as many words as `max_tokens` says, or eight."""
+    drained = False
     usage = {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
 
     async def chat(request: Request) -> Response:
         body = await request.json()
         if body.get("stream"):
             return StreamingResponse(_stream(body, version, usage), media_type="text/event-stream")
-        await asyncio.sleep(8 * SECONDS_A_WORD)
+        await asyncio.sleep(body.get("max_tokens", 8) * SECONDS_A_WORD)
         message = {"role": "assistant", "content": "".join(words_of(body))}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return JSONResponse({"id": "chatcmpl-0", "model": version, "choices": [choice], "usage": usage})
@@ -39,16 +44,25 @@ def stub(version: str) -> Starlette:
     async def fine(_: Request) -> Response:
         return JSONResponse({})
 
+    async def ready(_: Request) -> Response:
+        return JSONResponse({}, 503 if drained else 200)
+
+    async def drain(_: Request) -> Response:
+        nonlocal drained
+        drained = True
+        return JSONResponse({})
+
     async def metrics(_: Request) -> Response:
         return Response("# HELP vita_x X.\n# TYPE vita_x gauge\nvita_x 1.0\n", media_type="text/plain")
 
-    routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/ready", fine), Route("/health", fine)]
-    return Starlette(routes=[*routes, Route("/metrics", metrics)])
+    routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/ready", ready), Route("/health", fine)]
+    routes += [Route("/metrics", metrics), Route("/drain", drain, methods=["POST"])]
+    return Starlette(routes=routes, middleware=[Middleware(Sealed, secret=machine.replica_secret())])
 
 
 async def _stream(body: dict[str, Any], version: str, usage: dict[str, int]) -> AsyncIterator[bytes]:
     base = {"id": "chatcmpl-0", "created": 1, "model": version}
-    for place, word in enumerate(words_of(body)):
+    for place, word in enumerate(islice(cycle(words_of(body)), body.get("max_tokens", 8))):
         delta = {"content": word, **({"role": "assistant"} if place == 0 else {})}
         yield _event({**base, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
         await asyncio.sleep(SECONDS_A_WORD)
@@ -68,9 +82,9 @@ def main() -> None:
         options.add_argument(name)
     given = options.parse_args()
     told = json.loads((Path(given.release) / "release.json").read_text())
-    if told["version"] == "broken":
+    if told["version"] == "broken" or (Path(given.release) / "broken").exists():
         raise SystemExit(6)
-    uvicorn.run(stub(told["version"]), port=int(given.port), log_level="error", timeout_graceful_shutdown=5)
+    uvicorn.run(stub(told["version"]), port=int(given.port), log_level="error", timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

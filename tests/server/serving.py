@@ -25,9 +25,12 @@ def tiny_engine(*, context: int = 128, **sizes: Any) -> Engine:
     return Engine(tiny_model(std=0.3, context=context, **sizes), byte_tokenizer(), template=ChatTemplate.default())
 
 
-def tiny_app(engine: Engine | None = None, *, rows: int = 4, queue: int = 16, **served: Any) -> FastAPI:
+def tiny_app(
+    engine: Engine | None = None, *, rows: int = 4, queue: int = 16, secret: str = "", **served: Any
+) -> FastAPI:
     scheduler = Scheduler(engine or tiny_engine(), rows=rows, queue=queue)
-    return create_app(scheduler, Served(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **served))
+    told = Served(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **served)
+    return create_app(scheduler, told, secret=secret)
 
 
 @contextmanager

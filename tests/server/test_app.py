@@ -18,6 +18,7 @@ from tests.server.serving import DIGEST, serving, tiny_app, tiny_engine
 from vita.infer.guard import Guard
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
+from vita.server.seal import SEAL
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 FOREVER = {"65": 100}
@@ -396,6 +397,17 @@ def test_a_drained_replica_finishes_what_it_has_and_takes_no_more() -> None:
         assert http.get("/health").status_code == 200
         running.join(60)
         assert found[0].json()["choices"][0]["text"] == "A" * 90
+
+
+def test_a_replica_with_a_secret_tells_strangers_only_that_it_is_alive() -> None:
+    with serving(tiny_app(secret="s" * 43)) as url, httpx.Client(base_url=url, timeout=60) as http:
+        for method, path in (("POST", "/drain"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing")):
+            for headers in ({}, {SEAL: "S" * 43}, {SEAL: "s" * 42}):
+                refused = http.request(method, path, headers=headers)
+                assert (refused.status_code, refused.json()["error"]["code"]) == (401, "sealed")
+                assert refused.headers["x-request-id"]
+        assert http.get("/health").status_code == 200
+        assert http.get("/ready", headers={SEAL: "s" * 43}).status_code == 200
 
 
 def test_a_replica_without_a_model_is_alive_and_not_ready() -> None:

@@ -9,9 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from tests.server.fakes import words_of
 from vita.server.admin import Control
 from vita.server.release import Pinned
+from vita.server.seal import SEAL
 from vita.server.service import Service
 from vita.server.settings import ServiceSettings
 from vita.spine.errors import ConfigError, ModelError
@@ -42,12 +44,12 @@ def pinned(folder: Path, version: str) -> Pinned:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, replicas: int = 2) -> AsyncIterator[tuple[str, Control]]:
+async def running(folder: Path, *, replicas: int = 2, **settings: Any) -> AsyncIterator[tuple[str, Control]]:
     """A service of stubs, its address, and its operators' side."""
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     service = Service(
         name="cat", release=pinned(folder, "1"), ledger=Ledger(folder / "ledger.db"), controls=folder / "services",
-        settings=ServiceSettings(drain_seconds=5), port=0, replicas=replicas, command=stub_command,
+        settings=ServiceSettings(**{"drain_seconds": 5, **settings}), port=0, replicas=replicas, command=stub_command,
         ready=address.set_result,
     )  # fmt: skip
     task = asyncio.create_task(service.run())
@@ -157,6 +159,111 @@ def test_replicas_do_not_outlive_their_parent(tmp_path):
     while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.slow
+def test_a_replica_answers_its_own_service_only_and_one_that_stays_unready_is_replaced(tmp_path):
+    async def run():
+        async with running(tmp_path, replicas=1, unready_seconds=1.0) as (url, control):
+            (first,) = (await told(control, "/status"))["replicas"]
+            environment = Path(f"/proc/{first['pid']}/environ").read_text()
+            secret = environment.partition("VITA_REPLICA_SECRET=")[2].partition("\0")[0]
+            assert len(secret) > 40 and secret not in Path(f"/proc/{first['pid']}/cmdline").read_text()
+            async with httpx.AsyncClient(base_url=first["url"], trust_env=False) as stranger:
+                for method, path in (("POST", "/drain"), ("POST", "/v1/chat/completions"), ("GET", "/ready")):
+                    assert (await stranger.request(method, path, json=CHAT)).status_code == 401
+                assert (await stranger.get("/health")).status_code == 200
+                assert (await _asked(url)).is_success
+                await stranger.post("/drain", headers={SEAL: secret})
+            second = await _when(control, lambda one: one["state"] == "ready" and one["pid"] != first["pid"])
+            assert second["replica"] == first["replica"] and second["starts"] == 2
+            assert (await _asked(url)).is_success
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+async def _asked(url: str) -> httpx.Response:
+    async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+        return await client.post("/v1/chat/completions", json=CHAT)
+
+
+async def _when(control: Control, so: Callable[[dict], bool]) -> dict:
+    """The first replica of which something is so, waited for."""
+    while True:
+        for one in (await told(control, "/status"))["replicas"]:
+            if so(one):
+                return one
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_an_old_replica_stays_when_no_fresh_one_can_take_its_place(tmp_path):
+    async def run():
+        async with running(tmp_path, replicas=2) as (url, control):
+            await told(control, "/roll", {"folder": str(pinned(tmp_path, "2").folder), "share": 0.5})
+            before = await told(control, "/status")
+            for version in ("1", "2"):
+                (tmp_path / version / "broken").touch()
+            with pytest.raises(Exception, match="ended with code 6"):
+                await told(control, "/drain", {"replica": before["replicas"][0]["replica"]})
+            with pytest.raises(Exception, match="ended with code 6"):
+                await told(control, "/promote", {})
+            after = await told(control, "/status")
+            assert after["versions"] == before["versions"], "the shares are as they were"
+            assert [one["pid"] for one in after["replicas"]] == [one["pid"] for one in before["replicas"]]
+            assert (await _asked(url)).is_success
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signals", "within"), [(1, 8.0), (2, 4.0)])
+def test_a_stop_cuts_what_takes_too_long_and_tells_how_much_and_a_second_signal_waits_for_nothing(
+    tmp_path, signals, within
+):
+    """Drained for 4 s, once, and a second more until the replica has ended; at once with a second signal."""
+
+    async def run():
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        service = Service(
+            name="cat", release=pinned(tmp_path, "1"), ledger=Ledger(tmp_path / "ledger.db"), port=0,
+            controls=tmp_path / "services", settings=ServiceSettings(drain_seconds=4.0 if signals == 1 else 60.0),
+            command=stub_command, ready=address.set_result,
+        )  # fmt: skip
+        serving = asyncio.create_task(service.run())
+        async with httpx.AsyncClient(base_url=await address, timeout=60, trust_env=False) as client:
+            long = {**CHAT, "max_tokens": 2000}
+            asked = [client.post("/v1/chat/completions", json={**long, "stream": one}) for one in (True, False)]
+            asking = [asyncio.create_task(one) for one in asked]
+            await asyncio.sleep(0.5)
+            began = time.monotonic()
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(0.2)
+            assert await serving == 2, "neither was answered"
+            assert time.monotonic() - began < within
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.slow
+def test_a_stop_finishes_what_it_can_and_cuts_nothing(tmp_path):
+    async def run():
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        service = Service(
+            name="cat", release=pinned(tmp_path, "1"), ledger=Ledger(tmp_path / "ledger.db"), port=0,
+            controls=tmp_path / "services", command=stub_command, ready=address.set_result,
+        )  # fmt: skip
+        serving = asyncio.create_task(service.run())
+        async with httpx.AsyncClient(base_url=await address, timeout=60, trust_env=False) as client:
+            asking = asyncio.create_task(client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 50}))
+            await asyncio.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await serving == 0
+            assert (await asking).status_code == 200
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_a_public_address_needs_a_key(tmp_path):

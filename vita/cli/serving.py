@@ -77,8 +77,14 @@ def serve(
             tell=lambda text: here.console.print(escape(text)),
             ready=lambda url: _announce(here, url, name or release.name),
         )
-        asyncio.run(service.run())
-    here.console.print("stopped; everything that was accepted has been answered")
+        cut = asyncio.run(service.run())
+    here.console.print(f"stopped; {_ended(cut)}")
+
+
+def _ended(cut: int) -> str:
+    if not cut:
+        return "everything that was accepted has been answered"
+    return f"{cut} request{'s' * (cut > 1)} that had been accepted {'were' if cut > 1 else 'was'} cut off"
 
 
 def _announce(here: Workspace, url: str, name: str) -> None:

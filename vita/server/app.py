@@ -30,6 +30,7 @@ from vita.server.doors import Doors, Served, messages_of
 from vita.server.errors import ApiError, internal, unavailable
 from vita.server.flight import ClientLeft, Flight
 from vita.server.metrics import CONTENT_TYPE
+from vita.server.seal import Sealed
 from vita.server.web import RequestIds, answer_errors, describe
 from vita.server.web import json_response as _json
 
@@ -37,8 +38,8 @@ R = TypeVar("R", bound=api.Request)
 DONE = b"data: [DONE]\n\n"
 
 
-def create_app(scheduler: Scheduler | None, served: Served) -> FastAPI:
-    """The replica's application; without a scheduler it is alive, and not ready."""
+def create_app(scheduler: Scheduler | None, served: Served, *, secret: str = "") -> FastAPI:
+    """The replica's application; without a scheduler it is alive, and not ready. `secret` is asked of all callers."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +72,8 @@ def create_app(scheduler: Scheduler | None, served: Served) -> FastAPI:
     app.add_api_route("/drain", replica.drain, methods=["POST"], response_model=None)
     app.openapi = describe(app, {path: body for path, (_, body) in posts.items()})
     answer_errors(app)
+    if secret:
+        app.add_middleware(Sealed, secret=secret)
     app.add_middleware(RequestIds, metrics=replica.metrics)
     return app
 

@@ -18,6 +18,10 @@ LEFT = 499
 """The status in the accounts of a request whose client left."""
 
 
+CUT = 502
+"""The status in the accounts of an answer that did not end."""
+
+
 class ClientGone(Exception):
     """The client hung up."""
 
@@ -55,6 +59,9 @@ class EventStream(Response):
         except (ClientGone, TimeoutError):
             exchange.read_stream()
             self._end(exchange, LEFT)
+        except asyncio.CancelledError:  # the service stops, and waits for this no longer
+            exchange.read_stream()
+            self._end(exchange, CUT)
         finally:
             self._end(exchange, 500)
 
@@ -70,7 +77,7 @@ class EventStream(Response):
                     self._end(exchange, 200)
                 await _in_time(send, event, seconds)
             exchange.read_stream()
-            self._end(exchange, 502)  # unless it had ended well
+            self._end(exchange, CUT)  # unless it had ended well
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

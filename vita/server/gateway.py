@@ -25,14 +25,14 @@ from vita.server.api import ChatRequest, CompletionRequest, DetokenizeRequest, E
 from vita.server.api import Request as ApiRequest
 from vita.server.continuation import Continuation
 from vita.server.errors import ApiError, invalid, unavailable
-from vita.server.event_stream import LEFT, Begun, ClientGone, EventStream, unless_gone
+from vita.server.event_stream import CUT, LEFT, Begun, ClientGone, EventStream, unless_gone
 from vita.server.exchange import Exchange
 from vita.server.feedback import read_feedback, store_feedback
 from vita.server.keys import Key, Keyring
-from vita.server.lifecycle import Catalog, Standing, iso, lifecycle_headers, retired, unknown_model
+from vita.server.lifecycle import Catalog, Standing, as_header, iso, lifecycle_headers, retired, unknown_model
 from vita.server.relay import Ask, Relay, Reply, no_replica
 from vita.server.request_log import Kept, RequestLog
-from vita.server.routing import Routes, Version
+from vita.server.routing import Backend, Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.server.telemetry import CONTENT_TYPE, Telemetry
 from vita.spine.errors import VitaError
@@ -87,6 +87,8 @@ class Gateway:
         patience = httpx.Timeout(settings.answer_seconds, connect=5.0, pool=None)
         self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
         self._relay = Relay(routes, self.client, self.telemetry, settings)
+        self.cut = 0
+        """Accepted requests that were not answered because the service stopped."""
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.refusal_patterns]
         self.refresh()
 
@@ -156,6 +158,9 @@ class Gateway:
         except ApiError as error:
             self.end(exchange, error.status)
             return self.refusal(error, exchange.request_id)
+        except asyncio.CancelledError:  # the service stops, and waits for this no longer
+            self.end(exchange, CUT)
+            return self.refusal(ApiError(CUT, "The service has stopped", code="stopped"), exchange.request_id)
         except (ClientGone, ClientDisconnect):
             self.end(exchange, LEFT)
             return Response(status_code=LEFT)
@@ -328,13 +333,13 @@ class Gateway:
             counts.replica_up.labels(version.id, backend.name).set(backend.ready and not backend.draining)
             counts.replica_in_flight.labels(version.id, backend.name).set(backend.in_flight)
         backends = [backend for _, backend in self.routes.backends()]
-        texts = await asyncio.gather(*(self._replica_metrics(backend.url) for backend in backends))
+        texts = await asyncio.gather(*(self._replica_metrics(backend) for backend in backends))
         told = {backend.name: text for backend, text in zip(backends, texts, strict=True) if text}
         return counts.render(told)
 
-    async def _replica_metrics(self, url: str) -> str:
+    async def _replica_metrics(self, backend: Backend) -> str:
         try:
-            answer = await self.client.get(f"{url}/metrics", timeout=2.0)
+            answer = await self.client.get(f"{backend.url}/metrics", headers=backend.seal, timeout=2.0)
         except httpx.HTTPError:
             return ""
         return answer.text if answer.status_code == 200 else ""
@@ -368,13 +373,11 @@ class Gateway:
     def _begin(self, request: Request, route: str) -> Exchange:
         return Exchange(self.routes.service, f"req-{uuid.uuid4().hex}", route, self.telemetry)
 
-    # -- the way out
-
     def _headers(self, exchange: Exchange, standing: Standing) -> dict[str, str]:
         headers = {"X-Request-Id": exchange.request_id, "X-Vita-Version": exchange.version}
         if standing.state == "retired":
             headers["X-Vita-Model-State"] = "retired"
-        return {name: _ascii(value) for name, value in {**headers, **lifecycle_headers(standing)}.items()}
+        return {name: as_header(value) for name, value in {**headers, **lifecycle_headers(standing)}.items()}
 
     def refusal(self, error: ApiError, request_id: str) -> Response:
         return JSONResponse(error.body(), error.status, headers={"X-Request-Id": request_id, **error.headers})
@@ -386,12 +389,9 @@ class Gateway:
         exchange.closed = True
         if status == LEFT:
             self.telemetry.cancelled.inc()
+        if self.draining and exchange.ask is not None and status >= 500:
+            self.cut += 1
         row = exchange.row(status, self._patterns)
         if exchange.ask is not None:
             self.log.add(row)
         self.door.leave(exchange)
-
-
-def _ascii(value: str) -> str:
-    """As a header may hold it."""
-    return value.encode("ascii", "backslashreplace").decode()

@@ -96,7 +96,7 @@ def lifecycle_headers(standing: Standing) -> dict[str, str]:
     if standing.successor:
         headers["Link"] = f'</v1/models/{quote(standing.successor)}>; rel="successor-version"'
         parts.append(f"successor={standing.successor}")
-    return {**headers, "X-Vita-Model-Deprecation": _ascii("; ".join(parts))}
+    return {**headers, "X-Vita-Model-Deprecation": as_header("; ".join(parts))}
 
 
 def retired(name: str, standing: Standing, *, status: int = 404) -> ApiError:
@@ -153,5 +153,6 @@ def _moment(value: Any) -> float | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _ascii(text: str) -> str:
+def as_header(text: str) -> str:
+    """As a header may hold it."""
     return text.encode("ascii", "backslashreplace").decode()

@@ -58,8 +58,11 @@ class Listener(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         yield
 
-    async def stop(self) -> None:
-        self.should_exit = True
+    async def stop(self, *, at_once: bool = False) -> None:
+        """End, and let what is being answered go on for `drain_seconds`, or not."""
+        self.should_exit, self.force_exit = True, at_once
+        for task in list(self.server_state.tasks) if at_once else ():
+            task.cancel()
 
 
 def listener(app: ASGIApp, *, header_seconds: float, connections: int, drain_seconds: float) -> Listener:

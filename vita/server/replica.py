@@ -4,6 +4,7 @@
 
 It ends with one line and the exit code 4 when a file is missing or is not the one that was released, 6 when the model
 cannot be opened or does not answer as it did when it was released. Asked to stop (SIGTERM), it finishes what it has.
+A service that starts it gives it a secret (`VITA_REPLICA_SECRET`), without which it answers only whether it is alive.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.server.release import Pinned, read_release
+from vita.spine import machine
 from vita.spine.errors import ModelError, StoreError, VitaError
 from vita.spine.store import confined, file_sha256
 
@@ -41,7 +43,7 @@ def verify(folder: Path, *, digest: str | None) -> tuple[Pinned, dict[str, Any]]
     return pinned, told
 
 
-def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu") -> Any:
+def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu", secret: str = "") -> Any:
     """The application of a verified release, its model loaded and proven."""
     from vita.infer.engine import Engine
     from vita.infer.guard import Guard
@@ -64,7 +66,7 @@ def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu") ->
         sampling=told.get("sampling") or {},
         guard=build(Guard, told["guard"], where="release.guard") if told.get("guard") else None,
     )
-    return create_app(scheduler, served)
+    return create_app(scheduler, served, secret=secret)
 
 
 def check_golden(engine: Any, golden: list[dict[str, Any]]) -> None:
@@ -117,7 +119,7 @@ def _opened(given: argparse.Namespace) -> Any:
     import torch
 
     torch.set_num_threads(max(1, given.threads))
-    return open_app(given.release, digest=given.digest, device=given.device)
+    return open_app(given.release, digest=given.digest, device=given.device, secret=machine.replica_secret())
 
 
 if __name__ == "__main__":

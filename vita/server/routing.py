@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from vita.server.breaker import Breaker
+from vita.server.seal import SEAL
 
 
 class NoReplica(Exception):
@@ -31,6 +32,13 @@ class Backend:
     draining: bool = False
     in_flight: int = 0
     breaker: Breaker = field(default_factory=Breaker)
+    secret: str = field(default="", repr=False)
+    """What the replica asks of whoever asks it; nothing when empty."""
+
+    @property
+    def seal(self) -> dict[str, str]:
+        """The header that opens the replica."""
+        return {SEAL: self.secret} if self.secret else {}
 
     def takes(self, now: float) -> bool:
         """Whether a new request may go there."""

@@ -3,7 +3,7 @@
     await Service(name="cat", release=release, ledger=ledger, ...).run()         # until SIGINT or SIGTERM
 
 When it is told to stop it says so (/ready is 503), finishes what it has accepted up to `drain_seconds`, and takes
-its replicas along. A second signal stops at once.
+its replicas along. A second signal stops at once, whatever it is at by then.
 """
 
 from __future__ import annotations
@@ -11,20 +11,22 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from vita.server.admin import Control, admin_app
 from vita.server.front import gateway_app
 from vita.server.gateway import Gateway
 from vita.server.keys import all_keys
 from vita.server.listener import Listener, listener, open_socket
+from vita.server.process import Command, replica_command
 from vita.server.release import Pinned
 from vita.server.routing import Routes
 from vita.server.settings import ServiceSettings
-from vita.server.supervisor import Command, Supervisor, replica_command
+from vita.server.supervisor import Supervisor
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
 
@@ -63,13 +65,13 @@ class Service:
     ready: Callable[[str], None] = lambda _: None
     """Called with the public address when requests are answered."""
 
-    async def run(self) -> None:
-        """Serve until told to stop."""
-        stopped = asyncio.Event()
-        _on_signals(stopped)
-        async with self._open() as running:
+    async def run(self) -> int:
+        """Serve until told to stop; returns how many accepted requests were cut off."""
+        stop = _Stop()
+        stop.on_signals()
+        async with self._open(stop) as running:
             starting = asyncio.create_task(running.fleet.start(self.release, replicas=self.replicas))
-            waiting = asyncio.create_task(stopped.wait())
+            waiting = asyncio.create_task(stop.asked.wait())
             await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
@@ -77,18 +79,20 @@ class Service:
                 await waiting
             else:
                 starting.cancel()
-            await self._drain(running.gateway, stopped)
+            await self._drain(running.gateway, stop)
+        return running.gateway.cut
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[Running]:
         """The service while the block lasts, every replica ready; what is in flight at its end is finished."""
-        async with self._open() as running:
+        stop = _Stop()
+        async with self._open(stop) as running:
             await running.fleet.start(self.release, replicas=self.replicas)
             yield running
-            await self._drain(running.gateway, asyncio.Event())
+            await self._drain(running.gateway, stop)
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[Running]:
+    async def _open(self, stop: _Stop) -> AsyncIterator[Running]:
         """The gateway and the operators' port, and no replica yet."""
         local = is_loopback(self.host)
         if not local and not all_keys(self.ledger):
@@ -111,21 +115,20 @@ class Service:
             yield Running(url, gateway, fleet)
         finally:
             path.unlink(missing_ok=True)
-            await fleet.stop()
+            await stop.hurrying(fleet.stop(seconds=0), fleet.kill)  # what may take its time had it in `_drain`
             for server in servers:
-                await server.stop()
+                await server.stop(at_once=stop.at_once.is_set())
             tasks[-1].cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await gateway.close()
 
-    async def _drain(self, gateway: Gateway, stopped: asyncio.Event) -> None:
+    async def _drain(self, gateway: Gateway, stop: _Stop) -> None:
         """Take nothing new and finish the rest, unless the time is up or a second signal comes."""
         gateway.draining = True
-        stopped.clear()
         deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
         if gateway.in_flight:
             self.tell(f"finishing {gateway.in_flight} requests; Ctrl-C again stops at once")
-        while gateway.in_flight and not stopped.is_set() and asyncio.get_running_loop().time() < deadline:
+        while gateway.in_flight and not stop.at_once.is_set() and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
     def _listener(self, app: object) -> Listener:
@@ -138,6 +141,30 @@ class Service:
         )
 
 
+class _Stop:
+    """What signals ask for: the first to finish and stop, the second to stop at once."""
+
+    def __init__(self) -> None:
+        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+
+    def on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signal)
+
+    def _signal(self) -> None:
+        (self.at_once if self.asked.is_set() else self.asked).set()
+
+    async def hurrying(self, work: Coroutine[Any, Any, None], hurry: Callable[[], None]) -> None:
+        """Wait for `work`, which `hurry` ends soon when there is no time left for it."""
+        working, called = asyncio.create_task(work), asyncio.create_task(self.at_once.wait())
+        await asyncio.wait({working, called}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            hurry()
+        called.cancel()
+        await working
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
     if host == "localhost":
@@ -146,12 +173,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _on_signals(stopped: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
 
 
 def _shown(host: str) -> str:

@@ -1,8 +1,9 @@
 """Keeps the replicas of a service alive, and changes what it serves while it serves.
 
-Every replica is a process of its own on a loopback port. One that dies is started again, after a pause that grows with
-each failure in a row. A new version is started beside the old, gets traffic when it is ready, and the old one leaves
-when it has answered what it had begun: `roll`, `promote`, `roll back`.
+Every replica is a process of its own on a loopback port (`process`). One that dies is started again, after a pause that
+grows with each failure in a row; one that lives and is not ready for long is ended first. A new version is started
+beside the old, gets traffic when it is ready, and the old one leaves when it has answered what it had begun: `roll`,
+`promote`, `roll back`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import socket
-import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import httpx
 import sqlalchemy as sa
 
 from vita.measure.usage import deployments
+from vita.server.process import Command, Replica, replica_command
 from vita.server.release import Pinned
 from vita.server.routing import Backend, Routes, Version
 from vita.server.settings import ServiceSettings
@@ -31,49 +27,13 @@ from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError, ModelError, VitaError
 from vita.spine.ledger import Ledger
 
-State = Literal["starting", "ready", "unready", "draining", "stopped", "waiting"]
 FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.5, 30.0, 60.0
 STARTS_IN_VAIN = 3
 """A replica that was never ready and has ended this often is given up: the release is at fault."""
 REFUSALS = range(2, 10)
 """Exit codes of errors that a second start would meet again, as `vita.spine.errors` has them."""
-SILENCE_SECONDS = 60.0
-"""A replica whose process lives and that says nothing for so long is ended and started again."""
-Command = Callable[[Pinned, int, int], list[str]]
-
-
-def replica_command(release: Pinned, port: int, threads: int) -> list[str]:
-    """The command line of a replica on its leash."""
-    leash = [sys.executable, "-m", "vita.server.leash", "vita.server.replica"]
-    return [*leash, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
-            "--threads", str(threads)]  # fmt: skip
-
-
-@dataclass(eq=False)
-class Replica:
-    """One process, and what has become of it."""
-
-    name: str
-    release: Pinned
-    backend: Backend
-    threads: int
-    state: State = "starting"
-    process: subprocess.Popen[bytes] | None = None
-    starts: int = 0
-    failures: int = 0
-    was_ready: bool = False
-    leaving: bool = False
-    """Whether it should stop for good."""
-    began: float = 0.0
-    heard: float = 0.0
-    last_words: deque[str] = field(default_factory=lambda: deque(maxlen=20))
-    keeper: asyncio.Task[None] | None = None
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it is ready for the first time, or given up."""
-
-    @property
-    def pid(self) -> int | None:
-        return self.process.pid if self.process and self.process.poll() is None else None
+GRACE_SECONDS = 5.0
+"""How long a process may take to end when nobody waits for its answers any more."""
 
 
 class Supervisor:
@@ -107,11 +67,11 @@ class Supervisor:
         self.routes.add(version)
         threads = max(1, self._threads // replicas)
         begun = [self._begin(release, version, threads) for _ in range(replicas)]
-        await asyncio.gather(*(one.settled.wait() for one in begun))
-        if failed := [one for one in begun if not one.was_ready]:
-            await asyncio.gather(*(self._leave(one) for one in begun))
+        try:
+            await self._all_ready(begun)
+        except ModelError:
             self.routes.remove(version.id)
-            raise ModelError(f"replica {failed[0].name} of {release.id}", _cause(failed[0]))
+            raise
         self._log(version, "started", share)
         if share >= 1.0 or len(self.routes.versions) == 1:
             self.routes.share({version.id: 1.0})
@@ -141,7 +101,7 @@ class Supervisor:
             missing = len(self.of_version(stable.id)) - len(self.of_version(newest.id))
             release = self.of_version(newest.id)[0].release
             added = [self._begin(release, newest, self.of_version(newest.id)[0].threads) for _ in range(missing)]
-            await asyncio.gather(*(one.settled.wait() for one in added))
+            await self._all_ready(added)
             self.routes.share({newest.id: 1.0})
             self._log(newest, "promoted", 1.0)
             await self._retire_all_but(newest)
@@ -161,21 +121,29 @@ class Supervisor:
             return stable
 
     async def drain(self, name: str, *, again: bool = True) -> None:
-        """Let a replica finish what it has begun and stop; a fresh one takes its place first, if `again`."""
-        replica = self.replicas.get(name)
-        if replica is None:
-            raise unknown_name("fleet.replica", name, self.replicas)
-        version = self.routes.versions[replica.release.id]
-        if again:
-            fresh = self._begin(replica.release, version, replica.threads)
-            await fresh.settled.wait()
-        await self._leave(replica)
+        """Let a replica finish what it has begun and stop; a fresh one takes its place first, if `again`.
 
-    async def stop(self) -> None:
-        """Let every replica finish and stop."""
-        await asyncio.gather(*(self._leave(replica) for replica in list(self.replicas.values())))
+        The old one stays when no fresh one can be started.
+        """
+        async with self._changing:
+            replica = self.replicas.get(name)
+            if replica is None:
+                raise unknown_name("fleet.replica", name, self.replicas)
+            version = self.routes.versions[replica.release.id]
+            if again:
+                await self._all_ready([self._begin(replica.release, version, replica.threads)])
+            await self._leave(replica)
+
+    async def stop(self, *, seconds: float) -> None:
+        """Let every replica stop, and finish what it has if that takes no longer."""
+        await asyncio.gather(*(self._leave(one, seconds=seconds) for one in list(self.replicas.values())))
         for version in self.routes.versions.values():
             self._log(version, "stopped", 0.0)
+
+    def kill(self) -> None:
+        """End every process at once."""
+        for replica in self.replicas.values():
+            replica.kill()
 
     def status(self) -> dict[str, Any]:
         """What is served by whom."""
@@ -234,10 +202,18 @@ class Supervisor:
         replica.keeper = asyncio.create_task(self._keep(replica))
         return replica
 
+    async def _all_ready(self, begun: Sequence[Replica]) -> None:
+        """Wait until all of these serve; when one was given up none stays, and its last words are the error."""
+        await asyncio.gather(*(one.settled.wait() for one in begun))
+        if failed := next((one for one in begun if not one.was_ready), None):
+            problem = failed.cause()
+            await asyncio.gather(*(self._leave(one) for one in begun))
+            raise ModelError(f"replica {failed.name} of {failed.release.id}", problem)
+
     async def _keep(self, replica: Replica) -> None:
         """Start a replica, look after it, and start it again when it has died."""
         while not replica.leaving:
-            self._spawn(replica)
+            replica.spawn(self._command)
             await self._look_after(replica)
             replica.backend.ready = False
             self.routes.wake()
@@ -253,42 +229,19 @@ class Supervisor:
             # One that had served is started again at once; only failing again and again is answered by waiting.
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (replica.failures - 2)) if replica.failures > 1 else 0.0
             replica.state = "waiting"
-            self._tell(f"{replica.name} ended ({_cause(replica)}); it starts again in {pause:g} s")
+            self._tell(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
             await asyncio.sleep(pause)
-
-    def _spawn(self, replica: Replica) -> None:
-        port = _free_port()
-        replica.backend.url = f"http://127.0.0.1:{port}"
-        replica.state, replica.began, replica.heard = "starting", time.monotonic(), time.monotonic()
-        replica.starts += 1
-        replica.last_words.clear()
-        # A session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone, which drains first.
-        replica.process = subprocess.Popen(
-            self._command(replica.release, port, replica.threads),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert replica.process.stderr is not None
-        told = (replica.process.stderr, replica.last_words)
-        threading.Thread(target=_listen, args=told, name=f"{replica.name} stderr", daemon=True).start()
 
     async def _look_after(self, replica: Replica) -> None:
         """Ask again and again whether it is ready, until its process has ended."""
         assert replica.process is not None
         process = replica.process
         while process.poll() is None:
-            ready = await self._ask(replica)
-            now = time.monotonic()
-            if ready is not None:
-                replica.heard = now
+            ready = await self._ready(replica)
             if not replica.leaving:
-                self._note(replica, bool(ready))
-                starting = replica.state == "starting"
-                quiet = now - (replica.began if starting else replica.heard)
-                if quiet > (self._settings.ready_seconds if starting else SILENCE_SECONDS):
-                    replica.last_words.append("it said nothing in time and was ended")
+                self._note(replica, ready)
+                if late := self._late(replica):
+                    replica.last_words.append(late)
                     process.kill()
             await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
         if process.stdin is not None:
@@ -301,64 +254,43 @@ class Supervisor:
                 replica.backend.breaker.succeeded()
             self.routes.wake()
         if ready:
-            replica.state, replica.was_ready = "ready", True
+            replica.state, replica.was_ready, replica.ready_at = "ready", True, time.monotonic()
             replica.settled.set()
         elif replica.state == "ready":
             replica.state = "unready"
 
-    async def _ask(self, replica: Replica) -> bool | None:
-        """Whether it says that it is ready; None when it says nothing."""
-        try:
-            answer = await self._client.get(f"{replica.backend.url}/ready", timeout=5.0)
-        except httpx.HTTPError:
+    def _late(self, replica: Replica) -> str | None:
+        """Why a replica that is not ready must end: it is silent or refuses for too long, and nobody told it to."""
+        starting = replica.state == "starting"
+        seconds = self._settings.ready_seconds if starting else self._settings.unready_seconds
+        if time.monotonic() - (replica.began if starting else replica.ready_at) <= seconds:
             return None
+        return f"it was not ready {'in' if starting else 'for'} {seconds:g} s and was ended"
+
+    async def _ready(self, replica: Replica) -> bool:
+        """Whether it says that it is ready."""
+        backend = replica.backend
+        try:
+            answer = await self._client.get(f"{backend.url}/ready", headers=backend.seal, timeout=5.0)
+        except httpx.HTTPError:
+            return False
         return answer.status_code == 200
 
-    async def _leave(self, replica: Replica) -> None:
+    async def _leave(self, replica: Replica, *, seconds: float | None = None) -> None:
         """No new requests; then, when the old ones are answered or the time is up, the end of the process."""
         replica.leaving = replica.backend.draining = True
         replica.state = "draining"
         self.routes.wake()
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.drain_seconds
+        deadline = loop.time() + (self._settings.drain_seconds if seconds is None else seconds)
         while replica.backend.in_flight and loop.time() < deadline:
             await asyncio.sleep(0.05)
-        if replica.process is not None and replica.process.poll() is None:
-            replica.process.terminate()
-            while replica.process.poll() is None and loop.time() < deadline + 5:
-                await asyncio.sleep(0.05)
-            if replica.process.poll() is None:
-                replica.process.kill()
+        await replica.end(until=deadline + GRACE_SECONDS)
         if replica.keeper is not None:
             replica.keeper.cancel()
             await asyncio.gather(replica.keeper, return_exceptions=True)
-        if replica.process is not None:
-            replica.process.wait()
-            if replica.process.stdin is not None:
-                replica.process.stdin.close()
         replica.state = "stopped"
         replica.settled.set()
         self.replicas.pop(replica.name, None)
         if (version := self.routes.versions.get(replica.release.id)) and replica.backend in version.backends:
             version.backends.remove(replica.backend)
-
-
-def _listen(stream: Any, last_words: deque[str]) -> None:
-    """Keep the last lines that a process wrote on its standard error."""
-    with stream:
-        for line in stream:
-            last_words.append(line.decode(errors="replace").rstrip())
-
-
-def _cause(replica: Replica) -> str:
-    code = replica.process.poll() if replica.process else None
-    said = next((line for line in reversed(replica.last_words) if line.strip()), "")
-    how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
-    return f"ended {how}" + (f": {said}" if said else "")
-
-
-def _free_port() -> int:
-    """A port that is free now; a replica that finds it taken ends, and is started on another."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

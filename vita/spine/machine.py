@@ -2,7 +2,7 @@
 
 Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` say where
 artifacts and the ledger live, `VITA_THREADS` limits the CPU threads, `VITA_DEVICE` chooses the device,
-`VITA_SIGNING_KEY` is the private key that signs archives.
+`VITA_SIGNING_KEY` is the private key that signs archives; `VITA_REPLICA_SECRET` goes from a service to its replicas.
 """
 
 from __future__ import annotations
@@ -83,6 +83,16 @@ def signing_key() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "vita" / "signing-key.pem"
+
+
+def environment_of_replica(secret: str) -> dict[str, str]:
+    """This process's environment, with what a replica asks of its callers."""
+    return {**os.environ, "VITA_REPLICA_SECRET": secret}
+
+
+def replica_secret() -> str:
+    """What callers must show, when a service started this replica; no child of it inherits that."""
+    return os.environ.pop("VITA_REPLICA_SECRET", "")
 
 
 def cache_folder() -> Path:
