@@ -54,6 +54,8 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
     assert code == 0 and json.loads(out)["verdict"] == "pass"
     code, out, err = vita("restore", "tiny/retire", "again")
     assert code == 0, err
+    assert "sft" in (tmp_path / "again/cards/README.md").read_text()
+    assert (tmp_path / "again/reports/test/report.json").is_file()
     assert "golden answers as archived" in out
     (tmp_path / "file").write_bytes(b"\x30\x2a\xff\xfe")
     for words, message in (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,12 @@ def retired(folder: Path, **settings: Any) -> tuple[Any, retire.Inputs]:
 def test_an_archive_holds_the_whole_and_was_restored_once(tmp_path):
     draft, _ = retired(tmp_path)
     names = {path.relative_to(draft.folder).as_posix() for path in draft.folder.rglob("*")}
-    assert {"model/model.safetensors", "recipe.json", "tombstone.json", "packages.json", "release.json"} <= names
+    assert {"model/model.safetensors", "recipe.json", "tombstone.json", "constraints.txt", "release.json"} <= names
+    pinned = (draft.folder / "constraints.txt").read_text().splitlines()
+    assert f"torch=={importlib.metadata.version('torch')}" in pinned
+    assert all(
+        line.startswith("#") or re.fullmatch(r"[a-z0-9._-]+==[^ ]+(  # sha256:[0-9a-f]{64})?", line) for line in pinned
+    )
     assert json.loads((draft.folder / "recipe.json").read_text())[0]["stage"] == "sft"
     assert json.loads((draft.folder / "tombstone.json").read_text())["name"] == "cat:1"
     assert draft.facts["golden"] == len(deploy.GOLDEN)

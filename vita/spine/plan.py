@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vita.spine.config import Settings, canonical
@@ -185,8 +185,9 @@ def _run(
             time.sleep(1.0)
             if known := _known(key, step, store, ledger):
                 return known
-    history = lineage(inputs.values(), ledger) if step.stage.lineage else ()
-    context = Context(store.scratch(key), events.emit, machine, history)
+    context = Context(store.scratch(key), events.emit, machine)
+    if step.stage.lineage:
+        context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
     began = time.monotonic()
     with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger):
         draft = step.stage.run(step.config, _fill(step, inputs, store), context)

@@ -39,6 +39,9 @@ class Context:
     lineage: Sequence[Mapping[str, Any]] = ()
     """What made the inputs, for a stage that declares `LINEAGE = True`: each earlier run with its stage, version,
     config, inputs and artifact, the nearest first."""
+    ledger: Ledger | None = None
+    store: Store | None = None
+    """Likewise, where else something is known of the inputs: to be read, never written."""
     record: dict[str, Any] = field(default_factory=dict)
     """Facts that vary between runs (seconds, speeds); kept in the ledger, never in the artifact."""
 

@@ -62,6 +62,6 @@ class Preferences(Artifact):
 
 
 class Archive(Artifact):
-    """A sealed model: weights, recipe, data digests, reports, cards, golden prompts and a signature."""
+    """A sealed model: weights, recipe, data digests, reports, cards, packages, golden prompts and a signature."""
 
     kind: ClassVar[str] = "archive"

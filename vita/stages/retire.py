@@ -1,16 +1,17 @@
 """Take a version out of service for good: sealed, signed, and proven to come back if it must.
 
-The archive holds the weights, the recipe of every run behind them, the digests of the data, reports, golden answers,
-the packages it ran with, and a signature over all of it. Before it counts, a restore drill brings it back and asks
-the golden prompts again. From then on the service refuses the version and names its successor.
+The archive holds the weights, the recipe of every run behind them, the digests of the data, the model's card, every
+report on it and its line, golden answers, the packages it ran with, and a signature over all of it. Before it counts,
+a restore drill brings it back and asks the golden prompts again. From then on the service refuses the version and
+names its successor.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic import Field
 
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
+from vita.measure import sealing
 from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
 from vita.spine import machine, signing
 from vita.spine.config import Settings
@@ -25,13 +27,14 @@ from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.spine.stage import only_when_chosen
-from vita.spine.store import write_atomically
+from vita.spine.store import Store, write_atomically
 from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report, Tokens
 
-VERSION = 1
+VERSION = 2
 LINEAGE = True
 """The archive tells what made the weights."""
 
+LOCK = "constraints.txt"
 GOLDEN_PROMPTS = ("What is a cat?", "Hello!", "1 2 3")
 
 
@@ -68,12 +71,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     shutil.copytree(inputs.model.path, folder / WEIGHTS)
     _dump(folder / "recipe.json", list(context.lineage))
     _dump(folder / "tombstone.json", _tombstone(config, inputs, pinned))
-    _dump(folder / "packages.json", _packages())
+    (folder / LOCK).write_text(sealing.constraints(sealing.packages()), encoding="utf-8")
     _dump(folder / GOLDEN, pinned["golden"] if pinned else _golden(config, inputs.model.path))
     if inputs.release:
         shutil.copyfile(inputs.release.path / "release.json", folder / "release.json")
     for name, artifact in _reports(inputs).items():
         _copy_reports(artifact.path, folder / "reports" / name)
+    if context.ledger and context.store:
+        _tell(inputs, context.ledger, context.store, lineage=context.lineage, folder=folder)
     key = signing.load_or_make_key(machine.signing_key())
     (folder / PUBLIC).write_text(signing.public_to_text(key.public_key()), encoding="ascii")
     envelope = signing.sign(folder, name=f"model {inputs.model.digest}", key=key)
@@ -141,6 +146,16 @@ def _tombstone(config: Config, inputs: Inputs, pinned: dict[str, Any] | None) ->
     }
 
 
+def _tell(inputs: Inputs, ledger: Ledger, store: Store, *, lineage: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """The card, and the reports on the model and on those that it was made from, as they are known today."""
+    sealing.write_card(ledger, store, inputs.model.digest, folder / "cards")
+    line = [inputs.model.digest, *(run["artifact"] for run in lineage)]
+    there = {artifact.digest for artifact in _reports(inputs).values()}
+    for name, digest in sealing.reports_of(ledger, store, line).items():
+        if digest not in there:
+            _copy_reports(store.open(digest).path, folder / "reports" / name)
+
+
 def _reports(inputs: Inputs) -> dict[str, Any]:
     own = {"blueprint": inputs.blueprint, "corpus": inputs.corpus, "tokens": inputs.tokens, "test": inputs.report}
     return {name: artifact for name, artifact in own.items() if artifact is not None}
@@ -154,12 +169,6 @@ def _copy_reports(source: Path, target: Path) -> None:
             place = target / path.relative_to(source)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-
-
-def _packages() -> dict[str, str]:
-    """Every package of this environment with its version, for whoever builds it again."""
-    found = {one.metadata["Name"].lower(): one.version for one in distributions() if one.metadata["Name"]}
-    return dict(sorted(found.items()))
 
 
 def _dump(path: Path, value: Any) -> None:
