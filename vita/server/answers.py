@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ STRIDE = 32
 """A guarded stream is looked at each time it has grown by so many characters."""
 LOWEST = -9999.0
 """Stands for minus infinity, which JSON does not know."""
+_utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 @dataclass
@@ -34,6 +36,7 @@ class Choice:
     """One answer as its client sees it, behind the guard where there is one."""
 
     index: int
+    tokenizer: Tokenizer
     guard: Guard | None = None
     text: str = ""
     """All that was said so far, sent or not."""
@@ -44,6 +47,10 @@ class Choice:
     _sent: int = 0
     _sent_scores: int = 0
     _looked: int = 0
+    _reaches: list[int] = field(default_factory=list)
+    """How far into the text the tokens of `scores` go, behind a guard."""
+    _decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _utf8("replace"))
+    _decoded: int = 0
 
     def take(self, piece: Piece) -> None:
         """One token more."""
@@ -53,7 +60,10 @@ class Choice:
         self.text += piece.text
         self.scores.append(piece.scored)
         self.finish = piece.finish
-        if self.guard is not None and (piece.finish or len(self.text) - self._looked >= STRIDE):
+        if self.guard is None:
+            return
+        self._reaches.append(self._reach(piece.scored.id))
+        if piece.finish or len(self.text) - self._looked >= STRIDE:
             self._looked = len(self.text)
             if (refusal := self.guard.refuses_output(self.text)) is not None:
                 # What was sent stays sent; otherwise the refusal is the answer.
@@ -69,8 +79,16 @@ class Choice:
         if until == self._sent and not self.finish:
             return None
         text, self._sent = self.text[self._sent : until], until
-        scores, self._sent_scores = self.scores[self._sent_scores :], len(self.scores)
+        # What is held back of the text is held back of its tokens, too.
+        told = len(self.scores) if self.guard is None or self.finish else bisect_right(self._reaches, until)
+        scores, self._sent_scores = self.scores[self._sent_scores : told], told
         return Fresh(text, scores, self.finish)
+
+    def _reach(self, token: int) -> int:
+        """Where in the text the token's characters end; one that it only begins counts as said."""
+        if token not in self.tokenizer.special_ids:
+            self._decoded += len(self._decoder.decode(self.tokenizer.token_bytes(token)))
+        return self._decoded + bool(self._decoder.getstate()[0])
 
 
 def usage(prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, int]:
@@ -110,7 +128,7 @@ class CompletionLogprobs:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = _utf8("replace")
         self._at = 0
 
     def of(self, scores: Sequence[Scored | int], *, prompt: bool = False) -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Replica(Doors):
         top = (asked.top_logprobs or 0) if asked.logprobs else None
         ask = self._ask(asked, ids, limit=asked.limit, top=top)
         body = Chat(self._head("chatcmpl", asked), scheduler.engine.tokenizer, logprobs=asked.logprobs)
-        choices = [Choice(index, self.served.guard) for index in range(asked.n)]
+        choices = [Choice(index, scheduler.engine.tokenizer, self.served.guard) for index in range(asked.n)]
         return await self._answer(request, asked, body, [ask], choices, refused, prompt_tokens=len(ids))
 
     # -- completions
@@ -136,7 +136,7 @@ class Replica(Doors):
         body = Completions(
             self._head("cmpl", asked), tokenizer, n=asked.n, logprobs=logprobs, echoes=echoes if asked.echo else None
         )
-        choices = [Choice(index, self.served.guard) for index in range(len(prompts) * asked.n)]
+        choices = [Choice(index, tokenizer, self.served.guard) for index in range(len(prompts) * asked.n)]
         prompt_tokens = sum(map(len, prompts))
         return await self._answer(request, asked, body, asks, choices, refused, prompt_tokens=prompt_tokens)
 
