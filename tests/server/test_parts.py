@@ -16,6 +16,8 @@ from vita.server.breaker import Breaker
 from vita.server.redaction import redact, redact_all
 from vita.server.release import read_release, release_of
 from vita.server.routing import NoReplica
+from vita.server.settings import ServiceSettings
+from vita.spine.config import build, override
 from vita.spine.errors import ConfigError, ModelError
 from vita.spine.ledger import Ledger
 
@@ -65,6 +67,26 @@ def test_a_key_is_kept_as_a_hash_and_ends_when_it_is_revoked_or_runs_out(tmp_pat
     assert ring.find(secret, now=1e9) is None
     with pytest.raises(ConfigError, match="`chatt` is not known here; did you mean `chat`"):
         keys.create(ledger, "bob", scopes=["chatt"])
+
+
+@pytest.mark.parametrize("limits", [{"requests_per_minute": float("nan")}, {"requests_per_minute": 0.0},
+                                    {"requests_per_minute": float("inf")}, {"expires": float("nan")}])  # fmt: skip
+def test_a_limit_of_a_key_is_a_number(tmp_path, limits):
+    with pytest.raises(ConfigError, match=r"keys\.(requests_per_minute|expires): expected"):
+        keys.create(Ledger(tmp_path / "ledger.db"), "ann", **limits)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ('refusal_patterns=["("]', r"serve\.refusal_patterns: `\(` is not a regular expression: missing \)"),
+        ("patience=.nan", r"serve\.patience: expected"),
+        ("drain_seconds=.inf", r"serve\.drain_seconds: expected"),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_line(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        build(ServiceSettings, override({}, [assignment]), where="serve")
 
 
 def test_a_keys_allowance_refills_as_time_goes_by(any_ledger):

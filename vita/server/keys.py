@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -82,8 +83,10 @@ def create(
         raise ConfigError("keys.name", expected="1 to 200 characters", got=name)
     if not scopes:
         raise ConfigError("keys.scope", "a key needs at least one scope", hint="one of " + ", ".join(SCOPES))
-    if requests_per_minute is not None and requests_per_minute <= 0:
+    if requests_per_minute is not None and not 0 < requests_per_minute < math.inf:
         raise ConfigError("keys.requests_per_minute", expected="a number above 0", got=requests_per_minute)
+    if expires is not None and not expires < math.inf:
+        raise ConfigError("keys.expires", expected="a day to come", got=expires)
     hint = secrets.token_hex(4)
     secret = f"vk-{hint}-{secrets.token_urlsafe(32)}"
     limits = {} if requests_per_minute is None else {"requests_per_minute": requests_per_minute}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, field_validator
 
 from vita.spine.config import Settings
 
 
 class ServiceSettings(Settings):
     """The gateway before the replicas, and what it keeps."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     in_flight: int = Field(default=256, ge=1)
     """Requests answered at a time; one more is told to come again (429)."""
@@ -45,6 +48,17 @@ class ServiceSettings(Settings):
         r"\bI (?:cannot|can't|can not|won't|will not) (?:help|do|answer|tell|say|assist)\b",
     )
     """Regular expressions; an answer in which one is found counts as a refusal in the figures."""
+
+    @field_validator("refusal_patterns")
+    @classmethod
+    def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
+        return patterns
+
     drain_seconds: float = Field(default=30.0, gt=0)
     """How long requests in flight may take when a replica or the service stops."""
     ready_seconds: float = Field(default=300.0, gt=0)
