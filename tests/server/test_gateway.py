@@ -258,8 +258,8 @@ async def test_feedback_is_tied_to_a_request_and_stored_before_it_is_acknowledge
         second = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
         for body in (
             {"request_id": first, "kind": "thumb", "value": -1, "consent": True},
-            {"request_id": first, "kind": "edit", "better": "A cat purrs; ask bob@example.org."},
-            {"request_id": "chatcmpl-1", "kind": "flag", "reason": "rude"},
+            {"request_id": first, "kind": "edit", "better": "A cat purrs; ask bob@example.org.", "consent": True},
+            {"request_id": "chatcmpl-1", "kind": "flag", "reason": "rude", "consent": True},
             {"kind": "vote", "chosen_request_id": second, "rejected_request_id": first},
         ):
             answer = await client.post("/v1/feedback", json=body)
@@ -269,6 +269,36 @@ async def test_feedback_is_tied_to_a_request_and_stored_before_it_is_acknowledge
         assert rows[0]["value"] == -1 and rows[0]["consent"] and rows[0]["model"] == "a" * 64
         assert rows[1]["content"] == {"better": "A cat purrs; ask [email]."}
         assert rows[3]["request"] == second and rows[3]["content"] == {"rejected_request_id": first}
+
+
+@pytest.mark.parametrize(("log", "consent"), [("content", False), ("metadata", True), ("metadata", False)])
+def test_without_consent_or_a_log_of_content_only_the_verdict_is_kept(ledger, log, consent):
+    async def run():
+        async with service(ledger, FakeReplica("a"), log=log) as (_, client):
+            answers = [await client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
+            first, second = (answer.headers["x-request-id"] for answer in answers)
+            for body, texts in (
+                (
+                    {"request_id": first, "kind": "edit", "better": "I am Ann.", "reason": "so"},
+                    ["better", "reason"],
+                ),
+                ({"request_id": first, "kind": "flag", "reason": "It told my address."}, ["reason"]),
+                ({"request_id": first, "kind": "thumb", "value": 1}, []),
+                (
+                    {"kind": "vote", "chosen_request_id": first, "rejected_request_id": second, "reason": "x"},
+                    ["reason"],
+                ),
+            ):
+                answer = await client.post("/v1/feedback", json={**body, "consent": consent})
+                assert (answer.status_code, answer.json()["left_out"]) == (201, texts)
+            rows = said_since(ledger)
+            assert [row["content"] for row in rows] == [{}, {}, {}, {"rejected_request_id": second}]
+            assert [(row["kind"], row["value"]) for row in rows] == [
+                ("edit", None), ("flag", None), ("thumb", 1), ("vote", 1),
+            ]  # fmt: skip
+            assert [row["consent"] for row in rows] == [False, False, consent, consent]
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(

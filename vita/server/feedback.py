@@ -1,5 +1,7 @@
 """What users say of answers: checked strictly, tied to a logged request, stored before it is acknowledged.
 
+The verdict is kept always, a user's own words only with consent and where the service keeps content at all.
+
 {"request_id": ..., "kind": "thumb", "value": 1 or -1}
 {"request_id": ..., "kind": "edit", "better": "the answer it should have been"}
 {"request_id": ..., "kind": "flag", "reason": "what is wrong with it"}
@@ -18,10 +20,13 @@ from vita.measure.usage import feedback, requests
 from vita.server.errors import ApiError
 from vita.server.keys import Key
 from vita.server.redaction import redact
+from vita.server.request_log import Kept
 from vita.spine.config import Settings
 from vita.spine.ledger import Ledger
 
 TEXT = 32_768
+TEXTS = ("better", "reason")
+"""What a user writes freely."""
 
 _FIELDS = {
     "thumb": ({"request_id", "value"}, {"reason"}),
@@ -50,7 +55,7 @@ class FeedbackRequest(Settings):
     rejected_request_id: str | None = Field(None, min_length=1, max_length=64)
     """The worse of two answers."""
     consent: bool = False
-    """Whether later versions may learn from this."""
+    """Whether the texts in it may be kept, and later versions may learn from it."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> FeedbackRequest:
@@ -80,23 +85,24 @@ def read_feedback(body: Any) -> FeedbackRequest:
         raise ApiError(400, told, param=param, code="invalid_feedback") from None
 
 
-def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, redacted: bool) -> dict[str, Any]:
+def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kept) -> dict[str, Any]:
     """Write feedback, and tell what was stored; a request of somebody else's key counts as unknown."""
     about = _logged(ledger, said.chosen_request_id or said.request_id or "", key)
     content: dict[str, Any] = {}
     if said.kind == "vote":
         content["rejected_request_id"] = _logged(ledger, said.rejected_request_id or "", key)["request"]
-    for name in ("better", "reason"):
-        text = getattr(said, name)
-        if text is not None:
-            content[name] = redact(text) if redacted else text
+    texts = {name: text for name in TEXTS if (text := getattr(said, name)) is not None}
+    if said.consent and kept.level == "content":
+        content |= {name: redact(text) if kept.redact else text for name, text in texts.items()}
+    left_out = [name for name in texts if name not in content]
     value = said.value if said.value is not None or said.kind != "vote" else 1
+    consent = said.consent and not left_out  # nothing is learnt from half of what was said
     row = {"request": about["request"], "model": about["model"], "kind": said.kind, "value": value,
-           "content": content, "who": key.hint or None, "consent": said.consent, "at": time.time()}  # fmt: skip
+           "content": content, "who": key.hint or None, "consent": consent, "at": time.time()}  # fmt: skip
     with ledger.transaction() as database:
         number = database.execute(sa.insert(feedback).values(row).returning(feedback.c.id)).scalar_one()
     return {"id": number, "object": "feedback", "request_id": about["request"], "kind": said.kind,
-            "version": about["version"]}  # fmt: skip
+            "version": about["version"], "left_out": left_out}  # fmt: skip
 
 
 def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:

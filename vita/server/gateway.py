@@ -311,7 +311,7 @@ class Gateway:
 
     def _store_feedback(self, said: Any, key: Key) -> dict[str, Any]:
         self.log.flush()  # the request may have ended a moment ago
-        return store_feedback(self.ledger, said, key=key, redacted=self.settings.redact)
+        return store_feedback(self.ledger, said, key=key, kept=self.log.kept)
 
     async def metrics(self, request: Request) -> Response:
         """The figures of the gateway and of all replicas."""

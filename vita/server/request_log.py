@@ -46,7 +46,7 @@ class RequestLog:
     """Writes rows of `requests` from a thread of its own."""
 
     def __init__(self, ledger: Ledger, kept: Kept, *, room: int = 10_000) -> None:
-        self._ledger, self._kept = ledger, kept
+        self._ledger, self.kept = ledger, kept
         self._rows: queue.Queue[Any] = queue.Queue(maxsize=room)
         self.dropped = 0
         """Rows that were lost, because the database was too slow or refused them."""
@@ -55,7 +55,7 @@ class RequestLog:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Have a row written soon."""
-        if self._kept.level == "none":
+        if self.kept.level == "none":
             return
         try:
             self._rows.put_nowait(dict(row))
@@ -83,7 +83,7 @@ class RequestLog:
             while len(batch) < _BATCH and not self._rows.empty():
                 batch.append(self._rows.get_nowait())
             going = _END not in batch
-            rows = [self._kept.row(one) for one in batch if isinstance(one, dict)]
+            rows = [self.kept.row(one) for one in batch if isinstance(one, dict)]
             if rows:
                 self._insert(rows)
             for waiting in batch:
