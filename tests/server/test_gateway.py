@@ -296,7 +296,7 @@ def test_without_consent_or_a_log_of_content_only_the_verdict_is_kept(ledger, lo
             assert [(row["kind"], row["value"]) for row in rows] == [
                 ("edit", None), ("flag", None), ("thumb", 1), ("vote", 1),
             ]  # fmt: skip
-            assert [row["consent"] for row in rows] == [False, False, consent, consent]
+            assert [row["consent"] for row in rows] == [False, False, consent, False]
 
     asyncio.run(run())
 
