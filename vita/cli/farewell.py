@@ -96,15 +96,17 @@ def who_saw(
         here.ledger.log("erasure asked", document, who=by, holders=[one.digest for one in seen.holders], retire=retire)
     if as_json:
         told = {"document": document, "holders": [one.as_json() for one in seen.holders],
-                "weights": [one.as_json() for one in seen.weights]}  # fmt: skip
+                "weights": [one.as_json() for one in seen.weights], "unread": list(seen.unread)}  # fmt: skip
         typer.echo(json.dumps(told, indent=1))
         return
+    for one in seen.unread:
+        here.console.print(f"[yellow]not looked through[/]: {escape(one)}", soft_wrap=True)
     if not seen.holders:
         here.console.print(f"nothing here holds `{escape(document)}`")
         return
     table = Table("kind", "digest", "names", "state", "through", box=None, pad_edge=False)
     for one in (*seen.holders, *seen.weights):
-        table.add_row(one.kind, one.digest[:12], escape(", ".join(one.names)), one.state, one.through)
+        table.add_row(one.kind, one.digest[:12], escape(", ".join(one.names)), one.state, escape(one.through))
     here.console.print(table)
     here.console.print(
         f"{len(seen.to_retire)} of {len(seen.weights)} weights made from it are not retired; "

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vita.data.corpus import read_corpus
 from vita.data.feedback import read_feedback
 from vita.data.shards import Shards
+from vita.measure import own_sources
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import descendants
@@ -46,6 +47,8 @@ class Seen:
     holders: tuple[Holder, ...]
     weights: tuple[Holder, ...] = field(default_factory=tuple)
     """Models, releases and archives that were made from it."""
+    unread: tuple[str, ...] = ()
+    """Sources of single runs that could not be looked through any more, each with the reason."""
 
     @property
     def to_retire(self) -> list[Holder]:
@@ -56,8 +59,7 @@ class Seen:
 def who_saw(document: str, store: Store, ledger: Ledger) -> Seen:
     """Look through every corpus, token set and feedback of the store, then follow what came of them.
 
-    Dialogues that a stage read from a file of its own are not in the store, and so not found: their file's name is in
-    the recipe of the model.
+    What a stage read from `sources` of its own is in no artifact: those sources are looked through where they lie.
     """
     names: dict[str, list[str]] = {}
     for name, digest in ledger.all_names().items():
@@ -73,7 +75,17 @@ def who_saw(document: str, store: Store, ledger: Ledger) -> Seen:
         for _, _, _, made in descendants(digest, ledger):
             if made not in weights and store.has(made) and store.manifest(made).kind in _WEIGHTS:
                 weights[made] = holder(made, f"{store.manifest(digest).kind} {digest[:12]}")
-    return Seen(document, tuple(holder(digest, "holds it") for digest in holding), tuple(weights.values()))
+    looked = own_sources.look(document, ledger)
+    for run, label in looked.hits:
+        made_of_it = [run.artifact or "", *(made for _, _, _, made in descendants(run.artifact or "", ledger))]
+        for made in made_of_it:
+            if made not in weights and store.has(made) and store.manifest(made).kind in _WEIGHTS:
+                weights[made] = holder(made, f"{run.life}/{run.step}, which read {label}")
+    holders = [holder(digest, "holds it") for digest in holding]
+    holders += [
+        Holder("", "source", (label,), "", "holds it") for label in dict.fromkeys(one for _, one in looked.hits)
+    ]
+    return Seen(document, tuple(holders), tuple(weights.values()), tuple(looked.unread))
 
 
 def _holds(store: Store, digest: str, document: str) -> bool:

@@ -275,6 +275,12 @@ class Ledger:
         with self._explained(), self._engine.connect() as database:
             return database.execute(sa.select(fingerprints.c.digest).where(*same)).scalar()
 
+    def places_of(self, digest: str) -> list[str]:
+        """Where files of this content were seen, the last first."""
+        query = sa.select(fingerprints.c.path).where(fingerprints.c.digest == digest)
+        with self._explained(), self._engine.connect() as database:
+            return list(database.execute(query.order_by(fingerprints.c.modified.desc())).scalars())
+
     def remember_fingerprint(self, path: str, size: int, modified: int, digest: str) -> None:
         with self._explained(), self._engine.begin() as database:
             database.execute(sa.delete(fingerprints).where(fingerprints.c.path == path))

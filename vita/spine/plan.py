@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from vita.spine.config import Settings, canonical
@@ -185,6 +186,7 @@ def _run(
             time.sleep(1.0)
             if known := _known(key, step, store, ledger):
                 return known
+    read = _places(content_digests(step.config, ledger, where=step.name))
     context = Context(store.scratch(key), events.emit, machine)
     if step.stage.lineage:
         context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
@@ -194,7 +196,7 @@ def _run(
         artifact = store.commit(draft)
     context.record |= {"seconds": round(time.monotonic() - began, 3), "machine": machine.describe()}
     ledger.finish(claim, artifact=artifact.digest, record=context.record)
-    ledger.log("made", artifact.digest, kind=artifact.kind, life=life, step=step.name, run=claim)
+    ledger.log("made", artifact.digest, kind=artifact.kind, life=life, step=step.name, run=claim, read=read)
     store.clear_scratch(key)
     events.emit("step", state="done", artifact=artifact.digest, seconds=context.record["seconds"])
     return artifact
@@ -267,6 +269,11 @@ def _heartbeat(claim: int, ledger: Ledger) -> Iterator[None]:
 
 def _asked(step: Step, ledger: Ledger) -> Any:
     return canonical(step.config, contents=content_digests(step.config, ledger, where=step.name))
+
+
+def _places(contents: Mapping[str, str]) -> dict[str, str]:
+    """Where input files lay and what they held: no part of a run's identity, but wanted when a document must go."""
+    return {path if "://" in path else str(Path(path).expanduser().absolute()): held for path, held in contents.items()}
 
 
 def _input_digests(step: Step, known: Mapping[str, str]) -> dict[str, str]:
