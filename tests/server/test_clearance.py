@@ -80,6 +80,7 @@ def test_a_retired_model_is_served_for_research_only_where_it_was_kept_for_it(tm
         refuse_gone(life.ledger, release(life, own), research=False)
     if kept:
         refuse_gone(life.ledger, release(life, own), research=True)
+        refuse_ungated(life.ledger, life.store, release(life, own), beside=[own])
     else:
         with pytest.raises(GateError, match="was not kept for research"):
             refuse_gone(life.ledger, release(life, own), research=True)

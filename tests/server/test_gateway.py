@@ -214,6 +214,17 @@ async def test_a_retired_model_that_was_archived_answers_nobody(ledger):
 
 
 @going
+async def test_a_retired_version_does_not_answer_in_place_of_one_that_is_down(ledger):
+    old, new = FakeReplica("a"), FakeReplica("b", down=True)
+    routes = routes_to(old)
+    routes.add(version_of(new, version="cat:2", model="b" * 64, share=1.0, created=2.0))
+    ledger.move("a" * 64, "retired", who="ann", why="wrong on sums")
+    async with service(ledger, old, new, routes=routes) as (_, client):
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 503
+        assert not old.asked
+
+
+@going
 async def test_a_model_answers_until_its_sunset_and_is_as_retired_after(ledger):
     sunset = datetime(2099, 1, 1, tzinfo=UTC).timestamp()
     ledger.move("a" * 64, "deprecated", who="ann", why="a better one", sunset=sunset, successor="cat:2")

@@ -42,10 +42,14 @@ def gated(ledger: Ledger, models: Iterable[str]) -> bool:
 
 
 def refuse_ungated(ledger: Ledger, store: Store, release: Pinned, *, beside: Iterable[str]) -> None:
-    """Raises when a gate let out a model of `beside` and lets out none of this release now."""
+    """Raises when a gate let out a model of `beside` and does not let this release out now.
+
+    A retired model that `refuse_gone` lets pass is asked for its bytes only: it answers nobody but research.
+    """
     if gated(ledger, beside):
         where, told = f"release {release.id}", json.loads((release.folder / "release.json").read_text(encoding="utf-8"))
-        refuse_stale_release(ledger, store, release.model, where=where, guard=told.get("guard"))
+        if ledger.state(release.model) != "retired":
+            refuse_stale_release(ledger, store, release.model, where=where, guard=told.get("guard"))
         _refuse_other_bytes(store, release.model, told["files"], where=where)
 
 

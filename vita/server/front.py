@@ -23,7 +23,8 @@ from starlette.routing import Route
 from vita import __version__
 from vita.server.errors import ApiError, no_such_route
 from vita.server.feedback import FeedbackRequest
-from vita.server.gateway import DOORS, Gateway
+from vita.server.gateway import Gateway
+from vita.server.passages import DOORS
 
 PAGE = Path(__file__).parent / "static" / "chat.html"
 

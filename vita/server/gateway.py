@@ -13,7 +13,6 @@ import re
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -21,8 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from vita.server.admission import Admission
-from vita.server.api import ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest, read
-from vita.server.api import Request as ApiRequest
+from vita.server.api import read
 from vita.server.continuation import Continuation
 from vita.server.errors import ApiError, invalid, unavailable
 from vita.server.event_stream import CUT, LEFT, Begun, ClientGone, EventStream, unless_gone
@@ -30,6 +28,7 @@ from vita.server.exchange import Exchange
 from vita.server.feedback import read_feedback, store_feedback
 from vita.server.keys import Key, Keyring
 from vita.server.lifecycle import Catalog, Standing, as_header, iso, lifecycle_headers, retired, unknown_model
+from vita.server.passages import Door
 from vita.server.relay import Ask, Relay, Reply, no_replica
 from vita.server.request_log import Kept, RequestLog
 from vita.server.routing import Backend, Routes, Version
@@ -37,31 +36,6 @@ from vita.server.settings import ServiceSettings
 from vita.server.telemetry import CONTENT_TYPE, Telemetry
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
-
-ASKING = ("chat", "completions", "embeddings")
-
-
-@dataclass(frozen=True)
-class Door:
-    """A route that is passed on to a replica."""
-
-    method: str
-    path: str
-    scopes: tuple[str, ...]
-    request: type[ApiRequest] | None
-    """The form of its body."""
-    generates: bool = False
-    """Whether its answer depends on a seed, and may be streamed."""
-
-
-DOORS = (
-    Door("POST", "/v1/chat/completions", ("chat",), ChatRequest, generates=True),
-    Door("POST", "/v1/completions", ("completions",), CompletionRequest, generates=True),
-    Door("POST", "/v1/embeddings", ("embeddings",), EmbeddingRequest),
-    Door("POST", "/tokenize", ASKING, TokenizeRequest),
-    Door("POST", "/detokenize", ASKING, DetokenizeRequest),
-    Door("GET", "/tokenizer_info", ASKING, None),
-)
 
 
 class Gateway:
@@ -138,7 +112,6 @@ class Gateway:
             if door.request:
                 read(door.request, body)  # refuses what no replica would take
             ask = exchange.ask = self._ask(exchange, door, body)
-            standing = self.catalog.standing(ask.version.model)
             if body.get("stream") is True and door.generates:
                 told = await unless_gone(request.receive, self._begin_stream(ask, exchange))
                 if not isinstance(told, Reply):
@@ -146,7 +119,7 @@ class Gateway:
                     return EventStream(
                         exchange,
                         told,
-                        self._headers(exchange, standing),
+                        self._headers(exchange),
                         stall_seconds=self.settings.stall_seconds,
                         end=self.end,
                     )
@@ -154,7 +127,7 @@ class Gateway:
                 told = await unless_gone(request.receive, self._relay.whole(ask))
                 exchange.read_whole(told.content)
             self.end(exchange, told.status)
-            return Response(told.content, told.status, {**told.headers, **self._headers(exchange, standing)})
+            return Response(told.content, told.status, {**told.headers, **self._headers(exchange)})
         except ApiError as error:
             self.end(exchange, error.status)
             return self.refusal(error, exchange.request_id)
@@ -196,7 +169,9 @@ class Gateway:
                     asked["stream_options"] = {**(options or {}), "include_usage": True}
         sent = asked if door.request else None
         continuation = Continuation(wants_usage)
-        return Ask(exchange.request_id, door.method, door.path, sent, version, pinned, identity, continuation)
+        return Ask(
+            exchange.request_id, door.method, door.path, sent, version, pinned, self._gone(), identity, continuation
+        )
 
     def _identity(self, body: Mapping[str, Any], key: Key) -> str | None:
         """By what a client stays on a version: its key and the `user` it names; chance when there is neither."""
@@ -217,7 +192,7 @@ class Gateway:
         if not isinstance(name, str) or not name:
             raise invalid("`model` is required, and is a text; GET /v1/models lists what there is", "model")
         if name == self.routes.service:
-            gone = [one.id for one in self.routes.versions.values() if self._standing(one.model).state == "retired"]
+            gone = self._gone()
             chosen = self.routes.choose(identity, exclude=gone)
             if chosen:
                 return chosen, False
@@ -244,11 +219,16 @@ class Gateway:
 
     def known(self) -> list[str]:
         """What a request may name."""
-        living = [one.id for one in self.routes.versions.values() if self._standing(one.model).state != "retired"]
-        return [self.routes.service, *living]
+        return [self.routes.service, *(name for name in self.routes.versions if name not in self._gone())]
 
     def _standing(self, model: str) -> Standing:
         return self.catalog.standing(model)
+
+    def _gone(self) -> frozenset[str]:
+        """The versions that nobody gets who does not ask for them."""
+        return frozenset(
+            one.id for one in self.routes.versions.values() if self._standing(one.model).state == "retired"
+        )
 
     def _for_research(self, key: Key, standing: Standing) -> bool:
         """Whether the service, the key and the way in which the model was retired all allow it."""
@@ -263,8 +243,7 @@ class Gateway:
         return await self._simply(request, "/v1/models/{id}", (), lambda _: self._model(name))
 
     async def _models(self, _: Exchange) -> Response:
-        versions = list(self.routes.versions.values())
-        living = [one for one in versions if self._standing(one.model).state != "retired"]
+        living = [one for one in self.routes.versions.values() if one.id not in self._gone()]
         first = [self._described(self.routes.service, max(living, key=lambda one: one.share))] if living else []
         return JSONResponse({"object": "list", "data": first + [self._described(one.id, one) for one in living]})
 
@@ -373,7 +352,9 @@ class Gateway:
     def _begin(self, request: Request, route: str) -> Exchange:
         return Exchange(self.routes.service, f"req-{uuid.uuid4().hex}", route, self.telemetry)
 
-    def _headers(self, exchange: Exchange, standing: Standing) -> dict[str, str]:
+    def _headers(self, exchange: Exchange) -> dict[str, str]:
+        """What every answer bears, of the version that gave it."""
+        standing = self._standing(exchange.ask.version.model) if exchange.ask else Standing()
         headers = {"X-Request-Id": exchange.request_id, "X-Vita-Version": exchange.version}
         if standing.state == "retired":
             headers["X-Vita-Model-State"] = "retired"

@@ -42,6 +42,8 @@ class Ask:
     version: Version
     pinned: bool
     """Whether only this version may answer."""
+    gone: frozenset[str] = frozenset()
+    """Versions that may not answer in its place."""
     identity: str | None = None
     continuation: Continuation = field(default_factory=lambda: Continuation(wants_usage=False))
     backend: str | None = None
@@ -193,7 +195,7 @@ class Relay:
                 borrowed = self._routes.borrow(ask.version, seconds=seconds, exclude=ask.avoided)
                 backend = await stack.enter_async_context(borrowed)
             except NoReplica:
-                other = None if ask.pinned else self._routes.choose(ask.identity, exclude={ask.version.id})
+                other = None if ask.pinned else self._routes.choose(ask.identity, exclude={ask.version.id, *ask.gone})
                 if other is None:
                     raise self._given_up(ask, "no replica") from None
                 ask.version = other
