@@ -59,12 +59,7 @@ class Rule(Settings):
     @field_validator("seconds", mode="before")
     @classmethod
     def _in_seconds(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        found = re.fullmatch(r"\s*([0-9.]+)\s*(s|min|m|h|d)\s*", value)
-        if not found:
-            raise ValueError("is a time such as 30 s, 5 min or 1 h")
-        return float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[found[2]]
+        return in_seconds(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_side(self) -> Rule:
@@ -99,6 +94,14 @@ class Alert:
         long = f" for {self.rule.seconds:g} s" if self.rule.seconds else ""
         figure = f"{self.rule.figure} is {self.value:.4g}"
         return f"{self.rule.severity}: {self.rule.name}: {self.version}: {figure}, {side}{long}"
+
+
+def in_seconds(text: str) -> float:
+    """A time as people write it: `30 s`, `5 min`, `6h`; a ValueError where it is none."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
+    if not found:
+        raise ValueError("is a time such as 30 s, 5 min or 1 h")
+    return float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def read_rules(path: str | Path) -> tuple[Rule, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from vita.data.prompts import prompts
 from vita.data.sources import Source, dialogues, documents, opinions
+from vita.measure.recorded import place_of
 from vita.spine.config import build
 from vita.spine.contents import content_digest
 from vita.spine.errors import VitaError
@@ -58,7 +59,10 @@ def _holds(
     """What the source is called, whether the document is in it, and what was in the way of knowing."""
     label = str(given.get("name") or given.get("huggingface") or "the embedded world")
     try:
-        content, place = _place(given.get("path"), run, ledger)
+        path = given.get("path")
+        content = str(path["content"]) if isinstance(path, Mapping) else None
+        alone = path if isinstance(path, str) else None
+        place = place_of(content, run, ledger) if content else alone
         label = place or label
         if given.get("huggingface"):
             return label, False, "a data set of the hub is not looked through"
@@ -73,16 +77,6 @@ def _holds(
     except (VitaError, OSError) as error:
         return label, False, error.problem or str(error) if isinstance(error, VitaError) else str(error)
     return label, False, None
-
-
-def _place(path: Any, run: Run, ledger: Ledger) -> tuple[str | None, str | None]:
-    """The digest of what a path held, and where that lay, as far as either is known."""
-    if not isinstance(path, Mapping):
-        return None, path
-    content = str(path["content"])
-    told = [one["data"] for one in ledger.events(run.artifact) if one["event"] == "made"]
-    places = [place for one in told for place, held in (one.get("read") or {}).items() if held == content]
-    return content, next(iter([*places, *ledger.places_of(content)]), None)
 
 
 def _of_documents(source: Source) -> Iterator[str]:
