@@ -314,3 +314,10 @@ def _kept(store: Store, ledger: Ledger, report: Evidence, *, step: str = "test")
     ledger.finish(run, artifact=artifact.digest, record={})
     ledger.name(f"cat/{step}", artifact.digest)
     return artifact.digest
+
+
+def test_a_gate_judges_the_weights_of_its_own_step_alone(tmp_path, ledger):
+    _fix(ledger)
+    ledger.name("cat/sft", MODEL)
+    with pytest.raises(GateError, match="is for the weights of `cat/sft`, which bbbbbbbbbbbb never were"):
+        gatekeeper.decide_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER)

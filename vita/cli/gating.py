@@ -72,6 +72,7 @@ def waive(
     """Let a bar go for these weights, for a reason and until a day."""
     here = workspace(ctx)
     digest = here.weights(model)
+    gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     gatekeeper.waive(here.ledger, gate, digest, who=by, reason=reason, expires=end_of(until, option="--until"), bar=bar)
     decision = gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")

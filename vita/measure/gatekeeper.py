@@ -148,7 +148,7 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
     if model is None:
         model = given[0]
     elif model not in given:
-        raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, and never were {model[:12]}")
+        raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, which {model[:12]} never were")
     bars = [bar for one in fixed for bar in one.policy.bars]
     return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, bars, model=model))
 

@@ -109,13 +109,14 @@ def execute(
         told = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
         told.emit("step", state="begins", position=position, of=len(plan.steps))
         inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
-        asked = _asked(step, ledger)
+        contents = content_digests(step.config, ledger, where=step.name)
+        asked = canonical(step.config, contents=contents)
         key = run_key(step.stage, asked, inputs)
         artifact = None if step.name in fresh else _known(key, step, store, ledger)
         if artifact is None:
             if machine.leads:
                 _ask_at_the_door(step, inputs, store, ledger, keeper)
-            artifact = _run(plan.life, step, asked, inputs, key, store, ledger, machine, told)
+            artifact = _run(plan.life, step, asked, inputs, key, contents, store, ledger, machine, told)
         else:
             told.emit("step", state="known", artifact=artifact.digest)
         ledger.name(f"{plan.life}/{step.name}", artifact.digest)
@@ -172,7 +173,7 @@ def _known(key: str, step: Step, store: Store, ledger: Ledger) -> Artifact | Non
 
 
 def _run(
-    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str,
+    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, contents: Mapping[str, str],
     store: Store, ledger: Ledger, machine: Machine, events: Events,
 ) -> Artifact:  # fmt: skip
     if not machine.leads:
@@ -186,7 +187,6 @@ def _run(
             time.sleep(1.0)
             if known := _known(key, step, store, ledger):
                 return known
-    read = _places(content_digests(step.config, ledger, where=step.name))
     context = Context(store.scratch(key), events.emit, machine)
     if step.stage.lineage:
         context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
@@ -196,7 +196,8 @@ def _run(
         artifact = store.commit(draft)
     context.record |= {"seconds": round(time.monotonic() - began, 3), "machine": machine.describe()}
     ledger.finish(claim, artifact=artifact.digest, record=context.record)
-    ledger.log("made", artifact.digest, kind=artifact.kind, life=life, step=step.name, run=claim, read=read)
+    ledger.log("made", artifact.digest, kind=artifact.kind, life=life, step=step.name, run=claim,
+               read=_places(contents))  # fmt: skip
     store.clear_scratch(key)
     events.emit("step", state="done", artifact=artifact.digest, seconds=context.record["seconds"])
     return artifact
