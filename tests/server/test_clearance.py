@@ -161,6 +161,12 @@ def test_a_service_without_gates_takes_any_weights(vita: Vita, steered) -> None:
     assert not [one for one in life.ledger.events(other) if one["event"] == "ungated"]
 
 
+def test_whether_there_is_anything_to_promote_is_for_the_service_to_say(vita: Vita, steered) -> None:
+    service = steered[3]
+    service.versions.clear()
+    assert vita("fleet", "promote")[0] == 0 and service.told == ["/promote"]
+
+
 @pytest.mark.parametrize("share", ["nan", "0", "1.5", "-1"])
 def test_a_share_that_is_none_is_one_line(vita: Vita, steered, share: str) -> None:
     code, _, err = vita("fleet", "roll", steered[1], "--share", share)

@@ -187,10 +187,11 @@ def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: Se
 
     here = workspace(ctx)
     control = _control(here, service)
-    *others, newest = control.call("GET", "/status").json()["versions"]
-    model, release = newest["model"], newest["release"]
-    with _unless_overruled(here, model, release, ungated):
-        refuse_ungated_to_stay(here.ledger, here.store, model, release, beside=[one["model"] for one in others])
+    versions = control.call("GET", "/status").json()["versions"]
+    for newest in versions[-1:]:
+        model, release, beside = newest["model"], newest["release"], [one["model"] for one in versions[:-1]]
+        with _unless_overruled(here, model, release, ungated):
+            refuse_ungated_to_stay(here.ledger, here.store, model, release, beside=beside)
     _show(here, control.call("POST", "/promote").json())
 
 
