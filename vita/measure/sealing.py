@@ -34,10 +34,11 @@ def write_card(ledger: Ledger, store: Store, model: str, folder: Path) -> None:
     card.write(card.gather(ledger, store, model), folder)
 
 
-def reports_of(ledger: Ledger, store: Store, models: Iterable[str]) -> dict[str, str]:
-    """Every report on these models and on their releases: tests, red teams, reviews, rollouts."""
+def reports_of(ledger: Ledger, store: Store, artifacts: Iterable[str]) -> dict[str, str]:
+    """Every report on the models among these and on their releases: tests, red teams, reviews, rollouts."""
     found: dict[str, str] = {}
-    taken = list(dict.fromkeys(models))
+    there = [digest for digest in dict.fromkeys(artifacts) if store.has(digest)]
+    taken = [digest for digest in there if store.manifest(digest).kind in ("model", "reward")]
     for digest in taken:
         for run in ledger.users(digest):
             if run.artifact is None or run.artifact in taken or not store.has(run.artifact):
