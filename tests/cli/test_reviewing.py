@@ -100,7 +100,7 @@ def test_a_gate_can_ask_what_people_said(vita: Vita, tmp_path: Path) -> None:
     bar = {"report": "review/t", "figure": "review/preferred", "at_least": 0.5}
     policy = Policy.model_validate({"model": "sft", "bars": [bar]})
     store = Store("vita-store", cache=tmp_path / "cache")
-    found = _evidence(Ledger("vita-store/ledger.db"), store, "cat", policy)
+    found = _evidence(Ledger("vita-store/ledger.db"), store, "cat", policy.bars, model="m" * 64)
     assert (found["review/t"].folder / "report.json").is_file()
 
 
