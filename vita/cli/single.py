@@ -49,7 +49,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         if _plain(info.annotation):
             spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
             text = " ".join((info.description or "").split())
-            default = "" if info.is_required() else f" [default: {info.get_default(call_default_factory=True)}]"
+            default = "" if info.is_required() else f" (default: {info.get_default(call_default_factory=True)})"
             options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
     options["assignments"] = (
         list[str] | None,
@@ -59,7 +59,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     named = "name" in one.config.model_fields  # then `--name` is the stage's own, and the life is called so, too
     unless = "; else as in --name" if named else ""
     spellings = ("--life",) if named else ("--name", "--life")
-    life = typer.Option(*spellings, metavar="LIFE", help=f"The life that the result belongs to{unless} [default: my].")
+    life = typer.Option(*spellings, metavar="LIFE", help=f"The life that the result belongs to{unless} (default: my).")
     again = typer.Option("--fresh", help="Run it again, known or not.")
 
     def run(ctx: typer.Context, **given: Any) -> None:
