@@ -43,7 +43,7 @@ from vita.train.schedule import Schedule
 from vita.train.text import HeldOut, text_tensors
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 1
+VERSION = 2
 PARALLEL = True
 """All processes carry it out together."""
 

@@ -55,7 +55,7 @@ from vita.train.precision import Choice
 from vita.train.preference import Knobs
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 1
+VERSION = 2
 PARALLEL = True
 """All processes carry it out together."""
 

@@ -25,7 +25,7 @@ from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Preferences
 
-VERSION = 1
+VERSION = 2
 
 
 class Config(Settings):

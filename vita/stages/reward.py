@@ -36,7 +36,7 @@ from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.trainer import Trainer, Training
 
-VERSION = 1
+VERSION = 2
 PARALLEL = True
 """All processes carry it out together."""
 

@@ -42,7 +42,7 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training
 
-VERSION = 1
+VERSION = 2
 
 LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""
@@ -64,7 +64,7 @@ class Recipe:
 
 
 RECIPES: Mapping[Method, Recipe] = {
-    "ppo": Recipe(prompts=48, samples=1, epochs=4, rate=0.01, kl=0.2),
+    "ppo": Recipe(prompts=48, samples=1, epochs=4, rate=0.03, kl=0.05),
     "grpo": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.04, high=0.28),
     "rloo": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.05, importance="sum", aggregation="grpo"),
     "reinforce": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.05),
@@ -98,14 +98,14 @@ class Config(Settings):
     max_tokens: int = Field(48, ge=1)
     """The longest answer; what does not end by then has earned nothing."""
     rate: float | None = Field(None, gt=0)
-    """Learning rate, as a share of that of a model of this size in pretraining; without it 0.01 for ppo (3e-5 at width
-    256), else 0.03."""
+    """Learning rate, as a share of that of a model of this size in pretraining; without it 0.03 (9e-5 at width
+    256)."""
     critic_rate: float = Field(0.1, gt=0)
     """The critic's learning rate, as the same kind of share."""
     warmup: int = Field(10, ge=0)
     """Optimizer steps over which the rates rise."""
     kl: float | None = Field(None, ge=0)
-    """Price of a nat away from the starting model: in the reward for ppo (0.2), rloo and reinforce (0.05), in the loss
+    """Price of a nat away from the starting model: in the reward for ppo, rloo and reinforce (0.05), in the loss
     for grpo (0.04). A rule that cannot be fooled needs none."""
     clip_low: float | None = Field(None, gt=0, lt=1)
     """How far a token's probability ratio may fall below 1 before it counts no more; without it 0.2."""

@@ -43,7 +43,7 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 1
+VERSION = 2
 PARALLEL = True
 """All processes carry it out together."""
 

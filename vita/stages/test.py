@@ -34,7 +34,7 @@ from vita.stages.kinds import Corpus, Model, Report
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-VERSION = 2
+VERSION = 3
 
 T = TypeVar("T")
 
