@@ -38,7 +38,7 @@ def model(folder: Path) -> Model:
 
 
 def release(folder: Path, own: Model, **settings: Any) -> Release:
-    draft = deploy.run(build(deploy.Config, settings, where="deploy"), deploy.Inputs(own), context(folder))
+    draft = deploy.run(build(deploy.Config, {"version": "1", **settings}, where="deploy"), deploy.Inputs(own), context(folder))
     return Release("e" * 64, draft.folder, draft.facts)
 
 
@@ -182,3 +182,9 @@ def test_a_release_of_other_weights_is_not_archived_with_these(tmp_path):
     config = build(retire.Config, {"reason": "old"}, where="retire")
     with pytest.raises(PlanError, match="expected a release of the model 222222222222, got '?one of 999999999999"):
         retire.run(config, retire.Inputs(own, release=other), context(tmp_path / "scratch"))
+
+
+def test_without_a_version_it_is_called_by_its_weights(tmp_path):
+    made = release(tmp_path / "scratch", model(tmp_path / "model"), name="cat", version=None)
+    assert made.facts["version"] == "2" * 8
+    assert json.loads((made.path / "release.json").read_text())["version"] == "2" * 8

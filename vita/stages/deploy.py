@@ -25,7 +25,7 @@ from vita.spine.plan import Context, Draft
 from vita.spine.store import Store
 from vita.stages.kinds import Model, Release
 
-VERSION = 1
+VERSION = 2
 
 GOLDEN = ("What is a cat?", "Hello!", "Tell me about the sea.", "1 2 3", "")
 
@@ -35,8 +35,8 @@ class Config(Settings):
 
     name: str = Field("vita", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What users call the model; `name:version` is just this release."""
-    version: str = Field("1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The version's name, which never comes to mean other weights."""
+    version: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The version's name, which never comes to mean other weights; without it the beginning of their digest."""
     guard: Guard | None = None
     """What is refused before the model is asked, and what of its answers is held back."""
     queue: int = Field(64, ge=1)
@@ -59,18 +59,18 @@ class Inputs:
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
     """Nothing is released whose gate is not green, now and for exactly these weights behind this guard."""
     gatekeeper.refuse_stale_release(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
-    _refuse_taken(ledger, f"{config.name}:{config.version}", model=inputs.model.digest)
+    _refuse_taken(ledger, f"{config.name}:{_version(config, inputs.model)}", model=inputs.model.digest)
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
-    engine = Engine.open(inputs.model.path)
+    engine, version = Engine.open(inputs.model.path), _version(config, inputs.model)
     golden = golden_answers(engine, config.golden, tokens=config.golden_tokens)
     folder = context.draft_folder()
     release_of(
         inputs.model.path,
         folder,
         name=config.name,
-        version=config.version,
+        version=version,
         digest=inputs.model.digest,
         guard=_guard(config),
         limits={"queue": config.queue, "rows": config.rows, "context": engine.model.architecture.context},
@@ -78,9 +78,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         golden=golden,
     )
     context.emit(
-        "note", text=f"{config.name}:{config.version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers"
+        "note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers"
     )
-    facts = {"name": config.name, "version": config.version, "model": inputs.model.digest}
+    facts = {"name": config.name, "version": version, "model": inputs.model.digest}
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(golden)})
 
 
@@ -101,6 +101,10 @@ def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:
         if (taken := ledger.inputs(run.id).get("model")) not in (None, model):
             hint = "give these weights a `version` of their own"
             raise GateError(f"deploy {label}", f"has been the name of the weights {taken[:12]}", hint=hint)
+
+
+def _version(config: Config, model: Model) -> str:
+    return config.version or model.digest[:8]
 
 
 def _guard(config: Config) -> dict[str, Any] | None:
