@@ -114,14 +114,14 @@ def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     assert ledger.state(digest) == "candidate"
     assert vita(*give)[0] == 0 and ledger.state(digest) == "approved"
     assert live(0.01, "--until", "check", "--set", "sft.steps=2")[0] == 0
-    code, _, err = vita("deploy", digest[:12], "--name", "tiny", "--set", "golden_tokens=4")
+    code, _, err = vita("deploy", digest[:12], "--name", "tiny", "--version", "1", "--set", "golden_tokens=4")
     assert code == 0, f"older weights are judged by the reports on themselves: {err}"
     assert ledger.state(digest) == "serving" and ledger.named("release/tiny:1") == ledger.named("tiny/deploy")
 
     newer = ledger.named("tiny/sft")
     assert newer is not None and newer != digest
     assert vita(*give)[0] == 0 and ledger.state(newer) == "approved"
-    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
+    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny", "--version", "1")
     assert code == 9 and f"deploy tiny:1: has been the name of the weights {digest[:12]}" in err
     code, _, err = vita("deploy", "tiny/sft", "--name", "tiny", "--version", "2", "--life", "other")
     assert code == 0 and ledger.named("release/tiny:2") == ledger.named("other/deploy"), err

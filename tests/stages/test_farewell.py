@@ -38,7 +38,9 @@ def model(folder: Path) -> Model:
 
 
 def release(folder: Path, own: Model, **settings: Any) -> Release:
-    draft = deploy.run(build(deploy.Config, {"version": "1", **settings}, where="deploy"), deploy.Inputs(own), context(folder))
+    draft = deploy.run(
+        build(deploy.Config, {"version": "1", **settings}, where="deploy"), deploy.Inputs(own), context(folder)
+    )
     return Release("e" * 64, draft.folder, draft.facts)
 
 

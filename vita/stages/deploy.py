@@ -77,9 +77,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         sampling=config.sampling.model_dump(mode="json"),
         golden=golden,
     )
-    context.emit(
-        "note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers"
-    )
+    context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers")
     facts = {"name": config.name, "version": version, "model": inputs.model.digest}
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(golden)})
 
