@@ -179,7 +179,7 @@ def batch_tokens(tokens: int, *, context: int) -> int:
     Above the last the batch grows with tokens^0.383 (Bergsma et al. 2025). Carried down to our sizes that law would
     ask for 90,000 tokens a step, of which half an hour could take only 150. At 2.5M tokens of English, 4,096 a step
     came to 2.02 bits per byte, 8,192 to 2.08 and 13,312 to 2.15, and two cores were as fast with each; 2,048 gained
-    0.01 more and cost a fifth of the speed.
+    0.01 more, with twice as many steps of the optimizer.
     """
     if tokens >= BATCHES[-1][0]:
         ideal = BATCHES[-1][1] * (tokens / BATCHES[-1][0]) ** 0.383
