@@ -1,12 +1,11 @@
-"""The loss curve of Vita's own stage `pretrain`, with points as `nanochat_curve` gives them.
+"""The loss curve of a life's pretraining, with points as `nanochat_curve` gives them.
 
-    vita live wiki --until initialize && vita ls --json      # names the three folders
-    python -m bench.vita_curve --tokens FOLDER --blueprint FOLDER --model FOLDER --out vita.jsonl \\
-        --documents ../shared/data/pretrain/val_visible.jsonl.zst
+    python -m bench.vita_curve --data ../shared/data --minutes 30 --out vita.jsonl
 
-It carries the stage out again from its inputs (tokens, blueprint, the initialized model) and keeps some of the
-checkpoints that the stage writes anyway. They are scored afterwards, and the stage's own looks at held-out text are
-turned off, so that no evaluation stands in the training time. Writing checkpoints does.
+It calls `vita live wiki --until pretrain` as a user does and watches from outside: the events tell when each step
+was done, and some of the checkpoints that the stage writes anyway are kept, and scored when the life has ended. The
+stage's looks at held-out text and its checkpoints stand in its time. `vita live wiki` on the same store goes on from
+there to the end of the life.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -29,115 +30,117 @@ from bench.val_bits_per_byte import OPENINGS, bits_per_byte, texts, torch_score
 if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
 
+STAGE = "pretrain"
 WARM_STEPS = 10
 """Steps in which the model is compiled: they count as usual ones in `seconds`, as they do for the peer."""
 
 
-class Watch:
-    """Listens to a run: when each step was done, and a checkpoint kept every `apart` seconds."""
+class Clock:
+    """When each step of a run was done, in seconds from the stage's beginning."""
 
-    def __init__(self, checkpoints: Path, kept: Path, *, apart: float) -> None:
-        self.checkpoints, self.kept, self.apart = checkpoints, kept, apart
-        self.clock: dict[int, float] = {}
-        """Seconds from the beginning to the end of a step, what the watch itself took left out."""
-        self.steps: list[int] = []
-        self._began, self._own, self._last, self._told = time.perf_counter(), 0.0, 0.0, 0
+    def __init__(self, times: dict[int, float]) -> None:
+        self.times = times
 
-    def __call__(self, event: str, **fields: Any) -> None:
-        now = time.perf_counter()
-        if event == "metrics" and "loss" in fields:
-            self.clock[fields["step"]] = now - self._began - self._own
-            self._keep(now - self._began)
-            self._own += time.perf_counter() - now
-        elif event == "progress":
-            if fields["done"] >= self._told + 100:
-                self._told = fields["done"]
-                print(
-                    f"vita: step {fields['done']}/{fields['total']} loss {fields['loss']}", file=sys.stderr, flush=True
-                )
-        elif event == "note":
-            print(f"vita: {fields['text']}", file=sys.stderr, flush=True)
-
-    def _keep(self, now: float) -> None:
-        if now - self._last < self.apart:
-            return
-        whole = sorted(path for path in self.checkpoints.glob("step-*") if path.suffix != ".partial")
-        if whole and (step := int(whole[-1].name.removeprefix("step-"))) not in self.steps:
-            # Links: the run removes its older checkpoints, the files stay.
-            shutil.copytree(whole[-1], self.kept / whole[-1].name, copy_function=_link)
-            self.steps.append(step)
-            self._last = now
+    @classmethod
+    def of_events(cls, events: Sequence[dict[str, Any]]) -> Clock:
+        """Of the last time that the stage began, which is the only one where a run was not broken off."""
+        mine = [event for event in events if event.get("life_step") == STAGE]
+        began = max(place for place, event in enumerate(mine) if event.get("state") == "begins")
+        start = mine[began]["at"]
+        told = [event for event in mine[began:] if event["event"] == "metrics" and "loss" in event]
+        return cls({event["step"]: event["at"] - start for event in told})
 
     def seconds(self, step: int) -> tuple[float, float]:
         """(without compilation, with it) up to the end of `step`, between the steps that were told of."""
-        told = sorted(self.clock)
-        after = next(one for one in told if one >= step)
+        told = sorted(self.times)
+        after = next((one for one in told if one >= step), told[-1])
         before = max((one for one in told if one <= step), default=after)
         part = (step - before) / (after - before) if after > before else 0.0
-        whole = self.clock[before] + part * (self.clock[after] - self.clock[before])
-        usual = median((self.clock[b] - self.clock[a]) / (b - a) for a, b in itertools.pairwise(told))
+        whole = self.times[before] + part * (self.times[after] - self.times[before])
+        usual = median((self.times[b] - self.times[a]) / (b - a) for a, b in itertools.pairwise(told))
         warm = next((one for one in told if one >= WARM_STEPS), told[-1])
-        return whole - max(0.0, self.clock[warm] - warm * usual), whole
+        return whole - max(0.0, self.times[warm] - warm * usual), whole
+
+
+class Keeper:
+    """Keeps a checkpoint of a running stage every `apart` seconds."""
+
+    def __init__(self, store: Path, kept: Path, *, apart: float) -> None:
+        self.store, self.kept, self.apart = store, kept, apart
+        self._last = time.monotonic()
+        self._done: set[str] = set()
+
+    def look(self) -> None:
+        """Keep the newest whole checkpoint, where one is due."""
+        if time.monotonic() - self._last < self.apart:
+            return
+        whole = [path for path in self.store.glob("scratch/*/checkpoints/step-*") if path.suffix != ".partial"]
+        newest = max(whole, key=lambda path: path.name, default=None)
+        if newest is None or newest.name in self._done:
+            return
+        # Links: the run removes its older checkpoints, the files stay.
+        shutil.copytree(newest, self.kept / newest.name, copy_function=_link)
+        self._done.add(newest.name)
+        self._last = time.monotonic()
+
+    def folders(self) -> dict[int, Path]:
+        """The kept checkpoints by step."""
+        return {int(path.name.removeprefix("step-")): path for path in sorted(self.kept.glob("step-*"))}
 
 
 def curve(
-    folders: dict[str, Path],
-    *,
-    settings: dict[str, Any],
-    seconds: float,
-    points: int,
-    threads: int,
-    documents: Sequence[str],
+    life: str, *, store: Path, options: Sequence[str], seconds: float, points: int, threads: int, documents: Path
 ) -> list[dict[str, Any]]:
-    """Carry out `pretrain`; bits per byte at about `points` places on the way, and at its end."""
+    """Live up to the end of `pretrain`; bits per byte at about `points` places on the way, and at the end."""
     from vita.data.tokenizer import Tokenizer
     from vita.nn import hf
-    from vita.spine.config import build
-    from vita.spine.machine import Machine
-    from vita.spine.stage import Context
-    from vita.stages import pretrain
-    from vita.stages.kinds import Blueprint, Model, Tokens
 
-    with tempfile.TemporaryDirectory(dir=folders["work"]) as temporary:
-        scratch, kept = Path(temporary) / "scratch", Path(temporary) / "kept"
-        scratch.mkdir()
-        watch = Watch(scratch / "checkpoints", kept, apart=seconds / points)
-        inputs = pretrain.Inputs(
-            model=Model("", folders["model"]),
-            tokens=Tokens("", folders["tokens"]),
-            blueprint=Blueprint("", folders["blueprint"]),
-        )
-        config = build(pretrain.Config, settings | {"heldout_tokens": 0}, where="pretrain")
-        context = Context(scratch=scratch, emit=watch, machine=Machine(threads=threads, chosen_device="cpu"))
-        draft = pretrain.run(config, inputs, context)
-        print(f"vita: {json.dumps(context.record)}", file=sys.stderr)
+    store.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store, prefix="curve-") as kept:
+        keeper = Keeper(store, Path(kept), apart=seconds / points)
+        command = [str(Path(sys.executable).with_name("vita")), "live", life, "--until", STAGE, *options]
+        environment = {**os.environ, "VITA_STORE": str(store), "VITA_THREADS": str(threads)}
+        process = subprocess.Popen(command, env=environment)
+        try:
+            while process.poll() is None:
+                keeper.look()
+                time.sleep(0.5)
+        finally:
+            process.terminate()
+        if process.wait() != 0:
+            raise SystemExit(f"vita: `{' '.join(command)}` failed")
 
-        plan = json.loads((folders["blueprint"] / "blueprint.json").read_text())["training"]
-        tokenizer, final = Tokenizer.load(folders["tokens"] / "tokenizer"), draft.facts["steps"]
+        lines = (store / "events" / f"{Path(life).stem}.jsonl").read_text(encoding="utf-8").splitlines()
+        events = [json.loads(line) for line in lines]
+        made = {event["life_step"]: event["artifact"] for event in events if event.get("artifact")}
+        folders = {step: store / "folders" / digest for step, digest in made.items()}
+        clock = Clock.of_events(events)
+        plan = json.loads((folders["design"] / "blueprint.json").read_text())["training"]
+        tokenizer, final = Tokenizer.load(folders["tokenize"] / "tokenizer"), plan["steps"]
         loads: dict[int, Callable[[], Transformer]] = {
-            step: lambda step=step: _of_checkpoint(kept / f"step-{step:08d}", folders["model"])
-            for step in watch.steps
+            step: lambda folder=folder: _of_checkpoint(folder, folders["initialize"])
+            for step, folder in keeper.folders().items()
             if step < final
         }
-        loads[final] = lambda: hf.load(draft.folder)
-        rows = []
+        loads[final] = lambda: hf.load(folders[STAGE])
+        rows, read = [], texts(documents)
         for step, load in loads.items():
             model = load().eval()
             for opening in OPENINGS if step == final else OPENINGS[:1]:
                 result = bits_per_byte(
-                    documents,
+                    read,
                     torch_score(model),
                     encode=tokenizer.encode,
                     document=tokenizer.document,
                     context=plan["context"],
                     opening=opening,
                 )
-                without, whole = watch.seconds(step)
+                without, whole = clock.seconds(step)
                 point = {
                     "system": "vita",
                     "seconds": round(without, 1),
                     "seconds_with_compilation": round(whole, 1),
-                    "tokens": draft.facts["tokens"] // final * step,
+                    "tokens": plan["rows"] * plan["context"] * step,
                     "final": step == final,
                     "step": step,
                     "opening": opening,
@@ -161,29 +164,24 @@ def _link(source: str, target: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Bits per byte of the stage `pretrain` against its training time.")
-    for name, what in (("tokens", "tokenized text"), ("blueprint", "the plan"), ("model", "the initialized model")):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"the artifact's folder: {what}")
-    parser.add_argument("--documents", type=Path, required=True, help="jsonl or jsonl.zst to score")
+    parser = argparse.ArgumentParser(description="Bits per byte of a life's pretraining against its time.")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder of texts of `wiki`")
     parser.add_argument("--out", type=Path, required=True, help="a jsonl file to append the points to")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the stage, as in a life"
-    )
-    parser.add_argument("--minutes", type=float, default=30.0, help="about how long it takes: how far points lie apart")
+    parser.add_argument("--minutes", type=float, default=30.0, help="the life's budget")
     parser.add_argument("--points", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="score only so many documents")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()), help="for checkpoints; 1 GB or so")
+    parser.add_argument("--store", type=Path, default=Path("vita-store"), help="where the life's artifacts go")
     arguments = parser.parse_args()
-    from vita.spine.config import override
-
+    seconds = arguments.minutes * 60
+    data = arguments.data.resolve()
     found = curve(
-        {name: getattr(arguments, name).resolve() for name in ("tokens", "blueprint", "model", "work")},
-        settings=override({}, arguments.set),
-        seconds=arguments.minutes * 60,
+        "wiki",
+        store=arguments.store.resolve(),
+        options=["--set", f"variables.data={data}", "--set", f"variables.budget={seconds:g} s"],
+        seconds=seconds,
         points=arguments.points,
         threads=arguments.threads,
-        documents=texts(arguments.documents, limit=arguments.limit),
+        documents=data / "pretrain" / "val_visible.jsonl.zst",
     )
     with arguments.out.open("a") as file:
         for point in found:

@@ -11,10 +11,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
 from vita.life import own_stages, read_life
@@ -75,7 +77,6 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
 @cache
 def _vita() -> Any:
     """Vita's command line with the options of every stage."""
-    import typer
     from typer.main import get_command
 
     import vita.cli
@@ -92,12 +93,12 @@ def _vita() -> Any:
 
 
 def _mistake(words: list[str]) -> str | None:
-    """What is wrong with `vita WORDS`, if anything: an unknown command or option."""
+    """What is wrong with `vita WORDS`, if anything: an unknown command or option, or a word too many."""
     command, context = _vita()
+    given: list[str] = []
+    words = list(takewhile(lambda word: word not in ("|", ">", ">>", "&&", ";", "&"), words))
     while words:
         word = words.pop(0)
-        if word in ("|", ">", ">>", "&&", ";"):
-            return None
         options = {spelling for one in command.params for spelling in [*one.opts, *one.secondary_opts]}
         if word.startswith("-") and word != "-":
             if word.partition("=")[0] not in options | {"--help", "-h", "--install-completion"}:
@@ -106,8 +107,11 @@ def _mistake(words: list[str]) -> str | None:
             below = command.get_command(context, word)
             if below is None:
                 return f"no command `{word}`" if not _takes_value(command, words, word) else None
-            command = below
-    return None
+            command, given = below, [*words]
+    if hasattr(command, "commands"):
+        return None
+    _, rest, _ = command.make_parser(typer.Context(command)).parse_args(given)
+    return f"`{command.name}` has no place for {' '.join(rest)}" if rest else None
 
 
 def _takes_value(command: Any, words: list[str], word: str) -> bool:
@@ -135,6 +139,8 @@ def test_every_command_shown_exists():
 def test_a_wrong_command_would_be_found():
     assert _mistake(["liv", "cat"]) == "no command `liv`"
     assert _mistake(["live", "cat", "--fersh"]) == "`live` has no option --fersh"
+    assert _mistake(["rollout", "a.jsonl", "--serving", "b"]) is None
+    assert _mistake(["serve", "a", "b", "--port", "1"]) == "`serve` has no place for b"
     assert _mistake(["data", "show", "cat/sft", "--count", "2"]) is None
     assert _mistake(["--store", "elsewhere", "ls"]) is None
 

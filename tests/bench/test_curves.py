@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +13,7 @@ import zstandard
 
 from bench.curves import last_points, read
 from bench.nanochat_curve import write_parquet
-from bench.vita_curve import Watch
+from bench.vita_curve import Clock, Keeper
 
 
 def jsonl(path: Path, texts: list[str]) -> Path:
@@ -32,16 +34,43 @@ def test_the_peers_files_hold_every_document_once_in_one_order_and_validation_la
     assert parts[0] != sorted(parts[0])
 
 
-def test_compilation_counts_as_usual_steps(tmp_path):
-    watch = Watch(tmp_path, tmp_path, apart=1e9)
-    watch.clock = {step: 60 + 2.0 * step for step in range(1, 21)}
-    assert watch.seconds(15) == (30, 90)
+def test_compilation_counts_as_usual_steps():
+    clock = Clock({step: 60 + 2.0 * step for step in range(1, 21)})
+    assert clock.seconds(15) == (30, 90)
 
 
-def test_between_steps_that_were_told_of_time_is_shared_evenly(tmp_path):
-    watch = Watch(tmp_path, tmp_path, apart=1e9)
-    watch.clock = {10: 10.0, 20: 20.0, 30: 30.0}
-    assert watch.seconds(25) == (25, 25)
+def test_between_steps_that_were_told_of_time_is_shared_evenly():
+    clock = Clock({10: 10.0, 20: 20.0, 30: 30.0})
+    assert clock.seconds(25) == (25, 25)
+
+
+def test_the_clock_begins_when_the_stage_began_for_the_last_time():
+    def event(at: float, **fields: Any) -> dict[str, Any]:
+        return {"at": at, "life_step": "pretrain", "event": "metrics", **fields}
+
+    told = [
+        event(0, event="step", state="begins"),
+        event(9, step=1, loss=5.0),
+        event(100, event="step", state="begins"),
+        {**event(101, event="step", state="begins"), "life_step": "sft"},
+        event(103, step=1, loss=5.0),
+        event(104, step=2, heldout_loss=5.0),
+        event(105, step=2, loss=4.0),
+    ]
+    assert Clock.of_events(told).times == {1: 3, 2: 5}
+
+
+def test_a_kept_checkpoint_outlives_the_runs_own(tmp_path):
+    (tmp_path / "kept").mkdir()
+    checkpoint = tmp_path / "scratch" / "key" / "checkpoints" / "step-00000040"
+    for folder in (checkpoint, checkpoint.with_name("step-00000050.partial")):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"w")
+    keeper = Keeper(tmp_path, tmp_path / "kept", apart=0)
+    keeper.look()
+    keeper.look()
+    shutil.rmtree(checkpoint)
+    assert {step: (folder / "weights").read_bytes() for step, folder in keeper.folders().items()} == {40: b"w"}
 
 
 def test_ends_are_compared_with_the_spread_over_documents(tmp_path):

@@ -18,8 +18,8 @@ from vita.infer.sampling import Sampling
 from vita.nn import hf
 from vita.server.release import release_of
 from vita.server.replica import check_golden, main, open_app, verify
+from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError, StoreError
-from vita.spine.store import file_sha256
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.spine.stages import Number
+from vita.spine.disk import confined
 from vita.spine.errors import MissingExtra, StoreError
-from vita.spine.store import Artifact, Draft, Store, confined
+from vita.spine.store import Artifact, Draft, Store
 
 
 def _draft(folder: Path, **files: str) -> Draft[Number]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import zstandard
 
 from tests.stages.preferring import PAIRS, chatting, context, notes, written
 from tests.stages.test_pretrain import everything
@@ -23,7 +24,9 @@ from vita.train import pairs
 LENGTH = {"use": "length", "options": {"words": 2}}
 
 
-def run(model: Model, scratch: Path, *sources: str, told: list[Any] | None = None, **settings: Any) -> Any:
+def run(
+    model: Model, scratch: Path, *sources: str | dict[str, Any], told: list[Any] | None = None, **settings: Any
+) -> Any:
     more = {name: settings.pop(name) for name in ("preferences", "reward") if name in settings}
     values = {"sources": sources, "precision": "float32", "rows": 8, "rate": 20.0, "held_out": 0.3, **settings}
     return dpo.run(build(dpo.Config, values, where="dpo"), dpo.Inputs(model, **more), context(scratch, told))
@@ -31,6 +34,11 @@ def run(model: Model, scratch: Path, *sources: str, told: list[Any] | None = Non
 
 def curve(draft: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (draft.folder / "report/metrics.jsonl").read_text().splitlines()]
+
+
+def verdicts() -> list[dict[str, Any]]:
+    sides = [(row, side) for row in PAIRS for side in ("chosen", "rejected")]
+    return [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for row, side in sides]
 
 
 def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
@@ -108,12 +116,7 @@ def test_every_loss_trains_and_begins_where_it_must(tmp_path: Path) -> None:
 
 
 def test_kto_learns_from_verdicts(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-        for row in PAIRS
-        for side in ("chosen", "rejected")
-    ]
-    model, source = chatting(tmp_path / "model"), written(tmp_path, rows)
+    model, source = chatting(tmp_path / "model"), written(tmp_path, verdicts())
     draft = run(model, tmp_path / "scratch", source, steps=12, losses={"kto": 1.0, "sft": 0.5})
     first, last = curve(draft)[1], curve(draft)[-1]
     assert first["loss/kto"] == pytest.approx(0.5, abs=1e-4) and first["drift"] == pytest.approx(0, abs=1e-4)
@@ -156,6 +159,26 @@ def test_a_reward_is_told_the_columns_of_the_row_and_fails_before_training(tmp_p
     with pytest.raises(DataError, match=r"dpo.rewards: lost: raised TypeError: .*missing"):
         run(model, tmp_path / "bad", source, told=told, steps=1, held_out=0.3, rewards=[f"{place}:lost"])
     assert not [event for event, _ in told if event == "metrics"]
+
+
+def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: Path) -> None:
+    model = chatting(tmp_path / "model")
+    kinds = {"pairs": (PAIRS, {}), "ratings": (verdicts(), {"losses": {"kto": 1.0}})}
+    for name, (rows, more) in kinds.items():
+        path = written(tmp_path, rows, name=f"{name}.jsonl")
+        once = run(model, tmp_path / name, path, steps=1, **more).facts
+        thrice = run(model, tmp_path / f"{name}3", {"path": path, "repeat": 3}, steps=1, **more).facts
+        assert (thrice["pairs"], thrice["heldout_pairs"]) == (3 * once["pairs"], once["heldout_pairs"])
+        assert once["heldout_pairs"] > 0
+
+
+def test_several_samples_of_each_answer_count_as_one_prompt(tmp_path: Path) -> None:
+    told = {"rewards": [LENGTH], "prompts": 3, "sampling": {"temperature": 1.0, "max_tokens": 8}}
+    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=1, samples=5, **told)
+    items = zstandard.ZstdDecompressor().decompress((draft.folder / "report/items.jsonl.zst").read_bytes())
+    assert len(items.splitlines()) == 15
+    figures = json.loads((draft.folder / "report/report.json").read_text())["figures"]["comparison"]["shift"]
+    assert figures["score/gain"]["n"] == 3
 
 
 def test_shuffled_labels_are_a_control(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.stages.preferring import written
 from tests.stages.test_farewell import context, model, release
 from vita.data.feedback import read_feedback
 from vita.spine.config import build
-from vita.spine.errors import ConfigError, PlanError
+from vita.spine.errors import PlanError, VitaError
 from vita.stages import rollout, trial
 
 WORLD = {"things": 20}
@@ -51,7 +52,28 @@ def test_two_releases_of_one_name_and_version_are_refused(tmp_path):
         rollout.run(config, rollout.Inputs(old, serving=old), context(tmp_path / "scratch"))
 
 
-def test_a_trial_takes_visitors_or_what_was_recorded(tmp_path):
+def test_a_trial_takes_visitors_of_one_kind_or_what_was_recorded(tmp_path):
     given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model")))
-    with pytest.raises(ConfigError, match="expected one of `world` and `recorded`"):
-        trial_of(tmp_path / "scratch", given, world=None)
+    asked = written(tmp_path, [{"prompt": "Say mu."}])
+    minds = {"use": "matches", "options": {"pattern": "mu"}}
+    for settings, message in (
+        ({"world": None}, "expected `world`, or `sources` and what their people mind"),
+        ({"world": None, "sources": [asked]}, "what their people mind"),
+        ({"sources": [asked], "minds": minds}, "expected one of `world` and `sources`"),
+        ({"recorded": str(tmp_path)}, "expected one of `world`, `sources` and `recorded`"),
+        ({"world": None, "sources": [asked], "minds": "reward"}, "expected a reward that needs no model"),
+        ({"world": None, "sources": [asked], "minds": minds, "max_tokens": 120}, "expected prompts of at most 8 token"),
+    ):
+        with pytest.raises(VitaError, match=message):
+            trial_of(tmp_path / "scratch", given, **settings)
+
+
+@pytest.mark.slow
+def test_people_with_prompts_of_a_file_ask_these_and_mind_what_a_reward_says(tmp_path):
+    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="mu"))
+    asked = written(tmp_path, [{"prompt": f"Say {word}."} for word in ("mu", "ba", "ko")])
+    settings = {"sources": [asked], "minds": {"use": "matches", "options": {"pattern": "[a-m]"}}}
+    made = trial_of(tmp_path / "scratch", given, world=None, visits=12, **settings)
+    said = list(read_feedback(made.folder))
+    assert {one.prompt[-1].content for one in said} <= {"Say mu.", "Say ba.", "Say ko."} and said
+    assert made.facts["visits"] == 12 and 0 <= made.facts["complaints"] <= 1

@@ -43,7 +43,13 @@ def begun(folder: Path, *, context: int = 128) -> Model:
 
 
 def run(
-    model: Model, scratch: Path, source: str, *, told: list[Any] | None = None, text: Any = None, **settings: Any
+    model: Model,
+    scratch: Path,
+    source: str | dict[str, Any],
+    *,
+    told: list[Any] | None = None,
+    text: Any = None,
+    **settings: Any,
 ) -> Any:
     scratch.mkdir(exist_ok=True)
     values = {"sources": [source], "precision": "float32", "compiled": "no", "rows": 4, "rate": 1.0, **settings}
@@ -93,6 +99,14 @@ def test_what_is_too_long_is_cut_or_dropped_and_counted(tmp_path: Path) -> None:
     assert "3 cut short" in notes(told)
     dropped = run(model, tmp_path / "dropped", source, steps=1, held_out=0.0, on_long="drop").facts
     assert (dropped["truncated"], dropped["dropped_too_long"], dropped["dialogues"]) == (0, 3, 9)
+
+
+def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: Path) -> None:
+    model, path = begun(tmp_path / "model"), dialogues(tmp_path)
+    once = run(model, tmp_path / "once", path, steps=1, held_out=0.3).facts
+    twice = run(model, tmp_path / "twice", {"path": path, "repeat": 2}, steps=1, held_out=0.3).facts
+    assert twice["dialogues"] == 2 * once["dialogues"] < 2 * len(ROWS)
+    assert twice["heldout_loss_before"] == once["heldout_loss_before"]
 
 
 def test_packed_rows_hold_more_and_the_first_loss_is_the_same(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vita.spine.disk import explain_disk
 from vita.spine.errors import StoreError
-from vita.spine.store import explain_disk
 
 
 @contextmanager

@@ -9,7 +9,6 @@ Which documents are held out is decided by their text, so that a copy of one is 
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vita.data.lots import lot, times
 from vita.data.records import Document, Drop
 from vita.data.shards import Shards, write_shards
 from vita.data.sources import Dropped, Source, documents
@@ -55,11 +55,11 @@ class Domain:
 
         def encoded(*, aside: bool) -> Iterator[tuple[Document, np.ndarray]]:
             for number, (document, repeat) in enumerate(_documents(sources, (lambda one: None) if aside else drop)):
-                if (draw(document, f"{seed}/held out") < held_out) == aside:
+                if (lot(document.text, f"{seed}/held out") < held_out) == aside:
                     if aside:
                         kept.add(document)
                     ids = np.asarray(tokenizer.encode(document.text))
-                    for _ in range(1 if aside else int(repeat) + (draw(document, "repeat") < repeat % 1)):
+                    for _ in range(1 if aside else times(repeat, document.text)):
                         yield document, ids
                 if number % 500 == 0:
                     tell(number)
@@ -85,7 +85,7 @@ class Sample:
     def add(self, document: Document) -> None:
         """Offer a document."""
         self._offered += 1  # tells two like documents apart
-        entry = (-draw(document, f"{self.seed}/sample"), document.id, self._offered, document)
+        entry = (-lot(document.text, f"{self.seed}/sample"), document.id, self._offered, document)
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
@@ -105,12 +105,6 @@ def sample_of(shards: Shards, tokenizer: Tokenizer, *, size: int, seed: int = 0)
         if document.text:
             sample.add(document)
     return sample.taken()
-
-
-def draw(document: Document, purpose: str) -> float:
-    """A number from 0 to 1 that follows from the document's text."""
-    digest = hashlib.sha256(f"{purpose}/{document.text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _documents(sources: Sequence[Source], drop: Dropped) -> Iterator[tuple[Document, float]]:

@@ -9,18 +9,18 @@ Only an answer's own tokens are learnt or scored, with its end of turn. What is 
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.chat import ChatTemplate, Encoded, encode
+from vita.data.lots import lot, times
 from vita.data.order import shuffled
 from vita.data.records import Drop, Message, Preference, Rated
 from vita.data.sources import Source, preferences, ratings
@@ -32,7 +32,6 @@ WIDTHS = 16
 """Rows are as wide as a multiple of this, so that few different shapes occur."""
 
 OnLong = Literal["drop", "truncate"]
-R = TypeVar("R", Preference, Rated)
 
 
 @dataclass(frozen=True)
@@ -107,15 +106,16 @@ def read_pairs(
         found.dropped[one.reason] += 1
 
     for source in sources:
-        for preference in _repeated(source, preferences(source, dropped=drop)):
+        for preference in preferences(source, dropped=drop):
             pair = _pair(preference, tokenizer, template, length=length, on_long=on_long)
             if isinstance(pair, str):
                 found.dropped[pair] += 1
                 continue
             aside = _is_held_out(pair.prompt, held_out, seed)
-            if shuffle_labels and not aside and _draw(pair.id, f"{seed}/label") < 0.5:
+            if shuffle_labels and not aside and lot(pair.id, f"{seed}/label") < 0.5:
                 pair = pair.turned()
-            (found.heldout if aside else found.learnt).append(pair)
+            side = found.heldout if aside else found.learnt
+            side += [pair] * (1 if aside else times(source.repeat, pair.id))
             tell(len(found.learnt) + len(found.heldout))
     return found
 
@@ -140,19 +140,20 @@ def read_ratings(
         found.dropped[one.reason] += 1
 
     for source in sources:
-        for rated in _repeated(source, ratings(source, dropped=drop)):
+        for rated in ratings(source, dropped=drop):
             halves = _halves(rated, tokenizer, template)
             flaw = _too_long(halves.whole, length, on_long)
             if flaw:
                 found.dropped[flaw] += 1
                 continue
-            alone[_is_held_out(rated.prompt, held_out, seed)].append((rated, halves))
+            aside = _is_held_out(rated.prompt, held_out, seed)
+            alone[aside] += [(rated, halves)] * (1 if aside else times(source.repeat, rated.id))
             tell(sum(map(len, alone.values())))
     if any(len({rated.prompt for rated, _ in side}) == 1 for side in alone.values()):  # without another's answer
         alone = {False: alone[False] + alone[True], True: []}
     found.learnt, found.heldout = (_beside_strays(alone[aside], length, seed) for aside in (False, True))
     if shuffle_labels:
-        order = sorted(range(len(found.learnt)), key=lambda at: _draw(found.learnt[at].id, f"{seed}/label"))
+        order = sorted(range(len(found.learnt)), key=lambda at: lot(found.learnt[at].id, f"{seed}/label"))
         goods = [found.learnt[at].good for at in order]
         found.learnt = [replace(pair, good=good) for pair, good in zip(found.learnt, goods, strict=True)]
     return found
@@ -268,7 +269,7 @@ def _cut(side: Encoded, length: int) -> Encoded:
 
 def _beside_strays(alone: list[tuple[Rated, _Halves]], length: int, seed: int) -> list[TokenPair]:
     """Each rated answer with another one's put in its place: whose is drawn once, so that it can be scored once."""
-    order = sorted(range(len(alone)), key=lambda at: _draw(alone[at][0].id, f"{seed}/stray"))
+    order = sorted(range(len(alone)), key=lambda at: lot(alone[at][0].id, f"{seed}/stray"))
     strays = {at: _stray(order, place, alone) for place, at in enumerate(order)}
     pairs = []
     for at, (rated, halves) in enumerate(alone):
@@ -291,21 +292,6 @@ def _stray(order: list[int], place: int, alone: list[tuple[Rated, _Halves]]) -> 
     return other
 
 
-# -- chance
-
-
-def _repeated(source: Source, once: Iterator[R]) -> Iterator[R]:
-    """A source's records as often as it asks for, in whole passes and a part of one."""
-    records = list(once)
-    for _ in range(int(source.repeat)):
-        yield from records
-    yield from (one for one in records if _draw(one.id, "repeat") < source.repeat % 1)
-
-
 def _is_held_out(prompt: Sequence[Message], share: float, seed: int) -> bool:
-    return _draw("\0".join(f"{one.role}:{one.content}" for one in prompt), f"{seed}/held out") < share
-
-
-def _draw(name: str, purpose: str) -> float:
-    digest = hashlib.sha256(f"{purpose}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    """By the prompt, so that no answer to it is learnt."""
+    return lot("\0".join(f"{one.role}:{one.content}" for one in prompt), f"{seed}/held out") < share

@@ -26,10 +26,11 @@ from vita.measure.chronicle import UNREADABLE
 from vita.measure.provenance import Data, Made
 from vita.measure.report import html, markdown
 from vita.measure.statistics import Interval
+from vita.spine.disk import write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Move
 from vita.spine.plan import descendants
-from vita.spine.store import Store, write_atomically
+from vita.spine.store import Store
 
 _HUB_LICENCES = {
     "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0", "cc-by-sa-4.0", "cc-by-sa-3.0",

@@ -107,5 +107,6 @@ _READ_BY: Mapping[str, Ids] = {
     "dpo": _of_opinions,
     "reward": _of_opinions,
     "rlhf": _of_prompts,
+    "trial": _of_prompts,
 }
 """What a stage makes of its sources; what `curate` keeps lies in its corpus."""

@@ -1,6 +1,6 @@
 """Simulated users at a service's door: they ask, read, say what they think of it, and count what went wrong.
 
-    visited = asyncio.run(walk("http://127.0.0.1:8000/v1", visits, react, seed=0))
+    visited = asyncio.run(walk("http://127.0.0.1:8000/v1", crowd.visits(100, seed=0), crowd, model="cat", seed=0))
     sum(one.failed for one in visited)
 
 They come by HTTP like anybody else, wait when they are told to (429, 503 with Retry-After), and count as failed every
@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import httpx
 
-from vita.data.world.visitors import Reaction, Visit
+from vita.data.visits import Crowd, Reaction, Visit
 
 TRIES = 5
 _COME_AGAIN = (429, 503)
-React = Callable[[Visit, Sequence[str]], list[Reaction]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Visited:
     """Which version answered."""
     said: int
     """How many words of feedback were taken."""
+    minded: tuple[bool, ...] = ()
+    """Whether the visitor minded it, for each answer."""
     failed: tuple[str, ...] = ()
     """What did not work, in words."""
 
@@ -41,7 +42,7 @@ class Visited:
 async def walk(
     url: str,
     visits: Iterable[Visit],
-    react: React,
+    crowd: Crowd,
     *,
     model: str,
     seed: int,
@@ -59,7 +60,7 @@ async def walk(
         async def one(visit: Visit) -> Visited:
             nonlocal done
             async with gate:
-                visited = await _visit(client, visit, react, model=model, seed=seed, max_tokens=max_tokens)
+                visited = await _visit(client, visit, crowd, model=model, seed=seed, max_tokens=max_tokens)
             done += 1
             if on_visit:
                 await on_visit(done)
@@ -69,13 +70,13 @@ async def walk(
 
 
 async def _visit(
-    client: httpx.AsyncClient, visit: Visit, react: React, *, model: str, seed: int, max_tokens: int
+    client: httpx.AsyncClient, visit: Visit, crowd: Crowd, *, model: str, seed: int, max_tokens: int
 ) -> Visited:
     answers, requests, version, failed = [], [], "", []
     for number in range(visit.answers):
         body = {
             "model": model,
-            "messages": [{"role": "user", "content": visit.question}],
+            "messages": [{"role": one.role, "content": one.content} for one in visit.prompt],
             "temperature": 1.0,
             "max_tokens": max_tokens,
             "seed": (seed * 1_000_003 + visit.number * 7 + number) % 2**31,
@@ -83,17 +84,18 @@ async def _visit(
         }
         reply, problem = await _post(client, "chat/completions", body)
         if reply is None:
-            return Visited(visit, tuple(answers), tuple(requests), version, 0, (problem,))
+            return Visited(visit, tuple(answers), tuple(requests), version, 0, failed=(problem,))
         answers.append(reply.json()["choices"][0]["message"]["content"] or "")
         requests.append(reply.headers["x-request-id"])
         version = reply.headers.get("x-vita-version", "")
     said = 0
-    for reaction in react(visit, answers):
+    for reaction in crowd.react(visit, answers, seed=seed):
         reply, problem = await _post(client, "feedback", _feedback(reaction, requests))
         said += reply is not None
         if reply is None:
             failed.append(problem)
-    return Visited(visit, tuple(answers), tuple(requests), version, said, tuple(failed))
+    minded = tuple(crowd.minds(visit, answer) for answer in answers)
+    return Visited(visit, tuple(answers), tuple(requests), version, said, minded, tuple(failed))
 
 
 def _feedback(reaction: Reaction, requests: Sequence[str]) -> dict[str, object]:

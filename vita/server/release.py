@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError
-from vita.spine.store import canonical_json, confined, file_sha256
+from vita.spine.store import canonical_json
 
 FORMAT = 1
 LIMITS: Mapping[str, int] = {"queue": 64, "rows": 16}

@@ -17,8 +17,8 @@ from typing import Any
 
 from vita.server.release import Pinned, read_release
 from vita.spine import machine
+from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError, StoreError, VitaError
-from vita.spine.store import confined, file_sha256
 
 GOLDEN_TOLERANCE = 0.01
 """By how much a token's log-probability may differ between two kinds of processor."""

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 from vita.spine.config import InputPath, Settings, input_paths
+from vita.spine.disk import file_sha256
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger
-from vita.spine.store import canonical_json, file_sha256
+from vita.spine.store import canonical_json
 
 _SETTLED_NS = 2 * 10**9
 

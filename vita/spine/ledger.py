@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 
 from vita.spine import machine
+from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
-from vita.spine.store import explain_disk
 
 HEAD = "0005"
 """The newest migration."""

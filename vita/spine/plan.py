@@ -18,12 +18,13 @@ from typing import Any
 
 from vita.spine.config import Settings, canonical
 from vita.spine.contents import content_digests
+from vita.spine.disk import explain_disk
 from vita.spine.errors import PlanError, VitaError
 from vita.spine.events import Events
 from vita.spine.ledger import BEAT_SECONDS, Ledger, Run
 from vita.spine.machine import Machine
 from vita.spine.stage import Context, Draft, Stage
-from vita.spine.store import Artifact, Store, canonical_json, explain_disk
+from vita.spine.store import Artifact, Store, canonical_json
 
 __all__ = ["Context", "Draft", "Forecast", "Plan", "Step", "ancestors", "descendants", "execute", "forecast"]
 

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import StoreError
-from vita.spine.store import canonical_json, confined, file_sha256
+from vita.spine.store import canonical_json
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, TypeVar
 
-from vita.spine.errors import MissingExtra, StoreError
+from vita.spine.disk import confined, file_sha256, full_disk_explained, synced, write_atomically
+from vita.spine.errors import StoreError
+from vita.spine.remote import Remote
 
 VERIFY_LIMIT = 4 * 2**30
 """Artifacts over this many bytes are verified by size only when opened; `Store.verify` reads all."""
@@ -82,9 +83,9 @@ class Store:
 
     def __init__(self, location: str | Path, *, cache: Path | None = None) -> None:
         self.location = str(location)
-        self._remote: _Remote | None = None
+        self._remote: Remote | None = None
         if "://" in self.location and not self.location.startswith("file://"):
-            self._remote = _Remote(self.location)
+            self._remote = Remote(self.location)
             name = hashlib.sha256(self.location.encode()).hexdigest()[:16]
             self.root = (cache or Path.cwd() / ".vita-cache") / name
         else:
@@ -212,12 +213,12 @@ class Store:
         aside = target.with_name(f".{sha[:12]}-{uuid.uuid4().hex[:8]}")
         try:
             _link_or_copy(source, aside)
-            _sync(aside)
+            synced(aside)
             aside.chmod(0o444)
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
-        _sync(target.parent)
+        synced(target.parent)
         return sha, size
 
     def _ensure(self, sha: str, size: int, where: str, *, deep: bool) -> None:
@@ -278,71 +279,10 @@ class Store:
 _AGAIN = "run the same command again and it will be made anew"
 
 
-class full_disk_explained:  # noqa: N801 (reads as a phrase: `with full_disk_explained(folder)`)
-    """Turns "no space left" and "read-only" from the system into one clear line."""
-
-    def __init__(self, place: Path | str) -> None:
-        self.place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: Any, error: BaseException | None, _trace: Any) -> None:
-        if error is not None and (explained := explain_disk(error, self.place)):
-            raise explained from None
-
-
-def explain_disk(error: BaseException, place: Path | str) -> StoreError | None:
-    """The clear form of a full, read-only or forbidden disk; None for any other error."""
-    seen: BaseException | None = error
-    while seen is not None:
-        number = seen.errno if isinstance(seen, OSError) else None
-        text = str(seen).lower()
-        if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "disk is full" in text:
-            hint = "free some space and run the same command again: it goes on where it stopped"
-            return StoreError(str(place), "the disk is full", hint=hint)
-        if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-            name = getattr(seen, "filename", None) or place
-            return StoreError(
-                str(name), f"cannot be written ({os.strerror(number)})", hint="choose another folder with --store"
-            )
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
 def canonical_json(value: Any) -> bytes:
     """The one spelling of a JSON value: sorted names, no spaces, UTF-8; NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` so that a reader sees the old file or the whole new one, also after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def confined(folder: Path, name: str) -> Path:
-    """`folder/name`, refused when `name` would leave the folder."""
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not parts.parts:
-        raise StoreError(name, expected="a path inside the artifact")
-    return folder.joinpath(*parts.parts)
 
 
 def _set_aside(path: Path) -> bool:
@@ -360,78 +300,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         shutil.copyfile(source, target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class _Remote:
-    """The far side of a store, on fsspec; a put is atomic there, since an object appears whole."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        try:
-            self.files, self.base = fsspec.core.url_to_fs(url)
-        except ImportError:
-            extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.split("://")[0], "s3")
-            raise MissingExtra(url, extra) from None
-        except ValueError as error:
-            raise StoreError(url, f"is not a place to keep artifacts: {error}") from None
-        self.url = url
-
-    def put_file(self, source: Path, name: str) -> None:
-        if self.size(name) != source.stat().st_size:
-            self._try(lambda: self.files.put_file(str(source), self._at(name)))
-
-    def put_bytes(self, data: bytes, name: str) -> None:
-        self._try(lambda: self.files.pipe_file(self._at(name), data))
-
-    def get_bytes(self, name: str) -> bytes | None:
-        return self._try(lambda: self.files.cat_file(self._at(name)))
-
-    def size(self, name: str) -> int | None:
-        found = self._try(lambda: self.files.info(self._at(name)))
-        return None if found is None else found["size"]
-
-    def names(self, folder: str) -> list[str]:
-        return self._try(lambda: self.files.ls(self._at(folder), detail=False)) or []
-
-    def fetch(self, name: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name[:12]}-{uuid.uuid4().hex[:8]}")
-        try:
-            if self.size(name) is not None:
-                self._try(lambda: self.files.get_file(self._at(name), str(aside)))
-                aside.chmod(0o444)
-                aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
-
-    def _at(self, name: str) -> str:
-        return f"{self.base.rstrip('/')}/{name}"
-
-    def _try(self, call: Any) -> Any:
-        """The answer, None for "not there", and one clear line for anything else the far side says."""
-        self.files.invalidate_cache()
-        try:
-            return call()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if explain_disk(error, self.url):
-                raise
-            raise StoreError(
-                self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
-            ) from None
-        except Exception as error:  # each cloud library has a family of its own
-            if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google"):
-                raise StoreError(
-                    self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
-                ) from None
-            raise

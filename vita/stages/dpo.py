@@ -114,6 +114,8 @@ class Config(Settings):
     """What tells whether an answer is right (1) or wrong (0): content that must not be lost."""
     prompts: int = Field(100, ge=0)
     """How many held-out prompts both models answer at the end, at most; 0 compares no answers."""
+    samples: int = Field(4, ge=1)
+    """Answers of each model to each of them; 1 where they are greedy."""
     sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(GREEDY))
     """How they answer."""
     seed: int = 0
@@ -309,7 +311,7 @@ def _moved(
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
     before, after = (Engine.open(place, device=context.machine.device) for place in (inputs.model.path, folder))
-    return judges.beside(before, after, prompts, sampling=config.sampling, seed=config.seed)
+    return judges.beside(before, after, prompts, samples=config.samples, sampling=config.sampling, seed=config.seed)
 
 
 # -- what came

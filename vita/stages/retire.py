@@ -23,11 +23,12 @@ from vita.measure import sealing
 from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
 from vita.spine import machine, signing
 from vita.spine.config import Settings
+from vita.spine.disk import write_atomically
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.spine.stage import only_when_chosen
-from vita.spine.store import Store, write_atomically
+from vita.spine.store import Store
 from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report, Tokens
 
 VERSION = 2

@@ -18,41 +18,30 @@ from functools import partial
 
 from pydantic import Field
 
-from vita.data.world import World, WorldSettings
-from vita.data.world.visitors import complains, react, visits
+from vita.measure.crowd import Users
 from vita.measure.report import Page, Section, Table, write
 from vita.measure.statistics import Interval, difference, share
 from vita.measure.visiting import Visited, walk
 from vita.server.release import Pinned, read_release
 from vita.server.service import Running, Service
-from vita.spine.config import Settings
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Release, Report
 
-VERSION = 1
+VERSION = 2
 
 
-class Config(Settings):
-    """How carefully the new release comes in."""
+class Config(Users):
+    """How carefully the new release comes in; `visits` are those during the canary, half as many come while traffic
+    shifts."""
 
-    world: WorldSettings
-    """The embedded world whose people are there meanwhile."""
     share: float = Field(0.4, gt=0, lt=1)
     """The share of users who get the new release first."""
-    visits: int = Field(160, ge=4)
-    """Visits during the canary; half as many come while traffic shifts."""
     worse_by: float = Field(0.05, ge=0)
     """How much larger the share of answers that users mind may be with the new release."""
     kill: bool = True
     """Kill one of the old release's replicas in the middle, with SIGKILL."""
-    at_once: int = Field(8, ge=1)
-    """How many are there at the same time."""
-    replicas: int = Field(2, ge=1)
-    """Processes of the old release."""
-    max_tokens: int = Field(48, ge=1)
-    """The longest answer."""
     seed: int = 1
     """Another seed brings other visitors, and other answers."""
 
@@ -119,12 +108,12 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
     place = context.scratch / "service"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    ledger, world = Ledger(place / "ledger.db"), World.create(config.world)
+    ledger, crowd = Ledger(place / "ledger.db"), config.crowd(new.folder / "model", where="rollout")
     service = Service(
         name=old.name, release=old, ledger=ledger, controls=place, port=0, replicas=config.replicas,
         threads=context.machine.threads, who="rollout",
     )  # fmt: skip
-    coming = list(visits(world, count=config.visits + config.visits // 2, seed=config.seed))
+    coming = list(crowd.visits(config.visits + config.visits // 2, seed=config.seed))
     async with service.served() as running:
         await running.fleet.roll(new, share=config.share)
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
@@ -134,7 +123,7 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
             if config.kill and done == config.visits // 4:
                 _kill_one(running, old)
 
-        walking = partial(walk, f"{running.url}/v1", react=partial(react, seed=config.seed), model=old.name,
+        walking = partial(walk, f"{running.url}/v1", crowd=crowd, model=old.name,
                           seed=config.seed, at_once=config.at_once, max_tokens=config.max_tokens)  # fmt: skip
         canary = await walking(coming[: config.visits], on_visit=told)
         minded = {pinned.id: share(_minded(pinned, canary)) for pinned in (old, new)}
@@ -158,4 +147,4 @@ def _of(pinned: Pinned, visited: Sequence[Visited]) -> list[int]:
 
 
 def _minded(pinned: Pinned, visited: Sequence[Visited]) -> list[bool]:
-    return [complains(answer) for one in visited if one.version == pinned.id for answer in one.answers]
+    return [minded for one in visited if one.version == pinned.id for minded in one.minded]

@@ -7,9 +7,7 @@ dialogue, here as in testing and serving.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +20,7 @@ from torch import Tensor
 from vita.data.chat import ChatTemplate, Encoded, encode
 from vita.data.formats import detect
 from vita.data.loader import Loader
+from vita.data.lots import lot, times
 from vita.data.packing import Packed, Packing
 from vita.data.records import Dialogue
 from vita.data.replay import pretraining, replayed_rows
@@ -188,9 +187,12 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
     aside: list[Encoded] = []
     for source in config.sources:
         context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
-        for number, dialogue in enumerate(_repeated(source)):
+        for number, dialogue in enumerate(dialogues(source)):
             encoded = encode(tokenizer, template, dialogue.messages)
-            (aside if _is_held_out(dialogue, config) else kept).append(encoded)
+            if _is_held_out(dialogue, config):
+                aside.append(encoded)
+            else:
+                kept += [encoded] * times(source.repeat, dialogue.id)
             if number % 500 == 0:
                 context.emit("progress", done=len(kept) + len(aside), total=None, unit="dialogues")
     if not kept:
@@ -227,23 +229,8 @@ def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, lengt
     return packing
 
 
-def _repeated(source: Source) -> Iterator[Dialogue]:
-    """A source's dialogues as often as it asks for, in whole passes and a part of one."""
-    whole, part = int(source.repeat), source.repeat % 1
-    for _ in range(whole):
-        yield from dialogues(source)
-    if part:
-        yield from (one for one in dialogues(source) if _draw(one.id, "repeat") < part)
-
-
 def _is_held_out(dialogue: Dialogue, config: Config) -> bool:
-    """By the dialogue's id, so that a repeated one is not on both sides."""
-    return _draw(dialogue.id, f"{config.seed}/held out") < config.held_out
-
-
-def _draw(name: str, purpose: str) -> float:
-    digest = hashlib.sha256(f"{purpose}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return lot(dialogue.id, f"{config.seed}/held out") < config.held_out
 
 
 def _format(source: Source) -> str:

@@ -1,8 +1,8 @@
 """Put a release before users for a while, and keep what they say of its answers.
 
-The release is served as it will be: replicas behind a gateway, over HTTP. The embedded world's visitors ask, and give
-thumbs, votes and edits; with `recorded`, what people said elsewhere is taken instead. What comes out is frozen
-feedback, from which `refine` makes the data of the next version.
+The release is served as it will be: replicas behind a gateway, over HTTP. Visitors ask, of the embedded world or with
+prompts of a source, and give thumbs, votes and edits; with `recorded`, what people said elsewhere is taken instead.
+What comes out is frozen feedback, from which `refine` makes the data of the next version.
 """
 
 from __future__ import annotations
@@ -11,43 +11,30 @@ import asyncio
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from pydantic import Field
-
 from vita.data.feedback import Said, read_feedback, write_feedback
-from vita.data.world import World, WorldSettings
-from vita.data.world.visitors import complains, react, visits
+from vita.data.visits import Crowd
+from vita.measure.crowd import Users
 from vita.measure.statistics import share
 from vita.measure.visiting import Visited, walk
 from vita.measure.voices import collect
 from vita.server.release import read_release
 from vita.server.service import Service
-from vita.spine.config import InputPath, Settings
+from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, VitaError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
 
-VERSION = 1
+VERSION = 2
 
 
-class Config(Settings):
+class Config(Users):
     """Who uses it, and how much."""
 
-    world: WorldSettings | None = None
-    """The embedded world whose people come to visit."""
     recorded: InputPath | None = None
     """A folder with the `feedback.jsonl` of a real service, instead of visitors."""
-    visits: int = Field(160, ge=1)
-    """How often somebody comes and asks."""
-    at_once: int = Field(8, ge=1)
-    """How many are there at the same time."""
-    replicas: int = Field(2, ge=1)
-    """Processes that answer."""
-    max_tokens: int = Field(48, ge=1)
-    """The longest answer."""
     seed: int = 0
     """Another seed brings other visitors, and other answers."""
 
@@ -58,17 +45,18 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
-    if (config.world is None) == (config.recorded is None):
-        raise ConfigError("trial", expected="one of `world` and `recorded`", got="both" if config.world else "neither")
     if config.recorded is not None:
+        if config.world or config.sources:
+            raise ConfigError("trial", expected="one of `world`, `sources` and `recorded`", got="several")
         said = list(read_feedback(Path(config.recorded)))
         return _frozen(said, {"visits": 0}, context)
-    visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, context))
+    crowd = config.crowd(inputs.release.path / "model", where="trial")
+    visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, crowd, context))
     problems = [problem for one in visited for problem in one.failed]
     if problems:
         raise VitaError("trial", f"{len(problems)} requests failed, the first with {problems[0]}")
     answers = [answer for one in visited for answer in one.answers]
-    minded = share([complains(answer) for answer in answers])
+    minded = share([one for visit in visited for one in visit.minded])
     context.emit(
         "note", text=f"{len(visited)} visits, {len(answers)} answers, {len(said)} said something; minded: {minded}"
     )
@@ -76,7 +64,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
     return _frozen(said, facts, context)
 
 
-async def _serve_and_visit(config: Config, release: Path, context: Context) -> tuple[list[Visited], list[Said]]:
+async def _serve_and_visit(
+    config: Config, release: Path, crowd: Crowd, context: Context
+) -> tuple[list[Visited], list[Said]]:
     shutil.rmtree(context.scratch / "service", ignore_errors=True)
     place = context.scratch / "service"
     place.mkdir()
@@ -85,8 +75,7 @@ async def _serve_and_visit(config: Config, release: Path, context: Context) -> t
         name=pinned.name, release=pinned, ledger=ledger, controls=place, port=0, replicas=config.replicas,
         threads=context.machine.threads, who="trial",
     )  # fmt: skip
-    assert config.world is not None, "checked at the door"
-    coming = list(visits(World.create(config.world), count=config.visits, seed=config.seed))
+    coming = list(crowd.visits(config.visits, seed=config.seed))
 
     async def told(done: int) -> None:
         context.emit("progress", done=done, total=len(coming), unit="visits")
@@ -94,7 +83,7 @@ async def _serve_and_visit(config: Config, release: Path, context: Context) -> t
     async with service.served() as running:
         context.emit("note", text=f"{pinned.id} is served by {config.replicas} replicas")
         visited = await walk(
-            f"{running.url}/v1", coming, partial(react, seed=config.seed), model=pinned.name, seed=config.seed,
+            f"{running.url}/v1", coming, crowd, model=pinned.name, seed=config.seed,
             at_once=config.at_once, max_tokens=config.max_tokens, on_visit=told,
         )  # fmt: skip
         await running.settled()

@@ -26,8 +26,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vita.spine.disk import explain_disk, file_sha256
 from vita.spine.errors import StoreError, VitaError
-from vita.spine.store import explain_disk, file_sha256
 
 TENSORS, STATE, FORMAT = "tensors.safetensors", "state.json", 1
 

@@ -25,9 +25,9 @@ from typing import Any
 
 import torch
 
+from vita.spine.disk import explain_disk, write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.events import Emit
-from vita.spine.store import explain_disk, write_atomically
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.peak import matmul_peak
 from vita.train.trainer import Outcome, Trainer, Work

@@ -15,9 +15,10 @@ from vita.measure.chronicle import UNREADABLE, Chronicle, read_life
 from vita.measure.report import Block, Page, Paragraph, Section, html
 from vita.measure.story import course, proof, service, summary
 from vita.measure.story.material import Material, collect
+from vita.spine.disk import write_atomically
 from vita.spine.errors import LedgerError
 from vita.spine.ledger import Ledger
-from vita.spine.store import Store, write_atomically
+from vita.spine.store import Store
 
 __all__ = ["page", "write_story"]
 
