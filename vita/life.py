@@ -13,7 +13,7 @@
       release: {model: sft, bars: [{report: test_chat, figure: world/never_asked/right, at_least: 0.8}]}
 
 A slot of a stage is filled by the latest earlier step that gives its kind; `inputs: {model: sft}` chooses
-another, and `inputs: {model: "@3fa9c1"}` an artifact of the store. `vita live NAME` finds a recipe that ships
+another, and `inputs: {model: "@DIGEST"}` an artifact of the store. `vita live NAME` finds a recipe that ships
 with Vita by its name, `vita live path/to/life.yaml` a file.
 """
 

@@ -25,7 +25,7 @@ def test_a_number_of_parameters_is_met_within_a_tenth(wanted: int) -> None:
 
 
 def test_the_batch_is_measured_size_when_small_and_the_published_one_at_its_reference() -> None:
-    assert batch_tokens(25_000_000, context=512) == 4096
+    assert batch_tokens(32_000_000, context=512) == 8192
     assert batch_tokens(1_320_000_000, context=2048) == 2**19
     assert batch_tokens(1_000_000, context=512) == 2048
     assert batch_tokens(250_000, context=512) == batch_tokens(100_000, context=512) == 1024

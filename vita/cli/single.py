@@ -1,8 +1,8 @@
 """One stage alone: its command is made from its declaration.
 
 Every setting of the stage that is a plain value becomes an option, every slot an option that takes a name, a
-digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--name`,
-so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita init`, `vita pretrain` follow one another.
+digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--name`, as in a
+life, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita init`, `vita pretrain` follow one another.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from vita.spine.plan import Plan, Step, execute
 from vita.spine.stage import Stage
 from vita.spine.store import Artifact
 
+NOTHING = "none"
+"""What an optional slot is given that is to stay empty."""
 _SHORT = {"parameters": ["--params"]}
 """Shorter spellings of some settings."""
 
@@ -36,7 +38,8 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     if "sources" in one.config.model_fields:
         options["sources"] = (list[str] | None, typer.Argument(metavar="[DATA]...", help="Files, folders or globs."))
     for slot in one.slots:
-        need = "optional" if slot.optional else f"else the newest {slot.kind.kind} of --name"
+        need = "optional" if slot.only_when_chosen else f"else the newest {slot.kind.kind} of --name"
+        need += f"; `{NOTHING}` for none" if slot.optional and not slot.only_when_chosen else ""
         text = f"The {slot.kind.kind} to take: a name, a digest or a folder ({need})."
         if slot.name == "model" and "sources" not in options:
             options["slot_model"] = (str | None, typer.Argument(metavar="[MODEL]", help=text))
@@ -87,12 +90,16 @@ def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
     values = override(values, given["assignments"] or ())
     config = configure(one, values, where=one.name, shared={}, base=Path())
     wiring = {}
+    # What stands beside a model from elsewhere, such as tokens, is not that model's.
+    foreign = any(Path(given[name]).is_dir() for name in given if name.startswith("slot_") and given[name])
     for slot in one.slots:
         reference = given.get(f"slot_{slot.name}")
+        if reference == NOTHING and slot.optional:
+            continue
         digest = here.find(reference, slot.kind).digest if reference else None
-        if digest is None and not slot.optional:
+        if digest is None and not (slot.only_when_chosen or (slot.optional and foreign)):
             digest = here.latest(life, slot.kind)
-            if digest is None:
+            if digest is None and not slot.optional:
                 hint = f"give one with --{slot.name}, or make one first (`vita ls` lists what there is)"
                 raise PlanError(one.name, f"needs a {slot.kind.kind}, and `{life}` has none", hint=hint)
         if digest:

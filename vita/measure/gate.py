@@ -29,7 +29,11 @@ EXIT_CODES = {"pass": 0, "waived": 0, "fail": 1, "could_not_run": 2, "unsure": 3
 WAITING_FOR_APPROVAL = 4
 """The exit code of a gate whose bars are cleared and whose people have not spoken yet."""
 _WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
-_LOWER_IS_BETTER = ("bits_per_byte", "perplexity", "loss", "attack_success_rate", "over_refusal", "error", "incoherent")
+_LOWER_IS_BETTER = {
+    *("bits_per_byte", "perplexity", "loss"),
+    *("attack_success_rate", "goals_reached", "over_refusal", "false_alarms", "error", "incoherent"),
+    *("minded", "lost"),
+}
 
 
 class Bar(Settings):
@@ -233,7 +237,7 @@ def _gain(bar: Bar, own: Path, other: Path) -> Interval:
     """By how much the figure is better than the other model's: on paired items where both reports have them."""
     lower = bar.lower_is_better
     if lower is None:
-        lower = bar.figure.rsplit("/", 1)[-1] in _LOWER_IS_BETTER
+        lower = not _LOWER_IS_BETTER.isdisjoint(bar.figure.split("/")[1:])
     pairs = paired(other, own, bar.figure)
     gain = pairs.difference if pairs else difference(figure(own, bar.figure), figure(other, bar.figure))
     return _turned(gain) if lower else gain

@@ -91,7 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--threads", type=int, default=1, help="processor threads of a step")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps")
+    parser.add_argument(
+        "--device", default=machine.chosen_device() or "cpu", help="cpu, cuda or mps (else VITA_DEVICE)"
+    )
     parser.add_argument("--drain-seconds", type=int, default=30, help="how long requests may take after SIGTERM")
     given = parser.parse_args(arguments)
     try:

@@ -35,7 +35,7 @@ class Machine:
             world_size=_number("WORLD_SIZE", 1),
             local_rank=_number("LOCAL_RANK", 0),
             threads=_number("VITA_THREADS", available),
-            chosen_device=os.environ.get("VITA_DEVICE") or None,
+            chosen_device=chosen_device(),
         )
 
     @cached_property
@@ -64,6 +64,11 @@ class Machine:
             "world_size": self.world_size,
             "device": self.__dict__.get("device", self.chosen_device),
         }
+
+
+def chosen_device() -> str | None:
+    """The device that the environment chooses."""
+    return os.environ.get("VITA_DEVICE") or None
 
 
 def store_location() -> str | None:

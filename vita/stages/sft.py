@@ -60,7 +60,7 @@ class Config(Settings):
     steps: int | None = Field(None, ge=1)
     """Optimizer steps, instead of `epochs`."""
     rate: float = Field(0.2, gt=0)
-    """Learning rates, as a share of those that a model of this size is pretrained with."""
+    """Learning rates: of the matrices as a share of Muon's in pretraining, of all else as that share of the norms'."""
     rows: int = Field(8, ge=1)
     """Packed rows that a step learns from."""
     schedule: str = "linear"
