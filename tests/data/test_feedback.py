@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
@@ -117,4 +118,33 @@ def test_reading_gives_what_was_written(tmp_path):
 def test_a_row_that_is_no_feedback_is_named(tmp_path):
     (tmp_path / "feedback.jsonl").write_text('{"id": "x"}\n')
     with pytest.raises(DataError, match=r"feedback.jsonl:1: is no feedback"):
+        list(read_feedback(tmp_path))
+
+
+def test_a_voice_with_any_character_of_a_line_s_end_is_read_again(tmp_path):
+    said = _said(1, "thumb", "one\u2028two\x85three\nfour", value=1)
+    assert write_feedback([said], tmp_path) == 1
+    assert list(read_feedback(tmp_path)) == [said]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "thumb", "value": None}, "expected a thumb's `value` of 1 or -1"),
+        ({"kind": "thumb", "value": "1"}, "expected a thumb's `value` of 1 or -1"),
+        ({"answer": None}, "expected texts"),
+        ({"better": 7}, "expected texts"),
+    ],
+)
+def test_a_row_that_is_no_voice_is_refused_by_its_place(tmp_path, change, message):
+    write_feedback([_said(1, "thumb", value=1)], tmp_path)
+    path = tmp_path / "feedback.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    with pytest.raises(DataError, match=rf"feedback\.jsonl:1: {message}"):
+        list(read_feedback(tmp_path))
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "feedback.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="is not UTF-8"):
         list(read_feedback(tmp_path))

@@ -68,3 +68,8 @@ def test_a_prompt_that_is_none_stops_the_run_or_is_dropped(tmp_path: Path) -> No
 def test_of_an_answer_with_a_verdict_it_is_the_prompt(tmp_path: Path) -> None:
     (found,) = read(tmp_path, [{"prompt": "Hi.", "completion": "Good day!", "label": True}])
     assert [one.content for one in found.messages] == ["Hi."]
+
+
+def test_prompts_are_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="prompts are not repeated; leave `repeat` out"):
+        read(tmp_path, [{"prompt": "a"}], repeat=2)

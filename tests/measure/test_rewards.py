@@ -156,3 +156,9 @@ def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
 def test_every_reward_by_name_tells_what_it_is() -> None:
     assert {"world_manners", "world_right", "sum_right", "length", "random_reward"} <= set(REWARDS)
     assert all(REWARDS[name].__doc__ for name in REWARDS)
+
+
+def test_columns_may_be_called_as_arguments_are():
+    rewards = Rewards.open([RewardChoice(use="length")], where="test")
+    columns = {"prompts": ["x"], "completions": ["y"], "self": ["z"]}
+    assert rewards([[Message("user", "Hi")]], ["one two"], **columns).total == [0.0]

@@ -17,6 +17,7 @@ from vita.data.chat import ChatTemplate
 from vita.data.records import Message
 from vita.infer.engine import Completion, Engine, Score
 from vita.infer.sampling import Sampling
+from vita.measure.judging import unended
 from vita.measure.shift import shift
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer, tiny_model
@@ -152,6 +153,19 @@ def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
     rows = zstandard.ZstdDecompressor().decompress((tmp_path / "items.jsonl.zst").read_bytes()).splitlines()
     assert [orjson.loads(row)["id"] for row in rows] == ["0/0", "1/0", "2/0", "3/0"]
     assert ("gain in score", "1.000 (1.000 to 1.000)", "4") in found.section().blocks[0].rows  # type: ignore[union-attr]
+
+
+def test_an_answer_that_did_not_end_has_earned_nothing() -> None:
+    whole, cut = (Completion("xx", (1, 2), finish, (0.0, 0.0)) for finish in ("stop", "length"))
+    assert [unended(1.5, one) for one in (whole, cut)] == [1.5, 0.0]
+    assert [unended(-0.5, cut), unended(None, cut)] == [-0.5, None]
+
+
+def test_few_prompts_have_the_interval_of_few() -> None:
+    scores = iter([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: next(scores), sampling=GREEDY, seed=0)
+    gain = found.figures["score/gain"]
+    assert (gain.low, gain.high) == pytest.approx((0.75 - 3.182 * 0.25, 0.75 + 3.182 * 0.25), abs=1e-3)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from vita.nn import attention
 from vita.nn.init import SCHEMES, generator, initialize, place_of
 from vita.nn.inspection import report
 from vita.nn.transformer import Transformer
@@ -113,3 +114,30 @@ def test_places_are_told_by_name() -> None:
 def test_an_unknown_scheme_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean `normal`"):
         initialize(container(), "normel")
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2)])
+def test_neighbouring_heads_begin_by_looking_so_many_places_back(heads: int, kv_heads: int) -> None:
+    shape = tiny_architecture(
+        width=256, layers=2, heads=heads, kv_heads=kv_heads, head_dim=64, feedforward=256, context=64, tied=False
+    )
+    model = Transformer(shape, attention="plain")
+    initialize(model, "neighbours")
+    seen: list[torch.Tensor] = []
+    logits = attention.logits
+
+    def watched(*given: torch.Tensor) -> torch.Tensor:
+        scores = logits(*given)
+        seen.append(scores.softmax(-1))
+        return scores
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(attention, "logits", watched)
+        model(torch.randint(0, shape.vocabulary, (1, 64)))
+    group = heads // kv_heads
+    for head in range(heads - group):
+        back = head // group + 1
+        looks = seen[0][0, head].diagonal(-back)[4:]
+        assert looks.mean() > 0.45 and (looks > 0.2).float().mean() > 0.95, (head, looks.mean())
+    assert seen[0][0, -1].diagonal(-1).mean() < 0.1, "the last head is left to find what it needs"
+    assert seen[1][0, 0].diagonal(-1).mean() < 0.1, "and so are further layers"

@@ -56,7 +56,9 @@ def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
     assert facts["pairs/accuracy/after"] == 1.0 and facts["pairs/reward/accuracy"] == 1.0
     assert facts["pairs"] + facts["heldout_pairs"] == len(PAIRS)
     report = json.loads((draft.folder / "report/report.json").read_text())
-    assert report["figures"]["held_out"]["pairs"]["accuracy/after"]["n"] == facts["heldout_pairs"]
+    assert report["figures"]["held_out"]["pairs"]["accuracy/after"]["n"] == facts["heldout_pairs"] / 2, (
+        "two of a prompt"
+    )
     assert {"score/gain", "kl", "right/change"} <= report["figures"]["comparison"]["shift"].keys()
     assert (draft.folder / "report/items.jsonl.zst").is_file()
     page = (draft.folder / "report/report.md").read_text()
@@ -170,6 +172,25 @@ def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: 
         thrice = run(model, tmp_path / f"{name}3", {"path": path, "repeat": 3}, steps=1, **more).facts
         assert (thrice["pairs"], thrice["heldout_pairs"]) == (3 * once["pairs"], once["heldout_pairs"])
         assert once["heldout_pairs"] > 0
+
+
+def test_a_setting_that_no_chosen_loss_reads_is_refused(tmp_path: Path) -> None:
+    model, path = chatting(tmp_path / "model"), written(tmp_path)
+    for setting, losses in (("smoothing", "cdpo and robust"), ("gamma", "simpo"), ("desirable", "kto")):
+        with pytest.raises(ConfigError, match=f"`{setting}` is set, and none of sft, sigmoid reads it; only {losses}"):
+            changed: dict[str, Any] = {setting: 0.3}
+            run(model, tmp_path / setting, path, steps=1, **changed)
+    run(model, tmp_path / "robust", path, steps=1, losses={"robust": 1.0}, smoothing=0.3)
+
+
+def test_held_out_verdicts_share_one_reference_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path = chatting(tmp_path / "model"), written(tmp_path, verdicts())
+    told = []
+    for size in (64, 3):
+        monkeypatch.setattr(pairs, "AT_ONCE", size)
+        draft = run(model, tmp_path / f"scratch{size}", path, steps=4, losses={"kto": 1.0}, looks=4)
+        told.append([row["heldout_loss"] for row in curve(draft) if "heldout_loss" in row])
+    assert told[0] == pytest.approx(told[1], abs=2e-6) and len(told[0]) == 5
 
 
 def test_several_samples_of_each_answer_count_as_one_prompt(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ def dialogue(prompt: str, answer: str) -> list[Message]:
     return [Message("user", prompt), Message("assistant", answer)]
 
 
-def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(tmp_path: Path) -> None:
+def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
     told: list[Any] = []
     draft = run(
         chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), told=told, steps=60, look_every=5
@@ -49,6 +52,11 @@ def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(tmp_path: Pat
         judge.score([dialogue("Say.", "long " * 60)])
 
 
+def test_a_few_pairs_never_say_that_it_is_enough(tmp_path: Path) -> None:
+    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=12, look_every=1)
+    assert draft.facts["heldout_pairs"] < reward.ENOUGH_PAIRS and draft.facts["steps"] == 12
+
+
 def test_transformers_gives_the_same_scores(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=2)
@@ -61,6 +69,7 @@ def test_transformers_gives_the_same_scores(tmp_path: Path) -> None:
 
 
 def test_an_enough_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
     model, source = chatting(tmp_path / "model"), written(tmp_path)
     settings = {"steps": 12, "look_every": 4, "enough_margin": 0.02, "checkpoint_seconds": 0.0}
     whole = run(model, tmp_path / "one", source, **settings)

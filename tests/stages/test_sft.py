@@ -24,7 +24,8 @@ from vita.stages import sft
 from vita.stages.kinds import Model, Tokens
 from vita.testing import byte_tokenizer, tiny_model
 
-ROWS = [{"instruction": f"Say {word}.", "output": word * 2} for word in ("mu", "ba", "ko", "ti", "ra", "ne")] * 8
+WORDS = ("mu", "ba", "ko", "ti", "ra", "ne")
+ROWS = [{"instruction": f"{n}: say {word}.", "output": word * 2} for n in range(8) for word in WORDS]
 
 
 def dialogues(folder: Path, rows: list[dict[str, Any]] | None = None) -> str:
@@ -71,7 +72,7 @@ def test_it_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     assert facts["heldout_loss"] < 0.3 < facts["heldout_loss_before"]
     assert facts["heldout_accuracy"] > 0.85 > facts["heldout_accuracy_before"]
     engine = Engine.open(draft.folder)
-    answers = engine.chat([Message("user", "Say ko.")], Sampling(temperature=0, max_tokens=12))
+    answers = engine.chat([Message("user", "9: say ko.")], Sampling(temperature=0, max_tokens=12))
     assert answers.text == "koko" and answers.finish == "stop"
     assert hf.load_generation(draft.folder).stop == (256, 258)
     assert (draft.folder / "chat_template.jinja").is_file()
@@ -107,6 +108,15 @@ def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: 
     twice = run(model, tmp_path / "twice", {"path": path, "repeat": 2}, steps=1, held_out=0.3).facts
     assert twice["dialogues"] == 2 * once["dialogues"] < 2 * len(ROWS)
     assert twice["heldout_loss_before"] == once["heldout_loss_before"]
+
+
+def test_copies_of_a_dialogue_stand_on_one_side(tmp_path: Path) -> None:
+    model, six = begun(tmp_path / "model"), ROWS[:6]
+    facts = [
+        run(model, tmp_path / f"s{copies}", dialogues(tmp_path, six * copies), steps=1, held_out=0.5).facts
+        for copies in (1, 4)
+    ]
+    assert 0 < facts[0]["dialogues"] < 6 and facts[1]["dialogues"] == 4 * facts[0]["dialogues"]
 
 
 def test_packed_rows_hold_more_and_the_first_loss_is_the_same(tmp_path: Path) -> None:

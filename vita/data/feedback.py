@@ -98,9 +98,16 @@ def read_feedback(folder: Path) -> Iterator[Said]:
     path = folder / FILE
     if not path.is_file():
         raise DataError(str(folder), f"holds no {FILE}")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             yield _said(line, f"{path}:{number}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), f"is not UTF-8: {error}") from None
 
 
 def refine(
@@ -119,7 +126,9 @@ def refine(
     pairs = list(_pairs(voices, cleaning, drops))
     used = {request for pair in pairs for request in pair.metadata["requests"]}
     rated = [_rated(one) for one in kept if one.kind == "thumb" and one.request not in used]
-    dialogues = list({one.id: one for one in (_dialogue(said) for said in kept if said.kind == "edit")}.values())
+    dialogues = list(
+        {one.id: one for one in (_dialogue(said) for said in kept if said.kind == "edit" and said.better)}.values()
+    )
     kinds = Counter(one.kind for one in kept)
     counts = {f"kept_{kind}": kinds[kind] for kind in KINDS}
     counts |= {"pairs": len(pairs), "dialogues": len(dialogues), "rated": len(rated), "dropped": len(drops)}
@@ -306,4 +315,10 @@ def _said(line: str, where: str) -> Said:
         raise DataError(where, f"is no feedback: {error}") from None
     if said.kind not in KINDS:
         raise DataError(where, expected=f"a kind: {', '.join(KINDS)}", got=said.kind)
+    texts = [said.id, said.request, said.model, said.answer, *(one.content for one in said.prompt)]
+    texts += [text for text in (said.better, said.rejected, said.reason) if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(where, expected="texts for `prompt`, `answer`, `better`, `rejected`", got=line[:80])
+    if said.kind == "thumb" and said.value not in (1, -1):
+        raise DataError(where, expected="a thumb's `value` of 1 or -1", got=said.value)
     return said

@@ -34,6 +34,9 @@ class Prompt:
 
 def prompts(source: Source) -> Iterator[Prompt]:
     """The prompts of a source in their order; what asks nothing is passed over."""
+    if source.repeat != 1:
+        hint = "leave `repeat` out; prompts are asked in a drawn order, again and again"
+        raise DataError(source.label(), "prompts are not repeated", hint=hint)
     first = _first_row(source)
     if (source.world is not None and source.part == "preferences") or (first and detect_opinion(first)):
         found = (Prompt(one.id, one.prompt, one.source, one.metadata) for one in opinions(source))

@@ -122,7 +122,9 @@ def _of_preferences(folder: Path) -> Iterator[str]:
     path = folder / "preferences.jsonl"
     if not path.is_file():
         raise StoreError(str(folder), "holds no preferences.jsonl")
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if not line:
+            continue
         row = json.loads(line)
         yield row["id"]
         yield from (row.get("metadata") or {}).get("requests", ())

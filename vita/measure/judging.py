@@ -54,7 +54,7 @@ class Judges:
             return judged(rewards, [one for one in prompts for _ in range(each)], answers, seed=f"{seed}").total
 
         def score(_: Sequence[Sequence[Message]], answers: Sequence[Completion]) -> Values:
-            return values(self.score, answers)
+            return [unended(value, one) for value, one in zip(values(self.score, answers), answers, strict=True)]
 
         def right(_: Sequence[Sequence[Message]], answers: Sequence[Completion]) -> list[bool | None]:
             assert self.right is not None
@@ -70,6 +70,11 @@ class Judges:
             sampling=sampling,
             seed=seed,
         )
+
+
+def unended(value: float | None, answer: Completion) -> float | None:
+    """What an answer earns when its end counts: one that was cut off has earned nothing."""
+    return value if value is None or answer.finish == "stop" else min(value, 0.0)
 
 
 def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> Given:

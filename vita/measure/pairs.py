@@ -7,11 +7,11 @@ answer it finds likelier by the token; what was gained says how far and which wa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from vita.measure.report import Section, Table
-from vita.measure.statistics import Interval, mcnemar, share, student
+from vita.measure.statistics import Interval, bootstrap_ratio, mcnemar, share, student, wilson
 
 BINS = 5
 
@@ -29,9 +29,14 @@ class Both(NamedTuple):
 
 
 def compare(
-    before: Sequence[Both], after: Sequence[Both], tokens: Sequence[Both], *, beta: float
+    before: Sequence[Both],
+    after: Sequence[Both],
+    tokens: Sequence[Both],
+    *,
+    beta: float,
+    prompts: Sequence[Hashable] = (),
 ) -> dict[str, Interval]:
-    """Summed log-probabilities of the same pairs under two models; tokens of each answer.
+    """Summed log-probabilities of the same pairs under two models; tokens of each answer, and each pair's prompt.
 
     accuracy/before, accuracy/after: the chosen answer is the likelier one by the token; accuracy/change is paired.
     reward/accuracy, reward/margin: beta times what was gained. log_ratio/chosen: what the chosen answers gained, in
@@ -42,31 +47,76 @@ def compare(
         for told in (before, after)
     )
     gained = [Both(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
+    over = Over(prompts or range(len(gained)))
     return {
-        "accuracy/before": share(first),
-        "accuracy/after": share(second),
-        "accuracy/change": mcnemar(first, second).difference,
-        "reward/accuracy": share([one.ahead > 0 for one in gained]),
-        "reward/margin": student([beta * one.ahead for one in gained]),
-        "log_ratio/chosen": student([one.chosen for one in gained]),
-        "log_ratio/rejected": student([one.rejected for one in gained]),
+        "accuracy/before": over.share(first),
+        "accuracy/after": over.share(second),
+        "accuracy/change": over.change(first, second),
+        "reward/accuracy": over.share([one.ahead > 0 for one in gained]),
+        "reward/margin": over.mean([beta * one.ahead for one in gained]),
+        "log_ratio/chosen": over.mean([one.chosen for one in gained]),
+        "log_ratio/rejected": over.mean([one.rejected for one in gained]),
     }
 
 
-def of_scores(scores: Sequence[Both], sources: Sequence[str]) -> dict[str, dict[str, Interval]]:
+def of_scores(
+    scores: Sequence[Both], sources: Sequence[str], prompts: Sequence[Hashable] = ()
+) -> dict[str, dict[str, Interval]]:
     """How often a reward model's scores agree with people, and by how much: in all, and for each source."""
-    groups = {"all": list(scores)}
+    whose = prompts or range(len(scores))
+    groups = {"all": list(range(len(scores)))}
     for source in sorted(set(sources)):
-        groups[source] = [one for one, own in zip(scores, sources, strict=True) if own == source]
-    return {
-        name: {
-            "accuracy": share([one.ahead > 0 for one in own]),
-            "margin": student([one.ahead for one in own]),
-            "reward/chosen": student([one.chosen for one in own]),
-            "reward/rejected": student([one.rejected for one in own]),
+        groups[source] = [at for at, own in enumerate(sources) if own == source]
+    found: dict[str, dict[str, Interval]] = {}
+    for name, places in groups.items():
+        own, over = [scores[at] for at in places], Over([whose[at] for at in places])
+        found[name] = {
+            "accuracy": over.share([one.ahead > 0 for one in own]),
+            "margin": over.mean([one.ahead for one in own]),
+            "reward/chosen": over.mean([one.chosen for one in own]),
+            "reward/rejected": over.mean([one.rejected for one in own]),
         }
-        for name, own in groups.items()
-    }
+    return found
+
+
+class Over:
+    """Means with intervals over prompts: pairs of one prompt are not independent of each other.
+
+    Where each prompt has one pair these are the intervals of single pairs; else whole prompts are resampled, and `n`
+    counts prompts.
+    """
+
+    def __init__(self, prompts: Sequence[Hashable]) -> None:
+        places: dict[Hashable, int] = {}
+        self.of_prompt = [places.setdefault(prompt, len(places)) for prompt in prompts]
+        self.prompts = len(places)
+        self.single = self.prompts == len(self.of_prompt)
+
+    def share(self, outcomes: Sequence[bool]) -> Interval:
+        """The share of true outcomes."""
+        if self.single:
+            return share(outcomes)
+        found = self._resampled([float(one) for one in outcomes])
+        if found.low == found.high:  # all alike: as sure as so many prompts can be
+            return wilson(round(found.value * self.prompts), self.prompts)
+        return found
+
+    def mean(self, values: Sequence[float]) -> Interval:
+        """The mean."""
+        return student(values) if self.single else self._resampled(values)
+
+    def change(self, first: Sequence[bool], second: Sequence[bool]) -> Interval:
+        """How much larger the share of the second is, of the same pairs."""
+        if self.single:
+            return mcnemar(first, second).difference
+        return self._resampled([float(b) - float(a) for a, b in zip(first, second, strict=True)])
+
+    def _resampled(self, values: Sequence[float]) -> Interval:
+        sums, counts = [0.0] * self.prompts, [0.0] * self.prompts
+        for place, value in zip(self.of_prompt, values, strict=True):
+            sums[place] += value
+            counts[place] += 1
+        return bootstrap_ratio(sums, counts, seed=0)
 
 
 class Bin(NamedTuple):

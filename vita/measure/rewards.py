@@ -111,7 +111,7 @@ class Rewards:
         """Finds every function; `world` is handed to those that judge by it and are not told of another."""
         return cls(choices, [_function(choice, where, model, world) for choice in choices], where=where)
 
-    def __call__(self, prompts: Prompts, completions: Sequence[str], **columns: Sequence[Any]) -> Given:
+    def __call__(self, prompts: Prompts, completions: Sequence[str], /, **columns: Sequence[Any]) -> Given:
         each: dict[str, Values] = {}
         total: Values = [None] * len(completions)
         for choice, function in zip(self.choices, self.functions, strict=True):

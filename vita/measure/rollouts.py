@@ -278,7 +278,7 @@ def worth(rewards: Rewards, answers: Answers, *, penalty: float, seed: str) -> G
     """What the answers are worth; one that did not end has earned nothing, and loses `penalty`."""
     given = judged(rewards, answers.prompts, answers.completions, seed=seed)
     total = [
-        value if value is None or one.finish == "stop" else min(value, 0.0) - penalty
+        value if one.finish == "stop" else min(value or 0.0, 0.0) - penalty
         for value, one in zip(given.total, answers.completions, strict=True)
     ]
     return Given(total, given.each)

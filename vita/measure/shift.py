@@ -27,7 +27,7 @@ from vita.data.records import Message
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.measure.report import Section, Table
-from vita.measure.statistics import Interval, bootstrap_ratio, mcnemar, wilson
+from vita.measure.statistics import Interval, bootstrap_ratio, mcnemar, student, wilson
 from vita.spine.errors import DataError
 
 Prompt = Sequence[Message]
@@ -38,6 +38,8 @@ Right = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[bool | None]
 """(prompts, answers) -> whether what each says is right; None where that cannot be told."""
 
 V = TypeVar("V", float, bool)
+FEW = 30
+"""Below so many prompts a mean has Student's interval."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,9 @@ class _Pairs:
         return found
 
     def mean(self, values: Grouped) -> Interval:
-        """The mean over prompts of the means of their samples."""
+        """The mean over prompts of the means of their samples; few prompts would look too sure of it resampled."""
         means = [fmean(known) for group in values if (known := _known(group))]
-        return bootstrap_ratio(means, [1.0] * len(means), seed=self.seed)
+        return student(means) if len(means) < FEW else bootstrap_ratio(means, [1.0] * len(means), seed=self.seed)
 
     def means(self, name: str, both: Sequence[Grouped]) -> dict[str, Interval]:
         return {f"{name}/before": self.mean(both[0]), f"{name}/after": self.mean(both[1])}
@@ -203,7 +205,7 @@ def unsure(found: Interval, low: float, high: float) -> Interval:
     """Of values from `low` to `high` that were all the same, resampling knows no spread: then, with Wilson's bound, as
     many prompts as a share of n of n leaves open may be of another kind, and these anything."""
     if found.low != found.high or not found.n:
-        return found
+        return Interval(found.value, max(found.low, low), min(found.high, high), found.n)
     other = 1 - wilson(found.n, found.n).low
     value = found.value
     return Interval(value, value - other * (value - low), value + other * (high - value), found.n)

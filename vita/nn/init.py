@@ -34,6 +34,11 @@ class Place:
     layer: int
     layers: int
     tied: bool
+    name: str = ""
+    """What the matrix is called within its layer: `q_proj`."""
+    head_dim: int = 64
+    kv_heads: int = 1
+    rope_base: float = 10000.0
 
     @property
     def fan_in(self) -> int:
@@ -74,6 +79,10 @@ def place_of(name: str, model: Transformer) -> Place:
         layer=int(parts[2]) if parts[1] == "layers" else 0,
         layers=model.architecture.layers,
         tied=model.architecture.tied,
+        name=parts[-2],
+        head_dim=model.architecture.head_dim,
+        kv_heads=model.architecture.kv_heads,
+        rope_base=model.architecture.rope_base,
     )
 
 
@@ -139,9 +148,45 @@ def zero_output(place: Place, chance: torch.Generator) -> Tensor:
     if place.role == "head":
         return _gaussian(place, 0.001, chance)
     if place.role == "embedding":
-        return _gaussian(place, 0.02 if place.tied else 0.8, chance)
+        return _gaussian(place, 0.02 if place.tied else EMBEDDED, chance)
     reach = math.sqrt(3 / place.fan_in)
     return torch.empty(place.shape).uniform_(-reach, reach, generator=chance)
+
+
+@SCHEMES.add("neighbours")
+def neighbours(place: Place, chance: torch.Generator) -> Tensor:
+    """As `zero_output`, with heads of the first layer that begin by looking at the tokens before.
+
+    What stands one, two, three places before is what a young model learns from first, and it has to find attention
+    that looks there by chance. Here each head but the last of layer 0 begins so: the embedding's first channel holds
+    the same number for every token, queries and keys read it into the fastest rotations (Su et al. 2021, eq. 34), and
+    the keys are turned on by as many places as the head looks back. All of it is learnt further like any weight.
+    """
+    values = zero_output(place, chance)
+    if place.tied:
+        return values
+    if place.role == "embedding":
+        values[:, 0] = CONSTANT * EMBEDDED
+    elif place.layer == 0 and place.name in ("q_proj", "k_proj"):
+        dim, rotations = place.head_dim, min(FAST_ROTATIONS, place.head_dim // 2)
+        heads = values.view(-1, dim, place.fan_in)
+        speeds = place.rope_base ** (-torch.arange(rotations, dtype=torch.float64) * 2 / dim)
+        group = len(heads) // place.kv_heads  # queries that share their keys
+        for head in range(len(heads) - group):
+            back = head // group + 1 if place.name == "k_proj" else 0
+            heads[head, :rotations, 0] = (AHEAD / CONSTANT * (speeds * back).cos()).float()
+            heads[head, dim // 2 : dim // 2 + rotations, 0] = (AHEAD / CONSTANT * (speeds * back).sin()).float()
+    return values
+
+
+EMBEDDED = 0.8
+"""Standard deviation of the embedding's values in `zero_output`."""
+CONSTANT = 4.0
+"""How large the constant channel of `neighbours` is, in such deviations."""
+FAST_ROTATIONS = 4
+"""How many of a head's rotations, the fastest, tell places apart: neighbours differ by two nats in their score."""
+AHEAD = 8.0
+"""How large a query's constant part is beside its random one, number for number."""
 
 
 @SCHEMES.add("orthogonal")

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vita.data.chat import ChatTemplate
+from vita.data.lots import lot
 from vita.data.pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings, summary
 from vita.data.prompts import Prompt, distinct
 from vita.data.show import tokens
@@ -279,7 +280,8 @@ def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> di
     if not len(rows):
         return {}
     told = [[Both(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
-    return compare(told[0], told[1], [Both(*pair) for pair in rows.tokens.tolist()], beta=beta)
+    tokens = [Both(*pair) for pair in rows.tokens.tolist()]
+    return compare(told[0], told[1], tokens, beta=beta, prompts=[pair.prompt for pair in rows.pairs])
 
 
 def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
@@ -296,9 +298,9 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
 
 
 def _asked(config: Config, found: Found) -> list[Prompt]:
-    """The held-out prompts that both models answer, each once."""
-    every = (Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
-    return distinct(every)[: config.prompts]
+    """The held-out prompts that both models answer, each once and drawn from all sources alike."""
+    every = distinct(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
+    return sorted(every, key=lambda one: lot(one.id, f"{config.seed}/asked"))[: config.prompts]
 
 
 def _moved(

@@ -42,7 +42,7 @@ class Config(Settings):
 
     scheme: str = "normal"
     """The distribution of the first values: `normal` (GPT-2), `fan_in`, `llama`, `mitchell` (OLMo), `mup`,
-    `zero_output` (nanochat) or `orthogonal`."""
+    `zero_output` (nanochat), `neighbours` or `orthogonal`."""
     seed: int = 0
     """Another seed gives another model of the same kind."""
 

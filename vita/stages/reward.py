@@ -39,6 +39,8 @@ from vita.train.trainer import Trainer, Training
 VERSION = 2
 PARALLEL = True
 """All processes carry it out together."""
+ENOUGH_PAIRS = 30
+"""On fewer held-out pairs it is never decided that enough was learnt."""
 
 
 class Config(Settings):
@@ -123,7 +125,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
             looks=looks if len(aside) >= world.size else [],
             tokens_per_step=round(2 * config.rows * float(rows.lengths.mean())),
             flops_per_token=shape.flops_per_token(length),
-            enough=lambda row: _is_enough(config, row),
+            enough=lambda row: _is_enough(config, row, pairs=len(found.heldout)),
             checkpoint_seconds=config.checkpoint_seconds,
         )
         scores = _scores(trainer, aside)
@@ -138,7 +140,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     hf.carry(inputs.model.path, folder)
     template.save(folder)
     hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
-    figures = of_scores(scores, [pair.source for pair in found.heldout]) if scores else {}
+    figures = (
+        of_scores(scores, [one.source for one in found.heldout], [one.prompt for one in found.heldout])
+        if scores
+        else {}
+    )
     gap = calibration(scores)[1] if scores else None
     facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps, left_out=learnt.left_out)
     if learnt.steps < training.schedule.steps:
@@ -170,10 +176,10 @@ def _read(
     return found
 
 
-def _is_enough(config: Config, row: Mapping[str, Any]) -> bool:
-    """Not before the first step: what a new head ranks rightly is chance."""
+def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
+    """Not before the first step, and not on a few pairs: what a new head ranks rightly of these is chance."""
     accuracy, margin = row.get("heldout_accuracy"), row.get("heldout_margin")
-    if not row.get("step") or accuracy is None or margin is None:
+    if not row.get("step") or accuracy is None or margin is None or pairs < ENOUGH_PAIRS:
         return False
     return accuracy > config.enough_accuracy or margin >= config.enough_margin
 

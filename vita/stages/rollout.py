@@ -128,7 +128,7 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
         canary = await walking(coming[: config.visits], on_visit=told)
         minded = {pinned.id: share(_minded(pinned, canary)) for pinned in (old, new)}
         change = difference(minded[new.id], minded[old.id])
-        promoted = minded[new.id].n > 0 and change.low <= config.worse_by and change.value <= config.worse_by
+        promoted = minded[new.id].n > 0 and change.value <= config.worse_by
         turning = asyncio.create_task(running.fleet.promote() if promoted else running.fleet.roll_back())
         shifting = await walking(coming[config.visits :])
         await turning

@@ -42,7 +42,7 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 2
+VERSION = 3
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -230,7 +230,9 @@ def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, lengt
 
 
 def _is_held_out(dialogue: Dialogue, config: Config) -> bool:
-    return lot(dialogue.id, f"{config.seed}/held out") < config.held_out
+    """By what is said, so that a copy of a dialogue is not learnt."""
+    said = "\0".join(f"{one.role}:{one.content}" for one in dialogue.messages)
+    return lot(said, f"{config.seed}/held out") < config.held_out
 
 
 def _format(source: Source) -> str:
@@ -319,8 +321,9 @@ class _HeldOut:
 
     @classmethod
     def of(cls, packing: Packing | None, *, rank: int, size: int) -> _HeldOut | None:
-        """The first rows; None where there are too few for each process to have one."""
-        rows = range(min(HELDOUT_ROWS, len(packing.rows)) // size * size) if packing else range(0)
+        """Some rows, drawn from all; None where there are too few for each process to have one."""
+        count = min(HELDOUT_ROWS, len(packing.rows)) // size * size if packing else 0
+        rows = packing.order(0, count, seed=0) if packing else []
         if not packing or not rows:
             return None
         targets = int(packing.take(rows).learn.sum())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,7 @@ from vita.train.optim import Optimization
 from vita.train.parallel import World
 from vita.train.policy import chosen as of_chosen_tokens
 from vita.train.precision import Choice
-from vita.train.preference import PREFERENCE_LOSSES, Answers, Knobs, bradley_terry, drift, kto
+from vita.train.preference import PREFERENCE_LOSSES, READ_BY, Answers, Knobs, bradley_terry, drift, kto
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
 
@@ -131,6 +131,10 @@ def learning(terms: Mapping[str, float], knobs: Knobs, *, where: str) -> PairLea
     wanted = {name: weight for name, weight in terms.items() if weight}
     if not wanted:
         raise ConfigError(where, "names no loss", hint="the usual one is {sigmoid: 1, sft: 1}")
+    for knob, losses in READ_BY.items():
+        if getattr(knobs, knob) != Knobs.model_fields[knob].default and losses.isdisjoint(wanted):
+            hint = f"only {' and '.join(sorted(losses))} would use it"
+            raise ConfigError(where, f"`{knob}` is set, and none of {', '.join(sorted(wanted))} reads it", hint=hint)
     if "kto" not in wanted:
         for name in wanted:
             PREFERENCE_LOSSES[name]
@@ -230,24 +234,36 @@ class PairBatches:
         return Work(tensors, targets=len(numbers))
 
     def completed(self, work: Work, trainer: Trainer) -> Work:
-        """The work with what hangs on the weights as they are."""
-        return self.with_drift(work, trainer) if isinstance(trainer.learner.loss, LearnsVerdicts) else work
+        """The work of a step with what hangs on the weights as they are."""
+        if not isinstance(trainer.learner.loss, LearnsVerdicts):
+            return work
+        return _with_drift(work, self.gained(work, trainer) / work.targets)
 
     def look(self, trainer: Trainer) -> dict[str, float]:
         """`heldout_loss` and the other figures of these pairs, of as many as the processes share evenly."""
         count, size = len(self.rows) // self.world.size * self.world.size, AT_ONCE * self.world.size
-        pieces = (range(start, min(start + size, count)) for start in range(0, count, size))
-        found = trainer.evaluate(self.completed(self.of(piece, among=range(count)), trainer) for piece in pieces)
-        return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
 
-    def with_drift(self, work: Work, trainer: Trainer) -> Work:
-        """KTO's reference point under the weights as they are, one for the whole step."""
+        def pieces() -> Iterator[Work]:
+            return (self.of(range(at, min(at + size, count)), among=range(count)) for at in range(0, count, size))
+
+        works = pieces()
+        if count and isinstance(trainer.learner.loss, LearnsVerdicts):  # one reference point for all of them
+            mean = torch.stack([self.gained(work, trainer) for work in pieces()]).sum() / count
+            works = (_with_drift(work, mean) for work in works)
+        return {f"heldout_{name}": round(value, 6) for name, value in trainer.evaluate(works).items()}
+
+    def gained(self, work: Work, trainer: Trainer) -> Float[Tensor, ""]:
+        """What the answers of other prompts gained, summed over all processes: KTO's reference point is its mean."""
         strays = {"ids": work.tensors["ids"][:, 1], "learn": work.tensors["learn"][:, 1]}
         now = trainer.each(strays, lambda model, part: log_probabilities(model, part["ids"], part["learn"])).cpu()
         gained = now - work.tensors["reference"][:, 1]
-        total = self.world.total(gained.sum().double().to(self.world.device)).cpu().float()
-        z = drift(total[None] / work.targets)
-        return Work({**work.tensors, "drift": z.expand(len(gained)).clone()}, targets=work.targets, check=work.check)
+        return self.world.total(gained.sum().double().to(self.world.device)).cpu()
+
+
+def _with_drift(work: Work, mean: Float[Tensor, ""]) -> Work:
+    rows = len(work.tensors["ids"])
+    z = drift(mean.float()[None]).expand(rows).clone()
+    return Work({**work.tensors, "drift": z}, targets=work.targets, check=work.check)
 
 
 def pair_tensors(rows: PairRows, numbers: Sequence[int], *, width: int | None = None) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ A new loss is one decorated function.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,6 +41,15 @@ class Knobs(Settings):
     """Weight of good answers (kto)."""
     undesirable: float = Field(default=1.0, ge=0)
     """Weight of bad answers (kto)."""
+
+
+READ_BY: Mapping[str, frozenset[str]] = {
+    "smoothing": frozenset({"cdpo", "robust"}),
+    "gamma": frozenset({"simpo"}),
+    "desirable": frozenset({"kto"}),
+    "undesirable": frozenset({"kto"}),
+}
+"""Knobs that only some losses read, and which."""
 
 
 class Answers(NamedTuple):
