@@ -112,6 +112,7 @@ def headline(chapter: Chapter, figures: Mapping[str, Interval] | None = None) ->
     told = {
         "design": _designed, "curate": _curated, "tokenize": _tokenized, "initialize": _initialized,
         "pretrain": _pretrained, "sft": _tuned, "deploy": _released, "retire": _retired, "refine": _refined,
+        "trial": _tried,
     }.get(chapter.stage)  # fmt: skip
     said = told(facts) if told else ""
     return said or _by_figure(chapter.stage, own) or _by_fact(facts)
@@ -263,9 +264,15 @@ def _retired(facts: Mapping[str, Any]) -> str:
     return f"{facts['reason']}; {facts.get('files', 0)} files restored as a proof" if "reason" in facts else ""
 
 
+def _tried(facts: Mapping[str, Any]) -> str:
+    if not facts.get("answers"):
+        return ""
+    return f"users minded {percent(facts.get('complaints', 0.0))} of {facts['answers']:,} answers"
+
+
 def _refined(facts: Mapping[str, Any]) -> str:
-    plain = {name: one for name, one in facts.items() if isinstance(one, int) and not isinstance(one, bool)}
-    return ", ".join(f"{one:,} {name.replace('_', ' ')}" for name, one in list(plain.items())[:4])
+    names = {"pairs": "pairs", "dialogues": "dialogues", "rated": "single answers", "dropped": "voices left out"}
+    return ", ".join(f"{facts[name]:,} {called}" for name, called in names.items() if name in facts)
 
 
 def _by_figure(stage: str, figures: Mapping[str, Interval]) -> str:
