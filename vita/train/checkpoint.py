@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vita.spine.disk import explain_disk, file_sha256
+from vita.spine.disk import explain_disk, file_sha256, synced
 from vita.spine.errors import StoreError, VitaError
 
 TENSORS, STATE, FORMAT = "tensors.safetensors", "state.json", 1
@@ -111,11 +110,11 @@ class Checkpoints:
             seal = hashlib.sha256(body.encode()).hexdigest()
             (aside / STATE).write_text(body + "\n" + seal + "\n", encoding="utf-8")
             for path in (aside / TENSORS, aside / STATE, aside):
-                _sync(path)
+                synced(path)
             if place.exists():  # of the same step, from before a crash; it says the same
                 shutil.rmtree(place)
             aside.rename(place)
-            _sync(self.folder)
+            synced(self.folder)
         except (OSError, SafetensorError):
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -142,12 +141,3 @@ def read(folder: Path) -> Checkpoint:
 def _copied(tensor: Tensor) -> Tensor:
     """On the CPU, contiguous, and sharing nothing with a tensor that training goes on to change."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file, or a folder's entries, on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
