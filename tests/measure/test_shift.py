@@ -17,7 +17,7 @@ from vita.data.chat import ChatTemplate
 from vita.data.records import Message
 from vita.infer.engine import Completion, Engine, Score
 from vita.infer.sampling import Sampling
-from vita.measure.judging import unended
+from vita.measure.judging import earned
 from vita.measure.shift import shift
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer, tiny_model
@@ -157,8 +157,9 @@ def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
 
 def test_an_answer_that_did_not_end_has_earned_nothing() -> None:
     whole, cut = (Completion("xx", (1, 2), finish, (0.0, 0.0)) for finish in ("stop", "length"))
-    assert [unended(1.5, one) for one in (whole, cut)] == [1.5, 0.0]
-    assert [unended(-0.5, cut), unended(None, cut)] == [-0.5, None]
+    assert [earned(1.5, one) for one in (whole, cut)] == [1.5, 0.0]
+    assert [earned(-0.5, cut), earned(None, cut), earned(1.0, cut, penalty=0.5)] == [-0.5, 0.0, -0.5]
+    assert earned(None, whole) is None
 
 
 def test_few_prompts_have_the_interval_of_few() -> None:

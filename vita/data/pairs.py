@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.chat import ChatTemplate, Encoded, encode
-from vita.data.lots import lot, times
+from vita.data.lots import lot, text_of, times
 from vita.data.order import shuffled
 from vita.data.records import Drop, Message, Preference, Rated
 from vita.data.sources import Source, preferences, ratings
@@ -294,4 +294,4 @@ def _stray(order: list[int], place: int, alone: list[tuple[Rated, _Halves]]) -> 
 
 def _is_held_out(prompt: Sequence[Message], share: float, seed: int) -> bool:
     """By the prompt, so that no answer to it is learnt."""
-    return lot("\0".join(f"{one.role}:{one.content}" for one in prompt), f"{seed}/held out") < share
+    return lot(text_of(prompt), f"{seed}/held out") < share

@@ -19,11 +19,14 @@ from pydantic import Field
 
 from vita.data.chat import ChatTemplate, encode
 from vita.data.prompts import Prompt, distinct, prompts
+from vita.data.records import Message
 from vita.data.source import Source
 from vita.data.tokenizer import Tokenizer
 from vita.data.visits import Crowd, Reaction, Visit, reactions
 from vita.data.world import World, WorldSettings
 from vita.data.world.visitors import Villagers
+from vita.infer.engine import Completion
+from vita.measure.judging import judged
 from vita.measure.rewards import FROM_MODEL, RewardChoice, Rewards
 from vita.nn import hf
 from vita.spine.config import Settings
@@ -88,8 +91,8 @@ class Askers:
 
     def minds(self, visit: Visit, answer: str) -> bool:
         """Whether the reward thinks little of it; where it says nothing, nobody minds."""
-        columns = {name: [value] for name, value in self._columns.get(visit.prompt, {}).items()}
-        value = self.rewards([visit.prompt], [answer], **{**columns, "draw": [0], "completion_ids": [[]]}).total[0]
+        told = Completion(answer, (), "stop", ())
+        value = judged(self.rewards, [self._asked[visit.prompt]], [told], seed=f"{visit.number}").total[0]
         return value is not None and value < MINDED
 
     def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
@@ -97,8 +100,8 @@ class Askers:
         return reactions(visit, answers, [self.minds(visit, answer) for answer in answers], seed=seed)
 
     @cached_property
-    def _columns(self) -> dict[tuple[object, ...], dict[str, object]]:
-        return {one.messages: dict(one.columns) for one in self.prompts}
+    def _asked(self) -> dict[tuple[Message, ...], Prompt]:
+        return {one.messages: one for one in self.prompts}
 
 
 def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -> list[Prompt]:

@@ -54,7 +54,7 @@ class Judges:
             return judged(rewards, [one for one in prompts for _ in range(each)], answers, seed=f"{seed}").total
 
         def score(_: Sequence[Sequence[Message]], answers: Sequence[Completion]) -> Values:
-            return [unended(value, one) for value, one in zip(values(self.score, answers), answers, strict=True)]
+            return [earned(value, one) for value, one in zip(values(self.score, answers), answers, strict=True)]
 
         def right(_: Sequence[Sequence[Message]], answers: Sequence[Completion]) -> list[bool | None]:
             assert self.right is not None
@@ -72,9 +72,9 @@ class Judges:
         )
 
 
-def unended(value: float | None, answer: Completion) -> float | None:
-    """What an answer earns when its end counts: one that was cut off has earned nothing."""
-    return value if value is None or answer.finish == "stop" else min(value, 0.0)
+def earned(value: float | None, answer: Completion, *, penalty: float = 0.0) -> float | None:
+    """What an answer earns: one that was cut off nothing, whatever its reward says, and it loses `penalty`."""
+    return value if answer.finish == "stop" else min(value or 0.0, 0.0) - penalty
 
 
 def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> Given:

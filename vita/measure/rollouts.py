@@ -24,7 +24,7 @@ from torch import Tensor
 from vita.data.prompts import Prompt
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
-from vita.measure.judging import judged
+from vita.measure.judging import earned, judged
 from vita.measure.rewards import Given, Rewards
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
@@ -277,10 +277,8 @@ def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance
 def worth(rewards: Rewards, answers: Answers, *, penalty: float, seed: str) -> Given:
     """What the answers are worth; one that did not end has earned nothing, and loses `penalty`."""
     given = judged(rewards, answers.prompts, answers.completions, seed=seed)
-    total = [
-        value if one.finish == "stop" else min(value or 0.0, 0.0) - penalty
-        for value, one in zip(given.total, answers.completions, strict=True)
-    ]
+    pairs = zip(given.total, answers.completions, strict=True)
+    total = [earned(value, one, penalty=penalty) for value, one in pairs]
     return Given(total, given.each)
 
 

@@ -56,7 +56,7 @@ from vita.train.precision import Choice
 from vita.train.preference import Knobs
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 2
+VERSION = 3
 PARALLEL = True
 """All processes carry it out together."""
 

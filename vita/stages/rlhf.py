@@ -42,7 +42,7 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training
 
-VERSION = 2
+VERSION = 3
 
 LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from vita.data.chat import ChatTemplate, Encoded, encode
 from vita.data.formats import detect
 from vita.data.loader import Loader
-from vita.data.lots import lot, times
+from vita.data.lots import lot, text_of, times
 from vita.data.packing import Packed, Packing
 from vita.data.records import Dialogue
 from vita.data.replay import pretraining, replayed_rows
@@ -231,8 +231,7 @@ def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, lengt
 
 def _is_held_out(dialogue: Dialogue, config: Config) -> bool:
     """By what is said, so that a copy of a dialogue is not learnt."""
-    said = "\0".join(f"{one.role}:{one.content}" for one in dialogue.messages)
-    return lot(said, f"{config.seed}/held out") < config.held_out
+    return lot(text_of(dialogue.messages), f"{config.seed}/held out") < config.held_out
 
 
 def _format(source: Source) -> str:

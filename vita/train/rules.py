@@ -179,8 +179,8 @@ def batch_tokens(tokens: int, *, context: int) -> int:
     Above the last the batch grows with tokens^0.383 (Bergsma et al. 2025). Carried down to our sizes that law would
     ask for 90,000 tokens a step, of which half an hour could take only 150. At 2.5M tokens of English, 4,096 a step
     came to 2.02 bits per byte, 8,192 to 2.08 and 13,312 to 2.15; 2,048 gained 0.01 more, with twice as many steps. At
-    ten times as many tokens 13,300 a step lost next to nothing to 3,600, while the optimizer's part of the time falls
-    from a quarter to an eighth between 3,600 and 8,192.
+    nine times as many tokens 13,300 a step lost next to nothing to 4,096, while the optimizer's part of the time falls
+    from about a quarter at 3,600 to an eighth at 8,192.
     """
     if tokens >= BATCHES[-1][0]:
         ideal = BATCHES[-1][1] * (tokens / BATCHES[-1][0]) ** 0.383
