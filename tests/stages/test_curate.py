@@ -180,6 +180,18 @@ def test_repeats_come_pass_by_pass_and_keep_the_mean(tmp_path: Path) -> None:
     assert draft.facts["documents"]["train"] == 103 and draft.facts["documents"]["train_with_repeats"] == len(kept)
 
 
+def test_the_report_says_what_share_of_the_training_text_a_source_is_with_its_repeats(tmp_path: Path) -> None:
+    sources = {
+        "often": {"path": str(write(tmp_path / "a.jsonl", numbered(10))), "repeat": 3},
+        "once": str(write(tmp_path / "b.jsonl", numbered(10, start=20))),
+    }
+    draft = run(tmp_path, sources=sources, **PLAIN)
+    report = orjson.loads((draft.folder / "report.json").read_bytes())
+    shares = {name: one["share"] for name, one in report["sources"].items()}
+    assert shares == {"often": round(3 * 140 / 570, 6), "once": round(150 / 570, 6)}
+    assert "| once | 10 | 0.00 | 0 | 0 | 10 | 0 | 0.00 | 26.3% |" in (draft.folder / "report.md").read_text()
+
+
 def test_a_part_of_a_pass_drops_the_rest_with_a_reason(tmp_path: Path) -> None:
     source = {"path": str(write(tmp_path / "a.jsonl", numbered(100))), "repeat": 0.3}
     draft = run(tmp_path, sources=[source], **PLAIN)

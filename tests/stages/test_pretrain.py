@@ -24,6 +24,7 @@ from vita.stages import pretrain
 from vita.stages.kinds import Blueprint, Model, Tokens
 from vita.testing import byte_tokenizer, tiny_architecture, tiny_model
 from vita.train.rules import training_plan
+from vita.train.text import is_masked
 
 TEXT = "A cat is a furry mammal. It purrs when it is content. " * 12
 
@@ -116,12 +117,20 @@ def test_the_blueprint_s_numbers_are_taken_and_overridden(tmp_path: Path) -> Non
     assert changed.optimization.weight_decay == 0.3
 
 
-def test_a_document_mask_changes_what_is_learnt(tmp_path: Path) -> None:
+def test_a_document_mask_changes_what_is_learnt_and_is_there_unless_told_otherwise(tmp_path: Path) -> None:
     given = inputs(tmp_path)
-    plain, _ = run(given, tmp_path / "plain")
-    masked, _ = run(given, tmp_path / "masked", document_mask=True)
-    one, other = hf.load(plain.folder), hf.load(masked.folder)
-    assert not torch.equal(one.head_weight, other.head_weight)
+    usual, masked, plain = (
+        hf.load(run(given, tmp_path / name, **settings)[0].folder).head_weight
+        for name, settings in (
+            ("usual", {}), ("masked", {"document_mask": True}), ("plain", {"document_mask": False}),
+        )
+    )  # fmt: skip
+    assert torch.equal(usual, masked) and not torch.equal(usual, plain)
+
+
+def test_a_gpu_s_rows_are_masked_only_on_request() -> None:
+    assert [is_masked(choice, "cuda") for choice in ("auto", True, False)] == [False, True, False]
+    assert [is_masked(choice, "cpu") for choice in ("auto", True, False)] == [True, True, False]
 
 
 def test_without_held_out_text_there_is_no_held_out_loss(tmp_path: Path) -> None:

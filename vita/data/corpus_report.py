@@ -27,6 +27,7 @@ def describe(
     sizes = np.concatenate([table.sizes for table in tables])
     train, held_out = decisions.passes > 0, decisions.held_out
     by_source = _split([table.sources for table in tables], [table.source_of for table in tables])
+    read_in_training = sizes * decisions.passes
     by_licence = _split([table.licences for table in tables], [table.licence_of for table in tables])
     dropped = _dropped(tally)
     return {
@@ -41,7 +42,7 @@ def describe(
         "bytes": {
             "read": sum(count.bytes for count in tally.read.values()),
             "train": int(sizes[train].sum()),
-            "train_with_repeats": int((sizes * decisions.passes).sum()),
+            "train_with_repeats": int(read_in_training.sum()),
             "held_out": int(sizes[held_out].sum()),
         },
         "sources": {
@@ -49,6 +50,7 @@ def describe(
                 "read": _plain(tally.read.get(source)),
                 "mended": tally.mended.get(source, 0),
                 "train": _count(sizes, by_source.get(source), train),
+                "share": _share(read_in_training, by_source.get(source)),
                 "held_out": _count(sizes, by_source.get(source), held_out),
                 "dropped": {
                     reason: _plain(count) for reason, count in sorted(tally.dropped.get(source, {}).items())
@@ -79,6 +81,11 @@ def _split(names: Sequence[Sequence[Any]], codes: Sequence[np.ndarray]) -> dict[
 def _count(sizes: np.ndarray, places: np.ndarray | None, chosen: np.ndarray) -> dict[str, int]:
     places = places[chosen[places]] if places is not None else np.zeros(0, np.int64)
     return {"documents": len(places), "bytes": int(sizes[places].sum())}
+
+
+def _share(sizes: np.ndarray, places: np.ndarray | None) -> float:
+    """How much of all bytes lies at `places`."""
+    return round(float(sizes[places].sum() / sizes.sum()), 6) if places is not None and sizes.any() else 0.0
 
 
 def _plain(count: Any) -> dict[str, int]:
@@ -125,7 +132,17 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "## Sources",
         "",
         *_table(
-            ["source", "read", "MB", "mended", "dropped", "train", "held out", "train MB"],
+            [
+                "source",
+                "read",
+                "MB",
+                "mended",
+                "dropped",
+                "train",
+                "held out",
+                "train MB",
+                "share of the training text",
+            ],
             (
                 [
                     _safe(source),
@@ -136,6 +153,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
                     f"{one['train']['documents']:,}",
                     f"{one['held_out']['documents']:,}",
                     _mb(one["train"]["bytes"], unit=""),
+                    f"{one['share']:.1%}",
                 ]
                 for source, one in report["sources"].items()
             ),

@@ -40,10 +40,10 @@ from vita.train.optim import Optimization
 from vita.train.parallel import World, joined
 from vita.train.precision import Choice
 from vita.train.schedule import Schedule
-from vita.train.text import HeldOut, text_tensors
+from vita.train.text import HeldOut, Masking, is_masked, text_tensors
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 2
+VERSION = 3
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -75,8 +75,8 @@ class Config(Settings):
     """The share of the domain's documents that is kept back."""
     documents: int = Field(500, ge=1)
     """How many held-out documents of the domain, and in general, are read before and after, at most."""
-    document_mask: bool = False
-    """Whether a token sees only its own document."""
+    document_mask: Masking = "auto"
+    """Whether a token sees only its own document; auto: on a CPU, where it costs nothing."""
     seed: int = 0
     """Another seed serves the text in another order and holds out other documents."""
     looks: int = Field(4, ge=1)
@@ -115,8 +115,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     steps, flops = training.schedule.steps, shape.flops_per_token(length)
 
     with joined(context.machine) as world:
+        masked = is_masked(config.document_mask, world.device)
         parts = {"own": rows - replayed, "replayed": replayed}
-        batch = _Batches(config, domain.learnt, old, **parts, length=length, world=world)
+        batch = _Batches(config, domain.learnt, old, **parts, length=length, masked=masked, world=world)
         trainer = Trainer(
             model,
             language_modelling,
@@ -132,7 +133,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
                 tokenizer,
                 tokens=config.heldout_tokens,
                 length=length,
-                mask=config.document_mask,
+                mask=masked,
                 world=world,
             )
             for name, shards in texts.items()
@@ -231,6 +232,7 @@ class _Batches:
         own: int,
         replayed: int,
         length: int,
+        masked: bool,
         world: World,
     ) -> None:
         self.own = Loader(learnt, context=length, rows=own, seed=config.seed)
@@ -238,7 +240,7 @@ class _Batches:
         if replayed and general:
             self.old = Loader(general, context=length, rows=replayed, seed=config.seed)
         self.place = {"rank": world.rank, "world_size": world.size}
-        self.separator = learnt.document_token if config.document_mask else None
+        self.separator = learnt.document_token if masked else None
 
     def __call__(self, step: int) -> Work:
         loaders = [self.own, *([self.old] if self.old else [])]

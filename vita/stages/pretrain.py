@@ -30,10 +30,10 @@ from vita.train.optim import Optimization
 from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.schedule import Schedule
-from vita.train.text import HeldOut, text_tensors
+from vita.train.text import HeldOut, Masking, is_masked, text_tensors
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 1
+VERSION = 2
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -55,9 +55,9 @@ class Config(Settings):
     """Pull of the layers' matrices towards zero, instead of the blueprint's."""
     clip: float = Field(1.0, gt=0)
     """Gradients longer than this are scaled down to it."""
-    document_mask: bool = False
-    """Whether a token sees only its own document. Without it a row's later texts see the earlier ones, which costs
-    nothing and hardly harms; with it attention takes longer."""
+    document_mask: Masking = "auto"
+    """Whether a token sees only its own document, and not what else happens to stand in its row, from which a model
+    learns worse; auto does so on a CPU, where it costs nothing. A GPU's attention takes longer with it."""
     seed: int = 0
     """Another seed serves the text in another order."""
     looks: int = Field(10, ge=1)
@@ -90,9 +90,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     _check(model.architecture, shards, length=length)
     loader = Loader(shards, context=length, rows=rows, seed=config.seed)
     flops = model.architecture.flops_per_token(length)
-    separator = shards.document_token if config.document_mask else None
 
     with joined(context.machine) as world:
+        masked = is_masked(config.document_mask, world.device)
+        separator = shards.document_token if masked else None
         trainer = Trainer(
             model,
             language_modelling,
@@ -111,7 +112,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             Tokenizer.load(inputs.tokens.path / "tokenizer"),
             tokens=config.heldout_tokens,
             length=length,
-            mask=config.document_mask,
+            mask=masked,
             world=world,
         )
         looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)] if heldout else []
@@ -143,9 +144,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
-    write_learning(
-        learnt.curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=_settings(training)
-    )
+    settings = _settings(training) | {"document_mask": masked}
+    write_learning(learnt.curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=settings)
     return Draft(Model, folder, facts)
 
 
