@@ -41,7 +41,7 @@ class Law:
 
 
 LAWS = {
-    "english": Law(floor=0.86, size_bits=0.243, size_power=0.30, data_bits=0.65, data_power=0.30, doubt=0.10),
+    "english": Law(floor=0.86, size_bits=0.243, size_power=0.30, data_bits=0.60, data_power=0.30, doubt=0.10),
     "world": Law(floor=0.20, size_bits=0.015, size_power=0.30, data_bits=0.02, data_power=0.60, doubt=0.15),
 }
 """By kind of text: encyclopedia and books in English, and the embedded world, which leaves far less to guess.
