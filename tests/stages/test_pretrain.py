@@ -115,6 +115,11 @@ def test_the_blueprint_s_numbers_are_taken_and_overridden(tmp_path: Path) -> Non
     assert (changed.schedule.steps, changed.schedule.warmup, changed.schedule.name) == (40, 2, "cosine")
     assert changed.optimization.matrix_rate == plan["optimization"]["matrix_rate"] / 2
     assert changed.optimization.weight_decay == 0.3
+    assert plain.schedule.decay == plan["schedule"]["decay"]
+    later = pretrain.training_of(build(pretrain.Config, {"decay": 0.2}, where="pretrain"), plan)
+    assert (later.schedule.decay, later.schedule.steps) == (0.2, 200)
+    with pytest.raises(ConfigError, match="and the schedule is cosine"):
+        build(pretrain.Config, {"decay": 0.2, "schedule": "cosine"}, where="pretrain")
 
 
 def test_a_document_mask_changes_what_is_learnt_and_is_there_unless_told_otherwise(tmp_path: Path) -> None:

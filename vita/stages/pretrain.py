@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vita.data.loader import Loader
 from vita.data.shards import Shards
@@ -49,6 +49,8 @@ class Config(Settings):
     """All learning rates of the blueprint times this."""
     schedule: str | None = None
     """The learning rate's course, instead of the blueprint's: warmup_stable_decay, cosine, linear or constant."""
+    decay: float | None = Field(None, ge=0, le=1)
+    """The last part of the steps, over which the rates fall (warmup_stable_decay), instead of the blueprint's."""
     optimizer: str = "muon"
     """The rule for the layers' matrices: muon, or adamw, which wants a `rate` of about 0.1."""
     weight_decay: float | None = Field(None, ge=0)
@@ -72,6 +74,12 @@ class Config(Settings):
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
+
+    @model_validator(mode="after")
+    def _decay_is_read(self) -> Config:
+        if self.decay is not None and self.schedule not in (None, "warmup_stable_decay"):
+            raise ValueError(f"`decay` says when warmup_stable_decay falls, and the schedule is {self.schedule}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -153,13 +161,14 @@ def training_of(config: Config, plan: Mapping[str, Any]) -> Training:
     """The blueprint's training with the overrides."""
     planned = build(Schedule, plan["schedule"], where="blueprint.training.schedule")
     steps = config.steps or planned.steps
-    schedule = {"steps": steps, "warmup": round(planned.warmup * steps / planned.steps)}
+    fall = planned.decay if config.decay is None else config.decay
+    schedule = {"steps": steps, "warmup": round(planned.warmup * steps / planned.steps), "decay": fall}
     optimization = build(Optimization, plan["optimization"], where="blueprint.training.optimization")
     rates = {name: getattr(optimization, name) * config.rate for name in RATES}
-    decay = optimization.weight_decay if config.weight_decay is None else config.weight_decay
+    pull = optimization.weight_decay if config.weight_decay is None else config.weight_decay
     return Training(
         schedule=planned.model_copy(update=schedule | ({"name": config.schedule} if config.schedule else {})),
-        optimization=optimization.model_copy(update={**rates, "matrices": config.optimizer, "weight_decay": decay}),
+        optimization=optimization.model_copy(update={**rates, "matrices": config.optimizer, "weight_decay": pull}),
         clip=config.clip,
         micro_tokens=config.micro_tokens,
         precision=config.precision,
