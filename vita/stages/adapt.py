@@ -76,7 +76,7 @@ class Config(Settings):
     documents: int = Field(500, ge=1)
     """How many held-out documents of the domain, and in general, are read before and after, at most."""
     document_mask: Masking = "auto"
-    """Whether a token sees only its own document; auto: on a CPU, where it costs nothing."""
+    """Whether a token sees only its own document; auto: on a CPU, where it costs little."""
     seed: int = 0
     """Another seed serves the text in another order and holds out other documents."""
     looks: int = Field(4, ge=1)

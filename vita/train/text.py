@@ -19,7 +19,7 @@ from vita.train.parallel import World
 from vita.train.trainer import Trainer, Work
 
 Masking = bool | Literal["auto"]
-"""Whether a token of a row sees only its own document; auto where that costs nothing."""
+"""Whether a token of a row sees only its own document; auto where that costs little."""
 
 
 def is_masked(choice: Masking, device: str) -> bool:
