@@ -124,12 +124,9 @@ def test_the_blueprint_s_numbers_are_taken_and_overridden(tmp_path: Path) -> Non
 
 def test_a_document_mask_changes_what_is_learnt_and_is_there_unless_told_otherwise(tmp_path: Path) -> None:
     given = inputs(tmp_path)
-    usual, masked, plain = (
-        hf.load(run(given, tmp_path / name, **settings)[0].folder).head_weight
-        for name, settings in (
-            ("usual", {}), ("masked", {"document_mask": True}), ("plain", {"document_mask": False}),
-        )
-    )  # fmt: skip
+    usual = hf.load(run(given, tmp_path / "usual")[0].folder).head_weight
+    masked = hf.load(run(given, tmp_path / "masked", document_mask=True)[0].folder).head_weight
+    plain = hf.load(run(given, tmp_path / "plain", document_mask=False)[0].folder).head_weight
     assert torch.equal(usual, masked) and not torch.equal(usual, plain)
 
 
