@@ -132,17 +132,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "## Sources",
         "",
         *_table(
-            [
-                "source",
-                "read",
-                "MB",
-                "mended",
-                "dropped",
-                "train",
-                "held out",
-                "train MB",
-                "share of the training text",
-            ],
+            ["source", "read", "MB", "mended", "dropped", "train", "held out", "train MB", "share of training"],
             (
                 [
                     _safe(source),

@@ -59,7 +59,7 @@ class Config(Settings):
     """Gradients longer than this are scaled down to it."""
     document_mask: Masking = "auto"
     """Whether a token sees only its own document, and not what else happens to stand in its row, from which a model
-    learns worse; auto does so on a CPU, where it costs little. A GPU's attention takes longer with it."""
+    learns worse; auto does so on a CPU, where it costs little; a GPU's fastest attention takes no mask."""
     seed: int = 0
     """Another seed serves the text in another order."""
     looks: int = Field(10, ge=1)

@@ -63,7 +63,7 @@ def measure_speed(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Speed:
-    """Train a model of this shape exactly as the plan would, for `steps` steps and `seconds` at least, and time them.
+    """Train a model of this shape as the plan would, rows unmasked, for `steps` and `seconds` at least; time them.
 
     What counts is the later half: a processor takes some seconds until it is as fast as it stays.
     """
