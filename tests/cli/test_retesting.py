@@ -71,7 +71,7 @@ def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
 
     _serve(monkeypatch, good, bad)
     code, out, err = vita("retest", "tiny", "tiny/check", "--json")
-    assert code == 10 and "alert tiny:2: cats/bits_per_byte is worse by" in err
+    assert code == 20 and "alert tiny:2: cats/bits_per_byte is worse by" in err
     first, second = json.loads(out)
     assert not first["worse"] and {one["figure"] for one in second["worse"]} >= {"cats/bits_per_byte"}
     assert len([one for one in ledger.events("tiny tiny/check") if one["event"] == "retested"]) == 3

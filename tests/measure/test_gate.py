@@ -130,9 +130,9 @@ def test_a_green_gate_approves_exactly_these_weights(tmp_path, ledger):
 def test_bars_changed_after_the_measurement_do_not_count(tmp_path, ledger):
     _fix(ledger, at_least=0.9)
     report = _report(tmp_path / "r", hits=80, of=100)
-    assert _decide(ledger, report).exit_code == 1
+    assert _decide(ledger, report).exit_code == 10
     lowered = _decide(ledger, report, at_least=0.5)
-    assert (lowered.judged.verdict, lowered.exit_code, lowered.green) == ("could_not_run", 2, False)
+    assert (lowered.judged.verdict, lowered.exit_code, lowered.green) == ("could_not_run", 11, False)
     assert _decide(ledger, _report(tmp_path / "again", hits=80, of=100), at_least=0.5).green
 
 
@@ -164,7 +164,7 @@ def test_a_bar_that_is_taken_away_counts_for_what_was_measured_before(tmp_path, 
     assert "taken away after the measurement began" in str(decided.refusal())
     never_attacked = {"test": evidence["test"]}
     decided = gatekeeper.decide(ledger, "cat/release", one, model=MODEL, evidence=never_attacked)
-    assert decided.exit_code == 2
+    assert decided.exit_code == 11
     again = {"test": _report(tmp_path / "later", hits=100, of=100)}
     assert gatekeeper.decide(ledger, "cat/release", one, model=MODEL, evidence=again).green
 
@@ -175,9 +175,9 @@ def test_as_many_must_approve_as_when_measuring_began_and_by_the_same_policy(tmp
     _decide(ledger, report, approvals=2)
     gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
     lowered = _decide(ledger, report, approvals=1)
-    assert (lowered.exit_code, lowered.needed, lowered.approved_by) == (4, 2, ())
+    assert (lowered.exit_code, lowered.needed, lowered.approved_by) == (13, 2, ())
     again = _decide(ledger, _report(tmp_path / "again", hits=100, of=100), approvals=1)
-    assert (again.exit_code, again.needed) == (4, 1), "Ada has agreed to another policy"
+    assert (again.exit_code, again.needed) == (13, 1), "Ada has agreed to another policy"
     for nobody in ("", "  "):
         with pytest.raises(GateError, match="an approval needs a name"):
             gatekeeper.approve(ledger, "cat/release", MODEL, who=nobody)
@@ -192,7 +192,7 @@ def test_people_must_speak_where_the_policy_asks_for_them(tmp_path, ledger):
     with pytest.raises(GateError, match="never judged"):
         gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
     waiting = _decide(ledger, report, approvals=2)
-    assert waiting.exit_code == 4
+    assert waiting.exit_code == 13
     assert "waits for 2 more" in str(waiting.refusal())
     gatekeeper.approve(ledger, "cat/release", MODEL, who="Ada")
     with pytest.raises(GateError, match="Ada has approved"):
@@ -211,7 +211,7 @@ def test_an_expired_waiver_takes_the_approval_back(tmp_path, ledger, monkeypatch
     assert ledger.state(MODEL) == "approved"
     later = time.time() + 7200
     monkeypatch.setattr(time, "time", lambda: later)
-    assert _decide(ledger, report).exit_code == 1
+    assert _decide(ledger, report).exit_code == 10
     assert ledger.state(MODEL) == "candidate"
     with pytest.raises(GateError, match="expired already"):
         gatekeeper.waive(ledger, "cat/release", MODEL, expires=later - 1, **give)
@@ -321,3 +321,18 @@ def test_a_gate_judges_the_weights_of_its_own_step_alone(tmp_path, ledger):
     ledger.name("cat/sft", MODEL)
     with pytest.raises(GateError, match="is for the weights of `cat/sft`, which bbbbbbbbbbbb never were"):
         gatekeeper.decide_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER)
+
+
+def test_a_change_for_the_worse_is_described_by_its_size_and_not_by_a_negative_gain(tmp_path: Path) -> None:
+    bar = _bar(not_worse_than="before", margin=0.5)
+    for hits, phrase in (
+        (80, "worse than before by 0.100"),
+        (95, "better than before by 0.050"),
+        (90, "equal to before"),
+    ):
+        evidence = {
+            "test": _report(tmp_path / f"now-{hits}", hits=hits, of=100),
+            "before": _report(tmp_path / f"before-{hits}", hits=90, of=100, model=OTHER),
+        }
+        said = _verdict(bar, evidence).said
+        assert phrase in said and "by -" not in said, said

@@ -92,17 +92,17 @@ def accept(
     ctx: typer.Context,
     who: Who,
     why: Why,
-    until: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The day on which it becomes open again.")],
+    expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The day on which it becomes open again.")],
     numbers: Numbers = None,
     life: LifeOption = None,
     probe: ProbeOption = None,
 ) -> None:
     """Live with a risk until a day."""
     try:
-        expires = datetime.datetime.strptime(until, "%Y-%m-%d").timestamp()
-    except ValueError:
-        raise ConfigError("--until", expected="a day such as 2030-12-31", got=until) from None
-    _move(ctx, "accepted", numbers, life, probe, who=who, why=why, expires=expires)
+        reopens = datetime.datetime.strptime(expires, "%Y-%m-%d").timestamp()
+    except (ValueError, OverflowError):
+        raise ConfigError("--expires", expected="a day such as 2030-12-31", got=expires) from None
+    _move(ctx, "accepted", numbers, life, probe, who=who, why=why, expires=reopens)
 
 
 @findings_app.command()

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.measure import gatekeeper
+from vita.measure.gate import WAITING_FOR_APPROVAL
 from vita.spine.errors import ConfigError
 
 GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
@@ -26,7 +27,7 @@ def gate(
     name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, as `cat/release`.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Judge a gate now. Exit code: 0 pass, 1 fail, 2 could not run, 3 unsure, 4 waits for people."""
+    """Evaluate a gate now. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
     here = workspace(ctx)
     decision = gatekeeper.decide_by_name(here.ledger, here.store, name)
     if as_json:
@@ -37,7 +38,11 @@ def gate(
         table.add_row(escape(str(one.bar)), f"[{_COLOURS[one.verdict]}]{one.verdict}[/]", escape(one.said))
     here.console.print(table)
     people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
-    waits = f", waits for {decision.needed - len(decision.approved_by)} to approve" if decision.exit_code == 4 else ""
+    waits = (
+        f", waits for {decision.needed - len(decision.approved_by)} to approve"
+        if decision.exit_code == WAITING_FOR_APPROVAL
+        else ""
+    )
     here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{escape(people)}{waits}")
     raise typer.Exit(decision.exit_code)
 
@@ -66,14 +71,16 @@ def waive(
     gate: GateOption,
     by: ByOption,
     reason: Annotated[str, typer.Option(help="Why it may be let go.")],
-    until: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
+    expires: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
     bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone, or `guard`; else all.")] = None,
 ) -> None:
     """Let a bar go for these weights, for a reason and until a day."""
     here = workspace(ctx)
     digest = here.weights(model)
     gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
-    gatekeeper.waive(here.ledger, gate, digest, who=by, reason=reason, expires=end_of(until, option="--until"), bar=bar)
+    gatekeeper.waive(
+        here.ledger, gate, digest, who=by, reason=reason, expires=end_of(expires, option="--expires"), bar=bar
+    )
     decision = gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
 

@@ -21,8 +21,8 @@ from vita.spine.errors import VitaError
 if TYPE_CHECKING:
     from vita.measure.alerts import Alert, Rule
 
-FIRING = 10
-"""The exit code when an alert fires."""
+FIRING = 20
+"""Exit code when an alert fires; 1 to 9 are errors, 10 to 13 verdicts of `vita gate`."""
 
 
 @app.command()
@@ -31,7 +31,7 @@ def monitor(
     service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="How far back the figures reach.")] = 60.0,
     alerts: Annotated[
-        Path | None, typer.Option(help="A file of alert rules; the exit code is 10 when one fires.")
+        Path | None, typer.Option(help="A file of alert rules; the exit code is 20 when one fires.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 2.0,

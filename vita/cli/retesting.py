@@ -29,7 +29,7 @@ def retest(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Test the weights that serve now as they were tested before; the exit code is 10 when something got worse."""
+    """Test the weights that serve now as they were tested before; the exit code is 20 when something got worse."""
     here = workspace(ctx)
     if every is None:
         if _tell(_retested(here, service, test, quiet=as_json), here, as_json=as_json):

@@ -25,9 +25,10 @@ from vita.spine.errors import DataError, VitaError
 from vita.spine.store import canonical_json
 
 Verdict = Literal["pass", "fail", "unsure", "could_not_run", "waived"]
-EXIT_CODES = {"pass": 0, "waived": 0, "fail": 1, "could_not_run": 2, "unsure": 3}
-WAITING_FOR_APPROVAL = 4
-"""The exit code of a gate whose bars are cleared and whose people have not spoken yet."""
+EXIT_CODES = {"pass": 0, "waived": 0, "fail": 10, "could_not_run": 11, "unsure": 12}
+"""Exit code of `vita gate` per verdict; 1 to 9 are the codes of errors (`vita/spine/errors.py`)."""
+WAITING_FOR_APPROVAL = 13
+"""Exit code when all bars are cleared and approvals are still missing."""
 _WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
 _LOWER_IS_BETTER = {
     *("bits_per_byte", "perplexity", "loss"),
@@ -214,7 +215,7 @@ def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: flo
             return Finding(bar, "could_not_run", missing, own.digest, value)
         gain = _gain(bar, own.folder, other.folder)
         verdict = _above(gain, -bar.margin, by=bar.by)
-        return Finding(bar, verdict, f"{value}; better by {gain}", own.digest, value)
+        return Finding(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", own.digest, value)
     except VitaError as error:
         return Finding(bar, "could_not_run", str(error), own.digest)
 
@@ -241,6 +242,13 @@ def _gain(bar: Bar, own: Path, other: Path) -> Interval:
     pairs = paired(other, own, bar.figure)
     gain = pairs.difference if pairs else difference(figure(own, bar.figure), figure(other, bar.figure))
     return _turned(gain) if lower else gain
+
+
+def _change_phrase(gain: Interval, other: str) -> str:
+    """Name the direction of a change, with a magnitude that is never negative."""
+    if gain.value < 0:
+        return f"worse than {other} by {_turned(gain)}"
+    return f"better than {other} by {gain}" if gain.value > 0 else f"equal to {other}, difference {gain}"
 
 
 def _turned(value: Interval) -> Interval:

@@ -69,7 +69,7 @@ class Decision:
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 fail, 2 could not run, 3 unsure, 4 waits for people."""
+        """Exit code of `vita gate`: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
         code = EXIT_CODES[self.judged.verdict]
         return WAITING_FOR_APPROVAL if code == 0 and not self.green else code
 

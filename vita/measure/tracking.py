@@ -222,7 +222,7 @@ def move(
         raise LedgerError("findings", expected="a name and a reason", hint="give --by and --why")
     if state == "accepted" and (expires is None or expires <= time.time()):
         raise LedgerError("findings", expected="a day in the future until which the risk is accepted", got=expires,
-                          hint="give --until YYYY-MM-DD")  # fmt: skip
+                          hint="give --expires YYYY-MM-DD")  # fmt: skip
     for number in numbers:
         one(ledger, number)
     with ledger.transaction() as database:

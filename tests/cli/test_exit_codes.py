@@ -1,0 +1,41 @@
+"""Exit codes: each has one meaning, and the table in docs/trouble.md lists them all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vita.cli import main
+from vita.cli.monitoring import FIRING
+from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL
+from vita.spine import errors
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def _error_codes() -> set[int]:
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    return {value.exit_code for value in classes if issubclass(value, errors.VitaError)}
+
+
+def test_verdicts_and_alerts_share_no_exit_code_with_errors() -> None:
+    verdicts = {code for code in EXIT_CODES.values() if code} | {WAITING_FOR_APPROVAL}
+    assert len(verdicts) == 4 and FIRING not in verdicts
+    assert not _error_codes() & {0, FIRING, *verdicts}
+
+
+def test_the_documentation_lists_every_exit_code() -> None:
+    rows = re.findall(r"^\| (\d+)(?: to (\d+))? \|", (DOCS / "trouble.md").read_text(encoding="utf-8"), re.MULTILINE)
+    documented = {code for low, high in rows for code in range(int(low), int(high or low) + 1)}
+    assert documented == {*_error_codes(), *range(10, 14), FIRING, 70, 130}
+
+
+def test_gate_with_an_unknown_name_is_an_error_and_not_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["gate", "cat/nothing"])
+    assert stopped.value.code in _error_codes(), capsys.readouterr().err
