@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from vita.data import bpe
-from vita.data.tokenizer import DOCUMENT, END_OF_TURN, SPECIALS, START_OF_TURN, Tokenizer
+from vita.data.tokenizer import _NEVER_SPECIAL, DOCUMENT, END_OF_TURN, SPECIALS, START_OF_TURN, Tokenizer
 from vita.spine.errors import ConfigError, ModelError
 from vita.testing import byte_tokenizer
 
@@ -140,6 +141,27 @@ def test_a_batch_gives_what_each_text_gives_for_any_number_of_threads(tokenizer:
 def test_very_long_runs_are_encoded_exactly_and_not_in_quadratic_time(tokenizer: Tokenizer, unit: str) -> None:
     text = unit * (400_000 // len(unit)) + "x"
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_plain_text_is_encoded_as_fast_as_tiktoken_encodes_without_special_tokens(tokenizer: Tokenizer) -> None:
+    """A search for special tokens that matched at every character took as long as the encoding itself."""
+    text = " ".join(_training_text()) * 4
+    reference = tiktoken_of(tokenizer)
+    assert tokenizer.encode(text) == reference.encode_ordinary(text)
+    ratios = [_cpu_seconds(tokenizer.encode, text) / _cpu_seconds(reference.encode_ordinary, text) for _ in range(7)]
+    assert min(ratios) < 1.3, ratios
+
+
+def test_the_name_that_is_never_special_is_plain_text_and_round_trips(tokenizer: Tokenizer) -> None:
+    text = f"before {_NEVER_SPECIAL} after {_NEVER_SPECIAL}"
+    ids = tokenizer.encode(text)
+    assert ids == tiktoken_of(tokenizer).encode_ordinary(text) == tokenizer._plain.encode(text).ids
+    assert tokenizer.decode(ids) == text and max(ids) < tokenizer.vocabulary
+    assert tokenizer.encode_template(text) == tokenizer.template_spans(text).ids.tolist() == ids
+
+
+def test_ids_outside_the_vocabulary_decode_to_nothing(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([-1, 97, tokenizer.vocabulary, 98, -400]) == "ab"
 
 
 def test_a_run_too_long_for_tiktokens_regex_falls_back_to_the_same_tokens(tokenizer: Tokenizer) -> None:
@@ -269,6 +291,21 @@ def test_a_tokenizer_without_any_document_token_says_so(tmp_path: Path) -> None:
     adopted = Tokenizer.load(tmp_path)
     with pytest.raises(ModelError, match="no token that could stand between documents"):
         _ = adopted.document
+
+
+def tiktoken_of(tokenizer: Tokenizer) -> Any:
+    """tiktoken with the tokens of `tokenizer` and no special token, whose `encode_ordinary` searches for none."""
+    import tiktoken
+
+    found = bpe.tiktoken_ranks(json.loads(tokenizer._definition), tokenizer._engine)
+    assert found is not None
+    return tiktoken.Encoding("reference", pat_str=found[1], mergeable_ranks=found[0], special_tokens={})
+
+
+def _cpu_seconds(encode: Callable[[str], object], text: str) -> float:
+    started = time.process_time()
+    encode(text)
+    return time.process_time() - started
 
 
 def _agrees(adopted: Tokenizer, peer: Any) -> None:

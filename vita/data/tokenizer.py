@@ -186,7 +186,13 @@ class Tokenizer:
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of text that a template wrote: names of special tokens in it are special tokens."""
-        return self.template_spans(text).ids.tolist()
+        text = _valid(text)
+        if self._fast is None:
+            return self._engine.encode(text, add_special_tokens=False).ids
+        ids: list[int] = []
+        for start, end, special in self._pieces(text):
+            ids += [special] if special is not None else self._encode(text[start:end]).tolist()
+        return ids
 
     def spans(self, text: str) -> Spans:
         """`encode` with the characters of each token."""
@@ -220,6 +226,8 @@ class Tokenizer:
 
     def _pieces(self, text: str) -> list[tuple[int, int, int | None]]:
         """(start, end, id) of every special token in `text` and, with None, of what lies between."""
+        if not self.specials:
+            return [(0, len(text), None)] if text else []
         pieces: list[tuple[int, int, int | None]] = []
         at = 0
         for match in self.special_pattern.finditer(text):
@@ -242,12 +250,16 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text of `ids`; special tokens are left out unless `special`."""
-        kept = [int(i) for i in ids]
+        kept = list(map(int, ids))
         if not special:
-            kept = [i for i in kept if i not in self.special_ids]
+            specials = self.special_ids
+            kept = [i for i in kept if i not in specials]
         if not self._byte_level:
             return self._engine.decode(kept, skip_special_tokens=False)
-        return b"".join(map(self.token_bytes, kept)).decode("utf-8", errors="replace")
+        table, size = self._bytes, self.vocabulary
+        if kept and (min(kept) < 0 or max(kept) >= size):
+            kept = [i for i in kept if 0 <= i < size]
+        return b"".join([table[i] for i in kept]).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; for a special one its name, for an unused id nothing."""
@@ -298,7 +310,11 @@ class _Tiktoken:
     def __init__(self, ranks: dict[bytes, int], *, pattern: str, ids: np.ndarray) -> None:
         import tiktoken
 
-        self._encoding = tiktoken.Encoding("vita", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        # The list of special tokens must not be empty: tiktoken joins the names into a regular expression, and an
+        # empty one matches at every character, which halves the speed. This name is never allowed as a special token,
+        # so a text that contains it is encoded as plain text.
+        specials = {_NEVER_SPECIAL: len(ranks)}
+        self._encoding = tiktoken.Encoding("vita", pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
         self._ids = None if np.array_equal(ids, np.arange(len(ids))) else ids
 
     @classmethod
@@ -325,6 +341,8 @@ class _Tiktoken:
         return found if self._ids is None else self._ids[found]
 
 
+_NEVER_SPECIAL = "\U0010ffff<|never special|>"
+"""Begins with a character that Unicode reserves as "not a character", so the search for it skips quickly over text."""
 _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
