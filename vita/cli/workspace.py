@@ -14,11 +14,12 @@ from rich.console import Console
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.errors import StoreError
-from vita.spine.events import TRACKERS, Events, JsonLines
+from vita.spine.events import Events, JsonLines
 from vita.spine.ledger import Ledger
 from vita.spine.machine import Machine
 from vita.spine.progress import Screen
 from vita.spine.store import Artifact, Draft, Store
+from vita.spine.trackers import TRACKERS
 
 A = TypeVar("A", bound=Artifact)
 
