@@ -37,7 +37,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     (folder / "items.jsonl.zst").write_bytes(zstandard.compress(b"".join(orjson.dumps(row) + b"\n" for row in rows)))
     (folder / "report.json").write_bytes(b"{}")
     run = ledger.claim("k", life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
-    assert run is not None
+    assert isinstance(run, int)
     ledger.finish(run, artifact="r" * 64, record={})
     tracking.track(Report("r" * 64, folder), "m" * 64, ledger)
     ledger.close()

@@ -48,7 +48,7 @@ class Life:
             f"key of {name} {artifact.digest}", life=self.name, step=name, stage=stage or name, version=1,
             config=config or {}, inputs=inputs or {},
         )  # fmt: skip
-        assert run is not None
+        assert isinstance(run, int)
         told = {"seconds": 12.5, "machine": {"device": "cpu", "threads": 2, "world_size": 1}, **(record or {})}
         self.ledger.finish(run, artifact=artifact.digest, record=told)
         self.ledger.name(f"{self.name}/{name}", artifact.digest)

@@ -41,7 +41,7 @@ def report(
     (path / "items.jsonl.zst").write_bytes(zstandard.compress(content))
     (path / "report.json").write_bytes(orjson.dumps({"settings": {"guard": guard}}))
     run = ledger.claim(name, life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
-    assert run is not None
+    assert isinstance(run, int)
     ledger.finish(run, artifact=name * 8, record={})
     return Report(name * 8, path)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from vita.spine.errors import LedgerError, MissingExtra
-from vita.spine.ledger import Ledger
+from vita.spine.ledger import Answered, Ledger
 
 
 @pytest.fixture
@@ -26,18 +28,86 @@ def opened(ledger_url: str) -> Iterator[Callable[[], Ledger]]:
         ledger.close()
 
 
-def _claim(ledger: Ledger, key: str = "k", **inputs: str) -> int | None:
-    return ledger.claim(key, life="l", step="s", stage="t", version=1, config={"a": 1}, inputs=inputs)
+def _claim(ledger: Ledger, key: str = "k", *, after: int | None = 0, **inputs: str) -> int | Answered | None:
+    return ledger.claim(key, life="l", step="s", stage="t", version=1, config={"a": 1}, inputs=inputs, after=after)
 
 
 def test_a_key_is_claimed_by_one_at_a_time(opened: Callable[[], Ledger]) -> None:
     ledger, other = opened(), opened()
     number = _claim(ledger, data="d1")
-    assert number is not None and _claim(other) is None
+    assert isinstance(number, int) and _claim(other) is None
     ledger.finish(number, artifact="a1", record={"seconds": 1.5})
     assert other.answer("k") == "a1"
     assert [run.record for run in other.users("d1")] == [{"seconds": 1.5}]
-    assert _claim(other) is not None
+    assert _claim(other) == Answered(number, "a1"), "a finished key is answered, not run again"
+    assert isinstance(_claim(other, after=number), int), "an answer whose artifact is lost does not count"
+
+
+def test_work_that_is_repeated_on_purpose_ignores_earlier_answers(opened: Callable[[], Ledger]) -> None:
+    ledger, other = opened(), opened()
+    first = _claim(ledger)
+    assert isinstance(first, int)
+    ledger.finish(first, artifact="a1", record={})
+    second = _claim(ledger, after=None)
+    assert isinstance(second, int) and _claim(other, after=None) is None
+    ledger.finish(second, artifact="a2", record={})
+    assert _claim(other, after=first) == Answered(second, "a2")
+
+
+def _claim_all(ledger: Ledger, keys: int, begin: float) -> None:
+    time.sleep(max(0.0, begin - time.time()))
+    for number in range(keys):
+        claim = _claim(ledger, f"key {number}")
+        if isinstance(claim, int):
+            ledger.finish(claim, artifact=f"made by {os.getpid()}", record={})
+
+
+def test_processes_that_claim_the_same_keys_at_once_run_each_key_once(ledger_url: str) -> None:
+    Ledger(ledger_url).close()
+    processes, keys, begin = 4, 30, time.time() + 0.5
+    children = []
+    for _ in range(processes):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with closing(Ledger(ledger_url)) as ledger:
+                    _claim_all(ledger, keys, begin)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * processes
+    with closing(Ledger(ledger_url)) as ledger:
+        runs = ledger.find()
+    assert sorted(run.key for run in runs) == sorted(f"key {number}" for number in range(keys))
+    assert {run.state for run in runs} == {"done"}
+
+
+def _move_at(ledger: Ledger, state: str, begin: float) -> None:
+    time.sleep(max(0.0, begin - time.time()))
+    for number in range(20):
+        with suppress(LedgerError):
+            ledger.move(f"model {number}", state, who="test", why="at the same moment")
+
+
+def test_a_version_that_is_retired_while_another_process_moves_it_stays_retired(ledger_url: str) -> None:
+    Ledger(ledger_url).close()
+    begin, children = time.time() + 0.5, []
+    for state in ("serving", "retired", "approved"):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                with closing(Ledger(ledger_url)) as ledger:
+                    _move_at(ledger, state, begin)
+                status = 0
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    with closing(Ledger(ledger_url)) as ledger:
+        assert {ledger.state(f"model {number}") for number in range(20)} == {"retired"}
 
 
 def test_the_claim_of_a_dead_process_is_taken_over_at_once(opened: Callable[[], Ledger]) -> None:

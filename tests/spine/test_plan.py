@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,45 @@ def test_two_lives_at_once_do_the_work_once(tmp_path: Path) -> None:
         assert process.exitcode == 0
     runs = Ledger(tmp_path / "ledger.db").find(step="add")
     assert [run.state for run in runs] == ["done"]
+
+
+def _many_steps(folder: Path, begin: float) -> None:
+    number = stage("begin")
+    steps = [Step(f"step{value}", number, number.config(value=value)) for value in range(25)]  # pyright: ignore
+    time.sleep(max(0.0, begin - time.time()))
+    store, ledger = Store(folder / "store"), Ledger(folder / "ledger.db")
+    execute(Plan("life", tuple(steps)), store, ledger, machine=Machine(), events=Events([]))
+    ledger.close()
+
+
+def test_four_lives_with_the_same_quick_steps_run_each_step_once(tmp_path: Path) -> None:
+    Ledger(tmp_path / "ledger.db").close()
+    spawn, begin = multiprocessing.get_context("fork"), time.time() + 0.5
+    processes = [spawn.Process(target=_many_steps, args=(tmp_path, begin)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    with closing(Ledger(tmp_path / "ledger.db")) as ledger:
+        runs = ledger.find()
+    assert len(runs) == len({run.key for run in runs}) == 25
+    assert {run.state for run in runs} == {"done"}
+
+
+def test_a_fresh_run_beside_one_that_is_running_does_not_take_the_answer_from_before(tmp_path: Path) -> None:
+    _carry_out(_plan(seconds=1.0), tmp_path)
+    spawn = multiprocessing.get_context("fork")
+    processes = [spawn.Process(target=_fresh_in_process, args=(tmp_path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    with closing(Ledger(tmp_path / "ledger.db")) as ledger:
+        runs = ledger.find(step="add")
+    assert [run.state for run in runs] == ["done", "done"], "both fresh runs share one new answer"
+
+
+def _fresh_in_process(folder: Path) -> None:
+    _carry_out(_plan(seconds=1.0), folder, fresh=True)

@@ -211,9 +211,9 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
     models = {f"model {number}": version.digest for number, version in enumerate(found.task.models, 1)}
     claim = here.ledger.claim(
         f"review/{task}", life="review", step=task, stage="review", version=1, config=_about(_desk(here), found.task),
-        inputs=models,
+        inputs=models, after=None,
     )  # fmt: skip
-    if claim is None:
+    if not isinstance(claim, int):
         raise DataError(f"review {task}", "its report is being written by another process")
     folder = here.store.scratch(f"review-{claim}") / "draft"
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,12 +1,14 @@
 """What changes, in a database: runs and what they took, names and their history, one append-only event log.
 
 SQLite in WAL mode by default, PostgreSQL by URL; Alembic brings an older ledger up to date when it is opened.
-A run is claimed by one process at a time; a claim whose process died is taken over at once when that can be
-known (same machine), and otherwise when its heartbeat is `STALE_SECONDS` old.
+A run is claimed by one process at a time, and not at all when its key has an answer: both are checked in one
+exclusive transaction. A claim whose process died is taken over at once when that can be known (same machine), and
+otherwise when its heartbeat is `STALE_SECONDS` old.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -104,6 +106,14 @@ class Run:
         return None if self.ended is None else self.ended - self.began
 
 
+@dataclass(frozen=True)
+class Answered:
+    """The newest finished run of a key: its number and the digest of the artifact that it gave."""
+
+    run: int
+    artifact: str
+
+
 STATES = ("candidate", "approved", "serving", "deprecated", "retired")
 """What a version goes through; it may also step back from serving to approved, and be retired from any state."""
 
@@ -135,25 +145,33 @@ class Ledger:
     # -- runs
 
     def claim(self, key: str, *, life: str, step: str, stage: str, version: int, config: Any,
-              inputs: Mapping[str, str]) -> int | None:  # fmt: skip
-        """Begin a run of `key`; None while another living process is at it."""
+              inputs: Mapping[str, str], after: int | None = 0) -> int | Answered | None:  # fmt: skip
+        """Begin a run of `key` and return its number; `Answered` when the key has an answer; None while it is running.
+
+        Only answers of runs numbered above `after` count: 0 accepts each of them, and None accepts none, for work that
+        is repeated on purpose. The checks and the new row are one exclusive transaction, so that of several processes
+        that ask at the same moment exactly one carries the work out.
+        """
         place, process = machine.owner()
         now = time.time()
         values = {"key": key, "life": life, "step": step, "stage": stage, "version": version, "config": config,
                   "state": "running", "place": place, "process": process, "began": now, "beat": now}  # fmt: skip
-        with self._explained():
-            for other in self.find(key=key, state="running"):
+        with self.exclusive(f"run {key}") as database:
+            # One query, and so one snapshot: a run that ends between two would be seen by neither of them.
+            either = sa.select(runs).where(runs.c.key == key, runs.c.state.in_(("done", "running"))).order_by(runs.c.id)
+            same_key = [Run(**row) for row in database.execute(either).mappings()]
+            answers = [run for run in same_key if run.state == "done" and after is not None and run.id > after]
+            if answers and answers[-1].artifact:
+                return Answered(answers[-1].id, answers[-1].artifact)
+            for other in (run for run in same_key if run.state == "running"):
                 if not self._dead(other):
                     return None
-                self._end(other, "abandoned", problem="its process ended without a word")
-            try:
-                with self._engine.begin() as database:
-                    number = database.execute(sa.insert(runs).values(values).returning(runs.c.id)).scalar_one()
-                    for slot, artifact in inputs.items():
-                        database.execute(sa.insert(run_inputs).values(run=number, slot=slot, artifact=artifact))
-                    return number
-            except exc.IntegrityError:
-                return None
+                ended = {"state": "abandoned", "problem": "its process ended without a word", "ended": other.beat}
+                database.execute(sa.update(runs).where(runs.c.id == other.id).values(ended))
+            number = database.execute(sa.insert(runs).values(values).returning(runs.c.id)).scalar_one()
+            for slot, artifact in inputs.items():
+                database.execute(sa.insert(run_inputs).values(run=number, slot=slot, artifact=artifact))
+            return number
 
     def beat(self, number: int) -> None:
         """Say that the run's process lives."""
@@ -181,9 +199,16 @@ class Ledger:
             return [Run(**row) for row in database.execute(query).mappings()]
 
     def answer(self, key: str) -> str | None:
-        """The artifact that a run of `key` gave, if one did."""
-        done = self.find(key=key, state="done")
-        return done[-1].artifact if done else None
+        """The artifact that the newest finished run of `key` gave, if there is one."""
+        found = self.newest_answer(key)
+        return found.artifact if found else None
+
+    def newest_answer(self, key: str) -> Answered | None:
+        """The newest finished run of `key`, if there is one."""
+        query = sa.select(runs.c.id, runs.c.artifact).where(runs.c.key == key, runs.c.state == "done")
+        with self.transaction() as database:
+            row = database.execute(query.order_by(runs.c.id.desc()).limit(1)).first()
+        return Answered(row.id, row.artifact) if row else None
 
     def inputs(self, number: int) -> dict[str, str]:
         """Slot -> artifact digest of a run."""
@@ -219,14 +244,17 @@ class Ledger:
         """Bring a version into another state; one that is retired stays so."""
         if state not in STATES:
             raise LedgerError(f"state of {artifact[:12]}", expected=f"one of {', '.join(STATES)}", got=state)
-        before = self.state(artifact)
-        if before == state and not details:
+        if self.state(artifact) == state and not details:
             return
-        if before == "retired" and state != "retired":
-            raise LedgerError(f"state of {artifact[:12]}", f"is retired and cannot become {state}")
         row = {"artifact": artifact, "state": state, "who": who, "why": why, "reports": list(reports),
                "details": details, "at": time.time()}  # fmt: skip
-        with self.transaction() as database:
+        newest = sa.select(states.c.state).where(states.c.artifact == artifact).order_by(states.c.id.desc()).limit(1)
+        with self.exclusive(f"state {artifact}") as database:
+            before = database.execute(newest).scalar() or "candidate"
+            if before == state and not details:
+                return
+            if before == "retired" and state != "retired":
+                raise LedgerError(f"state of {artifact[:12]}", f"is retired and cannot become {state}")
             database.execute(sa.insert(states).values(row))
         self.log("moved", artifact, before=before, state=state, who=who, why=why, reports=list(reports), **details)
 
@@ -236,7 +264,10 @@ class Ledger:
         """Let `name` mean `artifact` from now on; the history is kept."""
         if self.named(name) == artifact:
             return
-        with self._explained(), self._engine.begin() as database:
+        newest = sa.select(names.c.artifact).where(names.c.name == name).order_by(names.c.id.desc()).limit(1)
+        with self.exclusive(f"name {name}") as database:
+            if database.execute(newest).scalar() == artifact:
+                return
             database.execute(sa.insert(names).values(name=name, artifact=artifact, at=time.time()))
 
     def named(self, name: str) -> str | None:
@@ -292,6 +323,20 @@ class Ledger:
         with self._explained(), self._engine.begin() as database:
             yield database
 
+    @contextmanager
+    def exclusive(self, name: str) -> Iterator[sa.Connection]:
+        """A transaction for "check, then write": no other exclusive transaction of this name runs at the same time.
+
+        SQLite has one writer, which is taken at the beginning and not at the first write; PostgreSQL locks the name.
+        """
+        with self._explained(), self._engine.begin() as database:
+            if database.dialect.name == "postgresql":
+                number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+                database.execute(sa.text("select pg_advisory_xact_lock(:number)"), {"number": number})
+            elif database.dialect.name == "sqlite":
+                database.exec_driver_sql("begin immediate")
+            yield database
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -300,12 +345,6 @@ class Ledger:
     def _dead(self, run: Run) -> bool:
         alive = machine.still_alive(run.place, run.process)
         return not alive if alive is not None else time.time() - run.beat > STALE_SECONDS
-
-    def _end(self, run: Run, state: str, *, problem: str) -> None:
-        same = (runs.c.id == run.id, runs.c.beat == run.beat, runs.c.state == "running")
-        with self._engine.begin() as database:
-            values = {"state": state, "problem": problem, "ended": run.beat}
-            database.execute(sa.update(runs).where(*same).values(values))
 
     def _connect(self) -> sa.Engine:
         try:
@@ -332,7 +371,7 @@ class Ledger:
 
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._alone() as database:
+        with self.exclusive("migration") as database:
             newest = self._revision(database)
             if newest == HEAD:
                 return
@@ -348,16 +387,6 @@ class Ledger:
         if not sa.inspect(database).has_table("alembic_version"):
             return None
         return database.execute(sa.text("select version_num from alembic_version")).scalar()
-
-    @contextmanager
-    def _alone(self) -> Iterator[sa.Connection]:
-        """A connection in a transaction that no other process migrates beside."""
-        with self._engine.begin() as database:
-            if database.dialect.name == "postgresql":
-                database.execute(sa.text("select pg_advisory_xact_lock(8675309)"))
-            elif database.dialect.name == "sqlite":
-                database.exec_driver_sql("begin immediate")
-            yield database
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

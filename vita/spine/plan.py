@@ -28,6 +28,9 @@ from vita.spine.store import Artifact, Store, canonical_json
 
 __all__ = ["Context", "Draft", "Forecast", "Plan", "Step", "ancestors", "descendants", "execute", "forecast"]
 
+WAIT_SECONDS = 1.0
+"""How long to wait before asking again whether another process has finished a step."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -113,11 +116,15 @@ def execute(
         contents = content_digests(step.config, ledger, where=step.name)
         asked = canonical(step.config, contents=contents)
         key = run_key(step.stage, asked, inputs)
-        artifact = None if step.name in fresh else _known(key, step, store, ledger)
+        again = step.name in fresh
+        # A step that is to run again takes no answer that was there before, but one that another process gives now.
+        earlier = ledger.newest_answer(key) if again else None
+        artifact = None if again else _known(key, step, store, ledger)
         if artifact is None:
             if machine.leads:
                 _ask_at_the_door(step, inputs, store, ledger, keeper)
-            artifact = _run(plan.life, step, asked, inputs, key, contents, store, ledger, machine, told)
+            after = earlier.run if earlier else 0
+            artifact = _run(plan.life, step, asked, inputs, key, contents, after, store, ledger, machine, told)
         else:
             told.emit("step", state="known", artifact=artifact.digest)
         ledger.name(f"{plan.life}/{step.name}", artifact.digest)
@@ -174,20 +181,16 @@ def _known(key: str, step: Step, store: Store, ledger: Ledger) -> Artifact | Non
 
 
 def _run(
-    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, contents: Mapping[str, str],
+    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, contents: Mapping[str, str], after: int,
     store: Store, ledger: Ledger, machine: Machine, events: Events,
 ) -> Artifact:  # fmt: skip
+    """Carry a step out, or take the answer of another process; only answers of runs numbered above `after` count."""
     if not machine.leads:
         return _follow(step, inputs, key, store, ledger, machine)
-    claim = None
-    while claim is None:
-        claim = ledger.claim(key, life=life, step=step.name, stage=step.stage.name, version=step.stage.version,
-                             config=asked, inputs=inputs)  # fmt: skip
-        if claim is None:
-            events.emit("step", state="waits", why="another process is carrying this step out")
-            time.sleep(1.0)
-            if known := _known(key, step, store, ledger):
-                return known
+    claim = _claim_or_wait(life, step, asked, inputs, key, after, store, ledger, events)
+    if isinstance(claim, Artifact):
+        events.emit("step", state="known", artifact=claim.digest)
+        return claim
     context = Context(store.scratch(key), events.emit, machine)
     if step.stage.lineage:
         context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
@@ -202,6 +205,28 @@ def _run(
     store.clear_scratch(key)
     events.emit("step", state="done", artifact=artifact.digest, seconds=context.record["seconds"])
     return artifact
+
+
+def _claim_or_wait(
+    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, after: int,
+    store: Store, ledger: Ledger, events: Events,
+) -> int | Artifact:  # fmt: skip
+    """The number of a run that this process carries out, or the artifact that another process made meanwhile."""
+    waiting = False
+    while True:
+        claim = ledger.claim(key, life=life, step=step.name, stage=step.stage.name, version=step.stage.version,
+                             config=asked, inputs=inputs, after=after)  # fmt: skip
+        if isinstance(claim, int):
+            return claim
+        if claim is None:
+            if not waiting:
+                events.emit("step", state="waits", why="another process is carrying this step out")
+            waiting = True
+            time.sleep(WAIT_SECONDS)
+        elif store.has(claim.artifact):
+            return store.open(claim.artifact, step.stage.gives)
+        else:
+            after = claim.run  # the artifact of this answer is gone, so that it must be made again
 
 
 def _follow(
