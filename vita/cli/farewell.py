@@ -129,14 +129,11 @@ def collect(
 
     here = workspace(ctx)
     begin = _begin_of(since) if since else 0.0
-    scratch = here.store.scratch("feedback") / "draft"
-    scratch.mkdir(parents=True, exist_ok=True)
-    number = write_feedback(voices(here.ledger, service=service, since=begin), scratch)
-    if not number:
-        here.store.clear_scratch("feedback")
-        raise DataError("feedback", "nobody has said anything yet", hint="`vita serve` takes it at /v1/feedback")
-    artifact = here.store.commit(Draft(Feedback, scratch, {"voices": number}))
-    here.store.clear_scratch("feedback")
+    with here.store.temporary("feedback") as folder:
+        number = write_feedback(voices(here.ledger, service=service, since=begin), folder)
+        if not number:
+            raise DataError("feedback", "nobody has said anything yet", hint="`vita serve` takes it at /v1/feedback")
+        artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))
     here.ledger.name(f"{name}/feedback", artifact.digest)
     here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
     here.console.print(f"{number} voices in {name}/feedback ({artifact.digest[:12]}); next: vita refine --name {name}")

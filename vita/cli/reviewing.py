@@ -200,8 +200,6 @@ def judge(
 @review_app.command()
 def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) -> None:
     """Say what people found; the report becomes the artifact `review/TASK`, which a gate can read."""
-    import shutil
-
     from vita.spine.store import Draft
     from vita.stages.kinds import Report
 
@@ -215,11 +213,8 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
     )  # fmt: skip
     if not isinstance(claim, int):
         raise DataError(f"review {task}", "its report is being written by another process")
-    folder = here.store.scratch(f"review-{claim}") / "draft"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    artifact = here.store.commit(Draft(Report, folder, found.write(folder)))
-    here.store.clear_scratch(f"review-{claim}")
+    with here.store.temporary("review") as folder:
+        artifact = here.store.commit(Draft(Report, folder, found.write(folder)))
     here.ledger.finish(claim, artifact=artifact.digest, record={})
     here.ledger.name(f"review/{task}", artifact.digest)
     here.ledger.log("reviewed", found.task.models[0].digest, task=task, report=artifact.digest)

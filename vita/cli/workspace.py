@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -97,11 +96,9 @@ class Workspace:
         """Take a folder from outside (a Hugging Face model, say) into the store as an artifact."""
         if kind is Artifact:
             raise StoreError(str(folder), "is a folder; this command takes a name or digest from `vita ls`")
-        key = f"adopt-{uuid.uuid4().hex[:12]}"
-        scratch = self.store.scratch(key) / "draft"
-        shutil.copytree(folder, scratch, ignore=shutil.ignore_patterns(".*"))
-        artifact = self.store.commit(Draft(kind, scratch, {"adopted": folder.name}))
-        self.store.clear_scratch(key)
+        with self.store.temporary("adopt") as draft:
+            shutil.copytree(folder, draft, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
+            artifact = self.store.commit(Draft(kind, draft, {"adopted": folder.name}))
         self.ledger.log("adopted", artifact.digest, kind=kind.kind, folder=folder.name)
         return artifact
 

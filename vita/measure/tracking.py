@@ -21,7 +21,7 @@ import zstandard
 
 from vita.measure.probe import PROBES
 from vita.spine.errors import DataError, LedgerError
-from vita.spine.ledger import Ledger
+from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import Artifact
 
 State = Literal["open", "triaged", "mitigated", "retested", "closed", "accepted", "false_positive"]
@@ -110,8 +110,11 @@ def track(report: Artifact, model: str, ledger: Ledger) -> None:
         if _entered(ledger, report.digest, life):
             continue
         counts = {"new": 0, "reopened": 0, "passed": 0}
-        known = {finding.key: finding for finding in every(ledger, life=life)}
-        with ledger.transaction() as database:
+        # Two lives may enter the same report at once: the second waits here, and finds it entered.
+        with ledger.exclusive(f"findings of {life}") as database:
+            if _entered(ledger, report.digest, life):
+                continue
+            known = {finding.key: finding for finding in every(ledger, life=life)}
             for row in rows:
                 if row["task"] in unsure or row["outcome"] == "error":
                     continue
@@ -120,7 +123,7 @@ def track(report: Artifact, model: str, ledger: Ledger) -> None:
                     counts[
                         _enter(database, row, verdict, known.get(_key(row)), life, subject, model, report.digest)
                     ] += 1
-        ledger.log("findings", report.digest, life=life, model=model, **counts)
+            add_event(database, "findings", report.digest, life=life, model=model, **counts)
 
 
 def _verdict(known: Finding | None, succeeded: bool, subject: str) -> tuple[State, str] | None:

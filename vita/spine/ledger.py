@@ -289,8 +289,8 @@ class Ledger:
 
     def log(self, event_name: str, subject: str, **data: Any) -> None:
         """Append to the event log."""
-        with self._explained(), self._engine.begin() as database:
-            database.execute(sa.insert(events).values(at=time.time(), event=event_name, subject=subject, data=data))
+        with self.transaction() as database:
+            add_event(database, event_name, subject, **data)
 
     def events(self, subject: str | None = None) -> list[dict[str, Any]]:
         """The event log, oldest first."""
@@ -313,7 +313,7 @@ class Ledger:
             return list(database.execute(query.order_by(fingerprints.c.modified.desc())).scalars())
 
     def remember_fingerprint(self, path: str, size: int, modified: int, digest: str) -> None:
-        with self._explained(), self._engine.begin() as database:
+        with self.exclusive(f"fingerprint {path}") as database:
             database.execute(sa.delete(fingerprints).where(fingerprints.c.path == path))
             database.execute(sa.insert(fingerprints).values(path=path, size=size, modified=modified, digest=digest))
 
@@ -403,6 +403,11 @@ class Ledger:
             raise LedgerError(
                 self._place, f"the ledger's database says: {cause}", hint="is the address right?"
             ) from None
+
+
+def add_event(database: sa.Connection, event_name: str, subject: str, **data: Any) -> None:
+    """Append to the event log in the caller's transaction."""
+    database.execute(sa.insert(events).values(at=time.time(), event=event_name, subject=subject, data=data))
 
 
 def _sqlite_settings(connection: Any, _record: Any) -> None:

@@ -17,16 +17,21 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, TypeVar
 
+from vita.spine import machine
 from vita.spine.disk import confined, file_sha256, full_disk_explained, synced, write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.remote import Remote
 
 VERIFY_LIMIT = 4 * 2**30
 """Artifacts over this many bytes are verified by size only when opened; `Store.verify` reads all."""
+
+TEMPORARY = "tmp-"
+"""How the names of scratch folders begin that belong to a process and not to a run."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,21 @@ class Store:
 
     def clear_scratch(self, key: str) -> None:
         shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
+
+    @contextmanager
+    def temporary(self, purpose: str) -> Iterator[Path]:
+        """An empty folder for a draft that no run owns, under a name of its own; it is removed when the block ends.
+
+        The name holds the process that made it, so that a later cleanup can tell whether it is still in use.
+        """
+        _, process = machine.owner()
+        key = f"{TEMPORARY}{purpose}-{process.replace(':', '-')}-{uuid.uuid4().hex[:8]}"
+        try:
+            folder = self.scratch(key) / "draft"
+            folder.mkdir()
+            yield folder
+        finally:
+            self.clear_scratch(key)
 
     # -- reading
 

@@ -173,8 +173,6 @@ class Desk:
         settings: Mapping[str, Any] | None = None,
     ) -> Task:
         """Set a task; it never changes afterwards."""
-        if name in (task.name for task in self.tasks()):
-            raise ConfigError(f"review {name}", "there is a task of this name", hint="give another `--name`")
         if not items:
             raise DataError(f"review {name}", "has no items")
         values = {
@@ -183,7 +181,9 @@ class Desk:
             "raters": raters, "seed": seed, "secret": secrets.token_hex(16), "settings": dict(settings or {}),
             "at": time.time(),
         }  # fmt: skip
-        with self.ledger.transaction() as database:
+        with self.ledger.exclusive(f"review {name}") as database:
+            if database.execute(sa.select(_tasks.c.id).where(_tasks.c.name == name)).first():
+                raise ConfigError(f"review {name}", "there is a task of this name", hint="give another `--name`")
             number = database.execute(sa.insert(_tasks).values(values).returning(_tasks.c.id)).scalar_one()
             database.execute(sa.insert(_items), [{"task": number, **_row_of(item)} for item in items])
         self.ledger.log("review", models[0].digest, task=name, kind=kind, items=len(items))
@@ -215,12 +215,13 @@ class Desk:
         """Let a rater in; gives the token of their link. Entered twice is entered once."""
         if not rater.strip() or len(rater) > 200:
             raise ConfigError("review.rater", expected="a name of 1 to 200 letters", got=rater)
-        known = self.raters(task).get(rater)
-        if known is None:
-            with self.ledger.transaction() as database:
+        with self.ledger.exclusive(f"raters of {task.name}") as database:
+            same = (_raters.c.task == task.id, _raters.c.rater == rater)
+            known = database.execute(sa.select(_raters.c.kind).where(*same)).scalar()
+            if known is None:
                 row = {"task": task.id, "rater": rater, "kind": kind, "at": time.time()}
                 database.execute(sa.insert(_raters).values(row))
-        elif known != kind:
+        if known not in (None, kind):
             raise ConfigError(f"review rater {rater}", expected=f"a {known}, as before", got=kind)
         return task.token(rater)
 
@@ -289,7 +290,7 @@ class Desk:
             "guideline_version": task.guideline.version, "sampling_probability": item.probability,
         }  # fmt: skip
         mine = (_ratings.c.item == item.id) & (_ratings.c.rater == rater)
-        with self.ledger.transaction() as database:
+        with self.ledger.exclusive(f"ratings of {task.name}") as database:
             before = database.execute(sa.select(sa.func.max(_ratings.c.id)).where(mine)).scalar()
             found = database.execute(sa.insert(_ratings).values(**row, supersedes=before).returning(_ratings))
             return Rating(**found.mappings().one())
