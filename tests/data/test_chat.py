@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
-from vita.data.chat import CHATML, ChatTemplate, Encoded, encode
+from tests.data.templates import FAMILIES, QWEN_3
+from vita.data.chat import CHATML, ChatTemplate, Encoded, encode, encode_prompt
 from vita.data.records import Message, Role
 from vita.data.tokenizer import Tokenizer
 from vita.spine.errors import DataError, ModelError
@@ -167,10 +171,58 @@ def test_a_template_cannot_reach_out_of_its_sandbox() -> None:
         ChatTemplate("{{ messages.append(1) }}").render(CHAT)
 
 
-def test_a_template_does_not_depend_on_the_day() -> None:
-    """As in Llama 3: a template asks whether there is a clock, and has a date of its own where there is none."""
-    source = "{{ strftime_now('%d') if strftime_now is defined else '26 Jul 2024' }}"
-    assert ChatTemplate(source).render(CHAT) == "26 Jul 2024"
+def test_in_training_a_template_sees_a_fixed_date_and_in_serving_that_of_its_clock() -> None:
+    source = "{{ strftime_now('%d %b %Y') if strftime_now is defined else 'no clock' }}"
+    template = ChatTemplate(source)
+    assert template.render(CHAT) == "26 Jul 2024"
+    assert template.with_clock(lambda: datetime(2031, 5, 4)).render(CHAT) == "04 May 2031"
+    assert ChatTemplate("{{ strftime_now('%Y') }}").render(CHAT) == "2024"  # a template that does not ask first
+
+
+REASONED = say(
+    ("user", "What is 2 + 2?"),
+    ("assistant", "<think>\nTwo and two.\n</think>\n\n4"),
+    ("user", "And 3 + 3?"),
+)
+
+
+@pytest.mark.parametrize("messages", [CHAT, CHAT[1:], CHAT[1:2], REASONED], ids=["system", "user", "one", "reasoned"])
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_templates_of_common_families_are_rendered_as_by_transformers(
+    family: str, prompt: bool, messages: list[Message]
+) -> None:
+    peer = pytest.importorskip("transformers.utils.chat_template_utils")
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    template = ChatTemplate(FAMILIES[family], names).with_clock(datetime.now)
+    plain = [{"role": message.role, "content": message.content} for message in messages]
+
+    def expected() -> str:
+        return peer.render_jinja_template([plain], chat_template=template.source, add_generation_prompt=prompt,
+                                          **names)[0][0]  # fmt: skip
+
+    try:
+        text = expected()
+    except jinja2.TemplateError as error:
+        with pytest.raises(DataError, match=re.escape(str(error))):
+            template.render(messages, add_generation_prompt=prompt)
+        return
+    assert template.render(messages, add_generation_prompt=prompt) == text
+
+
+def test_a_dialogue_whose_earlier_answers_the_template_rewrites_can_be_answered(tokenizer: Tokenizer) -> None:
+    """A prompt needs no mask: what could not be trained on can be served."""
+    for source in (QWEN_3, WITHOUT_TAGS.replace("message['content']", "(message['content'] if loop.last else '-')")):
+        template = ChatTemplate(source)
+        text = template.render(REASONED, add_generation_prompt=True)
+        assert "Two and two" not in text
+        assert tokenizer.decode(encode_prompt(tokenizer, template, REASONED), special=True) == text
+
+
+def test_whatever_a_template_raises_is_an_error_of_the_dialogue() -> None:
+    for source in ("{{ 1 / 0 }}", "{{ range(10 ** 9) | list }}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"):
+        with pytest.raises(DataError, match="chat template"):
+            ChatTemplate(source).render(CHAT)
 
 
 def test_the_template_is_found_in_a_model_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,7 +121,7 @@ def _engine(here: Workspace, model: str) -> Any:
     from vita.stages.kinds import Model
 
     folder = Path(model) if Path(model).is_dir() else here.find(model, Model).path
-    return Engine.open(folder, device=here.machine.device)
+    return Engine.open(folder, device=here.machine.device, clock=datetime.now)
 
 
 def _sampling(**how: Any) -> Any:

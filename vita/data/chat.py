@@ -2,6 +2,7 @@
 
     template = ChatTemplate.load(model_folder)             # or ChatTemplate.default(): ChatML
     encode(tokenizer, template, messages)                  # Encoded(ids, learn)
+    encode_prompt(tokenizer, template, messages)           # the ids alone, for answering
 
 The template is the one in the model's folder, so training, testing and serving see the same tokens. What it writes
 between `{% generation %}` and `{% endgeneration %}` is learnt; for a template without these tags, the same is found
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ CHATML = """\
 
 FILE = "chat_template.jinja"
 
+TRAINING_DATE = datetime(2024, 7, 26)
+"""The date that templates see in training and testing, so that results do not depend on the day.
+
+It is the date that the templates of Llama 3 name themselves where no clock is available.
+"""
+
+
+def training_clock() -> datetime:
+    """Return `TRAINING_DATE`."""
+    return TRAINING_DATE
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -60,6 +73,8 @@ class ChatTemplate:
 
     source: str
     names: Mapping[str, str] = field(default_factory=dict)
+    clock: Callable[[], datetime] = training_clock
+    """The time that `strftime_now` formats; a server uses the real one (`with_clock`)."""
 
     @classmethod
     def default(cls) -> ChatTemplate:
@@ -83,6 +98,10 @@ class ChatTemplate:
             )
         return cls(source, _special_names({**read_settings(folder / "special_tokens_map.json"), **config}))
 
+    def with_clock(self, clock: Callable[[], datetime]) -> ChatTemplate:
+        """The same template with another clock."""
+        return replace(self, clock=clock)
+
     def save(self, folder: str | Path) -> None:
         """Write `chat_template.jinja`."""
         (Path(folder) / FILE).write_text(self.source, encoding="utf-8")
@@ -100,22 +119,23 @@ class ChatTemplate:
         if not messages:
             raise DataError("chat", "a dialogue needs at least one message")
         values = {"tools": None, "documents": None, **self.names, "_generation_marks": marks}
+        compiled = self._compiled
         try:
-            return self._compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **values)
+            return compiled.render(messages=messages, add_generation_prompt=add_generation_prompt, **values)
         except TemplateError as error:
             raise DataError("chat template", f"refuses the dialogue ({error})") from None
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:  # noqa: BLE001 - a template is a program and may raise anything
             raise DataError("chat template", f"cannot write the dialogue ({type(error).__name__}: {error})") from None
 
     @cached_property
     def _compiled(self) -> Any:
-        # What transformers sets, so that a template gives the same text in both; `strftime_now` is left out, because
-        # what a model learns must not depend on the day (templates have a date of their own for that case).
+        # Settings, extensions and functions are those of transformers, so that a template gives the same text in both.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda pattern: self.clock().strftime(pattern)
         try:
             return environment.from_string(self.source)
         except TemplateSyntaxError as error:
@@ -143,6 +163,19 @@ def encode(
     ids = spans.ids.tolist()
     _check(tokenizer, ids, learn, spans, answers)
     return Encoded(ids, learn.tolist())
+
+
+def encode_prompt(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = True
+) -> list[int]:
+    """Ids of a dialogue that the model is to answer.
+
+    Nothing is computed about what would be learnt: a template that changes or drops earlier answers, such as one that
+    removes their reasoning, can be served although it could not be trained on.
+    """
+    contents, restore = _with_stand_ins(messages, tokenizer, template)
+    text = template._render(contents, add_generation_prompt=add_generation_prompt, marks=("", ""))
+    return tokenizer.template_spans(text, restore=restore).ids.tolist()
 
 
 # -- names of special tokens inside messages

@@ -11,8 +11,9 @@ Requests that come together advance together, a token each a step; one that is f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.data.chat import ChatTemplate, encode
+from vita.data.chat import ChatTemplate, encode_prompt, training_clock
 from vita.data.records import Message
 from vita.data.tokenizer import Tokenizer
 from vita.infer.sampling import Sampler, Sampling
@@ -91,11 +92,20 @@ class Engine:
 
     @classmethod
     def open(
-        cls, folder: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        clock: Callable[[], datetime] = training_clock,
     ) -> Engine:
-        """The engine of a Hugging Face model folder, computing in `dtype`."""
+        """The engine of a Hugging Face model folder, computing in `dtype`.
+
+        `clock` gives the date that the chat template may print: by default the fixed one of training, so that tests
+        and training do not depend on the day.
+        """
         tokenizer = Tokenizer.load(folder)
-        template = ChatTemplate.load(folder) if _has_template(Path(folder), tokenizer) else None
+        template = ChatTemplate.load(folder).with_clock(clock) if _has_template(Path(folder), tokenizer) else None
         return cls(hf.load(folder, dtype=dtype, device=device), tokenizer, template=template, device=device)
 
     # -- prompts
@@ -109,7 +119,7 @@ class Engine:
         if self.template is None:
             hint = "a base model continues text; tune it for chat first"
             raise ModelError("chat", "the model's folder holds no chat template", hint=hint)
-        return encode(self.tokenizer, self.template, messages, add_generation_prompt=True).ids
+        return encode_prompt(self.tokenizer, self.template, messages)
 
     # -- answers
 

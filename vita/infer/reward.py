@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vita.data.chat import ChatTemplate, encode
+from vita.data.chat import ChatTemplate, encode_prompt
 from vita.data.records import Message
 from vita.data.tokenizer import Tokenizer
 from vita.nn import reward
@@ -43,7 +43,7 @@ class RewardModel:
 
     def ids(self, dialogue: Sequence[Message]) -> list[int]:
         """The dialogue in tokens, as it was in training: to the last that its template writes."""
-        return encode(self.tokenizer, self.template, dialogue).ids
+        return encode_prompt(self.tokenizer, self.template, dialogue, add_generation_prompt=False)
 
     def fits(self, dialogue: Sequence[Message]) -> bool:
         """Whether it can be scored: an answer that went to the end of the context leaves no room for its own end."""

@@ -17,7 +17,7 @@ from random import Random
 
 from pydantic import Field
 
-from vita.data.chat import ChatTemplate, encode
+from vita.data.chat import ChatTemplate, encode_prompt
 from vita.data.prompts import Prompt, distinct, prompts
 from vita.data.records import Message
 from vita.data.source import Source
@@ -109,7 +109,7 @@ def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -
     room = int(hf.read_config(model)["max_position_embeddings"]) - answer
 
     def fits(one: Prompt) -> bool:
-        return len(encode(tokenizer, template, one.messages, add_generation_prompt=True).ids) <= room
+        return len(encode_prompt(tokenizer, template, one.messages)) <= room
 
     kept = [one for one in every if fits(one)]
     if not kept:

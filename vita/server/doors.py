@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from vita.data.chat import encode
+from vita.data.chat import encode_prompt
 from vita.data.records import Message
 from vita.infer.asking import Closed, Full
 from vita.infer.guard import Guard
@@ -101,10 +101,12 @@ class Doors:
             raise invalid(message, "model", code="no_chat_template")
         tokenizer = scheduler.engine.tokenizer
         try:
-            encoded = await asyncio.to_thread(encode, tokenizer, template, messages, add_generation_prompt=answer)
+            ids = await asyncio.to_thread(encode_prompt, tokenizer, template, messages, add_generation_prompt=answer)
         except DataError as error:
             raise invalid(str(error), "messages") from None
-        return encoded.ids
+        if not ids:
+            raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
+        return ids
 
     async def prompt_ids(
         self, scheduler: Scheduler, prompt: str | list[int], param: str, *, room: int, plain: bool = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu", se
     from vita.spine.config import build
 
     pinned, told = verify(folder, digest=digest)
-    engine = Engine.open(folder / "model", device=device)
+    engine = Engine.open(folder / "model", device=device, clock=datetime.now)
     check_golden(engine, told.get("golden") or [])
     limits = told.get("limits") or {}
     scheduler = Scheduler(engine, rows=int(limits.get("rows", 16)), queue=int(limits.get("queue", 64)))
