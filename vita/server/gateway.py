@@ -9,10 +9,13 @@ is accepted is answered, even if replicas die on the way (`relay`).
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -37,6 +40,11 @@ from vita.server.telemetry import CONTENT_TYPE, Telemetry
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
+log = logging.getLogger(__name__)
+
+REFRESH_ROWS = 500
+"""Rows of a table that are read and applied at a time while requests are answered."""
+
 
 class Gateway:
     """The state of a service's door, and what it does with each request."""
@@ -55,6 +63,7 @@ class Gateway:
         self.routes, self.ledger, self.settings, self.research = routes, ledger, settings, research
         self.telemetry = Telemetry()
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, routes.service)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger refresh")
         self.door = Admission(self.keys, settings, self.telemetry, local=local)
         self.log = RequestLog(ledger, Kept(settings.log, settings.redact))
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
@@ -83,22 +92,36 @@ class Gateway:
     # -- upkeep
 
     def refresh(self) -> None:
-        """Read keys and states from the ledger."""
+        """Read what changed in the ledger about keys and models."""
         self.keys.refresh()
         self.catalog.refresh()
 
+    async def refresh_aside(self) -> None:
+        """The same while requests are answered: a thread of its own reads, and this one applies a little at a time."""
+        loop = asyncio.get_running_loop()
+        rows = REFRESH_ROWS
+        while rows >= REFRESH_ROWS:
+            self.keys.apply(await loop.run_in_executor(self._reader, self.keys.read))
+            changes = await loop.run_in_executor(self._reader, partial(self.catalog.read, limit=REFRESH_ROWS))
+            self.catalog.apply(changes)
+            rows = changes.count
+
     async def keep_fresh(self) -> None:
-        """Read them again and again; while the ledger cannot be read, what was known holds."""
+        """Refresh again and again; while the ledger cannot be read, what was known holds."""
         while True:
             await asyncio.sleep(self.settings.refresh_seconds)
             try:
-                await asyncio.to_thread(self.refresh)
+                await self.refresh_aside()
             except VitaError:
                 self.telemetry.ledger_errors.inc()
+            except Exception:
+                self.telemetry.ledger_errors.inc()
+                log.exception("the ledger could not be read; keys and models stay as they were")
 
     async def close(self) -> None:
         await self.client.aclose()
         await asyncio.to_thread(self.log.close)
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     # -- passing on
 

@@ -13,7 +13,7 @@ import hmac
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,14 @@ import sqlalchemy as sa
 
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
-from vita.spine.ledger import Ledger
+from vita.spine.ledger import Ledger, events
+from vita.spine.tail import Tail
 
 SCOPES = ("chat", "completions", "embeddings", "feedback", "research", "admin")
 """What a key may be for; `research` reaches retired models kept for research, `admin` reads /metrics."""
 USUAL_SCOPES = ("chat", "completions", "embeddings", "feedback")
+CREATED, REVOKED = "key created", "key revoked"
+"""The events that say that a key changed."""
 
 _tables = sa.MetaData()
 api_keys = sa.Table(
@@ -94,7 +97,7 @@ def create(
            "consent": consent, "created": time.time(), "expires": expires, "revoked": None}  # fmt: skip
     with ledger.transaction() as database:
         database.execute(sa.insert(api_keys).values(row))
-    ledger.log("key created", f"key {hint}", name=name, scopes=row["scopes"])
+        _log(database, CREATED, hint, name=name, scopes=row["scopes"])
     return secret
 
 
@@ -118,21 +121,48 @@ def revoke(ledger: Ledger, reference: str) -> Key:
         )
     with ledger.transaction() as database:
         database.execute(sa.update(api_keys).where(api_keys.c.id == found[0].id).values(revoked=time.time()))
-    ledger.log("key revoked", f"key {found[0].hint}", name=found[0].name)
+        _log(database, REVOKED, found[0].hint, name=found[0].name)
     return found[0]
 
 
 class Keyring:
-    """The keys as they were at the last `refresh`, so that a request waits for no database."""
+    """The keys as they were at the last `refresh`, so that a request waits for no database.
+
+    A key is read when it is created and again when it is revoked: the event log says which ones changed.
+    """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._events = Tail(events, events.c.event, events.c.subject)
+        self._complete = False
         self._keys: dict[str, Key] = {}
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def refresh(self) -> None:
-        """Read the keys anew; a revoked one is refused from then on."""
-        self._keys = {key.hint: key for key in all_keys(self._ledger)}
+        """Read what changed and apply it; a revoked key is refused from then on."""
+        self.apply(self.read())
+
+    def read(self) -> list[Key]:
+        """The keys that were created or revoked since the last call; at the first call all of them."""
+        query, rows = sa.select(api_keys).order_by(api_keys.c.id), []
+        with self._ledger.transaction() as database:
+            if not self._complete:
+                self._events.skip(database)  # first, so that a change during the next query is read again
+            else:
+                rows = self._events.read(database)
+                changed = {row["subject"].removeprefix("key ") for row in rows if row["event"] in (CREATED, REVOKED)}
+                query = query.where(api_keys.c.hint.in_(sorted(changed)))
+                if not changed:
+                    self._events.advance(rows)
+                    return []
+            keys = [_key(row) for row in database.execute(query).mappings()]
+        self._events.advance(rows)
+        self._complete = True
+        return keys
+
+    def apply(self, keys: Iterable[Key]) -> None:
+        """Take over what `read` gave."""
+        self._keys.update({key.hint: key for key in keys})
 
     @property
     def open(self) -> bool:
@@ -157,6 +187,12 @@ class Keyring:
         allowed = level >= 1
         self._buckets[key.hint] = (level - 1 if allowed else level, now)
         return 0.0 if allowed else (1 - level) / rate
+
+
+def _log(database: sa.Connection, event: str, hint: str, **data: Any) -> None:
+    """Append to the event log in the transaction of the change, so that no change goes unnoticed."""
+    row = {"at": time.time(), "event": event, "subject": f"key {hint}", "data": data}
+    database.execute(sa.insert(events).values(row))
 
 
 def _key(row: Any) -> Key:

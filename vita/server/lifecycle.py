@@ -9,8 +9,8 @@ deprecated one is retired for its users from its sunset on, whether or not someb
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
 from typing import Any
@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from vita.measure.usage import deployments
 from vita.server.errors import ApiError
-from vita.spine.ledger import Ledger, Move
+from vita.spine.ledger import Ledger, Move, names, states
+from vita.spine.tail import Tail
 
 RELEASE = "release/"
 """What the ledger's name of a release begins with; what follows is the name that requests use."""
@@ -45,41 +46,94 @@ class Standing:
         return replace(self, state="retired", since=max(self.sunset, self.since))
 
 
-@dataclass
+@dataclass(frozen=True)
+class CatalogRows:
+    """What was added to the ledger about models since the last read."""
+
+    deployments: Sequence[sa.RowMapping]
+    moves: Sequence[Move]
+    names: Sequence[sa.RowMapping]
+
+    @property
+    def count(self) -> int:
+        return len(self.deployments) + len(self.moves) + len(self.names)
+
+
 class Catalog:
     """Models by their names and their standings, as the ledger had them at the last `refresh`."""
 
-    ledger: Ledger
-    service: str
-    names: dict[str, str] = field(default_factory=dict)
-    """Every name that was ever served or given -> digest of the model."""
-    standings: dict[str, Standing] = field(default_factory=dict)
-    clock: Callable[[], float] = time.time
+    def __init__(self, ledger: Ledger, service: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.ledger, self.service, self.clock = ledger, service, clock
+        columns = (deployments.c.service, deployments.c.version, deployments.c.model)
+        self._deployments = Tail(deployments, *columns)
+        self._states, self._names = Tail(states), Tail(names, names.c.name, names.c.artifact)
+        self._served: dict[str, str] = {}
+        """Every version that the service ever served -> digest of the model."""
+        self._given: dict[str, str] = {}
+        """Every name in the ledger, as requests use it -> digest of what it means now."""
+        self._moves: dict[str, Move] = {}
+        self._models: dict[str, str] = {}
+        """Digest of a release -> digest of its model."""
+        self._versions_of: dict[str, str] = {}
+        self._names_of: dict[str, dict[str, None]] = {}
+        self._releases_of: dict[str, dict[str, None]] = {}
 
     def refresh(self) -> None:
-        """Read names and states anew."""
-        served = sa.select(deployments.c.version, deployments.c.model).where(deployments.c.service == self.service)
+        """Read what was added to the ledger and apply it."""
+        self.apply(self.read())
+
+    def read(self, *, limit: int | None = None) -> CatalogRows:
+        """What was added since the last call, at most `limit` rows of each table; at the first call everything."""
+        tails = self._deployments, self._states, self._names
         with self.ledger.transaction() as database:
-            past = {row.version: row.model for row in database.execute(served.order_by(deployments.c.id))}
-        moves: dict[str, Move] = {}
-        released: dict[str, str] = {}
-        for move in self.ledger.moves():
-            moves[move.artifact] = _joined(moves.get(move.artifact), move)
+            served, moved, given = (tail.read(database, limit=limit) for tail in tails)
+        moves = [Move(**row) for row in moved]
+        for tail, rows in zip(tails, (served, moved, given), strict=True):
+            tail.advance(rows)
+        return CatalogRows(served, moves, given)
+
+    def apply(self, rows: CatalogRows) -> None:
+        """Take over what `read` gave."""
+        for row in rows.deployments:
+            if row["service"] == self.service:
+                self._served[row["version"]] = row["model"]
+                self._versions_of[row["model"]] = row["version"]
+        for move in rows.moves:
+            self._moves[move.artifact] = _joined(self._moves.get(move.artifact), move)
             if release := move.details.get("release"):
-                released[release] = move.artifact
-        given = self.ledger.all_names()
-        labels = {name.removeprefix(RELEASE): released.get(digest, digest) for name, digest in given.items()}
-        names = {**labels, **past}
-        called = {model: name for name, model in names.items()}
-        self.names = names
-        self.standings = {model: _standing(move, called) for model, move in moves.items()}
+                self._models[release] = move.artifact
+                self._releases_of.setdefault(move.artifact, {})[release] = None
+        for row in rows.names:
+            self._rename(row["name"].removeprefix(RELEASE), row["artifact"])
 
     def standing(self, model: str) -> Standing:
-        return self.standings.get(model, Standing()).at(self.clock())
+        """Where a model stands now."""
+        move = self._moves.get(model)
+        return Standing() if move is None else _standing(move, self.name_of).at(self.clock())
 
     def digest(self, name: str) -> str | None:
         """The model that a name or a whole digest means."""
-        return self.names.get(name) or (name if name in self.standings else None)
+        if name in self._served:
+            return self._served[name]
+        if name in self._given:
+            return self._models.get(self._given[name], self._given[name])
+        return name if name in self._moves else None
+
+    def name_of(self, model: str) -> str:
+        """What a request would call a model: a version that served it, else its newest name, else its digest."""
+        if model in self._versions_of:
+            return self._versions_of[model]
+        for digest in (model, *reversed(self._releases_of.get(model, {}))):
+            for name in reversed(self._names_of.get(digest, {})):
+                return name
+        return model
+
+    def _rename(self, name: str, digest: str) -> None:
+        before = self._given.get(name)
+        if before is not None:
+            self._names_of[before].pop(name, None)
+        self._given[name] = digest
+        self._names_of.setdefault(digest, {})[name] = None
 
 
 def lifecycle_headers(standing: Standing) -> dict[str, str]:
@@ -127,7 +181,7 @@ def _joined(before: Move | None, move: Move) -> Move:
     return Move(**{**vars(move), "details": {**before.details, **move.details}, "at": before.at})
 
 
-def _standing(move: Move, called: Mapping[str, str]) -> Standing:
+def _standing(move: Move, name_of: Callable[[str], str]) -> Standing:
     details = move.details
     successor = details.get("successor") or details.get("replacement")
     return Standing(
@@ -135,7 +189,7 @@ def _standing(move: Move, called: Mapping[str, str]) -> Standing:
         move.at,
         move.why,
         _moment(details.get("sunset")),
-        called.get(successor, successor) if isinstance(successor, str) else None,
+        name_of(successor) if isinstance(successor, str) else None,
         bool(details.get("research")),
     )
 

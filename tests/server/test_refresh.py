@@ -1,0 +1,127 @@
+"""A gateway follows the ledger by reading what is new in it, beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import httpx
+import sqlalchemy as sa
+
+from tests.server.fakes import FakeReplica
+from tests.server.gateways import going, going_anywhere, service
+from vita.measure.usage import deployments
+from vita.server import keys
+from vita.server.gateway import Gateway
+from vita.server.lifecycle import Catalog
+from vita.server.routing import Routes
+from vita.server.settings import ServiceSettings
+from vita.spine.ledger import Ledger, names, states
+
+MODELS, KEYS = 5_000, 1_000
+
+
+def fill(ledger: Ledger) -> None:
+    """Write 5,000 named models that were approved and served, and 1,000 keys."""
+    models = [f"{number:064x}" for number in range(MODELS)]
+    given = [{"name": f"life/{number}", "artifact": model, "at": 1.0} for number, model in enumerate(models)]
+    moves = [
+        {"artifact": model, "state": state, "who": "ann", "why": "", "reports": [], "details": {}, "at": 1.0}
+        for model in models
+        for state in ("approved", "serving")
+    ]
+    made = [
+        {"name": f"key{number}", "hint": f"{number:08x}", "hash": "0" * 64, "scopes": ["chat"], "limits": {},
+         "consent": False, "created": 1.0, "expires": None, "revoked": None}
+        for number in range(KEYS)
+    ]  # fmt: skip
+    with ledger.transaction() as database:
+        for table, rows in ((names, given), (states, moves), (keys.api_keys, made)):
+            database.execute(sa.insert(table), rows)
+
+
+def test_a_refresh_reads_what_is_new_however_much_there_is(any_ledger: Ledger) -> None:
+    fill(any_ledger)
+    gateway = Gateway(Routes("cat"), any_ledger, ServiceSettings())
+    try:
+        assert gateway.catalog.digest("life/77") == f"{77:064x}"
+        began = time.process_time()
+        for _ in range(10):
+            assert gateway.keys.read() == [] and gateway.catalog.read().count == 0
+        assert time.process_time() - began < 0.5, "ten refreshes cost less than one that reads everything"
+        secret = keys.create(any_ledger, "ann")
+        keys.revoke(any_ledger, "0000000a")
+        any_ledger.name("life/77", "f" * 64)
+        any_ledger.move("f" * 64, "approved", who="ann", why="better")
+        changed, rows = gateway.keys.read(), gateway.catalog.read()
+        assert {key.name for key in changed} == {"ann", "key10"} and rows.count == 2
+        gateway.keys.apply(changed)
+        gateway.catalog.apply(rows)
+        assert gateway.keys.find(secret) is not None
+        assert gateway.catalog.digest("life/77") == "f" * 64 and gateway.catalog.standing("f" * 64).state == "approved"
+    finally:
+        asyncio.run(gateway.close())
+
+
+@going_anywhere
+async def test_a_running_gateway_follows_keys_without_holding_up_requests(ledger):
+    fill(ledger)
+    async with service(ledger, FakeReplica("a"), refresh_seconds=0.05) as (gateway, client):
+        following = asyncio.create_task(gateway.keep_fresh())
+        secret = keys.create(ledger, "ann")
+        bearer = {"authorization": f"Bearer {secret}"}
+        assert await _status(client, bearer, 200) == 200
+        keys.revoke(ledger, "ann")
+        assert await _status(client, bearer, 401) == 401
+        following.cancel()
+
+
+async def _status(client: httpx.AsyncClient, headers: dict[str, str], wanted: int) -> int:
+    """The status of a request, waited for up to five seconds."""
+    end = time.monotonic() + 5
+    while (status := (await client.get("/v1/models", headers=headers)).status_code) != wanted:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
+    return status
+
+
+@going
+async def test_a_refresh_that_fails_in_the_middle_loses_no_revocation(ledger):
+    async with service(ledger, FakeReplica("a")) as (gateway, _):
+        secret = keys.create(ledger, "ann")
+        gateway.refresh()
+        keys.revoke(ledger, "ann")
+        with ledger.transaction() as database:
+            database.execute(sa.text("alter table api_keys rename to hidden"))
+        for _ in range(2):
+            try:
+                gateway.keys.refresh()
+            except Exception:  # noqa: BLE001 - the table is gone for a while
+                assert gateway.keys.find(secret) is not None
+        with ledger.transaction() as database:
+            database.execute(sa.text("alter table hidden rename to api_keys"))
+        gateway.keys.refresh()
+        assert gateway.keys.find(secret) is None
+
+
+def test_names_and_releases_are_followed_as_they_change(ledger: Ledger) -> None:
+    catalog = Catalog(ledger, "cat")
+    catalog.refresh()
+    model, release, newer = "a" * 64, "b" * 64, "c" * 64
+    ledger.name("release/cat", release)
+    catalog.refresh()
+    assert catalog.digest("cat") == release
+    ledger.move(model, "serving", who="ann", why="", release=release)
+    catalog.refresh()
+    assert catalog.digest("cat") == model and catalog.name_of(model) == "cat"
+    row = {"service": "cat", "version": "cat:1", "model": model, "release": release, "action": "started", "share": 1.0,
+           "who": "", "at": 1.0}  # fmt: skip
+    with ledger.transaction() as database:
+        database.execute(sa.insert(deployments).values(row))
+        database.execute(sa.insert(deployments).values({**row, "service": "dog", "version": "dog:1"}))
+    ledger.name("release/cat", newer)
+    ledger.move(model, "deprecated", who="ann", why="", successor=newer)
+    catalog.refresh()
+    assert catalog.digest("cat:1") == model and catalog.digest("dog:1") is None
+    assert catalog.digest("cat") == newer and catalog.name_of(model) == "cat:1"
+    assert catalog.standing(model).successor == "cat"
