@@ -80,6 +80,8 @@ def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | N
     base = Path() if path in recipes().values() else path.parent
     raw = override(read_yaml(path), [_spelled_out(one) for one in assignments])
     variables = raw.get("variables") or {}
+    if not isinstance(variables, dict):
+        raise ConfigError(f"{path.name}.variables", expected="values as `name: value`", got=variables)
     variables = _filled(variables, variables, where=f"{path.name}.variables")
     file = build(LifeFile, _filled(raw, variables, where=path.name), where=path.name)
     steps: list[Step] = []
@@ -180,10 +182,10 @@ def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[St
     at = f"{where}.stages.{name}"
     called = given.pop("stage", name)
     chosen, gate = given.pop("inputs", None) or {}, given.pop("gate", None)
-    if gate is not None and gate not in file.gates:
-        raise unknown_name(f"{at}.gate", str(gate), file.gates)
     if not isinstance(called, str) or not isinstance(chosen, dict):
         raise ConfigError(at, expected="`stage: NAME` and `inputs: {slot: step}`")
+    if gate is not None and (not isinstance(gate, str) or gate not in file.gates):
+        raise unknown_name(f"{at}.gate", str(gate), file.gates)
     if called == name and called not in stages():
         close = nearest(called, stages())
         hint = f"did you mean `{close}`?" if close else "a step of your own name says which stage it is: `stage: test`"

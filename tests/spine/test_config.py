@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,65 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_yaml(tmp_path / "life.yaml")
+
+
+def _alias_bomb(form: str) -> str:
+    """A few lines that stand for billions of values."""
+    names = [f"a{level}" for level in range(12)]
+    levels = [f"{name}: {form.format(name=name, aliases=', '.join([f'*{below}'] * 9))}"
+              for below, name in pairwise(names)]  # fmt: skip
+    return "\n".join(["a0: &a0 {x: 1}", *levels])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: .inf", r"`\.inf` is not a finite number \(line 1\)"),
+        ("b: 1\na: [1, -.INF]", r"`-\.INF` is not a finite number \(line 2\)"),
+        ("a: .nan", r"`\.nan` is not a finite number"),
+        ("a: 1e999", "`1e999` is not a finite number"),
+        ("a: " + "9" * 5000, r"\(5000 digits\)` is not an integer of at most 64 bits"),
+        ("a: &x [*x]", "an alias refers to the value that contains it"),
+        ("a: &a {b: *a}", "an alias refers to the value that contains it"),
+        ("a: " + "[" * 200 + "]" * 200, "nested more than 64 levels deep"),
+        ("{[1, 2]: 3}", "a name must be plain text"),
+        ("a: !!python/object:os.system x", "could not determine a constructor"),
+        ("a: !!binary aGVsbG8=", "could not determine a constructor"),
+        ("a: !!int x", "`x` is not an integer of at most 64 bits"),
+        ("a: \x00", "is not YAML"),
+        ("a: 1" + "0" * 30, "is not an integer of at most 64 bits"),
+        (_alias_bomb("&{name} [{aliases}]"), "more than 100,000 values"),
+        (_alias_bomb("&{name} {{<<: [{aliases}]}}"), "more than 100,000 values"),
+    ],
+)
+def test_a_value_that_no_setting_can_hold_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "life.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as refusal:
+        read_yaml(tmp_path / "life.yaml")
+    assert "\n" not in str(refusal.value)
+
+
+def test_words_and_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    text = "time: 1:30\nday: 2027-01-31\nbad_day: 2027-13-45\nname: no\ncode: 010\nn: 1_000\nsmall: -1.5e-3\nhalf: .5\n"
+    (tmp_path / "life.yaml").write_text(text)
+    values = {"time": "1:30", "day": "2027-01-31", "bad_day": "2027-13-45", "name": "no", "code": "010", "n": 1000}
+    assert read_yaml(tmp_path / "life.yaml") == {**values, "small": -0.0015, "half": 0.5}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf", "nan", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused_however_it_is_written(value: object) -> None:
+    with pytest.raises(ConfigError, match="expected a finite number|expected a valid number|expected greater than 0"):
+        build(Config, {"optimizer": {"rate": value}}, where="sft")
+
+
+def test_an_override_that_is_not_finite_is_refused() -> None:
+    for text in (".inf", ".nan", "1e999"):
+        with pytest.raises(ConfigError, match="--set a"):
+            override({}, [f"a={text}"])
+
+
+def test_an_unknown_name_without_alternatives_says_so() -> None:
+    from vita.spine.config import unknown_name
+
+    assert str(unknown_name("gate", "x", [])) == "gate: `x` is not known here; there are none to choose from"
+    assert str(unknown_name("gate", "x", ["qqqq"])).endswith("the only one is qqqq")

@@ -1,29 +1,79 @@
-"""The command line. `main` turns the family of errors into one line and an exit code."""
+"""The command line: `main` turns every way in which a command can end into at most one line and an exit code."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
-from rich.markup import escape
+import typer
 
 from vita.cli.app import app, errors_console, register, stage_commands
+from vita.cli.unexpected import print_error, print_error_line
+from vita.spine.console import line, prepare_streams
 from vita.spine.errors import VitaError
 
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+_COMMAND_LINE_ERROR = typer.BadParameter.__mro__[2]
+INTERRUPTED = 130
 
-def main(arguments: list[str] | None = None) -> Any:
-    """Run `vita`; returns never, but exits with the command's code."""
-    given = sys.argv[1:] if arguments is None else arguments
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run `vita` and exit with the command's code."""
+    prepare_streams()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        register(next((word for word in given if word in stage_commands()), None))
-        app(arguments, prog_name="vita")
-    except VitaError as error:
-        errors_console().print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _reader_left()
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, BrokenPipeError):
+            raise
+        code = _reader_left()
     except KeyboardInterrupt:
-        errors_console().print("[yellow]stopped[/]; the same command goes on where it stopped")
-        sys.exit(130)
-    except BrokenPipeError:  # the reader has gone, as in `vita ls | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = _interrupted()
+    except Exception as error:  # noqa: BLE001 (the last place that can turn it into one line)
+        code = _fail(error)
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    register(next((word for word in words if word in stage_commands()), None))
+    # In this mode the parser raises its errors, and returns the code of `typer.Exit`.
+    result: Any = typer.main.get_command(app).main(words, prog_name="vita", standalone_mode=False)
+    code = result if isinstance(result, int) else 0
+    return _interrupted() if code == INTERRUPTED else code
+
+
+def _fail(error: Exception) -> int:
+    """Print one line about an error; returns its exit code."""
+    if isinstance(error, typer.Abort):
+        print_error_line("standard input has ended, and an answer was needed")
+        return VitaError.exit_code
+    if isinstance(error, _COMMAND_LINE_ERROR):
+        return _usage_error(error)
+    return print_error(error)
+
+
+def _usage_error(error: Any) -> int:
+    """A wrong option or argument, in one line; a group of commands without a command shows its help."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(context.get_help() if context else "")
+        return int(error.exit_code)
+    hint = f"; see `{context.command_path} --help`" if context and isinstance(error, _USAGE_ERROR) else ""
+    print_error_line(error.format_message().rstrip(".") + hint)
+    return int(error.exit_code)
+
+
+def _interrupted() -> int:
+    errors_console().print(line(("stopped", "yellow"), "; the same command continues where it stopped"))
+    return INTERRUPTED
+
+
+def _reader_left() -> int:
+    """Standard output is closed at the other end, as in `vita ls | head -1`: not an error."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (replaces a stream until the end)
+    os.dup2(sys.stdout.fileno(), 1)
+    return 0

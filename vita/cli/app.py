@@ -14,6 +14,7 @@ from rich.console import Console
 import vita.cli
 from vita import __version__
 from vita.cli.workspace import Workspace
+from vita.spine.console import open_console
 from vita.stages import own_stages
 
 _ORDER = (
@@ -40,8 +41,8 @@ app.add_typer(data_app, name="data")
 
 
 def errors_console() -> Console:
-    """Where errors go."""
-    return Console(stderr=True, highlight=False)
+    """The console for errors and alerts."""
+    return open_console(stderr=True)
 
 
 def workspace(ctx: typer.Context) -> Workspace:

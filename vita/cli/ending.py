@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from vita.cli.workspace import Workspace
 from vita.life import Life
 from vita.measure.gatekeeper import Decision
+from vita.spine.console import line
 from vita.spine.errors import VitaError
 from vita.spine.store import Artifact
 
@@ -64,8 +64,8 @@ def _steps(material: Material) -> Table:
     table.add_column(justify="right", no_wrap=True, style="dim")
     for chapter in chapters:
         told = words.headline(chapter, material.figures.get(chapter.digest))
-        table.add_row(escape(chapter.name), escape(told), clock(chapter.seconds))
-    table.add_row("", "[dim]This life took in all[/]", clock(sum(chapter.seconds for chapter in chapters)))
+        table.add_row(chapter.name, told, clock(chapter.seconds))
+    table.add_row("", Text("This life took in all", style="dim"), clock(sum(chapter.seconds for chapter in chapters)))
     return table
 
 
@@ -92,7 +92,7 @@ def _answers(material: Material) -> Table | None:
     for chapter in shown:
         table.add_column(f"{chronicle.life}/{chapter.name}", no_wrap=True, overflow="ellipsis", ratio=1)
     for question, *row in zip(chronicle.questions, *(chronicle.answers[one.digest] for one in shown), strict=False):
-        table.add_row(escape(question), *(escape(" ".join(answer.split())) for answer in row))
+        table.add_row(question, *(" ".join(answer.split()) for answer in row))
     return table
 
 
@@ -102,11 +102,11 @@ def _where(material: Material, places: Mapping[str, Path]) -> list[RenderableTyp
         last = chronicle.models[-1]
         state = material.state(last.digest)
         lines.append(
-            f"{escape(chronicle.life)}/{escape(last.name)} is [bold]{'a ' if state == 'candidate' else ''}{state}[/]"
+            line(f"{chronicle.life}/{last.name} is ", (f"{'a ' if state == 'candidate' else ''}{state}", "bold"))
         )
     talkers = [one for one in chronicle.models if one.facts.get("chat") and material.state(one.digest) != "retired"]
     if talkers:
-        lines.append(f"Talk to it: vita chat {escape(chronicle.life)}/{escape(talkers[-1].name)}")
+        lines.append(f"Talk to it: vita chat {chronicle.life}/{talkers[-1].name}")
     for what, path in places.items():
         lines.append(Text.assemble((f"{what}: ", ""), (str(_relative(path)), "dim"), no_wrap=True, overflow="ignore"))
     return lines

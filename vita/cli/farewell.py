@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.gating import end_of
 from vita.cli.writing import writing
+from vita.spine.console import line
 from vita.spine.errors import ConfigError, DataError, GateError
 
 feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
@@ -73,7 +73,7 @@ def restore(
         here.ledger.log("restored", here.digest(archive), files=drilled.files, golden=drilled.golden)
     trust = "the key you gave" if public else f"the key in the archive, {drilled.signed_by[:12]}; compare it"
     here.console.print(f"{drilled.files} files as signed by {trust}; {drilled.golden} golden answers as archived")
-    here.console.print(f"the model lies in {escape(str(drilled.model))}")
+    here.console.print(f"the model lies in {drilled.model!s}")
 
 
 @app.command("who-saw")
@@ -100,13 +100,13 @@ def who_saw(
         typer.echo(json.dumps(told, indent=1))
         return
     for one in seen.unread:
-        here.console.print(f"[yellow]not looked through[/]: {escape(one)}", soft_wrap=True)
+        here.console.print(line(("not searched", "yellow"), f": {one}"), soft_wrap=True)
     if not seen.holders:
-        here.console.print(f"nothing here holds `{escape(document)}`")
+        here.console.print(f"nothing here holds `{document}`")
         return
     table = Table("kind", "digest", "names", "state", "through", box=None, pad_edge=False)
     for one in (*seen.holders, *seen.weights):
-        table.add_row(one.kind, one.digest[:12], escape(", ".join(one.names)), one.state, escape(one.through))
+        table.add_row(one.kind, one.digest[:12], ", ".join(one.names), one.state, one.through)
     here.console.print(table)
     here.console.print(
         f"{len(seen.to_retire)} of {len(seen.weights)} weights made from it are not retired; "

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.writing import writing
+from vita.spine.console import line
 from vita.spine.errors import ConfigError
 
 findings_app = typer.Typer(help="What the red team found, and what becomes of it.", invoke_without_command=True)
@@ -61,14 +61,14 @@ def show(
         typer.echo(json.dumps(found.as_json(), indent=1))
         return
     here.console.print(
-        f"[bold]{number}[/] {escape(found.probe)}: {escape(found.item)}  [bold]{found.state}[/]  {found.severity}"
+        line((str(number), "bold"), f" {found.probe}: {found.item}  ", (found.state, "bold"), f"  {found.severity}")
     )
-    here.console.print(f"life {escape(found.life)}, {escape(', '.join(found.taxonomy))}", style="dim")
-    here.console.print(f"\n{escape(found.prompt)}\n\n[bold]answer[/] {escape(found.answer)}\n")
+    here.console.print(f"life {found.life}, {', '.join(found.taxonomy)}", style="dim")
+    here.console.print(line(f"\n{found.prompt}\n\n", ("answer", "bold"), f" {found.answer}\n"))
     for move in found.moves:
         day = datetime.datetime.fromtimestamp(move.at).strftime("%Y-%m-%d %H:%M")
         report = f" (report {move.report[:12]})" if move.report else ""
-        here.console.print(f"  {day}  {move.state} by {escape(move.who)}: {escape(move.why)}{report}")
+        here.console.print(f"  {day}  {move.state} by {move.who}: {move.why}{report}")
 
 
 @findings_app.command()
@@ -159,7 +159,7 @@ def _list(
     table = Table("", "life", "probe", "item", "severity", "state", "since", box=None, pad_edge=False)
     for one in found:
         since = datetime.datetime.fromtimestamp(one.moves[-1].at).strftime("%Y-%m-%d")
-        table.add_row(str(one.id), escape(one.life), one.probe, escape(one.item), one.severity, one.state, since)
+        table.add_row(str(one.id), one.life, one.probe, one.item, one.severity, one.state, since)
     here.console.print(table if found else "nothing was found")
 
 

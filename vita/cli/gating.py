@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from vita.cli.app import app, workspace
 from vita.measure import gatekeeper
@@ -35,7 +35,7 @@ def gate(
         raise typer.Exit(decision.exit_code)
     table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
     for one in decision.judged.findings:
-        table.add_row(escape(str(one.bar)), f"[{_COLOURS[one.verdict]}]{one.verdict}[/]", escape(one.said))
+        table.add_row(str(one.bar), Text(one.verdict, style=_COLOURS[one.verdict]), one.said)
     here.console.print(table)
     people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
     waits = (
@@ -43,7 +43,7 @@ def gate(
         if decision.exit_code == WAITING_FOR_APPROVAL
         else ""
     )
-    here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{escape(people)}{waits}")
+    here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{people}{waits}")
     raise typer.Exit(decision.exit_code)
 
 

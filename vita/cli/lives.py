@@ -6,8 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from vita.cli import ending
 from vita.cli.app import app, workspace
@@ -19,7 +19,7 @@ from vita.spine.plan import execute, forecast
 
 LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting: --set sft.rate=1e-3.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting: --set sft.steps=500.")
 ]
 UntilOption = Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")]
 
@@ -92,9 +92,9 @@ def plan(
         return
     table = Table("step", "stage", "", "why", box=None, pad_edge=False)
     for one in answers:
-        verdict = "[green]runs[/]" if one.runs else "[dim]skipped[/]"
+        verdict = Text("runs", style="green") if one.runs else Text("skipped", style="dim")
         why = one.why if one.runs else f"{one.why} ({(one.artifact or '')[:12]})"
-        table.add_row(escape(one.step.name), one.step.stage.name, verdict, escape(why))
+        table.add_row(one.step.name, one.step.stage.name, verdict, why)
     here.console.print(table)
     running = sum(one.runs for one in answers)
     here.console.print(f"{running} of {len(answers)} steps would run" if running else "nothing to do: all is known")
@@ -105,5 +105,5 @@ def list_recipes(ctx: typer.Context) -> None:
     """List the lives that ship with Vita."""
     table = Table("recipe", "about", box=None, pad_edge=False)
     for name, path in recipes().items():
-        table.add_row(name, escape(str(read_yaml(path).get("about", ""))))
+        table.add_row(name, str(read_yaml(path).get("about", "")))
     workspace(ctx).console.print(table)

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.markdown import Markdown
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from vita.cli.app import app, data_app, workspace
 from vita.cli.workspace import Workspace
+from vita.spine.console import line
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Run
 from vita.spine.plan import ancestors, descendants
@@ -61,9 +62,7 @@ def list_artifacts(
     for row in rows:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made"])) if row["made"] else ""
         names = "\n".join(row["names"])
-        table.add_row(
-            row["kind"], row["digest"][:12], escape(names), _size(row["bytes"]), made, escape(_brief(row["facts"]))
-        )
+        table.add_row(row["kind"], row["digest"][:12], names, _size(row["bytes"]), made, _brief(row["facts"]))
     here.console.print(table)
 
 
@@ -94,7 +93,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
         (artifact.path / name for name in ("report.md", "report/report.md") if (artifact.path / name).exists()), None
     )
     if report:
-        here.console.print(Markdown(report.read_text(encoding="utf-8")))
+        here.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
 
 
 @app.command()
@@ -111,9 +110,9 @@ def trace(ctx: typer.Context, reference: Reference, as_json: JsonOption = False)
         typer.echo(json.dumps(answer, indent=1))
         return
     title = _title(here, digest)
-    up = Tree(f"{title}\n[dim]was made from[/]")
+    up = Tree(line(title, ("\nwas made from", "dim")))
     _grow_up(here, up, digest)
-    down = Tree(f"{title}\n[dim]went into[/]")
+    down = Tree(line(title, ("\nwent into", "dim")))
     _grow_down(here, down, digest)
     here.console.print(up)
     here.console.print(down)
@@ -128,7 +127,7 @@ def verify(ctx: typer.Context) -> None:
         if names:
             bad += 1
             files = ", ".join(names)
-            here.console.print(f"[red]corrupt[/] {manifest.kind} {digest[:12]}: {escape(files)}")
+            here.console.print(line(("corrupt", "red"), f" {manifest.kind} {digest[:12]}: {files}"))
     count = len(here.store.digests())
     if bad:
         raise StoreError(here.store.location, f"{bad} of {count} artifacts are corrupt", hint="run their lives again")
@@ -149,19 +148,19 @@ def show_data(
     from vita.data import show as showing
 
     here = workspace(ctx)
-    for line in showing.examples(
+    for row in showing.examples(
         _data_path(here, what), tokenizer=_tokenizer_folder(here, what, model), count=count, context=context
     ):
-        here.console.print(line)
+        here.console.print(row)
 
 
 def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
     """One artifact in a few lines."""
     manifest = here.store.manifest(artifact.digest)
-    here.console.print(f"[bold]{escape(name)}[/]  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}")
+    here.console.print(line((name, "bold"), f"  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}"))
     here.console.print(str(artifact.path), style="dim", soft_wrap=True)
     for key, value in manifest.facts.items():
-        here.console.print(f"  {escape(key)}: {escape(_value(value))}", soft_wrap=True)
+        here.console.print(f"  {key}: {_value(value)}", soft_wrap=True)
 
 
 # -- helpers
@@ -184,12 +183,12 @@ def _tokenizer_folder(here: Workspace, what: str, model: str | None) -> Path | N
 def _print_run(here: Workspace, run: Run) -> None:
     taken = clock(run.seconds or 0)
     here.console.print(
-        f"made by [bold]{run.stage}[/] (version {run.version}) in {taken}, step {escape(run.life)}/{escape(run.step)}"
+        line("made by ", (run.stage, "bold"), f" (version {run.version}) in {taken}, step {run.life}/{run.step}")
     )
     for slot, digest in here.ledger.inputs(run.id).items():
-        here.console.print(f"  from {slot}: {_title(here, digest)}")
+        here.console.print(line(f"  from {slot}: ", _title(here, digest)))
     for name, value in (run.record or {}).items():
-        here.console.print(f"  {escape(name)}: {escape(_value(value))}", style="dim", soft_wrap=True)
+        here.console.print(f"  {name}: {_value(value)}", style="dim", soft_wrap=True)
 
 
 def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
@@ -206,25 +205,27 @@ def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
         here.console.print(reckoning(blueprint.path, record or {}, artifact.facts, made[-1].record or {}))
 
 
-def _title(here: Workspace, digest: str) -> str:
+def _title(here: Workspace, digest: str) -> Text:
     names = [name for name, meant in here.ledger.all_names().items() if meant == digest]
     try:
         kind = here.store.manifest(digest).kind
     except StoreError:
         kind = "gone"
-    return f"[bold]{escape(', '.join(names) or digest[:12])}[/] {kind} {digest[:12]}"
+    return line((", ".join(names) or digest[:12], "bold"), f" {kind} {digest[:12]}")
 
 
 def _grow_up(here: Workspace, tree: Tree, digest: str) -> None:
     found = [edge for edge in ancestors(digest, here.ledger) if edge[0] == 1]
     for _, run, slot, other in found:
-        _grow_up(here, tree.add(f"{slot}: {_title(here, other)}" + (f" [dim]by {run.stage}[/]" if run else "")), other)
+        _grow_up(
+            here, tree.add(line(f"{slot}: ", _title(here, other), (f" by {run.stage}" if run else "", "dim"))), other
+        )
 
 
 def _grow_down(here: Workspace, tree: Tree, digest: str) -> None:
     found = {other: run for distance, run, _, other in descendants(digest, here.ledger) if distance == 1}
     for other, run in found.items():
-        _grow_down(here, tree.add(_title(here, other) + (f" [dim]by {run.stage}[/]" if run else "")), other)
+        _grow_down(here, tree.add(line(_title(here, other), (f" by {run.stage}" if run else "", "dim"))), other)
 
 
 def _edge(here: Workspace, distance: int, run: Run | None, slot: str, digest: str) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from vita.cli.app import app, errors_console, workspace
 from vita.cli.workspace import Workspace
+from vita.spine.console import line
 from vita.spine.errors import VitaError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def monitor(
         here.console.print(_page(seen))
     if seen["alerts"]:
         for alert in seen["alerts"]:
-            errors_console().print(f"[bold red]alert[/] {escape(str(alert))}", soft_wrap=True)
+            errors_console().print(line(("alert", "bold red"), f" {alert}"), soft_wrap=True)
         raise typer.Exit(FIRING)
 
 
@@ -118,7 +118,7 @@ def _page(seen: dict[str, Any]) -> RenderableType:
         head += f"{running['in_flight']} requests in flight"
     shares = {one["version"]: one["share"] for one in running["versions"]} if running else {}
     versions = sorted({*seen["versions"], *shares})
-    table = Table("", *map(escape, versions), box=None, pad_edge=False)
+    table = Table("", *versions, box=None, pad_edge=False)
     table.add_row("share", *(f"{shares[one]:.0%}" if one in shares else "" for one in versions))
     for name, (title, form) in _FIGURES.items():
         values = [seen["versions"].get(version, {}).get(name) for version in versions]

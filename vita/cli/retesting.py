@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from vita.cli.app import app, errors_console, workspace
 from vita.cli.monitoring import FIRING
 from vita.cli.workspace import Workspace
+from vita.spine.console import line
 from vita.spine.errors import ConfigError, StoreError, VitaError
 
 _AGAIN_SECONDS = 300.0
@@ -41,7 +41,7 @@ def retest(
         try:
             _tell(_retested(here, service, test, quiet=as_json), here, as_json=as_json)
         except VitaError as error:
-            errors_console().print(f"[bold red]could not test[/] {escape(str(error))}", soft_wrap=True)
+            errors_console().print(line(("could not test", "bold red"), f" {error}"), soft_wrap=True)
             time.sleep(min(seconds, _AGAIN_SECONDS))
 
 
@@ -111,9 +111,9 @@ def _tell(found: list[dict[str, Any]], here: Workspace, *, as_json: bool) -> boo
     for one in found:
         for drop in one["worse"]:
             said = f"{one['version']}: {drop['said']}, against report {one['before'][:12]}"
-            errors_console().print(f"[bold red]alert[/] {escape(said)}", soft_wrap=True)
+            errors_console().print(line(("alert", "bold red"), f" {said}"), soft_wrap=True)
         if not one["worse"] and not as_json:
-            here.console.print(f"{escape(one['version'])} is as good as it was: report {one['report'][:12]}")
+            here.console.print(f"{one['version']} is as good as it was: report {one['report'][:12]}")
     return any(one["worse"] for one in found)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
+from vita.spine.console import line
 from vita.spine.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def create(
     if as_json:
         typer.echo(json.dumps(_about(Desk(here.ledger), task)))
         return
-    here.console.print(f"[bold]{escape(name)}[/]: {len(asked)} prompts for {raters} raters each")
+    here.console.print(line((name, "bold"), f": {len(asked)} prompts for {raters} raters each"))
     here.console.print(f"Rate: vita review serve {name}, or vita review rate {name} --rater NAME", soft_wrap=True)
 
 
@@ -107,9 +107,7 @@ def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
     for row in rows:
         people = ", ".join(f"{rater} {count}" for rater, count in row["by_rater"].items())
         done = f"{row['ratings']} of {row['items'] * row['raters']}"
-        table.add_row(
-            escape(row["name"]), row["kind"], escape(", ".join(row["models"])), str(row["items"]), done, escape(people)
-        )
+        table.add_row(row["name"], row["kind"], ", ".join(row["models"]), str(row["items"]), done, people)
     here.console.print(table)
 
 
@@ -124,7 +122,7 @@ def rate(
     desk = _desk(here)
     one = desk.task(task)
     desk.enter(one, rater)
-    here.console.print(one.guideline.text, markup=False)
+    here.console.print(one.guideline.text)
     while (item := desk.next(one, rater)) is not None:
         done, total = desk.progress(one, rater)
         here.console.rule(f"{done + 1} of {total}")
@@ -166,8 +164,8 @@ def serve(
             raise ConfigError("review.port", f"{port} cannot be had: {error.strerror}", hint="give another") from None
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for name, token in tokens.items():
-            typer.echo(f"{name}  {address}/r/{token}")
-        typer.echo("Each link is for one rater only. Ctrl-C stops; nothing is lost.")
+            here.console.print(f"{name}  {address}/r/{token}", soft_wrap=True)
+        here.console.print("Each link is for one rater only. Ctrl-C stops; nothing is lost.")
         config = uvicorn.Config(review.review_app(desk, task), log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -224,9 +222,9 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
         return
     table = Table("of", "figure", "n", box=None, pad_edge=False)
     for name, one in figures.items():
-        table.add_row(escape(name), str(one), str(one.n))
+        table.add_row(name, str(one), str(one.n))
     here.console.print(table)
-    here.console.print(f"review/{task}  {artifact.path}", style="dim", soft_wrap=True, markup=False)
+    here.console.print(f"review/{task}  {artifact.path}", style="dim", soft_wrap=True)
 
 
 @review_app.command()
@@ -282,10 +280,10 @@ def _about(desk: Desk, task: Task) -> dict[str, Any]:
 
 def _show(here: Workspace, task: Task, item: Item, rater: str) -> None:
     for message in item.prompt:
-        here.console.print(f"[bold]{message.role}[/]  {escape(message.content)}")
+        here.console.print(line((message.role, "bold"), f"  {message.content}"))
     for number, place in enumerate(task.order(item, rater), 1):
         label = f"answer {number}" if task.kind == "pairwise" else "answer"
-        here.console.print(f"\n[bold]{label}[/]\n{escape(item.answers[place].text)}")
+        here.console.print(line("\n", (label, "bold"), f"\n{item.answers[place].text}"))
 
 
 _KEYS = {"t": "tie", "b": "both_bad", "s": "skip"}
@@ -300,9 +298,9 @@ def _asked(here: Workspace, task: Task, item: Item, rater: str) -> dict[str, Any
         return {"choice": _KEYS.get(said) or "ab"[task.order(item, rater)[int(said) - 1]]}
     levels: dict[str, int] = {}
     for criterion in task.guideline.criteria:
-        here.console.print(f"\n[bold]{criterion.name}[/]  {escape(criterion.question)}")
+        here.console.print(line("\n", (criterion.name, "bold"), f"  {criterion.question}"))
         for level, anchor in enumerate(criterion.anchors, 1):
-            here.console.print(f"  {level}  {escape(anchor)}")
+            here.console.print(f"  {level}  {anchor}")
         said = _key("1 to 5, s skip, q stop", [*"12345", "s", "q"])
         if said in (None, "q"):
             return None

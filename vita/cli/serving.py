@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
+from vita.spine.console import line
 from vita.spine.errors import ConfigError, GateError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def serve(
         release = _release(here, model, Path(folder), name=name)
         refuse_gone(here.ledger, release, research=research)
         told = "" if replicas == 1 else f" on {replicas} replicas"
-        here.console.print(f"starting {escape(release.id)}{told} ...")
+        here.console.print(f"starting {release.id}{told} ...")
         service = Service(
             name=name or release.name,
             release=release,
@@ -74,7 +74,7 @@ def serve(
             replicas=replicas,
             threads=here.machine.threads,
             research=research,
-            tell=lambda text: here.console.print(escape(text)),
+            tell=lambda text: here.console.print(text),
             ready=lambda url: _announce(here, url, name or release.name),
         )
         cut = asyncio.run(service.run())
@@ -89,9 +89,9 @@ def _ended(cut: int) -> str:
 
 def _announce(here: Workspace, url: str, name: str) -> None:
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is a cat?"}]})
-    here.console.print(f"[bold]serving[/] {escape(name)} at [bold]{url}[/], the chat page is there, too")
+    here.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), ", with a chat page at /"))
     curl = f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    here.console.print(curl, soft_wrap=True, markup=False)
+    here.console.print(curl, soft_wrap=True)
     here.console.print("Ctrl-C finishes what was begun and stops; `vita fleet status` in another terminal tells more")
 
 
@@ -213,7 +213,7 @@ def _unless_overruled(here: Workspace, model: str, release: str, reason: str | N
         if reason is None:
             raise GateError("fleet", f"{refusal}; or let it in with --ungated REASON") from None
         overrule(here.ledger, model, release, reason=reason, refusal=refusal)
-        here.console.print(f"[yellow]against the gates[/] ({escape(str(refusal))})")
+        here.console.print(line(("against the gates", "yellow"), f" ({refusal})"))
 
 
 def _control(here: Workspace, service: str | None) -> Control:
@@ -226,15 +226,15 @@ def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> 
     if as_json:
         typer.echo(json.dumps(status, indent=1))
         return
-    here.console.print(f"[bold]{escape(status['service'])}[/], {status['in_flight']} requests in flight")
+    here.console.print(line((status["service"], "bold"), f", {status['in_flight']} requests in flight"))
     versions = Table("version", "share", "model", box=None, pad_edge=False)
     for one in status["versions"]:
-        versions.add_row(escape(one["version"]), f"{one['share']:.0%}", one["model"][:12])
+        versions.add_row(one["version"], f"{one['share']:.0%}", one["model"][:12])
     here.console.print(versions)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
     for one in status["replicas"]:
         cells = (one["replica"], one["version"], one["state"], one["pid"], one["in_flight"], one["starts"])
-        replicas.add_row(*(escape(str(cell)) for cell in cells))
+        replicas.add_row(*(str(cell) for cell in cells))
     here.console.print(replicas)
 
 
@@ -265,7 +265,7 @@ def keys_create(
         typer.echo(json.dumps({"key": secret, "name": name, "scopes": sorted(set(scopes))}))
         return
     typer.echo(secret)
-    here.console.print("[dim]Keep it now: it is not shown again. Send it as `Authorization: Bearer KEY`.[/]")
+    here.console.print("Keep it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
 
 
 @keys_app.command("list")
@@ -286,7 +286,7 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     table = Table("key", "name", "scopes", "a minute", "state", box=None, pad_edge=False)
     for row in rows:
         limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
-        table.add_row(row["key"], escape(row["name"]), " ".join(row["scopes"]), limit, row["state"])
+        table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, row["state"])
     here.console.print(table)
 
 
@@ -299,4 +299,4 @@ def keys_revoke(
 
     here = workspace(ctx)
     ended = revoke(here.ledger, key)
-    here.console.print(f"vk-{ended.hint}-... ({escape(ended.name)}) is revoked")
+    here.console.print(f"vk-{ended.hint}-... ({ended.name}) is revoked")

@@ -7,14 +7,21 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, errors_console, workspace
+from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
-from vita.spine.errors import ConfigError
+from vita.data.records import Message
+from vita.spine.console import line, printable
+from vita.spine.errors import ConfigError, DataError
 from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
+    from vita.infer.sampling import Sampling
 
 ModelArgument = Annotated[str, typer.Argument(help="A name (cat/sft), a digest, or a Hugging Face model folder.")]
 Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
@@ -35,32 +42,69 @@ def chat(
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
 ) -> None:
-    """Talk with a model; an empty line or Ctrl-D ends, `/new` begins again."""
-    from vita.data.records import Message
+    """Talk with a model; an empty line or Ctrl-D ends, `/new` begins again, Ctrl-C stops an answer.
 
+    When the context is full, the oldest turns are dropped, with a notice.
+    """
     here = workspace(ctx)
-    engine = _engine(here, model)
     sampling = _sampling(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    opening = [Message("system", system)] if system else []
-    messages = list(opening)
-    asking = sys.stdin.isatty()
-    while True:
-        try:
-            said = input("you> " if asking else "")
-        except EOFError:
-            break
-        if not said.strip():
-            break
-        if said.strip() == "/new":
-            messages = list(opening)
-            continue
-        messages.append(Message("user", said))
+    engine = _engine(here, model)
+    opening = [Message("system", valid_text(system, where="--system"))] if system else []
+    engine.chat_ids([*opening, _user("")])  # fails here where the model has no chat template
+    Session(engine, sampling, opening).run(prompt="you> " if sys.stdin.isatty() else "")
+
+
+class Session:
+    """A dialogue in the terminal; an error or Ctrl-C ends a turn and never the session."""
+
+    def __init__(self, engine: Engine, sampling: Sampling, opening: Sequence[Message]) -> None:
+        self.engine, self.sampling, self.opening = engine, sampling, list(opening)
+        self.messages = list(opening)
+
+    def run(self, *, prompt: str) -> None:
+        """Answer each line of standard input, until an empty one or the end."""
+        while True:
+            try:
+                text = input(prompt)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+                _print_notice("\nan empty line or Ctrl-D ends, /new begins again")
+                continue
+            if not text.strip():
+                return
+            if text.strip() == "/new":
+                self.messages = list(self.opening)
+                continue
+            try:
+                self.turn(text)
+            except KeyboardInterrupt:
+                _print_notice("\nthe answer was stopped")
+            except Exception as error:  # noqa: BLE001 (whatever happens to one turn, the dialogue goes on)
+                print_error(error)
+
+    def turn(self, text: str) -> None:
+        """Answer one message; nothing is added to the dialogue if that fails."""
+        from vita.infer.dialogue import dropped_notice, fit_dialogue
+
+        message = _user(valid_text(text, where="message"))
+        fitted = fit_dialogue(
+            [*self.messages, message], encode=self.engine.chat_ids, context=self.engine.model.architecture.context,
+            answer_tokens=self.sampling.max_tokens,
+        )  # fmt: skip
+        if fitted.dropped:
+            _print_notice(f"{dropped_notice(fitted.dropped)}; /new begins again")
         answer = ""
-        for piece in engine.stream_chat(messages, sampling):
-            answer += piece
-            typer.echo(piece, nl=False)
+        try:
+            for piece in self.engine.stream(fitted.ids, self.sampling):
+                answer += piece
+                typer.echo(printable(piece), nl=False)
+        except KeyboardInterrupt:
+            _print_notice("\nthe answer was stopped")
         typer.echo()
-        messages.append(Message("assistant", answer))
+        self.messages = [*fitted.messages, Message("assistant", answer)]
 
 
 @app.command()
@@ -77,9 +121,13 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with tokens and log-probabilities.")] = False,
 ) -> None:
-    """Let a model go on from a text; several prompts are one batch."""
+    """Let a model continue a text; several prompts are one batch.
+
+    Control characters in an answer are shown escaped; `--json` gives the exact text.
+    """
     here = workspace(ctx)
     prompts = list(prompt or ([sys.stdin.read()] if not sys.stdin.isatty() else []))
+    prompts = [valid_text(text, where="prompt") for text in prompts]
     if not prompts:
         raise ConfigError("generate", "no prompt was given", hint='vita generate MODEL "Once upon a time"')
     engine = _engine(here, model)
@@ -88,7 +136,7 @@ def generate(
     ids = [engine.chat_ids([_user(text)]) if as_chat else engine.text_ids(text) for text in prompts]
     if len(ids) == 1 and not as_json:
         for piece in engine.stream(ids[0], sampling):
-            typer.echo(piece, nl=False)
+            typer.echo(printable(piece), nl=False)
         typer.echo()
         return
     for text, completion in zip(prompts, engine.generate(ids, sampling), strict=True):
@@ -96,7 +144,7 @@ def generate(
             answer = {"prompt": text, "text": completion.text, "finish": completion.finish, "ids": list(completion.ids)}
             typer.echo(json.dumps({**answer, "logprobs": [round(float(value), 6) for value in completion.logprobs]}))
         else:
-            here.console.print(f"[bold]{text}[/]{completion.text}", soft_wrap=True)
+            here.console.print(line((text, "bold"), completion.text), soft_wrap=True)
 
 
 def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
@@ -110,9 +158,18 @@ def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
     return [completion.text.strip() for completion in engine.generate(prompts, sampling)]
 
 
-def _user(text: str) -> Any:
-    from vita.data.records import Message
+def valid_text(text: str, *, where: str) -> str:
+    """The text itself; raises `DataError` where the terminal or a pipe gave bytes that are not UTF-8."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(where, expected="text in UTF-8", got="bytes that are not")
+    return text
 
+
+def _print_notice(text: str) -> None:
+    errors_console().print(text, style="yellow", soft_wrap=True)
+
+
+def _user(text: str) -> Message:
     return Message("user", text)
 
 

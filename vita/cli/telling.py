@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from vita.cli.app import app, workspace
 from vita.cli.writing import writing
@@ -25,7 +24,7 @@ def story(
     here = workspace(ctx)
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
     with writing(out):
-        here.console.print(f"{escape(name)} is told in {escape(str(write_story(here.ledger, here.store, name, out)))}")
+        here.console.print(f"{name} is told in {write_story(here.ledger, here.store, name, out)!s}")
 
 
 @app.command()
@@ -52,8 +51,6 @@ def card(
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1, default=str))
     elif out is not None:
-        here.console.print(
-            f"{escape(found.name)} is on the card in {escape(str(out))}: README.md, card.html, card.json"
-        )
+        here.console.print(f"{found.name} is on the card in {out!s}: README.md, card.html, card.json")
     else:
-        here.console.print(Markdown(markdown(page(found))))
+        here.console.print(Markdown(markdown(page(found)), hyperlinks=False))

@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
-
 from vita.spine import machine
 from vita.spine.config import nearest
+from vita.spine.console import open_console
 from vita.spine.errors import StoreError
 from vita.spine.events import Events, JsonLines
 from vita.spine.ledger import Ledger
@@ -28,7 +27,7 @@ class Workspace:
 
     def __init__(self, store: str, ledger: str | None) -> None:
         self._store, self._ledger = store, ledger
-        self.console = Console(highlight=False)
+        self.console = open_console()
 
     @classmethod
     def of(cls, store: str | None, ledger: str | None) -> Workspace:

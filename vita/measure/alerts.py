@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vita.measure.usage import FIGURES
-from vita.spine.config import Settings, build, nearest, read_yaml
+from vita.spine.config import Settings, alternatives, build, nearest, read_yaml
 
 LOOKS = 5
 """At how many moments before now a rule that asks for a length of time is tried."""
@@ -52,7 +52,7 @@ class Rule(Settings):
     def _known(cls, value: str) -> str:
         if value not in FIGURES:
             close = nearest(value, FIGURES)
-            hint = f"did you mean `{close}`?" if close else "one of " + ", ".join(FIGURES)
+            hint = f"did you mean `{close}`?" if close else alternatives(FIGURES)
             raise ValueError(f"`{value}` is no figure; {hint}")
         return value
 

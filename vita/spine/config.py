@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,12 +20,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vita.spine.errors import ConfigError
+from vita.spine.yaml_text import read_yaml as read_yaml
+from vita.spine.yaml_text import yaml_value as yaml_value
 
 
 class Settings(BaseModel):
-    """Base of every group of settings: frozen, nothing unknown, a docstring under each field."""
+    """Base of every group of settings: frozen, no unknown names, finite numbers, a docstring under each field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 S = TypeVar("S", bound=Settings)
@@ -48,65 +52,25 @@ def neutral(default: Any, **constraints: Any) -> Any:
 
 def build(cls: type[S], values: Mapping[str, Any], *, where: str) -> S:
     """Settings from plain values; the first mistake becomes one line with its path and the nearest right name."""
+    _refuse_non_finite(values, where)
     try:
         return cls.model_validate(values)
     except ValidationError as error:
         raise _explain(cls, error, where) from None
+    except RecursionError:
+        raise ConfigError(where, "is nested too deeply") from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(str(path), "no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(str(path), expected="a YAML file", got="a folder") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            str(path), expected="YAML text in UTF-8", got=f"bytes that are not ({error.reason})"
-        ) from None
-    except OSError as error:
-        raise ConfigError(str(path), f"cannot be read: {error.strerror}") from None
-    try:
-        value = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), f"is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(value, dict):
-        raise ConfigError(str(path), expected="settings as `name: value`", got=type(value).__name__)
-    return value
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a name given twice is a mistake, 1e-3 is a number, and `no` is a word (truth is true or false)."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.YAMLError(f"`{key}` stands twice (line {key_node.start_mark.line + 1})")
-            if key != "<<":
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_TRUTH = "tag:yaml.org,2002:bool"
-_UniqueKeys.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in forms if tag != _TRUTH]
-    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_UniqueKeys.add_implicit_resolver(_TRUTH, re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def yaml_value(text: str) -> Any:
-    """One value, read as in a life's file."""
-    return yaml.load(text, Loader=_UniqueKeys)
+def _refuse_non_finite(value: Any, where: str) -> None:
+    """Refuse infinity and NaN, also inside fields of type `Any`, which pydantic does not check."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(where, expected="a finite number", got=value)
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            _refuse_non_finite(below, f"{where}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for index, below in enumerate(value):
+            _refuse_non_finite(below, f"{where}.{index}")
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
@@ -118,8 +82,9 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
             raise ConfigError("--set", expected="name.name=value", got=assignment)
         try:
             value = yaml_value(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"--set {path}", expected="a YAML value", got=text) from None
+        except yaml.YAMLError as error:
+            problem = " ".join(str(error).split())
+            raise ConfigError(f"--set {path}", expected="a YAML value", got=text, hint=problem) from None
         *parents, last = path.strip().split(".")
         at: Any = result
         for name in parents:
@@ -201,11 +166,22 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def unknown_name(where: str, name: str, names: Iterable[str]) -> ConfigError:
-    """The error for a name that is not among `names`: suggests the nearest, or lists them."""
+    """The error for a name that is not among `names`: suggests the nearest, or lists the alternatives."""
     names = sorted(names)
     close = nearest(name, names)
-    hint = f"did you mean `{close}`?" if close else "one of " + ", ".join(names)
+    hint = f"did you mean `{close}`?" if close else alternatives(names)
     return ConfigError(where, f"`{name}` is not known here", hint=hint)
+
+
+def alternatives(names: Iterable[str], *, most: int = 30) -> str:
+    """The allowed names as a hint: `one of a, b, c`, also when there is one or none."""
+    names = list(names)
+    if not names:
+        return "there are none to choose from"
+    if len(names) == 1:
+        return f"the only one is {names[0]}"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return "one of " + ", ".join(names[:most]) + more
 
 
 def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigError:

@@ -12,10 +12,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from vita.spine.console import line
 
 PLAIN_SECONDS = 15.0
 """How often a piped run says where it is."""
@@ -55,16 +56,18 @@ class Screen:
             self._start()
             return
         if state == "waits":
-            self.console.print(f"[yellow]wait[/] {escape(name)}: {fields['why']}")
+            self.console.print(line(("wait", "yellow"), f" {name}: {fields['why']}"))
             return
         self._stop()
         digest = str(fields.get("artifact", ""))[:12]
         if state == "known":
-            self.console.print(f"[dim]  =  {self._position} {escape(name):<14} known       {digest}[/]")
+            self.console.print(Text(f"  =  {self._position} {name:<14} known       {digest}", style="dim"))
         elif state == "done":
             taken = clock(fields.get("seconds", 0))
             summary = self._figures(final=True)
-            self.console.print(f"[green]  ok[/] {self._position} {escape(name):<14} {taken:>10}  {digest}  {summary}")
+            self.console.print(
+                line(("  ok", "green"), f" {self._position} {name:<14} {taken:>10}  {digest}  {summary}")
+            )
 
     def _progress(self, fields: Mapping[str, Any]) -> None:
         hidden = ("life", "life_step", "stage")
@@ -73,7 +76,7 @@ class Screen:
             self._live.update(self._line())
         elif time.monotonic() - self._told >= PLAIN_SECONDS:
             self._told = time.monotonic()
-            self.console.print(f"  .. {self._position} {escape(self._step)}: {self._share()} {self._figures()}")
+            self.console.print(f"  .. {self._position} {self._step}: {self._share()} {self._figures()}")
 
     # -- drawing
 
@@ -92,9 +95,7 @@ class Screen:
         grid = Table.grid(padding=(0, 1))
         bar = ProgressBar(total=total or 1, completed=done or 0, width=24, pulse=total is None)
         elapsed = clock(time.monotonic() - self._began)
-        grid.add_row(
-            f" {self._position}", f"[bold]{escape(self._step)}[/]", bar, self._share(), self._figures(), elapsed
-        )
+        grid.add_row(f" {self._position}", Text(self._step, style="bold"), bar, self._share(), self._figures(), elapsed)
         return grid
 
     def _done(self) -> tuple[float | None, float | None]:

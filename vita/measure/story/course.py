@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
+from vita.data.corpus_report import NO_LICENCE
 from vita.measure import pictures, reading, words
 from vita.measure.chronicle import UNREADABLE, Chapter
 from vita.measure.pictures import STATE_COLOURS, Node
@@ -107,8 +108,13 @@ def _corpus(chapter: Chapter) -> Iterator[Block]:
         yield Figure(f"{chapter.name}-sources", pictures.bars(rows[:16]), "What it was given to read, by source.")
     licences = dict(chapter.facts.get("licences") or {})
     if licences:
-        said = "; ".join(f"{own['documents']:,} documents under {name}" for name, own in licences.items())
-        yield Paragraph(f"Licences: {said}.")
+        parts = "; ".join(_licence_phrase(name, counts["documents"]) for name, counts in licences.items())
+        yield Paragraph(f"Licences: {parts}.")
+
+
+def _licence_phrase(licence: str, documents: int) -> str:
+    number = f"{documents:,} document{'' if documents == 1 else 's'}"
+    return f"{number} without a stated licence" if licence == NO_LICENCE else f"{number} under {licence}"
 
 
 def _plan(material: Material, chapter: Chapter) -> Iterator[Block]:

@@ -1,0 +1,102 @@
+"""`vita chat` through its real command: a full context, a long message, an interruption end no session."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.models import Vita, command_runner, save_chat_model
+
+
+@pytest.fixture
+def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("VITA_DEVICE", "cpu")
+    monkeypatch.delenv("VITA_STORE", raising=False)
+    save_chat_model(tmp_path / "model", context=256)
+    return command_runner(capsys)
+
+
+def _typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    text = "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
+
+
+def test_a_full_context_drops_the_oldest_turns_with_a_notice(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
+    _typed(monkeypatch, *[f"What is a cat number {number}?" for number in range(8)])
+    code, out, err = vita("chat", "model", "--max-tokens", "20", "--system", "Be kind.")
+    assert code == 0, err
+    assert "the context is full: the oldest 2 messages were dropped" in err and "/new begins again" in err
+    assert out.count("\n") >= 8, "every question has its answer"
+
+
+def test_a_message_that_is_too_long_is_one_line_and_the_session_continues(
+    vita: Vita, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _typed(monkeypatch, "x" * 900, "a short question", "bad \udcff bytes", "another question")
+    code, out, err = vita("chat", "model", "--max-tokens", "8")
+    assert code == 0, err
+    assert "error message: expected at most 255 tokens" in err and "expected text in UTF-8" in err
+    assert err.count("\n") == 2 and out.count("\n") >= 2
+
+
+def test_a_model_without_a_template_is_refused_before_the_first_question(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model" / "chat_template.jinja").unlink()
+    _typed(monkeypatch, "What is a cat?")
+    code, out, err = vita("chat", "model")
+    assert (code, out) == (6, "") and "no chat template" in err
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_session(tmp_path: Path) -> None:
+    """In a real terminal: Ctrl-C during an answer, then another question, then Ctrl-D."""
+    save_chat_model(tmp_path / "model", context=8192)
+    leader, follower = pty.openpty()
+    vita = str(Path(sys.executable).with_name("vita"))
+    command = [vita, "chat", "model", "--max-tokens", "8000", "--temperature", "0"]  # greedy: it repeats itself
+    environment = {**os.environ, "VITA_THREADS": "1", "VITA_STORE": str(tmp_path / "store"), "TERM": "dumb"}
+    process = subprocess.Popen(
+        command, stdin=follower, stdout=follower, stderr=follower, cwd=tmp_path, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    try:
+        _read_until(leader, "you> ", seconds=60)
+        os.write(leader, b"one\n")
+        _read_until(leader, "one", seconds=20)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        seen = _read_until(leader, "you> ", seconds=20)
+        assert "the answer was stopped" in seen
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)  # at the prompt it ends nothing either
+        assert "Ctrl-D ends" in _read_until(leader, "you> ", seconds=20)
+        os.write(leader, b"\n")
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def _read_until(terminal: int, text: str, *, seconds: float) -> str:
+    seen, end = "", time.monotonic() + seconds
+    while text not in seen:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
+        assert ready, f"nothing more came after: {seen[-500:]}"
+        try:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+        except OSError:
+            raise AssertionError(seen[-2000:]) from None
+    return seen

@@ -1,0 +1,74 @@
+"""Exceptions outside the family of errors: those of the system become one line, a defect of Vita gets a log file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from vita.cli.app import errors_console
+from vita.spine import machine
+from vita.spine.console import line, one_line
+from vita.spine.disk import explain_disk
+from vita.spine.errors import VitaError
+
+INTERNAL_ERROR = 70
+"""Exit code of a defect of Vita (EX_SOFTWARE of sysexits.h)."""
+_LOGS_KEPT = 20
+
+
+def print_error(error: Exception) -> int:
+    """Print one line about an error to standard error; returns its exit code."""
+    explained = error if isinstance(error, VitaError) else explain(error)
+    message, code = (str(explained), explained.exit_code) if explained else report(error)
+    print_error_line(message)
+    return code
+
+
+def print_error_line(message: str) -> None:
+    """Print a message as one line that begins with the word `error`."""
+    errors_console().print(line(("error", "bold red"), f" {one_line(message)}"), soft_wrap=True)
+
+
+def explain(error: Exception) -> VitaError | None:
+    """The one-line form of what the operating system refuses: a file, a port, memory; None for anything else."""
+    if explained := explain_disk(error, _file_of(error) or "standard output"):
+        return explained
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        hint = "use a smaller batch, a smaller context or a smaller model"
+        return VitaError("memory", "is exhausted", hint=hint)
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        return VitaError(_file_of(error) or "operating system", reason[:1].lower() + reason[1:])
+    return None
+
+
+def report(error: Exception) -> tuple[str, int]:
+    """Write the traceback to a log file; returns the line for the user and the exit code."""
+    kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = kind if len(kind) <= 300 else kind[:297] + "..."
+    log = _write_log(error)
+    where = f"the traceback is in {log}" if log else "the traceback could not be written"
+    return f"internal error: {text}; {where}; please report it with the command", INTERNAL_ERROR
+
+
+def _write_log(error: Exception) -> Path | None:
+    text = "".join(traceback.format_exception(error))
+    name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}.log"
+    for folder in (machine.cache_folder() / "errors", Path(tempfile.gettempdir()) / "vita-errors"):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+            for old in sorted(folder.glob("*.log"))[:-_LOGS_KEPT]:
+                old.unlink(missing_ok=True)
+        except OSError:
+            continue
+        return folder / name
+    return None
+
+
+def _file_of(error: BaseException) -> str | None:
+    name = getattr(error, "filename", None)
+    return os.fsdecode(name) if isinstance(name, (str, bytes)) else None

@@ -1,0 +1,87 @@
+"""The terminal: text is printed as it is, never read as markup, emoji codes or control sequences.
+
+    console = open_console()
+    console.print(line(("error", "bold red"), " ", message))
+
+Styles are given beside the text, as `(text, style)`, and never inside it. Model answers, user text, file names and
+settings may hold anything: `[/INST]` and `:smile:` stay as they are, and control characters are shown escaped, since
+they could move the cursor, clear the screen or change the title of the terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+_CONTROL = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""C0 and C1 controls but tab and line ends, Unicode line separators, and surrogates, which no encoding can write."""
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, as `\x1b`; a byte of a file name that is not UTF-8 becomes `\xff`."""
+    return _CONTROL.sub(_escaped, text) if _CONTROL.search(text) else text
+
+
+def one_line(text: str) -> str:
+    """Escape control characters and join the lines of a message."""
+    return printable(" ".join(part for part in (line.strip() for line in text.splitlines()) if part))
+
+
+def line(*parts: str | tuple[str, str] | Text) -> Text:
+    """Text from plain parts, `(text, style)` parts and other texts."""
+    result = Text()
+    for part in parts:
+        if isinstance(part, tuple):
+            result.append(printable(part[0]), part[1])
+        else:
+            result.append(printable(part) if isinstance(part, str) else part)
+    return result
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """The only way in which Vita makes a console."""
+    return _LiteralConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def prepare_streams() -> None:
+    """Escape what the terminal's encoding cannot write instead of failing; replace streams that are closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # the shell closed it: `vita ls >&-`
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=errors)
+
+
+class _LiteralConsole(Console):
+    """A console that escapes control characters in everything that is rendered, also inside tables and Markdown."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or not _CONTROL.search(segment.text):
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if 0xDC80 <= code <= 0xDCFF:  # how Python shows a byte that is not UTF-8 ("surrogateescape")
+        code -= 0xDC00
+    names = {0x0D: r"\r", 0x08: r"\b", 0x00: r"\0"}
+    return names.get(code, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
