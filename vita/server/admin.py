@@ -18,10 +18,12 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from vita.server.framing import Framing
 from vita.server.gateway import Gateway
 from vita.server.release import read_release
 from vita.server.supervisor import Supervisor
@@ -157,7 +159,8 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
 
     posts = {"/drain": drain, "/roll": roll, "/promote": promote, "/rollback": roll_back}
     routes = [Route("/status", guarded(status)), Route("/metrics", guarded(metrics))]
-    return Starlette(routes=[*routes, *(Route(path, guarded(work), methods=["POST"]) for path, work in posts.items())])
+    routes += [Route(path, guarded(work), methods=["POST"]) for path, work in posts.items()]
+    return Starlette(routes=routes, middleware=[Middleware(Framing)])
 
 
 def _slug(name: str) -> str:

@@ -29,6 +29,7 @@ from vita.server.answers import Body, Chat, Choice, Completions, Echo, token_tex
 from vita.server.doors import Doors, Served, messages_of
 from vita.server.errors import ApiError, internal, unavailable
 from vita.server.flight import ClientLeft, Flight
+from vita.server.framing import Framing
 from vita.server.metrics import CONTENT_TYPE
 from vita.server.seal import Sealed
 from vita.server.web import RequestIds, answer_errors, describe
@@ -74,6 +75,7 @@ def create_app(scheduler: Scheduler | None, served: Served, *, secret: str = "")
     answer_errors(app)
     if secret:
         app.add_middleware(Sealed, secret=secret)
+    app.add_middleware(Framing)
     app.add_middleware(RequestIds, metrics=replica.metrics)
     return app
 

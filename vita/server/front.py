@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -23,6 +24,7 @@ from starlette.routing import Route
 from vita import __version__
 from vita.server.errors import ApiError, no_such_route
 from vita.server.feedback import FeedbackRequest
+from vita.server.framing import Framing
 from vita.server.gateway import Gateway
 from vita.server.passages import DOORS
 
@@ -59,7 +61,8 @@ def gateway_app(gateway: Gateway) -> Starlette:
         Route("/openapi.json", document),
         Route("/", home),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _as_openai_does, Exception: _fault})
+    handlers = {HTTPException: _as_openai_does, Exception: _fault}
+    return Starlette(routes=routes, exception_handlers=handlers, middleware=[Middleware(Framing)])
 
 
 def _passing(gateway: Gateway, index: int) -> Any:
