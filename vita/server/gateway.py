@@ -37,11 +37,13 @@ from vita.server.request_log import Kept, RequestLog
 from vita.server.routing import Backend, Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.server.telemetry import CONTENT_TYPE, Telemetry
-from vita.spine.errors import VitaError
+from vita.spine.errors import LedgerError, VitaError
 from vita.spine.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+FEEDBACK_SECONDS, FEEDBACK_WAITING = 10.0, 64
+"""How long feedback waits for the ledger, and how much of it may wait."""
 REFRESH_ROWS = 500
 """Rows of a table that are read and applied at a time while requests are answered."""
 
@@ -63,6 +65,8 @@ class Gateway:
         self.routes, self.ledger, self.settings, self.research = routes, ledger, settings, research
         self.telemetry = Telemetry()
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, routes.service)
+        self._writers = ThreadPoolExecutor(2, thread_name_prefix="feedback")
+        self._feedback_waiting = 0
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger refresh")
         self.door = Admission(self.keys, settings, self.telemetry, local=local)
         self.log = RequestLog(ledger, Kept(settings.log, settings.redact))
@@ -121,7 +125,8 @@ class Gateway:
     async def close(self) -> None:
         await self.client.aclose()
         await asyncio.to_thread(self.log.close)
-        self._reader.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._reader, self._writers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     # -- passing on
 
@@ -303,16 +308,28 @@ class Gateway:
         said = read_feedback(await self.door.body(request, exchange))
         assert exchange.key is not None
         key = exchange.key
-        try:
-            stored = await asyncio.to_thread(self._store_feedback, said, key)
-        except VitaError:
-            raise unavailable("The feedback could not be stored; send it again", code="not_stored") from None
+        stored = await self._stored_feedback(said, key)
         value = "" if said.value is None else str(said.value)
         self.telemetry.feedback.labels(stored["version"], said.kind, value).inc()
         return JSONResponse(stored, 201)
 
+    async def _stored_feedback(self, said: Any, key: Key) -> dict[str, Any]:
+        """Store feedback in a thread; one that waits long for the ledger is refused, and so is one too many."""
+        problem = unavailable("The feedback could not be stored; send it again", code="not_stored")
+        if self._feedback_waiting >= FEEDBACK_WAITING:
+            raise problem
+        self._feedback_waiting += 1
+        storing = asyncio.get_running_loop().run_in_executor(self._writers, self._store_feedback, said, key)
+        try:
+            return await asyncio.wait_for(storing, FEEDBACK_SECONDS)
+        except (VitaError, TimeoutError):
+            raise problem from None
+        finally:
+            self._feedback_waiting -= 1
+
     def _store_feedback(self, said: Any, key: Key) -> dict[str, Any]:
-        self.log.flush()  # the request may have ended a moment ago
+        if not self.log.flush(FEEDBACK_SECONDS):  # the request may have ended a moment ago
+            raise LedgerError("feedback", "the request log is not written yet")
         return store_feedback(self.ledger, said, key=key, kept=self.log.kept)
 
     async def metrics(self, request: Request) -> Response:

@@ -49,6 +49,8 @@ class Replica:
     was_ready: bool = False
     leaving: bool = False
     """Whether it should stop for good."""
+    reason: str = ""
+    """Why it is not ready, in its own words or those of its supervisor."""
     began: float = 0.0
     ready_at: float = 0.0
     """When the present process was ready the last time, by the steady clock."""
@@ -91,7 +93,8 @@ class Replica:
             while self.process.poll() is None and loop.time() < until:
                 await asyncio.sleep(0.05)
             self.kill()
-        self.process.wait()
+        while self.process.poll() is None:  # not `wait`, which would hold up the event loop
+            await asyncio.sleep(0.01)
         if self.process.stdin is not None:
             self.process.stdin.close()
 

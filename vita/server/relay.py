@@ -19,11 +19,13 @@ import httpx
 
 from vita.server.continuation import DONE, Continuation, Diverged, Faulted, Stopping, sse_events
 from vita.server.errors import ApiError, too_busy, unavailable
-from vita.server.routing import Backend, NoReplica, Routes, Version
+from vita.server.routing import Backend, Hung, NoReplica, Routes, Version, Watch
 from vita.server.settings import ServiceSettings
 from vita.server.telemetry import Telemetry
 
 DEATHS_ALLOWED = 2
+MOVES_ALLOWED = 2
+"""How often a request is taken from a replica that has hung; after that it waits for the one that has it."""
 PAUSE_SECONDS = 0.1
 """How long a request that is owed an answer waits before it asks full replicas again."""
 FULL = "The service is answering as many requests as it can; try again shortly"
@@ -49,10 +51,17 @@ class Ask:
     backend: str | None = None
     """The replica that answered, or was the last to be asked."""
     deaths: int = 0
+    moves: int = 0
+    """How often it was taken from a replica that had hung."""
     complete: bool = False
     avoided: list[Backend] = field(default_factory=list)
     until: float | None = None
     """By the loop's clock, how long it looks for a replica, since one failed it."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether a replica may have begun the answer, so that one is owed."""
+        return self.deaths > 0 or self.moves > 0
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,8 @@ class Relay:
         while True:
             opened = await self._open(ask)
             try:
-                reply = await self._reply(opened)
-            except httpx.TransportError as error:
+                reply = await self._reply(ask, opened)
+            except (httpx.TransportError, Hung) as error:
                 self._failed(ask, opened.backend, error)
                 continue
             ask.complete = True
@@ -96,11 +105,11 @@ class Relay:
         opened = await self._open(ask)
         if opened.response.status_code == 200:
             return self._events(ask, opened)
-        return await self._reply(opened)
+        return await self._reply(ask, opened)
 
-    async def _reply(self, opened: _Opened) -> Reply:
+    async def _reply(self, ask: Ask, opened: _Opened) -> Reply:
         """What a replica says in one piece; its own fault is no answer."""
-        async with opened.stack:
+        async with opened.stack, self._watch(ask, opened.backend):
             content = await opened.response.aread()
         if opened.response.status_code >= 500:
             self._telemetry.lost.labels("fault").inc()
@@ -111,7 +120,7 @@ class Relay:
         while True:
             try:
                 async with opened.stack:
-                    async for data in sse_events(opened.response.aiter_raw()):
+                    async for data in sse_events(self._parts(ask, opened)):
                         if data == b"[DONE]":
                             opened.backend.breaker.succeeded()
                             ask.complete = True
@@ -121,7 +130,7 @@ class Relay:
                             ask.pinned = begun = True  # what follows must come from the same weights
                             yield event
                 raise httpx.RemoteProtocolError("the stream ended before [DONE]")
-            except (httpx.TransportError, Stopping) as error:
+            except (httpx.TransportError, Stopping, Hung) as error:
                 broken: Exception = error
             except Faulted as fault:
                 # The replica lives and says that this request failed; another would say the same.
@@ -144,6 +153,30 @@ class Relay:
                 return
             self._telemetry.resumed.inc()
 
+    async def _parts(self, ask: Ask, opened: _Opened) -> AsyncIterator[bytes]:
+        """The pieces of a streamed response, as they come."""
+        parts = opened.response.aiter_raw()
+        while True:
+            async with self._watch(ask, opened.backend):
+                part = await anext(parts, None)
+            if part is None:
+                return
+            yield part
+
+    def _watch(self, ask: Ask, backend: Backend) -> Watch:
+        """A wait for a replica that ends when it has hung and another one could answer."""
+        return Watch(backend, lambda: self._movable(ask, backend))
+
+    def _movable(self, ask: Ask, backend: Backend) -> bool:
+        """Whether a request could be given to another replica than the one that has it."""
+        if ask.moves >= MOVES_ALLOWED:
+            return False
+        versions = [ask.version]
+        if not ask.pinned:
+            versions += [one for one in self._routes.versions.values() if one.share > 0 and one.id not in ask.gone]
+        now = asyncio.get_running_loop().time()
+        return any(one.takes(now) for version in versions for one in version.backends if one is not backend)
+
     async def _same(self, opened: _Opened) -> None:
         """The second replica answers, too."""
         if opened.response.status_code != 200:
@@ -153,15 +186,16 @@ class Relay:
 
     async def _open(self, ask: Ask) -> _Opened:
         """A replica's response as far as its headers."""
-        if ask.version.owed and not ask.deaths:
+        if ask.version.owed and not ask.begun:
             raise too_busy(FULL)
         while True:
             async with AsyncExitStack() as stack:
                 backend = await stack.enter_async_context(self._borrow(ask))
                 ask.backend = backend.name
                 try:
-                    response = await self._client.send(self._request(ask, backend), stream=True)
-                except httpx.TransportError as error:
+                    async with self._watch(ask, backend):
+                        response = await self._client.send(self._request(ask, backend), stream=True)
+                except (httpx.TransportError, Hung) as error:
                     self._failed(ask, backend, error)
                     continue
                 stack.push_async_callback(response.aclose)
@@ -207,7 +241,7 @@ class Relay:
 
     def _given_up(self, ask: Ask, reason: str) -> ApiError:
         """Nobody can answer in time; 503 and 429 are only for what no replica had begun."""
-        if not ask.deaths:
+        if not ask.begun:
             return no_replica()
         self._telemetry.lost.labels(reason).inc()
         return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
@@ -225,7 +259,7 @@ class Relay:
 
     async def _wait_for_room(self, ask: Ask) -> None:
         """All are full: a new request is told to come again, and one that had been begun waits for its turn."""
-        if not ask.deaths:
+        if not ask.begun:
             raise too_busy(FULL)
         if ask.until is not None and asyncio.get_running_loop().time() >= ask.until:
             raise self._given_up(ask, "full")
@@ -238,6 +272,13 @@ class Relay:
 
     def _failed(self, ask: Ask, backend: Backend, error: Exception) -> None:
         """A replica did not answer, or no more; raises when the request has cost enough of them."""
+        if isinstance(error, Hung):
+            ask.moves += 1
+            self._avoid(ask, backend, died=True)
+            if not ask.pinned and not self._others(ask):
+                ask.version = self._routes.choose(ask.identity, exclude={ask.version.id, *ask.gone}) or ask.version
+            self._telemetry.retries.labels("hung").inc()
+            return
         backend.breaker.failed(asyncio.get_running_loop().time())
         unreached = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
         self._avoid(ask, backend, died=not unreached)

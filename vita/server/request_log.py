@@ -73,7 +73,10 @@ class RequestLog:
 
     def close(self) -> None:
         """Write what is left, and end the thread."""
-        self._rows.put(_END)
+        try:
+            self._rows.put(_END, timeout=30)
+        except queue.Full:
+            return
         self._thread.join(timeout=30)
 
     def _write(self) -> None:

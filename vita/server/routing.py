@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from vita.server.breaker import Breaker
 from vita.server.seal import SEAL
@@ -20,6 +21,42 @@ from vita.server.seal import SEAL
 
 class NoReplica(Exception):
     """No replica could take the request in time."""
+
+
+class Hung(Exception):
+    """A replica answers no health probe while a request waits for it, and another replica can take the request."""
+
+
+class Watch:
+    """A wait for something from a replica, which ends with `Hung` when another replica should be asked instead.
+
+    async with Watch(backend, lambda: routes.can_move(...)):
+        response = await client.send(...)
+    """
+
+    def __init__(self, backend: Backend, movable: Callable[[], bool]) -> None:
+        """`movable` says whether another replica could take the request now."""
+        self._backend, self._movable = backend, movable
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        self._backend.watches.add(self)
+        self.look()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._backend.watches.discard(self)
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            if self._scope.expired():
+                raise Hung from None
+            raise
+
+    def look(self) -> None:
+        """End the wait if the replica has hung and another one could take the request."""
+        if self._backend.hung and self._movable() and self._scope.when() is None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
 
 
 @dataclass(eq=False)
@@ -31,6 +68,10 @@ class Backend:
     ready: bool = False
     draining: bool = False
     in_flight: int = 0
+    hung: bool = False
+    """Whether its last health probe was not answered in time."""
+    watches: set[Watch] = field(default_factory=set, repr=False)
+    """Requests that wait for something from it."""
     breaker: Breaker = field(default_factory=Breaker)
     secret: str = field(default="", repr=False)
     """What the replica asks of whoever asks it; nothing when empty."""
@@ -126,6 +167,10 @@ class Routes:
         """Something changed; whoever waits for a replica looks again."""
         self._changed.set()
         self._changed = asyncio.Event()
+        for _, backend in self.backends():
+            if backend.hung:
+                for watch in list(backend.watches):
+                    watch.look()
 
     @asynccontextmanager
     async def borrow(

@@ -63,6 +63,8 @@ class ServiceSettings(Settings):
     """How long requests in flight may take when a replica or the service stops."""
     ready_seconds: float = Field(default=300.0, gt=0)
     """How long a replica may take to be ready."""
+    probe_seconds: float = Field(default=1.0, gt=0)
+    """How long a replica may take to say that it is ready; beyond, it is left out until it answers again."""
     unready_seconds: float = Field(default=60.0, gt=0)
     """How long a replica that served may be unready though nobody told it to leave; then it is started again."""
     refresh_seconds: float = Field(default=1.0, gt=0)

@@ -16,15 +16,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
-import sqlalchemy as sa
 
-from vita.measure.usage import deployments
+from vita.server.journal import Journal
 from vita.server.process import Command, Replica, replica_command
 from vita.server.release import Pinned
 from vita.server.routing import Backend, Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.spine.config import unknown_name
-from vita.spine.errors import ConfigError, ModelError, VitaError
+from vita.spine.errors import ConfigError, ModelError
 from vita.spine.ledger import Ledger
 
 FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.5, 30.0, 60.0
@@ -32,6 +31,8 @@ STARTS_IN_VAIN = 3
 """A replica that was never ready and has ended this often is given up: the release is at fault."""
 REFUSALS = range(2, 10)
 """Exit codes of errors that a second start would meet again, as `vita.spine.errors` has them."""
+JOURNAL_SECONDS = 2.0
+"""How long a change waits until it is recorded in the ledger; then it goes on, and is recorded later."""
 GRACE_SECONDS = 5.0
 """How long a process may take to end when nobody waits for its answers any more."""
 
@@ -51,7 +52,8 @@ class Supervisor:
         who: str = "",
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.routes, self._ledger, self._settings, self._client = routes, ledger, settings, client
+        self.routes, self._settings, self._client = routes, settings, client
+        self._journal = Journal(ledger, tell)
         self._threads, self._command, self._who, self._tell = threads, command, who, tell
         self.replicas: dict[str, Replica] = {}
         self._numbers = itertools.count(1)
@@ -72,7 +74,7 @@ class Supervisor:
         except ModelError:
             self.routes.remove(version.id)
             raise
-        self._log(version, "started", share)
+        await self._record(version, "started", share)
         if share >= 1.0 or len(self.routes.versions) == 1:
             self.routes.share({version.id: 1.0})
         else:
@@ -103,7 +105,7 @@ class Supervisor:
             added = [self._begin(release, newest, self.of_version(newest.id)[0].threads) for _ in range(missing)]
             await self._all_ready(added)
             self.routes.share({newest.id: 1.0})
-            self._log(newest, "promoted", 1.0)
+            await self._record(newest, "promoted", 1.0)
             await self._retire_all_but(newest)
             return newest
 
@@ -116,7 +118,7 @@ class Supervisor:
                 raise ConfigError("fleet", "there is no other version to go back to")
             stable = max(others, key=lambda one: (one.share, one.created))
             self.routes.share({stable.id: 1.0})
-            self._log(stable, "rolled back", 1.0)
+            await self._record(stable, "rolled back", 1.0)
             await self._retire_all_but(stable)
             return stable
 
@@ -138,7 +140,8 @@ class Supervisor:
         """Let every replica stop, and finish what it has if that takes no longer."""
         await asyncio.gather(*(self._leave(one, seconds=seconds) for one in list(self.replicas.values())))
         for version in self.routes.versions.values():
-            self._log(version, "stopped", 0.0)
+            self._note_deployment(version, "stopped", 0.0)
+        await self._journal.close(seconds=JOURNAL_SECONDS)
 
     def kill(self) -> None:
         """End every process at once."""
@@ -154,7 +157,8 @@ class Supervisor:
                 for one in self.routes.versions.values()
             ],
             "replicas": [
-                {"replica": one.name, "version": one.release.id, "state": one.state, "url": one.backend.url,
+                {"replica": one.name, "version": one.release.id, "state": one.state, "reason": one.reason,
+                 "url": one.backend.url,
                  "pid": one.pid, "in_flight": one.backend.in_flight, "starts": one.starts}
                 for one in self.replicas.values()
             ],
@@ -180,17 +184,18 @@ class Supervisor:
         await asyncio.gather(*(self._leave(one) for one in leaving))
         for version in gone:
             self.routes.remove(version.id)
-            self._log(version, "stopped", 0.0)
+            await self._record(version, "stopped", 0.0)
 
-    def _log(self, version: Version, action: str, share: float) -> None:
+    async def _record(self, version: Version, action: str, share: float) -> None:
+        """Have a change written to the ledger, and wait a little for it; a locked ledger holds up nothing else."""
+        self._note_deployment(version, action, share)
+        await self._journal.settled(JOURNAL_SECONDS)
+
+    def _note_deployment(self, version: Version, action: str, share: float) -> None:
         row = {"service": self.routes.service, "version": version.id, "model": version.model,
                "release": version.release, "action": action, "share": share, "who": self._who,
                "at": time.time()}  # fmt: skip
-        try:
-            with self._ledger.transaction() as database:
-                database.execute(sa.insert(deployments).values(row))
-        except VitaError as error:
-            self._tell(f"the deployment could not be noted: {error}")
+        self._journal.add(row)
 
     # -- one replica
 
@@ -244,6 +249,7 @@ class Supervisor:
                     replica.last_words.append(late)
                     process.kill()
             await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
+        self._answers(replica, True)
         if process.stdin is not None:
             process.stdin.close()
 
@@ -268,13 +274,34 @@ class Supervisor:
         return f"it was not ready {'in' if starting else 'for'} {seconds:g} s and was ended"
 
     async def _ready(self, replica: Replica) -> bool:
-        """Whether it says that it is ready."""
-        backend = replica.backend
+        """Whether it says that it is ready; one that says nothing in time counts as hung."""
+        backend, seconds = replica.backend, self._settings.probe_seconds
         try:
-            answer = await self._client.get(f"{backend.url}/ready", headers=backend.seal, timeout=5.0)
-        except httpx.HTTPError:
+            async with asyncio.timeout(seconds):
+                answer = await self._client.get(f"{backend.url}/ready", headers=backend.seal)
+        except (TimeoutError, httpx.TimeoutException):
+            self._answers(replica, False)
             return False
+        except httpx.HTTPError:
+            self._answers(replica, True)  # there is no process, or none that listens: it has not hung
+            return False
+        self._answers(replica, True)
+        replica.reason = "" if answer.status_code == 200 else _reason(answer)
         return answer.status_code == 200
+
+    def _answers(self, replica: Replica, answers: bool) -> None:
+        """Note whether a replica answers its probes; the requests of one that does not go to others."""
+        backend = replica.backend
+        if backend.hung is not answers:
+            return
+        backend.hung = not answers
+        if backend.hung:
+            backend.ready = False
+            replica.reason = f"it does not answer within {self._settings.probe_seconds:g} s"
+        if replica.was_ready and not replica.leaving:
+            self._tell(f"{replica.name} does not answer and is left out" if backend.hung else
+                       f"{replica.name} answers again")  # fmt: skip
+        self.routes.wake()
 
     async def _leave(self, replica: Replica, *, seconds: float | None = None) -> None:
         """No new requests; then, when the old ones are answered or the time is up, the end of the process."""
@@ -294,3 +321,11 @@ class Supervisor:
         self.replicas.pop(replica.name, None)
         if (version := self.routes.versions.get(replica.release.id)) and replica.backend in version.backends:
             version.backends.remove(replica.backend)
+
+
+def _reason(answer: httpx.Response) -> str:
+    """Why a replica says that it is not ready."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"it answers {answer.status_code}"
