@@ -133,13 +133,15 @@ def test_a_template_that_leaves_the_end_of_turn_out_is_refused(tokenizer: Tokeni
         "{{ message['content'] }}{% endgeneration %}{{ '<|im_end|>' }}",
     )
     assert ChatTemplate(source).render(CHAT) == ChatTemplate.default().render(CHAT)
-    with pytest.raises(DataError, match=r"leaves <\|im_end\|> out of what is learnt; put <\|im_end\|> before"):
+    with pytest.raises(
+        DataError, match=r"leaves <\|im_end\|> out of what is learned of answer 5; put <\|im_end\|> before"
+    ):
         encode(tokenizer, ChatTemplate(source), CHAT)
 
 
 def test_a_template_that_never_ends_an_answer_is_refused(tokenizer: Tokenizer) -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
-    with pytest.raises(DataError, match="does not show where answer 2 begins and ends"):
+    with pytest.raises(DataError, match=r"leaves <\|im_end\|> out of what is learned of answer 2"):
         encode(tokenizer, template, say(("user", "a"), ("assistant", "b")))
 
 

@@ -5,26 +5,28 @@
     encode_prompt(tokenizer, template, messages)           # the ids alone, for answering
 
 The template is the one in the model's folder, so training, testing and serving see the same tokens. What it writes
-between `{% generation %}` and `{% endgeneration %}` is learnt; for a template without these tags, the same is found
-by rendering the dialogue up to each answer. Names of special tokens inside a message stay plain text.
+between `{% generation %}` and `{% endgeneration %}` is learned, and no such block may hold the text of another role.
+For a template without these tags, `answers` locates each answer by rendering the dialogue with and without it. Names
+of special tokens inside a message stay plain text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from vita.data.answers import Content, Render, Span, assign_marked, check_marked, find_answers, locate_contents
 from vita.data.records import Message
 from vita.data.tokenizer import Spans, Tokenizer, read_settings
 from vita.spine.errors import DataError, ModelError
@@ -65,6 +67,8 @@ class Encoded:
 
     ids: list[int]
     learn: list[bool]
+    rewritten: tuple[int, ...] = ()
+    """Answers, by message, that are not learned because the template changes them once other turns follow."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ class ChatTemplate:
     @cached_property
     def marks_answers(self) -> bool:
         """Whether the template itself says what is learnt."""
-        return re.search(r"{%-?\s*generation\b", self.source) is not None
+        _ = self._compiled  # refuses what is not Jinja
+        blocks = self._environment.parse(self.source).find_all(nodes.CallBlock)
+        return any(isinstance(block.call.node, nodes.ExtensionAttribute) for block in blocks)
 
     def _render(self, messages: list[dict[str, str]], *, add_generation_prompt: bool, marks: tuple[str, str]) -> str:
         if not messages:
@@ -128,7 +134,7 @@ class ChatTemplate:
             raise DataError("chat template", f"cannot write the dialogue ({type(error).__name__}: {error})") from None
 
     @cached_property
-    def _compiled(self) -> Any:
+    def _environment(self) -> ImmutableSandboxedEnvironment:
         # Settings, extensions and functions are those of transformers, so that a template gives the same text in both.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -136,33 +142,72 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda pattern: self.clock().strftime(pattern)
+        return environment
+
+    @cached_property
+    def _compiled(self) -> Any:
         try:
-            return environment.from_string(self.source)
+            return self._environment.from_string(self.source)
         except TemplateSyntaxError as error:
             raise ModelError("chat template", f"is not Jinja: {error.message} (line {error.lineno})") from None
 
 
 def encode(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = False
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+    learn_from: int = 0,
 ) -> Encoded:
-    """The dialogue in tokens, with the assistant's contents and ends of turn marked as learnt.
+    """The dialogue in tokens, with the assistant's answers and ends of turn marked as learned.
 
     Ids are those of transformers' `apply_chat_template`, except that names of special tokens inside a message stay
-    plain text.
+    plain text. Answers before message `learn_from`, and those that their row masks, are context only.
     """
     contents, restore = _with_stand_ins(messages, tokenizer, template)
+    marks = ("", "")
     if template.marks_answers:
-        marks = _unused(template.source, contents, restore, count=2)
-        marked = template._render(contents, add_generation_prompt=add_generation_prompt, marks=(marks[0], marks[1]))
-        text, answers = _unmarked(marked, marks[0], marks[1])
-    else:
-        text = template._render(contents, add_generation_prompt=add_generation_prompt, marks=("", ""))
-        answers = _answers_by_prefix(text, contents, template, tokenizer)
+        first, second = _unused(template.source, contents, restore, count=2)
+        marks = (first, second)
+    text, marked = _unmarked(
+        template._render(contents, add_generation_prompt=add_generation_prompt, marks=marks), *marks
+    )
+    learned = {number for number, message in enumerate(messages) if message.learned and number >= learn_from}
+    layout = _Layout.of(tokenizer, template, contents, restore, text, add_generation_prompt=add_generation_prompt)
+    answers = layout.marked(marked) if template.marks_answers else layout.found()
+    rewritten = layout.rewritten(answers, learned)
     spans = tokenizer.template_spans(text, restore=restore)
-    learn = _overlaps(spans, answers)
     ids = spans.ids.tolist()
-    _check(tokenizer, ids, learn, spans, answers)
-    return Encoded(ids, learn.tolist())
+    _check_start(tokenizer, ids)
+    _check_end(tokenizer, answers, text, last=len(messages) - 1)
+    learn = _overlaps(spans, [answer.span for answer in answers if answer.message in learned - set(rewritten)])
+    return Encoded(ids, learn.tolist(), rewritten)
+
+
+def encode_training(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> list[Encoded]:
+    """The sequences from which all answers of a dialogue are learned.
+
+    This is one sequence, unless the template changes an answer once other turns follow it (it removes the reasoning,
+    for instance). Such an answer is learned from a sequence of its own that ends with it, as it is generated later.
+    """
+    whole = encode(tokenizer, template, messages)
+    alone = [encode(tokenizer, template, messages[: n + 1], learn_from=n) for n in whole.rewritten]
+    return [whole, *alone] if any(whole.learn) or not alone else alone
+
+
+def turn_ends(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[int]:
+    """The special tokens with which the template ends an answer, in the middle and at the end of a dialogue.
+
+    Generation has to stop at them. None are returned for a template that refuses a plain dialogue of four turns.
+    """
+    messages = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
+    try:
+        encoded = encode(tokenizer, template, messages)
+    except DataError:
+        return frozenset()
+    lasts = (at for at, learn in enumerate(encoded.learn) if learn and not any(encoded.learn[at + 1 : at + 2]))
+    return frozenset(encoded.ids[at] for at in lasts) & tokenizer.special_ids
 
 
 def encode_prompt(
@@ -232,65 +277,107 @@ class _Generation(Extension):
         return start + caller() + end
 
 
-def _unmarked(text: str, start: str, end: str) -> tuple[str, list[tuple[int, int]]]:
-    """The text without marks, and the characters [start, end) that stood between them."""
+def _unmarked(text: str, start: str, end: str) -> tuple[str, list[Span]]:
+    """The text without marks, and the characters that stood between them."""
+    if not start:
+        return text, []
     parts = re.split(f"([{start}{end}])", text)
     kept: list[str] = []
-    answers: list[tuple[int, int]] = []
+    answers: list[Span] = []
     at = opened = 0
     for part in parts:
         if part == start:
             opened = at
         elif part == end:
-            answers.append((opened, at))
+            answers.append(Span(opened, at))
         else:
             kept.append(part)
             at += len(part)
     return "".join(kept), answers
 
 
-def _answers_by_prefix(
-    text: str, contents: list[dict[str, str]], template: ChatTemplate, tokenizer: Tokenizer
-) -> list[tuple[int, int]]:
-    """Each answer's characters: from where the text goes on after the prompt for it, to its end of turn."""
-    answers: list[tuple[int, int]] = []
-    for i, message in enumerate(contents):
-        if message["role"] != "assistant":
-            continue
-        if i:
-            prompt = template._render(contents[:i], add_generation_prompt=True, marks=("", ""))
-            start = _common_prefix(prompt, text)
-        else:
-            start = _opening(contents, template)
-        stop = next(_stops(text, start, tokenizer), -1)
-        if text.find(message["content"].strip(), start, max(stop, 0)) < 0:
-            hint = "put {% generation %} and {% endgeneration %} around what the assistant writes"
-            raise DataError("chat template", f"does not show where answer {i + 1} begins and ends", hint=hint)
-        answers.append((start, stop))
-    return answers
+class _Answer(NamedTuple):
+    """What is learned of one message."""
+
+    message: int
+    span: Span
+    written: str
+    """The message's text as the template wrote it."""
+    ends: bool
+    """Whether the span ends with a special token."""
 
 
-def _opening(contents: list[dict[str, str]], template: ChatTemplate) -> int:
-    """Where the first message's content begins: nothing can be rendered before it, so a probe takes its place."""
-    probe = _unused(template.source, contents, {}, count=1)[0]
-    probed = [{**contents[0], "content": probe}, *contents[1:]]
-    return template._render(probed, add_generation_prompt=False, marks=("", "")).find(probe)
+@dataclass(frozen=True)
+class _Layout:
+    """A rendered dialogue, of which the places of the answers are wanted."""
+
+    tokenizer: Tokenizer
+    render: Render
+    contents: list[dict[str, str]]
+    text: str
+    probes: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        contents: list[dict[str, str]],
+        restore: Mapping[int, str],
+        text: str,
+        *,
+        add_generation_prompt: bool,
+    ) -> _Layout:
+        def render(messages: Sequence[Content], prompt: bool | None) -> str:
+            asks = add_generation_prompt if prompt is None else prompt
+            return template._render([dict(one) for one in messages], add_generation_prompt=asks, marks=("", ""))
+
+        return cls(tokenizer, render, contents, text, _unused(template.source, contents, restore, count=len(contents)))
+
+    def found(self) -> list[_Answer]:
+        """The answers of a template without `{% generation %}`."""
+        stops = {name for name, token in self.tokenizer.specials.items() if token in self.tokenizer.stops}
+        found = find_answers(
+            self.render, self.contents, self.text, markers=self._markers, stops=stops, probes=self.probes
+        )
+        return [
+            _Answer(number, answer.span, self.text[slice(*answer.content)], answer.end is not None)
+            for number, answer in found.items()
+        ]
+
+    def marked(self, spans: Sequence[Span]) -> list[_Answer]:
+        """The answers that the template marks; a mark around the text of another role is refused."""
+        located = locate_contents(self.render, self.contents, self.text, probes=self.probes)
+        check_marked(spans, self.contents, located)
+        owners = assign_marked(spans, self.contents, located)
+        return [
+            _Answer(number, span, self.text[slice(*place)], self._ends(span))
+            for span, (number, place) in zip(spans, owners, strict=True)
+        ]
+
+    def rewritten(self, answers: Sequence[_Answer], learned: Collection[int]) -> tuple[int, ...]:
+        """The answers that the template writes in full only while they are the last message."""
+        return tuple(answer.message for answer in answers if answer.message in learned and self._is_rewritten(answer))
+
+    def _is_rewritten(self, answer: _Answer) -> bool:
+        content = self.contents[answer.message]["content"].strip()
+        written = self.text[slice(*answer.span)]
+        if content in written or content in answer.written or answer.message == len(self.contents) - 1:
+            return False
+        return content in self.render(self.contents[: answer.message + 1], False)
+
+    def _ends(self, span: Span) -> bool:
+        """Whether a span contains a token that stops generation, or ends with a special token."""
+        text = self.text[slice(*span)]
+        markers = self._markers(text)
+        stops = any(self.tokenizer.specials[text[slice(*one)]] in self.tokenizer.stops for one in markers)
+        return stops or (bool(markers) and not text[markers[-1].end :].strip())
+
+    def _markers(self, text: str) -> list[Span]:
+        return [Span(*match.span()) for match in self.tokenizer.special_pattern.finditer(text)]
 
 
-def _stops(text: str, start: int, tokenizer: Tokenizer) -> Iterator[int]:
-    """Where each token that ends an answer ends, from `start` on."""
-    for match in tokenizer.special_pattern.finditer(text, start):
-        if tokenizer.specials[match.group()] in tokenizer.stops:
-            yield match.end()
-
-
-def _common_prefix(left: str, right: str) -> int:
-    if right.startswith(left):
-        return len(left)
-    return next(i for i in range(len(left)) if left[: i + 1] != right[: i + 1])
-
-
-def _overlaps(spans: Spans, answers: Iterable[tuple[int, int]]) -> np.ndarray:
+def _overlaps(spans: Spans, answers: Iterable[Span]) -> np.ndarray:
     """Which tokens hold a character of an answer."""
     learn = np.zeros(len(spans.ids), dtype=bool)
     for start, end in answers:
@@ -298,22 +385,23 @@ def _overlaps(spans: Spans, answers: Iterable[tuple[int, int]]) -> np.ndarray:
     return learn
 
 
-def _check(
-    tokenizer: Tokenizer, ids: Sequence[int], learn: np.ndarray, spans: Spans, answers: Sequence[tuple[int, int]]
-) -> None:
-    """Refuse what would train a model that does not stop, or that sees its first token twice."""
+def _check_start(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
+    """Refuse what would show the model its first token twice."""
     if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
         name = tokenizer.name_of("bos_token")
         raise DataError(
             "chat template", f"begins with {name} twice", hint="leave it out of the template or the message"
         )
-    if not answers:
+
+
+def _check_end(tokenizer: Tokenizer, answers: Sequence[_Answer], text: str, *, last: int) -> None:
+    """Refuse what would train a model that does not stop."""
+    final = next((answer for answer in reversed(answers) if answer.message == last), None)
+    if final is None or final.ends:
         return
-    last = learn & (spans.ends > answers[-1][0])
-    if not any(token in tokenizer.stops for token in np.asarray(ids)[last].tolist()):
-        name = tokenizer.decode([tokenizer.end_of_turn], special=True)
-        hint = f"put {name} before {{% endgeneration %}}, so that the model learns to stop"
-        raise DataError("chat template", f"leaves {name} out of what is learnt", hint=hint)
+    name = tokenizer.decode([tokenizer.end_of_turn], special=True)
+    hint = f"put {name} before {{% endgeneration %}}, or right after the answer, so that the model learns to stop"
+    raise DataError("chat template", f"leaves {name} out of what is learned of answer {last + 1}", hint=hint)
 
 
 # -- plain values for the template

@@ -55,7 +55,7 @@ class Said:
     """Whether it may be learnt from."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "prompt": [message.as_row() for message in self.prompt]}
 
 
 class Cleaning(Settings):
@@ -302,7 +302,7 @@ def _rated(one: Said) -> Rated:
 
 
 def _id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
-    told = json.dumps([[asdict(message) for message in prompt], chosen, rejected], ensure_ascii=False)
+    told = json.dumps([[message.as_row() for message in prompt], chosen, rejected], ensure_ascii=False)
     return "feedback/" + hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

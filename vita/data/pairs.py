@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from vita.data.chat import ChatTemplate, Encoded, encode
+from vita.data.chat import ChatTemplate, Encoded, encode, encode_prompt
 from vita.data.lots import lot, text_of, times
 from vita.data.order import shuffled
 from vita.data.records import Drop, Message, Preference, Rated
@@ -227,8 +227,8 @@ def encode_answer(
 def _encoded(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
 ) -> _Halves:
-    whole = encode(tokenizer, template, [*prompt, *answer])
-    before = encode(tokenizer, template, prompt, add_generation_prompt=True).ids
+    whole = encode(tokenizer, template, [*prompt, *answer], learn_from=len(prompt))
+    before = encode_prompt(tokenizer, template, prompt)
     # As far as both agree: where the answer's first letters join the last token of the prompt, it begins there.
     pairs = enumerate(zip(before, whole.ids, strict=False))
     start = next((at for at, (a, b) in pairs if a != b), min(len(before), len(whole.ids)))

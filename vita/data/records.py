@@ -31,6 +31,13 @@ class Message:
 
     role: Role
     content: str
+    learned: bool = True
+    """Of an assistant's message: whether the model learns it; otherwise it is only context for later messages."""
+
+    def as_row(self) -> dict[str, Any]:
+        """The message as a row of a file holds it."""
+        row: dict[str, Any] = {"role": self.role, "content": self.content}
+        return row if self.learned else {**row, "weight": 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,10 @@ from vita.train.pairs import (
 from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.preference import Knobs
+from vita.train.stops import save_stops
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 3
+VERSION = 4
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -204,6 +205,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     folder = context.draft_folder()
     hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=int(rows.tokens.sum()))
     template.save(folder)
+    save_stops(tokenizer, template, folder, source=inputs.model.path)
     ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
     moved = _moved(config, inputs, judges, found, folder, context)
     facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out)

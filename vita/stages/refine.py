@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from vita.data.feedback import Cleaning, Refined, read_feedback, refine
+from vita.data.records import Preference, Rated
 from vita.data.sources import Source, dialogues, documents
 from vita.data.world import World, WorldSettings
 from vita.measure.report import Page, Section, Table, write
@@ -56,7 +57,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
                         hint=f"dropped: {said}" if said else "the feedback holds nothing to compare")  # fmt: skip
     folder = context.draft_folder()
     _write(folder / "preferences.jsonl", (_pair(one) for one in found.pairs))
-    _write(folder / "dialogues.jsonl", (asdict(one) for one in found.dialogues))
+    _write(folder / "dialogues.jsonl", (_row(one, "messages") for one in found.dialogues))
     _write(folder / "rated.jsonl", (_rated(one) for one in found.rated))
     _write(folder / "drops.jsonl", (asdict(one) for one in found.drops))
     write(_page(found), folder)
@@ -76,12 +77,18 @@ def _tested(config: Config) -> Iterator[str]:
         yield from (question.prompt for question in World.create(config.world).questions("never_asked"))
 
 
-def _pair(one: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(one).items() if value is not None}
+def _row(record: Any, *fields: str) -> dict[str, Any]:
+    """A record as a row; `fields` hold messages."""
+    return {**asdict(record), **{name: [message.as_row() for message in getattr(record, name)] for name in fields}}
 
 
-def _rated(one: Any) -> dict[str, Any]:
-    row = asdict(one)
+def _pair(pair: Preference) -> dict[str, Any]:
+    row = _row(pair, "prompt", "chosen", "rejected")
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _rated(rated: Rated) -> dict[str, Any]:
+    row = _row(rated, "prompt", "answer")
     return {"id": row["id"], "prompt": row["prompt"], "completion": row["answer"], "label": row["good"]}
 
 

@@ -36,7 +36,7 @@ from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.trainer import Trainer, Training
 
-VERSION = 3
+VERSION = 4
 PARALLEL = True
 """All processes carry it out together."""
 ENOUGH_PAIRS = 30

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vita.data.chat import ChatTemplate, Encoded, encode
+from vita.data.chat import ChatTemplate, Encoded, encode_training
 from vita.data.formats import detect
 from vita.data.loader import Loader
 from vita.data.lots import lot, text_of, times
@@ -40,9 +39,10 @@ from vita.train.optim import Optimization
 from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.schedule import Schedule
+from vita.train.stops import save_stops
 from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 3
+VERSION = 4
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -148,7 +148,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     folder = context.draft_folder()
     hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=batches.packing.targets)
     template.save(folder)
-    _end_at_turns(tokenizer, inputs.model, folder)
+    save_stops(tokenizer, template, folder, source=inputs.model.path)
     settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
     lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} tokens to learn, {steps:,} steps."
     write_learning(
@@ -188,11 +188,11 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
     for source in config.sources:
         context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
         for number, dialogue in enumerate(dialogues(source)):
-            encoded = encode(tokenizer, template, dialogue.messages)
+            encoded = encode_training(tokenizer, template, dialogue.messages)
             if _is_held_out(dialogue, config):
-                aside.append(encoded)
+                aside += encoded
             else:
-                kept += [encoded] * times(source.repeat, dialogue.id)
+                kept += encoded * times(source.repeat, dialogue.id)
             if number % 500 == 0:
                 context.emit("progress", done=len(kept) + len(aside), total=None, unit="dialogues")
     if not kept:
@@ -247,13 +247,6 @@ def _template(model: Model) -> ChatTemplate:
         return ChatTemplate.load(model.path)
     except ModelError:
         return ChatTemplate.default()
-
-
-def _end_at_turns(tokenizer: Tokenizer, model: Model, folder: Path) -> None:
-    """A chat model's answer ends where its turn does, whatever ended the text of the model it was made from."""
-    before = hf.load_generation(model.path)
-    stop = tuple(sorted({*before.stop, *tokenizer.stops, tokenizer.end_of_turn}))
-    hf.save_generation(hf.Generation(start=before.start, padding=before.padding, stop=stop), folder)
 
 
 # -- training

@@ -1,0 +1,277 @@
+"""Where a rendered dialogue holds each assistant's answer, for templates with and without `{% generation %}`.
+
+    text = render(messages, False)
+    answers = find_answers(render, messages, text, markers=markers, stops=stops, probes=probes)   # {message: Answer}
+
+A message is located by rendering the dialogue again with an unused character in place of its content. What differs
+between the two renderings is the message's text. An answer then begins where the template's prompt for it ends, and
+ends with the special token that the template writes for this turn itself. What the template writes only after the last
+turn is found by rendering the dialogue up to the answer. A span that reaches another message is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from vita.spine.errors import DataError
+
+Content = Mapping[str, str]
+Render = Callable[[Sequence[Content], bool | None], str]
+"""(messages, add_generation_prompt) -> text; None renders as the dialogue itself was rendered."""
+Markers = Callable[[str], "Sequence[Span]"]
+"""The places of the special tokens in a text that a template wrote."""
+
+HINT = "put {% generation %} and {% endgeneration %} around what the assistant writes, or correct the template"
+
+
+class Span(NamedTuple):
+    """Characters [start, end) of a text."""
+
+    start: int
+    end: int
+
+    def overlaps(self, other: Span) -> bool:
+        """Whether both have a character in common."""
+        return self.start < other.end and other.start < self.end
+
+    def contains(self, other: Span) -> bool:
+        """Whether all characters of `other` belong to this span."""
+        return self.start <= other.start and other.end <= self.end
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An assistant's answer in a rendered dialogue."""
+
+    span: Span
+    """What the model is to generate, with the end of the turn where the template writes one."""
+    content: Span
+    """The message's own text."""
+    end: Span | None
+    """The special token that ends the turn."""
+
+
+def locate_contents(
+    render: Render, messages: Sequence[Content], text: str, *, probes: Sequence[str]
+) -> list[list[Span]]:
+    """The places where `text` holds the content of each message: none where the template leaves the message out.
+
+    `probes` are characters, one for each message, that neither the messages nor the template contain.
+    """
+    probed = [{**message, "content": probe} for message, probe in zip(messages, probes, strict=True)]
+    located = _align(_try(render, probed, None), text, messages, probes)
+    if located is not None:
+        return located
+    return [_locate(render, messages, text, number=number, probe=probes[number]) for number in range(len(messages))]
+
+
+def find_answers(
+    render: Render,
+    messages: Sequence[Content],
+    text: str,
+    *,
+    markers: Markers,
+    stops: Collection[str],
+    probes: Sequence[str],
+) -> dict[int, Answer]:
+    """The answers of a template without `{% generation %}`, by the number of their message.
+
+    `stops` are the special tokens at which generation ends.
+    """
+    located = locate_contents(render, messages, text, probes=probes)
+    finder = _Finder(render, messages, text, located, markers, stops, probes)
+    answers = {number: finder.find(number) for number, message in enumerate(messages) if message["role"] == "assistant"}
+    _refuse_overlaps(answers, located)
+    return answers
+
+
+def check_marked(spans: Sequence[Span], messages: Sequence[Content], located: Sequence[Sequence[Span]]) -> None:
+    """Refuse a `{% generation %}` block that contains the text of another role."""
+    for message, places in zip(messages, located, strict=True):
+        if message["role"] == "assistant":
+            continue
+        if any(span.overlaps(place) for span in spans for place in places):
+            raise DataError(
+                "chat template",
+                f"has a {{% generation %}} block around the text of a {message['role']} message",
+                hint="put the block around what the assistant writes alone",
+            )
+
+
+def assign_marked(
+    spans: Sequence[Span], messages: Sequence[Content], located: Sequence[Sequence[Span]]
+) -> list[tuple[int, Span]]:
+    """The message of each `{% generation %}` block, and the place of its text."""
+    places = [
+        (number, place)
+        for number, message in enumerate(messages)
+        if message["role"] == "assistant"
+        for place in located[number]
+    ]
+    owners = []
+    for span in spans:
+        inside = [(number, place) for number, place in places if span.contains(place)]
+        if len({number for number, _ in inside}) > 1 or not inside:
+            raise DataError(
+                "chat template",
+                "has a {% generation %} block that does not hold exactly one answer",
+                hint="put one block around what the assistant writes in each of its turns",
+            )
+        owners.append(inside[0])
+    return owners
+
+
+@dataclass(frozen=True)
+class _Finder:
+    render: Render
+    messages: Sequence[Content]
+    text: str
+    located: Sequence[Sequence[Span]]
+    markers: Markers
+    stops: Collection[str]
+    probes: Sequence[str]
+
+    def find(self, number: int) -> Answer:
+        """The answer of message `number`."""
+        if len(self.located[number]) != 1:
+            raise _unclear(number)
+        content = self.located[number][0]
+        if not self.text[content.start : content.end].strip() and self.messages[number]["content"].strip():
+            raise _unclear(number)
+        others = [place for other, places in enumerate(self.located) if other != number for place in places]
+        before = max((place.end for place in others if place.end <= content.start), default=0)
+        after = min((place.start for place in others if place.start >= content.end), default=len(self.text))
+        start = self._start(number, Span(before, content.start))
+        end = self._end(number, Span(content.end, after))
+        return Answer(Span(start, end.end if end else content.end), content, end)
+
+    def _start(self, number: int, gap: Span) -> int:
+        """Where the text continues after the prompt for the answer; `gap` is the template's text before the answer."""
+        header = self._header(number)
+        if header is None:
+            return gap.end
+        start = gap.start + common_prefix(header, self.text[gap.start : gap.end])
+        inside = (marker.start for marker in self.markers(self.text) if marker.start < start < marker.end)
+        return next(inside, start)
+
+    def _end(self, number: int, gap: Span) -> Span | None:
+        """The first special token that belongs to the turn; `gap` is the template's text after the answer."""
+        trailer = self.text[gap.start : gap.end]
+        shared = len(trailer)
+        if number + 1 < len(self.messages) or gap.end < len(self.text):
+            final = _try(self.render, self._probed(number + 1), False)
+            at = final.rfind(self.probes[number]) if final is not None else -1
+            shared = common_prefix(trailer, final[at + 1 :]) if final is not None and at >= 0 else 0
+        first = next(iter(self.markers(trailer)), None)
+        if first is None or first.end > shared or self._begins_a_turn(number, trailer[first.start : first.end]):
+            return None
+        return Span(gap.start + first.start, gap.start + first.end)
+
+    def _header(self, number: int) -> str | None:
+        """What the prompt for an answer holds after the message before it; None where there is no such prompt."""
+        if number == 0:
+            return None
+        prompt = _try(self.render, self._probed(number), True)
+        if prompt is None:  # the template does not write a dialogue that ends here
+            return None
+        return prompt[max(map(prompt.rfind, self.probes[:number])) + 1 :]
+
+    def _begins_a_turn(self, number: int, marker: str) -> bool:
+        """Whether a token that does not stop generation is the one that a prompt for an answer ends with."""
+        header = "" if marker in self.stops else self._header(number) or ""
+        places = self.markers(header)
+        return bool(places) and header[places[-1].start : places[-1].end] == marker
+
+    def _probed(self, count: int) -> list[Content]:
+        return [{**self.messages[number], "content": self.probes[number]} for number in range(count)]
+
+
+def common_prefix(left: str, right: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
+
+
+def _refuse_overlaps(answers: Mapping[int, Answer], located: Sequence[Sequence[Span]]) -> None:
+    for number, answer in answers.items():
+        for other, places in enumerate(located):
+            if other != number and any(answer.span.overlaps(place) for place in places):
+                raise DataError(
+                    "chat template",
+                    f"mixes the text of message {other + 1} with answer {number + 1}, which would be learned too",
+                    hint=HINT,
+                )
+
+
+def _unclear(number: int) -> DataError:
+    return DataError("chat template", f"does not show where answer {number + 1} begins and ends", hint=HINT)
+
+
+def _try(render: Render, messages: Sequence[Content], add_generation_prompt: bool | None) -> str | None:
+    """The text, or None where the template refuses the dialogue."""
+    try:
+        return render(messages, add_generation_prompt)
+    except DataError:
+        return None
+
+
+# -- contents
+
+
+def _align(
+    probed: str | None, text: str, messages: Sequence[Content], probes: Sequence[str]
+) -> list[list[Span]] | None:
+    """The places of all contents from one rendering, where `text` is the same with the contents in place.
+
+    None where it is not, because the template's text depends on what the messages say.
+    """
+    if probed is None:
+        return None
+    numbers = {probe: number for number, probe in enumerate(probes)}
+    places = [at for at, character in enumerate(probed) if character in numbers]
+    located: list[list[Span]] = [[] for _ in messages]
+    start = places[0] if places else len(probed)
+    if not text.startswith(probed[:start]):
+        return None
+    for place, following in zip(places, [*places[1:], len(probed)], strict=True):
+        literal = probed[place + 1 : following]
+        number = numbers[probed[place]]
+        written = _written(text, start, messages[number]["content"], literal, last=following == len(probed))
+        if written is None:
+            return None
+        located[number].append(Span(start, start + len(written)))
+        start += len(written) + len(literal)
+    return located if start == len(text) else None
+
+
+def _written(text: str, start: int, content: str, literal: str, *, last: bool) -> str | None:
+    """The content as the template wrote it at `start`, with or without the white space around it."""
+    for form in (content, content.strip(), content.rstrip(), content.lstrip()):
+        end = start + len(form)
+        if (
+            text.startswith(form, start)
+            and text.startswith(literal, end)
+            and (not last or end + len(literal) == len(text))
+        ):
+            return form
+    return None
+
+
+def _locate(render: Render, messages: Sequence[Content], text: str, *, number: int, probe: str) -> list[Span]:
+    """The place of one content: what differs when a probe stands for it alone."""
+    probed = [{**message, "content": probe} if at == number else message for at, message in enumerate(messages)]
+    rendered = _try(render, probed, None)
+    if rendered is None:
+        raise DataError("chat template", f"does not show which text is message {number + 1}'s", hint=HINT)
+    count = rendered.count(probe)
+    if not count:
+        return []
+    aligned = _align(rendered, text, [messages[number]], [probe])
+    if aligned is not None:
+        return aligned[0]
+    start = common_prefix(text, rendered[: rendered.find(probe)])
+    behind = rendered[rendered.rfind(probe) + 1 :]
+    shared = common_prefix(text[start:][::-1], behind[::-1])
+    return [Span(start, len(text) - shared)] * count

@@ -1,0 +1,21 @@
+"""The tokens at which a tuned model stops: those of the model before, and the ends of turn that it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from vita.data.chat import ChatTemplate, turn_ends
+from vita.data.tokenizer import Tokenizer
+from vita.nn import hf
+
+
+def save_stops(tokenizer: Tokenizer, template: ChatTemplate, folder: Path, *, source: Path) -> None:
+    """Write the generation settings of `source` to `folder`, with every token that ends an answer as a stop.
+
+    A template may end turns with a token that the settings do not name, `<|end|>` beside `<|endoftext|>` for instance.
+    The tuned model learns to write it, and would go on after it if it were no stop.
+    """
+    before = hf.load_generation(source)
+    stop = {*before.stop, *tokenizer.stops, tokenizer.end_of_turn, *turn_ends(tokenizer, template)}
+    hf.save_generation(replace(before, stop=tuple(sorted(stop))), folder)
