@@ -74,7 +74,8 @@ def test_case_is_no_difference_between_words() -> None:
         ("a\r\nb\rc\n", "a\nb\nc\n"),
         ("a\0b\x07c\x7f\tä\n", "abc\tä\n"),
         ("\ufeffa", "a"),
-        ("a\ud800b", "a?b"),
+        ("a\ud800b", "a\ufffdb"),
+        ("a\u2028b\u2029c\x85d\fe\vf", "a\nb\nc\nd\ne\nf"),
         ("unchanged é", "unchanged é"),
     ],
 )

@@ -314,7 +314,7 @@ def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
 
 def test_a_corpus_that_is_all_held_out_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none is to train on; set `held_out: 0`, or cut the text into more documents"):
-        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(1)))], filters=[])
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(1)))], filters=[], held_out=1)
 
 
 def test_a_bad_row_stops_the_run_with_its_place(tmp_path: Path) -> None:

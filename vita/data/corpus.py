@@ -92,7 +92,10 @@ def dump_document(document: Document) -> bytes:
 
 def dump_drop(drop: Drop) -> bytes:
     """A drop's line."""
-    return dump({"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail})
+    row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
+    if drop.repeats:
+        row["repeats"] = {"source": drop.repeats[0], "id": drop.repeats[1]}
+    return dump(row)
 
 
 def dump(value: Any) -> bytes:

@@ -21,6 +21,7 @@ def describe(
     *,
     filters: Sequence[Mapping[str, Any]],
     repeats: Mapping[str, float],
+    wanted: float,
     passed_over: Sequence[str],
 ) -> dict[str, Any]:
     """Everything that the report says, as plain values that are the same on every machine."""
@@ -30,6 +31,7 @@ def describe(
     read_in_training = sizes * decisions.passes
     by_licence = _split([table.licences for table in tables], [table.licence_of for table in tables])
     dropped = _dropped(tally)
+    few = int(held_out.sum())
     return {
         "documents": {
             "read": sum(count.documents for count in tally.read.values()),
@@ -37,7 +39,7 @@ def describe(
             "train": int(train.sum()),
             "train_with_repeats": int(decisions.passes.sum()),
             "held_out": int(held_out.sum()),
-            "renamed": int((decisions.occurrence > 0).sum()),
+            "renamed": len(decisions.new_ids),
         },
         "bytes": {
             "read": sum(count.bytes for count in tally.read.values()),
@@ -67,7 +69,22 @@ def describe(
         "filters": list(filters),
         "repeats": dict(repeats),
         "passed_over": sorted(passed_over),
+        "damaged_files": sorted(tally.damaged),
+        "advice": [too_few(few)] if wanted and few < FEWEST_HELD_OUT else [],
     }  # fmt: skip
+
+
+FEWEST_HELD_OUT = 2
+"""Documents from which an interval can be determined: the spread between documents needs two."""
+
+
+def too_few(held_out: int) -> str:
+    """What is wrong with so few held-out documents, and what to do."""
+    what = "nothing is held out" if not held_out else f"only {held_out} document is held out"
+    return (
+        f"{what}: no interval can be determined from it and no gate on its figures can be decided; "
+        "set `held_out` to a number of documents (`held_out: 100`), or cut the text into more (`cut_at: blank_lines`)"
+    )
 
 
 def _split(names: Sequence[Sequence[Any]], codes: Sequence[np.ndarray]) -> dict[Any, np.ndarray]:
@@ -129,6 +146,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         )
         + f"; {documents['held_out']:,} ({_mb(size['held_out'])}) are held out.",
         "",
+        *(line for advice in report["advice"] for line in (f"**Note:** {advice}.", "")),
         "## Sources",
         "",
         *_table(
@@ -166,6 +184,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             f"{report['documents']['renamed']:,} documents shared their id with another text; they became `id#2`, ...",
             "",
         ]
+    if report["damaged_files"]:
+        lines += ["## Damaged files", "", "Read up to the damage:", ""]
+        lines += [*(f"- {_safe(file)}" for file in report["damaged_files"]), ""]
     if report["passed_over"]:
         lines += ["Files of other kinds, passed over: " + ", ".join(report["passed_over"][:20]), ""]
     return "\n".join(lines)

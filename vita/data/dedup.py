@@ -26,7 +26,8 @@ def normalised(text: str, data: bytes) -> bytes:
     if data.isascii():
         plain = data.lower()
     else:
-        plain = unicodedata.normalize("NFKC", text).casefold().encode("utf-8", errors="replace")
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        return " ".join(folded.split()).encode("utf-8", errors="replace")  # splits at all white space of Unicode
     plain = plain.translate(_BLANKS).strip()
     while b"  " in plain:
         plain = plain.replace(b"  ", b" ")

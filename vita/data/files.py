@@ -26,6 +26,18 @@ LONGEST = 256 * 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
+class DamagedFile(DataError):
+    """A file whose content cannot be read to its end: cut off, damaged, or not of the kind that its name says.
+
+    A source with `on_bad_row: drop` keeps the rows before the damage, counts the file and goes on.
+    """
+
+    @property
+    def summary(self) -> str:
+        """What is wrong, without the file's path."""
+        return str(self).removeprefix(f"{self.where}: ")
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """A file to read: its path or URL, its name inside what the user named, and its size on disk in bytes."""
@@ -55,26 +67,65 @@ def find(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
 def chunks(file: File) -> Iterator[bytes]:
     """The decompressed bytes, piece by piece."""
     suffix = PurePosixPath(file.path).suffix.lower()
-    read = _read(file, 2**20 if suffix not in _DECOMPRESSORS else 2**17)
+    # What stands before a damage in the same piece is lost, so that compressed pieces are small.
+    read = _read(file, 2**20 if suffix not in _DECOMPRESSORS else 2**15)
     return _decompress(file, read, _DECOMPRESSORS[suffix]) if suffix in _DECOMPRESSORS else read
 
 
 def lines(file: File) -> Iterator[bytes]:
-    """The lines of a text file, without their ends and without a byte-order mark."""
+    """Yield the lines of a text file without their ends (LF, CR LF or CR) and without a byte-order mark."""
     pending: list[bytes] = []
     length = 0
-    for chunk in _text_chunks(file):
+    for chunk in _with_line_feeds(_text_chunks(file)):
         first, *rest = chunk.split(b"\n")
         pending.append(first)
         length += len(first)
         if length > LONGEST:
-            raise DataError(file.path, f"has a line of more than {LONGEST >> 20} MiB")
+            raise DamagedFile(file.path, f"has a line of more than {LONGEST >> 20} MiB")
         if rest:
             yield b"".join(pending)
             yield from rest[:-1]
             pending, length = [rest[-1]], len(rest[-1])
     if length:
         yield b"".join(pending)
+
+
+def text_lines(file: File) -> Iterator[bytes]:
+    """Yield the lines of plain text, which also end at the line separators of Unicode (see `plain_line_ends`)."""
+    for line in lines(file):
+        plain = plain_line_ends(line)
+        if plain is line:
+            yield line
+        else:
+            yield from plain.split(b"\n")
+
+
+def plain_line_ends(data: bytes) -> bytes:
+    """Return `data` with every line end of Unicode (UAX 14: CR LF, CR, VT, FF, NEL, LS, PS) as one LF."""
+    for end in _ASCII_LINE_ENDS if data.isascii() else _LINE_ENDS:
+        if end in data:
+            data = data.replace(end, b"\n")
+    return data
+
+
+_ASCII_LINE_ENDS = (b"\r\n", b"\r", b"\v", b"\f")
+_LINE_ENDS = (*_ASCII_LINE_ENDS, b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+
+
+def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """CR LF and CR as LF; a CR at the end of a piece waits for the next piece, which may begin with its LF."""
+    waits = False
+    for piece in pieces:
+        if waits:
+            piece = b"\r" + piece
+        waits = piece.endswith(b"\r")
+        piece = piece[:-1] if waits else piece
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if piece:
+            yield piece
+    if waits:
+        yield b"\n"
 
 
 def whole(file: File, *, hint: str) -> bytes:
@@ -85,7 +136,7 @@ def whole(file: File, *, hint: str) -> bytes:
         pieces.append(chunk)
         length += len(chunk)
         if length > LONGEST:
-            raise DataError(file.path, f"is larger than {LONGEST >> 20} MiB, too large for one piece", hint=hint)
+            raise DamagedFile(file.path, f"is larger than {LONGEST >> 20} MiB, too large for one piece", hint=hint)
     return b"".join(pieces)
 
 
@@ -192,10 +243,13 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
+_LONGEST_WINDOW = 2**31
+"""Bytes of history that a zstd frame may refer to: the most that `zstd --long=31` writes."""
+
 # Not zstandard's stream reader: that one ends without a word where a frame is cut off.
 _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
-    ".zst": lambda: zstandard.ZstdDecompressor().decompressobj(),
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).decompressobj(),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }
@@ -221,16 +275,18 @@ def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _De
             if frame.eof:
                 chunk, frame = frame.unused_data.lstrip(b"\0"), None  # gzip allows zeros as padding behind its frames
     if frame is not None or not frames:
-        raise DataError(file.path, f"is cut off after {given:,} bytes of text", hint="copy or download it again")
+        raise DamagedFile(file.path, f"is cut off after {given:,} bytes of text", hint="copy or download it again")
 
 
-def _damaged(file: File, head: bytes, given: int, error: Exception) -> DataError:
+def _damaged(file: File, head: bytes, given: int, error: Exception) -> DamagedFile:
     kind = PurePosixPath(file.path).suffix.lower()
     if not any(head.startswith(magic) and meaning.endswith(f" {kind}") for magic, meaning in _MAGIC.items()):
-        return DataError(
+        return DamagedFile(
             file.path, expected=f"a {kind} file", got=f"other bytes ({error})", hint="rename or replace it"
         )
-    return DataError(file.path, f"is damaged after {given:,} bytes of text ({error})", hint="copy or download it again")
+    return DamagedFile(
+        file.path, f"is damaged after {given:,} bytes of text ({error})", hint="copy or download it again"
+    )
 
 
 # -- text or not
@@ -246,8 +302,10 @@ _MAGIC = {
     b"\xff\xd8\xff": "a JPEG picture",
     b"PAR1": "parquet; name it .parquet",
     b"\x7fELF": "a program",
-    b"\xff\xfe": "UTF-16; convert it to UTF-8",
-    b"\xfe\xff": "UTF-16; convert it to UTF-8",
+    b"\xff\xfe\0\0": "UTF-32; convert it to UTF-8",
+    b"\0\0\xfe\xff": "UTF-32; convert it to UTF-8",
+    b"\xff\xfe": "UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)",
 }
 
 
@@ -263,11 +321,22 @@ def _text_chunks(file: File) -> Iterator[bytes]:
 def _refuse_binary(file: File, head: bytes) -> None:
     for magic, meaning in _MAGIC.items():
         if head.startswith(magic):
-            raise DataError(file.path, expected="text in UTF-8", got=f"bytes that look like {meaning}")
-    if b"\0" in head[:65536]:
-        raise DataError(
-            file.path,
-            expected="text in UTF-8",
-            got="a binary file (it holds zero bytes)",
-            hint="take it out of the source",
+            raise DamagedFile(file.path, expected="text in UTF-8", got=f"bytes that look like {meaning}")
+    if b"\0" not in head[:65536]:
+        return
+    if endian := _utf16_without_mark(head[:4096]):
+        got = f"bytes that look like UTF-16{endian} without a byte-order mark"
+        raise DamagedFile(
+            file.path, expected="text in UTF-8", got=got, hint=f"convert it: iconv -f UTF-16{endian} -t UTF-8"
         )
+    got = "a binary file (it holds zero bytes)"
+    raise DamagedFile(file.path, expected="text in UTF-8", got=got, hint="take it out of the source")
+
+
+def _utf16_without_mark(head: bytes) -> str | None:
+    """`LE` or `BE` where every other byte is mostly zero, as in UTF-16 of Latin text."""
+    even, odd = head[0::2], head[1::2]
+    for endian, zeros, letters in (("LE", odd, even), ("BE", even, odd)):
+        if zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * max(1, len(letters)):
+            return endian
+    return None

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
 from vita.data.page import Page, hash_of, repeated_share
+from vita.data.scripts import is_alphabetic, main_script
 from vita.spine.config import Settings, build
 from vita.spine.parts import Parts
 
@@ -91,10 +92,9 @@ class Sieve:
 @FILTERS.add("length")
 def length(page: Page, *, minimum_words: int = 50, maximum_words: int = 0) -> Reason | None:
     """Too few words, or too many where `maximum_words` is not 0 (Gopher: 50 to 100,000; a book has more)."""
-    first = page.data.split(None, minimum_words)  # stops there, so that long texts cost nothing
-    if len(first) < minimum_words:
-        return Reason("short", f"{len(first)} words, under {minimum_words}")
-    if maximum_words and (words := len(page.words.lengths)) > maximum_words:
+    if not page.has_words(minimum_words):
+        return Reason("short", f"{page.word_count} words, under {minimum_words}")
+    if maximum_words and (words := page.word_count) > maximum_words:
         return Reason("long", f"{words} words, over {maximum_words}")
     return None
 
@@ -112,12 +112,15 @@ def gopher_quality(
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with"),
     minimum_stop_words: int = 2,
 ) -> Reason | None:
-    """Not prose: words too short or long, symbols, lists, cut-off lines, few letters, or too few kinds of stop word."""
-    words = len(page.words.lengths)
-    if not words:
+    """Not prose: words too short or long, symbols, lists, cut-off lines, few letters, or too few kinds of stop word.
+
+    The length of words is judged in alphabets with spaces between words, stop words in text of their own script.
+    """
+    words = page.word_count
+    if not words or not page.characters:
         return Reason("no_words", "no words")
     mean = page.characters / words
-    if not shortest_mean_word <= mean <= longest_mean_word:
+    if is_alphabetic(page.script) and not shortest_mean_word <= mean <= longest_mean_word:
         return Reason("mean_word_length", f"{mean:.1f} characters")
     if (share := page.words.lettered.mean()) < least_lettered:
         return Reason("few_letters", f"{share:.2f} of the words have a letter, under {least_lettered}")
@@ -131,6 +134,8 @@ def gopher_quality(
         return Reason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
     if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > most_ellipsis_lines:
         return Reason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
+    if page.script not in ("", *map(main_script, stop_words)):
+        return None  # text in another script has other stop words
     if (kinds := _kinds_of(stop_words, page.words.hashes, enough=minimum_stop_words)) < minimum_stop_words:
         return Reason("stop_words", f"{kinds} of {len(stop_words)} kinds, under {minimum_stop_words}")
     return None

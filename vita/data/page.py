@@ -1,6 +1,7 @@
 """A text seen as arrays: its words' lengths, hashes and letters, and its lines; computed once, shared by all filters.
 
-Words are what stands between white space, so that a rule counts what a person would. The arrays come from vectorised
+Words are what stands between white space (of Unicode, such as no-break spaces), so that a rule counts what a person
+would; scripts that put no spaces between words have their own rule in `scripts`. The arrays come from vectorised
 passes over the UTF-8 bytes in blocks; a compiled kernel could take the place of `_measure` without a filter noticing.
 """
 
@@ -14,24 +15,33 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt64
 
+from vita.data.files import plain_line_ends
 from vita.data.records import Document
+from vita.data.scripts import blank_bytes, has_unspaced, main_script, unspaced_words
 
 BLOCK_BYTES = 2**20
 """Bytes measured at once; bounds the memory of the arrays for very long documents."""
 
-_CONTROL = bytes([*range(9), 11, 12, *range(14, 32), 127])
+_CONTROL = bytes([*range(9), *range(14, 32), 127])
 
 
 def mend(text: str) -> tuple[str, bytes]:
-    """(text, its UTF-8) with Windows and old Mac line ends made plain and control characters taken out."""
+    """Return (text, its UTF-8) with one kind of line end and without control characters.
+
+    Half surrogate pairs, which Python and JSON allow and UTF-8 does not, become U+FFFD.
+    """
     try:
         raw = text.encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON and Python allow and UTF-8 does not
-        raw = text.encode("utf-8", errors="replace")
-        text = raw.decode("utf-8")
-    data = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw
-    data = data.translate(None, _CONTROL).removeprefix(b"\xef\xbb\xbf")
+    except UnicodeEncodeError:
+        text = _HALF_PAIR.sub("\ufffd", text)
+        raw = text.encode("utf-8")
+        data = plain_line_ends(raw).translate(None, _CONTROL).removeprefix(b"\xef\xbb\xbf")
+        return data.decode("utf-8"), data
+    data = plain_line_ends(raw).translate(None, _CONTROL).removeprefix(b"\xef\xbb\xbf")
     return (text, raw) if len(data) == len(raw) and data == raw else (data.decode("utf-8"), data)
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 class Words(NamedTuple):
@@ -59,10 +69,29 @@ class Page:
 
     @cached_property
     def words(self) -> Words:
+        """The words between white space; in scripts without spaces these are whole phrases (see `word_count`)."""
         parts = [_measure(block) for block in _blocks(self.data)]
         if len(parts) == 1:
             return parts[0]
         return Words(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def has_words(self, minimum: int) -> bool:
+        """Whether the text has at least `minimum` words; stops there, so that long texts cost nothing."""
+        split = self.data.split(None, minimum) if self.data.isascii() else self.text.split(None, minimum)
+        return len(split) >= minimum or self.word_count >= minimum
+
+    @cached_property
+    def word_count(self) -> int:
+        """Number of words, estimated from the characters in scripts without spaces between words."""
+        if self.data.isascii() or not has_unspaced(self.data):
+            return len(self.words.lengths)
+        return unspaced_words(self.text)
+
+    @cached_property
+    def script(self) -> str:
+        """The script of most letters (see `scripts.main_script`)."""
+        # Each character outside ASCII takes at least one byte more: here they are too few to matter.
+        return "LATIN" if len(self.data) < 1.2 * len(self.text) else main_script(self.text)
 
     @cached_property
     def running_length(self) -> Int64[np.ndarray, "..."]:
@@ -136,6 +165,8 @@ def _measure(data: bytes) -> Words:
     codes = np.frombuffer(data, np.uint8)
     blank = np.ones(len(codes) + 2, np.int8)
     np.less_equal(codes, 32, out=blank[1:-1], casting="unsafe")
+    if not data.isascii():
+        blank[1:-1][blank_bytes(codes)] = 1
     edges = np.flatnonzero(blank[1:] != blank[:-1])
     starts, ends = edges[0::2].copy(), edges[1::2].copy()
     size = ends - starts

@@ -6,7 +6,7 @@ Decisions are made on arrays of keys; the text of a part is read once more, to b
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vita.data.corpus import ZstdLines, dump, dump_drop, read_lines
 from vita.data.dedup import first_equal
 from vita.data.mixing import draw, hold_out, passes
 from vita.data.records import Drop
-from vita.data.sift import PartTable, Tally
+from vita.data.sift import PartTable, Tally, hash_of_id
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Decisions:
     held_out: Bool[np.ndarray, "N"]
     passes: Int64[np.ndarray, "N"]
     """How often it stands in the training text."""
-    occurrence: Int64[np.ndarray, "N"]
-    """How many documents before it have the same source and id, but another text."""
+    new_ids: Mapping[int, str]
+    """Document -> its new id, where another text of the same source has its id."""
 
     @property
     def repeated(self) -> Bool[np.ndarray, "N"]:
@@ -63,16 +63,47 @@ def decide(
     candidates = ~reserved[first]
     held_out = ~candidates
     chosen = hold_out(draw(keys[candidates], seed=wanted.seed, purpose=1), wanted.held_out)
+    if chosen.all() and wanted.held_out < 1 and not reserved.any():
+        chosen[:] = False  # a share of a single text: training on it is what was asked for
     held_out[np.flatnonzero(candidates)[chosen]] = True
     if not wanted.deduplicate:
         first = np.arange(len(keys))
     kept = first == np.arange(len(keys))
     times = passes(draw(keys, seed=wanted.seed, purpose=2), np.repeat(repeat, counts))
     times[~kept | held_out] = 0
-    occurrence = np.zeros(len(keys), np.int64)
+    return Decisions(first, held_out & kept, times, _unique_ids(tables, kept))
+
+
+def _unique_ids(tables: Sequence[PartTable], kept: Bool[np.ndarray, "N"]) -> dict[int, str]:
+    """New ids for kept documents whose id another kept text of their source has: the next free `id#2`, `id#3`."""
     hashes = np.concatenate([table.id_hashes for table in tables])
-    occurrence[kept] = _occurrences(hashes[kept])
-    return Decisions(first, held_out & kept, times, occurrence)
+    again = np.flatnonzero(kept)[_occurrences(hashes[kept]) > 0]
+    if not len(again):
+        return {}
+    taken = np.unique(hashes)  # also of dropped documents, so that an id in the drops means one document
+    begins = _begins(tables)
+    new_ids: dict[int, str] = {}
+    assigned: set[int] = set()
+    counts: dict[int, int] = {}
+    for document, part in zip(again.tolist(), (np.searchsorted(begins, again, side="right") - 1).tolist(), strict=True):
+        table, row = tables[part], document - begins[part]
+        count = counts.get(int(hashes[document]), 1)
+        while True:
+            count += 1
+            new_id = f"{table.ids[row]}#{count}"
+            new_hash = hash_of_id(table.sources[table.source_of[row]], new_id)
+            at = int(np.searchsorted(taken, np.uint64(new_hash)))
+            if new_hash not in assigned and (at == len(taken) or taken[at] != new_hash):
+                break
+        counts[int(hashes[document])] = count
+        assigned.add(new_hash)
+        new_ids[document] = new_id
+    return new_ids
+
+
+def _begins(tables: Sequence[PartTable]) -> list[int]:
+    """The first document of each part, and the end of the last."""
+    return [0, *itertools.accumulate(len(table.sizes) for table in tables)]
 
 
 def _occurrences(hashes: UInt64[np.ndarray, "K"]) -> Int64[np.ndarray, "K"]:
@@ -99,8 +130,8 @@ class Placing:
     decisions: Decisions
     begins: int
     """Its first document among those of all parts."""
-    first_ids: dict[int, str] = field(default_factory=dict)
-    """The id of each document that one of this part repeats."""
+    first_ids: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """(source, id) of each document that one of this part repeats."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +147,10 @@ def placings_of(
     parts: Sequence[Path], tables: Sequence[PartTable], decisions: Decisions, folder: Path
 ) -> list[Placing]:
     """The job of each part; its training files are numbered over all parts and passes."""
-    begins = [0, *itertools.accumulate(len(table.sizes) for table in tables)]
+    begins = _begins(tables)
     repeated = np.flatnonzero(decisions.repeated)
     first_ids = _ids_of(np.unique(decisions.first[repeated]), tables, begins)
+    first_ids |= {at: (first_ids[at][0], decisions.new_ids[at]) for at in first_ids.keys() & decisions.new_ids.keys()}
     numbers = itertools.count()
     most = int(decisions.passes.max())
     # Every pass over all parts comes before the next pass, so that repeats of a text lie far apart.
@@ -136,12 +168,14 @@ def placings_of(
     return placings
 
 
-def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], begins: list[int]) -> dict[int, str]:
+def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], begins: list[int]) -> dict[int, tuple[str, str]]:
+    """Document -> (source, id as it was read)."""
     parts = np.searchsorted(begins, documents, side="right") - 1
-    return {
-        int(document): tables[part].ids[document - begins[part]]
-        for document, part in zip(documents.tolist(), parts.tolist(), strict=True)
-    }
+    answer = {}
+    for document, part in zip(documents.tolist(), parts.tolist(), strict=True):
+        table, row = tables[part], document - begins[part]
+        answer[document] = (table.sources[table.source_of[row]], table.ids[row])
+    return answer
 
 
 def place(job: Placing, tick: Callable[[int], None]) -> Placed:
@@ -150,10 +184,11 @@ def place(job: Placing, tick: Callable[[int], None]) -> Placed:
     shards = [ZstdLines(path) if path else None for path in job.train]
     for number, line in enumerate(read_lines(job.part)):
         first, times = int(decisions.first[number]), int(decisions.passes[number])
-        if decisions.occurrence[number]:
-            line = _renamed(line, int(decisions.occurrence[number]))
+        if (new_id := decisions.new_ids.get(job.begins + number)) is not None:
+            line = _renamed(line, new_id)
         if first != job.begins + number:
-            _drop(placed, line, "duplicate", f"repeats {job.first_ids[first]}")
+            original = job.first_ids[first]
+            _drop(placed, line, "duplicate", f"repeats {original[1]}", repeats=original)
         elif decisions.held_out[number]:
             placed.held_out.append(line)
         elif not times:
@@ -169,20 +204,18 @@ def place(job: Placing, tick: Callable[[int], None]) -> Placed:
 
 
 def _cut(decisions: Decisions, begins: int, ends: int) -> Decisions:
-    """The decisions for some documents in a row; `first` still counts over all."""
+    """The decisions for some documents in a row; `first` and `new_ids` still count over all."""
     cut = slice(begins, ends)
-    return Decisions(decisions.first[cut], decisions.held_out[cut], decisions.passes[cut], decisions.occurrence[cut])
+    new_ids = {at: id for at, id in decisions.new_ids.items() if begins <= at < ends}
+    return Decisions(decisions.first[cut], decisions.held_out[cut], decisions.passes[cut], new_ids)
 
 
-def _renamed(line: bytes, occurrence: int) -> bytes:
-    """An id that another document of the source has too becomes `id#2`, so that it can be traced."""
+def _renamed(line: bytes, new_id: str) -> bytes:
+    return dump({**orjson.loads(line), "id": new_id})
+
+
+def _drop(placed: Placed, line: bytes, reason: str, detail: str, *, repeats: tuple[str, str] | None = None) -> None:
     row = orjson.loads(line)
-    row["id"] = f"{row['id']}#{occurrence + 1}"
-    return dump(row)
-
-
-def _drop(placed: Placed, line: bytes, reason: str, detail: str) -> None:
-    row = orjson.loads(line)
-    drop = Drop(row["id"], row["source"], reason, detail)
+    drop = Drop(row["id"], row["source"], reason, detail, repeats)
     placed.tally.drop(drop, size=len(row["text"].encode()), text=row["text"])
     placed.drops.append(dump_drop(drop))

@@ -1,19 +1,20 @@
 """Readers of files: one function for each kind, by suffix, that yields rows one at a time.
 
 A row that cannot be read is still a `Row`, with its `Problem`, so that the source can decide to stop or to drop it;
-what spoils the whole file is a `DataError` at once. A new kind of file is one decorated function here.
+what spoils the rest of a file is a `DamagedFile` error. A new kind of file is one decorated function here.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from vita.data import files
-from vita.data.files import File
-from vita.spine.errors import DataError
+from vita.data.files import DamagedFile, File
 from vita.spine.parts import Parts
 
 
@@ -24,6 +25,10 @@ class Problem(NamedTuple):
     expected: str
     got: str
     hint: str | None = None
+
+
+DAMAGED_FILE = "damaged_file"
+"""The reason of the bad row that stands for the rest of a damaged file."""
 
 
 class Row(NamedTuple):
@@ -37,6 +42,8 @@ class Row(NamedTuple):
     """Line or row, from 1; 0 when the row is the whole file."""
     values: Mapping[str, Any] | None
     problem: Problem | None = None
+    repaired: bool = False
+    """Whether half surrogate pairs in its strings were replaced by U+FFFD."""
 
     @property
     def where(self) -> str:
@@ -66,7 +73,12 @@ def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
         except orjson.JSONDecodeError as error:
             if not line.strip():
                 continue
-            yield Row(file.path, file.name, number, None, _not_json(line, error))
+            try:
+                values, repaired = _python_json(line)
+            except ValueError:
+                yield Row(file.path, file.name, number, None, _not_json(line, error))
+                continue
+            yield _object(file, number, values)._replace(repaired=repaired)
             continue
         yield _object(file, number, values)
 
@@ -75,14 +87,19 @@ def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
 def read_json(file: File, wishes: Wishes) -> Iterator[Row]:
     """One JSON array of objects."""
     hint = "write one JSON object a line and name the file .jsonl"
+    data = files.whole(file, hint=hint)
+    repaired = False
     try:
-        values = orjson.loads(files.whole(file, hint=hint))
+        values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise DataError(file.path, f"is not JSON: {error}", hint=hint) from None
+        try:
+            values, repaired = _python_json(data)
+        except ValueError:
+            raise DamagedFile(file.path, f"is not JSON: {error}", hint=hint) from None
     if not isinstance(values, list):
-        raise DataError(file.path, expected="a JSON array of objects", got=kind_of(values), hint=hint)
+        raise DamagedFile(file.path, expected="a JSON array of objects", got=kind_of(values), hint=hint)
     for number, value in enumerate(values, 1):
-        yield _object(file, number, value)
+        yield _object(file, number, value)._replace(repaired=repaired)
 
 
 @READERS.add("parquet")
@@ -99,7 +116,8 @@ def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
                     number += 1
                     yield Row(file.path, file.name, number, values)
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(file.path, f"cannot be read as parquet: {str(error).splitlines()[0]}") from None
+            problem = f"cannot be read as parquet: {(str(error).splitlines() or [type(error).__name__])[0]}"
+            raise DamagedFile(file.path, problem, hint="copy or download it again") from None
 
 
 @READERS.add("txt")
@@ -111,9 +129,9 @@ def read_text(file: File, wishes: Wishes) -> Iterator[Row]:
     """Plain text: the file, its paragraphs or its lines, as `cut_at` says."""
     if wishes.cut_at is None:
         hint = "set `cut_at: blank_lines` or `cut_at: lines` to make many documents of it"
-        yield _text_row(file, 0, files.whole(file, hint=hint), wishes)
+        yield _text_row(file, 0, files.plain_line_ends(files.whole(file, hint=hint)), wishes)
         return
-    for number, piece in _pieces(files.lines(file), wishes.cut_at):
+    for number, piece in _pieces(files.text_lines(file), wishes.cut_at):
         yield _text_row(file, number, piece, wishes)
 
 
@@ -143,6 +161,36 @@ def _text_row(file: File, number: int, data: bytes, wishes: Wishes) -> Row:
         problem = Problem("not_utf8", "text in UTF-8", got, "convert the file to UTF-8, or set `on_bad_row: drop`")
         return Row(file.path, file.name, number, None, problem)
     return Row(file.path, file.name, number, {wishes.text_field or "text": text})
+
+
+def _python_json(data: bytes) -> tuple[Any, bool]:
+    """(value, whether strings were repaired) of JSON as Python's `json` writes it, beyond the standard.
+
+    NaN and the infinities become null; half a surrogate pair, which no UTF-8 can hold, becomes U+FFFD.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=lambda _: None)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    whole = _without_half_pairs(value)
+    return whole, whole is not value
+
+
+def _without_half_pairs(value: Any) -> Any:
+    """`value` itself where every string can be written in UTF-8, otherwise a repaired copy."""
+    if isinstance(value, str):
+        return value if value.isascii() else _HALF_PAIR.sub("\ufffd", value) if _HALF_PAIR.search(value) else value
+    if isinstance(value, dict):
+        items = [(_without_half_pairs(name), _without_half_pairs(below)) for name, below in value.items()]
+        same = all(new is name and below is value[name] for (new, below), name in zip(items, value, strict=True))
+        return value if same else dict(items)
+    if isinstance(value, list):
+        items = [_without_half_pairs(below) for below in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else items
+    return value
+
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def _object(file: File, number: int, values: Any) -> Row:

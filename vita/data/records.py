@@ -87,3 +87,5 @@ class Drop:
     source: str
     reason: str
     detail: str = ""
+    repeats: tuple[str, str] | None = None
+    """(source, id) of the document with equal text that stays, where it is dropped as a duplicate."""

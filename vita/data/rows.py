@@ -38,9 +38,17 @@ T = TypeVar("T")
 
 
 def usable(
-    rows: Iterable[Row | T], source: Source, make: Callable[[Row, Source], T], dropped: Dropped | None
+    rows: Iterable[Row | T],
+    source: Source,
+    make: Callable[[Row, Source], T],
+    dropped: Dropped | None,
+    *,
+    repaired: Callable[[], None] | None = None,
 ) -> Iterator[T]:
-    """The records that `make` makes of rows; unusable rows are refused or dropped, as the source says."""
+    """Yield the records that `make` makes of rows; unusable rows are refused or dropped, as the source says.
+
+    `repaired` is called before a record whose row held half surrogate pairs.
+    """
     for row in rows:
         if not isinstance(row, Row):
             yield row  # an origin that makes records itself
@@ -52,6 +60,8 @@ def usable(
         except _Unusable as error:
             _refuse_or_drop(row, error.problem, source, dropped)
             continue
+        if row.repaired and repaired:
+            repaired()
         yield record
 
 

@@ -20,6 +20,7 @@ from vita.data.corpus import ZstdLines, dump, dump_document, dump_drop
 from vita.data.dedup import as_keys, content_key
 from vita.data.filters import FilterUse, Sieve
 from vita.data.page import Page, mend
+from vita.data.readers import DAMAGED_FILE
 from vita.data.records import Document, Drop
 from vita.data.sources import Stretch, documents
 
@@ -62,11 +63,13 @@ class Tally:
     """source -> reason -> how many."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """reason -> the samples with the smallest hash of their id."""
+    damaged: list[str] = field(default_factory=list)
+    """Files that could not be read to their end, each with the problem."""
 
     def drop(self, drop: Drop, *, size: int, text: str) -> None:
         """Count a drop, and keep it as a sample if it is among the chosen."""
         self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, Count()).add(size)
-        rank = _hash_of(drop.source, drop.id)
+        rank = hash_of_id(drop.source, drop.id)
         chosen = self.samples.setdefault(drop.reason, [])
         if len(chosen) < SAMPLES or rank < chosen[-1]["rank"]:
             chosen.append({"rank": rank, **asdict(drop), "text": " ".join(text[:600].split())[:160]})
@@ -82,6 +85,7 @@ class Tally:
         for source, reasons in other.dropped.items():
             for reason, count in reasons.items():
                 self.dropped.setdefault(source, {}).setdefault(reason, Count()).add(count.bytes, count.documents)
+        self.damaged += other.damaged
         for reason, samples in other.samples.items():
             both = self.samples.get(reason, []) + samples
             self.samples[reason] = sorted(both, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
@@ -96,7 +100,7 @@ class Tally:
             source: {reason: Count(**count) for reason, count in reasons.items()}
             for source, reasons in value["dropped"].items()
         }
-        return cls(read, value["mended"], dropped, value["samples"])
+        return cls(read, value["mended"], dropped, value["samples"], value["damaged"])
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,18 @@ def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
 
         def drop(dropped: Drop, size: int = 0, text: str = "") -> None:
             tally.drop(dropped, size=size, text=text)
+            if dropped.reason == DAMAGED_FILE:
+                tally.damaged.append(f"{dropped.id.rpartition(':')[0]}: {dropped.detail}")
             drops.write(dump_drop(dropped))
 
-        for document in documents(job.stretch, dropped=drop):
+        repaired: list[bool] = []
+        for document in documents(job.stretch, dropped=drop, repaired=lambda: repaired.append(True)):
             text, data = mend(document.text)
             tally.read.setdefault(document.source, Count()).add(len(data))
-            if text is not document.text:
+            if text is not document.text or repaired:
                 tally.mended[document.source] = tally.mended.get(document.source, 0) + 1
+                repaired.clear()
+            if text is not document.text:
                 document = replace(document, text=text)
             verdict = sieve(Page(document, data)) if data.strip() else ("empty", "no text")
             if verdict is None:
@@ -223,7 +232,7 @@ class _Parts:
         sources, source_of = _codes(self._sources)
         licences, licence_of = _codes(self._licences)
         names = zstandard.compress(dump({"sources": sources, "licences": licences, "ids": self._ids}), level=1)
-        id_hashes = list(map(_hash_of, self._sources, self._ids))
+        id_hashes = list(map(hash_of_id, self._sources, self._ids))
         np.savez(
             (self._job.folder / self.names[-1]).with_suffix(".npz"),
             keys=as_keys(self._keys), id_hashes=np.array(id_hashes, np.uint64), sizes=np.array(self._sizes, np.int64),
@@ -236,7 +245,8 @@ def _codes(values: list[Any]) -> tuple[list[Any], np.ndarray]:
     return list(numbers), np.array([numbers[value] for value in values], np.int32)
 
 
-def _hash_of(source: str, id: str) -> int:
+def hash_of_id(source: str, id: str) -> int:
+    """64 bits that are equal for equal ids of a source."""
     return xxhash.xxh64_intdigest(f"{source}\0{id}".encode())
 
 

@@ -18,8 +18,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from vita.data import files
-from vita.data.files import File
-from vita.data.readers import READERS, Row
+from vita.data.files import DamagedFile, File
+from vita.data.readers import DAMAGED_FILE, READERS, Problem, Row
 from vita.data.records import Dialogue, Document, Preference, Rated
 from vita.data.rows import DialogueMaker, Dropped, OpinionMaker, document_of, usable
 from vita.data.source import ORIGINS, Source
@@ -41,10 +41,15 @@ class Stretch:
         return sum(file.size for file in self.files)
 
 
-def documents(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Document]:
-    """The documents of a source in their order; unusable rows go to `dropped` when the source drops them."""
+def documents(
+    source: Source | Stretch, *, dropped: Dropped | None = None, repaired: Callable[[], None] | None = None
+) -> Iterator[Document]:
+    """Yield the documents of a source in their order; unusable rows go to `dropped` when the source drops them.
+
+    `repaired` is called before each document whose row held half surrogate pairs, now U+FFFD.
+    """
     stretch = source if isinstance(source, Stretch) else _all_of(source)
-    kept = usable(_origin(stretch, Document), stretch.source, document_of, dropped)
+    kept = usable(_origin(stretch, Document), stretch.source, document_of, dropped, repaired=repaired)
     return islice(kept, stretch.source.limit)
 
 
@@ -81,11 +86,13 @@ def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
         return [_all_of(source)]
     parts: list[Stretch] = []
     group: list[File] = []
+    size = 0
     for file in usable_files(source):
         group.append(file)
-        if sum(file.size for file in group) >= bytes_each:
+        size += file.size
+        if size >= bytes_each:
             parts.append(Stretch(source, tuple(group)))
-            group = []
+            group, size = [], 0
     return [*parts, Stretch(source, tuple(group))] if group else parts
 
 
@@ -178,9 +185,21 @@ def _all_of(source: Source, wanted: type[Any] = Document) -> Stretch:
 
 @origin("path")
 def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
-    """The rows of each file, by the reader for its suffix."""
+    """Yield the rows of each file, by the reader for its suffix.
+
+    A damaged file ends the run, or where bad rows are dropped becomes a bad row after those that could be read.
+    """
     for file in stretch.files:
-        yield from READERS[file.suffix](file, stretch.source)
+        number = 0
+        try:
+            for row in READERS[file.suffix](file, stretch.source):
+                number = row.number
+                yield row
+        except DamagedFile as error:
+            if stretch.source.on_bad_row == "error":
+                raise
+            problem = Problem(DAMAGED_FILE, "a whole file", f"{error.summary}; rows read before: {number}")
+            yield Row(file.path, file.name, number + 1, None, problem)
 
 
 @origin("world")

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from vita.data.corpus import Shards, ZstdLines, dump, read_lines
-from vita.data.corpus_report import describe, to_markdown
+from vita.data.corpus_report import describe, to_markdown, too_few
 from vita.data.filters import DEFAULT_FILTERS, FilterUse
 from vita.data.parallel import Crew
 from vita.data.place import Decisions, Placing, Wanted, decide, place, placings_of
@@ -26,7 +26,7 @@ from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus
 
-VERSION = 1
+VERSION = 2
 
 _STRETCH_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _WORTH_PROCESSES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
@@ -42,7 +42,8 @@ class Config(Settings):
     deduplicate: bool = True
     """Drop documents equal to an earlier one but for case, white space and the forms of characters."""
     held_out: float = Field(0.01, ge=0)
-    """Held out for testing: a share of the documents (at least one) below 1, a number of them from 1 on, 0 for none."""
+    """Held out for testing: a share of the documents (at least one) below 1, a number of them from 1 on, 0 for none.
+    Of a single document no share is held out. From fewer than two held-out documents no interval can be determined."""
     held_out_sources: tuple[str, ...] = ()
     """Names of sources held out as a whole, unfiltered; documents equal to theirs leave the training text."""
     seed: int = 0
@@ -100,14 +101,25 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     report = describe(
         tally, tables, decisions, filters=[use.model_dump() for use in config.filters],
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
+        wanted=config.held_out,
         passed_over=[name for source in config.sources for name in passed_over(source)],
     )  # fmt: skip
     if report["passed_over"]:
         context.emit("note", text=f"{len(report['passed_over'])} files of other kinds were passed over; see the report")
+    if report["damaged_files"]:
+        files = "; ".join(report["damaged_files"][:5])
+        context.emit("note", text=f"{len(report['damaged_files'])} files are damaged and were read in part: {files}")
+    for advice in report["advice"]:
+        context.emit("note", text=advice)
     (folder / "report.json").write_bytes(dump(report))
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     _record(context, report, time.monotonic() - began, workers)
     return Draft(Corpus, folder, _facts(report))
+
+
+def advise(config: Config) -> list[str]:
+    """What can be told of these settings before anything runs."""
+    return [too_few(1)] if config.held_out == 1 and not config.held_out_sources else []
 
 
 def _decide(config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: Tally) -> Decisions:

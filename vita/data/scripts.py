@@ -1,0 +1,89 @@
+"""Scripts: white space beyond ASCII, and scripts that put no spaces between words.
+
+Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan text has no spaces between words, so its words are estimated
+from its characters with the mean word length of the script. Rules that are made for other scripts (mean word length,
+English stop words) ask here which script a text is mostly written in.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+_CHARACTERS_A_WORD = {
+    1.5: "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",  # Han
+    2.0: "\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9d",  # kana
+    4.0: "\u0e01-\u0e4e\u0e81-\u0ece",  # Thai, Lao
+    5.0: "\u1000-\u109f\u1780-\u17d3",  # Burmese, Khmer
+    6.0: "\u0f40-\u0fbc",  # Tibetan, without the mark between syllables
+}
+"""Mean characters of a word -> the scripts' characters. For Chinese 1.5 is what word segmenters find in news text."""
+_UNSPACED = {length: re.compile(f"[{characters}]") for length, characters in _CHARACTERS_A_WORD.items()}
+_ANY_UNSPACED = re.compile(f"[{''.join(_CHARACTERS_A_WORD.values())}]")
+_LEADS = (b"\xe0", b"\xe1", b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef", b"\xf0")
+"""First bytes in UTF-8 of the characters above, and of others."""
+_SAMPLE = 2000
+"""Characters from which the script of a text is told."""
+
+
+def has_unspaced(data: bytes) -> bool:
+    """Whether UTF-8 may hold characters of a script without spaces; True may be wrong, False never is."""
+    return any(lead in data for lead in _LEADS)
+
+
+def unspaced_words(text: str) -> int:
+    """The number of words of a text that may mix scripts with and without spaces."""
+    estimate = sum(len(pattern.findall(text)) / length for length, pattern in _UNSPACED.items())
+    spaced = _ANY_UNSPACED.sub(" ", text).split() if estimate else text.split()
+    if not estimate:
+        return len(spaced)
+    return round(estimate) + sum(any(map(str.isalnum, word)) for word in spaced)
+
+
+def main_script(text: str) -> str:
+    """The script of most letters at the beginning of a text, such as `LATIN` or `CJK`; empty without letters."""
+    if text.isascii():
+        return "LATIN"
+    letters = Counter(filter(str.isalpha, text[:_SAMPLE]))
+    scripts: Counter[str] = Counter()
+    for letter, count in letters.items():
+        scripts[unicodedata.name(letter, "").split(" ")[0].split("-")[0]] += count
+    return max(scripts, key=lambda name: scripts[name]) if scripts else ""
+
+
+def is_alphabetic(script: str) -> bool:
+    """Whether words of the script are spelled letter by letter and stand between spaces."""
+    return script not in _NOT_ALPHABETIC
+
+
+_NOT_ALPHABETIC = {
+    *("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
+    *("HANGUL", "ETHIOPIC", "YI"),
+}
+
+
+def blank_bytes(codes: UInt8[np.ndarray, "N"]) -> Int64[np.ndarray, "B"]:
+    """Positions of the bytes of every Unicode white space outside ASCII in UTF-8."""
+    leads = np.flatnonzero(_IS_LEAD[codes])
+    if not len(leads):
+        return leads
+    end = len(codes) - 1
+    first = codes[leads].astype(np.int64)
+    second = codes[np.minimum(leads + 1, end)]
+    third = codes[np.minimum(leads + 2, end)]
+    two = leads[(first == 0xC2) & ((second == 0xA0) | (second == 0x85))]
+    value = (first << 16) | (second.astype(np.int64) << 8) | third
+    three = leads[np.isin(value, _THREE_BYTES)]
+    found = np.concatenate([two, two + 1, three, three + 1, three + 2])
+    return found[found <= end]
+
+
+_IS_LEAD = np.zeros(256, bool)
+_IS_LEAD[[0xC2, 0xE1, 0xE2, 0xE3]] = True
+_THREE_BYTES = np.array(
+    [int.from_bytes(chr(code).encode()) for code in range(0x800, 0x3001) if chr(code).isspace()], np.int64
+)
