@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vita.spine.errors import LedgerError, MissingExtra
-from vita.spine.ledger import Answered, Ledger
+from vita.spine.ledger import Answered, Fingerprint, Ledger
 
 
 @pytest.fixture
@@ -141,11 +141,14 @@ def test_events_are_appended_in_order(opened: Callable[[], Ledger]) -> None:
     assert [event["subject"] for event in ledger.events("d2")] == ["d2"]
 
 
-def test_fingerprints_are_remembered_by_size_and_time(opened: Callable[[], Ledger]) -> None:
+def test_fingerprints_are_remembered_by_inode_size_and_both_times(opened: Callable[[], Ledger]) -> None:
     ledger = opened()
-    ledger.remember_fingerprint("/a", 3, 5, "x")
-    ledger.remember_fingerprint("/a", 4, 6, "y")
-    assert ledger.fingerprint("/a", 4, 6) == "y" and ledger.fingerprint("/a", 3, 5) is None
+    many = [Fingerprint(f"/b/{number}", "z", number, 1, 2, 3) for number in range(1200)]
+    ledger.remember_fingerprints([Fingerprint("/a", "x", 1, 3, 5, 7), *many])
+    ledger.remember_fingerprints([Fingerprint("/a", "y", 2, 4, 6, 8)])
+    found = ledger.fingerprints(["/a", "/none", *(one.path for one in many)])
+    assert found["/a"].digest == "y" and found["/a"].state == (2, 4, 6, 8)
+    assert len(found) == 1201 and found["/b/1199"] == many[-1]
 
 
 def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The bytes of a file, wherever it lies and however it is compressed, in bounded memory.
 
 A file, folder, glob or URL (`s3://...`) becomes a sorted list of `File`s; `chunks`, `lines` and `whole` read one.
-What cannot be read is refused in one line: missing, damaged, cut off, binary where text was expected.
+What cannot be read is refused in one line: missing, damaged, cut off, binary where text was expected, or changed since
+the run began.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import bz2
 import fnmatch
 import glob
+import hashlib
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +20,9 @@ from typing import Any, Protocol
 
 import zstandard
 
-from vita.spine.contents import local_files
+from vita.spine.contents import KnownFile, choose_files, expected_files
 from vita.spine.errors import DataError, MissingExtra
+from vita.spine.file_listing import list_files, printable
 
 LONGEST = 256 * 2**20
 """Bytes of the longest line, or file taken as one piece; a longer one would not fit in bounded memory."""
@@ -40,11 +43,13 @@ class DamagedFile(DataError):
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to read: its path or URL, its name inside what the user named, and its size on disk in bytes."""
+    """A file to read: its path or URL, its printable name inside what the user named, and its size on disk in bytes."""
 
     path: str
     name: str
     size: int
+    known: KnownFile | None = None
+    """What it held when the run began; what is read is compared with it."""
 
     @property
     def suffix(self) -> str:
@@ -56,12 +61,20 @@ class File:
 
 
 def find(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
-    """The files that a file, folder, glob or URL names, in order of their names, without those excluded by a glob."""
+    """The files that a file, folder, glob or URL names, in order of their names, without those excluded by a glob.
+
+    During a run these are the files that the run was begun with.
+    """
     found = _find_remote(path, where) if "://" in path else _find_local(path, where)
     kept = [file for file in found if not any(_matches(file, pattern) for pattern in exclude)]
     if not kept:
         raise DataError(where, f"{path}: all {len(found)} files are excluded by {', '.join(exclude)}")
     return sorted(kept, key=lambda file: file.name)
+
+
+def choose(path: str, found: Iterable[File]) -> None:
+    """Note which of the files that `find` gave are read: only these must stay as they are until the run ends."""
+    choose_files(path, [file.known for file in found if file.known])
 
 
 def chunks(file: File) -> Iterator[bytes]:
@@ -150,6 +163,7 @@ def open_binary(file: File) -> Any:
         files, path = fsspec.core.url_to_fs(file.path)
         return files.open(path, "rb")
     except OSError as error:
+        verify(file)  # a file that vanished since the run began is told so
         raise _unreadable(file.path, error) from None
     except ImportError as error:
         raise _missing_protocol(file.path, error) from None
@@ -159,11 +173,9 @@ def open_binary(file: File) -> Any:
 
 
 def _find_local(path: str, where: str) -> list[File]:
-    base = Path(path).expanduser()
-    files = local_files(path, where=where)
-    if not base.is_dir():
-        base = base.parent if base.is_file() else Path(*_before_magic(base))
-    return [File(str(file), file.relative_to(base).as_posix(), file.stat().st_size) for file in files]
+    if (known := expected_files(path)) is not None:
+        return [File(file.path, file.name, file.size, file) for file in known]
+    return [File(file.path, file.name, file.state.st_size) for file in list_files(path, where=where)]
 
 
 def _before_magic(pattern: Path) -> Iterator[str]:
@@ -186,8 +198,12 @@ def _find_remote(url: str, where: str) -> list[File]:
     except (OSError, ValueError) as error:
         raise DataError(where, f"{url} cannot be reached: {error}") from None
     root = "/".join(_before_magic(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
+    expected = expected_files(url)
+    known = {file.path: file for file in expected or ()}
+    if expected is not None:
+        infos = {path: info for path, info in infos.items() if files.unstrip_protocol(path) in known}
     found = [
-        File(files.unstrip_protocol(path), _below(path, root), info["size"] or 0)
+        File(address := files.unstrip_protocol(path), _below(path, root), info["size"] or 0, known.get(address))
         for path, info in infos.items()
         if info["type"] == "file" and not any(part.startswith(".") for part in _below(path, root).split("/"))
     ]
@@ -214,10 +230,22 @@ def _missing_protocol(url: str, error: ImportError) -> Exception:
 # -- reading
 
 
+def verify(file: File) -> None:
+    """Refuse a file that changed since the run began."""
+    if file.known:
+        file.known.verify()
+
+
 def _read(file: File, size: int) -> Iterator[bytes]:
+    """The bytes of a file; at its end they are compared with what the run's identity says of them."""
+    digest = hashlib.sha256()
     with open_binary(file) as handle:
         while chunk := _next(handle, size, file):
+            digest.update(chunk)
             yield chunk
+    if file.known and "://" not in file.path:
+        file.known.compare(digest.hexdigest())
+    verify(file)
 
 
 def _next(handle: Any, size: int, file: File) -> bytes:
@@ -228,6 +256,7 @@ def _next(handle: Any, size: int, file: File) -> bytes:
 
 
 def _unreadable(path: str, error: OSError) -> DataError:
+    path = printable(path)
     if isinstance(error, FileNotFoundError):
         return DataError(path, "there is no such file")
     return DataError(path, f"cannot be read: {error.strerror or error}")

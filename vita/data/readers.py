@@ -15,6 +15,7 @@ import orjson
 
 from vita.data import files
 from vita.data.files import DamagedFile, File
+from vita.spine.file_listing import printable
 from vita.spine.parts import Parts
 
 
@@ -76,7 +77,7 @@ def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
             try:
                 values, repaired = _python_json(line)
             except ValueError:
-                yield Row(file.path, file.name, number, None, _not_json(line, error))
+                yield Row(printable(file.path), file.name, number, None, _not_json(line, error))
                 continue
             yield _object(file, number, values)._replace(repaired=repaired)
             continue
@@ -114,10 +115,11 @@ def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
             for batch in parquet.ParquetFile(handle).iter_batches(batch_size=512):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Row(file.path, file.name, number, values)
+                    yield Row(printable(file.path), file.name, number, values)
         except (pyarrow.ArrowException, OSError) as error:
             problem = f"cannot be read as parquet: {(str(error).splitlines() or [type(error).__name__])[0]}"
             raise DamagedFile(file.path, problem, hint="copy or download it again") from None
+    files.verify(file)  # parquet is not read from its beginning to its end, so that no digest is at hand
 
 
 @READERS.add("txt")
@@ -159,8 +161,8 @@ def _text_row(file: File, number: int, data: bytes, wishes: Wishes) -> Row:
         line = max(number, 1) + data.count(b"\n", 0, error.start)
         got = f"the byte 0x{data[error.start]:02x} in line {line}"
         problem = Problem("not_utf8", "text in UTF-8", got, "convert the file to UTF-8, or set `on_bad_row: drop`")
-        return Row(file.path, file.name, number, None, problem)
-    return Row(file.path, file.name, number, {wishes.text_field or "text": text})
+        return Row(printable(file.path), file.name, number, None, problem)
+    return Row(printable(file.path), file.name, number, {wishes.text_field or "text": text})
 
 
 def _python_json(data: bytes) -> tuple[Any, bool]:
@@ -195,9 +197,9 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 def _object(file: File, number: int, values: Any) -> Row:
     if isinstance(values, dict):
-        return Row(file.path, file.name, number, values)
+        return Row(printable(file.path), file.name, number, values)
     problem = Problem("not_an_object", "a JSON object with fields", kind_of(values))
-    return Row(file.path, file.name, number, None, problem)
+    return Row(printable(file.path), file.name, number, None, problem)
 
 
 def _not_json(line: bytes, error: orjson.JSONDecodeError) -> Problem:

@@ -21,6 +21,7 @@ from vita.data.records import Dialogue, Document, Drop, Preference, Rated
 from vita.data.source import Source
 from vita.data.turns import Messages, Misfit
 from vita.spine.errors import DataError
+from vita.spine.file_listing import printable
 
 Dropped = Callable[[Drop], None]
 
@@ -201,5 +202,5 @@ def name_of(source: Source) -> str:
 def _last_name(path: str) -> str:
     """`books` of `../books/**/*.txt` and of `books.jsonl.zst`: one name, however many files there are."""
     parts = [part for part in PurePosixPath(path).parts if not glob.has_magic(part) and part.strip("./")]
-    name = parts[-1] if parts else "text"
+    name = printable(parts[-1]) if parts else "text"
     return name.split(".")[0] or name if File(name, name, 0).suffix in READERS else name

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from vita.data.world import WorldSettings
 from vita.spine.config import InputPath, Settings, neutral
+from vita.spine.file_listing import printable
 
 ORIGINS = ("path", "world", "huggingface")
 """The fields of which a source has exactly one."""
@@ -59,6 +62,19 @@ class Source(Settings):
         if self.part is not None and self.world is None:
             raise ValueError("`part` names a part of the embedded world, and this source is not the world")
         return self
+
+    def identity_of(self, field: str, value: Any) -> Any:
+        """A path is identified by its content and by the names that go into ids and sources of documents."""
+        if field == "path" and isinstance(value, dict):
+            file = PurePosixPath(self.path or "").suffix != ""
+            origin = self.origin() if file or self.name is None else None
+            return {**value, "origin": origin} if origin else value
+        return value
+
+    def origin(self) -> str:
+        """The last name of the path that is no pattern: `a.jsonl`, or `books` of `books/**/*.txt`."""
+        parts = [part for part in PurePosixPath(self.path or "").parts if not glob.has_magic(part) and part.strip("./")]
+        return printable(parts[-1]) if parts else ""
 
     def label(self) -> str:
         """What to call it in messages and reports."""

@@ -26,6 +26,7 @@ from vita.data.source import ORIGINS, Source
 from vita.data.world import World
 from vita.spine.config import unknown_name
 from vita.spine.errors import DataError, MissingExtra
+from vita.spine.file_listing import printable
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ def usable_files(source: Source, wanted: type[Any] = Document) -> list[File]:
         found = [min(by_name.values(), key=lambda file: names.index(file.name))]
     usable = [file for file in found if file.suffix in READERS]
     if usable:
+        files.choose(source.path or "", usable)
         return usable
     got = sorted({PurePosixPath(file.path).name if len(found) == 1 else f".{file.suffix}" for file in found})
     known = ", ".join(f".{name}" for name in READERS)
@@ -196,10 +198,11 @@ def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
                 number = row.number
                 yield row
         except DamagedFile as error:
+            files.verify(file)  # a file that changes is no damaged file
             if stretch.source.on_bad_row == "error":
                 raise
             problem = Problem(DAMAGED_FILE, "a whole file", f"{error.summary}; rows read before: {number}")
-            yield Row(file.path, file.name, number + 1, None, problem)
+            yield Row(printable(file.path), file.name, number + 1, None, problem)
 
 
 @origin("world")

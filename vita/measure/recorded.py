@@ -26,7 +26,7 @@ def place_of(content: str, run: Run, ledger: Ledger) -> str | None:
 
 
 def _placed(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
-    if isinstance(value, Mapping) and value.keys() == {"content"}:
+    if isinstance(value, Mapping) and "content" in value and value.keys() <= {"content", "origin"}:
         content = str(value["content"])
         place = place_of(content, run, ledger)
         if place is None:

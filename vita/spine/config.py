@@ -31,6 +31,10 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    def identity_of(self, field: str, value: Any) -> Any:
+        """What identifies a field whose canonical form is `value`; a subclass adds what the result depends on, too."""
+        return value
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -131,7 +135,7 @@ def _canonical(value: Any, contents: Mapping[str, str]) -> Any:
                 and given == field.get_default(call_default_factory=True)
             ):
                 continue
-            kept[name] = _canonical(given, contents)
+            kept[name] = value.identity_of(name, _canonical(given, contents))
         return kept
     if isinstance(value, InputPath):
         return {"content": contents[value]} if value in contents else str(value)

@@ -45,7 +45,9 @@ class VitaError(Exception):
         elif got is not _ABSENT:
             parts.append(f"got {_shown(got)}")
         text = f"{where}: " + ", ".join(parts)
-        super().__init__(f"{text}; {hint}" if hint else text)
+        text = f"{text}; {hint}" if hint else text
+        # A file name that is not UTF-8 holds half surrogate pairs, which no screen takes.
+        super().__init__(text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def __reduce__(self) -> Any:
         return _restored, (type(self), self.args, self.__dict__)  # so that it crosses from a worker process whole

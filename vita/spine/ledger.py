@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vita.spine import machine
 from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
@@ -75,9 +75,27 @@ fingerprints = sa.Table(
     "fingerprints",
     _tables,
     sa.Column("path", sa.String, primary_key=True),
-    *(sa.Column(name, sa.BigInteger) for name in ("size", "modified")),
+    *(sa.Column(name, sa.BigInteger) for name in ("inode", "size", "modified", "changed")),
     sa.Column("digest", sa.String),
 )
+_PATHS_AT_ONCE = 500
+"""Paths in one query: databases bound the number of parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """The digest remembered for a file in this state; `modified` and `changed` are its mtime and ctime in ns."""
+
+    path: str
+    digest: str
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @property
+    def state(self) -> tuple[int, int, int, int]:
+        return (self.inode, self.size, self.modified, self.changed)
 
 
 @dataclass(frozen=True)
@@ -300,11 +318,19 @@ class Ledger:
         with self._explained(), self._engine.connect() as database:
             return [dict(row) for row in database.execute(query).mappings()]
 
-    def fingerprint(self, path: str, size: int, modified: int) -> str | None:
-        """The digest remembered for a file of this size and time of change (ns)."""
-        same = (fingerprints.c.path == path, fingerprints.c.size == size, fingerprints.c.modified == modified)
-        with self._explained(), self._engine.connect() as database:
-            return database.execute(sa.select(fingerprints.c.digest).where(*same)).scalar()
+    def fingerprints(self, paths: Sequence[str]) -> dict[str, Fingerprint]:
+        """Path -> what is remembered of the file, for those of which something is."""
+        found: dict[str, Fingerprint] = {}
+        with self.transaction() as database:
+            for start in range(0, len(paths), _PATHS_AT_ONCE):
+                some = paths[start : start + _PATHS_AT_ONCE]
+                query = sa.select(fingerprints).where(
+                    fingerprints.c.path.in_(some),
+                    fingerprints.c.inode.is_not(None),
+                    fingerprints.c.changed.is_not(None),
+                )
+                found |= {row["path"]: Fingerprint(**row) for row in database.execute(query).mappings()}
+        return found
 
     def places_of(self, digest: str) -> list[str]:
         """Where files of this content were seen, the last first."""
@@ -312,10 +338,17 @@ class Ledger:
         with self._explained(), self._engine.connect() as database:
             return list(database.execute(query.order_by(fingerprints.c.modified.desc())).scalars())
 
-    def remember_fingerprint(self, path: str, size: int, modified: int, digest: str) -> None:
-        with self.exclusive(f"fingerprint {path}") as database:
-            database.execute(sa.delete(fingerprints).where(fingerprints.c.path == path))
-            database.execute(sa.insert(fingerprints).values(path=path, size=size, modified=modified, digest=digest))
+    def remember_fingerprints(self, new: Sequence[Fingerprint]) -> None:
+        """Remember files by path, all in one transaction; what was remembered of these paths is replaced."""
+        if not new:
+            return
+        rows = {one.path: asdict(one) for one in new}
+        paths = list(rows)
+        with self.exclusive("fingerprints") as database:
+            for start in range(0, len(paths), _PATHS_AT_ONCE):
+                some = paths[start : start + _PATHS_AT_ONCE]
+                database.execute(sa.delete(fingerprints).where(fingerprints.c.path.in_(some)))
+                database.execute(sa.insert(fingerprints), [rows[path] for path in some])
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.spine.config import Settings, canonical
-from vita.spine.contents import content_digests
+from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
 from vita.spine.errors import PlanError, VitaError
 from vita.spine.events import Events
@@ -181,7 +181,7 @@ def _known(key: str, step: Step, store: Store, ledger: Ledger) -> Artifact | Non
 
 
 def _run(
-    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, contents: Mapping[str, str], after: int,
+    life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, contents: Contents, after: int,
     store: Store, ledger: Ledger, machine: Machine, events: Events,
 ) -> Artifact:  # fmt: skip
     """Carry a step out, or take the answer of another process; only answers of runs numbered above `after` count."""
@@ -196,7 +196,8 @@ def _run(
         context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
     began = time.monotonic()
     with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger):
-        draft = step.stage.run(step.config, _fill(step, inputs, store), context)
+        with reading(contents):
+            draft = step.stage.run(step.config, _fill(step, inputs, store), context)
         artifact = store.commit(draft)
     context.record |= {"seconds": round(time.monotonic() - began, 3), "machine": machine.describe()}
     ledger.finish(claim, artifact=artifact.digest, record=context.record)

@@ -1,0 +1,205 @@
+"""A corpus is filed under the content that it was built from, also when files change while they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.corpora import rows, write
+from tests.cli.test_cli import Vita, vita
+
+__all__ = ["vita"]
+
+PLAIN = ("--set", "filters=[]", "--held-out", "0", "--name", "x")
+
+
+def documents(count: int, *, words: int = 1) -> list[dict[str, str]]:
+    return [{"id": str(number), "text": f"Text number {number}." + " word" * words} for number in range(count)]
+
+
+def replaced(file: Path) -> None:
+    """Other content of the same length, with the old times."""
+    old = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"number", b"NUMBER"))
+    os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+
+
+def grown(file: Path) -> None:
+    with file.open("a") as handle:
+        handle.write('{"id": "new", "text": "One more."}\n')
+
+
+def shrunk(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def moved_over(file: Path) -> None:
+    other = file.with_name(".other")
+    write(other, *documents(3))
+    other.replace(file)
+
+
+@pytest.mark.parametrize("change", [replaced, grown, shrunk, moved_over, Path.unlink])
+def test_a_file_that_changes_during_the_run_ends_it(vita: Vita, tmp_path: Path, change: Callable[[Path], None]) -> None:
+    write(tmp_path / "in" / "a.jsonl", *documents(30_000, words=60))
+    last = write(tmp_path / "in" / "b.jsonl", *documents(200, words=3))
+    for file in (tmp_path / "in").iterdir():
+        os.utime(file, (1e9, 1e9))
+    shutil.copy2(last, tmp_path / "keep")
+    command = [
+        sys.executable,
+        "-c",
+        "from vita.cli import main; main()",
+        "curate",
+        "--set",
+        "sources=[{path: in, on_bad_row: drop}]",
+        *PLAIN,
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "VITA_THREADS": "1"})
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("vita-store/scratch/*/sifted/*")) and time.monotonic() < end:
+        time.sleep(0.005)
+    change(last)
+    _, complaint = process.communicate()
+    assert process.returncode == 3, complaint
+    assert "in/b.jsonl" in complaint.replace("\n", "") and "during the run" in " ".join(complaint.split()), complaint
+    assert "Traceback" not in complaint and json.loads(vita("ls", "--json")[1]) == []
+    shutil.copy2(tmp_path / "keep", last)
+    code, _, err = vita("curate", "in", *PLAIN)
+    assert code == 0, err
+    assert len(rows(vita, "x/curate")) == 30_200
+
+
+def test_content_with_the_old_times_is_other_content(vita: Vita, tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", *documents(5))
+    for _ in range(2):  # the second time the digest is remembered
+        os.utime(file, (1e9, 1e9))
+        assert vita("curate", "a.jsonl", *PLAIN)[0] == 0
+    replaced(file)
+    assert vita("curate", "a.jsonl", *PLAIN)[0] == 0
+    assert rows(vita, "x/curate")[0]["text"].startswith("Text NUMBER 0.")
+
+
+def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in" / "a.jsonl", *documents(5))
+    log = tmp_path / "in" / "run.log"
+    log.write_text("begins")
+    from vita.stages import curate
+
+    def writes(report: object) -> str:
+        log.write_text(f"ends {time.time_ns()}")
+        return "page"
+
+    monkeypatch.setattr(curate, "to_markdown", writes)
+    code, _, err = vita("curate", "in", *PLAIN)
+    assert code == 0, err
+
+
+def test_the_origin_of_a_file_is_part_of_its_identity(vita: Vita, tmp_path: Path) -> None:
+    for folder in ("licensed", "scraped"):
+        write(tmp_path / folder / "part.jsonl", *documents(3))
+        assert vita("curate", folder, *PLAIN)[0] == 0
+        assert {row["source"] for row in rows(vita, "x/curate")} == {folder}
+    for name in ("one.jsonl", "two.jsonl"):
+        write(tmp_path / name, {"text": "No id of its own."})
+        assert vita("curate", "--set", f"sources=[{{path: {name}, name: s}}]", *PLAIN)[0] == 0
+        assert [row["id"] for row in rows(vita, "x/curate")] == [f"{name}:1"]
+    for first, second in (("a", "b"), ("b", "a")):
+        write(tmp_path / "g" / first / "x.jsonl", {"text": "First text."})
+        write(tmp_path / "g" / second / "x.jsonl", {"text": "Second text."})
+        assert vita("curate", "g/*/x.jsonl", *PLAIN)[0] == 0
+        assert {row["id"]: row["text"] for row in rows(vita, "x/curate")}[f"{first}/x.jsonl:1"] == "First text."
+
+
+# -- what a folder holds
+
+
+def test_an_unreadable_folder_is_refused_by_its_name(vita: Vita, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    write(tmp_path / "in" / "a.jsonl", *documents(3))
+    write(tmp_path / "in" / "locked" / "b.jsonl", *documents(3))
+    (tmp_path / "in" / "locked").chmod(0)
+    try:
+        for path in ("in", "in/**/*.jsonl", "in/*/*.jsonl"):
+            code, _, err = vita("curate", path, *PLAIN)
+            assert code == 3 and "in/locked cannot be read" in " ".join(err.split()), err
+    finally:
+        (tmp_path / "in" / "locked").chmod(0o755)
+
+
+def test_links_are_followed_once(vita: Vita, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere" / "deep" / "a.jsonl", *documents(3))
+    (tmp_path / "linked").symlink_to("elsewhere")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "sub").symlink_to("../elsewhere/deep")
+    (tmp_path / "in" / "loop").symlink_to("../in")
+    (tmp_path / "elsewhere" / "deep" / "up").symlink_to("..")
+    for path, count in (("linked", 3), ("in", 3)):
+        code, _, err = vita("curate", path, *PLAIN)
+        assert code == 0 and len(rows(vita, "x/curate")) == count, err
+    assert rows(vita, "x/curate", "drops") == [], "nothing is read twice"
+
+
+@pytest.mark.parametrize("kind", ["broken link", "named pipe", "socket"])
+def test_what_is_no_file_is_refused_by_its_name(
+    vita: Vita, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in" / "a.jsonl", *documents(3))
+    odd = tmp_path / "in" / "odd.jsonl"
+    if kind == "broken link":
+        odd.symlink_to("nowhere")
+    elif kind == "named pipe":
+        os.mkfifo(odd)
+    else:
+        monkeypatch.chdir(tmp_path / "in")  # a socket's path must be short
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("odd.jsonl")
+        monkeypatch.chdir(tmp_path)
+    for path in ("in", "in/*.jsonl", "in/odd.jsonl"):
+        code, _, err = vita("curate", path, *PLAIN)
+        assert code == 3 and "odd.jsonl" in err and kind in " ".join(err.split()), err
+
+
+def test_a_file_name_that_is_not_utf8_is_read_and_named(vita: Vita, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("A text under an old name.")
+    for path in ("in", "in/*.txt"):
+        code, _, err = vita("curate", path, *PLAIN)
+        assert code == 0, err
+        assert [row["id"] for row in rows(vita, "x/curate")] == ["caf\\xe9.txt"]
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"a\xff")
+    code, _, err = vita("curate", "in", *PLAIN)
+    assert code == 3 and "caf\\xe9.txt" in err and "Traceback" not in err
+
+
+def test_what_changes_in_a_bucket_during_the_run_is_noticed(vita: Vita) -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    files.pipe({"/b/a.jsonl": b'{"text": "One."}\n', "/b/b.jsonl": b'{"text": "Two."}\n'})
+    from vita.data.sources import Source, documents
+    from vita.spine.contents import content_digests, reading
+    from vita.spine.errors import DataError
+    from vita.spine.ledger import Ledger
+
+    source = Source.model_validate("memory://b")
+    contents = content_digests(source, Ledger("ledger.db"), where="curate")
+    try:
+        with pytest.raises(DataError, match="memory:///b/b.jsonl: changed during the run"), reading(contents):
+            read = documents(source)
+            assert next(read).text == "One."
+            files.pipe({"/b/b.jsonl": b'{"text": "New."}\n'})
+            list(read)
+    finally:
+        files.rm("/b", recursive=True)
