@@ -24,7 +24,7 @@ def _trained(life: Life, stage: str, file: Path, *, told: bool = True) -> str:
     """A model that a stage made of a file, and a release of it."""
     held = content_digest(str(file), life.ledger, where=stage)
     config = {"sources": [{"path": {"content": held}, "licence": None}]}
-    model = life.step(stage, "model", config=config)
+    model = life.step(stage, "model", config=config, files={"read.txt": file.name})
     if told:
         life.ledger.log("made", model, read={str(file): held})
     return model
