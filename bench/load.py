@@ -27,12 +27,15 @@ from typing import Any
 
 import httpx
 
+from vita.measure.clearance import Terms
 from vita.measure.usage import asked_since, quantile
+from vita.server.clearance import clearance_by
 from vita.server.process import Command, replica_command
-from vita.server.release import Pinned, content_digest, read_release, release_of
+from vita.server.release import Pinned, read_release, release_of
 from vita.server.service import Running, Service
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
+from vita.spine.store import Store
 
 QUESTIONS = ("What is a cat?", "What does a dog eat?", "Tell me about the sea.", "Where does a baker work?")
 
@@ -164,6 +167,9 @@ class Told(list[str]):
         print(text, file=sys.stderr, flush=True)
 
 
+WHY = "a load test"
+
+
 async def events(running: Running, second: Pinned, seconds: float, told: list[str]) -> None:
     """What happens meanwhile: a kill, a drain, a canary and its promotion, over the time there is."""
     began = time.monotonic()
@@ -179,17 +185,19 @@ async def events(running: Running, second: Pinned, seconds: float, told: list[st
     await at(0.4, "drain")
     await fleet.drain(next(one.name for one in fleet.replicas.values() if one is not victim))
     await at(0.5, "canary")
-    await fleet.roll(second, share=0.3)
+    await fleet.roll(second, share=0.3, terms=Terms(WHY))
     await at(0.7, "promote")
-    await fleet.promote()
+    await fleet.promote(terms=Terms(WHY))
     told.append(f"{time.monotonic() - began:.1f} s: promoted")
 
 
 async def load(options: argparse.Namespace, first: Pinned, second: Pinned, command: Command, folder: Path) -> Tally:
     """The whole of it."""
     tally, told = Tally(), Told()
+    ledger = Ledger(folder / "ledger.db")
     service = Service(
-        name="load", release=first, ledger=Ledger(folder / "ledger.db"), controls=folder / "services", port=0,
+        name="load", release=first, ledger=ledger, controls=folder / "services", port=0,
+        clear=clearance_by(ledger, Store(folder / "store")), ungated=WHY,
         replicas=options.replicas, threads=options.replicas, command=command, tell=told.append,
         settings=ServiceSettings(in_flight=options.clients + 8, header_seconds=3.0, patience=30.0),
     )  # fmt: skip
@@ -247,7 +255,7 @@ def releases(model: Path | None, folder: Path) -> Iterable[Pinned]:
         model = folder / "stub"
         model.mkdir()
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
-            (model / name).write_text(content_digest({name: ""}))
+            (model / name).write_text(name)
     for version in ("1", "2"):
         yield read_release(release_of(model, folder / f"release-{version}", name="load", version=version))
 

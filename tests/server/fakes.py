@@ -11,7 +11,15 @@ from typing import Any
 
 import httpx
 
+from vita.measure.clearance import Clearance, Terms
+from vita.server.release import Pinned
 from vita.server.routing import Backend, Routes, Version
+
+
+def clear_any(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:
+    """The clearance of releases for stubs, which hold no model."""
+    return Clearance(release.model, "ungated", reason="a stub")
+
 
 WORDS = ["one", " two", " three", " four", " five", " six", " seven", " eight"]
 

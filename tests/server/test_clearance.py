@@ -1,26 +1,25 @@
-"""Beside weights that a gate let out come only such, byte for byte, or against it for a reason that is kept."""
+"""A service takes a model in by the bytes that it hashed itself: approved, or for a reason that the ledger keeps."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.cli.test_cli import Vita, vita
 from tests.measure.lives import Life
 from vita.measure import gatekeeper
+from vita.measure.clearance import UNGATED, Clearance, Terms
 from vita.measure.gate import Policy
 from vita.measure.statistics import wilson
-from vita.server.admin import Control
-from vita.server.clearance import refuse_gone, refuse_ungated
-from vita.server.release import Pinned, read_release, release_of
+from vita.server.clearance import clearance_by
+from vita.server.release import Pinned, load_verified, read_release, release_of, verify_release
 from vita.spine.config import build
-from vita.spine.errors import GateError
+from vita.spine.errors import GateError, ModelError, StoreError
 
 __all__ = ["vita"]
 
@@ -29,145 +28,203 @@ BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "
 
 
 def gated_life(folder: Path) -> tuple[Life, str, str]:
-    """A life whose gate let the weights of `sft` out; with those of `draft`, of which it knows nothing."""
+    """A life whose gate approves the model `sft`; with the model `draft`, which no gate knows."""
     life = Life(folder)
-    own, other = (life.step(name, "model", files=dict.fromkeys(FILES, name)) for name in ("sft", "draft"))
     gatekeeper.fix(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
-    life.report("check", own, {"world": {"world": {"right": wilson(40, 40)}}})
+    approved, draft = (life.step(name, "model", files=dict.fromkeys(FILES, name)) for name in ("sft", "draft"))
+    life.report("check", approved, {"world": {"world": {"right": wilson(40, 40)}}})
     assert gatekeeper.decide_by_name(life.ledger, life.store, "cat/release").green
-    return life, own, other
+    return life, approved, draft
 
 
-def release(life: Life, model: str, *, named: str | None = None, guard: dict[str, Any] | None = None) -> Pinned:
-    """A release of a model, which may say that it is of another."""
-    made = life.folder / "releases" / str(time.monotonic_ns())
+def release(life: Life, model: str, *, claim: str | None = None, guard: dict[str, Any] | None = None) -> Pinned:
+    """A release of a model of the store, which may claim to hold another model."""
+    target = life.folder / "releases" / str(time.monotonic_ns())
     source = life.store.open(model).path
-    return read_release(release_of(source, made, name="cat", version=model[:4], digest=named or model, guard=guard))
+    return read_release(release_of(source, target, name="cat", version="1", digest=claim or model, guard=guard))
 
 
-def test_beside_gated_weights_come_only_weights_that_a_gate_lets_out_now(tmp_path):
-    life, own, other = gated_life(tmp_path)
-    refuse_ungated(life.ledger, life.store, release(life, other), beside=[other])
-    refuse_ungated(life.ledger, life.store, release(life, own), beside=[own])
-    with pytest.raises(GateError, match="which is a candidate"):
-        refuse_ungated(life.ledger, life.store, release(life, other), beside=[own])
-    life.report("check", own, {"world": {"world": {"right": wilson(0, 40)}}})
+def clear(life: Life, pinned: Pinned, **terms: Any) -> Clearance:
+    return clearance_by(life.ledger, life.store)(pinned, Terms(**terms))
+
+
+def copy_of(life: Life, model: str, name: str, **changed: str) -> Path:
+    """A copy of a model's folder at another path, with some files changed."""
+    target = life.folder / name
+    shutil.copytree(life.store.open(model).path, target)
+    for file, text in changed.items():
+        path = target / file.replace("__", ".")
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+    return target
+
+
+def test_an_approved_model_is_cleared_under_its_gate(tmp_path):
+    life, approved, _ = gated_life(tmp_path)
+    cleared = clear(life, release(life, approved))
+    assert cleared.model == approved
+    assert cleared.as_json() == {"status": "approved", "gate": "cat/release"}
+
+
+def test_a_model_that_no_gate_approved_needs_a_reason_which_the_ledger_keeps(tmp_path):
+    life, _, draft = gated_life(tmp_path)
+    with pytest.raises(GateError, match="a candidate.*--ungated REASON"):
+        clear(life, release(life, draft))
+    with pytest.raises(GateError, match="needs a reason"):
+        clear(life, release(life, draft), ungated="  ")
+    cleared = clear(life, release(life, draft), ungated="a load test")
+    assert (cleared.model, cleared.status, cleared.reason) == (draft, "ungated", "a load test")
+    (event,) = [event for event in life.ledger.events(draft) if event["event"] == UNGATED]
+    assert event["data"]["reason"] == "a load test" and "candidate" in event["data"]["refusal"]
+
+
+def test_a_release_that_claims_an_approved_model_and_holds_other_files_is_refused_even_with_a_reason(tmp_path):
+    life, approved, draft = gated_life(tmp_path)
+    for terms in ({}, {"ungated": "a load test"}):
+        with pytest.raises(GateError, match=f"expected the files of the model {approved[:12]}"):
+            clear(life, release(life, draft, claim=approved), **terms)
+
+
+def test_a_model_whose_approval_ended_is_not_cleared(tmp_path):
+    life, approved, _ = gated_life(tmp_path)
+    pinned = release(life, approved)
+    life.report("check", approved, {"world": {"world": {"right": wilson(0, 40)}}})
     with pytest.raises(GateError, match="check:world/right"):
-        refuse_ungated(life.ledger, life.store, release(life, own), beside=[own])
+        clear(life, pinned)
 
 
-def test_a_release_that_claims_approved_weights_and_holds_others_is_refused(tmp_path):
-    life, own, other = gated_life(tmp_path)
-    with pytest.raises(GateError, match=r"model/config\.json is not the file of the model .* that was approved"):
-        refuse_ungated(life.ledger, life.store, release(life, other, named=own), beside=[own])
+def test_the_same_files_are_the_same_model_at_every_path(tmp_path):
+    life, approved, draft = gated_life(tmp_path)
+    copies = [copy_of(life, approved, name) for name in ("one", "two")]
+    for number, folder in enumerate(copies):
+        pinned = read_release(release_of(folder, tmp_path / f"release-{number}", name="copy"))
+        assert clear(life, pinned).model == approved
+    other = [copy_of(life, draft, name, own__txt="new") for name in ("three", "four")]
+    first, second = (read_release(release_of(one, tmp_path / f"r-{one.name}", name="copy")) for one in other)
+    assert first.model == second.model and first.version == first.model[:8]
 
 
-def test_weights_that_were_let_out_behind_a_guard_come_in_behind_it(tmp_path):
-    life, own, _ = gated_life(tmp_path)
-    figures = {"world": {"world": {"right": wilson(40, 40).as_json()}}}
-    report = {"model": own, "figures": figures, "settings": {"guard": {"words": ["poison"]}}}
-    life.step("check", "report", stage="redteam", files={"report.json": report}, inputs={"model": own})
+@pytest.mark.parametrize("changed", [{"own__txt": "an edited file"}, {"tokenizer__json": "another tokenizer"}])
+def test_a_copy_with_other_files_beside_approved_weights_is_not_approved(tmp_path, changed):
+    life, approved, _ = gated_life(tmp_path)
+    folder = copy_of(life, approved, "copy", **changed)
+    pinned = read_release(release_of(folder, tmp_path / "release", name="copy", digest=None))
+    with pytest.raises(GateError, match="holds the weights of the approved model .* with other files"):
+        clear(life, pinned)
+    assert clear(life, pinned, ungated="a trial of the tokenizer").model != approved
+
+
+def test_a_guard_belongs_to_the_approval(tmp_path):
+    life, approved, _ = gated_life(tmp_path)
+    report = {"model": approved, "figures": {"world": {"world": {"right": wilson(40, 40).as_json()}}},
+              "settings": {"guard": {"words": ["poison"]}}}  # fmt: skip
+    life.step("check", "report", stage="redteam", files={"report.json": report}, inputs={"model": approved})
     with pytest.raises(GateError, match=r"expected what cleared it: the guard .*, got no guard"):
-        refuse_ungated(life.ledger, life.store, release(life, own), beside=[own])
-    refuse_ungated(life.ledger, life.store, release(life, own, guard={"words": ["poison"]}), beside=[own])
+        clear(life, release(life, approved))
+    assert clear(life, release(life, approved, guard={"words": ["poison"]})).status == "approved"
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_retired_model_is_served_for_research_only_where_it_was_kept_for_it(tmp_path, kept):
-    life, own, _ = gated_life(tmp_path)
-    life.ledger.move(own, "retired", who="ann", why="old", research=kept)
-    with pytest.raises(GateError, match="--research serves it" if kept else "was not kept for research"):
-        refuse_gone(life.ledger, release(life, own), research=False)
+def test_a_retired_model_is_refused_at_every_path_and_served_for_research_only_where_it_was_kept(tmp_path, kept):
+    life, approved, _ = gated_life(tmp_path)
+    edited = release_of(copy_of(life, approved, "copy", own__txt="edited"), tmp_path / "edited", name="copy")
+    life.ledger.move(approved, "retired", who="ann", why="old", research=kept)
+    for terms in ({}, {"ungated": "please"}):
+        for pinned in (release(life, approved), read_release(edited)):
+            with pytest.raises(GateError, match="--research serves it" if kept else "was not kept for research"):
+                clear(life, pinned, **terms)
     if kept:
-        refuse_gone(life.ledger, release(life, own), research=True)
-        refuse_ungated(life.ledger, life.store, release(life, own), beside=[own])
-    else:
-        with pytest.raises(GateError, match="was not kept for research"):
-            refuse_gone(life.ledger, release(life, own), research=True)
+        assert clear(life, release(life, approved), research=True).status == "research"
+    with pytest.raises(GateError, match="answers no more"):
+        clear(life, read_release(edited), research=True)
 
 
-def test_a_model_past_its_sunset_is_not_served(tmp_path):
-    life, own, _ = gated_life(tmp_path)
-    life.ledger.move(own, "deprecated", who="ann", why="old", sunset=1.0)
+def test_a_deprecated_model_answers_until_its_sunset(tmp_path):
+    life, approved, _ = gated_life(tmp_path)
+    life.ledger.move(approved, "deprecated", who="ann", why="old", sunset=time.time() + 3600)
+    assert clear(life, release(life, approved)).status == "approved"
+    life.ledger.move(approved, "deprecated", who="ann", why="old", sunset=1.0)
     with pytest.raises(GateError, match="answers no more since"):
-        refuse_gone(life.ledger, release(life, own), research=True)
+        clear(life, release(life, approved), research=True)
+
+
+def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_later(tmp_path):
+    life, *_ = gated_life(tmp_path)
+    rejected = life.step("sft", "model", files=dict.fromkeys(FILES, "rejected"))
+    life.report("check", rejected, {"world": {"world": {"right": wilson(0, 40)}}})
+    assert gatekeeper.decide_by_name(life.ledger, life.store, "cat/release").judged.verdict == "fail"
+    with pytest.raises(GateError, match="candidate"):
+        clear(life, release(life, rejected))
+    copy = copy_of(life, rejected, "copy", own__txt="edited")
+    with pytest.raises(GateError, match="holds weights that the gate cat/release rejected"):
+        clear(life, read_release(release_of(copy, tmp_path / "release", name="copy")))
+    easy = build(
+        Policy, {"model": "sft", "bars": [{"report": "other", "figure": "a/b", "at_least": 0.1}]}, where="gate"
+    )
+    gatekeeper.fix(life.ledger, "cat/easy", easy)
+    life.report("other", rejected, {"a": {"a": {"b": wilson(40, 40)}}})
+    assert gatekeeper.decide_by_name(life.ledger, life.store, "cat/easy").green
+    with pytest.raises(GateError, match="rejected these weights before the gate cat/easy was set"):
+        clear(life, release(life, rejected))
+
+
+# -- what a release may hold
+
+
+def test_a_release_with_a_symbolic_link_or_a_stray_file_is_refused(tmp_path):
+    life, approved, _ = gated_life(tmp_path)
+    for stray in ("model/more.json", "notes.txt", "model/.hidden", "sub/deep.txt"):
+        pinned = release(life, approved)
+        (pinned.folder / stray).parent.mkdir(exist_ok=True)
+        (pinned.folder / stray).write_text("{}")
+        with pytest.raises(StoreError, match=r"is not named in release\.json"):
+            verify_release(pinned)
+    pinned = release(life, approved)
+    (pinned.folder / "model" / "config.json").unlink()
+    (pinned.folder / "model" / "config.json").symlink_to(life.store.open(approved).path / "config.json")
+    with pytest.raises(ModelError, match="is a symbolic link"):
+        verify_release(pinned)
+    folder = copy_of(life, approved, "linked")
+    (folder / "secret.txt").symlink_to("/etc/hostname")
+    with pytest.raises(ModelError, match=r"secret\.txt: is a symbolic link"):
+        release_of(folder, tmp_path / "release", name="cat")
+
+
+def test_a_file_that_is_replaced_between_verification_and_loading_is_not_loaded(tmp_path):
+    life, approved, _ = gated_life(tmp_path)
+    pinned = release(life, approved)
+    weights = pinned.folder / "model" / "model.safetensors"
+    genuine, loads = weights.read_bytes(), []
+
+    def load(_release: Pinned, _files: object) -> bytes:
+        if not loads:  # replaced for the moment of the load, and put back afterwards
+            weights.unlink()
+            weights.write_bytes(b"other weights")
+        loads.append(weights.read_bytes())
+        weights.unlink()
+        weights.write_bytes(genuine)
+        return loads[-1]
+
+    with pytest.raises(StoreError, match="change while they are loaded"):
+        load_verified(pinned.folder, load, digest=pinned.digest)
+    assert len(loads) == 3
 
 
 # -- from the command line
 
 
-@dataclass
-class Steered:
-    """What a running service was told; it serves these versions."""
-
-    versions: list[dict[str, Any]]
-
-    def __post_init__(self) -> None:
-        self.told: list[str] = []
-
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        if method == "POST":
-            self.told.append(path)
-        if path == "/roll":
-            pinned = read_release(Path((body or {})["folder"]))
-            self.versions.append(version(pinned.model, release=pinned.digest))
-        return httpx.Response(200, json={"service": "cat", "in_flight": 0, "versions": self.versions, "replicas": []})
-
-
-def version(model: str, *, release: str = "r" * 64) -> dict[str, Any]:
-    return {"version": f"cat:{model[:4]}", "share": 1.0, "model": model, "release": release}
-
-
-@pytest.fixture
-def steered(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Life, str, str, Steered]:
-    """A gated service that runs, and the life behind it."""
-    life, own, other = gated_life(tmp_path)
+def test_serve_refuses_what_no_gate_approved_and_what_is_retired(vita: Vita, tmp_path: Path, monkeypatch) -> None:
+    life, approved, draft = gated_life(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("VITA_LEDGER", life.ledger.url)
-    (tmp_path / "store" / "services").mkdir()
-    service = Steered([version(own)])
-    monkeypatch.setattr(Control, "find", lambda *_: service)
-    return life, own, other, service
-
-
-def test_ungated_weights_are_rolled_and_promoted_only_for_a_reason_that_is_kept(vita: Vita, steered) -> None:
-    life, own, other, service = steered
-    code, _, err = vita("fleet", "roll", other)
-    assert code == 9 and "which is a candidate" in err and "--ungated REASON" in err and not service.told
-    assert vita("fleet", "roll", other, "--ungated", " ")[0] == 9
-    code, _, err = vita("fleet", "roll", other, "--ungated", "a fire to put out")
-    assert code == 0, err
-    (kept,) = [one for one in life.ledger.events(other) if one["event"] == "ungated"]
-    assert kept["data"]["reason"] == "a fire to put out" and "candidate" in kept["data"]["refusal"]
-    code, _, err = vita("fleet", "promote")
-    assert code == 9 and "came in against the gates" in err and service.told == ["/roll"]
-    assert vita("fleet", "promote", "--ungated", "it burns")[0] == 0 and service.told == ["/roll", "/promote"]
-    service.versions[:] = [version(other), version(own)]
-    assert vita("fleet", "promote")[0] == 0, "what the gate lets out needs no reason"
-
-
-def test_a_canary_whose_gate_is_no_longer_green_is_not_promoted(vita: Vita, steered) -> None:
-    life, own, _, service = steered
-    service.versions[:] = [version(own), version(own)]
-    life.report("check", own, {"world": {"world": {"right": wilson(0, 40)}}})
-    code, _, err = vita("fleet", "promote")
-    assert code == 9 and "check:world/right" in err and not service.told
-
-
-def test_a_service_without_gates_takes_any_weights(vita: Vita, steered) -> None:
-    life, _, other, service = steered
-    service.versions[:] = [version(other)]
-    assert vita("fleet", "roll", other)[0] == 0
-    assert not [one for one in life.ledger.events(other) if one["event"] == "ungated"]
-
-
-def test_whether_there_is_anything_to_promote_is_for_the_service_to_say(vita: Vita, steered) -> None:
-    service = steered[3]
-    service.versions.clear()
-    assert vita("fleet", "promote")[0] == 0 and service.told == ["/promote"]
-
-
-@pytest.mark.parametrize("share", ["nan", "0", "1.5", "-1"])
-def test_a_share_that_is_none_is_one_line(vita: Vita, steered, share: str) -> None:
-    code, _, err = vita("fleet", "roll", steered[1], "--share", share)
-    assert code == 2 and "--share: expected a number above 0, up to 1" in err, json.dumps(err)
+    code, _, err = vita("serve", draft, "--port", "0")
+    assert code == 9 and "which is a candidate" in err and "--ungated REASON" in err
+    code, _, err = vita("serve", str(copy_of(life, draft, "folder", own__txt="x")), "--port", "0")
+    assert code == 9 and "which no gate has approved" in err
+    forged = release(life, draft, claim=approved)
+    code, _, err = vita("serve", str(forged.folder), "--port", "0", "--ungated", "why not")
+    assert code == 9 and "which it says it holds" in err
+    life.ledger.move(approved, "retired", who="ann", why="old")
+    folder = copy_of(life, approved, "retired", own__txt="edited")
+    code, _, err = vita("serve", str(folder), "--port", "0", "--ungated", "why not")
+    assert code == 9 and "answers no more" in err, json.dumps(err)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.fakes import words_of
+from tests.server.fakes import clear_any, words_of
 from vita.server.admin import Control
 from vita.server.release import Pinned
 from vita.server.seal import SEAL
@@ -49,6 +49,7 @@ async def running(folder: Path, *, replicas: int = 2, **settings: Any) -> AsyncI
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     service = Service(
         name="cat", release=pinned(folder, "1"), ledger=Ledger(folder / "ledger.db"), controls=folder / "services",
+        clear=clear_any,
         settings=ServiceSettings(**{"drain_seconds": 5, **settings}), port=0, replicas=replicas, command=stub_command,
         ready=address.set_result,
     )  # fmt: skip
@@ -132,7 +133,7 @@ def test_a_release_that_cannot_start_is_refused_with_its_last_words(tmp_path):
     async def run():
         service = Service(
             name="cat", release=pinned(tmp_path, "broken"), ledger=Ledger(tmp_path / "ledger.db"),
-            controls=tmp_path / "services", port=0, command=stub_command,
+            controls=tmp_path / "services", clear=clear_any, port=0, command=stub_command,
         )  # fmt: skip
         with pytest.raises(ModelError, match="ended with code 6"):
             await service.run()
@@ -228,7 +229,7 @@ def test_a_stop_cuts_what_takes_too_long_and_tells_how_much_and_a_second_signal_
         service = Service(
             name="cat", release=pinned(tmp_path, "1"), ledger=Ledger(tmp_path / "ledger.db"), port=0,
             controls=tmp_path / "services", settings=ServiceSettings(drain_seconds=4.0 if signals == 1 else 60.0),
-            command=stub_command, ready=address.set_result,
+            clear=clear_any, command=stub_command, ready=address.set_result,
         )  # fmt: skip
         serving = asyncio.create_task(service.run())
         async with httpx.AsyncClient(base_url=await address, timeout=60, trust_env=False) as client:
@@ -253,7 +254,7 @@ def test_a_stop_finishes_what_it_can_and_cuts_nothing(tmp_path):
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         service = Service(
             name="cat", release=pinned(tmp_path, "1"), ledger=Ledger(tmp_path / "ledger.db"), port=0,
-            controls=tmp_path / "services", command=stub_command, ready=address.set_result,
+            controls=tmp_path / "services", clear=clear_any, command=stub_command, ready=address.set_result,
         )  # fmt: skip
         serving = asyncio.create_task(service.run())
         async with httpx.AsyncClient(base_url=await address, timeout=60, trust_env=False) as client:
@@ -272,6 +273,7 @@ def test_a_public_address_needs_a_key(tmp_path):
         release=pinned(tmp_path, "1"),
         ledger=Ledger(tmp_path / "ledger.db"),
         controls=tmp_path,
+        clear=clear_any,
         host="0.0.0.0",
     )
     with pytest.raises(ConfigError, match="there is no API key; make one with `vita keys create NAME`"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
-from vita.spine.errors import ConfigError, GateError
+from vita.spine.errors import ConfigError
 
 if TYPE_CHECKING:
     from vita.server.admin import Control
@@ -31,7 +31,7 @@ app.add_typer(fleet_app, name="fleet")
 
 UngatedOption = Annotated[
     str | None,
-    typer.Option(metavar="REASON", help="Beside gated weights, let in what no gate lets out; the reason is kept."),
+    typer.Option(metavar="REASON", help="Serve a model that no gate approves; the ledger keeps the reason."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ServiceOption = Annotated[str | None, typer.Option(help="Which service, by name or address, when several run.")]
@@ -46,12 +46,13 @@ def serve(
     host: Annotated[str, typer.Option(help="The address; others than this machine's own need API keys.")] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
     research: Annotated[bool, typer.Option(help="Serve a retired model to keys with the scope `research`.")] = False,
+    ungated: UngatedOption = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the service: in_flight=64, log=metadata, ...")
     ] = None,
 ) -> None:
     """Serve a model behind an API that OpenAI's clients speak, with a chat page at `/`."""
-    from vita.server.clearance import refuse_gone
+    from vita.server.clearance import clearance_by
     from vita.server.service import Service
     from vita.server.settings import ServiceSettings
     from vita.spine.config import build, override
@@ -60,7 +61,6 @@ def serve(
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
         release = _release(here, model, Path(folder), name=name)
-        refuse_gone(here.ledger, release, research=research)
         told = "" if replicas == 1 else f" on {replicas} replicas"
         here.console.print(f"starting {release.id}{told} ...")
         service = Service(
@@ -68,6 +68,8 @@ def serve(
             release=release,
             ledger=here.ledger,
             controls=_controls(here),
+            clear=clearance_by(here.ledger, here.store),
+            ungated=ungated,
             settings=settings,
             host=host,
             port=port,
@@ -104,16 +106,22 @@ def _release(here: Workspace, reference: str, folder: Path, *, name: str | None)
     if given.is_dir() and reference not in here.ledger.all_names():
         if (given / "release.json").is_file():
             return read_release(given.resolve())
-        called = name or given.resolve().name
-        release_of(given, folder, name=_plain(called), version="0")
+        release_of(given, folder, name=_plain(name or given.resolve().name), digest=_digest_of(here, given))
         return read_release(folder)
     digest = here.digest(reference)
     if here.store.manifest(digest).kind == Release.kind:
         return read_release(here.store.open(digest, Release).path)
     model = here.store.open(digest, Model)
     called = name or (reference if reference in here.ledger.all_names() else digest[:12])
-    release_of(model.path, folder, name=_plain(called), version=digest[:8], digest=digest)
+    release_of(model.path, folder, name=_plain(called), digest=digest)
     return read_release(folder)
+
+
+def _digest_of(here: Workspace, folder: Path) -> str:
+    """The digest of a model folder, by its files: that of the model in the store where it is there."""
+    from vita.measure.weights import hash_files, match_model
+
+    return match_model(here.ledger, here.store, hash_files(folder.resolve())).digest
 
 
 def _plain(name: str) -> str:
@@ -158,41 +166,28 @@ def fleet_roll(
     service: ServiceOption = None,
 ) -> None:
     """Bring in another version beside the present one, without losing a request."""
-    from vita.server.clearance import refuse_gone, refuse_ungated
-
     here = workspace(ctx)
     if not 0 < share <= 1:
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
     control = _control(here, service)
-    beside = [one["model"] for one in control.call("GET", "/status").json()["versions"]]
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(here)) as folder:
         pinned = _release(here, release, Path(folder), name=None)
-        refuse_gone(here.ledger, pinned, research=research)
-        with _unless_overruled(here, pinned.model, pinned.digest, ungated):
-            refuse_ungated(here.ledger, here.store, pinned, beside=beside)
-        kept = pinned.folder
-        if kept == Path(folder):  # made on the spot: it must outlive this command
-            kept = _controls(here) / "releases" / pinned.digest
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            if not kept.exists():
-                Path(folder).rename(kept)
-                Path(folder).mkdir()
-        _show(here, control.call("POST", "/roll", {"folder": str(kept), "share": share}).json())
+        lasting = pinned.folder
+        if lasting == Path(folder):  # made by this command, which it must outlive
+            lasting = _controls(here) / "releases" / pinned.digest
+            lasting.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(lasting, ignore_errors=True)
+            Path(folder).rename(lasting)
+            Path(folder).mkdir()
+        terms = {"ungated": ungated, "research": research}
+        _show(here, control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json())
 
 
 @fleet_app.command("promote")
 def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None) -> None:
     """Give the newest version all of the traffic and let the others leave."""
-    from vita.server.clearance import refuse_ungated_to_stay
-
     here = workspace(ctx)
-    control = _control(here, service)
-    versions = control.call("GET", "/status").json()["versions"]
-    for newest in versions[-1:]:
-        model, release, beside = newest["model"], newest["release"], [one["model"] for one in versions[:-1]]
-        with _unless_overruled(here, model, release, ungated):
-            refuse_ungated_to_stay(here.ledger, here.store, model, release, beside=beside)
-    _show(here, control.call("POST", "/promote").json())
+    _show(here, _control(here, service).call("POST", "/promote", {"ungated": ungated}).json())
 
 
 @fleet_app.command("rollback")
@@ -200,20 +195,6 @@ def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
     """Give the older version all of the traffic and let the newest leave."""
     here = workspace(ctx)
     _show(here, _control(here, service).call("POST", "/rollback").json())
-
-
-@contextmanager
-def _unless_overruled(here: Workspace, model: str, release: str, reason: str | None) -> Iterator[None]:
-    """What the gates refuse inside is let go for a reason, which is kept."""
-    from vita.server.clearance import overrule
-
-    try:
-        yield
-    except GateError as refusal:
-        if reason is None:
-            raise GateError("fleet", f"{refusal}; or let it in with --ungated REASON") from None
-        overrule(here.ledger, model, release, reason=reason, refusal=refusal)
-        here.console.print(line(("against the gates", "yellow"), f" ({refusal})"))
 
 
 def _control(here: Workspace, service: str | None) -> Control:
@@ -227,9 +208,10 @@ def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> 
         typer.echo(json.dumps(status, indent=1))
         return
     here.console.print(line((status["service"], "bold"), f", {status['in_flight']} requests in flight"))
-    versions = Table("version", "share", "model", box=None, pad_edge=False)
+    versions = Table("version", "share", "model", "gate", box=None, pad_edge=False)
     for one in status["versions"]:
-        versions.add_row(one["version"], f"{one['share']:.0%}", one["model"][:12])
+        gate = one["gate"].get("gate") or f"{one['gate']['status']}: {one['gate'].get('reason', '')}"
+        versions.add_row(one["version"], f"{one['share']:.0%}", one["model"][:12], gate)
     here.console.print(versions)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
     for one in status["replicas"]:

@@ -97,9 +97,19 @@ class Workspace:
             raise StoreError(str(folder), "is a folder; this command takes a name or digest from `vita ls`")
         with self.store.temporary("adopt") as draft:
             shutil.copytree(folder, draft, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-            artifact = self.store.commit(Draft(kind, draft, {"adopted": folder.name}))
+            artifact = self._known_model(draft, kind) or self.store.commit(Draft(kind, draft))
         self.ledger.log("adopted", artifact.digest, kind=kind.kind, folder=folder.name)
         return artifact
+
+    def _known_model(self, folder: Path, kind: type[A]) -> A | None:
+        """The model of the store that has exactly these files: the same content is the same artifact."""
+        if kind.kind != "model":
+            return None
+        from vita.measure.weights import hash_files, match_model
+
+        match = match_model(self.ledger, self.store, hash_files(folder))
+        known = [digest for digest in match.exact if self.store.manifest(digest).kind == kind.kind]
+        return self.store.open(known[0], kind) if known and self.store.has(known[0]) else None
 
     def latest(self, life: str, kind: type[Artifact]) -> str | None:
         """The digest of the newest artifact of `kind` named `life/...`."""

@@ -29,7 +29,7 @@ from vita.infer.engine import Completion
 from vita.measure.judging import judged
 from vita.measure.rewards import FROM_MODEL, RewardChoice, Rewards
 from vita.nn import hf
-from vita.spine.config import Settings
+from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 
 PEOPLE = 40
@@ -56,6 +56,8 @@ class Users(Settings):
     """Processes that answer."""
     max_tokens: int = Field(48, ge=1)
     """The longest answer."""
+    ungated: str | None = neutral(None, min_length=1)
+    """Why the release is served although no gate approves it now; without a reason such a release is refused."""
 
     def crowd(self, model: Path, *, where: str) -> Crowd:
         """The users; what is too long for the model with its answer is not asked."""

@@ -23,6 +23,8 @@ from vita.spine.store import Store, canonical_json
 
 LET_OUT = ("approved", "serving")
 """States of weights that a gate has let through."""
+SERVABLE = (*LET_OUT, "deprecated")
+"""States of weights that may be served while their gate is green; the sunset of a deprecated model ends it."""
 
 _tables = sa.MetaData()
 policies = sa.Table(
@@ -153,15 +155,15 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
     return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, bars, model=model))
 
 
-def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str) -> Decision:
+def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT) -> Decision:
     """Raises unless a gate lets these weights out now: the one that approved them judges again, and says this.
 
     What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
     that it no longer lets out are candidates from then on, those that serve, too.
     """
     state, gate = ledger.state(model), _approving_gate(ledger, model)
-    if state not in LET_OUT or gate is None:
-        by = "" if state not in LET_OUT else " by no gate"
+    if state not in states or gate is None:
+        by = "" if state not in states else " by no gate"
         hint = "a gate approves them when it is green; see `vita gate` and `vita waive`"
         raise GateError(
             where, expected=f"weights that are {' or '.join(LET_OUT)}",
@@ -174,16 +176,55 @@ def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str) -> Dec
 
 
 def refuse_stale_release(
-    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None
-) -> None:
-    """Raises unless a gate lets these weights out now, and behind this guard.
+    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None,
+    states: Sequence[str] = LET_OUT,
+) -> str:  # fmt: skip
+    """Return the gate that lets these weights out now, behind this guard; raises where there is none.
 
     `guard` is the filter that they are served with, as release.json holds it: bars that were cleared behind one say
     nothing of the weights without it.
     """
-    decision = refuse_stale(ledger, store, model, where=where)
+    decision = refuse_stale(ledger, store, model, where=where, states=states)
     if not _waived(ledger, decision.gate, model).keys() & {GUARD, ""}:
         refuse_other_guard(decision.guards, guard, gate=decision.gate, model=model)
+    return decision.gate
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A gate's last verdict on a model where that verdict is `fail`."""
+
+    gate: str
+    model: str
+    since: float
+    """When the gate failed the model for the first time since it last let it pass."""
+
+
+def rejections(ledger: Ledger, models: Sequence[str]) -> list[Rejection]:
+    """Every gate whose last verdict on one of these models is `fail`."""
+    query = sa.select(verdicts).where(verdicts.c.artifact.in_(models)).order_by(verdicts.c.id)
+    failing: dict[tuple[str, str], Rejection] = {}
+    with ledger.transaction() as database:
+        for row in database.execute(query):
+            pair = (row.gate, row.artifact)
+            if row.verdict == "fail":
+                failing.setdefault(pair, Rejection(row.gate, row.artifact, row.at))
+            elif row.verdict in ("pass", "waived"):
+                failing.pop(pair, None)
+    return list(failing.values())
+
+
+def refuse_rejected(ledger: Ledger, models: Sequence[str], *, approved_by: str) -> None:
+    """Raises where another gate rejected these weights before the approving gate existed.
+
+    Two gates that both stood before the measurement are independent; a gate that was set after a rejection cannot
+    overrule it.
+    """
+    fixed = _fixed(ledger, approved_by)
+    for rejection in rejections(ledger, models):
+        if rejection.gate != approved_by and fixed and fixed[0].at > rejection.since:
+            problem = f"rejected these weights before the gate {approved_by} was set"
+            raise GateError(f"gate {rejection.gate}", problem)
 
 
 def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = "") -> None:
@@ -321,5 +362,5 @@ def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
 
 def _approving_gate(ledger: Ledger, model: str) -> str | None:
     """The gate that approved these weights the last time."""
-    approved = [move for move in ledger.moves(model) if move.state == "approved"]
-    return approved[-1].details.get("gate") if approved else None
+    gates = [move.details.get("gate") for move in ledger.moves(model) if move.state == "approved"]
+    return next((gate for gate in reversed(gates) if gate), None)

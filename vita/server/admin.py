@@ -7,6 +7,7 @@ Nothing of it is reachable through the public listener.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import os
@@ -23,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from vita.measure.clearance import Terms
 from vita.server.framing import Framing
 from vita.server.gateway import Gateway
 from vita.server.release import read_release
@@ -102,15 +104,20 @@ class Control:
 
 
 class Refused(VitaError):
-    """What a running service said no to."""
+    """A running service refused a command."""
+
+    def __init__(self, problem: str, *, exit_code: int = VitaError.exit_code) -> None:
+        super().__init__("fleet", problem)
+        self.exit_code = exit_code
 
 
 def _told(answer: httpx.Response) -> Refused:
+    """The service's refusal, with the exit code of the error that it met."""
     try:
-        problem = answer.json()["error"]
-    except (ValueError, KeyError, TypeError):
-        problem = f"answered {answer.status_code}"
-    return Refused("fleet", str(problem))
+        content = answer.json()
+        return Refused(str(content["error"]), exit_code=int(content.get("exit_code", VitaError.exit_code)))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Refused(f"answered {answer.status_code}")
 
 
 def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starlette:
@@ -127,11 +134,15 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
         share = body.get("share", 1.0)
         if not isinstance(share, (int, float)):
             raise ConfigError("fleet.share", expected="a number", got=share)
-        await supervisor.roll(read_release(Path(str(body.get("folder")))), share=float(share))
+        folder = body.get("folder")
+        if not isinstance(folder, str):
+            raise ConfigError("fleet.folder", expected="the folder of a release", got=folder)
+        release = await asyncio.to_thread(read_release, Path(folder).resolve())
+        await supervisor.roll(release, share=float(share), terms=_terms(body))
         return await status({})
 
-    async def promote(_: dict[str, Any]) -> Any:
-        await supervisor.promote()
+    async def promote(body: dict[str, Any]) -> Any:
+        await supervisor.promote(terms=_terms(body))
         return await status({})
 
     async def roll_back(_: dict[str, Any]) -> Any:
@@ -147,10 +158,9 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
             if not hmac.compare_digest(given.encode(), token.encode()):
                 return JSONResponse({"error": "the token is wrong"}, 401)
             try:
-                body = await request.json() if request.method == "POST" else {}
-                told = await work(body if isinstance(body, dict) else {})
+                told = await work(await _body(request))
             except VitaError as error:
-                return JSONResponse({"error": str(error)}, 409)
+                return JSONResponse({"error": str(error), "exit_code": error.exit_code}, 409)
             except ValueError as error:
                 return JSONResponse({"error": f"the body is not JSON: {error}"}, 400)
             return told if isinstance(told, Response) else JSONResponse(told)
@@ -161,6 +171,27 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
     routes = [Route("/status", guarded(status)), Route("/metrics", guarded(metrics))]
     routes += [Route(path, guarded(work), methods=["POST"]) for path, work in posts.items()]
     return Starlette(routes=routes, middleware=[Middleware(Framing)])
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request; a request without a body has an empty one."""
+    data = await request.body()
+    if not data.strip():
+        return {}
+    body = json.loads(data)
+    if not isinstance(body, dict):
+        raise ConfigError("fleet", expected="a JSON object as the body", got=type(body).__name__)
+    return body
+
+
+def _terms(body: dict[str, Any]) -> Terms:
+    """On which terms a release is to be cleared."""
+    ungated, research = body.get("ungated"), body.get("research", False)
+    if not isinstance(ungated, str | None):
+        raise ConfigError("fleet.ungated", expected="a reason", got=ungated)
+    if not isinstance(research, bool):
+        raise ConfigError("fleet.research", expected="true or false", got=research)
+    return Terms(ungated, research)
 
 
 def _slug(name: str) -> str:

@@ -95,7 +95,9 @@ class Admission:
             raise too_busy(f"This key may ask no faster; try again in {wait} s", retry_after=wait)
 
     async def body(self, request: Request, exchange: Exchange) -> dict[str, Any]:
-        """The JSON object of a request, read no further than it may be long."""
+        """The JSON object of a request, read no further than it may be long; a request without a body has {}."""
+        if not _content_length(request) and "transfer-encoding" not in request.headers:
+            return {}
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(
@@ -141,6 +143,8 @@ def _content_length(request: Request) -> int:
 
 
 def _json_object(content: bytes) -> dict[str, Any]:
+    if not content.strip():
+        return {}
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:

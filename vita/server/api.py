@@ -251,9 +251,9 @@ R = TypeVar("R", bound=Request)
 
 
 def parse(model: type[R], body: bytes) -> R:
-    """The request that a body holds; `ApiError` names what is wrong with it."""
+    """The request that a body holds, {} where it is empty; `ApiError` names what is wrong with it."""
     try:
-        value = orjson.loads(body)
+        value = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
         raise invalid(f"The body is not JSON: {error}") from None
     if not isinstance(value, dict):

@@ -1,79 +1,39 @@
-"""Which weights a service may be given: none that are gone, and beside those that a gate let out only such.
+"""Clearance of releases: every file is hashed by the service itself before `vita.measure.clearance` decides.
 
-A service is gated as long as it serves weights that a gate approved once. What comes in beside them is judged again at
-that moment, behind the guard that it bears, and must be the very bytes that were approved. Whoever overrules that gives
-a reason, which is kept.
+clear = clearance_by(ledger, store)
+clear(release, Terms(ungated="a load test")).model        # the identity, computed from the files
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from typing import Protocol
 
-from vita.measure.gatekeeper import LET_OUT, refuse_stale, refuse_stale_release
-from vita.server.lifecycle import Catalog, iso
-from vita.server.release import Pinned, hidden
-from vita.spine.errors import GateError, StoreError
+from vita.measure.clearance import Clearance, Terms, clear
+from vita.server.release import Pinned, verify_release
 from vita.spine.ledger import Ledger
+from vita.spine.stage import Context
 from vita.spine.store import Store
 
-OVERRULED = "ungated"
-"""The event of weights that came in against the gates."""
+
+class ClearRelease(Protocol):
+    """Decides whether a release may be served; raises `VitaError` with the reason otherwise."""
+
+    def __call__(self, release: Pinned, terms: Terms, *, record: bool = True) -> Clearance: ...
 
 
-def refuse_gone(ledger: Ledger, release: Pinned, *, research: bool) -> None:
-    """Raises when the model is retired or past its sunset, unless it was kept for research and that is meant."""
-    catalog = Catalog(ledger, release.name)
-    catalog.refresh()
-    standing = catalog.standing(release.model)
-    if standing.state != "retired" or (research and standing.for_research):
-        return
-    where, day = f"model {release.model[:12]}", iso(standing.since)[:10]
-    if standing.for_research:
-        hint = "--research serves it to keys with the scope `research`"
-    else:
-        hint = "it was not kept for research" + (f"; `{standing.successor}` comes after it" * bool(standing.successor))
-    raise GateError(where, f"answers no more since {day} ({standing.why})", hint=hint)
+def clearance_by(ledger: Ledger, store: Store) -> ClearRelease:
+    """The clearance function of a service: by the gates and states of this ledger, and the models of this store."""
+
+    def clear_release(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:
+        return clear(
+            ledger, store, verify_release(release), guard=release.content.get("guard"), label=release.id,
+            claim=release.model, terms=terms, record=record,
+        )  # fmt: skip
+
+    return clear_release
 
 
-def gated(ledger: Ledger, models: Iterable[str]) -> bool:
-    """Whether a gate let any of these models out."""
-    return any(move.state in LET_OUT for model in models for move in ledger.moves(model))
-
-
-def refuse_ungated(ledger: Ledger, store: Store, release: Pinned, *, beside: Iterable[str]) -> None:
-    """Raises when a gate let out a model of `beside` and does not let this release out now.
-
-    A retired model that `refuse_gone` lets pass is asked for its bytes only: it answers nobody but research.
-    """
-    if gated(ledger, beside):
-        where, told = f"release {release.id}", json.loads((release.folder / "release.json").read_text(encoding="utf-8"))
-        if ledger.state(release.model) != "retired":
-            refuse_stale_release(ledger, store, release.model, where=where, guard=told.get("guard"))
-        _refuse_other_bytes(store, release.model, told["files"], where=where)
-
-
-def refuse_ungated_to_stay(ledger: Ledger, store: Store, model: str, release: str, *, beside: Iterable[str]) -> None:
-    """The same of what came in already and is to have all of the traffic: `model` as the release with this digest."""
-    if not gated(ledger, beside):
-        return
-    if any(one["event"] == OVERRULED and one["data"].get("release") == release for one in ledger.events(model)):
-        raise GateError(f"model {model[:12]}", "came in against the gates")
-    refuse_stale(ledger, store, model, where=f"model {model[:12]}")
-
-
-def overrule(ledger: Ledger, model: str, release: str, *, reason: str, refusal: GateError) -> None:
-    """Keep who was let in although the gates refused, and why."""
-    if not reason.strip():
-        raise GateError("--ungated", "needs a reason, which is kept")
-    ledger.log(OVERRULED, model, release=release, reason=reason, refusal=str(refusal))
-
-
-def _refuse_other_bytes(store: Store, model: str, files: Mapping[str, str], *, where: str) -> None:
-    """A release says itself whose weights it holds; what a gate approved lies in the store."""
-    try:
-        known = {f"model/{name}": sha for name, (sha, _) in store.manifest(model).files.items() if not hidden(name)}
-    except StoreError:
-        raise GateError(where, f"the model {model[:12]} that it names is not in this store") from None
-    if other := sorted(name for name in {*files, *known} if files.get(name) != known.get(name)):
-        raise GateError(where, f"{other[0]} is not the file of the model {model[:12]} that was approved")
+def context_clearance(context: Context) -> ClearRelease:
+    """The clearance function of a stage that serves a release, by the ledger and store of its life."""
+    assert context.ledger is not None and context.store is not None, "a stage that serves declares LINEAGE"
+    return clearance_by(context.ledger, context.store)

@@ -291,7 +291,9 @@ class Gateway:
 
     def _described(self, name: str, version: Version) -> dict[str, Any]:
         standing = self._standing(version.model)
-        more = {"version": version.id, "model": version.model, "release": version.release, "state": standing.state}
+        state = "serving" if standing.state == "approved" else standing.state
+        more = {"version": version.id, "model": version.model, "release": version.release, "state": state}
+        more |= {"gate": dict(version.gate)}
         if standing.state == "deprecated":
             sunset = None if standing.sunset is None else iso(standing.sunset)
             more |= {"deprecated_at": iso(standing.since), "sunset": sunset, "replacement": standing.successor}

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vita.measure.clearance import Terms
 from vita.server.release import Pinned
 from vita.server.routing import Backend
 from vita.spine import machine
@@ -30,8 +31,8 @@ Command = Callable[[Pinned, int, int], list[str]]
 def replica_command(release: Pinned, port: int, threads: int) -> list[str]:
     """The command line of a replica on its leash."""
     leash = [sys.executable, "-m", "vita.server.leash", "vita.server.replica"]
-    return [*leash, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
-            "--threads", str(threads)]  # fmt: skip
+    return [*leash, "--release", str(release.folder), "--digest", release.digest, "--model", release.model,
+            "--port", str(port), "--threads", str(threads)]  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -42,6 +43,8 @@ class Replica:
     release: Pinned
     backend: Backend
     threads: int
+    terms: Terms = field(default_factory=Terms)
+    """On which terms its release was cleared; a restart is cleared on the same."""
     state: State = "starting"
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0

@@ -1,40 +1,54 @@
 """A release: a folder that pins a model and how it is served, byte for byte.
 
     release_of(model_folder, target, name="cat", version="1") -> target     # release.json + model/
+    release = read_release(target)
+    files = verify_release(release)                                         # every file hashed, nothing else there
 
-Its digest is the sha256 of release.json, which names the sha256 of every other file: a replica that was told the
-digest can tell by itself that it serves just this. `golden` prompts and a guard are put in by `deploy`.
+The release's digest is the sha256 of release.json, which names the sha256 of every other file: a replica that is given
+the digest can verify by itself that it serves exactly this release. What release.json says about the identity of the
+model is a claim; `vita.measure.clearance` computes the identity from the verified files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from vita.measure.weights import Files, hidden, model_digest, regular_files
 from vita.spine.disk import confined, file_sha256
-from vita.spine.errors import ModelError
-from vita.spine.store import canonical_json
+from vita.spine.errors import ModelError, StoreError
 
 FORMAT = 1
 LIMITS: Mapping[str, int] = {"queue": 64, "rows": 16}
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+MODEL = "model"
+"""The folder of the model inside a release."""
+DESCRIPTION = "release.json"
+READ_ATTEMPTS = 3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """A release as its folder tells it."""
+    """A release as its release.json describes it."""
 
     folder: Path
     digest: str
     name: str
     version: str
     model: str
+    """The digest of the model: a claim of release.json, until a service has cleared the release."""
     limits: Mapping[str, int]
     created: float | None = None
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """File name inside the release -> sha256."""
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The whole of release.json."""
 
     @property
     def id(self) -> str:
@@ -47,81 +61,145 @@ def release_of(
     target: Path,
     *,
     name: str,
-    version: str,
+    version: str | None = None,
     digest: str | None = None,
     guard: Mapping[str, Any] | None = None,
     limits: Mapping[str, int] | None = None,
     sampling: Mapping[str, Any] | None = None,
     golden: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Make the folder `target` a release of a Hugging Face model folder; `digest` is the model's in the store."""
+    """Make the folder `target` a release of a Hugging Face model folder.
+
+    `digest` is the model's digest in the store, by default the one that its files have there; `version` is by default
+    the beginning of that digest.
+    """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
-    missing = [one for one in NEEDED if not (model / one).is_file()]
+    missing = [required for required in NEEDED if not (model / required).is_file()]
     if missing and not _in_shards(model, missing):
         raise ModelError(
             str(model), f"holds no {', '.join(missing)}", hint="a release needs a Hugging Face model folder"
         )
-    files: dict[str, str] = {}
-    for source in sorted(
-        path for path in model.rglob("*") if path.is_file() and not hidden(path.relative_to(model).as_posix())
-    ):
-        where = f"model/{source.relative_to(model).as_posix()}"
-        place = confined(target, where)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(source, place)
-        files[where] = file_sha256(place)
-    told = {
+    files = _take_files(model, target)
+    digest = digest or model_digest(files)
+    content = {
         "format": FORMAT,
         "name": name,
-        "version": version,
-        "model": digest or content_digest(files),
-        "files": files,
+        "version": version or digest[:8],
+        "model": digest,
+        "files": {f"{MODEL}/{file}": sha for file, (sha, _) in files.items()},
         "guard": dict(guard) if guard is not None else None,
         "limits": {**LIMITS, **(limits or {})},
         "sampling": dict(sampling or {}),
-        "golden": [dict(one) for one in golden],
+        "golden": [dict(answer) for answer in golden],
     }
-    (target / "release.json").write_bytes(json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False).encode())
+    (target / DESCRIPTION).write_bytes(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode())
     return target
 
 
 def read_release(folder: Path) -> Pinned:
-    """What a release's folder says; its files are verified by the replicas."""
-    path = folder / "release.json"
-    if not path.is_file():
+    """Read what a release's folder says; its files are not verified."""
+    path = folder / DESCRIPTION
+    if not path.is_file() or path.is_symlink():
         raise ModelError(str(folder), "holds no release.json", hint="make a release with `vita deploy`")
+    data = path.read_bytes()
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        form = told["format"]
-        pinned = Pinned(folder, file_sha256(path), str(told["name"]), str(told["version"]), str(told["model"]),
-                        told["limits"])  # fmt: skip
-    except (ValueError, KeyError, TypeError) as error:
+        content = json.loads(data)
+        form, files = content["format"], _file_hashes(content["files"])
+        release = Pinned(
+            folder, hashlib.sha256(data).hexdigest(), str(content["name"]), str(content["version"]),
+            str(content["model"]), content["limits"], content.get("created"), files, content,
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(str(path), f"is not a release: {type(error).__name__} {error}") from None
     if form != FORMAT:
         raise ModelError(str(path), expected=f"format {FORMAT}", got=form, hint="update vita-lm")
-    return pinned
+    return release
 
 
-def content_digest(files: Mapping[str, str]) -> str:
-    """What identifies a model that is in no store: the sha256 of its files' names and sha256."""
-    import hashlib
+def verify_release(release: Pinned) -> dict[str, tuple[str, int]]:
+    """Hash every file of a release and return those of its model: name -> (sha256, size in bytes).
 
-    return hashlib.sha256(canonical_json(dict(files))).hexdigest()
+    Refuses a file that is missing or changed, a file that release.json does not name, and symbolic links.
+    """
+    present = dict(regular_files(release.folder))
+    if file_sha256(release.folder / DESCRIPTION) != release.digest:
+        raise StoreError(str(release.folder / DESCRIPTION), "changed while it was read")
+    for name in release.files:
+        confined(release.folder, name)
+        if name not in present:
+            raise StoreError(str(release.folder / name), "is missing from the release")
+    if stray := sorted(present.keys() - release.files.keys() - {DESCRIPTION}):
+        hint = "a release holds nothing else; remove the file"
+        raise StoreError(str(release.folder / stray[0]), "is not named in release.json", hint=hint)
+    for name, expected in release.files.items():
+        if (found := file_sha256(present[name])) != expected:
+            raise StoreError(
+                str(present[name]), expected=f"the released bytes (sha256 {expected[:12]})", got=found[:12]
+            )
+    prefix = f"{MODEL}/"
+    return {
+        name.removeprefix(prefix): (sha, present[name].stat().st_size)
+        for name, sha in release.files.items()
+        if name.startswith(prefix)
+    }
+
+
+def load_verified(folder: Path, load: Callable[[Pinned, Files], T], *, digest: str | None = None) -> T:
+    """Verify a release and load it; verifies and loads again when its files changed meanwhile.
+
+        engine = load_verified(folder, lambda release, files: Engine.open(folder / MODEL), digest=digest)
+
+    No file changed between the verification and the end of the last load, so that the bytes that were loaded are the
+    bytes that were verified. The change time of a file (ctime) reveals a write or a replacement, and no program can
+    set it.
+    """
+    for _ in range(READ_ATTEMPTS):
+        before = _fingerprint(folder)
+        release = read_release(folder)
+        if digest is not None and release.digest != digest:
+            raise StoreError(str(folder / DESCRIPTION), expected=f"the release {digest}", got=release.digest)
+        loaded = load(release, verify_release(release))
+        if _fingerprint(folder) == before:
+            return loaded
+    raise StoreError(str(folder), "its files change while they are loaded")
+
+
+def _fingerprint(folder: Path) -> list[tuple[str, int, int, int, int]]:
+    """Name, device, inode, size and change time of every file and folder."""
+    found: list[tuple[str, int, int, int, int]] = []
+    for path in sorted([folder, *folder.rglob("*")]):
+        seen = path.lstat()
+        found.append((str(path), seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns))
+    return found
+
+
+def _take_files(model: Path, target: Path) -> dict[str, tuple[str, int]]:
+    """Link or copy the files of a model folder into a release; hidden files stay out."""
+    files: dict[str, tuple[str, int]] = {}
+    for name, source in regular_files(model.resolve()):
+        if hidden(name):
+            continue
+        copy = confined(target, f"{MODEL}/{name}")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(source, copy)
+        files[name] = file_sha256(copy), copy.stat().st_size
+    return files
+
+
+def _file_hashes(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(sha, str) for sha in value.values()):
+        raise TypeError("`files` must name the sha256 of each file")
+    return dict(value)
 
 
 def _in_shards(model: Path, missing: Sequence[str]) -> bool:
     return list(missing) == ["model.safetensors"] and (model / "model.safetensors.index.json").is_file()
 
 
-def hidden(name: str) -> bool:
-    """Whether a file of a model's folder stays out of its releases."""
-    return any(part.startswith(".") for part in name.split("/"))
-
-
 def _link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the disk allows it: the bytes are the same, and nobody writes them."""
+    """Make a hard link where the disk allows it, and a copy otherwise."""
     try:
-        target.hardlink_to(source.resolve())
+        target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)

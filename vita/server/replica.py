@@ -10,42 +10,32 @@ A service that starts it gives it a secret (`VITA_REPLICA_SECRET`), without whic
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vita.server.release import Pinned, read_release
+from vita.measure.weights import Files, model_digest
+from vita.server.release import MODEL, Pinned, load_verified
 from vita.spine import machine
-from vita.spine.disk import confined, file_sha256
-from vita.spine.errors import ModelError, StoreError, VitaError
+from vita.spine.errors import ModelError, VitaError
 
 GOLDEN_TOLERANCE = 0.01
 """By how much a token's log-probability may differ between two kinds of processor."""
 
 
-def verify(folder: Path, *, digest: str | None) -> tuple[Pinned, dict[str, Any]]:
-    """The release in `folder`, when it is the one with this digest and every file is as it names it."""
-    pinned = read_release(folder)
-    if digest is not None and pinned.digest != digest:
-        raise StoreError(str(folder / "release.json"), expected=f"the release {digest}", got=pinned.digest)
-    told = json.loads((folder / "release.json").read_text(encoding="utf-8"))
-    files: dict[str, str] = told.get("files") or {}
-    for name, sha in files.items():
-        path = confined(folder, name)
-        if not path.is_file():
-            raise StoreError(str(path), "is missing from the release")
-        if (found := file_sha256(path)) != sha:
-            raise StoreError(str(path), expected=f"the released bytes (sha256 {sha[:12]})", got=found[:12])
-    here = {path.relative_to(folder).as_posix() for path in (folder / "model").rglob("*") if path.is_file()}
-    if stray := sorted(here - files.keys()):
-        raise StoreError(str(folder / stray[0]), "is not named in release.json", hint="a release holds nothing else")
-    return pinned, told
+def verify(folder: Path, *, digest: str | None) -> tuple[Pinned, Files]:
+    """Verify every file of the release in `folder`, which must be the one with this digest."""
+    return load_verified(folder, lambda release, files: (release, files), digest=digest)
 
 
-def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu", secret: str = "") -> Any:
-    """The application of a verified release, its model loaded and proven."""
+def open_app(
+    folder: Path, *, digest: str | None = None, model: str | None = None, device: str = "cpu", secret: str = ""
+) -> Any:
+    """Create the application of a verified release, its model loaded and tested.
+
+    `model` is the digest under which the service cleared the model; by default it is computed from the files.
+    """
     from vita.infer.engine import Engine
     from vita.infer.guard import Guard
     from vita.infer.scheduler import Scheduler
@@ -53,19 +43,21 @@ def open_app(folder: Path, *, digest: str | None = None, device: str = "cpu", se
     from vita.server.doors import Served
     from vita.spine.config import build
 
-    pinned, told = verify(folder, digest=digest)
-    engine = Engine.open(folder / "model", device=device, clock=datetime.now)
-    check_golden(engine, told.get("golden") or [])
-    limits = told.get("limits") or {}
+    def load(release: Pinned, files: Files) -> tuple[Pinned, str, Engine]:
+        return release, model or model_digest(files), Engine.open(folder / MODEL, device=device, clock=datetime.now)
+
+    release, identity, engine = load_verified(folder, load, digest=digest)
+    content = release.content
+    check_golden(engine, content.get("golden") or [])
+    limits = content.get("limits") or {}
     scheduler = Scheduler(engine, rows=int(limits.get("rows", 16)), queue=int(limits.get("queue", 64)))
-    created = told.get("created")
     served = Served(
-        names=(pinned.name, pinned.id),
-        version=pinned.id,
-        digest=pinned.model,
-        created=int(created or (folder / "release.json").stat().st_mtime),
-        sampling=told.get("sampling") or {},
-        guard=build(Guard, told["guard"], where="release.guard") if told.get("guard") else None,
+        names=(release.name, release.id),
+        version=release.id,
+        digest=identity,
+        created=int(release.created or (folder / "release.json").stat().st_mtime),
+        sampling=content.get("sampling") or {},
+        guard=build(Guard, content["guard"], where="release.guard") if content.get("guard") else None,
     )
     return create_app(scheduler, served, secret=secret)
 
@@ -89,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vita.server.replica", description="Serve one release.")
     parser.add_argument("--release", type=Path, required=True, help="the release's folder")
     parser.add_argument("--digest", help="the sha256 of its release.json; another one is refused")
+    parser.add_argument("--model", help="the model's digest, as the service computed it from the files")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--threads", type=int, default=1, help="processor threads of a step")
@@ -122,7 +115,8 @@ def _opened(given: argparse.Namespace) -> Any:
     import torch
 
     torch.set_num_threads(max(1, given.threads))
-    return open_app(given.release, digest=given.digest, device=given.device, secret=machine.replica_secret())
+    secret = machine.replica_secret()
+    return open_app(given.release, digest=given.digest, model=given.model, device=given.device, secret=secret)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,8 @@ class Version:
     name: str = ""
     """What the release calls its model."""
     created: float = 0.0
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    """Which gate approved the model, or why it is served without an approval."""
     share: float = 0.0
     """Its part of the requests that name the service only."""
     backends: list[Backend] = field(default_factory=list)

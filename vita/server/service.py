@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vita.measure.clearance import Terms
 from vita.server.admin import Control, admin_app
+from vita.server.clearance import ClearRelease
 from vita.server.front import gateway_app
 from vita.server.gateway import Gateway
 from vita.server.keys import all_keys
@@ -53,6 +55,10 @@ class Service:
     ledger: Ledger
     controls: Path
     """The folder for the operators' file."""
+    clear: ClearRelease
+    """Decides whether a release may be served, whenever a replica is started."""
+    ungated: str | None = None
+    """Why the first release is served without the approval of a gate."""
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     host: str = "127.0.0.1"
     port: int = 8000
@@ -70,7 +76,7 @@ class Service:
         stop = _Stop()
         stop.on_signals()
         async with self._open(stop) as running:
-            starting = asyncio.create_task(running.fleet.start(self.release, replicas=self.replicas))
+            starting = asyncio.create_task(self._start(running.fleet))
             waiting = asyncio.create_task(stop.asked.wait())
             await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -87,9 +93,13 @@ class Service:
         """The service while the block lasts, every replica ready; what is in flight at its end is finished."""
         stop = _Stop()
         async with self._open(stop) as running:
-            await running.fleet.start(self.release, replicas=self.replicas)
+            await self._start(running.fleet)
             yield running
             await self._drain(running.gateway, stop)
+
+    async def _start(self, fleet: Supervisor) -> None:
+        terms = Terms(self.ungated, self.research)
+        await fleet.start(self.release, replicas=self.replicas, terms=terms)
 
     @asynccontextmanager
     async def _open(self, stop: _Stop) -> AsyncIterator[Running]:
@@ -102,7 +112,7 @@ class Service:
         url = f"http://{_shown(self.host)}:{public.getsockname()[1]}"
         gateway = Gateway(Routes(self.name), self.ledger, self.settings, local=local, research=self.research)
         fleet = Supervisor(
-            gateway.routes, self.ledger, self.settings, client=gateway.client, threads=self.threads,
+            gateway.routes, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
             command=self.command, who=self.who, tell=self.tell,
         )  # fmt: skip
         control = Control.of(self.name, url=url, port=private.getsockname()[1])

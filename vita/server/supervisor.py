@@ -13,17 +13,20 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
+from vita.measure.clearance import Terms
+from vita.server.clearance import ClearRelease
 from vita.server.journal import Journal
 from vita.server.process import Command, Replica, replica_command
 from vita.server.release import Pinned
 from vita.server.routing import Backend, Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.spine.config import unknown_name
-from vita.spine.errors import ConfigError, ModelError
+from vita.spine.errors import ConfigError, LedgerError, ModelError, VitaError
 from vita.spine.ledger import Ledger
 
 FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.5, 30.0, 60.0
@@ -47,6 +50,7 @@ class Supervisor:
         settings: ServiceSettings,
         *,
         client: httpx.AsyncClient,
+        clear: ClearRelease,
         threads: int = 1,
         command: Command = replica_command,
         who: str = "",
@@ -55,20 +59,27 @@ class Supervisor:
         self.routes, self._settings, self._client = routes, settings, client
         self._journal = Journal(ledger, tell)
         self._threads, self._command, self._who, self._tell = threads, command, who, tell
+        self._clear = clear
         self.replicas: dict[str, Replica] = {}
         self._numbers = itertools.count(1)
         self._changing = asyncio.Lock()
 
     # -- what an operator can do
 
-    async def start(self, release: Pinned, *, replicas: int, share: float = 1.0) -> Version:
-        """Serve a release by `replicas` processes; returns when all are ready."""
+    async def start(self, release: Pinned, *, replicas: int, share: float = 1.0, terms: Terms | None = None) -> Version:
+        """Serve a release by `replicas` processes once it is cleared; returns when all are ready."""
         if release.id in self.routes.versions:
             raise ConfigError("fleet", f"{release.id} is being served already", hint="give the release another version")
-        version = Version(release.id, release.model, release.digest, name=release.name, created=time.time())
+        terms = terms or Terms()
+        clearance = await asyncio.to_thread(self._clear, release, terms)
+        release = replace(release, model=clearance.model)
+        version = Version(
+            release.id, release.model, release.digest, name=release.name, created=time.time(),
+            gate=clearance.as_json(),
+        )  # fmt: skip
         self.routes.add(version)
         threads = max(1, self._threads // replicas)
-        begun = [self._begin(release, version, threads) for _ in range(replicas)]
+        begun = [self._begin(release, version, threads, terms=terms) for _ in range(replicas)]
         try:
             await self._all_ready(begun)
         except ModelError:
@@ -82,27 +93,32 @@ class Supervisor:
             self.routes.share({**others, version.id: share})
         return version
 
-    async def roll(self, release: Pinned, *, share: float = 1.0) -> Version:
+    async def roll(self, release: Pinned, *, share: float = 1.0, terms: Terms | None = None) -> Version:
         """Bring in a new version: the whole of the traffic, or a share of it until it is promoted or rolled back."""
         if not 0 < share <= 1:
             raise ConfigError("fleet.share", expected="a number above 0, up to 1", got=share)
         async with self._changing:
             present = self.of_version(self._stable().id)
             count = max(1, math.ceil(len(present) * share))
-            version = await self.start(release, replicas=count, share=share)
+            version = await self.start(release, replicas=count, share=share, terms=terms)
             if share >= 1.0:
                 await self._retire_all_but(version)
             return version
 
-    async def promote(self) -> Version:
-        """Give the newest version all of the traffic, and let the others leave."""
+    async def promote(self, *, terms: Terms | None = None) -> Version:
+        """Give the newest version all of the traffic once it is cleared again, and let the others leave."""
         async with self._changing:
             newest, stable = self._newest(), self._stable()
             if newest is stable:
                 raise ConfigError("fleet", "there is no second version to promote", hint="vita fleet roll RELEASE")
             missing = len(self.of_version(stable.id)) - len(self.of_version(newest.id))
-            release = self.of_version(newest.id)[0].release
-            added = [self._begin(release, newest, self.of_version(newest.id)[0].threads) for _ in range(missing)]
+            present = self.of_version(newest.id)[0]
+            terms = replace(terms or Terms(), research=present.terms.research)
+            clearance = await asyncio.to_thread(self._clear, present.release, terms)
+            newest.gate = clearance.as_json()
+            for replica in self.of_version(newest.id):
+                replica.terms = terms
+            added = [self._begin(present.release, newest, present.threads, terms=terms) for _ in range(missing)]
             await self._all_ready(added)
             self.routes.share({newest.id: 1.0})
             await self._record(newest, "promoted", 1.0)
@@ -133,7 +149,8 @@ class Supervisor:
                 raise unknown_name("fleet.replica", name, self.replicas)
             version = self.routes.versions[replica.release.id]
             if again:
-                await self._all_ready([self._begin(replica.release, version, replica.threads)])
+                await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
+                await self._all_ready([self._begin(replica.release, version, replica.threads, terms=replica.terms)])
             await self._leave(replica)
 
     async def stop(self, *, seconds: float) -> None:
@@ -153,7 +170,8 @@ class Supervisor:
         return {
             "service": self.routes.service,
             "versions": [
-                {"version": one.id, "model": one.model, "release": one.release, "share": one.share}
+                {"version": one.id, "model": one.model, "release": one.release, "share": one.share,
+                 "gate": dict(one.gate)}
                 for one in self.routes.versions.values()
             ],
             "replicas": [
@@ -199,9 +217,9 @@ class Supervisor:
 
     # -- one replica
 
-    def _begin(self, release: Pinned, version: Version, threads: int) -> Replica:
+    def _begin(self, release: Pinned, version: Version, threads: int, *, terms: Terms) -> Replica:
         name = f"r{next(self._numbers)}"
-        replica = Replica(name, release, Backend(name, ""), threads)
+        replica = Replica(name, release, Backend(name, ""), threads, terms=terms)
         self.replicas[name] = replica
         version.backends.append(replica.backend)
         replica.keeper = asyncio.create_task(self._keep(replica))
@@ -218,6 +236,9 @@ class Supervisor:
     async def _keep(self, replica: Replica) -> None:
         """Start a replica, look after it, and start it again when it has died."""
         while not replica.leaving:
+            if replica.starts and not await self._cleared_again(replica):
+                replica.state = "stopped"
+                return
             replica.spawn(self._command)
             await self._look_after(replica)
             replica.backend.ready = False
@@ -236,6 +257,17 @@ class Supervisor:
             replica.state = "waiting"
             self._tell(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
             await asyncio.sleep(pause)
+
+    async def _cleared_again(self, replica: Replica) -> bool:
+        """Clear a release again before its replica restarts; what was cleared holds while the ledger is unreachable."""
+        try:
+            await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
+        except LedgerError as error:
+            self._tell(f"{replica.name} restarts without a new clearance: {error}")
+        except VitaError as error:
+            self._tell(f"{replica.name} does not restart: {error}")
+            return False
+        return True
 
     async def _look_after(self, replica: Replica) -> None:
         """Ask again and again whether it is ready, until its process has ended."""

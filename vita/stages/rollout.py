@@ -18,10 +18,12 @@ from functools import partial
 
 from pydantic import Field
 
+from vita.measure.clearance import Terms
 from vita.measure.crowd import Users
 from vita.measure.report import Page, Section, Table, write
 from vita.measure.statistics import Interval, difference, share
 from vita.measure.visiting import Visited, walk
+from vita.server.clearance import context_clearance
 from vita.server.release import Pinned, read_release
 from vita.server.service import Running, Service
 from vita.spine.errors import PlanError
@@ -30,6 +32,8 @@ from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Release, Report
 
 VERSION = 2
+LINEAGE = True
+"""The release is cleared by the ledger and the store of the life."""
 
 
 class Config(Users):
@@ -110,12 +114,13 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
     place.mkdir()
     ledger, crowd = Ledger(place / "ledger.db"), config.crowd(new.folder / "model", where="rollout")
     service = Service(
-        name=old.name, release=old, ledger=ledger, controls=place, port=0, replicas=config.replicas,
-        threads=context.machine.threads, who="rollout",
+        name=old.name, release=old, ledger=ledger, controls=place, clear=context_clearance(context),
+        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="rollout",
     )  # fmt: skip
     coming = list(crowd.visits(config.visits + config.visits // 2, seed=config.seed))
     async with service.served() as running:
-        await running.fleet.roll(new, share=config.share)
+        terms = Terms(config.ungated)
+        await running.fleet.roll(new, share=config.share, terms=terms)
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
 
         async def told(done: int) -> None:
@@ -129,7 +134,7 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
         minded = {pinned.id: share(_minded(pinned, canary)) for pinned in (old, new)}
         change = difference(minded[new.id], minded[old.id])
         promoted = minded[new.id].n > 0 and change.value <= config.worse_by
-        turning = asyncio.create_task(running.fleet.promote() if promoted else running.fleet.roll_back())
+        turning = asyncio.create_task(running.fleet.promote(terms=terms) if promoted else running.fleet.roll_back())
         shifting = await walking(coming[config.visits :])
         await turning
     ledger.close()

@@ -19,6 +19,7 @@ from vita.measure.crowd import Users
 from vita.measure.statistics import share
 from vita.measure.visiting import Visited, walk
 from vita.measure.voices import collect
+from vita.server.clearance import context_clearance
 from vita.server.release import read_release
 from vita.server.service import Service
 from vita.spine.config import InputPath
@@ -28,6 +29,8 @@ from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
 
 VERSION = 2
+LINEAGE = True
+"""The release is cleared by the ledger and the store of the life."""
 
 
 class Config(Users):
@@ -72,8 +75,8 @@ async def _serve_and_visit(
     place.mkdir()
     ledger, pinned = Ledger(place / "ledger.db"), read_release(release)
     service = Service(
-        name=pinned.name, release=pinned, ledger=ledger, controls=place, port=0, replicas=config.replicas,
-        threads=context.machine.threads, who="trial",
+        name=pinned.name, release=pinned, ledger=ledger, controls=place, clear=context_clearance(context),
+        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="trial",
     )  # fmt: skip
     coming = list(crowd.visits(config.visits, seed=config.seed))
 

@@ -1,0 +1,131 @@
+"""Every `vita fleet` command, from the command line against a service of real replicas."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.server.serving import tiny_engine
+from vita.nn import hf
+
+pytestmark = pytest.mark.slow
+
+VITA = (sys.executable, "-c", "from vita.cli import main; main()")
+
+
+class Fleet:
+    """A running service and the commands that steer it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "VITA_STORE": str(folder / "store"), "VITA_THREADS": "1", "COLUMNS": "200"}
+        self.url = ""
+
+    def vita(self, *words: str) -> tuple[int, str]:
+        """Run a command; (exit code, what it wrote)."""
+        done = subprocess.run(
+            [*VITA, *words], cwd=self.folder, env=self.environment, capture_output=True,
+            text=True, timeout=120, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    def status(self) -> dict[str, Any]:
+        code, out = self.vita("fleet", "status", "--json")
+        assert code == 0, out
+        return json.loads(out)
+
+    def shares(self) -> dict[str, float]:
+        """The first letter of each version -> its share of the traffic."""
+        return {version["version"][0]: version["share"] for version in self.status()["versions"]}
+
+    @contextmanager
+    def serving(self, model: str, *options: str) -> Iterator[None]:
+        log = self.folder / "serve.log"
+        command = [*VITA, "serve", model, "--port", "0", *options]
+        with log.open("w") as out:
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environment, stdout=out, stderr=out)
+        try:
+            deadline = time.monotonic() + 90
+            while not (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())):
+                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            self.url = found[0]
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+    def asked(self) -> int:
+        body = {"model": "x", "messages": [{"role": "user", "content": "a cat"}], "max_tokens": 2}
+        return httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=30, trust_env=False).status_code
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    engine = tiny_engine()
+    for name in ("a", "b"):
+        with_other_weights(engine, scale=1.0 if name == "a" else 1.01)
+        hf.save(engine.model, tmp_path / name)
+        engine.tokenizer.save(tmp_path / name)
+        assert engine.template is not None
+        engine.template.save(tmp_path / name)
+    return Fleet(tmp_path)
+
+
+def with_other_weights(engine: Any, *, scale: float) -> None:
+    for parameter in engine.model.parameters():
+        parameter.data.mul_(scale)
+
+
+def test_every_fleet_command_steers_a_running_service(fleet: Fleet) -> None:
+    with fleet.serving("a", "--name", "x", "--ungated", "a test"):
+        assert fleet.shares() == {"x": 1.0} and fleet.asked() == 200
+        code, out = fleet.vita("fleet", "roll", "b", "--share", "0.5")
+        assert code == 9 and "which no gate has approved" in out and "--ungated REASON" in out
+        code, out = fleet.vita("fleet", "roll", "b", "--share", "0.5", "--ungated", "a canary")
+        assert code == 0, out
+        assert fleet.shares() == {"x": 0.5, "b": 0.5}
+        code, out = fleet.vita("fleet", "promote")
+        assert code == 9 and "--ungated REASON" in out and fleet.shares() == {"x": 0.5, "b": 0.5}
+        code, out = fleet.vita("fleet", "promote", "--ungated", "it is better")
+        assert code == 0, out
+        assert fleet.shares() == {"b": 1.0} and fleet.asked() == 200
+        (model, *_) = httpx.get(f"{fleet.url}/v1/models", trust_env=False).json()["data"]
+        assert model["vita"]["gate"]["status"] == "ungated" and model["vita"]["gate"]["reason"] == "it is better"
+        (replica,) = fleet.status()["replicas"]
+        code, out = fleet.vita("fleet", "drain", replica["replica"])
+        assert code == 0, out
+        (fresh,) = fleet.status()["replicas"]
+        assert fresh["replica"] != replica["replica"] and fleet.asked() == 200
+        assert fleet.vita("fleet", "roll", "a", "--share", "0.5", "--ungated", "again")[0] == 0
+        code, out = fleet.vita("fleet", "rollback")
+        assert code == 0, out
+        assert fleet.shares() == {"b": 1.0} and fleet.asked() == 200
+        code, out = fleet.vita("fleet", "rollback")
+        assert code == 2 and "no other version" in out
+
+
+def test_a_replica_whose_files_were_replaced_does_not_start_again(fleet: Fleet) -> None:
+    with fleet.serving("a", "--name", "x", "--ungated", "a test"):
+        (replica,) = fleet.status()["replicas"]
+        weights = fleet.folder / "a" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(content)  # in place: the release's hard link holds the same bytes
+        os.kill(replica["pid"], signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while (state := fleet.status()["replicas"][0]["state"]) != "stopped":
+            assert time.monotonic() < deadline, state
+        assert "expected the released bytes" in (fleet.folder / "serve.log").read_text()

@@ -1,0 +1,148 @@
+"""Model identity by verified bytes: which models of the store hold the same files, or the same weights.
+
+    files = hash_files(folder)                                # name -> (sha256, bytes), read from the disk
+    match = match_model(ledger, store, files)
+    match.digest                                              # the same at every path and in the store
+
+The ledger keeps an index of the files of every model in the store. The index is filled from manifests, whose own
+sha256 is the model's digest, so that no file inside a folder can claim an identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from vita.spine.disk import file_sha256
+from vita.spine.errors import ModelError, StoreError
+from vita.spine.ledger import Ledger
+from vita.spine.store import Manifest, Store
+
+Files = Mapping[str, tuple[str, int]]
+"""File name inside the model folder -> (sha256, size in bytes)."""
+WEIGHTS_SUFFIX = ".safetensors"
+MODEL_KINDS = ("model", "reward")
+
+_tables = sa.MetaData()
+model_files = sa.Table(
+    "model_files",
+    _tables,
+    sa.Column("artifact", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("sha256", sa.String),
+)
+"""The files of every model in the store; another artifact has one row with an empty name."""
+
+
+@dataclass(frozen=True)
+class ModelMatch:
+    """The models of the store that a set of files belongs to."""
+
+    digest: str
+    """The digest of the model: an artifact with exactly these files, or the digest that adopting them would give."""
+    exact: tuple[str, ...]
+    """Artifacts with exactly these files."""
+    same_weights: tuple[str, ...]
+    """Artifacts whose weight files are all among these files, `exact` included."""
+
+
+def hidden(name: str) -> bool:
+    """Whether a file is hidden: neither adopted into the store nor taken into a release."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def regular_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path) of every file below a folder; refuses symbolic links and special files."""
+    for parent, folders, names in os.walk(folder):
+        for entry in sorted([*folders, *names]):
+            path = Path(parent, entry)
+            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                hint = "copy the folder with its real files: cp -rL FOLDER COPY"
+                raise ModelError(str(path), "is a symbolic link", hint=hint)
+            if stat.S_ISREG(mode):
+                yield name, path
+            elif not stat.S_ISDIR(mode):
+                raise ModelError(str(path), expected="a regular file", got="a device, pipe or socket")
+
+
+def hash_files(folder: Path) -> dict[str, tuple[str, int]]:
+    """Hash every file of a model folder that is not hidden."""
+    return {name: (file_sha256(path), path.stat().st_size) for name, path in regular_files(folder) if not hidden(name)}
+
+
+def model_digest(files: Files) -> str:
+    """The digest that a model folder has as an artifact of the store, whatever its path is."""
+    return hashlib.sha256(Manifest("model", files, {}).encode()).hexdigest()
+
+
+def weights_of(files: Mapping[str, str]) -> frozenset[str]:
+    """The sha256 of the weight files."""
+    return frozenset(sha for name, sha in files.items() if name.endswith(WEIGHTS_SUFFIX))
+
+
+def match_model(ledger: Ledger, store: Store, files: Files) -> ModelMatch:
+    """Find the models of the store with these files, and those with the same weights."""
+    update_index(ledger, store)
+    hashes = {name: sha for name, (sha, _) in files.items()}
+    weights = weights_of(hashes)
+    similar = _models_holding(ledger, weights or frozenset(hashes.values()))
+    exact = sorted(digest for digest, own in similar.items() if own == hashes)
+    same = sorted(digest for digest, own in similar.items() if weights_of(own) and weights_of(own) <= weights)
+    return ModelMatch(exact[0] if exact else model_digest(files), tuple(exact), tuple(dict.fromkeys([*exact, *same])))
+
+
+def same_weights(ledger: Ledger, store: Store, model: str) -> tuple[str, ...]:
+    """The models of the store that consist of the same weight files as `model`, itself included."""
+    update_index(ledger, store)
+    query = sa.select(model_files.c.name, model_files.c.sha256).where(model_files.c.artifact == model)
+    with ledger.transaction() as database:
+        weights = weights_of({row.name: row.sha256 for row in database.execute(query)})
+    if not weights:
+        return (model,)
+    found = {digest for digest, own in _models_holding(ledger, weights).items() if weights_of(own) == weights}
+    return tuple(sorted(found | {model}))
+
+
+def update_index(ledger: Ledger, store: Store) -> None:
+    """Enter the files of models that came into the store since the last time."""
+    with ledger.transaction() as database:
+        known = set(database.execute(sa.select(model_files.c.artifact).distinct()).scalars())
+    rows: list[dict[str, str]] = []
+    for digest in store.digests():
+        if digest in known:
+            continue
+        try:
+            manifest = store.manifest(digest)
+        except StoreError:  # a damaged manifest identifies nothing; `vita verify` reports it
+            continue
+        rows += _index_rows(digest, manifest)
+    if rows:
+        with ledger.transaction() as database:
+            dialect = postgresql if database.dialect.name == "postgresql" else sqlite
+            database.execute(dialect.insert(model_files).on_conflict_do_nothing(), rows)
+
+
+def _index_rows(digest: str, manifest: Manifest) -> list[dict[str, str]]:
+    if manifest.kind not in MODEL_KINDS:
+        return [{"artifact": digest, "name": "", "sha256": ""}]
+    files = {name: sha for name, (sha, _) in manifest.files.items() if not hidden(name)}
+    return [{"artifact": digest, "name": name, "sha256": sha} for name, sha in files.items()]
+
+
+def _models_holding(ledger: Ledger, hashes: frozenset[str]) -> dict[str, dict[str, str]]:
+    """Model -> its files, for every model that holds one of these contents."""
+    holders = sa.select(model_files.c.artifact).where(model_files.c.sha256.in_(sorted(hashes)))
+    query = sa.select(model_files).where(model_files.c.artifact.in_(holders))
+    found: dict[str, dict[str, str]] = {}
+    with ledger.transaction() as database:
+        for row in database.execute(query):
+            found.setdefault(row.artifact, {})[row.name] = row.sha256
+    return found
