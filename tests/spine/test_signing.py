@@ -1,10 +1,14 @@
-"""A signature covers every byte of a folder, and nothing else fits it."""
+"""A signature covers every byte of a folder, and it is the one that the OpenSSF Model Signing specification defines."""
 
 from __future__ import annotations
 
 import base64
 import json
 import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,60 +26,233 @@ def signed(tmp_path):
     return folder, key, signing.sign(folder, name="model x", key=key)
 
 
+def payload_of(bundle: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+
+
+def signed_anew(statement: dict[str, Any], key: Any) -> dict[str, Any]:
+    """A bundle around any statement, with a signature that fits."""
+    payload = json.dumps(statement).encode()
+    kind = signing.PAYLOAD.encode()
+    signature = signing.sign_bytes(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload), key)
+    envelope = {"payload": base64.b64encode(payload).decode(), "payloadType": signing.PAYLOAD,
+                "signatures": [{"sig": base64.b64encode(signature).decode()}]}  # fmt: skip
+    return {"mediaType": signing.BUNDLE, "verificationMaterial": {"publicKey": {}}, "dsseEnvelope": envelope}
+
+
 def test_what_was_signed_is_verified(signed):
-    folder, key, envelope = signed
-    assert signing.verify(folder, envelope, public=key.public_key()) == ["a.txt", "deep/b.txt"]
+    folder, key, bundle = signed
+    assert signing.verify(folder, bundle, public=key.public_key()) == ["a.txt", "deep/b.txt"]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (lambda folder: (folder / "a.txt").write_text("One"), "the signed file a.txt was changed"),
-        (lambda folder: (folder / "a.txt").unlink(), "the signed file a.txt is missing"),
-        (lambda folder: (folder / "c.txt").write_text("new"), "holds c.txt, which nobody signed"),
-    ],
-)
-def test_a_changed_lost_or_added_file_is_named(signed, spoil, said):
-    folder, key, envelope = signed
+SPOILS = [
+    (lambda folder: (folder / "a.txt").write_text("One"), "the signed file a.txt was changed"),
+    (lambda folder: (folder / "a.txt").unlink(), "the signed file a.txt is missing"),
+    (lambda folder: (folder / "c.txt").write_text("new"), "holds c.txt, which nobody signed"),
+    (lambda folder: (folder / ".c").write_text("new"), "holds .c, which nobody signed"),
+    (lambda folder: (folder / "l.txt").symlink_to("a.txt"), "is a symbolic link"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), SPOILS)
+def test_a_changed_missing_or_added_file_is_named(signed, spoil, message):
+    folder, key, bundle = signed
     spoil(folder)
-    with pytest.raises(StoreError, match=said):
-        signing.verify(folder, envelope, public=key.public_key())
+    with pytest.raises(StoreError, match=message):
+        signing.verify(folder, bundle, public=key.public_key())
 
 
 def test_another_key_or_another_statement_does_not_fit(signed, tmp_path):
-    folder, key, envelope = signed
+    folder, key, bundle = signed
     other = signing.load_or_make_key(tmp_path / "other.pem")
+    with pytest.raises(StoreError, match="expected a signature by the key"):
+        signing.verify(folder, bundle, public=other.public_key())
+    unnamed = {**bundle, "verificationMaterial": {"publicKey": {"hint": None}}}
     with pytest.raises(StoreError, match="not by this key"):
-        signing.verify(folder, envelope, public=other.public_key())
-    statement = json.loads(base64.b64decode(envelope["payload"]))
+        signing.verify(folder, unnamed, public=other.public_key())
+    statement = payload_of(bundle)
     statement["predicate"]["resources"].pop()
-    forged = {**envelope, "payload": base64.b64encode(json.dumps(statement).encode()).decode()}
+    forged = json.loads(json.dumps(bundle))
+    forged["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
     with pytest.raises(StoreError, match="what was signed was changed"):
         signing.verify(folder, forged, public=key.public_key())
+    with pytest.raises(StoreError, match="the subject is not the digest of the files"):
+        signing.verify(folder, signed_anew(statement, key), public=key.public_key())
 
 
 def test_a_statement_cannot_reach_outside_its_folder(signed):
-    folder, key, _ = signed
-    payload = json.dumps({"predicate": {"resources": [{"name": "../key.pem", "digest": "0"}]}}).encode()
-    made = key.sign(b"DSSEv1 %d %s %d %s" % (len(signing.PAYLOAD), signing.PAYLOAD.encode(), len(payload), payload))
-    envelope = {"payload": base64.b64encode(payload).decode(), "signatures": [{"sig": base64.b64encode(made).decode()}]}
+    folder, key, bundle = signed
+    statement = payload_of(bundle)
+    digest = "0" * 64
+    statement["predicate"]["resources"] = [{"name": "../key.pem", "algorithm": "sha256", "digest": digest}]
+    statement["subject"][0]["digest"]["sha256"] = signing._root_digest([digest])
     with pytest.raises(StoreError, match="a path inside"):
-        signing.verify(folder, envelope, public=key.public_key())
+        signing.verify(folder, signed_anew(statement, key), public=key.public_key())
 
 
-def test_the_envelope_is_dsse_over_an_in_toto_statement(signed):
-    _, key, envelope = signed
-    statement = json.loads(base64.b64decode(envelope["payload"]))
+def test_the_bundle_has_the_form_that_the_specification_requires(signed):
+    """Sections 4, 5.1, 5.2 and 6.2 of the specification v1.0 (ossf/model-signing-spec)."""
+    _, key, bundle = signed
+    assert set(bundle) == {"mediaType", "verificationMaterial", "dsseEnvelope"}
+    assert bundle["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert bundle["verificationMaterial"]["publicKey"] == {"hint": signing.key_id(key.public_key())}
+    assert bundle["dsseEnvelope"]["payloadType"] == "application/vnd.in-toto+json"
+    statement = payload_of(bundle)
     assert (statement["_type"], statement["predicateType"]) == (signing.STATEMENT, signing.PREDICATE)
-    assert envelope["payloadType"] == "application/vnd.in-toto+json"
-    assert envelope["signatures"][0]["keyid"] == signing.key_id(key.public_key())
+    names = [resource["name"] for resource in statement["predicate"]["resources"]]
+    assert names == sorted(names) == ["a.txt", "deep/b.txt"]
+    serialization = statement["predicate"]["serialization"]
+    assert (serialization["method"], serialization["hash_type"], serialization["allow_symlinks"]) == (
+        "files", "sha256", False,
+    )  # fmt: skip
+    assert set(serialization["ignore_paths"]) >= {".git", ".gitattributes", ".github", ".gitignore"}
 
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path):
     path = tmp_path / "deep" / "key.pem"
     first, second = signing.load_or_make_key(path), signing.load_or_make_key(path)
     assert signing.key_id(first.public_key()) == signing.key_id(second.public_key())
+    assert first.curve.name == "secp256r1"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("no key")
     with pytest.raises(StoreError, match="expected an unencrypted private key in PEM form"):
         signing.load_or_make_key(path)
+
+
+# -- beside the reference implementation (PyPI: model-signing)
+
+
+def model_signing(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "model_signing", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, Path, Any]:
+    """A private key's file, its public key's file, and the key."""
+    pytest.importorskip("model_signing")
+    key = signing.load_or_make_key(tmp_path / "private.pem")
+    (tmp_path / "public.pem").write_text(signing.public_to_text(key.public_key()))
+    return tmp_path / "private.pem", tmp_path / "public.pem", key
+
+
+def test_the_reference_verifier_accepts_what_vita_signs_and_rejects_what_was_changed(signed, keys):
+    folder, *_ = signed
+    _, public, key = keys
+    bundle = folder / "model.sig"
+    bundle.write_text(json.dumps(signing.sign(folder, name="archive", key=key, leave_out=("model.sig",))))
+    verify = ("verify", "key", folder, "--signature", bundle, "--public_key", public)
+    accepted = model_signing(*verify)
+    assert accepted.returncode == 0, accepted.stderr
+    (folder / "a.txt").write_text("One")
+    rejected = model_signing(*verify)
+    assert rejected.returncode != 0 and "mismatch" in (rejected.stdout + rejected.stderr)
+
+
+def test_vita_verifies_what_the_reference_signs(signed, keys):
+    folder, *_ = signed
+    private, _, key = keys
+    done = model_signing("sign", "key", folder, "--signature", folder / "model.sig", "--private_key", private)
+    assert done.returncode == 0, done.stderr
+    bundle = json.loads((folder / "model.sig").read_text())
+    verified = signing.verify(folder, bundle, public=key.public_key(), leave_out=("model.sig",))
+    assert verified == ["a.txt", "deep/b.txt"]
+    (folder / "deep" / "b.txt").write_text("2")
+    with pytest.raises(StoreError, match="was changed"):
+        signing.verify(folder, bundle, public=key.public_key(), leave_out=("model.sig",))
+
+
+def test_vita_verifies_shards_as_the_reference_signs_them(signed, keys):
+    from model_signing import hashing
+    from model_signing import signing as reference
+
+    folder, *_ = signed
+    private, _, key = keys
+    target = folder.parent / "shards.sig"
+    sharded = hashing.Config().use_shard_serialization(shard_size=2)
+    config = reference.Config().use_elliptic_key_signer(private_key=private).set_hashing_config(sharded)
+    config.sign(folder, target)
+    bundle = json.loads(target.read_text())
+    assert signing.verify(folder, bundle, public=key.public_key()) == ["a.txt", "deep/b.txt"]
+    (folder / "a.txt").write_text("one and more")
+    with pytest.raises(StoreError, match="was changed"):
+        signing.verify(folder, bundle, public=key.public_key())
+
+
+# -- the specification's own test vectors (ossf/model-signing-spec, test-vectors/v1.0)
+
+VECTOR_FILES = {
+    "signme-1": "bc9a717db6064a32cbe9eae6fc40651dd6d36ef1757183f590eff2b1765d7ebc",
+    "signme-2": "32dcb1f8e1ae52d5963e56a6ba06ab58b424c15ed2a6b70d2feca1d089370028",
+}
+"""The files of `valid/key.bundle.json` with their sha256."""
+VECTOR_ROOT = "92745110b1ab4368471cbe31664e10174e954b113a3df333db860317b2c6dec4"
+
+
+VECTOR_SIGNATURE = (
+    "MGQCMDNHlJBKxhHVeSWQ+RWXT2LKSOcd3fF6jQLxRs8zdXnJI9Ff8zKrDeMLvprDzqzKZQIwQmpMu2WZsNmlfMD+5S0UqwBnJ3/xLPjO+bYmBn/c"
+    "5fg80jHloGe9fmjR5d57Y1XM"
+)
+VECTOR_KEY = """-----BEGIN PUBLIC KEY-----
+MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEsu6rZGBTjxtvRWPMixT+3HyndV0J0Ybt
+aHZUcO4DEK+OJHO/4e32bb/fbJKSpRgcBsIpKLcVijUomyFOERbd7u+BTPSUjGZD
+Qq6J7lTvp/EAXQGOKxW9RP0MGX3qAkvi
+-----END PUBLIC KEY-----
+"""
+"""The P-384 key of the vector, from the tests of sigstore/model-transparency (scripts/tests/keys/certificate)."""
+
+
+def vector(**changed: Any) -> dict[str, Any]:
+    """The statement of the vector `valid/key.bundle.json`, written out by hand."""
+    resources = [{"digest": sha, "algorithm": "sha256", "name": name} for name, sha in VECTOR_FILES.items()]
+    ignored = [".gitattributes", ".github", "ignore-me", ".gitignore", ".git"]
+    serialization = {"method": "files", "ignore_paths": ignored, "hash_type": "sha256", "allow_symlinks": False}
+    statement = {"_type": signing.STATEMENT, "subject": [{"name": "model", "digest": {"sha256": VECTOR_ROOT}}],
+                 "predicateType": signing.PREDICATE,
+                 "predicate": {"resources": resources, "serialization": serialization}}  # fmt: skip
+    return {**statement, **changed}
+
+
+@pytest.fixture
+def vector_model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, ending in zip(VECTOR_FILES, ("\n", ""), strict=True):
+        (folder / name).write_text(name + ending)
+    (folder / "ignore-me").write_text("ignored")
+    return folder
+
+
+def test_the_signature_of_the_specifications_key_vector_is_verified(vector_model):
+    """`valid/key.bundle.json`: the payload is the statement in JSON with an indent of two."""
+    payload = json.dumps(vector(), indent=2)
+    envelope = {"payload": base64.b64encode(payload.encode()).decode(), "payloadType": signing.PAYLOAD,
+                "signatures": [{"sig": VECTOR_SIGNATURE, "keyid": ""}]}  # fmt: skip
+    hint = "e8450dec4eb99dae995da9af1bc2cc9f76ed669ee2e744f57abba763df3e3f8e"
+    material = {"publicKey": {"hint": hint}, "tlogEntries": []}
+    bundle = {"mediaType": signing.BUNDLE, "verificationMaterial": material, "dsseEnvelope": envelope}
+    public = signing.public_from_text(VECTOR_KEY, where="vector")
+    assert signing.key_id(public) == hint
+    assert signing.verify(vector_model, bundle, public=public) == list(VECTOR_FILES)
+    (vector_model / "signme-1").write_text("changed")
+    with pytest.raises(StoreError, match="signme-1 was changed"):
+        signing.verify(vector_model, bundle, public=public)
+
+
+def test_the_root_digest_of_the_specification_is_computed_alike():
+    assert signing._root_digest(VECTOR_FILES.values()) == VECTOR_ROOT
+
+
+def test_the_valid_vector_passes_and_those_with_a_wrong_layer_are_rejected(vector_model, keys):
+    _, _, key = keys
+    valid = signed_anew(vector(), key)
+    assert signing.verify(vector_model, valid, public=key.public_key()) == list(VECTOR_FILES)
+    wrong = {"predicateType": "https://example.com/wrong-predicate/v1.0"}  # invalid-payload/wrong-predicate
+    with pytest.raises(StoreError, match="another predicateType"):
+        signing.verify(vector_model, signed_anew(vector(**wrong), key), public=key.public_key())
+    envelope = {name: value for name, value in valid.items() if name != "dsseEnvelope"}  # invalid/missing-envelope
+    material = {name: value for name, value in valid.items() if name != "verificationMaterial"}
+    certificate = {**valid, "verificationMaterial": {"certificate": {"rawBytes": ""}}}
+    for bundle in ({}, envelope, material, certificate):
+        with pytest.raises(StoreError):
+            signing.verify(vector_model, bundle, public=key.public_key())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,30 @@ from tests.stages.preferring import written
 from tests.stages.test_farewell import context, model, release
 from vita.data.feedback import read_feedback
 from vita.spine.config import build
-from vita.spine.errors import PlanError, VitaError
+from vita.spine.errors import GateError, PlanError, VitaError
+from vita.spine.ledger import Ledger
+from vita.spine.stage import Context
+from vita.spine.store import Store
 from vita.stages import rollout, trial
 
 WORLD = {"things": 20}
 
 
 def trial_of(folder: Path, given: trial.Inputs, **settings: Any) -> Any:
-    values = {"world": WORLD, "visits": 6, "replicas": 1, "max_tokens": 4, **settings}
-    return trial.run(build(trial.Config, values, where="trial"), given, context(folder))
+    values = {"world": WORLD, "visits": 6, "replicas": 1, "max_tokens": 4, "ungated": "a test", **settings}
+    return trial.run(build(trial.Config, values, where="trial"), given, serving_context(folder))
+
+
+def serving_context(folder: Path) -> Context:
+    """A stage's context with the ledger and store of its life, which know of no gate."""
+    ledger, store = Ledger(folder.parent / "ledger.db"), Store(folder.parent / "store")
+    return replace(context(folder), ledger=ledger, store=store)
+
+
+def test_a_release_that_no_gate_approves_is_served_in_a_life_only_for_a_reason(tmp_path):
+    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
+    with pytest.raises(GateError, match="which no gate has approved"):
+        trial_of(tmp_path / "scratch", given, ungated=None)
 
 
 @pytest.mark.slow
@@ -30,16 +46,16 @@ def test_what_visitors_say_is_frozen_and_the_same_each_time(tmp_path):
     assert first.facts == second.facts and first.facts["visits"] == 6
     said = list(read_feedback(first.folder))
     assert said == list(read_feedback(second.folder))
-    assert all(one.consent and one.model == "2" * 64 and one.request.startswith("visit/") for one in said)
+    assert all(one.consent and len(one.model) == 64 and one.request.startswith("visit/") for one in said)
 
 
 @pytest.mark.slow
 def test_a_second_version_comes_in_without_a_failed_request(tmp_path):
     old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
     new = release(tmp_path / "new", model(tmp_path / "other"), name="cat", version="2")
-    values = {"world": WORLD, "visits": 24, "replicas": 2, "max_tokens": 4, "share": 0.5}
+    values = {"world": WORLD, "visits": 24, "replicas": 2, "max_tokens": 4, "share": 0.5, "ungated": "a test"}
     config = build(rollout.Config, values, where="rollout")
-    draft = rollout.run(config, rollout.Inputs(new, serving=old), context(tmp_path / "scratch"))
+    draft = rollout.run(config, rollout.Inputs(new, serving=old), serving_context(tmp_path / "scratch"))
     assert draft.facts["rollout/lost"] == 0 and draft.facts["promoted"]
     told = json.loads((draft.folder / "report.json").read_text())
     assert told["figures"]["service"]["rollout"]["minded/after"]["n"] > 0

@@ -1,108 +1,73 @@
-"""Signatures over a folder: an in-toto statement of its files' sha256 in a DSSE envelope, signed with Ed25519.
+"""Signatures over a folder in the format of the OpenSSF Model Signing specification v1.0 (OMS).
 
-    envelope = sign(folder, name="cat 1", key=load_or_make_key(path))
-    verify(folder, envelope, public=public_key(envelope))       # the files that the statement names, byte for byte
+    bundle = sign(folder, name="cat-1", key=load_or_make_key(path))
+    verify(folder, bundle, public=public_key)                # the files that the bundle names, byte for byte
 
-The statement has the form of the OpenSSF Model Signing specification v1 (`PREDICATE`), one subject a model, whose
-files are listed in the predicate; the envelope is DSSE v1 (secure-systems-lab/dsse).
+A bundle is a Sigstore bundle (v0.3) with a DSSE envelope around an in-toto statement, whose predicate lists the digest
+of every file. Keys are ECDSA keys on P-256 with SHA-256; P-384 and P-521 are accepted for verification. `model_signing
+verify key` accepts these bundles, and `verify` accepts those of `model_signing sign key`.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vita.spine.disk import confined, file_sha256
+from vita.spine.disk import confined
 from vita.spine.errors import StoreError
 from vita.spine.store import canonical_json
 
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://model_signing/signature/v1.0"
 PAYLOAD = "application/vnd.in-toto+json"
+GIT_PATHS = (".git", ".gitattributes", ".github", ".gitignore")
+"""Top-level paths that the specification excludes from every signature (section 6.2)."""
+_HASHES = {"sha256": "sha256", "blake2b": "blake2b"}
+_CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+"""Curve -> the hash that is signed (the specification's algorithm registry)."""
+
+
+# -- keys
 
 
 def load_or_make_key(path: Path) -> Any:
-    """The private key in a PEM file; where there is none, a new one that only its owner may read."""
+    """Load the private key from a PEM file; makes a new P-256 key with mode 600 where there is no file."""
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     if path.exists():
-        try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (ValueError, TypeError):
-            raise StoreError(str(path), expected="an unencrypted private key in PEM form") from None
-        if not isinstance(key, Ed25519PrivateKey):
-            raise StoreError(str(path), expected="an Ed25519 key", got=type(key).__name__)
-        return key
-    key = Ed25519PrivateKey.generate()
+        return load_key(path)
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pem)
     return key
 
 
-def sign(folder: Path, *, name: str, key: Any, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-    """An envelope over every file of the folder but those left out."""
-    left_out = set(leave_out)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = [
-        {"name": one, "algorithm": "sha256", "digest": file_sha256(folder / one)}
-        for one in names
-        if one not in left_out
-    ]
-    whole = hashlib.sha256(b"".join(bytes.fromhex(one["digest"]) for one in files)).hexdigest()
-    statement = {
-        "_type": STATEMENT,
-        "subject": [{"name": name, "digest": {"sha256": whole}}],
-        "predicateType": PREDICATE,
-        "predicate": {
-            "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False},
-            "resources": files,
-        },
-    }
-    payload = canonical_json(statement)
-    return {
-        "payloadType": PAYLOAD,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [{"keyid": key_id(key.public_key()), "sig": _b64(key.sign(_envelope_bytes(payload)))}],
-    }
-
-
-def verify(folder: Path, envelope: dict[str, Any], *, public: Any, leave_out: Iterable[str] = ()) -> list[str]:
-    """The files that the signature covers; refuses where it does not fit, or a file was changed, lost or added."""
-    from cryptography.exceptions import InvalidSignature
+def load_key(path: Path) -> Any:
+    """Load a P-256 private key from a PEM file."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
 
     try:
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
-        public.verify(signature, _envelope_bytes(payload))
-        resources = json.loads(payload)["predicate"]["resources"]
-    except InvalidSignature:
-        raise StoreError(str(folder), "its signature is not by this key, or what was signed was changed") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise StoreError(str(folder), f"its signature cannot be read: {error}") from None
-    for one in resources:
-        path = confined(folder, one["name"])
-        if not path.is_file():
-            raise StoreError(str(folder), f"the signed file {one['name']} is missing")
-        if file_sha256(path) != one["digest"]:
-            raise StoreError(str(folder), f"the signed file {one['name']} was changed")
-    signed = [one["name"] for one in resources]
-    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    if added := sorted(found - {*signed, *leave_out}):
-        raise StoreError(str(folder), f"holds {added[0]}, which nobody signed")
-    return signed
-
-
-def key_id(public: Any) -> str:
-    """The sha256 of the raw public key."""
-    return hashlib.sha256(_raw(public)).hexdigest()
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise StoreError(str(path), expected="an unencrypted private key in PEM form") from None
+    except OSError as error:
+        raise StoreError(str(path), f"cannot be read: {error.strerror}") from None
+    if _curve(key) != "secp256r1":
+        hint = "rename the file, and a new key is made; archives of the old key stay verifiable"
+        raise StoreError(str(path), expected="an ECDSA key on the curve P-256", got=_key_type(key), hint=hint)
+    return key
 
 
 def public_to_text(public: Any) -> str:
@@ -114,7 +79,7 @@ def public_to_text(public: Any) -> str:
 
 
 def public_from_text(text: str, *, where: str) -> Any:
-    """An Ed25519 public key from its PEM form."""
+    """An ECDSA public key from its PEM form; Ed25519 keys are accepted for archives of earlier versions."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -124,22 +89,238 @@ def public_from_text(text: str, *, where: str) -> Any:
     except (ValueError, UnsupportedAlgorithm):
         hint = "openssl pkey -pubin -inform DER -in KEY -out key.pem makes one of the binary form"
         raise StoreError(where, expected="a public key in PEM form", hint=hint) from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise StoreError(where, expected="an Ed25519 public key", got=type(key).__name__)
+    if _curve(key) is None and not isinstance(key, Ed25519PublicKey):
+        raise StoreError(where, expected="an ECDSA public key (P-256, P-384 or P-521)", got=_key_type(key))
     return key
 
 
-def _raw(public: Any) -> bytes:
-    from cryptography.hazmat.primitives import serialization
+def key_id(public: Any) -> str:
+    """The sha256 of a public key's PEM form, in hex: the hint by which a bundle names its key."""
+    return hashlib.sha256(public_to_text(public).encode()).hexdigest()
 
-    return public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+def sign_bytes(data: bytes, key: Any) -> bytes:
+    """Sign bytes with a P-256 key."""
+    return key.sign(data, _ecdsa(key))
 
 
-def _envelope_bytes(payload: bytes) -> bytes:
+def verifies(data: bytes, signature: bytes, public: Any) -> bool:
+    """Whether a signature over bytes is by this key."""
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        if _curve(public) is None:
+            public.verify(signature, data)  # Ed25519
+        else:
+            public.verify(signature, data, _ecdsa(public))
+    except InvalidSignature:
+        return False
+    return True
+
+
+# -- bundles
+
+
+def sign(folder: Path, *, name: str, key: Any, leave_out: Iterable[str] = ()) -> dict[str, Any]:
+    """Make a bundle over every file of the folder but those left out."""
+    ignored = sorted({*GIT_PATHS, *leave_out})
+    names = sorted(file for file in _files(folder) if not _is_ignored(file, ignored))
+    if not names:
+        raise StoreError(str(folder), "holds no file to sign")
+    digests = {file: _file_digest(folder / file, "sha256") for file in names}
+    statement = {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": _root_digest(digests.values())}}],
+        "predicateType": PREDICATE,
+        "predicate": {
+            "serialization": {
+                "method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": ignored,
+            },
+            "resources": [
+                {"name": file, "algorithm": "sha256", "digest": digest} for file, digest in digests.items()
+            ],
+        },
+    }  # fmt: skip
+    payload = canonical_json(statement)
+    signature = sign_bytes(_envelope_bytes(PAYLOAD, payload), key)
+    return {
+        "mediaType": BUNDLE,
+        "verificationMaterial": {"publicKey": {"hint": key_id(key.public_key())}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": _base64(payload),
+            "payloadType": PAYLOAD,
+            "signatures": [{"sig": _base64(signature), "keyid": ""}],
+        },
+    }
+
+
+def verify(folder: Path, bundle: Mapping[str, Any], *, public: Any, leave_out: Iterable[str] = ()) -> list[str]:
+    """Return the files that the signature covers; refuses a wrong key and a changed, missing or added file.
+
+    `leave_out` names files that no signature can cover, such as the bundle itself. Paths that the signer excluded
+    (`ignore_paths`) are not verified and not returned.
+    """
+    where = str(folder)
+    predicate = _signed_predicate(bundle, public, where=where)
+    method, ignored, expected = _resources(predicate, where=where)
+    ignored = {*ignored, *GIT_PATHS, *leave_out}
+    present = {file for file in _files(folder) if not _is_ignored(file, ignored)}
+    signed = list(dict.fromkeys(name.rsplit(":", 2)[0] if method == "shards" else name for name in expected))
+    for file in signed:
+        path = confined(folder, file)
+        if file not in present or not path.is_file():
+            raise StoreError(where, f"the signed file {file} is missing")
+    for name, (algorithm, digest) in expected.items():
+        file, start, end = _byte_range(name, where=where) if method == "shards" else (name, 0, None)
+        if _file_digest(folder / file, algorithm, start=start, end=end) != digest:
+            raise StoreError(where, f"the signed file {file} was changed")
+    if method == "shards":
+        _refuse_gaps(folder, list(expected), where=where)
+        present = {file for file in present if (folder / file).stat().st_size}  # an empty file has no shard
+    if added := sorted(present - set(signed)):
+        raise StoreError(where, f"holds {added[0]}, which nobody signed")
+    return signed
+
+
+def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> dict[str, Any]:
+    """The predicate of a bundle, once its signature is verified."""
+    try:
+        envelope, key_hint = _envelope(bundle, where=where)
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+        kind = str(envelope["payloadType"])
+    except (KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
+        raise StoreError(where, f"its signature cannot be read: {type(error).__name__} {error}") from None
+    if key_hint and key_hint != key_id(public):
+        raise StoreError(where, expected=f"a signature by the key {key_id(public)[:12]}", got=f"one by {key_hint[:12]}")
+    if not verifies(_envelope_bytes(kind, payload), signature, public):
+        raise StoreError(where, "its signature is not by this key, or what was signed was changed")
+    try:
+        statement = json.loads(payload)
+        for field, value in (("_type", STATEMENT), ("predicateType", PREDICATE)):
+            if statement[field] != value:
+                raise StoreError(where, f"its signature has another {field}", expected=value, got=statement[field])
+        (subject,) = statement["subject"]
+        predicate = statement["predicate"]
+        digests = [resource["digest"] for resource in predicate["resources"]]
+        if kind != PAYLOAD or subject["digest"]["sha256"] != _root_digest(digests):
+            raise StoreError(where, "its signature is inconsistent: the subject is not the digest of the files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(where, f"its signature cannot be read: {type(error).__name__} {error}") from None
+    return predicate
+
+
+def _envelope(bundle: Mapping[str, Any], *, where: str) -> tuple[Mapping[str, Any], str | None]:
+    """The DSSE envelope of a bundle and its key hint; archives of earlier versions hold a bare envelope."""
+    if "mediaType" not in bundle and "payload" in bundle:
+        return bundle, None
+    media = str(bundle.get("mediaType"))
+    if media != BUNDLE:
+        raise StoreError(where, expected=f"a Sigstore bundle ({BUNDLE})", got=media)
+    public = bundle["verificationMaterial"].get("publicKey")
+    if public is None:
+        hint = "model_signing verifies certificates and keyless signatures"
+        raise StoreError(where, expected="a signature by a key", got="one by a certificate", hint=hint)
+    return bundle["dsseEnvelope"], public.get("hint")
+
+
+def _resources(predicate: Mapping[str, Any], *, where: str) -> tuple[str, list[str], dict[str, tuple[str, str]]]:
+    """How the files were hashed, the excluded paths, and the expected digests: name -> (algorithm, digest)."""
+    try:
+        serialization = predicate["serialization"]
+        method, algorithm = serialization["method"], str(serialization["hash_type"]).partition("-sharded-")[0]
+        ignored = [str(path).removeprefix("./") for path in serialization.get("ignore_paths") or ()]
+        entries = predicate["resources"]
+        expected = {str(entry["name"]): (str(entry["algorithm"]), str(entry["digest"])) for entry in entries}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(where, f"its signature cannot be read: {type(error).__name__} {error}") from None
+    if method not in ("files", "shards"):
+        raise StoreError(where, expected="a signature over files or shards", got=str(method))
+    expected = {name: (used.partition("-sharded-")[0], digest) for name, (used, digest) in expected.items()}
+    if unknown := sorted({algorithm, *(used for used, _ in expected.values())} - _HASHES.keys()):
+        raise StoreError(where, expected=f"one of the hashes {', '.join(_HASHES)}", got=unknown[0])
+    if not expected or len(expected) != len(entries):
+        raise StoreError(where, "its signature lists no file, or one file twice")
+    return method, ignored, expected
+
+
+def _byte_range(name: str, *, where: str) -> tuple[str, int, int]:
+    """`path:start:end` of a shard."""
+    try:
+        file, start, end = name.rsplit(":", 2)
+        return file, int(start), int(end)
+    except ValueError:
+        raise StoreError(where, expected="a shard as path:start:end", got=name) from None
+
+
+def _refuse_gaps(folder: Path, shards: Iterable[str], *, where: str) -> None:
+    """Raises unless the shards of each file follow one another and cover the whole of it."""
+    ends: dict[str, int] = {}
+    for file, start, end in sorted(_byte_range(name, where=where) for name in shards):
+        if start != ends.get(file, 0) or end <= start:
+            raise StoreError(where, f"the shards of {file} do not cover it")
+        ends[file] = end
+    for file, end in ends.items():
+        if end != (folder / file).stat().st_size:
+            raise StoreError(where, f"the signed file {file} was changed")
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The relative path of every file; refuses symbolic links."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            if name.split("/")[0] in GIT_PATHS:
+                continue
+            raise StoreError(str(path), "is a symbolic link, which no signature covers")
+        if path.is_file():
+            yield name
+
+
+def _is_ignored(name: str, ignored: Iterable[str]) -> bool:
+    """Whether a path is excluded, or lies below an excluded folder."""
+    return any(name == path or name.startswith(f"{path.rstrip('/')}/") for path in ignored if path)
+
+
+def _file_digest(path: Path, algorithm: str, *, start: int = 0, end: int | None = None) -> str:
+    """The digest of a file, or of its bytes from `start` to `end`."""
+    digest = hashlib.new(_HASHES[algorithm])
+    with path.open("rb") as file:
+        file.seek(start)
+        left = None if end is None else end - start
+        while chunk := file.read(2**20 if left is None else min(2**20, left)):
+            digest.update(chunk)
+            left = None if left is None else left - len(chunk)
+    return digest.hexdigest()
+
+
+def _root_digest(digests: Iterable[str]) -> str:
+    return hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in digests)).hexdigest()
+
+
+def _envelope_bytes(kind: str, payload: bytes) -> bytes:
     """What DSSE signs: the lengths and the bytes of type and payload (its "pre-authentication encoding")."""
-    kind = PAYLOAD.encode()
-    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+    name = kind.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)
 
 
-def _b64(data: bytes) -> str:
+def _curve(key: Any) -> str | None:
+    """The name of an elliptic curve that is accepted; None for any other key."""
+    name = getattr(getattr(key, "curve", None), "name", None)
+    return name if name in _CURVES else None
+
+
+def _ecdsa(key: Any) -> Any:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.ECDSA(getattr(hashes, _CURVES[_curve(key) or "secp256r1"])())
+
+
+def _key_type(key: Any) -> str:
+    curve = getattr(getattr(key, "curve", None), "name", "")
+    return f"{type(key).__name__} {curve}".strip()
+
+
+def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()

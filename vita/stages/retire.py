@@ -31,7 +31,7 @@ from vita.spine.stage import only_when_chosen
 from vita.spine.store import Store
 from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report, Tokens
 
-VERSION = 2
+VERSION = 3
 LINEAGE = True
 """The archive tells what made the weights."""
 
@@ -82,8 +82,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
         _tell(inputs, context.ledger, context.store, lineage=context.lineage, folder=folder)
     key = signing.load_or_make_key(machine.signing_key())
     (folder / PUBLIC).write_text(signing.public_to_text(key.public_key()), encoding="ascii")
-    envelope = signing.sign(folder, name=f"model {inputs.model.digest}", key=key)
-    _dump(folder / SIGNATURE, envelope)
+    bundle = signing.sign(folder, name=f"model {inputs.model.digest}", key=key, leave_out=(SIGNATURE,))
+    _dump(folder / SIGNATURE, bundle)
     drill = context.scratch / "drill"
     shutil.rmtree(drill, ignore_errors=True)
     drilled = restore(folder, drill)

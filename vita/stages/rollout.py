@@ -68,6 +68,8 @@ class Watched:
     minded: dict[str, Interval]
     """Version -> the share of its answers that users minded."""
     change: Interval
+    models: dict[str, str]
+    """Version -> the digest of its model, computed from its files."""
 
     @property
     def failed(self) -> list[str]:
@@ -94,8 +96,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         "minded/change": watched.change,
     }
     told = {
-        "model": new.model,
-        "before": old.model,
+        "model": watched.models[new.id],
+        "before": watched.models[old.id],
         "promoted": watched.promoted,
         "figures": {"service": {"rollout": {name: one.as_json() for name, one in figures.items()}}},
     }
@@ -121,6 +123,7 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
     async with service.served() as running:
         terms = Terms(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)
+        models = {version.id: version.model for version in running.fleet.routes.versions.values()}
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
 
         async def told(done: int) -> None:
@@ -138,7 +141,7 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
         shifting = await walking(coming[config.visits :])
         await turning
     ledger.close()
-    return Watched(canary, shifting, promoted, minded, change)
+    return Watched(canary, shifting, promoted, minded, change, models)
 
 
 def _kill_one(running: Running, old: Pinned) -> None:
