@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -19,57 +18,36 @@ import pytest
 import typer
 import yaml
 
+from tests.docs.blocks import FENCE, PAGES, ROOT, SHELL, Block, blocks, page_blocks
+from tests.docs.reader import SERVERS
 from vita.life import own_stages, read_life
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 ENTRY_POINTS = {"vita.stages", "vita.filters", "vita.readers", "vita.tasks"}
-FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks(*languages: str) -> list[Block]:
-    """Every fenced block in one of the languages."""
-    found = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for fence in FENCE.finditer(text):
-            if fence["language"] in languages:
-                plain = re.sub(f"^{fence['indent']}", "", fence["text"], flags=re.MULTILINE)
-                found.append(Block(page, text.count("\n", 0, fence.start()) + 1, fence["language"], plain))
-    return found
 
 
 def commands() -> list[tuple[Block, str]]:
-    """Every command line shown: all lines of `bash`, the ones after a `$` of `console`."""
-    found = []
-    for block in blocks("bash", "sh", "console"):
-        for line in block.text.replace("\\\n", " ").splitlines():
-            shown = line.removeprefix("$ ") if block.language == "console" else line
-            if shown.strip() and not shown.startswith("#") and (block.language != "console" or line.startswith("$ ")):
-                found.append((block, shown))
-    return found
+    """Every command line that the pages show."""
+    return [(block, command.text) for block in blocks(*SHELL) for command in block.commands]
 
 
-PYTHON_PAGES = sorted({block.page for block in blocks("python")})
+def python_programs() -> dict[Path, list[Block]]:
+    """Page -> its Python blocks, without those that ask a server started on the page (these run with its commands)."""
+    programs: dict[Path, list[Block]] = {}
+    for page in PAGES:
+        serving = False
+        for block in page_blocks(page):
+            serving = serving or any(command.text.startswith(SERVERS) for command in block.commands)
+            if block.language == "python" and (block.title or not serving):
+                programs.setdefault(page, []).append(block)
+    return programs
 
 
-@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+PROGRAMS = python_programs()
+
+
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
-    shown = [block for block in blocks("python") if block.page == page]
-    program = "".join(f"exec(compile({b.text!r}, {str(b)!r}, 'exec', dont_inherit=True))\n" for b in shown)
+    program = "".join(f"exec(compile({b.text!r}, {str(b)!r}, 'exec', dont_inherit=True))\n" for b in PROGRAMS[page])
     ran = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
 

@@ -1,8 +1,12 @@
-"""What the reader of each page has, types, and cannot run."""
+"""The files, typed input and exceptions of each documentation page. A page without an entry continues the README."""
 
 from __future__ import annotations
 
+import gzip
+import shutil
 from pathlib import Path
+
+import zstandard
 
 from tests.docs import material
 from tests.docs.reader import Page
@@ -10,20 +14,72 @@ from tests.docs.reader import Page
 
 def readme_files(folder: Path) -> None:
     """The files that the README's example reads."""
-    material.write_notes(folder / "notes")
+    material.write_notes(folder / "notes", files=400)
     material.write_dialogues(folder / "conversations.jsonl")
     material.write_pairs(folder / "pairs.jsonl")
-    material.write_prompts(folder / "questions.jsonl")
+    material.write_prompts(folder / "questions.jsonl", rows=slice(320, 324))
 
 
-TESTS = "it runs the whole test suite, this test included"
-TEN_MINUTES = "it installs Vita and trains for ten minutes"
+def law_files(folder: Path) -> None:
+    """A domain as JSON lines and as one text file."""
+    rows = [{"text": text} for text in list(material.docstrings().values())[:400] if len(text.split()) > 30]
+    plain = folder / "law.jsonl"
+    material.write_rows(plain, iter(rows))
+    (folder / "law").mkdir()
+    (folder / "law" / "part-0.jsonl.zst").write_bytes(zstandard.compress(plain.read_bytes()))
+    plain.unlink()
+    (folder / "law.txt").write_text("\n\n".join(" ".join(row["text"].split()) for row in rows), encoding="utf-8")
+
+
+def book_files(folder: Path) -> None:
+    """Compressed text files, some in a subfolder."""
+    texts = [text for text in material.docstrings().values() if len(text.split()) > 200]
+    for number, text in enumerate(texts[:20]):
+        path = folder / "books" / ("old" if number % 2 else "") / f"book-{number}.txt.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(text.encode()))
+
+
+def other_model(folder: Path) -> None:
+    """The folder of a Hugging Face model, and held-out text."""
+    models = [path.parent for path in folder.glob("vita-store/folders/*/chat_template.jinja")]
+    shutil.copytree(models[0], folder / "other-model", ignore=shutil.ignore_patterns("report"))
+    (folder / "news.txt").write_text("\n\n".join(list(material.docstrings().values())[-40:]), encoding="utf-8")
+
+
+def prompt_files(folder: Path) -> None:
+    """Prompts with their answers, and prompts as plain text."""
+    material.write_prompts(folder / "prompts.jsonl", rows=slice(320, 350))
+    material.write_prompts(folder / "users.jsonl", rows=slice(350, 380))
+    questions = [question for question, _ in material.answers()[380:384]]
+    (folder / "prompts.txt").write_text("\n".join(questions) + "\n", encoding="utf-8")
+
+
+SUITE = "it runs the test suite, which contains this test"
+LIFE = "it installs Vita and trains for ten minutes"
+QUESTION = {"vita chat": "What did I write about tea?\n"}
 
 PAGES = {
     "README.md": Page(
-        files=readme_files,
-        from_readme=False,
-        typed={"vita chat": "What did I write about tea?\n"},
-        not_run={"make life": TEN_MINUTES, "make test": TESTS},
+        files=readme_files, from_readme=False, typed=QUESTION, not_run={"make life": LIFE, "make test": SUITE}
     ),
+    "CONTRIBUTING.md": Page(
+        from_readme=False,
+        not_run={
+            "make test": SUITE,
+            "make test-slow": SUITE,
+            "make format": "it changes the files of the checkout",
+        },
+    ),
+    "docs/lives.md": Page(files=readme_files, from_readme=False),
+    "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
+    "docs/stages/adapt.md": Page(files=law_files),
+    "docs/stages/curate.md": Page(files=book_files),
+    "docs/stages/dpo.md": Page(typed=QUESTION),
+    "docs/stages/redteam.md": Page(files=other_model),
+    "docs/stages/refine.md": Page(files=prompt_files),
+    "docs/stages/rlhf.md": Page(files=prompt_files),
+    "docs/stages/sft.md": Page(typed=QUESTION),
+    "docs/stages/test.md": Page(files=other_model),
+    "docs/stages/trial.md": Page(files=prompt_files),
 }
