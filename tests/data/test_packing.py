@@ -71,16 +71,16 @@ def test_the_rows_are_those_of_trl(shared: Path) -> None:
 def test_what_is_too_long_keeps_its_beginning_or_is_dropped_and_counted() -> None:
     given = [dialogue(4), dialogue(8, learn=7), dialogue(8), dialogue(3, learn=0)]
     kept = Packing(given, context=5, pad=0)
-    assert (kept.truncated, kept.dropped_too_long, kept.dropped_without_target) == (1, 0, 2)
+    assert (kept.truncated, kept.dropped) == (1, {"cut_before_answer": 1, "no_target": 1})
     assert kept.kept == [0, 1] and kept.dialogues == 2
     assert kept.take([0]).ids[0].tolist() == [100, 101, 102, 103, 104], "the third has no target left"
     dropped = Packing(given, context=5, pad=0, too_long="drop")
-    assert (dropped.truncated, dropped.dropped_too_long, dropped.dropped_without_target) == (0, 2, 1)
+    assert (dropped.truncated, dropped.dropped) == (0, {"too_long": 2, "no_target": 1})
     assert dropped.kept == [0]
 
 
 def test_nothing_left_to_learn_from_is_refused_with_the_counts() -> None:
-    with pytest.raises(DataError, match="1 longer than 4 tokens, 1 without a target"):
+    with pytest.raises(DataError, match="left to learn from in 4 tokens .1 no_target, 1 too_long"):
         Packing([dialogue(5), dialogue(3, learn=0)], context=4, pad=0, too_long="drop")
     with pytest.raises(DataError, match="no dialogue is left"):
         Packing([], context=4, pad=0)

@@ -216,9 +216,9 @@ def test_what_is_too_long_is_dropped_or_cut_and_counted(tmp_path: Path) -> None:
     told: list[Any] = []
     facts = run(model, tmp_path / "drop", source, steps=1, held_out=0.0, told=told).facts
     assert facts["dropped_too_long"] == 4 and facts["pairs"] == len(PAIRS)
-    assert "4 dropped: too_long" in notes(told)
+    assert "WARNING: 4 of 28 pairs are not learned: 4 longer than 64 tokens" in notes(told)
     facts = run(model, tmp_path / "cut", source, steps=1, held_out=0.0, on_long="truncate").facts
-    assert facts["pairs"] == len(PAIRS) + 3 and facts["dropped_no_target"] == 1
+    assert facts["pairs"] == len(PAIRS) + 3 and facts["dropped_cut_before_answer"] == 1
 
 
 def test_cleaned_pairs_come_as_an_input(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         run(model, tmp_path / "scratch", source, losses={"sft": 0.0})
     with pytest.raises(ConfigError, match=r"dpo.max_length: expected at most 128"):
         run(model, tmp_path / "scratch", source, max_length=500)
-    with pytest.raises(DataError, match=r"hold no pairs to learn from \(1 same\)"):
+    with pytest.raises(DataError, match=r"hold no pairs to learn from \(1 with two equal answers\)"):
         row = {"prompt": "a", "chosen": "b", "rejected": "b"}
         run(model, tmp_path / "scratch", written(tmp_path, [row], name="same.jsonl"))
     with pytest.raises(ConfigError, match="reward: `lenght` is not known here; did you mean `length`"):

@@ -103,7 +103,9 @@ def test_long_pairs_are_dropped_and_counted(tmp_path: Path) -> None:
     model, source = chatting(tmp_path / "model", context=64), written(tmp_path, PAIRS + long)
     told: list[Any] = []
     facts = run(model, tmp_path / "scratch", source, steps=1, held_out=0.0, told=told).facts
-    assert facts["dropped_too_long"] == 3 and "accuracy" not in facts and "3 dropped: too_long" in notes(told)
+    assert (
+        facts["dropped_too_long"] == 3 and "accuracy" not in facts and "Dropped: 3 longer than 64 tokens" in notes(told)
+    )
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.stages.test_pretrain import everything, tokens
+from vita.data import tuning
 from vita.data.records import Message
 from vita.data.shards import write_shards
 from vita.data.tokenizer import Tokenizer
@@ -79,7 +80,7 @@ def test_it_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     said = notes(told)
     assert "dialogues in the format `alpaca`" in said
     assert "the first reads: <|im_start|>" in said.replace("│", "")
-    assert "of the tokens are learnt" in said
+    assert "of the tokens are learned" in said
     assert "held out: heldout_loss_before" in said
 
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     model = begun(tmp_path / "model")
     with pytest.raises(ConfigError, match=r"sft.max_length: expected at most 128, the model's context, got 256"):
         run(model, tmp_path / "one", dialogues(tmp_path), max_length=256)
-    with pytest.raises(DataError, match="hold no dialogue to learn from"):
+    with pytest.raises(DataError, match="hold no dialogues to learn from"):
         run(model, tmp_path / "two", dialogues(tmp_path, []))
 
 
@@ -175,7 +176,7 @@ def test_replay_that_no_step_can_hold_or_of_other_tokens_is_refused(tmp_path: Pa
 def test_held_out_dialogues_that_are_all_too_long_are_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sft, "_is_held_out", lambda one, config: len(one.messages[-1].content) > 100)
+    monkeypatch.setattr(tuning, "is_held_out", lambda messages, settings: len(messages[-1].content) > 100)
     source = dialogues(tmp_path, [*ROWS, {"instruction": "Say it.", "output": "x" * 500}])
     facts = run(begun(tmp_path / "model"), tmp_path / "run", source, steps=1, on_long="drop").facts
     assert facts["dialogues"] == len(ROWS) and "heldout_loss" not in facts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -137,20 +136,32 @@ def verify(ctx: typer.Context) -> None:
 @data_app.command("show")
 def show_data(
     ctx: typer.Context,
-    what: Annotated[str, typer.Argument(help="A tokens artifact, or a file of conversations or text.")],
+    what: Annotated[
+        str, typer.Argument(help="A tokens artifact, a file of dialogues, preferences or text, or a life's file.")
+    ],
     model: Annotated[
-        str | None, typer.Option(help="The model (or tokens) whose tokenizer and template to use.")
+        str | None, typer.Option(help="The model (or tokens) whose tokenizer, template and context to use.")
     ] = None,
+    step: Annotated[str | None, typer.Option(help="The step of the life whose sources and settings to use.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", help="How many examples.")] = 3,
-    context: Annotated[int, typer.Option(help="Tokens a row.")] = 256,
+    context: Annotated[
+        int | None,
+        typer.Option("--max-length", "--context", min=2, help="Tokens of a row; the model's context by default."),
+    ] = None,
+    on_long: Annotated[
+        str | None, typer.Option(help="What happens to longer rows: truncate or drop; as the stage does by default.")
+    ] = None,
 ) -> None:
-    """Show decoded tokens: what is learnt (in colour), where documents begin and turns end, what is cut."""
-    from vita.data import show as showing
+    """Show rows as the stages read them: what is learnt (in colour), what is cut, and why a row is dropped."""
+    from vita.cli.data_rows import rows_of_life, rows_of_path
 
     here = workspace(ctx)
-    for row in showing.examples(
-        _data_path(here, what), tokenizer=_tokenizer_folder(here, what, model), count=count, context=context
-    ):
+    settings = {"length": context, "on_long": on_long}
+    if step:
+        rows = rows_of_life(here, what, step=step, model=model, count=count, settings=settings)
+    else:
+        rows = rows_of_path(here, what, model=model, count=count, settings=settings)
+    for row in rows:
         here.console.print(row)
 
 
@@ -164,20 +175,6 @@ def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
 
 
 # -- helpers
-
-
-def _data_path(here: Workspace, what: str) -> Path:
-    return Path(what) if Path(what).exists() else here.find(what).path
-
-
-def _tokenizer_folder(here: Workspace, what: str, model: str | None) -> Path | None:
-    if model:
-        folder = Path(model) if Path(model).is_dir() else here.find(model).path
-    elif Path(what).exists():
-        return None
-    else:
-        folder = here.find(what).path
-    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
 
 
 def _print_run(here: Workspace, run: Run) -> None:

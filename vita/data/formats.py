@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from vita.data.fields import Misfit, UnsupportedField, check_row, is_empty
 from vita.data.records import Message
-from vita.data.turns import Messages, Misfit, Row, first, instruction, side, string, system, text, turns
+from vita.data.turns import Messages, Row, first, instruction, side, string, system, text, turns
 from vita.spine.parts import Parts
 
 T = TypeVar("T")
@@ -31,10 +32,18 @@ class Format(Generic[T]):
         """Whether `row` has one of each of the needed fields."""
         return all(any(name in row for name in names) for names in self.needs)
 
+    def read(self, row: Row) -> T:
+        """What the row says; a field that the format does not know and that matters is refused."""
+        check_row(row, self.reads, alternatives=(*self.needs, INPUTS & self.reads))
+        return self.convert(row)
+
     def describe(self) -> str:
         """Its fields, for a user who has to choose."""
         return f"{self.name} ({', '.join('|'.join(sorted(names)) for names in self.needs)})"
 
+
+INPUTS = frozenset({"input", "context"})
+"""Two names of what an instruction is about."""
 
 FORMATS: Parts[Format[Messages]] = Parts("dialogue_format")
 
@@ -110,5 +119,8 @@ def self_instruct(row: Row) -> Messages:
     instances = row["instances"]
     if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], Mapping):
         raise Misfit("`instances` is not a list of one object {input, output}; give each instance a row of its own")
+    for name, value in instances[0].items():
+        if name not in ("input", "output") and not is_empty(value):
+            raise UnsupportedField(name, "instances[0]", f"`instances[0].{name}`, which is not read", "remove it")
     inner = {"instruction": row["instruction"], **instances[0]}
     return [Message("user", instruction(inner)), Message("assistant", text(inner, "output"))]

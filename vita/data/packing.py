@@ -10,7 +10,7 @@ Best-fit decreasing: from the longest to the shortest, each goes into the fulles
 from __future__ import annotations
 
 import bisect
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.chat import Encoded
+from vita.data.fitting import fit
 from vita.data.order import shuffled
 from vita.spine.errors import ConfigError, DataError
 
@@ -41,7 +42,7 @@ class Packing:
     """Encoded dialogues in packed rows.
 
     A dialogue longer than `context` keeps its beginning, or is dropped where `too_long` says so; one without a
-    token to learn is dropped. `truncated`, `dropped_too_long` and `dropped_without_target` count them.
+    token to learn is dropped. `truncated` counts the first, `dropped` the others by their reason (see `fitting`).
     """
 
     def __init__(
@@ -55,7 +56,8 @@ class Packing:
         if context < 2:
             raise ConfigError("packing.context", expected="at least 2", got=context)
         self.context, self.pad = context, pad
-        self.truncated = self.dropped_too_long = self.dropped_without_target = 0
+        self.truncated = 0
+        self.dropped: Counter[str] = Counter()
         self._ids: list[np.ndarray] = []
         self._learn: list[np.ndarray] = []
         self.kept: list[int] = []
@@ -64,10 +66,8 @@ class Packing:
             if self._take(dialogue, drop=too_long == "drop"):
                 self.kept.append(place)
         if not self._ids:
-            lost = (
-                f"{self.dropped_too_long} longer than {context} tokens, {self.dropped_without_target} without a target"
-            )
-            raise DataError("packing", f"no dialogue is left to learn from ({lost})")
+            lost = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items())) or "none were given"
+            raise DataError("packing", f"no dialogue is left to learn from in {context} tokens ({lost})")
         self.rows: list[list[int]] = best_fit_decreasing([len(ids) for ids in self._ids], context=context)
         """The kept dialogues of each row."""
 
@@ -77,9 +77,14 @@ class Packing:
         return len(self._ids)
 
     @cached_property
+    def tokens(self) -> int:
+        """Tokens of all dialogues, without the padding."""
+        return sum(map(len, self._ids))
+
+    @cached_property
     def filled(self) -> float:
         """The share of the rows that holds dialogue."""
-        return sum(map(len, self._ids)) / (len(self.rows) * self.context)
+        return self.tokens / (len(self.rows) * self.context)
 
     @cached_property
     def targets(self) -> int:
@@ -122,17 +127,14 @@ class Packing:
         return np.array([sum(int(self._learn[item].sum()) for item in row) for row in self.rows])
 
     def _take(self, dialogue: Encoded, *, drop: bool) -> bool:
-        long = len(dialogue.ids) > self.context
-        if long and drop:
-            self.dropped_too_long += 1
+        fitted = fit(dialogue, length=self.context, on_long="drop" if drop else "truncate")
+        if isinstance(fitted, str):
+            self.dropped[fitted] += 1
             return False
-        learn = np.array(dialogue.learn[: self.context], dtype=bool)
-        learn[:1] = False  # nothing stands before the first token
-        if not learn.any():
-            self.dropped_without_target += 1
-            return False
-        self.truncated += long
-        self._ids.append(np.array(dialogue.ids[: self.context], dtype=np.int32))
+        learn = np.array(fitted.learn, dtype=bool)
+        learn[:1] = False  # nothing comes before the first token
+        self.truncated += len(dialogue.ids) > self.context
+        self._ids.append(np.array(fitted.ids, dtype=np.int32))
         self._learn.append(learn)
         return True
 

@@ -1,6 +1,7 @@
 """Two answers to a prompt in tokens, and rows of them for training, in which both always stand together.
 
     found = read_pairs(sources, tokenizer, template, length=512)
+    found.counts.summary()
     rows = PairRows(found.learnt, pad=tokenizer.pad, context=512)
     rows.take(rows.order(step, rows=16, seed=0))        # ids and learn: [16, 2, tokens]
 
@@ -9,29 +10,29 @@ Only an answer's own tokens are learnt or scored, with its end of turn. What is 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.chat import ChatTemplate, Encoded, encode, encode_prompt
+from vita.data.counts import Counts
+from vita.data.fitting import OnLong, fit
 from vita.data.lots import lot, text_of, times
 from vita.data.order import shuffled
 from vita.data.records import Drop, Message, Preference, Rated
 from vita.data.sources import Source, preferences, ratings
 from vita.data.tokenizer import Tokenizer
+from vita.data.tuning import TuningSettings
 from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, DataError
 
 WIDTHS = 16
 """Rows are as wide as a multiple of this, so that few different shapes occur."""
-
-OnLong = Literal["drop", "truncate"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class TokenPair:
     """Of a rated answer: whether it was found good."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What else the row holds, which a reward is told."""
+    truncated: bool = False
+    """Whether an answer lost its end."""
 
     def turned(self) -> TokenPair:
         """The other way round."""
@@ -57,14 +60,13 @@ class TokenPair:
 class Found:
     """What the sources hold."""
 
+    counts: Counts
     learnt: list[TokenPair] = field(default_factory=list)
     heldout: list[TokenPair] = field(default_factory=list)
-    dropped: Counter[str] = field(default_factory=Counter)
 
-    def counts(self) -> dict[str, int]:
-        """Pairs, and drops by their reason."""
-        drops = {f"dropped_{reason}": count for reason, count in sorted(self.dropped.items())}
-        return {"pairs": len(self.learnt), "heldout_pairs": len(self.heldout), **drops}
+    def facts(self) -> dict[str, int]:
+        """The counts; a pair that its source repeats counts as often in `pairs`."""
+        return {"pairs": len(self.learnt), "heldout_pairs": len(self.heldout), **self.counts.facts()}
 
 
 def asked_of(sources: Sequence[Source], cleaned: Path | None, *, where: str) -> list[Source]:
@@ -73,15 +75,6 @@ def asked_of(sources: Sequence[Source], cleaned: Path | None, *, where: str) -> 
     if not sources and not own:
         raise ConfigError(f"{where}.sources", "is required, or the input `preferences`")
     return [*sources, *own]
-
-
-def summary(found: Found, kind: str, *, where: str) -> str:
-    """What a person should know of what was read; nothing to learn from is refused."""
-    if not found.learnt:
-        lost = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items()) or "there were none"
-        raise DataError(where, f"the sources hold no {kind} to learn from ({lost})")
-    told = f"{len(found.learnt):,} {kind} to learn from, {len(found.heldout):,} held out"
-    return told + "".join(f", {count:,} dropped: {why}" for why, count in sorted(found.dropped.items()))
 
 
 def read_pairs(
@@ -100,24 +93,38 @@ def read_pairs(
 
     `shuffle_labels` turns half of the learnt pairs round, by a coin: a control in which there is nothing to learn.
     """
-    found = Found()
-
-    def drop(one: Drop) -> None:
-        found.dropped[one.reason] += 1
-
+    counts = Counts("pairs", length)
+    found = Found(counts)
+    settings = TuningSettings(length, on_long)
     for source in sources:
-        for preference in preferences(source, dropped=drop):
-            pair = _pair(preference, tokenizer, template, length=length, on_long=on_long)
-            if isinstance(pair, str):
-                found.dropped[pair] += 1
+        for pair in examine_pairs([source], tokenizer, template, settings):
+            if isinstance(pair, Drop):
+                counts.drop_record(pair)
                 continue
+            counts.add_metadata(pair.columns, source)
             aside = _is_held_out(pair.prompt, held_out, seed)
             if shuffle_labels and not aside and lot(pair.id, f"{seed}/label") < 0.5:
                 pair = pair.turned()
             side = found.heldout if aside else found.learnt
             side += [pair] * (1 if aside else times(source.repeat, pair.id))
+            counts.keep(held_out=aside, truncated=pair.truncated)
             tell(len(found.learnt) + len(found.heldout))
     return found
+
+
+def examine_pairs(
+    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> Iterator[TokenPair | Drop]:
+    """All pairs of the sources in order, with those that are dropped; `dpo`, `reward` and `data show` read this."""
+    drops: list[Drop] = []
+    for source in sources:
+        for preference in preferences(source, dropped=drops.append):
+            yield from drops
+            drops.clear()
+            pair = _pair(preference, tokenizer, template, length=settings.length, on_long=settings.on_long)
+            yield Drop(preference.id, preference.source, pair) if isinstance(pair, str) else pair
+        yield from drops
+        drops.clear()
 
 
 def read_ratings(
@@ -133,21 +140,20 @@ def read_ratings(
     tell: Callable[[int], None] = lambda count: None,
 ) -> Found:
     """Every rated answer of the sources, each beside an answer that belongs to another prompt, as KTO wants it."""
-    found = Found()
+    counts = Counts("answers", length)
+    found = Found(counts)
     alone: dict[bool, list[tuple[Rated, _Halves]]] = {False: [], True: []}
-
-    def drop(one: Drop) -> None:
-        found.dropped[one.reason] += 1
-
     for source in sources:
-        for rated in ratings(source, dropped=drop):
+        for rated in ratings(source, dropped=counts.drop_record):
+            counts.add_metadata(rated.metadata, source)
             halves = _halves(rated, tokenizer, template)
-            flaw = _too_long(halves.whole, length, on_long)
-            if flaw:
-                found.dropped[flaw] += 1
+            fitted = fit(halves.whole, length=length, on_long=on_long)
+            if isinstance(fitted, str):
+                counts.drop(fitted)
                 continue
             aside = _is_held_out(rated.prompt, held_out, seed)
             alone[aside] += [(rated, halves)] * (1 if aside else times(source.repeat, rated.id))
+            counts.keep(held_out=aside, truncated=len(halves.whole.ids) > length)
             tell(sum(map(len, alone.values())))
     if any(len({rated.prompt for rated, _ in side}) == 1 for side in alone.values()):  # without another's answer
         alone = {False: alone[False] + alone[True], True: []}
@@ -247,20 +253,23 @@ def _pair(
         encode_answer(tokenizer, template, preference.prompt, answer)
         for answer in (preference.chosen, preference.rejected)
     ]
-    flaw = next((flaw for side in sides if (flaw := _too_long(side, length, on_long))), None)
+    fitted = [fit(side, length=length, on_long=on_long) for side in sides]
+    reason = next((side for side in fitted if isinstance(side, str)), None)
+    if reason:
+        return reason
+    truncated = any(len(side.ids) > length for side in sides)
     chosen, rejected = (_cut(side, length) for side in sides)
-    if flaw or chosen.ids == rejected.ids:
-        return flaw or "same"
-    margin = preference.margin or 0.0
-    about = preference.metadata
-    return TokenPair(preference.id, preference.source, preference.prompt, (chosen, rejected), margin, columns=about)
-
-
-def _too_long(side: Encoded, length: int, on_long: OnLong) -> str | None:
-    if len(side.ids) > length and on_long == "drop":
-        return "too_long"
-    learnt = side.learn[1:length]  # nothing stands before the first token
-    return None if any(learnt) else "no_target"
+    if chosen.ids == rejected.ids:
+        return "same_after_cut" if truncated else "same"
+    return TokenPair(
+        preference.id,
+        preference.source,
+        preference.prompt,
+        (chosen, rejected),
+        preference.margin or 0.0,
+        columns=preference.metadata,
+        truncated=truncated,
+    )
 
 
 def _cut(side: Encoded, length: int) -> Encoded:

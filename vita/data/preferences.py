@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from vita.data.fields import Misfit
+from vita.data.flaws import Flaw, answer_flaw
 from vita.data.formats import Format, entered
 from vita.data.records import Message
-from vita.data.turns import Messages, Misfit, Row, first, instruction, side, string, system, text, turn, turns
+from vita.data.turns import Messages, Row, first, instruction, side, string, system, text, turn, turns
 from vita.spine.parts import Parts
 
 
@@ -39,14 +41,6 @@ class Verdict:
     good: bool
 
 
-@dataclass(frozen=True)
-class Flaw:
-    """Why a row that is as its format wants it tells no preference; `reason` is what drops are counted by."""
-
-    reason: str
-    detail: str
-
-
 Opinion = Pair | Verdict | Flaw
 
 FORMATS: Parts[Format[list[Opinion]]] = Parts("preference_format")
@@ -65,8 +59,9 @@ def examined(opinion: Opinion) -> Opinion:
     answers = (opinion.chosen, opinion.rejected) if isinstance(opinion, Pair) else (opinion.answer,)
     if not opinion.prompt:
         return Flaw("no_prompt", "nothing stands before the answers that both share")
-    if any(not answer or answer[-1].role != "assistant" or not answer[-1].content.strip() for answer in answers):
-        return Flaw("no_answer", "an answer is empty, or its last word is not the assistant's")
+    flaw = next((flaw for answer in answers if (flaw := answer_flaw(answer, ends=True))), None)
+    if flaw:
+        return flaw
     if len(set(answers)) < len(answers):
         return Flaw("same", "both answers are the same")
     return opinion

@@ -14,10 +14,22 @@ from itertools import islice
 from typing import Any
 
 from vita.data import formats
+from vita.data.fields import Misfit, check_row
 from vita.data.preferences import detect as detect_opinion
-from vita.data.readers import Row, kind_of
-from vita.data.records import ROLES, Dialogue, Message
-from vita.data.sources import Source, Stretch, dialogues, opinions, read_files, read_huggingface, usable_files
+from vita.data.readers import Problem, Row
+from vita.data.records import Dialogue, Drop, Message
+from vita.data.rows import Dropped, Unusable, id_of, usable
+from vita.data.sources import (
+    Source,
+    Stretch,
+    dialogues,
+    first_row,
+    opinions,
+    read_files,
+    read_huggingface,
+    usable_files,
+)
+from vita.data.turns import side, system
 from vita.spine.errors import DataError
 
 
@@ -32,19 +44,25 @@ class Prompt:
     """What a reward is told beside: a true answer, for instance."""
 
 
-def prompts(source: Source) -> Iterator[Prompt]:
-    """The prompts of a source in their order; what asks nothing is passed over."""
+def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Prompt]:
+    """The prompts of a source in their order; what cannot be asked goes to `dropped` with its reason."""
     if source.repeat != 1:
         hint = "leave `repeat` out; prompts are asked in a drawn order, again and again"
         raise DataError(source.label(), "prompts are not repeated", hint=hint)
-    first = _first_row(source)
+    row = first_row(source)
+    first = row.values if row else None
     if (source.world is not None and source.part == "preferences") or (first and detect_opinion(first)):
-        found = (Prompt(one.id, one.prompt, one.source, one.metadata) for one in opinions(source))
+        for opinion in opinions(source, dropped=dropped):
+            yield Prompt(opinion.id, opinion.prompt, opinion.source, opinion.metadata)
     elif first and "prompt" in first and not formats.detect(first):
-        found = islice(_of_rows(source), source.limit)
+        yield from islice(usable(_rows(source), source, _of_row, dropped), source.limit)
     else:
-        found = (prompt for one in dialogues(source) if (prompt := _of_dialogue(one)))
-    return (one for one in found if one.messages)
+        for dialogue in dialogues(source, dropped=dropped):
+            prompt = _of_dialogue(dialogue)
+            if prompt:
+                yield prompt
+            elif dropped:
+                dropped(Drop(dialogue.id, dialogue.source, "no_prompt", "nothing comes before the last answer"))
 
 
 def distinct(found: Iterator[Prompt]) -> list[Prompt]:
@@ -64,36 +82,21 @@ def _of_dialogue(dialogue: Dialogue) -> Prompt | None:
     return Prompt(dialogue.id, asked, dialogue.source, dialogue.metadata)
 
 
-def _of_rows(source: Source) -> Iterator[Prompt]:
-    for row in _rows(source):
-        values = row.values or {}
-        given = values.get("prompt")
-        messages = _messages(given)
-        if row.problem or messages is None:
-            if source.on_bad_row == "drop":
-                continue
-            expected = row.problem.expected if row.problem else "`prompt` as a text, or as messages [{role, content}]"
-            got = row.problem.got if row.problem else kind_of(given)
-            raise DataError(row.where, expected=expected, got=got, hint="mend the row, or set `on_bad_row: drop`")
-        columns = {name: value for name, value in values.items() if name not in ("prompt", "id")}
-        yield Prompt(str(values.get("id") or f"{row.name}:{row.number}"), messages, source.label(), columns)
+def _of_row(row: Row, source: Source) -> Prompt:
+    values = row.values or {}
+    try:
+        check_row(values, _READS)
+        messages = [*system(values), *side(values, "prompt", "user")]
+    except Misfit as error:
+        raise Unusable(Problem(error.reason, _EXPECTED, str(error), error.hint)) from None
+    if not any(message.role == "user" and message.content.strip() for message in messages):
+        raise Unusable(Problem("no_prompt", _EXPECTED, "`prompt` without a text of the user"))
+    columns = {name: value for name, value in values.items() if name not in {*_READS, "id"}}
+    return Prompt(id_of(row, values), tuple(messages), source.label(), columns)
 
 
-def _messages(value: Any) -> tuple[Message, ...] | None:
-    if isinstance(value, str) and value.strip():
-        return (Message("user", value),)
-    if not isinstance(value, list) or not value:
-        return None
-    if not all(
-        isinstance(one, dict) and one.get("role") in ROLES and isinstance(one.get("content"), str) for one in value
-    ):
-        return None
-    return tuple(Message(one["role"], one["content"]) for one in value)
-
-
-def _first_row(source: Source) -> Mapping[str, Any] | None:
-    row = next(_rows(source), None) if source.world is None else None
-    return row.values if row else None
+_READS = frozenset({"prompt", "system"})
+_EXPECTED = "`prompt` as a text, or as messages [{role, content}]"
 
 
 def _rows(source: Source) -> Iterator[Row]:

@@ -13,13 +13,15 @@ from typing import Any, Generic, TypeVar
 
 from vita.data import formats
 from vita.data import preferences as opinions
+from vita.data.fields import Misfit
 from vita.data.files import File
+from vita.data.flaws import Flaw
 from vita.data.formats import Format
-from vita.data.preferences import Flaw, Opinion, Pair, Verdict
+from vita.data.preferences import Opinion, Pair, Verdict
 from vita.data.readers import READERS, Problem, Row, kind_of
 from vita.data.records import Dialogue, Document, Drop, Preference, Rated
 from vita.data.source import Source
-from vita.data.turns import Messages, Misfit
+from vita.data.turns import Messages
 from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
 
@@ -29,7 +31,9 @@ TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "article")
 """Where a row's text is looked for, in this order, when the source does not say."""
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
+    """A row that cannot be used, with its problem."""
+
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         self.problem = problem
@@ -56,9 +60,9 @@ def usable(
             continue
         try:
             if row.problem:
-                raise _Unusable(row.problem)
+                raise Unusable(row.problem)
             record = make(row, source)
-        except _Unusable as error:
+        except Unusable as error:
             _refuse_or_drop(row, error.problem, source, dropped)
             continue
         if row.repaired and repaired:
@@ -72,7 +76,7 @@ def _refuse_or_drop(row: Row, problem: Problem, source: Source, dropped: Dropped
         raise DataError(row.where, expected=expected, got=got, hint=hint or "mend the row, or set `on_bad_row: drop`")
     if dropped:
         name = source.name or name_of(source)
-        dropped(Drop(_id(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
+        dropped(Drop(id_of(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
 
 
 def document_of(row: Row, source: Source) -> Document:
@@ -80,8 +84,8 @@ def document_of(row: Row, source: Source) -> Document:
     values = row.values or {}
     field = source.text_field or next((name for name in TEXT_FIELDS if name in values), None)
     if field is None or not isinstance(text := values.get(field), str):
-        raise _Unusable(_no_text(values, field, source))
-    return Document(_id(row, values), text, *_provenance(row, values, source, {field}))
+        raise Unusable(_no_text(values, field, source))
+    return Document(id_of(row, values), text, *_provenance(row, values, source, {field}))
 
 
 def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> Problem:
@@ -109,11 +113,12 @@ class _Converter(Generic[C]):
         format = self._format[1]
         if not format.fits(values):
             wanted = f"a row of the format {format.describe()}, as the first row of this file is"
-            raise _Unusable(Problem("misfit", wanted, f"the fields {', '.join(values) or '(none)'}"))
+            raise Unusable(Problem("misfit", wanted, f"the fields {', '.join(values) or '(none)'}"))
         try:
-            return format.convert(values), format.reads
+            return format.read(values), format.reads
         except Misfit as error:
-            raise _Unusable(Problem("misfit", f"a row of the format {format.describe()}", str(error))) from None
+            wanted = f"a row of the format {format.describe()}"
+            raise Unusable(Problem(error.reason, wanted, str(error), error.hint)) from None
 
     def _of(self, row: Row) -> Format[C]:
         found = self._detect(row.values or {})
@@ -133,7 +138,8 @@ class DialogueMaker:
     def __call__(self, row: Row, source: Source) -> Dialogue:
         messages, reads = self._convert(row)
         values = row.values or {}
-        return Dialogue(_id(row, values), tuple(messages), *_provenance(row, values, source, reads))
+        _check_label(values, reads)
+        return Dialogue(id_of(row, values), tuple(messages), *_provenance(row, values, source, reads))
 
 
 class OpinionMaker:
@@ -150,7 +156,7 @@ class OpinionMaker:
         name, licence, metadata = _provenance(row, values, source, reads)
         records = []
         for number, opinion in enumerate(found, 1):
-            id = _id(row, values) + (f"/{number}" if len(found) > 1 else "")
+            id = id_of(row, values) + (f"/{number}" if len(found) > 1 else "")
             match opinions.examined(opinion):
                 case Flaw(reason, detail):
                     if self._dropped:
@@ -162,10 +168,20 @@ class OpinionMaker:
         return records
 
 
+def _check_label(values: Mapping[str, Any], reads: Iterable[str]) -> None:
+    """Refuse an answer that its row calls bad: read as a dialogue it would be imitated."""
+    for name in ("label", "kto_tag"):
+        if values.get(name) is False and name not in reads:
+            got = f"`{name}` false: an answer that was found bad"
+            hint = "learn from it with `dpo` and the loss `kto`, or set `on_bad_row: drop`"
+            raise Unusable(Problem("rated_bad", "an answer to imitate", got, hint))
+
+
 _PROVENANCE_FIELDS = {"id", "source", "license", "licence", "metadata"}
 
 
-def _id(row: Row, values: Mapping[str, Any]) -> str:
+def id_of(row: Row, values: Mapping[str, Any]) -> str:
+    """The row's own `id`, or its place."""
     own = values.get("id")
     if isinstance(own, (str, int)) and own != "":
         return str(own)

@@ -1,6 +1,6 @@
 """Tokens as people read them: one by one, what is learnt in green, special tokens in bold, what is cut off counted.
 
-    for line in examples(path, tokenizer=model_folder, count=3, context=256): console.print(line)
+    for line in examples(path, tokenizer=model_folder, count=3): console.print(line)
 
 Where colours cannot be shown, `«` and `»` enclose what is learnt all the same.
 """
@@ -8,24 +8,54 @@ Where colours cannot be shown, `«` and `»` enclose what is learnt all the same
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from rich.text import Text
 
-from vita.data.chat import ChatTemplate, encode
+from vita.data import formats
+from vita.data.chat import ChatTemplate, Encoded
+from vita.data.counts import Counts
+from vita.data.fitting import OnLong
+from vita.data.pairs import examine_pairs
+from vita.data.preferences import detect as detect_preference
+from vita.data.records import Drop
+from vita.data.rows import TEXT_FIELDS
 from vita.data.shards import Shards
-from vita.data.sources import Source, dialogues, documents
-from vita.data.tokenizer import Tokenizer
+from vita.data.sources import Source, documents, first_row
+from vita.data.tokenizer import Tokenizer, read_settings
+from vita.data.tuning import TuningSettings, read_dialogues
 from vita.spine.errors import ConfigError, DataError, ModelError
 
+UNLIMITED = 1 << 30
+"""The length of a tokenizer without a model."""
 LEARNT, SPECIAL, BETWEEN = "green", "bold magenta", "│"
 
 
-def examples(path: str | Path, *, tokenizer: str | Path | None, count: int, context: int) -> Iterator[Text]:
-    """The first `count` rows of a tokens artifact, a corpus, or a file of dialogues or documents, cut to `context`.
+STREAM_ROW = 256
+"""Tokens of a row of a token stream, or of a document, where no length is given."""
 
-    `tokenizer` is the folder of a tokenizer or model; a tokens artifact has its own.
+
+@dataclass(frozen=True)
+class Reading:
+    """How a stage reads its rows: the settings of the stage, or their defaults."""
+
+    length: int | None = None
+    """Tokens of the longest sequence; without it the model's context."""
+    on_long: OnLong | None = None
+    """Without it as the stage's default: dialogues are truncated, pairs dropped."""
+    held_out: float = 0.0
+    seed: int = 0
+
+
+def examples(
+    path: str | Path, *, tokenizer: str | Path | None, count: int, reading: Reading = Reading()
+) -> Iterator[Text]:
+    """The first `count` rows of a tokens artifact, a corpus, or a file of dialogues, preferences or documents.
+
+    `tokenizer` is the folder of a tokenizer or model; a tokens artifact has its own. A model's context is the length
+    to which dialogues and preferences are cut, as in the stages.
     """
     path = Path(path)
     own = path / "tokenizer"
@@ -33,15 +63,58 @@ def examples(path: str | Path, *, tokenizer: str | Path | None, count: int, cont
         raise ConfigError("data show", "needs a tokenizer", hint="name a model or a tokens artifact with --model")
     folder = Path(tokenizer) if tokenizer is not None else own
     opened = Tokenizer.load(folder)
-    yield legend()
     stream = next((at for at in (path, path / "train") if (at / "index.json").is_file()), None)
     if stream is not None:
-        yield from shard_rows(Shards.open(stream), opened, count=count, context=context)
+        yield legend()
+        yield from shard_rows(Shards.open(stream), opened, count=count, context=reading.length or STREAM_ROW)
+        return
+    part = path / "train"  # of a corpus
+    source = Source.model_validate({"path": str(part if part.is_dir() else path)})
+    yield from source_rows([source], opened, folder=folder, count=count, reading=reading)
+
+
+def source_rows(
+    sources: Sequence[Source], tokenizer: Tokenizer, *, folder: Path, count: int, reading: Reading
+) -> Iterator[Text]:
+    """The first records of sources, as the stage that reads records of their kind reads them."""
+    context = context_of(folder)
+    if reading.length and context and reading.length > context:
+        raise ConfigError("data show: length", expected=f"at most {context}, the model's context", got=reading.length)
+    length = reading.length or context
+    kind = _kind_of(sources[0])
+    yield legend()
+    if kind == "documents":
+        shown = document_rows(sources, tokenizer, length=length or STREAM_ROW)
+    elif kind == "preferences":
+        shown = pair_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
     else:
-        part = path / "train"  # of a corpus
-        yield from file_rows(
-            part if part.is_dir() else path, opened, template=_template(folder), count=count, context=context
-        )
+        shown = dialogue_rows(sources, tokenizer, _template(folder), _settings(reading, length, "truncate"))
+    for lines in islice(shown, count):
+        yield from lines
+
+
+def context_of(folder: Path) -> int | None:
+    """How many tokens the model in a folder reads at once; None for a tokenizer without a model."""
+    context = read_settings(folder / "config.json").get("max_position_embeddings")
+    return context if isinstance(context, int) else None
+
+
+def _settings(reading: Reading, length: int | None, on_long: OnLong) -> TuningSettings:
+    return TuningSettings(length or UNLIMITED, reading.on_long or on_long, reading.held_out, reading.seed)
+
+
+def _kind_of(source: Source) -> str:
+    """Whether a source holds dialogues, preferences or documents, by its first row."""
+    if source.world is not None:
+        return "preferences" if source.part == "preferences" else "dialogues"
+    row = first_row(source)
+    if row is None or row.values is None:
+        return "dialogues"  # whose reader says what is wrong with the row
+    if detect_preference(row.values):
+        return "preferences"
+    if formats.detect(row.values) is None and any(isinstance(row.values.get(name), str) for name in TEXT_FIELDS):
+        return "documents"
+    return "dialogues"
 
 
 def legend() -> Text:
@@ -64,23 +137,60 @@ def shard_rows(shards: Shards, tokenizer: Tokenizer, *, count: int, context: int
         yield tokens(ids, tokenizer, learn=[True] * len(ids))
 
 
-def file_rows(path: Path, tokenizer: Tokenizer, *, template: ChatTemplate, count: int, context: int) -> Iterator[Text]:
-    """The first dialogues of a file as tuning reads them; of a file without dialogues, its documents."""
-    source = Source.model_validate({"path": str(path), "limit": count})
-    try:
-        found = list(dialogues(source))
-    except DataError:
+def dialogue_rows(
+    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> Iterator[list[Text]]:
+    """Dialogues as `sft` reads them; each sequence with its heading, or the reason for which a dialogue is dropped."""
+    counts = Counts("dialogues", settings.length)
+    for dialogue in read_dialogues(sources, tokenizer, template, settings):
+        name = f"dialogue {dialogue.id} from {dialogue.source}"
+        if dialogue.drop:
+            yield [_heading(f"{name}: {_size(dialogue.tokens)}dropped: {counts.describe(dialogue.drop.reason)}")]
+            continue
+        lines = []
+        for number, encoded in enumerate(dialogue.sequences, 1):
+            part = f", sequence {number} of {len(dialogue.sequences)}" if len(dialogue.sequences) > 1 else ""
+            whole = dialogue.tokens if dialogue.truncated and number == 1 else len(encoded.ids)
+            fate = ", held out" if dialogue.held_out else ""
+            told = f"{_extent(whole, settings.length)}, {_targets(encoded)} learnt{fate}"
+            lines += [_heading(f"{name}{part}: {told}"), tokens(encoded.ids, tokenizer, learn=encoded.learn)]
+        yield lines
+
+
+def pair_rows(
+    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> Iterator[list[Text]]:
+    """Pairs as `dpo` and `reward` read them: both answers, or the reason for which a pair is dropped."""
+    counts = Counts("pairs", settings.length)
+    for pair in examine_pairs(sources, tokenizer, template, settings):
+        if isinstance(pair, Drop):
+            yield [_heading(f"pair {pair.id} from {pair.source}: dropped: {counts.describe(pair.reason)}")]
+            continue
+        lines = []
+        for name, encoded in zip(("better", "worse"), pair.answers, strict=True):
+            fate = ", cut" if pair.truncated else ""
+            told = f"{len(encoded.ids)} tokens{fate}, {_targets(encoded)} learnt"
+            lines.append(_heading(f"pair {pair.id} from {pair.source}, {name} answer: {told}"))
+            lines.append(tokens(encoded.ids, tokenizer, learn=encoded.learn))
+        yield lines
+
+
+def document_rows(sources: Sequence[Source], tokenizer: Tokenizer, *, length: int) -> Iterator[list[Text]]:
+    """Documents as pretraining reads them, cut to `length`."""
+    for source in sources:
         for document in documents(source):
             ids = [tokenizer.document, *tokenizer.encode(document.text)]
-            yield _heading(f"document {document.id} from {document.source}: {_extent(len(ids), context)}")
-            yield tokens(ids[:context], tokenizer, learn=[False] + [True] * (min(len(ids), context) - 1))
-        return
-    for dialogue in found:
-        encoded = encode(tokenizer, template, dialogue.messages)
-        learnt = sum(encoded.learn[:context])
-        told = f"{_extent(len(encoded.ids), context)}, {learnt} learnt"
-        yield _heading(f"dialogue {dialogue.id} from {dialogue.source}: {told}")
-        yield tokens(encoded.ids[:context], tokenizer, learn=encoded.learn[:context])
+            learn = [False] + [True] * (min(len(ids), length) - 1)
+            heading = f"document {document.id} from {document.source}: {_extent(len(ids), length)}"
+            yield [_heading(heading), tokens(ids[:length], tokenizer, learn=learn)]
+
+
+def _targets(encoded: Encoded) -> int:
+    return sum(encoded.learn[1:])  # nothing comes before the first token
+
+
+def _size(length: int) -> str:
+    return f"{length} tokens, " if length else ""
 
 
 def tokens(ids: Sequence[int], tokenizer: Tokenizer, *, learn: Sequence[bool]) -> Text:

@@ -135,6 +135,13 @@ def _found(source: Source) -> list[File]:
     return files.find(source.path or "", exclude=source.exclude, where=source.label())
 
 
+def first_row(source: Source, wanted: type[Any] = Dialogue) -> Row | None:
+    """The first row of a source that has rows; its fields tell the format."""
+    if source.world is not None:
+        return None
+    return next(iter(_origin(_all_of(source, wanted), wanted)), None)
+
+
 # -- preferences
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vita.data.fields import Misfit, check_message, check_part, is_learned
+from vita.data.readers import kind_of
 from vita.data.records import Message, Role
 
 Row = Mapping[str, Any]
 Messages = list[Message]
-
-
-class Misfit(Exception):
-    """A row that is not as its format wants it; says what is wrong."""
-
 
 _ROLES: dict[str, Role] = {
     "system": "system",
@@ -45,23 +42,26 @@ def turn(given: Any, where: str) -> Message:
     """One message: `{role, content}` or `{from, value}`."""
     if not isinstance(given, Mapping):
         raise Misfit(f"`{where}` is not an object with role and content")
-    name = given.get("role", given.get("from"))
+    check_message(given, where)
+    name = given.get("role") or given.get("from")
     role = _ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
         raise Misfit(f"`{where}` has the role {name!r}; known are {', '.join(_ROLES)}")
-    content = given.get("content", given.get("value"))
-    if content is None and given.get("tool_calls"):
-        raise Misfit(f"`{where}` holds `tool_calls` instead of text; write the call as the message's text")
-    return Message(role, string(content, where))
+    content = given.get("content")
+    return Message(
+        role, string(given.get("value") if content is None else content, where), is_learned(given, role, where)
+    )
 
 
 def string(content: Any, where: str) -> str:
     """Text, which may come as a list of text parts."""
     if isinstance(content, str):
         return content
-    if isinstance(content, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+    if isinstance(content, list) and content and all(isinstance(part, Mapping) for part in content):
+        for part in content:
+            check_part(part, where)
         return "".join(string(part.get("text", part.get("value")), where) for part in content)
-    raise Misfit(f"`{where}` holds {type(content).__name__} where text was expected")
+    raise Misfit(f"`{where}` holds {kind_of(content)} where text was expected")
 
 
 def text(row: Row, field: str) -> str:

@@ -40,7 +40,8 @@ class Screen:
         elif event == "progress":
             self._progress(fields)
         elif event == "note":
-            self.console.print(Text("  " + str(fields.get("text", "")), style="dim"))
+            style = "bold yellow" if fields.get("level") == "warning" else "dim"
+            self.console.print(Text("  " + str(fields.get("text", "")), style=style))
 
     def close(self) -> None:
         self._stop()

@@ -18,8 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from vita.data.chat import ChatTemplate
+from vita.data.counts import counts_in
 from vita.data.lots import lot
-from vita.data.pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings, summary
+from vita.data.pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings
 from vita.data.prompts import Prompt, distinct
 from vita.data.show import tokens
 from vita.data.sources import Source
@@ -240,7 +241,7 @@ def _read(
         shuffle_labels=config.shuffle_labels,
         tell=lambda count: context.emit("progress", done=count, total=None, unit=kind) if count % 200 == 1 else None,
     )
-    context.emit("note", text=summary(found, kind, where="dpo"))
+    found.counts.report(context.emit, where="dpo")
     for name, answer in zip(_names(found.learnt[0], learn), found.learnt[0].answers, strict=True):
         context.emit("note", text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}")
     return found
@@ -332,7 +333,7 @@ def _facts(
 ) -> dict[str, Any]:
     told = {
         "steps": steps,
-        **found.counts(),
+        **found.facts(),
         "loss": mean_of_last(curve, "loss"),
         "heldout_loss_before": curve[0].get("heldout_loss"),
         "heldout_loss": last(curve, "heldout_loss"),
@@ -386,7 +387,7 @@ def _write(
     groups: dict[str, Any] = {"held_out": {"pairs": {name: one.as_json() for name, one in ranked.items()}}}
     if moved:
         groups["comparison"] = {"shift": {name: one.as_json() for name, one in moved.figures.items()}}
-    report = {"before": inputs.model.digest, "figures": groups}
+    report = {"before": inputs.model.digest, "counts": counts_in(facts), "figures": groups}
     (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 
 from vita.data.chat import ChatTemplate
-from vita.data.pairs import Found, PairRows, asked_of, read_pairs, summary
+from vita.data.counts import counts_in
+from vita.data.pairs import Found, PairRows, asked_of, read_pairs
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
@@ -169,7 +170,8 @@ def _read(
         shuffle_labels=config.shuffle_labels,
         tell=lambda n: context.emit("progress", done=n, total=None, unit="pairs") if n % 200 == 1 else None,
     )
-    context.emit("note", text=summary(found, "pairs", where="reward"))
+    found.counts.truncates = False
+    found.counts.report(context.emit, where="reward")
     for name, answer in zip(("better", "worse"), found.learnt[0].answers, strict=True):
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
         context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
@@ -208,7 +210,7 @@ def _facts(
     begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("accuracy", "margin")}
     told = {
         "steps": steps,
-        **found.counts(),
+        **found.facts(),
         "loss": mean_of_last(curve, "loss"),
         **begun,
         **own,
@@ -248,7 +250,7 @@ def _write(
         sections=sections,
     )
     told = {name: {metric: one.as_json() for metric, one in own.items()} for name, own in figures.items()}
-    report = {"before": inputs.model.digest, "figures": {"held_out": told}}
+    report = {"before": inputs.model.digest, "counts": counts_in(facts), "figures": {"held_out": told}}
     (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 

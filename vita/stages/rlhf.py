@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from vita.data.counts import Counts
 from vita.data.prompts import Prompt, distinct, prompts
 from vita.data.sources import Source
 from vita.infer.engine import Engine
@@ -319,7 +320,10 @@ def _reward_model(reward: Reward, device: str) -> Any:
 
 def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt]]:
     """The prompts to learn from and those kept back; each stands on one side, however often it is asked."""
-    every = distinct(one for source in config.sources for one in prompts(source))
+    counts = Counts("prompts", engine.model.architecture.context - config.max_tokens)
+    asked = [prompt for source in config.sources for prompt in prompts(source, dropped=counts.drop_record)]
+    every = distinct(iter(asked))
+    counts.dropped.update({"repeated": len(asked) - len(every)} if len(asked) > len(every) else {})
     length = engine.model.architecture.context
     if config.max_tokens >= length:
         raise ConfigError(
@@ -327,13 +331,15 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
         )
     room = length - config.max_tokens
     kept = [one for one in every if len(engine.chat_ids(one.messages)) <= room]
+    if len(every) > len(kept):
+        counts.dropped["prompt_too_long"] = len(every) - len(kept)
     if len(kept) < 3:
-        raise DataError("rlhf", expected=f"3 prompts or more of at most {room} tokens", got=len(kept))
+        hint = f"dropped: {counts.causes()}" if counts.dropped else None
+        raise DataError("rlhf", expected=f"3 prompts or more of at most {room} tokens", got=len(kept), hint=hint)
     Random(f"{config.seed}/held out").shuffle(kept)
     count = min(config.held_out, len(kept) // 3)
-    text = f"{len(kept) - count:,} prompts to learn from, {count:,} held out"
-    too_long = len(every) - len(kept)
-    context.emit("note", text=text + (f", {too_long:,} left out for their length" if too_long else ""))
+    counts.learned, counts.heldout = len(kept) - count, count
+    counts.report(context.emit, where="rlhf")
     return kept[count:], kept[:count]
 
 

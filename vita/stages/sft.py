@@ -7,6 +7,7 @@ dialogue, here as in testing and serving.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -16,16 +17,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from vita.data.chat import ChatTemplate, Encoded, encode_training
+from vita.data.chat import ChatTemplate, Encoded
+from vita.data.counts import Counts, counts_in
+from vita.data.fields import metadata_fields
 from vita.data.formats import detect
 from vita.data.loader import Loader
-from vita.data.lots import lot, text_of, times
 from vita.data.packing import Packed, Packing
-from vita.data.records import Dialogue
 from vita.data.replay import pretraining, replayed_rows
 from vita.data.show import tokens
-from vita.data.sources import Source, Stretch, dialogues, read_files, usable_files
+from vita.data.sources import Source, first_row
 from vita.data.tokenizer import Tokenizer
+from vita.data.tuning import TuningSettings, read_dialogues
 from vita.measure.learning import last, write_learning
 from vita.nn import hf
 from vita.spine.config import Settings, neutral
@@ -141,7 +143,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     before = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
     after = {name: last(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
-    found = {"steps": steps, **shown.counts(), **before, **after, "left_out": learnt.left_out}
+    found = {"steps": steps, **shown.facts(), **before, **after, "left_out": learnt.left_out}
     facts = {"chat": True, **{name: value for name, value in found.items() if value is not None}}
     if heldout:
         context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))
@@ -154,6 +156,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     write_learning(
         learnt.curve, folder / "report", title="Fine-tuning on dialogues", lead=lead, facts=facts, settings=settings
     )
+    report = json.dumps({"counts": counts_in(facts)}, indent=2) + "\n"
+    (folder / "report" / "report.json").write_text(report, encoding="utf-8")
     return Draft(Model, folder, facts)
 
 
@@ -166,60 +170,63 @@ class Shown:
 
     learnt: Packing
     heldout: Packing | None
+    counts: Counts
 
-    def counts(self) -> dict[str, float]:
-        """What became of them."""
+    def facts(self) -> dict[str, float]:
+        """What became of the dialogues; a dialogue that its source repeats counts as often in `dialogues`."""
         rows = self.learnt
         return {
             "dialogues": rows.dialogues,
             "rows": len(rows.rows),
             "filled": round(rows.filled, 4),
             "targets": rows.targets,
-            "truncated": rows.truncated,
-            "dropped_too_long": rows.dropped_too_long,
-            "dropped_without_target": rows.dropped_without_target,
+            "dropped_too_long": 0,
+            **self.counts.facts(),
         }
 
 
 def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int) -> Shown:
-    """All dialogues in tokens, with what a person should know of them told."""
-    kept: list[Encoded] = []
-    aside: list[Encoded] = []
+    """All dialogues in tokens; emits what became of them."""
+    learned: list[Encoded] = []
+    heldout: list[Encoded] = []
+    counts = Counts("dialogues", length)
     for source in config.sources:
         context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
-        for number, dialogue in enumerate(dialogues(source)):
-            encoded = encode_training(tokenizer, template, dialogue.messages)
-            if _is_held_out(dialogue, config):
-                aside += encoded
-            else:
-                kept += encoded * times(source.repeat, dialogue.id)
-            if number % 500 == 0:
-                context.emit("progress", done=len(kept) + len(aside), total=None, unit="dialogues")
-    if not kept:
-        raise DataError("sft", "the sources hold no dialogue to learn from")
+    settings = TuningSettings(length, config.on_long, config.held_out, config.seed)
+    for number, dialogue in enumerate(read_dialogues(config.sources, tokenizer, template, settings)):
+        if number % 500 == 0:
+            context.emit("progress", done=number, total=None, unit="dialogues")
+        counts.metadata |= dict.fromkeys(metadata_fields(dialogue.metadata, ()))
+        if dialogue.drop:
+            counts.drop(dialogue.drop.reason)
+            continue
+        counts.keep(held_out=dialogue.held_out, truncated=dialogue.truncated)
+        if dialogue.held_out:
+            heldout += dialogue.sequences
+        else:
+            learned += dialogue.sequences * dialogue.repeats
+    counts.report(context.emit, where="sft")
+    if not learned:
+        hint = "set `repeat` to 1 or more"
+        raise DataError("sft", "the sources' `repeat` leaves no dialogue to learn from", hint=hint)
     shown = Shown(
-        _pack(kept, config, tokenizer, length=length),
-        _pack(aside, config, tokenizer, length=length) if _is_any_learnt(aside, config, length=length) else None,
+        _pack(learned, config, tokenizer, length=length),
+        _pack(heldout, config, tokenizer, length=length) if heldout else None,
+        counts,
     )
-    first = kept[shown.learnt.kept[0]]
+    first = learned[0]
     context.emit("note", text=f"the first reads: {tokens(first.ids, tokenizer, learn=first.learn).plain}")
-    context.emit("note", text=_summary(shown, total=sum(len(one.ids) for one in kept)))
+    context.emit("note", text=_summary(shown))
     return shown
 
 
-def _is_any_learnt(encoded: list[Encoded], config: Config, *, length: int) -> bool:
-    """Whether something is left to learn of these dialogues when the long ones are cut or dropped."""
-    fitting = (one for one in encoded if config.on_long == "truncate" or len(one.ids) <= length)
-    return any(any(one.learn[1:length]) for one in fitting)
-
-
-def _summary(shown: Shown, *, total: int) -> str:
-    counts = shown.counts()
-    share = counts["targets"] / total
-    told = f"{counts['dialogues']:,} dialogues in {counts['rows']:,} rows, {counts['filled']:.0%} filled; "
-    told += f"{share:.0%} of the tokens are learnt"
-    lost = {"truncated": "cut short", "dropped_too_long": "too long", "dropped_without_target": "without an answer"}
-    return told + "".join(f", {counts[name]:,} {words}" for name, words in lost.items() if counts[name])
+def _summary(shown: Shown) -> str:
+    rows = shown.learnt
+    share = rows.targets / rows.tokens
+    return (
+        f"{rows.dialogues:,} dialogues in {len(rows.rows):,} rows, {rows.filled:.0%} filled; "
+        f"{share:.0%} of the tokens are learned"
+    )
 
 
 def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, length: int) -> Packing:
@@ -229,15 +236,10 @@ def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, lengt
     return packing
 
 
-def _is_held_out(dialogue: Dialogue, config: Config) -> bool:
-    """By what is said, so that a copy of a dialogue is not learnt."""
-    return lot(text_of(dialogue.messages), f"{config.seed}/held out") < config.held_out
-
-
 def _format(source: Source) -> str:
     if source.path is None:
         return "world" if source.world else "huggingface"
-    row = next(iter(read_files(Stretch(source, tuple(usable_files(source, Dialogue))), Dialogue)), None)
+    row = first_row(source)
     found = detect(row.values or {}) if row else None
     return found.name if found else "unknown"
 

@@ -1,0 +1,222 @@
+"""What users see of training data: fields that are refused, what is learned, and counts that add up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data.test_answers import LAST_ENDS, PHI_3
+from vita.cli import main
+from vita.data.chat import ChatTemplate
+from vita.data.tokenizer import Tokenizer
+from vita.nn import hf
+from vita.nn.init import initialize
+from vita.testing import byte_tokenizer, tiny_model
+
+Vita = Callable[..., tuple[int, str]]
+
+USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "GOOD"}
+
+
+@pytest.fixture
+def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
+    """Runs a command in an empty folder: (exit code, all that was printed)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+
+    def run(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            main(list(words))
+        except SystemExit as stopped:
+            code = stopped.code if isinstance(stopped.code, int) else 1
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+def chat_model(folder: Path, *, template: str | None = None, tokenizer: Tokenizer | None = None) -> str:
+    """A random chat model that reads 128 tokens at once."""
+    model = tiny_model(context=128)
+    initialize(model, "normal", seed=0)
+    hf.save(model, folder)
+    (tokenizer or byte_tokenizer()).save(folder)
+    hf.save_generation(hf.Generation(start=256, padding=256, stop=(256,)), folder)
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    (ChatTemplate(template, names) if template else ChatTemplate.default()).save(folder)
+    return str(folder)
+
+
+def written(name: str, rows: Iterable[dict[str, Any]]) -> str:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+def facts_of(vita: Vita, name: str) -> dict[str, Any]:
+    code, printed = vita("show", name, "--json")
+    assert code == 0, printed
+    return json.loads(printed)["facts"]
+
+
+def learned(printed: str) -> str:
+    """The text between the marks of what is learned."""
+    shown = printed.partition("\n")[2].replace("│", "")
+    return "|".join(part.partition("»")[0] for part in shown.split("«")[1:])
+
+
+def test_words_of_the_user_are_not_learned_with_a_template_that_ends_only_the_last_answer(vita: Vita) -> None:
+    turns = [USER, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "SECRET"}, ANSWER]
+    rows = written("rows.jsonl", [{"messages": turns}])
+    for number, template in enumerate((LAST_ENDS, PHI_3)):
+        code, printed = vita("data", "show", rows, "--model", chat_model(Path(f"m{number}"), template=template))
+        assert code == 0 and "Hello" in learned(printed) and "GOOD" in learned(printed)
+        assert "SECRET" in printed.replace("│", "") and "SECRET" not in learned(printed)
+
+
+def test_a_message_of_weight_0_is_read_and_not_learned(vita: Vita) -> None:
+    model = chat_model(Path("m"))
+    for mark in ({"weight": 0}, {"loss_weight": 0.0}, {"train": False}):
+        turns = [USER, {"role": "assistant", "content": "BAD", **mark}, USER, {**ANSWER, "weight": 1}]
+        code, printed = vita("data", "show", written("rows.jsonl", [{"messages": turns}]), "--model", model)
+        assert code == 0 and "GOOD" in learned(printed) and "BAD" not in learned(printed)
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": [USER, {**ANSWER, "content": "", "tool_calls": [{"id": "1"}]}]}, "tool_calls"),
+        ({"messages": [USER, {**ANSWER, "reasoning_content": "so"}]}, "reasoning_content"),
+        ({"messages": [USER, {**ANSWER, "thinking": "so"}]}, "thinking"),
+        ({"messages": [{**USER, "name": "Ann"}, ANSWER]}, "name"),
+        ({"messages": [USER, {**ANSWER, "colour": "red"}]}, "colour"),
+        ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "weight"),
+        ({"messages": [{**USER, "weight": 1}, ANSWER]}, "weight"),
+        ({"messages": [USER, ANSWER], "tools": [{"type": "function"}]}, "tools"),
+        ({"messages": [USER, ANSWER], "functions": [{"name": "f"}]}, "functions"),
+        ({"messages": [USER, ANSWER], "sytem": "Be kind."}, "sytem"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "eot": True}]}, "eot"),
+        ({"prompt": "a", "completion": "b", "system_prompt": "c"}, "system_prompt"),
+        ({"prompt": "a", "completion": "b", "response": "c"}, "response"),
+    ],
+)
+def test_a_field_that_is_not_supported_is_refused_by_its_name(vita: Vita, row: dict[str, Any], name: str) -> None:
+    code, printed = vita("sft", written("rows.jsonl", [row]), "--model", chat_model(Path("m")), "--steps", "1")
+    assert code == 3 and "rows.jsonl, row 1: expected" in printed and f"{name}`" in printed and "on_bad_row" in printed
+
+
+@pytest.mark.parametrize("stage", ["dpo", "reward"])
+def test_a_field_that_is_not_supported_is_refused_in_preferences_too(vita: Vita, stage: str) -> None:
+    model = chat_model(Path("m"))
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    for row in (
+        {**pair, "chosen": [{**ANSWER, "tool_calls": [{"id": "1"}]}]},
+        {**pair, "prompt": [{**USER, "tool_calls": [{"id": "1"}]}]},
+        {**pair, "tool_calls": [{"id": "1"}]},
+    ):
+        code, printed = vita(stage, written("pairs.jsonl", [row]), "--model", model, "--steps", "1")
+        assert code == 3 and "tool_calls`, a field that is not supported" in printed
+
+
+def test_fields_that_are_empty_or_describe_the_row_are_no_mistake(vita: Vita) -> None:
+    answer = {**ANSWER, "tool_calls": [], "reasoning_content": None, "name": "", "id": "7"}
+    row = {"messages": [USER, answer], "tools": "[]", "id": 1, "source": "s", "license": "MIT", "topic": "t"}
+    rows = written("rows.jsonl", [row])
+    code, printed = vita("sft", rows, "--model", chat_model(Path("m")), "--steps", "1", "--held-out", "0")
+    assert code == 0 and "rows also have `topic`: kept as metadata, not learned" in printed
+
+
+def test_every_dialogue_is_learned_held_out_or_dropped_for_its_own_reason(vita: Vita) -> None:
+    good = [{"prompt": f"{number}?", "completion": "Yes."} for number in range(40)]
+    late = [{"prompt": "word " * 40 + str(number), "completion": "Yes."} for number in range(3)]
+    long = [{"prompt": f"Tell {number}.", "completion": "word " * 40} for number in range(2)]
+    blank = [{"prompt": "a", "completion": ""}, {"prompt": "b", "completion": "  \n"}]
+    masked = [{"messages": [USER, {**ANSWER, "weight": 0}]}]
+    written("good.jsonl", [*good, *late, *long, *blank])
+    written("masked.jsonl", masked)
+    model = chat_model(Path("m"))
+    words = ("good.jsonl", "masked.jsonl", "--model", model, "--name", "c", "--steps", "1", "--held-out", "0.2")
+    code, printed = vita("sft", *words)
+    assert code == 0, printed
+    facts = facts_of(vita, "c/sft")
+    assert facts["read"] == 48 and facts["heldout_dialogues"] > 0 and facts["truncated"] == 2
+    assert facts["dialogues"] + facts["heldout_dialogues"] + 6 == facts["read"]
+    assert facts["dropped_cut_before_answer"] == 3
+    assert facts["dropped_no_answer"] == 2 and facts["dropped_not_learned"] == 1
+    assert "3 cut at 128 tokens before their answer began; raise `max_length`" in printed
+    assert "2 without an answer" in printed and "1 with weight 0 for every answer" in printed
+    assert f"{facts['heldout_dialogues']} held out, 6 dropped, of 48 read" in printed
+    assert "2 cut short at 128 tokens" in printed
+    assert "WARNING: 6 of 48 dialogues are not learned" in printed
+
+
+def test_dialogues_that_are_all_cut_before_their_answer_are_refused_with_this_cause(vita: Vita) -> None:
+    rows = written("rows.jsonl", [{"prompt": "word " * 200, "completion": "Yes."}] * 4)
+    code, printed = vita("sft", rows, "--model", chat_model(Path("m")), "--steps", "1", "--held-out", "0")
+    assert code == 3 and "4 cut at 128 tokens before their answer began; raise `max_length`" in printed
+    code, printed = vita("sft", rows, "--model", "m", "--steps", "1", "--on-long", "drop")
+    assert code == 3 and "4 longer than 128 tokens" in printed
+
+
+def test_dropping_most_pairs_is_a_warning_and_the_report_counts_them(vita: Vita) -> None:
+    pairs = [{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(20)]
+    pairs += [{"prompt": "word " * 60 + str(n), "chosen": "Yes.", "rejected": "No."} for n in range(80)]
+    rows = written("pairs.jsonl", pairs)
+    code, printed = vita("dpo", rows, "--model", chat_model(Path("m")), "--name", "c", "--steps", "1", "--rows", "4")
+    assert code == 0 and "WARNING: 80 of 100 pairs are not learned: 80 longer than 128 tokens" in printed
+    facts = facts_of(vita, "c/dpo")
+    assert facts["read"] == 100 == facts["pairs"] + facts["heldout_pairs"] + facts["dropped_too_long"]
+    code, printed = vita("dpo", written("none.jsonl", pairs[20:]), "--model", "m", "--steps", "1")
+    assert code == 3 and "80 longer than 128 tokens" in printed
+
+
+def test_rows_are_shown_as_the_stages_read_them(vita: Vita) -> None:
+    model = chat_model(Path("m"))
+    rows = written("rows.jsonl", [{"prompt": "word " * 45, "completion": "Yes."}, {"prompt": "a", "completion": "b"}])
+    code, printed = vita("data", "show", rows, "--model", model)
+    assert code == 0 and "dropped: cut at 128 tokens before their answer began" in printed
+    assert "dropped: longer than 128 tokens" in vita("data", "show", rows, "--model", model, "--on-long", "drop")[1]
+    assert "cut at 20 tokens" in vita("data", "show", rows, "--model", model, "--max-length", "20")[1]
+    code, printed = vita("data", "show", rows, "--model", model, "--max-length", "4096")
+    assert code == 2 and "expected at most 128, the model's context" in printed
+    pairs = written("pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    assert "better answer: " in vita("data", "show", pairs, "--model", model)[1]
+
+
+def test_rows_of_a_step_are_shown_with_the_settings_of_the_step(vita: Vita) -> None:
+    model = chat_model(Path("m"))
+    written("rows.jsonl", [{"prompt": "a", "completion": "word " * 20}, {"prompt": "b", "completion": "c"}])
+    Path("life.yaml").write_text(
+        "name: l\nstages:\n  tune: {stage: sft, inputs: {model: '@abcdef'}, sources: [rows.jsonl], max_length: 60,"
+        " on_long: drop, held_out: 0.999}\n"
+    )
+    code, printed = vita("data", "show", "life.yaml", "--step", "tune", "--model", model)
+    assert code == 0 and "dropped: longer than 60 tokens" in printed and "held out" in printed
+    code, printed = vita("data", "show", "life.yaml", "--step", "tuned", "--model", model)
+    assert code == 2 and "did you mean `tune`" in printed
+
+
+def test_the_mistake_in_a_row_is_shown_and_not_hidden(vita: Vita) -> None:
+    rows = written("rows.jsonl", [{"messages": [USER, {**ANSWER, "role": "wizard"}]}])
+    code, printed = vita("data", "show", rows, "--model", chat_model(Path("m")))
+    assert code == 3 and "rows.jsonl, row 1" in printed and "the role 'wizard'" in printed
+    code, printed = vita("data", "show", written("odd.jsonl", [{"colour": "red"}]), "--model", "m")
+    assert code == 3 and "expected a dialogue in one of the formats" in printed
+
+
+def test_a_tuned_model_stops_at_the_end_of_turn_of_its_template(vita: Vita) -> None:
+    """`<|end|>` ends each turn, and the base model's settings name only `<|endoftext|>`."""
+    tokenizer = Tokenizer(byte_tokenizer()._definition.replace("<|im_end|>", "<|end|>"),
+                          settings={"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"})  # fmt: skip
+    model = chat_model(Path("m"), template=PHI_3.replace("<|im_end|>", "<|end|>"), tokenizer=tokenizer)
+    rows = written("rows.jsonl", [{"messages": [USER, ANSWER]}])
+    code, printed = vita("sft", rows, "--model", model, "--name", "c", "--steps", "1", "--held-out", "0")
+    assert code == 0, printed
+    folder = next(row["folder"] for row in json.loads(vita("ls", "--json")[1]) if "c/sft" in row["names"])
+    assert tokenizer.specials["<|end|>"] in hf.load_generation(folder).stop

@@ -1,0 +1,72 @@
+"""The rows that `vita data show` prints: of a file or artifact, or of a step of a life with the step's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from vita.cli.workspace import Workspace
+from vita.data.show import Reading, examples, source_rows
+from vita.data.tokenizer import Tokenizer
+from vita.life import read_life
+from vita.spine.config import unknown_name
+from vita.spine.errors import ConfigError
+from vita.stages.kinds import Model
+
+
+def rows_of_path(
+    here: Workspace, what: str, *, model: str | None, count: int, settings: Mapping[str, Any]
+) -> Iterator[Text]:
+    """Rows of a file or artifact, with the defaults of the stage that reads such rows."""
+    path = Path(what) if Path(what).exists() else here.find(what).path
+    return examples(path, tokenizer=_tokenizer(here, what, model), count=count, reading=_reading(settings))
+
+
+def rows_of_life(
+    here: Workspace, life: str, *, step: str, model: str | None, count: int, settings: Mapping[str, Any]
+) -> Iterator[Text]:
+    """Rows of a step's sources, with the step's settings; the model is the newest of the life where none is named."""
+    read = read_life(life)
+    steps = {one.name: one for one in read.plan.steps}
+    if step not in steps:
+        raise unknown_name("--step", step, steps)
+    config = steps[step].config
+    sources = getattr(config, "sources", ())
+    if not sources or not hasattr(config, "max_length"):
+        hint = "steps of sft, dpo and reward are shown"
+        raise ConfigError("--step", expected="a step that learns from dialogues or preferences", got=step, hint=hint)
+    reading = _reading(
+        {
+            "length": config.max_length,  # pyright: ignore[reportAttributeAccessIssue]
+            "on_long": getattr(config, "on_long", None),
+            "held_out": getattr(config, "held_out", 0.0),
+            "seed": getattr(config, "seed", 0),
+        }
+        | {name: value for name, value in settings.items() if value is not None}
+    )
+    digest = None if model else here.latest(read.name, Model)
+    if not model and not digest:
+        hint = "name one with --model"
+        raise ConfigError("data show", f"the life `{read.name}` has no model yet whose tokenizer to use", hint=hint)
+    folder = _folder(here, model or f"@{digest}")
+    return source_rows(sources, Tokenizer.load(folder), folder=folder, count=count, reading=reading)
+
+
+def _reading(settings: Mapping[str, Any]) -> Reading:
+    if settings.get("on_long") not in (None, "truncate", "drop"):
+        raise ConfigError("--on-long", expected="truncate or drop", got=settings["on_long"])
+    return Reading(**settings)
+
+
+def _tokenizer(here: Workspace, what: str, model: str | None) -> Path | None:
+    if model:
+        return _folder(here, model)
+    return None if Path(what).exists() else _folder(here, what)
+
+
+def _folder(here: Workspace, reference: str) -> Path:
+    folder = Path(reference) if Path(reference).is_dir() else here.find(reference).path
+    return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
