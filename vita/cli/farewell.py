@@ -14,7 +14,7 @@ from rich.table import Table
 from vita.cli.app import app, workspace
 from vita.cli.gating import end_of
 from vita.cli.writing import writing
-from vita.spine.console import line
+from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, GateError
 
 feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
@@ -107,7 +107,7 @@ def who_saw(
     table = Table("kind", "digest", "names", "state", "through", box=None, pad_edge=False)
     for one in (*seen.holders, *seen.weights):
         table.add_row(one.kind, one.digest[:12], ", ".join(one.names), one.state, one.through)
-    here.console.print(table)
+    print_table(here.console, table)
     here.console.print(
         f"{len(seen.to_retire)} of {len(seen.weights)} weights made from it are not retired; "
         "to be rid of it, leave it out of the source, live again, and retire them"

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.writing import writing
-from vita.spine.console import line
+from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 
 findings_app = typer.Typer(help="What the red team found, and what becomes of it.", invoke_without_command=True)
@@ -160,7 +160,10 @@ def _list(
     for one in found:
         since = datetime.datetime.fromtimestamp(one.moves[-1].at).strftime("%Y-%m-%d")
         table.add_row(str(one.id), one.life, one.probe, one.item, one.severity, one.state, since)
-    here.console.print(table if found else "nothing was found")
+    if found:
+        print_table(here.console, table)
+    else:
+        here.console.print("no findings")
 
 
 def _move(

@@ -13,6 +13,7 @@ from rich.text import Text
 from vita.cli.app import app, workspace
 from vita.measure import gatekeeper
 from vita.measure.gate import WAITING_FOR_APPROVAL
+from vita.spine.console import print_table
 from vita.spine.errors import ConfigError
 
 GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
@@ -36,7 +37,7 @@ def gate(
     table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
     for one in decision.judged.findings:
         table.add_row(str(one.bar), Text(one.verdict, style=_COLOURS[one.verdict]), one.said)
-    here.console.print(table)
+    print_table(here.console, table)
     people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
     waits = (
         f", waits for {decision.needed - len(decision.approved_by)} to approve"

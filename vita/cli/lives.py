@@ -15,6 +15,7 @@ from vita.cli.workspace import Workspace
 from vita.life import read_life, recipes
 from vita.measure import gatekeeper
 from vita.spine.config import read_yaml, unknown_name
+from vita.spine.console import print_table
 from vita.spine.plan import execute, forecast
 
 LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
@@ -95,7 +96,7 @@ def plan(
         verdict = Text("runs", style="green") if one.runs else Text("skipped", style="dim")
         why = one.why if one.runs else f"{one.why} ({(one.artifact or '')[:12]})"
         table.add_row(one.step.name, one.step.stage.name, verdict, why)
-    here.console.print(table)
+    print_table(here.console, table)
     running = sum(one.runs for one in answers)
     here.console.print(f"{running} of {len(answers)} steps would run" if running else "nothing to do: all is known")
 
@@ -106,4 +107,4 @@ def list_recipes(ctx: typer.Context) -> None:
     table = Table("recipe", "about", box=None, pad_edge=False)
     for name, path in recipes().items():
         table.add_row(name, str(read_yaml(path).get("about", "")))
-    workspace(ctx).console.print(table)
+    print_table(workspace(ctx).console, table)

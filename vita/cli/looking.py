@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from vita.cli.app import app, data_app, workspace
 from vita.cli.workspace import Workspace
-from vita.spine.console import line
+from vita.spine.console import line, print_table
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Run
 from vita.spine.plan import ancestors, descendants
@@ -58,11 +58,13 @@ def list_artifacts(
         typer.echo(json.dumps(rows, indent=1))
         return
     table = Table("kind", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
     for row in rows:
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made"])) if row["made"] else ""
         names = "\n".join(row["names"])
         table.add_row(row["kind"], row["digest"][:12], names, _size(row["bytes"]), made, _brief(row["facts"]))
-    here.console.print(table)
+    print_table(here.console, table)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
-from vita.spine.console import line
+from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
         people = ", ".join(f"{rater} {count}" for rater, count in row["by_rater"].items())
         done = f"{row['ratings']} of {row['items'] * row['raters']}"
         table.add_row(row["name"], row["kind"], ", ".join(row["models"]), str(row["items"]), done, people)
-    here.console.print(table)
+    print_table(here.console, table)
 
 
 @review_app.command()
@@ -223,7 +223,7 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
     table = Table("of", "figure", "n", box=None, pad_edge=False)
     for name, one in figures.items():
         table.add_row(name, str(one), str(one.n))
-    here.console.print(table)
+    print_table(here.console, table)
     here.console.print(f"review/{task}  {artifact.path}", style="dim", soft_wrap=True)
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
-from vita.spine.console import line
+from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -212,12 +212,12 @@ def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> 
     for one in status["versions"]:
         gate = one["gate"].get("gate") or f"{one['gate']['status']}: {one['gate'].get('reason', '')}"
         versions.add_row(one["version"], f"{one['share']:.0%}", one["model"][:12], gate)
-    here.console.print(versions)
+    print_table(here.console, versions)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
     for one in status["replicas"]:
         cells = (one["replica"], one["version"], one["state"], one["pid"], one["in_flight"], one["starts"])
         replicas.add_row(*(str(cell) for cell in cells))
-    here.console.print(replicas)
+    print_table(here.console, replicas)
 
 
 # -- keys
@@ -269,7 +269,7 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     for row in rows:
         limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
         table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, row["state"])
-    here.console.print(table)
+    print_table(here.console, table)
 
 
 @keys_app.command("revoke")

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from vita.cli.app import errors_console
+from vita.cli.workspace import with_user_paths
 from vita.spine import machine
 from vita.spine.console import line, one_line
 from vita.spine.disk import explain_disk
@@ -23,7 +24,7 @@ def print_error(error: Exception) -> int:
     """Print one line about an error to standard error; returns its exit code."""
     explained = error if isinstance(error, VitaError) else explain(error)
     message, code = (str(explained), explained.exit_code) if explained else report(error)
-    print_error_line(message)
+    print_error_line(with_user_paths(message))
     return code
 
 

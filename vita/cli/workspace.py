@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,16 @@ from vita.spine.store import Artifact, Draft, Store
 from vita.spine.trackers import TRACKERS
 
 A = TypeVar("A", bound=Artifact)
+_ADOPTED: dict[str, tuple[str, str]] = {}
+"""Digest -> (folder in the store, folder of the user) of what this process adopted."""
+
+
+def with_user_paths(message: str) -> str:
+    """The message with folders of the user named as the user named them, and not by their copy in the store."""
+    for digest, (copy, folder) in _ADOPTED.items():
+        mention = rf"\b(?:[a-z]+ )?{digest[:12]}[0-9a-f]*"  # `model 1a2b3c4d5e6f`
+        message = re.sub(mention, folder.replace("\\", r"\\"), message.replace(copy, folder))
+    return message
 
 
 class Workspace:
@@ -99,6 +110,7 @@ class Workspace:
             shutil.copytree(folder, draft, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
             artifact = self._known_model(draft, kind) or self.store.commit(Draft(kind, draft))
         self.ledger.log("adopted", artifact.digest, kind=kind.kind, folder=folder.name)
+        _ADOPTED[artifact.digest] = (str(artifact.path), str(folder))
         return artifact
 
     def _known_model(self, folder: Path, kind: type[A]) -> A | None:

@@ -90,7 +90,11 @@ class Tokenizer:
             **read_settings(path.with_name("tokenizer_config.json")),
         }
         stops = read_settings(path.with_name("generation_config.json")).get("eos_token_id")
-        return cls(definition, settings=settings, stops=[stops] if isinstance(stops, int) else stops or ())
+        ends = [stops] if isinstance(stops, int) else stops or ()
+        try:
+            return cls(definition, settings=settings, stops=ends)
+        except ModelError as error:
+            raise ModelError(str(path), error.problem, expected=error.expected, hint=error.hint) from None
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""

@@ -68,6 +68,21 @@ def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[M
     return list(messages[:start]), turns
 
 
+def recent_turns(messages: Sequence[Message], *, characters: int) -> list[Message]:
+    """The system messages and the last turns of up to so many characters; the last turn always stays.
+
+    A cheap bound on what has to be rendered: text that is longer than this cannot fit, whatever its tokens are.
+    """
+    system, turns = split_turns(messages)
+    start, total = len(turns), 0
+    while start:
+        total += sum(len(message.content) for message in turns[start - 1])
+        if total > characters and start < len(turns):
+            break
+        start -= 1
+    return [*system, *(message for turn in turns[start:] for message in turn)]
+
+
 def _dropped_to(limit: int, system: list[Message], turns: list[list[Message]], encode: Encode) -> FittedDialogue | None:
     """The longest end of the dialogue with at most `limit` tokens; None if the last turn alone is longer.
 

@@ -168,6 +168,9 @@ class ChatRequest(Decoding):
     """How many of the likeliest tokens to give at each place; only with `logprobs`."""
     response_format: ResponseFormat | None = None
     """Only {"type": "text"}."""
+    truncation: Literal["auto", "disabled"] = "disabled"
+    """`auto` drops the oldest turns of a dialogue that does not fit into the context; `disabled` refuses it.
+    A field of OpenAI's Responses API."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

@@ -102,12 +102,20 @@ class Replica(Doors):
         self.check_model(asked.model)
         scheduler = self.admit(asked.n)
         messages = messages_of(asked.messages)
-        ids = await self.chat_ids(scheduler, messages)
-        self.check_length(scheduler, ids, "messages", room=1)
+        dropped = 0
+        if asked.truncation == "auto":
+            usual = self.served.sampling.get("max_tokens")
+            answer_tokens = asked.limit or (int(usual) if usual else None)
+            fitted = await self.fitted_ids(scheduler, messages, answer_tokens=answer_tokens)
+            messages, ids, dropped = fitted.messages, fitted.ids, fitted.dropped
+        else:
+            ids = await self.chat_ids(scheduler, messages)
+            self.check_length(scheduler, ids, "messages", room=1)
         refused = self.refused(messages)
         top = (asked.top_logprobs or 0) if asked.logprobs else None
         ask = self._ask(asked, ids, limit=asked.limit, top=top)
-        body = Chat(self._head("chatcmpl", asked), scheduler.engine.tokenizer, logprobs=asked.logprobs)
+        head = {**self._head("chatcmpl", asked), **({"dropped_messages": dropped} if dropped else {})}
+        body = Chat(head, scheduler.engine.tokenizer, logprobs=asked.logprobs)
         choices = [Choice(index, scheduler.engine.tokenizer, self.served.guard) for index in range(asked.n)]
         return await self._answer(request, asked, body, [ask], choices, refused, prompt_tokens=len(ids))
 

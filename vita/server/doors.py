@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from starlette.requests import Request
 from vita.data.chat import encode_prompt
 from vita.data.records import Message
 from vita.infer.asking import Closed, Full
+from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, recent_turns
 from vita.infer.guard import Guard
 from vita.infer.scheduler import Scheduler
 from vita.server import api
@@ -107,6 +108,33 @@ class Doors:
         if not ids:
             raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
         return ids
+
+    async def fitted_ids(
+        self, scheduler: Scheduler, messages: Sequence[Message], *, answer_tokens: int | None
+    ) -> FittedDialogue:
+        """The prompt of the longest end of a dialogue that fits (`vita.infer.dialogue` has the rule)."""
+        template, tokenizer = scheduler.engine.template, scheduler.engine.tokenizer
+        if template is None:
+            return FittedDialogue(list(messages), await self.chat_ids(scheduler, messages), 0)
+        most = scheduler.context * self._longest_token(scheduler)  # characters; more never fit
+        recent = recent_turns(messages, characters=most)
+        least = recent_turns(messages, characters=0)  # the last turn alone
+        self._check_characters(scheduler, sum(len(message.content) for message in least), "messages")
+
+        def encode(part: Sequence[Message]) -> list[int]:
+            return encode_prompt(tokenizer, template, part, add_generation_prompt=True)
+
+        try:
+            fitted = await asyncio.to_thread(
+                fit_dialogue, recent, encode=encode, context=scheduler.context, answer_tokens=answer_tokens
+            )
+        except DialogueTooLong as error:
+            raise too_long(error.context, error.tokens, param="messages") from None
+        except DataError as error:
+            raise invalid(str(error), "messages") from None
+        if not fitted.ids:
+            raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
+        return replace(fitted, dropped=len(messages) - len(fitted.messages))
 
     async def prompt_ids(
         self, scheduler: Scheduler, prompt: str | list[int], param: str, *, room: int, plain: bool = False

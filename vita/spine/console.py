@@ -17,11 +17,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 _CONTROL = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """C0 and C1 controls but tab and line ends, Unicode line separators, and surrogates, which no encoding can write."""
+
+
+_UNLIMITED = 100_000
 
 
 def printable(text: str) -> str:
@@ -48,6 +53,17 @@ def line(*parts: str | tuple[str, str] | Text) -> Text:
 def open_console(*, stderr: bool = False) -> Console:
     """The only way in which Vita makes a console."""
     return _LiteralConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table without losing text: folded at the width of a terminal, as wide as it needs to be in a pipe."""
+    for column in table.columns:
+        column.overflow = "fold"
+    if not console.is_terminal:
+        console = open_console()
+        options = console.options.update(max_width=_UNLIMITED)
+        console.width = max(1, Measurement.get(console, options, table).maximum)
+    console.print(table)
 
 
 def prepare_streams() -> None:

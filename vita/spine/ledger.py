@@ -9,6 +9,7 @@ otherwise when its heartbeat is `STALE_SECONDS` old.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -408,10 +409,38 @@ class Ledger:
             newest = self._revision(database)
             if newest == HEAD:
                 return
+            self._refuse_foreign(database, newest)
             if newest is not None and newest > HEAD:
                 raise LedgerError(self._place, f"was written by a newer Vita (schema {newest})", hint="update vita-lm")
             config.attributes["connection"] = database
             command.upgrade(config, "head")
+
+    def _refuse_foreign(self, database: sa.Connection, newest: str | None) -> None:
+        """Refuse an SQLite database of another program instead of writing tables into it."""
+        if database.dialect.name != "sqlite":
+            return
+        tables = sa.inspect(database).get_table_names()
+        if (newest is None and tables) or (newest is not None and not re.fullmatch(r"\d{4}", newest)):
+            shown = ", ".join(tables[:3])
+            raise LedgerError(
+                self._place, f"is a database of another program (it holds {shown})",
+                hint="choose another file with --ledger",
+            )  # fmt: skip
+
+    def _unreadable(self, cause: str) -> LedgerError:
+        """The error for a file that SQLite cannot read: a damaged ledger, or a file that never was one."""
+        path = Path(sa.make_url(self.url).database or "")
+        try:
+            with path.open("rb") as file:
+                is_sqlite = file.read(16) in (b"SQLite format 3\0", b"")
+        except OSError:
+            is_sqlite = True
+        if not is_sqlite and path.name != "ledger.db":
+            return LedgerError(
+                self._place, "is not a ledger but a file of another kind", hint="choose another file with --ledger"
+            )
+        hint = "restore it from a backup, or choose a new file with --ledger: the artifacts stay in the store"
+        return LedgerError(self._place, f"is corrupt: {cause}", hint=hint)
 
     def _revision(self, database: sa.Connection | None = None) -> str | None:
         if database is None:
@@ -431,8 +460,7 @@ class Ledger:
                 raise explained from None
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             if "malformed" in cause or "not a database" in cause:
-                hint = "move the file aside; the artifacts are safe, and runs will be made anew"
-                raise LedgerError(self._place, f"is corrupt: {cause}", hint=hint) from None
+                raise self._unreadable(cause) from None
             raise LedgerError(
                 self._place, f"the ledger's database says: {cause}", hint="is the address right?"
             ) from None

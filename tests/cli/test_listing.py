@@ -1,0 +1,86 @@
+"""Lists and errors name things whole and as the user named them."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tests.cli.models import Vita, command_runner, save_chat_model
+from vita.measure.story.course import _licence_phrase
+from vita.spine.ledger import Ledger
+from vita.spine.store import Draft, Store
+from vita.stages.kinds import Report
+
+NAME = "a-life-with-a-rather-long-name/a_step_with_a_rather_long_name_of_its_own"
+
+
+@pytest.fixture
+def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("VITA_DEVICE", "cpu")
+    monkeypatch.delenv("VITA_STORE", raising=False)
+    monkeypatch.delenv("VITA_LEDGER", raising=False)
+    return command_runner(capsys)
+
+
+def test_ls_shows_whole_names_at_80_columns(vita: Vita, tmp_path: Path) -> None:
+    store, folder = Store(tmp_path / "vita-store"), tmp_path / "draft"
+    folder.mkdir()
+    (folder / "report.md").write_text("a report")
+    facts = {"a_long_fact_name": "a long value of a fact that needs room", "another": 1.5}
+    artifact = store.commit(Draft(Report, folder, facts))
+    ledger = Ledger(store.root / "ledger.db")
+    ledger.name(NAME, artifact.digest)
+    ledger.close()
+    code, out, err = vita("ls")
+    assert code == 0, err
+    assert NAME in out and artifact.digest[:12] in out and "…" not in out
+    assert "a long value of a fact that needs room" in out
+
+
+def test_an_error_about_a_folder_of_the_user_names_that_folder(vita: Vita, tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "mine")
+    (tmp_path / "mine" / "tokenizer.json").write_text("{")
+    (tmp_path / "prompts.txt").write_text("What is a cat?\n")
+    save_chat_model(tmp_path / "other", seed=1)
+    create = ("review", "create", "mine", "other", "--prompts", "prompts.txt", "--name", "t")
+    for command in (create, ("chat", "mine"), ("data", "show", "prompts.txt", "--model", "mine")):
+        code, _, err = vita(*command)
+        assert code not in (0, 70), err
+        assert "mine" in err and "vita-store" not in err, err
+
+
+@pytest.mark.parametrize("name", ["passwd", "notes.txt"])
+def test_a_file_of_another_kind_is_not_said_to_be_a_corrupt_ledger(vita: Vita, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("root:x:0:0:root:/root:/bin/bash\n" * 100)
+    before = (tmp_path / name).read_bytes()
+    code, _, err = vita("--ledger", name, "ls")
+    assert code == 5 and "is not a ledger but a file of another kind; choose another file with --ledger" in err, err
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(vita: Vita, tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "places.sqlite")
+    database.execute("create table bookmarks (url text)")
+    database.commit()
+    database.close()
+    code, _, err = vita("--ledger", "places.sqlite", "ls")
+    assert code == 5 and "is a database of another program (it holds bookmarks)" in err, err
+    database = sqlite3.connect(tmp_path / "places.sqlite")
+    assert database.execute("select name from sqlite_master where type = 'table'").fetchall() == [("bookmarks",)]
+    database.close()
+
+
+def test_a_damaged_ledger_is_not_thrown_away(vita: Vita, tmp_path: Path) -> None:
+    (tmp_path / "vita-store").mkdir()
+    (tmp_path / "vita-store" / "ledger.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    code, _, err = vita("ls")
+    assert code == 5 and "restore it from a backup" in err, err
+
+
+def test_documents_without_a_licence_are_counted_in_words() -> None:
+    assert _licence_phrase("not stated", 201) == "201 documents without a stated licence"
+    assert _licence_phrase("CC0-1.0", 1) == "1 document under CC0-1.0"
