@@ -187,6 +187,8 @@ def test_rows_are_shown_as_the_stages_read_them(vita: Vita) -> None:
     assert code == 2 and "expected at most 128, the model's context" in printed
     pairs = written("pairs.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
     assert "better answer: " in vita("data", "show", pairs, "--model", model)[1]
+    rated = written("rated.jsonl", [{"prompt": "a", "completion": "b", "label": False}])
+    assert "bad answer rated.jsonl:1" in vita("data", "show", rated, "--model", model)[1]
 
 
 def test_rows_of_a_step_are_shown_with_the_settings_of_the_step(vita: Vita) -> None:
@@ -208,6 +210,18 @@ def test_the_mistake_in_a_row_is_shown_and_not_hidden(vita: Vita) -> None:
     assert code == 3 and "rows.jsonl, row 1" in printed and "the role 'wizard'" in printed
     code, printed = vita("data", "show", written("odd.jsonl", [{"colour": "red"}]), "--model", "m")
     assert code == 3 and "expected a dialogue in one of the formats" in printed
+
+
+def test_a_dialogue_that_the_template_refuses_is_named_or_counted(vita: Vita) -> None:
+    refusing = "{% if messages[0]['content'] == 'bad' %}{{ raise_exception('no such role') }}{% endif %}" + PHI_3
+    model = chat_model(Path("m"), template=refusing)
+    written("rows.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "bad", "completion": "b"}])
+    code, printed = vita("sft", "rows.jsonl", "--model", model, "--steps", "1", "--held-out", "0")
+    assert code == 3 and "rows.jsonl:2 from rows: chat template: refuses the dialogue (no such role)" in printed
+    source = "{path: rows.jsonl, on_bad_row: drop}"
+    Path("life.yaml").write_text(f"name: l\nstages:\n  sft: {{inputs: {{model: '@m'}}, sources: [{source}]}}\n")
+    code, printed = vita("data", "show", "life.yaml", "--step", "sft", "--model", model)
+    assert code == 0 and "dropped: that the chat template refuses" in printed
 
 
 def test_a_tuned_model_stops_at_the_end_of_turn_of_its_template(vita: Vita) -> None:

@@ -135,6 +135,7 @@ REASONS = {
     "same_after_cut": "with answers that are equal once cut at {length} tokens; raise `max_length` or set "
     "`on_long: drop`",
     "tie": "without a preference (a tie)",
+    "template": "that the chat template refuses",
     "rated_bad": "rated bad by their label",
     "misfit": "not in the format of their file",
     "ambiguous": "with two fields of which only one can be read",

@@ -99,7 +99,7 @@ def check_part(part: Mapping[str, Any], where: str) -> None:
 
 
 def is_learned(message: Mapping[str, Any], role: str, where: str) -> bool:
-    """Whether a message is learned, by its marks; only the assistant's can be."""
+    """Whether a message is learned, by its marks; those of other roles than the assistant can only be 0."""
     values = {name: _mark(message[name], f"{where}.{name}") for name in LEARNED_MARKS if message.get(name) is not None}
     if len(set(values.values())) > 1:
         raise Misfit(f"`{where}` has {' and '.join(f'`{name}`' for name in values)}, which contradict each other")
@@ -107,7 +107,7 @@ def is_learned(message: Mapping[str, Any], role: str, where: str) -> bool:
         name = next(iter(values))
         hint = f"only the assistant's messages are learned; remove `{name}` or set it to 0"
         raise UnsupportedField(name, where, f"`{where}.{name}` marks a message of the role {role} as learned", hint)
-    return False not in values.values()
+    return role != "assistant" or False not in values.values()
 
 
 def _mark(value: Any, where: str) -> bool:

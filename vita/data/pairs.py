@@ -27,7 +27,7 @@ from vita.data.order import shuffled
 from vita.data.records import Drop, Message, Preference, Rated
 from vita.data.sources import Source, preferences, ratings
 from vita.data.tokenizer import Tokenizer
-from vita.data.tuning import TuningSettings
+from vita.data.tuning import TuningSettings, refused_by_template
 from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, DataError
 
@@ -121,7 +121,11 @@ def examine_pairs(
         for preference in preferences(source, dropped=drops.append):
             yield from drops
             drops.clear()
-            pair = _pair(preference, tokenizer, template, length=settings.length, on_long=settings.on_long)
+            try:
+                pair = _pair(preference, tokenizer, template, length=settings.length, on_long=settings.on_long)
+            except DataError as error:
+                yield refused_by_template(error, preference.id, preference.source, source)
+                continue
             yield Drop(preference.id, preference.source, pair) if isinstance(pair, str) else pair
         yield from drops
         drops.clear()
@@ -142,15 +146,15 @@ def read_ratings(
     """Every rated answer of the sources, each beside an answer that belongs to another prompt, as KTO wants it."""
     counts = Counts("answers", length)
     found = Found(counts)
-    alone: dict[bool, list[tuple[Rated, _Halves]]] = {False: [], True: []}
+    alone: dict[bool, list[tuple[Rated, Halves]]] = {False: [], True: []}
+    settings = TuningSettings(length, on_long)
     for source in sources:
-        for rated in ratings(source, dropped=counts.drop_record):
-            counts.add_metadata(rated.metadata, source)
-            halves = _halves(rated, tokenizer, template)
-            fitted = fit(halves.whole, length=length, on_long=on_long)
-            if isinstance(fitted, str):
-                counts.drop(fitted)
+        for answer in examine_ratings([source], tokenizer, template, settings):
+            if isinstance(answer, Drop):
+                counts.drop_record(answer)
                 continue
+            rated, halves = answer
+            counts.add_metadata(rated.metadata, source)
             aside = _is_held_out(rated.prompt, held_out, seed)
             alone[aside] += [(rated, halves)] * (1 if aside else times(source.repeat, rated.id))
             counts.keep(held_out=aside, truncated=len(halves.whole.ids) > length)
@@ -163,6 +167,26 @@ def read_ratings(
         goods = [found.learnt[at].good for at in order]
         found.learnt = [replace(pair, good=good) for pair, good in zip(found.learnt, goods, strict=True)]
     return found
+
+
+def examine_ratings(
+    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> Iterator[tuple[Rated, Halves] | Drop]:
+    """All rated answers of the sources in order, with those that are dropped; as `kto` reads them."""
+    drops: list[Drop] = []
+    for source in sources:
+        for rated in ratings(source, dropped=drops.append):
+            yield from drops
+            drops.clear()
+            try:
+                halves = _halves(rated, tokenizer, template)
+            except DataError as error:
+                yield refused_by_template(error, rated.id, rated.source, source)
+                continue
+            fitted = fit(halves.whole, length=settings.length, on_long=settings.on_long)
+            yield Drop(rated.id, rated.source, fitted) if isinstance(fitted, str) else (rated, halves)
+        yield from drops
+        drops.clear()
 
 
 class Rows(NamedTuple):
@@ -216,7 +240,7 @@ class PairRows:
 # -- answers in tokens
 
 
-class _Halves(NamedTuple):
+class Halves(NamedTuple):
     """A prompt and an answer, and where the one ends and the other begins."""
 
     whole: Encoded
@@ -232,16 +256,16 @@ def encode_answer(
 
 def _encoded(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
-) -> _Halves:
+) -> Halves:
     whole = encode(tokenizer, template, [*prompt, *answer], learn_from=len(prompt))
     before = encode_prompt(tokenizer, template, prompt)
     # As far as both agree: where the answer's first letters join the last token of the prompt, it begins there.
     pairs = enumerate(zip(before, whole.ids, strict=False))
     start = next((at for at, (a, b) in pairs if a != b), min(len(before), len(whole.ids)))
-    return _Halves(Encoded(whole.ids, [False] * start + whole.learn[start:]), start)
+    return Halves(Encoded(whole.ids, [False] * start + whole.learn[start:]), start)
 
 
-def _halves(rated: Rated, tokenizer: Tokenizer, template: ChatTemplate) -> _Halves:
+def _halves(rated: Rated, tokenizer: Tokenizer, template: ChatTemplate) -> Halves:
     return _encoded(tokenizer, template, rated.prompt, rated.answer)
 
 
@@ -276,7 +300,7 @@ def _cut(side: Encoded, length: int) -> Encoded:
     return Encoded(side.ids[:length], side.learn[:length])
 
 
-def _beside_strays(alone: list[tuple[Rated, _Halves]], length: int, seed: int) -> list[TokenPair]:
+def _beside_strays(alone: list[tuple[Rated, Halves]], length: int, seed: int) -> list[TokenPair]:
     """Each rated answer with another one's put in its place: whose is drawn once, so that it can be scored once."""
     order = sorted(range(len(alone)), key=lambda at: lot(alone[at][0].id, f"{seed}/stray"))
     strays = {at: _stray(order, place, alone) for place, at in enumerate(order)}
@@ -291,7 +315,7 @@ def _beside_strays(alone: list[tuple[Rated, _Halves]], length: int, seed: int) -
     return pairs
 
 
-def _stray(order: list[int], place: int, alone: list[tuple[Rated, _Halves]]) -> int:
+def _stray(order: list[int], place: int, alone: list[tuple[Rated, Halves]]) -> int:
     """The nearest one before in the drawn order that answers another prompt."""
     own = alone[order[place]][0].prompt
     others = (order[place - back] for back in range(1, len(order)))

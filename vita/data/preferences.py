@@ -46,6 +46,10 @@ Opinion = Pair | Verdict | Flaw
 FORMATS: Parts[Format[list[Opinion]]] = Parts("preference_format")
 
 
+VERDICTS = ("verdict", "chat_verdict", "instruction_verdict")
+"""Formats whose rows hold one answer with a verdict."""
+
+
 def detect(row: Row) -> Format[list[Opinion]] | None:
     """The format that needs most of the row's fields, if any."""
     fitting = [FORMATS[name] for name in FORMATS if FORMATS[name].fits(row)]

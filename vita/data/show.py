@@ -18,7 +18,8 @@ from vita.data import formats
 from vita.data.chat import ChatTemplate, Encoded
 from vita.data.counts import Counts
 from vita.data.fitting import OnLong
-from vita.data.pairs import examine_pairs
+from vita.data.pairs import examine_pairs, examine_ratings
+from vita.data.preferences import VERDICTS
 from vita.data.preferences import detect as detect_preference
 from vita.data.records import Drop
 from vita.data.rows import TEXT_FIELDS
@@ -85,6 +86,8 @@ def source_rows(
     yield legend()
     if kind == "documents":
         shown = document_rows(sources, tokenizer, length=length or STREAM_ROW)
+    elif kind == "ratings":
+        shown = rating_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
     elif kind == "preferences":
         shown = pair_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
     else:
@@ -104,14 +107,18 @@ def _settings(reading: Reading, length: int | None, on_long: OnLong) -> TuningSe
 
 
 def _kind_of(source: Source) -> str:
-    """Whether a source holds dialogues, preferences or documents, by its first row."""
+    """Whether a source holds dialogues, preferences, ratings or documents, by its first row."""
+    artifact = _kind_of_artifact(Path(source.path)) if source.path else None
+    if artifact:
+        return artifact
     if source.world is not None:
         return "preferences" if source.part == "preferences" else "dialogues"
     row = first_row(source)
     if row is None or row.values is None:
         return "dialogues"  # whose reader says what is wrong with the row
-    if detect_preference(row.values):
-        return "preferences"
+    preference = detect_preference(row.values)
+    if preference:
+        return "ratings" if preference.name in VERDICTS else "preferences"
     if formats.detect(row.values) is None and any(isinstance(row.values.get(name), str) for name in TEXT_FIELDS):
         return "documents"
     return "dialogues"
@@ -135,6 +142,15 @@ def shard_rows(shards: Shards, tokenizer: Tokenizer, *, count: int, context: int
         names = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
         yield _heading(f"tokens {start:,} to {stop:,} of {shards.tokens:,}, from {names}")
         yield tokens(ids, tokenizer, learn=[True] * len(ids))
+
+
+def _kind_of_artifact(folder: Path) -> str | None:
+    """What the first file with rows in the folder of a preferences artifact holds; None for any other path."""
+    kinds = {"preferences": "preferences", "rated": "ratings", "dialogues": "dialogues"}
+    files = {name: folder / f"{name}.jsonl" for name in kinds}
+    if not files["preferences"].is_file():
+        return None
+    return next((kinds[name] for name, file in files.items() if file.is_file() and file.stat().st_size), "preferences")
 
 
 def dialogue_rows(
@@ -173,6 +189,25 @@ def pair_rows(
             lines.append(_heading(f"pair {pair.id} from {pair.source}, {name} answer: {told}"))
             lines.append(tokens(encoded.ids, tokenizer, learn=encoded.learn))
         yield lines
+
+
+def rating_rows(
+    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> Iterator[list[Text]]:
+    """Rated answers as `dpo` reads them for the loss `kto`."""
+    counts = Counts("answers", settings.length)
+    for answer in examine_ratings(sources, tokenizer, template, settings):
+        if isinstance(answer, Drop):
+            yield [_heading(f"answer {answer.id} from {answer.source}: dropped: {counts.describe(answer.reason)}")]
+            continue
+        rated, (whole, _) = answer
+        ids, learn = whole.ids[: settings.length], whole.learn[: settings.length]
+        verdict = "good" if rated.good else "bad"
+        told = f"{_extent(len(whole.ids), settings.length)}, {sum(learn[1:])} learnt"
+        yield [
+            _heading(f"{verdict} answer {rated.id} from {rated.source}: {told}"),
+            tokens(ids, tokenizer, learn=learn),
+        ]
 
 
 def document_rows(sources: Sequence[Source], tokenizer: Tokenizer, *, length: int) -> Iterator[list[Text]]:

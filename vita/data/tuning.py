@@ -19,6 +19,7 @@ from vita.data.records import Dialogue, Drop, Message
 from vita.data.source import Source
 from vita.data.sources import dialogues
 from vita.data.tokenizer import Tokenizer
+from vita.spine.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ def read_dialogues(
         yield from map(_dropped, drops)
 
 
+def refused_by_template(error: DataError, id: str, name: str, source: Source) -> Drop:
+    """The drop of a record that the chat template refuses; an error that names it where bad rows are errors."""
+    if source.on_bad_row == "error":
+        problem = error.problem or str(error)
+        raise DataError(f"{id} from {name}: {error.where}", problem, hint=error.hint) from None
+    return Drop(id, name, "template", str(error))
+
+
 def is_held_out(messages: Sequence[Message], settings: TuningSettings) -> bool:
     """Whether a dialogue is held out, by what is said in it, so that a copy of it is not learned."""
     return lot(text_of(messages), f"{settings.seed}/held out") < settings.held_out
@@ -79,7 +88,10 @@ def _prepare(
     flaw = answer_flaw(dialogue.messages)
     if flaw:
         return _dropped(Drop(dialogue.id, dialogue.source, flaw.reason, flaw.detail))
-    whole = encode_training(tokenizer, template, dialogue.messages)
+    try:
+        whole = encode_training(tokenizer, template, dialogue.messages)
+    except DataError as error:
+        return _dropped(refused_by_template(error, dialogue.id, dialogue.source, source))
     fitted = [fit(encoded, length=settings.length, on_long=settings.on_long) for encoded in whole]
     sequences = tuple(encoded for encoded in fitted if isinstance(encoded, Encoded))
     tokens = max(len(encoded.ids) for encoded in whole)
