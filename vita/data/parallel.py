@@ -93,7 +93,8 @@ _counter: Any = None
 def _join(counter: Any) -> None:
     global _counter
     _counter = counter
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process; here it needs no traceback
+    for number in (signal.SIGINT, signal.SIGTERM):  # a signal to the group reaches every process; no traceback here
+        signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -21,6 +21,7 @@ from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
 from vita.spine.errors import PlanError, VitaError
 from vita.spine.events import Events
+from vita.spine.interrupts import termination_interrupts
 from vita.spine.ledger import BEAT_SECONDS, Ledger, Run
 from vita.spine.machine import Machine
 from vita.spine.stage import Context, Draft, Stage
@@ -195,7 +196,7 @@ def _run(
     if step.stage.lineage:
         context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
     began = time.monotonic()
-    with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger):
+    with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger), termination_interrupts():
         with reading(contents):
             draft = step.stage.run(step.config, _fill(step, inputs, store), context)
         artifact = store.commit(draft)

@@ -28,6 +28,7 @@ import torch
 from vita.spine.disk import explain_disk, write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.events import Emit
+from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.peak import matmul_peak
 from vita.train.trainer import Outcome, Trainer, Work
@@ -36,6 +37,7 @@ METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 OF_THE_CLOCK = ("tokens_per_second", "mfu")
 """Figures in `metrics.jsonl` that differ from run to run; `Learnt.curve` leaves them out."""
 TELL_SECONDS = 0.25
+CONTINUES = "the same command continues from its checkpoint"
 PROBE_STEPS = 20
 """A run of fewer steps is not worth the second that measuring the machine's peak takes."""
 
@@ -84,7 +86,42 @@ def train(
 
     Every process calls it; the leading one writes. `enough` is asked about the metrics of the last step, and ends the
     run before its time. `checkpoint_seconds` decides how much work a crash costs, and nothing about the result.
+
+    SIGINT or SIGTERM in any process ends the run after the current step (after the next multiple of
+    `checkpoint_steps`) with a checkpoint and a `KeyboardInterrupt`; a second signal ends it at once.
     """
+    with deferred_interrupts() as interruption:
+        return _train(
+            trainer,
+            batches,
+            interruption=interruption,
+            folder=folder,
+            emit=emit,
+            looks=looks,
+            tokens_per_step=tokens_per_step,
+            flops_per_token=flops_per_token,
+            enough=enough,
+            checkpoint_seconds=checkpoint_seconds,
+            checkpoint_steps=checkpoint_steps,
+            keep=keep,
+        )
+
+
+def _train(
+    trainer: Trainer,
+    batches: Callable[[int], Work],
+    *,
+    interruption: Interruption,
+    folder: Path,
+    emit: Emit,
+    looks: Sequence[Look],
+    tokens_per_step: int,
+    flops_per_token: float,
+    enough: Callable[[Mapping[str, Any]], bool],
+    checkpoint_seconds: float,
+    checkpoint_steps: int,
+    keep: int,
+) -> Learnt:
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep)
     resumed = _resume(trainer, checkpoints, emit)
     metrics = _Metrics(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
@@ -102,12 +139,19 @@ def train(
             row |= _seen(trainer, [look for look in looks if trainer.done % look.every == 0 or trainer.done == steps])
             metrics.add(row)
             _tell(emit, row, outcome, trainer, pace)
-            due = time.monotonic() - saved >= checkpoint_seconds and trainer.done % checkpoint_steps == 0
-            if _agreed(trainer, due) and trainer.done < steps:
+            boundary = trainer.done % checkpoint_steps == 0 and trainer.done < steps
+            if boundary and _any_process(trainer, interruption.requested):
+                _save(trainer, checkpoints, metrics)
+                checkpoints.wait()
+                emit("note", text=f"stopped after step {trainer.done} of {steps}; {CONTINUES}")
+                raise KeyboardInterrupt
+            if _agreed(trainer, boundary and time.monotonic() - saved >= checkpoint_seconds):
                 _save(trainer, checkpoints, metrics)
                 saved = time.monotonic()
         _save(trainer, checkpoints, metrics)
         checkpoints.wait()
+        if _any_process(trainer, interruption.requested):
+            raise KeyboardInterrupt
     finally:
         checkpoints.settle()  # a run that is stopped loses no checkpoint that was on its way
         metrics.close()
@@ -141,9 +185,14 @@ def _compare_numerics(found: Checkpoint, trainer: Trainer, emit: Emit) -> None:
 
 def _agreed(trainer: Trainer, here: bool) -> bool:
     """What the leader says, in all processes: its clock and its metrics decide."""
+    return _any_process(trainer, here and trainer.world.leads)
+
+
+def _any_process(trainer: Trainer, here: bool) -> bool:
+    """Whether `here` is true in any process; the same answer in all of them."""
     if trainer.world.size == 1:
         return here
-    vote = torch.tensor(float(here and trainer.world.leads), device=trainer.world.device)
+    vote = torch.tensor(float(here), device=trainer.world.device)
     return bool(trainer.world.total(vote).item())
 
 

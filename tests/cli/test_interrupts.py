@@ -1,0 +1,151 @@
+"""Ctrl-C and SIGTERM during training: a checkpoint of the last step, exit code 130, and a resume to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.stages.preferring import chatting, written
+
+VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()", "--store", "store"]
+LIFE = """
+name: my
+stages:
+  design: {parameters: 60k, vocabulary: 300, context: 32, steps: 400}
+  curate: {sources: [{world: {things: 20, documents: 300}}], filters: []}
+  tokenize: {vocabulary: 300}
+  initialize: {}
+  pretrain: {rows: 2}
+"""
+COMMANDS = {
+    "pretrain": ["live", "life.yaml"],
+    "adapt": ["adapt", "texts.jsonl", "--model", "base", "--steps", "400", "--rows", "2", "--replay", "0"],
+    "sft": ["sft", "dialogues.jsonl", "--model", "base", "--steps", "400", "--rows", "2"],
+    "reward": ["reward", "pairs.jsonl", "--model", "base", "--steps", "400", "--rows", "2"],
+    "dpo": ["dpo", "pairs.jsonl", "--model", "base", "--steps", "400", "--rows", "2", "--rate", "0.1"],
+    "rlhf": [
+        *("rlhf", "pairs.jsonl", "--model", "base", "--steps", "150", "--prompts", "2", "--samples", "2"),
+        *("--epochs", "2", "--max-tokens", "4", "--held-out", "2", "--set", "rewards=[{use: random_reward}]"),
+    ],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base").mkdir()
+    chatting(tmp_path / "base")
+    written(tmp_path)
+    (tmp_path / "life.yaml").write_text(LIFE, encoding="utf-8")
+    for name, row in {
+        "dialogues.jsonl": lambda n: {
+            "messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n} it is"}]
+        },
+        "texts.jsonl": lambda n: {"text": f"The kettle of the house number {n} is a kettle like all the others. " * 3},
+    }.items():
+        (tmp_path / name).write_text("".join(json.dumps(row(n)) + "\n" for n in range(80)), encoding="utf-8")
+    return tmp_path
+
+
+def started(folder: Path, stage: str, store: str) -> subprocess.Popen[str]:
+    command = [*VITA[:-1], store, *COMMANDS[stage]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, "VITA_THREADS": "1"}, text=True, **pipes)
+
+
+def finished(folder: Path, stage: str, store: str) -> str:
+    process = started(folder, stage, store)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def scratch_of_run(folder: Path) -> Path | None:
+    return next((path.parent for path in (folder / "store").rglob("metrics.jsonl") if "scratch" in str(path)), None)
+
+
+def last_step(scratch: Path | None) -> int:
+    lines = (scratch / "metrics.jsonl").read_text().splitlines() if scratch else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def weights(folder: Path, store: str, stage: str) -> str:
+    listing = subprocess.run(
+        [*VITA[:-1], store, "ls", "--json"], cwd=folder, text=True, capture_output=True, check=True
+    )
+    [row] = [row for row in json.loads(listing.stdout) if f"my/{stage}" in row["names"]]
+    return hashlib.sha256((folder / row["folder"] / "model.safetensors").read_bytes()).hexdigest()
+
+
+def interrupt(folder: Path, stage: str, number: signal.Signals) -> tuple[int, int, str]:
+    """Send a signal after some steps; (last step taken, step of the newest checkpoint, output)."""
+    process = started(folder, stage, "store")
+    scratch, until = None, time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < until and last_step(scratch) < 6:
+        time.sleep(0.02)
+        scratch = scratch_of_run(folder)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output, output
+    assert scratch is not None
+    checkpoints = sorted(int(path.name.removeprefix("step-")) for path in scratch.glob("checkpoints/step-*"))
+    return last_step(scratch), checkpoints[-1] if checkpoints else 0, output
+
+
+def assert_no_step_is_lost(folder: Path, stage: str, number: signal.Signals) -> None:
+    step, checkpoint, output = interrupt(folder, stage, number)
+    assert checkpoint == step >= 6, output
+    assert "stopping: writes a checkpoint" in output and "the same command continues" in output
+    assert f"goes on after step {step} " in finished(folder, stage, "store")
+    finished(folder, stage, "straight")
+    assert weights(folder, "store", stage) == weights(folder, "straight", stage)
+
+
+def test_ctrl_c_during_fine_tuning_loses_no_step_and_resumes_to_the_same_bytes(folder: Path) -> None:
+    assert_no_step_is_lost(folder, "sft", signal.SIGINT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_a_signal_during_any_training_stage_loses_no_step(folder: Path, stage: str, number: signal.Signals) -> None:
+    assert_no_step_is_lost(folder, stage, number)
+
+
+SLOW_STEPS = """
+import signal, sys, time
+from pathlib import Path
+from tests.train import runs
+from vita.testing import tiny_model
+
+def slow(step, **place):
+    print("step", step, flush=True)
+    time.sleep(30 if step == 2 else 0)
+    return batch(step, **place)
+
+batch, runs.batch = runs.batch, slow
+runs.go(Path(sys.argv[1]), runs.EAGER, steps=5)
+"""
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", SLOW_STEPS, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert next(line for line in process.stdout if line == "step 2\n")
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors and time.monotonic() - started < 10
