@@ -1,7 +1,7 @@
 # make life    sets up a virtual environment and carries the embedded `cat` model through its life
 # make test    the gate: format, lint, types, tests, docs
 #
-# make test-slow, bench, docs, serve-docs, format, pins, clean
+# make test-slow, test-gpu, bench, docs, serve-docs, format, pins, clean
 #
 # PYTHON=python3.12      another interpreter for the virtual environment
 # PIP_EXTRA="..."        more words for pip, such as the index of PyTorch's CPU-only or CUDA builds
@@ -15,7 +15,7 @@ PIP = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c const
 SOURCES = vita tests bench docs
 
 .DEFAULT_GOAL := help
-.PHONY: help life test check test-slow bench docs serve-docs format pins clean
+.PHONY: help life test check test-slow test-gpu bench docs serve-docs format pins clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -41,6 +41,10 @@ test-slow: $(VENV)/.everything
 	fi
 	@$(PIP) "lm_eval[hf,api]" >/dev/null 2>&1 || echo "lm-evaluation-harness could not be installed; its tests will skip"
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
+# Needs a CUDA device and PyTorch's CUDA build; without a device every test skips and says so.
+test-gpu: $(VENV)/.everything
+	$(VENV)/bin/python -m pytest -m gpu
 
 bench: $(VENV)/.everything
 	$(VENV)/bin/python -m bench

@@ -56,8 +56,10 @@ def folder(tmp_path: Path) -> Path:
 
 def started(folder: Path, stage: str, store: str) -> subprocess.Popen[str]:
     command = [*VITA[:-1], store, *COMMANDS[stage]]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=folder, env={**os.environ, "VITA_THREADS": "1"}, text=True, **pipes)
+    environment = {**os.environ, "VITA_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def finished(folder: Path, stage: str, store: str) -> str:

@@ -35,7 +35,7 @@ def test_costs_worked_by_hand() -> None:
 
 
 def test_memory_adds_up_and_grows_with_the_tokens() -> None:
-    few, many = (tiny_architecture().memory(tokens=tokens) for tokens in (128, 256))
+    few, many = (tiny_architecture().memory(tokens=tokens, logits=1000) for tokens in (128, 256))
     assert few["total"] == sum(size for name, size in few.items() if name != "total")
     assert few["weights"] == 4 * tiny_architecture().parameters() == many["weights"]
     assert many["activations"] == 2 * few["activations"]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vita.data.chat import Encoded
 from vita.data.packing import Packing
 from vita.testing import tiny_model
-from vita.train import losses
+from vita.train import pieces
 from vita.train.losses import language_modelling, next_token
 
 
@@ -43,7 +43,7 @@ def test_two_tokens_worked_by_hand():
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("bytes_at_once", [2**26, 11 * 8 * 4])
 def test_loss_and_gradients_are_those_of_the_plain_formula_in_any_chunks(monkeypatch, z_loss, bytes_at_once):
-    monkeypatch.setattr(losses, "LOGIT_BYTES", bytes_at_once)
+    monkeypatch.setattr(pieces, "LOGIT_BYTES", bytes_at_once)
     hidden, head, targets, mask = case()
     found = next_token(hidden, head, targets, mask, z_loss=z_loss)
     wanted = plain(hidden, head, targets, mask, z_loss=z_loss)

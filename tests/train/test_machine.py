@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from vita.spine.errors import ConfigError
+from vita.train import peak
 from vita.train.memory import keep_freed_memory
 from vita.train.peak import matmul_peak
 from vita.train.precision import choose_precision
@@ -35,3 +38,30 @@ def test_the_peak_is_a_plausible_number():
 
 def test_freed_memory_is_kept_where_there_is_glibc():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_a_size_whose_product_takes_too_long_is_left_out(monkeypatch):
+    sizes: list[int] = []
+
+    def seconds(size: int, *given: object, **settings: object) -> float:
+        sizes.append(size)
+        return 2 * size**3 / 1e9  # a device of 1 GFLOP/s
+
+    monkeypatch.setattr(peak, "_seconds_per_product", seconds)
+    assert matmul_peak(torch.float32) == pytest.approx(1e9)
+    assert sizes == [512]
+
+
+def test_the_peak_of_memory_is_measured_anew_for_each_stage():
+    """In a process of its own, whose peak no other test has raised."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux resets the peak of a process")
+    program = (
+        "from vita.train.memory import peak_memory, reset_peak_memory\n"
+        "block = b'x' * (300 << 20)\n"
+        "print(peak_memory('cpu')); del block\n"
+        "reset_peak_memory('cpu'); print(peak_memory('cpu'))"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, output.split())
+    assert before > 300 << 20 and after < before - (250 << 20)

@@ -68,11 +68,14 @@ class Architecture(Settings):
         seen = ((context or self.context) + 1) / 2
         return 6 * self.matrix_parameters() + round(12 * self.layers * self.heads * self.head_dim * seen)
 
-    def memory(self, *, tokens: int, optimizer_bytes: int = 8, activation_bytes: int = 4) -> dict[str, int]:
+    def memory(
+        self, *, tokens: int, logits: int, optimizer_bytes: int = 8, activation_bytes: int = 4
+    ) -> dict[str, int]:
         """Bytes to train on `tokens` tokens at a time with fp32 weights: by purpose, and in `total`.
 
-        `optimizer_bytes` counts per parameter (AdamW: 8). Activations are those the backward pass needs again when
-        attention is fused and nothing is recomputed; an estimate, good to about a third.
+        `tokens` is the size of a micro-batch. `logits` are the bytes of logits that the loss holds at once, which it
+        computes in chunks. `optimizer_bytes` counts per parameter (AdamW: 8). Activations are those the backward pass
+        needs again when attention is fused and nothing is recomputed; an estimate, good to about a third.
         """
         count = self.parameters()
         # Kept for a layer: the input and output of both norms, the queries, keys and values before and after norm
@@ -83,7 +86,7 @@ class Architecture(Settings):
             "gradients": 4 * count,
             "optimizer": optimizer_bytes * count,
             "activations": tokens * activation_bytes * self.layers * per_layer,
-            "logits": tokens * 2 * 4 * self.vocabulary,
+            "logits": logits,
         }
         return {**parts, "total": sum(parts.values())}
 

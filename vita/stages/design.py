@@ -30,7 +30,7 @@ from vita.train.rules import TrainingPlan, training_plan
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable
 
-VERSION = 5
+VERSION = 6
 
 _COUNT = re.compile(r"^\s*([0-9.]+)\s*([kmb]?)\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|days?)?\s*$", re.IGNORECASE)

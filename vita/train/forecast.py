@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vita.nn.architecture import Architecture
+from vita.train.pieces import logit_memory, rows_at_once
 from vita.train.rules import USEFUL_EPOCHS, WIDTH_PER_LAYER, TrainingPlan, shape_of_depth
 
 
@@ -120,13 +121,19 @@ def prediction(
         "text_bytes": round(plan.tokens * text_bytes),
         "flops_per_token": flops,
         "flops": flops * plan.tokens,
-        "memory": shape.memory(tokens=plan.tokens_per_step),
+        "memory": _memory(shape, plan),
         "bits_per_byte": _bits(LAWS[text], shape, effective_tokens(plan.tokens, available) * text_bytes),
         "text": text,
     }
     if available is not None:
         answer["epochs"] = round(plan.tokens / available, 2)
     return answer
+
+
+def _memory(shape: Architecture, plan: TrainingPlan) -> dict[str, int]:
+    """Bytes by purpose, for the micro-batches and chunks in which the trainer computes a step."""
+    tokens = plan.context * rows_at_once(plan.rows, tokens_per_row=plan.context)
+    return shape.memory(tokens=tokens, logits=logit_memory(tokens, vocabulary=shape.vocabulary))
 
 
 def warnings(answer: dict[str, Any]) -> list[str]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from vita.spine.errors import StoreError
 from vita.spine.events import Emit
 from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
+from vita.train.memory import peak_memory, reset_peak_memory
 from vita.train.peak import matmul_peak
 from vita.train.trainer import Outcome, Trainer, Work
 
@@ -244,7 +243,9 @@ class _Pace:
     def __init__(self, trainer: Trainer, *, tokens_per_step: int, flops_per_token: float) -> None:
         self.tokens, self.flops = tokens_per_step, tokens_per_step * flops_per_token / trainer.world.size
         probes = self.flops > 0 and trainer.training.schedule.steps - trainer.done >= PROBE_STEPS
-        self.peak = matmul_peak(trainer.precision.dtype, device=trainer.world.device) if probes else 0.0
+        self.device = trainer.world.device
+        self.peak = matmul_peak(trainer.precision.dtype, device=self.device) if probes else 0.0
+        reset_peak_memory(self.device)  # after the measurement above, whose matrices are no part of the training
         self._began = self._last = time.perf_counter()
         self._told = 0.0
         self._first: float | None = None
@@ -290,21 +291,13 @@ class _Pace:
             "seconds_to_first_step": round(self._first or 0.0, 3),
             "seconds_per_step": round(seconds, 5),
             "training_seconds": round(self._last - self._began, 3),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": peak_memory(self.device),
         }
         if self.tokens:
             answer["tokens_per_second"] = round(self.tokens / seconds, 1)
         if self.peak:
             answer |= {"matmul_peak": round(self.peak), "mfu": round(self.flops / seconds / self.peak, 4)}
         return answer
-
-
-def peak_memory() -> int:
-    """The most bytes this process ever held, on the accelerator where there is one."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 # -- metrics

@@ -6,7 +6,6 @@ step into other pieces changes nothing (a mean of means would weigh short pieces
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,15 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vita.nn.transformer import Transformer
+from vita.train.pieces import positions_at_once
 
 # B batch, T position, D width, V vocabulary, N positions of all rows, C those of a chunk
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Transformer, Tensors], tuple[Tensor, dict[str, Tensor]]]
 """(model, a micro-batch) -> (the sum to make small, other sums to tell); the loop divides each by the targets."""
-
-LOGIT_BYTES = 64 * 2**20
-"""Logits held at once; more positions than that are done chunk by chunk."""
 
 
 def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
@@ -92,7 +89,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         rounded = head.to(hidden.dtype)
-        size = _chunk(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
+        size = positions_at_once(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
         losses, hits, by_hidden, by_head = [], [], [], None
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
@@ -139,9 +136,3 @@ def _chunk_loss(
     by_head = (share.mT @ (hidden.to(wide) * scale).to(hidden.dtype)).to(wide)
     by_head = by_head.index_add(0, targets, -weights[:, None] * hidden.to(wide))
     return loss, hits, by_hidden.to(hidden.dtype), by_head
-
-
-def _chunk(positions: int, *, vocabulary: int, number_bytes: int) -> int:
-    """Positions done at once: as few even chunks as keep the logits within `LOGIT_BYTES`."""
-    most = max(1, LOGIT_BYTES // (vocabulary * number_bytes))
-    return math.ceil(positions / math.ceil(positions / most)) if positions else 1

@@ -30,6 +30,7 @@ from vita.train.losses import Loss, Tensors
 from vita.train.memory import keep_freed_memory
 from vita.train.optim import Optimization, Optimizer, part_of
 from vita.train.parallel import World, like, whole
+from vita.train.pieces import MICRO_TOKENS, rows_at_once
 from vita.train.precision import Choice, choose_precision
 from vita.train.schedule import Schedule, share
 
@@ -46,7 +47,7 @@ class Training(Settings):
     """Rules and rates."""
     clip: float = Field(default=1.0, gt=0)
     """Gradients longer than this, over all parameters together, are scaled down to it."""
-    micro_tokens: int = Field(default=16384, ge=1)
+    micro_tokens: int = Field(default=MICRO_TOKENS, ge=1)
     """Tokens that go through the model at once; a step of more is done in pieces, with the same result."""
     precision: Choice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
@@ -235,8 +236,8 @@ class Trainer:
     def _pieces(self, tensors: Tensors) -> Iterator[Tensors]:
         """Micro-batches of equal numbers of rows, as few as `micro_tokens` allows."""
         rows, *inner, width = tensors["ids"].shape
-        most = max(1, self.training.micro_tokens // max(1, math.prod(inner) * (width - 1)))
-        size = next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
+        tokens_per_row = math.prod(inner) * (width - 1)
+        size = rows_at_once(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_tokens)
         moved = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):
             yield {name: tensor[start : start + size] for name, tensor in moved.items()}

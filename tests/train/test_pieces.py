@@ -1,0 +1,54 @@
+"""Pieces of a step: whole rows, chunks of logits, and the memory that they are forecast to take."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vita.testing import tiny_architecture
+from vita.train.forecast import prediction
+from vita.train.losses import next_token
+from vita.train.pieces import LOGIT_BYTES, logit_memory, positions_at_once, rows_at_once
+from vita.train.rules import training_plan
+
+
+class LargestTensor(TorchDispatchMode):
+    """Records the bytes of the largest tensor that any operation returns."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.bytes = max(self.bytes, result.numel() * result.element_size())
+        return result
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "expected"), [(16, 1024, 16), (32, 1024, 16), (24, 1024, 12), (7, 4096, 1), (4, 99999, 1)]
+)
+def test_a_micro_batch_is_the_most_whole_rows_that_divide_the_step(rows: int, tokens: int, expected: int) -> None:
+    assert rows_at_once(rows, tokens_per_row=tokens) == expected
+
+
+def test_the_loss_never_holds_more_logits_than_the_forecast_counts() -> None:
+    positions, vocabulary, width = 3000, 40_000, 4
+    chance = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, positions, width, generator=chance, requires_grad=True)
+    head = torch.randn(vocabulary, width, generator=chance, requires_grad=True)
+    targets = torch.randint(vocabulary, (1, positions), generator=chance)
+    with LargestTensor() as largest:
+        next_token(hidden, head, targets).loss.backward()
+    counted = logit_memory(positions, vocabulary=vocabulary)
+    assert 2 * largest.bytes == counted <= 2 * LOGIT_BYTES < 2 * 4 * positions * vocabulary
+    assert positions_at_once(positions, vocabulary=vocabulary, number_bytes=4) * vocabulary * 4 == largest.bytes
+
+
+def test_predicted_memory_is_that_of_a_micro_batch_and_not_of_the_whole_step() -> None:
+    """A step of a million tokens goes through the model in micro-batches, so it needs the memory of one of them."""
+    shape = tiny_architecture(vocabulary=50_000, context=1024)
+    plan = training_plan(shape, tokens=10 * 2**20, tokens_per_step=2**20)
+    memory = prediction(shape, plan, text="english")["memory"]
+    assert memory["logits"] <= 2 * LOGIT_BYTES
+    assert memory["activations"] == shape.memory(tokens=16384, logits=0)["activations"]
