@@ -110,6 +110,13 @@ class ChatTemplate:
         """Write `chat_template.jinja`."""
         (Path(folder) / FILE).write_text(self.source, encoding="utf-8")
 
+    def save_where_missing(self, folder: str | Path) -> None:
+        """Write `chat_template.jinja` unless the folder holds a template already, which stays byte for byte."""
+        try:
+            ChatTemplate.load(folder)
+        except ModelError:
+            self.save(folder)
+
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
         """The dialogue as text, as transformers' `apply_chat_template(tokenize=False)` gives it."""
         return self._render(_plain(messages), add_generation_prompt=add_generation_prompt, marks=("", ""))

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 from vita.data.chat import ChatTemplate, encode_prompt, training_clock
 from vita.data.records import Message
 from vita.data.tokenizer import Tokenizer
+from vita.infer.pretrained import Pretrained
 from vita.infer.sampling import Sampler, Sampling
 from vita.infer.text import TextStream
-from vita.nn import hf
 from vita.nn.cache import Cache
 from vita.nn.transformer import Transformer
 from vita.spine.errors import DataError, ModelError
@@ -104,9 +104,9 @@ class Engine:
         `clock` gives the date that the chat template may print: by default the fixed one of training, so that tests
         and training do not depend on the day.
         """
-        tokenizer = Tokenizer.load(folder)
-        template = ChatTemplate.load(folder).with_clock(clock) if _has_template(Path(folder), tokenizer) else None
-        return cls(hf.load(folder, dtype=dtype, device=device), tokenizer, template=template, device=device)
+        opened = Pretrained.load(folder, dtype=dtype, device=device, finite=False)
+        template = opened.template and opened.template.with_clock(clock)
+        return cls(opened.model, opened.tokenizer, template=template, device=device)
 
     # -- prompts
 
@@ -288,7 +288,3 @@ class Request:
     def completion(self) -> Completion:
         assert self.finish is not None
         return Completion("".join(self._text), tuple(self._ids), self.finish, tuple(self._logprobs))
-
-
-def _has_template(folder: Path, tokenizer: Tokenizer) -> bool:
-    return (folder / "chat_template.jinja").is_file() or bool(tokenizer.settings.get("chat_template"))

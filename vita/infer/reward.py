@@ -14,7 +14,7 @@ import torch
 from vita.data.chat import ChatTemplate, encode_prompt
 from vita.data.records import Message
 from vita.data.tokenizer import Tokenizer
-from vita.nn import reward
+from vita.nn import hf, reward
 from vita.nn.reward import RewardTransformer
 from vita.spine.errors import DataError
 
@@ -38,8 +38,10 @@ class RewardModel:
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> RewardModel:
         """The reward model in a folder, with its tokenizer and chat template."""
-        model = reward.load(folder, device=device)
-        return cls(model, Tokenizer.load(folder), ChatTemplate.load(folder), device=device)
+        model, tokenizer = reward.load(folder, device=device), Tokenizer.load(folder)
+        hf.check_tokens(folder, model.architecture, tokenizer.vocabulary)
+        hf.check_finite(model, folder)
+        return cls(model, tokenizer, ChatTemplate.load(folder), device=device)
 
     def ids(self, dialogue: Sequence[Message]) -> list[int]:
         """The dialogue in tokens, as it was in training: to the last that its template writes."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,22 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 DESCRIPTION = "vita.json"
 M = TypeVar("M", bound=Transformer)
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", GENERATION)
+TOKENIZER_CONFIG = "tokenizer_config.json"
+COMPANIONS = (
+    "tokenizer.json",
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    GENERATION,
+)
 """Files that go with a model through its life and do not change when its weights do."""
+TEMPLATES = "additional_chat_templates"
+"""A folder of further chat templates, which goes with a model likewise."""
 
 
 @dataclass(frozen=True)
@@ -78,16 +93,23 @@ def save(
     folder: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    dtypes: Mapping[str, torch.dtype] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `config.json`, with what `config` adds or replaces, and `model.safetensors`, rounded to a `dtype`.
+
+    `dtypes` gives single tensors a type of their own, by name.
 
     Each file is written aside and renamed, the config last: an interrupted save leaves no half-written file behind
     under its real name.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()}
+    types = dtypes or {}
+    tensors = {
+        name: tensor.detach().to("cpu", types.get(name, dtype)).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
     written = dtype or model.head_weight.dtype
     with _written_aside(folder / WEIGHTS) as aside:
         save_file(tensors, aside, metadata={"format": "pt"})
@@ -114,19 +136,114 @@ def save_generation(generation: Generation, folder: str | Path) -> None:
     _write_json(Path(folder) / GENERATION, values)
 
 
+def add_stops(folder: str | Path, tokens: Iterable[int], *, otherwise: Iterable[int] = ()) -> None:
+    """Let generation end at `tokens` too; everything else that `generation_config.json` says stays as it is.
+
+    A folder that names no end token at all gets `otherwise` as well.
+    """
+    path = Path(folder) / GENERATION
+    before = load_generation(folder)
+    stops = list(dict.fromkeys([*(before.stop or sorted(otherwise)), *tokens]))
+    if path.exists() and stops == [*before.stop]:
+        return
+    values = _read_json(path) if path.exists() else {"bos_token_id": before.start, "pad_token_id": before.padding}
+    _write_json(path, {**values, "eos_token_id": stops})
+
+
 def carry(source: str | Path, folder: str | Path) -> None:
-    """Copies tokenizer, chat template and generation settings from one model folder to another."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    """Copies tokenizer, chat templates and generation settings from one model folder to another."""
+    source, folder = Path(source), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in COMPANIONS:
-        if (Path(source) / name).exists():
-            shutil.copyfile(Path(source) / name, Path(folder) / name)
+        if (source / name).exists():
+            shutil.copyfile(source / name, folder / name)
+    if (source / TEMPLATES).is_dir():
+        shutil.copytree(source / TEMPLATES, folder / TEMPLATES, dirs_exist_ok=True)
 
 
 def save_next(model: Transformer, folder: str | Path, *, source: str | Path, **learnt: int) -> None:
-    """Saves a model that was made from the one in `source`: weights, its companions, and `learnt` in `vita.json`."""
-    save(model, folder)
+    """Saves a language model that was made from the one in `source`, with everything else that `source` says.
+
+    The weights keep the types in which `source` stores them, `config.json` keeps its further fields, and tokenizer,
+    templates and generation settings are copied. `learnt` goes into `vita.json`.
+    """
+    save_like(model, folder, source=source, config=read_config(source))
     carry(source, folder)
+    pad_left(folder)
     describe(model.architecture, folder, **learnt)
+
+
+def save_like(model: Transformer, folder: str | Path, *, source: str | Path, config: Mapping[str, Any]) -> None:
+    """Saves weights in the types in which `source` stores them, those without a counterpart in the most common one."""
+    dtypes = stored_dtypes(source)
+    usual = _most_common(dtypes)
+    save(model, folder, dtype=usual, dtypes=dtypes, config=config)
+
+
+@torch.no_grad()
+def round_like(model: Transformer, source: str | Path) -> None:
+    """Rounds weights in place to the types in which `source` stores them, so that what is measured is what is saved."""
+    dtypes = stored_dtypes(source)
+    usual = _most_common(dtypes)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(parameter.to(dtypes.get(name, usual)))
+
+
+def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
+    """The type of each tensor in the folder's weight files, by name."""
+    dtypes: dict[str, torch.dtype] = {}
+    for path in _weight_files(Path(folder)):
+        with _reading(path) as file:
+            dtypes |= {name: _TYPES.get(file.get_slice(name).get_dtype(), torch.float32) for name in file.keys()}  # noqa: SIM118
+    return dtypes
+
+
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def _most_common(dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
+    return Counter(dtypes.values()).most_common(1)[0][0] if dtypes else torch.float32
+
+
+def pad_left(folder: str | Path) -> None:
+    """Has transformers pad on the left, as generation with a decoder needs it.
+
+    With padding on the right, its default, transformers continues a shorter prompt of a batch after the padding, and
+    gives other answers than for the prompt alone.
+    """
+    path = Path(folder) / TOKENIZER_CONFIG
+    if path.exists():
+        settings = _read_json(path)
+        if settings.get("padding_side") != "left":
+            _write_json(path, {**settings, "padding_side": "left"})
+
+
+def check_tokens(folder: str | Path, architecture: Architecture, tokens: int) -> None:
+    """Refuses a tokenizer with more ids (`tokens`) than the model has embeddings, and an end token beyond them."""
+    rows = architecture.vocabulary
+    if tokens > rows:
+        raise ModelError(
+            str(folder),
+            f"the tokenizer knows {tokens} tokens, the model {rows}",
+            hint="resize the embedding to the tokenizer, or take the tokenizer that belongs to the model",
+        )
+    beyond = [token for token in load_generation(folder).stop if token >= rows]
+    if beyond:
+        raise ModelError(f"{folder}: eos_token_id", expected=f"token ids from 0 to {rows - 1}", got=beyond[0])
+
+
+def check_finite(model: Transformer, folder: str | Path) -> None:
+    """Refuses weights that are NaN or infinite, by the name of the first such tensor."""
+    names = nonfinite_tensors(model)
+    if names:
+        more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+        hint = "the weights are damaged; take the last good copy of the model"
+        raise ModelError(f"{folder}: {names[0]}{more}", "holds NaN or infinite values", hint=hint)
+
+
+def nonfinite_tensors(model: Transformer) -> list[str]:
+    """Names of the parameters that hold NaN or infinite values."""
+    return [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
 
 
 def describe(architecture: Architecture, folder: str | Path, **learnt: int) -> None:
@@ -184,10 +301,16 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    with _reading(path) as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            yield name, file.get_tensor(name)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                yield name, file.get_tensor(name)
+            yield file
     except (SafetensorError, OSError) as error:
         raise ModelError(str(path), f"cannot be read, perhaps it was cut short: {error}") from None
 

@@ -50,8 +50,11 @@ class RewardTransformer(Transformer):
         return nn.functional.linear(hidden.float(), self.score.weight.float())[:, 0]
 
 
-def save(model: RewardTransformer, folder: str | Path, *, padding: int) -> None:
-    """A folder that transformers' `AutoModelForSequenceClassification` opens; `padding` is the token it passes over."""
+def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: str | Path | None = None) -> None:
+    """A folder that transformers' `AutoModelForSequenceClassification` opens; `padding` is the token it passes over.
+
+    With `source`, the language model it was made from, weights and `config.json` keep what that folder says.
+    """
     described: dict[str, Any] = {
         "architectures": [CLASSIFIER],
         "num_labels": 1,
@@ -59,7 +62,10 @@ def save(model: RewardTransformer, folder: str | Path, *, padding: int) -> None:
         "label2id": {"reward": 0},
         "pad_token_id": padding,
     }
-    hf.save(model, folder, config=described)
+    if source is None:
+        hf.save(model, folder, config=described)
+    else:
+        hf.save_like(model, folder, source=source, config={**hf.read_config(source), **described})
 
 
 def load(

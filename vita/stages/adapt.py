@@ -24,6 +24,7 @@ from vita.data.shards import Shards
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
 from vita.infer.engine import Engine
+from vita.infer.pretrained import Pretrained
 from vita.measure.learning import Picture, mean_of_last, write_learning
 from vita.measure.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
 from vita.measure.report import Section, Table
@@ -42,8 +43,9 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.text import HeldOut, Masking, is_masked, text_tensors
 from vita.train.trainer import Trainer, Training, Work
+from vita.train.validation import RunCheck, fingerprint, loss_evidence
 
-VERSION = 3
+VERSION = 4
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -89,6 +91,8 @@ class Config(Settings):
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
+    allow_no_improvement: bool = neutral(False)
+    """Keep the model also when the run shows no improvement; the report then says so."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
 
@@ -101,12 +105,13 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
-    model = hf.load(inputs.model.path)
+    pretrained = Pretrained.load(inputs.model.path)
+    model, before = pretrained.model, fingerprint(pretrained.model)
     shape = model.architecture
     length = config.length or shape.context
     if length > shape.context:
         raise ConfigError("adapt.length", expected=f"at most {shape.context}, the model's context", got=length)
-    tokenizer = Tokenizer.load(inputs.model.path)
+    tokenizer = pretrained.tokenizer
     old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
     domain = _read(config, tokenizer, context)
     rows = config.rows or _rows(config, domain.learnt.tokens, length)
@@ -150,10 +155,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
+        hf.round_like(trained, inputs.model.path)
     context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
+    check = RunCheck("adapt", learnt, trained, before, context.scratch, config.allow_no_improvement)
+    check.health()
+    improvement = check.improvement(loss_evidence(learnt, heldout=("domain_loss", "domain_bits_per_byte")))
     folder = context.draft_folder()
     hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=steps * rows * length)
     figures = _measured(config, inputs, domain, folder, tokenizer, context)
@@ -168,6 +177,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "loss": mean_of_last(learnt.curve, "loss"),
         **{f"{name}/{metric}": round(one.value, 6) for name, own in figures.items() for metric, one in own.items()},
         "left_out": learnt.left_out,
+        **improvement,
     }
     facts = {name: value for name, value in counted.items() if value is not None}
     _tell(figures, context)

@@ -26,6 +26,7 @@ from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
 from vita.infer.engine import Engine
+from vita.infer.pretrained import Pretrained
 from vita.infer.reward import RewardModel
 from vita.infer.sampling import Sampling
 from vita.measure.judging import Judges
@@ -57,8 +58,9 @@ from vita.train.precision import Choice
 from vita.train.preference import Knobs
 from vita.train.stops import save_stops
 from vita.train.trainer import Trainer, Training, Work
+from vita.train.validation import RunCheck, fingerprint, loss_evidence
 
-VERSION = 4
+VERSION = 5
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -129,6 +131,8 @@ class Config(Settings):
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
     precision: Choice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    allow_no_improvement: bool = neutral(False)
+    """Keep the model also when the run shows no improvement; the report then says so."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
 
@@ -147,13 +151,14 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     learn = learning(config.losses, config.knobs(), where="dpo.losses")
-    model = hf.load(inputs.model.path)
+    pretrained = Pretrained.load(inputs.model.path)
+    model, begun = pretrained.model, fingerprint(pretrained.model)
     shape = model.architecture
     length = config.max_length or shape.context
     if length > shape.context:
         raise ConfigError("dpo.max_length", expected=f"at most {shape.context}, the model's context", got=length)
     judges = _judges(config, inputs, context)
-    tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
+    tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     found = _read(config, inputs, learn, tokenizer, template, context, length=length)
     if judges and (asked := _asked(config, found)):
         judges.try_out(asked[0])
@@ -197,19 +202,23 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             flops_per_token=shape.flops_per_token(length),
             checkpoint_seconds=config.checkpoint_seconds,
         )
-        after = reference_of(trainer, aside)
         trained = trainer.trained()
+        hf.round_like(trained, inputs.model.path)
+        check = RunCheck("dpo", learnt, trained, begun, context.scratch, config.allow_no_improvement)
+        check.health()
+        improvement = check.improvement(loss_evidence(learnt, control=config.shuffle_labels))
+        after = reference_of(trainer, aside)
     context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
     folder = context.draft_folder()
     hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=int(rows.tokens.sum()))
-    template.save(folder)
-    save_stops(tokenizer, template, folder, source=inputs.model.path)
+    template.save_where_missing(folder)
+    save_stops(tokenizer, template, folder)
     ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
     moved = _moved(config, inputs, judges, found, folder, context)
-    facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out)
+    facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out) | improvement
     _tell_drift(facts, context.emit)
     _write(config, inputs, learnt.curve, training, facts, ranked, moved, folder)
     return Draft(Model, folder, facts)

@@ -27,11 +27,12 @@ from vita.nn.init import SCHEMES, initialize
 from vita.nn.inspection import report
 from vita.nn.transformer import Transformer
 from vita.spine.config import Settings, build
-from vita.spine.errors import ConfigError, DataError
+from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
+from vita.train.validation import weight_problems
 
-VERSION = 1
+VERSION = 2
 
 MEASURED_ROWS, MEASURED_TOKENS = 8, 256
 """The text that passes through the new model: enough for statistics, little enough for any size of model."""
@@ -66,12 +67,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     found = report(model, _text(inputs.tokens, length=min(MEASURED_TOKENS, architecture.context)))
     context.emit("note", text=f"loss {found['loss']:.4f}; ln {architecture.vocabulary} = {found['ln_vocabulary']:.4f}")
 
+    if problems := weight_problems(model, loss=found["loss"]):
+        raise TrainingError("initialize", "; ".join(problems), hint=f"the scheme `{config.scheme}` does not suit it")
+
     folder = context.draft_folder()
     hf.save(model, folder)
     hf.save_generation(
         hf.Generation(start=tokenizer.document, padding=tokenizer.pad, stop=tuple(sorted(tokenizer.stops))), folder
     )
     tokenizer.save(folder)
+    hf.pad_left(folder)
     ChatTemplate.default().save(folder)
     hf.describe(architecture, folder, steps=0)
     _write_report(found, config, folder / "report")

@@ -32,8 +32,9 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.text import HeldOut, Masking, is_masked, text_tensors
 from vita.train.trainer import Trainer, Training, Work
+from vita.train.validation import RunCheck, fingerprint, loss_evidence
 
-VERSION = 2
+VERSION = 3
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -72,6 +73,8 @@ class Config(Settings):
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
+    allow_no_improvement: bool = neutral(False)
+    """Keep the model also when the run shows no improvement; the report then says so."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
 
@@ -94,6 +97,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     training = training_of(config, plan)
     rows, length, steps = config.rows or plan["rows"], plan["context"], training.schedule.steps
     model = hf.load(inputs.model.path)
+    hf.check_finite(model, inputs.model.path)
+    before = fingerprint(model)
     shards = Shards.open(inputs.tokens.path / "train")
     _check(model.architecture, shards, length=length)
     loader = Loader(shards, context=length, rows=rows, seed=config.seed)
@@ -135,10 +140,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
+        hf.round_like(trained, inputs.model.path)
     context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
+    check = RunCheck("pretrain", learnt, trained, before, context.scratch, config.allow_no_improvement)
+    check.health()
+    improvement = check.improvement(loss_evidence(learnt))
     folder = context.draft_folder()
     hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=steps * rows * length)
     facts = {
@@ -149,6 +158,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "heldout_loss": last(learnt.curve, "heldout_loss"),
         "heldout_bits_per_byte": last(learnt.curve, "heldout_bits_per_byte"),
         "left_out": learnt.left_out,
+        **improvement,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."

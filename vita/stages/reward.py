@@ -21,6 +21,7 @@ from vita.data.pairs import Found, PairRows, asked_of, read_pairs
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
+from vita.infer.pretrained import Pretrained
 from vita.measure.learning import Picture, mean_of_last, write_learning
 from vita.measure.pairs import Both, calibration, calibration_section, figures_section, of_scores
 from vita.measure.statistics import Interval
@@ -36,6 +37,7 @@ from vita.train.pairs import AT_ONCE, LearnsScores, PairBatches, both_scores, pa
 from vita.train.parallel import joined
 from vita.train.precision import Choice
 from vita.train.trainer import Trainer, Training
+from vita.train.validation import Evidence, RunCheck, accuracy_evidence, fingerprint
 
 VERSION = 4
 PARALLEL = True
@@ -83,6 +85,8 @@ class Config(Settings):
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
     precision: Choice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
+    allow_no_improvement: bool = neutral(False)
+    """Keep the model also when the run shows no improvement; the report then says so."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
 
@@ -95,14 +99,15 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
-    begun = hf.load(inputs.model.path)
-    shape = begun.architecture
+    pretrained = Pretrained.load(inputs.model.path)
+    shape = pretrained.model.architecture
     length = config.max_length or shape.context
     if length > shape.context:
         raise ConfigError("reward.max_length", expected=f"at most {shape.context}, the model's context", got=length)
-    tokenizer, template = Tokenizer.load(inputs.model.path), ChatTemplate.load(inputs.model.path)
+    tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     found = _read(config, inputs, tokenizer, template, context, length=length)
-    model = RewardTransformer.of(begun, start=config.head, seed=config.seed)
+    model = RewardTransformer.of(pretrained.model, start=config.head, seed=config.seed)
+    before = fingerprint(model)
     training = preference_training(
         pairs=len(found.learnt),
         rate=rules.preference_rate(shape.parameters()) * config.rate,
@@ -129,25 +134,29 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
             enough=lambda row: _is_enough(config, row, pairs=len(found.heldout)),
             checkpoint_seconds=config.checkpoint_seconds,
         )
-        scores = _scores(trainer, aside)
         trained = trainer.trained()
+        hf.round_like(trained, inputs.model.path)
+        check = RunCheck("reward", learnt, trained, before, context.scratch, config.allow_no_improvement)
+        check.health()
+        scores = _scores(trainer, aside)
     context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Reward, context.scratch, {})
 
     assert isinstance(trained, RewardTransformer)
-    folder = context.draft_folder()
-    reward.save(trained, folder, padding=tokenizer.pad)
-    hf.carry(inputs.model.path, folder)
-    template.save(folder)
-    hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
     figures = (
         of_scores(scores, [one.source for one in found.heldout], [one.prompt for one in found.heldout])
         if scores
         else {}
     )
+    improvement = check.improvement(_evidence(config, figures, found, seen=learnt.steps * config.rows))
+    folder = context.draft_folder()
+    reward.save(trained, folder, padding=tokenizer.pad, source=inputs.model.path)
+    hf.carry(inputs.model.path, folder)
+    template.save_where_missing(folder)
+    hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
     gap = calibration(scores)[1] if scores else None
-    facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps, left_out=learnt.left_out)
+    facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps, left_out=learnt.left_out) | improvement
     if learnt.steps < training.schedule.steps:
         context.emit("note", text=f"it was enough after {learnt.steps} of {training.schedule.steps} steps")
     if figures:
@@ -176,6 +185,21 @@ def _read(
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
         context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
     return found
+
+
+def _evidence(config: Config, figures: Mapping[str, Mapping[str, Interval]], found: Found, *, seen: int) -> Evidence:
+    """Whether the held-out pairs are ranked better than by chance."""
+    if not figures:
+        return Evidence("not judged", "no pairs were held out")
+    accuracy, prompts = figures["all"]["accuracy"], len({pair.prompt for pair in found.heldout})
+    return accuracy_evidence(
+        accuracy.value,
+        accuracy.low,
+        items=prompts,
+        seen=seen,
+        available=len(found.learnt),
+        control=config.shuffle_labels,
+    )
 
 
 def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:

@@ -19,6 +19,7 @@ from vita.data.counts import Counts
 from vita.data.prompts import Prompt, distinct, prompts
 from vita.data.sources import Source
 from vita.infer.engine import Engine
+from vita.infer.pretrained import Pretrained
 from vita.infer.sampling import Sampling
 from vita.measure.judging import Judges
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
@@ -42,8 +43,9 @@ from vita.train.policy import Aggregation, Importance
 from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training
+from vita.train.validation import RunCheck, fingerprint, gain_evidence
 
-VERSION = 3
+VERSION = 4
 
 LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""
@@ -150,6 +152,8 @@ class Config(Settings):
     """Tokens that go through the model at once."""
     precision: Choice = "float32"
     """What matrices are multiplied in; sampling is in float32 always, so that bfloat16 learns slightly off-policy."""
+    allow_no_improvement: bool = neutral(False)
+    """Keep the model also when the run shows no improvement; the report then says so."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
 
@@ -165,10 +169,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     settled = _settled(config)
     device = context.machine.device
     rewards, judges = _judges(config, inputs, device)
+    pretrained = Pretrained.load(inputs.model.path)
     reference = Engine.open(inputs.model.path, device=device)
     asked, aside = _prompts(config, reference, context)
     judges.try_out(aside[0])
-    policy, tokenizer, template = hf.load(inputs.model.path), reference.tokenizer, reference.template
+    policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
+    before = fingerprint(policy)
     model = ActorCritic.of(policy) if config.method == "ppo" else policy
     engine = Engine(model, tokenizer, template=template, device=device)
     training = _training(config, settled, width=model.architecture.width)
@@ -196,6 +202,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     )
     context.record |= learnt.record
     final = model.policy() if isinstance(model, ActorCritic) else model
+    hf.round_like(final, inputs.model.path)
+    check = RunCheck("rlhf", learnt, final, before, context.scratch, config.allow_no_improvement)
+    check.health()
     later = Engine(final, tokenizer, template=template, device=device)
     found = judges.beside(
         reference,
@@ -205,7 +214,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         sampling=config.compared or Sampling(max_tokens=config.max_tokens),
         seed=config.seed,
     )
-    facts = _facts(config, learnt, found, asked=asked, aside=aside)
+    gain = found.figures["score/gain"]
+    improvement = check.improvement(gain_evidence(gain.value, gain.low, gain.high, other_judge=bool(config.judged_by)))
+    facts = _facts(config, learnt, found, asked=asked, aside=aside) | improvement
     context.emit("note", text=_story(facts, found))
     return Draft(Model, _written(config, inputs, context, final, learnt, found, facts, training), facts)
 

@@ -28,10 +28,11 @@ from vita.data.show import tokens
 from vita.data.sources import Source, first_row
 from vita.data.tokenizer import Tokenizer
 from vita.data.tuning import TuningSettings, read_dialogues
+from vita.infer.pretrained import Pretrained
 from vita.measure.learning import last, write_learning
 from vita.nn import hf
 from vita.spine.config import Settings, neutral
-from vita.spine.errors import ConfigError, DataError, ModelError
+from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.train import rules
@@ -43,8 +44,9 @@ from vita.train.precision import Choice
 from vita.train.schedule import Schedule
 from vita.train.stops import save_stops
 from vita.train.trainer import Trainer, Training, Work
+from vita.train.validation import RunCheck, fingerprint, loss_evidence
 
-VERSION = 4
+VERSION = 5
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -89,6 +91,8 @@ class Config(Settings):
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
+    allow_no_improvement: bool = neutral(False)
+    """Keep the model also when the run shows no improvement; the report then says so."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
     """Time between checkpoints: how much work a crash costs."""
 
@@ -101,12 +105,13 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
-    model = hf.load(inputs.model.path)
+    pretrained = Pretrained.load(inputs.model.path)
+    model, before = pretrained.model, fingerprint(pretrained.model)
     shape = model.architecture
     length = config.max_length or shape.context
     if length > shape.context:
         raise ConfigError("sft.max_length", expected=f"at most {shape.context}, the model's context", got=length)
-    tokenizer, template = Tokenizer.load(inputs.model.path), _template(inputs.model)
+    tokenizer, template = pretrained.tokenizer, pretrained.template or ChatTemplate.default()
     replayed = replayed_rows(config.replay, rows=config.rows, where="sft")
     text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
     shown = _shown(config, tokenizer, template, context, length=length)
@@ -137,20 +142,24 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
+        hf.round_like(trained, inputs.model.path)
     context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
-    before = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
+    check = RunCheck("sft", learnt, trained, before, context.scratch, config.allow_no_improvement)
+    check.health()
+    improvement = check.improvement(loss_evidence(learnt))
+    begun = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
     after = {name: last(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
-    found = {"steps": steps, **shown.facts(), **before, **after, "left_out": learnt.left_out}
+    found = {"steps": steps, **shown.facts(), **begun, **after, "left_out": learnt.left_out, **improvement}
     facts = {"chat": True, **{name: value for name, value in found.items() if value is not None}}
     if heldout:
-        context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))
+        context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**begun, **after}))
     folder = context.draft_folder()
     hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=batches.packing.targets)
-    template.save(folder)
-    save_stops(tokenizer, template, folder, source=inputs.model.path)
+    template.save_where_missing(folder)
+    save_stops(tokenizer, template, folder)
     settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
     lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} tokens to learn, {steps:,} steps."
     write_learning(
@@ -242,13 +251,6 @@ def _format(source: Source) -> str:
     row = first_row(source)
     found = detect(row.values or {}) if row else None
     return found.name if found else "unknown"
-
-
-def _template(model: Model) -> ChatTemplate:
-    try:
-        return ChatTemplate.load(model.path)
-    except ModelError:
-        return ChatTemplate.default()
 
 
 # -- training

@@ -14,6 +14,8 @@ from typing import Any
 
 from vita.spine.errors import TrainingError
 
+NO_TARGETS = "no targets"
+"""The reason of a step whose batch holds nothing to learn."""
 WINDOW = 64
 """Healthy steps remembered."""
 ENOUGH = 16
@@ -35,7 +37,7 @@ class Guard:
 
     def judge(self, step: int, *, loss: float, gradient_norm: float, targets: float = 1.0) -> str | None:
         """None for a healthy step, else why to leave it out; too many in a row end the run."""
-        reason = self._reason(loss, gradient_norm) if targets else "no targets"
+        reason = self._reason(loss, gradient_norm) if targets else NO_TARGETS
         if reason is None:
             self._row = 0
             self._healthy["loss"].append(loss)

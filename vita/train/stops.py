@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from vita.data.chat import ChatTemplate, turn_ends
@@ -10,12 +9,11 @@ from vita.data.tokenizer import Tokenizer
 from vita.nn import hf
 
 
-def save_stops(tokenizer: Tokenizer, template: ChatTemplate, folder: Path, *, source: Path) -> None:
-    """Write the generation settings of `source` to `folder`, with every token that ends an answer as a stop.
+def save_stops(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> None:
+    """Add every token that ends an answer to the stops in `folder`; all other generation settings stay as they are.
 
     A template may end turns with a token that the settings do not name, `<|end|>` beside `<|endoftext|>` for instance.
     The tuned model learns to write it, and would go on after it if it were no stop.
     """
-    before = hf.load_generation(source)
-    stop = {*before.stop, *tokenizer.stops, tokenizer.end_of_turn, *turn_ends(tokenizer, template)}
-    hf.save_generation(replace(before, stop=tuple(sorted(stop))), folder)
+    ends = sorted({tokenizer.end_of_turn, *turn_ends(tokenizer, template)})
+    hf.add_stops(folder, ends, otherwise=tokenizer.stops)

@@ -33,7 +33,7 @@ def is_masked(choice: Masking, device: str) -> bool:
 
 def text_tensors(ids: Int[np.ndarray, "B T"], *, document: int | None = None) -> dict[str, Tensor]:
     """Rows of a stream as the loss reads them; a `document` token keeps the documents of a row apart."""
-    tensors = {"ids": torch.from_numpy(ids)}
+    tensors = {"ids": torch.from_numpy(ids if ids.flags.writeable else ids.copy())}
     if document is not None:
         tensors["documents"] = torch.from_numpy(document_ids(ids, separator=document))
     return tensors

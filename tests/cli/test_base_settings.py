@@ -1,0 +1,150 @@
+"""What a base folder says survives tuning: types, generation settings, tokenizer settings, templates, further files.
+
+The base folder is written by transformers, tuned by the command line and opened by transformers again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.cli.test_validation import DIALOGUES, listing, vita
+from tests.stages.preferring import written
+from vita.data.chat import CHATML
+from vita.testing import byte_tokenizer
+
+transformers = pytest.importorskip("transformers")
+EOS = [258, 7]
+GENERATION = {
+    "do_sample": True,
+    "temperature": 0.6,
+    "top_p": 0.9,
+    "top_k": 20,
+    "repetition_penalty": 1.05,
+    "eos_token_id": EOS,
+    "bos_token_id": 256,
+    "pad_token_id": 257,
+}
+STAGES = {
+    "adapt": ["adapt", "texts.jsonl", "--replay", "0"],
+    "sft": ["sft", "dialogues.jsonl"],
+    "dpo": ["dpo", "pairs.jsonl"],
+    "rlhf": [
+        *("rlhf", "pairs.jsonl", "--prompts", "2", "--samples", "2", "--max-tokens", "4", "--held-out", "2"),
+        *("--set", "rewards=[{use: random_reward}]"),
+    ],
+    "reward": ["reward", "pairs.jsonl"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("VITA_THREADS", "1")
+    written(tmp_path)
+    written(tmp_path, DIALOGUES, name="dialogues.jsonl")
+    texts = [{"text": f"The kettle of the house number {n} is a kettle like all the others. " * 3} for n in range(60)]
+    written(tmp_path, texts, name="texts.jsonl")
+    write_base(tmp_path / "base")
+    return tmp_path
+
+
+def write_base(base: Path) -> None:
+    """A bfloat16 Qwen3 with lists of end tokens, its own sampling and a template of its own."""
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(
+        vocab_size=264,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        bos_token_id=256,
+        eos_token_id=EOS,
+        pad_token_id=257,
+    )
+    model = transformers.Qwen3ForCausalLM(config).to(torch.bfloat16)
+    model.generation_config = transformers.GenerationConfig(**GENERATION)
+    model.save_pretrained(base)
+    byte_tokenizer().save(base)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        base, pad_token="<|im_start|>", eos_token="<|im_end|>", model_max_length=96
+    )
+    tokenizer.add_tokens([transformers.AddedToken("<tool>", normalized=False, special=True)])
+    tokenizer.chat_template = "{# its own #}" + CHATML.replace("{%- generation %}", "").replace(
+        "{% endgeneration %}", ""
+    )
+    tokenizer.save_pretrained(base)
+
+
+def tuned(stage: str, capsys: pytest.CaptureFixture[str]) -> Path:
+    code = vita(*STAGES[stage], "--model", "base", "--steps", "1")
+    assert code == 0, capsys.readouterr().err
+    return Path(listing(capsys)[f"my/{stage}"]["folder"])
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_everything_that_the_base_folder_says_survives(
+    folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, made = folder / "base", tuned(stage, capsys)
+    assert read(made, "generation_config.json") == read(base, "generation_config.json")
+    settings = read(made, "tokenizer_config.json")
+    assert {
+        **read(base, "tokenizer_config.json"),
+        **({} if stage == "reward" else {"padding_side": "left"}),
+    } == settings
+    before, after = read(base, "config.json"), read(made, "config.json")
+    changed = {"architectures", "id2label", "label2id", "num_labels", "pad_token_id"} if stage == "reward" else set()
+    assert {name for name in before if before[name] != after.get(name)} <= changed
+    for name in ("chat_template.jinja", "tokenizer.json"):
+        assert (made / name).read_bytes() == (base / name).read_bytes()
+    tensors = load_file(made / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_transformers_opens_the_tuned_folder_as_it_opened_the_base(
+    folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tuned(stage, capsys)
+    model = transformers.AutoModelForCausalLM.from_pretrained(made)
+    assert model.dtype == torch.bfloat16
+    for name, value in GENERATION.items():
+        assert getattr(model.generation_config, name) == value
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made)
+    original = transformers.AutoTokenizer.from_pretrained(folder / "base")
+    assert tokenizer.special_tokens_map == original.special_tokens_map
+    assert (tokenizer.model_max_length, tokenizer.chat_template) == (96, original.chat_template)
+    assert tokenizer.convert_tokens_to_ids("<tool>") == original.convert_tokens_to_ids("<tool>") == 259
+
+
+def test_a_batch_of_padded_prompts_gives_the_answers_of_each_prompt_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tuned("sft", capsys)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made)
+    model = transformers.AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    prompts = ["a", "Say 17, and then say it once more.", "kettle"]
+    how = {"max_new_tokens": 8, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+    def answers(texts: list[str]) -> list[list[int]]:
+        batch = tokenizer(texts, return_tensors="pt", padding=True)
+        found = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **how)
+        return [row[batch["input_ids"].shape[1] :].tolist() for row in found]
+
+    batched, alone = answers(prompts), [answers([prompt])[0] for prompt in prompts]
+    assert batched == [row + [tokenizer.pad_token_id] * (len(batched[0]) - len(row)) for row in alone]
