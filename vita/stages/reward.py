@@ -39,7 +39,7 @@ from vita.train.precision import Choice
 from vita.train.trainer import Trainer, Training
 from vita.train.validation import Evidence, RunCheck, accuracy_evidence, fingerprint
 
-VERSION = 4
+VERSION = 5
 PARALLEL = True
 """All processes carry it out together."""
 ENOUGH_PAIRS = 30
