@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ import typer
 from vita.cli.app import app, errors_console, workspace
 from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
+from vita.data.generation import ignored_settings, sampling_defaults
 from vita.data.records import Message
 from vita.spine.console import line, printable
 from vita.spine.errors import ConfigError, DataError
@@ -24,9 +25,15 @@ if TYPE_CHECKING:
     from vita.infer.sampling import Sampling
 
 ModelArgument = Annotated[str, typer.Argument(help="A name (cat/sft), a digest, or a Hugging Face model folder.")]
-Temperature = Annotated[float, typer.Option(help="0 takes the likeliest token each time.")]
-TopK = Annotated[int, typer.Option(help="Only the k likeliest tokens; 0 for all.")]
-TopP = Annotated[float, typer.Option(help="Only the likeliest tokens that make up this probability.")]
+_DEFAULT = " Default: what generation_config.json says, else {}."
+Temperature = Annotated[
+    float | None, typer.Option(help="0 takes the likeliest token each time." + _DEFAULT.format("0.7 in a chat and 1"))
+]
+TopK = Annotated[int | None, typer.Option(help="Only the k likeliest tokens; 0 for all." + _DEFAULT.format("0"))]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="The likeliest tokens that make up this probability." + _DEFAULT.format("0.95 in a chat and 1")),
+]
 MaxTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 
@@ -36,9 +43,9 @@ def chat(
     ctx: typer.Context,
     model: ModelArgument,
     system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
-    temperature: Temperature = 0.7,
-    top_k: TopK = 0,
-    top_p: TopP = 0.95,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
 ) -> None:
@@ -47,7 +54,10 @@ def chat(
     When the context is full, the oldest turns are dropped, with a notice.
     """
     here = workspace(ctx)
-    sampling = _sampling(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    _sampling(**_chosen(given))  # an option out of range is refused before the model is loaded
+    folder = _folder(here, model)
+    sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(given)})
     engine = _engine(here, model)
     opening = [Message("system", valid_text(system, where="--system"))] if system else []
     engine.chat_ids([*opening, _user("")])  # fails here where the model has no chat template
@@ -113,9 +123,9 @@ def generate(
     model: ModelArgument,
     prompt: Annotated[list[str] | None, typer.Argument(help="Text to go on from; standard input when absent.")] = None,
     as_chat: Annotated[bool, typer.Option("--chat", help="Put the prompt in the chat template.")] = False,
-    temperature: Temperature = 1.0,
-    top_k: TopK = 0,
-    top_p: TopP = 1.0,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
     max_tokens: MaxTokens = 128,
     seed: Seed = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop before this text.")] = None,
@@ -130,9 +140,10 @@ def generate(
     prompts = [valid_text(text, where="prompt") for text in prompts]
     if not prompts:
         raise ConfigError("generate", "no prompt was given", hint='vita generate MODEL "Once upon a time"')
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    _sampling(**_chosen(given))  # an option out of range is refused before the model is loaded
+    sampling = _sampling(**{**_recommended(_folder(here, model)), **_chosen(given)}, stop=tuple(stop or ()))
     engine = _engine(here, model)
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    sampling = _sampling(**how, stop=tuple(stop or ()))
     ids = [engine.chat_ids([_user(text)]) if as_chat else engine.text_ids(text) for text in prompts]
     if len(ids) == 1 and not as_json:
         for piece in engine.stream(ids[0], sampling):
@@ -173,12 +184,28 @@ def _user(text: str) -> Message:
     return Message("user", text)
 
 
-def _engine(here: Workspace, model: str) -> Any:
-    from vita.infer.engine import Engine
+def _folder(here: Workspace, model: str) -> Path:
     from vita.stages.kinds import Model
 
-    folder = Path(model) if Path(model).is_dir() else here.find(model, Model).path
-    return Engine.open(folder, device=here.machine.device, clock=datetime.now)
+    return Path(model) if Path(model).is_dir() else here.find(model, Model).path
+
+
+def _engine(here: Workspace, model: str) -> Any:
+    from vita.infer.engine import Engine
+
+    return Engine.open(_folder(here, model), device=here.machine.device, clock=datetime.now)
+
+
+def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _recommended(folder: Path) -> dict[str, Any]:
+    """The sampling that the model's folder recommends, with a notice of what it asks for beyond that."""
+    if ignored := ignored_settings(folder):
+        _print_notice(f"generation_config.json also sets {', '.join(ignored)}, which is not applied here")
+    return sampling_defaults(folder)
 
 
 def _sampling(**how: Any) -> Any:

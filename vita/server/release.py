@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vita.data.generation import sampling_defaults
 from vita.measure.weights import Files, hidden, model_digest, regular_files
 from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError, StoreError
@@ -72,6 +73,8 @@ def release_of(
 
     `digest` is the model's digest in the store, by default the one that its files have there; `version` is by default
     the beginning of that digest.
+
+    A request that names no sampling gets `sampling`, and for the rest what the model\'s `generation_config.json` says.
     """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
@@ -90,7 +93,7 @@ def release_of(
         "files": {f"{MODEL}/{file}": sha for file, (sha, _) in files.items()},
         "guard": dict(guard) if guard is not None else None,
         "limits": {**LIMITS, **(limits or {})},
-        "sampling": dict(sampling or {}),
+        "sampling": {**sampling_defaults(model), **(sampling or {})},
         "golden": [dict(answer) for answer in golden],
     }
     (target / DESCRIPTION).write_bytes(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode())

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from vita.data.generation import sampling_defaults
 from vita.data.records import Message
 from vita.infer.engine import Engine
 from vita.infer.guard import Guard
@@ -25,7 +26,7 @@ from vita.spine.plan import Context, Draft
 from vita.spine.store import Store
 from vita.stages.kinds import Model, Release
 
-VERSION = 2
+VERSION = 3
 
 GOLDEN = ("What is a cat?", "Hello!", "Tell me about the sea.", "1 2 3", "")
 
@@ -44,7 +45,7 @@ class Config(Settings):
     rows: int = Field(16, ge=1)
     """Requests that a replica answers at the same time."""
     sampling: Sampling = Field(default_factory=lambda: Sampling(max_tokens=256))
-    """What a request that says nothing gets."""
+    """What a request that says nothing gets; what is not set here is taken from the model's generation settings."""
     golden: tuple[str, ...] = Field(GOLDEN, min_length=1)
     """Prompts whose greedy answers prove that it is the same model; put as a user's message where it can chat."""
     golden_tokens: int = Field(32, ge=1)
@@ -74,12 +75,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         digest=inputs.model.digest,
         guard=_guard(config),
         limits={"queue": config.queue, "rows": config.rows, "context": engine.model.architecture.context},
-        sampling=config.sampling.model_dump(mode="json"),
+        sampling=_sampling(config.sampling, inputs.model.path),
         golden=golden,
     )
     context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers")
     facts = {"name": config.name, "version": version, "model": inputs.model.digest}
     return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(golden)})
+
+
+def _sampling(chosen: Sampling, folder: Path) -> dict[str, Any]:
+    """The chosen settings; temperature, top_k and top_p that were not chosen come from the model's folder."""
+    recommended = sampling_defaults(folder)
+    rest = {name: value for name, value in recommended.items() if name not in chosen.model_fields_set}
+    return {**chosen.model_dump(mode="json"), **rest}
 
 
 def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:

@@ -1,0 +1,68 @@
+"""Chat, generation and releases use the sampling that the model's folder recommends, unless another is chosen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.stages.preferring import chatting
+from vita.cli import main
+from vita.data.generation import ignored_settings, sampling_defaults
+from vita.server.release import release_of
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+    (tmp_path / "base").mkdir()
+    chatting(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def recommend(model: Path, **settings: object) -> None:
+    path = model / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def generated(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["generate", "base", "Once upon", "--json", "--max-tokens", "12", "--seed", "5", *options])
+    captured = capsys.readouterr()
+    assert stopped.value.code in (None, 0), captured.err
+    return json.loads(captured.out)["text"], captured.err
+
+
+def test_generation_uses_the_sampling_of_the_folder_unless_an_option_says_otherwise(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, _ = generated(capsys)
+    greedy, _ = generated(capsys, "--temperature", "0")
+    assert plain != greedy
+    recommend(model, top_k=1)
+    assert generated(capsys)[0] == greedy
+    assert generated(capsys, "--top-k", "0")[0] == plain
+    recommend(model, top_k=50, do_sample=False, repetition_penalty=1.1)
+    text, notice = generated(capsys)
+    assert text == greedy and "repetition_penalty 1.1, which is not applied" in notice
+
+
+def test_a_release_of_a_folder_takes_its_sampling(model: Path, tmp_path: Path) -> None:
+    recommend(model, temperature=0.6, top_p=0.9, top_k=20)
+    told = [
+        json.loads(
+            (release_of(model, tmp_path / name, name="a", version="1", sampling=chosen) / "release.json").read_text()
+        )
+        for name, chosen in (("one", None), ("two", {"temperature": 0.2}))
+    ]
+    assert told[0]["sampling"] == {"temperature": 0.6, "top_p": 0.9, "top_k": 20}
+    assert told[1]["sampling"] == {"temperature": 0.2, "top_p": 0.9, "top_k": 20}
+
+
+def test_values_that_cannot_be_used_are_left_out(tmp_path: Path) -> None:
+    settings = {"temperature": None, "top_p": 1.5, "top_k": 20.5, "num_beams": 4, "min_p": 0.0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert sampling_defaults(tmp_path) == {} and ignored_settings(tmp_path) == ["num_beams 4"]
+    assert sampling_defaults(tmp_path / "nowhere") == {}
