@@ -8,6 +8,7 @@ archive, can be known to give what was released.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
