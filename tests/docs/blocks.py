@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +49,6 @@ class Block:
         return bash_commands(self.text, self.line) if self.language in SHELL else []
 
 
-@cache
 def page_blocks(page: Path) -> tuple[Block, ...]:
     """All fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")

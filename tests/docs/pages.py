@@ -57,6 +57,9 @@ def prompt_files(folder: Path) -> None:
 
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
+HARNESS = """\
+lm_eval --model local-completions --tasks lambada_openai \\
+    --model_args model=mine,base_url=http://127.0.0.1:8000/v1/completions,max_length=512"""
 QUESTION = {"vita chat": "What did I write about tea?\n"}
 
 PAGES = {
@@ -73,6 +76,7 @@ PAGES = {
     ),
     "docs/lives.md": Page(files=readme_files, from_readme=False),
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
+    "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
     "docs/stages/adapt.md": Page(files=law_files),
     "docs/stages/curate.md": Page(files=book_files),
     "docs/stages/dpo.md": Page(typed=QUESTION),

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from tests.docs.blocks import ROOT, SHELL, Block, Command, output_matches, page_blocks
-from tests.docs.terminal import Terminal
+from tests.docs.terminal import Server, Terminal
 
 SERVERS = ("vita serve ", "vita review serve ", "python -m vita.server.replica ")
 """Commands that run until Ctrl-C; the commands below them on the page are typed in a second terminal."""
@@ -39,8 +39,8 @@ class Page:
 class Reader:
     """Runs the blocks of a page, in order, in a folder."""
 
-    def __init__(self, path: Path, page: Page, folder: Path, scratch: Path) -> None:
-        self.path, self.page, self.folder = path, page, folder
+    def __init__(self, path: Path, page: Page, folder: Path, scratch: Path, *, root: Path = ROOT) -> None:
+        self.path, self.page, self.folder, self._root = path, page, folder, root
         self.terminal = Terminal(folder, scratch / "terminal", reader_environment(scratch))
 
     def read(self) -> None:
@@ -64,9 +64,9 @@ class Reader:
         assert not unused, f"not on the page: {unused}"
 
     def _run(self, block: Block, command: Command) -> None:
-        place = f"{block.page.relative_to(ROOT)}:{command.line}: $ {command.text}"
+        place = f"{block.page.relative_to(self._root)}:{command.line}: $ {command.text}"
         if command.text.startswith(SERVERS):
-            server = self.terminal.start(command.text, ready=r"http://127\.0\.0\.1:\d+")
+            server = self._serve(command.text)
             code, output = 0, server.output
         else:
             typed = next((text for start, text in self.page.typed.items() if command.text.startswith(start)), "")
@@ -78,6 +78,16 @@ class Reader:
         if command.output:
             shown = "\n".join(command.output)
             assert output_matches(command.output, output), f"{place}\nshown:\n{shown}\nactual:\n{output}"
+
+    def _serve(self, command: str) -> Server:
+        """Start a server; it is ready when it prints its address, or else when its port is open."""
+        if "vita.server.replica" not in command:
+            return self.terminal.start(command, ready=r"http://127\.0\.0\.1:\d+")
+        server = self.terminal.start(command, ready="")
+        port = command.partition("--port ")[2].split()[0]
+        waiting = f"for _ in $(seq 120); do (: > /dev/tcp/127.0.0.1/{port}) 2> /dev/null && break; sleep 0.5; done"
+        self.terminal.run(waiting)
+        return server
 
     def _write(self, block: Block) -> None:
         text = block.text

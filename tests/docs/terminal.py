@@ -72,7 +72,7 @@ class Terminal:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def run(self, command: str, *, typed: str = "", timeout: float = 300) -> Outcome:
+    def run(self, command: str, *, typed: str = "", timeout: float = 900) -> Outcome:
         """Run a command to its end; `typed` is its standard input."""
         script, log = self._files(command, typed)
         code = script.with_suffix(".code")
@@ -86,7 +86,7 @@ class Terminal:
             time.sleep(0.02)
         return Outcome(int(code.read_text()), log.read_text(encoding="utf-8", errors="replace"))
 
-    def start(self, command: str, *, ready: str, timeout: float = 120) -> Server:
+    def start(self, command: str, *, ready: str, timeout: float = 300) -> Server:
         """Start a server in the background, after stopping the one before; return when its output matches `ready`."""
         self.stop_server()
         script, log = self._files(command, "")
