@@ -6,7 +6,7 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -16,6 +16,10 @@ from vita.cli.gating import end_of
 from vita.cli.writing import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, GateError
+
+if TYPE_CHECKING:
+    from vita.cli.workspace import Workspace
+    from vita.measure.erasure import Seen
 
 feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
@@ -80,38 +84,56 @@ def restore(
 def who_saw(
     ctx: typer.Context,
     document: Annotated[str, typer.Argument(help="The id of a document, or of a request whose feedback was learnt.")],
-    erase: Annotated[bool, typer.Option("--erase", help="Write down that it must be erased.")] = False,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the document of this source, where several have the id.")
+    ] = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Leave it and its copies out of every later run; needs --by.")
+    ] = False,
     by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it, with --erase.")] = None,
+    reason: Annotated[str, typer.Option(help="Why it must go, with --erase.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List every model that saw a document, and what must be retired if it goes."""
+    """List what became of a document in every corpus and model, and what must be rebuilt if it goes."""
     from vita.measure import erasure
 
     here = workspace(ctx)
-    seen = erasure.who_saw(document, here.store, here.ledger)
+    seen = erasure.who_saw(document, here.store, here.ledger, source=source)
+    number = None
     if erase:
-        if not by:
+        if not (by or "").strip():
             raise GateError("who-saw --erase", "needs --by: an erasure has a name to it")
-        retire = [one.digest for one in seen.to_retire]
-        here.ledger.log("erasure asked", document, who=by, holders=[one.digest for one in seen.holders], retire=retire)
+        number = erasure.erase(seen, here.ledger, who=str(by), reason=reason)
     if as_json:
         told = {"document": document, "holders": [one.as_json() for one in seen.holders],
-                "weights": [one.as_json() for one in seen.weights], "unread": list(seen.unread)}  # fmt: skip
+                "weights": [one.as_json() for one in seen.weights], "unread": list(seen.unread),
+                "erasure": number, "rebuild": [one.digest for one in seen.to_rebuild],
+                "retire": [one.digest for one in seen.to_retire]}  # fmt: skip
         typer.echo(json.dumps(told, indent=1))
         return
-    for one in seen.unread:
-        here.console.print(line(("not searched", "yellow"), f": {one}"), soft_wrap=True)
-    if not seen.holders:
+    for problem in seen.unread:
+        here.console.print(line(("not searched", "yellow"), f": {problem}"), soft_wrap=True)
+    if seen.holders:
+        table = Table("kind", "digest", "names", "state", "source", "what became of it", box=None, pad_edge=False)
+        for one in (*seen.holders, *seen.weights):
+            told = one.told if one in seen.holders else f"{one.told}, through {one.through}"
+            table.add_row(one.kind, one.digest[:12], ", ".join(one.names), one.state, one.source, told)
+        print_table(here.console, table)
+    else:
         here.console.print(f"nothing here holds `{document}`")
-        return
-    table = Table("kind", "digest", "names", "state", "through", box=None, pad_edge=False)
-    for one in (*seen.holders, *seen.weights):
-        table.add_row(one.kind, one.digest[:12], ", ".join(one.names), one.state, one.through)
-    print_table(here.console, table)
-    here.console.print(
-        f"{len(seen.to_retire)} of {len(seen.weights)} weights made from it are not retired; "
-        "to be rid of it, leave it out of the source, live again, and retire them"
-    )
+    if number is not None:
+        here.console.print(f"erasure {number} is in force: later runs leave `{document}` and its copies out")
+    _tell_consequences(here, seen)
+
+
+def _tell_consequences(here: Workspace, seen: Seen) -> None:
+    """What must be rebuilt and retired before a document is gone."""
+    for told, holders in (("rebuild", seen.to_rebuild), ("retire", seen.to_retire)):
+        if holders:
+            names = ", ".join(one.names[0] if one.names else one.digest[:12] for one in holders)
+            here.console.print(f"to be rid of it, {told}: {names}", soft_wrap=True)
+    if seen.to_rebuild:
+        here.console.print("`vita live` rebuilds what an erasure concerns; `vita retire` takes weights out of use")
 
 
 @feedback_app.command("collect")

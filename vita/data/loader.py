@@ -8,6 +8,7 @@ following, whichever ranks share them out: another world size or number of rows 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,22 @@ class Loader:
                 spans += self.shards.documents_between(at, stop)
                 left, at = left - (stop - at), 0
         return spans
+
+    def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
+        """Whether training on the first `steps` steps reads a token of one of the spans."""
+        if self.start == 0 and steps * self.rows >= self.blocks:
+            return bool(spans)
+        starts = np.sort(np.array(self._starts(self.start, steps * self.rows), np.int64))
+        for span in spans:
+            # A row covers [start, start + context), and what runs over the end goes on at the beginning.
+            for begin, stop in (
+                (span.start, span.stop),
+                (span.start + self.shards.tokens, span.stop + self.shards.tokens),
+            ):
+                first = int(np.searchsorted(starts, begin - self.context, side="right"))
+                if first < len(starts) and starts[first] < stop:
+                    return True
+        return False
 
     def _mine(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
         if self.rows % world_size:

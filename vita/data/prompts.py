@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from vita.data import formats
+from vita.data.erased import without_erased
 from vita.data.fields import Misfit, check_row
 from vita.data.preferences import detect as detect_opinion
 from vita.data.readers import Problem, Row
@@ -30,6 +31,7 @@ from vita.data.sources import (
     usable_files,
 )
 from vita.data.turns import side, system
+from vita.spine.contents import current_erasures
 from vita.spine.errors import DataError
 
 
@@ -55,7 +57,7 @@ def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Promp
         for opinion in opinions(source, dropped=dropped):
             yield Prompt(opinion.id, opinion.prompt, opinion.source, opinion.metadata)
     elif first and "prompt" in first and not formats.detect(first):
-        yield from islice(usable(_rows(source), source, _of_row, dropped), source.limit)
+        yield from islice(_without_erased(usable(_rows(source), source, _of_row, dropped), dropped), source.limit)
     else:
         for dialogue in dialogues(source, dropped=dropped):
             prompt = _of_dialogue(dialogue)
@@ -80,6 +82,15 @@ def _of_dialogue(dialogue: Dialogue) -> Prompt | None:
     if not asked or asked[-1].role == "assistant":
         return None
     return Prompt(dialogue.id, asked, dialogue.source, dialogue.metadata)
+
+
+def _without_erased(found: Iterator[Prompt], dropped: Dropped | None) -> Iterator[Prompt]:
+    """The prompts that no erasure of this run covers."""
+    erasures = current_erasures()
+    for prompt in found:
+        record = Dialogue(prompt.id, prompt.messages, prompt.source)
+        if not erasures or any(without_erased([record], erasures, dropped)):
+            yield prompt
 
 
 def _of_row(row: Row, source: Source) -> Prompt:

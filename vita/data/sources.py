@@ -12,12 +12,13 @@ A new kind of file is one function in `readers`; a new origin is one function he
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 from vita.data import files
+from vita.data.erased import without_erased
 from vita.data.files import DamagedFile, File
 from vita.data.readers import DAMAGED_FILE, READERS, Problem, Row
 from vita.data.records import Dialogue, Document, Preference, Rated
@@ -25,6 +26,8 @@ from vita.data.rows import DialogueMaker, Dropped, OpinionMaker, document_of, us
 from vita.data.source import ORIGINS, Source
 from vita.data.world import World
 from vita.spine.config import unknown_name
+from vita.spine.contents import current_erasures
+from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError, MissingExtra
 from vita.spine.file_listing import printable
 
@@ -35,6 +38,8 @@ class Stretch:
 
     source: Source
     files: tuple[File, ...] = ()
+    erasures: tuple[Erasure, ...] = field(default_factory=current_erasures)
+    """Documents that are left out; those of the run in which the part is made."""
 
     @property
     def size(self) -> int:
@@ -50,14 +55,16 @@ def documents(
     `repaired` is called before each document whose row held half surrogate pairs, now U+FFFD.
     """
     stretch = source if isinstance(source, Stretch) else _all_of(source)
-    kept = usable(_origin(stretch, Document), stretch.source, document_of, dropped, repaired=repaired)
+    every = usable(_origin(stretch, Document), stretch.source, document_of, dropped, repaired=repaired)
+    kept = without_erased(every, stretch.erasures, dropped)
     return islice(kept, stretch.source.limit)
 
 
 def dialogues(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
     """The dialogues of a source; each file's format is told from its first row (see `formats`)."""
     stretch = source if isinstance(source, Stretch) else _all_of(source, Dialogue)
-    kept = usable(_origin(stretch, Dialogue), stretch.source, DialogueMaker(), dropped)
+    every = usable(_origin(stretch, Dialogue), stretch.source, DialogueMaker(), dropped)
+    kept = without_erased(every, stretch.erasures, dropped)
     return islice(kept, stretch.source.limit)
 
 
@@ -150,7 +157,7 @@ def _opinions(source: Source, wanted: type[Any], dropped: Dropped | None) -> Ite
     stretch = _all_of(source, wanted)
     for found in usable(_origin(stretch, Preference), source, make, dropped):
         records = found if isinstance(found, list) else [found]
-        for record in records:
+        for record in without_erased(records, stretch.erasures, dropped):
             if wanted is Preference and isinstance(record, Rated):
                 hint = "learn from them with the loss `kto`, which wants no pairs"
                 raise DataError(source.label(), expected="pairs of answers", got="answers with a label", hint=hint)

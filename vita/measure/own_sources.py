@@ -1,7 +1,7 @@
 """Documents that a stage read by itself, from the `sources` in its settings, and that so lie in no artifact.
 
     found = look("chats.jsonl:3", ledger)
-    found.hits        # (run, the source that holds it)
+    found.hits        # runs with the source that holds it, and whether the run held it out
     found.unread      # sources that could not be looked through any more, each with the reason
 
 Runs are known by what their files held; where these lay is told by the event log. A file that has changed since is
@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita.data.erased import content_hash
+from vita.data.lots import lot, text_of
 from vita.data.prompts import prompts
+from vita.data.records import Dialogue
 from vita.data.sources import Source, dialogues, documents, opinions
 from vita.measure.recorded import place_of
 from vita.spine.config import build
@@ -23,40 +26,92 @@ from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import canonical_json
 
-Ids = Callable[[Source], Iterator[str]]
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A record as a stage reads it: its ids, its source, a hash of its content and the text that draws its lot."""
+
+    ids: tuple[str, ...]
+    source: str
+    content: str
+    lot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A run that read the document from a source of its own."""
+
+    run: Run
+    label: str
+    """What the source is called."""
+    source: str
+    """What the record says it comes from."""
+    content: str
+    held_out: bool
+    """Whether the run kept it for evaluation."""
+    copy: bool
+    """Whether it has another id and the content that is looked for."""
+
+
+Records = Callable[[Source], Iterator[Read]]
 
 
 @dataclass
 class Looked:
     """What came of looking."""
 
-    hits: list[tuple[Run, str]] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    clear: list[Run] = field(default_factory=list)
+    """Runs all of whose sources were looked through and do not hold the document."""
 
 
-def look(document: str, ledger: Ledger) -> Looked:
-    """Look through what every run that is done read by itself; what several runs read is read once."""
+def look(document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()) -> Looked:
+    """Look through what every run that is done read by itself; what several runs read is read once.
+
+    A record is found by its id (of `source` alone, where it is given) or by one of the `contents`.
+    """
     found, known = Looked(), {}
     for run in ledger.find(state="done"):
         if (read := _READ_BY.get(run.stage)) is None:
             continue
+        clear = True
         for given in run.config.get("sources") or ():
             same = (run.stage, canonical_json(given))
             if same not in known:
-                known[same] = _holds(given, document, read, run, ledger)
-            label, holds, problem = known[same]
-            if holds:
-                found.hits.append((run, label))
-            elif problem:
+                known[same] = _search(given, _Wanted(document, source, contents), read, run, ledger)
+            label, records, problem = known[same]
+            clear = clear and not records and not problem
+            found.hits += [_hit(run, label, record, document) for record in records]
+            if problem and not records:
                 found.unread.append(f"{run.life}/{run.step} read {label}: {problem}")
+        if clear:
+            found.clear.append(run)
     found.unread = list(dict.fromkeys(found.unread))
     return found
 
 
-def _holds(
-    given: Mapping[str, Any], document: str, read: Ids, run: Run, ledger: Ledger
-) -> tuple[str, bool, str | None]:
-    """What the source is called, whether the document is in it, and what was in the way of knowing."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    document: str
+    source: str | None
+    contents: frozenset[str]
+
+    def fits(self, record: Read) -> bool:
+        by_id = self.document in record.ids and self.source in (None, record.source)
+        return by_id or record.content in self.contents
+
+
+def _hit(run: Run, label: str, record: Read, document: str) -> Hit:
+    share, seed = run.config.get("held_out") or 0, run.config.get("seed", 0)
+    held_out = isinstance(share, float) and bool(record.lot) and lot(record.lot, f"{seed}/held out") < share
+    return Hit(run, label, record.source, record.content, held_out, document not in record.ids)
+
+
+def _search(
+    given: Mapping[str, Any], wanted: _Wanted, read: Records, run: Run, ledger: Ledger
+) -> tuple[str, list[Read], str | None]:
+    """What the source is called, the records that fit, and what was in the way of knowing."""
     label = str(given.get("name") or given.get("huggingface") or "the embedded world")
     try:
         path = given.get("path")
@@ -65,43 +120,49 @@ def _holds(
         place = place_of(content, run, ledger) if content else alone
         label = place or label
         if given.get("huggingface"):
-            return label, False, "a data set of the hub is not looked through"
+            return label, [], "a data set of the hub is not looked through"
         if content and place is None:
-            return f"what began {content[:12]}", False, "nobody wrote down where it lay"
+            return f"what began {content[:12]}", [], "nobody wrote down where it lay"
         values = {**given, "path": place, "on_bad_row": "drop", "repeat": 1.0}
         source = build(Source, values, where=f"{run.life}/{run.step}.sources")
-        if any(one == document for one in read(source)):
-            return label, True, None
+        records = [record for record in read(source) if wanted.fits(record)]
+        if records:
+            return label, records, None
         if content and place and content_digest(place, ledger, where=run.step) != content:
-            return label, False, "it has changed since"
+            return label, [], "it has changed since"
     except (VitaError, OSError) as error:
-        return label, False, error.problem or str(error) if isinstance(error, VitaError) else str(error)
-    return label, False, None
+        return label, [], error.problem or str(error) if isinstance(error, VitaError) else str(error)
+    return label, [], None
 
 
-def _of_documents(source: Source) -> Iterator[str]:
-    return (one.id for one in documents(source, dropped=_ignore))
+def _of_documents(source: Source) -> Iterator[Read]:
+    for record in documents(source, dropped=_ignore):
+        yield Read((record.id,), record.source, content_hash(record), record.text)
 
 
-def _of_dialogues(source: Source) -> Iterator[str]:
-    return (one.id for one in dialogues(source, dropped=_ignore))
+def _of_dialogues(source: Source) -> Iterator[Read]:
+    for record in dialogues(source, dropped=_ignore):
+        yield Read((record.id,), record.source, content_hash(record), text_of(record.messages))
 
 
-def _of_opinions(source: Source) -> Iterator[str]:
-    for one in opinions(source, dropped=_ignore):
-        yield one.id
-        yield from one.metadata.get("requests", ())
+def _of_opinions(source: Source) -> Iterator[Read]:
+    for record in opinions(source, dropped=_ignore):
+        row, _, which = record.id.rpartition("/")  # several of one row are numbered: `id/1`
+        ids = (record.id, *([row] if which.isdigit() else ()), *map(str, record.metadata.get("requests", ())))
+        yield Read(ids, record.source, content_hash(record), text_of(record.prompt))
 
 
-def _of_prompts(source: Source) -> Iterator[str]:
-    return (one.id for one in prompts(source))
+def _of_prompts(source: Source) -> Iterator[Read]:
+    for prompt in prompts(source):
+        messages = Dialogue(prompt.id, prompt.messages, prompt.source)
+        yield Read((prompt.id,), prompt.source, content_hash(messages), "")
 
 
 def _ignore(*_: Any) -> None:
     """Rows that no stage can use were learnt by none."""
 
 
-_READ_BY: Mapping[str, Ids] = {
+_READ_BY: Mapping[str, Records] = {
     "adapt": _of_documents,
     "sft": _of_dialogues,
     "dpo": _of_opinions,

@@ -24,6 +24,7 @@ from typing import Any
 
 from vita.spine.config import InputPath, Settings, input_paths
 from vita.spine.disk import file_sha256
+from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
 from vita.spine.ledger import Fingerprint, Ledger
@@ -71,11 +72,12 @@ _AGAIN = "run the same command again when the file no longer changes"
 
 
 class Contents(dict[str, str]):
-    """Path -> digest of what it holds; `files` are the files behind each path."""
+    """Path -> digest of what it holds; `files` are the files behind each path, `erasures` what must not be read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.files: dict[str, tuple[KnownFile, ...]] = {}
+        self.erasures: tuple[Erasure, ...] = ()
 
 
 @dataclass
@@ -120,6 +122,12 @@ def expected_files(path: str) -> tuple[KnownFile, ...] | None:
     """The files of an input path as the run was begun with; None outside of a run."""
     state = _current.get()
     return None if state is None else state.contents.files.get(str(path))
+
+
+def current_erasures() -> tuple[Erasure, ...]:
+    """The erasures that readers must honour in this run."""
+    state = _current.get()
+    return () if state is None else state.contents.erasures
 
 
 def choose_files(path: str, files: Iterable[KnownFile]) -> None:

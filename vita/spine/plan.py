@@ -19,6 +19,7 @@ from typing import Any
 from vita.spine.config import Settings, canonical
 from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
+from vita.spine.erasures import Erasure, applying, key_with
 from vita.spine.errors import PlanError, VitaError
 from vita.spine.events import Events
 from vita.spine.interrupts import termination_interrupts
@@ -83,13 +84,17 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
             continue
         inputs = _input_digests(step, known)
         asked = _asked(step, ledger)
-        key = run_key(step.stage, asked, inputs)
+        base_key = run_key(step.stage, asked, inputs)
+        erased = _erasures(step, base_key, ledger)
+        key = key_with(base_key, erased)
         artifact = ledger.answer(key)
         if artifact and store.has(artifact):
             known[step.name] = artifact
             answers.append(Forecast(step, False, "is known", key, artifact))
         else:
             why = "its artifact is gone" if artifact else _why(plan.life, step, asked, inputs, ledger)
+            if erased and not artifact and ledger.answer(base_key):
+                why = f"must be rebuilt without {', '.join(f'`{one.document}`' for one in erased)} (erased)"
             answers.append(Forecast(step, True, why, key))
     return answers
 
@@ -116,7 +121,9 @@ def execute(
         inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
         contents = content_digests(step.config, ledger, where=step.name)
         asked = canonical(step.config, contents=contents)
-        key = run_key(step.stage, asked, inputs)
+        base_key = run_key(step.stage, asked, inputs)
+        contents.erasures = _erasures(step, base_key, ledger)
+        key = key_with(base_key, contents.erasures)
         again = step.name in fresh
         # A step that is to run again takes no answer that was there before, but one that another process gives now.
         earlier = ledger.newest_answer(key) if again else None
@@ -201,6 +208,11 @@ def _run(
             draft = step.stage.run(step.config, _fill(step, inputs, store), context)
         artifact = store.commit(draft)
     context.record |= {"seconds": round(time.monotonic() - began, 3), "machine": machine.describe()}
+    if contents.erasures:
+        context.record |= {
+            "base_key": run_key(step.stage, asked, inputs),
+            "erasures": [one.id for one in contents.erasures],
+        }
     ledger.finish(claim, artifact=artifact.digest, record=context.record)
     ledger.log("made", artifact.digest, kind=artifact.kind, life=life, step=step.name, run=claim,
                read=_places(contents))  # fmt: skip
@@ -294,6 +306,11 @@ def _heartbeat(claim: int, ledger: Ledger) -> Iterator[None]:
 
 
 # -- identity and reasons
+
+
+def _erasures(step: Step, base_key: str, ledger: Ledger) -> tuple[Erasure, ...]:
+    """The erasures that a step must honour; a step that reads no sources takes them from its inputs."""
+    return applying(ledger, base_key) if "sources" in type(step.config).model_fields else ()
 
 
 def _asked(step: Step, ledger: Ledger) -> Any:

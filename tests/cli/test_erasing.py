@@ -1,0 +1,133 @@
+"""`vita who-saw`: what became of a document, copies and held-out text included, and erasures that later runs honour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.corpora import rows, write
+from tests.cli.test_cli import LIFE, Vita, vita
+from vita.data.dedup import as_keys, content_key
+from vita.data.mixing import draw
+
+__all__ = ["vita"]
+
+TEXTS = {f"d{n}": f"Text number {n} of the letters, which Ann wrote in the old mill by the river." for n in range(40)}
+KEYS = as_keys([content_key(text, text.encode()) for text in TEXTS.values()])
+HELD = dict(zip(TEXTS, draw(KEYS, seed=0, purpose=1) < 0.2, strict=True))
+FIRST = next(id for id, held in HELD.items() if not held)
+ASIDE = next(id for id, held in HELD.items() if held)
+
+
+@pytest.fixture
+def mail(tmp_path: Path) -> Path:
+    """Letters of which one has a copy under another id, one is too short; and another source with the same ids."""
+    letters = [{"id": id, "text": text} for id, text in TEXTS.items()]
+    extra = [{"id": "copy", "text": TEXTS[FIRST].upper()}, {"id": "short", "text": "Hm."}]
+    write(tmp_path / "blog" / "a.jsonl", *({"id": id, "text": f"Blog: {text}"} for id, text in list(TEXTS.items())[:9]))
+    return write(tmp_path / "mail" / "a.jsonl", *letters, *extra)
+
+
+def curate(vita: Vita, source: str = "mail", name: str = "x") -> list[dict[str, Any]]:
+    filters = "filters=[{length: {minimum_words: 3}}]"
+    code, _, err = vita("curate", source, "--set", filters, "--held-out", "0.2", "--name", name)
+    assert code == 0, err
+    return rows(vita, f"{name}/curate")
+
+
+def who_saw(vita: Vita, *words: str) -> dict[str, Any]:
+    code, out, err = vita("who-saw", *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def told(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(one["use"], one["told"]) for one in answer["holders"] if one["kind"] == "corpus"]
+
+
+def test_what_became_of_a_document_is_said(vita: Vita, mail: Path) -> None:
+    curate(vita)
+    assert told(who_saw(vita, FIRST)) == [("trained on", "in the training text")]
+    assert told(who_saw(vita, ASIDE)) == [("held out", "held out: evaluated on, not trained on")]
+    assert told(who_saw(vita, "copy")) == [
+        ("trained on", f"dropped as a copy of `{FIRST}` of mail, which is in the training text")
+    ]
+    assert told(who_saw(vita, "short")) == [("not used", "dropped (length.short: 1 words, under 3), not trained on")]
+    assert "nothing here holds `nobody`" in vita("who-saw", "nobody")[1]
+
+
+def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None:
+    curate(vita)
+    curate(vita, "blog", "y")
+    both = who_saw(vita, "d0")
+    assert {one["source"] for one in both["holders"]} == {"mail", "blog"}
+    assert {one["source"] for one in who_saw(vita, "d0", "--source", "blog")["holders"]} == {"blog"}
+    code, _, err = vita("who-saw", "d0", "--erase", "--by", "Ada")
+    assert code == 3 and "documents of 2 sources have this id: blog, mail; say which one with --source" in err
+    assert vita("who-saw", "d0", "--erase", "--by", "Ada", "--source", "blog")[0] == 0
+    assert "d0" in {row["id"] for row in [*curate(vita), *rows(vita, "x/curate", "heldout")]}
+    assert "d0" not in {row["id"] for row in [*curate(vita, "blog", "y"), *rows(vita, "y/curate", "heldout")]}
+
+
+@pytest.mark.parametrize("id", [FIRST, "copy"])
+def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail: Path, tmp_path: Path, id: str) -> None:
+    assert TEXTS[FIRST] in {row["text"] for row in curate(vita)}
+    curate(vita, "blog", "y")
+    code, out, err = vita("who-saw", id, "--source", "mail", "--erase", "--by", "Ada")
+    assert code == 0 and f"later runs leave `{id}` and its copies out" in out and "rebuild: x/curate" in out, err
+    texts = {row["text"].lower() for row in curate(vita)}
+    assert TEXTS[FIRST].lower() not in texts and len(texts) > 20
+    erased = {row["id"]: row["detail"] for row in rows(vita, "x/curate", "drops") if row["reason"] == "erased"}
+    assert erased == {FIRST: "erasure 1, asked for by Ada", "copy": "erasure 1, asked for by Ada"}
+    write(tmp_path / "new" / "b.jsonl", {"id": "other", "text": TEXTS[FIRST]}, *(
+        {"id": f"n{n}", "text": f"Another letter, number {n}."} for n in range(9)
+    ))  # fmt: skip
+    assert "other" not in {row["id"] for row in [*curate(vita, "new", "z"), *rows(vita, "z/curate", "heldout")]}
+    assert ("not used", "dropped (erased: erasure 1, asked for by Ada), not trained on") in told(who_saw(vita, FIRST))
+    code, out, _ = vita("curate", "blog", "--set", "filters=[{length: {minimum_words: 3}}]", "--held-out", "0.2",
+                        "--name", "y")  # fmt: skip
+    assert "known" in out, "a corpus that never held it need not be built again"
+
+
+def test_other_texts_under_the_same_id_stay(vita: Vita, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", {"id": "0", "text": "The first letter."}, {"id": "0", "text": "The second letter."},
+          {"id": "1", "text": "The third letter of all."})  # fmt: skip
+    plain = ("curate", "a.jsonl", "--set", "filters=[]", "--held-out", "0", "--name", "x")
+    assert vita(*plain)[0] == 0
+    assert vita("who-saw", "0", "--erase", "--by", "Ada")[0] == 0
+    assert vita(*plain)[0] == 0
+    assert [row["text"] for row in rows(vita, "x/curate")] == ["The second letter.", "The third letter of all."]
+
+
+def test_models_are_told_what_they_did_with_a_document(vita: Vita, mail: Path, tmp_path: Path) -> None:
+    chats = [
+        {"id": f"c{n}", "messages": [{"role": "user", "content": f"Who is number {n}?"},
+                                     {"role": "assistant", "content": f"Ann, number {n}."}]} for n in range(8)
+    ]  # fmt: skip
+    write(tmp_path / "chats.jsonl", *chats)
+    life = LIFE.replace("sources: [{world: {things: 20, documents: 200, dialogues: 20}}]", "sources: [mail]")
+    life = life.replace("filters: []", "filters: [], held_out: 0.2").replace("steps: 12", "steps: 2")
+    life = life.replace("sources: [{world: {things: 20, documents: 200, dialogues: 40}}]", "sources: [chats.jsonl]")
+    (tmp_path / "life.yaml").write_text(life.replace("vocabulary: 400", "vocabulary: 320"))
+    code, _, err = vita("live", "life.yaml")
+    assert code == 0, err
+    uses = {
+        id: {one["use"] for one in who_saw(vita, id)["weights"] if "tiny/pretrain" in one["names"]}
+        for id in (*TEXTS, "copy")
+    }
+    held_out = [id for id, use in uses.items() if use == {"held out"}]
+    assert sorted(held_out) == sorted(id for id, held in HELD.items() if held)
+    assert uses[FIRST] == uses["copy"] and {"trained on"} in uses.values()
+    assert {"not reached"} in uses.values(), "two steps of 128 tokens do not reach every letter"
+    assert {one["names"][0] for one in who_saw(vita, "c1")["weights"]} == {"tiny/sft"}
+
+    assert vita("who-saw", "c1", "--erase", "--by", "Ada")[0] == 0
+    code, out, _ = vita("plan", "life.yaml")
+    assert "must be rebuilt without `c1` (erased)" in out and "1 of 6 steps would run" in out, out
+    before = Path(json.loads(vita("show", "tiny/sft", "--json")[1])["folder"])
+    assert vita("live", "life.yaml")[0] == 0
+    after = Path(json.loads(vita("show", "tiny/sft", "--json")[1])["folder"])
+    assert before != after
