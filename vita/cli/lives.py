@@ -14,6 +14,7 @@ from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
 from vita.life import read_life, recipes
 from vita.measure import gatekeeper
+from vita.measure.feasibility import doubts
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
 from vita.spine.plan import execute, forecast
@@ -83,10 +84,13 @@ def plan(
     here = workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
     answers = forecast(read.plan, here.store, here.ledger)
+    known = {one.step.name: one.artifact for one in answers if one.artifact}
+    advice = doubts(read.plan, read.file.gates, known=known, store=here.store)
     if as_json:
         rows = [
             {"step": one.step.name, "stage": one.step.stage.name, "runs": one.runs, "why": one.why,
-             "key": one.key, "artifact": one.artifact}
+             "key": one.key, "artifact": one.artifact,
+             "doubts": [told for told in advice if told.startswith(f"{one.step.name}: ")]}
             for one in answers
         ]  # fmt: skip
         typer.echo(json.dumps(rows, indent=1))
@@ -99,6 +103,8 @@ def plan(
     print_table(here.console, table)
     running = sum(one.runs for one in answers)
     here.console.print(f"{running} of {len(answers)} steps would run" if running else "nothing to do: all is known")
+    for told in advice:
+        here.console.print(Text(f"doubtful: {told}", style="yellow"), soft_wrap=True)
 
 
 @app.command("recipes")

@@ -192,6 +192,10 @@ def settings_of(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
+TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `held_out`, test's `documents`)"
+"""What to do about a figure without an interval."""
+
+
 def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float) -> Finding:
     own = evidence.get(bar.report)
     if own is None:
@@ -208,7 +212,8 @@ def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: flo
         if value.n == 0 or not math.isfinite(value.value):
             return Finding(bar, "could_not_run", "the figure rests on nothing", own.digest)
         if bar.not_worse_than is None:
-            return Finding(bar, _against(bar, value), str(value), own.digest, value)
+            told = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
+            return Finding(bar, _against(bar, value), told, own.digest, value)
         other = evidence.get(bar.not_worse_than)
         if other is None:
             missing = f"there is no report of the step `{bar.not_worse_than}`"

@@ -32,7 +32,15 @@ class Interval:
 
     def __str__(self) -> str:
         form = ".3f" if abs(self.value) < 100 else ",.1f" if abs(self.value) < 1e6 else ".3g"
+        if not self.is_determined:
+            observations = "1 observation" if self.n == 1 else f"{self.n} observations"
+            return f"{self.value:{form}} (interval not determinable from {observations})"
         return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+    @property
+    def is_determined(self) -> bool:
+        """Whether both ends are finite: one observation tells nothing of the spread."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; an end that is not finite (one observation tells nothing of the spread) becomes None."""

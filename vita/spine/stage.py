@@ -6,6 +6,7 @@ class Config(Settings): ...
 class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # if not everything may be run
+def advise(config: Config) -> list[str]: ...    # if settings may be doubtful before anything runs
 def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # if the ledger is to know more of it
 """
 
@@ -88,6 +89,8 @@ class Stage:
     """Tells the ledger of an answer, as often as it is met: `record(artifact, inputs, ledger)`."""
     admit: Callable[[Any, Any, Ledger, Store], None] | None = None
     """Raises where these inputs may not be taken so: asked before each run, in a life and alone."""
+    advise: Callable[[Any], list[str]] | None = None
+    """What can be told of the settings before anything runs: `advise(config)`."""
     lineage: bool = False
     """Whether it asks for what made its inputs."""
     parallel: bool = False
@@ -107,6 +110,7 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     return Stage(
         name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
+        advise=getattr(module, "advise", None),
         lineage=getattr(module, "LINEAGE", False), parallel=parallel,
     )  # fmt: skip
 
