@@ -145,7 +145,7 @@ def show_data(
         str | None, typer.Option(help="The model (or tokens) whose tokenizer, template and context to use.")
     ] = None,
     step: Annotated[str | None, typer.Option(help="The step of the life whose sources and settings to use.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", help="How many examples.")] = 3,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many examples.")] = 3,
     context: Annotated[
         int | None,
         typer.Option("--max-length", "--context", min=2, help="Tokens of a row; the model's context by default."),

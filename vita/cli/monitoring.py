@@ -29,12 +29,12 @@ FIRING = 20
 def monitor(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="How far back the figures reach.")] = 60.0,
+    minutes: Annotated[float, typer.Option(min=0.1, max=10_000_000, help="How far back the figures reach.")] = 60.0,
     alerts: Annotated[
         Path | None, typer.Option(help="A file of alert rules; the exit code is 20 when one fires.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks with --watch.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.2, max=86_400, help="Seconds between two looks with --watch.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show what each version of a service does: load, speed, refusals, and what users say of it."""

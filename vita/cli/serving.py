@@ -232,7 +232,7 @@ def keys_create(
         typer.Option(help="chat, completions, embeddings, feedback, research or admin; the first four when absent."),
     ] = None,
     per_minute: Annotated[float | None, typer.Option(help="How many requests it may make in a minute.")] = None,
-    days: Annotated[float | None, typer.Option(min=0.0, help="How long it is valid.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="How long it is valid.")] = None,
     consent: Annotated[bool, typer.Option(help="Its requests may be kept unless they say no.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -13,7 +13,8 @@ from vita.cli.workspace import with_user_paths
 from vita.spine import machine
 from vita.spine.console import line, one_line
 from vita.spine.disk import explain_disk
-from vita.spine.errors import VitaError
+from vita.spine.errors import ConfigError, StoreError, VitaError
+from vita.spine.remote import REMOTE_LIBRARIES
 
 INTERNAL_ERROR = 70
 """Exit code of a defect of Vita (EX_SOFTWARE of sysexits.h)."""
@@ -40,6 +41,11 @@ def explain(error: Exception) -> VitaError | None:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         hint = "use a smaller batch, a smaller context or a smaller model"
         return VitaError("memory", "is exhausted", hint=hint)
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        name = error.object if isinstance(error.object, str) else "a name"
+        return ConfigError(name, expected="a name in UTF-8", got="bytes that are not", hint="rename the file or folder")
+    if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
+        return StoreError("remote storage", f"cannot be reached: {error}", hint="check the address and the credentials")
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return VitaError(_file_of(error) or "operating system", reason[:1].lower() + reason[1:])

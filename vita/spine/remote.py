@@ -9,6 +9,9 @@ from typing import Any
 from vita.spine.disk import explain_disk
 from vita.spine.errors import MissingExtra, StoreError
 
+REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
+"""Packages whose exceptions mean that remote storage cannot be reached."""
+
 
 class Remote:
     """A place to keep objects in; a put is atomic there, since an object appears whole."""
@@ -70,7 +73,7 @@ class Remote:
                 self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
             ) from None
         except Exception as error:  # each cloud library has a family of its own
-            if type(error).__module__.split(".")[0] in ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google"):
+            if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
                 raise StoreError(
                     self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
                 ) from None

@@ -96,9 +96,16 @@ class Store:
         else:
             self.root = Path(self.location.removeprefix("file://")).expanduser().absolute()
         self._verified: set[str] = set()
-        with full_disk_explained(self.root):
-            for name in ("objects", "artifacts", "folders", "scratch"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
+        try:
+            with full_disk_explained(self.root):
+                for name in ("objects", "artifacts", "folders", "scratch"):
+                    (self.root / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                str(self.root),
+                f"cannot be a store: {error.strerror or error}",
+                hint="choose another folder with --store",
+            ) from None
 
     # -- writing
 
