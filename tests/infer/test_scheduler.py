@@ -353,7 +353,46 @@ def test_closing_fails_what_is_under_way() -> None:
 def test_places_are_at_least_those_asked_for_and_few_more(count: int) -> None:
     model = tiny_model(width=64, feedforward=200)
     serve_rows(model)
-    assert count <= steady_places(model, count) <= count + 32
+    found = steady_places(model, count)
+    assert found.steady and count <= found.places <= count + 32
+
+
+@pytest.mark.parametrize("sizes", [{}, {"heads": 4, "kv_heads": 4}, {"width": 90, "head_dim": 18, "feedforward": 201}])
+def test_log_probabilities_alone_and_in_a_batch_are_equal_with_several_threads(sizes: dict[str, int]) -> None:
+    """The fused attention rounds differently in a second thread unless its buffers are aligned."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        scheduler = Scheduler(Engine(tiny_model(std=0.3, **sizes), byte_tokenizer()), rows=16)
+        assert scheduler.steady
+        asks = [Ask([256, *range(40, 42 + place)], Sampling(seed=place, max_tokens=12), top=3) for place in range(16)]
+        alone = [pieces(scheduler.answer(ask)) for ask in asks]
+        boxes: list[queue.SimpleQueue[Event]] = [queue.SimpleQueue() for _ in asks]
+        scheduler.submit_all([(ask, box.put) for ask, box in zip(asks, boxes, strict=True)])
+        for box, expected in zip(boxes, alone, strict=True):
+            events: list[Event] = []
+            while not events or not isinstance(events[-1], (Ended, Failed)):
+                events.append(box.get(timeout=20))
+            assert pieces(events) == expected, "every log-probability to the last bit"
+        scheduler.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def pieces(events: list[Event]) -> list[Any]:
+    return [event.scored for event in events if isinstance(event, Piece)]
+
+
+def test_what_is_tried_at_the_start_costs_the_same_for_any_context() -> None:
+    def seconds(context: int) -> float:
+        model = tiny_model(context=context)
+        serve_rows(model)
+        began = time.process_time()
+        assert steady_places(model, 4).steady
+        return time.process_time() - began
+
+    seconds(1024)  # the first call of each kernel takes longer
+    assert seconds(131_072) < 4 * seconds(1024) + 0.2
 
 
 def test_a_row_holds_what_was_put_and_forgets_what_left() -> None:

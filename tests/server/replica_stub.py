@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator
 from itertools import cycle, islice
 from pathlib import Path
@@ -27,7 +28,7 @@ from vita.spine import machine
 SECONDS_A_WORD = 0.02
 
 
-def stub(version: str) -> Starlette:
+def stub(version: str, folder: Path) -> Starlette:
     """The application of a replica of `version`; an answer has as many words as `max_tokens` says, or eight."""
     drained = False
     usage = {"prompt_tokens": 3, "completion_tokens": 8, "total_tokens": 11}
@@ -45,7 +46,8 @@ def stub(version: str) -> Starlette:
         return JSONResponse({})
 
     async def ready(_: Request) -> Response:
-        return JSONResponse({}, 503 if drained else 200)
+        warnings = ["something is odd"] if (folder / "warn").exists() else []
+        return JSONResponse({"max_model_len": 64, "warnings": warnings}, 503 if drained else 200)
 
     async def drain(_: Request) -> Response:
         nonlocal drained
@@ -84,7 +86,10 @@ def main() -> None:
     told = json.loads((Path(given.release) / "release.json").read_text())
     if told["version"] == "broken" or (Path(given.release) / "broken").exists():
         raise SystemExit(6)
-    uvicorn.run(stub(told["version"]), port=int(given.port), log_level="error", timeout_graceful_shutdown=1)
+    sys.stderr.write("ERROR: a line of the log\n")
+    uvicorn.run(
+        stub(told["version"], Path(given.release)), port=int(given.port), log_level="error", timeout_graceful_shutdown=1
+    )
 
 
 if __name__ == "__main__":

@@ -197,3 +197,31 @@ def test_a_stopped_replica_is_skipped_and_comes_back_when_it_goes_on(tmp_path):
                     await asyncio.sleep(0.1)
 
     asyncio.run(asyncio.wait_for(run(), 120))
+
+
+# -- what a replica says of itself
+
+
+@pytest.mark.slow
+def test_the_operator_sees_what_replicas_say_and_clients_how_much_they_take(tmp_path):
+    async def run():
+        lines: list[str] = []
+        release = pinned(tmp_path, "1")
+        (release.folder / "warn").touch()
+        async with running(tmp_path, release=release, replicas=1, tell=lines.append) as (url, control):
+            (replica,) = (await told(control, "/status"))["replicas"]
+            assert replica["warnings"] == ["something is odd"] and replica["reason"] == ""
+            assert lines.count("warning: r1: something is odd") == 1
+            assert lines.count("r1: ERROR: a line of the log") == 1
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+                (card, version) = (await client.get("/v1/models")).json()["data"]
+                assert card["max_model_len"] == version["max_model_len"] == 64
+                assert version["vita"]["warnings"] == ["something is odd"]
+                assert (await client.get("/v1/models/cat:1")).json()["max_model_len"] == 64
+            (release.folder / "warn").unlink()
+            os.kill(replica["pid"], signal.SIGKILL)
+            while (one := (await told(control, "/status"))["replicas"][0])["starts"] < 2 or one["state"] != "ready":
+                await asyncio.sleep(0.1)
+            assert one["warnings"] == [], "the fresh process warns of nothing"
+
+    asyncio.run(asyncio.wait_for(run(), 60))

@@ -44,14 +44,20 @@ def pinned(folder: Path, version: str) -> Pinned:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, replicas: int = 2, **settings: Any) -> AsyncIterator[tuple[str, Control]]:
+async def running(
+    folder: Path,
+    *,
+    replicas: int = 2,
+    release: Pinned | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    **settings: Any,
+) -> AsyncIterator[tuple[str, Control]]:
     """A service of stubs, its address, and its operators' side."""
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     service = Service(
-        name="cat", release=pinned(folder, "1"), ledger=Ledger(folder / "ledger.db"), controls=folder / "services",
-        clear=clear_any,
-        settings=ServiceSettings(**{"drain_seconds": 5, **settings}), port=0, replicas=replicas, command=stub_command,
-        ready=address.set_result,
+        name="cat", release=release or pinned(folder, "1"), ledger=Ledger(folder / "ledger.db"), clear=clear_any,
+        controls=folder / "services", settings=ServiceSettings(**{"drain_seconds": 5, **settings}), port=0,
+        replicas=replicas, command=stub_command, ready=address.set_result, tell=tell,
     )  # fmt: skip
     task = asyncio.create_task(service.run())
     await asyncio.wait({task, address}, return_when=asyncio.FIRST_COMPLETED)

@@ -218,6 +218,9 @@ def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> 
         cells = (one["replica"], one["version"], one["state"], one["pid"], one["in_flight"], one["starts"])
         replicas.add_row(*(str(cell) for cell in cells))
     print_table(here.console, replicas)
+    for one in status["replicas"]:
+        for note in (*filter(None, [one.get("reason")]), *one.get("warnings", ())):
+            here.console.print(line((one["replica"], "yellow"), f": {note}"), soft_wrap=True)
 
 
 # -- keys

@@ -8,8 +8,8 @@ with the places, is taken over the first ones up to the last that is taken: it i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,9 +21,12 @@ from vita.nn.attention import Attention
 from vita.nn.cache import Cache
 from vita.nn.transformer import Layer, Transformer
 
-# L layer, B place, N place up to the last taken, K key head, S slot, E numbers in a head
+# L layer, B place, N place up to the last taken, K key head, H query head, S slot, E numbers in a head
 
-log = logging.getLogger(__name__)
+LONG_TEXT = 640
+"""Tokens of the long neighbour that is tried: more than the 512 slots that the fused kernel takes at a time."""
+GROUP = 8
+"""Queries that are taken together."""
 
 
 class Rows:
@@ -105,70 +108,115 @@ class Rows:
         self.keys, self.values = (F.pad(kept, (0, 0, 0, wanted - held)) for kept in (self.keys, self.values))
 
 
+@dataclass(frozen=True)
+class Steadiness:
+    """How many places a step calculates, and whether every text's numbers are the same in all of them."""
+
+    places: int
+    steady: bool
+
+
 @torch.inference_mode()
-def steady_places(model: Transformer, count: int) -> int:
-    """The least number of places, `count` or more, at which a text's numbers are the same in every place and company.
+def steady_places(model: Transformer, count: int) -> Steadiness:
+    """Find the least number of places, `count` or more, at which a text's numbers do not depend on place and company.
 
     Kernels take rows by tiles and numbers by vectors, and what remains at the end by other instructions, which round
-    otherwise: so a multiple of 16. No library promises the rest, and it is tried.
+    otherwise: so a multiple of 16. No library promises the rest, and it is tried, on texts of a bounded length. Call
+    `serve_rows` first.
     """
     if count == 1:
-        return 1  # always alone
+        return Steadiness(1, steady=True)  # always alone
     least = -(-count // 16) * 16
     for places in range(least, least + 65, 16):
         if _rounds_alike(model, places):
-            return places
-    log.warning("no number of places rounds alike in all of them; answers may depend on their company")
-    return least
+            return Steadiness(places, steady=True)
+    return Steadiness(least, steady=False)
 
 
 def _rounds_alike(model: Transformer, places: int) -> bool:
-    architecture = model.architecture
-    if architecture.context < 2:
+    """Whether a short text has the same logits in every place, alone, in a crowd and beside a long one."""
+    context = model.architecture.context
+    if context < 2:
         return True  # a prompt fills it, and no step is taken
-    chance = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, architecture.vocabulary, (architecture.context,), generator=chance).tolist()
-    short, long = (_read(model, tokens[:length]) for length in (min(5, len(tokens) - 1), len(tokens) - 1))
-    crowd = _step(model, dict.fromkeys(range(places), short), places, token=tokens[-1])
-    alone = _step(model, {0: short}, places, token=tokens[-1])
-    beside = _step(model, {0: short, places - 1: long} if places > 1 else {0: short}, places, token=tokens[-1])
+    short, long = (_random_text(model, min(length, context - 1)) for length in (5, LONG_TEXT))
+    crowd = _step(model, dict.fromkeys(range(places), short), places)
+    alone = _step(model, {0: short}, places)
+    beside = _step(model, {0: short, places - 1: long}, places)
     same = torch.equal(crowd, crowd[:1].expand_as(crowd))
     return same and torch.equal(alone[0], crowd[0]) and torch.equal(beside[0], crowd[0])
 
 
-def _read(model: Transformer, ids: list[int]) -> Cache:
-    device = model.head_weight.device
-    cache = Cache(model.architecture, 1, dtype=model.head_weight.dtype, device=device)
-    model.hidden(torch.tensor([ids], device=device), cache=cache)
+def _random_text(model: Transformer, length: int) -> Cache:
+    """A text of random keys and values, which costs no pass through the model."""
+    weight, chance = model.head_weight, torch.Generator().manual_seed(length)
+    cache = Cache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
+    cache.begin(length)
+    for numbers in (cache.keys, cache.values):
+        numbers[:, :, :, :length] = torch.randn(numbers[:, :, :, :length].shape, generator=chance).to(numbers)
     return cache
 
 
-def _step(model: Transformer, texts: dict[int, Cache], places: int, *, token: int) -> Float[Tensor, "B V"]:
+def _step(model: Transformer, texts: dict[int, Cache], places: int) -> Float[Tensor, "B V"]:
     """Logits of every place after one step with the same token in all."""
     weight = model.head_weight
     rows = Rows(model.architecture, places, dtype=weight.dtype, device=weight.device)
     for place, text in texts.items():
         rows.put(place, text)
-    tokens = torch.full((places, 1), token, device=weight.device)
+    tokens = torch.full((places, 1), model.architecture.vocabulary - 1, device=weight.device)
     return F.linear(model.hidden(tokens, cache=rows)[:, -1], weight).nan_to_num()  # a broken model is not unsteady
 
 
+# -- attention of a step
+
+
 def serve_rows(model: Transformer) -> None:
-    """Lets the model's attention take fewer texts than there are places; nothing else about it changes."""
+    """Let the model's attention take fewer texts than there are places, and round alike for each of them."""
     for layer in model.model.layers:
         assert isinstance(layer, Layer)
-        layer.self_attn.attend = _up_to_the_last(layer.self_attn.attend)
+        layer.self_attn.attend = _for_steps(layer.self_attn.attend)
 
 
-def _up_to_the_last(attend: Attention) -> Callable[..., Tensor]:
+def _for_steps(attend: Attention) -> Callable[..., Tensor]:
+    """Attention that takes the texts up to the last one, and a single query per text in groups of `GROUP`."""
+
     def attention(
         queries: Float[Tensor, "B H T E"],
         keys: Float[Tensor, "N K S E"],
         values: Float[Tensor, "N K S E"],
         visible: Bool[Tensor, "#N 1 T S"] | None,
     ) -> Float[Tensor, "B H T E"]:
-        live = keys.shape[0]
-        mixed = attend(queries[:live], keys, values, visible)
-        return F.pad(mixed, (0, 0, 0, 0, 0, 0, 0, queries.shape[0] - live)) if live < queries.shape[0] else mixed
+        live, places = keys.shape[0], queries.shape[0]
+        step = _grouped if queries.shape[2] == 1 else _plain
+        mixed = step(attend, queries[:live], keys, values, visible)
+        return F.pad(mixed, (0, 0, 0, 0, 0, 0, 0, places - live)) if live < places else mixed
 
     return attention
+
+
+def _plain(attend: Attention, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+    return attend(queries, keys, values, visible)
+
+
+def _grouped(
+    attend: Attention,
+    queries: Float[Tensor, "N H 1 E"],
+    keys: Float[Tensor, "N K S E"],
+    values: Float[Tensor, "N K S E"],
+    visible: Bool[Tensor, "#N 1 1 S"] | None,
+) -> Float[Tensor, "N H 1 E"]:
+    """One query per head, computed as the queries of `GROUP` positions that see the same keys.
+
+    PyTorch's fused kernel gives each of its threads a piece of one buffer, whose size grows with the queries taken
+    together. With one query the pieces do not begin at vectors of 64 bytes, and matrix products round differently in
+    another thread, so that a text's numbers depend on its place. The heads that share keys are taken together, which
+    reads the keys once, and filled up to a multiple of `GROUP`.
+    """
+    count, heads, _, size = queries.shape
+    kv_heads, slots = keys.shape[1], keys.shape[2]
+    shared = heads // kv_heads
+    filled = -(-shared // GROUP) * GROUP
+    together = F.pad(queries.reshape(count, kv_heads, shared, size), (0, 0, 0, filled - shared))
+    if visible is None:
+        visible = torch.ones(1, 1, 1, slots, dtype=torch.bool, device=queries.device)
+    mixed = attend(together, keys, values, visible.expand(-1, -1, filled, -1))
+    return mixed[:, :, :shared].reshape(count, heads, 1, size)

@@ -56,7 +56,9 @@ class Scheduler:
         self.context = engine.model.architecture.context
         self.queue_tokens = queue_tokens or max(queue, 2) * self.context // 2
         serve_rows(engine.model)
-        self._places = steady_places(engine.model, rows)
+        found = steady_places(engine.model, rows)
+        self._places, self.steady = found.places, found.steady
+        """`steady`: whether answers do not depend on their company, as tried at the start."""
         self._waiting: deque[Job] = deque()
         self._change = threading.Condition()
         self._seats = 0

@@ -337,7 +337,9 @@ class Replica(Doors):
         if scheduler is None or scheduler.draining or not scheduler.alive:
             why = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
             raise unavailable(f"The replica is {why}", code=why)
-        return _json({"status": "ready", "model": self.served.names[0], "digest": self.served.digest})
+        told = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
+        told |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.steady}
+        return _json({**told, "warnings": list(self.served.warnings)})
 
     async def figures(self) -> Response:
         """GET /metrics"""
@@ -356,8 +358,9 @@ class Replica(Doors):
 
     def _card(self, name: str) -> dict[str, Any]:
         told = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
-        context = self.scheduler.context if self.scheduler else None
-        return {**told, "version": self.served.version, "digest": self.served.digest, "max_model_len": context}
+        context, steady = (self.scheduler.context, self.scheduler.steady) if self.scheduler else (None, None)
+        told |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
+        return {**told, "bitwise_reproducible": steady}
 
 
 def _event(value: dict[str, Any]) -> bytes:

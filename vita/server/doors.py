@@ -43,6 +43,8 @@ class Served:
     """What a request that says nothing gets: `temperature`, `top_p`, `top_k`, `max_tokens`, `stop`."""
     guard: Guard | None = None
     """Refuses requests and answers."""
+    warnings: Sequence[str] = ()
+    """What the operator should know, found when the replica started."""
     body_bytes: int = 1_000_000
     """The largest body that is read."""
     body_seconds: float = 30.0

@@ -298,7 +298,8 @@ class Gateway:
             sunset = None if standing.sunset is None else iso(standing.sunset)
             more |= {"deprecated_at": iso(standing.since), "sunset": sunset, "replacement": standing.successor}
         told = {"id": name, "object": "model", "created": int(version.created), "owned_by": "vita"}
-        return {**told, "vita": {**more, "share": round(version.share, 6)}}
+        more |= {"bitwise_reproducible": version.reproducible, "warnings": list(version.warnings)}
+        return {**told, "max_model_len": version.context, "vita": {**more, "share": round(version.share, 6)}}
 
     # -- feedback and health
 
@@ -370,7 +371,9 @@ class Gateway:
         if self.draining:
             return JSONResponse({"ready": False, "why": "draining"}, 503, headers={"Retry-After": "2"})
         if not self.routes.ready:
-            return JSONResponse({"ready": False, "why": "no replica is ready"}, 503, headers={"Retry-After": "2"})
+            reasons = {backend.name: backend.reason for _, backend in self.routes.backends() if backend.reason}
+            told = {"ready": False, "why": "no replica is ready", "replicas": reasons}
+            return JSONResponse(told, 503, headers={"Retry-After": "2"})
         return JSONResponse({"ready": True})
 
     async def _simply(

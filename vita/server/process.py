@@ -52,8 +52,10 @@ class Replica:
     was_ready: bool = False
     leaving: bool = False
     """Whether it should stop for good."""
-    reason: str = ""
-    """Why it is not ready, in its own words or those of its supervisor."""
+    warnings: tuple[str, ...] = ()
+    """What the present process found when it started."""
+    tell: Callable[[str], None] = lambda _: None
+    """Takes lines for the operator."""
     began: float = 0.0
     ready_at: float = 0.0
     """When the present process was ready the last time, by the steady clock."""
@@ -73,6 +75,7 @@ class Replica:
         self.state, self.began = "starting", time.monotonic()
         self.starts += 1
         self.last_words.clear()
+        self.warnings, self.backend.reason = (), "it is starting"
         # A session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone, which drains first.
         self.process = subprocess.Popen(
             command(self.release, port, self.threads),
@@ -83,7 +86,7 @@ class Replica:
             start_new_session=True,
         )
         assert self.process.stderr is not None
-        told = (self.process.stderr, self.last_words)
+        told = (self.process.stderr, self.last_words, lambda line: self.tell(f"{self.name}: {line}"))
         threading.Thread(target=_listen, args=told, name=f"{self.name} stderr", daemon=True).start()
 
     async def end(self, *, until: float) -> None:
@@ -114,11 +117,22 @@ class Replica:
         return f"ended {how}" + (f": {said}" if said else "")
 
 
-def _listen(stream: Any, last_words: deque[str]) -> None:
-    """Keep the last lines that a process wrote on its standard error."""
+LOGGED = ("WARNING: ", "ERROR: ", "CRITICAL: ")
+"""How the lines of a replica's log begin that its operator should see."""
+LINES_FORWARDED = 20
+"""How many different lines of one process are forwarded."""
+
+
+def _listen(stream: Any, last_words: deque[str], tell: Callable[[str], None]) -> None:
+    """Keep the last lines that a process wrote on its standard error, and forward those of its log, each once."""
+    forwarded: set[str] = set()
     with stream:
-        for line in stream:
-            last_words.append(line.decode(errors="replace").rstrip())
+        for data in stream:
+            line = data.decode(errors="replace").rstrip()
+            last_words.append(line)
+            if line.startswith(LOGGED) and line not in forwarded and len(forwarded) < LINES_FORWARDED:
+                forwarded.add(line)
+                tell(line)
 
 
 def _free_port() -> int:

@@ -41,6 +41,7 @@ def open_app(
     from vita.infer.scheduler import Scheduler
     from vita.server.app import create_app
     from vita.server.doors import Served
+    from vita.server.readiness import check_answers, check_engine
     from vita.spine.config import build
 
     def load(release: Pinned, files: Files) -> tuple[Pinned, str, Engine]:
@@ -48,6 +49,7 @@ def open_app(
 
     release, identity, engine = load_verified(folder, load, digest=digest)
     content = release.content
+    check_engine(engine)
     check_golden(engine, content.get("golden") or [])
     limits = content.get("limits") or {}
     scheduler = Scheduler(engine, rows=int(limits.get("rows", 16)), queue=int(limits.get("queue", 64)))
@@ -58,8 +60,32 @@ def open_app(
         created=int(release.created or (folder / "release.json").stat().st_mtime),
         sampling=content.get("sampling") or {},
         guard=build(Guard, content["guard"], where="release.guard") if content.get("guard") else None,
+        warnings=_warnings(engine, scheduler),
     )
+    try:
+        check_answers(create_app(scheduler, served), engine, model=release.name)  # with figures of its own
+    except VitaError:
+        scheduler.close()
+        raise
     return create_app(scheduler, served, secret=secret)
+
+
+def _warnings(engine: Any, scheduler: Any) -> list[str]:
+    """What the operator should know about a replica that serves."""
+    import torch
+
+    from vita.server.readiness import unusable_weights
+
+    warnings = []
+    if not scheduler.steady:
+        threads = torch.get_num_threads()
+        warnings.append(
+            f"answers are not bitwise reproducible: with {threads} threads on this processor the last bits of "
+            f"log-probabilities depend on the other requests (VITA_THREADS=1 avoids it)"
+        )
+    if found := unusable_weights(engine):
+        warnings.append(f"{len(found)} parameters hold NaN or infinity, {found[0]} among them; some requests will fail")
+    return warnings
 
 
 def check_golden(engine: Any, golden: list[dict[str, Any]]) -> None:
@@ -95,10 +121,15 @@ def main(arguments: list[str] | None = None) -> int:
     except VitaError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that its parent reads
         return error.exit_code
+    import logging
+
     import uvicorn
 
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    logging.captureWarnings(True)
     uvicorn.run(
         app,
+        log_config=None,
         host=given.host,
         port=given.port,
         log_level="warning",

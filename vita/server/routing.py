@@ -70,6 +70,8 @@ class Backend:
     in_flight: int = 0
     hung: bool = False
     """Whether its last health probe was not answered in time."""
+    reason: str = ""
+    """Why it is not ready, in its own words or those of its supervisor."""
     watches: set[Watch] = field(default_factory=set, repr=False)
     """Requests that wait for something from it."""
     breaker: Breaker = field(default_factory=Breaker)
@@ -104,6 +106,12 @@ class Version:
     share: float = 0.0
     """Its part of the requests that name the service only."""
     backends: list[Backend] = field(default_factory=list)
+    context: int | None = None
+    """Tokens of a prompt and its answer together, as its replicas say."""
+    reproducible: bool | None = None
+    """Whether its replicas found that answers do not depend on the other requests, to the last bit."""
+    warnings: tuple[str, ...] = ()
+    """What its replicas found when they started."""
     owed: int = 0
     """Requests that were begun by a replica that died and wait for room; new ones come after them."""
 

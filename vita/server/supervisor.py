@@ -175,8 +175,8 @@ class Supervisor:
                 for one in self.routes.versions.values()
             ],
             "replicas": [
-                {"replica": one.name, "version": one.release.id, "state": one.state, "reason": one.reason,
-                 "url": one.backend.url,
+                {"replica": one.name, "version": one.release.id, "state": one.state, "reason": one.backend.reason,
+                 "warnings": list(one.warnings), "url": one.backend.url,
                  "pid": one.pid, "in_flight": one.backend.in_flight, "starts": one.starts}
                 for one in self.replicas.values()
             ],
@@ -219,7 +219,7 @@ class Supervisor:
 
     def _begin(self, release: Pinned, version: Version, threads: int, *, terms: Terms) -> Replica:
         name = f"r{next(self._numbers)}"
-        replica = Replica(name, release, Backend(name, ""), threads, terms=terms)
+        replica = Replica(name, release, Backend(name, ""), threads, terms=terms, tell=self._tell)
         self.replicas[name] = replica
         version.backends.append(replica.backend)
         replica.keeper = asyncio.create_task(self._keep(replica))
@@ -250,11 +250,13 @@ class Supervisor:
             code = replica.process.poll() if replica.process else None
             if not replica.was_ready and (replica.failures >= STARTS_IN_VAIN or code in REFUSALS):
                 replica.state = "stopped"
+                replica.backend.reason = replica.cause()
                 replica.settled.set()
                 return
             # One that had served is started again at once; only failing again and again is answered by waiting.
             pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (replica.failures - 2)) if replica.failures > 1 else 0.0
             replica.state = "waiting"
+            replica.backend.reason = replica.cause()
             self._tell(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
             await asyncio.sleep(pause)
 
@@ -318,8 +320,27 @@ class Supervisor:
             self._answers(replica, True)  # there is no process, or none that listens: it has not hung
             return False
         self._answers(replica, True)
-        replica.reason = "" if answer.status_code == 200 else _reason(answer)
-        return answer.status_code == 200
+        if answer.status_code != 200:
+            backend.reason = _reason(answer)
+            return False
+        backend.reason = ""
+        self._learn(replica, answer)
+        return True
+
+    def _learn(self, replica: Replica, answer: httpx.Response) -> None:
+        """Take over what a ready replica says of itself; its warnings go to the operator, once."""
+        try:
+            content = answer.json()
+            warnings = tuple(str(warning) for warning in content.get("warnings") or ())
+            context, reproducible = content.get("max_model_len"), content.get("bitwise_reproducible")
+        except (ValueError, AttributeError, TypeError):
+            return
+        if version := self.routes.versions.get(replica.release.id):
+            version.context, version.reproducible, version.warnings = context, reproducible, warnings
+        for warning in warnings:
+            if warning not in replica.warnings:
+                self._tell(f"warning: {replica.name}: {warning}")
+        replica.warnings = warnings
 
     def _answers(self, replica: Replica, answers: bool) -> None:
         """Note whether a replica answers its probes; the requests of one that does not go to others."""
@@ -329,7 +350,7 @@ class Supervisor:
         backend.hung = not answers
         if backend.hung:
             backend.ready = False
-            replica.reason = f"it does not answer within {self._settings.probe_seconds:g} s"
+            replica.backend.reason = f"it does not answer within {self._settings.probe_seconds:g} s"
         if replica.was_ready and not replica.leaving:
             self._tell(f"{replica.name} does not answer and is left out" if backend.hung else
                        f"{replica.name} answers again")  # fmt: skip
