@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from typing import Any
 
+import orjson
 import pytest
 
 from vita.server.api import ChatRequest, CompletionRequest, EmbeddingRequest, Request, TokenizeRequest, parse
@@ -141,3 +144,28 @@ def test_refusals_have_the_form_that_clients_read() -> None:
 def test_requests_are_read_without_torch() -> None:
     code = "import sys, vita.server.api, vita.server.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("field", ["prompt", "prompts", "bias", "messages", "unknown", "turns", "parts"])
+def test_the_time_that_a_body_takes_grows_with_its_length_alone(field: str) -> None:
+    """Right or wrong: a body of a megabyte is checked in well under a second."""
+
+    def seconds(count: int) -> float:
+        turns = [{"role": ("user", "assistant")[place % 2], "content": ""} for place in range(min(count, 4000))]
+        model, body = {
+            "prompt": (CompletionRequest, {"prompt": [-1] * count}),
+            "prompts": (CompletionRequest, {"prompt": [[-1] for _ in range(count // 2)]}),
+            "bias": (CompletionRequest, {"logit_bias": {f"x{place}": 1 for place in range(count // 2)}}),
+            "messages": (ChatRequest, {"messages": [{"role": "nobody"}] * count}),
+            "unknown": (ChatRequest, {"messages": turns, **{f"f{place}": 1 for place in range(count // 2)}}),
+            "turns": (ChatRequest, {"messages": turns}),
+            "parts": (ChatRequest, {"messages": [{"role": "user", "content": [{"type": "text", "text": 1}] * 1000}]}),
+        }[field]
+        content = orjson.dumps({"model": "m", **body})
+        began = time.process_time()
+        with contextlib.suppress(ApiError):
+            parse(model, content)  # type: ignore[type-var]
+        return time.process_time() - began
+
+    seconds(1000)
+    assert seconds(250_000) < 0.5

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from vita.server.errors import ApiError, invalid
 
-Ids = list[Annotated[int, Field(ge=0, lt=2**31)]]
-Prompts = str | list[str] | Ids | list[Ids]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
+"""Checked up to the first mistake: a body of a million wrong ids must not cost seconds of error reports."""
+Prompts = str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -56,7 +57,7 @@ class Decoding(Request):
     """The same seed gives the same answer; without one each answer is by chance."""
     n: int = Field(default=1, ge=1, le=128)
     """How many answers to give."""
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=4)] | None = None
     """Up to four texts before which an answer ends."""
     max_tokens: int | None = Field(default=None, ge=0, le=2**31)
     """The longest answer, in tokens."""
@@ -72,6 +73,15 @@ class Decoding(Request):
     """Only with `stream`."""
     user: str | None = Field(default=None, max_length=512)
     """Who asks, for the service's own records; the answer does not depend on it."""
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _first_wrong_bias(cls, value: Any) -> Any:
+        """Stop at the first wrong entry, however many there are."""
+        if not isinstance(value, dict):
+            return value
+        wrong = next((item for item in value.items() if not _is_bias(*item)), None)
+        return value if wrong is None else dict([wrong])
 
     @model_validator(mode="after")
     def _options_belong_to_a_stream(self) -> Self:
@@ -158,7 +168,7 @@ class ChatRequest(Decoding):
         "echo": (False,),
     }  # fmt: skip
 
-    messages: list[Message] = Field(min_length=1, max_length=4096)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
     """The dialogue so far."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31)
     """The longest answer, in tokens; the newer name of `max_tokens`."""
@@ -225,7 +235,7 @@ class TokenizeRequest(Request):
     """The name of the model."""
     prompt: str | None = None
     """A text; names of special tokens in it are special tokens."""
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=4096)] | None = None
     """A dialogue; names of special tokens in it stay plain text."""
     add_generation_prompt: bool = True
     """Whether the dialogue ends where the answer begins."""
@@ -312,6 +322,12 @@ def _is_ids_or_texts(value: list[Any]) -> bool:
 
 def _are_ids(value: list[Any]) -> bool:
     return all(type(one) is int for one in value)
+
+
+def _is_bias(token: Any, bias: Any) -> bool:
+    """Whether an entry of `logit_bias` is one that pydantic would take."""
+    number = type(bias) in (int, float) and -100 <= bias <= 100
+    return number and isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 9
 
 
 def _as_list(value: Any) -> Any:
