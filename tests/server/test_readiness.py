@@ -124,7 +124,7 @@ def test_vita_serve_ends_with_the_reason_instead_of_starting_again_and_again(tmp
         model = model_folder(tmp_path / "m", template="{{ raise_exception('broken') }}")
     environment = {**os.environ, "VITA_STORE": str(tmp_path / "store"), "VITA_THREADS": "1", "COLUMNS": "400"}
     program = "from vita.cli import main; main()"
-    command = [sys.executable, "-c", program, "serve", str(model), "--port", "0"]
+    command = [sys.executable, "-c", program, "serve", str(model), "--port", "0", "--ungated", "test"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert ended.returncode == 6, ended.stderr
     reason = "not finite numbers" if fault == "weights" else "can answer no chat: chat template: refuses the dialogue"

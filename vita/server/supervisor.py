@@ -238,6 +238,7 @@ class Supervisor:
         while not replica.leaving:
             if replica.starts and not await self._cleared_again(replica):
                 replica.state = "stopped"
+                replica.settled.set()
                 return
             replica.spawn(self._command)
             await self._look_after(replica)
@@ -267,6 +268,7 @@ class Supervisor:
         except LedgerError as error:
             self._tell(f"{replica.name} restarts without a new clearance: {error}")
         except VitaError as error:
+            replica.backend.reason = f"it does not restart: {error}"
             self._tell(f"{replica.name} does not restart: {error}")
             return False
         return True
