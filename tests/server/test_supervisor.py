@@ -38,7 +38,7 @@ def pinned(folder: Path, version: str) -> Pinned:
     """A release as far as the stub looks at it."""
     place = folder / version
     place.mkdir()
-    told = {"format": 1, "name": "cat", "version": version, "model": version * 64, "limits": {}}
+    told = {"format": 1, "name": "cat", "version": version, "model": version * 64, "limits": {}, "files": {}}
     (place / "release.json").write_text(json.dumps(told))
     return Pinned(place, "0" * 64, "cat", version, version * 64, {})
 
