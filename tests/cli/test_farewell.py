@@ -86,6 +86,7 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
     assert vita("gate", "tiny/release")[0] == 10
     code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
     assert code == 9 and "expected weights that are approved or serving" in err and "a candidate" in err
+    assert vita("people", "add", "Ada")[0] == 0
     code, _, err = vita("approve", "tiny/sft", "--gate", "tiny/release", "--by", "Ada")
     assert code == 9 and "its bars are not cleared" in err
     code, out, err = vita(
@@ -102,6 +103,7 @@ def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     """A waiver ran out; then the step that was tested gave other weights, and the old ones are asked for again."""
     assert live(0.01, "--until", "check")[0] == 0
     give = ("waive", "tiny/sft", "--gate", "tiny/release", "--by", "Ada", "--reason", "a drill", "--expires", "2d")
+    assert vita("people", "add", "Ada")[0] == 0
     assert vita(*give)[0] == 0
     ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
     digest = ledger.named("tiny/sft")

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from vita.measure import gatekeeper, usage
 from vita.measure.chronicle import remember
 from vita.measure.gate import Evidence, Policy
+from vita.measure.people import add_person
 from vita.measure.statistics import Interval, wilson
+from vita.spine import signing
 from vita.spine.config import build
 from vita.spine.ledger import Ledger
 from vita.spine.store import Artifact, Draft, Store
@@ -62,6 +64,13 @@ class Life:
         }
         content = {"model": model, "figures": plain}
         return self.step(name, "report", stage=stage, files={"report.json": content}, inputs={"model": model})
+
+
+def registered(ledger: Ledger, folder: Path, name: str) -> Any:
+    """Register a person with a new key; returns the private key."""
+    key = signing.load_or_make_key(folder / "keys" / f"{name}.pem")
+    add_person(ledger, name, key.public_key())
+    return key
 
 
 def first_half(life: Life) -> str:
@@ -122,7 +131,9 @@ def second_half(life: Life, chat: str) -> str:
     policy = build(Policy, {"model": "mend", "bars": bars}, where="policy")
     gatekeeper.fix(life.ledger, f"{life.name}/release", policy)
     evidence = {"attack_again": Evidence(life.store.open(again).path, again, time.time() + 1)}
-    gatekeeper.waive(life.ledger, f"{life.name}/release", mended, who="Ada", reason=EVIL, expires=time.time() + 99)
+    key = registered(life.ledger, life.folder, "Ada")
+    expires = time.time() + 99
+    gatekeeper.waive(life.ledger, f"{life.name}/release", mended, who="Ada", key=key, reason=EVIL, expires=expires)
     gatekeeper.decide(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
     pinned = {"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}}
     about = {"name": "cat", "version": "1"}

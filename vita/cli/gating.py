@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,13 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from vita.cli.app import app, workspace
+from vita.cli.people import private_key
 from vita.measure import gatekeeper
 from vita.measure.gate import WAITING_FOR_APPROVAL
-from vita.spine.console import print_table
+from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 
 GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
 ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="Your private key, where `vita people add` did not make it."),
+]
 ModelArgument = Annotated[str, typer.Argument(help="The weights: the name or digest of a model, or of its release.")]
 _COLOURS = {"pass": "green", "waived": "yellow", "unsure": "yellow", "fail": "red", "could_not_run": "red"}
 
@@ -45,6 +51,8 @@ def gate(
         else ""
     )
     here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{people}{waits}")
+    for problem in decision.not_counted:
+        here.console.print(line((problem, "yellow")))
     raise typer.Exit(decision.exit_code)
 
 
@@ -55,12 +63,13 @@ def approve(
     gate: GateOption,
     by: ByOption,
     reason: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
+    key: KeyOption = None,
 ) -> None:
-    """Let weights through a gate whose bars they clear, by name."""
+    """Approve weights at a gate whose bars they clear, signed with your own key (`vita people add NAME`)."""
     here = workspace(ctx)
     digest = here.weights(model)
     gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
-    gatekeeper.approve(here.ledger, gate, digest, who=by, reason=reason)
+    gatekeeper.approve(here.ledger, gate, digest, who=by, key=private_key(here, by, key), reason=reason)
     decision = gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     here.console.print(f"{digest[:12]} is {here.ledger.state(digest)}; {len(decision.approved_by)} approved")
 
@@ -74,14 +83,16 @@ def waive(
     reason: Annotated[str, typer.Option(help="Why it may be let go.")],
     expires: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
     bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone, or `guard`; else all.")] = None,
+    key: KeyOption = None,
 ) -> None:
-    """Let a bar go for these weights, for a reason and until a day."""
+    """Waive a bar for these weights, for a reason and until a day, signed with your own key."""
     here = workspace(ctx)
     digest = here.weights(model)
     gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     gatekeeper.waive(
-        here.ledger, gate, digest, who=by, reason=reason, expires=end_of(expires, option="--expires"), bar=bar
-    )
+        here.ledger, gate, digest, who=by, key=private_key(here, by, key), reason=reason,
+        expires=end_of(expires, option="--expires"), bar=bar,
+    )  # fmt: skip
     decision = gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
     here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
 

@@ -170,11 +170,9 @@ def _approving_gate(
     refusal: GateError | None = None
     for digest in match.exact:
         try:
-            gate = gatekeeper.refuse_stale_release(
+            return gatekeeper.refuse_stale_release(
                 ledger, store, digest, where=f"release {label}", guard=guard, states=gatekeeper.SERVABLE
             )
-            gatekeeper.refuse_rejected(ledger, match.same_weights, approved_by=gate)
-            return gate
         except GateError as error:
             refusal = refusal or error
     if refusal is not None:

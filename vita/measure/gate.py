@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,6 +101,8 @@ class Evidence:
     digest: str
     began: float
     """When the measurement began, in seconds since 1970."""
+    version: int = 0
+    """The version of the stage that measured."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,21 @@ class Judged:
         return list(dict.fromkeys(finding.report for finding in self.findings if finding.report))
 
 
+@dataclass(frozen=True)
+class History:
+    """What was measured of the same weights before, under any name, test or life."""
+
+    first: Mapping[str, float] = field(default_factory=dict)
+    """Figure -> when it was measured for the first time; the empty name stands for every figure."""
+    reports: Mapping[str, Sequence[Evidence]] = field(default_factory=dict)
+    """Step -> its reports on these weights, oldest first."""
+
+    def measured_at(self, bar: Bar, own: Evidence | None) -> float | None:
+        """When the figure of a bar was measured for the first time."""
+        moments = [self.first[name] for name in (bar.figure, "") if name in self.first]
+        return min([*moments, *([own.began] if own else [])], default=None)
+
+
 def judge(
     policy: Policy,
     *,
@@ -150,18 +167,22 @@ def judge(
     since: Mapping[str, float],
     waived: Mapping[str, str] | None = None,
     taken_away: Sequence[Bar] = (),
+    history: History | None = None,
 ) -> Judged:
     """Hold the reports against the bars.
 
-    `evidence` is keyed by step, `since` says by a bar's identity when it was set, `waived` by its name who let it go
-    and why. Waived is only what would not pass. Bars that were `taken_away` after the measurement count for it.
+    `evidence` is keyed by step, `since` says by a bar's identity when it was set, `waived` by its identity who waived
+    it and why. Only what would not pass is waived. A bar that was set or changed after its figure was measured for the
+    first time on these weights cannot pass; bars that were `taken_away` after that still count.
     """
+    history = history or History()
     found = [
-        _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf)) for bar in policy.bars
+        _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf), history=history)
+        for bar in policy.bars
     ]
     for bar in taken_away:
-        one = _judge(bar, model=model, evidence=evidence, since=-math.inf)
-        found.append(replace(one, said=f"{one.said}; the bar was taken away after the measurement began"))
+        finding = _judge(bar, model=model, evidence=evidence, since=-math.inf, history=history)
+        found.append(replace(finding, said=f"{finding.said}; the bar was taken away after the measurement began"))
     return Judged(tuple(_or_waived(finding, waived or {}) for finding in found))
 
 
@@ -196,18 +217,48 @@ TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `h
 """What to do about a figure without an interval."""
 
 
-def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float) -> Finding:
+def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float, history: History) -> Finding:
+    """The verdict on one bar: of its report, of earlier reports of the same test, and of when it was set."""
     own = evidence.get(bar.report)
     if own is None:
         return Finding(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
+    finding = _against_report(bar, own, model=model, evidence=evidence)
+    if finding.value is None or finding.verdict == "fail":
+        return finding
+    for earlier in history.reports.get(bar.report, ()):
+        if earlier.digest == own.digest or not _same_conditions(earlier, own):
+            continue
+        before = _against_report(bar, earlier, model=None, evidence=evidence)
+        if before.verdict == "fail":
+            said = f"{finding.said}, but an earlier report of this test failed ({before.said}); waive it to go on"
+            return replace(finding, verdict="fail", said=said)
+    first = history.measured_at(bar, own)
+    if first is not None and first < since:
+        said = (
+            "the bar was set or changed after these weights were first measured for this figure; "
+            f"it applies to weights that are measured from then on. For these, `vita waive --bar {bar.name}` is needed"
+        )
+        return replace(finding, verdict="could_not_run", said=said)
+    return finding
+
+
+def _same_conditions(earlier: Evidence, own: Evidence) -> bool:
+    """Whether two reports were made by the same version of a test, behind the same guard."""
+    if earlier.version != own.version:
+        return False
+    try:
+        return settings_of(earlier.folder).get("guard") == settings_of(own.folder).get("guard")
+    except VitaError:
+        return False
+
+
+def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Mapping[str, Evidence]) -> Finding:
+    """The verdict of one report on a bar, whenever either was made."""
     try:
         measured = _read(own.folder).get("model")
-        if measured != model:
+        if model is not None and measured != model:
             other = f"it is of the weights {str(measured)[:12]}, not of {model[:12]}"
             return Finding(bar, "could_not_run", other, own.digest)
-        if own.began < since:
-            late = "the bar was set after the measurement began; measure again, or waive it"
-            return Finding(bar, "could_not_run", late, own.digest)
         value = figure(own.folder, bar.figure)
         if value.n == 0 or not math.isfinite(value.value):
             return Finding(bar, "could_not_run", "the figure rests on nothing", own.digest)
@@ -261,7 +312,7 @@ def _turned(value: Interval) -> Interval:
 
 
 def _or_waived(finding: Finding, waived: Mapping[str, str]) -> Finding:
-    why = waived.get(finding.bar.name) or waived.get("")
+    why = waived.get(finding.bar.identity)
     if why is None or finding.verdict == "pass":
         return finding
     said = f"{finding.verdict}: {finding.said}; waived by {why}"

@@ -13,9 +13,24 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL, Bar, Evidence, Judged, Policy, judge, measured
+from vita.measure import approvals
+from vita.measure.approvals import Statement
+from vita.measure.gate import (
+    EXIT_CODES,
+    WAITING_FOR_APPROVAL,
+    Bar,
+    Evidence,
+    History,
+    Judged,
+    Policy,
+    judge,
+    measured,
+)
 from vita.measure.guarding import GUARD, guards_of, refuse_other_guard
-from vita.measure.standing import Fixed, agrees, approvals_needed, standing_since, taken_away
+from vita.measure.measurements import first_measured, measurements
+from vita.measure.people import person_of
+from vita.measure.standing import Fixed, approvals_needed, standing_since, taken_away
+from vita.measure.weights import same_weights
 from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
@@ -43,13 +58,6 @@ verdicts = sa.Table(
     sa.Column("findings", sa.JSON),
     sa.Column("at", sa.Float),
 )
-approvals = sa.Table(
-    "approvals",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "kind", "who", "reason", "bar")),
-    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
-)
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,8 @@ class Decision:
     needed: int
     guards: tuple[str | None, ...] = ()
     """Behind which guards the bars were cleared, by their digests; None is none."""
+    not_counted: tuple[str, ...] = ()
+    """Approvals and waivers in the ledger that do not count, and why."""
 
     @property
     def green(self) -> bool:
@@ -79,7 +89,7 @@ class Decision:
         """Why not, in one line."""
         if self.judged.verdict in ("pass", "waived"):
             missing = self.needed - len(self.approved_by)
-            hint = f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`"
+            hint = "; ".join([f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`", *self.not_counted])
             return GateError(f"gate {self.gate}", f"is cleared and waits for {missing} more to approve", hint=hint)
         bad = [one for one in self.judged.findings if one.verdict not in ("pass", "waived")]
         said = "; ".join(f"{one.bar}: {one.verdict} ({one.said})" for one in bad[:3])
@@ -95,6 +105,7 @@ class Decision:
             "green": self.green,
             "approved_by": list(self.approved_by),
             "approvals_needed": self.needed,
+            "not_counted": list(self.not_counted),
             "bars": [one.as_json() for one in self.judged.findings],
         }
 
@@ -111,19 +122,35 @@ def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
     ledger.log("gate fixed", gate, digest=digest)
 
 
-def decide(ledger: Ledger, gate: str, policy: Policy, *, model: str, evidence: Mapping[str, Evidence]) -> Decision:
-    """Judge the weights now and write the verdict down; a green gate makes a candidate approved."""
+def decide(
+    ledger: Ledger,
+    gate: str,
+    policy: Policy,
+    *,
+    model: str,
+    evidence: Mapping[str, Evidence],
+    history: History | None = None,
+) -> Decision:
+    """Judge the weights now and write the verdict down; a green gate makes a candidate approved.
+
+    `history` is what was measured of the same weights before, by default nothing but the evidence.
+    """
     fix(ledger, gate, policy)
-    fixed = _fixed(ledger, gate)
-    began = {step: one.began for step, one in evidence.items() if measured(one.folder) == model}
-    since = standing_since(fixed)
+    fixed, history = _fixed(ledger, gate), history or History()
+
+    def first(bar: Bar) -> float | None:
+        own = evidence.get(bar.report)
+        return history.measured_at(bar, own if own and measured(own.folder) == model else None)
+
+    waivers, spoiled_waivers = _waived(ledger, gate, model)
     judged = judge(
-        policy, model=model, evidence=evidence, since=since, waived=_waived(ledger, gate, model),
-        taken_away=taken_away(fixed, began),
+        policy, model=model, evidence=evidence, since=standing_since(fixed), waived=waivers,
+        taken_away=taken_away(fixed, first), history=history,
     )  # fmt: skip
+    approved_by, spoiled = _approved_by(ledger, gate, model)
     decision = Decision(
-        gate, model, judged, _approved_by(ledger, gate, model), approvals_needed(fixed, began),
-        guards_of(judged, evidence),
+        gate, model, judged, approved_by, approvals_needed(fixed, first), guards_of(judged, evidence),
+        (*spoiled_waivers, *spoiled),
     )  # fmt: skip
     _remember(ledger, decision, fixed[-1].digest)
     if decision.green and ledger.state(model) == "candidate":
@@ -152,7 +179,9 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
     elif model not in given:
         raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, which {model[:12]} never were")
     bars = [bar for one in fixed for bar in one.policy.bars]
-    return decide(ledger, gate, policy, model=model, evidence=_evidence(ledger, store, life, bars, model=model))
+    evidence = _evidence(ledger, store, life, bars, model=model)
+    history = _history(ledger, store, life, bars, model=model)
+    return decide(ledger, gate, policy, model=model, evidence=evidence, history=history)
 
 
 def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT) -> Decision:
@@ -185,8 +214,9 @@ def refuse_stale_release(
     nothing of the weights without it.
     """
     decision = refuse_stale(ledger, store, model, where=where, states=states)
-    if not _waived(ledger, decision.gate, model).keys() & {GUARD, ""}:
+    if GUARD not in _waived(ledger, decision.gate, model)[0]:
         refuse_other_guard(decision.guards, guard, gate=decision.gate, model=model)
+    refuse_rejected(ledger, same_weights(ledger, store, model), approved_by=decision.gate)
     return decision.gate
 
 
@@ -227,34 +257,51 @@ def refuse_rejected(ledger: Ledger, models: Sequence[str], *, approved_by: str) 
             raise GateError(f"gate {rejection.gate}", problem)
 
 
-def approve(ledger: Ledger, gate: str, model: str, *, who: str, reason: str = "") -> None:
-    """A person lets the weights through a gate whose bars are cleared, as these bars stand now."""
-    who = " ".join(who.split())
-    if not who:
-        raise GateError(f"gate {gate}", "an approval needs a name")
-    if who.casefold() in map(str.casefold, _approved_by(ledger, gate, model)):
-        raise GateError(f"gate {gate}", f"{who} has approved these weights already")
+def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str = "") -> None:
+    """A person approves the weights at a gate whose bars are cleared, as these bars stand now.
+
+    `key` is the private key whose public half the person registered; it signs the approval.
+    """
+    person = person_of(ledger, who)
+    if person.name in _approved_by(ledger, gate, model)[0]:
+        raise GateError(f"gate {gate}", f"{person.name} has approved these weights already")
     last = last_verdict(ledger, gate, model)
     if last not in ("pass", "waived"):
         hint = "a person's approval comes on top of the bars; `vita waive` lets a bar go"
         raise GateError(
             f"gate {gate}", f"its bars are not cleared by {model[:12]} ({last or 'never judged'})", hint=hint
         )
-    _add(ledger, gate, model, kind="approval", who=who, reason=reason)
+    policy = _fixed(ledger, gate)[-1].digest
+    statement = Statement("approval", gate, model, policy, last, person.name, reason, time.time())
+    approvals.add(ledger, statement, person=person, key=key)
 
 
 def waive(
-    ledger: Ledger, gate: str, model: str, *, who: str, reason: str, expires: float, bar: str | None = None
+    ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str, expires: float, bar: str | None = None
 ) -> None:
-    """A person lets one bar (`step:figure`, or `guard`), or all, go for these weights, for a reason and until a day."""
-    if not who.strip() or not reason.strip():
-        raise GateError(f"gate {gate}", "a waiver needs a name and a reason")
+    """A person waives one bar (`step:figure`, or `guard`), or all, for these weights, for a reason and until a day."""
+    if not reason.strip():
+        raise GateError(f"gate {gate}", "a waiver needs a reason")
     if expires <= time.time():
         raise GateError(f"gate {gate}", "the waiver would have expired already", expected="a day to come")
-    names = {each.name for one in _fixed(ledger, gate) for each in one.policy.bars}
+    fixed = _fixed(ledger, gate)
+    names = {each.name for one in fixed for each in one.policy.bars}
     if bar is not None and bar not in {*names, GUARD}:
         raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
-    _add(ledger, gate, model, kind="waiver", who=who, reason=reason, bar=bar, expires=expires)
+    person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never judged"
+    statement = Statement(
+        "waiver",
+        gate,
+        model,
+        fixed[-1].digest if fixed else "",
+        verdict,
+        person.name,
+        reason,
+        time.time(),
+        bar,
+        expires,
+    )
+    approvals.add(ledger, statement, person=person, key=key)
 
 
 def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
@@ -271,7 +318,7 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
     """Every verdict, approval and waiver of these weights, oldest first."""
     found: list[dict[str, Any]] = []
     with ledger.transaction() as database:
-        for table, what in ((verdicts, "verdict"), (approvals, "approval")):
+        for table, what in ((verdicts, "verdict"), (approvals.approvals, "approval")):
             rows = database.execute(sa.select(table).where(table.c.artifact == model)).mappings()
             found += [{"what": row.get("kind", what), **row} for row in rows]
     return sorted(found, key=lambda row: row["at"])
@@ -297,7 +344,7 @@ def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[Evidence]:
     """What a name meant, the latest first: weights that have successors are judged by the reports on themselves."""
     for digest in _meant(ledger, name):
         if store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
-            yield Evidence(store.open(digest).path, digest, made[-1].began)
+            yield Evidence(store.open(digest).path, digest, made[-1].began, version=made[-1].version)
 
 
 def _meant(ledger: Ledger, name: str) -> list[str]:
@@ -312,34 +359,45 @@ def _fixed(ledger: Ledger, gate: str) -> list[Fixed]:
         return [Fixed(Policy.model_validate(row["policy"]), row["digest"], float(row["at"])) for row in rows]
 
 
-def _waived(ledger: Ledger, gate: str, model: str) -> dict[str, str]:
-    now = time.time()
-    return {
-        row["bar"] or "": f"{row['who']}: {row['reason']}"
-        for row in _rows(ledger, gate, model, "waiver")
-        if row["expires"] and row["expires"] > now
-    }
+def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list[str]]:
+    """Bar's identity -> who waived it and why; and why other waivers do not count.
+
+    A waiver covers bars that stood in the gate when it was given, not those that were set or changed since.
+    """
+    valid, spoiled = approvals.statements(ledger, gate, model, kind="waiver")
+    fixed, now = _fixed(ledger, gate), time.time()
+    found: dict[str, str] = {}
+    for statement, person in valid:
+        if not statement.expires or statement.expires <= now:
+            continue
+        said = f"{person.name}: {statement.reason}"
+        if statement.bar in (None, GUARD):
+            found[GUARD] = said
+        bars = [bar for one in fixed if one.at <= statement.at for bar in one.policy.bars]
+        found |= {bar.identity: said for bar in bars if statement.bar in (None, bar.name)}
+    return found, spoiled
 
 
-def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[str, ...]:
-    """Who approved by the very policy that stands today: nobody has agreed to another."""
+def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...], list[str]]:
+    """Who approved by the very policy that stands today, each person and key once; and why others do not count."""
+    valid, spoiled = approvals.statements(ledger, gate, model, kind="approval")
     fixed = _fixed(ledger, gate)
-    said = [row["who"] for row in _rows(ledger, gate, model, "approval") if agrees(fixed, at=row["at"])]
-    return tuple(dict.fromkeys(said))
+    signers: dict[str, str] = {}
+    for statement, person in valid:
+        if fixed and statement.policy == fixed[-1].digest:
+            signers.setdefault(person.key, person.name)
+    return tuple(dict.fromkeys(signers.values())), spoiled
 
 
-def _rows(ledger: Ledger, gate: str, model: str, kind: str) -> list[dict[str, Any]]:
-    same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
-    query = sa.select(approvals).where(*same).order_by(approvals.c.id)
-    with ledger.transaction() as database:
-        return [dict(row) for row in database.execute(query).mappings()]
-
-
-def _add(ledger: Ledger, gate: str, model: str, *, kind: str, who: str, reason: str, **more: Any) -> None:
-    row = {"gate": gate, "artifact": model, "kind": kind, "who": who, "reason": reason, "at": time.time(), **more}
-    with ledger.transaction() as database:
-        database.execute(sa.insert(approvals).values(row))
-    ledger.log(kind, model, gate=gate, who=who, reason=reason, **more)
+def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> History:
+    """What was measured of the same weights, and the reports of the bars' own steps."""
+    found = measurements(ledger, store, model)
+    names = {bar.report: bar.report if "/" in bar.report else f"{life}/{bar.report}" for bar in bars}
+    reports = {
+        step: [one.evidence for one in found if one.step == name and one.figures is not None]
+        for step, name in names.items()
+    }
+    return History(first_measured(found), reports)
 
 
 def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:

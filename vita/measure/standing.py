@@ -2,7 +2,7 @@
 
     fixed = [Fixed(policy, digest, at), ...]                 # a gate's policies in the order in which they were set
     standing_since(fixed)                                    # bar's identity -> since when it stands without a break
-    taken_away(fixed, {"test": began})                       # bars that stood then and stand no longer
+    taken_away(fixed, first_measured)                        # bars that stood then and stand no longer
 
 Who sees a figure and then moves the bar, takes it away or asks fewer people has no gate. So a bar that is set late
 is no bar for what was measured before, and one that is taken away late still is.
@@ -10,7 +10,7 @@ is no bar for what was measured before, and one that is taken away late still is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vita.measure.gate import Bar, Policy
@@ -33,16 +33,18 @@ def standing_since(fixed: Sequence[Fixed]) -> dict[str, float]:
     return found
 
 
-def taken_away(fixed: Sequence[Fixed], began: Mapping[str, float]) -> list[Bar]:
-    """The bars that stood when their report was begun and stand no longer; `began` is keyed by step.
+def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> list[Bar]:
+    """The bars that stood when their figure was first measured on these weights, and stand no longer.
 
-    Of a bar whose report was never made, when the first of today's reports was begun. A bar in whose place a changed
-    one stands is left out, since that one is late already and cannot be cleared.
+    `first` says when that was. For a figure that was never measured, the first measurement of any of today's figures
+    counts. A bar in whose place a changed one stands is left out: the changed one came late and cannot pass.
     """
     since, now = standing_since(fixed), fixed[-1].policy.bars
     found: dict[str, Bar] = {}
     for bar in [bar for one in fixed[:-1] for bar in one.policy.bars]:
-        moment = began.get(bar.report, _first(fixed, began))
+        moment = first(bar)
+        if moment is None:
+            moment = _first(fixed, first)
         then = _at(fixed, moment)
         stood = then is not None and bar.identity in {other.identity for other in then.policy.bars}
         changed = any(other.name == bar.name and since[other.identity] > moment for other in now)
@@ -51,22 +53,16 @@ def taken_away(fixed: Sequence[Fixed], began: Mapping[str, float]) -> list[Bar]:
     return list(found.values())
 
 
-def approvals_needed(fixed: Sequence[Fixed], began: Mapping[str, float]) -> int:
+def approvals_needed(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> int:
     """How many must approve: as many as today's policy asks for, or as was asked when measuring began."""
-    then = _at(fixed, _first(fixed, began))
+    then = _at(fixed, _first(fixed, first))
     return max(fixed[-1].policy.approvals, then.policy.approvals if then else 0)
 
 
-def agrees(fixed: Sequence[Fixed], *, at: float) -> bool:
-    """Whether what was said then was said of today's policy."""
-    then = _at(fixed, at)
-    return then is not None and then.digest == fixed[-1].digest
-
-
-def _first(fixed: Sequence[Fixed], began: Mapping[str, float]) -> float:
-    """When the first of today's reports was begun; now where there is none."""
-    own = [began[bar.report] for bar in fixed[-1].policy.bars if bar.report in began]
-    return min(own, default=fixed[-1].at)
+def _first(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> float:
+    """When the first of today's figures was measured on these weights; now where none was."""
+    moments = [moment for bar in fixed[-1].policy.bars if (moment := first(bar)) is not None]
+    return min(moments, default=fixed[-1].at)
 
 
 def _at(fixed: Sequence[Fixed], moment: float) -> Fixed | None:

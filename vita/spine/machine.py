@@ -84,10 +84,18 @@ def ledger_location() -> str | None:
 def signing_key() -> Path:
     """The file of the private key with which archives are signed."""
     chosen = os.environ.get("VITA_SIGNING_KEY")
-    if chosen:
-        return Path(chosen).expanduser()
+    return Path(chosen).expanduser() if chosen else _config_folder() / "signing-key.pem"
+
+
+def personal_keys() -> Path:
+    """The folder of the private keys with which people sign approvals."""
+    return _config_folder() / "people"
+
+
+def _config_folder() -> Path:
+    """The user's configuration folder."""
     base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "vita" / "signing-key.pem"
+    return (Path(base) if base else Path.home() / ".config") / "vita"
 
 
 def environment_of_replica(secret: str) -> dict[str, str]:

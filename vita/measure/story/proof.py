@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from vita.measure import gatekeeper, pictures, plots, reading, words
+from vita.measure.approvals import approvals
 from vita.measure.chronicle import Chapter
 from vita.measure.pictures import Limit
 from vita.measure.reading import interval
@@ -91,7 +92,7 @@ def gates(material: Material) -> Iterator[Block]:
     rows = _all(material, gatekeeper.verdicts, life)
     latest = {(row["gate"], row["artifact"]): row for row in rows}
     policies = {row["digest"]: row["policy"] for row in _all(material, gatekeeper.policies, life)}
-    spoken = _all(material, gatekeeper.approvals, life)
+    spoken = _all(material, approvals, life)
     if not latest:
         if policies:
             yield Paragraph("Bars are set, and nothing has been held against them yet.")

@@ -1,0 +1,115 @@
+"""Approvals and waivers: signed statements of people about a model at a gate, kept in the ledger.
+
+    add(ledger, Statement("approval", gate, model, ...), key=private_key)
+    valid, rejected = statements(ledger, gate, model, kind="approval")
+
+A statement counts only with a signature that fits the whole of it, by the registered key of the person that it names.
+A row that somebody wrote or edited in the database does not count, and is reported.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from vita.measure.people import Person, all_people, same_name
+from vita.spine import signing
+from vita.spine.errors import GateError, StoreError
+from vita.spine.ledger import Ledger
+from vita.spine.store import canonical_json
+
+Kind = Literal["approval", "waiver"]
+
+_tables = sa.MetaData()
+approvals = sa.Table(
+    "approvals",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "kind", "who", "reason", "bar")),
+    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
+    *(sa.Column(name, sa.String) for name in ("policy", "verdict", "key", "signature")),
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a person signs."""
+
+    kind: Kind
+    gate: str
+    artifact: str
+    """The digest of the model."""
+    policy: str
+    """The digest of the gate's policy as the person saw it."""
+    verdict: str
+    """The gate's verdict at that moment."""
+    who: str
+    reason: str
+    at: float
+    bar: str | None = None
+    """The bar that is waived; None for all."""
+    expires: float | None = None
+
+    def encode(self) -> bytes:
+        """The bytes that are signed: canonical JSON of all fields."""
+        return b"vita approval v1\n" + canonical_json(asdict(self))
+
+
+def add(ledger: Ledger, statement: Statement, *, person: Person, key: Any) -> None:
+    """Sign a statement with a person's private key and keep it."""
+    if signing.key_id(key.public_key()) != person.key:
+        raise GateError(
+            f"gate {statement.gate}",
+            expected=f"the key {person.key[:12]}, which {person.name} registered",
+            got=signing.key_id(key.public_key())[:12],
+        )
+    signature = base64.b64encode(signing.sign_bytes(statement.encode(), key)).decode()
+    row = {**asdict(statement), "key": person.key, "signature": signature}
+    with ledger.transaction() as database:
+        database.execute(sa.insert(approvals).values(row))
+    told = {name: value for name, value in row.items() if name not in ("kind", "artifact", "signature", "at")}
+    ledger.log(statement.kind, statement.artifact, **told)
+
+
+def statements(
+    ledger: Ledger, gate: str, model: str, *, kind: Kind
+) -> tuple[list[tuple[Statement, Person]], list[str]]:
+    """The valid statements with their signers, oldest first; and why each other row does not count."""
+    same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
+    with ledger.transaction() as database:
+        query = sa.select(approvals).where(*same).order_by(approvals.c.id)
+        rows = [dict(row) for row in database.execute(query).mappings()]
+    registered = {person.key: person for person in all_people(ledger)} if rows else {}
+    valid: list[tuple[Statement, Person]] = []
+    rejected: list[str] = []
+    for row in rows:
+        statement = Statement(**{name: row[name] for name in Statement.__dataclass_fields__})
+        if problem := _problem(row, statement, registered.get(row["key"])):
+            rejected.append(f"the {kind} of {row['who']} does not count: {problem}")
+        else:
+            valid.append((statement, registered[row["key"]]))
+    return valid, rejected
+
+
+def _problem(row: Mapping[str, Any], statement: Statement, person: Person | None) -> str | None:
+    """Why a row does not count."""
+    if not row["signature"]:
+        return "it is not signed"
+    if person is None:
+        return "its key is not registered"
+    if person.revoked is not None:
+        return "its key was revoked"
+    if not same_name(person.name, statement.who):
+        return f"its key is {person.name}'s"
+    try:
+        signature = base64.b64decode(row["signature"], validate=True)
+        public = signing.public_from_text(person.public_key, where=f"the key of {person.name}")
+        fits = signing.verifies(statement.encode(), signature, public)
+    except (binascii.Error, StoreError, ValueError, TypeError):
+        fits = False
+    return None if fits else "its signature does not fit what it says"
