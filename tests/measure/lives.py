@@ -47,8 +47,8 @@ class Life:
             place.write_text(content if isinstance(content, str) else json.dumps(content))
         artifact = self.store.commit(Draft(KINDS[kind], draft, facts or {}))
         run = self.ledger.claim(
-            f"key of {name} {artifact.digest}", life=self.name, step=name, stage=stage or name, version=1,
-            config=config or {}, inputs=inputs or {},
+            f"key of {name} {artifact.digest} {time.monotonic_ns()}", life=self.name, step=name, stage=stage or name,
+            version=1, config=config or {}, inputs=inputs or {},
         )  # fmt: skip
         assert isinstance(run, int)
         told = {"seconds": 12.5, "machine": {"device": "cpu", "threads": 2, "world_size": 1}, **(record or {})}

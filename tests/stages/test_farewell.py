@@ -16,6 +16,7 @@ from vita.data.feedback import Said, write_feedback
 from vita.data.records import Message
 from vita.data.sources import Source, preferences
 from vita.measure.restoring import restore
+from vita.measure.services import state_of
 from vita.spine.config import build
 from vita.spine.errors import DataError, ModelError, PlanError, StoreError
 from vita.spine.ledger import Ledger
@@ -58,13 +59,14 @@ def test_a_release_pins_every_file_and_brings_golden_answers(tmp_path):
     assert all(len(one["greedy"]) <= 32 and one["logprob"] <= 0 for one in told["golden"])
 
 
-def test_the_released_weights_are_serving(tmp_path):
+def test_a_release_is_recorded_once_and_serves_nothing_by_itself(tmp_path):
     ledger, own = Ledger(tmp_path / "ledger.db"), model(tmp_path / "model")
     ledger.move(own.digest, "approved", who="Ada", why="a test")
     made = release(tmp_path / "scratch", own, name="cat")
     for _ in range(2):
         deploy.record(made, deploy.Inputs(own), ledger)
-    assert [move.state for move in ledger.moves(own.digest)] == ["approved", "serving"]
+    assert [move.state for move in ledger.moves(own.digest)] == ["approved", "approved"]
+    assert state_of(ledger, own.digest) == "approved"
     assert ledger.named("release/cat:1") == made.digest
     again = Release("d" * 64, made.path, made.facts)
     deploy.record(again, deploy.Inputs(own), ledger)

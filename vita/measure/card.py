@@ -25,6 +25,7 @@ from vita.measure import gatekeeper, provenance, reading, usage
 from vita.measure.chronicle import UNREADABLE
 from vita.measure.provenance import Data, Made
 from vita.measure.report import html, markdown
+from vita.measure.services import state_of
 from vita.measure.statistics import Interval
 from vita.spine.disk import write_atomically
 from vita.spine.errors import StoreError
@@ -142,7 +143,7 @@ def gather(ledger: Ledger, store: Store, digest: str) -> Card:
     moves = ledger.moves(digest)
     return Card(
         digest, own.names, manifest.facts, config, _parameters(config, manifest.facts),
-        chat=_chats(made), state=ledger.state(digest), lineage=made,
+        chat=_chats(made), state=state_of(ledger, digest), lineage=made,
         data=_try(gaps, "the data", lambda: provenance.data(store, made), []), drops=provenance.drops(made),
         reckoning=_try(gaps, "the plan", lambda: _reckoning(store, made), []),
         measured=_reports(gaps, ledger, store, digest),

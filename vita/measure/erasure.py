@@ -18,6 +18,7 @@ from vita.data.loader import Loader
 from vita.data.shards import DocumentSpan, Shards
 from vita.measure import own_sources
 from vita.measure.fates import Fate, Use, copies, fates
+from vita.measure.services import state_of
 from vita.spine.erasures import add_erasure
 from vita.spine.errors import DataError, StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
@@ -168,7 +169,7 @@ class _Search:
 
     def _holder(self, digest: str, through: str, use: str, told: str, source: str = "") -> Holder:
         kind, names = self._store.manifest(digest).kind, tuple(sorted(self._names.get(digest, ())))
-        return Holder(digest, kind, names, self._ledger.state(digest), through, use, told, source)
+        return Holder(digest, kind, names, state_of(self._ledger, digest), through, use, told, source)
 
     def _follow_corpus(self, corpus: str, found: list[Fate]) -> None:
         for fate in found:

@@ -32,7 +32,7 @@ WAITING_FOR_APPROVAL = 13
 _WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
 _LOWER_IS_BETTER = {
     *("bits_per_byte", "perplexity", "loss"),
-    *("attack_success_rate", "goals_reached", "over_refusal", "false_alarms", "error", "incoherent"),
+    *("attack_success_rate", "goals_reached", "over_refusal", "false_alarms", "error", "incoherent", "silent"),
     *("minded", "lost"),
 }
 
@@ -195,6 +195,10 @@ def figure(folder: Path, name: str) -> Interval:
         for metric, value in metrics.items()
     }
     if name not in figures:
+        reasons = _read(folder).get("could_not_run")
+        if isinstance(reasons, dict) and reasons:
+            whole = "; ".join(f"{probe} could not run: {why}" for probe, why in sorted(reasons.items())[:3])
+            raise DataError(f"figure {name}", f"is not in the report; {whole}")
         raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
     return _interval(figures[name])
 
@@ -261,7 +265,7 @@ def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Map
             return Finding(bar, "could_not_run", other, own.digest)
         value = figure(own.folder, bar.figure)
         if value.n == 0 or not math.isfinite(value.value):
-            return Finding(bar, "could_not_run", "the figure rests on nothing", own.digest)
+            return Finding(bar, "could_not_run", _why_nothing(own.folder, bar), own.digest)
         if bar.not_worse_than is None:
             told = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
             return Finding(bar, _against(bar, value), told, own.digest, value)
@@ -274,6 +278,13 @@ def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Map
         return Finding(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", own.digest, value)
     except VitaError as error:
         return Finding(bar, "could_not_run", str(error), own.digest)
+
+
+def _why_nothing(folder: Path, bar: Bar) -> str:
+    """Why a figure rests on no measurement: the report's own reason where it names one."""
+    reasons = _read(folder).get("could_not_run")
+    own = reasons.get(bar.figure.split("/")[0]) if isinstance(reasons, dict) else None
+    return f"the figure rests on nothing: {own}" if own else "the figure rests on nothing"
 
 
 def _against(bar: Bar, value: Interval) -> Verdict:

@@ -164,6 +164,14 @@ class Routes:
     def backends(self) -> list[tuple[Version, Backend]]:
         return [(version, backend) for version in self.versions.values() for backend in version.backends]
 
+    def served(self) -> list[dict[str, Any]]:
+        """The versions with a ready replica, as a service reports them to the ledger."""
+        return [
+            {"version": version.id, "model": version.model, "release": version.release, "share": version.share}
+            for version in list(self.versions.values())
+            if any(backend.ready for backend in list(version.backends))
+        ]
+
     @property
     def ready(self) -> bool:
         """Whether some replica that gets traffic is ready."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.measure.clearance import Terms
+from vita.measure.services import Presence, Reporter
 from vita.server.admin import Control, admin_app
 from vita.server.clearance import ClearRelease
 from vita.server.front import gateway_app
@@ -121,6 +122,7 @@ class Service:
         pairs = zip(servers, (public, private), strict=True)
         tasks = [asyncio.create_task(server.serve(sockets=[one])) for server, one in pairs]
         tasks.append(asyncio.create_task(gateway.keep_fresh()))
+        reporter = Reporter(Presence(self.ledger, self.name, url), gateway.routes.served)
         try:
             yield Running(url, gateway, fleet)
         finally:
@@ -128,6 +130,7 @@ class Service:
             await stop.hurrying(fleet.stop(seconds=0), fleet.kill)  # what may take its time had it in `_drain`
             for server in servers:
                 await server.stop(at_once=stop.at_once.is_set())
+            await asyncio.to_thread(reporter.close)
             tasks[-1].cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await gateway.close()

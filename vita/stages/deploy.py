@@ -92,13 +92,13 @@ def _sampling(chosen: Sampling, folder: Path) -> dict[str, Any]:
 
 
 def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
-    """The weights are in service from now on."""
+    """The model is released; it is `serving` only while a service serves it."""
     label, model = f"{artifact.facts['name']}:{artifact.facts['version']}", inputs.model.digest
     _refuse_taken(ledger, label, model=model)
     ledger.name(f"release/{label}", artifact.digest)
     state, known = ledger.state(model), {move.details.get("release") for move in ledger.moves(model)}
-    if state == "approved" or (state == "serving" and artifact.digest not in known):
-        ledger.move(model, "serving", who="deploy", why=f"released as {label}", release=artifact.digest)
+    if state in gatekeeper.LET_OUT and artifact.digest not in known:
+        ledger.move(model, state, who="deploy", why=f"released as {label}", release=artifact.digest)
 
 
 def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:

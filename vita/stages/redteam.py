@@ -35,7 +35,7 @@ from vita.stages.kinds import Model, Report, Tokens
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-VERSION = 2
+VERSION = 3
 
 CONTROLLED = 60
 """Items of each probe, spread evenly, that the controls go through."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from vita.measure import reading
 from vita.measure.chronicle import UNREADABLE, Chapter, Chronicle
+from vita.measure.services import served_models
 from vita.measure.statistics import Interval
 from vita.spine.ledger import Ledger, Move
 from vita.spine.store import Store
@@ -26,10 +27,15 @@ class Material:
     moves: Mapping[str, list[Move]]
     """Model digest -> its changes of state."""
     gaps: list[str] = field(default_factory=list)
+    served: frozenset[str] = frozenset()
+    """The models that a living service serves."""
 
     def state(self, digest: str) -> str:
         moves = self.moves.get(digest)
-        return moves[-1].state if moves else "candidate"
+        state = moves[-1].state if moves else "candidate"
+        if state in ("approved", "serving"):
+            return "serving" if digest in self.served else "approved"
+        return state
 
     def measured(self) -> list[tuple[Chapter, str, Mapping[str, Interval]]]:
         """(step with figures, digest of the model they are about, figures), in the order of the life."""
@@ -66,9 +72,11 @@ def collect(ledger: Ledger, store: Store, chronicle: Chronicle) -> Material:
         except UNREADABLE as error:
             gaps.append(f"The report of the step {chapter.name} cannot be read: {error}")
     moves: dict[str, list[Move]] = {}
+    served: frozenset[str] = frozenset()
     try:
         for move in ledger.moves():
             moves.setdefault(move.artifact, []).append(move)
+        served = frozenset(served_models(ledger))
     except UNREADABLE as error:
         gaps.append(f"The states of the versions cannot be read: {error}")
-    return Material(ledger, store, chronicle, figures, about, moves, gaps)
+    return Material(ledger, store, chronicle, figures, about, moves, gaps, served)
