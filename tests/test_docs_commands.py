@@ -14,15 +14,15 @@ from tests.docs.blocks import PAGES as PATHS
 from tests.docs.blocks import ROOT, SHELL, bash_commands, console_commands, output_matches, page_blocks
 from tests.docs.pages import PAGES
 from tests.docs.reader import Page, Reader, copy_of, without_comment
-from tests.docs.terminal import Terminal
+from tests.docs.terminal import Terminal, private_network
 
 WITH_COMMANDS = [
     path.relative_to(ROOT).as_posix()
     for path in PATHS
     if any(block.language in (*SHELL, "yaml") for block in page_blocks(path))
 ]
-AT_ONCE = 2
-"""Pages that run at the same time."""
+AT_ONCE = 2 if private_network() else 1
+"""Pages that run at the same time; pages that share the ports of one machine run one after the other."""
 
 
 def follow(name: str, folder: Path, scratch: Path) -> None:
