@@ -208,6 +208,8 @@ def test_the_mistake_in_a_row_is_shown_and_not_hidden(vita: Vita) -> None:
     rows = written("rows.jsonl", [{"messages": [USER, {**ANSWER, "role": "wizard"}]}])
     code, printed = vita("data", "show", rows, "--model", chat_model(Path("m")))
     assert code == 3 and "rows.jsonl, row 1" in printed and "the role 'wizard'" in printed
+    code, printed = vita("data", "show", written("empty.jsonl", []), "--model", "m")
+    assert code == 3 and "empty.jsonl: there are no dialogues to show" in printed
     code, printed = vita("data", "show", written("odd.jsonl", [{"colour": "red"}]), "--model", "m")
     assert code == 3 and "expected a dialogue in one of the formats" in printed
 

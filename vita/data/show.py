@@ -92,8 +92,13 @@ def source_rows(
         shown = pair_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
     else:
         shown = dialogue_rows(sources, tokenizer, _template(folder), _settings(reading, length, "truncate"))
+    empty = True
     for lines in islice(shown, count):
+        empty = False
         yield from lines
+    if empty:
+        names = ", ".join(source.label() for source in sources)
+        raise DataError(names, f"there are no {kind} to show", hint="the source holds no rows")
 
 
 def context_of(folder: Path) -> int | None:
