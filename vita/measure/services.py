@@ -98,7 +98,7 @@ def served_models(ledger: Ledger) -> set[str]:
     """The digests of the models that living services serve."""
     with ledger.transaction() as database:
         rows = database.execute(sa.select(services).where(services.c.ended.is_(None))).mappings().all()
-    living = [row for row in rows if _alive(row)]
+    living = [row for row in rows if _alive(dict(row))]
     return {str(version["model"]) for row in living for version in row["versions"] if version.get("model")}
 
 
