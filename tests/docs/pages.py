@@ -71,6 +71,7 @@ PAGES = {
         not_run={
             "make test": SUITE,
             "make test-slow": SUITE,
+            "make test-gpu": "it needs a CUDA device",
             "make format": "it changes the files of the checkout",
         },
     ),
