@@ -14,7 +14,7 @@ from vita.spine import machine
 from vita.spine.console import line, one_line
 from vita.spine.disk import explain_disk
 from vita.spine.errors import ConfigError, StoreError, VitaError
-from vita.spine.remote import REMOTE_LIBRARIES
+from vita.spine.remote_files import REMOTE_LIBRARIES
 
 INTERNAL_ERROR = 70
 """Exit code of a defect of Vita (EX_SOFTWARE of sysexits.h)."""

@@ -21,8 +21,9 @@ from typing import Any, Protocol
 import zstandard
 
 from vita.spine.contents import KnownFile, choose_files, expected_files
-from vita.spine.errors import DataError, MissingExtra
+from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
+from vita.spine.remote_files import open_filesystem, remote_errors
 
 LONGEST = 256 * 2**20
 """Bytes of the longest line, or file taken as one piece; a longer one would not fit in bounded memory."""
@@ -158,15 +159,12 @@ def open_binary(file: File) -> Any:
     try:
         if "://" not in file.path:
             return Path(file.path).open("rb")
-        import fsspec
-
-        files, path = fsspec.core.url_to_fs(file.path)
-        return files.open(path, "rb")
+        with remote_errors(file.path, family=DataError):
+            files, path = open_filesystem(file.path)
+            return files.open(path, "rb")
     except OSError as error:
         verify(file)  # a file that vanished since the run began is told so
         raise _unreadable(file.path, error) from None
-    except ImportError as error:
-        raise _missing_protocol(file.path, error) from None
 
 
 # -- finding
@@ -186,17 +184,14 @@ def _before_magic(pattern: Path) -> Iterator[str]:
 
 
 def _find_remote(url: str, where: str) -> list[File]:
-    import fsspec
-
-    try:
-        files, base = fsspec.core.url_to_fs(url)
-        infos = files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
+    with remote_errors(url, where=where, family=DataError):
+        files, base = open_filesystem(url)
+        try:
+            infos = files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
+        except FileNotFoundError:
+            infos = {}
         if not infos and files.exists(base):
             infos = {base: files.info(base)}
-    except ImportError as error:
-        raise _missing_protocol(url, error) from None
-    except (OSError, ValueError) as error:
-        raise DataError(where, f"{url} cannot be reached: {error}") from None
     root = "/".join(_before_magic(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
     expected = expected_files(url)
     known = {file.path: file for file in expected or ()}
@@ -219,12 +214,6 @@ def _below(path: str, root: str) -> str:
 
 def _matches(file: File, pattern: str) -> bool:
     return fnmatch.fnmatchcase(file.name, pattern) or fnmatch.fnmatchcase(PurePosixPath(file.name).name, pattern)
-
-
-def _missing_protocol(url: str, error: ImportError) -> Exception:
-    protocol = url.split("://")[0]
-    extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
-    return MissingExtra(url, extra) if extra else DataError(url, f"`{protocol}://` cannot be opened: {error}")
 
 
 # -- reading
@@ -250,7 +239,10 @@ def _read(file: File, size: int) -> Iterator[bytes]:
 
 def _next(handle: Any, size: int, file: File) -> bytes:
     try:
-        return handle.read(size)
+        if "://" not in file.path:
+            return handle.read(size)
+        with remote_errors(file.path, family=DataError):
+            return handle.read(size)
     except OSError as error:
         raise _unreadable(file.path, error) from None
 

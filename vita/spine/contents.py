@@ -28,6 +28,7 @@ from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
 from vita.spine.ledger import Fingerprint, Ledger
+from vita.spine.remote_files import open_filesystem, remote_errors
 from vita.spine.store import canonical_json
 
 _SETTLED_NS = 2 * 10**9
@@ -198,14 +199,15 @@ def _signed(number: int) -> int:
 
 
 def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
-    import fsspec
-
-    try:
-        files, base = fsspec.core.url_to_fs(url)
+    with remote_errors(url, where=where, family=DataError):
+        files, base = open_filesystem(url)
         files.invalidate_cache()
-        infos: Mapping[str, Any] = (
-            files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
-        )
+        try:
+            infos: Mapping[str, Any] = (
+                files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
+            )
+        except FileNotFoundError:
+            infos = {}
         known = [
             KnownFile(
                 files.unstrip_protocol(name), name.removeprefix(base), info.get("size") or 0, str(files.checksum(name))
@@ -213,21 +215,16 @@ def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
             for name, info in sorted(infos.items())
             if info["type"] == "file"
         ]
-    except (OSError, ImportError, ValueError) as error:
-        raise DataError(where, f"{url} cannot be reached: {error}") from None
     if not known:
-        raise DataError(where, f"{url} holds no files")
+        raise DataError(where, f"{url}: there is no such file, and no file below it or matching it")
     return tuple(known)
 
 
 def _remote_checksum(url: str) -> str:
-    import fsspec
-
     try:
-        files, path = fsspec.core.url_to_fs(url)
-        files.invalidate_cache()
-        return str(files.checksum(path))
+        with remote_errors(url, family=DataError):
+            files, path = open_filesystem(url)
+            files.invalidate_cache()
+            return str(files.checksum(path))
     except FileNotFoundError:
         raise DataError(url, "vanished during the run", hint=_AGAIN) from None
-    except (OSError, ValueError) as error:
-        raise DataError(url, f"cannot be reached: {error}") from None

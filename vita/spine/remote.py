@@ -6,26 +6,19 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from vita.spine.disk import explain_disk
-from vita.spine.errors import MissingExtra, StoreError
-
-REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google")
-"""Packages whose exceptions mean that remote storage cannot be reached."""
+from vita.spine.errors import StoreError
+from vita.spine.remote_files import open_filesystem, remote_errors
 
 
 class Remote:
     """A place to keep objects in; a put is atomic there, since an object appears whole."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         try:
-            self.files, self.base = fsspec.core.url_to_fs(url)
-        except ImportError:
-            extra = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}.get(url.split("://")[0], "s3")
-            raise MissingExtra(url, extra) from None
-        except ValueError as error:
-            raise StoreError(url, f"is not a place to keep artifacts: {error}") from None
+            with remote_errors(url):
+                self.files, self.base = open_filesystem(url)
+        except FileNotFoundError:
+            raise StoreError(url, "there is no such place") from None
         self.url = url
 
     def put_file(self, source: Path, name: str) -> None:
@@ -63,18 +56,7 @@ class Remote:
         """The answer, None for "not there", and one clear line for anything else the far side says."""
         self.files.invalidate_cache()
         try:
-            return call()
+            with remote_errors(self.url):
+                return call()
         except FileNotFoundError:
             return None
-        except OSError as error:
-            if explain_disk(error, self.url):
-                raise
-            raise StoreError(
-                self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
-            ) from None
-        except Exception as error:  # each cloud library has a family of its own
-            if type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
-                raise StoreError(
-                    self.url, f"cannot be reached: {error}", hint="check the address and the credentials"
-                ) from None
-            raise

@@ -1,0 +1,137 @@
+"""Stores and sources on S3 that cannot be used are one line with the documented exit code, within seconds."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.models import Vita, command_runner
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+STORE_ERROR, DATA_ERROR = 4, 3
+SECONDS = 20
+"""Time limit of a command; the first request itself has 10 s."""
+
+
+@pytest.fixture
+def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Vita]:
+    s3fs = pytest.importorskip("s3fs", reason="needs the extra `s3`")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("VITA_DEVICE", "cpu")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("VITA_STORE", "VITA_LEDGER", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield command_runner(capsys)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def endpoint(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an S3 server with the bucket `texts`, which holds one file."""
+    server_module = pytest.importorskip("moto.server", reason="needs moto's server")
+    import boto3
+
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="texts")
+    row = {"text": "A sentence of some words for a corpus."}
+    client.put_object(Bucket="texts", Key="a/rows.jsonl", Body=json.dumps(row).encode())
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def silent_endpoint() -> Iterator[str]:
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def life(path: str) -> str:
+    """A life whose one source is `path`."""
+    settings = f'name: x\nstages:\n  curate:\n    sources: [{{path: "{path}"}}]\n    filters: []\n    held_out: 0\n'
+    Path("life.yaml").write_text(settings)
+    return "life.yaml"
+
+
+def check(vita: Vita, *command: str, code: int, words: str) -> None:
+    start = time.monotonic()
+    actual, out, err = vita(*command)
+    assert actual == code and words in err, (command, actual, out, err)
+    assert err.count("\n") == 1 and err.startswith("error ") and "Traceback" not in out + err
+    assert time.monotonic() - start < SECONDS
+
+
+def commands(bucket: str) -> list[tuple[tuple[str, ...], int]]:
+    """Commands on a store and on a source in a bucket, each with the exit code of its family of errors."""
+    return [
+        (("--store", f"s3://{bucket}/store", "ls"), STORE_ERROR),
+        (("live", life(f"s3://{bucket}/a")), DATA_ERROR),
+        (("curate", f"s3://{bucket}/a/*.jsonl"), DATA_ERROR),
+    ]
+
+
+def test_an_endpoint_that_refuses_connections_is_one_line(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for command, code in commands("texts"):
+        check(vita, *command, code=code, words="cannot be reached: Could not connect")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    for command, code in commands("other"):
+        check(vita, *command, code=code, words="AWS_ENDPOINT_URL")
+
+
+def test_an_endpoint_that_never_answers_is_one_line_within_seconds(
+    vita: Vita, silent_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", silent_endpoint)
+    check(vita, "curate", "s3://texts/a", code=DATA_ERROR, words="cannot be reached")
+
+
+def test_missing_buckets_and_files_are_one_line(vita: Vita, endpoint: str) -> None:
+    for command, code in commands("missing"):
+        check(vita, *command, code=code, words="there is no such bucket")
+    check(vita, "curate", "s3://texts/nothing", code=DATA_ERROR, words="s3://texts/nothing: there is no such file")
+    check(vita, "curate", "s3://texts/b/*.jsonl", code=DATA_ERROR, words="there is no such file")
+    assert vita("curate", "s3://texts/a", "--set", "filters=[]", "--held-out", "0")[0] == 0
+
+
+def test_wrong_and_missing_credentials_are_one_line(vita: Vita, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = pytest.importorskip("moto.settings")
+    monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from now on the server checks credentials
+    for command, code in commands("texts"):
+        check(vita, *command, code=code, words="access is denied")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    for command, code in commands("texts"):
+        check(vita, *command, code=code, words="needs credentials")
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    s3fs.S3FileSystem.clear_instance_cache()
+    check(vita, "curate", "s3://texts/a", code=DATA_ERROR, words="The config profile (nobody)")
+
+
+def test_storage_that_vanishes_during_use_is_one_line(vita: Vita, endpoint: str) -> None:
+    import boto3
+
+    assert vita("--store", "s3://texts/store", "ls")[0] == 0
+    client = boto3.client("s3")
+    client.delete_object(Bucket="texts", Key="a/rows.jsonl")
+    client.delete_bucket(Bucket="texts")
+    check(vita, "--store", "s3://texts/store", "ls", code=STORE_ERROR, words="there is no such bucket")

@@ -1,0 +1,148 @@
+"""File systems behind URLs (`s3://`, `gs://`, `https://`), opened with a bounded first request and clear errors.
+
+    with remote_errors(url, where="curate", family=DataError):
+        files, path = open_filesystem(url)
+        names = files.find(path)
+
+Cloud libraries try for minutes to reach an address that is wrong. `open_filesystem` therefore asks for the bucket
+first, with short time limits and without retries. Later requests keep the library's own limits and retries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from vita.spine.errors import MissingExtra, StoreError, VitaError
+
+FIRST_REQUEST_SECONDS = 10
+"""Time limit of the first request to a bucket."""
+_CONNECT_SECONDS = 4
+REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "s3fs")
+"""Packages whose exceptions mean that remote storage cannot be reached."""
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", "gcs": "gcloud auth"}
+_ENDPOINTS = {"s3": "AWS_ENDPOINT_URL and AWS_REGION", "gcs": "STORAGE_EMULATOR_HOST"}
+_REACHED = "_vita_reached"
+"""Attribute of a file system: the buckets that have answered."""
+
+
+class _MissingBucketError(Exception):
+    """A bucket does not exist, in contrast to a path inside it."""
+
+
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL and the path in it; its bucket has answered."""
+    import fsspec
+
+    files, path = fsspec.core.url_to_fs(url)
+    if url.split("://")[0] in _EXTRAS:
+        _ask_for_bucket(files, path.split("/")[0])
+    return files, path
+
+
+def _ask_for_bucket(files: Any, bucket: str) -> None:
+    """Ask once for each bucket; a refusal of this one request is no error, since a key may allow only some requests."""
+    from fsspec.asyn import sync
+
+    reached: set[str] = files.__dict__.setdefault(_REACHED, set())
+    if bucket in reached:
+        return
+    try:
+        sync(files.loop, _hasty(files)._info, bucket, timeout=FIRST_REQUEST_SECONDS)
+    except FileNotFoundError as error:
+        raise _MissingBucketError(str(error)) from None
+    except PermissionError:
+        if not _knows_listing_is_denied(files, bucket):
+            raise
+    reached.add(bucket)
+
+
+def _knows_listing_is_denied(files: Any, bucket: str) -> bool:
+    """Whether the credentials are valid, and only listing the bucket is not allowed."""
+    from fsspec.asyn import sync
+
+    try:
+        sync(files.loop, _hasty(files)._info, f"{bucket}/vita-access-check", timeout=FIRST_REQUEST_SECONDS)
+    except FileNotFoundError:
+        return True
+    except PermissionError as error:
+        return _error_code(error) == "AccessDenied"
+    return True
+
+
+def _error_code(error: Exception) -> str:
+    """The code that a service of the S3 interface gave, such as `NoSuchBucket`."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _hasty(files: Any) -> Any:
+    """The same file system with short time limits and without retries."""
+    if not hasattr(files, "config_kwargs"):
+        return files
+    limits = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": FIRST_REQUEST_SECONDS - 1,
+        "retries": {"max_attempts": 0},
+    }
+    options = {**files.storage_options, "config_kwargs": {**files.config_kwargs, **limits}}
+    hasty = type(files)(**options, skip_instance_cache=True)
+    hasty.retries = 1
+    return hasty
+
+
+@contextmanager
+def remote_errors(url: str, *, where: str | None = None, family: type[VitaError] = StoreError) -> Iterator[None]:
+    """Turn what a cloud library raises into an error of `family`; FileNotFoundError of a path in a bucket passes."""
+    try:
+        yield
+    except VitaError:
+        raise
+    except ImportError as error:
+        extra = _EXTRAS.get(url.split("://")[0])
+        if extra is None:
+            raise _error(family, where, url, f"cannot be opened: {error}") from None
+        raise MissingExtra(url, extra) from None
+    except Exception as error:
+        explained = explain_remote(error, url, where=where, family=family)
+        if explained is None:
+            raise
+        raise explained from None
+
+
+def explain_remote(
+    error: Exception, url: str, *, where: str | None = None, family: type[VitaError] = StoreError
+) -> VitaError | None:
+    """The one-line form of an error of remote storage; None for any other exception."""
+    from vita.spine.disk import explain_disk
+
+    service = _EXTRAS.get(url.split("://")[0], "")
+    names = {entry.__name__ for entry in type(error).__mro__}
+    text = " ".join(str(error).split())
+    code = _error_code(error)
+    credentials = f"check the credentials ({_CREDENTIALS[service]})" if service else "check the credentials"
+    address = f"check the address ({_ENDPOINTS[service]})" if service else "check the address"
+    if "NoCredentialsError" in names or "PartialCredentialsError" in names or "ProfileNotFound" in names:
+        return _error(family, where, url, f"needs credentials: {text}", hint=credentials)
+    if isinstance(error, PermissionError) and service:
+        detail = text if not code or code in text else f"{code}: {text}"
+        return _error(family, where, url, f"access is denied ({detail})", hint=f"{credentials} and what they allow")
+    if isinstance(error, _MissingBucketError) or code == "NoSuchBucket":
+        return _error(family, where, url, "there is no such bucket", hint="create the bucket, or correct its name")
+    if isinstance(error, FileNotFoundError):
+        return None
+    if isinstance(error, TimeoutError) and not text:
+        text = f"no answer within {FIRST_REQUEST_SECONDS} s"
+    if isinstance(error, ValueError):
+        return _error(family, where, url, f"is not an address that can be opened: {text}", hint=address)
+    if explain_disk(error, url):
+        return None
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
+        return _error(family, where, url, f"cannot be reached: {text or type(error).__name__}", hint=address)
+    return None
+
+
+def _error(family: type[VitaError], where: str | None, url: str, problem: str, *, hint: str | None = None) -> VitaError:
+    return family(url, problem, hint=hint) if where is None else family(where, f"{url}: {problem}", hint=hint)
