@@ -10,6 +10,7 @@ import numpy as np
 
 from vita.data.place import Decisions
 from vita.data.sift import PartTable, Tally
+from vita.spine.plain_text import markdown_text
 
 NO_LICENCE = "not stated"
 
@@ -153,7 +154,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             ["source", "read", "MB", "mended", "dropped", "train", "held out", "train MB", "share of training"],
             (
                 [
-                    _safe(source),
+                    markdown_text(source),
                     f"{one['read']['documents']:,}",
                     _mb(one["read"]["bytes"], unit=""),
                     f"{one['mended']:,}",
@@ -171,7 +172,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         *_table(
             ["licence", "documents", "MB"],
             (
-                [_safe(licence), f"{one['documents']:,}", _mb(one["bytes"], unit="")]
+                [markdown_text(licence), f"{one['documents']:,}", _mb(one["bytes"], unit="")]
                 for licence, one in report["licences"].items()
             ),
         ),
@@ -186,9 +187,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         ]
     if report["damaged_files"]:
         lines += ["## Damaged files", "", "Read up to the damage:", ""]
-        lines += [*(f"- {_safe(file)}" for file in report["damaged_files"]), ""]
+        lines += [*(f"- {markdown_text(file)}" for file in report["damaged_files"]), ""]
     if report["passed_over"]:
-        lines += ["Files of other kinds, passed over: " + ", ".join(report["passed_over"][:20]), ""]
+        lines += ["Files of other kinds, passed over: " + ", ".join(map(markdown_text, report["passed_over"][:20])), ""]
     return "\n".join(lines)
 
 
@@ -203,8 +204,9 @@ def _dropped_lines(report: Mapping[str, Any]) -> list[str]:
     for reason, one in rows:
         lines += [f"### `{reason}`", ""]
         for sample in one["samples"]:
-            shown = f": {_safe(sample['text'])}" if sample["text"] else ""
-            lines.append(f"- **{_safe(sample['id'])}** ({_safe(sample['source'])}; {_safe(sample['detail'])}){shown}")
+            shown = f": {markdown_text(sample['text'])}" if sample["text"] else ""
+            source, detail = markdown_text(sample["source"]), markdown_text(sample["detail"])
+            lines.append(f"- **{markdown_text(sample['id'])}** ({source}; {detail}){shown}")
         lines.append("")
     return lines
 
@@ -216,13 +218,6 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
     ]
-
-
-def _safe(text: str) -> str:
-    """Text that cannot break the page it stands on."""
-    for mark in "\\|*_[]`":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.replace("<", "&lt;").split())
 
 
 def _mb(size: int, *, unit: str = " MB") -> str:

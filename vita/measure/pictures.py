@@ -5,7 +5,6 @@ As in `plots`, each is SVG text that reads on light and dark ground.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from vita.measure.svg import (
     shortened,
     text,
 )
+from vita.spine.plain_text import html_text
 
 BLUE, ORANGE, GREEN, PURPLE, _ = COLOURS
 STATE_COLOURS = {"candidate": GREY, "approved": BLUE, "serving": GREEN, "deprecated": ORANGE, "retired": PURPLE}
@@ -176,7 +176,7 @@ def lineage(nodes: Mapping[str, Node], *, lanes: Sequence[str]) -> str:
     letters = int((wide - 20) / _LETTER)
     for key, node in nodes.items():
         x, y = place[key]
-        parts.append(f"<g><title>{html.escape(node.name)}</title>")
+        parts.append(f"<g><title>{html_text(node.name)}</title>")
         parts.append(dot(x, y, node.colour, radius=5))
         parts.append(text(x + 11, y + 4, shortened(node.name, letters), "start", halo=True) + "</g>")
     return picture(46 + 28 * len(nodes), parts)

@@ -8,11 +8,12 @@ Nothing is fetched when the page is opened: style and figures are in it, and the
 
 from __future__ import annotations
 
-import html as _html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vita.spine.plain_text import html_text, markdown_text, printable
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ class Page:
 def write(page: Page, folder: Path) -> None:
     """`report.md`, `report.html`, and the figures beside the former."""
     for figure in (one for section in page.sections for one in _figures(section.blocks)):
-        place = folder / "figures" / f"{figure.name}.svg"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(figure.svg, encoding="utf-8")
+        path = folder / _figure_path(figure.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(figure.svg, encoding="utf-8")
     (folder / "report.md").write_text(markdown(page), encoding="utf-8")
     (folder / "report.html").write_text(html(page), encoding="utf-8")
 
@@ -108,14 +109,19 @@ def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
             yield from _figures(block.blocks)
 
 
+def _figure_path(name: str) -> str:
+    """The path of a figure's file beside the report, whatever its name holds."""
+    return f"figures/{re.sub(r'[^A-Za-z0-9._-]+', '-', name).lstrip('.') or 'figure'}.svg"
+
+
 # -- Markdown
 
 
 def markdown(page: Page) -> str:
-    """The page as Markdown; figures are links into `figures/`."""
-    parts = [f"# {page.title}", page.lead]
+    """The page as Markdown, with all text escaped; figures are links into `figures/`."""
+    parts = [f"# {markdown_text(page.title)}", markdown_text(page.lead)]
     for section in page.sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {markdown_text(section.title)}")
         parts.extend(_markdown_block(block) for block in section.blocks)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -123,31 +129,40 @@ def markdown(page: Page) -> str:
 def _markdown_block(block: Block) -> str:
     match block:
         case Paragraph(text):
-            return text
+            return markdown_text(text)
         case Heading(text):
-            return f"### {text}"
+            return f"### {markdown_text(text)}"
         case Tiles(tiles):
-            return "\n".join(f"- **{what}**: {much}" + (f" ({word})" if word else "") for what, much, word in tiles)
+            return "\n".join(_markdown_tile(*tile) for tile in tiles)
         case Fold(title, blocks):
-            return "\n\n".join([f"**{title}**", *map(_markdown_block, blocks)])
+            return "\n\n".join([f"**{markdown_text(title)}**", *map(_markdown_block, blocks)])
         case Table(columns, rows, note):
-            lines = [_markdown_row(columns), _markdown_row(["---"] * len(columns)), *map(_markdown_row, rows)]
-            return "\n".join(lines) + (f"\n\n{note}" if note else "")
+            lines = [_markdown_row(columns), _markdown_rule(columns), *map(_markdown_row, rows)]
+            return "\n".join(lines) + (f"\n\n{markdown_text(note)}" if note else "")
         case Figure(name, _, caption):
-            return f"![{caption}](figures/{name}.svg)\n\n*{caption}*"
+            shown = markdown_text(caption).replace("]", "\\]")
+            return f"![{shown}]({_figure_path(name)})\n\n*{shown}*"
         case Sample(prompt, answers):
-            quoted = [f"{label}:\n\n{_fenced(text)}" for label, text in answers]
+            quoted = [f"{markdown_text(label)}:\n\n{_fenced(text)}" for label, text in answers]
             return "\n\n".join([f"**Prompt**\n\n{_fenced(prompt)}", *quoted])
 
 
+def _markdown_tile(what: str, much: str, word: str) -> str:
+    return f"- **{markdown_text(what)}**: {markdown_text(much)}" + (f" ({markdown_text(word)})" if word else "")
+
+
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
+
+
+def _markdown_rule(columns: Sequence[str]) -> str:
+    return "| " + " | ".join("---" for _ in columns) + " |"
 
 
 def _fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}text\n{printable(text)}\n{fence}"
 
 
 # -- HTML
@@ -155,54 +170,52 @@ def _fenced(text: str) -> str:
 
 def html(page: Page) -> str:
     """The page as one HTML document that needs nothing else."""
-    body = [f"<h1>{_html.escape(page.title)}</h1>", f"<p class=lead>{_html.escape(page.lead)}</p>"]
+    body = [f"<h1>{html_text(page.title)}</h1>", f"<p class=lead>{html_text(page.lead)}</p>"]
     if len(page.sections) > 1:
-        links = (f'<a href="#{_anchor(section.title)}">{_html.escape(section.title)}</a>' for section in page.sections)
+        links = (f'<a href="#{_anchor(section.title)}">{html_text(section.title)}</a>' for section in page.sections)
         body.append(f"<nav>{' '.join(links)}</nav>")
     for section in page.sections:
-        body.append(f'<section id="{_anchor(section.title)}"><h2>{_html.escape(section.title)}</h2>')
+        body.append(f'<section id="{_anchor(section.title)}"><h2>{html_text(section.title)}</h2>')
         body.extend(_html_block(block) for block in section.blocks)
         body.append("</section>")
-    return _DOCUMENT.format(title=_html.escape(page.title), style=_STYLE, body="\n".join(body))
+    return _DOCUMENT.format(title=html_text(page.title), style=_STYLE, body="\n".join(body))
 
 
 def _html_block(block: Block) -> str:
     match block:
         case Paragraph(text):
-            return f"<p>{_html.escape(text)}</p>"
+            return f"<p>{html_text(text)}</p>"
         case Heading(text):
-            return f"<h3>{_html.escape(text)}</h3>"
+            return f"<h3>{html_text(text)}</h3>"
         case Tiles(tiles):
             return f"<div class=tiles>{''.join(_html_tile(*tile) for tile in tiles)}</div>"
         case Fold(title, blocks):
             inside = "".join(_html_block(one) for one in blocks)
-            return f"<details><summary>{_html.escape(title)}</summary>{inside}</details>"
+            return f"<details><summary>{html_text(title)}</summary>{inside}</details>"
         case Table(columns, rows, note):
-            head = "".join(f"<th scope=col>{_html.escape(name)}</th>" for name in columns)
+            head = "".join(f"<th scope=col>{html_text(name)}</th>" for name in columns)
             lines = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in rows)
             table = f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
-            return table + (f"<p class=note>{_html.escape(note)}</p>" if note else "")
+            return table + (f"<p class=note>{html_text(note)}</p>" if note else "")
         case Figure(_, svg, caption):
-            return f"<figure>{svg}<figcaption>{_html.escape(caption)}</figcaption></figure>"
+            return f"<figure>{svg}<figcaption>{html_text(caption)}</figcaption></figure>"
         case Sample(prompt, answers):
             told = "".join(
-                f"<p class=label>{_html.escape(label)}</p><pre>{_html.escape(text)}</pre>" for label, text in answers
+                f"<p class=label>{html_text(label)}</p><pre>{html_text(text)}</pre>" for label, text in answers
             )
-            return (
-                f"<div class=sample><p class=label>prompt</p><pre class=prompt>{_html.escape(prompt)}</pre>{told}</div>"
-            )
+            return f"<div class=sample><p class=label>prompt</p><pre class=prompt>{html_text(prompt)}</pre>{told}</div>"
 
 
 def _html_tile(what: str, much: str, word: str) -> str:
-    under = f"<span class=word>{_html.escape(word)}</span>" if word else ""
-    return f"<div><span class=what>{_html.escape(what)}</span><b>{_html.escape(much)}</b>{under}</div>"
+    under = f"<span class=word>{html_text(word)}</span>" if word else ""
+    return f"<div><span class=what>{html_text(what)}</span><b>{html_text(much)}</b>{under}</div>"
 
 
 def _html_cell(cell: str) -> str:
     told = " class=number" if re.match(r"^[-+]?[\d.,]+([ %(]|$)", cell) else ""
     if any(len(word) > _LONG for word in cell.split()):
         told = " class=long"
-    return f"<td{told}>{_html.escape(cell)}</td>"
+    return f"<td{told}>{html_text(cell)}</td>"
 
 
 _LONG = 30

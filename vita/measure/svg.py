@@ -5,9 +5,10 @@ A picture is a list of such strings put into `picture`; it needs no library and 
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Sequence
+
+from vita.spine.plain_text import html_text
 
 COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309")
 GREY = "#808a94"  # dark enough on white, light enough on black
@@ -58,7 +59,7 @@ def text(x: float, y: float, said: str, anchor: str, colour: str = GREY, *, halo
     """Text, escaped; with a halo of the page's ground where lines may pass behind it."""
     around = ' style="paint-order:stroke;stroke:var(--ground,transparent);stroke-width:5px"' if halo else ""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}"'
-    return f"<text {place}{around}>{html.escape(said)}</text>"
+    return f"<text {place}{around}>{html_text(said)}</text>"
 
 
 def shortened(said: str, longest: int) -> str:

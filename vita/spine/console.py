@@ -11,7 +11,6 @@ they could move the cursor, clear the screen or change the title of the terminal
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -22,16 +21,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-_CONTROL = re.compile("\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""C0 and C1 controls but tab and line ends, Unicode line separators, and surrogates, which no encoding can write."""
-
+from vita.spine.plain_text import is_printable, printable
 
 _UNLIMITED = 100_000
-
-
-def printable(text: str) -> str:
-    r"""Escape control characters, as `\x1b`; a byte of a file name that is not UTF-8 becomes `\xff`."""
-    return _CONTROL.sub(_escaped, text) if _CONTROL.search(text) else text
 
 
 def one_line(text: str) -> str:
@@ -89,15 +81,7 @@ class _LiteralConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            if segment.control or not _CONTROL.search(segment.text):
+            if segment.control or is_printable(segment.text):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    if 0xDC80 <= code <= 0xDCFF:  # how Python shows a byte that is not UTF-8 ("surrogateescape")
-        code -= 0xDC00
-    names = {0x0D: r"\r", 0x08: r"\b", 0x00: r"\0"}
-    return names.get(code, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")

@@ -103,7 +103,7 @@ def remote_errors(url: str, *, where: str | None = None, family: type[VitaError]
     except ImportError as error:
         extra = _EXTRAS.get(url.split("://")[0])
         if extra is None:
-            raise _error(family, where, url, f"cannot be opened: {error}") from None
+            raise _error(family, where, url, f"`{url.split('://')[0]}://` cannot be opened: {error}") from None
         raise MissingExtra(url, extra) from None
     except Exception as error:
         explained = explain_remote(error, url, where=where, family=family)

@@ -23,6 +23,7 @@ from vita.data.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokenizer import Tokenizer
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
+from vita.spine.plain_text import markdown_text, printable
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus, Model, Tokens
 
@@ -261,8 +262,9 @@ def _markdown(report: dict[str, Any]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for split in SPLITS:
-        for name, figures in [("**all**", report[split]["all"]), *report[split]["sources"].items()]:
-            cells = [split, name.replace("|", "\\|"), f"{figures['documents']:,}", f"{figures['bytes'] / 1e6:,.2f}"]
+        sources = ((markdown_text(name), figures) for name, figures in report[split]["sources"].items())
+        for name, figures in [("**all**", report[split]["all"]), *sources]:
+            cells = [split, name, f"{figures['documents']:,}", f"{figures['bytes'] / 1e6:,.2f}"]
             cells += [f"{figures['tokens']:,}", _shown(figures["bytes_per_token"]), _shown(figures["tokens_per_word"])]
             share = "" if figures["round_trip"] is None else f"{figures['round_trip']:.2%} of {figures['checked']:,}"
             lines.append("| " + " | ".join([*cells, share]) + " |")
@@ -272,7 +274,7 @@ def _markdown(report: dict[str, Any]) -> str:
 
 
 def _code(token: str) -> str:
-    return token.replace("`", "'").replace("\n", "⏎").replace("|", "¦")
+    return printable(token.replace("`", "'").replace("\n", "⏎").replace("|", "¦"))
 
 
 def _shown(value: float | None) -> str:

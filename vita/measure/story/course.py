@@ -171,7 +171,7 @@ def _order(name: str) -> tuple[bool, str]:
 
 def _is_harmless(svg: str) -> bool:
     """Whether a picture holds strokes and text alone: an artifact may come from outside."""
-    if "<!" in svg:
+    if "<!" in svg or "<?" in svg:  # XML and HTML end declarations and processing instructions at different places
         return False
     try:
         elements = list(ElementTree.fromstring(svg).iter())
@@ -179,9 +179,14 @@ def _is_harmless(svg: str) -> bool:
         return False
     return all(
         str(one.tag).rpartition("}")[2] in _TAGS
-        and not any(key.lower().startswith("on") or "href" in key or "url(" in text for key, text in one.attrib.items())
+        and not any(_may_load(key.lower(), text.lower()) for key, text in one.attrib.items())
         for one in elements
     )
+
+
+def _may_load(attribute: str, value: str) -> bool:
+    """Whether an attribute may run a script or load an address; a backslash may hide `url(` in a style."""
+    return attribute.startswith("on") or "href" in attribute or "url(" in value or "\\" in value or "@" in value
 
 
 def _details(chapter: Chapter, figures: Mapping[str, Interval], minor: list[Figure]) -> Iterator[Block]:

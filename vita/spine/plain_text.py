@@ -1,0 +1,58 @@
+r"""Text of models, users and files as it is shown: on a terminal, in HTML and in Markdown, and never read as markup.
+
+    printable("a\x1b[2Jb")           # 'a\\x1b[2Jb'
+    html_text("<b>\u202e")            # '&lt;b&gt;\\u202e'
+    markdown_text("[a](b) *c*")      # '\\[a](b) \\*c\\*'
+
+Control characters could move the cursor or end a document; directional overrides (Unicode TR 36) show text in another
+order than it has. Both are shown escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+_CONTROL = re.compile(
+    "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""C0 and C1 controls but tab and line ends, Unicode line separators and directional controls, and surrogates."""
+_MARKDOWN = re.compile(r"[\\`*\[|~]|(?<![^\W_])_|_(?![^\W_])")
+"""Characters that begin markup in a line of Markdown; an underscore inside a word does not."""
+_MARKDOWN_START = re.compile(r"^(?:[#+\->=]|\d+(?=[.)](?: |$)))")
+"""Characters that begin a heading, list, quotation or rule at the start of a line."""
+
+
+def is_printable(text: str) -> bool:
+    """Whether a terminal shows the text as it is."""
+    return not _CONTROL.search(text)
+
+
+def printable(text: str) -> str:
+    r"""Escape control characters, as `\x1b`; a byte of a file name that is not UTF-8 becomes `\xff`."""
+    return _CONTROL.sub(_escaped, text) if _CONTROL.search(text) else text
+
+
+def html_text(text: str) -> str:
+    """Text for the content or a quoted attribute of an HTML or SVG element."""
+    return html.escape(printable(text))
+
+
+def markdown_text(text: str) -> str:
+    """Text for one line of Markdown: a paragraph, a heading, a list item or a cell of a table."""
+    words = printable(" ".join(text.split()))
+    escaped = _MARKDOWN.sub(lambda match: "\\" + match.group(), words)
+    escaped = re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
+    return _MARKDOWN_START.sub(_escaped_start, escaped)
+
+
+def _escaped_start(match: re.Match[str]) -> str:
+    return match.group() + "\\" if match.group().isdigit() else "\\" + match.group()
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if 0xDC80 <= code <= 0xDCFF:  # how Python shows a byte that is not UTF-8 ("surrogateescape")
+        code -= 0xDC00
+    names = {0x0D: r"\r", 0x08: r"\b", 0x00: r"\0"}
+    return names.get(code, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
