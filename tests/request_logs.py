@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vita.measure.usage import feedback, requests
+from vita.measure.usage import feedback, monitored, requests
 from vita.spine.ledger import Ledger
 
 
@@ -34,6 +34,9 @@ def feedback_row(number: int = 0, **values: Any) -> dict[str, Any]:
 def write_log(ledger: Ledger, asked: list[dict[str, Any]], said: list[dict[str, Any]] | None = None) -> None:
     """Append rows to the request log and to the feedback."""
     with ledger.transaction() as database:
-        database.execute(sa.insert(requests), asked)
+        database.execute(
+            sa.insert(requests),
+            [{**row, **monitored(row["figures"]), "has_content": bool(row["asked"])} for row in asked],
+        )
         if said:
             database.execute(sa.insert(feedback), said)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -148,3 +150,37 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
     (tmp_path / "feedback.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="is not UTF-8"):
         list(read_feedback(tmp_path))
+
+
+def test_thousands_of_thumbs_on_one_prompt_take_bounded_time_and_memory():
+    said = [_thumb(n, f"answer {n}", 1 if n % 2 else -1) for n in range(4000)]
+    tracemalloc.start()
+    began = time.process_time()
+    found = refine(said, Cleaning())
+    seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found.pairs) == Cleaning().pairs_per_prompt
+    (drop,) = found.drops
+    assert (drop.reason, drop.detail) == ("one prompt's too many", f"{2000 * 2000 - 8} more pairs of answers")
+    assert peak < 60e6 and seconds < 10
+
+
+def test_a_prompt_on_which_nobody_agrees_is_given_up_after_a_number_of_pairs():
+    said = [_thumb(f"{n}/{value}", f"answer {n}", value) for n in range(200) for value in (1, -1)]
+    found = refine(said, Cleaning(pairs_per_prompt=1))
+    assert not found.pairs and len(found.drops) == 65
+    assert found.drops[-1].detail == f"{200 * 199 // 2 - 64} more pairs of answers"
+
+
+def test_a_changed_thumb_or_edit_of_the_same_person_counts_once():
+    thumbs = [replace(_thumb(n, "yes", value), request="r") for n, value in enumerate((1, 1, -1))]
+    found = refine(thumbs, Cleaning())
+    assert [one.good for one in found.rated] == [False]
+    edits = [replace(thumbs[0], id=f"e{n}", kind="edit", better=text) for n, text in enumerate(("first", "second"))]
+    found = refine(edits, Cleaning())
+    assert [one.messages[-1].content for one in found.dialogues] == ["second"] and len(found.pairs) == 1
+
+
+def _thumb(number: object, answer: str, value: float) -> Said:
+    prompt = (Message("user", "What is a cat?"),)
+    return Said(f"f{number}", "thumb", f"r{number}", "m", prompt, answer, value=value, consent=True)

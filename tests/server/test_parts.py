@@ -10,7 +10,6 @@ import pytest
 
 from tests.server.fakes import FakeReplica, routes_to
 from vita.measure.alerts import Rule, firing, looks, read_rules
-from vita.measure.usage import figures, quantile
 from vita.server import keys
 from vita.server.breaker import Breaker
 from vita.server.redaction import redact, redact_all
@@ -160,24 +159,6 @@ def test_the_least_busy_replica_is_lent_and_waited_for():
         await waking
 
     asyncio.run(run())
-
-
-def _row(version: str, request: str, **figures: float) -> dict:
-    return {"version": version, "request": request, "status": 200, "figures": {"seconds": 1.0, **figures}}
-
-
-def test_figures_per_version_by_hand():
-    asked = [
-        _row("cat:1", "a", completion_tokens=10, refused=False),
-        _row("cat:1", "b", completion_tokens=20, refused=True),
-    ]
-    asked.append({"version": "cat:1", "request": "c", "status": 503, "figures": {}})
-    said = [{"request": "a", "kind": "thumb", "value": 1}, {"request": "b", "kind": "thumb", "value": -1}]
-    told = figures(asked, [*said, {"request": "z", "kind": "flag", "value": None}])["cat:1"]
-    assert told["requests"] == 3 and told["error_rate"] == pytest.approx(1 / 3)
-    assert told["tokens_per_second"] == 15 and told["length"] == 15 and told["refusal_rate"] == 0.5
-    assert told["thumbs_up_rate"] == 0.5 and told["flags"] == 0 and told["ttft_p50"] is None
-    assert (quantile([3, 1, 2], 0.5), quantile([1], 0.95), quantile([], 0.5)) == (2, 1, None)
 
 
 def test_an_alert_fires_only_when_it_was_so_all_the_time(tmp_path):

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from vita.cli.workspace import Workspace
-from vita.data.show import Reading, examples, source_rows
 from vita.data.tokenizer import Tokenizer
-from vita.life import read_life
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
-from vita.stages.kinds import Model
+
+if TYPE_CHECKING:
+    from vita.data.show import Reading
 
 
 def rows_of_path(
     here: Workspace, what: str, *, model: str | None, count: int, settings: Mapping[str, Any]
 ) -> Iterator[Text]:
     """Rows of a file or artifact, with the defaults of the stage that reads such rows."""
+
+    from vita.data.show import examples
+
     path = Path(what) if Path(what).exists() else here.find(what).path
     return examples(path, tokenizer=_tokenizer(here, what, model), count=count, reading=_reading(settings))
 
@@ -29,6 +32,11 @@ def rows_of_life(
     here: Workspace, life: str, *, step: str, model: str | None, count: int, settings: Mapping[str, Any]
 ) -> Iterator[Text]:
     """Rows of a step's sources, with the step's settings; the model is the newest of the life where none is named."""
+
+    from vita.data.show import source_rows
+    from vita.life import read_life
+    from vita.stages.kinds import Model
+
     read = read_life(life)
     steps = {one.name: one for one in read.plan.steps}
     if step not in steps:
@@ -56,6 +64,8 @@ def rows_of_life(
 
 
 def _reading(settings: Mapping[str, Any]) -> Reading:
+    from vita.data.show import Reading
+
     if settings.get("on_long") not in (None, "truncate", "drop"):
         raise ConfigError("--on-long", expected="truncate or drop", got=settings["on_long"])
     return Reading(**settings)

@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vita.cli.workspace import Workspace
-from vita.life import Life
-from vita.measure.gatekeeper import Decision
 from vita.spine.console import line
 from vita.spine.errors import VitaError
 from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
+    from vita.life import Life
+    from vita.measure.gatekeeper import Decision
     from vita.measure.story.material import Material
 
 _MODELS_SHOWN = 3

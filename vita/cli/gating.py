@@ -13,8 +13,6 @@ from rich.text import Text
 
 from vita.cli.app import app, workspace
 from vita.cli.people import private_key
-from vita.measure import gatekeeper
-from vita.measure.gate import WAITING_FOR_APPROVAL
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 
@@ -35,6 +33,10 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Evaluate a gate now. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
+
+    from vita.measure import gatekeeper
+    from vita.measure.gate import WAITING_FOR_APPROVAL
+
     here = workspace(ctx)
     decision = gatekeeper.decide_by_name(here.ledger, here.store, name)
     if as_json:
@@ -66,6 +68,9 @@ def approve(
     key: KeyOption = None,
 ) -> None:
     """Approve weights at a gate whose bars they clear, signed with your own key (`vita people add NAME`)."""
+
+    from vita.measure import gatekeeper
+
     here = workspace(ctx)
     digest = here.weights(model)
     gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)
@@ -86,6 +91,9 @@ def waive(
     key: KeyOption = None,
 ) -> None:
     """Waive a bar for these weights, for a reason and until a day, signed with your own key."""
+
+    from vita.measure import gatekeeper
+
     here = workspace(ctx)
     digest = here.weights(model)
     gatekeeper.decide_by_name(here.ledger, here.store, gate, model=digest)

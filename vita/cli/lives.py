@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,12 +12,11 @@ from rich.text import Text
 from vita.cli import ending
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
-from vita.life import read_life, recipes
-from vita.measure import gatekeeper
-from vita.measure.feasibility import doubts
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
-from vita.spine.plan import execute, forecast
+
+if TYPE_CHECKING:
+    from vita.measure import gatekeeper
 
 LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
 SetOption = Annotated[
@@ -37,6 +36,11 @@ def live(
     tracker: Annotated[list[str] | None, typer.Option(help="Also tell tensorboard, mlflow or wandb.")] = None,
 ) -> None:
     """Carry out a life: what is known is skipped, the rest runs; stopped anywhere, it goes on."""
+
+    from vita.life import read_life
+    from vita.measure import gatekeeper
+    from vita.spine.plan import execute
+
     here = workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
     steps = [step.name for step in read.plan.steps]
@@ -64,6 +68,9 @@ def live(
 
 def _pass(here: Workspace, gate: str) -> None:
     """Raises where the gate is not green now."""
+
+    from vita.measure import gatekeeper
+
     _check(gatekeeper.decide_by_name(here.ledger, here.store, gate))
 
 
@@ -81,6 +88,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Say what a life would run, and why, without running it."""
+
+    from vita.life import read_life
+    from vita.measure.feasibility import doubts
+    from vita.spine.plan import forecast
+
     here = workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
     answers = forecast(read.plan, here.store, here.ledger)
@@ -110,6 +122,9 @@ def plan(
 @app.command("recipes")
 def list_recipes(ctx: typer.Context) -> None:
     """List the lives that ship with Vita."""
+
+    from vita.life import recipes
+
     table = Table("recipe", "about", box=None, pad_edge=False)
     for name, path in recipes().items():
         table.add_row(name, str(read_yaml(path).get("about", "")))

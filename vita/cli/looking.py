@@ -1,26 +1,25 @@
-"""Looking at what there is: `vita ls`, `show`, `trace`, `verify`, `data show`."""
+"""What the store holds: `vita ls`, `show`, `verify`, `data show`."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markdown import Markdown
 from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
 
 from vita.cli.app import app, data_app, workspace
+from vita.cli.tracing import Labels
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import StoreError
-from vita.spine.ledger import Run
-from vita.spine.plan import ancestors, descendants
-from vita.spine.progress import clock
 from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.spine.ledger import Run
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Reference = Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")]
@@ -37,11 +36,11 @@ def list_artifacts(
     called: dict[str, list[str]] = {}
     for name, digest in here.ledger.all_names().items():
         called.setdefault(digest, []).append(name)
+    made = here.ledger.made_at()
     rows = []
     for digest in here.store.digests():
         manifest = here.store.manifest(digest)
         if kind in (None, manifest.kind):
-            made = here.ledger.find(artifact=digest, state="done")
             rows.append(
                 {
                     "kind": manifest.kind,
@@ -49,7 +48,7 @@ def list_artifacts(
                     "folder": str(here.store.root / "folders" / digest),
                     "names": called.get(digest, []),
                     "bytes": manifest.size,
-                    "made": made[-1].ended if made else None,
+                    "made": made.get(digest),
                     "facts": dict(manifest.facts),
                 }
             )
@@ -61,9 +60,9 @@ def list_artifacts(
     for column in table.columns[:-1]:
         column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
     for row in rows:
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made"])) if row["made"] else ""
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made"])) if row["made"] else ""
         names = "\n".join(row["names"])
-        table.add_row(row["kind"], row["digest"][:12], names, _size(row["bytes"]), made, _brief(row["facts"]))
+        table.add_row(row["kind"], row["digest"][:12], names, _size(row["bytes"]), when, _brief(row["facts"]))
     print_table(here.console, table)
 
 
@@ -95,28 +94,6 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
     )
     if report:
         here.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
-
-
-@app.command()
-def trace(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
-    """Show what made an artifact, and what it made."""
-    here = workspace(ctx)
-    digest = here.find(reference).digest
-    if as_json:
-        answer = {
-            "digest": digest,
-            "made_from": [_edge(here, *found) for found in ancestors(digest, here.ledger)],
-            "went_into": [_edge(here, *found) for found in descendants(digest, here.ledger)],
-        }
-        typer.echo(json.dumps(answer, indent=1))
-        return
-    title = _title(here, digest)
-    up = Tree(line(title, ("\nwas made from", "dim")))
-    _grow_up(here, up, digest)
-    down = Tree(line(title, ("\nwent into", "dim")))
-    _grow_down(here, down, digest)
-    here.console.print(up)
-    here.console.print(down)
 
 
 @app.command()
@@ -180,12 +157,14 @@ def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
 
 
 def _print_run(here: Workspace, run: Run) -> None:
-    taken = clock(run.seconds or 0)
+    from vita.spine.progress import clock
+
+    taken, labels = clock(run.seconds or 0), Labels(here)
     here.console.print(
         line("made by ", (run.stage, "bold"), f" (version {run.version}) in {taken}, step {run.life}/{run.step}")
     )
     for slot, digest in here.ledger.inputs(run.id).items():
-        here.console.print(line(f"  from {slot}: ", _title(here, digest)))
+        here.console.print(line(f"  from {slot}: ", labels.title(digest)))
     for name, value in (run.record or {}).items():
         here.console.print(f"  {name}: {_value(value)}", style="dim", soft_wrap=True)
 
@@ -202,34 +181,6 @@ def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
         blueprint = here.store.open(planned, Blueprint)
         record = designed[-1].record if designed else {}
         here.console.print(reckoning(blueprint.path, record or {}, artifact.facts, made[-1].record or {}))
-
-
-def _title(here: Workspace, digest: str) -> Text:
-    names = [name for name, meant in here.ledger.all_names().items() if meant == digest]
-    try:
-        kind = here.store.manifest(digest).kind
-    except StoreError:
-        kind = "gone"
-    return line((", ".join(names) or digest[:12], "bold"), f" {kind} {digest[:12]}")
-
-
-def _grow_up(here: Workspace, tree: Tree, digest: str) -> None:
-    found = [edge for edge in ancestors(digest, here.ledger) if edge[0] == 1]
-    for _, run, slot, other in found:
-        _grow_up(
-            here, tree.add(line(f"{slot}: ", _title(here, other), (f" by {run.stage}" if run else "", "dim"))), other
-        )
-
-
-def _grow_down(here: Workspace, tree: Tree, digest: str) -> None:
-    found = {other: run for distance, run, _, other in descendants(digest, here.ledger) if distance == 1}
-    for other, run in found.items():
-        _grow_down(here, tree.add(line(_title(here, other), (f" by {run.stage}" if run else "", "dim"))), other)
-
-
-def _edge(here: Workspace, distance: int, run: Run | None, slot: str, digest: str) -> dict[str, Any]:
-    kind = here.store.manifest(digest).kind if here.store.has(digest) else None
-    return {"distance": distance, "slot": slot, "digest": digest, "kind": kind, "stage": run.stage if run else None}
 
 
 def _run_as_json(here: Workspace, run: Run) -> dict[str, Any]:

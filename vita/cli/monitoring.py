@@ -62,18 +62,15 @@ def monitor(
 def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
     """What can be known now: the running service's own word, and the figures of the ledger."""
     from vita.measure.alerts import firing, looks
-    from vita.measure.usage import asked_since, figures, said_since
+    from vita.measure.usage import FIGURES, figures
 
     now = time.time()
     running = _running(here, service)
     name = running["service"] if running else service
-    longest = max((rule.seconds for rule in rules), default=0.0)
-    asked = asked_since(here.ledger, service=name, since=now - seconds - longest)
-    said = said_since(here.ledger, since=now - seconds - longest)
 
     def at(moment: float) -> dict[str, dict[str, float | None]]:
-        inside = [row for row in asked if moment - seconds <= row["at"] <= moment]
-        return figures(inside, [row for row in said if row["at"] <= moment])
+        wanted = FIGURES if moment == now else [rule.figure for rule in rules]
+        return figures(here.ledger, service=name, since=moment - seconds, until=moment, names=wanted)
 
     looked = [(moment, at(moment)) for moment in looks(rules, now=now)]
     return {
@@ -99,7 +96,8 @@ def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
 
 
 _FIGURES = {
-    "requests": ("requests", "{:.0f}"), "error_rate": ("errors", "{:.1%}"),
+    "requests": ("requests", "{:.0f}"), "error_rate": ("errors (5xx)", "{:.1%}"),
+    "failure_rate": ("failed (5xx but 503)", "{:.1%}"), "shed_rate": ("turned away (429, 503)", "{:.1%}"),
     "ttft_p50": ("first byte, p50", "{:.3f} s"),
     "ttft_p95": ("first byte, p95", "{:.3f} s"),
     "latency_p50": ("whole answer, p50", "{:.3f} s"), "latency_p95": ("whole answer, p95", "{:.3f} s"),

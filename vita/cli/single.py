@@ -11,19 +11,19 @@ import types
 from collections.abc import Callable
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 import yaml
 
 from vita.cli.app import workspace
 from vita.cli.workspace import Workspace
-from vita.life import configure, stage
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
-from vita.spine.plan import Plan, Step, execute
-from vita.spine.stage import Stage
 from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.spine.stage import Stage
 
 NOTHING = "none"
 """What an optional slot is given that is to stay empty."""
@@ -33,6 +33,9 @@ _SHORT = {"parameters": ["--params"]}
 
 def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     """The function behind the command of one stage, its signature made from the declaration; and its summary."""
+
+    from vita.life import stage
+
     one = stage(stage_name)
     options: dict[str, tuple[Any, Any]] = {}
     if "sources" in one.config.model_fields:
@@ -79,6 +82,9 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
 
 
 def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
+    from vita.life import configure
+    from vita.spine.plan import Plan, Step, execute
+
     life = given["life"] or given.get("set_name") or "my"
     values = read_yaml(given["config"]) if given["config"] else {}
     if given.get("sources"):

@@ -7,18 +7,18 @@ import re
 import shutil
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.console import open_console
 from vita.spine.errors import StoreError
 from vita.spine.events import Events, JsonLines
-from vita.spine.ledger import Ledger
 from vita.spine.machine import Machine
-from vita.spine.progress import Screen
 from vita.spine.store import Artifact, Draft, Store
-from vita.spine.trackers import TRACKERS
+
+if TYPE_CHECKING:
+    from vita.spine.ledger import Ledger
 
 A = TypeVar("A", bound=Artifact)
 _ADOPTED: dict[str, tuple[str, str]] = {}
@@ -51,6 +51,8 @@ class Workspace:
 
     @cached_property
     def ledger(self) -> Ledger:
+        from vita.spine.ledger import Ledger
+
         return Ledger(self._ledger or self.store.root / "ledger.db")
 
     @cached_property
@@ -59,6 +61,10 @@ class Workspace:
 
     def events(self, life: str, *, trackers: tuple[str, ...] = (), quiet: bool = False) -> Events:
         """Events to the screen and to `events/<life>.jsonl` in the store; only the leading rank tells."""
+
+        from vita.spine.progress import Screen
+        from vita.spine.trackers import TRACKERS
+
         if not self.machine.leads:
             return Events()
         sinks = [] if quiet else [Screen(self.console)]

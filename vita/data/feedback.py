@@ -15,7 +15,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -88,9 +87,11 @@ class Refined:
 
 def write_feedback(said: Iterable[Said], folder: Path) -> int:
     """One line a voice; answers with their number."""
-    rows = [json.dumps(one.as_json(), ensure_ascii=False, sort_keys=True) for one in said]
-    (folder / FILE).write_text("".join(row + "\n" for row in rows), encoding="utf-8")
-    return len(rows)
+    number = 0
+    with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
+        for number, one in enumerate(said, 1):  # noqa: B007 (the last number is the answer)
+            file.write(json.dumps(one.as_json(), ensure_ascii=False, sort_keys=True) + "\n")
+    return number
 
 
 def read_feedback(folder: Path) -> Iterator[Said]:
@@ -98,16 +99,13 @@ def read_feedback(folder: Path) -> Iterator[Said]:
     path = folder / FILE
     if not path.is_file():
         raise DataError(str(folder), f"holds no {FILE}")
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            yield _said(line, f"{path}:{number}")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(str(path), f"is not UTF-8: {error}") from None
+    with path.open(encoding="utf-8", newline="\n") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _said(line.rstrip("\n"), f"{path}:{number}")
+        except UnicodeDecodeError as error:
+            raise DataError(str(path), f"is not UTF-8: {error}") from None
 
 
 def refine(
@@ -122,8 +120,7 @@ def refine(
     taken = Overlap(tested, words=cleaning.overlap)
     redacted = (_redacted(one, redact) for one in _latest(said, drops))
     kept = list(_usable(redacted, cleaning, taken, drops))
-    voices = [*_direct(kept), *_matched(kept)]
-    pairs = list(_pairs(voices, cleaning, drops))
+    pairs = list(_pairs(kept, cleaning, drops))
     used = {request for pair in pairs for request in pair.metadata["requests"]}
     rated = [_rated(one) for one in kept if one.kind == "thumb" and one.request not in used]
     dialogues = list(
@@ -171,9 +168,12 @@ def _latest(said: Iterable[Said], drops: list[Drop]) -> Iterator[Said]:
 
 
 def _question(one: Said) -> tuple[Any, ...] | None:
-    """What a thumb or a vote decides, and who; where nobody says who, an answer's thumbs are one person's."""
-    if one.kind == "thumb":
-        return one.who, one.request, one.answer
+    """The key of what a voice decides, and whose it is: of two voices with the same key the later one counts.
+
+    Where nobody says who, the thumbs and the edits of an answer are one person's.
+    """
+    if one.kind in ("thumb", "edit"):
+        return one.kind, one.who, one.request, one.answer
     if one.kind == "vote" and one.who:
         return one.who, one.prompt, frozenset((one.answer, one.rejected))
     return None
@@ -226,61 +226,134 @@ def _redacted(one: Said, redact: Callable[[str], str]) -> Said:
                 redact(one.reason), one.who, one.consent)  # fmt: skip
 
 
-# -- voices on pairs
+# -- pairs
 
-_Voice = tuple[tuple[Message, ...], str, str, tuple[Said, ...]]
-"""(prompt, better, worse, who said so)"""
-
-
-def _direct(kept: Sequence[Said]) -> Iterator[_Voice]:
-    for one in kept:
-        if one.kind == "vote" and one.rejected is not None:
-            yield one.prompt, one.answer, one.rejected, (one,)
-        elif one.kind == "edit" and one.better is not None:
-            yield one.prompt, one.better, one.answer, (one,)
+_Pair = tuple[str, str]
+"""Two answers to a prompt, in alphabetical order."""
+_TRIED = 64
+"""How many pairs of answers are looked at for each pair that a prompt may give; most people agree on most."""
 
 
-def _matched(kept: Sequence[Said]) -> Iterator[_Voice]:
-    """Every liked answer against every disliked one to the same prompt."""
-    liked: dict[tuple[Message, ...], list[Said]] = defaultdict(list)
-    disliked: dict[tuple[Message, ...], list[Said]] = defaultdict(list)
-    for one in kept:
+@dataclass
+class _Asked:
+    """What people said of the answers to one prompt."""
+
+    liked: dict[str, list[Said]] = field(default_factory=dict)
+    """Answer -> its thumbs up."""
+    disliked: dict[str, list[Said]] = field(default_factory=dict)
+    compared: dict[_Pair, list[tuple[str, Said]]] = field(default_factory=dict)
+    """Votes and edits: pair -> (the better answer, who said so)."""
+
+    def add(self, one: Said) -> _Pair | None:
+        """Take a voice in; returns the pair that it compares, if it does."""
         if one.kind == "thumb":
-            (liked if (one.value or 0) > 0 else disliked)[one.prompt].append(one)
-    for prompt, good in liked.items():
-        for up, down in product(good, disliked.get(prompt, ())):
-            if up.answer != down.answer:
-                yield prompt, up.answer, down.answer, (up, down)
+            thumbs = self.liked if (one.value or 0) > 0 else self.disliked
+            thumbs.setdefault(one.answer, []).append(one)
+            return None
+        better, worse = (one.answer, one.rejected) if one.kind == "vote" else (one.better, one.answer)
+        if better is None or worse is None:
+            return None
+        pair = (min(better, worse), max(better, worse))
+        self.compared.setdefault(pair, []).append((better, one))
+        return pair
+
+    def matched(self) -> Iterator[_Pair]:
+        """The pairs of a liked and a disliked answer, in the order of the first thumbs, one at a time.
+
+        A pair comes twice when both of its answers are liked by some and disliked by others.
+        """
+        for better in self.liked:
+            for worse in self.disliked:
+                if better != worse:
+                    yield min(better, worse), max(better, worse)
+
+    def count(self) -> int:
+        """How many pairs there are, without forming them."""
+        both = len(self.liked.keys() & self.disliked.keys())
+        matched = len(self.liked) * len(self.disliked) - both - both * (both - 1) // 2
+        alone = sum(not self._is_matched(pair) for pair in self.compared)
+        return matched + alone
+
+    def votes(self, better: str, worse: str) -> int:
+        """How many voices prefer `better`: each thumb up is compared with each thumb down."""
+        direct = sum(chosen == better for chosen, _ in self.compared.get((min(better, worse), max(better, worse)), ()))
+        return direct + len(self.liked.get(better, ())) * len(self.disliked.get(worse, ()))
+
+    def sources(self, better: str, worse: str) -> list[Said]:
+        """The voices that prefer `better`."""
+        compared = self.compared.get((min(better, worse), max(better, worse)), ())
+        direct = [one for chosen, one in compared if chosen == better]
+        up, down = self.liked.get(better, []), self.disliked.get(worse, [])
+        return [*direct, *up, *down] if up and down else direct
+
+    def _is_matched(self, pair: _Pair) -> bool:
+        return any(a in self.liked and b in self.disliked for a, b in (pair, pair[::-1]))
 
 
-def _pairs(voices: Iterable[_Voice], cleaning: Cleaning, drops: list[Drop]) -> Iterator[Preference]:
-    """Voices on the same two answers counted together, whichever side they take."""
-    told: dict[tuple[Any, ...], list[tuple[str, tuple[Said, ...]]]] = defaultdict(list)
-    for prompt, better, worse, who in voices:
-        told[(prompt, *sorted((better, worse)))].append((better, who))
+def _pairs(kept: Iterable[Said], cleaning: Cleaning, drops: list[Drop]) -> Iterator[Preference]:
+    """Voices on the same two answers counted together, whichever side they take.
+
+    Pairs are formed one at a time and only until a prompt has given as many as it may, so that a prompt with thousands
+    of thumbs costs no more than its thumbs.
+    """
+    asked: dict[tuple[Message, ...], _Asked] = {}
+    compared: dict[tuple[tuple[Message, ...], _Pair], None] = {}
+    liked: dict[tuple[Message, ...], None] = {}
+    for one in kept:
+        if one.kind == "thumb" and (one.value or 0) > 0:
+            liked[one.prompt] = None
+        if pair := asked.setdefault(one.prompt, _Asked()).add(one):
+            compared[one.prompt, pair] = None
     given: Counter[tuple[Message, ...]] = Counter()
-    for (prompt, first, second), opinions in told.items():
-        wins = Counter(better for better, _ in opinions)
-        chosen, votes = wins.most_common(1)[0]
-        rejected = second if chosen == first else first
-        share, id = votes / len(opinions), _id(prompt, chosen, rejected)
-        if share < cleaning.agreement:
-            drops.append(Drop(id, "feedback", "disputed", f"{votes} of {len(opinions)} agree"))
-            continue
-        if given[prompt] >= cleaning.pairs_per_prompt:
-            drops.append(Drop(id, "feedback", "one prompt's too many"))
-            continue
+    tried: dict[tuple[Message, ...], set[_Pair]] = defaultdict(set)
+
+    def settle(prompt: tuple[Message, ...], pair: _Pair) -> Preference | None:
+        tried[prompt].add(pair)
+        found = _settled(prompt, asked[prompt], pair, cleaning)
+        if isinstance(found, Drop):
+            drops.append(found)
+            return None
         given[prompt] += 1
-        sources = [one for better, who in opinions if better == chosen for one in who]
-        yield Preference(
-            id,
-            prompt,
-            (Message("assistant", chosen),),
-            (Message("assistant", rejected),),
-            "feedback",
-            margin=round(2 * share - 1, 6),
-            metadata=_lineage(sources) | {"votes": len(opinions)},
-        )
+        return found
+
+    def full(prompt: tuple[Message, ...]) -> bool:
+        limit = cleaning.pairs_per_prompt
+        return given[prompt] >= limit or len(tried[prompt]) >= limit * _TRIED
+
+    for prompt, pair in compared:
+        if not full(prompt) and (found := settle(prompt, pair)):
+            yield found
+    for prompt in {**liked, **dict.fromkeys(asked)}:
+        told = asked[prompt]
+        for pair in told.matched():
+            if full(prompt):
+                break
+            if pair not in tried[prompt] and (found := settle(prompt, pair)):
+                yield found
+        if left := told.count() - len(tried[prompt]):
+            drops.append(
+                Drop(_id(prompt, "", ""), "feedback", "one prompt's too many", f"{left} more pairs of answers")
+            )
+
+
+def _settled(prompt: tuple[Message, ...], told: _Asked, pair: _Pair, cleaning: Cleaning) -> Preference | Drop:
+    """The preference that the voices on a pair agree on; a drop where they do not."""
+    first, second = pair
+    votes = {first: told.votes(first, second), second: told.votes(second, first)}
+    chosen, rejected = (first, second) if votes[first] >= votes[second] else (second, first)
+    total = votes[first] + votes[second]
+    share, id = votes[chosen] / total, _id(prompt, chosen, rejected)
+    if share < cleaning.agreement:
+        return Drop(id, "feedback", "disputed", f"{votes[chosen]} of {total} agree")
+    return Preference(
+        id,
+        prompt,
+        (Message("assistant", chosen),),
+        (Message("assistant", rejected),),
+        "feedback",
+        margin=round(2 * share - 1, 6),
+        metadata=_lineage(told.sources(chosen, rejected)) | {"votes": total},
+    )
 
 
 def _lineage(sources: Sequence[Said]) -> dict[str, Any]:

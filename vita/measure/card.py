@@ -30,7 +30,7 @@ from vita.measure.statistics import Interval
 from vita.spine.disk import write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Move
-from vita.spine.plan import descendants
+from vita.spine.lineage import descendants, newest_runs
 from vita.spine.store import Store
 
 _HUB_LICENCES = {
@@ -189,6 +189,7 @@ def measured(ledger: Ledger, store: Store, digest: str) -> list[Measured]:
     """Every report about just these weights, oldest first; also the one that lies within the model's folder."""
     found = [digest, *dict.fromkeys(run.artifact for run in ledger.users(digest) if run.artifact)]
     names = {one: name for name, one in ledger.all_names().items()}
+    runs = newest_runs(found, ledger)
     reports: list[Measured] = []
     for one in found:
         if one != digest and (
@@ -196,11 +197,11 @@ def measured(ledger: Ledger, store: Store, digest: str) -> list[Measured]:
         ):
             continue
         rows = list(reading.grouped(store, one))
-        runs = ledger.find(artifact=one, state="done")
         if rows:
             figures = {f"{name}/{metric}": figure for _, name, metric, figure in rows}
             groups = {f"{name}/{metric}": group for group, name, metric, _ in rows}
-            stage, at = (runs[-1].stage, runs[-1].ended) if runs else ("", None)
+            run = runs.get(one)
+            stage, at = (run.stage, run.ended) if run else ("", None)
             reports.append(Measured(names.get(one, one[:12]), stage, one, at, figures, groups))
     return sorted(reports, key=lambda one: one.at or 0)
 
@@ -223,10 +224,11 @@ def deployments(ledger: Ledger, digest: str | None = None) -> list[dict[str, Any
 
 
 def feedback(ledger: Ledger, digest: str) -> dict[str, float]:
-    """What users said of the model's answers, counted."""
+    """What users said of the model's answers, counted; of what somebody said of an answer the last word."""
     table = usage.feedback
     query = sa.select(table.c.kind, sa.func.sign(table.c.value).label("sign"), sa.func.count())
-    query = query.where(table.c.model == digest).group_by(table.c.kind, "sign").order_by(table.c.kind, sa.desc("sign"))
+    query = query.where(table.c.model == digest, table.c.replaced.is_(None))
+    query = query.group_by(table.c.kind, "sign").order_by(table.c.kind, sa.desc("sign"))
     with ledger.transaction() as database:
         rows = [tuple(row) for row in database.execute(query)]
     found: dict[str, float] = {}
@@ -287,14 +289,13 @@ def _releases(ledger: Ledger, store: Store, digest: str) -> Iterator[dict[str, A
                        "guarded": told.get("guard") is not None, "at": run.ended if run else None}  # fmt: skip
 
 
+_SERVICE_FIGURES = [name for name in usage.FIGURES if name not in ("thumbs_up_rate", "flags", "edits", "votes_won")]
+"""Figures of the requests; what users said is counted over the model's whole time in service."""
+
+
 def _service(ledger: Ledger, digest: str) -> dict[str, dict[str, float | None]]:
     """Figures per version of the newest requests that this model answered."""
-    table = usage.requests
-    query = sa.select(table.c.request, table.c.version, table.c.status, table.c.figures)
-    query = query.where(table.c.model == digest).order_by(table.c.id.desc()).limit(5000)
-    with ledger.transaction() as database:
-        asked = [dict(row) for row in database.execute(query).mappings()]
-    return usage.figures(asked, [])
+    return usage.figures(ledger, models=[digest], newest=5000, names=_SERVICE_FIGURES)
 
 
 def _licence(found: Sequence[str]) -> dict[str, Any]:

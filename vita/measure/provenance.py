@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from vita.data.corpus_report import NO_LICENCE
 from vita.measure import reading
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Run
-from vita.spine.plan import ancestors
+from vita.spine.lineage import Edge, made_from, newest_runs
 from vita.spine.store import Store
 
 _WORLD_LICENCE = "CC0-1.0"
@@ -49,11 +49,15 @@ class Data:
 def lineage(ledger: Ledger, store: Store, digest: str) -> list[Made]:
     """The artifact and all that it was made from, oldest first."""
     called: dict[str, list[str]] = {}
-    for name, one in ledger.all_names().items():
-        called.setdefault(one, []).append(name)
-    every = dict.fromkeys([digest, *(other for *_, other in ancestors(digest, ledger))])
-    found = [_made(ledger, store, one, tuple(called.get(one, ()))) for one in every]
-    return sorted(found, key=lambda one: one.run.began if one.run else 0.0)
+    for name, named in ledger.all_names().items():
+        called.setdefault(named, []).append(name)
+    graph = made_from([digest], ledger)
+    runs = newest_runs(graph.distances, ledger)
+    made = [
+        _made(store, other, tuple(called.get(other, ())), runs.get(other), graph.edges.get(other, ()))
+        for other in graph.distances
+    ]
+    return sorted(made, key=lambda artifact: artifact.run.began if artifact.run else 0.0)
 
 
 def data(store: Store, made: Iterable[Made]) -> list[Data]:
@@ -84,15 +88,13 @@ def drops(made: Iterable[Made]) -> dict[str, int]:
     return found
 
 
-def _made(ledger: Ledger, store: Store, digest: str, names: tuple[str, ...]) -> Made:
-    runs = ledger.find(artifact=digest, state="done")
-    run = runs[-1] if runs else None
+def _made(store: Store, digest: str, names: tuple[str, ...], run: Run | None, inputs: Sequence[Edge]) -> Made:
     try:
         manifest = store.manifest(digest)
         kind, facts = manifest.kind, manifest.facts
     except StoreError:
         kind, facts = "gone", {}
-    return Made(digest, kind, names, facts, run, ledger.inputs(run.id) if run else {})
+    return Made(digest, kind, names, facts, run, {edge.slot: edge.digest for edge in inputs})
 
 
 def _tokens_by_source(store: Store, made: Iterable[Made]) -> dict[str, dict[str, int]]:

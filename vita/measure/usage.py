@@ -1,6 +1,7 @@
 """What a service was asked and what users said of its answers: the tables, and figures of quality per version.
 
-The gateway writes them; `vita monitor` shows the figures, and `refine` makes preferences of the rows.
+The gateway writes them; `vita monitor` shows the figures, and `refine` makes preferences of the rows. Figures are
+joined, filtered and aggregated by the database over an index without content: memory does not grow with the log.
 `requests.asked` is {} unless content is logged and its sender consented; then it holds `messages` or `prompt`
 and the sampling settings, and `answered` holds {"choices": [text, ...]}. Both are redacted before they are stored.
 """
@@ -8,7 +9,8 @@ and the sampling settings, and `answered` holds {"choices": [text, ...]}. Both a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,7 +38,12 @@ requests = sa.Table(
     *(sa.Column(name, sa.JSON) for name in ("asked", "answered", "figures")),
     sa.Column("consent", sa.Boolean),
     sa.Column("at", sa.Float),
+    *(sa.Column(name, sa.Float) for name in ("seconds", "ttft", "logprob")),
+    sa.Column("completion_tokens", sa.Integer),
+    *(sa.Column(name, sa.Boolean) for name in ("refused", "has_content")),
 )
+MONITORED = ("seconds", "ttft", "completion_tokens", "refused", "logprob")
+"""The figures that are columns, too: an index over them answers `vita monitor` without reading any content."""
 feedback = sa.Table(
     "feedback",
     _tables,
@@ -47,13 +54,20 @@ feedback = sa.Table(
     sa.Column("who", sa.String),
     sa.Column("consent", sa.Boolean),
     sa.Column("at", sa.Float),
+    sa.Column("replaced", sa.Float),
 )
-"""`kind` thumb (value 1 or -1), edit (content `better`), flag (content `reason`) or vote (`request` is the better one,
+"""`replaced` is when the same person said something else of the same answers; only what is not replaced counts.
+`kind` thumb (value 1 or -1), edit (content `better`), flag (content `reason`) or vote (`request` is the better one,
 content `rejected_request_id` the other; value 1, or 0 for a tie)."""
 
 
+def monitored(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a request that have columns of their own."""
+    return {name: figures.get(name) for name in MONITORED}
+
+
 def asked_since(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
-    """The logged requests, oldest first."""
+    """The logged requests with their content, oldest first; all of them are held in memory."""
     query = sa.select(requests).where(requests.c.at >= since).order_by(requests.c.id)
     if service is not None:
         query = query.where(requests.c.service == service)
@@ -62,57 +76,61 @@ def asked_since(ledger: Ledger, *, service: str | None = None, since: float = 0.
 
 
 def said_since(ledger: Ledger, *, since: float = 0.0) -> list[dict[str, Any]]:
-    """The feedback, oldest first."""
+    """The feedback, oldest first, what was replaced included; all of it is held in memory."""
     query = sa.select(feedback).where(feedback.c.at >= since).order_by(feedback.c.id)
     with ledger.transaction() as database:
         return [dict(row) for row in database.execute(query).mappings()]
 
 
-def figures(asked: Sequence[dict[str, Any]], said: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """Figures of quality and speed per version; None where nothing was seen that could tell."""
-    versions = dict.fromkeys(row["version"] for row in asked)
-    version_of = {row["request"]: row["version"] for row in asked}
-    return {
-        version: _figures(
-            [row for row in asked if row["version"] == version],
-            [row for row in said if version_of.get(row["request"]) == version],
-        )
-        for version in versions
-    }
-
-
 FIGURES = (
-    "requests", "error_rate", "ttft_p50", "ttft_p95", "latency_p50", "latency_p95", "tokens_per_second", "length",
-    "refusal_rate", "logprob", "thumbs_up_rate", "flags", "edits", "votes_won",
+    "requests", "error_rate", "failure_rate", "shed_rate", "ttft_p50", "ttft_p95", "latency_p50", "latency_p95",
+    "tokens_per_second", "length", "refusal_rate", "logprob", "thumbs_up_rate", "flags", "edits", "votes_won",
 )  # fmt: skip
-"""The names of all figures; times in seconds, `length` in tokens an answer, `logprob` in nats a token."""
+"""The names of all figures; times in seconds, `length` in tokens an answer, `logprob` in nats a token.
+
+The rates of errors have the same denominator, `requests`: every logged request, also one that reached no replica and
+one whose client left. `error_rate` counts each 5xx; `failure_rate` each 5xx but 503; `shed_rate` each 429 and 503.
+"""
+_QUANTILES = {"ttft_p50": ("ttft", 50), "ttft_p95": ("ttft", 95), "latency_p50": ("seconds", 50),
+              "latency_p95": ("seconds", 95)}  # fmt: skip
+_FEEDBACK = ("thumbs_up_rate", "flags", "edits", "votes_won")
+SHED = (429, 503)
+"""Statuses of requests that were turned away for want of room or of a replica."""
+
+_Version = tuple[str, str]
+"""(name, digest of the weights): the name alone does not say which weights answered."""
 
 
-def _figures(asked: Sequence[dict[str, Any]], said: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    told = [row["figures"] for row in asked if row["status"] == 200]
-    latencies = [one["seconds"] for one in told if one.get("seconds") is not None]
-    first = [one["ttft"] for one in told if one.get("ttft") is not None]
-    answered = [one for one in told if one.get("completion_tokens") is not None]
-    thumbs = [row["value"] for row in said if row["kind"] == "thumb"]
-    votes = [row["value"] for row in said if row["kind"] == "vote"]
-    busy = math.fsum(one["seconds"] for one in answered if one.get("seconds") is not None)
-    tokens = sum(one["completion_tokens"] for one in answered)
-    logprobs = [one["logprob"] for one in told if one.get("logprob") is not None]
+def figures(
+    ledger: Ledger,
+    *,
+    service: str | None = None,
+    models: Collection[str] | None = None,
+    since: float = 0.0,
+    until: float | None = None,
+    newest: int | None = None,
+    names: Collection[str] = FIGURES,
+) -> dict[str, dict[str, float | None]]:
+    """Figures of quality and speed per version; None where nothing was seen that could tell.
+
+    Of the requests from `since` to `until`, or of the `newest` ones; `names` are the figures that are wanted besides
+    `requests`, since percentiles sort. Versions of one name and different weights are kept apart.
+    """
+    asked = _asked(service, models, since, until, newest)
+    with ledger.transaction() as database:
+        found = _counted(database, asked)
+        for name, (column, percent) in _QUANTILES.items():
+            if name in names:
+                for version, own in found.items():
+                    own[name] = _quantile(database, asked, version, column, percent, own[f"_{column}"])
+        if set(names) & set(_FEEDBACK):
+            said = _judged(database, asked, since=since, until=until)
+            for version, own in found.items():
+                own.update(_of_feedback(said.get(version, {})))
+    shared = Counter(name for name, _ in found)
     return {
-        "requests": float(len(asked)),
-        "error_rate": _mean([float(row["status"] >= 500) for row in asked]),
-        "ttft_p50": quantile(first, 0.5),
-        "ttft_p95": quantile(first, 0.95),
-        "latency_p50": quantile(latencies, 0.5),
-        "latency_p95": quantile(latencies, 0.95),
-        "tokens_per_second": tokens / busy if busy else None,
-        "length": _mean([float(one["completion_tokens"]) for one in answered]),
-        "refusal_rate": _mean([float(one["refused"]) for one in told if one.get("refused") is not None]),
-        "logprob": _mean(logprobs),
-        "thumbs_up_rate": _mean([float(value > 0) for value in thumbs]),
-        "flags": float(sum(row["kind"] == "flag" for row in said)),
-        "edits": float(sum(row["kind"] == "edit" for row in said)),
-        "votes_won": float(sum(value > 0 for value in votes)),
+        name if shared[name] == 1 else f"{name} ({model[:8]})": {one: own.get(one) for one in FIGURES if one in own}
+        for (name, model), own in found.items()
     }
 
 
@@ -124,5 +142,92 @@ def quantile(values: Sequence[float], part: float) -> float | None:
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None
+# -- helpers
+
+
+def _asked(
+    service: str | None, models: Collection[str] | None, since: float, until: float | None, newest: int | None
+) -> sa.Subquery:
+    columns = ("id", "request", "version", "model", "status", "at", *MONITORED)
+    query = sa.select(*(requests.c[name] for name in columns if newest or name != "id"))
+    if since or until is not None or newest is None:
+        query = query.where(requests.c.at >= since)
+    if until is not None:
+        query = query.where(requests.c.at <= until)
+    if service is not None:
+        query = query.where(requests.c.service == service)
+    if models is not None:
+        query = query.where(requests.c.model.in_(sorted(models)))
+    if newest is not None:
+        query = query.order_by(requests.c.id.desc()).limit(newest)
+    return query.subquery("asked")
+
+
+def _counted(database: sa.Connection, asked: sa.Subquery) -> dict[_Version, dict[str, float | None]]:
+    """What needs no order: counts, rates and means. Names with an underscore are counts of values that are there."""
+    row = asked.c
+    answered = {name: sa.case((row.status == 200, row[name])) for name in MONITORED}
+    timed = sa.and_(row.status == 200, row.seconds.is_not(None), row.completion_tokens.is_not(None))
+    rate = {"error_rate": row.status >= 500, "failure_rate": sa.and_(row.status >= 500, row.status != 503),
+            "shed_rate": row.status.in_(SHED)}  # fmt: skip
+    columns = [
+        sa.func.count().label("requests"),
+        *(sa.func.avg(sa.case((condition, 1.0), else_=0.0)).label(name) for name, condition in rate.items()),
+        sa.func.avg(answered["completion_tokens"] * 1.0).label("length"),
+        sa.func.avg(sa.case((sa.and_(row.status == 200, row.refused), 1.0),
+                            (sa.and_(row.status == 200, ~row.refused), 0.0))).label("refusal_rate"),
+        sa.func.avg(answered["logprob"]).label("logprob"),
+        sa.func.sum(sa.case((timed, row.completion_tokens))).label("tokens"),
+        sa.func.sum(sa.case((timed, row.seconds))).label("busy"),
+        sa.func.count(answered["ttft"]).label("_ttft"),
+        sa.func.count(answered["seconds"]).label("_seconds"),
+    ]  # fmt: skip
+    query = sa.select(row.version, row.model, *columns).group_by(row.version, row.model)
+    found: dict[_Version, dict[str, float | None]] = {}
+    for values in database.execute(query.order_by(sa.func.min(row.at))).mappings():
+        own = {name: None if value is None else float(value) for name, value in values.items()
+               if name not in ("version", "model")}  # fmt: skip
+        tokens, busy = own.pop("tokens"), own.pop("busy")
+        own["tokens_per_second"] = tokens / busy if tokens is not None and busy else None
+        found[values["version"], values["model"]] = own
+    return found
+
+
+def _quantile(
+    database: sa.Connection, asked: sa.Subquery, version: _Version, column: str, percent: int, count: float | None
+) -> float | None:
+    """The value at the nearest rank, found by the database's own sort."""
+    if not count:
+        return None
+    rank = (int(count) * percent + 99) // 100
+    row = asked.c
+    # Not `row.model == ...`, for which SQLite would leave the index over time and read whole rows with their content.
+    same = (row.version == version[0], sa.func.coalesce(row.model, "") == version[1])
+    query = sa.select(row[column]).where(*same, row.status == 200)
+    query = query.where(row[column].is_not(None)).order_by(row[column]).limit(1).offset(rank - 1)
+    return database.execute(query).scalar()
+
+
+def _judged(
+    database: sa.Connection, asked: sa.Subquery, *, since: float, until: float | None
+) -> dict[_Version, dict[str, tuple[int, int]]]:
+    """Version -> kind -> (how many said so, how many of them with a value above 0), by what stood at `until`."""
+    standing = feedback.c.replaced.is_(None)
+    query = sa.select(asked.c.version, asked.c.model, feedback.c.kind, sa.func.count(),
+                      sa.func.sum(sa.case((feedback.c.value > 0, 1), else_=0)))  # fmt: skip
+    query = query.select_from(feedback.join(asked, feedback.c.request == asked.c.request))
+    query = query.where(feedback.c.at >= since)
+    if until is not None:
+        standing = sa.or_(standing, feedback.c.replaced > until)
+        query = query.where(feedback.c.at <= until)
+    query = query.where(standing).group_by(asked.c.version, asked.c.model, feedback.c.kind)
+    found: dict[_Version, dict[str, tuple[int, int]]] = {}
+    for version, model, kind, count, positive in database.execute(query):
+        found.setdefault((version, model), {})[kind] = (int(count), int(positive))
+    return found
+
+
+def _of_feedback(said: Mapping[str, tuple[int, int]]) -> dict[str, float | None]:
+    thumbs, ups = said.get("thumb", (0, 0))
+    return {"thumbs_up_rate": ups / thumbs if thumbs else None, "flags": float(said.get("flag", (0, 0))[0]),
+            "edits": float(said.get("edit", (0, 0))[0]), "votes_won": float(said.get("vote", (0, 0))[1])}  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 from vita.server.continuation import logprob_values
 from vita.server.keys import Key
 from vita.server.relay import Ask
+from vita.server.routing import Version
 from vita.server.telemetry import Telemetry
 
 _NOT_KEPT = ("model", "stream", "stream_options", "user")
@@ -28,6 +29,8 @@ class Exchange:
     key: Key | None = None
     consent: bool = False
     ask: Ask | None = None
+    addressed: Version | None = None
+    """The version that the request is counted for when it reaches no replica."""
     bytes_held: int = 0
     entered: bool = False
     texts: list[str] = field(default_factory=list)
@@ -77,6 +80,7 @@ class Exchange:
         seconds = time.monotonic() - self.began
         refused = self._refused(patterns) if self.texts else None
         self._count(status, seconds, refused)
+        answering = self.ask.version if self.ask else self.addressed
         body = (self.ask.body if self.ask else None) or {}
         asked = {name: value for name, value in body.items() if name not in _NOT_KEPT}
         figures = {
@@ -95,9 +99,9 @@ class Exchange:
             "request": self.request_id,
             "response": self.response_id,
             "service": self.service,
-            "version": self.version,
-            "model": self.ask.version.model if self.ask else "",
-            "release": self.ask.version.release if self.ask else "",
+            "version": answering.id if answering else "none",
+            "model": answering.model if answering else "",
+            "release": answering.release if answering else "",
             "key": (self.key.hint or None) if self.key else None,
             "route": self.route,
             "status": status,

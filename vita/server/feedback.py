@@ -1,6 +1,8 @@
 """What users say of answers: checked strictly, tied to a logged request, stored before it is acknowledged.
 
-The verdict is kept always, a user's own words only with consent and where the service keeps content at all.
+The last word counts: a changed thumb, edit, flag or vote of the same key on the same answers replaces the earlier one,
+and the same words again are not stored twice. The verdict is kept always, a user's own words only with consent and
+where the service keeps content at all.
 
 {"request_id": ..., "kind": "thumb", "value": 1 or -1}
 {"request_id": ..., "kind": "edit", "better": "the answer it should have been"}
@@ -99,15 +101,42 @@ def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kep
     consent = said.consent and not left_out  # nothing is learnt from half of what was said
     row = {"request": about["request"], "model": about["model"], "kind": said.kind, "value": value,
            "content": content, "who": key.hint or None, "consent": consent, "at": time.time()}  # fmt: skip
-    with ledger.transaction() as database:
-        number = database.execute(sa.insert(feedback).values(row).returning(feedback.c.id)).scalar_one()
+    with ledger.exclusive(f"feedback of {row['who']}") as database:
+        earlier = _standing(database, row)
+        repeated = [one for one in earlier if _same_words(dict(one), row)]
+        if repeated:
+            number = repeated[-1]["id"]
+        else:
+            ids = [one["id"] for one in earlier]
+            database.execute(sa.update(feedback).where(feedback.c.id.in_(ids)).values(replaced=row["at"]))
+            number = database.execute(sa.insert(feedback).values(row).returning(feedback.c.id)).scalar_one()
     return {"id": number, "object": "feedback", "request_id": about["request"], "kind": said.kind,
-            "version": about["version"], "left_out": left_out}  # fmt: skip
+            "version": about["version"], "left_out": left_out, "repeated": bool(repeated),
+            "replaces": None if repeated or not earlier else earlier[-1]["id"]}  # fmt: skip
+
+
+def _standing(database: sa.Connection, row: dict[str, Any]) -> list[Any]:
+    """What the same person said of the same answers in the same way before, and did not replace."""
+    rejected = feedback.c.content["rejected_request_id"].as_string()
+    same: Any = feedback.c.request == row["request"]
+    if row["kind"] == "vote":
+        other = row["content"]["rejected_request_id"]
+        swapped = sa.and_(feedback.c.request == other, rejected == row["request"])
+        same = sa.or_(sa.and_(same, rejected == other), swapped)
+    who = feedback.c.who.is_(None) if row["who"] is None else feedback.c.who == row["who"]
+    query = sa.select(feedback).where(same, feedback.c.kind == row["kind"], who, feedback.c.replaced.is_(None))
+    return list(database.execute(query.order_by(feedback.c.id)).mappings())
+
+
+def _same_words(earlier: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether nothing but the time differs, as when a client sends its feedback again."""
+    return all(earlier[name] == row[name] for name in ("request", "value", "content", "consent"))
 
 
 def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
     """The answered request that an `x-request-id` or the `id` of an answer names."""
-    query = sa.select(requests).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
+    columns = (requests.c.id, requests.c.request, requests.c.model, requests.c.version, requests.c.key)
+    query = sa.select(*columns).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
     with ledger.transaction() as database:
         rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
     mine = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]

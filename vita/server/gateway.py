@@ -22,6 +22,7 @@ import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from vita.measure.usage import SHED
 from vita.server.admission import Admission
 from vita.server.api import read
 from vita.server.continuation import Continuation
@@ -182,6 +183,7 @@ class Gateway:
         """What is sent on: for one version, with a seed, so that it can be asked again."""
         assert exchange.key is not None
         identity = self._identity(body, exchange.key)
+        exchange.addressed = self._addressed(body)
         version, pinned = self._version(body, exchange.key, identity, needed=door.generates)
         asked = dict(body)
         if "model" in asked:
@@ -200,6 +202,12 @@ class Gateway:
         return Ask(
             exchange.request_id, door.method, door.path, sent, version, pinned, self._gone(), identity, continuation
         )
+
+    def _addressed(self, body: Mapping[str, Any]) -> Version | None:
+        """The version that a request is counted for when no replica answers it: the one it names, or the main one."""
+        name = body.get("model")
+        named = self.find(name) if isinstance(name, str) and name != self.routes.service else None
+        return named or max(self.routes.versions.values(), key=lambda version: version.share, default=None)
 
     def _identity(self, body: Mapping[str, Any], key: Key) -> str | None:
         """By what a client stays on a version: its key and the `user` it names; chance when there is neither."""
@@ -313,7 +321,11 @@ class Gateway:
         key = exchange.key
         stored = await self._stored_feedback(said, key)
         value = "" if said.value is None else str(said.value)
+        if stored["repeated"]:
+            return JSONResponse(stored, 200)
         self.telemetry.feedback.labels(stored["version"], said.kind, value).inc()
+        if stored["replaces"] is not None:
+            self.telemetry.feedback_replaced.labels(stored["version"], said.kind).inc()
         return JSONResponse(stored, 201)
 
     async def _stored_feedback(self, said: Any, key: Key) -> dict[str, Any]:
@@ -395,7 +407,9 @@ class Gateway:
         return response
 
     def _begin(self, request: Request, route: str) -> Exchange:
-        return Exchange(self.routes.service, f"req-{uuid.uuid4().hex}", route, self.telemetry)
+        exchange = Exchange(self.routes.service, f"req-{uuid.uuid4().hex}", route, self.telemetry)
+        exchange.addressed = self._addressed({})
+        return exchange
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
         """What every answer bears, of the version that gave it."""
@@ -420,4 +434,6 @@ class Gateway:
         row = exchange.row(status, self._patterns)
         if exchange.ask is not None:
             self.log.add(row)
+        elif status in SHED or status >= 500:
+            self.log.add_refused(row)
         self.door.leave(exchange)

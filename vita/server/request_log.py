@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from vita.measure.usage import requests
+from vita.measure.usage import monitored, requests
 from vita.server.redaction import redact_all
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
@@ -34,12 +34,12 @@ class Kept:
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row as it may be stored."""
-        kept = dict(row)
+        kept = {**row, **monitored(row["figures"])}
         if self.level != "content" or not kept["consent"]:
-            return {**kept, "asked": {}, "answered": {}}
+            return {**kept, "asked": {}, "answered": {}, "has_content": False}
         if self.redact:
             kept |= {name: redact_all(kept[name]) for name in ("asked", "answered")}
-        return kept
+        return {**kept, "has_content": bool(kept["asked"] or kept["answered"])}
 
 
 class RequestLog:
@@ -60,6 +60,13 @@ class RequestLog:
         try:
             self._rows.put_nowait(dict(row))
         except queue.Full:
+            self.dropped += 1
+
+    def add_refused(self, row: Mapping[str, Any]) -> None:
+        """Have a row of a request written that reached no replica; these leave half of the queue to the others."""
+        if self._rows.qsize() < self._rows.maxsize // 2:
+            self.add(row)
+        elif self.kept.level != "none":
             self.dropped += 1
 
     def flush(self, seconds: float = 10.0) -> bool:

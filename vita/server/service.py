@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.measure.clearance import Terms
+from vita.measure.retention import Retention
 from vita.measure.services import Presence, Reporter
 from vita.server.admin import Control, admin_app
 from vita.server.clearance import ClearRelease
@@ -26,6 +27,7 @@ from vita.server.gateway import Gateway
 from vita.server.keys import all_keys
 from vita.server.listener import Listener, listener, open_socket
 from vita.server.process import Command, replica_command
+from vita.server.pruning import prune_regularly
 from vita.server.release import Pinned
 from vita.server.routing import Routes
 from vita.server.settings import ServiceSettings
@@ -121,7 +123,7 @@ class Service:
         servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
         pairs = zip(servers, (public, private), strict=True)
         tasks = [asyncio.create_task(server.serve(sockets=[one])) for server, one in pairs]
-        tasks.append(asyncio.create_task(gateway.keep_fresh()))
+        upkeep = [asyncio.create_task(gateway.keep_fresh()), asyncio.create_task(self._prune())]
         reporter = Reporter(Presence(self.ledger, self.name, url), gateway.routes.served)
         try:
             yield Running(url, gateway, fleet)
@@ -131,8 +133,9 @@ class Service:
             for server in servers:
                 await server.stop(at_once=stop.at_once.is_set())
             await asyncio.to_thread(reporter.close)
-            tasks[-1].cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for task in upkeep:
+                task.cancel()
+            await asyncio.gather(*tasks, *upkeep, return_exceptions=True)
             await gateway.close()
 
     async def _drain(self, gateway: Gateway, stop: _Stop) -> None:
@@ -143,6 +146,14 @@ class Service:
             self.tell(f"finishing {gateway.in_flight} requests; Ctrl-C again stops at once")
         while gateway.in_flight and not stop.at_once.is_set() and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
+
+    async def _prune(self) -> None:
+        """Remove what the settings say is too old, again and again."""
+        told = self.settings
+        retention = Retention(
+            content_days=told.content_days, request_days=told.request_days, request_rows=told.request_rows
+        )
+        await prune_regularly(self.ledger, retention, seconds=told.prune_seconds, tell=self.tell)
 
     def _listener(self, app: object) -> Listener:
         told = self.settings

@@ -43,6 +43,14 @@ class ServiceSettings(Settings):
     """Whether a request counts as consented when neither it nor its key says."""
     redact: bool = True
     """Take addresses, numbers and secrets out of content before it is kept."""
+    content_days: float | None = Field(default=90.0, ge=0)
+    """Days that prompts, answers and users' words are kept; for ever when null."""
+    request_days: float | None = Field(default=400.0, ge=0)
+    """Days that the figures of a request and the verdicts on it are kept; for ever when null."""
+    request_rows: int | None = Field(default=None, ge=0)
+    """How many requests are kept at most, the newest; any number when absent."""
+    prune_seconds: float = Field(default=3600.0, gt=0)
+    """How often what is older is removed, in small batches beside the requests."""
     refusal_patterns: tuple[str, ...] = (
         r"\bI(?:'m| am) (?:sorry|afraid)\b",
         r"\bI (?:cannot|can't|can not|won't|will not) (?:help|do|answer|tell|say|assist)\b",

@@ -33,6 +33,9 @@ class Telemetry:
         self.completion_tokens = self._counter("completion_tokens", "Tokens answered.", "version")
         self.refusals = self._counter("refusals", "Answers that refuse.", "version")
         self.feedback = self._counter("feedback", "Feedback stored.", "version", "kind", "value")
+        self.feedback_replaced = self._counter(
+            "feedback_replaced", "Feedback that later feedback of the same key took the place of.", "version", "kind"
+        )
         self.log_dropped = self._gauge("log_dropped", "Rows of the request log that were lost.")
         self.ledger_errors = self._counter("ledger_errors", "Times the ledger could not be read.")
         self.in_flight = self._gauge("in_flight", "Requests being answered.")

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 Emit = Callable[..., None]
+LOG_BYTES = 10_000_000
+"""How large a log of events becomes before it is begun again."""
 
 
 @runtime_checkable
@@ -48,15 +50,39 @@ class Events:
 
 
 class JsonLines:
-    """Appends every event to a file, one JSON object a line, with the time in seconds since 1970."""
+    """Appends events to a file, one JSON object a line, with the time in seconds since 1970.
 
-    def __init__(self, path: Path) -> None:
+    A step that is known writes nothing, so that a life that has nothing to do leaves the file as it is. A file of more
+    than `limit` bytes is renamed to `FILE.1`, in place of an earlier one, and begun again.
+    """
+
+    def __init__(self, path: Path, *, limit: int = LOG_BYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._limit = path, limit
+        self._beginning: tuple[float, Mapping[str, Any]] | None = None
         self._file = path.open("a", encoding="utf-8")
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps({"at": round(time.time(), 3), "event": event, **fields}, default=str) + "\n")
-        self._file.flush()
+        if event == "step" and fields.get("state") == "begins":
+            self._beginning = (time.time(), dict(fields))
+            return
+        if event == "step" and fields.get("state") == "known":
+            self._beginning = None
+            return
+        if self._beginning is not None:
+            at, beginning = self._beginning
+            self._beginning = None
+            self._write(at, "step", beginning)
+        self._write(time.time(), event, fields)
 
     def close(self) -> None:
         self._file.close()
+
+    def _write(self, at: float, event: str, fields: Mapping[str, Any]) -> None:
+        if self._file.tell() > self._limit:
+            self._file.close()
+            if self._path.exists() and self._path.stat().st_size > self._limit:  # another process may have renamed it
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+            self._file = self._path.open("a", encoding="utf-8")
+        self._file.write(json.dumps({"at": round(at, 3), "event": event, **fields}, default=str) + "\n")
+        self._file.flush()

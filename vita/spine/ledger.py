@@ -24,7 +24,7 @@ from vita.spine import machine
 from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
 
-HEAD = "0008"
+HEAD = "0009"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
@@ -228,6 +228,12 @@ class Ledger:
         with self.transaction() as database:
             row = database.execute(query.order_by(runs.c.id.desc()).limit(1)).first()
         return Answered(row.id, row.artifact) if row else None
+
+    def made_at(self) -> dict[str, float]:
+        """Artifact -> when the newest finished run that gave it ended, for every artifact that a run gave."""
+        query = sa.select(runs.c.artifact, runs.c.ended).where(runs.c.state == "done").order_by(runs.c.id)
+        with self.transaction() as database:
+            return {row.artifact: row.ended for row in database.execute(query)}
 
     def inputs(self, number: int) -> dict[str, str]:
         """Slot -> artifact digest of a run."""

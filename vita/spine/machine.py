@@ -1,7 +1,8 @@
 """The machine a process runs on; the only reader of the environment.
 
 Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` say where
-artifacts and the ledger live, `VITA_THREADS` limits the CPU threads, `VITA_DEVICE` chooses the device,
+artifacts and the ledger live, `VITA_SCRATCH_DAYS` how long unfinished work is kept, `VITA_THREADS` limits the CPU
+threads, `VITA_DEVICE` chooses the device,
 `VITA_SIGNING_KEY` is the private key that signs archives; `VITA_REPLICA_SECRET` goes from a service to its replicas.
 """
 
@@ -79,6 +80,18 @@ def store_location() -> str | None:
 def ledger_location() -> str | None:
     """The ledger's database URL, when the environment says."""
     return os.environ.get("VITA_LEDGER") or None
+
+
+def scratch_days() -> float:
+    """How many days the scratch folder of a run that did not finish is kept, so that the run can go on."""
+    text = os.environ.get("VITA_SCRATCH_DAYS", "").strip() or "14"
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1.0
+    if not days >= 0:
+        raise ConfigError("environment variable VITA_SCRATCH_DAYS", expected="a number of days from 0 on", got=text)
+    return days
 
 
 def signing_key() -> Path:

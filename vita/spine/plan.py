@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vita.spine.cleanup import clean_scratch
 from vita.spine.config import Settings, canonical
 from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
@@ -23,8 +24,9 @@ from vita.spine.erasures import Erasure, applying, key_with
 from vita.spine.errors import PlanError, VitaError
 from vita.spine.events import Events
 from vita.spine.interrupts import termination_interrupts
-from vita.spine.ledger import BEAT_SECONDS, Ledger, Run
-from vita.spine.machine import Machine
+from vita.spine.ledger import BEAT_SECONDS, Ledger
+from vita.spine.lineage import ancestors, descendants, lineage
+from vita.spine.machine import Machine, scratch_days
 from vita.spine.stage import Context, Draft, Stage
 from vita.spine.store import Artifact, Store, canonical_json
 
@@ -115,6 +117,8 @@ def execute(
     and raises a `GateError` where the gate is not green.
     """
     made: dict[str, Artifact] = {}
+    if machine.leads:
+        clean_scratch(store, ledger, days=scratch_days())
     for position, step in enumerate(plan.steps):
         told = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
         told.emit("step", state="begins", position=position, of=len(plan.steps))
@@ -156,26 +160,6 @@ def run_key(stage: Stage, asked: Any, inputs: Mapping[str, str]) -> str:
     """The identity of a run: what was asked of which version, on which inputs."""
     value = {"stage": stage.name, "version": stage.version, "config": asked, "inputs": dict(inputs)}
     return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
-def ancestors(digest: str, ledger: Ledger) -> Iterator[tuple[int, Run | None, str, str]]:
-    """What made an artifact, outwards: (distance, run, slot in the next one, digest)."""
-    yield from _walk(digest, lambda found: _makers(found, ledger))
-
-
-def descendants(digest: str, ledger: Ledger) -> Iterator[tuple[int, Run | None, str, str]]:
-    """What an artifact made, outwards: (distance, run, slot it filled, digest)."""
-
-    def eaters(found: str) -> list[tuple[Run, str, str]]:
-        users = ledger.users(found)
-        return [
-            (run, slot, run.artifact)
-            for run in users
-            for slot, taken in ledger.inputs(run.id).items()
-            if taken == found and run.artifact
-        ]
-
-    yield from _walk(digest, eaters)
 
 
 # -- carrying out one step
@@ -357,36 +341,3 @@ def _differences(path: str, before: Any, now: Any) -> Iterator[str]:
     elif before != now:
         long = any(isinstance(value, (dict, list)) for value in (before, now))
         yield f"{path} changed" if long else f"{path}: {before} -> {now}"
-
-
-def lineage(digests: Iterable[str], ledger: Ledger) -> list[dict[str, Any]]:
-    """Every run that stands behind these artifacts, the nearest first, each once."""
-    found: dict[int, dict[str, Any]] = {}
-    queue = list(dict.fromkeys(digests))
-    for digest in queue:
-        made = ledger.find(artifact=digest, state="done")
-        if not made or made[-1].id in found:
-            continue
-        run, taken = made[-1], ledger.inputs(made[-1].id)
-        found[run.id] = {"stage": run.stage, "version": run.version, "life": run.life, "step": run.step,
-                         "config": run.config, "inputs": taken, "artifact": digest}  # fmt: skip
-        queue.extend(one for one in taken.values() if one not in queue)
-    return list(found.values())
-
-
-def _makers(digest: str, ledger: Ledger) -> list[tuple[Run, str, str]]:
-    done = ledger.find(artifact=digest, state="done")
-    return [(done[-1], slot, taken) for slot, taken in ledger.inputs(done[-1].id).items()] if done else []
-
-
-def _walk(
-    digest: str, beside: Callable[[str], list[tuple[Run, str, str]]]
-) -> Iterator[tuple[int, Run | None, str, str]]:
-    seen, queue = {digest}, [(0, digest)]
-    while queue:
-        distance, found = queue.pop(0)
-        for run, slot, other in beside(found):
-            yield distance + 1, run, slot, other
-            if other not in seen:
-                seen.add(other)
-                queue.append((distance + 1, other))

@@ -26,7 +26,7 @@ from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Preferences
 
-VERSION = 2
+VERSION = 3
 
 
 class Config(Settings):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import sqlalchemy as sa
-
 from vita.measure import pictures, usage, words
 from vita.measure.card import deployments
 from vita.measure.card import feedback as said_of
@@ -29,7 +27,9 @@ def traffic(material: Material) -> Iterator[Block]:
         rows = [(words.moment(one["at"]), one["version"], one["action"], words.percent(one["share"] or 0), one["who"])
                 for one in changes]  # fmt: skip
         yield Fold("Every change", [Table(("when (UTC)", "version", "what", "share", "by"), rows[-200:])])
-    figures = usage.figures(_requests(material), [])
+    models = [chapter.digest for chapter in material.chronicle.models]
+    asked = [name for name in usage.FIGURES if name not in ("thumbs_up_rate", "flags", "edits", "votes_won")]
+    figures = usage.figures(material.ledger, models=models, newest=_NEWEST_REQUESTS, names=asked)
     names = [name for name in usage.FIGURES if any(own.get(name) for own in figures.values())]
     if figures:
         rows = [(name.replace("_", " "), *(words.value(own.get(name)) for own in figures.values())) for name in names]
@@ -106,12 +106,3 @@ def _shares(changes: list[dict[str, Any]]) -> tuple[list[str], dict[str, list[fl
         for name in versions:
             course[name].append(now[name] / total)
     return [one["action"] for one in changes], course
-
-
-def _requests(material: Material) -> list[dict[str, Any]]:
-    table = usage.requests
-    own = [chapter.digest for chapter in material.chronicle.models]
-    query = sa.select(table.c.request, table.c.version, table.c.status, table.c.figures)
-    query = query.where(table.c.model.in_(own)).order_by(table.c.id.desc()).limit(_NEWEST_REQUESTS)
-    with material.ledger.transaction() as database:
-        return [dict(row) for row in database.execute(query).mappings()]

@@ -1,0 +1,37 @@
+"""Lineages of any size for the tests: manifests in a store and runs in a ledger, written without running a stage."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.spine.ledger import Ledger, names, run_inputs, runs
+from vita.spine.store import Manifest, Store
+
+
+def write_lineage(root: Path, inputs: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Artifacts `life/NAME`, each made from the named ones before it; returns name -> digest."""
+    store, digests = Store(root), dict[str, str]()
+    made: list[dict[str, Any]] = []
+    for number, name in enumerate(inputs, 1):
+        data = Manifest("model", {}, {"name": name}).encode()
+        digests[name] = hashlib.sha256(data).hexdigest()
+        (store.root / "artifacts" / f"{digests[name]}.json").write_bytes(data)
+        made.append({"id": number, "key": name, "life": "life", "step": name, "stage": "sft", "version": 1,
+                     "config": {}, "state": "done", "artifact": digests[name], "place": "-", "process": "-",
+                     "began": float(number), "beat": 0.0, "ended": float(number)})  # fmt: skip
+    taken = [
+        {"run": number, "slot": f"slot{index}", "artifact": digests[source]}
+        for number, sources in enumerate(inputs.values(), 1) for index, source in enumerate(sources)
+    ]  # fmt: skip
+    named = [{"name": f"life/{name}", "artifact": digest, "at": 0.0} for name, digest in digests.items()]
+    with closing(Ledger(root / "ledger.db")) as ledger, ledger.transaction() as database:
+        for table, rows in ((runs, made), (run_inputs, taken), (names, named)):
+            if rows:
+                database.execute(sa.insert(table), rows)
+    return digests

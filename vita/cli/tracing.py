@@ -1,0 +1,133 @@
+"""The lineage of an artifact: `vita trace`.
+
+Each artifact is shown once, with its own edges under its nearest place; elsewhere a mark refers to it. Every line
+begins with the distance from the start, so that the indentation can begin anew in a narrow window and no level is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from vita.cli.app import app, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.console import line
+from vita.spine.errors import StoreError
+
+if TYPE_CHECKING:
+    from vita.spine.lineage import Edge, Lineage
+
+_INDENT = 2
+_ROOM_FOR_TEXT = 60
+"""Columns left for the text of a line; the indentation takes the rest of the window."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names and kinds of artifacts, read once for a whole lineage."""
+
+    here: Workspace
+
+    @cached_property
+    def names(self) -> Mapping[str, list[str]]:
+        """Digest -> its names."""
+        found: dict[str, list[str]] = {}
+        for name, digest in self.here.ledger.all_names().items():
+            found.setdefault(digest, []).append(name)
+        return found
+
+    @cached_property
+    def _kinds(self) -> dict[str, str]:
+        return {}
+
+    def kind(self, digest: str) -> str:
+        """The kind of an artifact, or `gone` when the store does not have it."""
+        if digest not in self._kinds:
+            try:
+                self._kinds[digest] = self.here.store.manifest(digest).kind
+            except StoreError:
+                self._kinds[digest] = "gone"
+        return self._kinds[digest]
+
+    def title(self, digest: str) -> Text:
+        """An artifact in a few words."""
+        name = ", ".join(self.names.get(digest, ())) or digest[:12]
+        return line((name, "bold"), f" {self.kind(digest)} {digest[:12]}")
+
+
+@app.command()
+def trace(
+    ctx: typer.Context,
+    reference: Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")],
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="How many runs away from the artifact to go; all when absent.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what an artifact was made from, and what was made from it."""
+
+    from vita.spine.lineage import made_from, made_of_it
+
+    here = workspace(ctx)
+    digest = here.find(reference).digest
+    labels = Labels(here)
+    sides = {"made_from": made_from([digest], here.ledger), "went_into": made_of_it([digest], here.ledger)}
+    if as_json:
+        typer.echo(json.dumps(_as_json(digest, sides, labels, depth), indent=1))
+        return
+    for heading, graph in (("was made from", sides["made_from"]), ("went into", sides["went_into"])):
+        here.console.print(line(labels.title(digest), (f"\n{heading}", "dim")), soft_wrap=True)
+        for shown in _lines(graph, labels, depth=depth, width=here.console.width):
+            here.console.print(shown, soft_wrap=True)
+
+
+def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int) -> Iterator[Text]:
+    """The lines of one side."""
+    levels = max(1, (width - _ROOM_FOR_TEXT) // _INDENT)
+    for distance, edge, nearest in _in_depth(graph, depth):
+        indent = " " * (_INDENT * ((distance - 1) % levels))
+        again = "" if nearest else f" (shown at {graph.distances[edge.digest]})"
+        slot = f"{edge.slot}: " if edge.slot else ""
+        yield line(
+            (f"{distance:>4}", "dim"), f" {indent}{slot}", labels.title(edge.digest),
+            (f" by {edge.run.stage}{again}", "dim"),
+        )  # fmt: skip
+    if not graph.edges.get(graph.starts[0]):
+        yield line(("     nothing", "dim"))
+    if left_out := _left_out(graph, depth):
+        artifacts = "1 artifact" if left_out == 1 else f"{left_out:,} artifacts"
+        yield line(f"     not shown: {artifacts} further than --depth {depth}")
+
+
+def _in_depth(graph: Lineage, depth: int | None) -> Iterator[tuple[int, Edge, bool]]:
+    """The edges with each artifact's own under its nearest place: (distance, edge, whether that place is here)."""
+    edges = graph.spanning_edges()
+    stack = [(1, edge, nearest) for edge, nearest in reversed(edges.get(graph.starts[0], []))]
+    while stack:
+        distance, edge, nearest = stack.pop()
+        yield distance, edge, nearest
+        if nearest and (depth is None or distance < depth):
+            stack += [(distance + 1, below, first) for below, first in reversed(edges.get(edge.digest, []))]
+
+
+def _left_out(graph: Lineage, depth: int | None) -> int:
+    return sum(depth is not None and distance > depth for distance in graph.distances.values())
+
+
+def _as_json(digest: str, sides: Mapping[str, Lineage], labels: Labels, depth: int | None) -> dict[str, Any]:
+    def side(graph: Lineage) -> list[dict[str, Any]]:
+        return [
+            {"distance": graph.distances[near] + 1, "slot": edge.slot, "digest": edge.digest, "of": near,
+             "names": labels.names.get(edge.digest, []), "kind": labels.kind(edge.digest), "stage": edge.run.stage}
+            for near in graph.distances for edge in graph.edges.get(near, ())
+            if depth is None or graph.distances[near] < depth
+        ]  # fmt: skip
+
+    left_out = {name: _left_out(graph, depth) for name, graph in sides.items()}
+    return {"digest": digest, **{name: side(graph) for name, graph in sides.items()}, "left_out": left_out}
