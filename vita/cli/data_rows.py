@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from vita.cli.workspace import Workspace
-from vita.data.tokenizer import Tokenizer
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
 
@@ -34,6 +33,7 @@ def rows_of_life(
     """Rows of a step's sources, with the step's settings; the model is the newest of the life where none is named."""
 
     from vita.data.show import source_rows
+    from vita.data.tokenizer import Tokenizer
     from vita.life import read_life
     from vita.stages.kinds import Model
 

@@ -14,7 +14,6 @@ import typer
 from vita.cli.app import app, errors_console, workspace
 from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
-from vita.data.generation import ignored_settings, sampling_defaults
 from vita.data.records import Message
 from vita.spine.console import line, printable
 from vita.spine.errors import ConfigError, DataError
@@ -203,6 +202,9 @@ def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recommended(folder: Path) -> dict[str, Any]:
     """The sampling that the model's folder recommends, with a notice of what it asks for beyond that."""
+
+    from vita.data.generation import ignored_settings, sampling_defaults
+
     if ignored := ignored_settings(folder):
         _print_notice(f"generation_config.json also sets {', '.join(ignored)}, which is not applied here")
     return sampling_defaults(folder)
