@@ -153,7 +153,7 @@ def test_fingerprints_are_remembered_by_inode_size_and_both_times(opened: Callab
 
 def test_a_file_that_is_no_database_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_text("not a database, but quite long enough to be looked at" * 50)
-    with pytest.raises(LedgerError, match=r"is corrupt: .* move the file aside"):
+    with pytest.raises(LedgerError, match=r"is corrupt: .* restore it from a backup"):
         Ledger(tmp_path / "ledger.db")
 
 
