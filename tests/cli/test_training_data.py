@@ -236,3 +236,58 @@ def test_a_tuned_model_stops_at_the_end_of_turn_of_its_template(vita: Vita) -> N
     assert code == 0, printed
     folder = next(row["folder"] for row in json.loads(vita("ls", "--json")[1]) if "c/sft" in row["names"])
     assert tokenizer.specials["<|end|>"] in hf.load_generation(folder).stop
+
+
+IGNORES_SYSTEM = """\
+{%- for message in messages %}
+    {%- if message['role'] == 'user' %}
+        {{- 'Q: ' + message['content'] + '\\n' }}
+    {%- elif message['role'] == 'assistant' %}
+        {{- 'A: ' + message['content'].split('</think>')[-1].strip() + eos_token + '\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'A: ' }}
+{%- endif %}
+"""
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def test_messages_that_the_template_leaves_out_or_changes_are_counted_and_shown(vita: Vita) -> None:
+    thought = {"role": "assistant", "content": "<think>Hm.</think>GOOD"}
+    rows = [{"messages": [SYSTEM, USER, ANSWER]}] * 2 + [{"messages": [USER, thought]}, {"messages": [USER, ANSWER]}]
+    model = chat_model(Path("m"), template=IGNORES_SYSTEM)
+    code, printed = vita("sft", written("rows.jsonl", rows), "--model", model, "--name", "c", "--steps", "1",
+                         "--held-out", "0")  # fmt: skip
+    assert code == 0, printed
+    assert "WARNING: the chat template leaves out a system message of 2 of 4 dialogues" in printed
+    assert "WARNING: the chat template changes the text of an answer in 1 of 4 dialogues" in printed
+    facts = facts_of(vita, "c/sft")
+    assert (facts["template_omits_system"], facts["template_alters_answer"]) == (2, 1)
+    code, printed = vita("data", "show", "rows.jsonl", "--model", model)
+    assert code == 0 and "a system message is left out by the chat template" in printed
+    assert "an answer is changed by the chat template" in printed
+
+
+def test_pairs_whose_system_message_the_template_leaves_out_are_counted(vita: Vita) -> None:
+    pair = {"prompt": [SYSTEM, USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "BAD"}]}
+    model = chat_model(Path("m"), template=IGNORES_SYSTEM)
+    code, printed = vita("dpo", written("pairs.jsonl", [pair] * 3), "--model", model, "--name", "c", "--steps", "1",
+                         "--held-out", "0")  # fmt: skip
+    assert code == 0, printed
+    assert "WARNING: the chat template leaves out a system message of 3 of 3 pairs" in printed
+    assert facts_of(vita, "c/dpo")["template_omits_system"] == 3
+
+
+def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:
+    asked = [{"prompt": f"Say {word}"} for word in ("A", "B", "B", "C", "D")]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*asked, {"prompt": ""})) + "no JSON\n")
+    source = "sources=[{path: prompts.jsonl, on_bad_row: drop}]"
+    code, printed = vita("rlhf", "--model", chat_model(Path("m")), "--name", "c", "--steps", "1", "--set", source,
+                         "--set", "rewards=[random_reward]", "--set", "prompts=2", "--set", "max_tokens=4")  # fmt: skip
+    assert code == 0, printed
+    listed = json.loads(vita("ls", "--json")[1])
+    folder = next(row["folder"] for row in listed if "c/rlhf" in row["names"])
+    counts = json.loads((Path(folder) / "report" / "report.json").read_text())["counts"]
+    assert counts["read"] == 7 == counts["prompts"] + counts["heldout_prompts"] + 3
+    assert counts["dropped_repeated"] == counts["dropped_no_prompt"] == counts["dropped_not_json"] == 1

@@ -1,7 +1,8 @@
 """Where a rendered dialogue holds each assistant's answer, for templates with and without `{% generation %}`.
 
     text = render(messages, False)
-    answers = find_answers(render, messages, text, markers=markers, stops=stops, probes=probes)   # {message: Answer}
+    located = locate_contents(render, messages, text, probes=probes)
+    answers = find_answers(render, messages, text, located, markers=markers, stops=stops, probes=probes)
 
 A message is located by rendering the dialogue again with an unused character in place of its content. What differs
 between the two renderings is the message's text. An answer then begins where the template's prompt for it ends, and
@@ -71,6 +72,7 @@ def find_answers(
     render: Render,
     messages: Sequence[Content],
     text: str,
+    located: Sequence[Sequence[Span]],
     *,
     markers: Markers,
     stops: Collection[str],
@@ -80,7 +82,6 @@ def find_answers(
 
     `stops` are the special tokens at which generation ends.
     """
-    located = locate_contents(render, messages, text, probes=probes)
     finder = _Finder(render, messages, text, located, markers, stops, probes)
     answers = {number: finder.find(number) for number, message in enumerate(messages) if message["role"] == "assistant"}
     _refuse_overlaps(answers, located)

@@ -69,6 +69,10 @@ class Encoded:
     learn: list[bool]
     rewritten: tuple[int, ...] = ()
     """Answers, by message, that are not learned because the template changes them once other turns follow."""
+    omitted: tuple[str, ...] = ()
+    """Roles of messages whose text the template leaves out."""
+    altered: bool = False
+    """Whether an answer is learned in other words than the row has, because the template changes it."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ def encode(
     _check_start(tokenizer, ids)
     _check_end(tokenizer, answers, text, last=len(messages) - 1)
     learn = _overlaps(spans, [answer.span for answer in answers if answer.message in learned - set(rewritten)])
-    return Encoded(ids, learn.tolist(), rewritten)
+    altered = any(layout.is_altered(answer) for answer in answers if answer.message in learned - set(rewritten))
+    return Encoded(ids, learn.tolist(), rewritten, layout.omitted(), altered)
 
 
 def encode_training(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> list[Encoded]:
@@ -345,7 +350,13 @@ class _Layout:
         """The answers of a template without `{% generation %}`."""
         stops = {name for name, token in self.tokenizer.specials.items() if token in self.tokenizer.stops}
         found = find_answers(
-            self.render, self.contents, self.text, markers=self._markers, stops=stops, probes=self.probes
+            self.render,
+            self.contents,
+            self.text,
+            self.located,
+            markers=self._markers,
+            stops=stops,
+            probes=self.probes,
         )
         return [
             _Answer(number, answer.span, self.text[slice(*answer.content)], answer.end is not None)
@@ -354,13 +365,28 @@ class _Layout:
 
     def marked(self, spans: Sequence[Span]) -> list[_Answer]:
         """The answers that the template marks; a mark around the text of another role is refused."""
-        located = locate_contents(self.render, self.contents, self.text, probes=self.probes)
-        check_marked(spans, self.contents, located)
-        owners = assign_marked(spans, self.contents, located)
+        check_marked(spans, self.contents, self.located)
+        owners = assign_marked(spans, self.contents, self.located)
         return [
             _Answer(number, span, self.text[slice(*place)], self._ends(span))
             for span, (number, place) in zip(spans, owners, strict=True)
         ]
+
+    @cached_property
+    def located(self) -> list[list[Span]]:
+        """The places of each message's text."""
+        return locate_contents(self.render, self.contents, self.text, probes=self.probes)
+
+    def omitted(self) -> tuple[str, ...]:
+        """The roles of messages whose text the template leaves out."""
+        pairs = zip(self.contents, self.located, strict=True)
+        return tuple(
+            sorted({message["role"] for message, places in pairs if message["content"].strip() and not places})
+        )
+
+    def is_altered(self, answer: _Answer) -> bool:
+        """Whether the template writes an answer in other words than the row has."""
+        return self.contents[answer.message]["content"].strip() not in self.text[slice(*answer.span)]
 
     def rewritten(self, answers: Sequence[_Answer], learned: Collection[int]) -> tuple[int, ...]:
         """The answers that the template writes in full only while they are the last message."""

@@ -8,10 +8,11 @@ counts.summary()        # "3 dialogues to learn from, 1 held out, 1 dropped, of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita.data.chat import Encoded
 from vita.data.fields import metadata_fields
 from vita.data.records import Drop
 from vita.data.source import Source
@@ -38,6 +39,10 @@ class Counts:
     truncated: int = 0
     """Records that lost their end and still have a token to learn."""
     dropped: Counter[str] = field(default_factory=Counter)
+    omitted: Counter[str] = field(default_factory=Counter)
+    """Records with a message that the chat template leaves out, by the message's role."""
+    altered: int = 0
+    """Records with an answer that the chat template writes in other words."""
     metadata: dict[str, None] = field(default_factory=dict)
     """Fields of rows that are not learned, in the order in which they were first seen."""
 
@@ -60,6 +65,11 @@ class Counts:
         self.learned += not held_out
         self.truncated += truncated
 
+    def note_template(self, sequences: Sequence[Encoded]) -> None:
+        """Count what the chat template leaves out of a record that is learned or held out, and what it changes."""
+        self.omitted.update({role for encoded in sequences for role in encoded.omitted})
+        self.altered += any(encoded.altered for encoded in sequences)
+
     def add_metadata(self, metadata: Mapping[str, Any], source: Source) -> None:
         """Note the fields of a row that are not learned; the embedded world's are its own."""
         if source.world is None:
@@ -68,7 +78,12 @@ class Counts:
     def facts(self) -> dict[str, int]:
         """The counts under the names that facts and reports have for them."""
         drops = {f"dropped_{reason}": count for reason, count in sorted(self.dropped.items())}
-        return {"read": self.read, f"heldout_{self.kind}": self.heldout, "truncated": self.truncated, **drops}
+        template = {f"template_omits_{role}": count for role, count in sorted(self.omitted.items())}
+        if self.altered:
+            template["template_alters_answer"] = self.altered
+        return {
+            "read": self.read, f"heldout_{self.kind}": self.heldout, "truncated": self.truncated, **drops, **template
+        }  # fmt: skip
 
     def causes(self) -> str:
         """The reasons of all drops with their counts."""
@@ -106,18 +121,30 @@ class Counts:
         if lost > LOUD * self.read:
             text = f"WARNING: {lost:,} of {self.read:,} {self.kind} are not learned: {self.causes()}"
             emit("note", text=text, level="warning")
+        for problem in self._template_problems():
+            emit("note", text=f"WARNING: {problem}", level="warning")
         if self.metadata:
             names = ", ".join(f"`{name}`" for name in self.metadata)
             emit("note", text=f"rows also have {names}: kept as metadata, not learned")
 
+    def _template_problems(self) -> Iterator[str]:
+        used = self.learned + self.heldout
+        for role, count in sorted(self.omitted.items()):
+            yield f"the chat template leaves out a {role} message of {count:,} of {used:,} {self.kind}"
+        if self.altered:
+            yield (
+                f"the chat template changes the text of an answer in {self.altered:,} of {used:,} {self.kind}; "
+                "it is learned as the template writes it"
+            )
+
 
 def counts_in(facts: Mapping[str, Any]) -> dict[str, int]:
     """The counts among the facts of an artifact, for its `report.json`."""
-    names = ("read", "truncated", "dialogues", "pairs")
+    names = ("read", "truncated", "dialogues", "pairs", "prompts")
     return {
         name: value
         for name, value in facts.items()
-        if name in names or (name.startswith(("dropped_", "heldout_")) and isinstance(value, int))
+        if name in names or (name.startswith(("dropped_", "heldout_", "template_")) and isinstance(value, int))
     }
 
 

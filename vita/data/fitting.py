@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from vita.data.chat import Encoded
@@ -19,4 +20,4 @@ def fit(encoded: Encoded, *, length: int, on_long: OnLong) -> Encoded | str:
         return "too_long"
     if not any(encoded.learn[1:length]):
         return "cut_before_answer"
-    return Encoded(encoded.ids[:length], encoded.learn[:length])
+    return replace(encoded, ids=encoded.ids[:length], learn=encoded.learn[:length])

@@ -108,6 +108,7 @@ def read_pairs(
             side = found.heldout if aside else found.learnt
             side += [pair] * (1 if aside else times(source.repeat, pair.id))
             counts.keep(held_out=aside, truncated=pair.truncated)
+            counts.note_template(pair.answers)
             tell(len(found.learnt) + len(found.heldout))
     return found
 
@@ -158,6 +159,7 @@ def read_ratings(
             aside = _is_held_out(rated.prompt, held_out, seed)
             alone[aside] += [(rated, halves)] * (1 if aside else times(source.repeat, rated.id))
             counts.keep(held_out=aside, truncated=len(halves.whole.ids) > length)
+            counts.note_template([halves.whole])
             tell(sum(map(len, alone.values())))
     if any(len({rated.prompt for rated, _ in side}) == 1 for side in alone.values()):  # without another's answer
         alone = {False: alone[False] + alone[True], True: []}
@@ -262,7 +264,7 @@ def _encoded(
     # As far as both agree: where the answer's first letters join the last token of the prompt, it begins there.
     pairs = enumerate(zip(before, whole.ids, strict=False))
     start = next((at for at, (a, b) in pairs if a != b), min(len(before), len(whole.ids)))
-    return Halves(Encoded(whole.ids, [False] * start + whole.learn[start:]), start)
+    return Halves(replace(whole, learn=[False] * start + whole.learn[start:]), start)
 
 
 def _halves(rated: Rated, tokenizer: Tokenizer, template: ChatTemplate) -> Halves:
@@ -297,7 +299,7 @@ def _pair(
 
 
 def _cut(side: Encoded, length: int) -> Encoded:
-    return Encoded(side.ids[:length], side.learn[:length])
+    return replace(side, ids=side.ids[:length], learn=side.learn[:length])
 
 
 def _beside_strays(alone: list[tuple[Rated, Halves]], length: int, seed: int) -> list[TokenPair]:

@@ -173,7 +173,7 @@ def dialogue_rows(
             part = f", sequence {number} of {len(dialogue.sequences)}" if len(dialogue.sequences) > 1 else ""
             whole = dialogue.tokens if dialogue.truncated and number == 1 else len(encoded.ids)
             fate = ", held out" if dialogue.held_out else ""
-            told = f"{_extent(whole, settings.length)}, {_targets(encoded)} learnt{fate}"
+            told = f"{_extent(whole, settings.length)}, {_targets(encoded)} learnt{fate}{_template_effects(encoded)}"
             lines += [_heading(f"{name}{part}: {told}"), tokens(encoded.ids, tokenizer, learn=encoded.learn)]
         yield lines
 
@@ -190,7 +190,7 @@ def pair_rows(
         lines = []
         for name, encoded in zip(("better", "worse"), pair.answers, strict=True):
             fate = ", cut" if pair.truncated else ""
-            told = f"{len(encoded.ids)} tokens{fate}, {_targets(encoded)} learnt"
+            told = f"{len(encoded.ids)} tokens{fate}, {_targets(encoded)} learnt{_template_effects(encoded)}"
             lines.append(_heading(f"pair {pair.id} from {pair.source}, {name} answer: {told}"))
             lines.append(tokens(encoded.ids, tokenizer, learn=encoded.learn))
         yield lines
@@ -208,7 +208,7 @@ def rating_rows(
         rated, (whole, _) = answer
         ids, learn = whole.ids[: settings.length], whole.learn[: settings.length]
         verdict = "good" if rated.good else "bad"
-        told = f"{_extent(len(whole.ids), settings.length)}, {sum(learn[1:])} learnt"
+        told = f"{_extent(len(whole.ids), settings.length)}, {sum(learn[1:])} learnt{_template_effects(whole)}"
         yield [
             _heading(f"{verdict} answer {rated.id} from {rated.source}: {told}"),
             tokens(ids, tokenizer, learn=learn),
@@ -227,6 +227,12 @@ def document_rows(sources: Sequence[Source], tokenizer: Tokenizer, *, length: in
 
 def _targets(encoded: Encoded) -> int:
     return sum(encoded.learn[1:])  # nothing comes before the first token
+
+
+def _template_effects(encoded: Encoded) -> str:
+    """What the chat template leaves out or changes, for a heading."""
+    omitted = "".join(f", a {role} message is left out by the chat template" for role in encoded.omitted)
+    return omitted + (", an answer is changed by the chat template" if encoded.altered else "")
 
 
 def _size(length: int) -> str:

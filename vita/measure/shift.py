@@ -57,10 +57,10 @@ class Shift:
         """The figures' values."""
         return {name: round(one.value, 6) for name, one in sorted(self.figures.items()) if math.isfinite(one.value)}
 
-    def write(self, folder: Path, *, before: str) -> None:
-        """`report.json` and `items.jsonl.zst`; `before` is the digest of the earlier model."""
+    def write(self, folder: Path, *, before: str, counts: Mapping[str, int] | None = None) -> None:
+        """`report.json` and `items.jsonl.zst`; `before` is the digest of the earlier model, `counts` of its prompts."""
         figures = {name: one.as_json() for name, one in self.figures.items()}
-        report = {"before": before, "figures": {"comparison": {"shift": figures}}}
+        report = {"before": before, "counts": dict(counts or {}), "figures": {"comparison": {"shift": figures}}}
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         lines = b"".join(orjson.dumps(item) + b"\n" for item in self.items)
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))

@@ -7,7 +7,8 @@ it never saw: reward, what it still knows, divergence and length, with intervals
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
@@ -15,9 +16,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vita.data.counts import Counts
+from vita.data.counts import Counts, counts_in
 from vita.data.prompts import Prompt, distinct, prompts
 from vita.data.sources import Source
+from vita.data.tuning import refused_by_template
 from vita.infer.engine import Engine
 from vita.infer.pretrained import Pretrained
 from vita.infer.sampling import Sampling
@@ -171,7 +173,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     rewards, judges = _judges(config, inputs, device)
     pretrained = Pretrained.load(inputs.model.path)
     reference = Engine.open(inputs.model.path, device=device)
-    asked, aside = _prompts(config, reference, context)
+    asked, aside, counts = _prompts(config, reference, context)
     judges.try_out(aside[0])
     policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
     before = fingerprint(policy)
@@ -216,7 +218,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     )
     gain = found.figures["score/gain"]
     improvement = check.improvement(gain_evidence(gain.value, gain.low, gain.high, other_judge=bool(config.judged_by)))
-    facts = _facts(config, learnt, found, asked=asked, aside=aside) | improvement
+    if -math.inf < gain.low <= 0 <= gain.high < math.inf:
+        text = f"WARNING: no gain is shown: the reward on held-out prompts changed by {gain}; the model is kept"
+        context.emit("note", text=text, level="warning")
+    facts = _facts(config, learnt, found, asked=asked, aside=aside) | counts.facts() | improvement
     context.emit("note", text=_story(facts, found))
     return Draft(Model, _written(config, inputs, context, final, learnt, found, facts, training), facts)
 
@@ -329,10 +334,10 @@ def _reward_model(reward: Reward, device: str) -> Any:
     return RewardModel.open(reward.path, device=device)
 
 
-def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts to learn from and those kept back; each stands on one side, however often it is asked."""
+def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt], Counts]:
+    """The prompts to learn from, those held out, and what became of all; none is on both sides."""
     counts = Counts("prompts", engine.model.architecture.context - config.max_tokens)
-    asked = [prompt for source in config.sources for prompt in prompts(source, dropped=counts.drop_record)]
+    asked = [prompt for source in config.sources for prompt in _usable_prompts(source, engine, counts)]
     every = distinct(iter(asked))
     counts.dropped.update({"repeated": len(asked) - len(every)} if len(asked) > len(every) else {})
     length = engine.model.architecture.context
@@ -351,7 +356,18 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
     count = min(config.held_out, len(kept) // 3)
     counts.learned, counts.heldout = len(kept) - count, count
     counts.report(context.emit, where="rlhf")
-    return kept[count:], kept[:count]
+    return kept[count:], kept[:count], counts
+
+
+def _usable_prompts(source: Source, engine: Engine, counts: Counts) -> Iterator[Prompt]:
+    """The prompts of a source that the chat template writes; the others are dropped or refused."""
+    for prompt in prompts(source, dropped=counts.drop_record):
+        try:
+            engine.chat_ids(prompt.messages)
+        except DataError as error:
+            counts.drop_record(refused_by_template(error, prompt.id, prompt.source, source))
+            continue
+        yield prompt
 
 
 # -- what came of it
@@ -438,5 +454,5 @@ def _written(
         pictures=PICTURES,
         sections=[found.section()],
     )
-    found.write(folder / "report", before=inputs.model.digest)
+    found.write(folder / "report", before=inputs.model.digest, counts=counts_in(facts))
     return folder

@@ -210,6 +210,7 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
             counts.drop(dialogue.drop.reason)
             continue
         counts.keep(held_out=dialogue.held_out, truncated=dialogue.truncated)
+        counts.note_template(dialogue.sequences)
         if dialogue.held_out:
             heldout += dialogue.sequences
         else:
