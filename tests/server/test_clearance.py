@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.cli.test_cli import Vita, vita
 from tests.measure.lives import Life
+from tests.server.releases import model_folder
 from vita.measure import gatekeeper
 from vita.measure.clearance import UNGATED, Clearance, Terms
 from vita.measure.gate import Policy
@@ -20,6 +23,8 @@ from vita.server.clearance import clearance_by
 from vita.server.release import Pinned, load_verified, read_release, release_of, verify_release
 from vita.spine.config import build
 from vita.spine.errors import GateError, ModelError, StoreError
+from vita.spine.store import Draft
+from vita.stages import kinds
 
 __all__ = ["vita"]
 
@@ -109,7 +114,7 @@ def test_a_copy_with_other_files_beside_approved_weights_is_not_approved(tmp_pat
     life, approved, _ = gated_life(tmp_path)
     folder = copy_of(life, approved, "copy", **changed)
     pinned = read_release(release_of(folder, tmp_path / "release", name="copy", digest=None))
-    with pytest.raises(GateError, match="holds the weights of the approved model .* with other files"):
+    with pytest.raises(GateError, match="holds the weights of the approved model .* but other files"):
         clear(life, pinned)
     assert clear(life, pinned, ungated="a trial of the tokenizer").model != approved
 
@@ -153,7 +158,7 @@ def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_la
     rejected = life.step("sft", "model", files=dict.fromkeys(FILES, "rejected"))
     life.report("check", rejected, {"world": {"world": {"right": wilson(0, 40)}}})
     assert gatekeeper.decide_by_name(life.ledger, life.store, "cat/release").judged.verdict == "fail"
-    with pytest.raises(GateError, match="candidate"):
+    with pytest.raises(GateError, match="the gate cat/release rejected"):
         clear(life, release(life, rejected))
     copy = copy_of(life, rejected, "copy", own__txt="edited")
     with pytest.raises(GateError, match="holds weights that the gate cat/release rejected"):
@@ -228,3 +233,48 @@ def test_serve_refuses_what_no_gate_approved_and_what_is_retired(vita: Vita, tmp
     folder = copy_of(life, approved, "retired", own__txt="edited")
     code, _, err = vita("serve", str(folder), "--port", "0", "--ungated", "why not")
     assert code == 9 and "answers no more" in err, json.dumps(err)
+
+
+def test_serve_knows_retired_and_rejected_weights_in_other_files(vita: Vita, tmp_path: Path, monkeypatch) -> None:
+    life, *_ = gated_life(tmp_path)
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("VITA_LEDGER", life.ledger.url)
+    folder = model_folder(tmp_path / "folder")
+    shutil.copytree(folder, tmp_path / "draft")
+    model = life.store.commit(Draft(kinds.Model, tmp_path / "draft")).digest
+    life.ledger.name("cat/sft", model)
+    life.report("check", model, {"world": {"world": {"right": wilson(0, 40)}}})
+    assert vita("gate", "cat/release")[0] == 10
+    copies = [rewritten(folder, tmp_path / name, **change) for name, change in REWRITTEN.items()]
+    for copy in copies:
+        code, _, err = vita("serve", str(copy), "--port", "0")
+        assert code == 9 and "the gate cat/release rejected" in err, (copy.name, err)
+    life.ledger.move(model, "retired", who="ann", why="old")
+    for copy in copies:
+        code, _, err = vita("serve", str(copy), "--port", "0", "--ungated", "why not")
+        assert code == 9 and "answers no more" in err, (copy.name, err)
+
+
+REWRITTEN: dict[str, dict[str, Any]] = {
+    "metadata": {"metadata": {"note": "saved again"}},
+    "shards": {"shards": 3},
+    "wider": {"dtype": torch.float64},
+}
+
+
+def rewritten(
+    source: Path, target: Path, *, shards: int = 1, dtype: torch.dtype | None = None, metadata: Any = None
+) -> Path:
+    """A copy of a model folder with the same values in other weight files."""
+    shutil.copytree(source, target)
+    weights = target / "model.safetensors"
+    tensors = {name: tensor.to(dtype or tensor.dtype) for name, tensor in load_file(weights).items()}
+    weights.unlink()
+    if shards == 1:
+        save_file(tensors, weights, metadata=metadata)
+        return target
+    places = {name: f"part-{number % shards}.safetensors" for number, name in enumerate(tensors)}
+    for file in set(places.values()):
+        save_file({name: tensor for name, tensor in tensors.items() if places[name] == file}, target / file)
+    (target / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    return target

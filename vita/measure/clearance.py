@@ -4,7 +4,7 @@
     clearance.model                                           # the model's digest, whatever the release claims
 
 Approval needs every file: all of them must be those of a model that a gate lets out now, behind the same guard.
-Retirement and rejection need the weights alone: they apply to every folder that contains the same weight files.
+Retirement and rejection need the weights alone: they apply to every folder with the same weight files or tensors.
 Without an approval an operator may give a reason (`--ungated REASON`), which the ledger keeps. Nothing overrides
 retirement except `--research`, for a model that was kept for research.
 """
@@ -64,16 +64,18 @@ def clear(
     *,
     guard: Mapping[str, Any] | None,
     label: str,
+    tensors: str | None = None,
     claim: str | None = None,
     terms: Terms | None = None,
     record: bool = True,
 ) -> Clearance:
     """Decide whether these files may be served; raises `GateError` with the reason otherwise.
 
-    `claim` is the model that a release says it holds. With `record`, serving without an approval enters the ledger.
+    `tensors` is the digest of the tensors in the files, `claim` the model that a release says it holds. With `record`,
+    serving without an approval enters the ledger.
     """
     terms = terms or Terms()
-    match = match_model(ledger, store, files)
+    match = match_model(ledger, store, files, tensors=tensors)
     _refuse_false_claim(store, match, claim, label=label)
     if (retired := _retirement(ledger, match)) is not None:
         return _clear_for_research(ledger, retired, match, terms=terms)
@@ -169,6 +171,8 @@ def _approving_gate(
     """The gate that lets a model with exactly these files out now; raises where there is none."""
     refusal: GateError | None = None
     for digest in match.exact:
+        if ledger.state(digest) == "candidate" and gatekeeper.rejections(ledger, match.same_weights):
+            continue
         try:
             return gatekeeper.refuse_stale_release(
                 ledger, store, digest, where=f"release {label}", guard=guard, states=gatekeeper.SERVABLE
@@ -177,14 +181,14 @@ def _approving_gate(
             refusal = refusal or error
     if refusal is not None:
         raise refusal
-    raise GateError(f"release {label}", _why_unknown(ledger, match))
+    raise GateError(f"release {label}", _why_unknown(ledger, match), hint="see `vita gate` and `vita waive`")
 
 
 def _why_unknown(ledger: Ledger, match: ModelMatch) -> str:
     if rejected := gatekeeper.rejections(ledger, match.same_weights):
         return f"holds weights that the gate {rejected[0].gate} rejected"
     if approved := [digest for digest in match.same_weights if ledger.state(digest) in gatekeeper.LET_OUT]:
-        return f"holds the weights of the approved model {approved[0][:12]} with other files beside them"
+        return f"holds the weights of the approved model {approved[0][:12]}, but other files"
     return f"holds the model {match.digest[:12]}, which no gate has approved"
 
 

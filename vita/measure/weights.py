@@ -5,7 +5,8 @@
     match.digest                                              # the same at every path and in the store
 
 The ledger keeps an index of the files of every model in the store. The index is filled from manifests, whose own
-sha256 is the model's digest, so that no file inside a folder can claim an identity.
+sha256 is the model's digest, so that no file inside a folder can claim an identity. A second index holds a digest of
+the tensors, so that weights in another file layout are the same weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from vita.measure.tensors import tensor_digest
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError, StoreError
 from vita.spine.ledger import Ledger
@@ -39,6 +41,13 @@ model_files = sa.Table(
     sa.Column("sha256", sa.String),
 )
 """The files of every model in the store; another artifact has one row with an empty name."""
+model_tensors = sa.Table(
+    "model_tensors",
+    _tables,
+    sa.Column("artifact", sa.String, primary_key=True),
+    sa.Column("digest", sa.String),
+)
+"""The digest of a model's tensors; empty where its weights cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class ModelMatch:
     exact: tuple[str, ...]
     """Artifacts with exactly these files."""
     same_weights: tuple[str, ...]
-    """Artifacts whose weight files are all among these files, `exact` included."""
+    """Artifacts with the same tensors, and those whose weight files are all among these files; `exact` included."""
 
 
 def hidden(name: str) -> bool:
@@ -88,27 +97,39 @@ def weights_of(files: Mapping[str, str]) -> frozenset[str]:
     return frozenset(sha for name, sha in files.items() if name.endswith(WEIGHTS_SUFFIX))
 
 
-def match_model(ledger: Ledger, store: Store, files: Files) -> ModelMatch:
-    """Find the models of the store with these files, and those with the same weights."""
+def match_model(ledger: Ledger, store: Store, files: Files, *, tensors: str | None = None) -> ModelMatch:
+    """Find the models of the store with these files, and those with the same weights.
+
+    `tensors` is the digest of the tensors in these files; without it only equal files are the same weights.
+    """
     update_index(ledger, store)
     hashes = {name: sha for name, (sha, _) in files.items()}
     weights = weights_of(hashes)
     similar = _models_holding(ledger, weights or frozenset(hashes.values()))
     exact = sorted(digest for digest, own in similar.items() if own == hashes)
-    same = sorted(digest for digest, own in similar.items() if weights_of(own) and weights_of(own) <= weights)
-    return ModelMatch(exact[0] if exact else model_digest(files), tuple(exact), tuple(dict.fromkeys([*exact, *same])))
+    same = {digest for digest, own in similar.items() if weights_of(own) and weights_of(own) <= weights}
+    if tensors is not None:
+        update_tensor_index(ledger, store)
+        same |= _models_with_tensors(ledger, tensors)
+    return ModelMatch(
+        exact[0] if exact else model_digest(files), tuple(exact), tuple(dict.fromkeys([*exact, *sorted(same)]))
+    )
 
 
 def same_weights(ledger: Ledger, store: Store, model: str) -> tuple[str, ...]:
-    """The models of the store that consist of the same weight files as `model`, itself included."""
+    """The models of the store that consist of the same weights as `model`, itself included."""
     update_index(ledger, store)
+    update_tensor_index(ledger, store, model)
     query = sa.select(model_files.c.name, model_files.c.sha256).where(model_files.c.artifact == model)
     with ledger.transaction() as database:
         weights = weights_of({row.name: row.sha256 for row in database.execute(query)})
-    if not weights:
-        return (model,)
-    found = {digest for digest, own in _models_holding(ledger, weights).items() if weights_of(own) == weights}
-    return tuple(sorted(found | {model}))
+        tensors = database.execute(
+            sa.select(model_tensors.c.digest).where(model_tensors.c.artifact == model)
+        ).scalar_one_or_none()
+    same = {digest for digest, own in _models_holding(ledger, weights).items() if weights_of(own) == weights}
+    if tensors:
+        same |= _models_with_tensors(ledger, tensors)
+    return tuple(sorted((same if weights else set()) | {model}))
 
 
 def update_index(ledger: Ledger, store: Store) -> None:
@@ -128,6 +149,38 @@ def update_index(ledger: Ledger, store: Store) -> None:
         with ledger.transaction() as database:
             dialect = postgresql if database.dialect.name == "postgresql" else sqlite
             database.execute(dialect.insert(model_files).on_conflict_do_nothing(), rows)
+
+
+def update_tensor_index(ledger: Ledger, store: Store, *models: str) -> None:
+    """Enter the tensors of `models` and of those that are not yet in the index.
+
+    Of a remote store only models with a state or a verdict are read, since each one has to be fetched.
+    """
+    indexed = sa.select(model_tensors.c.artifact)
+    query = sa.select(model_files.c.artifact).distinct().where(model_files.c.name != "")
+    query = query.where(model_files.c.artifact.not_in(indexed))
+    if store.is_remote:
+        states = sa.select(sa.column("artifact")).select_from(sa.table("states"))
+        verdicts = sa.select(sa.column("artifact")).select_from(sa.table("verdicts"))
+        known = model_files.c.artifact.in_(sa.union(states, verdicts))
+        query = query.where(known | model_files.c.artifact.in_(models))
+    with ledger.transaction() as database:
+        missing = sorted(database.execute(query).scalars())
+    rows = [_tensor_row(store, digest) for digest in missing if store.has(digest)]
+    if rows:
+        with ledger.transaction() as database:
+            dialect = postgresql if database.dialect.name == "postgresql" else sqlite
+            database.execute(dialect.insert(model_tensors).on_conflict_do_nothing(), rows)
+
+
+def _tensor_row(store: Store, digest: str) -> dict[str, str]:
+    return {"artifact": digest, "digest": tensor_digest(store.open(digest).path) or ""}
+
+
+def _models_with_tensors(ledger: Ledger, tensors: str) -> set[str]:
+    query = sa.select(model_tensors.c.artifact).where(model_tensors.c.digest == tensors)
+    with ledger.transaction() as database:
+        return set(database.execute(query).scalars())
 
 
 def _index_rows(digest: str, manifest: Manifest) -> list[dict[str, str]]:

@@ -115,7 +115,8 @@ def _told(answer: httpx.Response) -> Refused:
     """The service's refusal, with the exit code of the error that it met."""
     try:
         content = answer.json()
-        return Refused(str(content["error"]), exit_code=int(content.get("exit_code", VitaError.exit_code)))
+        problem = str(content["error"]).removeprefix("fleet: ")
+        return Refused(problem, exit_code=int(content.get("exit_code", VitaError.exit_code)))
     except (ValueError, KeyError, TypeError, AttributeError):
         return Refused(f"answered {answer.status_code}")
 
@@ -132,7 +133,7 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
 
     async def roll(body: dict[str, Any]) -> Any:
         share = body.get("share", 1.0)
-        if not isinstance(share, (int, float)):
+        if isinstance(share, bool) or not isinstance(share, (int, float)):
             raise ConfigError("fleet.share", expected="a number", got=share)
         folder = body.get("folder")
         if not isinstance(folder, str):

@@ -1,4 +1,4 @@
-"""Clearance of releases: every file is hashed by the service itself before `vita.measure.clearance` decides.
+"""Clearance of releases: the service hashes files and tensors itself before `vita.measure.clearance` decides.
 
 clear = clearance_by(ledger, store)
 clear(release, Terms(ungated="a load test")).model        # the identity, computed from the files
@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from vita.measure.clearance import Clearance, Terms, clear
-from vita.server.release import Pinned, verify_release
+from vita.measure.tensors import tensor_digest
+from vita.measure.weights import Files
+from vita.server.release import MODEL, Pinned, load_verified
 from vita.spine.ledger import Ledger
 from vita.spine.stage import Context
 from vita.spine.store import Store
@@ -25,12 +27,17 @@ def clearance_by(ledger: Ledger, store: Store) -> ClearRelease:
     """The clearance function of a service: by the gates and states of this ledger, and the models of this store."""
 
     def clear_release(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:
+        files, tensors = load_verified(release.folder, _files_and_tensors, digest=release.digest)
         return clear(
-            ledger, store, verify_release(release), guard=release.content.get("guard"), label=release.id,
+            ledger, store, files, tensors=tensors, guard=release.content.get("guard"), label=release.id,
             claim=release.model, terms=terms, record=record,
         )  # fmt: skip
 
     return clear_release
+
+
+def _files_and_tensors(release: Pinned, files: Files) -> tuple[Files, str | None]:
+    return files, tensor_digest(release.folder / MODEL)
 
 
 def context_clearance(context: Context) -> ClearRelease:

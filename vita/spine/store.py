@@ -107,6 +107,11 @@ class Store:
                 hint="choose another folder with --store",
             ) from None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether artifacts have to be fetched before they can be read."""
+        return self._remote is not None
+
     # -- writing
 
     def commit(self, draft: Draft[A]) -> A:

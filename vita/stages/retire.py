@@ -21,6 +21,7 @@ from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.measure import sealing
 from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
+from vita.measure.weights import same_weights
 from vita.spine import machine, signing
 from vita.spine.config import Settings
 from vita.spine.disk import write_atomically
@@ -148,7 +149,11 @@ def _tombstone(config: Config, inputs: Inputs, pinned: dict[str, Any] | None) ->
 
 
 def _tell(inputs: Inputs, ledger: Ledger, store: Store, *, lineage: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """The card, and the reports on the model and on those that it was made from, as they are known today."""
+    """The card, and the reports on the model and on those that it was made from, as they are known today.
+
+    The weights enter the ledger's index, by which a service knows them even when the store no longer holds them.
+    """
+    same_weights(ledger, store, inputs.model.digest)
     sealing.write_card(ledger, store, inputs.model.digest, folder / "cards")
     line = [inputs.model.digest, *(run["artifact"] for run in lineage)]
     there = {artifact.digest for artifact in _reports(inputs).values()}
