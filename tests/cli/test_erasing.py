@@ -92,6 +92,22 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
     assert "known" in out, "a corpus that never held it need not be built again"
 
 
+def test_an_erasure_is_listed_and_can_be_withdrawn(vita: Vita, mail: Path) -> None:
+    built = curate(vita)
+    assert vita("erasures")[1] == "no erasures\n"
+    assert vita("who-saw", FIRST, "--erase", "--by", "Ada", "--reason", "asked")[0] == 0
+    assert FIRST not in {row["id"] for row in curate(vita)}
+    (listed,) = json.loads(vita("erasures", "--json")[1])
+    assert (listed["document"], listed["by"], listed["reason"], listed["withdrawn_at"]) == (FIRST, "Ada", "asked", None)
+    code, out, _ = vita("erasures", "withdraw", "1", "--by", "Bo", "--reason", "wrong id")
+    assert code == 0 and f"later runs read `{FIRST}` again" in out
+    assert curate(vita) == built and "withdrawn by Bo" in vita("erasures")[1]
+    code, _, err = vita("erasures", "withdraw", "1", "--by", "Cy", "--reason", "again")
+    assert code != 0 and "Bo has withdrawn it already" in err
+    code, _, err = vita("erasures", "withdraw", "7", "--by", "Cy", "--reason", "again")
+    assert code != 0 and "there is none of this number" in err
+
+
 def test_other_texts_under_the_same_id_stay(vita: Vita, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", {"id": "0", "text": "The first letter."}, {"id": "0", "text": "The second letter."},
           {"id": "1", "text": "The third letter of all."})  # fmt: skip

@@ -123,6 +123,10 @@ def who_saw(
         here.console.print(f"nothing here holds `{document}`")
     if number is not None:
         here.console.print(f"erasure {number} is in force: later runs leave `{document}` and its copies out")
+        if not seen.holders:
+            here.console.print(
+                f"no corpus or source here has `{document}`; `vita erasures` lists and withdraws erasures"
+            )
     _tell_consequences(here, seen)
 
 

@@ -3,10 +3,11 @@
     add_erasure(ledger, document="mail/7", source=None, contents=["9f..."], by_id=True, who="Ada", reason="asked",
                 unaffected=[])
     applying(ledger, base_key)      # the erasures that a run with this key must honour
+    withdraw_erasure(ledger, 1, who="Ada", why="the wrong id")
 
 An erasure is part of the key of every run that reads sources, so that results made with the document are no longer
 known answers. `unaffected` lists the keys of earlier runs that were looked through and did not hold the document: they
-stay known. Contents are hashes; the text is not kept.
+stay known. Contents are hashes; the text is not kept. A withdrawn erasure no longer applies, and stays in the ledger.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import RowMapping
 
-from vita.spine.ledger import Ledger
+from vita.spine.errors import GateError
+from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
 
 _table = sa.Table(
@@ -31,6 +35,8 @@ _table = sa.Table(
     *(sa.Column(name, sa.String) for name in ("who", "reason")),
     sa.Column("unaffected", sa.JSON),
     sa.Column("at", sa.Float),
+    sa.Column("withdrawn_at", sa.Float),
+    *(sa.Column(name, sa.String) for name in ("withdrawn_by", "withdrawn_why")),
 )
 
 
@@ -49,6 +55,9 @@ class Erasure:
     who: str
     reason: str
     at: float
+    withdrawn_at: float | None = None
+    withdrawn_by: str | None = None
+    withdrawn_why: str | None = None
 
 
 def add_erasure(
@@ -71,14 +80,39 @@ def add_erasure(
 
 def applying(ledger: Ledger, base_key: str) -> tuple[Erasure, ...]:
     """The erasures that a run must honour whose key without erasures is `base_key`, oldest first."""
-    with ledger.transaction() as database:
-        rows = list(database.execute(sa.select(_table).order_by(_table.c.id)).mappings())
     return tuple(
-        Erasure(row["id"], row["document"], row["source"], tuple(row["contents"]), row["by_id"], row["who"],
-                row["reason"], row["at"])
-        for row in rows
-        if base_key not in row["unaffected"]
-    )  # fmt: skip
+        _erasure(row) for row in _rows(ledger) if row["withdrawn_at"] is None and base_key not in row["unaffected"]
+    )
+
+
+def all_erasures(ledger: Ledger) -> tuple[Erasure, ...]:
+    """All erasures, oldest first, with those that were withdrawn."""
+    return tuple(map(_erasure, _rows(ledger)))
+
+
+def withdraw_erasure(ledger: Ledger, number: int, *, who: str, why: str) -> Erasure:
+    """Put an erasure out of force, so that later runs read its document again; returns it as it now stands."""
+    values = {"withdrawn_at": time.time(), "withdrawn_by": who, "withdrawn_why": why}
+    in_force = sa.and_(_table.c.id == number, _table.c.withdrawn_at.is_(None))
+    with ledger.transaction() as database:
+        if database.execute(sa.update(_table).where(in_force).values(values)).rowcount:
+            add_event(database, "erasure withdrawn", str(number), who=who, why=why)
+    erasure = next((erasure for erasure in all_erasures(ledger) if erasure.id == number), None)
+    if erasure is None:
+        raise GateError(f"erasure {number}", "there is none of this number", hint="`vita erasures` lists them")
+    if (erasure.withdrawn_at, erasure.withdrawn_by) != (values["withdrawn_at"], who):
+        raise GateError(f"erasure {number}", f"{erasure.withdrawn_by} has withdrawn it already")
+    return erasure
+
+
+def _rows(ledger: Ledger) -> list[RowMapping]:
+    with ledger.transaction() as database:
+        return list(database.execute(sa.select(_table).order_by(_table.c.id)).mappings())
+
+
+def _erasure(row: RowMapping) -> Erasure:
+    values: dict[str, Any] = {field.name: row[field.name] for field in fields(Erasure)}
+    return Erasure(**{**values, "contents": tuple(row["contents"])})
 
 
 def key_with(base_key: str, erasures: Sequence[Erasure]) -> str:

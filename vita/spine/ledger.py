@@ -24,7 +24,7 @@ from vita.spine import machine
 from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
 
-HEAD = "0010"
+HEAD = "0011"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
