@@ -9,8 +9,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
+from safetensors.numpy import save_file
 
 from tests.cli.test_cli import Vita, vita
 from tests.measure.lives import Life
@@ -18,6 +20,8 @@ from vita.measure import gatekeeper
 from vita.measure.gate import Policy
 from vita.measure.statistics import wilson
 from vita.spine.config import build
+from vita.spine.store import Draft
+from vita.stages import kinds
 
 __all__ = ["vita"]
 
@@ -207,7 +211,51 @@ def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(waiting: 
         if edit == "edited":
             database.execute(sa.text(f"update {table} set reason = 'another' where id = {row['id']}"))
     if edit == "revoked":
-        assert vita("people", "revoke", "Ben")[0] == 0
+        assert vita("people", "revoke", "Ben", "--since", "2020-01-01")[0] == 0
     code, out, _ = vita("gate", "cat/release")
     assert code == 13, "one of the two approvals does not count"
     assert "does not count" in " ".join(out.split())
+
+
+def test_what_a_key_signed_before_its_revocation_counts_and_a_new_key_is_no_second_person(
+    waiting: Life, vita: Vita
+) -> None:
+    assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
+    assert vita("people", "revoke", "Ada")[0] == 0
+    code, out = approved(vita, "Ada")
+    assert code == 9 and "vita people add 'Ada'" in out, "a revoked key signs no more"
+    code, out, _ = vita("gate", "cat/release", "--json")
+    assert code == 13 and json.loads(out)["approved_by"] == ["Ada"]
+    assert vita("people", "add", "ADA")[0] == 0, "a new key pair takes the place of the revoked one"
+    code, out = approved(vita, "ada")
+    assert code == 9 and "has approved these weights already" in out
+    assert vita("people", "add", "Ben")[0] == 0 and approved(vita, "Ben")[0] == 0
+    assert vita("gate", "cat/release")[0] == 0
+
+
+def test_a_key_that_was_lost_is_revoked_from_an_earlier_day_on(waiting: Life, vita: Vita) -> None:
+    assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
+    assert vita("people", "revoke", "Ada")[0] == 0
+    assert vita("people", "revoke", "Ada")[0] == 9
+    code, _, err = vita("people", "revoke", "Ada", "--since", "9999-01-01")
+    assert code == 9 and "to come" in err
+    code, _, err = vita("people", "revoke", "Ada", "--since", "yesterday")
+    assert code == 2 and "2027-01-31" in err
+    assert vita("people", "revoke", "Ada", "--since", "2020-01-01")[0] == 0
+    code, out, _ = vita("gate", "cat/release", "--json")
+    told = json.loads(out)
+    assert code == 13 and told["approved_by"] == [] and "its key was revoked" in told["not_counted"][0]
+
+
+def test_weights_that_were_saved_again_are_no_new_model(life: Life, vita: Vita, tmp_path: Path) -> None:
+    fix(life, at_least=0.95)
+    for metadata in ({"format": "pt"}, {"note": "saved again"}):
+        folder = tmp_path / f"model-{len(metadata.get('note', ''))}"
+        folder.mkdir()
+        save_file({"weight": np.ones((2, 3), np.float32)}, folder / "model.safetensors", metadata=metadata)
+        model = life.store.commit(Draft(kinds.Model, folder)).digest
+        life.ledger.name("cat/sft", model)
+        measure(life, right=90, model=model)
+        fix(life, at_least=0.5)
+    code, said = judged(vita)
+    assert code == 11 and "were first measured" in said

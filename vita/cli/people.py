@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from rich.table import Table
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
 from vita.spine import machine
-from vita.spine.errors import DataError, GateError
+from vita.spine.errors import ConfigError, DataError, GateError
 
 people_app = typer.Typer(help="Register the signing keys of people who approve and waive.", no_args_is_help=True)
 app.add_typer(people_app, name="people")
@@ -37,6 +37,7 @@ def people_add(
 
     here, path = workspace(ctx), key_path(name)
     if public_key is None:
+        _keep_revoked_key(here, path)
         public = signing.load_or_make_key(path).public_key()
     elif public_key.is_file():
         public = signing.public_from_text(public_key.read_text("ascii", "replace"), where=str(public_key))
@@ -46,6 +47,18 @@ def people_add(
     here.console.print(f"{person.name} signs with the key {person.key[:12]}")
     if public_key is None:
         here.console.print(f"the private key is {path}; only its owner may read it", soft_wrap=True)
+
+
+def _keep_revoked_key(here: Workspace, path: Path) -> None:
+    """Rename the file of a private key that was revoked, so that a new key can be made."""
+    from vita.measure.people import all_people
+    from vita.spine import signing
+
+    if not path.is_file():
+        return
+    key = signing.key_id(signing.load_key(path).public_key())
+    if any(person.key == key and person.revoked is not None for person in all_people(here.ledger)):
+        path.rename(path.with_name(f"{path.stem}-revoked-{key[:12]}.pem"))
 
 
 @people_app.command("list")
@@ -65,13 +78,29 @@ def people_list(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--jso
 
 
 @people_app.command("revoke")
-def people_revoke(ctx: typer.Context, name: NameArgument) -> None:
-    """Revoke a person's key: what it signed no longer counts."""
+def people_revoke(
+    ctx: typer.Context,
+    name: NameArgument,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="The first day on which its signatures do not count: 2027-01-31."),
+    ] = None,
+) -> None:
+    """Revoke a person's key: what it signs from now on does not count, or what it signed since a day."""
     from vita.measure.people import revoke_person
 
     here = workspace(ctx)
-    person = revoke_person(here.ledger, name)
-    here.console.print(f"the key {person.key[:12]} of {person.name} is revoked")
+    person = revoke_person(here.ledger, name, since=None if since is None else _start_of(since))
+    begin = "" if since is None else f"; its signatures since {since} do not count"
+    here.console.print(f"the key {person.key[:12]} of {person.name} is revoked{begin}")
+
+
+def _start_of(day: str) -> float:
+    """The first second of a day in UTC."""
+    try:
+        return datetime.combine(date.fromisoformat(day), time.min, UTC).timestamp()
+    except ValueError:
+        raise ConfigError("--since", expected="a day as 2027-01-31", got=day) from None
 
 
 def key_path(name: str) -> Path:

@@ -102,7 +102,7 @@ def _problem(row: Mapping[str, Any], statement: Statement, person: Person | None
         return "it is not signed"
     if person is None:
         return "its key is not registered"
-    if person.revoked is not None:
+    if person.revoked is not None and statement.at >= person.revoked:
         return "its key was revoked"
     if not same_name(person.name, statement.who):
         return f"its key is {person.name}'s"

@@ -28,7 +28,7 @@ from vita.measure.gate import (
 )
 from vita.measure.guarding import GUARD, guards_of, refuse_other_guard
 from vita.measure.measurements import first_measured, measurements
-from vita.measure.people import person_of
+from vita.measure.people import Person, person_of, same_name
 from vita.measure.standing import Fixed, approvals_needed, standing_since, taken_away
 from vita.measure.weights import same_weights
 from vita.spine.config import unknown_name
@@ -263,7 +263,7 @@ def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason
     `key` is the private key whose public half the person registered; it signs the approval.
     """
     person = person_of(ledger, who)
-    if person.name in _approved_by(ledger, gate, model)[0]:
+    if any(same_name(person.name, name) for name in _approved_by(ledger, gate, model)[0]):
         raise GateError(f"gate {gate}", f"{person.name} has approved these weights already")
     last = last_verdict(ledger, gate, model)
     if last not in ("pass", "waived"):
@@ -379,14 +379,15 @@ def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list
 
 
 def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...], list[str]]:
-    """Who approved by the very policy that stands today, each person and key once; and why others do not count."""
+    """Names of those who approved by the policy of today, each person and key once; and why other rows do not count."""
     valid, spoiled = approvals.statements(ledger, gate, model, kind="approval")
     fixed = _fixed(ledger, gate)
-    signers: dict[str, str] = {}
+    signers: list[Person] = []
     for statement, person in valid:
-        if fixed and statement.policy == fixed[-1].digest:
-            signers.setdefault(person.key, person.name)
-    return tuple(dict.fromkeys(signers.values())), spoiled
+        known = any(person.key == signer.key or same_name(person.name, signer.name) for signer in signers)
+        if fixed and statement.policy == fixed[-1].digest and not known:
+            signers.append(person)
+    return tuple(signer.name for signer in signers), spoiled
 
 
 def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> History:

@@ -9,7 +9,7 @@ Names are compared without regard to case and spaces. One key belongs to one nam
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,6 +39,7 @@ class Person:
     """In PEM form."""
     added: float
     revoked: float | None = None
+    """From when on the key's signatures do not count."""
 
 
 def normalized(name: str) -> str:
@@ -77,14 +78,25 @@ def add_person(ledger: Ledger, name: str, public: Any) -> Person:
     return person
 
 
-def revoke_person(ledger: Ledger, name: str) -> Person:
-    """Revoke a person's key: what it signed no longer counts."""
-    person = person_of(ledger, name)
+def revoke_person(ledger: Ledger, name: str, *, since: float | None = None) -> Person:
+    """Revoke a person's key: what it signs from `since` on does not count, by default from now on.
+
+    An earlier `since` is for a key that somebody else may have used. It may be given for a revoked key as well.
+    """
+    keys = [person for person in all_people(ledger) if same_name(person.name, name)]
+    person = next((key for key in keys if key.revoked is None), keys[-1] if keys else None)
+    if person is None:
+        person = person_of(ledger, name)  # raises
+    moment = time.time() if since is None else since
+    if moment > time.time():
+        raise GateError("people", "a key cannot be revoked from a day to come on")
+    if person.revoked is not None and person.revoked <= moment:
+        raise GateError("people", f"the key {person.key[:12]} of {person.name} is revoked already")
     with ledger.transaction() as database:
         same = people_table.c.key == person.key
-        database.execute(sa.update(people_table).where(same).values(revoked=time.time()))
-    ledger.log("person revoked", person.key, name=person.name)
-    return person
+        database.execute(sa.update(people_table).where(same).values(revoked=moment))
+    ledger.log("person revoked", person.key, name=person.name, since=moment)
+    return replace(person, revoked=moment)
 
 
 def person_of(ledger: Ledger, name: str) -> Person:
