@@ -1,0 +1,162 @@
+"""Run a shortened `cat` life and collect its results: training curves, report figures, digests of the weights.
+
+    python -m tests.golden.record              # run the life and write tests/golden/cat.json
+    python -m tests.golden.record --compare    # run the life and list every difference from tests/golden/cat.json
+
+The life runs in a child process with one thread, seed 0 and float32, so that two runs on one kind of processor end in the
+same bytes. On another kind of processor sums are taken in another order: there, `differences` compares the first steps of
+each curve within a tolerance and leaves the digests out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).parent / "cat.json"
+ASSIGNMENTS = {
+    "variables.world": {"seed": 0, "things": 40, "documents": 2500},
+    "variables.careful": {
+        "seed": 0, "things": 40, "documents": 1500, "dialogues": 150, "polite": 0.9, "rude": 0,
+        "conversations": {"how_to": 0},
+    },
+    "settings.precision": "float32",
+    "stages.design.depth": 2,
+    "stages.design.width": 96,
+    "stages.design.steps": 100,
+    "stages.adapt.steps": 15,
+    "stages.sft.steps": 80,
+    "stages.rlhf.steps": 6,
+    "stages.dpo.steps": 20,
+    "stages.mend.steps": 40,
+    "stages.trial": {
+        "sources": [{"world": "${world}"}], "minds": {"use": "matches", "options": {"pattern": "[.!?]$"}}, "visits": 80,
+    },
+    "stages.next.held_out": 0.4,
+    "stages.rollout.visits": 24,
+    "gates.release.bars": [{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0}],
+    "gates.next_release.bars": [{"report": "test_next", "figure": "world/never_asked/right", "at_least": 0}],
+}  # fmt: skip
+"""The settings that shorten the life. The criteria of its gates are met by any model."""
+EARLY_STEPS = 5
+TOLERANCE = 2e-3
+
+
+def processor() -> str:
+    """The library versions and processor features that decide the order of floating-point sums."""
+    import torch
+
+    return f"torch {torch.__version__} on {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def run_life(folder: Path) -> dict[str, Any]:
+    """Run the shortened life in `folder` and return its results by step."""
+    environment = {**os.environ, "VITA_STORE": str(folder / "store"), "VITA_THREADS": "1"}
+    command = [sys.executable, "-m", "vita", "live", "cat"]
+    for setting, value in ASSIGNMENTS.items():
+        command += ["--set", f"{setting}={json.dumps(value)}"]
+    life = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if life.returncode != 0:
+        output = f"{life.stdout[-3000:]}{life.stderr[-3000:]}"
+        raise RuntimeError(f"the shortened life ended with exit code {life.returncode}:\n{output}")
+    command = [sys.executable, "-m", "vita", "ls", "--json"]
+    listing = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    steps = {}
+    for artifact in json.loads(listing.stdout):
+        for name in artifact["names"]:
+            life_name, _, step = name.partition("/")
+            if life_name == "cat":
+                steps[step] = collect(Path(artifact["folder"]))
+    return {"processor": processor(), "steps": dict(sorted(steps.items()))}
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Collect the curve, the figures and the weight digests of one artifact."""
+    results: dict[str, Any] = {}
+    for metrics in folder.glob("report/metrics.jsonl"):
+        results["curve"] = [
+            {name: _rounded(value) for name, value in json.loads(line).items()}
+            for line in metrics.read_text(encoding="utf-8").splitlines()
+        ]
+    for report in sorted([*folder.glob("report.json"), *folder.glob("report/report.json")]):
+        figures = json.loads(report.read_text(encoding="utf-8")).get("figures")
+        if figures:
+            results["figures"] = _rounded(figures)
+    weights = {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+    if weights:
+        results["weights"] = weights
+    return results
+
+
+def differences(golden: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
+    """List every difference between two recordings, one line each."""
+    same_processor = golden["processor"] == results["processor"]
+    before, after = golden["steps"], results["steps"]
+    for step in sorted({*before, *after}):
+        if step not in before or step not in after:
+            yield f"{step}: is only in the {'golden' if step in before else 'new'} results"
+        elif same_processor:
+            yield from _compare(step, before[step], after[step], tolerance=0.0)
+        elif "curve" in before[step]:
+            early = [recording[step]["curve"][:EARLY_STEPS] for recording in (before, after)]
+            yield from _compare(f"{step}.curve", *early, tolerance=TOLERANCE)
+
+
+def _compare(path: str, before: Any, after: Any, *, tolerance: float) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted({*before, *after}, key=str):
+            yield from _compare(f"{path}.{name}", before.get(name), after.get(name), tolerance=tolerance)
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for position, pair in enumerate(zip(before, after, strict=True)):
+            yield from _compare(f"{path}[{position}]", *pair, tolerance=tolerance)
+    elif isinstance(before, float) and isinstance(after, float):
+        if not (before == after or math.isclose(before, after, rel_tol=tolerance, abs_tol=tolerance)):
+            yield f"{path}: {before} -> {after}"
+    elif before != after:
+        yield f"{path}: {_short(before)} -> {_short(after)}"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def main() -> int:
+    """Record the results, or compare them with the recorded ones."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compare", action="store_true", help="compare instead of writing the file")
+    parser.add_argument("--output", type=Path, default=GOLDEN, help="the file to write or to compare with")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = run_life(Path(folder))
+    if not arguments.compare:
+        arguments.output.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        return 0
+    lines = list(differences(json.loads(arguments.output.read_text(encoding="utf-8")), results))
+    sys.stdout.write("".join(f"{line}\n" for line in lines) or "no difference\n")
+    return bool(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
