@@ -3,9 +3,9 @@
     python -m tests.golden.record              # run the life and write tests/golden/cat.json
     python -m tests.golden.record --compare    # run the life and list every difference from tests/golden/cat.json
 
-The life runs in a child process with one thread, seed 0 and float32, so that two runs on one kind of processor end in the
-same bytes. On another kind of processor sums are taken in another order: there, `differences` compares the first steps of
-each curve within a tolerance and leaves the digests out.
+The life runs in a child process with one thread, seed 0 and float32, so that two runs on one kind of processor end in
+the same bytes. On another kind of processor sums are taken in another order: there, `differences` compares the first
+steps of each curve within a tolerance and leaves the digests out.
 """
 
 from __future__ import annotations

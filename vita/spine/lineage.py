@@ -140,10 +140,15 @@ def newest_runs(digests: Iterable[str], ledger: Ledger) -> dict[str, Run]:
 
 
 def _starting_at(starts: Sequence[str]) -> sa.CTE:
-    first = [sa.select(sa.literal(digest).label("digest")) for digest in starts] or [
-        sa.select(sa.literal("").label("digest")).where(sa.false())
-    ]
-    return sa.union(*first).cte("line", recursive=True) if len(first) > 1 else first[0].cte("line", recursive=True)
+    """The recursive table of digests, with `starts` as its first rows."""
+    rows = [sa.select(sa.literal(digest).label("digest")) for digest in starts]
+    if not rows:
+        first = sa.select(sa.literal("").label("digest")).where(sa.false())
+    elif len(rows) == 1:
+        first = rows[0]
+    else:  # a union cannot be extended to a recursive table; a selection from it can
+        first = sa.select(sa.union(*rows).subquery("starts").c.digest)
+    return first.cte("line", recursive=True)
 
 
 def _read(starts: tuple[str, ...], query: sa.Select[*tuple[Any, ...]], ledger: Ledger) -> Lineage:

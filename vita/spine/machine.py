@@ -97,7 +97,7 @@ def scratch_days() -> float:
 def signing_key() -> Path:
     """The file of the private key with which archives are signed."""
     chosen = os.environ.get("VITA_SIGNING_KEY")
-    return Path(chosen).expanduser() if chosen else _config_folder() / "signing-key.pem"
+    return Path(chosen).expanduser() if chosen else _config_folder() / "model-signing-key.pem"
 
 
 def personal_keys() -> Path:

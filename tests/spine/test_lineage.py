@@ -1,0 +1,35 @@
+"""The lineage of several artifacts at once, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita.spine.ledger import Ledger
+from vita.spine.lineage import lineage, made_from, made_of_it
+
+
+def add_run(ledger: Ledger, artifact: str, **inputs: str) -> None:
+    """Record a finished run that made `artifact` from `inputs`."""
+    run = ledger.claim(f"key of {artifact}", life="l", step=artifact, stage="s", version=1, config={}, inputs=inputs)
+    assert isinstance(run, int)
+    ledger.finish(run, artifact=artifact, record={})
+
+
+@pytest.mark.parametrize(
+    ("starts", "stages"),
+    [((), []), (("b",), ["b", "a"]), (("b", "c"), ["b", "c", "a"]), (("d", "b", "c", "b"), ["d", "b", "c", "a"])],
+)
+def test_the_runs_behind_any_number_of_artifacts_are_listed_once(any_ledger: Ledger, starts, stages) -> None:
+    add_run(any_ledger, "a", corpus="text")
+    add_run(any_ledger, "b", model="a")
+    add_run(any_ledger, "c", model="a")
+    add_run(any_ledger, "d", first="b", second="c")
+    assert [run["artifact"] for run in lineage(starts, any_ledger)] == stages
+    assert ("text" in made_from(starts, any_ledger).distances) == bool(starts)
+
+
+def test_the_artifacts_made_from_several_others_are_found(any_ledger: Ledger) -> None:
+    add_run(any_ledger, "a", corpus="text")
+    add_run(any_ledger, "b", model="other")
+    add_run(any_ledger, "c", model="b")
+    assert list(made_of_it(("text", "other"), any_ledger).distances) == ["text", "other", "a", "b", "c"]
