@@ -33,6 +33,7 @@ import vita.recipes
 from vita.measure.gate import Policy
 from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
 from vita.spine.errors import ConfigError, PlanError
+from vita.spine.plain_text import with_article
 from vita.spine.plan import Plan, Step
 from vita.spine.stage import Stage, read_stage
 from vita.spine.store import Artifact
@@ -163,7 +164,9 @@ def wire(one: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, wher
             givers = [name for name in own_stages() if stage(name).gives is slot.kind]
             hint = f"put one of the stages {', '.join(givers)} before it" if givers else None
             raise PlanError(
-                where, f"needs a {slot.kind.kind} for `{slot.name}`, and no earlier step gives one", hint=hint
+                where,
+                f"needs {with_article(slot.kind.kind)} for `{slot.name}`, and no earlier step gives one",
+                hint=hint,
             )
         if not source.startswith("@"):
             found = next((step for step in before if step.name == source), None)

@@ -66,7 +66,7 @@ def test_of_a_damaged_file_what_was_read_is_kept_and_the_run_goes_on(vita: Vita,
     (drop,) = rows(vita, "x/curate", "drops")
     if name != "cut.jsonl":  # whose last line is a bad row like another
         assert drop["reason"] == "damaged_file" and f"rows read before: {len(kept) - 1}" in drop["detail"]
-        assert "1 files are damaged and were read in part" in told and name in vita("show", "x/curate")[1]
+        assert "read 1 damaged file in part" in told and name in vita("show", "x/curate")[1]
 
 
 LINES = ["First line here.", "Second line here.", "", "Third line, after a blank one."]

@@ -127,7 +127,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no files"):
         find(str(tmp_path / "empty"), where="curate")
     written(tmp_path / "a.txt", b"x")
-    with pytest.raises(DataError, match="all 1 files are excluded by"):
+    with pytest.raises(DataError, match="1 file found, and every file is excluded by"):
         find(str(tmp_path), exclude=["*"], where="curate")
 
 

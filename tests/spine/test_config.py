@@ -37,7 +37,7 @@ class Config(Settings):
         ({"optimizer": {"rat": 1}}, "sft.optimizer: `rat` is not known here; did you mean `rate`?"),
         ({"sources": [{}, {"rte": 1}]}, "sft.sources.1: `rte` is not known here; did you mean `rate`?"),
         ({"optimizer": {"rate": -0.1}}, "sft.optimizer.rate: expected greater than 0, got -0.1"),
-        ({"steps": "many"}, "sft.steps: expected a valid integer, unable to parse string as an integer, got 'many'"),
+        ({"steps": "many"}, "sft.steps: expected a valid integer, got 'many'"),
         ({"qqqqq": 1}, "sft: `qqqqq` is not known here; one of added_later, data, optimizer, sources, steps"),
     ],
 )

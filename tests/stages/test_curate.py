@@ -258,7 +258,7 @@ def test_files_of_other_kinds_are_told_of(tmp_path: Path) -> None:
     (tmp_path / "in" / "b.png").write_bytes(b"x")
     events: list[Any] = []
     draft = run(tmp_path, sources=[str(tmp_path / "in")], events=events, **PLAIN)
-    assert ("note", {"text": "1 files of other kinds were passed over; see the report"}) in events
+    assert ("note", {"text": "passed over 1 file of other kinds; see the report"}) in events
     assert "passed over: b.png" in (draft.folder / "report.md").read_text()
 
 
@@ -307,7 +307,7 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
-    told = r"no document is left: all 5 were dropped \(length.short 5\); loosen"
+    told = r"no document is left: 5 documents dropped \(length.short 5\); loosen"
     with pytest.raises(DataError, match=told):
         run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(5)))])
 

@@ -7,6 +7,7 @@ import sys
 from typing import Any, NoReturn
 
 import typer
+from rich.markup import escape
 
 from vita.cli.app import app, errors_console, register, stage_commands
 from vita.cli.unexpected import print_error, print_error_line
@@ -41,9 +42,20 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(words: list[str]) -> int:
     register(next((word for word in words if word in stage_commands()), None))
     # In this mode the parser raises its errors, and returns the code of `typer.Exit`.
-    result: Any = typer.main.get_command(app).main(words, prog_name="vita", standalone_mode=False)
+    command: Any = typer.main.get_command(app)
+    _escape_help(command)
+    result: Any = command.main(words, prog_name="vita", standalone_mode=False)
     code = result if isinstance(result, int) else 0
     return _interrupted() if code == INTERRUPTED else code
+
+
+def _escape_help(command: Any) -> None:
+    """Show brackets in help texts, such as `[1, 2]`, literally: typer reads help as markup."""
+    for described in (command, *command.params):
+        if getattr(described, "help", None):
+            described.help = escape(described.help)
+    for below in getattr(command, "commands", {}).values():
+        _escape_help(below)
 
 
 def _fail(error: Exception) -> int:

@@ -16,6 +16,7 @@ from vita.cli.gating import end_of
 from vita.cli.writing import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, GateError
+from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
     from vita.cli.workspace import Workspace
@@ -144,7 +145,7 @@ def _tell_consequences(here: Workspace, seen: Seen) -> None:
 def collect(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Option(help="Of this service alone.")] = None,
-    name: Annotated[str, typer.Option("--name", metavar="LIFE", help="The life that it belongs to.")] = "my",
+    name: Annotated[str, typer.Option("--life", "--name", metavar="LIFE", help="The life that it belongs to.")] = "my",
     since: Annotated[str | None, typer.Option(metavar="DAY", help="From this day on: 2027-01-31.")] = None,
 ) -> None:
     """Freeze what users said until now into an artifact, from which `vita refine` makes training data."""
@@ -162,7 +163,8 @@ def collect(
         artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))
     here.ledger.name(f"{name}/feedback", artifact.digest)
     here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
-    here.console.print(f"{number} voices in {name}/feedback ({artifact.digest[:12]}); next: vita refine --name {name}")
+    records = counted(number, "record")
+    here.console.print(f"{records} in {name}/feedback ({artifact.digest[:12]}); next: vita refine --life {name}")
 
 
 def _begin_of(day: str) -> float:

@@ -14,12 +14,13 @@ from vita.cli.app import app, workspace
 from vita.cli.writing import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
+from vita.spine.plain_text import counted
 
 findings_app = typer.Typer(help="What the red team found, and what becomes of it.", invoke_without_command=True)
 app.add_typer(findings_app, name="findings")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-LifeOption = Annotated[str | None, typer.Option("--name", metavar="LIFE", help="Of this life alone.")]
+LifeOption = Annotated[str | None, typer.Option("--life", "--name", metavar="LIFE", help="Only findings of this life.")]
 StateOption = Annotated[
     str | None, typer.Option(help="open, triaged, mitigated, retested, closed, accepted or false_positive.")
 ]
@@ -138,7 +139,7 @@ def export(
     else:
         with writing(output):
             output.write_bytes(lines)
-        workspace(ctx).console.print(f"{lines.count(10)} findings in {output}")
+        workspace(ctx).console.print(f"{counted(lines.count(10), 'finding')} in {output}")
 
 
 # -- helpers
@@ -186,9 +187,9 @@ def _move(
         found = tracking.every(here.ledger, life=life, probe=probe)
         chosen = [one.id for one in found if one.state not in unsettled]
     if not chosen:
-        raise ConfigError("findings", "none was chosen", hint="give numbers, or --name and --probe")
+        raise ConfigError("findings", "none was chosen", hint="give numbers, or --life and --probe")
     tracking.move(here.ledger, chosen, state, who=who, why=why, expires=expires)
-    here.console.print(f"{len(chosen)} findings are now {state}")
+    here.console.print(f"{counted(len(chosen), 'finding')} now {state}")
 
 
 def _state(state: str | None) -> str | None:

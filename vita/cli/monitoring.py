@@ -16,13 +16,16 @@ from rich.text import Text
 from vita.cli.app import app, errors_console, workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
-from vita.spine.errors import VitaError
+from vita.spine.errors import ConfigError, VitaError
+from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
     from vita.measure.alerts import Alert, Rule
 
 FIRING = 20
 """Exit code when an alert fires; 1 to 9 are errors, 10 to 13 verdicts of `vita gate`."""
+
+_LONGEST_INTERVAL = 366 * 86_400.0
 
 
 @app.command()
@@ -34,7 +37,9 @@ def monitor(
         Path | None, typer.Option(help="A file of alert rules; the exit code is 20 when one fires.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, max=86_400, help="Seconds between two looks with --watch.")] = 2.0,
+    every: Annotated[
+        str, typer.Option(metavar="TIME", help="Time between two looks with --watch: 2 s, 1 min, ...")
+    ] = "2 s",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show what each version of a service does: load, speed, refusals, and what users say of it."""
@@ -42,11 +47,12 @@ def monitor(
 
     here = workspace(ctx)
     rules = read_rules(alerts) if alerts else ()
+    seconds_between = interval(every)
     if watch:
         with Live(console=here.console, refresh_per_second=4) as live:
             while True:
                 live.update(_page(_look(here, service, minutes * 60, rules)))
-                time.sleep(every)
+                time.sleep(seconds_between)
     seen = _look(here, service, minutes * 60, rules)
     if as_json:
         shown = {**seen, "alerts": [_as_json(alert) for alert in seen["alerts"]]}
@@ -57,6 +63,19 @@ def monitor(
         for alert in seen["alerts"]:
             errors_console().print(line(("alert", "bold red"), f" {alert}"), soft_wrap=True)
         raise typer.Exit(FIRING)
+
+
+def interval(text: str) -> float:
+    """The seconds of an option `--every`, such as `30 s`, `6 h` or `1 d`."""
+    from vita.measure.alerts import in_seconds
+
+    try:
+        seconds = in_seconds(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_INTERVAL:
+        raise ConfigError("--every", expected="a time such as 30 s, 30 min, 6 h or 1 d, up to a year", got=text)
+    return seconds
 
 
 def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
@@ -109,11 +128,12 @@ _FIGURES = {
 
 def _page(seen: dict[str, Any]) -> RenderableType:
     running = seen["running"]
-    head = f"{seen['service'] or 'all services'}, the last {seen['minutes']:g} minutes"
+    minutes = "minute" if seen["minutes"] == 1 else f"{seen['minutes']:g} minutes"
+    head = f"{seen['service'] or 'all services'}, the last {minutes}"
     if running:
         ready = sum(one["state"] == "ready" for one in running["replicas"])
         head += f"; at {running['url']}, {ready} of {len(running['replicas'])} replicas ready, "
-        head += f"{running['in_flight']} requests in flight"
+        head += f"{counted(running['in_flight'], 'request')} in flight"
     shares = {one["version"]: one["share"] for one in running["versions"]} if running else {}
     versions = sorted({*seen["versions"], *shares})
     table = Table("", *versions, box=None, pad_edge=False)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vita.cli.app import app, errors_console, workspace
-from vita.cli.monitoring import FIRING
+from vita.cli.monitoring import FIRING, interval
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, StoreError, VitaError
@@ -25,7 +25,7 @@ def retest(
     service: Annotated[str, typer.Argument(help="A running service, by name or address.")],
     test: Annotated[str, typer.Argument(metavar="LIFE/STEP", help="The test that the release was let out with.")],
     every: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Go on and test each 6 h, 1 d, ...; once when absent.")
+        str | None, typer.Option(metavar="TIME", help="Test again each 6 h, 1 d, ...; once when absent.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -35,7 +35,7 @@ def retest(
         if _tell(_retested(here, service, test, quiet=as_json), here, as_json=as_json):
             raise typer.Exit(FIRING)
         return
-    seconds = _seconds(every)
+    seconds = interval(every)
     while True:
         time.sleep(max(0.0, _due(here, service, test, seconds=seconds) - time.time()))
         try:
@@ -115,15 +115,3 @@ def _tell(found: list[dict[str, Any]], here: Workspace, *, as_json: bool) -> boo
         if not one["worse"] and not as_json:
             here.console.print(f"{one['version']} is as good as it was: report {one['report'][:12]}")
     return any(one["worse"] for one in found)
-
-
-def _seconds(text: str) -> float:
-    from vita.measure.alerts import in_seconds
-
-    try:
-        found = in_seconds(text)
-    except ValueError:
-        found = 0.0
-    if found <= 0:
-        raise ConfigError("--every", expected="a time such as 30 min, 6 h or 1 d", got=text)
-    return found

@@ -14,6 +14,7 @@ from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError
+from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
     from vita.measure.review.desk import Desk, Item, Task
@@ -90,7 +91,7 @@ def create(
     if as_json:
         typer.echo(json.dumps(_about(Desk(here.ledger), task)))
         return
-    here.console.print(line((name, "bold"), f": {len(asked)} prompts for {raters} raters each"))
+    here.console.print(line((name, "bold"), f": {counted(len(asked), 'prompt')} for {counted(raters, 'rater')} each"))
     here.console.print(f"Rate: vita review serve {name}, or vita review rate {name} --rater NAME", soft_wrap=True)
 
 
@@ -243,7 +244,7 @@ def export(
         Path(out).write_text(lines, encoding="utf-8")
     except OSError as error:
         raise DataError(out, f"cannot be written: {error.strerror}") from None
-    workspace(ctx).console.print(f"{len(rows)} pairs in {out}")
+    workspace(ctx).console.print(f"{counted(len(rows), 'pair')} in {out}")
 
 
 # -- helpers

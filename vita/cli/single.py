@@ -1,7 +1,7 @@
 """One stage alone: its command is made from its declaration.
 
 Every setting of the stage that is a plain value becomes an option, every slot an option that takes a name, a
-digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--name`, as in a
+digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--life`, as in a
 life, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita init`, `vita pretrain` follow one another.
 """
 
@@ -20,6 +20,7 @@ from vita.cli.app import workspace
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
+from vita.spine.plain_text import with_article
 from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     one = stage(stage_name)
     options: dict[str, tuple[Any, Any]] = {}
     if "sources" in one.config.model_fields:
-        options["sources"] = (list[str] | None, typer.Argument(metavar="[DATA]...", help="Files, folders or globs."))
+        options["sources"] = (list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders or globs."))
     for slot in one.slots:
-        need = "optional" if slot.only_when_chosen else f"else the newest {slot.kind.kind} of --name"
+        need = "optional" if slot.only_when_chosen else f"else the newest {slot.kind.kind} of --life"
         need += f"; `{NOTHING}` for none" if slot.optional and not slot.only_when_chosen else ""
         text = f"The {slot.kind.kind} to take: a name, a digest or a folder ({need})."
         if slot.name == "model" and "sources" not in options:
-            options["slot_model"] = (str | None, typer.Argument(metavar="[MODEL]", help=text))
+            options["slot_model"] = (str | None, typer.Argument(metavar="MODEL", help=text))
         else:
             options[f"slot_{slot.name}"] = (
                 str | None,
@@ -55,17 +56,17 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         if _plain(info.annotation):
             spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
             text = " ".join((info.description or "").split())
-            default = "" if info.is_required() else f" (default: {info.get_default(call_default_factory=True)})"
+            default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
             options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
     options["assignments"] = (
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its path."),
     )
     options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Settings from a YAML file."))
-    named = "name" in one.config.model_fields  # then `--name` is the stage's own, and the life is called so, too
-    unless = "; else as in --name" if named else ""
-    spellings = ("--life",) if named else ("--name", "--life")
-    life = typer.Option(*spellings, metavar="LIFE", help=f"The life that the result belongs to{unless} (default: my).")
+    has_name = "name" in one.config.model_fields  # then `--name` is this setting, and also the default of `--life`
+    default = "default: that of --name" if has_name else "default: my"
+    life = typer.Option("--life", metavar="LIFE", help=f"The life that the result belongs to ({default}).")
+    life_name = typer.Option("--name", metavar="LIFE", hidden=True, help="Another spelling of --life.")
     again = typer.Option("--fresh", help="Run it again, known or not.")
 
     def run(ctx: typer.Context, **given: Any) -> None:
@@ -75,6 +76,11 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     for name, (kind, how) in options.items():
         parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, how]))
     parameters.append(Parameter("life", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life]))
+    if not has_name:
+        alias = Parameter(
+            "life_alias", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life_name]
+        )
+        parameters.append(alias)
     parameters.append(Parameter("fresh", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, again]))
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -85,7 +91,7 @@ def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
     from vita.life import configure
     from vita.spine.plan import Plan, Step, execute
 
-    life = given["life"] or given.get("set_name") or "my"
+    life = given["life"] or given.get("life_alias") or given.get("set_name") or "my"
     values = read_yaml(given["config"]) if given["config"] else {}
     if given.get("sources"):
         values["sources"] = [{"path": path} for path in given["sources"]]
@@ -106,8 +112,8 @@ def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
         if digest is None and not (slot.only_when_chosen or (slot.optional and foreign)):
             digest = here.latest(life, slot.kind)
             if digest is None and not slot.optional:
-                hint = f"give one with --{slot.name}, or make one first (`vita ls` lists what there is)"
-                raise PlanError(one.name, f"needs a {slot.kind.kind}, and `{life}` has none", hint=hint)
+                hint = f"set --{slot.name}, or make the artifact first (`vita ls` lists what there is)"
+                raise PlanError(one.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
             wiring[slot.name] = f"@{digest}"
     plan = Plan(life, (Step(one.name, one, config, wiring),))
@@ -125,6 +131,13 @@ def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
     from vita.cli.looking import print_facts
 
     print_facts(here, artifact, name)
+
+
+def _default_text(value: Any) -> str:
+    """The default of a setting, where it is a value; a setting without one is described by its own help."""
+    if value is None or value == "":
+        return ""
+    return f" (default: {str(value).lower() if isinstance(value, bool) else value})"
 
 
 def _value(text: str, annotation: Any) -> Any:

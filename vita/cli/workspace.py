@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.console import open_console
-from vita.spine.errors import StoreError
+from vita.spine.errors import DataError, ModelError, StoreError, VitaError
 from vita.spine.events import Events, JsonLines
 from vita.spine.machine import Machine
 from vita.spine.store import Artifact, Draft, Store
@@ -31,6 +31,27 @@ def with_user_paths(message: str) -> str:
         mention = rf"\b(?:[a-z]+ )?{digest[:12]}[0-9a-f]*"  # `model 1a2b3c4d5e6f`
         message = re.sub(mention, folder.replace("\\", r"\\"), message.replace(copy, folder))
     return message
+
+
+_REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
+    "blueprint": ("blueprint.json", StoreError, "make one with `vita design`"),
+    "corpus": ("train/*.jsonl.zst", DataError, "make a corpus with `vita curate`"),
+    "tokens": ("tokenizer.json", StoreError, "make tokens with `vita tokenize`"),
+    "model": ("config.json", ModelError, "a model is a Hugging Face model folder"),
+    "reward": ("config.json", ModelError, "a reward model is a Hugging Face model folder"),
+    "report": ("report.json", StoreError, "make a report with `vita test`"),
+    "release": ("release.json", ModelError, "make a release with `vita deploy`"),
+    "feedback": ("feedback.jsonl", DataError, "collect feedback with `vita feedback collect`"),
+    "preferences": ("preferences.jsonl", DataError, "make preferences with `vita refine`"),
+}
+"""Kind -> a file that each of its folders holds, and the error where it is missing."""
+
+
+def _check_folder(folder: Path, kind: str) -> None:
+    """Refuse a folder of another kind before it is copied into the store, where later commands would meet it."""
+    pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
+    if not any(folder.glob(pattern)):
+        raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)
 
 
 class Workspace:
@@ -67,11 +88,9 @@ class Workspace:
 
         if not self.machine.leads:
             return Events()
-        sinks = [] if quiet else [Screen(self.console)]
         folder = self.store.root / "events"
-        return Events(
-            [*sinks, JsonLines(folder / f"{life}.jsonl"), *(TRACKERS[name](life, folder) for name in trackers)]
-        )
+        sinks = [TRACKERS[name](life, folder) for name in trackers]  # first, since a name may be unknown
+        return Events([*([] if quiet else [Screen(self.console)]), JsonLines(folder / f"{life}.jsonl"), *sinks])
 
     # -- references
 
@@ -112,6 +131,7 @@ class Workspace:
         """Take a folder from outside (a Hugging Face model, say) into the store as an artifact."""
         if kind is Artifact:
             raise StoreError(str(folder), "is a folder; this command takes a name or digest from `vita ls`")
+        _check_folder(folder, kind.kind)
         with self.store.temporary("adopt") as draft:
             shutil.copytree(folder, draft, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
             artifact = self._known_model(draft, kind) or self.store.commit(Draft(kind, draft))

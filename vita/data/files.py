@@ -23,6 +23,7 @@ import zstandard
 from vita.spine.contents import KnownFile, choose_files, expected_files
 from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
+from vita.spine.plain_text import counted
 from vita.spine.remote_files import open_filesystem, remote_errors
 
 LONGEST = 256 * 2**20
@@ -69,7 +70,9 @@ def find(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
     found = _find_remote(path, where) if "://" in path else _find_local(path, where)
     kept = [file for file in found if not any(_matches(file, pattern) for pattern in exclude)]
     if not kept:
-        raise DataError(where, f"{path}: all {len(found)} files are excluded by {', '.join(exclude)}")
+        raise DataError(
+            where, f"{path}: {counted(len(found), 'file')} found, and every file is excluded by {', '.join(exclude)}"
+        )
     return sorted(kept, key=lambda file: file.name)
 
 

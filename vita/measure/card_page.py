@@ -222,7 +222,7 @@ def _redteam(card: Card) -> Iterator[Block]:
         )
     still = [one for one in card.findings if one["state"] not in ("closed", "false_positive")]
     if card.findings:
-        yield Paragraph(f"{len(card.findings):,} findings concern these weights; {len(still):,} are not closed.")
+        yield Paragraph(f"Findings that concern these weights: {len(card.findings):,}, not closed: {len(still):,}.")
     if still:
         rows = [
             (str(one["id"]), one["probe"], one["severity"], one["state"], _short(one["prompt"])) for one in still[:20]

@@ -188,6 +188,21 @@ def alternatives(names: Iterable[str], *, most: int = 30) -> str:
     return "one of " + ", ".join(names[:most]) + more
 
 
+_EXPECTED = {
+    "int_parsing": "a valid integer",
+    "int_parsing_size": "a valid integer",
+    "int_from_float": "a valid integer",
+    "float_parsing": "a valid number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "settings as `name: value`",
+}
+"""What a setting expects, by pydantic's type of error, where pydantic's own words name Python's types."""
+
+
 def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigError:
     first = error.errors(include_url=False)[0]
     path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(("function-", "literal[")))]
@@ -198,9 +213,11 @@ def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigE
         return unknown_name(parent, str(path[-1]), owner.model_fields if owner else [])
     if first["type"] == "missing":
         return ConfigError(spot, "is required and was not given")
-    message = (
+    message = _EXPECTED.get(first["type"]) or (
         first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("Assertion failed, ")
     )
+    if first["type"] == "string_pattern_mismatch":
+        message = f"text of the form {first.get('ctx', {}).get('pattern', '')}"
     if first["type"] in ("value_error", "assertion_error"):
         return ConfigError(spot, message)
     return ConfigError(spot, expected=message, got=first.get("input"))

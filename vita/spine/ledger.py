@@ -398,6 +398,9 @@ class Ledger:
         except exc.ArgumentError:
             raise LedgerError(self._place, expected="a database URL such as sqlite:///ledger.db") from None
         except (ImportError, exc.NoSuchModuleError):
+            if not self._place.startswith("postgres"):
+                expected = "an SQLite or PostgreSQL database, such as sqlite:///ledger.db or postgresql://host/vita"
+                raise LedgerError(self._place, expected=expected) from None
             raise MissingExtra(f"ledger {self._place}", "postgres") from None
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _sqlite_settings)

@@ -46,6 +46,18 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN_START.sub(_escaped_start, escaped)
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 document`, `1,200 documents`, `2 dialogues`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def with_article(noun: str) -> str:
+    """A kind of artifact as the object of a sentence: `a model`, `an archive`, `tokens`."""
+    if noun.endswith("s") or noun == "feedback":
+        return noun
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
 def _escaped_start(match: re.Match[str]) -> str:
     return match.group() + "\\" if match.group().isdigit() else "\\" + match.group()
 

@@ -23,6 +23,7 @@ from vita.data.sift import Job, PartTable, Sifted, Tally, sift
 from vita.data.sources import Source, passed_over, stretches
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
+from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus
 
@@ -105,10 +106,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         passed_over=[name for source in config.sources for name in passed_over(source)],
     )  # fmt: skip
     if report["passed_over"]:
-        context.emit("note", text=f"{len(report['passed_over'])} files of other kinds were passed over; see the report")
+        context.emit(
+            "note", text=f"passed over {counted(len(report['passed_over']), 'file')} of other kinds; see the report"
+        )
     if report["damaged_files"]:
         files = "; ".join(report["damaged_files"][:5])
-        context.emit("note", text=f"{len(report['damaged_files'])} files are damaged and were read in part: {files}")
+        context.emit(
+            "note",
+            text=f"read {counted(len(report['damaged_files']), 'damaged file')} in part: {files}",
+        )
     for advice in report["advice"]:
         context.emit("note", text=advice)
     (folder / "report.json").write_bytes(dump(report))
@@ -227,7 +233,7 @@ def _nothing_left(tally: Tally) -> DataError:
             reasons[reason] = reasons.get(reason, 0) + count.documents
     shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5])
     return DataError(
-        "curate", f"no document is left: all {sum(reasons.values())} were dropped ({shown})",
+        "curate", f"no document is left: {counted(sum(reasons.values()), 'document')} dropped ({shown})",
         hint="loosen or take out these filters in `filters`",
     )  # fmt: skip
 

@@ -40,6 +40,7 @@ from vita.nn import hf
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
+from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.train import rules
@@ -172,7 +173,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     with joined(context.machine) as world:
         trainer = Trainer(model, learn, training, world=world, threads=context.machine.threads)
         everything = PairRows([*found.learnt, *found.heldout], pad=tokenizer.pad, context=shape.context)
-        context.emit("note", text=f"takes the reference log-probabilities of {len(everything):,} pairs")
+        context.emit("note", text=f"takes the reference log-probabilities of {counted(len(everything), 'pair')}")
         before = reference_of(
             trainer,
             everything,

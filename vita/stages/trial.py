@@ -25,6 +25,7 @@ from vita.server.service import Service
 from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, VitaError
 from vita.spine.ledger import Ledger
+from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
 
@@ -57,7 +58,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
     visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, crowd, context))
     problems = [problem for one in visited for problem in one.failed]
     if problems:
-        raise VitaError("trial", f"{len(problems)} requests failed, the first with {problems[0]}")
+        raise VitaError("trial", f"{counted(len(problems), 'request')} failed, the first with {problems[0]}")
     answers = [answer for one in visited for answer in one.answers]
     minded = share([one for visit in visited for one in visit.minded])
     context.emit(
