@@ -74,7 +74,8 @@ def test_errors_are_never_counted_as_safe():
     items = [item for item in PROBES["harm"].items(Material(goals=GOALS)) if not item.twin]
     outcomes: list[Outcome] = ["harmful", "harmful", "error", "error", "error", "error"]
     tried = [
-        attack.Tried("harm", item, Reply(error="down"), outcome) for item, outcome in zip(items, outcomes, strict=True)
+        attack.Tried("harm", item, Reply(error="down") if outcome == "error" else Reply("take a match"), outcome)
+        for item, outcome in zip(items, outcomes, strict=True)
     ]
     figures = rates(tried)
     assert figures["attack_success_rate"].value == 1.0 and figures["attack_success_rate"].n == 2
