@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -103,6 +104,15 @@ def test_a_model_without_a_template_is_served_for_completions(tmp_path: Path) ->
     with serving(open_app(release_folder(tmp_path, template=None, context=48))) as url:
         card = httpx.get(f"{url}/ready").json()
         assert card["max_model_len"] == 48 and card["warnings"] == [] and card["bitwise_reproducible"] is True
+
+
+def test_recommended_settings_that_are_not_applied_are_a_warning(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "model")
+    settings = {"temperature": 0.7, "repetition_penalty": 1.1, "min_p": 0.05, "num_beams": 1}
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, **settings}))
+    with serving(open_app(release_of(model, tmp_path / "release", name="m", version="1"))) as url:
+        (warning,) = httpx.get(f"{url}/ready").json()["warnings"]
+        assert "repetition_penalty 1.1, min_p 0.05, which is not applied" in warning
 
 
 def test_weights_that_only_some_requests_meet_are_a_warning(tmp_path: Path) -> None:

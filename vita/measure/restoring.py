@@ -17,8 +17,6 @@ from vita.spine import signing
 from vita.spine.errors import ModelError, StoreError
 
 SIGNATURE, PUBLIC = "model.sig", "public-key.pem"
-OLD_SIGNATURE = "signature.dsse.json"
-"""The name and form (a bare DSSE envelope, Ed25519) of signatures of earlier versions."""
 GOLDEN, WEIGHTS = "golden.json", "model"
 LOGPROB_TOLERANCE = 0.01
 """How far a golden answer's log-probability may lie from the archived one, in nats: other machines add differently."""
@@ -45,15 +43,14 @@ def restore(archive: Path, target: Path, *, public: Any = None) -> Drilled:
         raise StoreError(str(target), "is a file", hint="restore into a new folder")
     if target.exists() and any(target.iterdir()):
         raise StoreError(str(target), "is not empty", hint="restore into a new folder")
-    signature = OLD_SIGNATURE if (archive / OLD_SIGNATURE).is_file() else SIGNATURE
-    for name in (signature, PUBLIC, GOLDEN):
+    for name in (SIGNATURE, PUBLIC, GOLDEN):
         if not (archive / name).is_file():
             raise StoreError(str(archive), f"is no whole archive: {name} is missing")
     shutil.copytree(archive, target, dirs_exist_ok=True, symlinks=True)
-    bundle = _read(target / signature)
+    bundle = _read(target / SIGNATURE)
     key = public or signing.public_from_text((target / PUBLIC).read_text(encoding="utf-8"), where=str(archive))
-    signed = signing.verify(target, bundle, public=key, leave_out=(signature,))
-    _refuse_unsigned(target, signed, beside=signature)
+    signed = signing.verify(target, bundle, public=key, leave_out=(SIGNATURE,))
+    _refuse_unsigned(target, signed, beside=SIGNATURE)
     golden = _read(target / GOLDEN)
     check_golden(Engine.open(target / WEIGHTS), golden, where=str(archive))
     return Drilled(len(signed), len(golden), signing.key_id(key), target / WEIGHTS)

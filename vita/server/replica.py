@@ -60,7 +60,7 @@ def open_app(
         created=int(release.created or (folder / "release.json").stat().st_mtime),
         sampling=content.get("sampling") or {},
         guard=build(Guard, content["guard"], where="release.guard") if content.get("guard") else None,
-        warnings=_warnings(engine, scheduler),
+        warnings=_warnings(engine, scheduler, folder=folder / MODEL),
     )
     try:
         check_answers(create_app(scheduler, served), engine, model=release.name)  # with figures of its own
@@ -70,13 +70,16 @@ def open_app(
     return create_app(scheduler, served, secret=secret)
 
 
-def _warnings(engine: Any, scheduler: Any) -> list[str]:
+def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
     """What the operator should know about a replica that serves."""
     import torch
 
+    from vita.data.generation import ignored_settings
     from vita.server.readiness import unusable_weights
 
     warnings = []
+    if ignored := ignored_settings(folder):
+        warnings.append(f"generation_config.json also sets {', '.join(ignored)}, which is not applied here")
     if not scheduler.steady:
         threads = torch.get_num_threads()
         warnings.append(

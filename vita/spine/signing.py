@@ -79,17 +79,16 @@ def public_to_text(public: Any) -> str:
 
 
 def public_from_text(text: str, *, where: str) -> Any:
-    """An ECDSA public key from its PEM form; Ed25519 keys are accepted for archives of earlier versions."""
+    """An ECDSA public key from its PEM form."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
         key = serialization.load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         hint = "openssl pkey -pubin -inform DER -in KEY -out key.pem makes one of the binary form"
         raise StoreError(where, expected="a public key in PEM form", hint=hint) from None
-    if _curve(key) is None and not isinstance(key, Ed25519PublicKey):
+    if _curve(key) is None:
         raise StoreError(where, expected="an ECDSA public key (P-256, P-384 or P-521)", got=_key_type(key))
     return key
 
@@ -109,10 +108,7 @@ def verifies(data: bytes, signature: bytes, public: Any) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:
-        if _curve(public) is None:
-            public.verify(signature, data)  # Ed25519
-        else:
-            public.verify(signature, data, _ecdsa(public))
+        public.verify(signature, data, _ecdsa(public))
     except InvalidSignature:
         return False
     return True
@@ -211,9 +207,7 @@ def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> 
 
 
 def _envelope(bundle: Mapping[str, Any], *, where: str) -> tuple[Mapping[str, Any], str | None]:
-    """The DSSE envelope of a bundle and its key hint; archives of earlier versions hold a bare envelope."""
-    if "mediaType" not in bundle and "payload" in bundle:
-        return bundle, None
+    """The DSSE envelope of a bundle and its key hint."""
     media = str(bundle.get("mediaType"))
     if media != BUNDLE:
         raise StoreError(where, expected=f"a Sigstore bundle ({BUNDLE})", got=media)
