@@ -79,6 +79,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
             "kind": manifest.kind,
             "digest": artifact.digest,
             "folder": str(artifact.path),
+            "state": _state(here, artifact),
             "facts": dict(manifest.facts),
             "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()},
             "run": _run_as_json(here, run) if run else None,
@@ -86,6 +87,8 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
         typer.echo(json.dumps(answer, indent=1))
         return
     print_facts(here, artifact, reference)
+    if state := _state(here, artifact):
+        here.console.print(f"state: {state}")
     if run:
         _print_run(here, run)
     _print_reckoning(here, artifact)
@@ -154,6 +157,14 @@ def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
 
 
 # -- helpers
+
+
+def _state(here: Workspace, artifact: Artifact) -> str | None:
+    """The state of a model in its lifecycle; None of any other artifact."""
+    from vita.measure.services import state_of
+
+    is_model = here.store.manifest(artifact.digest).kind == "model"
+    return state_of(here.ledger, artifact.digest) if is_model else None
 
 
 def _print_run(here: Workspace, run: Run) -> None:
