@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
+
+from vita.life import recipes
+from vita.stages import own_stages
 
 HEAVY = ("sqlalchemy", "alembic", "numpy", "torch", "jinja2", "zstandard", "httpx")
 CODE = """
@@ -24,4 +30,16 @@ def test_help_and_version_load_no_database_no_arrays_and_no_tensors(words: tuple
     command = [sys.executable, "-c", CODE.format(heavy=HEAVY), *words]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "vita" in found.stdout.lower()
+    assert found.stderr.splitlines()[-1] == "loaded:", found.stderr
+
+
+def test_a_plan_of_every_stage_loads_no_tensors_and_no_server(tmp_path: Path) -> None:
+    steps = yaml.safe_load(recipes()["cat"].read_text(encoding="utf-8"))["stages"]
+    assert {(step or {}).get("stage", name) for name, step in steps.items()} == set(own_stages())
+
+    heavy = ("torch", "transformers", "tiktoken", "pyarrow", "safetensors", "starlette", "uvicorn", "httpx")
+    command = [sys.executable, "-c", CODE.format(heavy=heavy), "plan", "cat"]
+    environment = {**os.environ, "VITA_STORE": str(tmp_path / "store")}
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert f"{len(steps)} of {len(steps)} steps would run" in found.stdout
     assert found.stderr.splitlines()[-1] == "loaded:", found.stderr

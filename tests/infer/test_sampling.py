@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vita.infer.sampling import Sampler, Sampling, allowed
+from vita.infer.sampler import Sampler, allowed
+from vita.infer.sampling import Sampling
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 

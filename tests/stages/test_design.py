@@ -16,6 +16,7 @@ from vita.spine.machine import Machine
 from vita.spine.stage import Context, Draft
 from vita.stages import design
 from vita.stages.kinds import Tokens
+from vita.train import calibration
 from vita.train.calibration import Speed, measure_speed
 from vita.train.rules import shape_of_depth, training_plan
 
@@ -66,7 +67,7 @@ def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
 ) -> None:
     speed = Speed(0.5, 20.0, flops_per_second=3e11, peak_flops_per_second=6e11, precision="bfloat16", compiled=True,
                   tokens_per_step=4096)  # fmt: skip
-    monkeypatch.setattr(design, "measure_speed", lambda *args, **how: speed)
+    monkeypatch.setattr(calibration, "measure_speed", lambda *args, **how: speed)
     monkeypatch.setattr(design, "_usual_speed", lambda context: 3e11)
     draft, blueprint, context = run(tmp_path, budget="30 min", price_per_hour=2.0)
     tokens = (1800 * 0.97 - 20) / 0.5 * 4096  # what the timed speed gives in the budget, less what starting takes

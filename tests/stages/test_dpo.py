@@ -72,7 +72,9 @@ def test_a_reference_that_is_another_model_is_refused_at_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = pairs.reference_of
-    monkeypatch.setattr(dpo, "reference_of", lambda *given, **named: right(*given, **named) + torch.tensor([1.0, 0.0]))
+    monkeypatch.setattr(
+        pairs, "reference_of", lambda *given, **named: right(*given, **named) + torch.tensor([1.0, 0.0])
+    )
     with pytest.raises(TrainingError, match=r"the first step: `loss/sigmoid` must begin at 0.6931"):
         run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=2)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from rich.table import Table
 from vita.cli.app import app, workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
-from vita.spine.errors import ConfigError
+from vita.spine.errors import ConfigError, VitaError
 
 if TYPE_CHECKING:
     from vita.server.admin import Control
@@ -117,6 +116,29 @@ def _release(here: Workspace, reference: str, folder: Path, *, name: str | None)
     return read_release(folder)
 
 
+def _keep_release(release: Pinned, folder: Path) -> Path:
+    """Move a release to `folder`, which its digest names, unless the same release is there and whole.
+
+    A folder that is there is never deleted: a service may serve from it. Two commands may do this at once: renaming
+    fails where the other command was first, and its folder holds the same files.
+    """
+    from vita.server.release import read_release, verify_release
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        try:
+            verify_release(read_release(folder))
+            return folder
+        except VitaError:
+            folder.rename(release.folder.with_name("damaged"))
+    try:
+        release.folder.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    return folder
+
+
 def _digest_of(here: Workspace, folder: Path) -> str:
     """The digest of a model folder, by its files: that of the model in the store where it is there."""
     from vita.measure.weights import hash_files, match_model
@@ -171,14 +193,11 @@ def fleet_roll(
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
     control = _control(here, service)
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(here)) as folder:
-        pinned = _release(here, release, Path(folder), name=None)
+        own = Path(folder) / "release"
+        pinned = _release(here, release, own, name=None)
         lasting = pinned.folder
-        if lasting == Path(folder):  # made by this command, which it must outlive
-            lasting = _controls(here) / "releases" / pinned.digest
-            lasting.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(lasting, ignore_errors=True)
-            Path(folder).rename(lasting)
-            Path(folder).mkdir()
+        if lasting == own:  # made by this command, which it must outlive
+            lasting = _keep_release(pinned, _controls(here) / "releases" / pinned.digest)
         terms = {"ungated": ungated, "research": research}
         _show(here, control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json())
 

@@ -27,7 +27,8 @@ from vita.data.chat import ChatTemplate, encode_prompt, training_clock
 from vita.data.records import Message
 from vita.data.tokenizer import Tokenizer
 from vita.infer.pretrained import Pretrained
-from vita.infer.sampling import Sampler, Sampling
+from vita.infer.sampler import Sampler
+from vita.infer.sampling import Sampling
 from vita.infer.text import TextStream
 from vita.nn.cache import Cache
 from vita.nn.transformer import Transformer

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vita.infer.asking import Ask, Ended, Event, Failed, Listener, Scored
 from vita.infer.engine import Request
-from vita.infer.sampling import Sampler
+from vita.infer.sampler import Sampler
 from vita.nn.cache import Cache
 from vita.spine.errors import ModelError
 

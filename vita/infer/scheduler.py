@@ -27,7 +27,8 @@ from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Listener,
 from vita.infer.engine import Engine, Request
 from vita.infer.job import Answer, Job, not_numbers, scored
 from vita.infer.rows import Rows, serve_rows, steady_places
-from vita.infer.sampling import Sampler, Sampling
+from vita.infer.sampler import Sampler
+from vita.infer.sampling import Sampling
 from vita.nn.cache import Cache
 from vita.spine.errors import DataError, ModelError
 

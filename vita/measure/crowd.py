@@ -25,10 +25,7 @@ from vita.data.tokenizer import Tokenizer
 from vita.data.visits import Crowd, Reaction, Visit, reactions
 from vita.data.world import World, WorldSettings
 from vita.data.world.visitors import Villagers
-from vita.infer.engine import Completion
-from vita.measure.judging import judged
 from vita.measure.rewards import FROM_MODEL, RewardChoice, Rewards
-from vita.nn import hf
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 
@@ -93,6 +90,9 @@ class Askers:
 
     def minds(self, visit: Visit, answer: str) -> bool:
         """Whether the reward thinks little of it; where it says nothing, nobody minds."""
+        from vita.infer.engine import Completion
+        from vita.measure.judging import judged
+
         told = Completion(answer, (), "stop", ())
         value = judged(self.rewards, [self._asked[visit.prompt]], [told], seed=f"{visit.number}").total[0]
         return value is not None and value < MINDED
@@ -107,6 +107,8 @@ class Askers:
 
 
 def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -> list[Prompt]:
+    from vita.nn import hf
+
     tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
     room = int(hf.read_config(model)["max_position_embeddings"]) - answer
 

@@ -18,7 +18,7 @@ from vita.data.loader import Loader
 from vita.data.shards import DocumentSpan, Shards
 from vita.measure import own_sources
 from vita.measure.fates import Fate, Use, copies, fates
-from vita.measure.services import state_of
+from vita.measure.services import all_states
 from vita.spine.erasures import add_erasure
 from vita.spine.errors import DataError, StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
@@ -117,6 +117,7 @@ class _Search:
         self._names: dict[str, list[str]] = {}
         for name, digest in ledger.all_names().items():
             self._names.setdefault(digest, []).append(name)
+        self._states = all_states(ledger)
         self._holders: list[Holder] = []
         self._weights: dict[str, Holder] = {}
         self._contents: dict[str, set[str]] = {}
@@ -169,7 +170,8 @@ class _Search:
 
     def _holder(self, digest: str, through: str, use: str, told: str, source: str = "") -> Holder:
         kind, names = self._store.manifest(digest).kind, tuple(sorted(self._names.get(digest, ())))
-        return Holder(digest, kind, names, state_of(self._ledger, digest), through, use, told, source)
+        state = self._states.get(digest, "candidate")
+        return Holder(digest, kind, names, state, through, use, told, source)
 
     def _follow_corpus(self, corpus: str, found: list[Fate]) -> None:
         for fate in found:

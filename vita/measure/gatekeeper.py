@@ -114,10 +114,13 @@ def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
     """Set the bars down, before anything is measured; the same bars again change nothing."""
     value = policy.model_dump(mode="json")
     digest = hashlib.sha256(canonical_json(value)).hexdigest()
-    fixed = _fixed(ledger, gate)
-    if fixed and fixed[-1].digest == digest:
-        return
+    newest = sa.select(policies.c.digest).where(policies.c.gate == gate).order_by(policies.c.id.desc()).limit(1)
     with ledger.transaction() as database:
+        if database.execute(newest).scalar() == digest:
+            return
+    with ledger.exclusive(f"gate {gate}") as database:  # two processes may set the same bars at once
+        if database.execute(newest).scalar() == digest:
+            return
         database.execute(sa.insert(policies).values(gate=gate, digest=digest, policy=value, at=time.time()))
     ledger.log("gate fixed", gate, digest=digest)
 
@@ -402,19 +405,23 @@ def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, mo
 
 
 def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
-    """A verdict that says what the last one said is not written again."""
+    """Record the verdict, unless it repeats the last one."""
     findings = [one.as_json() for one in decision.judged.findings]
+    row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
+           "findings": findings, "at": time.time()}  # fmt: skip
     same = (verdicts.c.gate == decision.gate, verdicts.c.artifact == decision.model)
+    newest = sa.select(verdicts.c.policy, verdicts.c.findings).where(*same).order_by(verdicts.c.id.desc()).limit(1)
+
+    def is_repeated(database: sa.Connection) -> bool:
+        last = database.execute(newest).first()
+        return last is not None and (last.policy, last.findings) == (policy, findings)
+
     with ledger.transaction() as database:
-        last = (
-            database.execute(sa.select(verdicts).where(*same).order_by(verdicts.c.id.desc()).limit(1))
-            .mappings()
-            .first()
-        )
-        if last and (last["policy"], last["findings"]) == (policy, findings):
+        if is_repeated(database):
             return
-        row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
-               "findings": findings, "at": time.time()}  # fmt: skip
+    with ledger.exclusive(f"verdicts of {decision.gate}") as database:
+        if is_repeated(database):
+            return
         database.execute(sa.insert(verdicts).values(row))
     ledger.log("gate judged", decision.model, gate=decision.gate, verdict=decision.judged.verdict)
 

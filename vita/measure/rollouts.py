@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from statistics import fmean
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,13 +29,12 @@ from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
 from vita.spine.errors import TrainingError
 from vita.train.actor import Looked, look_at, values_at
-from vita.train.advantage import Scale, flat_groups, gae, k1, leave_one_out, relative, shaped, whitened
-from vita.train.policy import Aggregation, token_weights, without_truncated
+from vita.train.advantage import flat_groups, gae, k1, leave_one_out, relative, shaped, whitened
+from vita.train.choices import Aggregation, Method, Scale
+from vita.train.policy import token_weights, without_truncated
 from vita.train.trainer import Trainer, Work
 
 # N answers of a round, T their longest target
-
-Method = Literal["ppo", "grpo", "rloo", "reinforce"]
 
 SAME = 1e-3
 """How far two computations of one probability may be apart on average: float32 gives 1e-6, a mistake 0.1 and more."""

@@ -102,12 +102,26 @@ def served_models(ledger: Ledger) -> set[str]:
     return {str(version["model"]) for row in living for version in row["versions"] if version.get("model")}
 
 
-def state_of(ledger: Ledger, model: str, *, served: set[str] | None = None) -> str:
+def state_of(ledger: Ledger, model: str) -> str:
     """The state of a model; an approved model is `serving` while a living service serves it."""
     state = ledger.state(model)
-    if state not in ("approved", "serving"):
+    return _state_now(model, state, served_models(ledger)) if state in _LET_OUT else state
+
+
+def all_states(ledger: Ledger) -> dict[str, str]:
+    """The state, as `state_of` gives it, of every version that was ever moved; any other version is a candidate."""
+    served = served_models(ledger)
+    return {version: _state_now(version, state, served) for version, state in ledger.all_states().items()}
+
+
+_LET_OUT = ("approved", "serving")
+"""Recorded states of a version that a gate let out: the services that live now decide which of the two it is."""
+
+
+def _state_now(version: str, state: str, served: set[str]) -> str:
+    if state not in _LET_OUT:
         return state
-    return "serving" if model in (served_models(ledger) if served is None else served) else "approved"
+    return "serving" if version in served else "approved"
 
 
 def _alive(row: Mapping[str, Any]) -> bool:

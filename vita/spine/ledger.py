@@ -255,6 +255,13 @@ class Ledger:
         moves = self.moves(artifact)
         return moves[-1].state if moves else "candidate"
 
+    def all_states(self) -> dict[str, str]:
+        """The state of every version that was ever moved; any other version is a candidate."""
+        last = sa.select(sa.func.max(states.c.id)).group_by(states.c.artifact)
+        query = sa.select(states.c.artifact, states.c.state).where(states.c.id.in_(last))
+        with self.transaction() as database:
+            return {row.artifact: row.state for row in database.execute(query)}
+
     def moves(self, artifact: str | None = None) -> list[Move]:
         """A version's changes of state, or everybody's, oldest first."""
         query = sa.select(states).order_by(states.c.id)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -23,27 +23,22 @@ from vita.data.replay import pretraining, replayed_rows
 from vita.data.shards import Shards
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
-from vita.infer.engine import Engine
-from vita.infer.pretrained import Pretrained
 from vita.measure.learning import Picture, mean_of_last, write_learning
 from vita.measure.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
 from vita.measure.report import Section, Table
 from vita.measure.statistics import Interval, bootstrap_ratio
-from vita.nn import hf
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.train import rules
-from vita.train.loop import Look, train
-from vita.train.losses import language_modelling
-from vita.train.optim import Optimization
-from vita.train.parallel import World, joined
-from vita.train.precision import Choice
+from vita.train.choices import Masking, PrecisionChoice
 from vita.train.schedule import Schedule
-from vita.train.text import HeldOut, Masking, is_masked, text_tensors
-from vita.train.trainer import Trainer, Training, Work
-from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
+if TYPE_CHECKING:
+    from vita.train.parallel import World
+    from vita.train.text import HeldOut
+    from vita.train.trainer import Trainer, Training, Work
 
 VERSION = 4
 PARALLEL = True
@@ -87,7 +82,7 @@ class Config(Settings):
     """How much held-out text is read at each look; 0 looks at none."""
     micro_tokens: int = Field(16384, ge=1)
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: Choice = "auto"
+    precision: PrecisionChoice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
@@ -105,6 +100,15 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    from vita.infer.pretrained import Pretrained
+    from vita.nn import hf
+    from vita.train.loop import Look, train
+    from vita.train.losses import language_modelling
+    from vita.train.parallel import joined
+    from vita.train.text import HeldOut, is_masked
+    from vita.train.trainer import Trainer
+    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
     pretrained = Pretrained.load(inputs.model.path)
     model, before = pretrained.model, fingerprint(pretrained.model)
     shape = model.architecture
@@ -213,6 +217,9 @@ def _rows(config: Config, tokens: int, length: int) -> int:
 
 
 def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> Training:
+    from vita.train.optim import Optimization
+    from vita.train.trainer import Training
+
     steps = config.steps or max(1, math.ceil(config.epochs * tokens / (own * length)))
     batch = rows * length
     return Training(
@@ -253,6 +260,9 @@ class _Batches:
         self.separator = learnt.document_token if masked else None
 
     def __call__(self, step: int) -> Work:
+        from vita.train.text import text_tensors
+        from vita.train.trainer import Work
+
         loaders = [self.own, *([self.old] if self.old else [])]
         ids = np.concatenate([loader.batch(step, **self.place).ids for loader in loaders])
         targets = sum(loader.rows * loader.context for loader in loaders)
@@ -275,6 +285,8 @@ def _measured(
     config: Config, inputs: Inputs, domain: Domain, folder: Path, tokenizer: Tokenizer, context: Context
 ) -> dict[str, dict[str, Interval]]:
     """Bits per byte of whole held-out documents under both models, and the paired difference."""
+    from vita.infer.engine import Engine
+
     old = _general(inputs)
     general = sample_of(old, tokenizer, size=config.documents, seed=config.seed) if old else []
     texts = {"domain": domain.kept, "general": general}

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from vita.data.generation import sampling_defaults
 from vita.data.records import Message
-from vita.infer.engine import Engine
 from vita.infer.guard import Guard
 from vita.infer.sampling import Sampling
 from vita.measure import gatekeeper
@@ -26,6 +25,9 @@ from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.spine.store import Store
 from vita.stages.kinds import Model, Release
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
 
 VERSION = 3
 
@@ -65,6 +67,8 @@ def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
+    from vita.infer.engine import Engine
+
     engine, version = Engine.open(inputs.model.path), _version(config, inputs.model)
     golden = golden_answers(engine, config.golden, tokens=config.golden_tokens)
     folder = context.draft_folder()

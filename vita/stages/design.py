@@ -23,12 +23,13 @@ from vita.spine.config import Settings, neutral
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Blueprint, Tokens
 from vita.train import rules
-from vita.train.calibration import Speed, measure_speed
 from vita.train.forecast import best_shape, prediction, warnings
 from vita.train.rules import TrainingPlan, training_plan
 
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable
+
+    from vita.train.calibration import Speed
 
 VERSION = 6
 
@@ -160,6 +161,8 @@ SAME_BATCH = 0.25
 
 
 def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Context) -> Speed:
+    from vita.train.calibration import measure_speed
+
     seconds = min(LONGEST_TIMING, config.budget * TIMED_PART) if config.budget else 0.0
     machine = context.machine
     return measure_speed(

@@ -12,10 +12,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
-from torch import Tensor
 
 from vita.data.chat import ChatTemplate
 from vita.data.counts import counts_in
@@ -25,18 +24,12 @@ from vita.data.prompts import Prompt, distinct
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
-from vita.infer.engine import Engine
-from vita.infer.pretrained import Pretrained
-from vita.infer.reward import RewardModel
 from vita.infer.sampling import Sampling
-from vita.measure.judging import Judges
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
 from vita.measure.pairs import Both, compare, figures_section
 from vita.measure.report import Section
 from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.shift import Shift
 from vita.measure.statistics import Interval
-from vita.nn import hf
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
@@ -44,22 +37,16 @@ from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.train import rules
-from vita.train.loop import Look, train
-from vita.train.pairs import (
-    LearnsPairs,
-    PairBatches,
-    PairLearning,
-    first_step,
-    learning,
-    preference_training,
-    reference_of,
-)
-from vita.train.parallel import joined
-from vita.train.precision import Choice
-from vita.train.preference import Knobs
-from vita.train.stops import save_stops
-from vita.train.trainer import Trainer, Training, Work
-from vita.train.validation import RunCheck, fingerprint, loss_evidence
+from vita.train.choices import PrecisionChoice
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vita.measure.judging import Judges
+    from vita.measure.shift import Shift
+    from vita.train.pairs import PairLearning
+    from vita.train.preference import Knobs
+    from vita.train.trainer import Training, Work
 
 VERSION = 5
 PARALLEL = True
@@ -130,7 +117,7 @@ class Config(Settings):
     """How many times the held-out loss is taken on the way."""
     micro_tokens: int = Field(16384, ge=1)
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: Choice = "auto"
+    precision: PrecisionChoice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     allow_no_improvement: bool = neutral(False)
     """Keep the model also when the run shows no improvement; the report then says so."""
@@ -138,6 +125,8 @@ class Config(Settings):
     """Time between checkpoints: how much work a crash costs."""
 
     def knobs(self) -> Knobs:
+        from vita.train.preference import Knobs
+
         return Knobs.model_validate({name: getattr(self, name) for name in Knobs.model_fields})
 
 
@@ -151,6 +140,15 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    from vita.infer.pretrained import Pretrained
+    from vita.nn import hf
+    from vita.train.loop import Look, train
+    from vita.train.pairs import LearnsPairs, PairBatches, first_step, learning, preference_training, reference_of
+    from vita.train.parallel import joined
+    from vita.train.stops import save_stops
+    from vita.train.trainer import Trainer
+    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
     learn = learning(config.losses, config.knobs(), where="dpo.losses")
     pretrained = Pretrained.load(inputs.model.path)
     model, begun = pretrained.model, fingerprint(pretrained.model)
@@ -239,6 +237,8 @@ def _read(
     length: int,
 ) -> Found:
     """All pairs in tokens, with what a person should know of them told."""
+    from vita.train.pairs import LearnsPairs
+
     read, kind = (read_pairs, "pairs") if isinstance(learn, LearnsPairs) else (read_ratings, "answers with a verdict")
     found = read(
         asked_of(config.sources, inputs.preferences and inputs.preferences.path, where="dpo"),
@@ -258,6 +258,8 @@ def _read(
 
 
 def _names(pair: TokenPair, learn: PairLearning) -> tuple[str, str]:
+    from vita.train.pairs import LearnsPairs
+
     if isinstance(learn, LearnsPairs):
         return "better answer", "worse answer"
     return f"{'good' if pair.good else 'bad'} answer", "answer of another prompt"
@@ -299,6 +301,9 @@ def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> di
 
 def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     """Found before anything slow begins, so that a wrong name costs nothing."""
+    from vita.infer.reward import RewardModel
+    from vita.measure.judging import Judges
+
     world = next((source.world for source in config.sources if source.world), None)
     choices, right = config.rewards, config.right
     if world and not choices:
@@ -319,6 +324,8 @@ def _asked(config: Config, found: Found) -> list[Prompt]:
 def _moved(
     config: Config, inputs: Inputs, judges: Judges | None, found: Found, folder: Path, context: Context
 ) -> Shift | None:
+    from vita.infer.engine import Engine
+
     prompts = _asked(config, found)
     if judges is None or not prompts:
         why = "no prompt is held out" if judges else "`rewards` names nothing to score them by"

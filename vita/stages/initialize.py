@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from vita.data.chat import ChatTemplate
 from vita.data.shards import Shards
 from vita.data.tokenizer import Tokenizer
 from vita.measure import plots
-from vita.nn import hf
 from vita.nn.architecture import Architecture
-from vita.nn.init import SCHEMES, initialize
-from vita.nn.inspection import report
-from vita.nn.transformer import Transformer
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
-from vita.train.validation import weight_problems
 
 VERSION = 2
 
@@ -55,6 +48,14 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    import torch
+
+    from vita.nn import hf
+    from vita.nn.init import SCHEMES, initialize
+    from vita.nn.inspection import report
+    from vita.nn.transformer import Transformer
+    from vita.train.validation import weight_problems
+
     SCHEMES[config.scheme]  # a wrong name is refused before any work
     plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))
     architecture = build(Architecture, plan["architecture"], where="blueprint.architecture")
@@ -64,7 +65,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     model = Transformer(architecture)
     initialize(model, config.scheme, seed=config.seed)
     context.emit("note", text=f"{architecture.parameters():,} parameters, begun by the scheme `{config.scheme}`")
-    found = report(model, _text(inputs.tokens, length=min(MEASURED_TOKENS, architecture.context)))
+    text = _text(inputs.tokens, length=min(MEASURED_TOKENS, architecture.context))
+    found = report(model, torch.from_numpy(text))
     context.emit("note", text=f"loss {found['loss']:.4f}; ln {architecture.vocabulary} = {found['ln_vocabulary']:.4f}")
 
     if problems := weight_problems(model, loss=found["loss"]):
@@ -93,16 +95,17 @@ def _check_vocabulary(architecture: Architecture, tokenizer: Tokenizer) -> None:
         )
 
 
-def _text(tokens: Tokens, *, length: int) -> Int[Tensor, "B T"]:
+def _text(tokens: Tokens, *, length: int) -> Int[np.ndarray, "B T"]:
     """The beginning of the held-out text, or of the training text where none was held out."""
+
     splits = (tokens.path / split for split in ("heldout", "train"))
     shards = next((found for found in map(Shards.open, splits) if found.tokens > 1), None)
     if shards is None:
         raise DataError(str(tokens.path), "holds no text to measure the new model on")
     length = min(length, shards.tokens - 1)
     rows = min(MEASURED_ROWS, (shards.tokens - 1) // length)
-    stream = torch.from_numpy(shards.read(0, rows * length + 1).astype(np.int64))
-    return stream.unfold(0, length + 1, length)
+    stream = shards.read(0, rows * length + 1).astype(np.int64)
+    return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length].copy()
 
 
 def _write_report(found: dict[str, Any], config: Config, folder: Path) -> None:

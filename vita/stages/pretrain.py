@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,21 +18,16 @@ from vita.data.loader import Loader
 from vita.data.shards import Shards
 from vita.data.tokenizer import Tokenizer
 from vita.measure.learning import last, mean_of_last, write_learning
-from vita.nn import hf
 from vita.nn.architecture import Architecture
 from vita.spine.config import Settings, build, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
-from vita.train.loop import Look, train
-from vita.train.losses import language_modelling
-from vita.train.optim import Optimization
-from vita.train.parallel import joined
-from vita.train.precision import Choice
+from vita.train.choices import Masking, PrecisionChoice
 from vita.train.schedule import Schedule
-from vita.train.text import HeldOut, Masking, is_masked, text_tensors
-from vita.train.trainer import Trainer, Training, Work
-from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
+if TYPE_CHECKING:
+    from vita.train.trainer import Training, Work
 
 VERSION = 3
 PARALLEL = True
@@ -69,7 +64,7 @@ class Config(Settings):
     """How much held-out text is read each time; 0 looks at none."""
     micro_tokens: int = Field(16384, ge=1)
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: Choice = "auto"
+    precision: PrecisionChoice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
@@ -93,6 +88,14 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    from vita.nn import hf
+    from vita.train.loop import Look, train
+    from vita.train.losses import language_modelling
+    from vita.train.parallel import joined
+    from vita.train.text import HeldOut, is_masked, text_tensors
+    from vita.train.trainer import Trainer, Work
+    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
     plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))["training"]
     training = training_of(config, plan)
     rows, length, steps = config.rows or plan["rows"], plan["context"], training.schedule.steps
@@ -169,6 +172,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
 def training_of(config: Config, plan: Mapping[str, Any]) -> Training:
     """The blueprint's training with the overrides."""
+    from vita.train.optim import Optimization
+    from vita.train.trainer import Training
+
     planned = build(Schedule, plan["schedule"], where="blueprint.training.schedule")
     steps = config.steps or planned.steps
     fall = planned.decay if config.decay is None else config.decay

@@ -17,10 +17,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.measure import sealing
-from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
 from vita.measure.weights import same_weights
 from vita.spine import machine, signing
 from vita.spine.config import Settings
@@ -66,6 +64,8 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
+    from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
+
     if inputs.successor and inputs.successor.digest == inputs.model.digest:
         raise PlanError("retire.successor", "is the very model that is retired", hint="choose another with `inputs:`")
     pinned = _release(inputs)
@@ -128,6 +128,8 @@ def _release(inputs: Inputs) -> dict[str, Any] | None:
 
 
 def _golden(config: Config, model: Path) -> list[dict[str, Any]]:
+    from vita.infer.engine import Engine
+
     engine = Engine.open(model)
     found = []
     for prompt in config.golden:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
 
 from vita.data.chat import ChatTemplate
@@ -21,23 +20,19 @@ from vita.data.pairs import Found, PairRows, asked_of, read_pairs
 from vita.data.show import tokens
 from vita.data.sources import Source
 from vita.data.tokenizer import Tokenizer
-from vita.infer.pretrained import Pretrained
 from vita.measure.learning import Picture, mean_of_last, write_learning
 from vita.measure.pairs import Both, calibration, calibration_section, figures_section, of_scores
 from vita.measure.statistics import Interval
-from vita.nn import hf, reward
-from vita.nn.reward import RewardTransformer, Start
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.train import rules
-from vita.train.loop import Look, train
-from vita.train.pairs import AT_ONCE, LearnsScores, PairBatches, both_scores, pair_tensors, preference_training
-from vita.train.parallel import joined
-from vita.train.precision import Choice
-from vita.train.trainer import Trainer, Training
-from vita.train.validation import Evidence, RunCheck, accuracy_evidence, fingerprint
+from vita.train.choices import PrecisionChoice
+
+if TYPE_CHECKING:
+    from vita.train.trainer import Trainer, Training
+    from vita.train.validation import Evidence
 
 VERSION = 5
 PARALLEL = True
@@ -63,7 +58,7 @@ class Config(Settings):
     """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
     warmup: float = Field(0.1, ge=0, lt=1)
     """The part of the steps over which the rate rises."""
-    head: Start = "small"
+    head: Literal["small", "zero"] = "small"
     """How the new head begins: small, N(0, 1/(width + 1)), or zero."""
     centering: float = Field(0.01, ge=0)
     """Pull of each pair's two scores towards a sum of zero, so that they do not wander off."""
@@ -83,7 +78,7 @@ class Config(Settings):
     """Steps between two looks at the held-out pairs."""
     micro_tokens: int = Field(16384, ge=1)
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: Choice = "auto"
+    precision: PrecisionChoice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     allow_no_improvement: bool = neutral(False)
     """Keep the model also when the run shows no improvement; the report then says so."""
@@ -99,6 +94,17 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
+    import torch
+
+    from vita.infer.pretrained import Pretrained
+    from vita.nn import hf, reward
+    from vita.nn.reward import RewardTransformer
+    from vita.train.loop import Look, train
+    from vita.train.pairs import LearnsScores, PairBatches, preference_training
+    from vita.train.parallel import joined
+    from vita.train.trainer import Trainer
+    from vita.train.validation import RunCheck, fingerprint
+
     pretrained = Pretrained.load(inputs.model.path)
     shape = pretrained.model.architecture
     length = config.max_length or shape.context
@@ -189,6 +195,8 @@ def _read(
 
 def _evidence(config: Config, figures: Mapping[str, Mapping[str, Interval]], found: Found, *, seen: int) -> Evidence:
     """Whether the held-out pairs are ranked better than by chance."""
+    from vita.train.validation import Evidence, accuracy_evidence
+
     if not figures:
         return Evidence("not judged", "no pairs were held out")
     accuracy, prompts = figures["all"]["accuracy"], len({pair.prompt for pair in found.heldout})
@@ -211,6 +219,8 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
 
 
 def _scores(trainer: Trainer, rows: PairRows) -> list[Both]:
+    from vita.train.pairs import AT_ONCE, both_scores, pair_tensors
+
     found: list[Both] = []
     for start in range(0, len(rows), AT_ONCE):
         tensors = pair_tensors(rows, range(start, min(start + AT_ONCE, len(rows))))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -20,32 +20,26 @@ from vita.data.counts import Counts, counts_in
 from vita.data.prompts import Prompt, distinct, prompts
 from vita.data.sources import Source
 from vita.data.tuning import refused_by_template
-from vita.infer.engine import Engine
-from vita.infer.pretrained import Pretrained
 from vita.infer.sampling import Sampling
-from vita.measure.judging import Judges
 from vita.measure.learning import Picture, last, mean_of_last, write_learning
 from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.rollouts import HEADLINE, HeldOut, Method, Plan, Rollouts
-from vita.measure.shift import Shift
-from vita.nn import hf
-from vita.nn.critic import ActorCritic
-from vita.nn.transformer import Transformer
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
 from vita.train import rules
-from vita.train.actor import Objective, objective
-from vita.train.advantage import Scale
-from vita.train.loop import Learnt, Look, train
-from vita.train.optim import Optimization
-from vita.train.parallel import World
-from vita.train.policy import Aggregation, Importance
-from vita.train.precision import Choice
+from vita.train.choices import Aggregation, Importance, Method, PrecisionChoice, Scale
 from vita.train.schedule import Schedule
-from vita.train.trainer import Trainer, Training
-from vita.train.validation import RunCheck, fingerprint, gain_evidence
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
+    from vita.measure.judging import Judges
+    from vita.measure.rollouts import Plan
+    from vita.measure.shift import Shift
+    from vita.nn.transformer import Transformer
+    from vita.train.actor import Objective
+    from vita.train.loop import Learnt
+    from vita.train.trainer import Training
 
 VERSION = 4
 
@@ -152,7 +146,7 @@ class Config(Settings):
     """How many times held-out prompts are answered on the way."""
     micro_tokens: int = Field(16384, ge=1)
     """Tokens that go through the model at once."""
-    precision: Choice = "float32"
+    precision: PrecisionChoice = "float32"
     """What matrices are multiplied in; sampling is in float32 always, so that bfloat16 learns slightly off-policy."""
     allow_no_improvement: bool = neutral(False)
     """Keep the model also when the run shows no improvement; the report then says so."""
@@ -168,6 +162,17 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    from vita.infer.engine import Engine
+    from vita.infer.pretrained import Pretrained
+    from vita.measure.rollouts import HeldOut, Rollouts
+    from vita.nn import hf
+    from vita.nn.critic import ActorCritic
+    from vita.train.actor import objective
+    from vita.train.loop import Look, train
+    from vita.train.parallel import World
+    from vita.train.trainer import Trainer
+    from vita.train.validation import RunCheck, fingerprint, gain_evidence
+
     settled = _settled(config)
     device = context.machine.device
     rewards, judges = _judges(config, inputs, device)
@@ -264,6 +269,8 @@ def _check(config: Config, recipe: Recipe) -> None:
 
 
 def _plan(config: Config, settled: Recipe) -> Plan:
+    from vita.measure.rollouts import Plan
+
     same = {"gamma", "lam", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
     return Plan(
         **{name: getattr(config, name) for name in same},
@@ -277,6 +284,8 @@ def _plan(config: Config, settled: Recipe) -> Plan:
 
 
 def _objective(config: Config, settled: Recipe) -> Objective:
+    from vita.train.actor import Objective
+
     loss = "plain" if config.method == "reinforce" else config.loss
     return Objective(
         loss=loss,
@@ -291,6 +300,9 @@ def _objective(config: Config, settled: Recipe) -> Objective:
 
 
 def _training(config: Config, settled: Recipe, *, width: int) -> Training:
+    from vita.train.optim import Optimization
+    from vita.train.trainer import Training
+
     usual = rules.other_rate(width, 1)
     rate = usual * settled.rate
     steps = config.steps * settled.epochs * config.minibatches
@@ -317,6 +329,8 @@ def _training(config: Config, settled: Recipe, *, width: int) -> Training:
 
 def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judges]:
     """What answers are worth while learning, and who judges at the end."""
+    from vita.measure.judging import Judges
+
     world = next((source.world for source in config.sources if source.world is not None), None)
     scorer = _reward_model(inputs.reward, device) if inputs.reward else None
 
@@ -377,6 +391,8 @@ def _facts(
     config: Config, learnt: Learnt, found: Shift, *, asked: Sequence[Prompt], aside: Sequence[Prompt]
 ) -> dict[str, Any]:
     """What a later step or a person wants to know; the five headline figures of the run among it."""
+    from vita.measure.rollouts import HEADLINE
+
     curve = learnt.curve
     ends = {name: last(curve, f"heldout_{name}") for name in HEADLINE}
     begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("reward", "entropy")}
@@ -435,6 +451,8 @@ def _written(
     facts: Mapping[str, Any],
     training: Training,
 ) -> Path:
+    from vita.nn import hf
+
     folder = context.draft_folder()
     hf.save_next(final, folder, source=inputs.model.path, steps=learnt.steps)
     settings = {

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -22,14 +23,16 @@ from vita.measure.clearance import Terms
 from vita.measure.crowd import Users
 from vita.measure.report import Page, Section, Table, write
 from vita.measure.statistics import Interval, difference, share
-from vita.measure.visiting import Visited, walk
 from vita.server.clearance import context_clearance
 from vita.server.release import Pinned, read_release
-from vita.server.service import Running, Service
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Release, Report
+
+if TYPE_CHECKING:
+    from vita.measure.visiting import Visited
+    from vita.server.service import Running
 
 VERSION = 2
 LINEAGE = True
@@ -111,6 +114,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
 
 
 async def _change(config: Config, old: Pinned, new: Pinned, context: Context) -> Watched:
+    from vita.measure.visiting import walk
+    from vita.server.service import Service
+
     place = context.scratch / "service"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from vita.data.chat import ChatTemplate, Encoded
 from vita.data.counts import Counts, counts_in
@@ -28,23 +26,19 @@ from vita.data.show import tokens
 from vita.data.sources import Source, first_row
 from vita.data.tokenizer import Tokenizer
 from vita.data.tuning import TuningSettings, read_dialogues
-from vita.infer.pretrained import Pretrained
 from vita.measure.learning import last, write_learning
-from vita.nn import hf
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.train import rules
-from vita.train.loop import Look, train
-from vita.train.losses import language_modelling
-from vita.train.optim import Optimization
-from vita.train.parallel import joined
-from vita.train.precision import Choice
+from vita.train.choices import PrecisionChoice
 from vita.train.schedule import Schedule
-from vita.train.stops import save_stops
-from vita.train.trainer import Trainer, Training, Work
-from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vita.train.trainer import Trainer, Training, Work
 
 VERSION = 5
 PARALLEL = True
@@ -87,7 +81,7 @@ class Config(Settings):
     """How many times the held-out loss is taken on the way."""
     micro_tokens: int = Field(16384, ge=1)
     """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: Choice = "auto"
+    precision: PrecisionChoice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
@@ -105,6 +99,15 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
+    from vita.infer.pretrained import Pretrained
+    from vita.nn import hf
+    from vita.train.loop import Look, train
+    from vita.train.losses import language_modelling
+    from vita.train.parallel import joined
+    from vita.train.stops import save_stops
+    from vita.train.trainer import Trainer
+    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+
     pretrained = Pretrained.load(inputs.model.path)
     model, before = pretrained.model, fingerprint(pretrained.model)
     shape = model.architecture
@@ -259,6 +262,9 @@ def _format(source: Source) -> str:
 
 def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> Training:
     """An epoch passes over the `rows` of dialogues, of which a step holds what `replay` leaves."""
+    from vita.train.optim import Optimization
+    from vita.train.trainer import Training
+
     steps = config.steps or max(1, math.ceil(config.epochs * rows / (config.rows - replayed)))
     batch = config.rows * length
     other = rules.other_rate(width, batch) * config.rate
@@ -285,6 +291,10 @@ class _Batches:
         self.place = {"rank": rank, "world_size": size}
 
     def __call__(self, step: int) -> Work:
+        import torch
+
+        from vita.train.trainer import Work
+
         tensors = _tensors(self.packing.batch(step, rows=self.rows, seed=self.seed, **self.place))
         targets = self.packing.targets_in(step, rows=self.rows, seed=self.seed)
         if self.replay:
@@ -295,11 +305,15 @@ class _Batches:
 
 
 def _tensors(packed: Packed) -> dict[str, Tensor]:
+    import torch
+
     return {name: torch.from_numpy(getattr(packed, name)) for name in ("ids", "learn", "documents", "positions")}
 
 
 def _text_rows(ids: np.ndarray, *, apart: int) -> dict[str, Tensor]:
     """Rows of text in the form of packed ones: one document each, all of it learnt."""
+    import torch
+
     rows = torch.from_numpy(ids)
     positions = torch.arange(rows.shape[1]).expand(rows.shape)
     return {
@@ -319,6 +333,8 @@ class _HeldOut:
     @classmethod
     def of(cls, packing: Packing | None, *, rank: int, size: int) -> _HeldOut | None:
         """Some rows, drawn from all; None where there are too few for each process to have one."""
+        from vita.train.trainer import Work
+
         count = min(HELDOUT_ROWS, len(packing.rows)) // size * size if packing else 0
         rows = packing.order(0, count, seed=0) if packing else []
         if not packing or not rows:

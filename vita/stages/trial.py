@@ -12,22 +12,24 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vita.data.feedback import Said, read_feedback, write_feedback
 from vita.data.visits import Crowd
 from vita.measure.crowd import Users
 from vita.measure.statistics import share
-from vita.measure.visiting import Visited, walk
 from vita.measure.voices import collect
 from vita.server.clearance import context_clearance
 from vita.server.release import read_release
-from vita.server.service import Service
 from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, VitaError
 from vita.spine.ledger import Ledger
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
+
+if TYPE_CHECKING:
+    from vita.measure.visiting import Visited
 
 VERSION = 2
 LINEAGE = True
@@ -71,6 +73,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
 async def _serve_and_visit(
     config: Config, release: Path, crowd: Crowd, context: Context
 ) -> tuple[list[Visited], list[Said]]:
+    from vita.measure.visiting import walk
+    from vita.server.service import Service
+
     shutil.rmtree(context.scratch / "service", ignore_errors=True)
     place = context.scratch / "service"
     place.mkdir()

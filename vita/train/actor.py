@@ -18,8 +18,9 @@ from torch import Tensor
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
 from vita.spine.config import Settings
+from vita.train.choices import Importance
 from vita.train.losses import Loss, Tensors
-from vita.train.policy import Importance, Terms, chosen, cispo, clipped, divergence, plain, value_loss
+from vita.train.policy import Terms, chosen, cispo, clipped, divergence, plain, value_loss
 
 # B answer (row), T its target
 

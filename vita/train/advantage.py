@@ -6,15 +6,16 @@ takes no part in means and spreads, and its advantage is 0. Divergences from a r
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vita.train.choices import Scale
+
 # N answers, B answer (row), T its token
 
-Scale = Literal["group", "batch", "none"]
 EPSILON = 1e-4
 """Added to standard deviations, so that a group of nearly equal rewards is not blown up."""
 

@@ -23,11 +23,11 @@ from torch import Tensor
 from vita.data.pairs import PairRows
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError, TrainingError
+from vita.train.choices import PrecisionChoice
 from vita.train.losses import Tensors
 from vita.train.optim import Optimization
 from vita.train.parallel import World
 from vita.train.policy import chosen as of_chosen_tokens
-from vita.train.precision import Choice
 from vita.train.preference import PREFERENCE_LOSSES, READ_BY, Answers, Knobs, bradley_terry, drift, kto
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
@@ -191,7 +191,7 @@ def preference_training(
     schedule: str,
     warmup: float,
     micro_tokens: int,
-    precision: Choice,
+    precision: PrecisionChoice,
 ) -> Training:
     """AdamW at one `rate` for everything, over `epochs` passes in steps of `rows` pairs, or over `steps`."""
     count = steps or max(1, math.ceil(epochs * pairs / rows))

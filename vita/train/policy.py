@@ -9,7 +9,7 @@ of it, padding or another's words, has no influence. Losses are to be made small
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,12 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-# B answer (row), T its token, N tokens of all answers, D width, V vocabulary
+from vita.train.choices import Aggregation, Importance
 
-Importance = Literal["token", "sequence", "sum"]
-"""What a ratio belongs to: each token, the whole answer by the mean of its tokens' log-ratios (GSPO, Zheng et al.
-2025, eq. 7), or by their sum (RLOO)."""
-Aggregation = Literal["grpo", "bnpo", "dapo", "dr_grpo", "luspo"]
+# B answer (row), T its token, N tokens of all answers, D width, V vocabulary
 
 
 class Terms(NamedTuple):

@@ -7,13 +7,11 @@ optimizer and sums stay in float32 either way.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from vita.spine.errors import ConfigError
-
-Choice = Literal["auto", "bfloat16", "float32"]
+from vita.train.choices import PrecisionChoice
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Precision:
         return str(self.dtype).removeprefix("torch.")
 
 
-def choose_precision(device: str, choice: Choice = "auto") -> Precision:
+def choose_precision(device: str, choice: PrecisionChoice = "auto") -> Precision:
     """The type asked for, or the one this device is fast at."""
     if choice != "auto":
         if choice not in ("bfloat16", "float32"):

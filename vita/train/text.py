@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor
 from vita.data.loader import document_ids
 from vita.data.shards import Shards
 from vita.data.tokenizer import Tokenizer
+from vita.train.choices import Masking
 from vita.train.losses import Tensors
 from vita.train.parallel import World
 from vita.train.trainer import Trainer, Work
-
-Masking = bool | Literal["auto"]
-"""Whether a token of a row sees only its own document; auto where that costs little."""
 
 
 def is_masked(choice: Masking, device: str) -> bool:

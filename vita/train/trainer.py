@@ -25,13 +25,14 @@ from vita.nn.blocked import blocked
 from vita.nn.transformer import SelfAttention, Transformer
 from vita.spine.config import Settings
 from vita.spine.errors import ConfigError
+from vita.train.choices import PrecisionChoice
 from vita.train.guard import Guard
 from vita.train.losses import Loss, Tensors
 from vita.train.memory import keep_freed_memory
 from vita.train.optim import Optimization, Optimizer, part_of
 from vita.train.parallel import World, like, whole
 from vita.train.pieces import MICRO_TOKENS, rows_at_once
-from vita.train.precision import Choice, choose_precision
+from vita.train.precision import choose_precision
 from vita.train.schedule import Schedule, share
 
 COMPILING_PAYS = {"cpu": 2e13, "cuda": 1e16}
@@ -49,7 +50,7 @@ class Training(Settings):
     """Gradients longer than this, over all parameters together, are scaled down to it."""
     micro_tokens: int = Field(default=MICRO_TOKENS, ge=1)
     """Tokens that go through the model at once; a step of more is done in pieces, with the same result."""
-    precision: Choice = "auto"
+    precision: PrecisionChoice = "auto"
     """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
     compiled: Literal["auto", "yes", "no"] = "auto"
     """Whether the model is compiled: auto does so when the whole run is long enough to pay for it."""

@@ -1,0 +1,27 @@
+"""Names of the methods that settings of training choose among.
+
+They stand apart from the code that carries them out, so that a stage's settings are read without PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+PrecisionChoice = Literal["auto", "bfloat16", "float32"]
+"""The number format of matrix products; auto takes the fastest that the device has units for."""
+
+Masking = bool | Literal["auto"]
+"""Restricts the attention of a token to its own document; auto where that costs little."""
+
+Method = Literal["ppo", "grpo", "rloo", "reinforce"]
+"""The algorithm of reinforcement learning."""
+
+Scale = Literal["group", "batch", "none"]
+"""The answers whose standard deviation divides an advantage."""
+
+Importance = Literal["token", "sequence", "sum"]
+"""The unit of an importance ratio: each token, the answer by the mean of its tokens' log-ratios (GSPO, Zheng et al.
+2025, eq. 7), or by their sum (RLOO)."""
+
+Aggregation = Literal["grpo", "bnpo", "dapo", "dr_grpo", "luspo"]
+"""The weights with which the losses of tokens and answers are averaged."""
