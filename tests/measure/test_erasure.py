@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_tracing import counted_queries
 from tests.measure.lives import Life
 from vita.measure.erasure import who_saw
 from vita.spine.contents import content_digest
@@ -69,3 +70,18 @@ def test_the_embedded_world_is_looked_through_as_the_stage_read_it(tmp_path):
     model = life.step("sft", "model", config={"sources": [{"world": world}]})
     one = next(dialogues(Source.model_validate({"world": world})))
     assert [found.digest for found in who_saw(one.id, life.store, life.ledger).weights] == [model]
+
+
+def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
+    life, file = Life(tmp_path), tmp_path / "people.jsonl"
+    file.write_text(json.dumps(ROWS["sft"]) + "\n")
+    model = _trained(life, "sft", file)
+    releases = [life.step(f"deploy{number}", "release", inputs={"model": model}) for number in range(5)]
+    for state in ("approved", "deprecated"):
+        life.ledger.move(releases[0], state, who="Ada", why="a test")
+    life.ledger.move(releases[1], "serving", who="Ada", why="a test")
+    with counted_queries() as statements:
+        seen = who_saw("ann", life.store, life.ledger)
+    states = {one.digest: one.state for one in seen.weights}
+    assert [states[one] for one in releases[:3]] == ["deprecated", "approved", "candidate"], "no service is alive"
+    assert sum("FROM states" in statement for statement in statements) == 1

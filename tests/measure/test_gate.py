@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+import sqlalchemy as sa
 import zstandard
 
 from tests.measure.lives import registered
@@ -347,3 +350,32 @@ def test_a_change_for_the_worse_is_described_by_its_size_and_not_by_a_negative_g
         }
         said = _verdict(bar, evidence).said
         assert phrase in said and "by -" not in said, said
+
+
+def test_a_verdict_that_several_processes_reach_at_once_is_recorded_once(tmp_path, ledger):
+    _fix(ledger)
+    report, together = _report(tmp_path / "r", hits=100, of=100), threading.Barrier(6)
+
+    def decide(_: int) -> bool:
+        with closing(Ledger(ledger.url)) as own:
+            together.wait()
+            return _decide(own, report).green
+
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(decide, range(6)))
+    with ledger.transaction() as database:
+        assert len(database.execute(sa.select(gatekeeper.verdicts)).all()) == 1
+
+
+def test_bars_set_by_several_processes_at_once_are_recorded_once(ledger):
+    together = threading.Barrier(6)
+
+    def fix(_: int) -> None:
+        with closing(Ledger(ledger.url)) as own:
+            together.wait()
+            _fix(own)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(fix, range(6)))
+    with ledger.transaction() as database:
+        assert len(database.execute(sa.select(gatekeeper.policies)).all()) == 1

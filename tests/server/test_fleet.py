@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,33 @@ def test_every_fleet_command_steers_a_running_service(fleet: Fleet) -> None:
         assert fleet.shares() == {"b": 1.0} and fleet.asked() == 200
         code, out = fleet.vita("fleet", "rollback")
         assert code == 2 and "no other version" in out
+
+
+def test_models_served_in_turn_under_one_name_are_told_apart(fleet: Fleet) -> None:
+    engine = tiny_engine()
+    with_other_weights(engine, scale=0.99)
+    shutil.copytree(fleet.folder / "a", fleet.folder / "c")
+    hf.save(engine.model, fleet.folder / "c")
+    for requests, model in enumerate(("a", "b", "c"), 1):
+        with fleet.serving(model, "--name", "x", "--ungated", "a test"):
+            assert [fleet.asked() for _ in range(requests)] == [200] * requests
+    code, out = fleet.vita("monitor", "x", "--json")
+    assert code == 0, out
+    versions = json.loads(out)["versions"]
+    assert sorted(figures["requests"] for figures in versions.values()) == [1, 2, 3]
+    assert all(version.startswith("x:") for version in versions), versions
+
+
+def test_a_release_made_by_roll_stays_in_place_when_it_is_rolled_again(fleet: Fleet) -> None:
+    with fleet.serving("a", "--name", "x", "--ungated", "a test"):
+        numbers = set()
+        for _ in range(2):
+            code, out = fleet.vita("fleet", "roll", "b", "--share", "0.5", "--ungated", "a canary")
+            assert code == 0, out
+            (release,) = (fleet.folder / "store" / "services" / "releases").iterdir()
+            numbers.add(release.stat().st_ino)
+            assert fleet.vita("fleet", "rollback")[0] == 0
+        assert len(numbers) == 1, "the folder was replaced"
 
 
 def test_a_replica_whose_files_were_replaced_does_not_start_again(fleet: Fleet) -> None:
