@@ -166,4 +166,4 @@ def test_help_lists_the_stages_and_the_options_of_one(vita: Vita) -> None:
     for word in ("live", "plan", "pretrain", "init", "chat", "trace"):
         assert word in out
     out = vita("sft", "--help")[1]
-    assert "--rate" in out and "--model" in out and "[DATA]" in out
+    assert "--rate" in out and "--model" in out and "[DATA...]" in out

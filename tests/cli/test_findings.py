@@ -64,8 +64,8 @@ def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path)
     assert [one["state"] for one in listed] == ["triaged", "accepted"]
     code, out, _ = vita("show", "1")
     assert "said [b]" in out and "triaged by Anna: real" in out
-    assert vita("close", "--name", "cat", "--probe", "harm", "--by", "Tom", "--why", "done")[1].startswith("2 findings")
-    assert vita()[1].strip() == "nothing was found"
+    assert vita("close", "--life", "cat", "--probe", "harm", "--by", "Tom", "--why", "done")[1].startswith("2 findings")
+    assert vita()[1].strip() == "no findings"
     assert vita("export", "-o", "old.jsonl")[0] == 0
     assert len((tmp_path / "old.jsonl").read_bytes().splitlines()) == 2
     vita("false-positive", "1", "--by", "Tom", "--why", "harmless")
@@ -77,7 +77,7 @@ def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path)
     [
         (("list", "--state", "opne"), 2, "--state: `opne` is not known here; did you mean `open`?"),
         (("show", "9"), 5, "finding 9: there is none of this number"),
-        (("close", "--by", "A", "--why", "x"), 2, "none was chosen; give numbers, or --name and --probe"),
+        (("close", "--by", "A", "--why", "x"), 2, "none was chosen; give numbers, or --life and --probe"),
         (("accept", "1", "--by", "A", "--why", "x", "--expires", "soon"), 2, "--expires: expected a day such as"),
         (("accept", "1", "--by", "A", "--why", "x", "--expires", "2000-01-01"), 5, "expected a day in the future"),
     ],
