@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
+from vita.spine.errors import DataError
 
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20}
 VITA = str(Path(sys.executable).with_name("vita"))
@@ -324,3 +325,8 @@ def test_closed_streams_pipes_and_plain_terminals_are_no_errors(tmp_path: Path) 
             env=environment, check=False, timeout=60,
         )  # fmt: skip
         assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr, done
+
+
+def test_an_error_names_a_path_once() -> None:
+    assert str(DataError("notes", "notes: holds no files", hint="look again")) == "notes: holds no files; look again"
+    assert str(DataError("curate.sources.0", "notes: holds no files")) == "curate.sources.0: notes: holds no files"

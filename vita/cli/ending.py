@@ -60,7 +60,7 @@ def _steps(material: Material) -> Table:
     chapters = material.chronicle.chapters
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(overflow="fold", ratio=1)
     table.add_column(justify="right", no_wrap=True, style="dim")
     for chapter in chapters:
         told = words.headline(chapter, material.figures.get(chapter.digest))
@@ -88,9 +88,9 @@ def _answers(material: Material) -> Table | None:
     if not shown or not chronicle.questions:
         return None
     table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("asked", no_wrap=True, style="bold")
+    table.add_column("asked", overflow="fold", style="bold")
     for chapter in shown:
-        table.add_column(f"{chronicle.life}/{chapter.name}", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column(f"{chronicle.life}/{chapter.name}", overflow="fold", ratio=1)
     for question, *row in zip(chronicle.questions, *(chronicle.answers[one.digest] for one in shown), strict=False):
         table.add_row(question, *(" ".join(answer.split()) for answer in row))
     return table

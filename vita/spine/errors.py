@@ -39,7 +39,8 @@ class VitaError(Exception):
     ) -> None:
         self.where, self.problem, self.expected, self.hint = where, problem, expected, hint
         self.got = None if got is _ABSENT else got
-        parts = [problem] if problem else []
+        # A path that is both the place and part of the problem is named once.
+        parts = [problem.removeprefix(f"{where}: ")] if problem else []
         if expected:
             parts.append(f"expected {expected}" + ("" if got is _ABSENT else f", got {_shown(got)}"))
         elif got is not _ABSENT:
