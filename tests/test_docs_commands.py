@@ -44,7 +44,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(
     request: pytest.FixtureRequest, example: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], None]]:
-    """Wait for the end of a page's run; the pages of this session start in their order, a few at a time."""
+    """Wait for the end of a page's run; the selected pages start in their order, a few at a time."""
 
     def run(name: str) -> None:
         folder = tmp_path_factory.mktemp("page")

@@ -101,6 +101,14 @@ def collect(folder: Path) -> dict[str, Any]:
     return results
 
 
+def as_text(results: Mapping[str, Any]) -> str:
+    """JSON with one line for each step, so that a change shows which steps it touches."""
+    steps = ",\n".join(
+        f"  {json.dumps(step)}: {json.dumps(results['steps'][step], sort_keys=True)}" for step in results["steps"]
+    )
+    return f'{{"processor": {json.dumps(results["processor"])}, "steps": {{\n{steps}\n}}}}\n'
+
+
 def differences(golden: Mapping[str, Any], results: Mapping[str, Any]) -> Iterator[str]:
     """List every difference between two recordings, one line each."""
     same_processor = golden["processor"] == results["processor"]
@@ -151,7 +159,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         results = run_life(Path(folder))
     if not arguments.compare:
-        arguments.output.write_text(json.dumps(results, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        arguments.output.write_text(as_text(results), encoding="utf-8")
         return 0
     lines = list(differences(json.loads(arguments.output.read_text(encoding="utf-8")), results))
     sys.stdout.write("".join(f"{line}\n" for line in lines) or "no difference\n")

@@ -12,15 +12,16 @@ retirement except `--research`, for a model that was kept for research.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from vita.measure import gatekeeper
+from vita.measure.model_state import ModelState, model_state
 from vita.measure.weights import Files, ModelMatch, match_model
 from vita.spine.errors import GateError
-from vita.spine.ledger import Ledger, Move
+from vita.spine.ledger import Ledger
 from vita.spine.store import Store
 
 UNGATED = "ungated"
@@ -78,7 +79,7 @@ def clear(
     match = match_model(ledger, store, files, tensors=tensors)
     _refuse_false_claim(store, match, claim, label=label)
     if (retired := _retirement(ledger, match)) is not None:
-        return _clear_for_research(ledger, retired, match, terms=terms)
+        return _clear_for_research(ledger, *retired, match, terms=terms)
     try:
         gate = _approving_gate(ledger, store, match, guard=guard, label=label)
         return Clearance(match.digest, "approved", gate=gate)
@@ -98,71 +99,28 @@ def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, l
     )
 
 
-@dataclass(frozen=True)
-class _Retired:
-    """A model out of service: retired, or deprecated and past its sunset."""
-
-    digest: str
-    since: float
-    why: str
-    successor: str | None
-    for_research: bool
-
-
-def _retirement(ledger: Ledger, match: ModelMatch) -> _Retired | None:
-    """The first retired model with these weights."""
+def _retirement(ledger: Ledger, match: ModelMatch) -> tuple[str, ModelState] | None:
+    """The digest and the state of the first retired model with these weights."""
+    now = time.time()
     for digest in dict.fromkeys([match.digest, *match.exact, *match.same_weights]):
-        if retired := _retired(ledger, digest, now=time.time()):
-            return retired
+        state = model_state(ledger.moves(digest)).at(now)
+        if state.state == "retired":
+            return digest, state
     return None
 
 
-def _retired(ledger: Ledger, digest: str, *, now: float) -> _Retired | None:
-    moves = ledger.moves(digest)
-    if not moves or moves[-1].state not in ("deprecated", "retired"):
-        return None
-    details = _details(moves)
-    since = _since(moves)
-    if moves[-1].state == "deprecated":
-        sunset = details.get("sunset")
-        if not isinstance(sunset, (int, float)) or now < max(float(sunset), since):
-            return None
-        since = max(float(sunset), since)
-    successor = details.get("successor") or details.get("replacement")
-    research = moves[-1].state == "retired" and bool(details.get("research"))
-    return _Retired(digest, since, moves[-1].why, successor if isinstance(successor, str) else None, research)
-
-
-def _since(moves: Sequence[Move]) -> float:
-    """When the last state began: later moves into the same state add details and keep the time."""
-    state, since = moves[-1].state, moves[-1].at
-    for move in reversed(moves):
-        if move.state != state:
-            break
-        since = move.at
-    return since
-
-
-def _details(moves: Sequence[Move]) -> dict[str, Any]:
-    """The details of the last state; later moves into the same state override earlier ones."""
-    details: dict[str, Any] = {}
-    for move in moves:
-        details = {**(details if move.state == moves[-1].state else {}), **move.details}
-    return details
-
-
-def _clear_for_research(ledger: Ledger, retired: _Retired, match: ModelMatch, *, terms: Terms) -> Clearance:
+def _clear_for_research(
+    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: Terms
+) -> Clearance:
     day = datetime.fromtimestamp(retired.since, UTC).date()
-    if terms.research and retired.for_research and retired.digest in (match.digest, *match.exact):
-        return Clearance(retired.digest, "research", reason=f"retired on {day}, kept for research")
+    if terms.research and retired.for_research and digest in (match.digest, *match.exact):
+        return Clearance(digest, "research", reason=f"retired on {day}, kept for research")
     if retired.for_research:
         hint = "--research serves it to keys with the scope `research`"
     else:
         successor = f"; `{_name(ledger, retired.successor)}` replaces it" if retired.successor else ""
         hint = f"it was not kept for research{successor}"
-    raise GateError(
-        f"model {retired.digest[:12]}", f"is retired and answers no more since {day} ({retired.why})", hint=hint
-    )
+    raise GateError(f"model {digest[:12]}", f"is retired and answers no more since {day} ({retired.why})", hint=hint)
 
 
 def _approving_gate(

@@ -22,6 +22,7 @@ import httpx
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from vita.measure.model_state import ModelState
 from vita.measure.usage import SHED
 from vita.server.admission import Admission
 from vita.server.api import read
@@ -31,7 +32,7 @@ from vita.server.event_stream import CUT, LEFT, Begun, ClientGone, EventStream, 
 from vita.server.exchange import Exchange
 from vita.server.feedback import read_feedback, store_feedback
 from vita.server.keys import Key, Keyring
-from vita.server.lifecycle import Catalog, Standing, as_header, iso, lifecycle_headers, retired, unknown_model
+from vita.server.lifecycle import Catalog, as_header, iso, lifecycle_headers, retired, unknown_model
 from vita.server.passages import Door
 from vita.server.relay import Ask, Relay, Reply, no_replica
 from vita.server.request_log import Kept, RequestLog
@@ -257,7 +258,7 @@ class Gateway:
         """What a request may name."""
         return [self.routes.service, *(name for name in self.routes.versions if name not in self._gone())]
 
-    def _standing(self, model: str) -> Standing:
+    def _standing(self, model: str) -> ModelState:
         return self.catalog.standing(model)
 
     def _gone(self) -> frozenset[str]:
@@ -266,7 +267,7 @@ class Gateway:
             one.id for one in self.routes.versions.values() if self._standing(one.model).state == "retired"
         )
 
-    def _for_research(self, key: Key, standing: Standing) -> bool:
+    def _for_research(self, key: Key, standing: ModelState) -> bool:
         """Whether the service, the key and the way in which the model was retired all allow it."""
         return self.research and key.allows("research") and standing.for_research
 
@@ -288,7 +289,7 @@ class Gateway:
         if version is None and name == self.routes.service and self.routes.versions:
             version = max(self.routes.versions.values(), key=lambda one: one.share)
         digest = version.model if version else self.catalog.digest(name)
-        standing = self._standing(digest) if digest else Standing()
+        standing = self._standing(digest) if digest else ModelState()
         if digest and standing.state == "retired":
             tombstone = {"id": name, "object": "model", "model": digest, "state": "retired"}
             tombstone |= {"retired_at": iso(standing.since), "reason": standing.why, "replacement": standing.successor}
@@ -413,7 +414,7 @@ class Gateway:
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
         """What every answer bears, of the version that gave it."""
-        standing = self._standing(exchange.ask.version.model) if exchange.ask else Standing()
+        standing = self._standing(exchange.ask.version.model) if exchange.ask else ModelState()
         headers = {"X-Request-Id": exchange.request_id, "X-Vita-Version": exchange.version}
         if standing.state == "retired":
             headers["X-Vita-Model-State"] = "retired"

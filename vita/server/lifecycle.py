@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import formatdate
-from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
+from vita.measure.model_state import ModelState, merge_moves, state_of
 from vita.measure.usage import deployments
 from vita.server.errors import ApiError
 from vita.spine.ledger import Ledger, Move, names, states
@@ -25,25 +25,6 @@ from vita.spine.tail import Tail
 
 RELEASE = "release/"
 """What the ledger's name of a release begins with; what follows is the name that requests use."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The state of a model, since when, and what was said with it."""
-
-    state: str = "candidate"
-    since: float = 0.0
-    why: str = ""
-    sunset: float | None = None
-    successor: str | None = None
-    """How a request would name the model to use instead."""
-    for_research: bool = False
-
-    def at(self, now: float) -> Standing:
-        """Where the model stands then: its sunset ends it."""
-        if self.state != "deprecated" or self.sunset is None or now < max(self.sunset, self.since):
-            return self
-        return replace(self, state="retired", since=max(self.sunset, self.since))
 
 
 @dataclass(frozen=True)
@@ -99,17 +80,20 @@ class Catalog:
                 self._served[row["version"]] = row["model"]
                 self._versions_of[row["model"]] = row["version"]
         for move in rows.moves:
-            self._moves[move.artifact] = _joined(self._moves.get(move.artifact), move)
+            self._moves[move.artifact] = merge_moves(self._moves.get(move.artifact), move)
             if release := move.details.get("release"):
                 self._models[release] = move.artifact
                 self._releases_of.setdefault(move.artifact, {})[release] = None
         for row in rows.names:
             self._rename(row["name"].removeprefix(RELEASE), row["artifact"])
 
-    def standing(self, model: str) -> Standing:
+    def standing(self, model: str) -> ModelState:
         """Where a model stands now."""
         move = self._moves.get(model)
-        return Standing() if move is None else _standing(move, self.name_of).at(self.clock())
+        if move is None:
+            return ModelState()
+        state = state_of(move).at(self.clock())
+        return state if state.successor is None else replace(state, successor=self.name_of(state.successor))
 
     def digest(self, name: str) -> str | None:
         """The model that a name or a whole digest means."""
@@ -136,7 +120,7 @@ class Catalog:
         self._names_of.setdefault(digest, {})[name] = None
 
 
-def lifecycle_headers(standing: Standing) -> dict[str, str]:
+def lifecycle_headers(standing: ModelState) -> dict[str, str]:
     """What every answer of a deprecated model bears; nothing for others."""
     if standing.state != "deprecated":
         return {}
@@ -153,7 +137,7 @@ def lifecycle_headers(standing: Standing) -> dict[str, str]:
     return {**headers, "X-Vita-Model-Deprecation": as_header("; ".join(parts))}
 
 
-def retired(name: str, standing: Standing, *, status: int = 404) -> ApiError:
+def retired(name: str, standing: ModelState, *, status: int = 404) -> ApiError:
     """The refusal of a model that is gone: 404 where it was asked to answer, 410 where it was asked for itself."""
     instead = f" Use `{standing.successor}` instead." if standing.successor else ""
     message = f"The model `{name}` was retired on {iso(standing.since)[:10]} and answers no more.{instead}"
@@ -172,39 +156,6 @@ def unknown_model(name: str, known: list[str]) -> ApiError:
 def iso(seconds: float) -> str:
     """A moment as RFC 3339 has it."""
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _joined(before: Move | None, move: Move) -> Move:
-    """A later word on the same state adds to the earlier; the state began with the first."""
-    if before is None or before.state != move.state:
-        return move
-    return Move(**{**vars(move), "details": {**before.details, **move.details}, "at": before.at})
-
-
-def _standing(move: Move, name_of: Callable[[str], str]) -> Standing:
-    details = move.details
-    successor = details.get("successor") or details.get("replacement")
-    return Standing(
-        move.state,
-        move.at,
-        move.why,
-        _moment(details.get("sunset")),
-        name_of(successor) if isinstance(successor, str) else None,
-        bool(details.get("research")),
-    )
-
-
-def _moment(value: Any) -> float | None:
-    """Seconds since 1970 from a number, or from a date or moment in ISO 8601, which is UTC when it does not say."""
-    if isinstance(value, (int, float)):
-        return float(value)
-    if not isinstance(value, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def as_header(text: str) -> str:
