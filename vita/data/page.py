@@ -166,7 +166,7 @@ def _measure(data: bytes) -> Words:
     blank = np.ones(len(codes) + 2, np.int8)
     np.less_equal(codes, 32, out=blank[1:-1], casting="unsafe")
     if not data.isascii():
-        blank[1:-1][blank_bytes(codes)] = 1
+        blank[1:-1][blank_bytes(data)] = 1
     edges = np.flatnonzero(blank[1:] != blank[:-1])
     starts, ends = edges[0::2].copy(), edges[1::2].copy()
     size = ends - starts

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 
 _CHARACTERS_A_WORD = {
     1.5: "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",  # Han
@@ -66,24 +66,23 @@ _NOT_ALPHABETIC = {
 }
 
 
-def blank_bytes(codes: UInt8[np.ndarray, "N"]) -> Int64[np.ndarray, "B"]:
-    """Positions of the bytes of every Unicode white space outside ASCII in UTF-8."""
-    leads = np.flatnonzero(_IS_LEAD[codes])
-    if not len(leads):
-        return leads
-    end = len(codes) - 1
-    first = codes[leads].astype(np.int64)
-    second = codes[np.minimum(leads + 1, end)]
-    third = codes[np.minimum(leads + 2, end)]
-    two = leads[(first == 0xC2) & ((second == 0xA0) | (second == 0x85))]
-    value = (first << 16) | (second.astype(np.int64) << 8) | third
-    three = leads[np.isin(value, _THREE_BYTES)]
-    found = np.concatenate([two, two + 1, three, three + 1, three + 2])
-    return found[found <= end]
+def blank_bytes(data: bytes) -> Int64[np.ndarray, "B"]:
+    """Positions of the bytes of every Unicode white space outside ASCII in UTF-8.
+
+    Each pattern begins with a literal byte, which `re` searches for without looking at the others.
+    """
+    found = [at for pattern in _BLANKS for match in pattern.finditer(data) for at in range(*match.span())]
+    return np.array(found, np.int64)
 
 
-_IS_LEAD = np.zeros(256, bool)
-_IS_LEAD[[0xC2, 0xE1, 0xE2, 0xE3]] = True
-_THREE_BYTES = np.array(
-    [int.from_bytes(chr(code).encode()) for code in range(0x800, 0x3001) if chr(code).isspace()], np.int64
+_BLANKS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rb"\xc2[\x85\xa0]",
+        rb"\xe1\x9a\x80",
+        rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]",
+        rb"\xe2\x81\x9f",
+        rb"\xe3\x80\x80",
+    )
 )
+"""U+0085 and U+00A0; U+1680; U+2000-200A, 2028, 2029 and 202F; U+205F; U+3000."""
