@@ -22,7 +22,6 @@ from vita.spine.stage import read_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOW_TO_IMPORT = {"torch", "transformers", "tokenizers", "pyarrow", "datasets", "alembic"}
-START_SECONDS = 1.5
 
 
 def sources() -> list[Path]:
@@ -70,15 +69,10 @@ def test_every_stage_declares_itself():
         assert module.Inputs.__dataclass_params__.frozen, f"{name}: inputs are frozen"
 
 
-def test_the_command_line_starts_quickly_and_without_torch():
-    program = (
-        "import json, resource, sys; import vita.cli; use = resource.getrusage(resource.RUSAGE_SELF);"
-        "print(json.dumps([use.ru_utime + use.ru_stime, sorted(sys.modules)]))"
-    )
-    runs = [subprocess.run([sys.executable, "-c", program], capture_output=True, check=True) for _ in range(2)]
-    seconds, loaded = min(json.loads(run.stdout) for run in runs)
-    assert not SLOW_TO_IMPORT & set(loaded)
-    assert seconds < START_SECONDS, f"`import vita.cli` took {seconds:.2f} s of processor time"
+def test_the_command_line_imports_no_slow_library():
+    program = "import json, sys; import vita.cli; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert not SLOW_TO_IMPORT & set(json.loads(run.stdout))
 
 
 def test_importing_a_module_prints_nothing_and_writes_nothing(tmp_path):

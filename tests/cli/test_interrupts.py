@@ -162,10 +162,9 @@ def test_a_signal_in_the_middle_of_a_step_loses_no_step_and_the_run_resumes_to_t
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
     process = in_a_step(tmp_path, seconds=60)
-    started = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=50)
-    assert "KeyboardInterrupt" in errors and time.monotonic() - started < 50
+    assert "KeyboardInterrupt" in errors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,11 +39,9 @@ def test_a_chain_of_a_thousand_versions_is_traced_to_its_end_in_a_narrow_window(
 ) -> None:
     write_lineage(tmp_path / "vita-store", {f"v{n}": [f"v{n - 1}"] if n else [] for n in range(1000)})
     monkeypatch.setenv("COLUMNS", "80")
-    began = time.monotonic()
     with counted_queries() as statements:
         code, out, err = vita("trace", "life/v999")
     assert code == 0, err
-    assert time.monotonic() - began < 10
     assert len(statements) < 20
     lines = [line for line in out.splitlines() if "by sft" in line]
     assert len(lines) == 999 and "life/v0 model" in lines[-1] and lines[-1].split()[0] == "999"

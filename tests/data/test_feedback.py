@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import tracemalloc
 from dataclasses import replace
 
@@ -152,17 +151,16 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
         list(read_feedback(tmp_path))
 
 
-def test_thousands_of_thumbs_on_one_prompt_take_bounded_time_and_memory():
+def test_thousands_of_thumbs_on_one_prompt_take_bounded_memory():
     said = [_thumb(n, f"answer {n}", 1 if n % 2 else -1) for n in range(4000)]
     tracemalloc.start()
-    began = time.process_time()
     found = refine(said, Cleaning())
-    seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(found.pairs) == Cleaning().pairs_per_prompt
     (drop,) = found.drops
     assert (drop.reason, drop.detail) == ("one prompt's too many", f"{2000 * 2000 - 8} more pairs of answers")
-    assert peak < 60e6 and seconds < 10
+    assert peak < 60e6, "all four million pairs would take 2 GB"
 
 
 def test_a_prompt_on_which_nobody_agrees_is_given_up_after_a_number_of_pairs():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -143,13 +142,12 @@ def test_very_long_runs_are_encoded_exactly_and_not_in_quadratic_time(tokenizer:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_plain_text_is_encoded_as_fast_as_tiktoken_encodes_without_special_tokens(tokenizer: Tokenizer) -> None:
-    """A search for special tokens that matched at every character took as long as the encoding itself."""
+def test_plain_text_is_not_searched_with_an_empty_pattern_for_special_tokens(tokenizer: Tokenizer) -> None:
+    """An empty pattern matches at every character; `bench/tokenizer_speed.py` measures the effect."""
     text = " ".join(_training_text()) * 4
     reference = tiktoken_of(tokenizer)
     assert tokenizer.encode(text) == reference.encode_ordinary(text)
-    ratios = [_cpu_seconds(tokenizer.encode, text) / _cpu_seconds(reference.encode_ordinary, text) for _ in range(7)]
-    assert min(ratios) < 1.3, ratios
+    assert tokenizer._fast is not None and tokenizer._fast._encoding.special_tokens_set == {_NEVER_SPECIAL}
 
 
 def test_the_name_that_is_never_special_is_plain_text_and_round_trips(tokenizer: Tokenizer) -> None:
@@ -300,12 +298,6 @@ def tiktoken_of(tokenizer: Tokenizer) -> Any:
     found = bpe.tiktoken_ranks(json.loads(tokenizer._definition), tokenizer._engine)
     assert found is not None
     return tiktoken.Encoding("reference", pat_str=found[1], mergeable_ranks=found[0], special_tokens={})
-
-
-def _cpu_seconds(encode: Callable[[str], object], text: str) -> float:
-    started = time.process_time()
-    encode(text)
-    return time.process_time() - started
 
 
 def _agrees(adopted: Tokenizer, peer: Any) -> None:

@@ -72,17 +72,16 @@ def test_a_running_service_removes_old_rows_beside_its_requests(any_ledger: Ledg
     write_log(any_ledger, [request_row(n, at=NOW - 500 * DAY) for n in range(1000)] + [request_row(5000)])
     told: list[str] = []
 
-    async def run() -> float:
+    async def run() -> int:
         pruning = asyncio.create_task(prune_regularly(any_ledger, Retention(), seconds=60, tell=told.append))
-        slowest = 0.0
+        turns = 0
         while not told:
-            before = time.monotonic()
             await asyncio.sleep(0.005)
-            slowest = max(slowest, time.monotonic() - before)
+            turns += 1
         pruning.cancel()
-        return slowest
+        return turns
 
-    slowest = asyncio.run(asyncio.wait_for(run(), 30))
-    assert slowest < 1.0, "the event loop goes on meanwhile"
+    turns = asyncio.run(asyncio.wait_for(run(), 30))
+    assert turns > 1, "the event loop continues during the removal"
     assert told == ["removed by age: 1,000 contents of requests, 1,000 requests"]
     assert [row["request"] for row in asked_since(any_ledger)] == ["req-5000"]
