@@ -3,6 +3,9 @@
 A step's run key is the digest of its stage, the stage's version, the config and the digests of its inputs; a
 known key with a whole artifact is skipped. A step that runs claims its key in the ledger, so that two lives at
 once never do the same work twice: the second waits and takes the answer.
+
+Of several processes of one run (`torchrun`) the first alone looks for answers and claims runs. It publishes for each
+step `{"run": key}` before the work and `{"artifact": digest}` after it, or the latter alone for an earlier answer.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ from vita.spine.config import Settings, canonical
 from vita.spine.contents import Contents, content_digests, reading
 from vita.spine.disk import explain_disk
 from vita.spine.erasures import Erasure, applying, key_with
-from vita.spine.errors import PlanError, VitaError
+from vita.spine.errors import DataError, PlanError, VitaError
 from vita.spine.events import Events
 from vita.spine.interrupts import termination_interrupts
 from vita.spine.ledger import BEAT_SECONDS, Ledger
 from vita.spine.lineage import ancestors, descendants, lineage
 from vita.spine.machine import Machine, scratch_days
+from vita.spine.ranks import Ranks, connect
 from vita.spine.stage import Context, Draft, Stage
 from vita.spine.store import Artifact, Store, canonical_json
 
@@ -117,33 +121,86 @@ def execute(
     and raises a `GateError` where the gate is not green.
     """
     made: dict[str, Artifact] = {}
-    if machine.leads:
-        clean_scratch(store, ledger, days=scratch_days())
-    for position, step in enumerate(plan.steps):
-        told = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
-        told.emit("step", state="begins", position=position, of=len(plan.steps))
-        inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
-        contents = content_digests(step.config, ledger, where=step.name)
-        asked = canonical(step.config, contents=contents)
-        base_key = run_key(step.stage, asked, inputs)
-        contents.erasures = _erasures(step, base_key, ledger)
-        key = key_with(base_key, contents.erasures)
-        again = step.name in fresh
-        # A step that is to run again takes no answer that was there before, but one that another process gives now.
-        earlier = ledger.newest_answer(key) if again else None
-        artifact = None if again else _known(key, step, store, ledger)
-        if artifact is None:
+    ranks = connect(machine)
+    with ranks.stop_together():
+        if machine.leads:
+            clean_scratch(store, ledger, days=scratch_days())
+        for position, step in enumerate(plan.steps):
+            step_events = events.bind(life=plan.life, life_step=step.name, stage=step.stage.name)
+            step_events.emit("step", state="begins", position=position, of=len(plan.steps))
+            inputs = _input_digests(step, {name: artifact.digest for name, artifact in made.items()})
             if machine.leads:
-                _ask_at_the_door(step, inputs, store, ledger, keeper)
-            after = earlier.run if earlier else 0
-            artifact = _run(plan.life, step, asked, inputs, key, contents, after, store, ledger, machine, told)
-        else:
-            told.emit("step", state="known", artifact=artifact.digest)
-        ledger.name(f"{plan.life}/{step.name}", artifact.digest)
-        if step.stage.record and machine.leads:
-            step.stage.record(artifact, _fill(step, inputs, store), ledger)
-        made[step.name] = artifact
+                again = step.name in fresh
+                artifact = _lead(plan.life, step, inputs, again, keeper, store, ledger, machine, step_events, ranks)
+            else:
+                artifact = _follow(step, inputs, store, ledger, machine, ranks)
+            made[step.name] = artifact
     return made
+
+
+def _lead(
+    life: str, step: Step, inputs: Mapping[str, str], again: bool, keeper: Callable[[str], None] | None,
+    store: Store, ledger: Ledger, machine: Machine, events: Events, ranks: Ranks,
+) -> Artifact:  # fmt: skip
+    """Take the answer of a step or carry the step out, and publish its artifact to the other processes."""
+    asked, contents, key = _question(step, inputs, ledger)
+    # A step that is to run again takes no answer that was there before, but one that another process gives now.
+    earlier = ledger.newest_answer(key) if again else None
+    artifact = None if again else _known(key, step, store, ledger)
+    if artifact is None:
+        _ask_at_the_door(step, inputs, store, ledger, keeper)
+        after = earlier.run if earlier else 0
+        artifact = _run(life, step, asked, inputs, key, contents, after, store, ledger, machine, events, ranks)
+    else:
+        events.emit("step", state="known", artifact=artifact.digest)
+    ledger.name(f"{life}/{step.name}", artifact.digest)
+    if step.stage.record:
+        step.stage.record(artifact, _fill(step, inputs, store), ledger)
+    ranks.publish({"artifact": artifact.digest})
+    return artifact
+
+
+def _follow(
+    step: Step, inputs: Mapping[str, str], store: Store, ledger: Ledger, machine: Machine, ranks: Ranks
+) -> Artifact:
+    """Do what the first process decided: take part in a stage that all processes run, and take its artifact."""
+    decision = ranks.receive(step.name)
+    if "run" in decision:
+        if step.stage.parallel:
+            _take_part(step, inputs, decision["run"], store, ledger, machine, ranks)
+        decision = ranks.receive(step.name)
+    return store.open(decision["artifact"], step.stage.gives)
+
+
+def _take_part(
+    step: Step, inputs: Mapping[str, str], key: str, store: Store, ledger: Ledger, machine: Machine, ranks: Ranks
+) -> None:
+    """Run a stage beside the first process, on the content that the first process read."""
+    _, contents, seen_key = _question(step, inputs, ledger)
+    if seen_key != key:
+        hint = "every process needs the same life file and the same files"
+        raise DataError(step.name, expected=f"the run {key[:12]} of the first process", got=seen_key[:12], hint=hint)
+    context = _context(step, inputs, key, Events(), store, ledger, machine)
+    with ranks.explain_failures(step.name), reading(contents):
+        step.stage.run(step.config, _fill(step, inputs, store), context)
+
+
+def _question(step: Step, inputs: Mapping[str, str], ledger: Ledger) -> tuple[Any, Contents, str]:
+    """The settings with contents in place of paths, the contents, and the run key that both give with the inputs."""
+    contents = content_digests(step.config, ledger, where=step.name)
+    asked = canonical(step.config, contents=contents)
+    base_key = run_key(step.stage, asked, inputs)
+    contents.erasures = _erasures(step, base_key, ledger)
+    return asked, contents, key_with(base_key, contents.erasures)
+
+
+def _context(
+    step: Step, inputs: Mapping[str, str], key: str, events: Events, store: Store, ledger: Ledger, machine: Machine
+) -> Context:
+    context = Context(store.scratch(key), events.emit, machine)
+    if step.stage.lineage:
+        context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
+    return context
 
 
 def _ask_at_the_door(
@@ -174,21 +231,18 @@ def _known(key: str, step: Step, store: Store, ledger: Ledger) -> Artifact | Non
 
 def _run(
     life: str, step: Step, asked: Any, inputs: Mapping[str, str], key: str, contents: Contents, after: int,
-    store: Store, ledger: Ledger, machine: Machine, events: Events,
+    store: Store, ledger: Ledger, machine: Machine, events: Events, ranks: Ranks,
 ) -> Artifact:  # fmt: skip
     """Carry a step out, or take the answer of another process; only answers of runs numbered above `after` count."""
-    if not machine.leads:
-        return _follow(step, inputs, key, store, ledger, machine)
     claim = _claim_or_wait(life, step, asked, inputs, key, after, store, ledger, events)
     if isinstance(claim, Artifact):
         events.emit("step", state="known", artifact=claim.digest)
         return claim
-    context = Context(store.scratch(key), events.emit, machine)
-    if step.stage.lineage:
-        context = replace(context, lineage=lineage(inputs.values(), ledger), ledger=ledger, store=store)
+    context = _context(step, inputs, key, events, store, ledger, machine)
+    ranks.publish({"run": key})
     began = time.monotonic()
     with _failure_recorded(claim, ledger, context, store), _heartbeat(claim, ledger), termination_interrupts():
-        with reading(contents):
+        with ranks.explain_failures(step.name), reading(contents):
             draft = step.stage.run(step.config, _fill(step, inputs, store), context)
         artifact = store.commit(draft)
     context.record |= {"seconds": round(time.monotonic() - began, 3), "machine": machine.describe()}
@@ -225,18 +279,6 @@ def _claim_or_wait(
             return store.open(claim.artifact, step.stage.gives)
         else:
             after = claim.run  # the artifact of this answer is gone, so that it must be made again
-
-
-def _follow(
-    step: Step, inputs: Mapping[str, str], key: str, store: Store, ledger: Ledger, machine: Machine
-) -> Artifact:
-    """A rank behind the leading one: takes part where all ranks do, and waits for the leader's commit."""
-    if step.stage.parallel:
-        context = Context(store.scratch(key), Events().emit, machine)
-        step.stage.run(step.config, _fill(step, inputs, store), context)
-    while (known := _known(key, step, store, ledger)) is None:
-        time.sleep(0.5)
-    return known
 
 
 def _fill(step: Step, inputs: Mapping[str, str], store: Store) -> Any:

@@ -1,0 +1,93 @@
+"""Several processes of one run, through the command line: all follow the decision of the first process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.cli.models import save_chat_model
+from vita.spine.errors import ConfigError
+from vita.spine.ledger import Ledger
+from vita.spine.machine import Machine
+from vita.spine.ranks import connect
+
+VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()"]
+SFT = ("sft", "dialogues.jsonl", "--model", "base", "--steps", "4", "--rows", "2", "--replay", "0", "--set",
+       "allow_no_improvement=true")  # fmt: skip
+
+
+def start(folder: Path, words: Sequence[str], *, size: int = 2) -> list[subprocess.Popen[str]]:
+    """Start the processes of one run, as a job scheduler does: each knows its rank and the address of the first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    quick = {"OMP_NUM_THREADS": "1", "VITA_THREADS": "1", "VITA_DEVICE": "cpu", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    environments = [
+        {**os.environ, **shared, **quick, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)
+    ]
+    return [
+        subprocess.Popen(
+            [*VITA, *words], cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for environment in environments
+    ]
+
+
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """(exit code, output) of each process."""
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(processes, outputs, strict=True)]
+
+
+def runs(folder: Path) -> list[str]:
+    ledger = Ledger(folder / "vita-store" / "ledger.db")
+    states = [run.state for run in ledger.find(stage="sft")]
+    ledger.close()
+    return states
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("VITA_STORE", "VITA_LEDGER"):
+        monkeypatch.delenv(name, raising=False)
+    save_chat_model(tmp_path / "base")
+    rows = [
+        {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n} it is"}]}
+        for n in range(20)
+    ]
+    (tmp_path / "dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_all_processes_run_a_step_then_reuse_its_answer_and_run_it_again_when_asked(folder: Path) -> None:
+    for words, states in ((SFT, ["done"]), (SFT, ["done"]), ((*SFT, "--fresh"), ["done", "done"])):
+        for code, output in finish(start(folder, words)):
+            assert code == 0 and "Traceback" not in output, output
+        assert runs(folder) == states
+
+
+def test_an_error_of_the_first_process_ends_all_processes(folder: Path) -> None:
+    (folder / "dialogues.jsonl").write_text("{}\n")
+    (code, output), (other_code, other_output) = finish(start(folder, SFT))
+    assert code == 3 and "error" in output, output
+    assert other_code in (2, 3) and "Traceback" not in other_output, other_output
+
+
+def test_processes_without_an_address_are_told_how_to_start() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MASTER_ADDR", raising=False)
+        with pytest.raises(ConfigError, match="MASTER_ADDR expected, but not set; start the processes with `torchrun`"):
+            connect(Machine(rank=1, world_size=2))
