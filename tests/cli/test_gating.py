@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 import time
 from itertools import count
 from pathlib import Path
@@ -16,7 +18,7 @@ from safetensors.numpy import save_file
 
 from tests.cli.test_cli import Vita, vita
 from tests.measure.lives import Life
-from vita.measure import gatekeeper
+from vita.measure import approvals, gatekeeper
 from vita.measure.gate import Policy
 from vita.measure.statistics import wilson
 from vita.spine.config import build
@@ -259,3 +261,43 @@ def test_weights_that_were_saved_again_are_no_new_model(life: Life, vita: Vita, 
         fix(life, at_least=0.5)
     code, said = judged(vita)
     assert code == 11 and "were first measured" in said
+
+
+APPROVE_AT_ONCE = """
+import sys
+from pathlib import Path
+from vita.cli import main
+from vita.measure import approvals
+add = approvals.add
+
+def add_when_all_have_checked(*arguments, **options):
+    Path(sys.argv[1]).touch()
+    while len(list(Path(sys.argv[1]).parent.glob("ready-*"))) < 2:
+        pass
+    add(*arguments, **options)
+
+approvals.add = add_when_all_have_checked
+main(sys.argv[2:])
+"""
+
+
+def test_of_two_approvals_of_one_person_at_the_same_moment_one_is_refused(
+    waiting: Life, vita: Vita, tmp_path: Path
+) -> None:
+    assert vita("people", "add", "Ada")[0] == 0
+    words = ["approve", "cat/sft", "--gate", "cat/release", "--by", "Ada"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", APPROVE_AT_ONCE, str(tmp_path / f"ready-{number}"), *words],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 9], outputs
+    assert "Ada has approved these weights already" in "".join(outputs)
+    model = waiting.ledger.named("cat/sft")
+    assert model is not None
+    valid, _ = approvals.statements(waiting.ledger, "cat/release", model, kind="approval")
+    assert len(valid) == 1
+    assert vita("gate", "cat/release")[0] == 13

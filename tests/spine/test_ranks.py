@@ -79,11 +79,31 @@ def test_all_processes_run_a_step_then_reuse_its_answer_and_run_it_again_when_as
         assert runs(folder) == states
 
 
-def test_an_error_of_the_first_process_ends_all_processes(folder: Path) -> None:
-    (folder / "dialogues.jsonl").write_text("{}\n")
-    (code, output), (other_code, other_output) = finish(start(folder, SFT))
-    assert code == 3 and "error" in output, output
-    assert other_code in (2, 3) and "Traceback" not in other_output, other_output
+@pytest.mark.slow
+def test_all_processes_take_the_answer_for_which_the_first_one_waited(folder: Path) -> None:
+    [(code, output)] = finish(start(folder, SFT, size=1))
+    assert code == 0, output
+    ledger = Ledger(folder / "vita-store" / "ledger.db")
+    [run] = ledger.find(stage="sft")
+    question = {"life": run.life, "step": run.step, "stage": run.stage, "version": run.version, "config": run.config}
+    claim = ledger.claim(run.key, **question, inputs=ledger.inputs(run.id), after=None)
+    assert isinstance(claim, int) and run.artifact is not None
+    processes = start(folder, (*SFT, "--fresh"))
+    assert processes[0].stdout is not None
+    assert any("another process is carrying this step out" in line for line in processes[0].stdout)
+    ledger.finish(claim, artifact=run.artifact, record={})
+    ledger.close()
+    for code, output in finish(processes):
+        assert code == 0 and "Traceback" not in output, output
+    assert runs(folder) == ["done", "done"]
+
+
+def test_a_failed_check_of_the_first_process_ends_all_processes(folder: Path) -> None:
+    words = [word.replace("allow_no_improvement=true", "rate=1e-30") for word in SFT]
+    (code, output), (other_code, other_output) = finish(start(folder, words))
+    assert code == 7 and "error" in output, output
+    assert other_code == 2 and "process 0 of the run stopped: " in other_output, other_output
+    assert runs(folder) == ["failed"]
 
 
 def test_processes_without_an_address_are_told_how_to_start() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from vita.measure.people import Person, all_people, same_name
 from vita.spine import signing
 from vita.spine.errors import GateError, StoreError
-from vita.spine.ledger import Ledger
+from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
 
 Kind = Literal["approval", "waiver"]
@@ -61,7 +61,11 @@ class Statement:
 
 
 def add(ledger: Ledger, statement: Statement, *, person: Person, key: Any) -> None:
-    """Sign a statement with a person's private key and keep it."""
+    """Sign a statement with a person's private key and record it; a repeated approval is refused.
+
+    The check and the new row are one exclusive transaction, so that of several processes that approve at the same
+    moment with one person's key exactly one succeeds.
+    """
     if signing.key_id(key.public_key()) != person.key:
         raise GateError(
             f"gate {statement.gate}",
@@ -70,21 +74,41 @@ def add(ledger: Ledger, statement: Statement, *, person: Person, key: Any) -> No
         )
     signature = base64.b64encode(signing.sign_bytes(statement.encode(), key)).decode()
     row = {**asdict(statement), "key": person.key, "signature": signature}
-    with ledger.transaction() as database:
+    details = {name: value for name, value in row.items() if name not in ("kind", "artifact", "signature", "at")}
+    registered = all_people(ledger)
+    with ledger.exclusive(f"approvals of {statement.gate}") as database:
+        if statement.kind == "approval":
+            valid, _ = _read_statements(database, registered, statement.gate, statement.artifact, kind="approval")
+            _refuse_repeated(statement, person, valid)
         database.execute(sa.insert(approvals).values(row))
-    told = {name: value for name, value in row.items() if name not in ("kind", "artifact", "signature", "at")}
-    ledger.log(statement.kind, statement.artifact, **told)
+        add_event(database, statement.kind, statement.artifact, **details)
+
+
+def _refuse_repeated(statement: Statement, person: Person, earlier: Sequence[tuple[Statement, Person]]) -> None:
+    """Raise where the person has approved the same model under the same policy of the gate."""
+    for approval, signer in earlier:
+        same_person = signer.key == person.key or same_name(signer.name, person.name)
+        if same_person and approval.policy == statement.policy:
+            raise GateError(f"gate {statement.gate}", f"{person.name} has approved these weights already")
 
 
 def statements(
     ledger: Ledger, gate: str, model: str, *, kind: Kind
 ) -> tuple[list[tuple[Statement, Person]], list[str]]:
     """The valid statements with their signers, oldest first; and why each other row does not count."""
-    same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
+    registered = all_people(ledger)
     with ledger.transaction() as database:
-        query = sa.select(approvals).where(*same).order_by(approvals.c.id)
-        rows = [dict(row) for row in database.execute(query).mappings()]
-    registered = {person.key: person for person in all_people(ledger)} if rows else {}
+        return _read_statements(database, registered, gate, model, kind=kind)
+
+
+def _read_statements(
+    database: sa.Connection, people: Sequence[Person], gate: str, model: str, *, kind: Kind
+) -> tuple[list[tuple[Statement, Person]], list[str]]:
+    """The statements of the database, checked against the registered keys."""
+    same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
+    query = sa.select(approvals).where(*same).order_by(approvals.c.id)
+    rows = [dict(row) for row in database.execute(query).mappings()]
+    registered = {person.key: person for person in people}
     valid: list[tuple[Statement, Person]] = []
     rejected: list[str] = []
     for row in rows:

@@ -266,8 +266,6 @@ def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason
     `key` is the private key whose public half the person registered; it signs the approval.
     """
     person = person_of(ledger, who)
-    if any(same_name(person.name, name) for name in _approved_by(ledger, gate, model)[0]):
-        raise GateError(f"gate {gate}", f"{person.name} has approved these weights already")
     last = last_verdict(ledger, gate, model)
     if last not in ("pass", "waived"):
         hint = "a person's approval comes on top of the bars; `vita waive` lets a bar go"

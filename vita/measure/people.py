@@ -9,6 +9,7 @@ Names are compared without regard to case and spaces. One key belongs to one nam
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 
 from vita.spine import signing
 from vita.spine.errors import GateError
-from vita.spine.ledger import Ledger
+from vita.spine.ledger import Ledger, add_event
 
 _tables = sa.MetaData()
 people_table = sa.Table(
@@ -54,28 +55,40 @@ def same_name(first: str, second: str) -> bool:
 def all_people(ledger: Ledger) -> list[Person]:
     """Every registered key, revoked ones included, oldest first."""
     with ledger.transaction() as database:
-        rows = database.execute(sa.select(people_table).order_by(people_table.c.id)).mappings()
-        return [Person(**{name: value for name, value in row.items() if name != "id"}) for row in rows]
+        return _read_people(database)
+
+
+def _read_people(database: sa.Connection) -> list[Person]:
+    rows = database.execute(sa.select(people_table).order_by(people_table.c.id)).mappings()
+    return [Person(**{name: value for name, value in row.items() if name != "id"}) for row in rows]
 
 
 def add_person(ledger: Ledger, name: str, public: Any) -> Person:
-    """Register a person's public key."""
+    """Register a person's public key.
+
+    The checks and the new row are one exclusive transaction: processes that register at the same moment cannot give
+    one person two keys, or one key two names.
+    """
     name, key = normalized(name), signing.key_id(public)
     if not name:
         raise GateError("people", "a person needs a name")
-    for person in all_people(ledger):
-        if person.key == key:
-            raise GateError(
-                "people", f"the key {key[:12]} is {person.name}'s", hint="each person has a key of their own"
-            )
-        if same_name(person.name, name) and person.revoked is None:
-            hint = f"`vita people revoke '{person.name}'` comes before a new key"
-            raise GateError("people", f"{person.name} has the key {person.key[:12]} already", hint=hint)
     person = Person(name, key, signing.public_to_text(public), time.time())
-    with ledger.transaction() as database:
+    with ledger.exclusive("people") as database:
+        _refuse_second(person, _read_people(database))
         database.execute(sa.insert(people_table).values(vars(person)))
-    ledger.log("person added", key, name=name)
+        add_event(database, "person added", key, name=name)
     return person
+
+
+def _refuse_second(person: Person, registered: Sequence[Person]) -> None:
+    """Raise where the key has an owner, or where a person of that name has a valid key."""
+    for other in registered:
+        if other.key == person.key:
+            problem = f"the key {person.key[:12]} is {other.name}'s"
+            raise GateError("people", problem, hint="each person has a key of their own")
+        if same_name(other.name, person.name) and other.revoked is None:
+            hint = f"`vita people revoke '{other.name}'` comes before a new key"
+            raise GateError("people", f"{other.name} has the key {other.key[:12]} already", hint=hint)
 
 
 def revoke_person(ledger: Ledger, name: str, *, since: float | None = None) -> Person:
@@ -83,19 +96,19 @@ def revoke_person(ledger: Ledger, name: str, *, since: float | None = None) -> P
 
     An earlier `since` is for a key that somebody else may have used. It may be given for a revoked key as well.
     """
-    keys = [person for person in all_people(ledger) if same_name(person.name, name)]
-    person = next((key for key in keys if key.revoked is None), keys[-1] if keys else None)
-    if person is None:
-        person = person_of(ledger, name)  # raises
     moment = time.time() if since is None else since
     if moment > time.time():
         raise GateError("people", "a key cannot be revoked from a day to come on")
-    if person.revoked is not None and person.revoked <= moment:
-        raise GateError("people", f"the key {person.key[:12]} of {person.name} is revoked already")
-    with ledger.transaction() as database:
+    with ledger.exclusive("people") as database:
+        keys = [person for person in _read_people(database) if same_name(person.name, name)]
+        person = next((key for key in keys if key.revoked is None), keys[-1] if keys else None)
+        if person is None:
+            raise _unknown_person(name)
+        if person.revoked is not None and person.revoked <= moment:
+            raise GateError("people", f"the key {person.key[:12]} of {person.name} is revoked already")
         same = people_table.c.key == person.key
         database.execute(sa.update(people_table).where(same).values(revoked=moment))
-    ledger.log("person revoked", person.key, name=person.name, since=moment)
+        add_event(database, "person revoked", person.key, name=person.name, since=moment)
     return replace(person, revoked=moment)
 
 
@@ -104,5 +117,9 @@ def person_of(ledger: Ledger, name: str) -> Person:
     for person in all_people(ledger):
         if same_name(person.name, name) and person.revoked is None:
             return person
+    raise _unknown_person(name)
+
+
+def _unknown_person(name: str) -> GateError:
     hint = f"register a key: `vita people add '{normalized(name)}'`"
-    raise GateError("people", f"nobody named `{normalized(name)}` has a registered key", hint=hint)
+    return GateError("people", f"nobody named `{normalized(name)}` has a registered key", hint=hint)
