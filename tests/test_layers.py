@@ -18,7 +18,8 @@ STEPS = [("spine",), ("data", "nn"), ("train", "infer"), ("measure",), ("server"
 STEPS += [("life",), ("cli",)]
 HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
 SHARED_BY_STAGES = "vita.stages.kinds"
-READS_THE_ENVIRONMENT = ASKS_TORCH_FOR_THE_DEVICE = "vita.spine.machine"
+READS_THE_ENVIRONMENT = "vita.spine.machine"
+IMPORTS_TORCH_IN_FUNCTIONS = {"vita.spine.machine", "vita.spine.ranks"}
 RUN_BY_ALEMBIC = "vita.spine.migrations.env"
 ENTERS_COMMANDS = "app.add_typer"  # what a decorator does for one command, this does for a group
 WITHOUT_TORCH = ("spine", "data")
@@ -80,7 +81,7 @@ def heavy(name: str, tree: ast.Module) -> Iterator[str]:
     """One sentence for every import of torch's family below the layers that calculate with it."""
     if part_of(name) in WITHOUT_TORCH:
         for target, line in imports(tree):
-            if name == ASKS_TORCH_FOR_THE_DEVICE and line not in {node.lineno for node in tree.body}:
+            if name in IMPORTS_TORCH_IN_FUNCTIONS and line not in {node.lineno for node in tree.body}:
                 continue
             if {target, target.split(".")[0], target.rpartition(".")[0]} & TORCH_FAMILY:
                 yield f"{name}:{line} imports `{target}`: `{part_of(name)}` works where torch is not installed"
