@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import re
 import sqlite3
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
+from vita.measure.services import Presence
 from vita.measure.story.course import _licence_phrase
 from vita.spine.ledger import Ledger
 from vita.spine.store import Draft, Store
-from vita.stages.kinds import Report
+from vita.stages.kinds import Model, Report
 
 NAME = "a-life-with-a-rather-long-name/a_step_with_a_rather_long_name_of_its_own"
 
@@ -39,6 +47,54 @@ def test_ls_shows_whole_names_at_80_columns(vita: Vita, tmp_path: Path) -> None:
     assert code == 0, err
     assert NAME in out and artifact.digest[:12] in out and "…" not in out
     assert "a long value of a fact that needs room" in out
+
+
+def terminal_output(folder: Path, *words: str, columns: int) -> list[str]:
+    """The lines that `vita` prints to a terminal of this width, without colours."""
+    parent, child = pty.openpty()
+    command = [sys.executable, "-c", "from vita.cli import main; main()", *words]
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=child, stderr=subprocess.STDOUT)
+    os.close(child)
+    text = b""
+    with suppress(OSError):  # Linux reports the end of a terminal as an error
+        while part := os.read(parent, 4096):
+            text += part
+    os.close(parent)
+    assert process.wait(60) == 0, text
+    return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
+
+
+def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> None:
+    store, states = Store(tmp_path / "vita-store"), ["candidate", "approved", "serving", "deprecated", "retired"]
+    ledger = Ledger(store.root / "ledger.db")
+    shown = {"candidate": "candidate", "approved": "approved", "serving": "serving", "deprecated": "retired",
+             "retired": "retired"}  # fmt: skip
+    served = []
+    for number, state in enumerate(states):
+        folder = tmp_path / f"draft-{number}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_text(state)
+        facts = {"chat": True, "steps": 300, "heldout_loss": 1.25, "heldout_accuracy": 0.5}
+        digest = store.commit(Draft(Model, folder, facts)).digest
+        ledger.name(f"cat/{state}", digest)
+        if state != "candidate":
+            ledger.move(digest, state, who="ann", why="a test", sunset=1.0)
+        if state in ("candidate", "serving"):
+            served.append({"version": f"cat:{number}", "model": digest, "share": 0.5})
+    presence = Presence(ledger, "cat", "http://127.0.0.1:1")
+    presence.beat(served)
+    rows = {row["names"][0].removeprefix("cat/"): row for row in json.loads(vita("ls", "--json")[1])}
+    assert {name: row["state"] for name, row in rows.items()} == shown
+    assert sorted(name for name, row in rows.items() if row["served"]) == ["candidate", "serving"]
+    lines = terminal_output(tmp_path, "ls", columns=80)
+    assert max(map(len, lines)) <= 80
+    for name, state in shown.items():
+        (line,) = [line for line in lines if f"cat/{name} " in line]
+        assert line.split()[:2] == ["model", state] and rows[name]["digest"][:12] in line
+    assert sum("(served)" in line for line in lines) == 1
+    presence.end()
+    ledger.close()
 
 
 def test_an_error_about_a_folder_of_the_user_names_that_folder(vita: Vita, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vita.spine.ledger import Run
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+_WIDE = 100
+"""Columns from which on `vita ls` shows the time of day."""
 Reference = Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")]
 
 
@@ -31,12 +33,36 @@ def list_artifacts(
     kind: Annotated[str | None, typer.Option(help="Only this kind: model, report, corpus, ...")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the artifacts of the store."""
+    """List the artifacts of the store, models with their state in the lifecycle."""
     here = workspace(ctx)
-    called: dict[str, list[str]] = {}
+    rows = _artifact_rows(here, kind)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("kind", "state", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
+    narrow = here.console.is_terminal and here.console.width < _WIDE
+    moment = "%Y-%m-%d" if narrow else "%Y-%m-%d %H:%M"
+    for row in rows:
+        state = row["state"] or ""
+        if row["served"] and state != "serving":
+            state += "\n(served)"
+        when = time.strftime(moment, time.localtime(row["made"])) if row["made"] else ""
+        names = "\n".join(row["names"])
+        facts = _brief(row["facts"])
+        table.add_row(row["kind"], state, row["digest"][:12], names, _size(row["bytes"]), when, facts)
+    print_table(here.console, table)
+
+
+def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
+    """One row for each artifact of a kind (all kinds by default), the oldest first."""
+    from vita.measure.services import all_states, served_models
+
+    names: dict[str, list[str]] = {}
     for name, digest in here.ledger.all_names().items():
-        called.setdefault(digest, []).append(name)
-    made = here.ledger.made_at()
+        names.setdefault(digest, []).append(name)
+    made, states, served = here.ledger.made_at(), all_states(here.ledger), served_models(here.ledger)
     rows = []
     for digest in here.store.digests():
         manifest = here.store.manifest(digest)
@@ -45,25 +71,16 @@ def list_artifacts(
                 {
                     "kind": manifest.kind,
                     "digest": digest,
+                    "state": states.get(digest, "candidate") if manifest.kind == "model" else None,
+                    "served": digest in served,
                     "folder": str(here.store.root / "folders" / digest),
-                    "names": called.get(digest, []),
+                    "names": names.get(digest, []),
                     "bytes": manifest.size,
                     "made": made.get(digest),
                     "facts": dict(manifest.facts),
                 }
             )
-    rows.sort(key=lambda row: row["made"] or 0)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    table = Table("kind", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
-    for column in table.columns[:-1]:
-        column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
-    for row in rows:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["made"])) if row["made"] else ""
-        names = "\n".join(row["names"])
-        table.add_row(row["kind"], row["digest"][:12], names, _size(row["bytes"]), when, _brief(row["facts"]))
-    print_table(here.console, table)
+    return sorted(rows, key=lambda row: row["made"] or 0)
 
 
 @app.command()

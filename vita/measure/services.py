@@ -18,9 +18,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from vita.measure.model_state import model_state
 from vita.spine import machine
 from vita.spine.errors import VitaError
-from vita.spine.ledger import Ledger
+from vita.spine.ledger import Ledger, Move
 
 LOOK_SECONDS, BEAT_SECONDS, STALE_SECONDS = 0.25, 15.0, 60.0
 
@@ -103,15 +104,21 @@ def served_models(ledger: Ledger) -> set[str]:
 
 
 def state_of(ledger: Ledger, model: str) -> str:
-    """The state of a model; an approved model is `serving` while a living service serves it."""
-    state = ledger.state(model)
+    """The state of a model now.
+
+    An approved model is `serving` while a living service serves it, a deprecated one `retired` from its sunset on.
+    """
+    state = model_state(ledger.moves(model)).at(time.time()).state
     return _state_now(model, state, served_models(ledger)) if state in _LET_OUT else state
 
 
 def all_states(ledger: Ledger) -> dict[str, str]:
     """The state, as `state_of` gives it, of every version that was ever moved; any other version is a candidate."""
-    served = served_models(ledger)
-    return {version: _state_now(version, state, served) for version, state in ledger.all_states().items()}
+    moves: dict[str, list[Move]] = {}
+    for move in ledger.moves():
+        moves.setdefault(move.artifact, []).append(move)
+    served, now = served_models(ledger), time.time()
+    return {version: _state_now(version, model_state(own).at(now).state, served) for version, own in moves.items()}
 
 
 _LET_OUT = ("approved", "serving")
