@@ -85,7 +85,7 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
     assert "gate tiny/release: check:heldout/bits_per_byte at most 0.01: fail" in err
     assert vita("gate", "tiny/release")[0] == 10
     code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
-    assert code == 9 and "expected weights that are approved or serving" in err and "a candidate" in err
+    assert code == 9 and "expected a model that a gate has approved" in err and "in the state candidate" in err
     assert vita("people", "add", "Ada")[0] == 0
     code, _, err = vita("approve", "tiny/sft", "--gate", "tiny/release", "--by", "Ada")
     assert code == 9 and "its bars are not cleared" in err

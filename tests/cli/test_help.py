@@ -75,3 +75,11 @@ def test_the_life_of_a_result_is_one_option_in_every_command() -> None:
     single.command()(function)
     visible = [option.opts for option in typer.main.get_command(single).params if not getattr(option, "hidden", False)]
     assert ["--life"] in visible and not any("--name" in opts for opts in visible)
+
+
+def test_no_help_text_lists_two_spellings_of_the_option_life() -> None:
+    register(None)
+    for path, command in commands(typer.main.get_command(app)):
+        for parameter in command.params:
+            if not getattr(parameter, "hidden", False) and "--life" in parameter.opts:
+                assert parameter.opts == ["--life"], path

@@ -111,6 +111,50 @@ def test_a_field_that_is_not_supported_is_refused_by_its_name(vita: Vita, row: d
     assert code == 3 and "rows.jsonl, row 1: expected" in printed and f"{name}`" in printed and "on_bad_row" in printed
 
 
+def test_a_row_with_two_different_dialogues_is_refused_by_the_names_of_its_columns(vita: Vita) -> None:
+    other = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "OTHER"}]
+    equal = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "GOOD"}]
+    model = chat_model(Path("m"))
+    for column in ("conversations", "conversation"):
+        for stage in ("sft", "data"):
+            rows = written("rows.jsonl", [{"messages": [USER, ANSWER]}, {"messages": [USER, ANSWER], column: other}])
+            words = ("sft", rows, "--steps", "1") if stage == "sft" else ("data", "show", rows)
+            code, printed = vita(*words, "--model", model)
+            assert f"`messages` and `{column}`, which hold different dialogues" in printed
+            assert "rows.jsonl, row 2: expected" in printed and "remove the columns" in printed
+            assert code == 3
+    pairs = {"instruction": "Hi", "output": "GOOD", "question": "Hi", "answer": "OTHER"}
+    code, printed = vita("sft", written("rows.jsonl", [pairs]), "--model", model, "--steps", "1")
+    assert code == 3 and "`instruction` with `output` and `question` with `answer`" in printed
+    for rows in (
+        [{"messages": [USER, ANSWER], "conversations": equal}],
+        [{"messages": [USER, ANSWER], "conversation": "a-name-of-it"}],
+        [{"messages": None, "conversations": equal}],
+        [{"prompt": "Hi", "messages": [USER, ANSWER]}],
+    ):
+        code, printed = vita("data", "show", written("rows.jsonl", rows), "--model", model)
+        assert code == 0 and "GOOD" in learned(printed)
+
+
+def test_a_refused_connection_is_no_missing_file(vita: Vita) -> None:
+    for name in ("rows.jsonl", "*.jsonl"):
+        code, printed = vita("curate", f"http://127.0.0.1:9/{name}", "--name", "c")
+        assert code == 3 and "cannot be reached" in printed and "check the address" in printed
+        assert "no such file" not in printed and "Traceback" not in printed
+
+
+def test_damaged_rows_are_named_when_no_row_can_be_read(vita: Vita) -> None:
+    Path("bad.jsonl").write_text('{"text": "cut\n[1, 2]\n')
+    source = "sources=[{path: bad.jsonl, on_bad_row: drop}]"
+    code, printed = vita("curate", "--set", source, "--name", "c")
+    assert code == 3 and "filters" not in printed
+    assert "bad.jsonl:1 from bad (not_json): expected a JSON object" in printed
+    assert "bad.jsonl:2 from bad (not_an_object): expected a JSON object with fields, got an array" in printed
+    assert "correct the rows and files that cannot be read" in printed
+    code, printed = vita("sft", "--set", source, "--model", chat_model(Path("m")), "--steps", "1")
+    assert code == 3 and "bad.jsonl:1 from bad: expected a JSON object" in printed
+
+
 @pytest.mark.parametrize("stage", ["dpo", "reward"])
 def test_a_field_that_is_not_supported_is_refused_in_preferences_too(vita: Vita, stage: str) -> None:
     model = chat_model(Path("m"))
@@ -277,6 +321,19 @@ def test_pairs_whose_system_message_the_template_leaves_out_are_counted(vita: Vi
     assert code == 0, printed
     assert "WARNING: the chat template leaves out a system message of 3 of 3 pairs" in printed
     assert facts_of(vita, "c/dpo")["template_omits_system"] == 3
+
+
+def test_prompts_whose_system_message_the_template_leaves_out_are_counted(vita: Vita) -> None:
+    rows = [{"prompt": f"Say {word}", "system": "Be brief."} for word in "AB"] + [{"prompt": f"Say {w}"} for w in "CD"]
+    model = chat_model(Path("m"), template=IGNORES_SYSTEM)
+    code, printed = vita("rlhf", written("prompts.jsonl", rows), "--model", model, "--name", "c", "--steps", "1",
+                         "--set", "rewards=[random_reward]", "--set", "prompts=2", "--set", "max_tokens=4")  # fmt: skip
+    assert code == 0, printed
+    assert "WARNING: the chat template leaves out a system message of 2 of 4 prompts" in printed
+    assert facts_of(vita, "c/rlhf")["template_omits_system"] == 2
+    listed = json.loads(vita("ls", "--json")[1])
+    folder = next(row["folder"] for row in listed if "c/rlhf" in row["names"])
+    assert json.loads((Path(folder) / "report" / "report.json").read_text())["counts"]["template_omits_system"] == 2
 
 
 def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:

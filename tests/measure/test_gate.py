@@ -256,9 +256,12 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
             gatekeeper.refuse_stale(ledger, store, MODEL, where="deploy.model")
         return str(refused.value)
 
-    assert "deploy.model: expected weights that are approved or serving, got aaaaaaaaaaaa, which is a cand" in refusal()
+    assert (
+        "deploy.model: expected a model that a gate has approved, got the model aaaaaaaaaaaa in the state cand"
+        in refusal()
+    )
     ledger.move(MODEL, "approved", who="Ada", why="by hand")
-    assert "approved by no gate" in refusal()
+    assert "in the state approved, which no gate approved" in refusal()
     ledger.move(MODEL, "candidate", who="Ada", why="after all")
 
     _fix(ledger)

@@ -145,7 +145,12 @@ def _tell_consequences(here: Workspace, seen: Seen) -> None:
 def collect(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Option(help="Of this service alone.")] = None,
-    name: Annotated[str, typer.Option("--life", "--name", metavar="LIFE", help="The life that it belongs to.")] = "my",
+    life: Annotated[
+        str | None, typer.Option("--life", metavar="LIFE", help="The life that the artifact belongs to (default: my).")
+    ] = None,
+    life_alias: Annotated[
+        str | None, typer.Option("--name", metavar="LIFE", hidden=True, help="Another name of --life.")
+    ] = None,
     since: Annotated[str | None, typer.Option(metavar="DAY", help="From this day on: 2027-01-31.")] = None,
 ) -> None:
     """Freeze what users said until now into an artifact, from which `vita refine` makes training data."""
@@ -155,16 +160,17 @@ def collect(
     from vita.stages.kinds import Feedback
 
     here = workspace(ctx)
+    life = life or life_alias or "my"
     begin = _begin_of(since) if since else 0.0
     with here.store.temporary("feedback") as folder:
         number = write_feedback(voices(here.ledger, service=service, since=begin), folder)
         if not number:
             raise DataError("feedback", "nobody has said anything yet", hint="`vita serve` takes it at /v1/feedback")
         artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))
-    here.ledger.name(f"{name}/feedback", artifact.digest)
+    here.ledger.name(f"{life}/feedback", artifact.digest)
     here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
     records = counted(number, "record")
-    here.console.print(f"{records} in {name}/feedback ({artifact.digest[:12]}); next: vita refine --life {name}")
+    here.console.print(f"{records} in {life}/feedback ({artifact.digest[:12]}); next: vita refine --life {life}")
 
 
 def _begin_of(day: str) -> float:

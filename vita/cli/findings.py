@@ -20,7 +20,8 @@ findings_app = typer.Typer(help="What the red team found, and what becomes of it
 app.add_typer(findings_app, name="findings")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-LifeOption = Annotated[str | None, typer.Option("--life", "--name", metavar="LIFE", help="Only findings of this life.")]
+LifeOption = Annotated[str | None, typer.Option("--life", metavar="LIFE", help="Only findings of this life.")]
+LifeAlias = Annotated[str | None, typer.Option("--name", metavar="LIFE", hidden=True, help="Another name of --life.")]
 StateOption = Annotated[
     str | None, typer.Option(help="open, triaged, mitigated, retested, closed, accepted or false_positive.")
 ]
@@ -41,12 +42,13 @@ def overview(ctx: typer.Context) -> None:
 def list_findings(
     ctx: typer.Context,
     life: LifeOption = None,
+    life_alias: LifeAlias = None,
     state: StateOption = None,
     probe: ProbeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List findings."""
-    _list(ctx, life=life, state=state, probe=probe, settled=True, as_json=as_json)
+    _list(ctx, life=life or life_alias, state=state, probe=probe, settled=True, as_json=as_json)
 
 
 @findings_app.command()
@@ -74,18 +76,30 @@ def show(
 
 @findings_app.command()
 def triage(
-    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+    ctx: typer.Context,
+    who: Who,
+    why: Why,
+    numbers: Numbers = None,
+    life: LifeOption = None,
+    life_alias: LifeAlias = None,
+    probe: ProbeOption = None,
 ) -> None:
     """Say that a finding is real and will be seen to."""
-    _move(ctx, "triaged", numbers, life, probe, who=who, why=why)
+    _move(ctx, "triaged", numbers, life or life_alias, probe, who=who, why=why)
 
 
 @findings_app.command()
 def mitigate(
-    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+    ctx: typer.Context,
+    who: Who,
+    why: Why,
+    numbers: Numbers = None,
+    life: LifeOption = None,
+    life_alias: LifeAlias = None,
+    probe: ProbeOption = None,
 ) -> None:
     """Say what was changed against a finding; the next report on other weights closes or keeps it."""
-    _move(ctx, "mitigated", numbers, life, probe, who=who, why=why)
+    _move(ctx, "mitigated", numbers, life or life_alias, probe, who=who, why=why)
 
 
 @findings_app.command()
@@ -96,6 +110,7 @@ def accept(
     expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The day on which it becomes open again.")],
     numbers: Numbers = None,
     life: LifeOption = None,
+    life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Live with a risk until a day."""
@@ -103,23 +118,35 @@ def accept(
         reopens = datetime.datetime.strptime(expires, "%Y-%m-%d").timestamp()
     except (ValueError, OverflowError):
         raise ConfigError("--expires", expected="a day such as 2030-12-31", got=expires) from None
-    _move(ctx, "accepted", numbers, life, probe, who=who, why=why, expires=reopens)
+    _move(ctx, "accepted", numbers, life or life_alias, probe, who=who, why=why, expires=reopens)
 
 
 @findings_app.command()
 def close(
-    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+    ctx: typer.Context,
+    who: Who,
+    why: Why,
+    numbers: Numbers = None,
+    life: LifeOption = None,
+    life_alias: LifeAlias = None,
+    probe: ProbeOption = None,
 ) -> None:
     """Settle a finding; it is reopened when the attack succeeds again."""
-    _move(ctx, "closed", numbers, life, probe, who=who, why=why)
+    _move(ctx, "closed", numbers, life or life_alias, probe, who=who, why=why)
 
 
 @findings_app.command("false-positive")
 def false_positive(
-    ctx: typer.Context, who: Who, why: Why, numbers: Numbers = None, life: LifeOption = None, probe: ProbeOption = None
+    ctx: typer.Context,
+    who: Who,
+    why: Why,
+    numbers: Numbers = None,
+    life: LifeOption = None,
+    life_alias: LifeAlias = None,
+    probe: ProbeOption = None,
 ) -> None:
     """Say that there was no success: the judging was wrong."""
-    _move(ctx, "false_positive", numbers, life, probe, who=who, why=why)
+    _move(ctx, "false_positive", numbers, life or life_alias, probe, who=who, why=why)
 
 
 @findings_app.command()
@@ -127,13 +154,16 @@ def export(
     ctx: typer.Context,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else to the screen.")] = None,
     life: LifeOption = None,
+    life_alias: LifeAlias = None,
     state: StateOption = None,
     probe: ProbeOption = None,
 ) -> None:
     """Write findings as regression items, for `redteam.regressions`."""
     from vita.measure import tracking
 
-    lines = tracking.exported(tracking.every(workspace(ctx).ledger, life=life, state=_state(state), probe=probe))
+    lines = tracking.exported(
+        tracking.every(workspace(ctx).ledger, life=life or life_alias, state=_state(state), probe=probe)
+    )
     if output is None:
         typer.echo(lines.decode(), nl=False)
     else:

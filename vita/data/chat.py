@@ -235,6 +235,19 @@ def encode_prompt(
     return tokenizer.template_spans(text, restore=restore).ids.tolist()
 
 
+def omitted_roles(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, ...]:
+    """The roles of a prompt's messages whose text the template leaves out.
+
+    None are returned where the template does not show which text belongs to which message.
+    """
+    contents, restore = _with_stand_ins(messages, tokenizer, template)
+    text = template._render(contents, add_generation_prompt=True, marks=("", ""))
+    try:
+        return _Layout.of(tokenizer, template, contents, restore, text, add_generation_prompt=True).omitted()
+    except DataError:
+        return ()
+
+
 # -- names of special tokens inside messages
 
 

@@ -8,7 +8,7 @@ counts.summary()        # "3 dialogues to learn from, 1 held out, 1 dropped, of 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class Counts:
     truncated: int = 0
     """Records that lost their end and still have a token to learn."""
     dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, Drop] = field(default_factory=dict)
+    """The first record of each reason whose drop has a detail."""
     omitted: Counter[str] = field(default_factory=Counter)
     """Records with a message that the chat template leaves out, by the message's role."""
     altered: int = 0
@@ -56,8 +58,10 @@ class Counts:
         self.dropped[reason] += 1
 
     def drop_record(self, drop: Drop) -> None:
-        """Count a row that its source drops."""
+        """Count a record that is not used, and keep the first of each reason as an example."""
         self.drop(drop.reason)
+        if drop.detail:
+            self.examples.setdefault(drop.reason, drop)
 
     def keep(self, *, held_out: bool, truncated: bool) -> None:
         """Count a record that is learned or held out."""
@@ -69,6 +73,10 @@ class Counts:
         """Count what the chat template leaves out of a record that is learned or held out, and what it changes."""
         self.omitted.update({role for encoded in sequences for role in encoded.omitted})
         self.altered += any(encoded.altered for encoded in sequences)
+
+    def note_omitted(self, roles: Iterable[str]) -> None:
+        """Count a record of which the chat template leaves out messages of these roles."""
+        self.omitted.update(set(roles))
 
     def add_metadata(self, metadata: Mapping[str, Any], source: Source) -> None:
         """Note the fields of a row that are not learned; the embedded world's are its own."""
@@ -115,7 +123,9 @@ class Counts:
             got = (
                 f"{self.read:,} read, {self.heldout:,} held out: {causes}" if self.heldout and self.dropped else causes
             )
-            raise DataError(where, f"the sources hold no {self.kind} to learn from ({got})")
+            examples = "; ".join(f"{drop.id} from {drop.source}: {drop.detail}" for drop in self.examples.values())
+            problem = f"the sources hold no {self.kind} to learn from ({got})"
+            raise DataError(where, problem + (f"; for example {examples}" if examples else ""))
         emit("note", text=self.summary())
         lost = self.dropped.total() - self.dropped["repeated"]
         if lost > LOUD * self.read:

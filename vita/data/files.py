@@ -24,7 +24,7 @@ from vita.spine.contents import KnownFile, choose_files, expected_files
 from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
 from vita.spine.plain_text import counted
-from vita.spine.remote_files import open_filesystem, remote_errors
+from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 
 LONGEST = 256 * 2**20
 """Bytes of the longest line, or file taken as one piece; a longer one would not fit in bounded memory."""
@@ -189,12 +189,7 @@ def _before_magic(pattern: Path) -> Iterator[str]:
 def _find_remote(url: str, where: str) -> list[File]:
     with remote_errors(url, where=where, family=DataError):
         files, base = open_filesystem(url)
-        try:
-            infos = files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
-        except FileNotFoundError:
-            infos = {}
-        if not infos and files.exists(base):
-            infos = {base: files.info(base)}
+        infos = list_remote(files, base)
     root = "/".join(_before_magic(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
     expected = expected_files(url)
     known = {file.path: file for file in expected or ()}

@@ -49,9 +49,45 @@ FORMATS: Parts[Format[Messages]] = Parts("dialogue_format")
 
 
 def detect(row: Row) -> Format[Messages] | None:
-    """The format whose fields `row` has, if any; a list of messages, being one field, comes before pairs of fields."""
+    """The format whose fields `row` has, if any; a list of messages, being one field, comes before pairs of fields.
+
+    Formats whose fields hold a value come before those whose fields are null or empty.
+    """
     fitting = [FORMATS[name] for name in FORMATS if FORMATS[name].fits(row)]
-    return min(fitting, key=lambda format: len(format.needs), default=None)
+    return min(fitting, key=lambda format: (not _has_values(format, row), len(format.needs)), default=None)
+
+
+def check_single_dialogue(row: Row, format: Format[Messages], dialogue: Messages) -> None:
+    """Refuse a row that holds another dialogue too, in the fields of another format with as many needed fields."""
+    for name in FORMATS:
+        other = FORMATS[name]
+        if other is format or len(other.needs) != len(format.needs) or not _has_values(other, row):
+            continue
+        columns = [_value_name(row, names) for names in other.needs]
+        try:
+            same = other.convert(row) == dialogue
+        except Misfit:  # a text under such a name describes the row; a list is a dialogue that cannot be read
+            same = not any(isinstance(row[column], (list, tuple)) for column in columns)
+        if not same:
+            chosen = [_value_name(row, names) for names in format.needs]
+            raise Misfit(
+                f"{_quoted(chosen)} and {_quoted(columns)}, which hold different dialogues",
+                reason="ambiguous",
+                hint="remove the columns that are not to be learned, or set `on_bad_row: drop`",
+            )
+
+
+def _has_values(format: Format[Any], row: Row) -> bool:
+    return all(any(not is_empty(row.get(name)) for name in names) for names in format.needs)
+
+
+def _value_name(row: Row, names: Iterable[str]) -> str:
+    """The first of the alternative names whose field holds a value."""
+    return next((name for name in sorted(names) if not is_empty(row.get(name))), min(names))
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return " with ".join(f"`{name}`" for name in names)
 
 
 def dialogue_format(name: str, *needs: str, reads: Iterable[str] = ()) -> Callable[[Callable[[Row], Messages]], Any]:

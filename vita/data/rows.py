@@ -101,8 +101,16 @@ C = TypeVar("C")
 class _Converter(Generic[C]):
     """Converts rows by their format, which each file's first row decides."""
 
-    def __init__(self, detect: Callable[[Mapping[str, Any]], Format[C] | None], *, wanted: str, known: str) -> None:
-        self._detect, self._wanted, self._known = detect, wanted, known
+    def __init__(
+        self,
+        detect: Callable[[Mapping[str, Any]], Format[C] | None],
+        *,
+        wanted: str,
+        known: str,
+        check: Callable[[Mapping[str, Any], Format[C], C], None] | None = None,
+    ) -> None:
+        """`check` raises `Misfit` for a row that cannot be used although it can be converted."""
+        self._detect, self._wanted, self._known, self._check = detect, wanted, known, check
         self._format: tuple[str, Format[C]] | None = None
 
     def __call__(self, row: Row) -> tuple[C, frozenset[str]]:
@@ -115,7 +123,10 @@ class _Converter(Generic[C]):
             wanted = f"a row of the format {format.describe()}, as the first row of this file is"
             raise Unusable(Problem("misfit", wanted, f"the fields {', '.join(values) or '(none)'}"))
         try:
-            return format.read(values), format.reads
+            converted = format.read(values)
+            if self._check:
+                self._check(values, format, converted)
+            return converted, format.reads
         except Misfit as error:
             wanted = f"a row of the format {format.describe()}"
             raise Unusable(Problem(error.reason, wanted, str(error), error.hint)) from None
@@ -133,7 +144,9 @@ class DialogueMaker:
 
     def __init__(self) -> None:
         known = "; ".join(formats.FORMATS[name].describe() for name in formats.FORMATS)
-        self._convert: _Converter[Messages] = _Converter(formats.detect, wanted="a dialogue", known=known)
+        self._convert: _Converter[Messages] = _Converter(
+            formats.detect, wanted="a dialogue", known=known, check=formats.check_single_dialogue
+        )
 
     def __call__(self, row: Row, source: Source) -> Dialogue:
         messages, reads = self._convert(row)

@@ -26,7 +26,18 @@ from vita.data.sources import Stretch, documents
 
 SAMPLES = 3
 """Dropped documents shown for each reason."""
+_OTHER_REASONS = ("empty", "erased")
 _EVERY = 200  # documents between two ticks
+
+
+def is_filter_rule(reason: str) -> bool:
+    """Whether a document with this drop reason was dropped by a filter: `filter.rule`."""
+    return "." in reason
+
+
+def is_row_problem(reason: str) -> bool:
+    """Whether a drop reason says that the row or file could not be read."""
+    return not is_filter_rule(reason) and reason not in _OTHER_REASONS
 
 
 @dataclass(frozen=True)

@@ -195,12 +195,9 @@ def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str, states
     """
     state, gate = ledger.state(model), _approving_gate(ledger, model)
     if state not in states or gate is None:
-        by = "" if state not in states else " by no gate"
-        hint = "a gate approves them when it is green; see `vita gate` and `vita waive`"
-        raise GateError(
-            where, expected=f"weights that are {' or '.join(LET_OUT)}",
-            got=f"{model[:12]}, which is {'a ' if state == 'candidate' else ''}{state}{by}", hint=hint,
-        )  # fmt: skip
+        got = f"the model {model[:12]} in the state {state}" + (", which no gate approved" if state in states else "")
+        hint = "test the model and let a gate approve it: `vita gate`; `vita waive` makes an exception for one bar"
+        raise GateError(where, expected="a model that a gate has approved", got=got, hint=hint)
     decision = decide_by_name(ledger, store, gate, model=model)
     if not decision.green:
         raise decision.refusal()

@@ -11,16 +11,14 @@ its digest and the end of the run is a `DataError` with its name, so that no res
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vita.spine.config import InputPath, Settings, input_paths
 from vita.spine.disk import file_sha256
@@ -28,7 +26,7 @@ from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError
 from vita.spine.file_listing import ListedFile, list_files, printable
 from vita.spine.ledger import Fingerprint, Ledger
-from vita.spine.remote_files import open_filesystem, remote_errors
+from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 from vita.spine.store import canonical_json
 
 _SETTLED_NS = 2 * 10**9
@@ -202,12 +200,7 @@ def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
     with remote_errors(url, where=where, family=DataError):
         files, base = open_filesystem(url)
         files.invalidate_cache()
-        try:
-            infos: Mapping[str, Any] = (
-                files.glob(base, detail=True) if glob.has_magic(base) else files.find(base, detail=True)
-            )
-        except FileNotFoundError:
-            infos = {}
+        infos = list_remote(files, base)
         known = [
             KnownFile(
                 files.unstrip_protocol(name), name.removeprefix(base), info.get("size") or 0, str(files.checksum(name))

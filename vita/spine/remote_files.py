@@ -10,6 +10,7 @@ first, with short time limits and without retries. Later requests keep the libra
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,40 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     if url.split("://")[0] in _EXTRAS:
         _ask_for_bucket(files, path.split("/")[0])
     return files, path
+
+
+def list_remote(files: Any, path: str) -> dict[str, Any]:
+    """Information on the files at a path, below it, or matching it as a glob; empty where there are none.
+
+    fsspec's HTTP file system reports an unreachable host and a refusal as "not found"; here they raise their cause.
+    """
+    pattern = glob.has_magic(path)
+    try:
+        infos = files.glob(path, detail=True) if pattern else files.find(path, detail=True)
+    except FileNotFoundError:
+        infos = {}
+    if infos:  # of a single file over HTTP they are empty
+        return {name: info if "type" in info else files.info(name) for name, info in infos.items()}
+    cause: BaseException | None = None
+    try:
+        info = files.info(_folder_before_pattern(path) if pattern else path)
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        info = None
+    # Raised outside of the handler: otherwise the two exceptions would be each other's context.
+    if cause is not None and getattr(cause, "status", None) not in _NOT_FOUND:
+        raise cause
+    return {} if pattern or info is None else {path: info}
+
+
+_NOT_FOUND = (404, 410)
+"""HTTP statuses of a page that does not exist."""
+
+
+def _folder_before_pattern(path: str) -> str:
+    """The path up to the last slash before the first wildcard."""
+    literal = path[: next(place for place, character in enumerate(path) if character in "*?[")]
+    return literal.rpartition("/")[0]
 
 
 def _ask_for_bucket(files: Any, bucket: str) -> None:
@@ -139,6 +174,9 @@ def explain_remote(
         return _error(family, where, url, f"is not an address that can be opened: {text}", hint=address)
     if explain_disk(error, url):
         return None
+    status = getattr(error, "status", None)
+    if type(error).__module__.startswith("aiohttp") and isinstance(status, int) and status >= 400:
+        return _error(family, where, url, f"the server answers with the HTTP status {status}", hint=address)
     if isinstance(error, OSError) or type(error).__module__.split(".")[0] in REMOTE_LIBRARIES:
         return _error(family, where, url, f"cannot be reached: {text or type(error).__name__}", hint=address)
     return None

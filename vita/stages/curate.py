@@ -7,6 +7,7 @@ out for testing, drawn by content so that equal texts are never on both sides.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from vita.data.corpus_report import describe, to_markdown, too_few
 from vita.data.filters import DEFAULT_FILTERS, FilterUse
 from vita.data.parallel import Crew
 from vita.data.place import Decisions, Placing, Wanted, decide, place, placings_of
-from vita.data.sift import Job, PartTable, Sifted, Tally, sift
+from vita.data.sift import Job, PartTable, Sifted, Tally, is_filter_rule, is_row_problem, sift
 from vita.data.sources import Source, passed_over, stretches
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
@@ -232,10 +233,28 @@ def _nothing_left(tally: Tally) -> DataError:
         for reason, count in counts.items():
             reasons[reason] = reasons.get(reason, 0) + count.documents
     shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5])
-    return DataError(
-        "curate", f"no document is left: {counted(sum(reasons.values()), 'document')} dropped ({shown})",
-        hint="loosen or take out these filters in `filters`",
-    )  # fmt: skip
+    unreadable = [reason for reason in reasons if is_row_problem(reason)]
+    got = f"{counted(sum(reasons.values()), 'document')} dropped ({shown})"
+    examples = [
+        f"{sample['id']} from {sample['source']} ({sample['reason']}): {sample['detail']}"
+        for reason in unreadable
+        for sample in tally.samples[reason]
+    ]
+    if examples:
+        rest = sum(reasons[reason] for reason in unreadable) - len(examples[:5])
+        got += f"; rows that cannot be read: {'; '.join(examples[:5])}" + (f"; and {rest} more" if rest else "")
+    return DataError("curate", f"no document is left: {got}", hint=_advice_on_drops(reasons))
+
+
+def _advice_on_drops(reasons: Mapping[str, int]) -> str:
+    """What to do when these reasons dropped all documents."""
+    advice = {
+        "correct the rows and files that cannot be read": any(map(is_row_problem, reasons)),
+        "loosen or take out these filters in `filters`": any(map(is_filter_rule, reasons)),
+        "add text: documents without text are dropped": "empty" in reasons,
+        "add other documents: `vita erasures` lists what was erased": "erased" in reasons,
+    }
+    return "; ".join(text for text, applies in advice.items() if applies)
 
 
 def _nothing_to_train_on(decisions: Decisions) -> DataError:

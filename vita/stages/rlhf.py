@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from vita.data.chat import omitted_roles
 from vita.data.counts import Counts, counts_in
 from vita.data.prompts import Prompt, distinct, prompts
 from vita.data.sources import Source
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from vita.train.loop import Learnt
     from vita.train.trainer import Training
 
-VERSION = 4
+VERSION = 5
 
 LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""
@@ -369,6 +370,9 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
     Random(f"{config.seed}/held out").shuffle(kept)
     count = min(config.held_out, len(kept) // 3)
     counts.learned, counts.heldout = len(kept) - count, count
+    if engine.template:
+        for prompt in kept:
+            counts.note_omitted(omitted_roles(engine.tokenizer, engine.template, prompt.messages))
     counts.report(context.emit, where="rlhf")
     return kept[count:], kept[:count], counts
 

@@ -210,7 +210,7 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
             context.emit("progress", done=number, total=None, unit="dialogues")
         counts.metadata |= dict.fromkeys(metadata_fields(dialogue.metadata, ()))
         if dialogue.drop:
-            counts.drop(dialogue.drop.reason)
+            counts.drop_record(dialogue.drop)
             continue
         counts.keep(held_out=dialogue.held_out, truncated=dialogue.truncated)
         counts.note_template(dialogue.sequences)
