@@ -1,0 +1,45 @@
+"""The shortened `cat` life ends in the results that are recorded in `cat.json`; a difference is listed line by line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.golden.record import GOLDEN, differences
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOWN = 30
+
+
+@pytest.mark.slow
+def test_the_shortened_life_ends_in_the_recorded_results() -> None:
+    command = [sys.executable, "-m", "tests.golden.record", "--compare"]
+    comparison = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=3600)
+    assert comparison.returncode == 0, report(comparison.stdout, comparison.stderr)
+    assert comparison.stdout == "no difference\n"
+
+
+def report(output: str, errors: str) -> str:
+    """Describe a failed comparison: the first differences, or the error that ended the life."""
+    lines = output.splitlines()
+    hint = "If the change is intended, record the results again: python -m tests.golden.record"
+    if not lines:
+        return f"the recorder ended without a comparison:\n{errors[-3000:]}"
+    more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([f"{len(lines)} differences from {GOLDEN.name}:", *lines[:SHOWN], *more, hint])
+
+
+def test_a_changed_result_is_named_by_its_step_and_figure() -> None:
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    changed = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    name = next(step for step, results in changed["steps"].items() if results.get("curve"))
+    figure, value = next(
+        (figure, value) for figure, value in changed["steps"][name]["curve"][0].items() if isinstance(value, float)
+    )
+    changed["steps"][name]["curve"][0][figure] = value + 1
+    assert list(differences(golden, golden)) == []
+    assert list(differences(golden, changed)) == [f"{name}.curve[0].{figure}: {value} -> {value + 1}"]
