@@ -13,21 +13,23 @@ from jaxtyping import Int, Int64, UInt64
 
 Keys = UInt64[np.ndarray, "N 2"]
 
+_OGHAM_SPACE = "\u1680".encode()
 _BLANKS = bytes.maketrans(b"\t\n\v\f\r", b"     ")
 
 
 def content_key(text: str, data: bytes) -> bytes:
-    """16 bytes that are equal for equal content; `data` is the UTF-8 of `text`."""
+    """Return 16 bytes that are equal for equal content; `text` comes from `page.mend`, and `data` is its UTF-8."""
     return xxhash.xxh3_128_digest(normalised(text, data))
 
 
 def normalised(text: str, data: bytes) -> bytes:
-    """What is compared: NFKC, case folded, every run of white space one space."""
+    """Return what is compared of a mended text: NFKC, case folded, every run of white space one space."""
     if data.isascii():
         plain = data.lower()
     else:
-        folded = unicodedata.normalize("NFKC", text).casefold()
-        return " ".join(folded.split()).encode("utf-8", errors="replace")  # splits at all white space of Unicode
+        plain = unicodedata.normalize("NFKC", text).casefold().encode("utf-8", errors="replace")
+        # NFKC makes a space of every white space of other scripts but this one; `mend` removed the line ends.
+        plain = plain.replace(_OGHAM_SPACE, b" ") if b"\xe1" in plain else plain
     plain = plain.translate(_BLANKS).strip()
     while b"  " in plain:
         plain = plain.replace(b"  ", b" ")

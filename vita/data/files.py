@@ -12,6 +12,7 @@ import fnmatch
 import glob
 import hashlib
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -119,14 +120,19 @@ def text_lines(file: File) -> Iterator[bytes]:
 
 def plain_line_ends(data: bytes) -> bytes:
     """Return `data` with every line end of Unicode (UAX 14: CR LF, CR, VT, FF, NEL, LS, PS) as one LF."""
-    for end in _ASCII_LINE_ENDS if data.isascii() else _LINE_ENDS:
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for end in (b"\v", b"\f"):
         if end in data:
             data = data.replace(end, b"\n")
+    if not data.isascii():  # the search for one byte takes a tenth of that for several
+        data = data.replace(b"\xc2\x85", b"\n") if b"\xc2" in data else data
+        data = _SEPARATORS.sub(b"\n", data) if b"\xe2" in data else data
     return data
 
 
-_ASCII_LINE_ENDS = (b"\r\n", b"\r", b"\v", b"\f")
-_LINE_ENDS = (*_ASCII_LINE_ENDS, b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9")
+_SEPARATORS = re.compile(rb"\xe2\x80[\xa8\xa9]")
+"""U+2028 and U+2029 in UTF-8."""
 
 
 def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
 from vita.data.page import Page, hash_of, repeated_share
-from vita.data.scripts import is_alphabetic, main_script
+from vita.data.scripts import is_alphabetic, scripts_of
 from vita.spine.config import Settings, build
 from vita.spine.parts import Parts
 
@@ -92,8 +92,8 @@ class Sieve:
 @FILTERS.add("length")
 def length(page: Page, *, minimum_words: int = 50, maximum_words: int = 0) -> Reason | None:
     """Too few words, or too many where `maximum_words` is not 0 (Gopher: 50 to 100,000; a book has more)."""
-    if not page.has_words(minimum_words):
-        return Reason("short", f"{page.word_count} words, under {minimum_words}")
+    if (words := page.words_up_to(minimum_words)) < minimum_words:
+        return Reason("short", f"{words} words, under {minimum_words}")
     if maximum_words and (words := page.word_count) > maximum_words:
         return Reason("long", f"{words} words, over {maximum_words}")
     return None
@@ -134,7 +134,7 @@ def gopher_quality(
         return Reason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
     if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > most_ellipsis_lines:
         return Reason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
-    if page.script not in ("", *map(main_script, stop_words)):
+    if page.script and page.script not in scripts_of(stop_words):
         return None  # text in another script has other stop words
     if (kinds := _kinds_of(stop_words, page.words.hashes, enough=minimum_stop_words)) < minimum_stop_words:
         return Reason("stop_words", f"{kinds} of {len(stop_words)} kinds, under {minimum_stop_words}")

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int64, UInt8, UInt64
 
 from vita.data.files import plain_line_ends
 from vita.data.records import Document
-from vita.data.scripts import blank_bytes, has_unspaced, main_script, unspaced_words
+from vita.data.scripts import has_unspaced, main_script, unspaced_words, with_ascii_blanks
 
 BLOCK_BYTES = 2**20
 """Bytes measured at once; bounds the memory of the arrays for very long documents."""
@@ -75,10 +75,12 @@ class Page:
             return parts[0]
         return Words(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
-    def has_words(self, minimum: int) -> bool:
-        """Whether the text has at least `minimum` words; stops there, so that long texts cost nothing."""
-        split = self.data.split(None, minimum) if self.data.isascii() else self.text.split(None, minimum)
-        return len(split) >= minimum or self.word_count >= minimum
+    def words_up_to(self, limit: int) -> int:
+        """Count the words up to about `limit`, so that long texts cost nothing; a larger number means at least it."""
+        split = self.data.split(None, limit) if self.data.isascii() else self.text.split(None, limit)
+        if len(split) >= limit or self.data.isascii() or not has_unspaced(self.data):
+            return len(split)
+        return self.word_count
 
     @cached_property
     def word_count(self) -> int:
@@ -162,11 +164,10 @@ _MIX_A, _MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 def _measure(data: bytes) -> Words:
     """The words of a block, whose bytes are read eight at a time: most words are one read."""
+    data = data if data.isascii() else with_ascii_blanks(data)
     codes = np.frombuffer(data, np.uint8)
     blank = np.ones(len(codes) + 2, np.int8)
     np.less_equal(codes, 32, out=blank[1:-1], casting="unsafe")
-    if not data.isascii():
-        blank[1:-1][blank_bytes(data)] = 1
     edges = np.flatnonzero(blank[1:] != blank[:-1])
     starts, ends = edges[0::2].copy(), edges[1::2].copy()
     size = ends - starts
