@@ -183,6 +183,45 @@ def test_an_end_of_turn_that_is_no_stop_ends_the_answer() -> None:
     assert turn_ends(tokenizer, template) == {tokenizer.specials["<|end|>"]}
 
 
+def test_a_template_without_an_end_is_refused_also_where_the_user_speaks_last() -> None:
+    messages = say(("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"))
+    for source in (NO_END, "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"):
+        with pytest.raises(DataError, match=r"leaves <\|im_end\|> out of what is learned of answer 2"):
+            encode(byte_tokenizer(), template_of(source), messages)
+    for name in ("last answer ends", "phi-3", "chatml", "end before next"):
+        assert any("Hello" in run for run in runs(byte_tokenizer(), encode(
+            byte_tokenizer(), template_of(TEMPLATES[name]), messages)))  # fmt: skip
+
+
+def test_an_end_of_turn_in_plain_text_is_learned_after_each_answer() -> None:
+    """`<|stop|>` is no special token: both answers teach it, and the last one the end token behind it."""
+    template = template_of(PHI_3.replace(END, "<|stop|>"))
+    tokenizer = byte_tokenizer()
+    assert "<|stop|>" not in tokenizer.specials
+    assert runs(tokenizer, encode(tokenizer, template, CHAT)) == ["Hello<|stop|>", f"Bye<|stop|>\n{END}"]
+    never = template_of(PHI_3.replace(END, "<|stop|>").replace("{{ eos_token }}", ""))
+    with pytest.raises(DataError, match="leaves"):
+        encode(tokenizer, never, CHAT)
+
+
+SPEAKERS = (
+    "{% for m in messages %}{{ m['role'] | capitalize + ': ' + m['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}Assistant: "
+    "{% elif not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+"""It writes no prompt after an answer, and the end token after the last message alone."""
+
+
+def test_the_header_of_a_second_answer_in_a_row_is_not_learned() -> None:
+    tokenizer = byte_tokenizer()
+    messages = say(("user", "Hi"), ("assistant", "One"), ("assistant", "Two"), ("user", "SECRET"), ("assistant", "Bye"))
+    always = SPEAKERS.replace(" and messages[-1]['role'] != 'assistant'", "")
+    for source in (SPEAKERS, always):
+        encoded = encode(tokenizer, template_of(source), messages)
+        assert runs(tokenizer, encoded) == ["One", "Two", f"Bye\n{END}"]
+        assert runs(tokenizer, encode(tokenizer, template_of(source), messages[:3])) == ["One", f"Two\n{END}"]
+
+
 def test_tool_results_are_not_learned() -> None:
     tokenizer = byte_tokenizer()
     messages = say(("user", "Hi"), ("assistant", "call()"), ("tool", "TOOLSECRET"), ("assistant", "Bye"))

@@ -51,7 +51,7 @@ class Answer:
     content: Span
     """The message's own text."""
     end: Span | None
-    """The special token that ends the turn."""
+    """The text that ends the turn: a special token, or text such as `<|end|>` that the template writes in any case."""
 
 
 def locate_contents(
@@ -153,22 +153,60 @@ class _Finder:
         header = self._header(number)
         if header is None:
             return gap.end
-        start = gap.start + common_prefix(header, self.text[gap.start : gap.end])
+        before = self.text[gap.start : gap.end]
+        start = gap.start + common_prefix(header, before)
+        if self.messages[number - 1]["role"] == "assistant":
+            start = max(start, gap.end - self._prefix_length(before))
         inside = (marker.start for marker in self.markers(self.text) if marker.start < start < marker.end)
         return next(inside, start)
 
+    def _prefix_length(self, before: str) -> int:
+        """How much of the text before an answer that follows another answer belongs to the answer.
+
+        A template may write no prompt after an answer, although it writes the header of the next one. The header is
+        therefore taken from an answer to a user: it is what the prompt for this answer holds too.
+        """
+        first, second = self.probes[:2]
+        turns: list[Content] = [{"role": "user", "content": first}, {"role": "assistant", "content": second}]
+        prompt, dialogue = _try(self.render, turns[:1], True), _try(self.render, turns, False)
+        if prompt is None or dialogue is None or first not in prompt or first not in dialogue or second not in dialogue:
+            return len(before)
+        gap = dialogue[dialogue.rfind(first) + 1 : dialogue.rfind(second)]
+        prefix = gap[common_prefix(prompt[prompt.rfind(first) + 1 :], gap) :]
+        return len(prefix) if before.endswith(prefix) else len(before)
+
     def _end(self, number: int, gap: Span) -> Span | None:
-        """The first special token that belongs to the turn; `gap` is the template's text after the answer."""
+        """The end of the turn; `gap` is the template's text after the answer.
+
+        It is the first special token that belongs to the turn. Where there is none and other turns follow, it is the
+        text that the template writes after the answer in any case, such as `<|end|>` as plain text.
+        """
         trailer = self.text[gap.start : gap.end]
-        shared = len(trailer)
-        if number + 1 < len(self.messages) or gap.end < len(self.text):
-            final = _try(self.render, self._probed(number + 1), False)
-            at = final.rfind(self.probes[number]) if final is not None else -1
-            shared = common_prefix(trailer, final[at + 1 :]) if final is not None and at >= 0 else 0
+        if number + 1 == len(self.messages) and gap.end == len(self.text):
+            final, shared = trailer, len(trailer)
+        else:
+            probed = _try(self.render, self._probed(number + 1), False)
+            at = probed.rfind(self.probes[number]) if probed is not None else -1
+            final = probed[at + 1 :] if probed is not None and at >= 0 else ""
+            shared = common_prefix(trailer, final)
         first = next(iter(self.markers(trailer)), None)
         if first is None or first.end > shared or self._begins_a_turn(number, trailer[first.start : first.end]):
-            return None
+            length = self._plain_end(trailer, final, shared) if shared < len(trailer) else 0
+            return Span(gap.start, gap.start + length) if length else None
         return Span(gap.start + first.start, gap.start + first.end)
+
+    def _plain_end(self, trailer: str, final: str, shared: int) -> int:
+        """The length of the plain text with which an answer ends whatever follows; no special token, no part of a word.
+
+        `trailer` and `final` are the texts after the answer with and without the messages that follow it.
+        """
+        first = min((span.start for text in (trailer, final) for span in self.markers(text)), default=shared + 1)
+        if first <= shared:
+            return len(trailer[:first].rstrip())
+        if shared < len(final) and not trailer[shared].isspace() and not final[shared].isspace():
+            while shared and not trailer[shared - 1].isspace():
+                shared -= 1
+        return len(trailer[:shared].rstrip())
 
     def _header(self, number: int) -> str | None:
         """What the prompt for an answer holds after the message before it; None where there is no such prompt."""

@@ -191,7 +191,8 @@ def encode(
     spans = tokenizer.template_spans(text, restore=restore)
     ids = spans.ids.tolist()
     _check_start(tokenizer, ids)
-    _check_end(tokenizer, answers, text, last=len(messages) - 1)
+    _check_end(tokenizer, answers, last=len(messages) - 1)
+    _check_last_answer(tokenizer, template, messages, answers)
     learn = _overlaps(spans, [answer.span for answer in answers if answer.message in learned - set(rewritten)])
     altered = any(layout.is_altered(answer) for answer in answers if answer.message in learned - set(rewritten))
     return Encoded(ids, learn.tolist(), rewritten, layout.omitted(), altered)
@@ -372,7 +373,12 @@ class _Layout:
             probes=self.probes,
         )
         return [
-            _Answer(number, answer.span, self.text[slice(*answer.content)], answer.end is not None)
+            _Answer(
+                number,
+                answer.span,
+                self.text[slice(*answer.content)],
+                answer.end is not None and bool(self._markers(self.text[slice(*answer.end)])),
+            )
             for number, answer in found.items()
         ]
 
@@ -440,7 +446,27 @@ def _check_start(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
         )
 
 
-def _check_end(tokenizer: Tokenizer, answers: Sequence[_Answer], text: str, *, last: int) -> None:
+def _check_last_answer(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], answers: Sequence[_Answer]
+) -> None:
+    """Refuse a template that never ends an answer, also for a dialogue that ends with another message.
+
+    An answer may be without an end because the template writes it after the last message alone. The dialogue up to
+    this answer decides.
+    """
+    if any(answer.ends for answer in answers) or not answers:
+        return
+    last = max(answer.message for answer in answers)
+    if last == len(messages) - 1:
+        return
+    try:
+        template.render(messages[: last + 1])
+    except DataError:  # the template does not write a dialogue that ends here
+        return
+    encode(tokenizer, template, messages[: last + 1])
+
+
+def _check_end(tokenizer: Tokenizer, answers: Sequence[_Answer], *, last: int) -> None:
     """Refuse what would train a model that does not stop."""
     final = next((answer for answer in reversed(answers) if answer.message == last), None)
     if final is None or final.ends:

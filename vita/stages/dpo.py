@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from vita.train.preference import Knobs
     from vita.train.trainer import Training, Work
 
-VERSION = 5
+VERSION = 6
 PARALLEL = True
 """All processes carry it out together."""
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vita.train.trainer import Trainer, Training
     from vita.train.validation import Evidence
 
-VERSION = 5
+VERSION = 6
 PARALLEL = True
 """All processes carry it out together."""
 ENOUGH_PAIRS = 30

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 5
+VERSION = 6
 PARALLEL = True
 """All processes carry it out together."""
 
