@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 import traceback
@@ -36,6 +37,9 @@ def print_error_line(message: str) -> None:
 
 def explain(error: Exception) -> VitaError | None:
     """The one-line form of what the operating system refuses: a file, a port, memory; None for anything else."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        source, _, reason = error.args[0][0]  # of a copied folder: every file that failed
+        return StoreError(str(source), f"cannot be copied: {reason}")
     if explained := explain_disk(error, _file_of(error) or "standard output"):
         return explained
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():

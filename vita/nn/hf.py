@@ -309,6 +309,10 @@ def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 @contextmanager
 def _reading(path: Path) -> Iterator[Any]:
     try:
+        path.open("rb").close()  # safetensors reports a file without permission as missing
+    except OSError as error:
+        raise ModelError(str(path), f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:

@@ -31,7 +31,7 @@ class full_disk_explained:  # noqa: N801 (reads as a phrase: `with full_disk_exp
 
 
 def explain_disk(error: BaseException, place: Path | str) -> StoreError | None:
-    """The clear form of a full, read-only or forbidden disk; None for any other error."""
+    """The clear form of an error of a full or read-only disk, a limit or permissions; None for any other error."""
     seen: BaseException | None = error
     while seen is not None:
         number = seen.errno if isinstance(seen, OSError) else None
@@ -39,11 +39,16 @@ def explain_disk(error: BaseException, place: Path | str) -> StoreError | None:
         if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "disk is full" in text:
             hint = "free some space and run the same command again: it goes on where it stopped"
             return StoreError(str(place), "the disk is full", hint=hint)
-        if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-            name = getattr(seen, "filename", None) or place
-            return StoreError(
-                str(name), f"cannot be written ({os.strerror(number)})", hint="choose another folder with --store"
-            )
+        name = str(getattr(seen, "filename", None) or place)
+        if number == errno.EFBIG:
+            hint = "raise the limit (`ulimit -f`), or use a file system without it, and run the same command again"
+            return StoreError(name, "a file exceeds the largest size that is allowed here", hint=hint)
+        if number == errno.EROFS:
+            hint = "choose a folder that can be written; --store and --ledger name those of Vita"
+            return StoreError(name, "lies on a read-only file system", hint=hint)
+        if number in (errno.EACCES, errno.EPERM):
+            hint = "check the permissions of the file and of its folders, or choose another one"
+            return StoreError(name, f"cannot be accessed ({os.strerror(number)})", hint=hint)
         seen = seen.__cause__ or seen.__context__
     return None
 

@@ -9,6 +9,7 @@ otherwise when its heartbeat is `STALE_SECONDS` old.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
@@ -399,8 +401,12 @@ class Ledger:
             if url.get_backend_name() == "postgresql" and url.drivername == "postgresql":
                 url = url.set(drivername="postgresql+psycopg")
             self._place = url.render_as_string(hide_password=True)
+            read_only = False
             if url.get_backend_name() == "sqlite" and url.database:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+                path = Path(url.database)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if read_only := _readable_only(path):
+                    url = sa.make_url(_read_only_url(path.absolute()))
             engine = sa.create_engine(url, pool_pre_ping=True)
         except exc.ArgumentError:
             raise LedgerError(self._place, expected="a database URL such as sqlite:///ledger.db") from None
@@ -409,7 +415,7 @@ class Ledger:
                 expected = "an SQLite or PostgreSQL database, such as sqlite:///ledger.db or postgresql://host/vita"
                 raise LedgerError(self._place, expected=expected) from None
             raise MissingExtra(f"ledger {self._place}", "postgres") from None
-        if engine.dialect.name == "sqlite":
+        if engine.dialect.name == "sqlite" and not read_only:
             event.listen(engine, "connect", _sqlite_settings)
         return engine
 
@@ -477,9 +483,34 @@ class Ledger:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             if "malformed" in cause or "not a database" in cause:
                 raise self._unreadable(cause) from None
-            raise LedgerError(
-                self._place, f"the ledger's database says: {cause}", hint="is the address right?"
-            ) from None
+            raise LedgerError(self._place, f"the ledger's database says: {cause}", hint=_hint(cause)) from None
+
+
+def _hint(cause: str) -> str:
+    """What to do about a message of the database."""
+    hints = {
+        "readonly database": "the command writes to the ledger: check the permissions of its file and folder",
+        "unable to open database file": "check that its folder exists, and the permissions of the file and the folder",
+        "disk i/o error": "the disk is full, failing or limited (`ulimit -f`, a quota)",
+        "database is locked": "another process writes to it; run the command again later",
+    }
+    return next((hint for text, hint in hints.items() if text in cause.lower()), "is the address right?")
+
+
+def _readable_only(path: Path) -> bool:
+    """Whether this process may read the SQLite file but not write to it, or not beside it."""
+    return path.is_file() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
+def _read_only_url(path: Path) -> str:
+    """The address that opens an SQLite file without writing anything.
+
+    Without a write-ahead log (WAL) to read, SQLite is told that nobody changes the file: it would create a log beside
+    it otherwise.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    settled = not log.exists() or log.stat().st_size == 0
+    return f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true" + ("&immutable=1" if settled else "")
 
 
 def add_event(database: sa.Connection, event_name: str, subject: str, **data: Any) -> None:

@@ -208,7 +208,9 @@ class Store:
 
     def digests(self) -> list[str]:
         """Every artifact, sorted by digest."""
-        found = {path.stem for path in (self.root / "artifacts").glob("*.json")}
+        with full_disk_explained(self.root):  # `glob` would take a folder that cannot be read for an empty one
+            names = [path.name for path in (self.root / "artifacts").iterdir()]
+        found = {name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")}
         if self._remote:
             found.update(PurePosixPath(name).stem for name in self._remote.names("artifacts") if name.endswith(".json"))
         return sorted(found)
