@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.corpora import rows, write
+from tests.cli.models import save_chat_model
 from tests.cli.test_cli import LIFE, Vita, vita
 from vita.data.dedup import as_keys, content_key
 from vita.data.mixing import draw
@@ -147,3 +148,29 @@ def test_models_are_told_what_they_did_with_a_document(vita: Vita, mail: Path, t
     assert vita("live", "life.yaml")[0] == 0
     after = Path(json.loads(vita("show", "tiny/sft", "--json")[1])["folder"])
     assert before != after
+
+
+def test_dialogues_that_are_cut_dropped_or_erased_are_told_apart(vita: Vita, tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "base", context=128)
+    write(tmp_path / "chats.jsonl",
+          *({"id": f"c{n}", "prompt": f"Say {n}", "completion": f"It is {n}."} for n in range(6)),
+          {"id": "cut", "prompt": "Say it", "completion": "long words " * 30},
+          {"id": "unseen", "prompt": "long words " * 30, "completion": "Never read."})  # fmt: skip
+    command = ("sft", "chats.jsonl", "--model", "base", "--steps", "1", "--held-out", "0", "--life", "f")
+    assert vita(*command)[0] == 0
+
+    def use(id: str) -> dict[str, tuple[str, str]]:
+        return {one["digest"]: (one["use"], one["told"]) for one in who_saw(vita, id)["weights"]}
+
+    ((digest, trained),) = use("c1").items()
+    assert trained == ("trained on", "trained on it")
+    assert use("cut")[digest][1].startswith("trained on its first 128 of ")
+    assert use("unseen")[digest][0] == "not used" and "cut_before_answer" in use("unseen")[digest][1]
+    assert who_saw(vita, "unseen")["retire"] == []
+
+    assert vita("who-saw", "c1", "--erase", "--by", "Ada")[0] == 0
+    assert vita(*command)[0] == 0
+    facts = json.loads(vita("show", "f/sft", "--json")[1])["facts"]
+    assert facts["dropped_erased"] == 1 and facts["read"] == 8
+    assert list(use("c1")) == [digest], "the model that was made without the dialogue is not listed"
+    assert len(use("c2")) == 2

@@ -142,6 +142,21 @@ def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
     assert facts["improvement"].startswith("not improved (allowed by `allow_no_improvement`): held-out accuracy")
 
 
+def test_a_reward_model_at_chance_on_transcripts_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Transcripts as public preference data has them, with labels drawn by a coin."""
+    rows = [
+        {
+            name: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[name]}"
+            for name in ("chosen", "rejected")
+        }
+        for row in coin_pairs(240)
+    ]  # fmt: skip
+    written(folder, rows, name="transcripts.jsonl")
+    assert vita("reward", "transcripts.jsonl", "--model", "base", "--held-out", "0.3", "--life", "hh") == 7
+    assert "does not differ from chance" in capsys.readouterr().err
+    assert "hh/reward" not in listing(capsys)
+
+
 # -- the criteria
 
 

@@ -61,7 +61,7 @@ def read_dialogues(
         for dialogue in dialogues(source, dropped=drops.append):
             yield from map(_dropped, drops)
             drops.clear()
-            yield _prepare(dialogue, source, tokenizer, template, settings)
+            yield prepare_dialogue(dialogue, source, tokenizer, template, settings)
         yield from map(_dropped, drops)
 
 
@@ -82,9 +82,10 @@ def _dropped(drop: Drop) -> TuningDialogue:
     return TuningDialogue(drop.id, drop.source, drop=drop)
 
 
-def _prepare(
+def prepare_dialogue(
     dialogue: Dialogue, source: Source, tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
 ) -> TuningDialogue:
+    """One dialogue in tokens, cut to length, or dropped with the reason."""
     flaw = answer_flaw(dialogue.messages)
     if flaw:
         return _dropped(Drop(dialogue.id, dialogue.source, flaw.reason, flaw.detail))

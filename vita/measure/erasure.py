@@ -17,6 +17,7 @@ from vita.data.feedback import read_feedback
 from vita.data.loader import Loader
 from vita.data.shards import DocumentSpan, Shards
 from vita.measure import own_sources
+from vita.measure.dialogue_use import dialogue_use
 from vita.measure.fates import Fate, Use, copies, fates
 from vita.measure.services import all_states
 from vita.spine.erasures import add_erasure
@@ -195,13 +196,18 @@ class _Search:
             told = "holds a copy of it" if only_copies else "holds it"
             self._holders.append(Holder("", "source", (label,), "", "holds it", "trained on", told))
         for hit in looked.hits:
-            use = "held out" if hit.held_out else "trained on"
+            use, told = "held out" if hit.held_out else "trained on", ""
+            if hit.dialogue and hit.run.stage == "sft":
+                exact = dialogue_use(
+                    hit.run, hit.dialogue, repeat=hit.repeat, store=self._store, ledger=self._ledger
+                )  # fmt: skip
+                use, told = exact or (use, told)
             through = f"{hit.run.life}/{hit.run.step}, which read {hit.label}"
             if hit.run.artifact:
-                self._add_weights(hit.run.artifact, use, through)
-                self._follow(hit.run.artifact, use, through, set())
+                self._add_weights(hit.run.artifact, use, through, told=told)
+                self._follow(hit.run.artifact, use, through, set(), told=told)
 
-    def _follow(self, begin: str, use: str, through: str, ids: set[tuple[str, str]]) -> None:
+    def _follow(self, begin: str, use: str, through: str, ids: set[tuple[str, str]], *, told: str = "") -> None:
         """Follow what was made from an artifact; on the way a training run may have ended before the document."""
         queue, seen = [(begin, use)], {begin}
         for digest, reached in queue:
@@ -213,17 +219,17 @@ class _Search:
                 if ids and run.stage == "pretrain" and reached == "trained on":
                     now = "trained on" if self._is_reached(run, ids) else "not reached"
                 if self._store.manifest(run.artifact).kind == "tokens" and ids:
-                    told = "tokenized" if reached == "trained on" else "tokenized as held-out text"
-                    self._holders.append(self._holder(run.artifact, "holds it", reached, told))
-                self._add_weights(run.artifact, now, through)
+                    tokenized = "tokenized" if reached == "trained on" else "tokenized as held-out text"
+                    self._holders.append(self._holder(run.artifact, "holds it", reached, tokenized))
+                self._add_weights(run.artifact, now, through, told=told if now == use else "")
                 queue.append((run.artifact, now))
 
-    def _add_weights(self, digest: str, use: str, through: str) -> None:
+    def _add_weights(self, digest: str, use: str, through: str, *, told: str = "") -> None:
         if not self._store.has(digest) or self._store.manifest(digest).kind not in _WEIGHTS:
             return
         known = self._weights.get(digest)
         if known is None or _STRONGEST.index(use) < _STRONGEST.index(known.use):
-            self._weights[digest] = self._holder(digest, through, use, _TOLD[use])
+            self._weights[digest] = self._holder(digest, through, use, told or _TOLD[use])
 
     def _is_reached(self, run: Run, ids: set[tuple[str, str]]) -> bool:
         """Whether pretraining served one of the documents before it ended; True where that cannot be known."""

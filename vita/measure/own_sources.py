@@ -22,6 +22,7 @@ from vita.data.sources import Source, dialogues, documents, opinions
 from vita.measure.recorded import place_of
 from vita.spine.config import build
 from vita.spine.contents import content_digest
+from vita.spine.erasures import Erasure, all_erasures
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import canonical_json
@@ -35,6 +36,8 @@ class Read:
     source: str
     content: str
     lot: str
+    dialogue: Dialogue | None = None
+    """The dialogue itself, for stages whose chat template and length decide what of it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class Hit:
     """Whether the run kept it for evaluation."""
     copy: bool
     """Whether it has another id and the content that is looked for."""
+    dialogue: Dialogue | None = None
+    repeat: float = 1.0
+    """How often an epoch shows the records of the source."""
 
 
 Records = Callable[[Source], Iterator[Read]]
@@ -72,6 +78,7 @@ def look(document: str, ledger: Ledger, *, source: str | None = None, contents: 
     A record is found by its id (of `source` alone, where it is given) or by one of the `contents`.
     """
     found, known = Looked(), {}
+    erasures = {erasure.id: erasure for erasure in all_erasures(ledger)}
     for run in ledger.find(state="done"):
         if (read := _READ_BY.get(run.stage)) is None:
             continue
@@ -82,7 +89,10 @@ def look(document: str, ledger: Ledger, *, source: str | None = None, contents: 
                 known[same] = _search(given, _Wanted(document, source, contents), read, run, ledger)
             label, records, problem = known[same]
             clear = clear and not records and not problem
-            found.hits += [_hit(run, label, record, document) for record in records]
+            honoured = [erasures[id] for id in (run.record or {}).get("erasures", ()) if id in erasures]
+            present = [record for record in records if not any(_covers(erasure, record) for erasure in honoured)]
+            repeat = given.get("repeat", 1.0)
+            found.hits += [_hit(run, label, record, document, repeat=float(repeat)) for record in present]
             if problem and not records:
                 found.unread.append(f"{run.life}/{run.step} read {label}: {problem}")
         if clear:
@@ -102,10 +112,16 @@ class _Wanted:
         return by_id or record.content in self.contents
 
 
-def _hit(run: Run, label: str, record: Read, document: str) -> Hit:
+def _covers(erasure: Erasure, record: Read) -> bool:
+    """Whether a run that honoured the erasure left this record out."""
+    by_id = erasure.by_id and erasure.document in record.ids and erasure.source in (None, record.source)
+    return by_id or record.content in erasure.contents
+
+
+def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) -> Hit:
     share, seed = run.config.get("held_out") or 0, run.config.get("seed", 0)
     held_out = isinstance(share, float) and bool(record.lot) and lot(record.lot, f"{seed}/held out") < share
-    return Hit(run, label, record.source, record.content, held_out, document not in record.ids)
+    return Hit(run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat)
 
 
 def _search(
@@ -142,7 +158,7 @@ def _of_documents(source: Source) -> Iterator[Read]:
 
 def _of_dialogues(source: Source) -> Iterator[Read]:
     for record in dialogues(source, dropped=_ignore):
-        yield Read((record.id,), record.source, content_hash(record), text_of(record.messages))
+        yield Read((record.id,), record.source, content_hash(record), text_of(record.messages), record)
 
 
 def _of_opinions(source: Source) -> Iterator[Read]:
