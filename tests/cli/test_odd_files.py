@@ -65,7 +65,7 @@ def test_of_a_damaged_file_what_was_read_is_kept_and_the_run_goes_on(vita: Vita,
     assert (len(kept) > 1) is not (name in ("cut.parquet", "empty.jsonl.gz"))
     (drop,) = rows(vita, "x/curate", "drops")
     if name != "cut.jsonl":  # whose last line is a bad row like another
-        assert drop["reason"] == "damaged_file" and f"rows read before: {len(kept) - 1}" in drop["detail"]
+        assert drop["reason"] == "damaged_file" and f"a problem after {len(kept) - 1:,} row" in drop["detail"]
         assert "read 1 damaged file in part" in told and name in vita("show", "x/curate")[1]
 
 

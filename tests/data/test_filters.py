@@ -80,6 +80,16 @@ def test_the_reason_gives_the_figure_and_the_bar() -> None:
     assert sieve("length")(page("one two three")) == ("length.short", "3 words, under 50")
 
 
+def test_the_share_of_the_most_frequent_run_is_its_characters_times_its_frequency_in_every_script() -> None:
+    for run, other in (("aaaa bbbb cccc dddd", "word"), ("항구의책 임자는의 회에편지 를써서겨", "가나다라")):
+        # 2 runs of 16 characters, and 42 other words of 4 characters: 2 * 16 / (4 * 50) = 0.16, which is not over 0.16
+        others = [f"{other[:2]}{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(42)]
+        kept = " ".join([run, *others, run])
+        assert verdict(kept, "repetition") is None
+        found = sieve("repetition")(page(" ".join([run, *others[:-1], run])))  # 32 / 196
+        assert found == ("repetition.top_4_words", "0.16 of the characters, over 0.16")
+
+
 def test_headings_in_markdown_are_no_hashtags() -> None:
     text = "\n".join(f"## The {word} and that of the others" for word in distinct(30).split())
     assert verdict(text, "gopher_quality") is None

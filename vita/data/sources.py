@@ -30,6 +30,7 @@ from vita.spine.contents import current_erasures
 from vita.spine.erasures import Erasure
 from vita.spine.errors import DataError, MissingExtra
 from vita.spine.file_listing import printable
+from vita.spine.plain_text import counted
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,8 @@ def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
             files.verify(file)  # a file that changes is no damaged file
             if stretch.source.on_bad_row == "error":
                 raise
-            problem = Problem(DAMAGED_FILE, "a whole file", f"{error.summary}; rows read before: {number}")
+            got = f"a problem after {counted(number, 'row')}: {error.summary}"
+            problem = Problem(DAMAGED_FILE, "a file that can be read to its end", got)
             yield Row(printable(file.path), file.name, number + 1, None, problem)
 
 
