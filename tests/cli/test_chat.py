@@ -100,3 +100,17 @@ def _read_until(terminal: int, text: str, *, seconds: float) -> str:
         except OSError:
             raise AssertionError(seen[-2000:]) from None
     return seen
+
+
+def test_a_closed_standard_output_ends_the_session_without_an_error(tmp_path: Path) -> None:
+    save_chat_model(tmp_path / "model", context=256)
+    command = [sys.executable, "-c", "from vita.cli import main; main()", "chat", "model", "--max-tokens", "8"]
+    environment = {**os.environ, "VITA_DEVICE": "cpu", "VITA_THREADS": "1", "VITA_STORE": str(tmp_path / "store")}
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment, input="hi\nhi\n", text=True, stdout=writer, stderr=subprocess.PIPE,
+        check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, "")

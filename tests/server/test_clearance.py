@@ -235,6 +235,22 @@ def test_serve_refuses_what_no_gate_approved_and_what_is_retired(vita: Vita, tmp
     assert code == 9 and "answers no more" in err, json.dumps(err)
 
 
+def test_a_retired_model_is_refused_by_name_digest_folder_and_link(vita: Vita, tmp_path: Path, monkeypatch) -> None:
+    life, approved, _ = gated_life(tmp_path)
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("VITA_LEDGER", life.ledger.url)
+    life.ledger.name("cat/old", approved)
+    pinned = release(life, approved)
+    life.ledger.move(approved, "retired", who="ann", why="old")
+    folder = copy_of(life, approved, "copy")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "release-link").symlink_to(pinned.folder)
+    paths = (folder, tmp_path / "link", pinned.folder, tmp_path / "release-link")
+    for reference in ("cat/old", approved, approved[:12], *map(str, paths)):
+        code, _, err = vita("serve", reference, "--port", "0", "--ungated", "why not")
+        assert code == 9 and "answers no more" in err, (reference, err)
+
+
 def test_serve_knows_retired_and_rejected_weights_in_other_files(vita: Vita, tmp_path: Path, monkeypatch) -> None:
     life, *_ = gated_life(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))

@@ -91,6 +91,8 @@ class Session:
                 self.turn(text)
             except KeyboardInterrupt:
                 _print_notice("\nthe answer was stopped")
+            except BrokenPipeError:
+                raise  # nobody reads the answers any more: `vita chat cat/sft | head -1`
             except Exception as error:  # noqa: BLE001 (whatever happens to one turn, the dialogue goes on)
                 print_error(error)
 
