@@ -73,7 +73,7 @@ def test_an_approved_model_is_cleared_under_its_gate(tmp_path):
 
 def test_a_model_that_no_gate_approved_needs_a_reason_which_the_ledger_keeps(tmp_path):
     life, _, draft = gated_life(tmp_path)
-    with pytest.raises(GateError, match="a candidate.*--ungated REASON"):
+    with pytest.raises(GateError, match="in the state candidate.*--ungated REASON"):
         clear(life, release(life, draft))
     with pytest.raises(GateError, match="needs a reason"):
         clear(life, release(life, draft), ungated="  ")
@@ -223,7 +223,7 @@ def test_serve_refuses_what_no_gate_approved_and_what_is_retired(vita: Vita, tmp
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("VITA_LEDGER", life.ledger.url)
     code, _, err = vita("serve", draft, "--port", "0")
-    assert code == 9 and "which is a candidate" in err and "--ungated REASON" in err
+    assert code == 9 and "in the state candidate" in err and "--ungated REASON" in err
     code, _, err = vita("serve", str(copy_of(life, draft, "folder", own__txt="x")), "--port", "0")
     assert code == 9 and "which no gate has approved" in err
     forged = release(life, draft, claim=approved)
