@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.cli.test_validation import DIALOGUES, listing, vita
 from tests.stages.preferring import written
 from vita.data.chat import CHATML
+from vita.server.release import release_of
 from vita.testing import byte_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -148,3 +149,20 @@ def test_a_batch_of_padded_prompts_gives_the_answers_of_each_prompt_alone(
 
     batched, alone = answers(prompts), [answers([prompt])[0] for prompt in prompts]
     assert batched == [row + [tokenizer.pad_token_id] * (len(batched[0]) - len(row)) for row in alone]
+
+
+def test_a_release_of_a_model_tuned_twice_opens_in_transformers_as_the_base_says(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned("sft", capsys)
+    assert vita(*STAGES["dpo"], "--model", "my/sft", "--steps", "1") == 0
+    made = Path(listing(capsys)["my/dpo"]["folder"])
+    release = release_of(made, folder / "release", name="a", version="1")
+    assert json.loads((release / "release.json").read_text())["sampling"] == {
+        "temperature": 0.6, "top_p": 0.9, "top_k": 20
+    }  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_pretrained(release / "model")
+    assert model.dtype == torch.bfloat16
+    for name, value in GENERATION.items():
+        assert getattr(model.generation_config, name) == value
+    assert transformers.AutoTokenizer.from_pretrained(release / "model").padding_side == "left"
