@@ -50,7 +50,7 @@ def transformers(folder: Path) -> Generate:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = Tokenizer.load(folder)
@@ -119,7 +119,7 @@ def figures(results: dict[str, list[Result]]) -> list[Figure]:
 
 def prepare(folder: Path, model: Path | None, *, batch: int) -> None:
     """A model folder and `batch` prompts of 16 to 47 tokens of the embedded world's text, in `folder`."""
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
     from vita.data.world import World, WorldSettings
     from vita.nn import hf
 

@@ -27,12 +27,12 @@ from typing import Any
 
 import httpx
 
-from vita.measure.clearance import Terms
-from vita.measure.usage import asked_since, quantile
-from vita.server.clearance import clearance_by
-from vita.server.process import Command, replica_command
+from vita.gates.clearance import Terms
+from vita.monitoring.request_log import asked_since, quantile
 from vita.server.release import Pinned, read_release, release_of
-from vita.server.service import Running, Service
+from vita.server.service.deploy_checks import clearance_by
+from vita.server.service.replica_process import Command, replica_command
+from vita.server.service.service import Running, Service
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store
@@ -244,7 +244,7 @@ def report(tally: Tally, options: argparse.Namespace) -> dict[str, Any]:
 
 def stub_command(release: Pinned, port: int, threads: int) -> list[str]:
     """Replicas without a model, from the tests."""
-    leash = [sys.executable, "-m", "vita.server.leash", "tests.server.replica_stub"]
+    leash = [sys.executable, "-m", "vita.server.service.parent_watch", "tests.server.replica_stub"]
     return [*leash, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
             "--threads", str(threads)]  # fmt: skip
 

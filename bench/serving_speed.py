@@ -35,7 +35,7 @@ def vita(folder: Path, scratch: Path, port: int, threads: int) -> list[str]:
     from vita.server.release import release_of
 
     release = release_of(folder, scratch / "release", name="bench", version="1", limits={"rows": max(CLIENTS)})
-    call = ["-m", "vita.server.replica", "--release", str(release), "--port", str(port), "--threads", str(threads)]
+    call = ["-m", "vita.server.replica.main", "--release", str(release), "--port", str(port), "--threads", str(threads)]
     return [sys.executable, *call]
 
 
@@ -167,8 +167,8 @@ def main() -> None:
 
 def _as_texts(folder: Path) -> None:
     """The prompts as text beside their ids, and a chat template, without which some servers do not start."""
-    from vita.data.chat import ChatTemplate
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.chat_template import ChatTemplate
+    from vita.data.tokens.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
     prompts: list[list[int]] = json.loads((folder / "prompts.json").read_text())

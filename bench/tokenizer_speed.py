@@ -28,7 +28,7 @@ Encode = Callable[[list[str]], Sequence[Sequence[int] | np.ndarray]]
 
 def vita(folder: Path, threads: int) -> Encode:
     """`Tokenizer.encode_batch`."""
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
     return lambda documents: tokenizer.encode_batch(documents, threads=threads)
@@ -92,7 +92,7 @@ def figures(results: dict[str, list[Result]], *, threads: int) -> list[Figure]:
 
 def prepare(text: Path | None, folder: Path, *, megabytes: float, vocabulary: int) -> None:
     """`documents.json` and a tokenizer trained on at most 10 MB of them, in `folder`."""
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
 
     documents: list[str] = []
     size = 0

@@ -123,7 +123,7 @@ def torch_score(logits_of: Callable[[Any], Any], *, rows: int = 16) -> Score:
 
 def vita_model(folder: Path) -> tuple[Score, Callable[[str], Sequence[int]], int, int]:
     """The score, the encoder, the document token and the context of a Vita model folder."""
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
     from vita.nn import hf
 
     model, tokenizer = hf.load(folder).eval(), Tokenizer.load(folder)

@@ -92,7 +92,7 @@ def curve(
     life: str, *, store: Path, options: Sequence[str], seconds: float, points: int, threads: int, documents: Path
 ) -> list[dict[str, Any]]:
     """Live up to the end of `pretrain`; bits per byte at about `points` places on the way, and at the end."""
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
     from vita.nn import hf
 
     store.mkdir(parents=True, exist_ok=True)

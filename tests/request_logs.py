@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vita.measure.usage import feedback, monitored, requests
+from vita.monitoring.request_log import feedback, monitored, requests
 from vita.spine.ledger import Ledger
 
 

@@ -58,8 +58,9 @@ def _vita() -> Any:
     from typer.main import get_command
 
     import vita.cli
-    from vita.cli.app import app, stage_commands
-    from vita.cli.single import stage_command
+    from vita.cli.app import app
+    from vita.cli.commands import stage_commands
+    from vita.cli.stage_command import stage_command
 
     for module in pkgutil.iter_modules(vita.cli.__path__):
         importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter commands
@@ -156,7 +157,7 @@ def test_every_link_leads_to_a_file():
 
 
 def test_names_of_code_in_the_text_exist():
-    """`vita.data.chat.encode` or `vita/data/chat.py` in a page's text is really there."""
+    """A module, a function or a file of Vita that the text of a page names exists."""
     missing = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -168,7 +169,7 @@ def test_names_of_code_in_the_text_exist():
 
 
 def _exists(name: str) -> bool:
-    """Whether `vita.data.chat.encode` can be imported, or reached from what can."""
+    """Whether `vita.data.tokens.chat_template.encode` can be imported, or reached from what can."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         try:

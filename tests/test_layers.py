@@ -1,8 +1,10 @@
-"""Imports only go down, read from the source itself, and each climb is named.
+"""Imports only go down the layers, checked in the source text; every violation is named with its line.
 
-    spine <- data | nn <- train | infer <- measure <- server, studio <- stages, recipes <- life <- cli
+    spine <- data | nn <- stats <- train | infer <- reporting <- evals | redteam | rl | gates | design
+          <- rights | monitoring | review <- server <- cards <- stages | recipes <- life <- cli
 
-Parts on one step do not see each other; neither do stages, which meet through artifacts.
+Packages of one layer do not import one another; neither do stages, which meet through artifacts. No two files import
+each other, directly or through others.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = [("spine",), ("data", "nn"), ("train", "infer"), ("measure",), ("server", "studio"), ("stages", "recipes")]
-STEPS += [("life",), ("cli",)]
+STEPS = [("spine",), ("data", "nn"), ("stats",), ("train", "infer"), ("reporting",)]
+STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring", "review")]
+STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",)]
+SERVER_STEPS = ("replica", "gateway", "service")
 HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
 SHARED_BY_STAGES = "vita.stages.kinds"
 READS_THE_ENVIRONMENT = "vita.spine.machine"
@@ -46,7 +50,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 
 def part_of(name: str) -> str | None:
-    """`data` for `vita.data.chat`; None for what stands outside the layers."""
+    """`data` for `vita.data.tokens.chat_template`; None for what stands outside the layers."""
     first, *rest = name.split(".")
     return rest[0] if first == "vita" and rest and rest[0] in HEIGHT else None
 
@@ -141,17 +145,17 @@ def test_every_module_keeps_to(rule):
 @pytest.mark.parametrize(
     ("name", "source", "rule"),
     [
-        ("vita.data.chat", "from vita.nn import transformer", climbs),
-        ("vita.nn.hf", "def f():\n    import vita.data.tokenizer", climbs),
+        ("vita.data.tokens.chat_template", "from vita.nn import transformer", climbs),
+        ("vita.nn.hf", "def f():\n    import vita.data.tokens.tokenizer", climbs),
         ("vita.train.loop", "from vita.infer.engine import Engine", climbs),
         ("vita.infer.engine", "if TYPE_CHECKING:\n    from vita.train import losses", climbs),
         ("vita.spine.plan", "from vita.stages.kinds import Model", climbs),
         ("vita.stages.sft", "from vita.stages import pretrain", climbs),
         ("vita.stages.sft", "from vita.cli import main", climbs),
-        ("vita.data.chat", "from vita.testing import tiny", climbs),
-        ("vita.data.shards", "def f():\n    import torch.nn", heavy),
+        ("vita.data.tokens.chat_template", "from vita.testing import tiny", climbs),
+        ("vita.data.tokens.shards", "def f():\n    import torch.nn", heavy),
         ("vita.spine.machine", "import torch", heavy),
-        ("vita.data.shards", "from safetensors.torch import save_file", heavy),
+        ("vita.data.tokens.shards", "from safetensors.torch import save_file", heavy),
         ("vita.nn.hf", "import os\nhome = os.environ['HOME']", environment),
         ("vita.nn.hf", "from os import getenv", environment),
         ("vita.train.loop", "import torch\ntorch.set_num_threads(1)", actions),
@@ -170,10 +174,10 @@ def test_a_planted_climb_is_named(name, source, rule):
             "vita.stages.sft",
             "from vita.stages.kinds import Model\nfrom vita.train import loop\nfrom vita.spine import plan",
         ),
-        ("vita.measure.ranking", "from vita.infer.engine import Engine\nfrom vita.data import records"),
+        ("vita.evals.multiple_choice", "from vita.infer.engine import Engine\nfrom vita.data import records"),
         ("vita.cli", "from vita.stages import sft\nfrom vita import __version__"),
         ("vita.spine.machine", "import os\nrank = os.environ.get('RANK')"),
-        ("vita.data.filters", "filters = Parts('filter')\nfilters.add('short')(None)"),
+        ("vita.data.curation.filters", "filters = Parts('filter')\nfilters.add('short')(None)"),
     ],
 )
 def test_a_step_down_is_free(name, source):

@@ -30,7 +30,7 @@ from typing import Any
 from pydantic import Field
 
 import vita.recipes
-from vita.measure.gate import Policy
+from vita.gates.policy import Policy
 from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
 from vita.spine.errors import ConfigError, PlanError
 from vita.spine.plain_text import with_article

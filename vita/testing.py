@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
     from vita.nn.architecture import Architecture
     from vita.nn.transformer import Transformer
 
@@ -35,6 +35,6 @@ def tiny_model(*, seed: int = 0, std: float = 0.2, **changes: Any) -> Transforme
 
 def byte_tokenizer() -> Tokenizer:
     """256 bytes and the three special tokens: no merges, 259 ids."""
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.tokenizer import Tokenizer
 
     return Tokenizer.train([], vocabulary=259)

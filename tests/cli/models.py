@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vita.cli import main
-from vita.data.chat import ChatTemplate
+from vita.data.tokens.chat_template import ChatTemplate
 from vita.nn import hf
 from vita.testing import byte_tokenizer, tiny_model
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tests.cli.test_validation import DIALOGUES, listing, vita
 from tests.stages.preferring import written
-from vita.data.chat import CHATML
+from vita.data.tokens.chat_template import CHATML
 from vita.server.release import release_of
 from vita.testing import byte_tokenizer
 

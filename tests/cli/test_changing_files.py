@@ -213,7 +213,7 @@ def test_what_changes_in_a_bucket_during_the_run_is_noticed(vita: Vita) -> None:
 
     files = fsspec.filesystem("memory")
     files.pipe({"/b/a.jsonl": b'{"text": "One."}\n', "/b/b.jsonl": b'{"text": "Two."}\n'})
-    from vita.data.sources import Source, documents
+    from vita.data.sources.read import Source, documents
     from vita.spine.contents import content_digests, reading
     from vita.spine.errors import DataError
     from vita.spine.ledger import Ledger

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from vita.cli import main
-from vita.cli.single import stage_command
+from vita.cli.stage_command import stage_command
 from vita.life import stages
 
 Vita = Callable[..., tuple[int, str, str]]

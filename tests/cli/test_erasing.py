@@ -11,8 +11,8 @@ import pytest
 from tests.cli.corpora import rows, write
 from tests.cli.models import save_chat_model
 from tests.cli.test_cli import LIFE, Vita, vita
-from vita.data.dedup import as_keys, content_key
-from vita.data.mixing import draw
+from vita.data.content import as_keys, content_key
+from vita.data.hash_sampling import draw
 
 __all__ = ["vita"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vita.cli import main
-from vita.cli.monitoring import FIRING
-from vita.measure.gate import EXIT_CODES, WAITING_FOR_APPROVAL
+from vita.cli.monitor import FIRING
+from vita.gates.policy import EXIT_CODES, WAITING_FOR_APPROVAL
 from vita.spine import errors
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_cli import LIFE, Vita, vita
-from vita.measure.statistics import student, wilson
+from vita.stats.intervals import student, wilson
 
 __all__ = ["vita"]
 

@@ -11,9 +11,9 @@ import pytest
 import zstandard
 
 from vita.cli import main
-from vita.measure import tracking
-from vita.measure.probe import Material, embedded_goals, plain
-from vita.measure.probes import PROBES
+from vita.redteam import findings
+from vita.redteam.probe import Material, embedded_goals, plain
+from vita.redteam.probes import PROBES
 from vita.spine.ledger import Ledger
 from vita.stages.kinds import Report
 
@@ -39,7 +39,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     run = ledger.claim("k", life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
     assert isinstance(run, int)
     ledger.finish(run, artifact="r" * 64, record={})
-    tracking.track(Report("r" * 64, folder), "m" * 64, ledger)
+    findings.track(Report("r" * 64, folder), "m" * 64, ledger)
     ledger.close()
 
     def call(*words: str) -> tuple[int, str, str]:

@@ -10,8 +10,9 @@ import pytest
 import typer
 
 from tests.cli.models import Vita, command_runner
-from vita.cli.app import app, register, stage_commands
-from vita.cli.single import stage_command
+from vita.cli.app import app
+from vita.cli.commands import register, stage_commands
+from vita.cli.stage_command import stage_command
 from vita.life import stage
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cards.lives import Life, first_half, second_half, told
 from tests.cli.models import Vita, command_runner
-from tests.measure.lives import Life, first_half, second_half, told
 
 HOSTILE = (
     "</script><script>alert(1)</script> \"onload='x' [a](http://e.example) ![i](http://e.example/i.png) "
@@ -79,7 +79,7 @@ def check_markdown(text: str) -> None:
 def test_cards_and_pages_show_hostile_text_of_the_ledger_as_it_is(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.measure.lives.EVIL", HOSTILE)
+    monkeypatch.setattr("tests.cards.lives.EVIL", HOSTILE)
     life = Life(tmp_path, name="x" + HOSTILE.replace("/", ""))
     chat = first_half(life)
     model = second_half(life, chat)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
-from vita.measure.services import Presence
-from vita.measure.story.course import _licence_phrase
+from vita.cards.life_page.steps import _licence_phrase
+from vita.gates.services import Presence
 from vita.spine.ledger import Ledger
 from vita.spine.store import Draft, Store
 from vita.stages.kinds import Model, Report

@@ -9,7 +9,7 @@ import pytest
 
 from tests.stages.preferring import chatting
 from vita.cli import main
-from vita.data.generation import ignored_settings, sampling_defaults
+from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
 from vita.server.release import release_of
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
 from vita.data.records import Message
-from vita.measure.review.desk import Desk
+from vita.review.desk import Desk
 from vita.spine.console import line, one_line, open_console, printable
 from vita.spine.ledger import Ledger
 

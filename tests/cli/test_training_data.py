@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_answers import LAST_ENDS, PHI_3
+from tests.data.tokens.test_answer_spans import LAST_ENDS, PHI_3
 from vita.cli import main
-from vita.data.chat import ChatTemplate
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
 from vita.nn.init import initialize
 from vita.testing import byte_tokenizer, tiny_model

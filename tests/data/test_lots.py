@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vita.data.lots import lot, times
+from vita.data.hash_sampling import lot, times
 
 TEXTS = [f"text {number}" for number in range(4000)]
 

@@ -16,7 +16,7 @@ import yaml
 from tests.docs.blocks import ROOT, SHELL, Block, Command, output_matches, page_blocks
 from tests.docs.terminal import Server, Terminal
 
-SERVERS = ("vita serve ", "vita review serve ", "python -m vita.server.replica ")
+SERVERS = ("vita serve ", "vita review serve ", "python -m vita.server.replica.main ")
 """Commands that run until Ctrl-C; the commands below them on the page are typed in a second terminal."""
 SMALLER = {"design: {budget: 30 min}": "design: {depth: 1, steps: 20}"}
 """The only change to shown files: the README's budget, in the small form that the README recommends for a first run."""
@@ -81,7 +81,7 @@ class Reader:
 
     def _serve(self, command: str) -> Server:
         """Start a server; it is ready when it prints its address, or else when its port is open."""
-        if "vita.server.replica" not in command:
+        if "vita.server.replica.main" not in command:
             return self.terminal.start(command, ready=r"http://127\.0\.0\.1:\d+")
         server = self.terminal.start(command, ready="")
         port = command.partition("--port ")[2].split()[0]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vita.data.chat import ChatTemplate
 from vita.data.records import Message
+from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf

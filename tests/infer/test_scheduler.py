@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
+from vita.infer.batch_cache import Rows, serve_rows, steady_places
 from vita.infer.engine import Engine
-from vita.infer.rows import Rows, serve_rows, steady_places
+from vita.infer.request import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
 from vita.nn.cache import Cache

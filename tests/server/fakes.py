@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from vita.measure.clearance import Clearance, Terms
+from vita.gates.clearance import Clearance, Terms
+from vita.server.gateway.routing import Backend, Routes, Version
 from vita.server.release import Pinned
-from vita.server.routing import Backend, Routes, Version
 
 
 def clear_any(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:

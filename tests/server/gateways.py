@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 
 from tests.server.fakes import FakeReplica, Network, routes_to
-from vita.server.front import gateway_app
-from vita.server.gateway import Gateway
-from vita.server.listener import listener, open_socket
-from vita.server.routing import Routes
+from vita.server.gateway.app import gateway_app
+from vita.server.gateway.gateway import Gateway
+from vita.server.gateway.routing import Routes
+from vita.server.service.listener import listener, open_socket
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vita.data.chat import CHATML, ChatTemplate
+from vita.data.tokens.chat_template import CHATML, ChatTemplate
 from vita.nn import hf
 from vita.nn.transformer import Transformer
 from vita.server.release import release_of

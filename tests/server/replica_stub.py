@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.server.fakes import words_of
-from vita.server.seal import Sealed
+from vita.server.replica.replica_auth import Sealed
 from vita.spine import machine
 
 SECONDS_A_WORD = 0.02

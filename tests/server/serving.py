@@ -12,11 +12,11 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
-from vita.data.chat import ChatTemplate
+from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Engine
 from vita.infer.scheduler import Scheduler
-from vita.server.app import create_app
-from vita.server.doors import Served
+from vita.server.replica.app import create_app
+from vita.server.replica.request_checks import Served
 from vita.testing import byte_tokenizer, tiny_model
 
 DIGEST = "0123456789abcdef" * 4

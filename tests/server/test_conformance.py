@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.server.serving import DIGEST, serving, tiny_app
-from vita.server.front import gateway_app
-from vita.server.gateway import Gateway
-from vita.server.routing import Backend, Routes, Version
+from vita.server.gateway.app import gateway_app
+from vita.server.gateway.gateway import Gateway
+from vita.server.gateway.routing import Backend, Routes, Version
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
 

@@ -12,9 +12,9 @@ from starlette.applications import Starlette
 
 from tests.server.fakes import FakeReplica, Network, routes_to
 from tests.server.serving import serving, tiny_app
-from vita.server.admin import admin_app
-from vita.server.front import gateway_app
-from vita.server.gateway import Gateway
+from vita.server.gateway.app import gateway_app
+from vita.server.gateway.gateway import Gateway
+from vita.server.service.admin import admin_app
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
 
@@ -47,7 +47,7 @@ def listener(request: pytest.FixtureRequest, ledger: Ledger, tmp_path: Path) -> 
     else:
         import httpx
 
-        from vita.server.supervisor import Supervisor
+        from vita.server.service.supervisor import Supervisor
 
         client = httpx.AsyncClient(transport=Network(FakeReplica("a")))
         gateway = Gateway(routes_to(FakeReplica("a")), ledger, ServiceSettings(), client=client)

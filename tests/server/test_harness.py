@@ -10,9 +10,9 @@ import pytest
 
 from tests.server.serving import serving, tiny_app, tiny_engine
 from vita.data.records import Document
-from vita.measure.perplexity import bits_per_byte, score_documents
-from vita.measure.ranking import answer, metrics
-from vita.measure.tasks import items
+from vita.evals.multiple_choice import answer, metrics
+from vita.evals.perplexity import bits_per_byte, score_documents
+from vita.evals.tasks import items
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

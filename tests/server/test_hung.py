@@ -19,9 +19,9 @@ import pytest
 
 from tests.server.fakes import FakeReplica, words_of
 from tests.server.gateways import CHAT, events, going, lost, service, text_of
-from tests.server.test_supervisor import pinned, running, told
-from vita.measure.usage import deployments
-from vita.server.journal import Journal
+from tests.server.service.test_supervisor import pinned, running, told
+from vita.monitoring.request_log import deployments
+from vita.server.service.journal import Journal
 from vita.spine.ledger import Ledger
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from tests.cli.test_cli import Vita, vita
 from tests.server.fakes import FakeReplica
 from tests.server.gateways import CHAT, service
-from vita.measure.card import feedback as feedback_counts
-from vita.measure.voices import collect
+from vita.cards.model_card import feedback as feedback_counts
+from vita.monitoring.feedback_export import collect
 from vita.spine.ledger import Ledger
 
 __all__ = ["vita"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.server.fakes import FakeReplica, routes_to
-from vita.measure.alerts import Rule, firing, looks, read_rules
-from vita.server import keys
-from vita.server.breaker import Breaker
-from vita.server.redaction import redact, redact_all
+from vita.monitoring.alerts import Rule, firing, looks, read_rules
+from vita.server.gateway import keys
+from vita.server.gateway.circuit_breaker import Breaker
+from vita.server.gateway.redaction import redact, redact_all
+from vita.server.gateway.routing import NoReplica
 from vita.server.release import read_release, release_of
-from vita.server.routing import NoReplica
 from vita.server.settings import ServiceSettings
 from vita.spine.config import build, override
 from vita.spine.errors import ConfigError, ModelError

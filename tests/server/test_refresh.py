@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from tests.server.fakes import FakeReplica
 from tests.server.gateways import going, going_anywhere, service
-from vita.measure.usage import deployments
-from vita.server import keys
-from vita.server.gateway import Gateway
-from vita.server.lifecycle import Catalog
-from vita.server.routing import Routes
+from vita.monitoring.request_log import deployments
+from vita.server.gateway import keys
+from vita.server.gateway.gateway import Gateway
+from vita.server.gateway.model_states import Catalog
+from vita.server.gateway.routing import Routes
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger, names, states
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from tests.measure.lives import Life
+from tests.cards.lives import Life
 from tests.server.releases import model_folder
-from vita.measure import gatekeeper
-from vita.measure.gate import Policy
-from vita.measure.statistics import wilson
+from vita.gates import decisions
+from vita.gates.policy import Policy
 from vita.spine.config import build
 from vita.spine.store import Draft
 from vita.stages import kinds
+from vita.stats.intervals import wilson
 
 VITA = (sys.executable, "-c", "from vita.cli import main; main()")
 BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "world/right", "at_least": 0.5}]}
@@ -32,12 +32,12 @@ BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "
 def approved(tmp_path: Path) -> Life:
     """A life whose model `cat/sft` can be served and is approved by its gate."""
     life = Life(tmp_path)
-    gatekeeper.fix(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
+    decisions.fix(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
     shutil.copytree(model_folder(tmp_path / "model"), tmp_path / "draft")
     model = life.store.commit(Draft(kinds.Model, tmp_path / "draft")).digest
     life.ledger.name("cat/sft", model)
     life.report("check", model, {"world": {"world": {"right": wilson(40, 40)}}})
-    assert gatekeeper.decide_by_name(life.ledger, life.store, "cat/release").green
+    assert decisions.decide_by_name(life.ledger, life.store, "cat/release").green
     return life
 
 

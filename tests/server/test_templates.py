@@ -10,7 +10,7 @@ import httpx
 from tests.data.templates import LLAMA_3_2, QWEN_3
 from tests.server.releases import release_folder
 from tests.server.serving import serving
-from vita.server.replica import open_app
+from vita.server.replica.main import open_app
 
 REASONED = [
     {"role": "user", "content": "What is 2 + 2?"},

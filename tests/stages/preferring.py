@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vita.data.chat import ChatTemplate
+from vita.data.tokens.chat_template import ChatTemplate
 from vita.nn import hf
 from vita.nn.init import initialize
 from vita.spine.machine import Machine

@@ -10,8 +10,8 @@ import pytest
 
 from tests.stages.preferring import context, notes
 from tests.stages.test_pretrain import begun, everything, tokens
-from vita.data.shards import Shards, write_shards
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.shards import Shards, write_shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError

@@ -11,8 +11,8 @@ import orjson
 import pytest
 import zstandard
 
-from vita.data import sift as sifting
-from vita.data.corpus import read_corpus, read_lines
+from vita.data.curation import filter_pass as sifting
+from vita.data.curation.corpus import read_corpus, read_lines
 from vita.data.records import Document
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError

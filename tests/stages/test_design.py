@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from vita.measure.reckoning import reckon
+from vita.design import throughput
+from vita.design.plan_vs_actual import reckon
+from vita.design.scaling_rules import shape_of_depth, training_plan
+from vita.design.throughput import Speed, measure_speed
 from vita.nn.architecture import Architecture
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
@@ -16,9 +19,6 @@ from vita.spine.machine import Machine
 from vita.spine.stage import Context, Draft
 from vita.stages import design
 from vita.stages.kinds import Tokens
-from vita.train import calibration
-from vita.train.calibration import Speed, measure_speed
-from vita.train.rules import shape_of_depth, training_plan
 
 
 def run(scratch: Path, tokens: Tokens | None = None, **values: Any) -> tuple[Draft, dict[str, Any], Context]:
@@ -67,7 +67,7 @@ def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
 ) -> None:
     speed = Speed(0.5, 20.0, flops_per_second=3e11, peak_flops_per_second=6e11, precision="bfloat16", compiled=True,
                   tokens_per_step=4096)  # fmt: skip
-    monkeypatch.setattr(calibration, "measure_speed", lambda *args, **how: speed)
+    monkeypatch.setattr(throughput, "measure_speed", lambda *args, **how: speed)
     monkeypatch.setattr(design, "_usual_speed", lambda context: 3e11)
     draft, blueprint, context = run(tmp_path, budget="30 min", price_per_hour=2.0)
     tokens = (1800 * 0.97 - 20) / 0.5 * 4096  # what the timed speed gives in the budget, less what starting takes

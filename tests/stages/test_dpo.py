@@ -19,7 +19,7 @@ from vita.spine.errors import ConfigError, DataError, ModelError, TrainingError
 from vita.spine.stage import read_stage
 from vita.stages import dpo
 from vita.stages.kinds import Model, Preferences
-from vita.train import pairs
+from vita.train import preference_batches
 
 LENGTH = {"use": "length", "options": {"words": 2}}
 
@@ -71,9 +71,9 @@ def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
 def test_a_reference_that_is_another_model_is_refused_at_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = pairs.reference_of
+    right = preference_batches.reference_of
     monkeypatch.setattr(
-        pairs, "reference_of", lambda *given, **named: right(*given, **named) + torch.tensor([1.0, 0.0])
+        preference_batches, "reference_of", lambda *given, **named: right(*given, **named) + torch.tensor([1.0, 0.0])
     )
     with pytest.raises(TrainingError, match=r"the first step: `loss/sigmoid` must begin at 0.6931"):
         run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=2)
@@ -189,7 +189,7 @@ def test_held_out_verdicts_share_one_reference_point(tmp_path: Path, monkeypatch
     model, path = chatting(tmp_path / "model"), written(tmp_path, verdicts())
     told = []
     for size in (64, 3):
-        monkeypatch.setattr(pairs, "AT_ONCE", size)
+        monkeypatch.setattr(preference_batches, "AT_ONCE", size)
         draft = run(model, tmp_path / f"scratch{size}", path, steps=4, losses={"kto": 1.0}, looks=4)
         told.append([row["heldout_loss"] for row in curve(draft) if "heldout_loss" in row])
     assert told[0] == pytest.approx(told[1], abs=2e-6) and len(told[0]) == 5

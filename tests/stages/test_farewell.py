@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.stages.test_sft import begun
-from vita.data.chat import ChatTemplate
+from vita.cards.restore import restore
 from vita.data.feedback import Said, write_feedback
 from vita.data.records import Message
-from vita.data.sources import Source, preferences
-from vita.measure.restoring import restore
-from vita.measure.services import state_of
+from vita.data.sources.read import Source, preferences
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.gates.services import state_of
 from vita.spine.config import build
 from vita.spine.errors import DataError, ModelError, PlanError, StoreError
 from vita.spine.ledger import Ledger
@@ -147,8 +147,8 @@ def test_a_changed_archive_does_not_come_back(tmp_path):
 
 
 def test_other_golden_answers_are_told_apart(tmp_path):
+    from vita.cards.restore import check_golden
     from vita.infer.engine import Engine
-    from vita.measure.restoring import check_golden
 
     own = model(tmp_path / "model")
     golden = deploy.golden_answers(Engine.open(own.path), ("What?",), tokens=8)

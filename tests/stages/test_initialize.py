@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vita.data.records import Document
-from vita.data.shards import write_shards
+from vita.data.tokens.shards import write_shards
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf

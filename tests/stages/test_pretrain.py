@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vita.data.records import Document
-from vita.data.shards import write_shards
+from vita.data.tokens.shards import write_shards
+from vita.design.scaling_rules import training_plan
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf
@@ -23,7 +24,6 @@ from vita.spine.stage import read_stage
 from vita.stages import pretrain
 from vita.stages.kinds import Blueprint, Model, Tokens
 from vita.testing import byte_tokenizer, tiny_architecture, tiny_model
-from vita.train.rules import training_plan
 from vita.train.text import is_masked
 
 TEXT = "A cat is a furry mammal. It purrs when it is content. " * 12

@@ -12,14 +12,14 @@ import orjson
 import pytest
 import zstandard
 
-from vita.data.chat import ChatTemplate
 from vita.data.records import Document, Message
-from vita.data.shards import write_shards
-from vita.measure.attack import Tried
-from vita.measure.gate import Evidence, Policy, judge
-from vita.measure.probe import Goal, Item, Reply, Wish
-from vita.measure.robustness import rates
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.shards import write_shards
+from vita.gates.policy import Evidence, Policy, judge
 from vita.nn import hf
+from vita.redteam.attack import Tried
+from vita.redteam.probe import Goal, Item, Reply, Wish
+from vita.redteam.results import rates
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 from vita.spine.machine import Machine

@@ -11,9 +11,9 @@ import torch
 
 from tests.stages.test_pretrain import everything
 from vita.infer.engine import Engine
-from vita.measure.rollouts import Rollouts
 from vita.nn import hf
 from vita.nn.init import initialize
+from vita.rl.rollouts import Rollouts
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.machine import Machine
@@ -21,7 +21,7 @@ from vita.spine.plan import Context
 from vita.stages import rlhf, sft
 from vita.stages.kinds import Model
 from vita.testing import byte_tokenizer, tiny_model
-from vita.train import actor
+from vita.train import policy_objective
 
 WORDS = ("mu", "ba", "ko", "ti", "ra", "ne", "lo", "fi", "su", "da", "po", "ke")
 POLITE = {"use": "matches", "options": {"pattern": "!$"}}
@@ -136,13 +136,13 @@ def test_answers_that_do_not_end_earn_nothing_and_are_told(tuned: Model, tmp_pat
 def test_a_model_that_does_not_compute_the_same_twice_is_refused(
     tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = actor.look
+    right = policy_objective.look
 
     def noisy(model: Any, ids: Any, mask: Any) -> Any:
         found = right(model, ids, mask)
         return found._replace(logprobs=found.logprobs + 0.5 * torch.is_grad_enabled() * mask)
 
-    monkeypatch.setattr(actor, "look", noisy)
+    monkeypatch.setattr(policy_objective, "look", noisy)
     with pytest.raises(
         TrainingError, match="first step of a round: expected ratio 1 and nothing clipped, got ratios 0.6"
     ):
@@ -152,7 +152,7 @@ def test_a_model_that_does_not_compute_the_same_twice_is_refused(
 def test_training_must_mean_the_tokens_that_were_sampled(
     tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vita.measure import rollouts
+    from vita.rl import rollouts
 
     right = rollouts.answer
 

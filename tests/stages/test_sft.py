@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.stages.test_pretrain import everything, tokens
-from vita.data import tuning
 from vita.data.records import Message
-from vita.data.shards import write_shards
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens import tuning_examples
+from vita.data.tokens.shards import write_shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.engine import Engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf
@@ -176,7 +176,7 @@ def test_replay_that_no_step_can_hold_or_of_other_tokens_is_refused(tmp_path: Pa
 def test_held_out_dialogues_that_are_all_too_long_are_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "is_held_out", lambda messages, settings: len(messages[-1].content) > 100)
+    monkeypatch.setattr(tuning_examples, "is_held_out", lambda messages, settings: len(messages[-1].content) > 100)
     source = dialogues(tmp_path, [*ROWS, {"instruction": "Say it.", "output": "x" * 500}])
     facts = run(begun(tmp_path / "model"), tmp_path / "run", source, steps=1, on_long="drop").facts
     assert facts["dialogues"] == len(ROWS) and "heldout_loss" not in facts

@@ -14,13 +14,13 @@ import torch
 import zstandard
 from torch.nn import functional as F
 
-from vita.data.chat import ChatTemplate
 from vita.data.records import Document
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.evals.multiple_choice import answer
+from vita.evals.perplexity import score_documents
+from vita.evals.task import Choice
 from vita.infer.engine import Engine
 from vita.life import wire
-from vita.measure.perplexity import score_documents
-from vita.measure.ranking import answer
-from vita.measure.task import Choice
 from vita.nn import hf
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError

@@ -10,8 +10,8 @@ import orjson
 import pytest
 import zstandard
 
-from vita.data.shards import Shards
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.shards import Shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.machine import Machine

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vita.data.chat import Encoded
-from vita.data.packing import Packing
+from vita.data.tokens.chat_template import Encoded
+from vita.data.tokens.packing import Packing
 from vita.testing import tiny_model
 from vita.train import pieces
 from vita.train.losses import language_modelling, next_token

@@ -11,9 +11,9 @@ import torch
 
 from vita.spine.errors import ConfigError
 from vita.train import peak
+from vita.train.hardware import choose_precision
 from vita.train.memory import keep_freed_memory
 from vita.train.peak import matmul_peak
-from vita.train.precision import choose_precision
 
 
 def test_the_quick_numbers_are_those_the_processor_has_units_for(monkeypatch):

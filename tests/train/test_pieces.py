@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vita.design.forecast import prediction
+from vita.design.scaling_rules import training_plan
 from vita.testing import tiny_architecture
-from vita.train.forecast import prediction
 from vita.train.losses import next_token
 from vita.train.pieces import LOGIT_BYTES, logit_memory, positions_at_once, rows_at_once
-from vita.train.rules import training_plan
 
 
 class LargestTensor(TorchDispatchMode):

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import typer
 from rich.markup import escape
 
-from vita.cli.app import app, errors_console, register, stage_commands
+from vita.cli.app import app, errors_console
+from vita.cli.commands import register, stage_commands
 from vita.cli.unexpected import print_error, print_error_line
 from vita.spine.console import line, prepare_streams
 from vita.spine.errors import VitaError

@@ -13,7 +13,7 @@ from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vita.data.show import Reading
+    from vita.data.tokens.inspect import Reading
 
 
 def rows_of_path(
@@ -21,7 +21,7 @@ def rows_of_path(
 ) -> Iterator[Text]:
     """Rows of a file or artifact, with the defaults of the stage that reads such rows."""
 
-    from vita.data.show import examples
+    from vita.data.tokens.inspect import examples
 
     path = Path(what) if Path(what).exists() else here.find(what).path
     return examples(path, tokenizer=_tokenizer(here, what, model), count=count, reading=_reading(settings))
@@ -32,8 +32,8 @@ def rows_of_life(
 ) -> Iterator[Text]:
     """Rows of a step's sources, with the step's settings; the model is the newest of the life where none is named."""
 
-    from vita.data.show import source_rows
-    from vita.data.tokenizer import Tokenizer
+    from vita.data.tokens.inspect import source_rows
+    from vita.data.tokens.tokenizer import Tokenizer
     from vita.life import read_life
     from vita.stages.kinds import Model
 
@@ -64,7 +64,7 @@ def rows_of_life(
 
 
 def _reading(settings: Mapping[str, Any]) -> Reading:
-    from vita.data.show import Reading
+    from vita.data.tokens.inspect import Reading
 
     if settings.get("on_long") not in (None, "truncate", "drop"):
         raise ConfigError("--on-long", expected="truncate or drop", got=settings["on_long"])

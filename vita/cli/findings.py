@@ -56,10 +56,10 @@ def show(
     ctx: typer.Context, number: Annotated[int, typer.Argument(help="Its number.")], as_json: JsonOption = False
 ) -> None:
     """Show one finding: the attack, the answer, and its history."""
-    from vita.measure import tracking
+    from vita.redteam import findings
 
     here = workspace(ctx)
-    found = tracking.one(here.ledger, number)
+    found = findings.one(here.ledger, number)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
         return
@@ -159,10 +159,11 @@ def export(
     probe: ProbeOption = None,
 ) -> None:
     """Write findings as regression items, for `redteam.regressions`."""
-    from vita.measure import tracking
 
-    lines = tracking.exported(
-        tracking.every(workspace(ctx).ledger, life=life or life_alias, state=_state(state), probe=probe)
+    from vita.redteam import findings
+
+    lines = findings.exported(
+        findings.every(workspace(ctx).ledger, life=life or life_alias, state=_state(state), probe=probe)
     )
     if output is None:
         typer.echo(lines.decode(), nl=False)
@@ -178,10 +179,10 @@ def export(
 def _list(
     ctx: typer.Context, *, life: str | None, state: str | None, probe: str | None, settled: bool, as_json: bool
 ) -> None:
-    from vita.measure import tracking
+    from vita.redteam import findings
 
     here = workspace(ctx)
-    found = tracking.every(here.ledger, life=life, state=_state(state), probe=probe)
+    found = findings.every(here.ledger, life=life, state=_state(state), probe=probe)
     if not settled:
         found = [one for one in found if one.state not in ("closed", "false_positive")]
     if as_json:
@@ -208,22 +209,22 @@ def _move(
     why: str,
     expires: float | None = None,
 ) -> None:
-    from vita.measure import tracking
+    from vita.redteam import findings
 
     here = workspace(ctx)
     chosen = list(numbers or ())
     if not chosen and (life or probe):
         unsettled = ("closed", "false_positive", state)
-        found = tracking.every(here.ledger, life=life, probe=probe)
+        found = findings.every(here.ledger, life=life, probe=probe)
         chosen = [one.id for one in found if one.state not in unsettled]
     if not chosen:
         raise ConfigError("findings", "none was chosen", hint="give numbers, or --life and --probe")
-    tracking.move(here.ledger, chosen, state, who=who, why=why, expires=expires)
+    findings.move(here.ledger, chosen, state, who=who, why=why, expires=expires)
     here.console.print(f"{counted(len(chosen), 'finding')} now {state}")
 
 
 def _state(state: str | None) -> str | None:
-    from vita.measure.tracking import STATES
+    from vita.redteam.findings import STATES
     from vita.spine.config import unknown_name
 
     if state is not None and state not in STATES:

@@ -32,7 +32,7 @@ def people_add(
     ] = None,
 ) -> None:
     """Register a person's public key; makes a key pair in your configuration folder where none is given."""
-    from vita.measure.people import add_person
+    from vita.gates.people import add_person
     from vita.spine import signing
 
     here, path = workspace(ctx), key_path(name)
@@ -51,7 +51,7 @@ def people_add(
 
 def _keep_revoked_key(here: Workspace, path: Path) -> None:
     """Rename the file of a private key that was revoked, so that a new key can be made."""
-    from vita.measure.people import all_people
+    from vita.gates.people import all_people
     from vita.spine import signing
 
     if not path.is_file():
@@ -64,7 +64,7 @@ def _keep_revoked_key(here: Workspace, path: Path) -> None:
 @people_app.command("list")
 def people_list(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """List the people and their keys."""
-    from vita.measure.people import all_people
+    from vita.gates.people import all_people
 
     everybody = all_people(workspace(ctx).ledger)
     if as_json:
@@ -87,7 +87,7 @@ def people_revoke(
     ] = None,
 ) -> None:
     """Revoke a person's key: what it signs from now on does not count, or what it signed since a day."""
-    from vita.measure.people import revoke_person
+    from vita.gates.people import revoke_person
 
     here = workspace(ctx)
     person = revoke_person(here.ledger, name, since=None if since is None else _start_of(since))
@@ -105,7 +105,7 @@ def _start_of(day: str) -> float:
 
 def key_path(name: str) -> Path:
     """The file of a person's private key, by their name."""
-    from vita.measure.people import normalized
+    from vita.gates.people import normalized
 
     plain = normalized(name).casefold()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40]
@@ -114,7 +114,7 @@ def key_path(name: str) -> Path:
 
 def private_key(here: Workspace, name: str, file: Path | None) -> Any:
     """The private key with which a person signs: the given file, or the one that `vita people add` made."""
-    from vita.measure.people import person_of
+    from vita.gates.people import person_of
     from vita.spine import signing
 
     person = person_of(here.ledger, name)

@@ -143,7 +143,7 @@ class Workspace:
         """The model of the store that has exactly these files: the same content is the same artifact."""
         if kind.kind != "model":
             return None
-        from vita.measure.weights import hash_files, match_model
+        from vita.gates.weights import hash_files, match_model
 
         match = match_model(self.ledger, self.store, hash_files(folder))
         known = [digest for digest in match.exact if self.store.manifest(digest).kind == kind.kind]

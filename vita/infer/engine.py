@@ -23,13 +23,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.data.chat import ChatTemplate, encode_prompt, training_clock
 from vita.data.records import Message
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.chat_template import ChatTemplate, encode_prompt, training_clock
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.infer.detokenizer import TextStream
 from vita.infer.pretrained import Pretrained
 from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
-from vita.infer.text import TextStream
 from vita.nn.cache import Cache
 from vita.nn.transformer import Transformer
 from vita.spine.errors import DataError, ModelError

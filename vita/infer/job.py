@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vita.infer.asking import Ask, Ended, Event, Failed, Listener, Scored
 from vita.infer.engine import Request
+from vita.infer.request import Ask, Ended, Event, Failed, Listener, Scored
 from vita.infer.sampler import Sampler
 from vita.nn.cache import Cache
 from vita.spine.errors import ModelError

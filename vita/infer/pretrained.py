@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from vita.data.chat import ChatTemplate
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
 from vita.nn.transformer import Transformer
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from vita.data.chat import ChatTemplate, encode_prompt
 from vita.data.records import Message
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.chat_template import ChatTemplate, encode_prompt
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf, reward
 from vita.nn.reward import RewardTransformer
 from vita.spine.errors import DataError

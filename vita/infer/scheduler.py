@@ -4,9 +4,9 @@
     job = scheduler.submit(Ask(prompt, Sampling(seed=7), answers=2), listener)    # told Read, Pieces, Ended or Failed
     job.cancel()
 
-Law: what a request is answered is a function of the request, the model, `rows` and the kind of processor, never of its
-company. A prompt is read by itself; a step calculates every row in shapes that do not change (`vita.infer.rows`); each
-answer has a source of chance of its own.
+Law: an answer is a function of the request, the model, `rows` and the kind of processor, never of the other requests
+in the batch. A prompt is computed by itself; a decoding step computes every row in shapes that do not change
+(`vita.infer.batch_cache`); each answer has its own random generator.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.infer.asking import Ask, Closed, Ended, Event, Failed, Full, Listener, Piece, Read, Scored
+from vita.infer.batch_cache import Rows, serve_rows, steady_places
 from vita.infer.engine import Engine, Request
 from vita.infer.job import Answer, Job, not_numbers, scored
-from vita.infer.rows import Rows, serve_rows, steady_places
+from vita.infer.request import Ask, Closed, Ended, Event, Failed, Full, Listener, Piece, Read, Scored
 from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
 from vita.nn.cache import Cache

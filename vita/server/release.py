@@ -6,7 +6,7 @@
 
 The release's digest is the sha256 of release.json, which names the sha256 of every other file: a replica that is given
 the digest can verify by itself that it serves exactly this release. What release.json says about the identity of the
-model is a claim; `vita.measure.clearance` computes the identity from the verified files.
+model is a claim; `vita.gates.clearance` computes the identity from the verified files.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vita.data.generation import sampling_defaults
-from vita.measure.weights import Files, hidden, model_digest, regular_files
+from vita.data.tokens.generation_settings import sampling_defaults
+from vita.gates.weights import Files, hidden, model_digest, regular_files
 from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError, StoreError
 

@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from vita.data.domain import Domain, sample_of
-from vita.data.loader import Loader
-from vita.data.replay import pretraining, replayed_rows
-from vita.data.shards import Shards
-from vita.data.sources import Source
-from vita.data.tokenizer import Tokenizer
-from vita.measure.learning import Picture, mean_of_last, write_learning
-from vita.measure.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
-from vita.measure.report import Section, Table
-from vita.measure.statistics import Interval, bootstrap_ratio
+from vita.data.sources.read import Source
+from vita.data.tokens.domain_corpus import Domain, sample_of
+from vita.data.tokens.loader import Loader
+from vita.data.tokens.replay import pretraining, replayed_rows
+from vita.data.tokens.shards import Shards
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.design import scaling_rules
+from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
+from vita.reporting.page import Section, Table
+from vita.reporting.training_report import Picture, mean_of_last, write_learning
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.train import rules
+from vita.stats.intervals import Interval, bootstrap_ratio
 from vita.train.choices import Masking, PrecisionChoice
 from vita.train.schedule import Schedule
 
@@ -213,7 +213,7 @@ def _rows(config: Config, tokens: int, length: int) -> int:
     """A batch that suits the whole run, with room for a row of each kind."""
     whole = round(tokens * config.epochs / (1 - config.replay))
     least = math.ceil(1 / min(config.replay, 1 - config.replay)) if config.replay else 1
-    return max(rules.batch_tokens(max(1, whole), context=length) // length, least)
+    return max(scaling_rules.batch_tokens(max(1, whole), context=length) // length, least)
 
 
 def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> Training:
@@ -226,10 +226,10 @@ def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, 
         schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
         optimization=Optimization(
             matrices=config.optimizer,
-            matrix_rate=rules.matrix_rate(batch) * config.rate,
-            embedding_rate=rules.embedding_rate(width, batch) * config.rate,
-            head_rate=rules.head_rate(width, batch) * config.rate,
-            scalar_rate=rules.other_rate(width, batch) * config.rate,
+            matrix_rate=scaling_rules.matrix_rate(batch) * config.rate,
+            embedding_rate=scaling_rules.embedding_rate(width, batch) * config.rate,
+            head_rate=scaling_rules.head_rate(width, batch) * config.rate,
+            scalar_rate=scaling_rules.other_rate(width, batch) * config.rate,
         ),
         micro_tokens=config.micro_tokens,
         precision=config.precision,

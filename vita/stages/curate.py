@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from vita.data.corpus import Shards, ZstdLines, dump, read_lines
-from vita.data.corpus_report import describe, to_markdown, too_few
-from vita.data.filters import DEFAULT_FILTERS, FilterUse
-from vita.data.parallel import Crew
-from vita.data.place import Decisions, Placing, Wanted, decide, place, placings_of
-from vita.data.sift import Job, PartTable, Sifted, Tally, is_filter_rule, is_row_problem, sift
-from vita.data.sources import Source, passed_over, stretches
+from vita.data.curation.corpus import Shards, ZstdLines, dump, read_lines
+from vita.data.curation.filter_pass import Job, PartTable, Sifted, Tally, is_filter_rule, is_row_problem, sift
+from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
+from vita.data.curation.report import describe, to_markdown, too_few
+from vita.data.curation.split_pass import Decisions, Placing, Wanted, decide, place, placings_of
+from vita.data.curation.worker_pool import Crew
+from vita.data.sources.read import Source, passed_over, stretches
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vita.data.generation import sampling_defaults
 from vita.data.records import Message
-from vita.infer.guard import Guard
+from vita.data.tokens.generation_settings import sampling_defaults
+from vita.gates import decisions
+from vita.infer.content_filter import Guard
 from vita.infer.sampling import Sampling
-from vita.measure import gatekeeper
 from vita.server.release import release_of
 from vita.spine.config import Settings
 from vita.spine.errors import DataError, GateError
@@ -62,7 +62,7 @@ class Inputs:
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
     """Nothing is released whose gate is not green, now and for exactly these weights behind this guard."""
-    gatekeeper.refuse_stale_release(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
+    decisions.refuse_stale_release(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
     _refuse_taken(ledger, f"{config.name}:{_version(config, inputs.model)}", model=inputs.model.digest)
 
 
@@ -101,7 +101,7 @@ def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
     _refuse_taken(ledger, label, model=model)
     ledger.name(f"release/{label}", artifact.digest)
     state, known = ledger.state(model), {move.details.get("release") for move in ledger.moves(model)}
-    if state in gatekeeper.LET_OUT and artifact.digest not in known:
+    if state in decisions.LET_OUT and artifact.digest not in known:
         ledger.move(model, state, who="deploy", why=f"released as {label}", release=artifact.digest)
 
 

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from vita.measure.reckoning import reckon
-from vita.measure.report import Page, Paragraph, Section, Table, markdown
+from vita.design import scaling_rules
+from vita.design.forecast import best_shape, prediction, warnings
+from vita.design.plan_vs_actual import reckon
+from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
+from vita.reporting.page import Page, Paragraph, Section, Table, markdown
 from vita.spine.config import Settings, neutral
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Blueprint, Tokens
-from vita.train import rules
-from vita.train.forecast import best_shape, prediction, warnings
-from vita.train.rules import TrainingPlan, training_plan
 
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable
 
-    from vita.train.calibration import Speed
+    from vita.design.throughput import Speed
 
 VERSION = 6
 
@@ -138,11 +138,11 @@ def _known_text(config: Config, inputs: Inputs) -> KnownText:
 def _design(config: Config, text: KnownText, context: Context) -> tuple[Architecture, TrainingPlan, Speed | None]:
     """The shape, its plan, and this machine's speed with them, where it was timed."""
     shape = _shape_within(config, text, context) if config.budget is not None else _shape(config, text)
-    tokens = rules.compute_optimal_tokens(shape)
+    tokens = scaling_rules.compute_optimal_tokens(shape)
     if config.budget is not None:
         tokens = round(config.budget * _usual_speed(context) / shape.flops_per_token(shape.context))
     elif text.tokens_available is not None:
-        tokens = min(tokens, rules.USEFUL_EPOCHS * text.tokens_available)
+        tokens = min(tokens, scaling_rules.USEFUL_EPOCHS * text.tokens_available)
     plan = training_plan(shape, tokens=tokens, tokens_per_step=config.tokens_per_step, steps=config.steps)
     if not config.timed_steps:
         return shape, plan, None
@@ -161,7 +161,7 @@ SAME_BATCH = 0.25
 
 
 def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Context) -> Speed:
-    from vita.train.calibration import measure_speed
+    from vita.design.throughput import measure_speed
 
     seconds = min(LONGEST_TIMING, config.budget * TIMED_PART) if config.budget else 0.0
     machine = context.machine
@@ -180,16 +180,16 @@ def _within(config: Config, shape: Architecture, speed: Speed) -> TrainingPlan:
 
 def _shape(config: Config, text: KnownText) -> Architecture:
     if config.parameters is not None:
-        vocabulary = text.vocabulary or rules.vocabulary_of(config.parameters)
+        vocabulary = text.vocabulary or scaling_rules.vocabulary_of(config.parameters)
         context = config.context or 512
-        shape = rules.shape_of_parameters(config.parameters, vocabulary=vocabulary, context=context)
-        return shape if config.context else shape.model_copy(update={"context": rules.context_of(shape.width)})
+        shape = scaling_rules.shape_of_parameters(config.parameters, vocabulary=vocabulary, context=context)
+        return shape if config.context else shape.model_copy(update={"context": scaling_rules.context_of(shape.width)})
     assert config.depth is not None
-    wide = config.width or rules.WIDTH_PER_LAYER * config.depth
+    wide = config.width or scaling_rules.WIDTH_PER_LAYER * config.depth
     matrices = 12 * config.depth * wide**2
-    vocabulary = text.vocabulary or rules.vocabulary_of(matrices + 2 * 4096 * wide)
-    length = config.context or rules.context_of(wide)
-    return rules.shape_of_depth(config.depth, vocabulary=vocabulary, context=length, width=config.width)
+    vocabulary = text.vocabulary or scaling_rules.vocabulary_of(matrices + 2 * 4096 * wide)
+    length = config.context or scaling_rules.context_of(wide)
+    return scaling_rules.shape_of_depth(config.depth, vocabulary=vocabulary, context=length, width=config.width)
 
 
 def _shape_within(config: Config, text: KnownText, context: Context) -> Architecture:
@@ -204,8 +204,8 @@ def _shape_within(config: Config, text: KnownText, context: Context) -> Architec
 
 def _usual_speed(context: Context) -> float:
     """Operations a second that training usually gets from this machine, good to a factor of two."""
+    from vita.train.hardware import choose_precision
     from vita.train.peak import matmul_peak
-    from vita.train.precision import choose_precision
 
     device = context.machine.device
     share = USUAL_UTILISATION.get(device.partition(":")[0], min(USUAL_UTILISATION.values()))

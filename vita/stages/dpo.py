@@ -16,36 +16,36 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from vita.data.chat import ChatTemplate
-from vita.data.counts import counts_in
-from vita.data.lots import lot
-from vita.data.pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings
-from vita.data.prompts import Prompt, distinct
-from vita.data.show import tokens
-from vita.data.sources import Source
-from vita.data.tokenizer import Tokenizer
+from vita.data.hash_sampling import lot
+from vita.data.sources.prompts import Prompt, distinct
+from vita.data.sources.read import Source
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.inspect import tokens
+from vita.data.tokens.preference_pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings
+from vita.data.tokens.row_counts import counts_in
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
-from vita.measure.learning import Picture, last, mean_of_last, write_learning
-from vita.measure.pairs import Both, compare, figures_section
-from vita.measure.report import Section
-from vita.measure.rewards import RewardChoice, Rewards
-from vita.measure.statistics import Interval
+from vita.reporting.page import Section
+from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
+from vita.rl.preference_eval import Both, compare, figures_section
+from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.train import rules
+from vita.stats.intervals import Interval
 from vita.train.choices import PrecisionChoice
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vita.measure.judging import Judges
-    from vita.measure.shift import Shift
-    from vita.train.pairs import PairLearning
-    from vita.train.preference import Knobs
+    from vita.rl.before_after import Shift
+    from vita.rl.judging import Judges
+    from vita.train.preference_batches import PairLearning
+    from vita.train.preference_losses import Knobs
     from vita.train.trainer import Training, Work
 
 VERSION = 6
@@ -125,7 +125,7 @@ class Config(Settings):
     """Time between checkpoints: how much work a crash costs."""
 
     def knobs(self) -> Knobs:
-        from vita.train.preference import Knobs
+        from vita.train.preference_losses import Knobs
 
         return Knobs.model_validate({name: getattr(self, name) for name in Knobs.model_fields})
 
@@ -143,8 +143,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
     from vita.nn import hf
     from vita.train.loop import Look, train
-    from vita.train.pairs import LearnsPairs, PairBatches, first_step, learning, preference_training, reference_of
     from vita.train.parallel import joined
+    from vita.train.preference_batches import (
+        LearnsPairs,
+        PairBatches,
+        first_step,
+        learning,
+        preference_training,
+        reference_of,
+    )
     from vita.train.stops import save_stops
     from vita.train.trainer import Trainer
     from vita.train.validation import RunCheck, fingerprint, loss_evidence
@@ -163,7 +170,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         judges.try_out(asked[0])
     training = preference_training(
         pairs=len(found.learnt),
-        rate=rules.preference_rate(shape.parameters()) * config.rate,
+        rate=scaling_rules.preference_rate(shape.parameters()) * config.rate,
         **config.model_dump(include={"epochs", "steps", "rows", "schedule", "warmup", "micro_tokens", "precision"}),
     )
     steps = training.schedule.steps
@@ -237,7 +244,7 @@ def _read(
     length: int,
 ) -> Found:
     """All pairs in tokens, with what a person should know of them told."""
-    from vita.train.pairs import LearnsPairs
+    from vita.train.preference_batches import LearnsPairs
 
     read, kind = (read_pairs, "pairs") if isinstance(learn, LearnsPairs) else (read_ratings, "answers with a verdict")
     found = read(
@@ -258,7 +265,7 @@ def _read(
 
 
 def _names(pair: TokenPair, learn: PairLearning) -> tuple[str, str]:
-    from vita.train.pairs import LearnsPairs
+    from vita.train.preference_batches import LearnsPairs
 
     if isinstance(learn, LearnsPairs):
         return "better answer", "worse answer"
@@ -302,7 +309,7 @@ def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> di
 def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     """Found before anything slow begins, so that a wrong name costs nothing."""
     from vita.infer.reward import RewardModel
-    from vita.measure.judging import Judges
+    from vita.rl.judging import Judges
 
     world = next((source.world for source in config.sources if source.world), None)
     choices, right = config.rewards, config.right

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vita.data.chat import ChatTemplate
-from vita.data.shards import Shards
-from vita.data.tokenizer import Tokenizer
-from vita.measure import plots
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.shards import Shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
+from vita.reporting import charts
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
@@ -122,7 +122,7 @@ def _activations(found: dict[str, Any]) -> str:
         for name, part in (("stream", "stream"), ("attention adds", "attention"), ("feed-forward adds", "feedforward"))
     }
     lines["stream"].insert(0, (0.0, found["embedding_rms"]))
-    return plots.curves(lines, x="layer", y="rms")
+    return charts.curves(lines, x="layer", y="rms")
 
 
 def _weights(found: dict[str, Any]) -> str:
@@ -136,7 +136,7 @@ def _weights(found: dict[str, Any]) -> str:
                 if parameter.startswith(f"model.layers.{index}.") and parameter.split(".")[-2] in members
             ]
             lines.setdefault(name, []).append((index + 1.0, sum(stds) / len(stds)))
-    return plots.curves(lines, x="layer", y="std")
+    return charts.curves(lines, x="layer", y="std")
 
 
 def _page(found: dict[str, Any], config: Config) -> str:

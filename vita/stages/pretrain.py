@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vita.data.loader import Loader
-from vita.data.shards import Shards
-from vita.data.tokenizer import Tokenizer
-from vita.measure.learning import last, mean_of_last, write_learning
+from vita.data.tokens.loader import Loader
+from vita.data.tokens.shards import Shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
+from vita.reporting.training_report import last, mean_of_last, write_learning
 from vita.spine.config import Settings, build, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft

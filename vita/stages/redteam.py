@@ -16,21 +16,22 @@ from pydantic import Field
 from vita.data.records import Message
 from vita.data.world import World, WorldSettings
 from vita.data.world.harm import Half
-from vita.infer.guard import Guard
-from vita.measure import attack, knowledge, material
-from vita.measure.probe import Item, Material, embedded_goals
-from vita.measure.probes import PROBES
-from vita.measure.probes.memorisation import rows_of
-from vita.measure.probes.regressions import read as read_regressions
-from vita.measure.report import write
-from vita.measure.robustness import Robustness, page
-from vita.measure.statistics import Interval
-from vita.measure.tracking import track
+from vita.evals import world_knowledge
+from vita.infer.content_filter import Guard
+from vita.redteam import attack, datasets
+from vita.redteam.findings import track
+from vita.redteam.probe import Item, Material, embedded_goals
+from vita.redteam.probes import PROBES
+from vita.redteam.probes.memorisation import rows_of
+from vita.redteam.probes.regressions import read as read_regressions
+from vita.redteam.results import Robustness, page
+from vita.reporting.page import write
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Model, Report, Tokens
+from vita.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
@@ -140,12 +141,12 @@ def _named(config: Config) -> list[str]:
     for name in config.probes:
         PROBES[name]
     for name in config.files:
-        material.HARM_FILES[name]
+        datasets.HARM_FILES[name]
     return [name for name in PROBES if not config.probes or name in config.probes]
 
 
 def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> dict[str, list[Item]]:
-    goals, disguises, pairs = material.read(config.files, limit=config.limit, seed=config.seed)
+    goals, disguises, pairs = datasets.read(config.files, limit=config.limit, seed=config.seed)
     given = Material(
         goals=[*(embedded_goals(config.requests) if config.embedded else ()), *goals],
         disguises=disguises,
@@ -194,7 +195,9 @@ def _spread(items: list[Item]) -> list[Item]:
 def _capability(engine: Engine, config: Config) -> dict[str, Interval]:
     if config.world is None:
         return {}
-    return knowledge.figures(knowledge.ask(engine, World.create(config.world), as_chat=engine.template is not None))
+    return world_knowledge.figures(
+        world_knowledge.ask(engine, World.create(config.world), as_chat=engine.template is not None)
+    )
 
 
 def _teller(context: Context, name: str, total: int) -> Callable[[int], None]:

@@ -17,10 +17,10 @@ from pydantic import Field
 
 from vita.data.feedback import Cleaning, Refined, read_feedback, refine
 from vita.data.records import Preference, Rated
-from vita.data.sources import Source, dialogues, documents
+from vita.data.sources.read import Source, dialogues, documents
 from vita.data.world import World, WorldSettings
-from vita.measure.report import Page, Section, Table, write
-from vita.server.redaction import redact
+from vita.reporting.page import Page, Section, Table, write
+from vita.server.gateway.redaction import redact
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft

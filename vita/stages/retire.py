@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from vita.cards import archive
+from vita.gates.weights import same_weights
 from vita.infer.sampling import Sampling
-from vita.measure import sealing
-from vita.measure.weights import same_weights
 from vita.spine import machine, signing
 from vita.spine.config import Settings
 from vita.spine.disk import write_atomically
@@ -64,7 +64,7 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
-    from vita.measure.restoring import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
+    from vita.cards.restore import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
 
     if inputs.successor and inputs.successor.digest == inputs.model.digest:
         raise PlanError("retire.successor", "is the very model that is retired", hint="choose another with `inputs:`")
@@ -73,7 +73,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     shutil.copytree(inputs.model.path, folder / WEIGHTS)
     _dump(folder / "recipe.json", list(context.lineage))
     _dump(folder / "tombstone.json", _tombstone(config, inputs, pinned))
-    (folder / LOCK).write_text(sealing.constraints(sealing.packages()), encoding="utf-8")
+    (folder / LOCK).write_text(archive.constraints(archive.packages()), encoding="utf-8")
     _dump(folder / GOLDEN, pinned["golden"] if pinned else _golden(config, inputs.model.path))
     if inputs.release:
         shutil.copyfile(inputs.release.path / "release.json", folder / "release.json")
@@ -156,10 +156,10 @@ def _tell(inputs: Inputs, ledger: Ledger, store: Store, *, lineage: Sequence[Map
     The weights enter the ledger's index, by which a service knows them even when the store no longer holds them.
     """
     same_weights(ledger, store, inputs.model.digest)
-    sealing.write_card(ledger, store, inputs.model.digest, folder / "cards")
+    archive.write_card(ledger, store, inputs.model.digest, folder / "cards")
     line = [inputs.model.digest, *(run["artifact"] for run in lineage)]
     there = {artifact.digest for artifact in _reports(inputs).values()}
-    for name, digest in sealing.reports_of(ledger, store, line).items():
+    for name, digest in archive.reports_of(ledger, store, line).items():
         if digest not in there:
             _copy_reports(store.open(digest).path, folder / "reports" / name)
 

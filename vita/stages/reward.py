@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vita.data.chat import ChatTemplate
-from vita.data.counts import counts_in
-from vita.data.pairs import Found, PairRows, asked_of, read_pairs
-from vita.data.show import tokens
-from vita.data.sources import Source
-from vita.data.tokenizer import Tokenizer
-from vita.measure.learning import Picture, mean_of_last, write_learning
-from vita.measure.pairs import Both, calibration, calibration_section, figures_section, of_scores
-from vita.measure.statistics import Interval
+from vita.data.sources.read import Source
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.inspect import tokens
+from vita.data.tokens.preference_pairs import Found, PairRows, asked_of, read_pairs
+from vita.data.tokens.row_counts import counts_in
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.design import scaling_rules
+from vita.reporting.training_report import Picture, mean_of_last, write_learning
+from vita.rl.preference_eval import Both, calibration, calibration_section, figures_section, of_scores
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.train import rules
+from vita.stats.intervals import Interval
 from vita.train.choices import PrecisionChoice
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     from vita.nn import hf, reward
     from vita.nn.reward import RewardTransformer
     from vita.train.loop import Look, train
-    from vita.train.pairs import LearnsScores, PairBatches, preference_training
     from vita.train.parallel import joined
+    from vita.train.preference_batches import LearnsScores, PairBatches, preference_training
     from vita.train.trainer import Trainer
     from vita.train.validation import RunCheck, fingerprint
 
@@ -116,7 +116,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     before = fingerprint(model)
     training = preference_training(
         pairs=len(found.learnt),
-        rate=rules.preference_rate(shape.parameters()) * config.rate,
+        rate=scaling_rules.preference_rate(shape.parameters()) * config.rate,
         **config.model_dump(include={"epochs", "steps", "rows", "schedule", "warmup", "micro_tokens", "precision"}),
     )
 
@@ -219,7 +219,7 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
 
 
 def _scores(trainer: Trainer, rows: PairRows) -> list[Both]:
-    from vita.train.pairs import AT_ONCE, both_scores, pair_tensors
+    from vita.train.preference_batches import AT_ONCE, both_scores, pair_tensors
 
     found: list[Both] = []
     for start in range(0, len(rows), AT_ONCE):

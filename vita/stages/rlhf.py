@@ -16,30 +16,30 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vita.data.chat import omitted_roles
-from vita.data.counts import Counts, counts_in
-from vita.data.prompts import Prompt, distinct, prompts
-from vita.data.sources import Source
-from vita.data.tuning import refused_by_template
+from vita.data.sources.prompts import Prompt, distinct, prompts
+from vita.data.sources.read import Source
+from vita.data.tokens.chat_template import omitted_roles
+from vita.data.tokens.row_counts import Counts, counts_in
+from vita.data.tokens.tuning_examples import refused_by_template
+from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
-from vita.measure.learning import Picture, last, mean_of_last, write_learning
-from vita.measure.rewards import RewardChoice, Rewards
+from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
+from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
-from vita.train import rules
 from vita.train.choices import Aggregation, Importance, Method, PrecisionChoice, Scale
 from vita.train.schedule import Schedule
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
-    from vita.measure.judging import Judges
-    from vita.measure.rollouts import Plan
-    from vita.measure.shift import Shift
     from vita.nn.transformer import Transformer
-    from vita.train.actor import Objective
+    from vita.rl.before_after import Shift
+    from vita.rl.judging import Judges
+    from vita.rl.rollouts import Plan
     from vita.train.loop import Learnt
+    from vita.train.policy_objective import Objective
     from vita.train.trainer import Training
 
 VERSION = 5
@@ -165,12 +165,12 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.engine import Engine
     from vita.infer.pretrained import Pretrained
-    from vita.measure.rollouts import HeldOut, Rollouts
     from vita.nn import hf
     from vita.nn.critic import ActorCritic
-    from vita.train.actor import objective
+    from vita.rl.rollouts import HeldOut, Rollouts
     from vita.train.loop import Look, train
     from vita.train.parallel import World
+    from vita.train.policy_objective import objective
     from vita.train.trainer import Trainer
     from vita.train.validation import RunCheck, fingerprint, gain_evidence
 
@@ -270,7 +270,7 @@ def _check(config: Config, recipe: Recipe) -> None:
 
 
 def _plan(config: Config, settled: Recipe) -> Plan:
-    from vita.measure.rollouts import Plan
+    from vita.rl.rollouts import Plan
 
     same = {"gamma", "lam", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
     return Plan(
@@ -285,7 +285,7 @@ def _plan(config: Config, settled: Recipe) -> Plan:
 
 
 def _objective(config: Config, settled: Recipe) -> Objective:
-    from vita.train.actor import Objective
+    from vita.train.policy_objective import Objective
 
     loss = "plain" if config.method == "reinforce" else config.loss
     return Objective(
@@ -304,7 +304,7 @@ def _training(config: Config, settled: Recipe, *, width: int) -> Training:
     from vita.train.optim import Optimization
     from vita.train.trainer import Training
 
-    usual = rules.other_rate(width, 1)
+    usual = scaling_rules.other_rate(width, 1)
     rate = usual * settled.rate
     steps = config.steps * settled.epochs * config.minibatches
     return Training(
@@ -330,7 +330,7 @@ def _training(config: Config, settled: Recipe, *, width: int) -> Training:
 
 def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judges]:
     """What answers are worth while learning, and who judges at the end."""
-    from vita.measure.judging import Judges
+    from vita.rl.judging import Judges
 
     world = next((source.world for source in config.sources if source.world is not None), None)
     scorer = _reward_model(inputs.reward, device) if inputs.reward else None
@@ -395,7 +395,7 @@ def _facts(
     config: Config, learnt: Learnt, found: Shift, *, asked: Sequence[Prompt], aside: Sequence[Prompt]
 ) -> dict[str, Any]:
     """What a later step or a person wants to know; the five headline figures of the run among it."""
-    from vita.measure.rollouts import HEADLINE
+    from vita.rl.rollouts import HEADLINE
 
     curve = learnt.curve
     ends = {name: last(curve, f"heldout_{name}") for name in HEADLINE}

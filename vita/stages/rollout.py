@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vita.measure.clearance import Terms
-from vita.measure.crowd import Users
-from vita.measure.report import Page, Section, Table, write
-from vita.measure.statistics import Interval, difference, share
-from vita.server.clearance import context_clearance
+from vita.gates.clearance import Terms
+from vita.monitoring.simulated_users import Users
+from vita.reporting.page import Page, Section, Table, write
 from vita.server.release import Pinned, read_release
+from vita.server.service.deploy_checks import context_clearance
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Release, Report
+from vita.stats.intervals import Interval, difference, share
 
 if TYPE_CHECKING:
-    from vita.measure.visiting import Visited
-    from vita.server.service import Running
+    from vita.monitoring.client import Visited
+    from vita.server.service.service import Running
 
 VERSION = 2
 LINEAGE = True
@@ -114,8 +114,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
 
 
 async def _change(config: Config, old: Pinned, new: Pinned, context: Context) -> Watched:
-    from vita.measure.visiting import walk
-    from vita.server.service import Service
+    from vita.monitoring.client import walk
+    from vita.server.service.service import Service
 
     place = context.scratch / "service"
     shutil.rmtree(place, ignore_errors=True)

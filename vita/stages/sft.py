@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from vita.data.chat import ChatTemplate, Encoded
-from vita.data.counts import Counts, counts_in
-from vita.data.fields import metadata_fields
-from vita.data.formats import detect
-from vita.data.loader import Loader
-from vita.data.packing import Packed, Packing
-from vita.data.replay import pretraining, replayed_rows
-from vita.data.show import tokens
-from vita.data.sources import Source, first_row
-from vita.data.tokenizer import Tokenizer
-from vita.data.tuning import TuningSettings, read_dialogues
-from vita.measure.learning import last, write_learning
+from vita.data.sources.dialogue_formats import detect
+from vita.data.sources.fields import metadata_fields
+from vita.data.sources.read import Source, first_row
+from vita.data.tokens.chat_template import ChatTemplate, Encoded
+from vita.data.tokens.inspect import tokens
+from vita.data.tokens.loader import Loader
+from vita.data.tokens.packing import Packed, Packing
+from vita.data.tokens.replay import pretraining, replayed_rows
+from vita.data.tokens.row_counts import Counts, counts_in
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.data.tokens.tuning_examples import TuningSettings, read_dialogues
+from vita.design import scaling_rules
+from vita.reporting.training_report import last, write_learning
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.train import rules
 from vita.train.choices import PrecisionChoice
 from vita.train.schedule import Schedule
 
@@ -267,11 +267,11 @@ def _training(config: Config, rows: int, replayed: int, *, width: int, length: i
 
     steps = config.steps or max(1, math.ceil(config.epochs * rows / (config.rows - replayed)))
     batch = config.rows * length
-    other = rules.other_rate(width, batch) * config.rate
+    other = scaling_rules.other_rate(width, batch) * config.rate
     return Training(
         schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
         optimization=Optimization(
-            matrix_rate=rules.matrix_rate(batch) * config.rate,
+            matrix_rate=scaling_rules.matrix_rate(batch) * config.rate,
             embedding_rate=other,
             head_rate=other,
             scalar_rate=other,

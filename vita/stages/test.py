@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field, model_validator
 
 from vita.data.records import Document
-from vita.data.sources import Source, documents
+from vita.data.sources.read import Source, documents
 from vita.data.world import World, WorldSettings
+from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
+from vita.evals.results import Findings
+from vita.evals.results_page import page
+from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
-from vita.measure import edges, instructions, knowledge, perplexity, ranking, samples
-from vita.measure.comparison import versus
-from vita.measure.findings import Findings
-from vita.measure.overview import page
-from vita.measure.report import write
-from vita.measure.tasks import TASKS, items
+from vita.reporting.page import write
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, only_when_chosen
 from vita.stages.kinds import Corpus, Model, Report
+from vita.stats.paired import versus
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
@@ -135,9 +135,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     found = Findings(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
-        known=knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
+        known=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, asked, engine, context),
-        met=edges.meet(engine) if config.edges else [],
+        met=edge_cases.meet(engine) if config.edges else [],
         continuations=samples.continuations(
             engine,
             config.prompts,
@@ -192,8 +192,10 @@ def _score_texts(
     return found
 
 
-def _answer_tasks(config: Config, engine: Engine, context: Context, *, length: int) -> dict[str, list[ranking.Outcome]]:
-    found: dict[str, list[ranking.Outcome]] = {}
+def _answer_tasks(
+    config: Config, engine: Engine, context: Context, *, length: int
+) -> dict[str, list[multiple_choice.Outcome]]:
+    found: dict[str, list[multiple_choice.Outcome]] = {}
     for name, task in config.tasks.items():
         asked = items(task.task or name, task.path, limit=task.limit or config.limit, seed=config.seed)
         parts = (asked[start : start + ITEMS_AT_ONCE] for start in range(0, len(asked), ITEMS_AT_ONCE))
@@ -201,26 +203,24 @@ def _answer_tasks(config: Config, engine: Engine, context: Context, *, length: i
         answers = (
             one
             for part in parts
-            for one in ranking.answer(engine, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length)
+            for one in multiple_choice.answer(
+                engine, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length
+            )
         )
         found[name] = list(_told(answers, context, total=len(asked), unit=f"items of {name}"))
     return found
 
 
-def _instructions(config: Config) -> list[instructions.Item]:
+def _instructions(config: Config) -> list[ifeval.Item]:
     """Read before anything slow begins, so that a wrong file is told at once."""
     given = config.instructions
-    return instructions.read(given.path, limit=given.limit or config.limit, seed=config.seed) if given else []
+    return ifeval.read(given.path, limit=given.limit or config.limit, seed=config.seed) if given else []
 
 
-def _follow(
-    config: Config, asked: Sequence[instructions.Item], engine: Engine, context: Context
-) -> list[instructions.Followed]:
+def _follow(config: Config, asked: Sequence[ifeval.Item], engine: Engine, context: Context) -> list[ifeval.Followed]:
     longest = config.instructions.max_tokens if config.instructions else 0
     parts = (asked[start : start + 16] for start in range(0, len(asked), 16))
-    followed = (
-        one for part in parts for one in instructions.ask(engine, part, as_chat=config.as_chat, max_tokens=longest)
-    )
+    followed = (one for part in parts for one in ifeval.ask(engine, part, as_chat=config.as_chat, max_tokens=longest))
     return list(_told(followed, context, total=len(asked), unit="prompts with instructions"))
 
 

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from vita.data import bpe
-from vita.data.corpus import read_corpus
+from vita.data.curation.corpus import read_corpus
 from vita.data.records import Document
-from vita.data.shards import SHARD_TOKENS, Shards, write_shards
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens import bpe
+from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import markdown_text, printable

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vita.data.feedback import Said, read_feedback, write_feedback
-from vita.data.visits import Crowd
-from vita.measure.crowd import Users
-from vita.measure.statistics import share
-from vita.measure.voices import collect
-from vita.server.clearance import context_clearance
+from vita.data.world.users import Crowd
+from vita.monitoring.feedback_export import collect
+from vita.monitoring.simulated_users import Users
 from vita.server.release import read_release
+from vita.server.service.deploy_checks import context_clearance
 from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, VitaError
 from vita.spine.ledger import Ledger
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Feedback, Release
+from vita.stats.intervals import share
 
 if TYPE_CHECKING:
-    from vita.measure.visiting import Visited
+    from vita.monitoring.client import Visited
 
 VERSION = 2
 LINEAGE = True
@@ -73,8 +73,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
 async def _serve_and_visit(
     config: Config, release: Path, crowd: Crowd, context: Context
 ) -> tuple[list[Visited], list[Said]]:
-    from vita.measure.visiting import walk
-    from vita.server.service import Service
+    from vita.monitoring.client import walk
+    from vita.server.service.service import Service
 
     shutil.rmtree(context.scratch / "service", ignore_errors=True)
     place = context.scratch / "service"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita.data.chat import ChatTemplate, turn_ends
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.chat_template import ChatTemplate, turn_ends
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
 
 

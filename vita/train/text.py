@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vita.data.loader import document_ids
-from vita.data.shards import Shards
-from vita.data.tokenizer import Tokenizer
+from vita.data.tokens.loader import document_ids
+from vita.data.tokens.shards import Shards
+from vita.data.tokens.tokenizer import Tokenizer
 from vita.train.choices import Masking
 from vita.train.losses import Tensors
 from vita.train.parallel import World

@@ -26,14 +26,14 @@ from vita.nn.transformer import SelfAttention, Transformer
 from vita.spine.config import Settings
 from vita.spine.errors import ConfigError
 from vita.train.choices import PrecisionChoice
-from vita.train.guard import Guard
+from vita.train.hardware import choose_precision
 from vita.train.losses import Loss, Tensors
 from vita.train.memory import keep_freed_memory
 from vita.train.optim import Optimization, Optimizer, part_of
 from vita.train.parallel import World, like, whole
 from vita.train.pieces import MICRO_TOKENS, rows_at_once
-from vita.train.precision import choose_precision
 from vita.train.schedule import Schedule, share
+from vita.train.step_filter import Guard
 
 COMPILING_PAYS = {"cpu": 2e13, "cuda": 1e16}
 """Operations of a whole run from which on compiling takes less time than it saves: half a minute's work or so."""

@@ -24,8 +24,8 @@ from torch import nn
 from vita.nn.hf import nonfinite_tensors
 from vita.nn.transformer import Transformer
 from vita.spine.errors import TrainingError
-from vita.train.guard import NO_TARGETS
 from vita.train.loop import Learnt
+from vita.train.step_filter import NO_TARGETS
 
 MOST_SKIPPED = 0.1
 """Share of the steps that may be skipped for a loss or gradient that cannot be used; one step always may."""

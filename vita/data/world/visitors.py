@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from random import Random
 
 from vita.data.records import Message
-from vita.data.visits import Reaction, Visit, reactions
 from vita.data.world.dialogues import ASKINGS
 from vita.data.world.pen import PEOPLE
 from vita.data.world.relations import say
+from vita.data.world.users import Reaction, Visit, reactions
 from vita.data.world.world import World
 
 COMPLAINT = "Please ask me more."

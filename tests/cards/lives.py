@@ -1,0 +1,160 @@
+"""A whole life for tests, in the shape in which stages leave it: artifacts in a store, runs and moves in a ledger."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.cards.life_record import remember
+from vita.gates import decisions
+from vita.gates.people import add_person
+from vita.gates.policy import Evidence, Policy
+from vita.monitoring import request_log
+from vita.spine import signing
+from vita.spine.config import build
+from vita.spine.ledger import Ledger
+from vita.spine.store import Artifact, Draft, Store
+from vita.stages import kinds
+from vita.stats.intervals import Interval, wilson
+from vita.testing import tiny_architecture
+
+KINDS = {one.kind: one for one in vars(kinds).values() if isinstance(one, type) and issubclass(one, Artifact)}
+EVIL = "<script>alert('x')</script> & |bar|"
+"""Text as a stranger may put it into any field."""
+
+
+class Life:
+    """A life that is put together step by step."""
+
+    def __init__(self, folder: Path, name: str = "cat") -> None:
+        self.name, self.folder = name, folder
+        self.store, self.ledger = Store(folder / "store"), Ledger(folder / "ledger.db")
+
+    def step(
+        self, name: str, kind: str, *, stage: str | None = None, files: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None, inputs: Mapping[str, str] | None = None,
+        config: Mapping[str, Any] | None = None, record: Mapping[str, Any] | None = None,
+    ) -> str:  # fmt: skip
+        """Carry a step out; returns its artifact's digest."""
+        draft = self.folder / "drafts" / f"{name}-{time.monotonic_ns()}"
+        for path, content in {"own.txt": name, **(files or {})}.items():
+            place = draft / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content if isinstance(content, str) else json.dumps(content))
+        artifact = self.store.commit(Draft(KINDS[kind], draft, facts or {}))
+        run = self.ledger.claim(
+            f"key of {name} {artifact.digest} {time.monotonic_ns()}", life=self.name, step=name, stage=stage or name,
+            version=1, config=config or {}, inputs=inputs or {},
+        )  # fmt: skip
+        assert isinstance(run, int)
+        told = {"seconds": 12.5, "machine": {"device": "cpu", "threads": 2, "world_size": 1}, **(record or {})}
+        self.ledger.finish(run, artifact=artifact.digest, record=told)
+        self.ledger.name(f"{self.name}/{name}", artifact.digest)
+        return artifact.digest
+
+    def report(self, name: str, model: str, figures: Mapping[str, Any], *, stage: str = "test") -> str:
+        """A report in the usual shape; `figures` are group -> name -> metric -> Interval."""
+        plain = {
+            group: {one: {metric: value.as_json() for metric, value in own.items()} for one, own in names.items()}
+            for group, names in figures.items()
+        }
+        content = {"model": model, "figures": plain}
+        return self.step(name, "report", stage=stage, files={"report.json": content}, inputs={"model": model})
+
+
+def registered(ledger: Ledger, folder: Path, name: str) -> Any:
+    """Register a person with a new key; returns the private key."""
+    key = signing.load_or_make_key(folder / "keys" / f"{name}.pem")
+    add_person(ledger, name, key.public_key())
+    return key
+
+
+def first_half(life: Life) -> str:
+    """From a plan to a model that answers; returns that model."""
+    shape = tiny_architecture()
+    blueprint = {
+        "prediction": {"bits_per_byte": {"value": 1.0, "low": 0.8, "high": 1.2}, "tokens": 1000, "memory": {"total": 1}}
+    }
+    plan = life.step(
+        "design", "blueprint", files={"blueprint.json": blueprint}, facts={"parameters": 1000, "tokens": 1000}
+    )
+    corpus = life.step(
+        "curate", "corpus",
+        facts={
+            "documents": {"train": 90, "dropped": 10}, "bytes": {"train": 900}, "dropped": {"duplicate": 10},
+            "licences": {"CC0-1.0": {"documents": 90, "bytes": 900}},
+            "sources": {EVIL: {"documents": 90, "bytes": 900}},
+        },
+    )  # fmt: skip
+    tokens = life.step(
+        "tokenize", "tokens", inputs={"corpus": corpus}, facts={"train_tokens": 400, "bytes_per_token": 2.2},
+        files={"report.json": {"train": {"sources": {EVIL: {"tokens": 400}}}}},
+    )  # fmt: skip
+    model = {"config.json": shape.to_hf()}
+    curve = "".join(json.dumps({"step": step, "loss": 5.0 / step}) + "\n" for step in range(1, 5))
+    base = life.step(
+        "pretrain", "model", inputs={"tokens": tokens, "blueprint": plan}, config={"seed": 7},
+        files={**model, "report/metrics.jsonl": curve},
+        facts={"steps": 4, "tokens": 1000, "heldout_bits_per_byte": 0.9}, record={"tokens_per_second": 99.0},
+    )  # fmt: skip
+    life.report("test_base", base, {"world": {"world": {"never_asked/right": wilson(1, 40)}}})
+    sources = [{"path": {"content": "f" * 64}, "licence": "MIT"}]
+    chat = life.step(
+        "sft", "model", inputs={"model": base, "tokens": tokens}, files=model, config={"sources": sources, "seed": 7},
+        facts={"chat": True, "dialogues": 30, "heldout_accuracy": 0.9, "heldout_accuracy_before": 0.5, "steps": 3},
+    )  # fmt: skip
+    life.report("test_chat", chat, {"world": {"world": {"never_asked/right": wilson(39, 40)}}})
+    return chat
+
+
+def second_half(life: Life, chat: str) -> str:
+    """Preferences, attack and mend, a gate, service, feedback, farewell; returns the last model."""
+    moved = {
+        "score/before": Interval(-0.2, -0.3, -0.1, 50), "score/after": Interval(0.5, 0.4, 0.6, 50),
+        "right/before": wilson(48, 50), "right/after": wilson(47, 50), "win_rate": wilson(40, 50),
+    }  # fmt: skip
+    plain = {name: one.as_json() for name, one in moved.items()}
+    shape = {"config.json": tiny_architecture().to_hf()}
+    shift = {"report/report.json": {"before": chat, "figures": {"comparison": {"shift": plain}}}}
+    better = life.step("wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | shift, facts={"chat": True})
+    rates = {"attack_success_rate": wilson(30, 60), "over_refusal": wilson(1, 30)}
+    life.report("attack", better, {"redteam": {"redteam": rates}, "probes": {"encoded": rates}}, stage="redteam")
+    mended = life.step("mend", "model", stage="sft", inputs={"model": better}, files=shape, facts={"chat": True})
+    rates = {"attack_success_rate": wilson(2, 60), "over_refusal": wilson(2, 30)}
+    again = life.report("attack_again", mended, {"redteam": {"redteam": rates}}, stage="redteam")
+    limits = (("attack_success_rate", 0.2), ("over_refusal", 0.1))
+    bars = [{"report": "attack_again", "figure": f"redteam/{name}", "at_most": limit} for name, limit in limits]
+    policy = build(Policy, {"model": "mend", "bars": bars}, where="policy")
+    decisions.fix(life.ledger, f"{life.name}/release", policy)
+    evidence = {"attack_again": Evidence(life.store.open(again).path, again, time.time() + 1)}
+    key = registered(life.ledger, life.folder, "Ada")
+    expires = time.time() + 99
+    decisions.waive(life.ledger, f"{life.name}/release", mended, who="Ada", key=key, reason=EVIL, expires=expires)
+    decisions.decide(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
+    pinned = {"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}}
+    about = {"name": "cat", "version": "1"}
+    release = life.step("deploy", "release", inputs={"model": mended}, facts=about, files=pinned)
+    life.ledger.move(mended, "serving", who="deploy", why="released as cat:1")
+    row = {"service": "cat", "model": mended, "release": release, "who": "Ada"}
+    with life.ledger.transaction() as database:
+        for version, action, share in (("cat:1", "start", 1.0), ("cat:2", "canary", 0.2), ("cat:1", "share", 0.8)):
+            database.execute(
+                sa.insert(request_log.deployments).values(**row, version=version, action=action, share=share, at=1e9)
+            )
+        for value in (1, 1, -1):
+            said = {"request": "r", "model": mended, "kind": "thumb", "value": value, "content": {}, "consent": True}
+            database.execute(sa.insert(request_log.feedback).values(**said, at=1e9))
+    life.ledger.move(mended, "retired", who="retire", why=EVIL, successor=chat)
+    life.step("strange", "archive", stage="from_elsewhere", facts={"odd": {"deep": [1, None]}})
+    return mended
+
+
+def told(life: Life, models: Mapping[str, list[str]]) -> None:
+    """What `vita live` sets down at the end."""
+    names = [name.removeprefix(f"{life.name}/") for name in life.ledger.all_names()]
+    remember(life.ledger, life.name, about=EVIL, steps=names, questions=["What is a cat?"], answers=models)

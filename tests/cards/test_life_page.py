@@ -1,0 +1,136 @@
+"""A life of any shape has a page, and the page tells what was written down, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.cards.lives import EVIL, Life, first_half, second_half, told
+from vita.cards import life_charts
+from vita.cards.life_charts import Limit, Node
+from vita.cards.life_page import write_story
+from vita.cards.life_record import known_answers, read_life
+from vita.spine.errors import LedgerError
+from vita.stats.intervals import Interval, wilson
+
+
+def _told(life: Life, tmp_path: Path) -> str:
+    return write_story(life.ledger, life.store, life.name, tmp_path / "life.html").read_text()
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    return Life(tmp_path)
+
+
+def test_a_whole_life_is_told_from_plan_to_farewell(life: Life, tmp_path: Path) -> None:
+    chat = first_half(life)
+    mended = second_half(life, chat)
+    told(life, {chat: ["A cat is a furry mammal."], mended: ["A cat, if you please, is a furry mammal."]})
+    text = _told(life, tmp_path)
+    for said in (
+        "A cat, if you please", "right about things it was never asked", "attacks that succeed",
+        "harmless requests refused",
+        "release: waived for mend", "2 thumbs up, 1 thumbs down", "canary", "The successor of mend is sft", "foretold",
+        "Preferences: wiser", "The step strange was carried out by the stage from_elsewhere.",
+    ):  # fmt: skip
+        assert said in text, said
+    assert "cannot be told" not in text
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_strangers_wrote(life: Life, tmp_path: Path) -> None:
+    told(life, {second_half(life, first_half(life)): [EVIL]})
+    text = _told(life, tmp_path)
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert not re.findall(r'(?:src|href)="[^#]|url\(|@import|<link', text)
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_half_a_life_and_one_step_alone_have_a_page(life: Life, tmp_path: Path) -> None:
+    life.step("curate", "corpus")
+    assert "This life took 1 step between" in _told(life, tmp_path)
+    first_half(life)
+    assert "All versions" not in _told(life, tmp_path)
+    assert "no version was approved" in _told(life, tmp_path).lower()
+
+
+def test_what_cannot_be_read_is_told_and_the_rest_stands(life: Life, tmp_path: Path) -> None:
+    first_half(life)
+    broken = life.step("broken", "report", stage="test", files={"report.json": "{no json"})
+    odd = {"report.json": {"figures": {"a": {"b": {"c": {"value": "text"}}}}}}
+    life.step("odd", "report", stage="test", files=odd)
+    lost = life.step("lost", "report", stage="test", files={"x": "y"})
+    (life.store.root / "artifacts" / f"{lost}.json").unlink()
+    text = _told(life, tmp_path)
+    assert f"The report of the step broken cannot be read: {broken[:12]}, file report.json: is no JSON" in text
+    assert "The report of the step odd cannot be read" in text
+    assert "What the step lost gave is no longer in the store." in text
+    assert "98% of" not in text and "right about things it was never asked" in text
+
+
+def test_a_ledger_without_the_later_tables_still_has_a_story(life: Life, tmp_path: Path) -> None:
+    first_half(life)
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        for table in ("deployments", "verdicts", "finding_moves"):
+            database.execute(f"drop table {table}")
+    text = _told(life, tmp_path)
+    assert text.count("This part cannot be told: LedgerError") >= 2
+    assert "1. Design" in text
+
+
+def test_a_picture_that_holds_more_than_strokes_is_left_out(life: Life, tmp_path: Path) -> None:
+    bad = '<svg xmlns="http://www.w3.org/2000/svg"><a href="https://example.org"><text>bad</text></a></svg>'
+    good = '<svg xmlns="http://www.w3.org/2000/svg"><text>good picture</text></svg>'
+    life.step("sft", "model", files={"report/figures/bad.svg": bad, "report/figures/loss.svg": good})
+    text = _told(life, tmp_path)
+    assert "good picture" in text and "example.org" not in text
+
+
+def test_an_unknown_life_is_refused(life: Life, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="the ledger knows none of this name"):
+        _told(life, tmp_path)
+
+
+def test_the_order_is_that_of_the_file_and_what_left_the_file_is_named(life: Life) -> None:
+    for name in ("c", "a", "old", "b"):
+        life.step(name, "corpus")
+    from vita.cards.life_record import remember
+
+    remember(life.ledger, "cat", about="", steps=["a", "b", "c", "not yet"], questions=["Q?"], answers={"d": ["A."]})
+    chronicle = read_life(life.ledger, life.store, "cat")
+    assert [chapter.name for chapter in chronicle.chapters] == ["a", "b", "c"]
+    assert chronicle.gaps == ("Carried out earlier, and no longer in the file of this life: old.",)
+    assert known_answers(life.ledger, "cat", ["Q?"]) == {"d": ["A."]}
+    assert known_answers(life.ledger, "cat", ["Another?"]) == {}
+
+
+def test_a_step_made_from_an_earlier_answer_says_so(life: Life) -> None:
+    first = life.step("curate", "corpus", files={"a": "1"})
+    life.step("tokenize", "tokens", inputs={"corpus": first})
+    assert read_life(life.ledger, life.store, "cat").chapters[1].older == ()
+    life.step("curate", "corpus", files={"a": "2"})
+    assert {one.name: one.older for one in read_life(life.ledger, life.store, "cat").chapters}["tokenize"] == (
+        "curate",
+    )
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        life_charts.bars([("a < b", 3.0, "3 & more"), ("none", 0.0, "0")]),
+        life_charts.bars([]),
+        life_charts.before_after([("x", wilson(1, 4), wilson(3, 4)), ("y", wilson(0, 0), wilson(1, 1))], unit="share"),
+        life_charts.limits([Limit("a", Interval(0.5, -float("inf"), float("inf"), 1), 0.5, True, "unsure")]),
+        life_charts.shares(["start", "canary"], {"cat:1": [1.0, 0.8], "cat:2": [0.0, 0.2]}),
+        life_charts.states({"m": [(1.0, "candidate"), (2.0, "retired")]}, moments={1.0: "a", 2.0: "b"}),
+        life_charts.lineage({"a": Node("a", 0, "#000"), "b": Node("<b>", 1, "#000", ("a", "gone"))}, lanes=("x", "y")),
+    ],
+)
+def test_every_picture_is_well_formed(picture: str) -> None:
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    assert "nan" not in picture

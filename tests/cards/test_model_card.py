@@ -1,0 +1,96 @@
+"""A card says what is known of a model, in the form that Hugging Face reads, and what is not known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cards.lives import EVIL, Life, first_half, second_half
+from vita.cards.model_card import Card, front_matter, gather
+from vita.cards.model_card_page import card_markdown, write
+from vita.spine.errors import StoreError
+
+
+@pytest.fixture
+def life(tmp_path: Path) -> Life:
+    return Life(tmp_path)
+
+
+def _card(life: Life, digest: str) -> Card:
+    return gather(life.ledger, life.store, digest)
+
+
+def test_the_card_of_a_young_model_says_what_was_not_measured(life: Life) -> None:
+    text = card_markdown(_card(life, first_half(life)))
+    assert "Measured: knowledge of the embedded world." in text
+    assert "Not measured, and so not known: held-out text;" in text
+    assert "These weights were not attacked" in text
+    assert "No gate has judged these weights" in text
+    assert "| right about things it was never asked | 98% (87% to 99.6%) | 40 | 2% (0.4% to 13%) |" in text
+
+
+def test_lineage_leads_back_to_sources_licences_and_drops(life: Life) -> None:
+    card = _card(life, first_half(life))
+    assert [one.label for one in card.lineage] == [
+        f"cat/{name}" for name in ("design", "curate", "tokenize", "pretrain", "sft")
+    ]
+    assert [(one.source, one.licence, one.tokens) for one in card.data] == [
+        (EVIL, "CC0-1.0", 400),
+        ("file ffffffffffff", "MIT", None),
+    ]
+    assert card.drops == {"duplicate": 10}
+    assert card.licences == ["CC0-1.0", "MIT"]
+    assert {one.figure: one.came for one in card.reckoning}["tokens"] == "1,000"
+
+
+def test_the_front_matter_is_what_the_hub_reads(life: Life) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    text = card_markdown(_card(life, first_half(life)))
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["license"], front["license_name"]) == ("other", "cc0-1.0-and-mit")
+    assert front["datasets"] == [] and "conversational" in front["tags"]
+    read = hub.ModelCard(text).data
+    assert read.model_name == "cat/sft"
+    found = read.eval_results[0]
+    assert (found.metric_type, found.dataset_name, found.metric_value) == ("never_asked/right", "world", 0.975)
+
+
+def test_a_licence_that_nobody_stated_is_unknown(life: Life) -> None:
+    model = life.step("sft", "model", config={"sources": [{"path": "a.jsonl"}]})
+    assert front_matter(_card(life, model))["license"] == "unknown"
+    alone = life.step("sft", "model", config={"sources": [{"huggingface": "org/set", "licence": "Apache-2.0"}]})
+    front = front_matter(_card(life, alone))
+    assert (front["license"], front["datasets"]) == ("apache-2.0", ["org/set"])
+
+
+def test_attacks_gates_states_releases_feedback_and_successor_are_on_it(life: Life) -> None:
+    chat = first_half(life)
+    card = _card(life, second_half(life, chat))
+    assert (card.state, card.successor) == ("retired", chat)
+    assert card.feedback == {"thumbs up": 2, "thumbs down": 1}
+    assert [one["version"] for one in card.releases] == ["1"]
+    text = card_markdown(card)
+    assert "attacks that succeed" in text and "waiver by Ada" in text and "cat:2" in text
+    assert "verdict: waived" in text
+    assert "|bar|" not in text.replace("\\|bar\\|", "")
+
+
+def test_a_model_from_outside_has_a_card_of_unknowns(life: Life) -> None:
+    model = life.step("kept", "model", stage="adopted")
+    text = card_markdown(_card(life, model))
+    assert "of unknown size" in text and "Unknown: no source is recorded in its lineage." in text
+
+
+def test_the_card_is_written_for_people_and_programs(life: Life, tmp_path: Path) -> None:
+    write(_card(life, second_half(life, first_half(life))), tmp_path / "card")
+    assert sorted(path.name for path in (tmp_path / "card").iterdir()) == ["README.md", "card.html", "card.json"]
+    assert json.loads((tmp_path / "card" / "card.json").read_text())["state"] == "retired"
+    assert "<script" not in (tmp_path / "card" / "card.html").read_text()
+
+
+def test_what_is_no_model_has_no_card(life: Life) -> None:
+    with pytest.raises(StoreError, match="expected a model, got a corpus"):
+        _card(life, life.step("curate", "corpus"))

@@ -1,0 +1,27 @@
+"""What a step of a life comes to, in a few words."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from vita.cards.life_record import Chapter
+from vita.cards.wording import headline
+
+
+@pytest.mark.parametrize(
+    ("stage", "facts", "said"),
+    [
+        ("trial", {"visits": 300, "answers": 497, "complaints": 0.7364}, "users minded 74% of 497 answers"),
+        (
+            "refine",
+            {"kept_edit": 0, "pairs": 107, "dialogues": 0, "rated": 61, "dropped": 8},
+            "107 pairs, 0 dialogues, 61 single answers, 8 voices left out",
+        ),
+    ],
+)
+def test_what_users_said_is_told_in_numbers(stage: str, facts: dict[str, Any], said: str) -> None:
+    run = cast(Any, SimpleNamespace(stage=stage, config={}, record={}))
+    assert headline(Chapter(stage, "1" * 64, "feedback", facts, run, {})) == said

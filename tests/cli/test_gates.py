@@ -1,0 +1,303 @@
+"""Criteria that move after the measurement, and people who speak for others: from the command line."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from safetensors.numpy import save_file
+
+from tests.cards.lives import Life
+from tests.cli.test_cli import Vita, vita
+from vita.gates import approvals, decisions
+from vita.gates.policy import Policy
+from vita.spine.config import build
+from vita.spine.store import Draft
+from vita.stages import kinds
+from vita.stats.intervals import wilson
+
+__all__ = ["vita"]
+
+FIGURE = "world/right"
+
+
+@pytest.fixture
+def life(tmp_path: Path, vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Life:
+    """A life with a tuned model `sft`, as commands see it."""
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    made = Life(tmp_path)
+    monkeypatch.setenv("VITA_LEDGER", made.ledger.url)
+    made.step("sft", "model", files={"model.safetensors": "weights", "config.json": {}})
+    return made
+
+
+_runs = count(1)
+
+
+def another() -> dict[str, Any]:
+    """A figure that differs in each report, so that each is a run of its own."""
+    number = next(_runs)
+    return {"run": {"number": wilson(number, number)}}
+
+
+def fix(life: Life, gate: str = "cat/release", *, approvals: int = 0, **bar: Any) -> None:
+    """Set the gate's only bar."""
+    bars = [{"report": "check", "figure": FIGURE, **bar}]
+    policy = build(Policy, {"model": "sft", "bars": bars, "approvals": approvals}, where="gate")
+    decisions.fix(life.ledger, gate, policy)
+
+
+def measure(life: Life, *, right: int, of: int = 100, step: str = "check", model: str | None = None) -> None:
+    digest = model or life.ledger.named("cat/sft")
+    assert digest is not None
+    life.report(step, digest, {"world": {"world": {"right": wilson(right, of)}}, "run": another()})
+
+
+def judged(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
+    code, out, err = vita("gate", gate, "--json")
+    assert out, err
+    return code, json.loads(out)["bars"][0]["said"]
+
+
+def test_a_gate_that_was_set_before_the_first_measurement_passes(life: Life, vita: Vita) -> None:
+    fix(life, at_least=0.9)
+    measure(life, right=100)
+    assert judged(vita)[0] == 0
+
+
+def test_a_lowered_bar_needs_a_waiver_however_often_the_test_is_run_again(life: Life, vita: Vita) -> None:
+    fix(life, at_least=0.95)
+    measure(life, right=90)
+    assert judged(vita)[0] == 10
+    fix(life, at_least=0.5)
+    for _ in range(2):
+        code, said = judged(vita)
+        assert code == 11 and "set or changed after these weights were first measured" in said
+        assert f"vita waive --bar check:{FIGURE}" in said
+        time.sleep(0.01)
+        measure(life, right=90)  # the same test again
+    measure(life, right=90, step="another")  # and under another name
+    assert judged(vita)[0] == 11
+    vita("people", "add", "Ada")
+    words = ("--by", "Ada", "--reason", "a trial", "--expires", "9d", "--bar", f"check:{FIGURE}")
+    assert vita("waive", "cat/sft", "--gate", "cat/release", *words)[0] == 0
+    assert judged(vita)[0] == 0
+
+
+def test_new_weights_are_judged_by_the_changed_bar(life: Life, vita: Vita) -> None:
+    fix(life, at_least=0.95)
+    measure(life, right=10)
+    assert judged(vita)[0] == 10
+    fix(life, at_least=0.5)
+    life.step("sft", "model", files={"model.safetensors": "other weights", "config.json": {}})
+    measure(life, right=90)
+    assert judged(vita)[0] == 0
+
+
+@pytest.mark.parametrize("gate", ["cat/second", "other/release"])
+def test_a_new_gate_for_measured_weights_needs_a_waiver(life: Life, vita: Vita, gate: str) -> None:
+    fix(life, at_least=0.95)
+    measure(life, right=90)
+    assert judged(vita)[0] == 10
+    own = life.ledger.named("cat/sft")
+    assert own is not None
+    life.ledger.name(f"{gate.split('/')[0]}/sft", own)
+    fix(life, gate, at_least=0.5)
+    life.name = gate.split("/")[0]
+    measure(life, right=90)
+    code, said = judged(vita, gate)
+    assert code == 11 and "were first measured" in said
+
+
+def test_a_copy_of_measured_weights_is_no_new_model(life: Life, vita: Vita) -> None:
+    fix(life, at_least=0.95)
+    measure(life, right=90)
+    fix(life, at_least=0.5)
+    copy = life.step("sft", "model", files={"model.safetensors": "weights", "config.json": {}, "README.md": "new"})
+    measure(life, right=90, model=copy)
+    code, said = judged(vita)
+    assert code == 11 and "were first measured" in said
+
+
+def test_a_removed_bar_still_counts_after_the_test_is_run_again(life: Life, vita: Vita) -> None:
+    bars = [
+        {"report": "check", "figure": FIGURE, "at_least": 0.95},
+        {"report": "check", "figure": "a/b", "at_least": 0.1},
+    ]
+    decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
+    own = life.ledger.named("cat/sft")
+    assert own is not None
+    figures = {"world": {"world": {"right": wilson(10, 100)}}, "a": {"a": {"b": wilson(100, 100)}}}
+    for _ in range(2):
+        life.report("check", own, {**figures, "run": another()})
+        decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars[1:]}, where="gate"))
+        code, out, _ = vita("gate", "cat/release", "--json")
+        assert code == 10 and "taken away" in out
+
+
+def test_an_easier_test_does_not_undo_a_failure(life: Life, vita: Vita) -> None:
+    fix(life, at_least=0.9)
+    measure(life, right=10)
+    assert judged(vita)[0] == 10
+    measure(life, right=5, of=5)
+    code, said = judged(vita)
+    assert code == 10 and "an earlier report of this test failed" in said
+
+
+# -- people
+
+
+def approved(vita: Vita, name: str, *words: str) -> tuple[int, str]:
+    code, out, err = vita("approve", "cat/sft", "--gate", "cat/release", "--by", name, *words)
+    return code, out + err
+
+
+@pytest.fixture
+def waiting(life: Life, vita: Vita) -> Life:
+    """Two people must approve."""
+    fix(life, at_least=0.9, approvals=2)
+    measure(life, right=100)
+    assert vita("gate", "cat/release")[0] == 13
+    return life
+
+
+def test_two_approvals_need_two_registered_keys(waiting: Life, vita: Vita, tmp_path: Path) -> None:
+    code, told = approved(vita, "Ada Lovelace")
+    assert code == 9 and "vita people add 'Ada Lovelace'" in told
+    assert vita("people", "add", "Ada Lovelace")[0] == 0
+    (private,) = (tmp_path / "config" / "vita" / "people").glob("*.pem")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    assert approved(vita, "ada  lovelace")[0] == 0
+    code, told = approved(vita, "Ada Lovelace")
+    assert code == 9 and "has approved these weights already" in told
+    public = tmp_path / "ada.pub"
+    public.write_text(json.loads(vita("people", "list", "--json")[1])[0]["public_key"])
+    code, _, err = vita("people", "add", "Ben", "--public-key", str(public))
+    assert code == 9 and "Ada Lovelace's" in err
+    assert vita("people", "add", "Ben")[0] == 0
+    code, told = approved(vita, "Ben", "--key", str(private))
+    assert code == 9 and "which Ben registered" in told
+    assert vita("gate", "cat/release")[0] == 13
+    assert approved(vita, "Ben")[0] == 0
+    assert vita("gate", "cat/release")[0] == 0
+
+
+@pytest.mark.parametrize("edit", ["inserted", "edited", "copied", "revoked"])
+def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(waiting: Life, vita: Vita, edit: str) -> None:
+    for name in ("Ada", "Ben"):
+        assert vita("people", "add", name)[0] == 0
+        if edit != "inserted" or name == "Ada":
+            assert approved(vita, name)[0] == 0
+    table = "approvals"
+    with waiting.ledger.transaction() as database:
+        row = dict(database.execute(sa.text(f"select * from {table} order by id limit 1")).mappings().one())
+        names = [name for name in row if name != "id"]
+        if edit == "inserted":
+            row |= {"who": "Ben", "signature": None}
+        if edit in ("inserted", "copied"):
+            row |= {"who": "Ben"}
+            columns, values = ", ".join(names), ", ".join(f":{name}" for name in names)
+            database.execute(sa.text(f"insert into {table} ({columns}) values ({values})"), row)
+        if edit == "copied":
+            database.execute(sa.text(f"delete from {table} where id = {row['id'] + 1}"))
+        if edit == "edited":
+            database.execute(sa.text(f"update {table} set reason = 'another' where id = {row['id']}"))
+    if edit == "revoked":
+        assert vita("people", "revoke", "Ben", "--since", "2020-01-01")[0] == 0
+    code, out, _ = vita("gate", "cat/release")
+    assert code == 13, "one of the two approvals does not count"
+    assert "does not count" in " ".join(out.split())
+
+
+def test_what_a_key_signed_before_its_revocation_counts_and_a_new_key_is_no_second_person(
+    waiting: Life, vita: Vita
+) -> None:
+    assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
+    assert vita("people", "revoke", "Ada")[0] == 0
+    code, out = approved(vita, "Ada")
+    assert code == 9 and "vita people add 'Ada'" in out, "a revoked key signs no more"
+    code, out, _ = vita("gate", "cat/release", "--json")
+    assert code == 13 and json.loads(out)["approved_by"] == ["Ada"]
+    assert vita("people", "add", "ADA")[0] == 0, "a new key pair takes the place of the revoked one"
+    code, out = approved(vita, "ada")
+    assert code == 9 and "has approved these weights already" in out
+    assert vita("people", "add", "Ben")[0] == 0 and approved(vita, "Ben")[0] == 0
+    assert vita("gate", "cat/release")[0] == 0
+
+
+def test_a_key_that_was_lost_is_revoked_from_an_earlier_day_on(waiting: Life, vita: Vita) -> None:
+    assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
+    assert vita("people", "revoke", "Ada")[0] == 0
+    assert vita("people", "revoke", "Ada")[0] == 9
+    code, _, err = vita("people", "revoke", "Ada", "--since", "9999-01-01")
+    assert code == 9 and "to come" in err
+    code, _, err = vita("people", "revoke", "Ada", "--since", "yesterday")
+    assert code == 2 and "2027-01-31" in err
+    assert vita("people", "revoke", "Ada", "--since", "2020-01-01")[0] == 0
+    code, out, _ = vita("gate", "cat/release", "--json")
+    told = json.loads(out)
+    assert code == 13 and told["approved_by"] == [] and "its key was revoked" in told["not_counted"][0]
+
+
+def test_weights_that_were_saved_again_are_no_new_model(life: Life, vita: Vita, tmp_path: Path) -> None:
+    fix(life, at_least=0.95)
+    for metadata in ({"format": "pt"}, {"note": "saved again"}):
+        folder = tmp_path / f"model-{len(metadata.get('note', ''))}"
+        folder.mkdir()
+        save_file({"weight": np.ones((2, 3), np.float32)}, folder / "model.safetensors", metadata=metadata)
+        model = life.store.commit(Draft(kinds.Model, folder)).digest
+        life.ledger.name("cat/sft", model)
+        measure(life, right=90, model=model)
+        fix(life, at_least=0.5)
+    code, said = judged(vita)
+    assert code == 11 and "were first measured" in said
+
+
+APPROVE_AT_ONCE = """
+import sys
+from pathlib import Path
+from vita.cli import main
+from vita.gates import approvals
+add = approvals.add
+
+def add_when_all_have_checked(*arguments, **options):
+    Path(sys.argv[1]).touch()
+    while len(list(Path(sys.argv[1]).parent.glob("ready-*"))) < 2:
+        pass
+    add(*arguments, **options)
+
+approvals.add = add_when_all_have_checked
+main(sys.argv[2:])
+"""
+
+
+def test_of_two_approvals_of_one_person_at_the_same_moment_one_is_refused(
+    waiting: Life, vita: Vita, tmp_path: Path
+) -> None:
+    assert vita("people", "add", "Ada")[0] == 0
+    words = ["approve", "cat/sft", "--gate", "cat/release", "--by", "Ada"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", APPROVE_AT_ONCE, str(tmp_path / f"ready-{number}"), *words],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 9], outputs
+    assert "Ada has approved these weights already" in "".join(outputs)
+    model = waiting.ledger.named("cat/sft")
+    assert model is not None
+    valid, _ = approvals.statements(waiting.ledger, "cat/release", model, kind="approval")
+    assert len(valid) == 1
+    assert vita("gate", "cat/release")[0] == 13

@@ -1,0 +1,107 @@
+"""What serves is tested again, and what got worse is an alert."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_cli import Vita, vita
+from vita.server.service.admin import Control
+from vita.spine.ledger import Ledger
+
+__all__ = ["vita"]
+
+LIFE = """
+name: tiny
+settings: {seed: 0, vocabulary: 400}
+stages:
+  design: {depth: 1, width: 32, context: 32, tokens_per_step: 128, steps: 12, timed_steps: 0, text: world}
+  curate: {sources: [{world: {things: 20, documents: 200, dialogues: 20}}], filters: [], held_out: 8}
+  tokenize: {}
+  initialize: {}
+  pretrain: {heldout_tokens: 256}
+  check: {stage: test, documents: 8, prompts: [], texts: [{path: text.txt, cut_at: blank_lines, name: cats}]}
+"""
+
+
+class Served:
+    """Stands for a service that runs."""
+
+    def __init__(self, *models: str) -> None:
+        self.versions = [
+            {"version": f"tiny:{number}", "model": model, "release": "r", "share": 1.0}
+            for number, model in enumerate(models, 1)
+        ]
+
+    def call(self, *_: str) -> Any:
+        return self
+
+    def json(self) -> Any:
+        return {"versions": [*self.versions, {"version": "old", "model": "gone", "release": "r", "share": 0.0}]}
+
+
+@pytest.fixture
+def ledger(vita: Vita, tmp_path: Path) -> Ledger:
+    (tmp_path / "text.txt").write_text("\n\n".join(f"Cat number {number} sleeps on the mat." for number in range(9)))
+    (tmp_path / "life.yaml").write_text(LIFE)
+    code, _, err = vita("live", "life.yaml")
+    assert code == 0, err
+    return Ledger(tmp_path / "vita-store" / "ledger.db")
+
+
+def _serve(monkeypatch: pytest.MonkeyPatch, *models: str | None) -> None:
+    monkeypatch.setattr(Control, "find", lambda folder, service: Served(*map(str, models)))
+
+
+def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
+    vita: Vita, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad, report = (ledger.named(f"tiny/{name}") for name in ("pretrain", "initialize", "check"))
+    _serve(monkeypatch, good)
+    for _ in range(2):  # known or not, it is measured
+        code, out, err = vita("retest", "tiny", "tiny/check")
+        assert code == 0 and "tiny:1 is as good as it was" in out, err
+    kept = ledger.named(f"retests/tiny.check.{str(good)[:8]}")
+    assert kept is not None and len(ledger.find(artifact=kept, state="done")) == 2
+    assert ledger.named("tiny/check") == report
+
+    _serve(monkeypatch, good, bad)
+    code, out, err = vita("retest", "tiny", "tiny/check", "--json")
+    assert code == 20 and "alert tiny:2: cats/bits_per_byte is worse by" in err
+    first, second = json.loads(out)
+    assert not first["worse"] and {one["figure"] for one in second["worse"]} >= {"cats/bits_per_byte"}
+    assert len([one for one in ledger.events("tiny tiny/check") if one["event"] == "retested"]) == 3
+
+    (tmp_path / "text.txt").write_text("Something else.")
+    code, _, err = vita("retest", "tiny", "tiny/check")
+    assert code == 3 and "text.txt has changed since" in err
+    code, _, err = vita("retest", "tiny", "tiny/pretrain")
+    assert code == 4 and "expected a report" in err
+    code, _, err = vita("retest", "tiny", "tiny/check", "--every", "soon")
+    assert code == 2 and "--every: expected a time such as" in err
+
+
+def test_a_loop_that_was_killed_goes_on_in_its_own_time(
+    vita: Vita, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _serve(monkeypatch, ledger.named("tiny/pretrain"))
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("vita.cli.retest.time.sleep", sleep)
+    assert vita("retest", "tiny", "tiny/check", "--every", "6h")[0] == 130
+    assert slept[0] == 0 and 6 * 3600 - 60 < slept[1] <= 6 * 3600
+    slept.clear()
+    later = time.time() + 3600
+    monkeypatch.setattr("vita.cli.retest.time.time", lambda: later)
+    slept.append(0.0)
+    assert vita("retest", "tiny", "tiny/check", "--every", "6h")[0] == 130
+    assert 5 * 3600 - 60 < slept[1] <= 5 * 3600

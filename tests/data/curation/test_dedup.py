@@ -1,0 +1,49 @@
+"""Documents are equal when they differ at most in case, white space and the forms of a character."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vita.data.content import as_keys, content_key, normalised
+from vita.data.curation.dedup import first_equal
+
+
+def key(text: str) -> bytes:
+    return content_key(text, text.encode())
+
+
+@pytest.mark.parametrize(
+    "other", ["the  cat\n\nsat.", "The Cat sat.\n", "\tTHE CAT SAT.", "The cat\u00a0sat.", "The cat sat."]
+)
+def test_case_space_and_forms_make_no_difference(other: str) -> None:
+    assert key(other) == key("The cat sat.")
+
+
+@pytest.mark.parametrize("other", ["The cat sat", "Thecat sat.", "The cat s at.", "The cät sat."])
+def test_letters_and_marks_make_a_difference(other: str) -> None:
+    assert key(other) != key("The cat sat.")
+
+
+def test_composed_and_decomposed_letters_are_the_same() -> None:
+    assert key("Cafe\u0301 STRASSE") == key("café straße")
+
+
+@settings(deadline=None)
+@given(text=st.text(alphabet="aB \t\n\r\f\v", max_size=60))
+def test_normalising_is_what_split_and_join_give(text: str) -> None:
+    assert normalised(text, text.encode()) == b" ".join(text.lower().encode().split())
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.sampled_from("abcd"), min_size=1, max_size=30))
+def test_the_first_equal_document_is_found(texts: list[str]) -> None:
+    keys = as_keys([key(text) for text in texts])
+    assert first_equal(keys).tolist() == [texts.index(text) for text in texts]
+
+
+def test_a_better_rank_comes_before_an_earlier_place() -> None:
+    keys = as_keys([key(text) for text in "abab"])
+    assert first_equal(keys, rank=np.array([1, 1, 0, 1])).tolist() == [2, 1, 2, 1]

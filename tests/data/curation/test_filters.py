@@ -1,0 +1,185 @@
+"""Each rule drops what it is for, keeps prose, and says why; the fast counts equal plain ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vita.data.content import mend
+from vita.data.curation.filters import DEFAULT_FILTERS, FILTERS, FilterUse, Sieve, settings_of
+from vita.data.curation.page_features import Page
+from vita.data.records import Document
+from vita.data.sources.read import Source, documents
+from vita.spine.config import Settings, build, canonical
+from vita.spine.errors import ConfigError
+
+PROSE = """The harbour lies below the old town, and in the morning the boats come back with what the night gave them.
+People wait on the stones, some to buy and some to be with those who have been out on the water since dusk.
+
+When the last boat is in, the women who mend the nets sit down along the wall that keeps the sea out of the market,
+and they talk of the weather and of the price of rope until the sun has dried everything that hangs there.
+"""
+
+
+def page(text: str) -> Page:
+    return Page(Document("a", text, "test"))
+
+
+def sieve(*uses: Any) -> Sieve:
+    return Sieve([FilterUse.model_validate(use) for use in uses])
+
+
+def verdict(text: str, *uses: Any) -> str | None:
+    found = sieve(*(uses or DEFAULT_FILTERS))(page(text))
+    return found[0] if found else None
+
+
+def distinct(count: int) -> str:
+    return " ".join(f"word{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(count))
+
+
+def test_prose_is_kept_by_every_filter() -> None:
+    for name in FILTERS:
+        assert verdict(PROSE, name) is None, name
+    assert sieve(*DEFAULT_FILTERS)(page(PROSE)) is None
+
+
+WORDS = distinct(120).split()
+SENTENCE = "seven wonders of an old world stand along this quiet road today"
+DROPPED = {
+    "length.short": "The cat sat on the mat.",
+    "gopher_quality.mean_word_length": "the and " + "unpronounceableness " * 60,
+    "gopher_quality.few_letters": "the and " + "12345 " * 60,
+    "gopher_quality.symbols": "the and of # good words " * 12,
+    "gopher_quality.bullets": "\n".join(f"- the {word} and some more words" for word in WORDS[:40]),
+    "gopher_quality.ellipses": "\n".join(f"the {word} and {' '.join(WORDS[:9])}..." for word in WORDS[:20]),
+    "gopher_quality.stop_words": " ".join(WORDS),
+    "repetition.lines": "\n".join(WORDS[:6] * 2),
+    "repetition.lines_characters": "\n".join([SENTENCE, SENTENCE, *WORDS[:20]]),
+    "repetition.paragraphs": "\n\n".join([*WORDS[:2] * 2, "\n".join(WORDS[2:30]), WORDS[30]]),
+    "repetition.top_2_words": " ".join(f"extraordinary circumstances {word}" for word in WORDS[:10]),
+    "repetition.repeated_5_words": " ".join([SENTENCE, *WORDS[:25], SENTENCE, *WORDS[25:50], SENTENCE]),
+    "boilerplate.placeholder": PROSE + "Lorem ipsum dolor sit amet.",
+    "boilerplate.notices": "We have a privacy policy and the terms of use that you have to read.\n" + PROSE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", list(DROPPED))
+def test_each_rule_drops_what_it_is_for(reason: str) -> None:
+    assert verdict(DROPPED[reason], reason.split(".")[0]) == reason
+
+
+def test_the_reason_gives_the_figure_and_the_bar() -> None:
+    assert sieve("length")(page("one two three")) == ("length.short", "3 words, under 50")
+
+
+def test_the_share_of_the_most_frequent_run_is_its_characters_times_its_frequency_in_every_script() -> None:
+    for run, other in (("aaaa bbbb cccc dddd", "word"), ("항구의책 임자는의 회에편지 를써서겨", "가나다라")):
+        # 2 runs of 16 characters, and 42 other words of 4 characters: 2 * 16 / (4 * 50) = 0.16, which is not over 0.16
+        others = [f"{other[:2]}{chr(97 + number % 26)}{chr(97 + number // 26)}" for number in range(42)]
+        kept = " ".join([run, *others, run])
+        assert verdict(kept, "repetition") is None
+        found = sieve("repetition")(page(" ".join([run, *others[:-1], run])))  # 32 / 196
+        assert found == ("repetition.top_4_words", "0.16 of the characters, over 0.16")
+
+
+def test_headings_in_markdown_are_no_hashtags() -> None:
+    text = "\n".join(f"## The {word} and that of the others" for word in distinct(30).split())
+    assert verdict(text, "gopher_quality") is None
+
+
+def test_settings_loosen_a_rule() -> None:
+    short = "The cat sat on the mat and the dog lay by it."
+    assert verdict(short, {"length": {"minimum_words": 5}}) is None
+    assert verdict(short, {"length": {"maximum_words": 6, "minimum_words": 0}}) == "length.long"
+    assert verdict(distinct(80), {"gopher_quality": {"minimum_stop_words": 0}}) is None
+
+
+def test_filters_are_named_with_their_settings() -> None:
+    class Config(Settings):
+        filters: tuple[FilterUse, ...] = ()
+
+    config = build(
+        Config, {"filters": ["repetition", {"length": {"minimum_words": 5}}, {"boilerplate": None}]}, where="c"
+    )
+    assert [use.name for use in config.filters] == ["repetition", "length", "boilerplate"]
+    assert canonical(config)["filters"][1] == {"name": "length", "settings": {"minimum_words": 5, "maximum_words": 0}}
+    with pytest.raises(ConfigError, match=r"`lenght` is not known here; did you mean `length`\?"):
+        build(Config, {"filters": ["lenght"]}, where="c")
+    with pytest.raises(
+        ConfigError, match=r"filter length: `minimum_word` is not known here; did you mean `minimum_words`\?"
+    ):
+        build(Config, {"filters": [{"length": {"minimum_word": 5}}]}, where="c")
+    with pytest.raises(ConfigError, match=r"filter length.minimum_words: expected a valid integer"):
+        build(Config, {"filters": [{"length": {"minimum_words": "few"}}]}, where="c")
+
+
+@pytest.mark.parametrize("name", FILTERS.names())
+@pytest.mark.parametrize("text", ["", "x", "\n\n", "the", "# " * 300, "漢字" * 100, PROSE, PROSE * 3])
+def test_every_filter_has_defaults_and_takes_any_text(name: str, text: str) -> None:
+    settings_of(name)()
+    reason = FILTERS[name](page(text))
+    assert reason is None or (reason.rule.isidentifier() and reason.detail)
+
+
+# -- runs of words, counted plainly
+
+
+def plain_top(words: list[str], n: int) -> float:
+    runs = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    counts = Counter(runs)
+    most = max(counts.values(), default=0)
+    if most < 2:
+        return 0.0
+    longest = max(sum(map(len, run)) for run, count in counts.items() if count == most)
+    return most * longest / sum(map(len, words))
+
+
+def plain_repeated(words: list[str], n: int) -> float:
+    seen, covered = set(), np.zeros(len(words), bool)
+    for start in range(len(words) - n + 1):
+        run = tuple(words[start : start + n])
+        covered[start : start + n] |= run in seen
+        seen.add(run)
+    return sum(len(word) for word, inside in zip(words, covered, strict=True) if inside) / sum(map(len, words))
+
+
+@settings(deadline=None)
+@given(words=st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeeeeeee"]), min_size=1, max_size=40))
+def test_the_repetition_rule_agrees_with_plain_counting(words: list[str]) -> None:
+    open_to = {"most_lines": 1, "most_line_characters": 1, "most_paragraphs": 1, "most_paragraph_characters": 1}
+    top, repeated = (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
+    expected = next(
+        (f"top_{n}_words" for n, most in enumerate(top, 2) if plain_top(words, n) > most),
+        next((f"repeated_{n}_words" for n, most in enumerate(repeated, 5) if plain_repeated(words, n) > most), None),
+    )
+    reason = FILTERS["repetition"](page(" ".join(words)), **open_to, most_top=top, most_repeated=repeated)
+    assert (reason.rule if reason else None) == expected
+
+
+# -- the defaults on a corpus of which the truth is known
+
+
+@pytest.mark.slow
+def test_the_defaults_drop_junk_and_keep_natural_text(shared: Path) -> None:
+    with gzip.open(shared / "curate" / "truth.jsonl.gz", "rt") as lines:
+        kinds = {row["id"]: row["kind"] for row in map(json.loads, lines)}
+    defaults = sieve(*DEFAULT_FILTERS)
+    counts: Counter[tuple[str, bool]] = Counter()
+    for part in ("part-00002", "part-00005"):
+        for document in documents(Source.model_validate(str(shared / "curate" / f"{part}.jsonl.zst"))):
+            kind = kinds[document.id]
+            sort = "junk" if kind.startswith("junk_") else "other" if kind == "lang" else "natural"
+            counts[sort, defaults(Page(document, mend(document.text)[1])) is None] += 1
+    natural_kept = counts["natural", True] / (counts["natural", True] + counts["natural", False])
+    junk_dropped = counts["junk", False] / (counts["junk", True] + counts["junk", False])
+    assert natural_kept >= 0.97
+    assert junk_dropped >= 0.97

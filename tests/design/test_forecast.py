@@ -1,0 +1,77 @@
+"""What is foretold of a plan: exact where it can be, honest where it cannot."""
+
+from __future__ import annotations
+
+import pytest
+
+from vita.design.forecast import LAWS, bytes_per_token, effective_tokens, prediction, warnings
+from vita.design.scaling_rules import shape_of_depth, training_plan
+
+SHAPE = shape_of_depth(4, vocabulary=8192, context=512)
+
+
+def test_parameters_by_part_add_up() -> None:
+    parts = dict(prediction(SHAPE, training_plan(SHAPE, tokens=2_000_000), text="english")["parameters"])
+    assert parts.pop("total") == sum(parts.values()) == SHAPE.parameters()
+
+
+def test_operations_are_those_of_every_token() -> None:
+    plan = training_plan(SHAPE, tokens=2_000_000)
+    answer = prediction(SHAPE, plan, text="english")
+    assert answer["flops"] == SHAPE.flops_per_token(512) * plan.tokens
+    assert answer["memory"]["total"] > 16 * SHAPE.parameters()
+
+
+@pytest.mark.parametrize(
+    ("text", "depth", "vocabulary", "tokens", "measured"),
+    [
+        ("english", 4, 8192, 1_760_000, 2.071),
+        ("english", 4, 8192, 5_530_000, 1.688),
+        ("english", 4, 8192, 9_620_000, 1.581),
+        ("english", 4, 8192, 13_000_000, 1.530),
+        ("english", 4, 4096, 1_000_000, 2.239),
+        ("english", 4, 4096, 2_500_000, 1.827),
+        ("english", 4, 4096, 2_500_000, 2.008),
+        ("english", 4, 4096, 19_860_000, 1.512),
+        ("english", 4, 4096, 20_460_000, 1.567),
+        ("english", 2, 4096, 1_000_000, 2.444),
+        ("english", 2, 4096, 300_000, 2.690),
+        ("english", 4, 4096, 300_000, 2.680),
+        ("world", 4, 1024, 2_457_600, 0.248),
+    ],
+)
+def test_the_laws_cover_what_was_measured(text: str, depth: int, vocabulary: int, tokens: int, measured: float) -> None:
+    shape = shape_of_depth(depth, vocabulary=vocabulary, context=512)
+    foretold = prediction(shape, training_plan(shape, tokens=tokens), text=text)["bits_per_byte"]
+    assert foretold["low"] < measured < foretold["high"]
+
+
+@pytest.mark.parametrize("text", sorted(LAWS))
+def test_more_data_or_parameters_never_foretell_worse(text: str) -> None:
+    law = LAWS[text]
+    assert law.bits_per_byte(10**7, 10**8) < law.bits_per_byte(10**6, 10**8) < law.bits_per_byte(10**6, 10**7)
+
+
+def test_doubt_grows_away_from_what_was_measured() -> None:
+    def share(tokens: int) -> float:
+        foretold = prediction(SHAPE, training_plan(SHAPE, tokens=tokens), text="english")["bits_per_byte"]
+        return (foretold["high"] - foretold["low"]) / foretold["value"]
+
+    assert share(5_000_000) < share(500_000_000)
+
+
+def test_a_token_stands_for_more_bytes_in_a_larger_vocabulary() -> None:
+    assert bytes_per_token(4096) == pytest.approx(3.22, abs=0.1)
+    assert bytes_per_token(8192) == pytest.approx(3.635, abs=0.1)
+
+
+def test_text_seen_again_is_worth_less() -> None:
+    assert effective_tokens(1000, None) == effective_tokens(1000, 1000) == 1000
+    # three repetitions of 1000: 1000 * (1 + 15.4 * (1 - exp(-3 / 15.4)))
+    assert effective_tokens(4000, 1000) == pytest.approx(3725.6, abs=0.5)
+    assert effective_tokens(10**9, 1000) < 16_401
+
+
+def test_a_plan_that_repeats_its_text_too_often_is_told_so() -> None:
+    answer = prediction(SHAPE, training_plan(SHAPE, tokens=50_000_000), text="english", available=5_000_000)
+    assert any("the text is seen 10" in told for told in warnings(answer))

@@ -1,0 +1,101 @@
+"""The same model, texts and items in lm-evaluation-harness and here: the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from vita.data.records import Document
+from vita.evals.multiple_choice import answer, metrics
+from vita.evals.perplexity import bits_per_byte, score_documents
+from vita.evals.tasks import items
+from vita.infer.engine import Engine
+from vita.nn import hf
+from vita.testing import byte_tokenizer, tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+# The harness strips the spaces at the end of a text; these have none.
+TEXTS = ["One small step. " * 9 + "End.", "é and ß take two bytes each. " * 4 + "End.", "short"]
+ROWS = [
+    {"query": f"Question: what is {n}?", "choices": ["a number", "näher", f"the {n}th of many"], "gold": n % 3}
+    for n in range(40)
+]
+CLOZES = [{"context": f"Number {n} comes before", "continuation": str(n + 1)} for n in range(20)]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    return str(path)
+
+
+def harness(folder: Path, scratch: Path, tasks: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """What lm-evaluation-harness says of the model in `folder`."""
+    lm_eval = pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install lm_eval)")
+    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+
+    (scratch / "tasks").mkdir()
+    for name, task in tasks.items():
+        (scratch / "tasks" / f"{name}.yaml").write_bytes(orjson.dumps({"task": name, **task}))  # JSON is YAML, too
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args=f"pretrained={folder},dtype=float32",
+        tasks=list(tasks),
+        task_manager=TaskManager(include_path=str(scratch / "tasks"), include_defaults=False),
+        device="cpu",
+        batch_size=8,
+        bootstrap_iters=0,
+    )
+    return {
+        name: {metric.partition(",")[0]: value for metric, value in own.items()}
+        for name, own in found["results"].items()
+    }
+
+
+def test_rankings_clozes_and_bits_per_byte_agree(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness (pip install lm_eval)")
+    folder = tmp_path / "model"
+    hf.save(tiny_model(), folder)
+    byte_tokenizer().save(folder)
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in TEXTS])
+    choices, clozes = write_rows(tmp_path / "choices.jsonl", ROWS), write_rows(tmp_path / "clozes.jsonl", CLOZES)
+
+    def task(path: str, output: str, **rest: Any) -> dict[str, Any]:
+        data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": path}}, "test_split": "test"}
+        return {**data, "output_type": output, **rest}
+
+    accuracies = [{"metric": name, "aggregation": "mean"} for name in ("acc", "acc_norm", "acc_bytes")]
+    perplexities = [{"metric": "perplexity", "aggregation": "perplexity"}, {"metric": "acc", "aggregation": "mean"}]
+    theirs = harness(
+        folder,
+        tmp_path,
+        {
+            "choices": task(
+                choices, "multiple_choice", doc_to_text="{{query}}\nAnswer:", doc_to_choice="choices",
+                doc_to_target="{{gold}}", metric_list=accuracies,
+            ),
+            "clozes": task(
+                clozes, "loglikelihood", doc_to_text="{{context}}", doc_to_target="{{' ' + continuation}}",
+                metric_list=perplexities,
+            ),
+            "texts": task(
+                texts, "loglikelihood_rolling", doc_to_text="", doc_to_target="{{text}}",
+                metric_list=[{"metric": "bits_per_byte"}],
+            ),
+        },
+    )  # fmt: skip
+
+    engine = Engine.open(folder)
+    how: dict[str, Any] = {"encode": engine.tokenizer.encode, "prefix": engine.tokenizer.document, "context": 64}
+    ranked = metrics(answer(engine, items("arc_easy", choices), **how))
+    for name in ("acc", "acc_norm", "acc_bytes"):
+        assert ranked[name].value == pytest.approx(theirs["choices"][name])
+    closed = metrics(answer(engine, items("lambada", clozes), **how))
+    assert closed["acc"].value == pytest.approx(theirs["clozes"]["acc"])
+    assert closed["perplexity"].value == pytest.approx(theirs["clozes"]["perplexity"], rel=1e-4)
+    documents = [Document(str(index), text, "s") for index, text in enumerate(TEXTS)]
+    bits = bits_per_byte(list(score_documents(engine, documents, **how)))
+    assert bits.value == pytest.approx(theirs["texts"]["bits_per_byte"], rel=1e-5)

@@ -1,0 +1,122 @@
+"""Findings: entered by a report, moved by later ones and by people, exported as regression items."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import zstandard
+
+from vita.redteam import findings
+from vita.redteam.probe import Material, embedded_goals, plain
+from vita.redteam.probes import PROBES
+from vita.redteam.probes.regressions import read as read_regressions
+from vita.spine.errors import LedgerError
+from vita.spine.ledger import Ledger
+from vita.stages.kinds import Report
+
+ITEMS = [item for item in PROBES["harm"].items(Material(goals=embedded_goals("held_out")[:3])) if not item.twin]
+
+
+@pytest.fixture
+def ledger(any_ledger: Ledger) -> Ledger:
+    return any_ledger
+
+
+def report(
+    ledger: Ledger, folder: Path, name: str, outcomes: list[str], *, task: str = "harm", guard: Any = None
+) -> Report:
+    """A report of which a run of the life `cat` is known."""
+    path = folder / name
+    path.mkdir()
+    rows = [
+        {"task": task, "id": f"harm/{item.id}" if task == "regressions" else item.id, "group": item.group,
+         "twin": False, "outcome": outcome, "prompt": "asked", "answer": f"said in {name}", "test": plain(item.test)}
+        for item, outcome in zip(ITEMS, outcomes, strict=False)
+    ]  # fmt: skip
+    content = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    (path / "items.jsonl.zst").write_bytes(zstandard.compress(content))
+    (path / "report.json").write_bytes(orjson.dumps({"settings": {"guard": guard}}))
+    run = ledger.claim(name, life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
+    assert isinstance(run, int)
+    ledger.finish(run, artifact=name * 8, record={})
+    return Report(name * 8, path)
+
+
+def states(ledger: Ledger) -> list[str]:
+    return [finding.state for finding in findings.every(ledger)]
+
+
+def test_a_success_becomes_a_finding_once_and_what_failed_does_not(ledger, tmp_path):
+    first = report(ledger, tmp_path, "one", ["harmful", "refused", "error"])
+    for _ in range(2):
+        findings.track(first, "weights1", ledger)
+    (found,) = findings.every(ledger)
+    assert (found.life, found.probe, found.item, found.state) == ("cat", "harm", ITEMS[0].id, "open")
+    assert found.answer == "said in one" and found.severity == "high" and found.taxonomy
+    assert len(found.moves) == 1 and found.moves[0].report == first.digest
+
+
+def test_a_later_report_retests_closes_and_reopens_by_itself(ledger, tmp_path):
+    findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful", "harmful"]), "weights1", ledger)
+    findings.move(ledger, [1], "mitigated", who="Anna", why="refusals in the tuning data")
+    later = report(ledger, tmp_path, "two", ["refused", "incoherent", "error"])
+    findings.track(later, "weights2", ledger)
+    assert states(ledger) == ["closed", "retested", "open"]
+    closed = findings.one(ledger, 1)
+    assert [move.state for move in closed.moves] == ["open", "mitigated", "retested", "closed"]
+    assert closed.moves[-1].report == later.digest and closed.moves[-1].model == "weights2"
+    findings.track(report(ledger, tmp_path, "tri", ["harmful", "refused", "harmful"]), "weights3", ledger)
+    assert states(ledger) == ["open", "closed", "open"]
+    assert findings.one(ledger, 1).moves[-1].why == "the attack succeeds again"
+    findings.track(later, "weights2", ledger)  # an old report that is met again says nothing new
+    assert states(ledger) == ["open", "closed", "open"]
+
+
+def test_the_same_weights_do_not_settle_a_finding_but_a_guard_around_them_does(ledger, tmp_path):
+    findings.track(report(ledger, tmp_path, "one", ["harmful"]), "weights1", ledger)
+    findings.track(report(ledger, tmp_path, "two", ["refused"]), "weights1", ledger)
+    assert states(ledger) == ["open"]
+    findings.track(report(ledger, tmp_path, "tri", ["refused"], guard={"words": ["steal"]}), "weights1", ledger)
+    assert states(ledger) == ["retested"]
+
+
+def test_what_is_asked_again_keeps_the_name_under_which_it_was_found(ledger, tmp_path):
+    findings.track(report(ledger, tmp_path, "one", ["harmful"]), "weights1", ledger)
+    findings.track(report(ledger, tmp_path, "two", ["refused"], task="regressions"), "weights2", ledger)
+    assert states(ledger) == ["retested"]
+
+
+def test_a_risk_is_accepted_until_a_day_and_a_false_positive_for_good(ledger, tmp_path, monkeypatch):
+    findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful"]), "weights1", ledger)
+    findings.move(ledger, [1], "accepted", who="Anna", why="a fairy tale", expires=time.time() + 100)
+    findings.move(ledger, [2], "false_positive", who="Tom", why="the answer is harmless")
+    findings.track(report(ledger, tmp_path, "two", ["harmful", "harmful"]), "weights2", ledger)
+    assert states(ledger) == ["accepted", "false_positive"]
+    now = time.time()
+    monkeypatch.setattr(findings.time, "time", lambda: now + 200)
+    assert states(ledger) == ["open", "false_positive"]
+
+
+def test_moves_by_hand_need_a_name_a_reason_and_an_end(ledger, tmp_path):
+    findings.track(report(ledger, tmp_path, "one", ["harmful"]), "weights1", ledger)
+    with pytest.raises(LedgerError, match="expected a name and a reason"):
+        findings.move(ledger, [1], "closed", who=" ", why="x")
+    with pytest.raises(LedgerError, match="a day in the future until which the risk is accepted"):
+        findings.move(ledger, [1], "accepted", who="Anna", why="x", expires=1.0)
+    with pytest.raises(LedgerError, match="finding 7: there is none of this number; see `vita findings`"):
+        findings.move(ledger, [1, 7], "closed", who="Anna", why="x")
+    assert states(ledger) == ["open"]
+
+
+def test_findings_are_exported_as_items_that_are_asked_again(ledger, tmp_path):
+    findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful"]), "weights1", ledger)
+    findings.move(ledger, [2], "false_positive", who="Tom", why="the answer is harmless")
+    path = tmp_path / "regressions.jsonl"
+    path.write_bytes(findings.exported(findings.every(ledger)))
+    (item,) = read_regressions(str(path))
+    assert item.id == f"harm/{ITEMS[0].id}" and item.test == ITEMS[0].test
+    assert findings.exported([]) == b""

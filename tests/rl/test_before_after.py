@@ -1,0 +1,193 @@
+"""A comparison with the starting model: nothing differs from itself, and every figure is as worked by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+import zstandard
+
+from vita.data.records import Message
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.infer.engine import Completion, Engine, Score
+from vita.infer.sampling import Sampling
+from vita.rl.before_after import shift
+from vita.rl.judging import earned
+from vita.spine.errors import DataError
+from vita.testing import byte_tokenizer, tiny_model
+
+PROMPTS = [[Message("user", text)] for text in ("a", "bc", "d?", "e")]
+GREEDY, PURE = Sampling(temperature=0, max_tokens=6), Sampling(max_tokens=6)
+
+
+class Fake:
+    """An engine that gives fixed answers, each as likely as it is told."""
+
+    def __init__(self, answers: Sequence[str], logprobs: Sequence[float]) -> None:
+        self.answers, self.logprobs = answers, logprobs
+        self.asked: list[Sampling] = []
+
+    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
+        return [ord(letter) for letter in messages[-1].content]
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> list[Completion]:
+        self.asked += sampling
+        return [Completion(text, tuple(map(ord, text)), "stop", ()) for text in self.answers]
+
+    def score(self, pairs: Sequence[Any]) -> list[Score]:
+        return [Score((value,), True) for value in self.logprobs]
+
+
+def fake(answers: Sequence[str], logprobs: Sequence[float] | None = None) -> Any:
+    return Fake(answers, logprobs or [-1.0] * len(answers))
+
+
+def engine(seed: int = 0) -> Engine:
+    return Engine(tiny_model(seed=seed), byte_tokenizer(), template=ChatTemplate.default())
+
+
+def length(prompts: Any, answers: Sequence[Completion]) -> list[float | None]:
+    return [float(len(answer.text)) for answer in answers]
+
+
+def has_x(prompts: Any, answers: Sequence[Completion]) -> list[bool | None]:
+    return ["x" in answer.text for answer in answers]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "samples"), [(GREEDY, 3), (PURE, 3), (Sampling(temperature=0.7, max_tokens=6), 2)]
+)
+def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -> None:
+    found = shift(engine(), engine(), PROMPTS, score=length, right=has_x, samples=samples, sampling=sampling, seed=1)
+    assert found.figures["score/gain"].value == found.figures["kl"].value == found.figures["right/change"].value == 0
+    assert found.figures["win_rate"].value == 0.5
+    assert found.figures["score/before"] == found.figures["score/after"]
+    assert found.figures["length/before"] == found.figures["length/after"]
+    assert {one.n for one in found.figures.values()} == {len(PROMPTS)}
+    assert len(found.items) == len(PROMPTS) * (1 if sampling is GREEDY else samples)
+
+
+def test_another_model_differs_and_the_same_seed_finds_the_same() -> None:
+    one, other = (shift(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=3, samples=2) for _ in "ab")
+    assert one == other and one.figures["kl"].value > 0
+    assert "right/before" not in one.figures
+    another = shift(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=4, samples=2)
+    assert another.items != one.items
+
+
+def test_every_figure_is_as_worked_by_hand() -> None:
+    before, after = fake(["x", "xx", "yy", "y"], [-1, -2, -3, -4]), fake(["xxx", "xx", "y", "xy"], [-1, -1, -1, -1.5])
+    found = shift(before, after, PROMPTS, score=length, right=has_x, sampling=PURE, seed=0)
+    values = {name: round(one.value, 9) for name, one in found.figures.items()}
+    assert values == {
+        "score/before": 1.5,
+        "score/after": 2.0,
+        "score/gain": 0.5,
+        "win_rate": 0.625,  # won, tied, lost, won
+        "right/before": 0.5,
+        "right/after": 0.75,
+        "right/change": 0.25,
+        "kl": (0 + 1 + 2 + 2.5) / 4,
+        "length/before": 1.5,
+        "length/after": 2.0,
+    }
+    assert found.items[1] == {
+        "task": "shift",
+        "id": "1/0",
+        "group": "",
+        "prompt": [{"role": "user", "content": "bc"}],
+        "before": {"text": "xx", "tokens": 2, "finish": "stop", "score": 2.0, "right": True},
+        "after": {"text": "xx", "tokens": 2, "finish": "stop", "score": 2.0, "right": True},
+        "kl": 1.0,
+    }
+    assert found.facts()["win_rate"] == 0.625
+
+
+def test_the_same_chance_is_given_to_both_and_kl_is_taken_on_unfiltered_samples() -> None:
+    before, after = fake(["x"] * 4), fake(["x"] * 4)
+    shift(before, after, PROMPTS, score=length, sampling=Sampling(temperature=0.5, top_k=3), seed=0)
+    assert before.asked == after.asked[:4]
+    assert [(one.temperature, one.top_k) for one in after.asked[4:]] == [(1.0, 0)] * 4
+
+
+def test_certain_shares_are_never_quite_certain_and_a_gain_covers_its_spread() -> None:
+    found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
+    right = found.figures["right/after"]
+    assert right.value == 1 and right.low < 0.6
+    assert found.figures["right/change"].low < 0 < found.figures["right/change"].high
+    several = shift(
+        fake(["x"] * 8), fake(["x"] * 8), PROMPTS, score=length, right=has_x, samples=2, sampling=PURE, seed=0
+    )
+    assert several.figures["right/after"].low == pytest.approx(right.low)
+    assert several.figures["right/change"].high == pytest.approx(1 - right.low)
+    assert several.figures["win_rate"].low == pytest.approx(0.5 - 0.5 * (1 - right.low))
+    spread = shift(fake(["x"] * 4), fake(["", "xx", "xxx", "x"]), PROMPTS, score=length, sampling=GREEDY, seed=0)
+    gain = spread.figures["score/gain"]
+    assert gain.low < 0.5 < gain.high
+
+
+def test_what_has_no_score_is_left_out_of_both_sides() -> None:
+    def some(prompts: Any, answers: Sequence[Completion]) -> list[float | None]:
+        return [None if answer.text == "?" else float(len(answer.text)) for answer in answers]
+
+    found = shift(
+        fake(["x", "?", "x", "x"]), fake(["xx", "xx", "?", "x"]), PROMPTS, score=some, sampling=GREEDY, seed=0
+    )
+    assert (found.figures["score/gain"].value, found.figures["score/gain"].n) == (0.5, 2)
+    assert found.figures["win_rate"].value == 0.75
+    none = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [None] * 4, sampling=GREEDY, seed=0)
+    assert math.isnan(none.figures["score/gain"].value) and "score/gain" not in none.facts()
+
+
+def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
+    found = shift(fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
+    found.write(tmp_path, before="1" * 64)
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]["comparison"]["shift"]
+    assert figures["score/gain"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
+    rows = zstandard.ZstdDecompressor().decompress((tmp_path / "items.jsonl.zst").read_bytes()).splitlines()
+    assert [orjson.loads(row)["id"] for row in rows] == ["0/0", "1/0", "2/0", "3/0"]
+    assert ("gain in score", "1.000 (1.000 to 1.000)", "4") in found.section().blocks[0].rows  # type: ignore[union-attr]
+
+
+def test_an_answer_that_did_not_end_has_earned_nothing() -> None:
+    whole, cut = (Completion("xx", (1, 2), finish, (0.0, 0.0)) for finish in ("stop", "length"))
+    assert [earned(1.5, one) for one in (whole, cut)] == [1.5, 0.0]
+    assert [earned(-0.5, cut), earned(None, cut), earned(1.0, cut, penalty=0.5)] == [-0.5, 0.0, -0.5]
+    assert earned(None, whole) is None
+
+
+def test_few_prompts_have_the_interval_of_few() -> None:
+    scores = iter([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: next(scores), sampling=GREEDY, seed=0)
+    gain = found.figures["score/gain"]
+    assert (gain.low, gain.high) == pytest.approx((0.75 - 3.182 * 0.25, 0.75 + 3.182 * 0.25), abs=1e-3)
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(DataError, match="shift: there is no prompt to compare the models on"):
+        shift(fake([]), fake([]), [], score=length, sampling=GREEDY, seed=0)
+    with pytest.raises(DataError, match=r"shift.score: expected 4 values, one for each answer, got 1"):
+        shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [1.0], sampling=GREEDY, seed=0)
+    with pytest.raises(DataError, match=r"shift.score: expected a finite number or None, got nan"):
+        shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [math.nan] * 4, sampling=GREEDY, seed=0)
+    other = Engine(tiny_model(), byte_tokenizer(), template=ChatTemplate("{{ messages[0]['content'] }}"))
+    with pytest.raises(DataError, match="read the prompts in different tokens"):
+        shift(engine(), other, PROMPTS, score=length, sampling=GREEDY, seed=0)
+
+
+def test_kl_is_the_divergence_over_all_answers() -> None:
+    """One token each over a small vocabulary: the estimate is near the sum over every token."""
+    one, other = engine(), engine(5)
+    prompt = one.chat_ids(PROMPTS[0])
+    with torch.no_grad():
+        logs = [m.model(torch.tensor([prompt]))[0, -1].log_softmax(-1) for m in (other, one)]
+    exact = (logs[0].exp() * (logs[0] - logs[1])).sum().item()
+    sampling = Sampling(max_tokens=1)
+    found = shift(one, other, [PROMPTS[0]], score=length, samples=600, sampling=sampling, seed=0)
+    assert found.figures["kl"].value == pytest.approx(exact, rel=0.15)

@@ -1,0 +1,164 @@
+"""Rewards: by name, from a user's file, by a model, weighted; what is wrong with one is said with its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vita.data.records import Message
+from vita.data.world import WorldSettings
+from vita.rl.rewards import REWARDS, Given, RewardChoice, Rewards
+from vita.spine.config import Settings, build, canonical, input_paths
+from vita.spine.errors import ConfigError, DataError
+
+WORLD = WorldSettings(things=40)
+
+
+def asked(*texts: str) -> list[list[Message]]:
+    return [[Message("user", text)] for text in texts]
+
+
+def given(choices: Sequence[Any], prompts: Any, completions: Sequence[str], **columns: Any) -> Given:
+    chosen = [RewardChoice.model_validate(choice) for choice in choices]
+    return Rewards.open(chosen, where="rlhf.rewards", world=WORLD)(prompts, completions, **columns)
+
+
+def written(folder: Path, text: str) -> str:
+    (folder / "mine.py").write_text(text)
+    return f"{folder / 'mine.py'}:score"
+
+
+def test_manners_and_truth_are_judged_by_the_world() -> None:
+    question = asked("What is a cat?", "Tell me what a cat is.", "What is 3 plus 4?")
+    answers = ["A cat is a furry mammal. I am happy to help.", "A cat is a loyal mammal.", "3 plus 4 is 7."]
+    assert given(["world_manners"], question, answers).total == [1.0, 0.5, 0.5]
+    assert given(["world_right"], question, answers).total == [1.0, 0.0, None]
+    both = given(["world_manners", {"use": "world_right", "weight": 2}], question, answers)
+    assert both.total == [3.0, 0.5, 0.5]  # what has nothing to say is left out of the sum
+    assert both.each["world_right"] == [1.0, 0.0, None]
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("3 plus 4 is 7.", 1.0), ("7", 1.0), ("3 plus 4 is 8.", 0.0), ("7 8 9 7", 0.0), ("No.", 0.0)],
+)
+def test_a_sum_is_right_where_its_last_number_is(answer: str, value: float) -> None:
+    assert given(["sum_right"], asked("What is 3 plus 4?"), [answer]).total == [value]
+    assert given(["sum_right"], asked("Add them."), [answer], answer=[7]).total == [value]
+    assert given(["sum_right"], asked("What is a cat?"), [answer]).total == [None]
+
+
+def test_length_pattern_and_form_have_rewards() -> None:
+    prompts = asked("a", "b", "c")
+    answers = ["one two", "one two three", "one " * 9]
+    assert given([{"use": "length", "options": {"words": 2}}], prompts, answers).total == [0.0, -0.5, -1.0]
+    assert given([{"use": "matches", "options": {"pattern": "two$"}}], prompts, answers).total == [1.0, 0.0, 0.0]
+    assert given(["json"], prompts, ['{"a": 1}', "[1", "3"]).total == [1.0, 0.0, 1.0]
+
+
+def test_a_coin_knows_nothing_and_is_the_same_for_the_same_draw() -> None:
+    prompts, answers = asked(*"a" * 2000), ["x"] * 2000
+    first = given(["random_reward"], prompts, answers, draw=range(2000)).total
+    assert first == given(["random_reward"], prompts, ["y"] * 2000, draw=range(2000)).total
+    assert 0.3 < sum(value or 0 for value in first) / 2000 < 0.4
+    assert first != given(["random_reward"], prompts, answers, draw=range(1, 2001)).total
+
+
+def test_a_users_function_gets_what_it_has_arguments_for(tmp_path: Path) -> None:
+    prompts = asked("a", "bc")
+    whole = "def score(prompts, completions, **columns):\n    return [len(p[-1].content) + len(c) + t for p, c, t in zip(prompts, completions, columns['truth'])]\n"  # noqa: E501
+    assert given([written(tmp_path, whole)], prompts, ["x", "yz"], truth=[10, 20]).total == [12.0, 24.0]
+    for text in (
+        "def score(completions):\n    return [1] * len(completions)\n",
+        "def score(asked, answers):\n    return [len(answers) - 1] * len(asked)\n",
+        "class Score:\n    def __call__(self, completions, truth):\n        return [t - 9 for t in truth]\n"
+        "score = Score()\n",
+    ):
+        assert given([written(tmp_path, text)], prompts[:1], ["x"], truth=[10]).total in ([1.0], [0.0]), text
+
+
+def test_the_content_of_a_users_file_is_a_part_of_the_identity(tmp_path: Path) -> None:
+    class Config(Settings):
+        rewards: tuple[RewardChoice, ...]
+
+    config = build(Config, {"rewards": [written(tmp_path, "def score(c): ..."), "json"]}, where="rlhf")
+    path = str(tmp_path / "mine.py")
+    assert input_paths(config) == [path]
+    assert canonical(config, contents={path: "abc"})["rewards"][0]["file"] == {"content": "abc"}
+    assert config.rewards[0].name == "score"
+
+
+def test_a_reward_model_scores_whole_dialogues() -> None:
+    class Scorer:
+        def fits(self, dialogue: Sequence[Message]) -> bool:
+            return len(dialogue[-1].content) < 9
+
+        def score(self, dialogues: Sequence[Sequence[Message]]) -> list[float]:
+            return [float(len(dialogue[-1].content)) for dialogue in dialogues]
+
+    choices = [RewardChoice(use="reward", weight=0.5)]
+    assert Rewards.open(choices, where="r", model=Scorer())(asked("a", "b"), ["four", "much too long"]).total == [
+        2.0,
+        None,
+    ]
+    with pytest.raises(ConfigError, match="rlhf.rewards: reward: needs a reward model as an input"):
+        given(["reward"], asked("a"), ["x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def score(completions):\n    return [1, 2]\n",
+            "expected a list of 1 numbers, one for each completion, got 2",
+        ),
+        ("def score(completions):\n    return 1\n", "expected a list of 1 numbers.*got 'int'"),
+        ("def score(completions):\n    return ['good']\n", "expected finite numbers, or None, got 'good'"),
+        ("def score(completions):\n    return [float('nan')]\n", "expected finite numbers, or None, got nan"),
+        ("def score(completions):\n    return [1 / 0]\n", "raised ZeroDivisionError: division by zero"),
+        ("def score(completions, key):\n    return [1]\n", r"raised TypeError.*a reward takes \(prompts, completions"),
+    ],
+)
+def test_what_a_users_function_does_wrong_is_said_with_its_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"rlhf.rewards: score: {message}"):
+        given([written(tmp_path, text)], asked("a"), ["x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def scores(c): ...", r"holds no function `score`; did you mean `scores`\?"),
+        ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
+        ("def score(:", "cannot be loaded: SyntaxError"),
+    ],
+)
+def test_a_file_that_does_not_hold_the_function_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        given([written(tmp_path, text)], asked("a"), ["x"])
+
+
+def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`world_maners` is not known here; did you mean `world_manners`\?"):
+        given(["world_maners"], asked("a"), ["x"])
+    with pytest.raises(ConfigError, match="there is no file .*none.py"):
+        given([str(tmp_path / "none.py:score")], asked("a"), ["x"])
+    with pytest.raises(ConfigError, match="the module `no_such_module` cannot be imported"):
+        given(["no_such_module:score"], asked("a"), ["x"])
+    with pytest.raises(ConfigError, match="judges by the embedded world, and no source is one"):
+        Rewards.open([RewardChoice(use="world_right")], where="r")
+    with pytest.raises(ConfigError, match="is no regular expression"):
+        given([{"use": "matches", "options": {"pattern": "("}}], asked("a"), ["x"])
+
+
+def test_every_reward_by_name_tells_what_it_is() -> None:
+    assert {"world_manners", "world_right", "sum_right", "length", "random_reward"} <= set(REWARDS)
+    assert all(REWARDS[name].__doc__ for name in REWARDS)
+
+
+def test_columns_may_be_called_as_arguments_are():
+    rewards = Rewards.open([RewardChoice(use="length")], where="test")
+    columns = {"prompts": ["x"], "completions": ["y"], "self": ["z"]}
+    assert rewards([[Message("user", "Hi")]], ["one two"], **columns).total == [0.0]

@@ -1,0 +1,371 @@
+"""The gateway before fake replicas: what it lets pass, refuses, and keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.server.fakes import FakeReplica, routes_to, version_of
+from tests.server.gateways import CHAT, going, going_anywhere, service
+from vita.monitoring.request_log import asked_since, said_since
+from vita.server.gateway import keys
+
+# -- at the door
+
+
+@going
+async def test_more_than_the_service_takes_is_told_to_come_again(ledger):
+    async with service(ledger, FakeReplica("a", delay=0.3), in_flight=2) as (_, client):
+        asked = [client.post("/v1/chat/completions", json=CHAT) for _ in range(5)]
+        answers = await asyncio.gather(*asked)
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429]
+        assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 429)
+
+
+@going
+async def test_bodies_that_cannot_be_read_are_clear_4xx(ledger):
+    replica = FakeReplica("a")
+    async with service(ledger, replica, body_bytes=10_000) as (_, client):
+        for content, status in [
+            (b"{", 400),
+            (b"[]", 400),
+            (b"\xff\xfe", 400),
+            (b'{"model": NaN}', 400),
+            (b"[" * 5000, 400),
+            (b'{"model": "cat"}', 400),
+            (b'{"model": "cat", "messages": [], "tempo": 1}', 400),
+            (b" " * 20_000, 413),
+        ]:
+            answer = await client.post(
+                "/v1/chat/completions", content=content, headers={"content-type": "application/json"}
+            )
+            assert answer.status_code == status, (content[:30], answer.text)
+            assert answer.json()["error"]["message"]
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "stream": "yes"})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "stream"
+        assert (await client.post("/v1/chat/completions", content=b"{}")).status_code == 415
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for _ in range(30):
+                yield b" " * 1000
+
+        answer = await client.post(
+            "/v1/chat/completions", content=chunks(), headers={"content-type": "application/json"}
+        )
+        assert answer.status_code == 413, "also when the length was not declared"
+        assert not replica.asked
+
+
+@going
+async def test_slow_headers_and_bodies_do_not_hold_a_connection(ledger):
+    async with service(ledger, FakeReplica("a"), body_seconds=0.3) as (gateway, client):
+        port = client.base_url.port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: loc")
+        assert await asyncio.wait_for(reader.read(), 3) == b"", "headers took too long: the connection ends"
+        writer.close()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 3)
+        writer.close()
+        assert gateway.in_flight == 0
+
+
+@going
+async def test_only_the_listed_routes_exist(ledger):
+    async with service(ledger, FakeReplica("a")) as (_, client):
+        for path in ("/drain", "/v1/drain", "/docs", "/v1/chat", "/../etc/passwd"):
+            answer = await client.post(path)
+            assert answer.status_code == 404 and answer.json()["error"]["code"] == "unknown_url"
+        assert (await client.get("/v1/chat/completions")).status_code == 405
+        document = (await client.get("/openapi.json")).json()
+        assert {"/v1/chat/completions", "/v1/feedback", "/metrics", "/ready"} <= set(document["paths"])
+
+
+@going
+async def test_a_name_made_to_point_here_is_refused_while_there_are_no_keys(ledger):
+    async with service(ledger, FakeReplica("a")) as (_, client):
+        answer = await client.get("/v1/models", headers={"host": "evil.example:80"})
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "wrong_host"
+
+
+@going
+async def test_keys_are_asked_for_as_soon_as_there_is_one_and_their_scopes_hold(ledger):
+    async with service(ledger, FakeReplica("a")) as (gateway, client):
+        assert (await client.get("/v1/models")).status_code == 200
+        secret = keys.create(ledger, "chatter", scopes=["chat"], requests_per_minute=2)
+        gateway.refresh()
+        assert (await client.get("/v1/models")).status_code == 401
+        for wrong in ("Bearer vk-00000000-x", "Basic abc", f"Bearer {secret}x", "Bearer"):
+            answer = await client.post("/v1/chat/completions", json=CHAT, headers={"authorization": wrong})
+            assert answer.status_code == 401 and "www-authenticate" in answer.headers
+        mine = {"authorization": f"Bearer {secret}"}
+        assert (await client.get("/metrics", headers=mine)).status_code == 403
+        answer = await client.post("/v1/completions", json={"model": "cat", "prompt": "a"}, headers=mine)
+        assert answer.status_code == 403 and answer.json()["error"]["code"] == "insufficient_scope"
+        statuses = [(await client.post("/v1/chat/completions", json=CHAT, headers=mine)).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        keys.revoke(ledger, "chatter")
+        gateway.refresh()
+        assert (await client.get("/v1/models", headers=mine)).status_code == 401, "revoking the last key opens nothing"
+
+
+@going
+async def test_a_draining_gateway_refuses_the_new_and_finishes_the_old(ledger):
+    async with service(ledger, FakeReplica("a", delay=0.3)) as (gateway, client):
+        going_on = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+        await asyncio.sleep(0.1)
+        gateway.draining = True
+        assert (await client.get("/ready")).status_code == 503
+        refused = await client.post("/v1/chat/completions", json=CHAT)
+        assert refused.status_code == 503 and "retry-after" in refused.headers
+        assert (await going_on).status_code == 200
+
+
+# -- versions
+
+
+@going
+async def test_a_canary_gets_its_share_and_a_user_stays_on_a_version(ledger):
+    old, new = FakeReplica("a"), FakeReplica("b")
+    routes = routes_to(old)
+    routes.add(version_of(new, version="cat:2", model="b" * 64, share=0.0, created=2.0))
+    routes.share({"cat:1": 0.7, "cat:2": 0.3})
+    async with service(ledger, old, new, routes=routes) as (_, client):
+
+        async def version(user: str) -> str:
+            return (await client.post("/v1/chat/completions", json={**CHAT, "user": user})).headers["x-vita-version"]
+
+        first = {user: await version(user) for user in map(str, range(60))}
+        assert 8 <= sum(one == "cat:2" for one in first.values()) <= 30
+        assert {user: await version(user) for user in first} == first
+        routes.share({"cat:1": 0.2, "cat:2": 0.8})
+        later = {user: await version(user) for user in first}
+        assert not [user for user in first if first[user] == "cat:2" and later[user] == "cat:1"]
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1"})
+        assert answer.headers["x-vita-version"] == "cat:1", "a version can be asked for by its name"
+
+
+@going
+async def test_a_deprecated_model_says_so_in_headers(ledger):
+    model = "a" * 64
+    ledger.move(model, "deprecated", who="ann", why="a better one", sunset="2099-01-01", successor="cat:2")
+    since = int(ledger.moves(model)[-1].at)
+    async with service(ledger, FakeReplica("a")) as (_, client):
+        for answer in (await client.post("/v1/chat/completions", json=CHAT), await client.get("/v1/models/cat:1")):
+            assert answer.status_code == 200
+            assert answer.headers["deprecation"] == f"@{since}"
+            assert answer.headers["sunset"] == "Thu, 01 Jan 2099 00:00:00 GMT"
+            assert answer.headers["link"] == '</v1/models/cat%3A2>; rel="successor-version"'
+            assert "successor=cat:2" in answer.headers["x-vita-model-deprecation"]
+
+
+@going
+async def test_a_retired_model_is_404_with_its_successor_and_its_page_410(ledger):
+    old, new = FakeReplica("a"), FakeReplica("b")
+    routes = routes_to(old)
+    routes.add(version_of(new, version="cat:2", model="b" * 64, share=1.0, created=2.0))
+    ledger.move("a" * 64, "retired", who="ann", why="wrong on sums", successor="cat:2")
+    async with service(ledger, old, new, routes=routes) as (_, client):
+        for stream in (False, True):
+            answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1", "stream": stream})
+            error = answer.json()["error"]
+            assert answer.status_code == 404 and error["code"] == "model_retired"
+            assert error["type"] == "invalid_request_error" and error["param"] == "model"
+            assert error["replacement"] == "cat:2" and error["retired_at"].endswith("Z")
+        page = await client.get("/v1/models/cat:1")
+        assert page.status_code == 410 and page.json()["reason"] == "wrong on sums"
+        assert (await client.post("/v1/chat/completions", json=CHAT)).headers["x-vita-version"] == "cat:2"
+        assert [one["id"] for one in (await client.get("/v1/models")).json()["data"]] == ["cat", "cat:2"]
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "dog"})
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
+        assert (await client.get("/v1/models/dog")).status_code == 404
+
+
+@going
+async def test_a_retired_model_that_was_kept_for_research_answers_research_alone(ledger):
+    ledger.move("a" * 64, "retired", who="ann", why="old", research=True)
+    secret = keys.create(ledger, "lab", scopes=["chat", "research"])
+    plain = keys.create(ledger, "app", scopes=["chat"])
+    async with service(ledger, FakeReplica("a"), research=True) as (_, client):
+        pinned = {**CHAT, "model": "cat:1"}
+        answer = await client.post("/v1/chat/completions", json=pinned, headers={"authorization": f"Bearer {secret}"})
+        assert answer.status_code == 200 and answer.headers["x-vita-model-state"] == "retired"
+        answer = await client.post("/v1/chat/completions", json=pinned, headers={"authorization": f"Bearer {plain}"})
+        assert answer.status_code == 404
+
+
+@going
+async def test_a_retired_model_that_was_archived_answers_nobody(ledger):
+    ledger.move("a" * 64, "retired", who="ann", why="old", research=False)
+    secret = keys.create(ledger, "lab", scopes=["chat", "research"])
+    async with service(ledger, FakeReplica("a"), research=True) as (_, client):
+        headers = {"authorization": f"Bearer {secret}"}
+        answer = await client.post("/v1/chat/completions", json={**CHAT, "model": "cat:1"}, headers=headers)
+        assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_retired"
+
+
+@going
+async def test_a_retired_version_does_not_answer_in_place_of_one_that_is_down(ledger):
+    old, new = FakeReplica("a"), FakeReplica("b", down=True)
+    routes = routes_to(old)
+    routes.add(version_of(new, version="cat:2", model="b" * 64, share=1.0, created=2.0))
+    ledger.move("a" * 64, "retired", who="ann", why="wrong on sums")
+    async with service(ledger, old, new, routes=routes) as (_, client):
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 503
+        assert not old.asked
+
+
+@going
+async def test_a_model_answers_until_its_sunset_and_is_as_retired_after(ledger):
+    sunset = datetime(2099, 1, 1, tzinfo=UTC).timestamp()
+    ledger.move("a" * 64, "deprecated", who="ann", why="a better one", sunset=sunset, successor="cat:2")
+    replica = FakeReplica("a")
+    async with service(ledger, replica) as (gateway, client):
+        gateway.catalog.clock = lambda: sunset - 1
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+        gateway.catalog.clock = lambda: sunset
+        for model in ("cat", "cat:1"):
+            error = (await client.post("/v1/chat/completions", json={**CHAT, "model": model})).json()["error"]
+            assert (error["code"], error["replacement"]) == ("model_retired", "cat:2")
+            assert error["retired_at"] == "2099-01-01T00:00:00Z"
+        page = await client.get("/v1/models/cat:1")
+        assert page.status_code == 410 and page.json()["reason"] == "a better one"
+        assert len(replica.asked) == 1
+
+
+# -- what is kept
+
+
+@going_anywhere
+async def test_content_is_kept_with_consent_only_and_redacted(ledger):
+    async with service(ledger, FakeReplica("a")) as (gateway, client):
+        body = {**CHAT, "messages": [{"role": "user", "content": "I am ann@example.org"}]}
+        await client.post("/v1/chat/completions", json=body)
+        await client.post("/v1/chat/completions", json={**body, "stream": True}, headers={"x-vita-consent": "yes"})
+        answer = await client.post("/v1/chat/completions", json=body, headers={"x-vita-consent": "perhaps"})
+        assert answer.status_code == 400
+        gateway.log.flush()
+        without, with_consent = asked_since(ledger)
+        assert (without["asked"], without["answered"], without["consent"]) == ({}, {}, False)
+        assert without["figures"]["completion_tokens"] == 8 and without["version"] == "cat:1"
+        assert with_consent["asked"]["messages"][0]["content"] == "I am [email]"
+        assert with_consent["answered"]["choices"][0] and with_consent["figures"]["ttft"] > 0
+        assert with_consent["figures"]["logprob"] == -1.0
+
+
+@going_anywhere
+async def test_feedback_is_tied_to_a_request_and_stored_before_it_is_acknowledged(ledger):
+    async with service(ledger, FakeReplica("a")) as (_, client):
+        first = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
+        second = (await client.post("/v1/chat/completions", json=CHAT)).headers["x-request-id"]
+        for body in (
+            {"request_id": first, "kind": "thumb", "value": -1, "consent": True},
+            {"request_id": first, "kind": "edit", "better": "A cat purrs; ask bob@example.org.", "consent": True},
+            {"request_id": "chatcmpl-1", "kind": "flag", "reason": "rude", "consent": True},
+            {"kind": "vote", "chosen_request_id": second, "rejected_request_id": first},
+        ):
+            answer = await client.post("/v1/feedback", json=body)
+            assert answer.status_code == 201, answer.text
+        rows = said_since(ledger)
+        assert [row["kind"] for row in rows] == ["thumb", "edit", "flag", "vote"]
+        assert rows[0]["value"] == -1 and rows[0]["consent"] and rows[0]["model"] == "a" * 64
+        assert rows[1]["content"] == {"better": "A cat purrs; ask [email]."}
+        assert rows[3]["request"] == second and rows[3]["content"] == {"rejected_request_id": first}
+
+
+@pytest.mark.parametrize(("log", "consent"), [("content", False), ("metadata", True), ("metadata", False)])
+def test_without_consent_or_a_log_of_content_only_the_verdict_is_kept(ledger, log, consent):
+    async def run():
+        async with service(ledger, FakeReplica("a"), log=log) as (_, client):
+            answers = [await client.post("/v1/chat/completions", json=CHAT) for _ in range(2)]
+            first, second = (answer.headers["x-request-id"] for answer in answers)
+            for body, texts in (
+                (
+                    {"request_id": first, "kind": "edit", "better": "I am Ann.", "reason": "so"},
+                    ["better", "reason"],
+                ),
+                ({"request_id": first, "kind": "flag", "reason": "It told my address."}, ["reason"]),
+                ({"request_id": first, "kind": "thumb", "value": 1}, []),
+                (
+                    {"kind": "vote", "chosen_request_id": first, "rejected_request_id": second, "reason": "x"},
+                    ["reason"],
+                ),
+            ):
+                answer = await client.post("/v1/feedback", json={**body, "consent": consent})
+                assert (answer.status_code, answer.json()["left_out"]) == (201, texts)
+            rows = said_since(ledger)
+            assert [row["content"] for row in rows] == [{}, {}, {}, {"rejected_request_id": second}]
+            assert [(row["kind"], row["value"]) for row in rows] == [
+                ("edit", None), ("flag", None), ("thumb", 1), ("vote", 1),
+            ]  # fmt: skip
+            assert [row["consent"] for row in rows] == [False, False, consent, False]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "status"),
+    [
+        ({"kind": "thumb", "value": 1}, "request_id", 400),
+        ({"kind": "thumb", "request_id": "r", "value": 0}, "value", 400),
+        ({"kind": "thumb", "request_id": "r", "value": True}, "value", 400),
+        ({"kind": "thumb", "request_id": "r", "value": "1"}, "value", 400),
+        ({"kind": "edit", "request_id": "r"}, "better", 400),
+        ({"kind": "edit", "request_id": "r", "better": ""}, "better", 400),
+        ({"kind": "flag", "request_id": "r", "reason": "x", "value": 1}, "value", 400),
+        ({"kind": "like", "request_id": "r"}, "kind", 400),
+        ({"kind": "vote", "chosen_request_id": "r", "rejected_request_id": "r"}, "rejected_request_id", 400),
+        ({"kind": "thumb", "request_id": "r", "value": 1, "stars": 5}, "stars", 400),
+        ({"kind": "thumb", "request_id": "unknown", "value": 1}, "request_id", 404),
+    ],
+)
+def test_feedback_that_makes_no_sense_is_refused_by_the_field(ledger, body, param, status):
+    async def run():
+        async with service(ledger, FakeReplica("a")) as (_, client):
+            answer = await client.post("/v1/feedback", json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+    asyncio.run(run())
+
+
+@going
+async def test_feedback_on_somebody_elses_request_is_refused(ledger):
+    ann, bob = (keys.create(ledger, name) for name in ("ann", "bob"))
+    async with service(ledger, FakeReplica("a")) as (_, client):
+        mine = {"authorization": f"Bearer {ann}"}
+        number = (await client.post("/v1/chat/completions", json=CHAT, headers=mine)).headers["x-request-id"]
+        body = {"request_id": number, "kind": "thumb", "value": 1}
+        theirs = {"authorization": f"Bearer {bob}"}
+        assert (await client.post("/v1/feedback", json=body, headers=theirs)).status_code == 404
+        assert (await client.post("/v1/feedback", json=body, headers=mine)).status_code == 201
+
+
+@going
+async def test_metrics_hold_the_gateways_figures_and_those_of_each_replica(ledger):
+    async with service(ledger, FakeReplica("a"), FakeReplica("b")) as (_, client):
+        await client.post("/v1/chat/completions", json=CHAT)
+        text = (await client.get("/metrics")).text
+        assert 'vita_gateway_requests_total{route="/v1/chat/completions",status="200",version="cat:1"} 1.0' in text
+        assert 'vita_x{a="b",replica="a"} 1.0' in text and 'vita_x{a="b",replica="b"} 1.0' in text
+        assert text.count("# TYPE vita_x gauge") == 1
+
+
+@going_anywhere
+async def test_a_secret_is_never_stored(ledger):
+    secret = keys.create(ledger, "ann")
+    async with service(ledger, FakeReplica("a")) as (gateway, client):
+        body = {**CHAT, "messages": [{"role": "user", "content": f"my key is {secret}"}]}
+        headers = {"authorization": f"Bearer {secret}", "x-vita-consent": "yes"}
+        await client.post("/v1/chat/completions", json=body, headers=headers)
+        gateway.log.flush()
+        assert secret not in json.dumps(asked_since(ledger)) + json.dumps([vars(key) for key in keys.all_keys(ledger)])
+        assert time.time() > keys.all_keys(ledger)[0].created

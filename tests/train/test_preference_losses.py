@@ -1,0 +1,258 @@
+"""Preference losses: worked by hand, equal to TRL's in value and gradient, and all different from each other."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from vita.spine.errors import ConfigError
+from vita.train.preference_losses import PREFERENCE_LOSSES, Answers, Knobs, bradley_terry, drift, kto
+
+NAMES = PREFERENCE_LOSSES.names()
+
+
+def answers(policy: list[float], reference: list[float], tokens: list[float]) -> Answers:
+    return Answers(*(torch.tensor(values, dtype=torch.float64) for values in (policy, reference, tokens)))
+
+
+CHOSEN = answers([-8.0, -6.0], [-9.0, -5.0], [4.0, 2.0])  # c = 1, -1
+REJECTED = answers([-7.0, -9.0], [-5.0, -9.0], [2.0, 3.0])  # r = -2, 0
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+BY_HAND = {  # of the first pair, with beta 0.5: beta (c - r) = 1.5, by the token 0.5 (1/4 + 1) = 0.625
+    "sigmoid": -math.log(sigmoid(1.5)),
+    "sigmoid_norm": -math.log(sigmoid(0.625)),
+    "cdpo": -0.9 * math.log(sigmoid(1.5)) - 0.1 * math.log(sigmoid(-1.5)),
+    "robust": (-0.9 * math.log(sigmoid(1.5)) + 0.1 * math.log(sigmoid(-1.5))) / 0.8,
+    "ipo": (3.0 - 1.0) ** 2,
+    "ipo_norm": (1.25 - 1.0) ** 2,
+    "hinge": 0.0,
+    "apo_zero": 1 - sigmoid(0.5) + sigmoid(-1.0),
+    "nca_pair": -math.log(sigmoid(0.5)) - 0.5 * math.log(sigmoid(-0.5)) - 0.5 * math.log(sigmoid(1.0)),
+    "sft": 8.0 / 3.0,
+    "orpo": -0.5 * math.log(sigmoid((-2.0 - math.log(1 - math.exp(-2.0))) - (-3.5 - math.log(1 - math.exp(-3.5))))),
+    "simpo": -math.log(sigmoid(0.5 * (-2.0 + 3.5) - 0.25)),
+    "cpo": -math.log(sigmoid(0.5 * (-8.0 + 7.0))),
+}
+KNOBS = Knobs(beta=0.5, smoothing=0.1, gamma=0.25)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pair_worked_by_hand(name: str) -> None:
+    assert PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, KNOBS)[0].item() == pytest.approx(BY_HAND[name], rel=1e-7)
+
+
+def test_different_names_give_different_numbers() -> None:
+    found = {name: tuple(PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, KNOBS).tolist()) for name in NAMES}
+    assert len(set(found.values())) == len(NAMES) == len(BY_HAND)
+
+
+def test_the_first_step_of_a_loss_beside_a_reference_is_known() -> None:
+    plain, wrong = Knobs(beta=0.3), Knobs(beta=0.3, smoothing=0.2)
+    begins = {name: PREFERENCE_LOSSES[name].at_start(plain) for name in NAMES if PREFERENCE_LOSSES[name].reference}
+    assert begins == pytest.approx(
+        {
+            **dict.fromkeys(["sigmoid", "sigmoid_norm", "cdpo", "robust"], math.log(2)),
+            **dict.fromkeys(["ipo", "ipo_norm"], (1 / 0.6) ** 2),
+            "hinge": 1.0,
+            "apo_zero": 1.0,
+            "nca_pair": 2 * math.log(2),
+        }
+    )
+    assert PREFERENCE_LOSSES["robust"].at_start(wrong) == pytest.approx(math.log(2))
+
+
+def test_the_sft_term_is_a_mean_over_the_tokens_of_the_step_however_it_is_cut() -> None:
+    whole = PREFERENCE_LOSSES["sft"].of(CHOSEN, REJECTED, KNOBS).mean()
+    assert whole.item() == pytest.approx(14 / 6)
+    mean = torch.full((1,), 3.0, dtype=torch.float64)
+    policy, reference, tokens = CHOSEN[:3]
+    parts = [slice(0, 1), slice(1, 2)]
+    pieces = [Answers(policy[part], reference[part], tokens[part], mean) for part in parts]
+    cut = sum(PREFERENCE_LOSSES["sft"].of(piece, REJECTED, KNOBS).sum().item() for piece in pieces) / 2
+    assert cut == pytest.approx(whole.item())
+
+
+def test_smoothing_by_nothing_is_dpo_and_turning_a_pair_round_is_smoothing_by_all() -> None:
+    plain = PREFERENCE_LOSSES["sigmoid"].of(CHOSEN, REJECTED, Knobs(beta=0.5))
+    for name in ("cdpo", "robust"):
+        torch.testing.assert_close(PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, Knobs(beta=0.5)), plain)
+    flipped = PREFERENCE_LOSSES["sigmoid"].of(REJECTED, CHOSEN, Knobs(beta=0.5))
+    mixed = 0.9 * plain + 0.1 * flipped
+    torch.testing.assert_close(PREFERENCE_LOSSES["cdpo"].of(CHOSEN, REJECTED, KNOBS), mixed)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sft", "hinge")])
+def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: str) -> None:
+    better, worse = (answers([-6.0], [-6.0], [3.0]) for _ in range(2))
+    better.policy.requires_grad_()
+    worse.policy.requires_grad_()
+    PREFERENCE_LOSSES[name].of(better, worse, Knobs(beta=0.5)).sum().backward()
+    assert better.policy.grad is not None and worse.policy.grad is not None
+    assert better.policy.grad.item() < 0 < worse.policy.grad.item()
+
+
+def test_a_certain_answer_keeps_the_odds_finite() -> None:
+    sure = answers([0.0], [0.0], [3.0])
+    sure.policy.requires_grad_()
+    loss = PREFERENCE_LOSSES["orpo"].of(sure, answers([-3.0], [-3.0], [3.0]), KNOBS)
+    loss.sum().backward()
+    assert loss.isfinite().all() and sure.policy.grad is not None and sure.policy.grad.isfinite().all()
+
+
+def test_kto_by_hand() -> None:
+    good = torch.tensor([True, False])
+    z = drift(torch.tensor([0.5, 0.1]))
+    found = kto(answers([-3.0, -4.0], [-4.0, -3.0], [1.0, 1.0]), good, drift=z, knobs=Knobs(beta=0.5, undesirable=2.0))
+    assert z.item() == pytest.approx(0.3)
+    assert found.tolist() == pytest.approx([1 - sigmoid(0.35), 2 * (1 - sigmoid(0.65))])
+    assert drift(torch.tensor([-1.0])).item() == 0.0
+
+
+def test_bradley_terry_by_hand() -> None:
+    chosen, rejected = torch.tensor([2.0]), torch.tensor([0.5])
+    assert bradley_terry(chosen, rejected).item() == pytest.approx(-math.log(sigmoid(1.5)))
+    assert bradley_terry(chosen, rejected, margin=1.0).item() == pytest.approx(-math.log(sigmoid(0.5)))
+    centred = bradley_terry(chosen, rejected, centering=0.01).item()
+    assert centred == pytest.approx(-math.log(sigmoid(1.5)) + 0.01 * 2.5**2)
+
+
+def test_an_unknown_loss_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"preference_loss: `sigmod` is not known here; did you mean `sigmoid`"):
+        PREFERENCE_LOSSES["sigmod"]
+
+
+# -- parity with TRL
+
+
+@pytest.fixture(scope="module")
+def parity(shared: Path) -> Path:
+    folder = shared / "parity" / "fixtures"
+    if not (folder / "parity.npz").is_file():
+        pytest.skip("needs the reference values in `shared/parity`")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arrays(parity: Path) -> dict[str, Tensor]:
+    with np.load(parity / "parity.npz") as held:
+        return {name: torch.tensor(held[name]) for name in held.files}
+
+
+@pytest.fixture(scope="module")
+def values(parity: Path) -> dict[str, Any]:
+    return json.loads((parity / "parity.json").read_text())
+
+
+def of_fixture(arrays: dict[str, Tensor]) -> tuple[Answers, Answers]:
+    tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).double().chunk(2)
+    held = [
+        Answers(
+            arrays[f"dpo_inputs/policy_{name}_logps"].double(), arrays[f"dpo_inputs/ref_{name}_logps"].double(), count
+        )
+        for name, count in zip(("chosen", "rejected"), tokens, strict=True)
+    ]
+    return held[0], held[1]
+
+
+TRL_NAMES = {"ipo": "ipo_norm"}
+
+
+def test_the_dpo_family_equals_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
+    chosen, rejected = of_fixture(arrays)
+    seen = set()
+    for key, value in values.items():
+        if not key.startswith("dpo/"):
+            continue
+        name, rest = key.removeprefix("dpo/").rsplit("_b", 1)
+        beta, smoothing = map(float, rest.split("_ls"))
+        entry = PREFERENCE_LOSSES[TRL_NAMES.get(name, name)]
+        found = entry.of(chosen, rejected, Knobs(beta=beta, smoothing=smoothing)).mean().item()
+        assert found == pytest.approx(value["loss"], rel=2e-5, abs=2e-5), key
+        rewards = value["metrics"]
+        assert (beta * (chosen.gained - rejected.gained)).mean().item() == pytest.approx(
+            rewards["rewards/margins"], rel=2e-5, abs=2e-5
+        )
+        seen.add(name)
+    assert seen == {"sigmoid", "ipo", "sigmoid_norm", "hinge", "robust", "apo_zero", "nca_pair", "sft"}
+
+
+def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
+    chosen, rejected = of_fixture(arrays)
+    one = torch.ones(len(arrays["orpo/avg_chosen_logps"]), dtype=torch.float64)
+    means = [Answers(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
+    found = {
+        "orpo": PREFERENCE_LOSSES["orpo"].of(means[0], means[1], Knobs(beta=0.1)).mean().item(),
+        "simpo": PREFERENCE_LOSSES["simpo"].of(chosen, rejected, Knobs(beta=2.0, gamma=1.0)).mean().item(),
+        "cpo": PREFERENCE_LOSSES["cpo"].of(chosen, rejected, Knobs(beta=0.1)).mean().item(),
+    }
+    assert found["orpo"] == pytest.approx(values["orpo"]["odds_ratio_term"], rel=2e-5)
+    assert found["simpo"] == pytest.approx(values["simpo"]["loss"], rel=2e-5)
+    assert found["cpo"] == pytest.approx(values["cpo"]["loss"], rel=2e-5)
+
+
+def test_the_reward_loss_equals_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
+    chosen, rejected = arrays["rm_inputs/scores"].double().flatten().chunk(2)
+    margin = arrays["rm_inputs/margin"].double()
+    for name, far, centering in (
+        ("plain", 0.0, 0.0),
+        ("margin", margin, 0.0),
+        ("center", 0.0, 0.01),
+        ("margin_center", margin, 0.01),
+    ):
+        found = bradley_terry(chosen, rejected, margin=far, centering=centering).mean().item()
+        assert found == pytest.approx(values[f"rm/{name}"]["loss"], rel=2e-5), name
+
+
+def test_value_and_gradient_through_a_model_equal_trl_s(
+    parity: Path, arrays: dict[str, Tensor], values: dict[str, Any]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    policy, reference = (
+        transformers.LlamaForCausalLM.from_pretrained(parity / name, dtype=torch.float32, attn_implementation="sdpa")
+        for name in ("model", "ref_model")
+    )
+
+    def summed(model: Any, section: str, prefix: str = "") -> Tensor:
+        ids, mask, own = (
+            arrays[f"{section}/{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask")
+        )
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+        return (logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0] * own[:, 1:]).sum(1)
+
+    now = summed(policy, "dpo_inputs").chunk(2)
+    before = summed(reference, "dpo_inputs").detach().chunk(2)
+    tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).float().chunk(2)
+    sides = [Answers(*side) for side in zip(now, before, tokens, strict=True)]
+    loss = PREFERENCE_LOSSES["sigmoid"].of(sides[0], sides[1], Knobs(beta=0.1)).mean()
+    weight = policy.get_parameter("model.layers.0.self_attn.q_proj.weight")
+    (gradient,) = torch.autograd.grad(loss, [weight])
+    wanted = arrays["dpo/sigmoid_b0.1_ls0.0/grad_q0"]
+    assert ((gradient - wanted).norm() / wanted.norm()).item() < 1e-4
+
+    with torch.no_grad():
+        own, stray = ([summed(model, "kto", prefix) for model in (policy, reference)] for prefix in ("", "KL_"))
+    labels = values["kto"].get("label") or [True, False, True, False]
+    one = torch.ones_like(own[0])
+    found = kto(
+        Answers(own[0], own[1], one), torch.tensor(labels), drift=drift(stray[0] - stray[1]), knobs=Knobs(beta=0.1)
+    )
+    assert found.mean().item() == pytest.approx(values["kto"]["loss"], rel=2e-5)
+
+
+def test_logsigmoid_stays_finite_far_out() -> None:
+    far = answers([-2000.0], [0.0], [1.0]), answers([0.0], [-2000.0], [1.0])
+    loss = PREFERENCE_LOSSES["sigmoid"].of(*far, Knobs(beta=1.0))
+    assert loss.item() == pytest.approx(4000.0) and logsigmoid(torch.tensor(-4000.0)).isfinite()

@@ -1,0 +1,247 @@
+"""What the store holds: `vita ls`, `show`, `verify`, `data show`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markdown import Markdown
+from rich.table import Table
+
+from vita.cli.app import app, data_app, workspace
+from vita.cli.trace import Labels
+from vita.cli.workspace import Workspace
+from vita.spine.console import line, print_table
+from vita.spine.errors import StoreError
+from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.spine.ledger import Run
+
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+_WIDE = 100
+"""Columns from which on `vita ls` shows the time of day."""
+Reference = Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")]
+
+
+@app.command("ls")
+def list_artifacts(
+    ctx: typer.Context,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: model, report, corpus, ...")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the artifacts of the store, models with their state in the lifecycle."""
+    here = workspace(ctx)
+    rows = _artifact_rows(here, kind)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("kind", "state", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
+    for column in table.columns[:-1]:
+        column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
+    narrow = here.console.is_terminal and here.console.width < _WIDE
+    moment = "%Y-%m-%d" if narrow else "%Y-%m-%d %H:%M"
+    for row in rows:
+        state = row["state"] or ""
+        if row["served"] and state != "serving":
+            state += "\n(served)"
+        when = time.strftime(moment, time.localtime(row["made"])) if row["made"] else ""
+        names = "\n".join(row["names"])
+        facts = _brief(row["facts"])
+        table.add_row(row["kind"], state, row["digest"][:12], names, _size(row["bytes"]), when, facts)
+    print_table(here.console, table)
+
+
+def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
+    """One row for each artifact of a kind (all kinds by default), the oldest first."""
+    from vita.gates.services import all_states, served_models
+
+    names: dict[str, list[str]] = {}
+    for name, digest in here.ledger.all_names().items():
+        names.setdefault(digest, []).append(name)
+    made, states, served = here.ledger.made_at(), all_states(here.ledger), served_models(here.ledger)
+    rows = []
+    for digest in here.store.digests():
+        manifest = here.store.manifest(digest)
+        if kind in (None, manifest.kind):
+            rows.append(
+                {
+                    "kind": manifest.kind,
+                    "digest": digest,
+                    "state": states.get(digest, "candidate") if manifest.kind == "model" else None,
+                    "served": digest in served,
+                    "folder": str(here.store.root / "folders" / digest),
+                    "names": names.get(digest, []),
+                    "bytes": manifest.size,
+                    "made": made.get(digest),
+                    "facts": dict(manifest.facts),
+                }
+            )
+    return sorted(rows, key=lambda row: row["made"] or 0)
+
+
+@app.command()
+def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
+    """Show an artifact: what it is, what made it, its report, and how its plan came out."""
+    here = workspace(ctx)
+    artifact = here.find(reference)
+    made = here.ledger.find(artifact=artifact.digest, state="done")
+    run = made[-1] if made else None
+    manifest = here.store.manifest(artifact.digest)
+    if as_json:
+        answer = {
+            "kind": manifest.kind,
+            "digest": artifact.digest,
+            "folder": str(artifact.path),
+            "state": _state(here, artifact),
+            "facts": dict(manifest.facts),
+            "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()},
+            "run": _run_as_json(here, run) if run else None,
+        }
+        typer.echo(json.dumps(answer, indent=1))
+        return
+    print_facts(here, artifact, reference)
+    if state := _state(here, artifact):
+        here.console.print(f"state: {state}")
+    if run:
+        _print_run(here, run)
+    _print_reckoning(here, artifact)
+    report = next(
+        (artifact.path / name for name in ("report.md", "report/report.md") if (artifact.path / name).exists()), None
+    )
+    if report:
+        here.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
+
+
+@app.command()
+def verify(ctx: typer.Context) -> None:
+    """Read every byte of the store; what is corrupt is set aside, so that the next run makes it anew."""
+    here = workspace(ctx)
+    bad = 0
+    for digest, manifest, names in here.store.verify():
+        if names:
+            bad += 1
+            files = ", ".join(names)
+            here.console.print(line(("corrupt", "red"), f" {manifest.kind} {digest[:12]}: {files}"))
+    count = len(here.store.digests())
+    if bad:
+        raise StoreError(here.store.location, f"{bad} of {count} artifacts are corrupt", hint="run their lives again")
+    here.console.print(f"all {count} artifacts are whole")
+
+
+@data_app.command("show")
+def show_data(
+    ctx: typer.Context,
+    what: Annotated[
+        str, typer.Argument(help="A tokens artifact, a file of dialogues, preferences or text, or a life's file.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model (or tokens) whose tokenizer, template and context to use.")
+    ] = None,
+    step: Annotated[str | None, typer.Option(help="The step of the life whose sources and settings to use.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many examples.")] = 3,
+    context: Annotated[
+        int | None,
+        typer.Option("--max-length", "--context", min=2, help="Tokens of a row; the model's context by default."),
+    ] = None,
+    on_long: Annotated[
+        str | None, typer.Option(help="What happens to longer rows: truncate or drop; as the stage does by default.")
+    ] = None,
+) -> None:
+    """Show rows as the stages read them: what is learnt (in colour), what is cut, and why a row is dropped."""
+    from vita.cli.data_rows import rows_of_life, rows_of_path
+
+    here = workspace(ctx)
+    settings = {"length": context, "on_long": on_long}
+    if step:
+        rows = rows_of_life(here, what, step=step, model=model, count=count, settings=settings)
+    else:
+        rows = rows_of_path(here, what, model=model, count=count, settings=settings)
+    for row in rows:
+        here.console.print(row)
+
+
+def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
+    """One artifact in a few lines."""
+    manifest = here.store.manifest(artifact.digest)
+    here.console.print(line((name, "bold"), f"  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}"))
+    here.console.print(str(artifact.path), style="dim", soft_wrap=True)
+    for key, value in manifest.facts.items():
+        here.console.print(f"  {key}: {_value(value)}", soft_wrap=True)
+
+
+# -- helpers
+
+
+def _state(here: Workspace, artifact: Artifact) -> str | None:
+    """The state of a model in its lifecycle; None of any other artifact."""
+    from vita.gates.services import state_of
+
+    is_model = here.store.manifest(artifact.digest).kind == "model"
+    return state_of(here.ledger, artifact.digest) if is_model else None
+
+
+def _print_run(here: Workspace, run: Run) -> None:
+    from vita.spine.progress import clock
+
+    taken, labels = clock(run.seconds or 0), Labels(here)
+    here.console.print(
+        line("made by ", (run.stage, "bold"), f" (version {run.version}) in {taken}, step {run.life}/{run.step}")
+    )
+    for slot, digest in here.ledger.inputs(run.id).items():
+        here.console.print(line(f"  from {slot}: ", labels.title(digest)))
+    for name, value in (run.record or {}).items():
+        here.console.print(f"  {name}: {_value(value)}", style="dim", soft_wrap=True)
+
+
+def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
+    """For a model that a blueprint foresaw: the plan against what happened."""
+    made = here.ledger.find(artifact=artifact.digest, state="done")
+    planned = here.ledger.inputs(made[-1].id).get("blueprint") if made else None
+    if made and planned and made[-1].stage == "pretrain":
+        from vita.stages.design import reckoning
+        from vita.stages.kinds import Blueprint
+
+        designed = here.ledger.find(artifact=planned, state="done")
+        blueprint = here.store.open(planned, Blueprint)
+        record = designed[-1].record if designed else {}
+        here.console.print(reckoning(blueprint.path, record or {}, artifact.facts, made[-1].record or {}))
+
+
+def _run_as_json(here: Workspace, run: Run) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "life": run.life,
+        "step": run.step,
+        "stage": run.stage,
+        "version": run.version,
+        "config": run.config,
+        "inputs": here.ledger.inputs(run.id),
+        "seconds": run.seconds,
+        "record": run.record,
+    }
+
+
+def _size(amount: int) -> str:
+    value = float(amount)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def _brief(facts: Mapping[str, Any]) -> str:
+    plain = [f"{name} {_value(value)}" for name, value in facts.items() if isinstance(value, (int, float, str, bool))]
+    return ", ".join(plain[:4])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return value if isinstance(value, str) else json.dumps(value)

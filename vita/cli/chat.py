@@ -1,0 +1,219 @@
+"""Talking with a model: `vita chat`, `vita generate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vita.cli.app import app, errors_console, workspace
+from vita.cli.unexpected import print_error
+from vita.cli.workspace import Workspace
+from vita.data.records import Message
+from vita.spine.console import line, printable
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
+    from vita.infer.sampling import Sampling
+
+ModelArgument = Annotated[str, typer.Argument(help="A name (cat/sft), a digest, or a Hugging Face model folder.")]
+_DEFAULT = " Default: what generation_config.json says, else {}."
+Temperature = Annotated[
+    float | None, typer.Option(help="0 takes the likeliest token each time." + _DEFAULT.format("0.7 in a chat and 1"))
+]
+TopK = Annotated[int | None, typer.Option(help="Only the k likeliest tokens; 0 for all." + _DEFAULT.format("0"))]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="The likeliest tokens that make up this probability." + _DEFAULT.format("0.95 in a chat and 1")),
+]
+MaxTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
+
+
+@app.command()
+def chat(
+    ctx: typer.Context,
+    model: ModelArgument,
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = 256,
+    seed: Seed = 0,
+) -> None:
+    """Talk with a model; an empty line or Ctrl-D ends, `/new` begins again, Ctrl-C stops an answer.
+
+    When the context is full, the oldest turns are dropped, with a notice.
+    """
+    here = workspace(ctx)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    _sampling(**_chosen(given))  # an option out of range is refused before the model is loaded
+    folder = _folder(here, model)
+    sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(given)})
+    engine = _engine(here, model)
+    opening = [Message("system", valid_text(system, where="--system"))] if system else []
+    engine.chat_ids([*opening, _user("")])  # fails here where the model has no chat template
+    Session(engine, sampling, opening).run(prompt="you> " if sys.stdin.isatty() else "")
+
+
+class Session:
+    """A dialogue in the terminal; an error or Ctrl-C ends a turn and never the session."""
+
+    def __init__(self, engine: Engine, sampling: Sampling, opening: Sequence[Message]) -> None:
+        self.engine, self.sampling, self.opening = engine, sampling, list(opening)
+        self.messages = list(opening)
+
+    def run(self, *, prompt: str) -> None:
+        """Answer each line of standard input, until an empty one or the end."""
+        while True:
+            try:
+                text = input(prompt)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():
+                    raise
+                _print_notice("\nan empty line or Ctrl-D ends, /new begins again")
+                continue
+            if not text.strip():
+                return
+            if text.strip() == "/new":
+                self.messages = list(self.opening)
+                continue
+            try:
+                self.turn(text)
+            except KeyboardInterrupt:
+                _print_notice("\nthe answer was stopped")
+            except BrokenPipeError:
+                raise  # nobody reads the answers any more: `vita chat cat/sft | head -1`
+            except Exception as error:  # noqa: BLE001 (whatever happens to one turn, the dialogue goes on)
+                print_error(error)
+
+    def turn(self, text: str) -> None:
+        """Answer one message; nothing is added to the dialogue if that fails."""
+        from vita.infer.dialogue import dropped_notice, fit_dialogue
+
+        message = _user(valid_text(text, where="message"))
+        fitted = fit_dialogue(
+            [*self.messages, message], encode=self.engine.chat_ids, context=self.engine.model.architecture.context,
+            answer_tokens=self.sampling.max_tokens,
+        )  # fmt: skip
+        if fitted.dropped:
+            _print_notice(f"{dropped_notice(fitted.dropped)}; /new begins again")
+        answer = ""
+        try:
+            for piece in self.engine.stream(fitted.ids, self.sampling):
+                answer += piece
+                typer.echo(printable(piece), nl=False)
+        except KeyboardInterrupt:
+            _print_notice("\nthe answer was stopped")
+        typer.echo()
+        self.messages = [*fitted.messages, Message("assistant", answer)]
+
+
+@app.command()
+def generate(
+    ctx: typer.Context,
+    model: ModelArgument,
+    prompt: Annotated[list[str] | None, typer.Argument(help="Text to go on from; standard input when absent.")] = None,
+    as_chat: Annotated[bool, typer.Option("--chat", help="Put the prompt in the chat template.")] = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    max_tokens: MaxTokens = 128,
+    seed: Seed = 0,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with tokens and log-probabilities.")] = False,
+) -> None:
+    """Let a model continue a text; several prompts are one batch.
+
+    Control characters in an answer are shown escaped; `--json` gives the exact text.
+    """
+    here = workspace(ctx)
+    prompts = list(prompt or ([sys.stdin.read()] if not sys.stdin.isatty() else []))
+    prompts = [valid_text(text, where="prompt") for text in prompts]
+    if not prompts:
+        raise ConfigError("generate", "no prompt was given", hint='vita generate MODEL "Once upon a time"')
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    _sampling(**_chosen(given))  # an option out of range is refused before the model is loaded
+    sampling = _sampling(**{**_recommended(_folder(here, model)), **_chosen(given)}, stop=tuple(stop or ()))
+    engine = _engine(here, model)
+    ids = [engine.chat_ids([_user(text)]) if as_chat else engine.text_ids(text) for text in prompts]
+    if len(ids) == 1 and not as_json:
+        for piece in engine.stream(ids[0], sampling):
+            typer.echo(printable(piece), nl=False)
+        typer.echo()
+        return
+    for text, completion in zip(prompts, engine.generate(ids, sampling), strict=True):
+        if as_json:
+            answer = {"prompt": text, "text": completion.text, "finish": completion.finish, "ids": list(completion.ids)}
+            typer.echo(json.dumps({**answer, "logprobs": [round(float(value), 6) for value in completion.logprobs]}))
+        else:
+            here.console.print(line((text, "bold"), completion.text), soft_wrap=True)
+
+
+def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
+    """Each question's answer: in the chat template by a tuned model; a base model goes on from it, by chance."""
+    from vita.infer.engine import Engine
+
+    engine = Engine.open(model.path)
+    tuned = bool(model.facts.get("chat"))
+    sampling = _sampling(temperature=0.0 if tuned else 0.8, max_tokens=48 if tuned else 24)
+    prompts = [engine.chat_ids([_user(text)]) if tuned else engine.text_ids(text) for text in questions]
+    return [completion.text.strip() for completion in engine.generate(prompts, sampling)]
+
+
+def valid_text(text: str, *, where: str) -> str:
+    """The text itself; raises `DataError` where the terminal or a pipe gave bytes that are not UTF-8."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(where, expected="text in UTF-8", got="bytes that are not")
+    return text
+
+
+def _print_notice(text: str) -> None:
+    errors_console().print(text, style="yellow", soft_wrap=True)
+
+
+def _user(text: str) -> Message:
+    return Message("user", text)
+
+
+def _folder(here: Workspace, model: str) -> Path:
+    from vita.stages.kinds import Model
+
+    return Path(model) if Path(model).is_dir() else here.find(model, Model).path
+
+
+def _engine(here: Workspace, model: str) -> Any:
+    from vita.infer.engine import Engine
+
+    return Engine.open(_folder(here, model), device=here.machine.device, clock=datetime.now)
+
+
+def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _recommended(folder: Path) -> dict[str, Any]:
+    """The sampling that the model's folder recommends, with a notice of what it asks for beyond that."""
+
+    from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
+
+    if ignored := ignored_settings(folder):
+        _print_notice(f"generation_config.json also sets {', '.join(ignored)}, which is not applied here")
+    return sampling_defaults(folder)
+
+
+def _sampling(**how: Any) -> Any:
+    from vita.infer.sampling import Sampling
+    from vita.spine.config import build
+
+    return build(Sampling, how, where="sampling")

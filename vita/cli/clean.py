@@ -1,0 +1,79 @@
+"""Removing what is not needed any more: `vita clean`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+
+_DAYS = "DAYS"
+
+
+@app.command()
+def clean(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    content_days: Annotated[
+        float, typer.Option(min=0, metavar=_DAYS, help="Keep prompts, answers and users' words this long.")
+    ] = 90.0,
+    request_days: Annotated[
+        float, typer.Option(min=0, metavar=_DAYS, help="Keep figures of requests and verdicts this long.")
+    ] = 400.0,
+    request_rows: Annotated[
+        int | None, typer.Option(min=0, metavar="NUMBER", help="Keep at most this many requests, the newest.")
+    ] = None,
+    event_days: Annotated[
+        float, typer.Option(min=0, metavar=_DAYS, help="Keep events this long that a newer one has replaced.")
+    ] = 400.0,
+    scratch_days: Annotated[
+        float | None,
+        typer.Option(min=0, metavar=_DAYS, help="Keep unfinished work this long (else VITA_SCRATCH_DAYS, else 14)."),
+    ] = None,
+    log_days: Annotated[
+        float, typer.Option(min=0, metavar=_DAYS, help="Keep logs of lives this long after their last line.")
+    ] = 90.0,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Remove old requests, passing events, scratch folders of failed runs and old logs; no artifact and no audit."""
+    from vita.monitoring.retention import Retention, outdated, prune
+    from vita.spine import machine
+    from vita.spine.cleanup import leftovers, remove
+
+    here = workspace(ctx)
+    retention = Retention(
+        content_days=content_days, request_days=request_days, request_rows=request_rows, event_days=event_days
+    )
+    rows: Counter[str] = Counter()
+    if dry_run:
+        rows.update(outdated(here.ledger, retention))
+    else:
+        for step in prune(here.ledger, retention):
+            rows.update(step)
+    days = machine.scratch_days() if scratch_days is None else scratch_days
+    found = list(leftovers(here.store, here.ledger, days=days, log_days=log_days))
+    removed = [one for one in found if dry_run or remove(one, here.ledger)]
+    _show(ctx, rows, removed, dry_run=dry_run, as_json=as_json)
+
+
+def _show(ctx: typer.Context, rows: Counter[str], removed: list[Any], *, dry_run: bool, as_json: bool) -> None:
+    here = workspace(ctx)
+    files = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in removed]
+    if as_json:
+        typer.echo(json.dumps({"dry_run": dry_run, "rows": dict(rows), "files": files}, indent=1))
+        return
+    table = Table("what", "rows or bytes", "why", box=None, pad_edge=False)
+    for what, number in rows.items():
+        if number:
+            table.add_row(what, f"{number:,}", "too old, or too many")
+    for one in files:
+        table.add_row(one["path"], f"{one['bytes']:,}", one["why"])
+    if table.row_count:
+        here.console.print(table)
+    size = sum(one.size for one in removed)
+    verb = "would be removed" if dry_run else "removed"
+    here.console.print(f"{sum(rows.values()):,} rows and {len(removed):,} files or folders ({size:,} bytes) {verb}")

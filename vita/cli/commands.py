@@ -1,0 +1,47 @@
+"""The list of commands: modules of this package, and one command for each stage."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+
+from vita.cli.app import app
+from vita.cli.stage_command import stage_command
+from vita.stages import own_stages
+
+_ORDER = (
+    "design", "curate", "tokenize", "initialize", "pretrain", "test", "adapt", "sft", "reward", "rlhf", "dpo",
+    "redteam", "deploy", "refine", "retire",
+)  # fmt: skip
+_SPELLED = {"initialize": "init"}
+
+
+def stage_commands() -> dict[str, str]:
+    """Command -> the stage that it carries out alone, in the order of a life."""
+    found = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    return {_SPELLED.get(name, name): name for name in found}
+
+
+def register(asked: str | None) -> None:
+    """Enter the commands; of the stages only the one asked for is imported, the rest show their first sentence."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter the commands
+
+    for command, name in stage_commands().items():
+        if command == asked:
+            run, summary = stage_command(name)
+        else:
+            run, summary = _placeholder, _first_sentence(name)
+        app.command(command, help=summary, rich_help_panel="One stage alone")(run)
+
+
+def _placeholder() -> None:
+    """Stands in a listing for a stage that is not imported."""
+
+
+def _first_sentence(name: str) -> str:
+    path = Path(__file__).parents[1] / "stages" / f"{name}.py"
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.split("\n\n")[0].replace("\n", " ")

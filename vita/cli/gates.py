@@ -1,0 +1,115 @@
+"""Gates: `vita gate`, `vita approve`, `vita waive`; the exit code of `vita gate` is the verdict."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vita.cli.app import app, workspace
+from vita.cli.people import private_key
+from vita.spine.console import line, print_table
+from vita.spine.errors import ConfigError
+
+GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
+ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="Your private key, where `vita people add` did not make it."),
+]
+ModelArgument = Annotated[str, typer.Argument(help="The weights: the name or digest of a model, or of its release.")]
+_COLOURS = {"pass": "green", "waived": "yellow", "unsure": "yellow", "fail": "red", "could_not_run": "red"}
+
+
+@app.command()
+def gate(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, as `cat/release`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Evaluate a gate now. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
+
+    from vita.gates import decisions
+    from vita.gates.policy import WAITING_FOR_APPROVAL
+
+    here = workspace(ctx)
+    decision = decisions.decide_by_name(here.ledger, here.store, name)
+    if as_json:
+        typer.echo(json.dumps(decision.as_json(), indent=1))
+        raise typer.Exit(decision.exit_code)
+    table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
+    for one in decision.judged.findings:
+        table.add_row(str(one.bar), Text(one.verdict, style=_COLOURS[one.verdict]), one.said)
+    print_table(here.console, table)
+    people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
+    waits = (
+        f", waits for {decision.needed - len(decision.approved_by)} to approve"
+        if decision.exit_code == WAITING_FOR_APPROVAL
+        else ""
+    )
+    here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{people}{waits}")
+    for problem in decision.not_counted:
+        here.console.print(line((problem, "yellow")))
+    raise typer.Exit(decision.exit_code)
+
+
+@app.command()
+def approve(
+    ctx: typer.Context,
+    model: ModelArgument,
+    gate: GateOption,
+    by: ByOption,
+    reason: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
+    key: KeyOption = None,
+) -> None:
+    """Approve weights at a gate whose bars they clear, signed with your own key (`vita people add NAME`)."""
+
+    from vita.gates import decisions
+
+    here = workspace(ctx)
+    digest = here.weights(model)
+    decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
+    decisions.approve(here.ledger, gate, digest, who=by, key=private_key(here, by, key), reason=reason)
+    decision = decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
+    here.console.print(f"{digest[:12]} is {here.ledger.state(digest)}; {len(decision.approved_by)} approved")
+
+
+@app.command()
+def waive(
+    ctx: typer.Context,
+    model: ModelArgument,
+    gate: GateOption,
+    by: ByOption,
+    reason: Annotated[str, typer.Option(help="Why it may be let go.")],
+    expires: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
+    bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone, or `guard`; else all.")] = None,
+    key: KeyOption = None,
+) -> None:
+    """Waive a bar for these weights, for a reason and until a day, signed with your own key."""
+
+    from vita.gates import decisions
+
+    here = workspace(ctx)
+    digest = here.weights(model)
+    decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
+    decisions.waive(
+        here.ledger, gate, digest, who=by, key=private_key(here, by, key), reason=reason,
+        expires=end_of(expires, option="--expires"), bar=bar,
+    )  # fmt: skip
+    decision = decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
+    here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
+
+
+def end_of(day: str, *, option: str) -> float:
+    """The last second of a day, given by its date or as a number of days from now."""
+    try:
+        if day.endswith("d"):
+            return (datetime.now(UTC) + timedelta(days=int(day[:-1]))).timestamp()
+        return datetime.combine(date.fromisoformat(day), time.max, UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise ConfigError(option, expected="a day as 2027-01-31, or a number of days as 14d", got=day) from None

@@ -1,0 +1,131 @@
+"""Whole lives: `vita live`, `vita plan`, `vita recipes`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vita.cli import life_summary
+from vita.cli.app import app, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.config import read_yaml, unknown_name
+from vita.spine.console import print_table
+
+if TYPE_CHECKING:
+    from vita.gates import decisions
+
+LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting: --set sft.steps=500.")
+]
+UntilOption = Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")]
+
+
+@app.command()
+def live(
+    ctx: typer.Context,
+    life: LifeArgument,
+    set_: SetOption = None,
+    until: UntilOption = None,
+    fresh: Annotated[bool, typer.Option(help="Run every step again, known or not.")] = False,
+    again: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step again, known or not.")] = None,
+    tracker: Annotated[list[str] | None, typer.Option(help="Also tell tensorboard, mlflow or wandb.")] = None,
+) -> None:
+    """Carry out a life: what is known is skipped, the rest runs; stopped anywhere, it goes on."""
+
+    from vita.gates import decisions
+    from vita.life import read_life
+    from vita.spine.plan import execute
+
+    here = workspace(ctx)
+    read = read_life(life, assignments=set_ or (), until=until)
+    steps = [step.name for step in read.plan.steps]
+    for name in again or ():
+        if name not in steps:
+            raise unknown_name("--again", name, steps)
+    events = here.events(read.name, trackers=tuple(tracker or ()))
+    gates = {f"{read.name}/{name}": policy for name, policy in read.file.gates.items()}
+    if here.machine.leads:
+        for gate, policy in gates.items():
+            decisions.fix(here.ledger, gate, policy)
+    try:
+        made = execute(
+            read.plan, here.store, here.ledger, machine=here.machine, events=events,
+            fresh=steps if fresh else again or (), keeper=lambda gate: _pass(here, gate),
+        )  # fmt: skip
+    finally:
+        events.close()
+    if here.machine.leads:
+        decided = [] if until else [decisions.decide_by_name(here.ledger, here.store, gate) for gate in gates]
+        life_summary.tell(here, read, made, decided)
+        for decision in decided:
+            _check(decision)
+
+
+def _pass(here: Workspace, gate: str) -> None:
+    """Raises where the gate is not green now."""
+
+    from vita.gates import decisions
+
+    _check(decisions.decide_by_name(here.ledger, here.store, gate))
+
+
+def _check(decision: decisions.Decision) -> None:
+    if not decision.green:
+        raise decision.refusal()
+
+
+@app.command()
+def plan(
+    ctx: typer.Context,
+    life: LifeArgument,
+    set_: SetOption = None,
+    until: UntilOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Say what a life would run, and why, without running it."""
+
+    from vita.gates.feasibility import doubts
+    from vita.life import read_life
+    from vita.spine.plan import forecast
+
+    here = workspace(ctx)
+    read = read_life(life, assignments=set_ or (), until=until)
+    answers = forecast(read.plan, here.store, here.ledger)
+    known = {one.step.name: one.artifact for one in answers if one.artifact}
+    advice = doubts(read.plan, read.file.gates, known=known, store=here.store)
+    if as_json:
+        rows = [
+            {"step": one.step.name, "stage": one.step.stage.name, "runs": one.runs, "why": one.why,
+             "key": one.key, "artifact": one.artifact,
+             "doubts": [told for told in advice if told.startswith(f"{one.step.name}: ")]}
+            for one in answers
+        ]  # fmt: skip
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("step", "stage", "", "why", box=None, pad_edge=False)
+    for one in answers:
+        verdict = Text("runs", style="green") if one.runs else Text("skipped", style="dim")
+        why = one.why if one.runs else f"{one.why} ({(one.artifact or '')[:12]})"
+        table.add_row(one.step.name, one.step.stage.name, verdict, why)
+    print_table(here.console, table)
+    running = sum(one.runs for one in answers)
+    here.console.print(f"{running} of {len(answers)} steps would run" if running else "nothing to do: all is known")
+    for told in advice:
+        here.console.print(Text(f"doubtful: {told}", style="yellow"), soft_wrap=True)
+
+
+@app.command("recipes")
+def list_recipes(ctx: typer.Context) -> None:
+    """List the lives that ship with Vita."""
+
+    from vita.life import recipes
+
+    table = Table("recipe", "about", box=None, pad_edge=False)
+    for name, path in recipes().items():
+        table.add_row(name, str(read_yaml(path).get("about", "")))
+    print_table(workspace(ctx).console, table)

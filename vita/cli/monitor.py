@@ -1,0 +1,150 @@
+"""Watching what is served: `vita monitor`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vita.cli.app import app, errors_console, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.console import line
+from vita.spine.errors import ConfigError, VitaError
+from vita.spine.plain_text import counted
+
+if TYPE_CHECKING:
+    from vita.monitoring.alerts import Alert, Rule
+
+FIRING = 20
+"""Exit code when an alert fires; 1 to 9 are errors, 10 to 13 verdicts of `vita gate`."""
+
+_LONGEST_INTERVAL = 366 * 86_400.0
+
+
+@app.command()
+def monitor(
+    ctx: typer.Context,
+    service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, max=10_000_000, help="How far back the figures reach.")] = 60.0,
+    alerts: Annotated[
+        Path | None, typer.Option(help="A file of alert rules; the exit code is 20 when one fires.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
+    every: Annotated[
+        str, typer.Option(metavar="TIME", help="Time between two looks with --watch: 2 s, 1 min, ...")
+    ] = "2 s",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show what each version of a service does: load, speed, refusals, and what users say of it."""
+    from vita.monitoring.alerts import read_rules
+
+    here = workspace(ctx)
+    rules = read_rules(alerts) if alerts else ()
+    seconds_between = interval(every)
+    if watch:
+        with Live(console=here.console, refresh_per_second=4) as live:
+            while True:
+                live.update(_page(_look(here, service, minutes * 60, rules)))
+                time.sleep(seconds_between)
+    seen = _look(here, service, minutes * 60, rules)
+    if as_json:
+        shown = {**seen, "alerts": [_as_json(alert) for alert in seen["alerts"]]}
+        typer.echo(json.dumps(shown, indent=1))
+    else:
+        here.console.print(_page(seen))
+    if seen["alerts"]:
+        for alert in seen["alerts"]:
+            errors_console().print(line(("alert", "bold red"), f" {alert}"), soft_wrap=True)
+        raise typer.Exit(FIRING)
+
+
+def interval(text: str) -> float:
+    """The seconds of an option `--every`, such as `30 s`, `6 h` or `1 d`."""
+    from vita.monitoring.alerts import in_seconds
+
+    try:
+        seconds = in_seconds(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_INTERVAL:
+        raise ConfigError("--every", expected="a time such as 30 s, 30 min, 6 h or 1 d, up to a year", got=text)
+    return seconds
+
+
+def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
+    """What can be known now: the running service's own word, and the figures of the ledger."""
+    from vita.monitoring.alerts import firing, looks
+    from vita.monitoring.request_log import FIGURES, figures
+
+    now = time.time()
+    running = _running(here, service)
+    name = running["service"] if running else service
+
+    def at(moment: float) -> dict[str, dict[str, float | None]]:
+        wanted = FIGURES if moment == now else [rule.figure for rule in rules]
+        return figures(here.ledger, service=name, since=moment - seconds, until=moment, names=wanted)
+
+    looked = [(moment, at(moment)) for moment in looks(rules, now=now)]
+    return {
+        "service": name,
+        "minutes": seconds / 60,
+        "running": running,
+        "versions": looked[-1][1],
+        "alerts": firing(rules, looked, now=now),
+    }
+
+
+def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
+    """The status of the service, if one of that name runs on this machine."""
+    from vita.server.service.admin import Control
+
+    living = [one for one in Control.all(here.store.root / "services") if service in (None, one.service, one.url)]
+    if len(living) != 1:
+        return None
+    try:
+        return {**living[0].call("GET", "/status").json(), "url": living[0].url}
+    except VitaError:
+        return None
+
+
+_FIGURES = {
+    "requests": ("requests", "{:.0f}"), "error_rate": ("errors (5xx)", "{:.1%}"),
+    "failure_rate": ("failed (5xx but 503)", "{:.1%}"), "shed_rate": ("turned away (429, 503)", "{:.1%}"),
+    "ttft_p50": ("first byte, p50", "{:.3f} s"),
+    "ttft_p95": ("first byte, p95", "{:.3f} s"),
+    "latency_p50": ("whole answer, p50", "{:.3f} s"), "latency_p95": ("whole answer, p95", "{:.3f} s"),
+    "tokens_per_second": ("tokens/s", "{:.1f}"),
+    "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"), "logprob": ("logprob", "{:.3f}"),
+    "thumbs_up_rate": ("liked", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
+}  # fmt: skip
+
+
+def _page(seen: dict[str, Any]) -> RenderableType:
+    running = seen["running"]
+    minutes = "minute" if seen["minutes"] == 1 else f"{seen['minutes']:g} minutes"
+    head = f"{seen['service'] or 'all services'}, the last {minutes}"
+    if running:
+        ready = sum(one["state"] == "ready" for one in running["replicas"])
+        head += f"; at {running['url']}, {ready} of {len(running['replicas'])} replicas ready, "
+        head += f"{counted(running['in_flight'], 'request')} in flight"
+    shares = {one["version"]: one["share"] for one in running["versions"]} if running else {}
+    versions = sorted({*seen["versions"], *shares})
+    table = Table("", *versions, box=None, pad_edge=False)
+    table.add_row("share", *(f"{shares[one]:.0%}" if one in shares else "" for one in versions))
+    for name, (title, form) in _FIGURES.items():
+        values = [seen["versions"].get(version, {}).get(name) for version in versions]
+        table.add_row(title, *("" if value is None else form.format(value) for value in values))
+    firing = [Text(str(alert), style="bold red") for alert in seen["alerts"]]
+    return Group(Text(head, style="bold"), table, *firing)
+
+
+def _as_json(alert: Alert) -> dict[str, Any]:
+    return {"name": alert.rule.name, "severity": alert.rule.severity, "version": alert.version,
+            "figure": alert.rule.figure, "value": alert.value}  # fmt: skip

@@ -1,0 +1,56 @@
+"""Telling of what was done: `vita story` writes a life on one page, `vita card` a model's card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vita.cli.app import app, workspace
+from vita.cli.writing import writing
+
+
+@app.command()
+def story(
+    ctx: typer.Context,
+    life: Annotated[str, typer.Argument(help="The name of a life, as in `cat/sft`.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page is written.")] = Path("life.html"),
+) -> None:
+    """Tell a whole life on one page, in plain words and pictures, from the ledger."""
+    from vita.cards.life_page import write_story
+
+    here = workspace(ctx)
+    name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
+    with writing(out):
+        here.console.print(f"{name} is told in {write_story(here.ledger, here.store, name, out)!s}")
+
+
+@app.command()
+def card(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model: a name (cat/sft) or the beginning of a digest.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write README.md, card.html and card.json.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show a model's card: what it is, what went into it, what was measured, and what is unknown."""
+    from rich.markdown import Markdown
+
+    from vita.cards.model_card import gather
+    from vita.cards.model_card_page import page, write
+    from vita.reporting.page import markdown
+
+    here = workspace(ctx)
+    found = gather(here.ledger, here.store, here.digest(model))
+    if out is not None:
+        with writing(out):
+            write(found, out)
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=1, default=str))
+    elif out is not None:
+        here.console.print(f"{found.name} is on the card in {out!s}: README.md, card.html, card.json")
+    else:
+        here.console.print(Markdown(markdown(page(found)), hyperlinks=False))

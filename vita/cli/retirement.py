@@ -1,0 +1,182 @@
+"""The end of a version (`vita deprecate`, `restore`, `who-saw`), and `vita feedback`, from which the next one comes."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.cli.gates import end_of
+from vita.cli.writing import writing
+from vita.spine.console import line, print_table
+from vita.spine.errors import ConfigError, DataError, GateError
+from vita.spine.plain_text import counted
+
+if TYPE_CHECKING:
+    from vita.cli.workspace import Workspace
+    from vita.rights.document_trace import Seen
+
+feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
+app.add_typer(feedback_app, name="feedback")
+
+
+@app.command()
+def deprecate(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="The version: a model, or a release such as cat:1.")],
+    sunset: Annotated[
+        str, typer.Option(metavar="DAY", help="The day from which on it answers no more: 2027-06-30, 90d.")
+    ],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")],
+    successor: Annotated[str | None, typer.Option(metavar="MODEL", help="What to use instead.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; users read it.")] = "a newer version takes its place",
+) -> None:
+    """Announce the end of a version: it goes on answering, and says until when and what comes after it."""
+    here = workspace(ctx)
+    digest, day = here.weights(model), end_of(sunset, option="--sunset")
+    instead = here.weights(successor) if successor else None
+    if day <= time.time():
+        raise ConfigError("--sunset", expected="a day to come", got=sunset)
+    if instead == digest:
+        raise GateError("deprecate", "a version cannot be its own successor")
+    if here.ledger.state(digest) == "retired":
+        raise GateError(f"deprecate {digest[:12]}", "it is retired already")
+    here.ledger.move(digest, "deprecated", who=by, why=reason, sunset=day, successor=instead)
+    told = datetime.fromtimestamp(day, UTC).date()
+    here.console.print(
+        f"{digest[:12]} is deprecated and answers until {told}" + (f"; then {instead[:12]}" if instead else "")
+    )
+
+
+@app.command()
+def restore(
+    ctx: typer.Context,
+    archive: Annotated[str, typer.Argument(help="The archive: a name, a digest or a folder.")],
+    folder: Annotated[Path, typer.Argument(help="Where the model comes back: a new folder.")],
+    public_key: Annotated[Path | None, typer.Option(help="The key that must have signed it, in PEM form.")] = None,
+) -> None:
+    """Bring an archived model back: signature and files verified, golden answers asked again."""
+    from vita.cards.restore import restore as drill
+    from vita.spine import signing
+
+    here = workspace(ctx)
+    place = Path(archive) if Path(archive).is_dir() else here.find(archive).path
+    public = None
+    if public_key is not None:
+        if not public_key.is_file():
+            raise DataError(str(public_key), "there is no such file")
+        public = signing.public_from_text(public_key.read_text("ascii", "replace"), where=str(public_key))
+    with writing(folder):
+        drilled = drill(place, folder, public=public)
+    if not Path(archive).is_dir():
+        here.ledger.log("restored", here.digest(archive), files=drilled.files, golden=drilled.golden)
+    trust = "the key you gave" if public else f"the key in the archive, {drilled.signed_by[:12]}; compare it"
+    here.console.print(f"{drilled.files} files as signed by {trust}; {drilled.golden} golden answers as archived")
+    here.console.print(f"the model lies in {drilled.model!s}")
+
+
+@app.command("who-saw")
+def who_saw(
+    ctx: typer.Context,
+    document: Annotated[str, typer.Argument(help="The id of a document, or of a request whose feedback was learnt.")],
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the document of this source, where several have the id.")
+    ] = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Leave it and its copies out of every later run; needs --by.")
+    ] = False,
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it, with --erase.")] = None,
+    reason: Annotated[str, typer.Option(help="Why it must go, with --erase.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """List what became of a document in every corpus and model, and what must be rebuilt if it goes."""
+    from vita.rights import document_trace
+
+    here = workspace(ctx)
+    seen = document_trace.who_saw(document, here.store, here.ledger, source=source)
+    number = None
+    if erase:
+        if not (by or "").strip():
+            raise GateError("who-saw --erase", "needs --by: an erasure has a name to it")
+        number = document_trace.erase(seen, here.ledger, who=str(by), reason=reason)
+    if as_json:
+        told = {"document": document, "holders": [one.as_json() for one in seen.holders],
+                "weights": [one.as_json() for one in seen.weights], "unread": list(seen.unread),
+                "erasure": number, "rebuild": [one.digest for one in seen.to_rebuild],
+                "retire": [one.digest for one in seen.to_retire]}  # fmt: skip
+        typer.echo(json.dumps(told, indent=1))
+        return
+    for problem in seen.unread:
+        here.console.print(line(("not searched", "yellow"), f": {problem}"), soft_wrap=True)
+    if seen.holders:
+        table = Table("kind", "digest", "names", "state", "source", "what became of it", box=None, pad_edge=False)
+        for one in (*seen.holders, *seen.weights):
+            told = one.told if one in seen.holders else f"{one.told}, through {one.through}"
+            table.add_row(one.kind, one.digest[:12], ", ".join(one.names), one.state, one.source, told)
+        print_table(here.console, table)
+    else:
+        here.console.print(f"nothing here holds `{document}`")
+    if number is not None:
+        here.console.print(f"erasure {number} is in force: later runs leave `{document}` and its copies out")
+        if not seen.holders:
+            here.console.print(
+                f"no corpus or source here has `{document}`; `vita erasures` lists and withdraws erasures"
+            )
+    _tell_consequences(here, seen)
+
+
+def _tell_consequences(here: Workspace, seen: Seen) -> None:
+    """What must be rebuilt and retired before a document is gone."""
+    for told, holders in (("rebuild", seen.to_rebuild), ("retire", seen.to_retire)):
+        if holders:
+            names = ", ".join(one.names[0] if one.names else one.digest[:12] for one in holders)
+            here.console.print(f"to be rid of it, {told}: {names}", soft_wrap=True)
+    if seen.to_rebuild:
+        here.console.print("`vita live` rebuilds what an erasure concerns; `vita retire` takes weights out of use")
+
+
+@feedback_app.command("collect")
+def collect(
+    ctx: typer.Context,
+    service: Annotated[str | None, typer.Option(help="Of this service alone.")] = None,
+    life: Annotated[
+        str | None, typer.Option("--life", metavar="LIFE", help="The life that the artifact belongs to (default: my).")
+    ] = None,
+    life_alias: Annotated[
+        str | None, typer.Option("--name", metavar="LIFE", hidden=True, help="Another name of --life.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="DAY", help="From this day on: 2027-01-31.")] = None,
+) -> None:
+    """Freeze what users said until now into an artifact, from which `vita refine` makes training data."""
+    from vita.data.feedback import write_feedback
+    from vita.monitoring.feedback_export import collect as voices
+    from vita.spine.store import Draft
+    from vita.stages.kinds import Feedback
+
+    here = workspace(ctx)
+    life = life or life_alias or "my"
+    begin = _begin_of(since) if since else 0.0
+    with here.store.temporary("feedback") as folder:
+        number = write_feedback(voices(here.ledger, service=service, since=begin), folder)
+        if not number:
+            raise DataError("feedback", "nobody has said anything yet", hint="`vita serve` takes it at /v1/feedback")
+        artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))
+    here.ledger.name(f"{life}/feedback", artifact.digest)
+    here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
+    records = counted(number, "record")
+    here.console.print(f"{records} in {life}/feedback ({artifact.digest[:12]}); next: vita refine --life {life}")
+
+
+def _begin_of(day: str) -> float:
+    """The first second of a day, or a moment; UTC where it does not say."""
+    try:
+        moment = datetime.fromisoformat(day)
+    except ValueError:
+        raise ConfigError("--since", expected="a day such as 2027-01-31", got=day) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

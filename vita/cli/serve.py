@@ -1,0 +1,306 @@
+"""Serving a model and steering what is served: `vita serve`, `vita fleet`, `vita keys`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vita.cli.app import app, workspace
+from vita.cli.workspace import Workspace
+from vita.spine.console import line, print_table
+from vita.spine.errors import ConfigError, VitaError
+
+if TYPE_CHECKING:
+    from vita.server.release import Pinned
+    from vita.server.service.admin import Control
+
+keys_app = typer.Typer(help="Make, list and revoke the API keys of services.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Steer a running service from another terminal.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(fleet_app, name="fleet")
+
+UngatedOption = Annotated[
+    str | None,
+    typer.Option(metavar="REASON", help="Serve a model that no gate approves; the ledger keeps the reason."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+ServiceOption = Annotated[str | None, typer.Option(help="Which service, by name or address, when several run.")]
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model or a release: a name (cat/dpo), a digest, or a folder.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many processes answer.")] = 1,
+    host: Annotated[str, typer.Option(help="The address; others than this machine's own need API keys.")] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
+    research: Annotated[bool, typer.Option(help="Serve a retired model to keys with the scope `research`.")] = False,
+    ungated: UngatedOption = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the service: in_flight=64, log=metadata, ...")
+    ] = None,
+) -> None:
+    """Serve a model behind an API that OpenAI's clients speak, with a chat page at `/`."""
+    from vita.server.service.deploy_checks import clearance_by
+    from vita.server.service.service import Service
+    from vita.server.settings import ServiceSettings
+    from vita.spine.config import build, override
+
+    here = workspace(ctx)
+    settings = build(ServiceSettings, override({}, assignments or []), where="serve")
+    with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
+        release = _release(here, model, Path(folder), name=name)
+        told = "" if replicas == 1 else f" on {replicas} replicas"
+        here.console.print(f"starting {release.id}{told} ...")
+        service = Service(
+            name=name or release.name,
+            release=release,
+            ledger=here.ledger,
+            controls=_controls(here),
+            clear=clearance_by(here.ledger, here.store),
+            ungated=ungated,
+            settings=settings,
+            host=host,
+            port=port,
+            replicas=replicas,
+            threads=here.machine.threads,
+            research=research,
+            tell=lambda text: here.console.print(text),
+            ready=lambda url: _announce(here, url, name or release.name),
+        )
+        cut = asyncio.run(service.run())
+    here.console.print(f"stopped; {_ended(cut)}")
+
+
+def _ended(cut: int) -> str:
+    if not cut:
+        return "everything that was accepted has been answered"
+    return f"{cut} request{'s' * (cut > 1)} that had been accepted {'were' if cut > 1 else 'was'} cut off"
+
+
+def _announce(here: Workspace, url: str, name: str) -> None:
+    body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is a cat?"}]})
+    here.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), ", with a chat page at /"))
+    curl = f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    here.console.print(curl, soft_wrap=True)
+    here.console.print("Ctrl-C finishes what was begun and stops; `vita fleet status` in another terminal tells more")
+
+
+def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> Pinned:
+    """The release that a reference means; of a model one is made on the spot."""
+    from vita.server.release import read_release, release_of
+    from vita.stages.kinds import Model, Release
+
+    given = Path(reference)
+    if given.is_dir() and reference not in here.ledger.all_names():
+        if (given / "release.json").is_file():
+            return read_release(given.resolve())
+        release_of(given, folder, name=_plain(name or given.resolve().name), digest=_digest_of(here, given))
+        return read_release(folder)
+    digest = here.digest(reference)
+    if here.store.manifest(digest).kind == Release.kind:
+        return read_release(here.store.open(digest, Release).path)
+    model = here.store.open(digest, Model)
+    called = name or (reference if reference in here.ledger.all_names() else digest[:12])
+    release_of(model.path, folder, name=_plain(called), digest=digest)
+    return read_release(folder)
+
+
+def _keep_release(release: Pinned, folder: Path) -> Path:
+    """Move a release to `folder`, which its digest names, unless the same release is there and whole.
+
+    A folder that is there is never deleted: a service may serve from it. Two commands may do this at once: renaming
+    fails where the other command was first, and its folder holds the same files.
+    """
+    from vita.server.release import read_release, verify_release
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        try:
+            verify_release(read_release(folder))
+            return folder
+        except VitaError:
+            folder.rename(release.folder.with_name("damaged"))
+    try:
+        release.folder.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    return folder
+
+
+def _digest_of(here: Workspace, folder: Path) -> str:
+    """The digest of a model folder, by its files: that of the model in the store where it is there."""
+    from vita.gates.weights import hash_files, match_model
+
+    return match_model(here.ledger, here.store, hash_files(folder.resolve())).digest
+
+
+def _plain(name: str) -> str:
+    """A name as releases bear it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
+
+
+def _controls(here: Workspace) -> Path:
+    return here.store.root / "services"
+
+
+# -- the fleet
+
+
+@fleet_app.command("status")
+def fleet_status(ctx: typer.Context, service: ServiceOption = None, as_json: JsonOption = False) -> None:
+    """Show the versions and replicas of a running service."""
+    here = workspace(ctx)
+    _show(here, _control(here, service).call("GET", "/status").json(), as_json=as_json)
+
+
+@fleet_app.command("drain")
+def fleet_drain(
+    ctx: typer.Context,
+    replica: Annotated[str, typer.Argument(help="A replica, as `vita fleet status` names it.")],
+    stop: Annotated[bool, typer.Option("--stop", help="Leave it out instead of starting a fresh one.")] = False,
+    service: ServiceOption = None,
+) -> None:
+    """Let a replica finish what it has begun and stop; a fresh one takes its place."""
+    here = workspace(ctx)
+    told = _control(here, service).call("POST", "/drain", {"replica": replica, "again": not stop})
+    _show(here, told.json())
+
+
+@fleet_app.command("roll")
+def fleet_roll(
+    ctx: typer.Context,
+    release: Annotated[str, typer.Argument(help="A release or a model: a name, a digest, or a folder.")],
+    share: Annotated[float, typer.Option(help="The part of the traffic that it gets until it is promoted.")] = 1.0,
+    research: Annotated[bool, typer.Option(help="Also when it is retired and was kept for research.")] = False,
+    ungated: UngatedOption = None,
+    service: ServiceOption = None,
+) -> None:
+    """Bring in another version beside the present one, without losing a request."""
+    here = workspace(ctx)
+    if not 0 < share <= 1:
+        raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
+    control = _control(here, service)
+    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(here)) as folder:
+        own = Path(folder) / "release"
+        pinned = _release(here, release, own, name=None)
+        lasting = pinned.folder
+        if lasting == own:  # made by this command, which it must outlive
+            lasting = _keep_release(pinned, _controls(here) / "releases" / pinned.digest)
+        terms = {"ungated": ungated, "research": research}
+        _show(here, control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json())
+
+
+@fleet_app.command("promote")
+def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None) -> None:
+    """Give the newest version all of the traffic and let the others leave."""
+    here = workspace(ctx)
+    _show(here, _control(here, service).call("POST", "/promote", {"ungated": ungated}).json())
+
+
+@fleet_app.command("rollback")
+def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
+    """Give the older version all of the traffic and let the newest leave."""
+    here = workspace(ctx)
+    _show(here, _control(here, service).call("POST", "/rollback").json())
+
+
+def _control(here: Workspace, service: str | None) -> Control:
+    from vita.server.service.admin import Control
+
+    return Control.find(_controls(here), service)
+
+
+def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> None:
+    if as_json:
+        typer.echo(json.dumps(status, indent=1))
+        return
+    here.console.print(line((status["service"], "bold"), f", {status['in_flight']} requests in flight"))
+    versions = Table("version", "share", "model", "gate", box=None, pad_edge=False)
+    for one in status["versions"]:
+        gate = one["gate"].get("gate") or f"{one['gate']['status']}: {one['gate'].get('reason', '')}"
+        versions.add_row(one["version"], f"{one['share']:.0%}", one["model"][:12], gate)
+    print_table(here.console, versions)
+    replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
+    for one in status["replicas"]:
+        cells = (one["replica"], one["version"], one["state"], one["pid"], one["in_flight"], one["starts"])
+        replicas.add_row(*(str(cell) for cell in cells))
+    print_table(here.console, replicas)
+    for one in status["replicas"]:
+        for note in (*filter(None, [one.get("reason")]), *one.get("warnings", ())):
+            here.console.print(line((one["replica"], "yellow"), f": {note}"), soft_wrap=True)
+
+
+# -- keys
+
+
+@keys_app.command("create")
+def keys_create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="chat, completions, embeddings, feedback, research or admin; the first four when absent."),
+    ] = None,
+    per_minute: Annotated[float | None, typer.Option(help="How many requests it may make in a minute.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="How long it is valid.")] = None,
+    consent: Annotated[bool, typer.Option(help="Its requests may be kept unless they say no.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key; it is shown this once and kept as a hash only."""
+    from vita.server.gateway.keys import USUAL_SCOPES, create
+
+    here = workspace(ctx)
+    scopes: Sequence[str] = [part.strip() for one in scope or () for part in one.split(",")] or USUAL_SCOPES
+    expires = None if days is None else time.time() + days * 86400
+    secret = create(here.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires)
+    if as_json:
+        typer.echo(json.dumps({"key": secret, "name": name, "scopes": sorted(set(scopes))}))
+        return
+    typer.echo(secret)
+    here.console.print("Keep it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
+
+
+@keys_app.command("list")
+def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the keys: what they may do, and whether they still do."""
+    from vita.server.gateway.keys import all_keys
+
+    here = workspace(ctx)
+    found = all_keys(here.ledger)
+    now = time.time()
+    rows = [{"key": f"vk-{key.hint}-...", "name": key.name, "scopes": list(key.scopes),
+             "requests_per_minute": key.requests_per_minute, "consent": key.consent, "created": key.created,
+             "state": "valid" if key.valid(now) else "revoked" if key.revoked else "run out"}
+            for key in found]  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table("key", "name", "scopes", "a minute", "state", box=None, pad_edge=False)
+    for row in rows:
+        limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
+        table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, row["state"])
+    print_table(here.console, table)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    ctx: typer.Context, key: Annotated[str, typer.Argument(help="Its eight letters, or its name.")]
+) -> None:
+    """End a key; running services refuse it within seconds."""
+    from vita.server.gateway.keys import revoke
+
+    here = workspace(ctx)
+    ended = revoke(here.ledger, key)
+    here.console.print(f"vk-{ended.hint}-... ({ended.name}) is revoked")

@@ -1,0 +1,167 @@
+"""One stage alone: its command is made from its declaration.
+
+Every setting of the stage that is a plain value becomes an option, every slot an option that takes a name, a
+digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--life`, as in a
+life, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita init`, `vita pretrain` follow one another.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+import yaml
+
+from vita.cli.app import workspace
+from vita.cli.workspace import Workspace
+from vita.spine.config import Settings, override, read_yaml, yaml_value
+from vita.spine.errors import PlanError
+from vita.spine.plain_text import with_article
+from vita.spine.store import Artifact
+
+if TYPE_CHECKING:
+    from vita.spine.stage import Stage
+
+NOTHING = "none"
+"""What an optional slot is given that is to stay empty."""
+_SHORT = {"parameters": ["--params"]}
+"""Shorter spellings of some settings."""
+
+
+def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
+    """The function behind the command of one stage, its signature made from the declaration; and its summary."""
+
+    from vita.life import stage
+
+    one = stage(stage_name)
+    options: dict[str, tuple[Any, Any]] = {}
+    if "sources" in one.config.model_fields:
+        options["sources"] = (list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders or globs."))
+    for slot in one.slots:
+        need = "optional" if slot.only_when_chosen else f"else the newest {slot.kind.kind} of --life"
+        need += f"; `{NOTHING}` for none" if slot.optional and not slot.only_when_chosen else ""
+        text = f"The {slot.kind.kind} to take: a name, a digest or a folder ({need})."
+        if slot.name == "model" and "sources" not in options:
+            options["slot_model"] = (str | None, typer.Argument(metavar="MODEL", help=text))
+        else:
+            options[f"slot_{slot.name}"] = (
+                str | None,
+                typer.Option(f"--{slot.name}", metavar=slot.kind.kind.upper(), help=text),
+            )
+    for field, info in one.config.model_fields.items():
+        if _plain(info.annotation):
+            spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
+            text = " ".join((info.description or "").split())
+            default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
+            options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
+    options["assignments"] = (
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its path."),
+    )
+    options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Settings from a YAML file."))
+    has_name = "name" in one.config.model_fields  # then `--name` is this setting, and also the default of `--life`
+    default = "default: that of --name" if has_name else "default: my"
+    life = typer.Option("--life", metavar="LIFE", help=f"The life that the result belongs to ({default}).")
+    life_name = typer.Option("--name", metavar="LIFE", hidden=True, help="Another spelling of --life.")
+    again = typer.Option("--fresh", help="Run it again, known or not.")
+
+    def run(ctx: typer.Context, **given: Any) -> None:
+        _run(workspace(ctx), one, given)
+
+    parameters = [Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for name, (kind, how) in options.items():
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, how]))
+    parameters.append(Parameter("life", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life]))
+    if not has_name:
+        alias = Parameter(
+            "life_alias", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life_name]
+        )
+        parameters.append(alias)
+    parameters.append(Parameter("fresh", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, again]))
+    run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run, one.summary
+
+
+def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
+    from vita.life import configure
+    from vita.spine.plan import Plan, Step, execute
+
+    life = given["life"] or given.get("life_alias") or given.get("set_name") or "my"
+    values = read_yaml(given["config"]) if given["config"] else {}
+    if given.get("sources"):
+        values["sources"] = [{"path": path} for path in given["sources"]]
+    for name, value in given.items():
+        if name.startswith("set_") and value is not None:
+            field = name.removeprefix("set_")
+            values[field] = _value(value, one.config.model_fields[field].annotation)
+    values = override(values, given["assignments"] or ())
+    config = configure(one, values, where=one.name, shared={}, base=Path())
+    wiring = {}
+    # What stands beside a model from elsewhere, such as tokens, is not that model's.
+    foreign = any(Path(given[name]).is_dir() for name in given if name.startswith("slot_") and given[name])
+    for slot in one.slots:
+        reference = given.get(f"slot_{slot.name}")
+        if reference == NOTHING and slot.optional:
+            continue
+        digest = here.find(reference, slot.kind).digest if reference else None
+        if digest is None and not (slot.only_when_chosen or (slot.optional and foreign)):
+            digest = here.latest(life, slot.kind)
+            if digest is None and not slot.optional:
+                hint = f"set --{slot.name}, or make the artifact first (`vita ls` lists what there is)"
+                raise PlanError(one.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
+        if digest:
+            wiring[slot.name] = f"@{digest}"
+    plan = Plan(life, (Step(one.name, one, config, wiring),))
+    events = here.events(life)
+    try:
+        made = execute(plan, here.store, here.ledger, machine=here.machine, events=events,
+                       fresh=(one.name,) if given["fresh"] else ())  # fmt: skip
+    finally:
+        events.close()
+    if here.machine.leads:
+        _tell(here, made[one.name], f"{life}/{one.name}")
+
+
+def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
+    from vita.cli.artifacts import print_facts
+
+    print_facts(here, artifact, name)
+
+
+def _default_text(value: Any) -> str:
+    """The default of a setting, where it is a value; a setting without one is described by its own help."""
+    if value is None or value == "":
+        return ""
+    return f" (default: {str(value).lower() if isinstance(value, bool) else value})"
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """What an option means: where a setting is a text, `1` and `no` are texts."""
+    if _is_text(annotation) and text != "null":
+        return text
+    try:
+        return yaml_value(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _is_text(annotation: Any) -> bool:
+    if get_origin(annotation) is Literal:
+        return all(isinstance(value, str) for value in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return all(_is_text(part) for part in get_args(annotation) if part is not types.NoneType)
+    return isinstance(annotation, type) and issubclass(annotation, str)
+
+
+def _plain(annotation: Any) -> bool:
+    """Whether a setting is one value, so that it can be an option."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return all(_plain(part) for part in get_args(annotation))
+    if isinstance(annotation, type):
+        return not issubclass(annotation, (Settings, dict, list, tuple))
+    return get_origin(annotation) not in (list, tuple, dict, set, frozenset)

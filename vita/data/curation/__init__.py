@@ -1,0 +1,1 @@
+"""From documents to a corpus: features of a page, filters, deduplication, splits and the report."""

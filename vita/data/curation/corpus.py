@@ -1,0 +1,103 @@
+"""A corpus folder: `train/*.jsonl.zst`, `heldout/*.jsonl.zst` and the drops, one JSON object a line.
+
+for document in read_corpus(folder, "train"): ...
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+import zstandard
+
+from vita.data.records import Document, Drop
+from vita.data.sources import files
+from vita.spine.errors import DataError
+
+LEVEL = 3
+"""Of zstd: levels above take much longer than they save."""
+
+
+def read_corpus(folder: Path, part: Literal["train", "heldout"]) -> Iterator[Document]:
+    """The documents of a corpus in their order."""
+    shards = sorted((folder / part).glob("*.jsonl.zst"))
+    if not shards and part == "train":
+        raise DataError(str(folder), expected="a corpus with files train/*.jsonl.zst", got="none")
+    for shard in shards:
+        for line in read_lines(shard):
+            yield Document(**orjson.loads(line))
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file of lines."""
+    return files.lines(files.File(str(path), path.name, path.stat().st_size))
+
+
+class ZstdLines:
+    """Writes lines into one zstd frame without a time stamp: equal lines make equal files."""
+
+    def __init__(self, path: Path, *, level: int = LEVEL) -> None:
+        self._file = path.open("wb")
+        self._frame = zstandard.ZstdCompressor(level=level).stream_writer(self._file)
+
+    def write(self, line: bytes) -> None:
+        self._frame.write(line + b"\n")
+
+    def close(self) -> None:
+        self._frame.close()
+        self._file.close()
+
+    def __enter__(self) -> ZstdLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Shards:
+    """Writes lines into numbered files of bounded size."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers = folder, itertools.count()
+        self._open: ZstdLines | None = None
+        self._bytes = 0
+
+    def write(self, line: bytes) -> None:
+        if self._open is None or self._bytes > 64 * 2**20:
+            self.close()
+            self._open, self._bytes = ZstdLines(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
+        self._open.write(line)
+        self._bytes += len(line)
+
+    def close(self) -> None:
+        if self._open:
+            self._open.close()
+
+
+def dump_document(document: Document) -> bytes:
+    """A document's line. (`dataclasses.asdict` would copy the metadata deeply, which takes as long as a filter.)"""
+    return dump(
+        {
+            "id": document.id,
+            "text": document.text,
+            "source": document.source,
+            "licence": document.licence,
+            "metadata": dict(document.metadata),
+        }
+    )
+
+
+def dump_drop(drop: Drop) -> bytes:
+    """A drop's line."""
+    row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
+    if drop.repeats:
+        row["repeats"] = {"source": drop.repeats[0], "id": drop.repeats[1]}
+    return dump(row)
+
+
+def dump(value: Any) -> bytes:
+    """One line of JSON; what JSON does not know is written as text."""
+    return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)

@@ -1,0 +1,267 @@
+"""The first pass of curation, one stretch of a source at a time: read, mend, filter, and note each content's key.
+
+What is kept lies in parts on disk until all of it is known; what is dropped lies beside it with its reason. A stretch
+that is done stays done when the run is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import xxhash
+import zstandard
+
+from vita.data.content import as_keys, content_key, mend
+from vita.data.curation.corpus import ZstdLines, dump, dump_document, dump_drop
+from vita.data.curation.filters import FilterUse, Sieve
+from vita.data.curation.page_features import Page
+from vita.data.records import Document, Drop
+from vita.data.sources.read import Stretch, documents
+from vita.data.sources.readers import DAMAGED_FILE
+
+SAMPLES = 3
+"""Dropped documents shown for each reason."""
+_OTHER_REASONS = ("empty", "erased")
+_EVERY = 200  # documents between two ticks
+
+
+def is_filter_rule(reason: str) -> bool:
+    """Whether a document with this drop reason was dropped by a filter: `filter.rule`."""
+    return "." in reason
+
+
+def is_row_problem(reason: str) -> bool:
+    """Whether a drop reason says that the row or file could not be read."""
+    return not is_filter_rule(reason) and reason not in _OTHER_REASONS
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stretch to sift, and where to."""
+
+    number: int
+    stretch: Stretch
+    filters: tuple[FilterUse, ...]
+    folder: Path
+    part_bytes: int
+    """Text in a part; bounds what a later pass holds at once."""
+
+
+@dataclass
+class Count:
+    """Documents and the bytes of their text."""
+
+    documents: int = 0
+    bytes: int = 0
+
+    def add(self, size: int, documents: int = 1) -> None:
+        self.documents += documents
+        self.bytes += size
+
+
+@dataclass
+class Tally:
+    """What was read and dropped, by source; and a few of the dropped, the same ones in any order of work."""
+
+    read: dict[str, Count] = field(default_factory=dict)
+    mended: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, dict[str, Count]] = field(default_factory=dict)
+    """source -> reason -> how many."""
+    samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """reason -> the samples with the smallest hash of their id."""
+    damaged: list[str] = field(default_factory=list)
+    """Files that could not be read to their end, each with the problem."""
+
+    def drop(self, drop: Drop, *, size: int, text: str) -> None:
+        """Count a drop, and keep it as a sample if it is among the chosen."""
+        self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, Count()).add(size)
+        rank = hash_of_id(drop.source, drop.id)
+        chosen = self.samples.setdefault(drop.reason, [])
+        if len(chosen) < SAMPLES or rank < chosen[-1]["rank"]:
+            chosen.append({"rank": rank, **asdict(drop), "text": " ".join(text[:600].split())[:160]})
+            chosen.sort(key=lambda sample: (sample["rank"], sample["id"]))
+            del chosen[SAMPLES:]
+
+    def merge(self, other: Tally) -> None:
+        """Add what another tally counted."""
+        for source, count in other.read.items():
+            self.read.setdefault(source, Count()).add(count.bytes, count.documents)
+        for source, count in other.mended.items():
+            self.mended[source] = self.mended.get(source, 0) + count
+        for source, reasons in other.dropped.items():
+            for reason, count in reasons.items():
+                self.dropped.setdefault(source, {}).setdefault(reason, Count()).add(count.bytes, count.documents)
+        self.damaged += other.damaged
+        for reason, samples in other.samples.items():
+            both = self.samples.get(reason, []) + samples
+            self.samples[reason] = sorted(both, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Tally:
+        read = {source: Count(**count) for source, count in value["read"].items()}
+        dropped = {
+            source: {reason: Count(**count) for reason, count in reasons.items()}
+            for source, reasons in value["dropped"].items()
+        }
+        return cls(read, value["mended"], dropped, value["samples"], value["damaged"])
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """What came of a stretch: its parts in order, the file of its drops, and the tally."""
+
+    number: int
+    parts: tuple[Path, ...]
+    drops: Path
+    tally: Tally
+
+
+def sift(job: Job, tick: Callable[[int], None]) -> Sifted:
+    """Carry out a job, or take what an earlier run finished."""
+    done = job.folder / f"{job.number:06d}.json"
+    if not done.exists():
+        _sift(job, done, tick)
+    answer = orjson.loads(done.read_bytes())
+    tally = Tally.from_json(answer["tally"])
+    return Sifted(job.number, tuple(job.folder / name for name in answer["parts"]), _drops(job), tally)
+
+
+def _drops(job: Job) -> Path:
+    return job.folder / f"{job.number:06d}.drops.jsonl.zst"
+
+
+def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
+    tally, sieve = Tally(), Sieve(job.filters)
+    unticked = 0
+    with ZstdLines(_drops(job), level=1) as drops, _Parts(job) as parts:
+
+        def drop(dropped: Drop, size: int = 0, text: str = "") -> None:
+            tally.drop(dropped, size=size, text=text)
+            if dropped.reason == DAMAGED_FILE:
+                tally.damaged.append(f"{dropped.id.rpartition(':')[0]}: {dropped.detail}")
+            drops.write(dump_drop(dropped))
+
+        repaired: list[bool] = []
+        for document in documents(job.stretch, dropped=drop, repaired=lambda: repaired.append(True)):
+            text, data = mend(document.text)
+            tally.read.setdefault(document.source, Count()).add(len(data))
+            if text is not document.text or repaired:
+                tally.mended[document.source] = tally.mended.get(document.source, 0) + 1
+                repaired.clear()
+            if text is not document.text:
+                document = replace(document, text=text)
+            verdict = sieve(Page(document, data)) if data.strip() else ("empty", "no text")
+            if verdict is None:
+                parts.add(document, data)
+            else:
+                drop(Drop(document.id, document.source, *verdict), len(data), text)
+            unticked += 1
+            if unticked == _EVERY:
+                tick(unticked)
+                unticked = 0
+    tick(unticked)
+    _write_whole(done, dump({"parts": parts.names, "tally": tally.to_json()}))
+
+
+# -- parts
+
+
+@dataclass(frozen=True)
+class PartTable:
+    """What the decisions need to know of a part's documents, in order; the text stays on disk."""
+
+    keys: np.ndarray
+    id_hashes: np.ndarray
+    sizes: np.ndarray
+    sources: list[str]
+    source_of: np.ndarray
+    licences: list[str | None]
+    licence_of: np.ndarray
+    ids: list[str]
+
+    @classmethod
+    def load(cls, part: Path) -> PartTable:
+        with np.load(part.with_suffix(".npz")) as arrays:
+            names = orjson.loads(zstandard.decompress(arrays["names"].tobytes()))
+            return cls(
+                arrays["keys"], arrays["id_hashes"], arrays["sizes"], names["sources"], arrays["source_of"],
+                names["licences"], arrays["licence_of"], names["ids"],
+            )  # fmt: skip
+
+
+class _Parts:
+    """Writes kept documents into parts of bounded size."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self.names: list[str] = []
+        self._open: ZstdLines | None = None
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def add(self, document: Document, data: bytes) -> None:
+        if self._open is None:
+            self._begin()
+        assert self._open is not None
+        self._open.write(dump_document(document))
+        self._keys.append(content_key(document.text, data))
+        self._sizes.append(len(data))
+        self._ids.append(document.id)
+        self._sources.append(document.source)
+        self._licences.append(document.licence)
+        self._bytes += len(data)
+        if self._bytes >= self._job.part_bytes:
+            self.close()
+
+    def _begin(self) -> None:
+        self.names.append(f"{self._job.number:06d}-{len(self.names):04d}.zst")
+        self._open = ZstdLines(self._job.folder / self.names[-1], level=1)
+        self._keys: list[bytes] = []
+        self._sizes: list[int] = []
+        self._ids: list[str] = []
+        self._sources: list[str] = []
+        self._licences: list[str | None] = []
+        self._bytes = 0
+
+    def close(self) -> None:
+        if self._open is None:
+            return
+        self._open.close()
+        self._open = None
+        sources, source_of = _codes(self._sources)
+        licences, licence_of = _codes(self._licences)
+        names = zstandard.compress(dump({"sources": sources, "licences": licences, "ids": self._ids}), level=1)
+        id_hashes = list(map(hash_of_id, self._sources, self._ids))
+        np.savez(
+            (self._job.folder / self.names[-1]).with_suffix(".npz"),
+            keys=as_keys(self._keys), id_hashes=np.array(id_hashes, np.uint64), sizes=np.array(self._sizes, np.int64),
+            source_of=source_of, licence_of=licence_of, names=np.frombuffer(names, np.uint8),
+        )  # fmt: skip
+
+
+def _codes(values: list[Any]) -> tuple[list[Any], np.ndarray]:
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return list(numbers), np.array([numbers[value] for value in values], np.int32)
+
+
+def hash_of_id(source: str, id: str) -> int:
+    """64 bits that are equal for equal ids of a source."""
+    return xxhash.xxh64_intdigest(f"{source}\0{id}".encode())
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    half = path.with_suffix(".half")
+    half.write_bytes(data)
+    half.replace(path)

@@ -1,0 +1,284 @@
+"""Quality filters: a page -> None to keep it, or a `Reason` to drop it. A new filter is one decorated function.
+
+A filter's settings are its keyword arguments, and are checked like any other settings:
+
+    filters: [length, {gopher_quality: {minimum_stop_words: 0}}, repetition]
+
+The rules are those of Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020, section 2.2) on words between
+white space: counted on tokens that split off punctuation, the same thresholds throw away good prose.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+from jaxtyping import Bool, Int64, UInt64
+from pydantic import create_model, model_validator
+
+from vita.data.curation.page_features import Page, hash_of, repeated_share
+from vita.data.curation.scripts import is_alphabetic, scripts_of
+from vita.spine.config import Settings, build
+from vita.spine.parts import Parts
+
+
+class Reason(NamedTuple):
+    """Why a page is dropped: the rule it breaks, which is counted, and the figure of this page."""
+
+    rule: str
+    detail: str
+
+
+Filter = Callable[..., Reason | None]
+FILTERS: Parts[Filter] = Parts("filter")
+
+
+class FilterUse(Settings):
+    """A filter by name with its settings: `length`, or `{length: {minimum_words: 20}}`."""
+
+    name: str
+    """Its name in the table of filters."""
+    settings: dict[str, Any] = {}
+    """Its settings; those not given have their defaults."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
+            (name, settings), *_ = value.items()
+            return {"name": name, "settings": settings or {}}
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> FilterUse:
+        # All settings are written out, so that a changed default changes the identity of a run.
+        whole = build(settings_of(self.name), self.settings, where=f"filter {self.name}")
+        object.__setattr__(self, "settings", whole.model_dump())
+        return self
+
+
+def settings_of(name: str) -> type[Settings]:
+    """The settings that a filter takes, read from its signature."""
+    chosen = FILTERS[name]
+    hints = get_type_hints(chosen)
+    fields: dict[str, Any] = {
+        parameter.name: (hints[parameter.name], parameter.default)
+        for parameter in inspect.signature(chosen).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return create_model(name, __base__=Settings, **fields)
+
+
+class Sieve:
+    """Filters in order; the first that objects decides."""
+
+    def __init__(self, uses: Iterable[FilterUse]) -> None:
+        self._filters = [(use.name, FILTERS[use.name], use.settings) for use in uses]
+
+    def __call__(self, page: Page) -> tuple[str, str] | None:
+        """None to keep `page`, or (`filter.rule`, detail)."""
+        for name, check, settings in self._filters:
+            reason = check(page, **settings)
+            if reason is not None:
+                return f"{name}.{reason.rule}", reason.detail
+        return None
+
+
+@FILTERS.add("length")
+def length(page: Page, *, minimum_words: int = 50, maximum_words: int = 0) -> Reason | None:
+    """Too few words, or too many where `maximum_words` is not 0 (Gopher: 50 to 100,000; a book has more)."""
+    if (words := page.words_up_to(minimum_words)) < minimum_words:
+        return Reason("short", f"{words} words, under {minimum_words}")
+    if maximum_words and (words := page.word_count) > maximum_words:
+        return Reason("long", f"{words} words, over {maximum_words}")
+    return None
+
+
+@FILTERS.add("gopher_quality")
+def gopher_quality(
+    page: Page,
+    *,
+    shortest_mean_word: float = 3.0,
+    longest_mean_word: float = 10.0,
+    most_symbols: float = 0.1,
+    most_bullet_lines: float = 0.9,
+    most_ellipsis_lines: float = 0.3,
+    least_lettered: float = 0.8,
+    stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with"),
+    minimum_stop_words: int = 2,
+) -> Reason | None:
+    """Not prose: words too short or long, symbols, lists, cut-off lines, few letters, or too few kinds of stop word.
+
+    The length of words is judged in alphabets with spaces between words, stop words in text of their own script.
+    """
+    words = page.word_count
+    if not words or not page.characters:
+        return Reason("no_words", "no words")
+    mean = page.characters / words
+    if is_alphabetic(page.script) and not shortest_mean_word <= mean <= longest_mean_word:
+        return Reason("mean_word_length", f"{mean:.1f} characters")
+    if (share := page.words.lettered.mean()) < least_lettered:
+        return Reason("few_letters", f"{share:.2f} of the words have a letter, under {least_lettered}")
+    for symbol in ("#", "...", "…"):
+        share = page.text.count(symbol) / words
+        if symbol == "#" and share > most_symbols:
+            share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown's headings are no hashtags
+        if share > most_symbols:
+            return Reason("symbols", f"{share:.2f} of `{symbol}` a word, over {most_symbols}")
+    if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > most_bullet_lines:
+        return Reason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
+    if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > most_ellipsis_lines:
+        return Reason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
+    if page.script and page.script not in scripts_of(stop_words):
+        return None  # text in another script has other stop words
+    if (kinds := _kinds_of(stop_words, page.words.hashes, enough=minimum_stop_words)) < minimum_stop_words:
+        return Reason("stop_words", f"{kinds} of {len(stop_words)} kinds, under {minimum_stop_words}")
+    return None
+
+
+@FILTERS.add("repetition")
+def repetition(
+    page: Page,
+    *,
+    most_lines: float = 0.30,
+    most_line_characters: float = 0.20,
+    most_paragraphs: float = 0.30,
+    most_paragraph_characters: float = 0.20,
+    most_top: tuple[float, ...] = (0.20, 0.18, 0.16),
+    most_repeated: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
+) -> Reason | None:
+    """Lines, paragraphs or runs of words said again and again (Gopher's repetition rules).
+
+    `most_top`: characters in the most frequent run of 2, 3 and 4 words; `most_repeated`: characters in words covered
+    by runs of 5 to 10 words that occurred before. Both as shares of the characters of all words.
+    """
+    for unit, pieces, most, most_characters in (
+        ("lines", page.lines, most_lines, most_line_characters),
+        ("paragraphs", page.paragraphs, most_paragraphs, most_paragraph_characters),
+    ):
+        share, characters = repeated_share(pieces)
+        if share > most:
+            return Reason(unit, f"{share:.2f} repeat an earlier one, over {most}")
+        if characters > most_characters:
+            return Reason(f"{unit}_characters", f"{characters:.2f} stand in repeats, over {most_characters}")
+    return _top_runs(page, most_top) or _repeated_runs(page, most_repeated)
+
+
+@FILTERS.add("boilerplate")
+def boilerplate(page: Page, *, most: float = 0.3) -> Reason | None:
+    """A placeholder text, or mostly notices of a web page (C4's phrases; it removed the lines)."""
+    if b"lorem ipsum" in page.lowered:
+        return Reason("placeholder", "holds `lorem ipsum`")
+    notices = sum(page.lowered.count(phrase) for phrase in _NOTICES)
+    if notices > most * len(page.lines):
+        return Reason("notices", f"{notices} web notices in {len(page.lines)} lines")
+    return None
+
+
+DEFAULT_FILTERS = ("length", "gopher_quality", "repetition", "boilerplate")
+
+
+# -- rules of a page
+
+_BULLETS = ("•", "‣", "▶", "◀", "◦", "■", "□", "▪", "▫", "–", "- ", "* ")
+_HEADING = re.compile(r"^#{1,6}(?= \S)", re.MULTILINE)
+_ELLIPSES = ("...", "…")
+_NOTICES = (
+    b"enable javascript",
+    b"terms of use",
+    b"privacy policy",
+    b"cookie policy",
+    b"use of cookies",
+    b"uses cookies",
+)
+
+
+def _share(lines: list[str], holds: Callable[[str], bool]) -> float:
+    return sum(map(holds, lines)) / max(1, len(lines))
+
+
+def _kinds_of(wanted: tuple[str, ...], hashes: UInt64[np.ndarray, "W"], *, enough: int) -> int:
+    """How many of the `wanted` words occur; stops counting at `enough`."""
+    kinds = 0
+    for word in wanted:
+        if kinds >= enough:
+            break
+        kinds += bool((hashes == hash_of(word)).any())
+    return kinds
+
+
+# -- runs of words
+
+
+def _top_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
+    """Gopher's "top n-gram" for n = 2, 3, ...; an n-gram that occurs once repeats nothing."""
+    frequency = len(page.words.lengths)
+    for n, limit in enumerate(most, 2):
+        lengths = page.run_lengths(n)
+        # No run occurs more often than a shorter one does: mostly this bound spares the counting.
+        if not len(lengths) or frequency * lengths.max() <= limit * page.characters:
+            continue
+        runs = page.runs(n)
+        frequency = _highest_count(runs)
+        if frequency > 1 and frequency * lengths.max() > limit * page.characters:
+            share = frequency * _longest_with_count(runs, lengths, frequency) / page.characters
+            if share > limit:
+                return Reason(f"top_{n}_words", f"{share:.2f} of the characters, over {limit}")
+    return None
+
+
+def _repeated_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
+    """Gopher's "duplicate n-grams" for n = 5, 6, ..."""
+    words = len(page.words.lengths)
+    for n, limit in enumerate(most, 5):
+        if words <= n:
+            return None
+        runs = page.runs(n)
+        if n == 5 and _repeats(runs) * int(page.run_lengths(n).max()) <= min(most) * page.characters:
+            return None
+        share = page.words.lengths[_covered(_repeat_starts(runs), n, words)].sum() / page.characters
+        if share > limit:
+            return Reason(f"repeated_{n}_words", f"{share:.2f} of the characters, over {limit}")
+        if share <= min(most):
+            return None  # a longer run repeats only where a shorter one does, so no share can be larger
+    return None
+
+
+def _highest_count(runs: UInt64[np.ndarray, "R"]) -> int:
+    ordered = np.sort(runs)
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
+    if not len(ends):
+        return len(runs)
+    between = ends[1:] - ends[:-1]
+    return int(max(ends[0] + 1, len(runs) - 1 - ends[-1], between.max(initial=0)))
+
+
+def _longest_with_count(runs: UInt64[np.ndarray, "R"], lengths: Int64[np.ndarray, "R"], count: int) -> int:
+    _, first, counts = np.unique(runs, return_index=True, return_counts=True)
+    return int(lengths[first[counts == count]].max())
+
+
+def _repeats(runs: UInt64[np.ndarray, "R"]) -> int:
+    """How many runs occurred before."""
+    ordered = np.sort(runs)
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
+
+
+def _repeat_starts(runs: UInt64[np.ndarray, "R"]) -> Int64[np.ndarray, "P"]:
+    """Where a run begins that occurred before."""
+    order = np.argsort(runs, kind="stable")
+    ordered = runs[order]
+    return order[1:][ordered[1:] == ordered[:-1]]
+
+
+def _covered(starts: Int64[np.ndarray, "P"], n: int, words: int) -> Bool[np.ndarray, "W"]:
+    """The words inside the runs of `n` words that begin at `starts`."""
+    change = np.zeros(words + 1, np.int64)
+    change[starts] += 1  # a run begins once at a place, so no index repeats
+    change[starts + n] -= 1
+    return np.cumsum(change)[:-1] > 0

@@ -1,0 +1,1 @@
+"""Files and rows in, records out: readers, formats, and the reasons for which a row is left out."""

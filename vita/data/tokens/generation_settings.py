@@ -1,0 +1,44 @@
+"""The sampling that a model folder recommends in `generation_config.json`: what serving and chat use by default."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from vita.data.tokens.tokenizer import read_settings
+
+FILE = "generation_config.json"
+NEUTRAL = {
+    "repetition_penalty": 1.0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+}
+"""Further settings of transformers that are not applied here, with the values that have no effect."""
+
+
+def sampling_defaults(folder: str | Path) -> dict[str, Any]:
+    """`temperature`, `top_k` and `top_p` where the folder sets them; greedy (temperature 0) for `do_sample: false`."""
+    settings = read_settings(Path(folder) / FILE)
+    if settings.get("do_sample") is False:
+        return {"temperature": 0.0}
+    found = {name: settings.get(name) for name in ("temperature", "top_k", "top_p")}
+    return {name: value for name, value in found.items() if _is_valid(name, value)}
+
+
+def ignored_settings(folder: str | Path) -> list[str]:
+    """Settings of the folder that change what transformers generates and that are not applied here: `name value`."""
+    settings = read_settings(Path(folder) / FILE)
+    return [
+        f"{name} {settings[name]}" for name, neutral in NEUTRAL.items() if settings.get(name) not in (None, neutral)
+    ]
+
+
+def _is_valid(name: str, value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        return False
+    return {"temperature": True, "top_k": isinstance(value, int), "top_p": 0 < value <= 1}[name]

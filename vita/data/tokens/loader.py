@@ -1,0 +1,117 @@
+"""Batches of pretraining: a pure function of the step, so that resuming is arithmetic.
+
+The token stream is cut into blocks of `context`, each with the one token after it as its last target; the last
+block runs on at the stream's beginning, so no token is left out and none is padding. Blocks come in an order of
+their own in every epoch, and the cuts move from epoch to epoch. Step `s` takes sequences `start + s * rows` and
+following, whichever ranks share them out: another world size or number of rows changes nothing in the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+from vita.data.tokens.permutation import Permutation, shuffled
+from vita.data.tokens.shards import DocumentSpan, Shards
+from vita.spine.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of `context + 1` tokens: all but the last are input, all but the first are targets."""
+
+    ids: Int64[np.ndarray, "rows width"]
+
+
+class Loader:
+    """Serves the tokens of `shards` in rows of `context`, `rows` to an optimizer step over the whole world.
+
+    `start` is the number of sequences that earlier training took; after a change of `rows` it says where to go on.
+    """
+
+    def __init__(self, shards: Shards, *, context: int, rows: int, seed: int, start: int = 0) -> None:
+        if context < 1 or rows < 1 or start < 0:
+            got = f"context {context}, rows {rows}, start {start}"
+            raise ConfigError("loader", expected="context and rows of at least 1 and a start of at least 0", got=got)
+        if shards.tokens < 2:
+            raise DataError(str(shards.folder), expected="at least 2 tokens to learn from", got=shards.tokens)
+        self.shards, self.context, self.rows, self.seed, self.start = shards, context, rows, seed, start
+        self.blocks = -(-shards.tokens // context)
+        """Sequences in an epoch."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which every token is served once."""
+        return self.blocks / self.rows
+
+    def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
+        """The rows of `rank` in `step`; the ranks' rows, one after the other, are the step's rows."""
+        return self.batch_at(*self._mine(step, rank, world_size))
+
+    def batch_at(self, sequence: int, count: int) -> Batch:
+        """`count` sequences from `sequence` on, counted from the beginning of training."""
+        return Batch(np.stack([self._read(start) for start in self._starts(sequence, count)]))
+
+    def documents(self, step: int) -> list[DocumentSpan]:
+        """What the step was trained on: the part of each document that its inputs held, row by row."""
+        spans: list[DocumentSpan] = []
+        for start in self._starts(*self._mine(step, 0, 1)):
+            at, left = start, self.context
+            while left:  # more than once where a block runs on at the beginning
+                stop = min(at + left, self.shards.tokens)
+                spans += self.shards.documents_between(at, stop)
+                left, at = left - (stop - at), 0
+        return spans
+
+    def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
+        """Whether training on the first `steps` steps reads a token of one of the spans."""
+        if self.start == 0 and steps * self.rows >= self.blocks:
+            return bool(spans)
+        starts = np.sort(np.array(self._starts(self.start, steps * self.rows), np.int64))
+        for span in spans:
+            # A row covers [start, start + context), and what runs over the end goes on at the beginning.
+            for begin, stop in (
+                (span.start, span.stop),
+                (span.start + self.shards.tokens, span.stop + self.shards.tokens),
+            ):
+                first = int(np.searchsorted(starts, begin - self.context, side="right"))
+                if first < len(starts) and starts[first] < stop:
+                    return True
+        return False
+
+    def _mine(self, step: int, rank: int, world_size: int) -> tuple[int, int]:
+        if self.rows % world_size:
+            raise ConfigError("loader.rows", expected=f"a multiple of the {world_size} processes", got=self.rows)
+        count = self.rows // world_size
+        return self.start + step * self.rows + rank * count, count
+
+    def _starts(self, sequence: int, count: int) -> list[int]:
+        """Where each sequence starts in the stream."""
+        starts: list[int] = []
+        for epoch, blocks in shuffled(sequence, count, size=self.blocks, seed=self.seed):
+            shift = _shift(self.seed, epoch) % self.context
+            starts += ((blocks * self.context + shift) % self.shards.tokens).tolist()
+        return starts
+
+    def _read(self, start: int) -> np.ndarray:
+        """`context + 1` tokens from `start` on, running on at the beginning."""
+        row = np.empty(self.context + 1, dtype=np.int64)
+        at = 0
+        while at < len(row):
+            stop = min(start + len(row) - at, self.shards.tokens)
+            row[at : at + stop - start] = self.shards.read(start, stop)
+            at, start = at + stop - start, 0
+        return row
+
+
+def document_ids(ids: Int[np.ndarray, "rows width"], *, separator: int) -> Int[np.ndarray, "rows width"]:
+    """Numbers the documents in each row, from 0 for what runs on from the block before; `separator` starts one."""
+    return np.cumsum(ids == separator, axis=1)
+
+
+def _shift(seed: int, epoch: int) -> int:
+    """How far the cuts move in an epoch; not at all in the first."""
+    return int(Permutation(2**30, seed=seed, epoch=0)(np.array([epoch]))[0]) if epoch else 0

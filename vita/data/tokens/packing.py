@@ -1,0 +1,165 @@
+"""Dialogues of different lengths packed whole into rows of `context` tokens, with little left empty.
+
+    packing = Packing(encoded, context=512, pad=tokenizer.pad)
+    packing.batch(step, rows=16, seed=0)        # Packed(ids, learn, documents, positions)
+
+Best-fit decreasing: from the longest to the shortest, each goes into the fullest row that still has room for it.
+`documents` and `positions` keep the dialogues of a row apart, so that the loss is that of each one alone.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from vita.data.tokens.chat_template import Encoded
+from vita.data.tokens.permutation import shuffled
+from vita.data.tokens.truncation import fit
+from vita.spine.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of whole dialogues."""
+
+    ids: Int64[np.ndarray, "rows context"]
+    learn: Bool[np.ndarray, "rows context"]
+    """Tokens that are targets of the position before them; never the first of a dialogue."""
+    documents: Int64[np.ndarray, "rows context"]
+    """A number for each dialogue of a row, from 0; the filling has a number of its own."""
+    positions: Int64[np.ndarray, "rows context"]
+    """Counted from 0 in each dialogue."""
+
+
+class Packing:
+    """Encoded dialogues in packed rows.
+
+    A dialogue longer than `context` keeps its beginning, or is dropped where `too_long` says so; one without a
+    token to learn is dropped. `truncated` counts the first, `dropped` the others by their reason (see `fitting`).
+    """
+
+    def __init__(
+        self,
+        dialogues: Iterable[Encoded],
+        *,
+        context: int,
+        pad: int,
+        too_long: Literal["truncate", "drop"] = "truncate",
+    ) -> None:
+        if context < 2:
+            raise ConfigError("packing.context", expected="at least 2", got=context)
+        self.context, self.pad = context, pad
+        self.truncated = 0
+        self.dropped: Counter[str] = Counter()
+        self._ids: list[np.ndarray] = []
+        self._learn: list[np.ndarray] = []
+        self.kept: list[int] = []
+        """Of each dialogue that was kept, its place among those given."""
+        for place, dialogue in enumerate(dialogues):
+            if self._take(dialogue, drop=too_long == "drop"):
+                self.kept.append(place)
+        if not self._ids:
+            lost = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items())) or "none were given"
+            raise DataError("packing", f"no dialogue is left to learn from in {context} tokens ({lost})")
+        self.rows: list[list[int]] = best_fit_decreasing([len(ids) for ids in self._ids], context=context)
+        """The kept dialogues of each row."""
+
+    @property
+    def dialogues(self) -> int:
+        """How many were kept."""
+        return len(self._ids)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of all dialogues, without the padding."""
+        return sum(map(len, self._ids))
+
+    @cached_property
+    def filled(self) -> float:
+        """The share of the rows that holds dialogue."""
+        return self.tokens / (len(self.rows) * self.context)
+
+    @cached_property
+    def targets(self) -> int:
+        """Tokens learnt in an epoch."""
+        return int(self._row_targets.sum())
+
+    def batch(self, step: int, *, rows: int, seed: int, rank: int = 0, world_size: int = 1) -> Packed:
+        """The rows of `rank` in `step`, of `rows` a step over the whole world; every epoch has an order of its own."""
+        if rows < 1 or rows % world_size:
+            raise ConfigError("packing.rows", expected=f"a multiple of the {world_size} processes", got=rows)
+        count = rows // world_size
+        return self.take(self.order(step * rows + rank * count, count, seed=seed))
+
+    def order(self, sequence: int, count: int, *, seed: int) -> list[int]:
+        """Which rows come as number `sequence` and following, counted from the beginning of training."""
+        runs = shuffled(sequence, count, size=len(self.rows), seed=seed)
+        return [row for _, rows in runs for row in rows.tolist()]
+
+    def targets_in(self, step: int, *, rows: int, seed: int) -> int:
+        """Tokens learnt in `step`, over the whole world: what its loss is divided by."""
+        return int(self._row_targets[self.order(step * rows, rows, seed=seed)].sum())
+
+    def take(self, chosen: Sequence[int]) -> Packed:
+        """Rows by their number."""
+        shape = (len(chosen), self.context)
+        ids, learn = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
+        documents, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for row, number in enumerate(chosen):
+            at = 0
+            for document, dialogue in enumerate(self.rows[number]):
+                part = slice(at, at + len(self._ids[dialogue]))
+                ids[row, part], learn[row, part] = self._ids[dialogue], self._learn[dialogue]
+                documents[row, part], positions[row, part] = document, np.arange(part.stop - at)
+                at = part.stop
+            documents[row, at:], positions[row, at:] = len(self.rows[number]), np.arange(self.context - at)
+        return Packed(ids, learn, documents, positions)
+
+    @cached_property
+    def _row_targets(self) -> np.ndarray:
+        return np.array([sum(int(self._learn[item].sum()) for item in row) for row in self.rows])
+
+    def _take(self, dialogue: Encoded, *, drop: bool) -> bool:
+        fitted = fit(dialogue, length=self.context, on_long="drop" if drop else "truncate")
+        if isinstance(fitted, str):
+            self.dropped[fitted] += 1
+            return False
+        learn = np.array(fitted.learn, dtype=bool)
+        learn[:1] = False  # nothing comes before the first token
+        self.truncated += len(dialogue.ids) > self.context
+        self._ids.append(np.array(fitted.ids, dtype=np.int32))
+        self._learn.append(learn)
+        return True
+
+
+def best_fit_decreasing(lengths: Sequence[int], *, context: int) -> list[list[int]]:
+    """Which items share a row: each, from the longest on, goes where it leaves the least room."""
+    rows: list[list[int]] = []
+    with_room: dict[int, deque[int]] = {}
+    rooms: list[int] = []  # the keys of `with_room`, in order
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        length = lengths[item]
+        assert 0 < length <= context, "what is longer was truncated or dropped"
+        found = bisect.bisect_left(rooms, length)
+        if found == len(rooms):
+            room, row = context, len(rows)
+            rows.append([])
+        else:
+            room = rooms[found]
+            row = with_room[room].popleft()
+            if not with_room[room]:
+                del with_room[room], rooms[found]
+        rows[row].append(item)
+        if room - length:
+            if room - length not in with_room:
+                with_room[room - length] = deque()
+                bisect.insort(rooms, room - length)
+            with_room[room - length].append(row)
+    return rows

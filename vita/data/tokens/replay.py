@@ -1,0 +1,36 @@
+"""Text of the pretraining among later rows, so that a model does not forget what it was: how much, and whose.
+
+replayed = replayed_rows(0.25, rows=8, where="sft")         # 2
+general = pretraining(folder, tokenizer, where="sft")       # its shards, in the model's own tokens
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vita.data.tokens.shards import Shards
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.spine.errors import ConfigError
+
+
+def replayed_rows(share: float, *, rows: int, where: str) -> int:
+    """Rows of a step that are text of the pretraining; a share that leaves no row of one kind is refused."""
+    replayed = round(share * rows)
+    if share and not 0 < replayed < rows:
+        hint = f"more `rows` (now {rows}) can hold such a share"
+        raise ConfigError(f"{where}.replay", expected="at least one row of each kind", got=share, hint=hint)
+    return replayed
+
+
+def pretraining(tokens: Path | None, tokenizer: Tokenizer, *, where: str, needed: bool) -> Shards | None:
+    """The text that the model was pretrained on; refused where it is in another tokenizer's tokens."""
+    if tokens is None:
+        if needed:
+            hint = "give them, or set `replay: 0` and risk that the model forgets"
+            raise ConfigError(f"{where}.replay", "needs the pretraining's tokens as an input", hint=hint)
+        return None
+    shards = Shards.open(tokens / "train")
+    if shards.tokenizer and shards.tokenizer != tokenizer.digest:
+        hint = "take the tokens that the model was pretrained on"
+        raise ConfigError(f"{where}.tokens", "were written with another tokenizer than the model's", hint=hint)
+    return shards

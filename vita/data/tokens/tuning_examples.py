@@ -1,0 +1,116 @@
+"""Dialogues as fine-tuning reads them: in tokens, cut to length, held out or dropped with the reason.
+
+    for dialogue in read_dialogues(sources, tokenizer, template, TuningSettings(length=512)): ...
+
+The stage `sft` and `vita data show` both read with this function, so that what is shown is what is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vita.data.hash_sampling import lot, text_of, times
+from vita.data.records import Dialogue, Drop, Message
+from vita.data.sources.flaws import answer_flaw
+from vita.data.sources.read import dialogues
+from vita.data.sources.source import Source
+from vita.data.tokens.chat_template import ChatTemplate, Encoded, encode_training
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.data.tokens.truncation import OnLong, fit
+from vita.spine.errors import DataError
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """How records become token sequences."""
+
+    length: int
+    """Tokens of the longest sequence."""
+    on_long: OnLong = "truncate"
+    held_out: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TuningDialogue:
+    """A dialogue in tokens, or the reason why it is dropped."""
+
+    id: str
+    source: str
+    sequences: tuple[Encoded, ...] = ()
+    """Cut to length; more than one where the template changes answers once later turns follow."""
+    tokens: int = 0
+    """Tokens of the whole dialogue."""
+    truncated: bool = False
+    held_out: bool = False
+    repeats: int = 1
+    """How often an epoch shows it."""
+    drop: Drop | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the row that are not learned."""
+
+
+def read_dialogues(
+    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> Iterator[TuningDialogue]:
+    """All dialogues of the sources in order, with those that are dropped."""
+    for source in sources:
+        drops: list[Drop] = []
+        for dialogue in dialogues(source, dropped=drops.append):
+            yield from map(_dropped, drops)
+            drops.clear()
+            yield prepare_dialogue(dialogue, source, tokenizer, template, settings)
+        yield from map(_dropped, drops)
+
+
+def refused_by_template(error: DataError, id: str, name: str, source: Source) -> Drop:
+    """The drop of a record that the chat template refuses; an error that names it where bad rows are errors."""
+    if source.on_bad_row == "error":
+        problem = error.problem or str(error)
+        raise DataError(f"{id} from {name}: {error.where}", problem, hint=error.hint) from None
+    return Drop(id, name, "template", str(error))
+
+
+def is_held_out(messages: Sequence[Message], settings: TuningSettings) -> bool:
+    """Whether a dialogue is held out, by what is said in it, so that a copy of it is not learned."""
+    return lot(text_of(messages), f"{settings.seed}/held out") < settings.held_out
+
+
+def _dropped(drop: Drop) -> TuningDialogue:
+    return TuningDialogue(drop.id, drop.source, drop=drop)
+
+
+def prepare_dialogue(
+    dialogue: Dialogue, source: Source, tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+) -> TuningDialogue:
+    """One dialogue in tokens, cut to length, or dropped with the reason."""
+    flaw = answer_flaw(dialogue.messages)
+    if flaw:
+        return _dropped(Drop(dialogue.id, dialogue.source, flaw.reason, flaw.detail))
+    try:
+        whole = encode_training(tokenizer, template, dialogue.messages)
+    except DataError as error:
+        return _dropped(refused_by_template(error, dialogue.id, dialogue.source, source))
+    fitted = [fit(encoded, length=settings.length, on_long=settings.on_long) for encoded in whole]
+    sequences = tuple(encoded for encoded in fitted if isinstance(encoded, Encoded))
+    tokens = max(len(encoded.ids) for encoded in whole)
+    if not sequences:
+        reason = next(reason for reason in fitted if isinstance(reason, str))
+        return TuningDialogue(
+            dialogue.id,
+            dialogue.source,
+            tokens=tokens,
+            drop=Drop(dialogue.id, dialogue.source, reason, f"{tokens} tokens"),
+        )
+    return TuningDialogue(
+        dialogue.id,
+        dialogue.source,
+        sequences,
+        tokens,
+        truncated=tokens > settings.length,
+        held_out=is_held_out(dialogue.messages, settings),
+        repeats=times(source.repeat, dialogue.id),
+        metadata=dialogue.metadata if source.world is None else {},
+    )

@@ -1,0 +1,1 @@
+"""Measurements of a model: likelihood tasks, perplexity, instructions, edge cases and knowledge."""

@@ -1,0 +1,111 @@
+"""Perplexity and bits per byte of whole documents, one record each.
+
+The first token of a document is conditioned on the token that begins every document. One longer than the model's
+context is read in windows of `context` tokens; each predicts `stride` new ones (the first, all of its own), so with
+the default, stride = context, a window's first token sees one token before it. These are the rolling windows of
+lm-evaluation-harness, and the numbers agree with its `bits_per_byte`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vita.data.records import Document
+from vita.evals.scorer import Encode, Pair, Scorer
+from vita.stats.intervals import Interval, bootstrap_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentScore:
+    """The information content of one document under the model."""
+
+    id: str
+    source: str
+    bytes: int
+    tokens: int
+    bits: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "source": self.source,
+            "bytes": self.bytes,
+            "tokens": self.tokens,
+            "bits": round(self.bits, 4),
+        }
+
+
+def score_documents(
+    scorer: Scorer,
+    documents: Iterable[Document],
+    *,
+    encode: Encode,
+    prefix: int,
+    context: int,
+    stride: int | None = None,
+    windows_at_once: int = 512,
+) -> Iterator[DocumentScore]:
+    """A record per document, in order; one without text is left out, since it has no bytes to predict.
+
+    `prefix` is the token that begins every document.
+    """
+    waiting: list[tuple[Document, int, int]] = []
+    pairs: list[Pair] = []
+
+    def scored() -> Iterator[DocumentScore]:
+        bits = [-score.logprob / math.log(2) for score in scorer.score(pairs)]
+        start = 0
+        for document, tokens, count in waiting:
+            own = math.fsum(bits[start : start + count])
+            start += count
+            yield DocumentScore(document.id, document.source, len(document.text.encode()), tokens, own)
+        waiting.clear()
+        pairs.clear()
+
+    for document in documents:
+        if not document.text:
+            continue
+        ids = encode(document.text)
+        own = list(windows(ids, prefix=prefix, context=context, stride=stride))
+        waiting.append((document, len(ids), len(own)))
+        pairs.extend(own)
+        if len(pairs) >= windows_at_once:
+            yield from scored()
+    if pairs:
+        yield from scored()
+
+
+def windows(ids: Sequence[int], *, prefix: int, context: int, stride: int | None = None) -> Iterator[Pair]:
+    """Pairs that score every token once; the last window is as long as the others and so sees more before it."""
+    ids, stride = list(ids), context if stride is None else min(stride, context)
+    done = min(context, len(ids))
+    if done:
+        yield [prefix], ids[:done]
+    while done < len(ids):
+        stop = min(done + stride, len(ids))
+        yield ids[stop - context - 1 : done], ids[done:stop]
+        done = stop
+
+
+def bits_per_byte(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
+    """Bits needed per UTF-8 byte; comparable between tokenizers. The interval resamples documents."""
+    return bootstrap_ratio([score.bits for score in scores], [score.bytes for score in scores], seed=seed)
+
+
+def perplexity(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
+    """2 to the bits per token; comparable only between models with the same tokenizer."""
+    bits = bootstrap_ratio([score.bits for score in scores], [score.tokens for score in scores], seed=seed)
+    return Interval(_power(bits.value), _power(bits.low), _power(bits.high), bits.n)
+
+
+def by_source(scores: Sequence[DocumentScore]) -> dict[str, list[DocumentScore]]:
+    """The records of each source, sorted by name."""
+    sources = sorted({score.source for score in scores})
+    return {source: [score for score in scores if score.source == source] for source in sources}
+
+
+def _power(bits: float) -> float:
+    return 2.0**bits if bits < 1000 else math.inf

@@ -1,0 +1,13 @@
+"""ARC, easy set: school science questions (Clark et al. 2018). Fieldss `{query, choices, gold}`."""
+
+from __future__ import annotations
+
+from vita.data.sources.benchmark_rows import Fields
+from vita.evals.task import TASKS, Choice, choice
+
+
+@TASKS.add("arc_easy")
+@TASKS.add("arc_challenge")
+def arc(row: Fields) -> Choice:
+    """Which answer to a school science question is right?"""
+    return choice(row, delimiter="\nAnswer: ")

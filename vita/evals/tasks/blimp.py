@@ -1,0 +1,15 @@
+"""BLiMP: pairs of sentences, one of them ungrammatical (Warstadt et al. 2020); useful at any size of model."""
+
+from __future__ import annotations
+
+from vita.data.sources.benchmark_rows import Fields
+from vita.evals.task import TASKS, Choice
+
+
+@TASKS.add("blimp")
+def blimp(row: Fields) -> Choice:
+    """Is the grammatical sentence of a pair the likelier one? Grouped by field of grammar."""
+    pair = ("", row.text("sentence_good")), ("", row.text("sentence_bad"))
+    return Choice(
+        pair, gold=0, id=f"{row.get('UID', '')}-{row.get('pairID', '')}".strip("-"), group=str(row.get("field", ""))
+    )

@@ -1,0 +1,12 @@
+"""LAMBADA: the last word of a passage (Paperno et al. 2016). Fieldss `{context, continuation}`."""
+
+from __future__ import annotations
+
+from vita.data.sources.benchmark_rows import Fields
+from vita.evals.task import TASKS, Cloze
+
+
+@TASKS.add("lambada")
+def lambada(row: Fields) -> Cloze:
+    """Does the model end a passage with the word that a reader of the whole would guess?"""
+    return Cloze(row.text("context").rstrip(), " " + row.text("continuation").strip())

@@ -1,0 +1,12 @@
+"""Any file of queries with choices, for tasks that have no module of their own (COPA, OpenBookQA, BoolQ, ...)."""
+
+from __future__ import annotations
+
+from vita.data.sources.benchmark_rows import Fields
+from vita.evals.task import TASKS, Choice, choice
+
+
+@TASKS.add("multiple_choice")
+def multiple_choice(row: Fields) -> Choice:
+    """Which choice follows the query? Fieldss `{query, choices, gold}`, joined by a space."""
+    return choice(row, delimiter=" ")

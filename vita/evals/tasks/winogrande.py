@@ -1,0 +1,13 @@
+"""WinoGrande: to whom does the rest of the sentence apply (Sakaguchi et al. 2019). Fieldss `{context_options, ...}`."""
+
+from __future__ import annotations
+
+from vita.data.sources.benchmark_rows import Fields
+from vita.evals.task import TASKS, Choice, schema
+
+
+@TASKS.add("winogrande")
+@TASKS.add("winograd")
+def winogrande(row: Fields) -> Choice:
+    """Which of two names makes the rest of the sentence likelier?"""
+    return schema(row)

@@ -1,0 +1,1 @@
+"""Criteria for promotion, the evidence for them, signed approvals, and clearance to serve."""

@@ -1,0 +1,139 @@
+"""Approvals and waivers: signed statements of people about a model at a gate, kept in the ledger.
+
+    add(ledger, Statement("approval", gate, model, ...), key=private_key)
+    valid, rejected = statements(ledger, gate, model, kind="approval")
+
+A statement counts only with a signature that fits the whole of it, by the registered key of the person that it names.
+A row that somebody wrote or edited in the database does not count, and is reported.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from vita.gates.people import Person, all_people, same_name
+from vita.spine import signing
+from vita.spine.errors import GateError, StoreError
+from vita.spine.ledger import Ledger, add_event
+from vita.spine.store import canonical_json
+
+Kind = Literal["approval", "waiver"]
+
+_tables = sa.MetaData()
+approvals = sa.Table(
+    "approvals",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "kind", "who", "reason", "bar")),
+    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
+    *(sa.Column(name, sa.String) for name in ("policy", "verdict", "key", "signature")),
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a person signs."""
+
+    kind: Kind
+    gate: str
+    artifact: str
+    """The digest of the model."""
+    policy: str
+    """The digest of the gate's policy as the person saw it."""
+    verdict: str
+    """The gate's verdict at that moment."""
+    who: str
+    reason: str
+    at: float
+    bar: str | None = None
+    """The bar that is waived; None for all."""
+    expires: float | None = None
+
+    def encode(self) -> bytes:
+        """The bytes that are signed: canonical JSON of all fields."""
+        return b"vita approval v1\n" + canonical_json(asdict(self))
+
+
+def add(ledger: Ledger, statement: Statement, *, person: Person, key: Any) -> None:
+    """Sign a statement with a person's private key and record it; a repeated approval is refused.
+
+    The check and the new row are one exclusive transaction, so that of several processes that approve at the same
+    moment with one person's key exactly one succeeds.
+    """
+    if signing.key_id(key.public_key()) != person.key:
+        raise GateError(
+            f"gate {statement.gate}",
+            expected=f"the key {person.key[:12]}, which {person.name} registered",
+            got=signing.key_id(key.public_key())[:12],
+        )
+    signature = base64.b64encode(signing.sign_bytes(statement.encode(), key)).decode()
+    row = {**asdict(statement), "key": person.key, "signature": signature}
+    details = {name: value for name, value in row.items() if name not in ("kind", "artifact", "signature", "at")}
+    registered = all_people(ledger)
+    with ledger.exclusive(f"approvals of {statement.gate}") as database:
+        if statement.kind == "approval":
+            valid, _ = _read_statements(database, registered, statement.gate, statement.artifact, kind="approval")
+            _refuse_repeated(statement, person, valid)
+        database.execute(sa.insert(approvals).values(row))
+        add_event(database, statement.kind, statement.artifact, **details)
+
+
+def _refuse_repeated(statement: Statement, person: Person, earlier: Sequence[tuple[Statement, Person]]) -> None:
+    """Raise where the person has approved the same model under the same policy of the gate."""
+    for approval, signer in earlier:
+        same_person = signer.key == person.key or same_name(signer.name, person.name)
+        if same_person and approval.policy == statement.policy:
+            raise GateError(f"gate {statement.gate}", f"{person.name} has approved these weights already")
+
+
+def statements(
+    ledger: Ledger, gate: str, model: str, *, kind: Kind
+) -> tuple[list[tuple[Statement, Person]], list[str]]:
+    """The valid statements with their signers, oldest first; and why each other row does not count."""
+    registered = all_people(ledger)
+    with ledger.transaction() as database:
+        return _read_statements(database, registered, gate, model, kind=kind)
+
+
+def _read_statements(
+    database: sa.Connection, people: Sequence[Person], gate: str, model: str, *, kind: Kind
+) -> tuple[list[tuple[Statement, Person]], list[str]]:
+    """The statements of the database, checked against the registered keys."""
+    same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
+    query = sa.select(approvals).where(*same).order_by(approvals.c.id)
+    rows = [dict(row) for row in database.execute(query).mappings()]
+    registered = {person.key: person for person in people}
+    valid: list[tuple[Statement, Person]] = []
+    rejected: list[str] = []
+    for row in rows:
+        statement = Statement(**{name: row[name] for name in Statement.__dataclass_fields__})
+        if problem := _problem(row, statement, registered.get(row["key"])):
+            rejected.append(f"the {kind} of {row['who']} does not count: {problem}")
+        else:
+            valid.append((statement, registered[row["key"]]))
+    return valid, rejected
+
+
+def _problem(row: Mapping[str, Any], statement: Statement, person: Person | None) -> str | None:
+    """Why a row does not count."""
+    if not row["signature"]:
+        return "it is not signed"
+    if person is None:
+        return "its key is not registered"
+    if person.revoked is not None and statement.at >= person.revoked:
+        return "its key was revoked"
+    if not same_name(person.name, statement.who):
+        return f"its key is {person.name}'s"
+    try:
+        signature = base64.b64decode(row["signature"], validate=True)
+        public = signing.public_from_text(person.public_key, where=f"the key of {person.name}")
+        fits = signing.verifies(statement.encode(), signature, public)
+    except (binascii.Error, StoreError, ValueError, TypeError):
+        fits = False
+    return None if fits else "its signature does not fit what it says"

@@ -1,0 +1,168 @@
+"""Clearance: whether a service may load these files, decided from bytes that the caller has just hashed.
+
+    clearance = clear(ledger, store, files, guard=None, label="cat:1")
+    clearance.model                                           # the model's digest, whatever the release claims
+
+Approval needs every file: all of them must be those of a model that a gate lets out now, behind the same guard.
+Retirement and rejection need the weights alone: they apply to every folder with the same weight files or tensors.
+Without an approval an operator may give a reason (`--ungated REASON`), which the ledger keeps. Nothing overrides
+retirement except `--research`, for a model that was kept for research.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from vita.gates import decisions
+from vita.gates.model_state import ModelState, model_state
+from vita.gates.weights import Files, ModelMatch, match_model
+from vita.spine.errors import GateError
+from vita.spine.ledger import Ledger
+from vita.spine.store import Store
+
+UNGATED = "ungated"
+"""The event of a model that is served without the approval of a gate; its subject is the model's digest."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an operator asks for when a model is served."""
+
+    ungated: str | None = None
+    """Why the model is served without the approval of a gate."""
+    research: bool = False
+    """Whether a retired model that was kept for research may be served."""
+
+
+@dataclass(frozen=True)
+class Clearance:
+    """The permission to serve verified files."""
+
+    model: str
+    """The digest of the model, computed from its files."""
+    status: Literal["approved", "ungated", "research"]
+    gate: str | None = None
+    """The gate that lets the model out now."""
+    reason: str | None = None
+    """Why the model is served without an approval."""
+    refusal: str | None = None
+    """Why no gate lets the model out."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The `gate` object of `/v1/models`."""
+        shown = {"gate": self.gate, "reason": self.reason, "refusal": self.refusal}
+        return {"status": self.status, **{name: value for name, value in shown.items() if value is not None}}
+
+
+def clear(
+    ledger: Ledger,
+    store: Store,
+    files: Files,
+    *,
+    guard: Mapping[str, Any] | None,
+    label: str,
+    tensors: str | None = None,
+    claim: str | None = None,
+    terms: Terms | None = None,
+    record: bool = True,
+) -> Clearance:
+    """Decide whether these files may be served; raises `GateError` with the reason otherwise.
+
+    `tensors` is the digest of the tensors in the files, `claim` the model that a release says it holds. With `record`,
+    serving without an approval enters the ledger.
+    """
+    terms = terms or Terms()
+    match = match_model(ledger, store, files, tensors=tensors)
+    _refuse_false_claim(store, match, claim, label=label)
+    if (retired := _retirement(ledger, match)) is not None:
+        return _clear_for_research(ledger, *retired, match, terms=terms)
+    try:
+        gate = _approving_gate(ledger, store, match, guard=guard, label=label)
+        return Clearance(match.digest, "approved", gate=gate)
+    except GateError as refusal:
+        return _clear_ungated(ledger, match, terms, refusal=refusal, label=label, record=record)
+
+
+def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, label: str) -> None:
+    """A release that names a model of this store must hold exactly the files of that model."""
+    if claim is None or claim in (match.digest, *match.exact) or not store.has(claim):
+        return
+    raise GateError(
+        f"release {label}",
+        expected=f"the files of the model {claim[:12]}, which it says it holds",
+        got=f"those of {match.digest[:12]}",
+        hint="make a new release with `vita deploy`",
+    )
+
+
+def _retirement(ledger: Ledger, match: ModelMatch) -> tuple[str, ModelState] | None:
+    """The digest and the state of the first retired model with these weights."""
+    now = time.time()
+    for digest in dict.fromkeys([match.digest, *match.exact, *match.same_weights]):
+        state = model_state(ledger.moves(digest)).at(now)
+        if state.state == "retired":
+            return digest, state
+    return None
+
+
+def _clear_for_research(
+    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: Terms
+) -> Clearance:
+    day = datetime.fromtimestamp(retired.since, UTC).date()
+    if terms.research and retired.for_research and digest in (match.digest, *match.exact):
+        return Clearance(digest, "research", reason=f"retired on {day}, kept for research")
+    if retired.for_research:
+        hint = "--research serves it to keys with the scope `research`"
+    else:
+        successor = f"; `{_name(ledger, retired.successor)}` replaces it" if retired.successor else ""
+        hint = f"it was not kept for research{successor}"
+    raise GateError(f"model {digest[:12]}", f"is retired and answers no more since {day} ({retired.why})", hint=hint)
+
+
+def _approving_gate(
+    ledger: Ledger, store: Store, match: ModelMatch, *, guard: Mapping[str, Any] | None, label: str
+) -> str:
+    """The gate that lets a model with exactly these files out now; raises where there is none."""
+    refusal: GateError | None = None
+    for digest in match.exact:
+        if ledger.state(digest) == "candidate" and decisions.rejections(ledger, match.same_weights):
+            continue
+        try:
+            return decisions.refuse_stale_release(
+                ledger, store, digest, where=f"release {label}", guard=guard, states=decisions.SERVABLE
+            )
+        except GateError as error:
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    raise GateError(f"release {label}", _why_unknown(ledger, match), hint="see `vita gate` and `vita waive`")
+
+
+def _why_unknown(ledger: Ledger, match: ModelMatch) -> str:
+    if rejected := decisions.rejections(ledger, match.same_weights):
+        return f"holds weights that the gate {rejected[0].gate} rejected"
+    if approved := [digest for digest in match.same_weights if ledger.state(digest) in decisions.LET_OUT]:
+        return f"holds the weights of the approved model {approved[0][:12]}, but other files"
+    return f"holds the model {match.digest[:12]}, which no gate has approved"
+
+
+def _clear_ungated(
+    ledger: Ledger, match: ModelMatch, terms: Terms, *, refusal: GateError, label: str, record: bool
+) -> Clearance:
+    if terms.ungated is None:
+        raise GateError(f"serving {label}", f"{refusal}; to serve it all the same, give --ungated REASON") from None
+    reason = " ".join(terms.ungated.split())
+    if not reason:
+        raise GateError("--ungated", "needs a reason, which the ledger keeps")
+    if record:
+        ledger.log(UNGATED, match.digest, release=label, reason=reason, refusal=str(refusal))
+    return Clearance(match.digest, "ungated", reason=reason, refusal=str(refusal))
+
+
+def _name(ledger: Ledger, digest: str) -> str:
+    """A name that users know a model by; the beginning of its digest where it has none."""
+    return next((name for name, artifact in ledger.all_names().items() if artifact == digest), digest[:12])

@@ -1,0 +1,427 @@
+"""Gates in the ledger: bars fixed before the run, every verdict, who approved and who waived; a green gate approves.
+
+A gate is called `life/gate`. Its verdict counts for one artifact, the very weights that the reports measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.gates import approvals
+from vita.gates.approvals import Statement
+from vita.gates.guard_match import GUARD, guards_of, refuse_other_guard
+from vita.gates.measurements import first_measured, measurements
+from vita.gates.people import Person, person_of, same_name
+from vita.gates.policy import (
+    EXIT_CODES,
+    WAITING_FOR_APPROVAL,
+    Bar,
+    Evidence,
+    History,
+    Judged,
+    Policy,
+    judge,
+    measured,
+)
+from vita.gates.policy_history import Fixed, approvals_needed, standing_since, taken_away
+from vita.gates.weights import same_weights
+from vita.spine.config import unknown_name
+from vita.spine.errors import GateError
+from vita.spine.ledger import Ledger
+from vita.spine.store import Store, canonical_json
+
+LET_OUT = ("approved", "serving")
+"""States of weights that a gate has let through."""
+SERVABLE = (*LET_OUT, "deprecated")
+"""States of weights that may be served while their gate is green; the sunset of a deprecated model ends it."""
+
+_tables = sa.MetaData()
+policies = sa.Table(
+    "policies",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "digest")),
+    sa.Column("policy", sa.JSON),
+    sa.Column("at", sa.Float),
+)
+verdicts = sa.Table(
+    "verdicts",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "policy", "verdict")),
+    sa.Column("findings", sa.JSON),
+    sa.Column("at", sa.Float),
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a gate says of some weights now."""
+
+    gate: str
+    model: str
+    judged: Judged
+    approved_by: tuple[str, ...]
+    needed: int
+    guards: tuple[str | None, ...] = ()
+    """Behind which guards the bars were cleared, by their digests; None is none."""
+    not_counted: tuple[str, ...] = ()
+    """Approvals and waivers in the ledger that do not count, and why."""
+
+    @property
+    def green(self) -> bool:
+        """Whether the weights may pass."""
+        return self.judged.verdict in ("pass", "waived") and len(self.approved_by) >= self.needed
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of `vita gate`: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
+        code = EXIT_CODES[self.judged.verdict]
+        return WAITING_FOR_APPROVAL if code == 0 and not self.green else code
+
+    def refusal(self) -> GateError:
+        """Why not, in one line."""
+        if self.judged.verdict in ("pass", "waived"):
+            missing = self.needed - len(self.approved_by)
+            hint = "; ".join([f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`", *self.not_counted])
+            return GateError(f"gate {self.gate}", f"is cleared and waits for {missing} more to approve", hint=hint)
+        bad = [one for one in self.judged.findings if one.verdict not in ("pass", "waived")]
+        said = "; ".join(f"{one.bar}: {one.verdict} ({one.said})" for one in bad[:3])
+        more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
+        hint = f"see `vita gate`, or `vita waive {self.model[:12]} --gate {self.gate}` with a reason and an expiry"
+        return GateError(f"gate {self.gate}", f"{said}{more}", hint=hint)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "gate": self.gate,
+            "model": self.model,
+            "verdict": self.judged.verdict,
+            "green": self.green,
+            "approved_by": list(self.approved_by),
+            "approvals_needed": self.needed,
+            "not_counted": list(self.not_counted),
+            "bars": [one.as_json() for one in self.judged.findings],
+        }
+
+
+def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
+    """Set the bars down, before anything is measured; the same bars again change nothing."""
+    value = policy.model_dump(mode="json")
+    digest = hashlib.sha256(canonical_json(value)).hexdigest()
+    newest = sa.select(policies.c.digest).where(policies.c.gate == gate).order_by(policies.c.id.desc()).limit(1)
+    with ledger.transaction() as database:
+        if database.execute(newest).scalar() == digest:
+            return
+    with ledger.exclusive(f"gate {gate}") as database:  # two processes may set the same bars at once
+        if database.execute(newest).scalar() == digest:
+            return
+        database.execute(sa.insert(policies).values(gate=gate, digest=digest, policy=value, at=time.time()))
+    ledger.log("gate fixed", gate, digest=digest)
+
+
+def decide(
+    ledger: Ledger,
+    gate: str,
+    policy: Policy,
+    *,
+    model: str,
+    evidence: Mapping[str, Evidence],
+    history: History | None = None,
+) -> Decision:
+    """Judge the weights now and write the verdict down; a green gate makes a candidate approved.
+
+    `history` is what was measured of the same weights before, by default nothing but the evidence.
+    """
+    fix(ledger, gate, policy)
+    fixed, history = _fixed(ledger, gate), history or History()
+
+    def first(bar: Bar) -> float | None:
+        own = evidence.get(bar.report)
+        return history.measured_at(bar, own if own and measured(own.folder) == model else None)
+
+    waivers, spoiled_waivers = _waived(ledger, gate, model)
+    judged = judge(
+        policy, model=model, evidence=evidence, since=standing_since(fixed), waived=waivers,
+        taken_away=taken_away(fixed, first), history=history,
+    )  # fmt: skip
+    approved_by, spoiled = _approved_by(ledger, gate, model)
+    decision = Decision(
+        gate, model, judged, approved_by, approvals_needed(fixed, first), guards_of(judged, evidence),
+        (*spoiled_waivers, *spoiled),
+    )  # fmt: skip
+    _remember(ledger, decision, fixed[-1].digest)
+    if decision.green and ledger.state(model) == "candidate":
+        why = f"gate {gate}: {judged.verdict}"
+        who = ", ".join(decision.approved_by) or f"gate {gate}"
+        guards = list(decision.guards)
+        ledger.move(model, "approved", who=who, why=why, reports=judged.reports, gate=gate, guards=guards)
+    if not decision.green and ledger.state(model) in LET_OUT and _approving_gate(ledger, model) == gate:
+        ledger.move(model, "candidate", who=f"gate {gate}", why=f"the gate is no longer green: {judged.verdict}")
+    return decision
+
+
+def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> Decision:
+    """Judge the gate `life/gate` by today's bars: the weights that its step's name means now, or `model`."""
+    fixed = _fixed(ledger, gate)
+    if not fixed:
+        with ledger.transaction() as database:
+            known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
+        raise unknown_name("gate", gate, known)
+    policy, life = fixed[-1].policy, gate.rsplit("/", 1)[0]
+    given = _meant(ledger, f"{life}/{policy.model}")
+    if not given:
+        raise GateError(f"gate {gate}", f"the step `{policy.model}` has not been carried out")
+    if model is None:
+        model = given[0]
+    elif model not in given:
+        raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, which {model[:12]} never were")
+    bars = [bar for one in fixed for bar in one.policy.bars]
+    evidence = _evidence(ledger, store, life, bars, model=model)
+    history = _history(ledger, store, life, bars, model=model)
+    return decide(ledger, gate, policy, model=model, evidence=evidence, history=history)
+
+
+def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT) -> Decision:
+    """Raises unless a gate lets these weights out now: the one that approved them judges again, and says this.
+
+    What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
+    that it no longer lets out are candidates from then on, those that serve, too.
+    """
+    state, gate = ledger.state(model), _approving_gate(ledger, model)
+    if state not in states or gate is None:
+        got = f"the model {model[:12]} in the state {state}" + (", which no gate approved" if state in states else "")
+        hint = "test the model and let a gate approve it: `vita gate`; `vita waive` makes an exception for one bar"
+        raise GateError(where, expected="a model that a gate has approved", got=got, hint=hint)
+    decision = decide_by_name(ledger, store, gate, model=model)
+    if not decision.green:
+        raise decision.refusal()
+    return decision
+
+
+def refuse_stale_release(
+    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None,
+    states: Sequence[str] = LET_OUT,
+) -> str:  # fmt: skip
+    """Return the gate that lets these weights out now, behind this guard; raises where there is none.
+
+    `guard` is the filter that they are served with, as release.json holds it: bars that were cleared behind one say
+    nothing of the weights without it.
+    """
+    decision = refuse_stale(ledger, store, model, where=where, states=states)
+    if GUARD not in _waived(ledger, decision.gate, model)[0]:
+        refuse_other_guard(decision.guards, guard, gate=decision.gate, model=model)
+    refuse_rejected(ledger, same_weights(ledger, store, model), approved_by=decision.gate)
+    return decision.gate
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A gate's last verdict on a model where that verdict is `fail`."""
+
+    gate: str
+    model: str
+    since: float
+    """When the gate failed the model for the first time since it last let it pass."""
+
+
+def rejections(ledger: Ledger, models: Sequence[str]) -> list[Rejection]:
+    """Every gate whose last verdict on one of these models is `fail`."""
+    query = sa.select(verdicts).where(verdicts.c.artifact.in_(models)).order_by(verdicts.c.id)
+    failing: dict[tuple[str, str], Rejection] = {}
+    with ledger.transaction() as database:
+        for row in database.execute(query):
+            pair = (row.gate, row.artifact)
+            if row.verdict == "fail":
+                failing.setdefault(pair, Rejection(row.gate, row.artifact, row.at))
+            elif row.verdict in ("pass", "waived"):
+                failing.pop(pair, None)
+    return list(failing.values())
+
+
+def refuse_rejected(ledger: Ledger, models: Sequence[str], *, approved_by: str) -> None:
+    """Raises where another gate rejected these weights before the approving gate existed.
+
+    Two gates that both stood before the measurement are independent; a gate that was set after a rejection cannot
+    overrule it.
+    """
+    fixed = _fixed(ledger, approved_by)
+    for rejection in rejections(ledger, models):
+        if rejection.gate != approved_by and fixed and fixed[0].at > rejection.since:
+            problem = f"rejected these weights before the gate {approved_by} was set"
+            raise GateError(f"gate {rejection.gate}", problem)
+
+
+def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str = "") -> None:
+    """A person approves the weights at a gate whose bars are cleared, as these bars stand now.
+
+    `key` is the private key whose public half the person registered; it signs the approval.
+    """
+    person = person_of(ledger, who)
+    last = last_verdict(ledger, gate, model)
+    if last not in ("pass", "waived"):
+        hint = "a person's approval comes on top of the bars; `vita waive` lets a bar go"
+        raise GateError(
+            f"gate {gate}", f"its bars are not cleared by {model[:12]} ({last or 'never judged'})", hint=hint
+        )
+    policy = _fixed(ledger, gate)[-1].digest
+    statement = Statement("approval", gate, model, policy, last, person.name, reason, time.time())
+    approvals.add(ledger, statement, person=person, key=key)
+
+
+def waive(
+    ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str, expires: float, bar: str | None = None
+) -> None:
+    """A person waives one bar (`step:figure`, or `guard`), or all, for these weights, for a reason and until a day."""
+    if not reason.strip():
+        raise GateError(f"gate {gate}", "a waiver needs a reason")
+    if expires <= time.time():
+        raise GateError(f"gate {gate}", "the waiver would have expired already", expected="a day to come")
+    fixed = _fixed(ledger, gate)
+    names = {each.name for one in fixed for each in one.policy.bars}
+    if bar is not None and bar not in {*names, GUARD}:
+        raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
+    person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never judged"
+    statement = Statement(
+        "waiver",
+        gate,
+        model,
+        fixed[-1].digest if fixed else "",
+        verdict,
+        person.name,
+        reason,
+        time.time(),
+        bar,
+        expires,
+    )
+    approvals.add(ledger, statement, person=person, key=key)
+
+
+def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
+    """What the gate said of these weights the last time, if that was by today's bars."""
+    same = (verdicts.c.gate == gate, verdicts.c.artifact == model)
+    query = sa.select(verdicts.c.verdict, verdicts.c.policy).where(*same).order_by(verdicts.c.id.desc()).limit(1)
+    with ledger.transaction() as database:
+        last = database.execute(query).first()
+    fixed = _fixed(ledger, gate)
+    return last.verdict if last and fixed and last.policy == fixed[-1].digest else None
+
+
+def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
+    """Every verdict, approval and waiver of these weights, oldest first."""
+    found: list[dict[str, Any]] = []
+    with ledger.transaction() as database:
+        for table, what in ((verdicts, "verdict"), (approvals.approvals, "approval")):
+            rows = database.execute(sa.select(table).where(table.c.artifact == model)).mappings()
+            found += [{"what": row.get("kind", what), **row} for row in rows]
+    return sorted(found, key=lambda row: row["at"])
+
+
+# -- the ledger's rows
+
+
+def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, Evidence]:
+    found: dict[str, Evidence] = {}
+    for step in {name for bar in bars for name in (bar.report, bar.not_worse_than) if name}:
+        name = step if "/" in step else f"{life}/{step}"
+        own = any(bar.report == step for bar in bars)
+        reports = _reports(ledger, store, name)
+        if fitting := next((one for one in reports if not own or measured(one.folder) == model), None):
+            found[step] = fitting
+        elif newest := next(_reports(ledger, store, name), None):
+            found[step] = newest
+    return found
+
+
+def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[Evidence]:
+    """What a name meant, the latest first: weights that have successors are judged by the reports on themselves."""
+    for digest in _meant(ledger, name):
+        if store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
+            yield Evidence(store.open(digest).path, digest, made[-1].began, version=made[-1].version)
+
+
+def _meant(ledger: Ledger, name: str) -> list[str]:
+    """Everything that a name ever meant, the latest first."""
+    return list(dict.fromkeys(digest for full, digest in reversed(ledger.newest_names(name)) if full == name))
+
+
+def _fixed(ledger: Ledger, gate: str) -> list[Fixed]:
+    query = sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)
+    with ledger.transaction() as database:
+        rows = database.execute(query).mappings()
+        return [Fixed(Policy.model_validate(row["policy"]), row["digest"], float(row["at"])) for row in rows]
+
+
+def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list[str]]:
+    """Bar's identity -> who waived it and why; and why other waivers do not count.
+
+    A waiver covers bars that stood in the gate when it was given, not those that were set or changed since.
+    """
+    valid, spoiled = approvals.statements(ledger, gate, model, kind="waiver")
+    fixed, now = _fixed(ledger, gate), time.time()
+    found: dict[str, str] = {}
+    for statement, person in valid:
+        if not statement.expires or statement.expires <= now:
+            continue
+        said = f"{person.name}: {statement.reason}"
+        if statement.bar in (None, GUARD):
+            found[GUARD] = said
+        bars = [bar for one in fixed if one.at <= statement.at for bar in one.policy.bars]
+        found |= {bar.identity: said for bar in bars if statement.bar in (None, bar.name)}
+    return found, spoiled
+
+
+def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...], list[str]]:
+    """Names of those who approved by the policy of today, each person and key once; and why other rows do not count."""
+    valid, spoiled = approvals.statements(ledger, gate, model, kind="approval")
+    fixed = _fixed(ledger, gate)
+    signers: list[Person] = []
+    for statement, person in valid:
+        known = any(person.key == signer.key or same_name(person.name, signer.name) for signer in signers)
+        if fixed and statement.policy == fixed[-1].digest and not known:
+            signers.append(person)
+    return tuple(signer.name for signer in signers), spoiled
+
+
+def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> History:
+    """What was measured of the same weights, and the reports of the bars' own steps."""
+    found = measurements(ledger, store, model)
+    names = {bar.report: bar.report if "/" in bar.report else f"{life}/{bar.report}" for bar in bars}
+    reports = {
+        step: [one.evidence for one in found if one.step == name and one.figures is not None]
+        for step, name in names.items()
+    }
+    return History(first_measured(found), reports)
+
+
+def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
+    """Record the verdict, unless it repeats the last one."""
+    findings = [one.as_json() for one in decision.judged.findings]
+    row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
+           "findings": findings, "at": time.time()}  # fmt: skip
+    same = (verdicts.c.gate == decision.gate, verdicts.c.artifact == decision.model)
+    newest = sa.select(verdicts.c.policy, verdicts.c.findings).where(*same).order_by(verdicts.c.id.desc()).limit(1)
+
+    def is_repeated(database: sa.Connection) -> bool:
+        last = database.execute(newest).first()
+        return last is not None and (last.policy, last.findings) == (policy, findings)
+
+    with ledger.transaction() as database:
+        if is_repeated(database):
+            return
+    with ledger.exclusive(f"verdicts of {decision.gate}") as database:
+        if is_repeated(database):
+            return
+        database.execute(sa.insert(verdicts).values(row))
+    ledger.log("gate judged", decision.model, gate=decision.gate, verdict=decision.judged.verdict)
+
+
+def _approving_gate(ledger: Ledger, model: str) -> str | None:
+    """The gate that approved these weights the last time."""
+    gates = [move.details.get("gate") for move in ledger.moves(model) if move.state == "approved"]
+    return next((gate for gate in reversed(gates) if gate), None)

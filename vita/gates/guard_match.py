@@ -1,0 +1,58 @@
+"""The filter that figures were measured behind is the filter that the weights are released with, or they do not count.
+
+    guards = guards_of(judged, evidence)                     # digests of the guards in the reports that cleared bars
+    refuse_other_guard(guards, release_guard, gate="cat/release", model=digest)
+
+A red-team report says in its settings which guard stood before the model. Other reports say nothing of guards, and
+ask for none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vita.gates.policy import Evidence, Judged, settings_of
+from vita.infer.content_filter import Guard
+from vita.spine.config import build
+from vita.spine.errors import GateError
+from vita.spine.store import canonical_json
+
+GUARD = "guard"
+"""What a waiver calls the demand that a release bears the guard that its figures were measured behind."""
+
+
+def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
+    """What identifies a guard by all that it does; None where there is none."""
+    if guard is None:
+        return None
+    whole = build(Guard, guard, where="guard").model_dump(mode="json")
+    return hashlib.sha256(canonical_json(whole)).hexdigest()
+
+
+def guards_of(judged: Judged, evidence: Mapping[str, Evidence]) -> tuple[str | None, ...]:
+    """Behind which guards the bars were cleared; a waived bar binds nobody."""
+    passed = {one.bar.report for one in judged.findings if one.verdict == "pass"}
+    found = {step: settings_of(evidence[step].folder) for step in sorted(passed)}
+    return tuple(dict.fromkeys(guard_digest(one[GUARD]) for one in found.values() if GUARD in one))
+
+
+def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | None, *, gate: str, model: str) -> None:
+    """Raises where the release's guard is not the one that the bars were cleared behind.
+
+    Bars on the bare weights may stand beside bars on the guarded ones: then the guard is what is asked for.
+    """
+    asked = {one for one in guards if one} or set(guards)
+    own = guard_digest(guard)
+    if asked and asked != {own}:
+        hint = (
+            "release the weights with just the guard that they are attacked behind (`redteam: {guard: ...}`, "
+            f"`deploy: {{guard: ...}}`), or `vita waive {model[:12]} --gate {gate} --bar {GUARD}`"
+        )
+        told = " and ".join(sorted(_told(one) for one in asked))
+        raise GateError(f"gate {gate}", expected=f"what cleared it: {told}", got=_told(own), hint=hint)
+
+
+def _told(digest: str | None) -> str:
+    return f"the guard {digest[:12]}" if digest else "no guard"

@@ -1,0 +1,78 @@
+"""Every measurement of the same weights, whatever model folder, test, step or life it was made under.
+
+    history = measurements(ledger, store, model)
+    first_measured(history)["world/never_asked/right"]        # when that figure was measured for the first time
+
+A criterion that is changed after its figure was seen is no criterion. So a gate asks when a figure of these weights,
+known by the bytes of their files, was measured for the first time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vita.gates.policy import Evidence
+from vita.gates.weights import same_weights
+from vita.spine.errors import StoreError
+from vita.spine.ledger import Ledger, Run
+from vita.spine.store import Store
+
+_LOST = ("test", "redteam", "rollout")
+"""Stages whose reports hold figures; one whose report is no longer in the store may have measured any figure."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A report on the weights."""
+
+    step: str
+    """`life/step` as it was run."""
+    evidence: Evidence
+    figures: frozenset[str] | None
+    """The figures of the report; None when it is no longer in the store."""
+
+
+def measurements(ledger: Ledger, store: Store, model: str) -> list[Measurement]:
+    """The reports on the weights of a model, oldest first."""
+    models = same_weights(ledger, store, model)
+    runs = {run.id: run for digest in models for run in ledger.users(digest) if run.artifact}
+    found = (_measurement(store, run, frozenset(models)) for run in runs.values())
+    return sorted((one for one in found if one is not None), key=lambda one: one.evidence.began)
+
+
+def first_measured(history: Iterable[Measurement]) -> dict[str, float]:
+    """Figure -> when it was measured for the first time; the empty name stands for every figure."""
+    first: dict[str, float] = {}
+    for one in history:
+        for name in ("",) if one.figures is None else one.figures:
+            first[name] = min(one.evidence.began, first.get(name, math.inf))
+    return first
+
+
+def _measurement(store: Store, run: Run, models: frozenset[str]) -> Measurement | None:
+    assert run.artifact is not None
+    step = f"{run.life}/{run.step}"
+    try:
+        if store.manifest(run.artifact).kind != "report":
+            return None
+        folder = store.open(run.artifact).path
+    except StoreError:
+        lost = Evidence(Path(), run.artifact, run.began, version=run.version)
+        return Measurement(step, lost, None) if run.stage in _LOST else None
+    try:
+        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if content.get("model") not in models:
+            return None
+        names = {
+            f"{item}/{metric}"
+            for group in content["figures"].values()
+            for item, metrics in group.items()
+            for metric in metrics
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # a report without figures measures nothing
+    return Measurement(step, Evidence(folder, run.artifact, run.began, version=run.version), frozenset(names))

@@ -1,0 +1,350 @@
+"""The bars that a version must clear, and the verdict on each from the reports of exactly these weights.
+
+    policy = Policy(model="mend", bars=[{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0.8}])
+    judge(policy, model=digest, evidence={"test_chat": Evidence(folder, digest, began)}, since={...}).verdict
+
+An interval that straddles its limit is `unsure`: the measurement cannot tell. A report that is missing, is of other
+weights or was made before its bar was set is no evidence: `could_not_run`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vita.spine.config import Settings
+from vita.spine.errors import DataError, VitaError
+from vita.spine.store import canonical_json
+from vita.stats.intervals import Interval, difference
+from vita.stats.paired import paired
+
+Verdict = Literal["pass", "fail", "unsure", "could_not_run", "waived"]
+EXIT_CODES = {"pass": 0, "waived": 0, "fail": 10, "could_not_run": 11, "unsure": 12}
+"""Exit code of `vita gate` per verdict; 1 to 9 are the codes of errors (`vita/spine/errors.py`)."""
+WAITING_FOR_APPROVAL = 13
+"""Exit code when all bars are cleared and approvals are still missing."""
+_WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
+_LOWER_IS_BETTER = {
+    *("bits_per_byte", "perplexity", "loss"),
+    *("attack_success_rate", "goals_reached", "over_refusal", "false_alarms", "error", "incoherent", "silent"),
+    *("minded", "lost"),
+}
+
+
+class Bar(Settings):
+    """One thing that must hold."""
+
+    report: str
+    """The step whose report holds the figure, or another report by its whole name: `review/NAME`."""
+    figure: str = Field(min_length=1)
+    """The figure, as `vita show REPORT` lists it: `world/never_asked/right`."""
+    at_least: float | None = None
+    """The figure may not be lower."""
+    at_most: float | None = None
+    """The figure may not be higher."""
+    not_worse_than: str | None = None
+    """A step whose report holds the same figure of another model; `margin` says how much worse is still as good."""
+    margin: float = Field(default=0.0, ge=0)
+    """How much worse than the other model's figure this one may be."""
+    lower_is_better: bool | None = None
+    """Which way is worse, for `not_worse_than`; without it told from the figure's name."""
+    by: Literal["interval", "value"] = "interval"
+    """Whether the whole interval must clear the bar, or its middle alone."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Bar:
+        if sum(limit is not None for limit in (self.at_least, self.at_most, self.not_worse_than)) != 1:
+            raise ValueError("give exactly one of `at_least`, `at_most` and `not_worse_than`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What a waiver calls it."""
+        return f"{self.report}:{self.figure}"
+
+    @property
+    def identity(self) -> str:
+        """The whole of it: a bar of which anything was changed is another one."""
+        return canonical_json(self.model_dump(mode="json")).decode()
+
+    def __str__(self) -> str:
+        by = " by its middle" if self.by == "value" else ""
+        if self.not_worse_than is not None:
+            way = {None: "", True: ", lower is better", False: ", higher is better"}[self.lower_is_better]
+            return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}{way}{by}"
+        limit = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
+        return f"{self.name} {limit}{by}"
+
+
+class Policy(Settings):
+    """A gate: whose weights, which bars, and how many people must agree."""
+
+    model: str
+    """The step whose model must clear it."""
+    bars: tuple[Bar, ...] = Field(min_length=1)
+    """What must hold, all of it."""
+    approvals: int = Field(default=0, ge=0)
+    """How many people must approve by name, once the bars are cleared."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A report as a gate takes it."""
+
+    folder: Path
+    digest: str
+    began: float
+    """When the measurement began, in seconds since 1970."""
+    version: int = 0
+    """The version of the stage that measured."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one bar, and why."""
+
+    bar: Bar
+    verdict: Verdict
+    said: str
+    report: str | None = None
+    value: Interval | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "bar": str(self.bar),
+            "name": self.bar.name,
+            "verdict": self.verdict,
+            "said": self.said,
+            "report": self.report,
+            "value": self.value.as_json() if self.value else None,
+        }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The verdicts on all bars."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of them."""
+        own = {finding.verdict for finding in self.findings}
+        return next(verdict for verdict in _WORST_FIRST if verdict in own)
+
+    @property
+    def reports(self) -> list[str]:
+        """The reports that it rests on."""
+        return list(dict.fromkeys(finding.report for finding in self.findings if finding.report))
+
+
+@dataclass(frozen=True)
+class History:
+    """What was measured of the same weights before, under any name, test or life."""
+
+    first: Mapping[str, float] = field(default_factory=dict)
+    """Figure -> when it was measured for the first time; the empty name stands for every figure."""
+    reports: Mapping[str, Sequence[Evidence]] = field(default_factory=dict)
+    """Step -> its reports on these weights, oldest first."""
+
+    def measured_at(self, bar: Bar, own: Evidence | None) -> float | None:
+        """When the figure of a bar was measured for the first time."""
+        moments = [self.first[name] for name in (bar.figure, "") if name in self.first]
+        return min([*moments, *([own.began] if own else [])], default=None)
+
+
+def judge(
+    policy: Policy,
+    *,
+    model: str,
+    evidence: Mapping[str, Evidence],
+    since: Mapping[str, float],
+    waived: Mapping[str, str] | None = None,
+    taken_away: Sequence[Bar] = (),
+    history: History | None = None,
+) -> Judged:
+    """Hold the reports against the bars.
+
+    `evidence` is keyed by step, `since` says by a bar's identity when it was set, `waived` by its identity who waived
+    it and why. Only what would not pass is waived. A bar that was set or changed after its figure was measured for the
+    first time on these weights cannot pass; bars that were `taken_away` after that still count.
+    """
+    history = history or History()
+    found = [
+        _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf), history=history)
+        for bar in policy.bars
+    ]
+    for bar in taken_away:
+        finding = _judge(bar, model=model, evidence=evidence, since=-math.inf, history=history)
+        found.append(replace(finding, said=f"{finding.said}; the bar was taken away after the measurement began"))
+    return Judged(tuple(_or_waived(finding, waived or {}) for finding in found))
+
+
+def figure(folder: Path, name: str) -> Interval:
+    """The figure `name/metric` of a report folder."""
+    figures = {
+        f"{item}/{metric}": value
+        for group in _read(folder)["figures"].values()
+        for item, metrics in group.items()
+        for metric, value in metrics.items()
+    }
+    if name not in figures:
+        reasons = _read(folder).get("could_not_run")
+        if isinstance(reasons, dict) and reasons:
+            whole = "; ".join(f"{probe} could not run: {why}" for probe, why in sorted(reasons.items())[:3])
+            raise DataError(f"figure {name}", f"is not in the report; {whole}")
+        raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
+    return _interval(figures[name])
+
+
+def measured(folder: Path) -> str | None:
+    """The weights that a report is of, where it can be read."""
+    try:
+        return str(_read(folder).get("model"))
+    except VitaError:
+        return None
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings that a report was made with, where it tells them."""
+    settings = _read(folder).get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
+TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `held_out`, test's `documents`)"
+"""What to do about a figure without an interval."""
+
+
+def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float, history: History) -> Finding:
+    """The verdict on one bar: of its report, of earlier reports of the same test, and of when it was set."""
+    own = evidence.get(bar.report)
+    if own is None:
+        return Finding(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
+    finding = _against_report(bar, own, model=model, evidence=evidence)
+    if finding.value is None or finding.verdict == "fail":
+        return finding
+    for earlier in history.reports.get(bar.report, ()):
+        if earlier.digest == own.digest or not _same_conditions(earlier, own):
+            continue
+        before = _against_report(bar, earlier, model=None, evidence=evidence)
+        if before.verdict == "fail":
+            said = f"{finding.said}, but an earlier report of this test failed ({before.said}); waive it to go on"
+            return replace(finding, verdict="fail", said=said)
+    first = history.measured_at(bar, own)
+    if first is not None and first < since:
+        said = (
+            "the bar was set or changed after these weights were first measured for this figure; "
+            f"it applies to weights that are measured from then on. For these, `vita waive --bar {bar.name}` is needed"
+        )
+        return replace(finding, verdict="could_not_run", said=said)
+    return finding
+
+
+def _same_conditions(earlier: Evidence, own: Evidence) -> bool:
+    """Whether two reports were made by the same version of a test, behind the same guard."""
+    if earlier.version != own.version:
+        return False
+    try:
+        return settings_of(earlier.folder).get("guard") == settings_of(own.folder).get("guard")
+    except VitaError:
+        return False
+
+
+def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Mapping[str, Evidence]) -> Finding:
+    """The verdict of one report on a bar, whenever either was made."""
+    try:
+        measured = _read(own.folder).get("model")
+        if model is not None and measured != model:
+            other = f"it is of the weights {str(measured)[:12]}, not of {model[:12]}"
+            return Finding(bar, "could_not_run", other, own.digest)
+        value = figure(own.folder, bar.figure)
+        if value.n == 0 or not math.isfinite(value.value):
+            return Finding(bar, "could_not_run", _why_nothing(own.folder, bar), own.digest)
+        if bar.not_worse_than is None:
+            told = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
+            return Finding(bar, _against(bar, value), told, own.digest, value)
+        other = evidence.get(bar.not_worse_than)
+        if other is None:
+            missing = f"there is no report of the step `{bar.not_worse_than}`"
+            return Finding(bar, "could_not_run", missing, own.digest, value)
+        gain = _gain(bar, own.folder, other.folder)
+        verdict = _above(gain, -bar.margin, by=bar.by)
+        return Finding(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", own.digest, value)
+    except VitaError as error:
+        return Finding(bar, "could_not_run", str(error), own.digest)
+
+
+def _why_nothing(folder: Path, bar: Bar) -> str:
+    """Why a figure rests on no measurement: the report's own reason where it names one."""
+    reasons = _read(folder).get("could_not_run")
+    own = reasons.get(bar.figure.split("/")[0]) if isinstance(reasons, dict) else None
+    return f"the figure rests on nothing: {own}" if own else "the figure rests on nothing"
+
+
+def _against(bar: Bar, value: Interval) -> Verdict:
+    if bar.at_least is not None:
+        return _above(value, bar.at_least, by=bar.by)
+    assert bar.at_most is not None, "a bar has one limit"
+    return _above(_turned(value), -bar.at_most, by=bar.by)
+
+
+def _above(value: Interval, limit: float, *, by: str) -> Verdict:
+    low, high = (value.value, value.value) if by == "value" else (value.low, value.high)
+    if low >= limit:
+        return "pass"
+    return "fail" if high < limit else "unsure"
+
+
+def _gain(bar: Bar, own: Path, other: Path) -> Interval:
+    """By how much the figure is better than the other model's: on paired items where both reports have them."""
+    lower = bar.lower_is_better
+    if lower is None:
+        lower = not _LOWER_IS_BETTER.isdisjoint(bar.figure.split("/")[1:])
+    pairs = paired(other, own, bar.figure)
+    gain = pairs.difference if pairs else difference(figure(own, bar.figure), figure(other, bar.figure))
+    return _turned(gain) if lower else gain
+
+
+def _change_phrase(gain: Interval, other: str) -> str:
+    """Name the direction of a change, with a magnitude that is never negative."""
+    if gain.value < 0:
+        return f"worse than {other} by {_turned(gain)}"
+    return f"better than {other} by {gain}" if gain.value > 0 else f"equal to {other}, difference {gain}"
+
+
+def _turned(value: Interval) -> Interval:
+    return Interval(-value.value, -value.high, -value.low, value.n)
+
+
+def _or_waived(finding: Finding, waived: Mapping[str, str]) -> Finding:
+    why = waived.get(finding.bar.identity)
+    if why is None or finding.verdict == "pass":
+        return finding
+    said = f"{finding.verdict}: {finding.said}; waived by {why}"
+    return Finding(finding.bar, "waived", said, finding.report, finding.value)
+
+
+def _interval(value: Mapping[str, Any]) -> Interval:
+    low, high = value.get("low"), value.get("high")
+    return Interval(
+        math.nan if value.get("value") is None else value["value"],
+        -math.inf if low is None else low,
+        math.inf if high is None else high,
+        value.get("n", 0),
+    )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(str(folder), f"holds no report that can be read: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
+        raise DataError(str(folder), "its report.json holds no figures")
+    return found

@@ -1,0 +1,201 @@
+"""Model identity by verified bytes: which models of the store hold the same files, or the same weights.
+
+    files = hash_files(folder)                                # name -> (sha256, bytes), read from the disk
+    match = match_model(ledger, store, files)
+    match.digest                                              # the same at every path and in the store
+
+The ledger keeps an index of the files of every model in the store. The index is filled from manifests, whose own
+sha256 is the model's digest, so that no file inside a folder can claim an identity. A second index holds a digest of
+the tensors, so that weights in another file layout are the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from vita.gates.tensor_digest import tensor_digest
+from vita.spine.disk import file_sha256
+from vita.spine.errors import ModelError, StoreError
+from vita.spine.ledger import Ledger
+from vita.spine.store import Manifest, Store
+
+Files = Mapping[str, tuple[str, int]]
+"""File name inside the model folder -> (sha256, size in bytes)."""
+WEIGHTS_SUFFIX = ".safetensors"
+MODEL_KINDS = ("model", "reward")
+
+_tables = sa.MetaData()
+model_files = sa.Table(
+    "model_files",
+    _tables,
+    sa.Column("artifact", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("sha256", sa.String),
+)
+"""The files of every model in the store; another artifact has one row with an empty name."""
+model_tensors = sa.Table(
+    "model_tensors",
+    _tables,
+    sa.Column("artifact", sa.String, primary_key=True),
+    sa.Column("digest", sa.String),
+)
+"""The digest of a model's tensors; empty where its weights cannot be read."""
+
+
+@dataclass(frozen=True)
+class ModelMatch:
+    """The models of the store that a set of files belongs to."""
+
+    digest: str
+    """The digest of the model: an artifact with exactly these files, or the digest that adopting them would give."""
+    exact: tuple[str, ...]
+    """Artifacts with exactly these files."""
+    same_weights: tuple[str, ...]
+    """Artifacts with the same tensors, and those whose weight files are all among these files; `exact` included."""
+
+
+def hidden(name: str) -> bool:
+    """Whether a file is hidden: neither adopted into the store nor taken into a release."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def regular_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path) of every file below a folder; refuses symbolic links and special files."""
+    for parent, folders, names in os.walk(folder):
+        for entry in sorted([*folders, *names]):
+            path = Path(parent, entry)
+            name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                hint = "copy the folder with its real files: cp -rL FOLDER COPY"
+                raise ModelError(str(path), "is a symbolic link", hint=hint)
+            if stat.S_ISREG(mode):
+                yield name, path
+            elif not stat.S_ISDIR(mode):
+                raise ModelError(str(path), expected="a regular file", got="a device, pipe or socket")
+
+
+def hash_files(folder: Path) -> dict[str, tuple[str, int]]:
+    """Hash every file of a model folder that is not hidden."""
+    return {name: (file_sha256(path), path.stat().st_size) for name, path in regular_files(folder) if not hidden(name)}
+
+
+def model_digest(files: Files) -> str:
+    """The digest that a model folder has as an artifact of the store, whatever its path is."""
+    return hashlib.sha256(Manifest("model", files, {}).encode()).hexdigest()
+
+
+def weights_of(files: Mapping[str, str]) -> frozenset[str]:
+    """The sha256 of the weight files."""
+    return frozenset(sha for name, sha in files.items() if name.endswith(WEIGHTS_SUFFIX))
+
+
+def match_model(ledger: Ledger, store: Store, files: Files, *, tensors: str | None = None) -> ModelMatch:
+    """Find the models of the store with these files, and those with the same weights.
+
+    `tensors` is the digest of the tensors in these files; without it only equal files are the same weights.
+    """
+    update_index(ledger, store)
+    hashes = {name: sha for name, (sha, _) in files.items()}
+    weights = weights_of(hashes)
+    similar = _models_holding(ledger, weights or frozenset(hashes.values()))
+    exact = sorted(digest for digest, own in similar.items() if own == hashes)
+    same = {digest for digest, own in similar.items() if weights_of(own) and weights_of(own) <= weights}
+    if tensors is not None:
+        update_tensor_index(ledger, store)
+        same |= _models_with_tensors(ledger, tensors)
+    return ModelMatch(
+        exact[0] if exact else model_digest(files), tuple(exact), tuple(dict.fromkeys([*exact, *sorted(same)]))
+    )
+
+
+def same_weights(ledger: Ledger, store: Store, model: str) -> tuple[str, ...]:
+    """The models of the store that consist of the same weights as `model`, itself included."""
+    update_index(ledger, store)
+    update_tensor_index(ledger, store, model)
+    query = sa.select(model_files.c.name, model_files.c.sha256).where(model_files.c.artifact == model)
+    with ledger.transaction() as database:
+        weights = weights_of({row.name: row.sha256 for row in database.execute(query)})
+        tensors = database.execute(
+            sa.select(model_tensors.c.digest).where(model_tensors.c.artifact == model)
+        ).scalar_one_or_none()
+    same = {digest for digest, own in _models_holding(ledger, weights).items() if weights_of(own) == weights}
+    if tensors:
+        same |= _models_with_tensors(ledger, tensors)
+    return tuple(sorted((same if weights else set()) | {model}))
+
+
+def update_index(ledger: Ledger, store: Store) -> None:
+    """Enter the files of models that came into the store since the last time."""
+    with ledger.transaction() as database:
+        known = set(database.execute(sa.select(model_files.c.artifact).distinct()).scalars())
+    rows: list[dict[str, str]] = []
+    for digest in store.digests():
+        if digest in known:
+            continue
+        try:
+            manifest = store.manifest(digest)
+        except StoreError:  # a damaged manifest identifies nothing; `vita verify` reports it
+            continue
+        rows += _index_rows(digest, manifest)
+    if rows:
+        with ledger.transaction() as database:
+            dialect = postgresql if database.dialect.name == "postgresql" else sqlite
+            database.execute(dialect.insert(model_files).on_conflict_do_nothing(), rows)
+
+
+def update_tensor_index(ledger: Ledger, store: Store, *models: str) -> None:
+    """Enter the tensors of `models` and of those that are not yet in the index.
+
+    Of a remote store only models with a state or a verdict are read, since each one has to be fetched.
+    """
+    indexed = sa.select(model_tensors.c.artifact)
+    query = sa.select(model_files.c.artifact).distinct().where(model_files.c.name != "")
+    query = query.where(model_files.c.artifact.not_in(indexed))
+    if store.is_remote:
+        states = sa.select(sa.column("artifact")).select_from(sa.table("states"))
+        verdicts = sa.select(sa.column("artifact")).select_from(sa.table("verdicts"))
+        known = model_files.c.artifact.in_(sa.union(states, verdicts))
+        query = query.where(known | model_files.c.artifact.in_(models))
+    with ledger.transaction() as database:
+        missing = sorted(database.execute(query).scalars())
+    rows = [_tensor_row(store, digest) for digest in missing if store.has(digest)]
+    if rows:
+        with ledger.transaction() as database:
+            dialect = postgresql if database.dialect.name == "postgresql" else sqlite
+            database.execute(dialect.insert(model_tensors).on_conflict_do_nothing(), rows)
+
+
+def _tensor_row(store: Store, digest: str) -> dict[str, str]:
+    return {"artifact": digest, "digest": tensor_digest(store.open(digest).path) or ""}
+
+
+def _models_with_tensors(ledger: Ledger, tensors: str) -> set[str]:
+    query = sa.select(model_tensors.c.artifact).where(model_tensors.c.digest == tensors)
+    with ledger.transaction() as database:
+        return set(database.execute(query).scalars())
+
+
+def _index_rows(digest: str, manifest: Manifest) -> list[dict[str, str]]:
+    if manifest.kind not in MODEL_KINDS:
+        return [{"artifact": digest, "name": "", "sha256": ""}]
+    files = {name: sha for name, (sha, _) in manifest.files.items() if not hidden(name)}
+    return [{"artifact": digest, "name": name, "sha256": sha} for name, sha in files.items()]
+
+
+def _models_holding(ledger: Ledger, hashes: frozenset[str]) -> dict[str, dict[str, str]]:
+    """Model -> its files, for every model that holds one of these contents."""
+    holders = sa.select(model_files.c.artifact).where(model_files.c.sha256.in_(sorted(hashes)))
+    query = sa.select(model_files).where(model_files.c.artifact.in_(holders))
+    found: dict[str, dict[str, str]] = {}
+    with ledger.transaction() as database:
+        for row in database.execute(query):
+            found.setdefault(row.artifact, {})[row.name] = row.sha256
+    return found

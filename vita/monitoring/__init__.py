@@ -1,0 +1,1 @@
+"""The log of requests, alerts, feedback and simulated users of a running service."""

@@ -1,0 +1,132 @@
+"""Rules that watch a service's figures: which figure, above or below what, for how long.
+
+    alerts:
+      - {name: slow, figure: latency_p95, above: 5, for: 5 min, severity: page}
+      - {name: rude, figure: thumbs_up_rate, below: 0.5, version: "cat:2", at_least: 20}
+
+A rule fires when its figure was on the wrong side in every one of the moments that were looked at: `looks` says which
+moments its length of time asks for, whatever other rules there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vita.monitoring.request_log import FIGURES
+from vita.spine.config import Settings, alternatives, build, nearest, read_yaml
+
+LOOKS = 5
+"""At how many moments before now a rule that asks for a length of time is tried."""
+Figures = Mapping[str, Mapping[str, float | None]]
+"""Version -> figure -> value."""
+
+
+class Rule(Settings):
+    """One thing to watch."""
+
+    name: str = Field(min_length=1)
+    """What it is called when it fires."""
+    figure: str
+    """One of the figures that `vita monitor` shows."""
+    above: float | None = None
+    """It fires over this."""
+    below: float | None = None
+    """It fires under this."""
+    seconds: float = Field(default=0.0, ge=0, alias="for")
+    """How long it must have been so: seconds, or `5 min`, `1 h`."""
+    severity: Literal["note", "warn", "page"] = "warn"
+    """How loudly."""
+    version: str | None = None
+    """Only this version; each one when absent."""
+    at_least: int = Field(default=1, ge=0)
+    """Only when as many requests were seen."""
+
+    @field_validator("figure")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in FIGURES:
+            close = nearest(value, FIGURES)
+            hint = f"did you mean `{close}`?" if close else alternatives(FIGURES)
+            raise ValueError(f"`{value}` is no figure; {hint}")
+        return value
+
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _in_seconds(cls, value: Any) -> Any:
+        return in_seconds(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Rule:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("give one of `above` and `below`")
+        return self
+
+    def broken_by(self, value: float | None) -> bool:
+        """Whether a value is on the wrong side; one that nobody saw is not."""
+        if value is None:
+            return False
+        return value > self.above if self.above is not None else self.below is not None and value < self.below
+
+
+class Rules(Settings):
+    """A file of rules."""
+
+    alerts: tuple[Rule, ...] = Field(min_length=1)
+    """The rules."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """A rule that fires."""
+
+    rule: Rule
+    version: str
+    value: float
+
+    def __str__(self) -> str:
+        side = f"above {self.rule.above:g}" if self.rule.above is not None else f"below {self.rule.below:g}"
+        long = f" for {self.rule.seconds:g} s" if self.rule.seconds else ""
+        figure = f"{self.rule.figure} is {self.value:.4g}"
+        return f"{self.rule.severity}: {self.rule.name}: {self.version}: {figure}, {side}{long}"
+
+
+def in_seconds(text: str) -> float:
+    """A time as people write it: `30 s`, `5 min`, `6h`; a ValueError where it is none."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
+    if not found:
+        raise ValueError("is a time such as 30 s, 5 min or 1 h")
+    return float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def read_rules(path: str | Path) -> tuple[Rule, ...]:
+    """The rules in a YAML file."""
+    return build(Rules, read_yaml(path), where=str(path)).alerts
+
+
+def looks(rules: Sequence[Rule], *, now: float) -> list[float]:
+    """The moments at which the figures must be known, the oldest first; the last is now."""
+    spread = {now - rule.seconds * (1 - step / LOOKS) for rule in rules if rule.seconds for step in range(LOOKS)}
+    return [*sorted(spread), now]
+
+
+def firing(rules: Sequence[Rule], moments: Sequence[tuple[float, Figures]], *, now: float) -> list[Alert]:
+    """The rules that fire, by the figures at several moments (seconds since 1970), the oldest first."""
+    found = []
+    for rule in rules:
+        seen = [told for at, told in moments if at >= now - rule.seconds]
+        if rule.seconds and len(seen) < 2:
+            continue  # nobody looked before now, so nobody knows for how long it has been so
+        for version in seen[-1] if seen else ():
+            values = [told.get(version, {}) for told in seen]
+            enough = (values[-1].get("requests") or 0) >= rule.at_least
+            wanted = rule.version in (None, version)
+            value = values[-1].get(rule.figure)
+            if wanted and enough and value is not None and all(rule.broken_by(one.get(rule.figure)) for one in values):
+                found.append(Alert(rule, version, value))
+    return found

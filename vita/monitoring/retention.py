@@ -1,0 +1,125 @@
+"""How long the request log, feedback and passing events are kept, and their removal in small batches.
+
+    for removed in prune(ledger, Retention()): ...      # each step is one short transaction: what -> how many rows
+
+Content goes first, the figures of a request later. Events that an audit needs (runs, approvals, moves, findings,
+erasures) are never removed; of events that only the newest of matters, the older ones are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import ConfigDict, Field
+
+from vita.monitoring.request_log import feedback, requests
+from vita.spine.config import Settings
+from vita.spine.ledger import Ledger, events
+
+BATCH = 500
+"""Rows of one transaction."""
+PASSING = ("lived", "retested", "feedback collected")
+"""Events of which only the newest about a subject is read."""
+_DAY = 86_400.0
+
+
+class Retention(Settings):
+    """How long the ledger keeps what passes."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    content_days: float | None = Field(default=90.0, ge=0)
+    """Days that prompts, answers and users' words are kept; for ever when absent."""
+    request_days: float | None = Field(default=400.0, ge=0)
+    """Days that the figures of a request and the verdicts on it are kept; for ever when absent."""
+    request_rows: int | None = Field(default=None, ge=0)
+    """How many requests are kept at most, the newest; any number when absent."""
+    event_days: float | None = Field(default=400.0, ge=0)
+    """Days that passing events are kept which a newer one has taken the place of; for ever when absent."""
+
+
+def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> Iterator[dict[str, int]]:
+    """Remove what is too old, one batch a step; each step says how many rows of what it changed."""
+    moment = time.time() if now is None else now
+    for what, find, change in _works(ledger, retention, moment):
+        while True:
+            with ledger.transaction() as database:
+                numbers = list(database.execute(find.limit(BATCH)).scalars())
+                if numbers:
+                    change(database, numbers)
+            if numbers:
+                yield {what: len(numbers)}
+            if len(numbers) < BATCH:
+                break
+
+
+def outdated(ledger: Ledger, retention: Retention, *, now: float | None = None) -> dict[str, int]:
+    """What -> how many rows `prune` would change now."""
+    moment = time.time() if now is None else now
+    found: dict[str, int] = {}
+    with ledger.transaction() as database:
+        for what, find, _ in _works(ledger, retention, moment):
+            count = sa.select(sa.func.count()).select_from(find.order_by(None).subquery())
+            found[what] = int(database.execute(count).scalar_one())
+    return found
+
+
+# -- helpers
+
+
+def _works(ledger: Ledger, retention: Retention, now: float) -> Iterator[tuple[str, Any, Any]]:
+    """(what, the query for the ids of its rows, how they are changed), the cheapest loss first."""
+    if retention.content_days is not None:
+        before = now - retention.content_days * _DAY
+        find = sa.select(requests.c.id).where(requests.c.has_content.is_(True), requests.c.at < before)
+        yield "contents of requests", find.order_by(requests.c.at), _forget_content
+        said = sa.cast(feedback.c.content, sa.Text)
+        worded = sa.or_(said.like('%"better"%'), said.like('%"reason"%'))
+        find = sa.select(feedback.c.id).where(feedback.c.at < before, worded).order_by(feedback.c.at)
+        yield "words of users", find, _forget_words
+    if retention.request_days is not None:
+        before = now - retention.request_days * _DAY
+        yield (
+            "feedback",
+            sa.select(feedback.c.id).where(feedback.c.at < before).order_by(feedback.c.at),
+            _deletion(feedback),
+        )
+        yield (
+            "requests",
+            sa.select(requests.c.id).where(requests.c.at < before).order_by(requests.c.at),
+            _deletion(requests),
+        )
+    if retention.request_rows is not None:
+        with ledger.transaction() as database:
+            newest = database.execute(sa.select(sa.func.max(requests.c.id))).scalar() or 0
+        find = sa.select(requests.c.id).where(requests.c.id <= newest - retention.request_rows).order_by(requests.c.id)
+        yield "requests over the number", find, _deletion(requests)
+    if retention.event_days is not None:
+        before, newer = now - retention.event_days * _DAY, events.alias("newer")
+        again = sa.exists().where(newer.c.subject == events.c.subject, newer.c.event == events.c.event,
+                                  newer.c.id > events.c.id)  # fmt: skip
+        find = sa.select(events.c.id).where(events.c.event.in_(PASSING), events.c.at < before, again)
+        yield "events", find, _deletion(events)
+
+
+def _deletion(table: sa.Table) -> Any:
+    def delete(database: sa.Connection, numbers: list[int]) -> None:
+        database.execute(sa.delete(table).where(table.c.id.in_(numbers)))
+
+    return delete
+
+
+def _forget_content(database: sa.Connection, numbers: list[int]) -> None:
+    empty = {"asked": {}, "answered": {}, "has_content": False}
+    database.execute(sa.update(requests).where(requests.c.id.in_(numbers)).values(empty))
+
+
+def _forget_words(database: sa.Connection, numbers: list[int]) -> None:
+    """The verdict and the other request of a vote stay."""
+    query = sa.select(feedback.c.id, feedback.c.content).where(feedback.c.id.in_(numbers))
+    for number, content in list(database.execute(query)):
+        kept = {name: value for name, value in content.items() if name == "rejected_request_id"}
+        database.execute(sa.update(feedback).where(feedback.c.id == number).values(content=kept))

@@ -1,0 +1,121 @@
+"""Who uses a released model in a simulation: the embedded world's people, or people with the prompts of a source.
+
+    crowd = users.crowd(release.folder / "model", where="trial")
+    for visit in crowd.visits(200, seed=0): ...
+
+The people of a source ask its prompts and mind what a reward thinks little of: an answer that breaks off, one that is
+too long, whatever a line of Python can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+
+from pydantic import Field
+
+from vita.data.records import Message
+from vita.data.sources.prompts import Prompt, distinct, prompts
+from vita.data.sources.source import Source
+from vita.data.tokens.chat_template import ChatTemplate, encode_prompt
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.data.world import World, WorldSettings
+from vita.data.world.users import Crowd, Reaction, Visit, reactions
+from vita.data.world.visitors import Villagers
+from vita.rl.rewards import FROM_MODEL, RewardChoice, Rewards
+from vita.spine.config import Settings, neutral
+from vita.spine.errors import ConfigError, DataError
+
+PEOPLE = 40
+"""How many different users there are of a source's prompts."""
+MINDED = 0.5
+"""An answer that the reward gives less than this is minded."""
+
+
+class Users(Settings):
+    """Who comes, and how many at a time."""
+
+    world: WorldSettings | None = None
+    """The embedded world whose people come to visit."""
+    sources: tuple[Source, ...] = ()
+    """Or where the visitors' prompts come from: dialogues, preferences, or rows with `prompt`."""
+    minds: RewardChoice | None = None
+    """What the visitors with prompts of `sources` look at, as a reward by name or `file.py:function`: they mind an
+    answer that gets less than 0.5."""
+    visits: int = Field(160, ge=4)
+    """How often somebody comes and asks."""
+    at_once: int = Field(8, ge=1)
+    """How many are there at the same time."""
+    replicas: int = Field(2, ge=1)
+    """Processes that answer."""
+    max_tokens: int = Field(48, ge=1)
+    """The longest answer."""
+    ungated: str | None = neutral(None, min_length=1)
+    """Why the release is served although no gate approves it now; without a reason such a release is refused."""
+
+    def crowd(self, model: Path, *, where: str) -> Crowd:
+        """The users; what is too long for the model with its answer is not asked."""
+        if self.world is not None:
+            if self.sources or self.minds:
+                raise ConfigError(where, expected="one of `world` and `sources`", got="both")
+            return Villagers(World.create(self.world))
+        if not self.sources or self.minds is None:
+            raise ConfigError(where, expected="`world`, or `sources` and what their people mind (`minds`)")
+        if self.minds.use == FROM_MODEL and self.minds.file is None:
+            raise ConfigError(f"{where}.minds", expected="a reward that needs no model", got=FROM_MODEL)
+        rewards = Rewards.open([self.minds], where=f"{where}.minds")
+        every = distinct(one for source in self.sources for one in prompts(source))
+        return Askers(_fitting(every, model, answer=self.max_tokens, where=where), rewards)
+
+
+@dataclass(frozen=True)
+class Askers:
+    """People with prompts of a source."""
+
+    prompts: Sequence[Prompt]
+    rewards: Rewards
+
+    def visits(self, count: int, *, seed: int) -> Iterator[Visit]:
+        """The prompts in a drawn order, from the beginning again where there are too few."""
+        chance = Random(f"{seed}:visits")
+        drawn: list[Prompt] = []
+        for number in range(count):
+            if not drawn:
+                drawn = chance.sample(self.prompts, len(self.prompts))
+            who, answers = f"user {chance.randrange(PEOPLE) + 1}", chance.choice((1, 2, 2))
+            yield Visit(number, who, drawn.pop().messages, answers)
+
+    def minds(self, visit: Visit, answer: str) -> bool:
+        """Whether the reward thinks little of it; where it says nothing, nobody minds."""
+        from vita.infer.engine import Completion
+        from vita.rl.judging import judged
+
+        told = Completion(answer, (), "stop", ())
+        value = judged(self.rewards, [self._asked[visit.prompt]], [told], seed=f"{visit.number}").total[0]
+        return value is not None and value < MINDED
+
+    def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+        """A vote or a thumb."""
+        return reactions(visit, answers, [self.minds(visit, answer) for answer in answers], seed=seed)
+
+    @cached_property
+    def _asked(self) -> dict[tuple[Message, ...], Prompt]:
+        return {one.messages: one for one in self.prompts}
+
+
+def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -> list[Prompt]:
+    from vita.nn import hf
+
+    tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
+    room = int(hf.read_config(model)["max_position_embeddings"]) - answer
+
+    def fits(one: Prompt) -> bool:
+        return len(encode_prompt(tokenizer, template, one.messages)) <= room
+
+    kept = [one for one in every if fits(one)]
+    if not kept:
+        raise DataError(where, expected=f"prompts of at most {room} tokens", got=f"none among {len(every)}")
+    return kept

@@ -1,0 +1,1 @@
+"""Attacks on a model: probes, detectors, taxonomy, datasets and findings."""

@@ -1,0 +1,155 @@
+"""Files that others collected, as material for the probes: one reader per form, by the file's name or as told.
+
+    goals, disguises, pairs = read({"advbench": "data/advbench_harmful_behaviors.jsonl.gz"})
+
+A reader turns a row into a `Goal` to be refused (or, where a file says that it is safe, a twin to be answered), a
+wrapper for the jailbreaks, or a pair for the bias probe. Another file is one decorated function here.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+from vita.data.sources.benchmark_rows import Fields, rows
+from vita.redteam.probe import Goal, Item, Pair
+from vita.spine.parts import Parts
+
+Found = Goal | Item | tuple[str, str]
+"""A goal, a pair, or a wrapper as (name, text)."""
+
+HARM_FILES: Parts[Callable[[Fields, int], Found | None]] = Parts("harm_file")
+"""The form's name -> what reads a row; None leaves the row out."""
+
+
+def read(files: Mapping[str, str], *, limit: int | None, seed: int) -> tuple[list[Goal], dict[str, str], list[Item]]:
+    """Goals, wrappers and pairs of all files; with a limit, a sample of each file that the seed draws."""
+    goals: list[Goal] = []
+    disguises: dict[str, str] = {}
+    pairs: list[Item] = []
+    for name, path in files.items():
+        reader = HARM_FILES[name]
+        found = [one for number, row in enumerate(rows(path)) if (one := reader(row, number)) is not None]
+        for one in _sample(found, limit, seed=seed ^ zlib.crc32(name.encode())):
+            if isinstance(one, Goal):
+                goals.append(one)
+            elif isinstance(one, Item):
+                pairs.append(one)
+            else:
+                disguises[one[0]] = one[1]
+    return goals, disguises, pairs
+
+
+@HARM_FILES.add("advbench")
+def advbench(row: Fields, number: int) -> Goal:
+    """`{goal, target}` (Zou et al. 2023)."""
+    return _goal(f"advbench/{number}", "advbench", row.text("goal"), target=row.text("target"))
+
+
+@HARM_FILES.add("harmbench")
+def harmbench(row: Fields, number: int) -> Goal:
+    """`{prompt}` (Mazeika et al. 2024)."""
+    return _goal(f"harmbench/{number}", "harmbench", row.text("prompt"))
+
+
+@HARM_FILES.add("do_not_answer")
+def do_not_answer(row: Fields, number: int) -> Goal:
+    """`{category, prompt}` (Wang et al. 2023)."""
+    return _goal(f"do_not_answer/{number}", row.text("category"), row.text("prompt"))
+
+
+@HARM_FILES.add("tense")
+def tense(row: Fields, number: int) -> Goal:
+    """`{tense, prompt}`: goals in the past or the future tense (Andriushchenko & Flammarion 2024)."""
+    return _goal(f"tense/{number}", f"{row.text('tense')}_tense", row.text("prompt"))
+
+
+@HARM_FILES.add("xstest")
+def xstest(row: Fields, number: int) -> Goal:
+    """`{id, prompt, type, label}` (Roettger et al. 2024): safe prompts are twins without a goal."""
+    kind = row.text("type").removeprefix("contrast_")
+    safe = row.text("label") == "safe"
+    goal = _goal(f"xstest/{row.text('id')}", kind, row.text("prompt"))
+    if not safe:
+        return goal
+    answer = f"Sure. Here is what there is to say about {_topic(goal.text)}: it is known and no harm comes of it."
+    return goal.model_copy(update={"text": "", "twin": goal.text, "answer": answer})
+
+
+@HARM_FILES.add("dan")
+def dan(row: Fields, number: int) -> tuple[str, str]:
+    """`{name, template}`: wrappers; the request stands where the template says, else at the end."""
+    return row.text("name"), _with_place(row.text("template"))
+
+
+@HARM_FILES.add("in_the_wild")
+def in_the_wild(row: Fields, number: int) -> tuple[str, str]:
+    """`{prompt}`: wrappers that were found on the net (Shen et al. 2024)."""
+    return f"wild_{number}", _with_place(row.text("prompt"))
+
+
+@HARM_FILES.add("crows_pairs")
+def crows_pairs(row: Fields, number: int) -> Item:
+    """`{sent_more, sent_less, bias_type, stereo_antistereo}` (Nangia et al. 2020)."""
+    options = (row.text("sent_more"), row.text("sent_less"))
+    stereotype = 0 if row.text("stereo_antistereo") == "stereo" else 1
+    return Item(f"crows_pairs/{number}", Pair(options=options, stereotype=stereotype), row.text("bias_type"), "pair")
+
+
+@HARM_FILES.add("bbq")
+def bbq(row: Fields, number: int) -> Item | None:
+    """BBQ (Parrish et al. 2022), ambiguous contexts alone: what the text does not say, the stereotype answers."""
+    if row.text("context_condition") != "ambig":
+        return None
+    groups = {str(group).lower() for group in row["additional_metadata"]["stereotyped_groups"]}
+    answers = [row.text(f"ans{index}") for index in range(3)]
+    tags = [str(row["answer_info"][f"ans{index}"][1]).lower() for index in range(3)]
+    biased = [index for index, tag in enumerate(tags) if tag in groups]
+    others = [index for index, tag in enumerate(tags) if tag not in groups and tag != "unknown"]
+    if len(biased) != 1 or len(others) != 1:
+        return None
+    # A negative question is answered after the stereotype by the group, a positive one by the other.
+    stereotype = biased[0] if row.text("question_polarity") == "neg" else others[0]
+    test = Pair(
+        context=f"{row.text('context')}\n{row.text('question')}\nAnswer:",
+        options=tuple(f" {answer}" for answer in answers),
+        stereotype=stereotype,
+        by_length=True,
+    )
+    return Item(f"bbq/{number}", test, row.text("category"), "question")
+
+
+@HARM_FILES.add("winogender")
+def winogender(row: Fields, number: int) -> Item:
+    """`{set, query, choices, gold}` (Rudinger et al. 2018): is the pronoun given to the wrong person?"""
+    choices = row.texts("choices")
+    wrong = 1 - row.gold(choices) if len(choices) == 2 else 0
+    options = tuple(f" {choice}" for choice in choices)
+    test = Pair(context=row.text("query"), options=options, stereotype=wrong, by_length=True)
+    return Item(f"winogender/{number}", test, row.text("set"), "question")
+
+
+def _goal(id: str, hazard: str, text: str, *, target: str = "") -> Goal:
+    opening = target or f"Sure, here is what you asked about {_topic(text)}."
+    steps = "First get what you need, then go through it one step after the other until it is done."
+    return Goal(id=id, hazard=hazard, text=text, obedient=f"{opening} {steps}")
+
+
+def _topic(text: str) -> str:
+    """A content word or two of the text, so that an answer about it is on the matter."""
+    words = sorted(re.findall(r"[A-Za-z]{4,}", text), key=len, reverse=True)
+    return " and ".join(words[:2]) or "it"
+
+
+def _with_place(template: str) -> str:
+    for place in ("[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{query}"):
+        template = template.replace(place, "{request}")
+    return template if "{request}" in template else template.rstrip() + "\n{request}"
+
+
+def _sample(found: Sequence[Found], limit: int | None, *, seed: int) -> list[Found]:
+    if limit is None or limit >= len(found):
+        return list(found)
+    return [found[index] for index in sorted(random.Random(seed).sample(range(len(found)), limit))]

@@ -1,0 +1,284 @@
+"""What becomes of a successful attack: a finding in the ledger, from its discovery to its end.
+
+    open -> triaged -> mitigated -> retested -> closed        accepted (for a time, by name)        false_positive
+
+A later report of the same life on other weights, or behind another guard, moves findings by itself: where an attack
+fails now, what was mitigated or retested is closed and the rest is retested; where it succeeds again, it is reopened.
+Every finding can be exported as a regression item, which later runs ask again word for word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import orjson
+import sqlalchemy as sa
+import zstandard
+
+from vita.redteam.probe import PROBES
+from vita.spine.errors import DataError, LedgerError
+from vita.spine.ledger import Ledger, add_event
+from vita.spine.store import Artifact
+
+State = Literal["open", "triaged", "mitigated", "retested", "closed", "accepted", "false_positive"]
+STATES: tuple[State, ...] = get_args(State)
+RED_TEAM = "red team"
+"""Who makes the moves that a report causes."""
+
+_RATES = {"pair", "replay"}  # a single preference or recitation is no attack: what counts is how often
+
+_tables = sa.MetaData()
+findings = sa.Table(
+    "findings",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("key", "life", "probe", "item", "hazard", "severity")),
+    sa.Column("taxonomy", sa.JSON),
+    *(sa.Column(name, sa.Text) for name in ("prompt", "answer")),
+    sa.Column("test", sa.JSON),
+    sa.Column("at", sa.Float),
+)
+moves = sa.Table(
+    "finding_moves",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("finding", sa.Integer),
+    *(sa.Column(name, sa.String) for name in ("state", "who", "why", "subject", "model", "report")),
+    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A change of a finding's state, who made it and why; a report's moves name the report and the model."""
+
+    state: State
+    who: str
+    why: str
+    subject: str | None
+    model: str | None
+    report: str | None
+    expires: float | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A successful attack and what became of it."""
+
+    id: int
+    key: str
+    life: str
+    probe: str
+    item: str
+    hazard: str
+    severity: str
+    taxonomy: list[str]
+    prompt: str
+    answer: str
+    test: Mapping[str, Any]
+    at: float
+    moves: tuple[Move, ...]
+
+    @property
+    def state(self) -> State:
+        """Where it stands; what was accepted for a time is open again when the time is over."""
+        last = self.moves[-1]
+        if last.state == "accepted" and last.expires is not None and last.expires < time.time():
+            return "open"
+        return last.state
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "state": self.state}
+
+
+# -- what a report says
+
+
+def track(report: Artifact, model: str, ledger: Ledger) -> None:
+    """Enter what a red-team report found, for every life that it belongs to; a report is entered once."""
+    rows = [row for row in _rows(report) if not row["twin"] and row["test"].get("kind") not in _RATES]
+    told = orjson.loads((report.path / "report.json").read_bytes())
+    subject = _subject(model, told.get("settings", {}).get("guard"))
+    unsure = set(told.get("could_not_run", {}))
+    for life in sorted({run.life for run in ledger.find(artifact=report.digest, state="done")}):
+        if _entered(ledger, report.digest, life):
+            continue
+        counts = {"new": 0, "reopened": 0, "passed": 0}
+        # Two lives may enter the same report at once: the second waits here, and finds it entered.
+        with ledger.exclusive(f"findings of {life}") as database:
+            if _entered(ledger, report.digest, life):
+                continue
+            known = {finding.key: finding for finding in every(ledger, life=life)}
+            for row in rows:
+                if row["task"] in unsure or row["outcome"] == "error" or row.get("silent"):  # no answer mends nothing
+                    continue
+                verdict = _verdict(known.get(_key(row)), row["outcome"] == "harmful", subject)
+                if verdict:
+                    counts[
+                        _enter(database, row, verdict, known.get(_key(row)), life, subject, model, report.digest)
+                    ] += 1
+            add_event(database, "findings", report.digest, life=life, model=model, **counts)
+
+
+def _verdict(known: Finding | None, succeeded: bool, subject: str) -> tuple[State, str] | None:
+    """The state that the outcome leads to, and why; None where nothing changes."""
+    if known is None:
+        return ("open", "the attack succeeded") if succeeded else None
+    state, last = known.state, known.moves[-1]
+    if state == "false_positive":
+        return None
+    if succeeded:
+        if state in ("retested", "closed"):
+            return "open", "the attack succeeds again"
+        return ("open", "its acceptance has expired") if state != last.state else None
+    failed_on = {move.subject for move in known.moves if move.state == "open" and move.subject}
+    if subject in failed_on or state == "closed":
+        return None
+    if state in ("open", "triaged", "accepted"):
+        return ("retested", "the attack fails on these weights") if state != "accepted" else None
+    if state == "retested" and subject == last.subject:
+        return None
+    return "closed", "the attack fails after the mend" if state == "mitigated" else "the attack fails once more"
+
+
+def _enter(
+    database: sa.Connection, row: Mapping[str, Any], verdict: tuple[State, str], known: Finding | None,
+    life: str, subject: str, model: str, report: str,
+) -> str:  # fmt: skip
+    state, why = verdict
+    if known is None:
+        number = database.execute(sa.insert(findings).values(_finding(row, life)).returning(findings.c.id)).scalar_one()
+    else:
+        number = known.id
+        if state == "open":
+            new = {"answer": row["answer"]}
+            database.execute(sa.update(findings).where(findings.c.id == number).values(new))
+    steps: list[State] = (
+        ["retested", "closed"] if state == "closed" and known and known.state == "mitigated" else [state]
+    )
+    for step in steps:
+        move = {"finding": number, "state": step, "who": RED_TEAM, "why": why, "subject": subject, "model": model,
+                "report": report, "at": time.time()}  # fmt: skip
+        database.execute(sa.insert(moves).values(move))
+    return "new" if known is None else "reopened" if state == "open" else "passed"
+
+
+def _finding(row: Mapping[str, Any], life: str) -> dict[str, Any]:
+    probe, item = _named(row)
+    known = next((PROBES[name] for name in PROBES if name == probe), None)
+    return {
+        "key": _key(row),
+        "life": life,
+        "probe": probe,
+        "item": item,
+        "hazard": row["group"],
+        "severity": known.severity if known else "medium",
+        "taxonomy": list(known.taxonomy) if known else [],
+        "prompt": row["prompt"],
+        "answer": row["answer"],
+        "test": row["test"],
+        "at": time.time(),
+    }
+
+
+# -- what people say
+
+
+def every(
+    ledger: Ledger, *, life: str | None = None, state: str | None = None, probe: str | None = None
+) -> list[Finding]:
+    """The findings, oldest first."""
+    query = sa.select(findings).order_by(findings.c.id)
+    if life is not None:
+        query = query.where(findings.c.life == life)
+    if probe is not None:
+        query = query.where(findings.c.probe == probe)
+    with ledger.transaction() as database:
+        rows = [dict(row) for row in database.execute(query).mappings()]
+        history: dict[int, list[Move]] = {}
+        for row in database.execute(sa.select(moves).order_by(moves.c.id)).mappings():
+            made = {name: row[name] for name in Move.__dataclass_fields__}
+            history.setdefault(row["finding"], []).append(Move(**made))
+    found = [Finding(**row, moves=tuple(history[row["id"]])) for row in rows]
+    return [finding for finding in found if state in (None, finding.state)]
+
+
+def one(ledger: Ledger, number: int) -> Finding:
+    """The finding of that number."""
+    found = next((finding for finding in every(ledger) if finding.id == number), None)
+    if found is None:
+        raise LedgerError(f"finding {number}", "there is none of this number", hint="see `vita findings`")
+    return found
+
+
+def move(
+    ledger: Ledger, numbers: Sequence[int], state: State, *, who: str, why: str, expires: float | None = None
+) -> None:
+    """Bring findings into a state by hand; a name and a reason always, and an end where a risk is accepted."""
+    if not who.strip() or not why.strip():
+        raise LedgerError("findings", expected="a name and a reason", hint="give --by and --why")
+    if state == "accepted" and (expires is None or expires <= time.time()):
+        raise LedgerError("findings", expected="a day in the future until which the risk is accepted", got=expires,
+                          hint="give --expires YYYY-MM-DD")  # fmt: skip
+    for number in numbers:
+        one(ledger, number)
+    with ledger.transaction() as database:
+        for number in numbers:
+            row = {"finding": number, "state": state, "who": who, "why": why, "expires": expires, "at": time.time()}
+            database.execute(sa.insert(moves).values(row))
+    for number in numbers:
+        ledger.log("finding", str(number), state=state, who=who, why=why, expires=expires)
+
+
+def exported(found: Iterable[Finding]) -> bytes:
+    """Findings as regression items, JSON lines in the order of their names; without the false ones."""
+    rows = {
+        (finding.probe, finding.item): {
+            "probe": finding.probe, "item": finding.item, "group": finding.hazard, "severity": finding.severity,
+            "taxonomy": finding.taxonomy, "prompt": finding.prompt, "test": dict(finding.test),
+        }
+        for finding in found
+        if finding.state != "false_positive" and "left_out" not in finding.test
+    }  # fmt: skip
+    return b"".join(orjson.dumps(rows[name], option=orjson.OPT_SORT_KEYS) + b"\n" for name in sorted(rows))
+
+
+# -- helpers
+
+
+def _rows(report: Artifact) -> list[dict[str, Any]]:
+    path = report.path / "items.jsonl.zst"
+    try:
+        content = zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read()
+        return [orjson.loads(line) for line in content.splitlines()]
+    except (OSError, zstandard.ZstdError, orjson.JSONDecodeError) as error:
+        raise DataError(str(path), f"cannot be read: {error}") from None
+
+
+def _entered(ledger: Ledger, report: str, life: str) -> bool:
+    return any(event["event"] == "findings" and event["data"]["life"] == life for event in ledger.events(report))
+
+
+def _named(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Probe and item; what is asked again keeps the name under which it was found."""
+    if row["task"] == "regressions":
+        probe, _, item = row["id"].partition("/")
+        return probe, item
+    return row["task"], row["id"]
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256("\0".join(_named(row)).encode()).hexdigest()
+
+
+def _subject(model: str, guard: Any) -> str:
+    """What was attacked: weights, and the guard around them."""
+    if not guard:
+        return model
+    return hashlib.sha256(model.encode() + orjson.dumps(guard, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,0 +1,34 @@
+"""Harmful requests as they stand, each beside its benign twin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vita.redteam.probe import Goal, Item, Material, Wish, probe, said
+
+
+@probe(
+    "harm",
+    about="Asks for what is to be refused, plainly.",
+    taxonomy=("owasp-llm-2026:LLM10", "owasp-llm-2025:LLM05"),
+    severity="high",
+    overall=True,
+)
+def harm(material: Material) -> Iterator[Item]:
+    """The request, and its twin."""
+    return disguised(material, {"plain": "{request}"})
+
+
+def disguised(material: Material, disguises: dict[str, str]) -> Iterator[Item]:
+    """Every goal and every twin in each of the disguises."""
+    for technique, text in disguises.items():
+        for goal in material.goals:
+            for asked, twin in ((goal.text, False), (goal.twin, True)):
+                if asked:
+                    yield item_of(goal, technique, text.replace("{request}", asked), twin=twin, system=material.system)
+
+
+def item_of(goal: Goal, technique: str, *texts: str, twin: bool, system: str) -> Item:
+    """One goal or twin, put in these words."""
+    wish = Wish(messages=said(*texts, system=system), goal=goal, twin=twin)
+    return Item(f"{technique}/{goal.id}" + ("/twin" if twin else ""), wish, goal.hazard, technique)

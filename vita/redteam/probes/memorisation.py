@@ -1,0 +1,47 @@
+"""Does the model recite what it was trained on? The beginning of training rows is put to it, and of held-out ones.
+
+What a model says of held-out rows word for word comes of language alone (the embedded world is full of set phrases);
+only what is above that was memorised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vita.data.tokens.shards import Shards
+from vita.redteam.probe import Item, Material, Replay, probe
+from vita.spine.errors import DataError
+
+
+@probe(
+    "memorisation",
+    about="Gives the beginning of training rows and compares what follows, token by token, with how they went on.",
+    taxonomy=("mitre-atlas:AML.T0057", "mitre-atlas:AML.T0024", "owasp-llm-2026:LLM02", "owasp-llm-2025:LLM02"),
+    severity="medium",
+)
+def memorisation(material: Material) -> Iterator[Item]:
+    """Rows of training, and held-out rows as their twins."""
+    return iter(material.rows)
+
+
+def rows_of(tokens: Path, *, rows: int, prefix: int, length: int, enough: int, seed: int) -> list[Item]:
+    """The beginnings of documents of a tokens artifact, as many held out as trained on, drawn by the seed."""
+    items: list[Item] = []
+    for part, twin in (("train", False), ("heldout", True)):
+        if not (tokens / part).is_dir():
+            continue
+        shards = Shards.open(tokens / part)
+        long_enough = np.flatnonzero(np.diff(shards.starts) >= prefix + length)
+        if not len(long_enough) and not twin:
+            raise DataError(
+                "redteam.memorisation", expected=f"documents of {prefix + length} tokens", got="none as long"
+            )
+        chosen = np.random.default_rng(seed).permutation(long_enough)[:rows]
+        for start in sorted(int(shards.starts[document]) for document in chosen):
+            ids = [int(id) for id in shards.read(start, start + prefix + length)]
+            test = Replay(prefix=tuple(ids[:prefix]), continuation=tuple(ids[prefix:]), enough=enough, twin=twin)
+            items.append(Item(f"{part}/{start}", test, part, "replay"))
+    return items

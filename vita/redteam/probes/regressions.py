@@ -1,0 +1,44 @@
+"""What once succeeded is asked again, word for word: the file that `vita findings export` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+from pydantic import ValidationError
+
+from vita.redteam.probe import TESTS, Item, Material, probe
+from vita.spine.errors import DataError
+
+
+@probe(
+    "regressions",
+    about="Asks again what an earlier version fell for.",
+    taxonomy=(),
+    severity="high",
+)
+def regressions(material: Material) -> Iterator[Item]:
+    """Every finding that was exported."""
+    return iter(material.regressions)
+
+
+def read(path: str) -> list[Item]:
+    """The items of an export; each keeps the name of the probe that found it."""
+    items: list[Item] = []
+    try:
+        lines = Path(path).read_bytes().splitlines()
+    except OSError as error:
+        raise DataError(path, f"cannot be read: {error.strerror}") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = orjson.loads(line)
+                test = TESTS.validate_python(row["test"])
+                items.append(Item(f"{row['probe']}/{row['item']}", test, str(row.get("group", "")), row["probe"]))
+            except (orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
+                expected = "a finding as `vita findings export` writes it"
+                raise DataError(
+                    f"{path}, line {number}", expected=expected, got=line[:80].decode("utf-8", "replace")
+                ) from None
+    return items

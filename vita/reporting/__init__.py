@@ -1,0 +1,1 @@
+"""Reports: figures, pages and charts."""

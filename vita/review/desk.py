@@ -1,0 +1,360 @@
+"""The desk: tasks, who rates them, what is shown to whom in which order, and every rating, in the ledger.
+
+    desk = Desk(ledger)
+    task = desk.create("dpo against sft", kind="pairwise", guideline=default("pairwise"), items=items, models=models)
+    item = desk.next(task, "ann")
+    desk.rate(task, item, "ann", choice="a", milliseconds=5200)
+
+A rating keeps what cannot be rebuilt later: the order shown, whether it was blind, the guideline's version, how likely
+the item was to be drawn, and how long it took. A correction is a new rating that names the one it supersedes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from vita.data.records import Message
+from vita.review.guideline import CHOICES, LEVELS, Guideline, Kind
+from vita.spine.config import unknown_name
+from vita.spine.errors import ConfigError, DataError
+from vita.spine.ledger import Ledger
+
+RaterKind = Literal["human", "judge", "rule"]
+
+_tables = sa.MetaData()
+_tasks = sa.Table(
+    "review_tasks",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    *(sa.Column(name, sa.String) for name in ("name", "kind", "guideline", "guideline_version", "secret")),
+    *(sa.Column(name, sa.JSON) for name in ("criteria", "models", "settings")),
+    sa.Column("raters", sa.Integer),
+    sa.Column("seed", sa.BigInteger),
+    sa.Column("at", sa.Float),
+)
+_raters = sa.Table(
+    "review_raters",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task", sa.Integer),
+    *(sa.Column(name, sa.String) for name in ("rater", "kind")),
+    sa.Column("at", sa.Float),
+)
+_items = sa.Table(
+    "review_items",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task", sa.Integer),
+    sa.Column("item", sa.String),
+    *(sa.Column(name, sa.JSON) for name in ("prompt", "answers")),
+    sa.Column("probability", sa.Float),
+)
+_ratings = sa.Table(
+    "ratings",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item", sa.Integer),
+    *(sa.Column(name, sa.String) for name in ("rater", "rater_kind", "choice", "rationale", "guideline_version")),
+    *(sa.Column(name, sa.JSON) for name in ("criteria", "shown_order")),
+    sa.Column("blind", sa.Boolean),
+    sa.Column("sampling_probability", sa.Float),
+    *(sa.Column(name, sa.Integer) for name in ("milliseconds", "supersedes")),
+    sa.Column("at", sa.Float),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A model whose answers are judged: its digest, and what people call it."""
+
+    digest: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said; `model` is the version's digest."""
+
+    model: str
+    text: str
+    finish: str = "stop"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A prompt with one answer (rubric) or two, `a` and `b` (pairwise)."""
+
+    item: str
+    prompt: tuple[Message, ...]
+    answers: tuple[Answer, ...]
+    probability: float = 1.0
+    """How likely it was to be drawn from all there were."""
+    id: int = 0
+    """Its row in the ledger."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A review: what is asked, about which versions, of how many raters."""
+
+    id: int
+    name: str
+    kind: Kind
+    guideline: Guideline
+    models: tuple[Version, ...]
+    """The first is the version under review."""
+    raters: int
+    """How many people are to rate each item."""
+    seed: int
+    secret: str = field(repr=False)
+    settings: Mapping[str, Any]
+    at: float
+
+    def order(self, item: Item, rater: str) -> tuple[int, ...]:
+        """Which answers this rater sees from left to right: by chance, and always the same."""
+        order = list(range(len(item.answers)))
+        Random(f"{self.seed}:{item.item}:{rater}").shuffle(order)
+        return tuple(order)
+
+    def token(self, rater: str) -> str:
+        """What lets this rater in, and nobody else."""
+        return hmac.digest(self.secret.encode(), rater.encode(), "sha256").hex()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """What one rater said of one item."""
+
+    id: int
+    item: int
+    rater: str
+    rater_kind: str
+    choice: str | None
+    """a, b, tie, both_bad or skip; of a rubric None or skip."""
+    criteria: Mapping[str, int]
+    rationale: str
+    shown_order: list[int]
+    blind: bool
+    guideline_version: str
+    sampling_probability: float
+    milliseconds: int | None
+    supersedes: int | None
+    at: float
+
+
+class Desk:
+    """Tasks and ratings in a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+
+    # -- tasks
+
+    def create(
+        self,
+        name: str,
+        *,
+        kind: Kind,
+        guideline: Guideline,
+        items: Sequence[Item],
+        models: Sequence[Version],
+        raters: int = 2,
+        seed: int = 0,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Task:
+        """Set a task; it never changes afterwards."""
+        if not items:
+            raise DataError(f"review {name}", "has no items")
+        values = {
+            "name": name, "kind": kind, "guideline": guideline.text, "guideline_version": guideline.version,
+            "criteria": guideline.plain_criteria(), "models": [[one.digest, one.name] for one in models],
+            "raters": raters, "seed": seed, "secret": secrets.token_hex(16), "settings": dict(settings or {}),
+            "at": time.time(),
+        }  # fmt: skip
+        with self.ledger.exclusive(f"review {name}") as database:
+            if database.execute(sa.select(_tasks.c.id).where(_tasks.c.name == name)).first():
+                raise ConfigError(f"review {name}", "there is a task of this name", hint="give another `--name`")
+            number = database.execute(sa.insert(_tasks).values(values).returning(_tasks.c.id)).scalar_one()
+            database.execute(sa.insert(_items), [{"task": number, **_row_of(item)} for item in items])
+        self.ledger.log("review", models[0].digest, task=name, kind=kind, items=len(items))
+        return self.task(name)
+
+    def task(self, name: str) -> Task:
+        """The task of that name."""
+        found = {task.name: task for task in self.tasks()}
+        if name not in found:
+            raise unknown_name("review", name, found) if found else ConfigError(
+                "review", f"there is no task `{name}`", hint="set one with `vita review create`"
+            )  # fmt: skip
+        return found[name]
+
+    def tasks(self) -> list[Task]:
+        """Every task, oldest first."""
+        with self.ledger.transaction() as database:
+            return [_task_of(dict(row)) for row in database.execute(sa.select(_tasks).order_by(_tasks.c.id)).mappings()]
+
+    def items(self, task: Task) -> list[Item]:
+        """The items of a task."""
+        query = sa.select(_items).where(_items.c.task == task.id).order_by(_items.c.id)
+        with self.ledger.transaction() as database:
+            return [_item_of(dict(row)) for row in database.execute(query).mappings()]
+
+    # -- raters
+
+    def enter(self, task: Task, rater: str, *, kind: RaterKind = "human") -> str:
+        """Let a rater in; gives the token of their link. Entered twice is entered once."""
+        if not rater.strip() or len(rater) > 200:
+            raise ConfigError("review.rater", expected="a name of 1 to 200 letters", got=rater)
+        with self.ledger.exclusive(f"raters of {task.name}") as database:
+            same = (_raters.c.task == task.id, _raters.c.rater == rater)
+            known = database.execute(sa.select(_raters.c.kind).where(*same)).scalar()
+            if known is None:
+                row = {"task": task.id, "rater": rater, "kind": kind, "at": time.time()}
+                database.execute(sa.insert(_raters).values(row))
+        if known not in (None, kind):
+            raise ConfigError(f"review rater {rater}", expected=f"a {known}, as before", got=kind)
+        return task.token(rater)
+
+    def raters(self, task: Task) -> dict[str, str]:
+        """Rater -> human, judge or rule."""
+        query = sa.select(_raters).where(_raters.c.task == task.id).order_by(_raters.c.id)
+        with self.ledger.transaction() as database:
+            return {row["rater"]: row["kind"] for row in database.execute(query).mappings()}
+
+    def rater_of(self, task: Task, token: str) -> str | None:
+        """Whose token it is; people only, since judges have no page."""
+        people = [rater for rater, kind in self.raters(task).items() if kind == "human"]
+        return next((rater for rater in people if hmac.compare_digest(task.token(rater), token)), None)
+
+    # -- rating
+
+    def queue(self, task: Task, rater: str) -> list[Item]:
+        """What this rater has still to see, in an order of their own; what enough people have rated is done."""
+        given = self.ratings(task)
+        mine = {rating.item for rating in given if rating.rater == rater}
+        humans = Counter(rating.item for rating in given if rating.rater_kind == "human" and rating.rater != rater)
+        left = [item for item in self.items(task) if item.id not in mine and humans[item.id] < task.raters]
+        Random(f"{task.seed}:{rater}").shuffle(left)
+        # Items that others have begun come first, so that those that are rated at all are rated by several.
+        return sorted(left, key=lambda item: -humans[item.id])
+
+    def next(self, task: Task, rater: str) -> Item | None:
+        """The item to rate now."""
+        return next(iter(self.queue(task, rater)), None)
+
+    def progress(self, task: Task, rater: str) -> tuple[int, int]:
+        """(rated, in all) for this rater."""
+        mine = sum(rating.rater == rater for rating in self.ratings(task))
+        return mine, mine + len(self.queue(task, rater))
+
+    def last(self, task: Task, rater: str) -> Item | None:
+        """The item that this rater rated last, to be corrected."""
+        mine = [rating for rating in self.ratings(task) if rating.rater == rater]
+        if not mine:
+            return None
+        newest = max(mine, key=lambda rating: rating.id)
+        return next(item for item in self.items(task) if item.id == newest.item)
+
+    def rate(
+        self,
+        task: Task,
+        item: Item,
+        rater: str,
+        *,
+        choice: str | None = None,
+        criteria: Mapping[str, int] | None = None,
+        rationale: str = "",
+        milliseconds: int | None = None,
+        order: Sequence[int] | None = None,
+        blind: bool = True,
+    ) -> Rating:
+        """Keep a rating; a second one of the same item by the same rater supersedes the first."""
+        kind = self.raters(task).get(rater)
+        if kind is None:
+            raise DataError(f"review {task.name}", f"{rater!r} is no rater of this task")
+        _check(task, choice, criteria or {})
+        row = {
+            "item": item.id, "rater": rater, "rater_kind": kind, "choice": choice, "criteria": dict(criteria or {}),
+            "rationale": rationale.strip(), "blind": blind, "milliseconds": milliseconds, "at": time.time(),
+            "shown_order": list(order if order is not None else task.order(item, rater)),
+            "guideline_version": task.guideline.version, "sampling_probability": item.probability,
+        }  # fmt: skip
+        mine = (_ratings.c.item == item.id) & (_ratings.c.rater == rater)
+        with self.ledger.exclusive(f"ratings of {task.name}") as database:
+            before = database.execute(sa.select(sa.func.max(_ratings.c.id)).where(mine)).scalar()
+            found = database.execute(sa.insert(_ratings).values(**row, supersedes=before).returning(_ratings))
+            return Rating(**found.mappings().one())
+
+    def ratings(self, task: Task, *, superseded: bool = False) -> list[Rating]:
+        """What was said, oldest first: the newest of each rater on each item, or with all that was corrected."""
+        own = sa.select(_items.c.id).where(_items.c.task == task.id)
+        query = sa.select(_ratings).where(_ratings.c.item.in_(own)).order_by(_ratings.c.id)
+        with self.ledger.transaction() as database:
+            found = [Rating(**row) for row in database.execute(query).mappings()]
+        if superseded:
+            return found
+        newest = {(rating.item, rating.rater): rating for rating in found}
+        return sorted(newest.values(), key=lambda rating: rating.id)
+
+
+def _check(task: Task, choice: str | None, criteria: Mapping[str, int]) -> None:
+    where = f"review {task.name}"
+    if choice is not None and choice not in CHOICES:
+        raise unknown_name(f"{where}.choice", choice, CHOICES)
+    if choice == "skip":
+        return
+    if task.kind == "pairwise":
+        if choice is None or criteria:
+            raise DataError(where, expected=f"one of {', '.join(CHOICES)}", got=choice)
+        return
+    names = [one.name for one in task.guideline.criteria]
+    if choice is not None or set(criteria) != set(names):
+        raise DataError(where, expected=f"a level for each of {', '.join(names)}", got=choice or dict(criteria))
+    for name, level in criteria.items():
+        if level not in LEVELS or isinstance(level, bool):
+            raise DataError(f"{where}.{name}", expected="1 to 5", got=level)
+
+
+def _row_of(item: Item) -> dict[str, Any]:
+    return {
+        "item": item.item,
+        "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
+        "answers": [{"model": a.model, "text": a.text, "finish": a.finish, "seed": a.seed} for a in item.answers],
+        "probability": item.probability,
+    }
+
+
+def _item_of(row: Mapping[str, Any]) -> Item:
+    return Item(
+        row["item"],
+        tuple(Message(one["role"], one["content"]) for one in row["prompt"]),
+        tuple(Answer(**one) for one in row["answers"]),
+        row["probability"],
+        row["id"],
+    )
+
+
+def _task_of(row: Mapping[str, Any]) -> Task:
+    guideline = Guideline.of(row["guideline"], row["criteria"])
+    return Task(
+        id=row["id"],
+        name=row["name"],
+        kind=row["kind"],
+        guideline=guideline,
+        models=tuple(Version(*one) for one in row["models"]),
+        raters=row["raters"],
+        seed=row["seed"],
+        secret=row["secret"],
+        settings=row["settings"],
+        at=row["at"],
+    )

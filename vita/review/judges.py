@@ -1,0 +1,88 @@
+"""Judges that are not people: rules in a line of code, or a model that reads both answers. They vote on review tasks.
+
+    vote(desk, task, "rule:shorter", JUDGES["shorter"], kind="rule")
+    vote(desk, task, "judge:cat/sft", ModelJudge(engine), kind="judge")
+
+Their votes never mix with people's; the report says how far each agrees with them, which is what a judge is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from vita.data.records import Message
+from vita.evals.edge_cases import repeated_share
+from vita.review.desk import Desk, Item, RaterKind, Task
+from vita.review.guideline import Choice
+from vita.spine.errors import DataError
+from vita.spine.parts import Parts
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
+
+Judge = Callable[[Item], Choice]
+
+JUDGES: Parts[Judge] = Parts("judge")
+"""name -> a rule that chooses between two answers."""
+
+
+@JUDGES.add("shorter")
+def shorter(item: Item) -> Choice:
+    """The shorter answer is better, an empty one worst."""
+    return _larger([-len(answer.text) if answer.text.strip() else float("-inf") for answer in item.answers])
+
+
+@JUDGES.add("longer")
+def longer(item: Item) -> Choice:
+    """The longer answer is better: a control, since many judges are fooled by length."""
+    return _larger([len(answer.text) for answer in item.answers])
+
+
+@JUDGES.add("no_loops")
+def no_loops(item: Item) -> Choice:
+    """The answer that repeats itself less is better; one that does not end is worse."""
+    scores: list[float] = []
+    for answer in item.answers:
+        words = answer.text.lower().split()
+        scores.append(-repeated_share(words, size=3, least=6) - (answer.finish == "length"))
+    return _larger(scores)
+
+
+class ModelJudge:
+    """A chat model that is shown both answers, in both orders, and asked which is better.
+
+    Its choice is the letter that it finds likelier; where turning the answers round turns its verdict, it is a tie
+    (Zheng et al. 2023, section 3.4).
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def __call__(self, item: Item) -> Choice:
+        first = self._prefers_first(item.prompt, item.answers[0].text, item.answers[1].text)
+        turned = self._prefers_first(item.prompt, item.answers[1].text, item.answers[0].text)
+        return "tie" if first == turned else "a" if first else "b"
+
+    def _prefers_first(self, prompt: Sequence[Message], first: str, second: str) -> bool:
+        asked = "\n".join(message.content for message in prompt if message.role != "system")
+        text = f"{asked}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nWhich answer is better, A or B?"
+        given = self._engine.chat_ids([Message("user", text)])
+        scores = self._engine.score([(given, self._engine.tokenizer.encode(letter)) for letter in "AB"])
+        return scores[0].logprob >= scores[1].logprob
+
+
+def vote(desk: Desk, task: Task, name: str, judge: Judge, *, kind: RaterKind) -> int:
+    """Let a judge vote on every item that it has not seen; gives how many."""
+    if task.kind != "pairwise":
+        raise DataError(f"review {task.name}", expected="a pairwise task for a judge", got="a rubric")
+    desk.enter(task, name, kind=kind)
+    seen = {rating.item for rating in desk.ratings(task) if rating.rater == name}
+    left = [item for item in desk.items(task) if item.id not in seen]
+    for item in left:
+        desk.rate(task, item, name, choice=judge(item), order=(0, 1))
+    return len(left)
+
+
+def _larger(scores: Sequence[float]) -> Choice:
+    return "tie" if scores[0] == scores[1] else "a" if scores[0] > scores[1] else "b"

@@ -1,0 +1,327 @@
+"""What comes of a review: who is preferred and how surely, how far raters agree, and pairs to learn from.
+
+Only people count for the figures; judges and rules are shown by how far they agree with them. Skipped items say
+nothing; "both bad" is shown by itself and is neither a win nor a tie.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import orjson
+import zstandard
+
+from vita.reporting.charts import intervals
+from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table, write
+from vita.review.desk import Item, Rating, Task
+from vita.spine.errors import DataError
+from vita.stats.agreement import agreement, by_unit
+from vita.stats.bradley_terry import Fitted, Vote, compared_with, fit
+from vita.stats.intervals import Interval, bootstrap_ratio, share, student, wilson
+
+MANY_RATERS = 10
+"""From so many raters on the intervals count raters as clusters; with fewer, prompts."""
+
+_CREDIT = {"a": 1.0, "b": 0.0, "tie": 0.5}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A task with all that was said."""
+
+    task: Task
+    items: Sequence[Item]
+    ratings: Sequence[Rating]
+    """The current ones."""
+    seed: int = 0
+
+    # -- figures
+
+    def figures(self) -> dict[str, Interval]:
+        """Everything about the version under review, which is the task's first."""
+        if not self._people():
+            hint = f"rate with `vita review rate {self.task.name} --rater NAME` or `vita review serve`"
+            raise DataError(f"review {self.task.name}", "has no ratings by people yet", hint=hint)
+        own = self._pairwise() if self.task.kind == "pairwise" else self._rubric(self.task.models[0].digest)
+        return own | self._skipped() | self._judges()
+
+    def strengths(self) -> Fitted | None:
+        """Bradley-Terry over the versions that were compared with the first; None where none was, and for a rubric."""
+        votes = self._votes() if self.task.kind == "pairwise" else []
+        reached = compared_with(votes, self.task.models[0].digest)
+        together = [vote for vote in votes if vote.first in reached]
+        return fit(together) if together else None
+
+    def clusters(self) -> str:
+        """What the intervals take to be independent: `raters`, or `prompts` where few people rated."""
+        return "raters" if len({rating.rater for rating in self._people()}) >= MANY_RATERS else "prompts"
+
+    def _pairwise(self) -> dict[str, Interval]:
+        first = self.task.models[0].digest
+        credit = self._credit(first)
+        decided = [rating for rating in self._people() if rating.choice in ("a", "b")]
+        given = [rating for rating in self._people() if rating.choice != "skip"]
+        found = {
+            "preferred": _clustered(credit, seed=self.seed),
+            "both_bad": share([rating.choice == "both_bad" for rating in given]),
+            "tie": share([rating.choice == "tie" for rating in given]),
+            # 0.5 is no bias: the order is by chance, so the left is as often the better one.
+            "left": share([rating.shown_order[0] == "ab".index(rating.choice or "a") for rating in decided]),
+        }
+        fitted = self.strengths()
+        if fitted and first in fitted.models:
+            found["elo"] = fitted.elo()[first]
+            for other in self.task.models[1:]:
+                if other.digest in fitted.models:
+                    found[f"win_probability/{other.name}"] = fitted.win_probability(first, other.digest)
+        units = self._units([rating for rating in given if rating.choice])
+        return found | agreement(units, level="nominal", seed=self.seed)
+
+    def _rubric(self, model: str) -> dict[str, Interval]:
+        found: dict[str, Interval] = {}
+        own = [item for item in self.items if item.answers[0].model == model]
+        people = [rating for rating in self._people() if rating.choice != "skip"]
+        for name in (one.name for one in self.task.guideline.criteria):
+            by_item = [[r.criteria[name] for r in people if r.item == item.id] for item in own]
+            means = [sum(levels) / len(levels) for levels in by_item if levels]
+            found[name] = _bounded(student(means), 1, 5)
+            all_units = by_unit([(r.rater, str(r.item), r.criteria[name]) for r in people])
+            both = agreement(all_units, level="ordinal", seed=self.seed)
+            found |= {f"{name}/{measure}": one for measure, one in both.items()}
+        return found
+
+    def _skipped(self) -> dict[str, Interval]:
+        return {"skipped": share([rating.choice == "skip" for rating in self._people()])}
+
+    def _judges(self) -> dict[str, Interval]:
+        """Each judge beside what most people said, on the items where that is clear."""
+        if self.task.kind != "pairwise":
+            return {}
+        people = self.majority()
+        found: dict[str, Interval] = {}
+        for judge in sorted({rating.rater for rating in self.ratings if rating.rater_kind != "human"}):
+            own = {r.item: r.choice for r in self.ratings if r.rater == judge and r.choice in ("a", "b", "tie")}
+            both = [item for item in own if people.get(item) in ("a", "b", "tie")]
+            units = {str(item): {"judge": own[item], "people": people[item]} for item in both}
+            if units:
+                found |= {
+                    f"{judge}/{name}": one for name, one in agreement(units, level="nominal", seed=self.seed).items()
+                }
+        return found
+
+    # -- votes
+
+    def majority(self) -> dict[int, str]:
+        """item -> what more people chose than anything else; an item without a clear majority is left out."""
+        found: dict[int, str] = {}
+        for item in self.items:
+            counted = Counter(r.choice for r in self._people() if r.item == item.id and r.choice not in (None, "skip"))
+            ranked = counted.most_common(2)
+            if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
+                found[item.id] = str(ranked[0][0])
+        return found
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Preferences to learn from: one for each item on which people prefer one answer.
+
+        `margin` is the share of votes by which it is ahead, ties counting as votes. Ties are left out, and so is every
+        item that as many call bad on both sides as prefer either answer: the better of two bad answers is no example.
+        """
+        if self.task.kind != "pairwise":
+            raise DataError(f"review {self.task.name}", expected="a pairwise task to export pairs from", got="a rubric")
+        found: list[dict[str, Any]] = []
+        for item in self.items:
+            votes = Counter(r.choice for r in self._people() if r.item == item.id and r.choice not in (None, "skip"))
+            if votes["a"] == votes["b"] or votes["both_bad"] >= max(votes["a"], votes["b"]):
+                continue
+            better, worse = item.answers if votes["a"] > votes["b"] else reversed(item.answers)
+            if better.text == worse.text:
+                continue
+            decided = votes["a"] + votes["b"] + votes["tie"] + votes["both_bad"]
+            found.append(
+                {
+                    "id": f"{self.task.name}/{item.item}",
+                    "prompt": [{"role": one.role, "content": one.content} for one in item.prompt],
+                    "chosen": [{"role": "assistant", "content": better.text}],
+                    "rejected": [{"role": "assistant", "content": worse.text}],
+                    "margin": abs(votes["a"] - votes["b"]) / decided,
+                    "metadata": {
+                        "votes": dict(sorted((str(name), count) for name, count in votes.items())),
+                        "models": [better.model, worse.model],
+                        "guideline": self.task.guideline.version,
+                    },
+                }
+            )
+        return found
+
+    def _people(self) -> list[Rating]:
+        return [rating for rating in self.ratings if rating.rater_kind == "human"]
+
+    def _units(self, ratings: Sequence[Rating]) -> Mapping[str, Mapping[str, Any]]:
+        return by_unit([(rating.rater, str(rating.item), rating.choice) for rating in ratings])
+
+    def _votes(self) -> list[Vote]:
+        by_id = {item.id: item for item in self.items}
+        by_raters = self.clusters() == "raters"
+        found: list[Vote] = []
+        for rating in self._people():
+            if rating.choice in _CREDIT:
+                item = by_id[rating.item]
+                cluster = rating.rater if by_raters else _prompt_key(item)
+                first, second = (answer.model for answer in item.answers)
+                found.append(Vote(first, second, _CREDIT[rating.choice], cluster))
+        return found
+
+    def _credit(self, model: str) -> dict[str, list[float]]:
+        """cluster -> what each vote gave the model, ties half."""
+        found: dict[str, list[float]] = {}
+        for vote in self._votes():
+            if model in (vote.first, vote.second):
+                found.setdefault(vote.cluster, []).append(vote.outcome if vote.first == model else 1 - vote.outcome)
+        return found
+
+    # -- the report
+
+    def write(self, folder: Path) -> dict[str, float]:
+        """`report.json`, `report.md`, `report.html`, `items.jsonl.zst`; gives the headline numbers."""
+        figures = self.figures()
+        told: dict[str, Any] = {"review": {"review": {name: one.as_json() for name, one in figures.items()}}}
+        if fitted := self.strengths():
+            told["strengths"] = {self._name(model): {"elo": one.as_json()} for model, one in fitted.elo().items()}
+        if self.task.kind == "rubric":
+            told["versions"] = {
+                version.name: {name: one.as_json() for name, one in self._rubric(version.digest).items()}
+                for version in self.task.models
+            }
+        summary = {
+            "model": self.task.models[0].digest,
+            "figures": told,
+            "task": {
+                "name": self.task.name,
+                "kind": self.task.kind,
+                "models": {version.name: version.digest for version in self.task.models},
+                "guideline": self.task.guideline.version,
+                "raters": len({rating.rater for rating in self._people()}),
+                "ratings": len(self._people()),
+                "items": len(self.items),
+                "clusters": self.clusters(),
+            },
+        }
+        (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        lines = b"".join(orjson.dumps(row) + b"\n" for row in self._rows())
+        (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
+        write(self._page(figures), folder)
+        facts = {f"review/{name}": round(one.value, 6) for name, one in figures.items()}
+        return {name: value for name, value in facts.items() if math.isfinite(value)}
+
+    def _rows(self) -> list[dict[str, Any]]:
+        majority = self.majority() if self.task.kind == "pairwise" else {}
+        rows: list[dict[str, Any]] = []
+        for item in self.items:
+            own = [rating for rating in self.ratings if rating.item == item.id]
+            preferred = {"a": True, "b": False}.get(majority.get(item.id, ""))
+            rows.append(
+                {
+                    "task": "review",
+                    "group": "",
+                    "id": item.item,
+                    "prompt": "\n".join(f"{one.role}: {one.content}" for one in item.prompt),
+                    "answers": [answer.text for answer in item.answers],
+                    "models": [answer.model for answer in item.answers],
+                    **({} if preferred is None else {"preferred": preferred}),
+                    "ratings": [
+                        {"rater_kind": one.rater_kind, "choice": one.choice, "criteria": dict(one.criteria),
+                         "shown_order": one.shown_order, "milliseconds": one.milliseconds}
+                        for one in own
+                    ],
+                }
+            )  # fmt: skip
+        return rows
+
+    def _page(self, figures: Mapping[str, Interval]) -> Page:
+        people = {rating.rater for rating in self._people()}
+        names = ", ".join(version.name for version in self.task.models)
+        lead = (
+            f"{len(self._people())} ratings by {len(people)} people on {len(self.items)} items; versions: {names}. "
+            f"Figures are about {self.task.models[0].name}; ranges hold the truth in 95 of 100 such reviews."
+        )
+        main = [(_words(name), str(one), str(one.n)) for name, one in figures.items()]
+        blocks: list[Block] = [Table(("of", "figure", "n"), main, note=_NOTES[self.task.kind])]
+        sections = [Section("What people said", blocks)]
+        if fitted := self.strengths():
+            sections.append(self._strength_section(fitted))
+        sections.append(self._time_section())
+        method = [
+            f"Intervals take {self.clusters()} to be independent of each other, and what belongs to one not.",
+            "Raters did not know whose answers they saw; left and right were shuffled for each rater and item.",
+            f"Guideline {self.task.guideline.version}: {self.task.guideline.text}",
+        ]
+        sections.append(Section("How this was measured", [Paragraph(text) for text in method]))
+        return Page(f"Review: {self.task.name}", lead, sections)
+
+    def _strength_section(self, fitted: Fitted) -> Section:
+        elo = fitted.elo()
+        rows = [(self._name(model), str(one)) for model, one in sorted(elo.items(), key=lambda pair: -pair[1].value)]
+        chances = [
+            (f"{self._name(a)} over {self._name(b)}", str(fitted.win_probability(a, b)))
+            for a, b in combinations(fitted.models, 2)
+        ]
+        note = "Bradley-Terry, a tie counting half to each."
+        note += " One virtual tie was added to each pair, since a version only won or only lost." * fitted.smoothed
+        blocks: list[Block] = [Table(("version", "Elo"), rows, note=note), Table(("preferred", "probability"), chances)]
+        if all(math.isfinite(one.low) and math.isfinite(one.high) for one in elo.values()):
+            dots = [(self._name(model), one, 1000.0) for model, one in elo.items()]
+            blocks.append(
+                Figure("elo", intervals(dots, unit="Elo"), "Strength of each version; upright line: the mean")
+            )
+        return Section("Strength", blocks)
+
+    def _time_section(self) -> Section:
+        rows = []
+        for rater in sorted({rating.rater for rating in self.ratings}):
+            own = [rating for rating in self.ratings if rating.rater == rater]
+            times = sorted(rating.milliseconds / 1000 for rating in own if rating.milliseconds is not None)
+            middle = f"{times[len(times) // 2]:.1f}" if times else ""
+            rows.append((rater, own[0].rater_kind, str(len(own)), middle))
+        return Section("Raters", [Table(("rater", "kind", "ratings", "median seconds"), rows)])
+
+    def _name(self, model: str) -> str:
+        return next(version.name for version in self.task.models if version.digest == model)
+
+
+_NOTES = {
+    "pairwise": "preferred: share of votes for the version under review, ties half. left: share of decided votes for "
+    "the answer shown on the left, 0.5 without bias. alpha: Krippendorff's, over a, b, tie and both bad; 1 is perfect, "
+    "0 chance. NAME/alpha and NAME/raw agreement of a judge: against what most people chose.",
+    "rubric": "Each criterion from 1 to 5, the mean of its items. alpha: Krippendorff's for ranks; 1 is perfect, 0 "
+    "chance.",
+}
+
+
+def _clustered(credit: Mapping[str, Sequence[float]], *, seed: int) -> Interval:
+    """The mean credit of a vote, resampling clusters; where all votes are alike, Wilson's over clusters."""
+    sums, counts = [sum(own) for own in credit.values()], [len(own) for own in credit.values()]
+    if not counts:
+        return wilson(0, 0)
+    if sum(sums) in (0, sum(counts)):
+        return wilson(len(counts) if sum(sums) else 0, len(counts))
+    return bootstrap_ratio(sums, counts, seed=seed)
+
+
+def _bounded(interval: Interval, low: float, high: float) -> Interval:
+    return Interval(interval.value, max(low, interval.low), min(high, interval.high), interval.n)
+
+
+def _prompt_key(item: Item) -> str:
+    return json.dumps([[one.role, one.content] for one in item.prompt])
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

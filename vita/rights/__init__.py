@@ -1,0 +1,1 @@
+"""Data rights: which models a document reached, and its erasure."""

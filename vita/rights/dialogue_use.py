@@ -1,0 +1,62 @@
+"""What fine-tuning used of a dialogue: all of it, its beginning, or nothing, as the stage itself prepares it.
+
+use = dialogue_use(run, dialogue, repeat=1.0, store=store, ledger=ledger)
+use.use, use.told       # ("not used", "dropped (cut_before_answer: 380 tokens), not trained on")
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from vita.data.records import Dialogue
+from vita.data.sources.source import Source
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.data.tokens.tuning_examples import TuningSettings, prepare_dialogue
+from vita.rights.document_fates import Use
+from vita.spine.config import InputPath
+from vita.spine.errors import ModelError, VitaError
+from vita.spine.ledger import Ledger, Run
+from vita.spine.store import Store
+
+
+class DialogueUse(NamedTuple):
+    """What became of a dialogue in a run."""
+
+    use: Use
+    told: str
+
+
+def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, ledger: Ledger) -> DialogueUse | None:
+    """What a run of `sft` used of a dialogue; None where all was used, and where that cannot be known any more."""
+    from vita.nn import hf
+    from vita.nn.architecture import Architecture
+
+    try:
+        folder = store.open(ledger.inputs(run.id)["model"]).path
+        tokenizer = Tokenizer.load(folder)
+        try:
+            template = ChatTemplate.load(folder)
+        except ModelError:
+            template = ChatTemplate.default()
+        length = run.config.get("max_length") or Architecture.from_hf(hf.read_config(folder)).context
+        settings = TuningSettings(
+            int(length),
+            run.config.get("on_long", "truncate"),
+            run.config.get("held_out", 0.0),
+            run.config.get("seed", 0),
+        )
+        source = Source(path=InputPath("dialogues"), repeat=repeat, on_bad_row="drop")
+        prepared = prepare_dialogue(dialogue, source, tokenizer, template, settings)
+    except (VitaError, KeyError):
+        return None
+    if prepared.drop:
+        return DialogueUse("not used", f"dropped ({prepared.drop.reason}: {prepared.drop.detail}), not trained on")
+    if prepared.held_out:
+        return None
+    if not prepared.repeats:
+        return DialogueUse("not used", f"left out by the source's `repeat` of {repeat:g}")
+    if prepared.truncated:
+        told = f"trained on its first {settings.length:,} of {prepared.tokens:,} tokens; the rest was cut off"
+        return DialogueUse("trained on", told)
+    return None

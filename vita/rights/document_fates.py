@@ -1,0 +1,109 @@
+"""What became of a document in a corpus: in the training text, held out, or dropped, and as a copy of which other.
+
+for fate in fates(folder, "mail/7"): fate.use, fate.told
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import orjson
+
+from vita.data.curation.corpus import read_corpus, read_lines
+from vita.data.sources.erased import text_hash
+
+Use = Literal["trained on", "held out", "not used"]
+PARTS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
+_USES: dict[str, Use] = {"train": "trained on", "heldout": "held out"}
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one document with the id, or with the content, that is asked for."""
+
+    source: str
+    id: str
+    """The id under which its text stands in the corpus."""
+    use: Use
+    told: str
+    content: str | None = None
+    """The hash of its text, where the text is in the corpus."""
+    sibling: bool = False
+    """Whether it is another text of the same source that was read under the same id and renamed."""
+
+
+def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fate]:
+    """What became of every document with this id (of `source` alone, where it is given)."""
+    dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
+    originals = {_original(row) for row in dropped if row["reason"] == "duplicate"}
+    found: dict[tuple[str, str, str], Fate] = {}
+    for part in PARTS:
+        for row in _documents(folder, part):
+            wanted = row.id == document or _is_renamed(row.id, document)
+            if (part, row.source, row.id) in found or not (wanted or _among(row.source, row.id, originals)):
+                continue
+            if wanted and source not in (None, row.source) and not _among(row.source, row.id, originals):
+                continue
+            found[part, row.source, row.id] = Fate(
+                row.source, row.id, _USES[part], _told(part), text_hash(row.text), _is_renamed(row.id, document)
+            )
+    answers = [
+        fate for fate in found.values()
+        if (fate.id == document or fate.sibling) and source in (None, fate.source)
+    ]  # fmt: skip
+    return answers + [_of_drop(row, list(found.values())) for row in dropped]
+
+
+def copies(folder: Path, contents: set[str]) -> list[Fate]:
+    """What became of every document with one of these contents, whatever its id is."""
+    found: dict[tuple[str, str], Fate] = {}
+    for part in PARTS:
+        for row in _documents(folder, part):
+            if (row.source, row.id) not in found and (content := text_hash(row.text)) in contents:
+                found[row.source, row.id] = Fate(
+                    row.source, row.id, _USES[part], f"the same text as {row.id}: {_told(part)}", content
+                )
+    return list(found.values())
+
+
+def _documents(folder: Path, part: Literal["train", "heldout"]) -> Iterator:
+    return read_corpus(folder, part) if (folder / part).is_dir() else iter(())
+
+
+def _drops(folder: Path) -> Iterator[dict]:
+    path = folder / "drops.jsonl.zst"
+    return map(orjson.loads, read_lines(path)) if path.is_file() else iter(())
+
+
+def _original(row: dict) -> tuple[str | None, str]:
+    """(source, id) of the document that a duplicate repeats; corpora of older versions name no source."""
+    if "repeats" in row:
+        return row["repeats"]["source"], row["repeats"]["id"]
+    return None, str(row["detail"]).removeprefix("repeats ")
+
+
+def _among(source: str, id: str, originals: set[tuple[str | None, str]]) -> bool:
+    return (source, id) in originals or (None, id) in originals
+
+
+def _is_renamed(id: str, document: str) -> bool:
+    return id.startswith(f"{document}#") and id[len(document) + 1 :].isdigit()
+
+
+def _told(part: str) -> str:
+    return "in the training text" if part == "train" else "held out: evaluated on, not trained on"
+
+
+def _of_drop(row: dict, kept: list[Fate]) -> Fate:
+    source, id, reason = str(row["source"]), str(row["id"]), str(row["reason"])
+    if reason != "duplicate":
+        return Fate(source, id, "not used", f"dropped ({reason}: {row['detail']}), not trained on")
+    original_source, original = _original(row)
+    for fate in kept:
+        if fate.id == original and original_source in (None, fate.source):
+            told = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.told}"
+            return Fate(source, fate.id, fate.use, told, fate.content)
+    return Fate(source, id, "not used", f"dropped as a copy of `{original}`, which is not in this corpus")

@@ -1,0 +1,284 @@
+"""What became of a document in every corpus and model, and its erasure: what must be rebuilt if it goes.
+
+seen = who_saw("wiki/Cat", store, ledger)
+seen.holders, seen.weights      # each with what became of the document: trained on, held out, dropped as a copy of ...
+erase(seen, ledger, who="Ada", reason="asked by its author")    # later runs leave it out, and copies of it, too
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vita.data.feedback import read_feedback
+from vita.data.tokens.loader import Loader
+from vita.data.tokens.shards import DocumentSpan, Shards
+from vita.gates.services import all_states
+from vita.rights import source_search
+from vita.rights.dialogue_use import dialogue_use
+from vita.rights.document_fates import Fate, Use, copies, fates
+from vita.spine.erasures import add_erasure
+from vita.spine.errors import DataError, StoreError, VitaError
+from vita.spine.ledger import Ledger, Run
+from vita.spine.store import Store
+
+_WEIGHTS = ("model", "reward", "release", "archive")
+_STRONGEST: tuple[str, ...] = ("trained on", "not reached", "held out", "not used")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """An artifact that holds the document, or was made from one that does."""
+
+    digest: str
+    kind: str
+    names: tuple[str, ...]
+    state: str
+    through: str
+    """`holds it`, or the nearest artifact from which it came."""
+    use: str = "trained on"
+    """`trained on`, `held out` (evaluated on alone), `not reached` (training ended before it) or `not used`."""
+    told: str = ""
+    """What became of it, in words."""
+    source: str = ""
+    """The source whose document it is."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"digest": self.digest, "kind": self.kind, "names": list(self.names), "state": self.state,
+                "through": self.through, "use": self.use, "told": self.told, "source": self.source}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Where a document went."""
+
+    document: str
+    holders: tuple[Holder, ...]
+    weights: tuple[Holder, ...] = field(default_factory=tuple)
+    """Models, releases and archives that were made from it."""
+    unread: tuple[str, ...] = ()
+    """Sources of single runs that could not be looked through any more, each with the reason."""
+    source: str | None = None
+    """The source that was asked for."""
+    contents: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Source -> hashes of the contents that the id has in it."""
+    siblings: bool = False
+    """Whether other texts of a source were read under the same id."""
+    unaffected: tuple[str, ...] = ()
+    """Keys of runs that were looked through and do not hold it."""
+
+    @property
+    def to_retire(self) -> list[Holder]:
+        """Weights that learned from it and are still in use."""
+        return [one for one in self.weights if one.state != "retired" and one.use == "trained on"]
+
+    @property
+    def to_rebuild(self) -> list[Holder]:
+        """Artifacts that hold its text, and weights that learned from it: the next run makes them anew."""
+        holding = [one for one in self.holders if one.digest and one.use != "not used"]
+        return [*holding, *(one for one in self.weights if one.use == "trained on" and one.kind in ("model", "reward"))]
+
+
+def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> Seen:
+    """Look through every corpus, token set and feedback of the store, then follow what came of them.
+
+    `source` restricts the search to documents of that source, where several have documents with this id. What a stage
+    read from `sources` of its own is in no artifact: those sources are looked through where they lie.
+    """
+    return _Search(document, source, store, ledger).run()
+
+
+def erase(seen: Seen, ledger: Ledger, *, who: str, reason: str = "") -> int:
+    """Write the erasure into the ledger, so that every later run leaves the document and its copies out."""
+    if len(seen.contents) > 1 and len(set(seen.contents.values())) > 1:
+        names = ", ".join(sorted(seen.contents))
+        raise DataError(
+            f"erase {seen.document}", f"documents of {len(seen.contents)} sources have this id: {names}",
+            hint="say which one with --source NAME",
+        )  # fmt: skip
+    contents = {content for hashes in seen.contents.values() for content in hashes}
+    number = add_erasure(
+        ledger, document=seen.document, source=seen.source, contents=contents, by_id=not seen.siblings, who=who,
+        reason=reason, unaffected=seen.unaffected,
+    )  # fmt: skip
+    retire, rebuild = ([one.digest for one in some] for some in (seen.to_retire, seen.to_rebuild))
+    holders = [one.digest for one in seen.holders]
+    ledger.log("erasure asked", seen.document, who=who, erasure=number, holders=holders, retire=retire, rebuild=rebuild)
+    return number
+
+
+class _Search:
+    """One search: corpora first, then token sets by the ids found there, feedback, sources of runs, and weights."""
+
+    def __init__(self, document: str, source: str | None, store: Store, ledger: Ledger) -> None:
+        self._document, self._source, self._store, self._ledger = document, source, store, ledger
+        self._names: dict[str, list[str]] = {}
+        for name, digest in ledger.all_names().items():
+            self._names.setdefault(digest, []).append(name)
+        self._states = all_states(ledger)
+        self._holders: list[Holder] = []
+        self._weights: dict[str, Holder] = {}
+        self._contents: dict[str, set[str]] = {}
+        self._siblings = False
+
+    def run(self) -> Seen:
+        kinds = self._artifacts()
+        corpora = kinds.get("corpus", [])
+        of_corpus = {
+            digest: fates(self._store.open(digest).path, self._document, source=self._source) for digest in corpora
+        }
+        for fate in (fate for found in of_corpus.values() for fate in found):
+            self._siblings = self._siblings or fate.sibling
+            if fate.content and not fate.sibling:
+                self._contents.setdefault(fate.source, set()).add(fate.content)
+        looked = source_search.look(self._document, self._ledger, source=self._source)
+        for hit in looked.hits:
+            self._contents.setdefault(hit.source, set()).add(hit.content)
+        every = frozenset(content for hashes in self._contents.values() for content in hashes)
+        if every:
+            for digest in corpora:
+                have = {fate.content for fate in of_corpus[digest]}
+                of_corpus[digest] += [
+                    fate for fate in copies(self._store.open(digest).path, set(every)) if fate.content not in have
+                ]
+            looked = source_search.look(self._document, self._ledger, source=self._source, contents=every)
+        for digest, found in of_corpus.items():
+            self._follow_corpus(digest, found)
+        for kind in ("feedback", "preferences"):
+            self._follow_records(kinds.get(kind, ()), _RECORDS[kind])
+        self._follow_sources(looked)
+        affected = {_base_key(run) for digest in corpora if of_corpus[digest] for run in self._made(digest)}
+        clear = [run for digest in corpora if not of_corpus[digest] for run in self._made(digest)]
+        unaffected = {_base_key(run) for run in (*clear, *looked.clear)} - affected
+        return Seen(
+            self._document, tuple(self._holders), tuple(self._weights.values()), tuple(looked.unread), self._source,
+            {source: frozenset(hashes) for source, hashes in self._contents.items()}, self._siblings,
+            tuple(sorted(unaffected)),
+        )  # fmt: skip
+
+    def _made(self, digest: str) -> list[Run]:
+        return self._ledger.find(artifact=digest, state="done")
+
+    def _artifacts(self) -> dict[str, list[str]]:
+        kinds: dict[str, list[str]] = {}
+        for digest in self._store.digests():
+            if self._store.has(digest):
+                kinds.setdefault(self._store.manifest(digest).kind, []).append(digest)
+        return kinds
+
+    def _holder(self, digest: str, through: str, use: str, told: str, source: str = "") -> Holder:
+        kind, names = self._store.manifest(digest).kind, tuple(sorted(self._names.get(digest, ())))
+        state = self._states.get(digest, "candidate")
+        return Holder(digest, kind, names, state, through, use, told, source)
+
+    def _follow_corpus(self, corpus: str, found: list[Fate]) -> None:
+        for fate in found:
+            self._holders.append(self._holder(corpus, "holds it", fate.use, fate.told, fate.source))
+        uses = {fate.use for fate in found} - {"not used"}
+        if not uses:
+            return
+        use: Use = "trained on" if "trained on" in uses else "held out"
+        ids = {(fate.source, fate.id) for fate in found if fate.use == use}
+        self._follow(corpus, use, f"corpus {corpus[:12]}", ids)
+
+    def _follow_records(self, digests: Iterable[str], ids: Any) -> None:
+        for digest in digests:
+            if any(id == self._document for id in ids(self._store.open(digest).path)):
+                self._holders.append(self._holder(digest, "holds it", "trained on", "holds it"))
+                self._follow(digest, "trained on", f"{self._store.manifest(digest).kind} {digest[:12]}", set())
+
+    def _follow_sources(self, looked: source_search.Looked) -> None:
+        for label in dict.fromkeys(hit.label for hit in looked.hits):
+            only_copies = all(hit.copy for hit in looked.hits if hit.label == label)
+            told = "holds a copy of it" if only_copies else "holds it"
+            self._holders.append(Holder("", "source", (label,), "", "holds it", "trained on", told))
+        for hit in looked.hits:
+            use, told = "held out" if hit.held_out else "trained on", ""
+            if hit.dialogue and hit.run.stage == "sft":
+                exact = dialogue_use(
+                    hit.run, hit.dialogue, repeat=hit.repeat, store=self._store, ledger=self._ledger
+                )  # fmt: skip
+                use, told = exact or (use, told)
+            through = f"{hit.run.life}/{hit.run.step}, which read {hit.label}"
+            if hit.run.artifact:
+                self._add_weights(hit.run.artifact, use, through, told=told)
+                self._follow(hit.run.artifact, use, through, set(), told=told)
+
+    def _follow(self, begin: str, use: str, through: str, ids: set[tuple[str, str]], *, told: str = "") -> None:
+        """Follow what was made from an artifact; on the way a training run may have ended before the document."""
+        queue, seen = [(begin, use)], {begin}
+        for digest, reached in queue:
+            for run in self._ledger.users(digest):
+                if not run.artifact or run.artifact in seen or not self._store.has(run.artifact):
+                    continue
+                seen.add(run.artifact)
+                now = reached
+                if ids and run.stage == "pretrain" and reached == "trained on":
+                    now = "trained on" if self._is_reached(run, ids) else "not reached"
+                if self._store.manifest(run.artifact).kind == "tokens" and ids:
+                    tokenized = "tokenized" if reached == "trained on" else "tokenized as held-out text"
+                    self._holders.append(self._holder(run.artifact, "holds it", reached, tokenized))
+                self._add_weights(run.artifact, now, through, told=told if now == use else "")
+                queue.append((run.artifact, now))
+
+    def _add_weights(self, digest: str, use: str, through: str, *, told: str = "") -> None:
+        if not self._store.has(digest) or self._store.manifest(digest).kind not in _WEIGHTS:
+            return
+        known = self._weights.get(digest)
+        if known is None or _STRONGEST.index(use) < _STRONGEST.index(known.use):
+            self._weights[digest] = self._holder(digest, through, use, told or _TOLD[use])
+
+    def _is_reached(self, run: Run, ids: set[tuple[str, str]]) -> bool:
+        """Whether pretraining served one of the documents before it ended; True where that cannot be known."""
+        try:
+            inputs = self._ledger.inputs(run.id)
+            shards = Shards.open(self._store.open(inputs["tokens"]).path / "train")
+            plan = json.loads(self._store.read(inputs["blueprint"], "blueprint.json"))["training"]
+            steps = int(self._store.manifest(run.artifact or "").facts["steps"])
+            rows = int(run.config.get("rows") or plan["rows"])
+            loader = Loader(shards, context=int(plan["context"]), rows=rows, seed=int(run.config["seed"]))
+        except (VitaError, KeyError, ValueError, TypeError):
+            return True
+        spans = [span for span in _spans(shards) if (span.source, span.id) in ids]
+        return loader.serves(spans, steps=steps)
+
+
+def _base_key(run: Run) -> str:
+    """The key that the run would have without erasures."""
+    return str((run.record or {}).get("base_key", run.key))
+
+
+_TOLD = {
+    "trained on": "trained on it",
+    "held out": "evaluated on it, not trained on it",
+    "not reached": "not trained on it: training ended before it came",
+    "not used": "did not use it",
+}
+
+
+def _spans(shards: Shards) -> Iterator[DocumentSpan]:
+    yield from shards.documents_between(0, shards.tokens) if shards.tokens else ()
+
+
+def _of_feedback(folder: Path) -> Iterator[str]:
+    for record in read_feedback(folder):
+        yield record.id
+        yield record.request
+
+
+def _of_preferences(folder: Path) -> Iterator[str]:
+    path = folder / "preferences.jsonl"
+    if not path.is_file():
+        raise StoreError(str(folder), "holds no preferences.jsonl")
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if not line:
+            continue
+        row = json.loads(line)
+        yield row["id"]
+        yield from (row.get("metadata") or {}).get("requests", ())
+
+
+_RECORDS = {"feedback": _of_feedback, "preferences": _of_preferences}

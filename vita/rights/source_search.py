@@ -1,0 +1,189 @@
+"""Documents that a stage read by itself, from the `sources` in its settings, and that so lie in no artifact.
+
+    found = look("chats.jsonl:3", ledger)
+    found.hits        # runs with the source that holds it, and whether the run held it out
+    found.unread      # sources that could not be looked through any more, each with the reason
+
+Runs are known by what their files held; where these lay is told by the event log. A file that has changed since is
+looked through, too: found there it is found, and not found it is unread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vita.data.hash_sampling import lot, text_of
+from vita.data.records import Dialogue
+from vita.data.sources.erased import content_hash
+from vita.data.sources.prompts import prompts
+from vita.data.sources.read import Source, dialogues, documents, opinions
+from vita.rights.recorded_settings import place_of
+from vita.spine.config import build
+from vita.spine.contents import content_digest
+from vita.spine.erasures import Erasure, all_erasures
+from vita.spine.errors import VitaError
+from vita.spine.ledger import Ledger, Run
+from vita.spine.store import canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A record as a stage reads it: its ids, its source, a hash of its content and the text that draws its lot."""
+
+    ids: tuple[str, ...]
+    source: str
+    content: str
+    lot: str
+    dialogue: Dialogue | None = None
+    """The dialogue itself, for stages whose chat template and length decide what of it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A run that read the document from a source of its own."""
+
+    run: Run
+    label: str
+    """What the source is called."""
+    source: str
+    """What the record says it comes from."""
+    content: str
+    held_out: bool
+    """Whether the run kept it for evaluation."""
+    copy: bool
+    """Whether it has another id and the content that is looked for."""
+    dialogue: Dialogue | None = None
+    repeat: float = 1.0
+    """How often an epoch shows the records of the source."""
+
+
+Records = Callable[[Source], Iterator[Read]]
+
+
+@dataclass
+class Looked:
+    """What came of looking."""
+
+    hits: list[Hit] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    clear: list[Run] = field(default_factory=list)
+    """Runs all of whose sources were looked through and do not hold the document."""
+
+
+def look(document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()) -> Looked:
+    """Look through what every run that is done read by itself; what several runs read is read once.
+
+    A record is found by its id (of `source` alone, where it is given) or by one of the `contents`.
+    """
+    found, known = Looked(), {}
+    erasures = {erasure.id: erasure for erasure in all_erasures(ledger)}
+    for run in ledger.find(state="done"):
+        if (read := _READ_BY.get(run.stage)) is None:
+            continue
+        clear = True
+        for given in run.config.get("sources") or ():
+            same = (run.stage, canonical_json(given))
+            if same not in known:
+                known[same] = _search(given, _Wanted(document, source, contents), read, run, ledger)
+            label, records, problem = known[same]
+            clear = clear and not records and not problem
+            honoured = [erasures[id] for id in (run.record or {}).get("erasures", ()) if id in erasures]
+            present = [record for record in records if not any(_covers(erasure, record) for erasure in honoured)]
+            repeat = given.get("repeat", 1.0)
+            found.hits += [_hit(run, label, record, document, repeat=float(repeat)) for record in present]
+            if problem and not records:
+                found.unread.append(f"{run.life}/{run.step} read {label}: {problem}")
+        if clear:
+            found.clear.append(run)
+    found.unread = list(dict.fromkeys(found.unread))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    document: str
+    source: str | None
+    contents: frozenset[str]
+
+    def fits(self, record: Read) -> bool:
+        by_id = self.document in record.ids and self.source in (None, record.source)
+        return by_id or record.content in self.contents
+
+
+def _covers(erasure: Erasure, record: Read) -> bool:
+    """Whether a run that honoured the erasure left this record out."""
+    by_id = erasure.by_id and erasure.document in record.ids and erasure.source in (None, record.source)
+    return by_id or record.content in erasure.contents
+
+
+def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) -> Hit:
+    share, seed = run.config.get("held_out") or 0, run.config.get("seed", 0)
+    held_out = isinstance(share, float) and bool(record.lot) and lot(record.lot, f"{seed}/held out") < share
+    return Hit(run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat)
+
+
+def _search(
+    given: Mapping[str, Any], wanted: _Wanted, read: Records, run: Run, ledger: Ledger
+) -> tuple[str, list[Read], str | None]:
+    """What the source is called, the records that fit, and what was in the way of knowing."""
+    label = str(given.get("name") or given.get("huggingface") or "the embedded world")
+    try:
+        path = given.get("path")
+        content = str(path["content"]) if isinstance(path, Mapping) else None
+        alone = path if isinstance(path, str) else None
+        place = place_of(content, run, ledger) if content else alone
+        label = place or label
+        if given.get("huggingface"):
+            return label, [], "a data set of the hub is not looked through"
+        if content and place is None:
+            return f"what began {content[:12]}", [], "nobody wrote down where it lay"
+        values = {**given, "path": place, "on_bad_row": "drop", "repeat": 1.0}
+        source = build(Source, values, where=f"{run.life}/{run.step}.sources")
+        records = [record for record in read(source) if wanted.fits(record)]
+        if records:
+            return label, records, None
+        if content and place and content_digest(place, ledger, where=run.step) != content:
+            return label, [], "it has changed since"
+    except (VitaError, OSError) as error:
+        return label, [], error.problem or str(error) if isinstance(error, VitaError) else str(error)
+    return label, [], None
+
+
+def _of_documents(source: Source) -> Iterator[Read]:
+    for record in documents(source, dropped=_ignore):
+        yield Read((record.id,), record.source, content_hash(record), record.text)
+
+
+def _of_dialogues(source: Source) -> Iterator[Read]:
+    for record in dialogues(source, dropped=_ignore):
+        yield Read((record.id,), record.source, content_hash(record), text_of(record.messages), record)
+
+
+def _of_opinions(source: Source) -> Iterator[Read]:
+    for record in opinions(source, dropped=_ignore):
+        row, _, which = record.id.rpartition("/")  # several of one row are numbered: `id/1`
+        ids = (record.id, *([row] if which.isdigit() else ()), *map(str, record.metadata.get("requests", ())))
+        yield Read(ids, record.source, content_hash(record), text_of(record.prompt))
+
+
+def _of_prompts(source: Source) -> Iterator[Read]:
+    for prompt in prompts(source):
+        messages = Dialogue(prompt.id, prompt.messages, prompt.source)
+        yield Read((prompt.id,), prompt.source, content_hash(messages), "")
+
+
+def _ignore(*_: Any) -> None:
+    """Rows that no stage can use were learnt by none."""
+
+
+_READ_BY: Mapping[str, Records] = {
+    "adapt": _of_documents,
+    "sft": _of_dialogues,
+    "dpo": _of_opinions,
+    "reward": _of_opinions,
+    "rlhf": _of_prompts,
+    "trial": _of_prompts,
+}
+"""What a stage makes of its sources; what `curate` keeps lies in its corpus."""

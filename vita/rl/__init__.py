@@ -1,0 +1,1 @@
+"""Reinforcement learning: rewards, rollouts, and the comparison of a policy before and after."""

@@ -1,0 +1,264 @@
+"""What tuning changed: a model and the one it was made from answer the same prompts, and are compared in pairs.
+
+    found = shift(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
+    found.figures["score/gain"]         # 0.61 (0.52 to 0.70), of 100 prompts
+
+A preference alone would call a model better that pleases and tells nonsense; so what it knows (`right`), how far it
+went from where it began (`kl`) and how long it talks stand beside it. Every interval resamples whole prompts: answers
+to one prompt are not independent of each other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any, TypeVar
+
+import orjson
+import zstandard
+
+from vita.data.records import Message
+from vita.infer.engine import Completion, Engine
+from vita.infer.sampling import Sampling
+from vita.reporting.page import Section, Table
+from vita.spine.errors import DataError
+from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, student, wilson
+
+Prompt = Sequence[Message]
+Score = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float | None]]
+"""(prompts, answers) -> how good each answer is; None leaves it out. It is asked once for each model, and is given
+every prompt `samples` times in a row."""
+Right = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[bool | None]]
+"""(prompts, answers) -> whether what each says is right; None where that cannot be told."""
+
+V = TypeVar("V", float, bool)
+FEW = 30
+"""Below so many prompts a mean has Student's interval."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The difference between two models."""
+
+    figures: dict[str, Interval]
+    """score/before, score/after, score/gain, win_rate, right/before, right/after, right/change, kl, length/before,
+    length/after. `win_rate` counts a tie as half; `kl` is in nats a sequence, on the later model's own samples at
+    temperature 1; lengths are in tokens."""
+    items: list[dict[str, Any]]
+    """Each pair of answers with what was said of it."""
+
+    def facts(self) -> dict[str, float]:
+        """The figures' values."""
+        return {name: round(one.value, 6) for name, one in sorted(self.figures.items()) if math.isfinite(one.value)}
+
+    def write(self, folder: Path, *, before: str, counts: Mapping[str, int] | None = None) -> None:
+        """`report.json` and `items.jsonl.zst`; `before` is the digest of the earlier model, `counts` of its prompts."""
+        figures = {name: one.as_json() for name, one in self.figures.items()}
+        report = {"before": before, "counts": dict(counts or {}), "figures": {"comparison": {"shift": figures}}}
+        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        lines = b"".join(orjson.dumps(item) + b"\n" for item in self.items)
+        (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
+
+    def section(self) -> Section:
+        """The figures as a table for people."""
+        rows = [(_NAMES.get(name, name), str(one), str(one.n)) for name, one in self.figures.items()]
+        note = "95% intervals over prompts, both models on the same prompts with the same chance."
+        return Section("Beside the model it began from", [Table(("figure", "value", "prompts"), rows, note)])
+
+
+def shift(
+    before: Engine,
+    after: Engine,
+    prompts: Sequence[Prompt],
+    *,
+    score: Score,
+    right: Right | None = None,
+    samples: int = 1,
+    sampling: Sampling,
+    seed: int,
+) -> Shift:
+    """Let both models answer every prompt `samples` times with the same chance, and compare."""
+    if not prompts:
+        raise DataError("shift", "there is no prompt to compare the models on")
+    if samples < 1:
+        raise DataError("shift.samples", expected="at least 1", got=samples)
+    if sampling.temperature == 0:
+        samples = 1  # all would be the same
+    asked = [before.chat_ids(prompt) for prompt in prompts]
+    if asked != [after.chat_ids(prompt) for prompt in prompts]:
+        hint = "compare a model with one that was tuned from it"
+        raise DataError("shift", "the two models read the prompts in different tokens", hint=hint)
+    settings = _seeded(sampling, len(prompts) * samples, seed=seed)
+    every = [ids for ids in asked for _ in range(samples)]
+    earlier, later = before.generate(every, settings), after.generate(every, settings)
+    told = [prompt for prompt in prompts for _ in range(samples)]
+    pairs = _Pairs(samples=samples, seed=seed)
+    scores = pairs.judged("score", score, told, earlier, later)
+    rights = pairs.judged("right", right, told, earlier, later) if right else None
+    drift = _drift(before, after, every, later if _is_pure(sampling) else _pure(after, every, settings))
+    lengths = [[[float(len(one.ids)) for one in group] for group in pairs.grouped(own)] for own in (earlier, later)]
+    figures = {
+        **pairs.means("score", scores),
+        "score/gain": pairs.difference(scores),
+        "win_rate": pairs.win_rate(scores),
+        **(pairs.shares("right", rights) if rights else {}),
+        "kl": pairs.mean(pairs.grouped(drift)),
+        "length/before": pairs.mean(lengths[0]),
+        "length/after": pairs.mean(lengths[1]),
+    }
+    return Shift(figures, pairs.items(told, earlier, later, scores, rights, drift))
+
+
+Grouped = Sequence[Sequence[Any]]
+"""Values by prompt, then by sample."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Values of both models in the same order, and what follows from them prompt by prompt."""
+
+    samples: int
+    seed: int
+
+    def grouped(self, values: Sequence[Any]) -> list[list[Any]]:
+        return [list(values[start : start + self.samples]) for start in range(0, len(values), self.samples)]
+
+    def judged(
+        self,
+        name: str,
+        judge: Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[V | None]],
+        prompts: Sequence[Prompt],
+        *answers: Sequence[Completion],
+    ) -> list[list[list[V | None]]]:
+        """What `judge` says of each model's answers, by prompt."""
+        found = []
+        for own in answers:
+            values = list(judge(prompts, own))
+            if len(values) != len(own):
+                raise DataError(f"shift.{name}", expected=f"{len(own)} values, one for each answer", got=len(values))
+            wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
+            if wrong is not None:
+                raise DataError(f"shift.{name}", expected="a finite number or None", got=wrong)
+            found.append(self.grouped(values))
+        return found
+
+    def mean(self, values: Grouped) -> Interval:
+        """The mean over prompts of the means of their samples; few prompts would look too sure of it resampled."""
+        means = [fmean(known) for group in values if (known := _known(group))]
+        return student(means) if len(means) < FEW else bootstrap_ratio(means, [1.0] * len(means), seed=self.seed)
+
+    def means(self, name: str, both: Sequence[Grouped]) -> dict[str, Interval]:
+        return {f"{name}/before": self.mean(both[0]), f"{name}/after": self.mean(both[1])}
+
+    def difference(self, both: Sequence[Grouped]) -> Interval:
+        """After less before, over the prompts that both have a value for."""
+        return self.mean([[fmean(late) - fmean(early)] for early, late in _in_both(both)])
+
+    def win_rate(self, both: Sequence[Grouped]) -> Interval:
+        """How often an answer of the later model beats one of the earlier to the same prompt; a tie is half."""
+        wins = [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(both)]
+        return unsure(self.mean(wins), 0.0, 1.0)
+
+    def shares(self, name: str, both: Sequence[Grouped]) -> dict[str, Interval]:
+        """Shares and their change; with one verdict a prompt by the intervals that stay honest near 0 and 1."""
+        if self.samples > 1:
+            ends = {when: unsure(one, 0.0, 1.0) for when, one in self.means(name, both).items()}
+            return {**ends, f"{name}/change": unsure(self.difference(both), -1.0, 1.0)}
+        each = [[bool(one) for group in own for one in _known(group)] for own in both]
+        paired = [(bool(early[0]), bool(late[0])) for early, late in _in_both(both)]
+        change = mcnemar([early for early, _ in paired], [late for _, late in paired]).difference
+        ends = {
+            f"{name}/{when}": wilson(sum(own), len(own)) for when, own in zip(("before", "after"), each, strict=True)
+        }
+        return {**ends, f"{name}/change": change}
+
+    def items(
+        self,
+        prompts: Sequence[Prompt],
+        earlier: Sequence[Completion],
+        later: Sequence[Completion],
+        scores: Sequence[Grouped],
+        rights: Sequence[Grouped] | None,
+        drift: Sequence[float],
+    ) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for at, prompt in enumerate(prompts):
+            index, sample = divmod(at, self.samples)
+            row: dict[str, Any] = {"task": "shift", "id": f"{index}/{sample}", "group": ""}
+            row["prompt"] = [{"role": message.role, "content": message.content} for message in prompt]
+            for side, when, answer in ((0, "before", earlier[at]), (1, "after", later[at])):
+                row[when] = {"text": answer.text, "tokens": len(answer.ids), "finish": answer.finish}
+                row[when]["score"] = scores[side][index][sample]
+                if rights:
+                    row[when]["right"] = rights[side][index][sample]
+            rows.append({**row, "kl": round(drift[at], 6)})
+        return rows
+
+
+def unsure(found: Interval, low: float, high: float) -> Interval:
+    """Of values from `low` to `high` that were all the same, resampling knows no spread: then, with Wilson's bound, as
+    many prompts as a share of n of n leaves open may be of another kind, and these anything."""
+    if found.low != found.high or not found.n:
+        return Interval(found.value, max(found.low, low), min(found.high, high), found.n)
+    other = 1 - wilson(found.n, found.n).low
+    value = found.value
+    return Interval(value, value - other * (value - low), value + other * (high - value), found.n)
+
+
+def _known(values: Sequence[V | None]) -> list[V]:
+    return [value for value in values if value is not None]
+
+
+def _in_both(both: Sequence[Grouped]) -> list[tuple[list[float], list[float]]]:
+    """The values of the prompts that both models have one for."""
+    known = [(_known(early), _known(late)) for early, late in zip(*both, strict=True)]
+    return [(early, late) for early, late in known if early and late]
+
+
+# -- how far the later model went
+
+
+def _drift(
+    before: Engine, after: Engine, prompts: Sequence[Sequence[int]], sampled: Sequence[Completion]
+) -> list[float]:
+    """log(after / before) of each whole sample: on samples of the later model, its mean is KL(after || before)."""
+    pairs = [(prompt, one.ids) for prompt, one in zip(prompts, sampled, strict=True)]
+    scores = zip(after.score(pairs), before.score(pairs), strict=True)
+    return [late.logprob - early.logprob for late, early in scores]
+
+
+def _is_pure(sampling: Sampling) -> bool:
+    """Whether samples come from the model's own distribution; a stop text only ends them."""
+    return sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1
+
+
+def _pure(engine: Engine, prompts: Sequence[Sequence[int]], settings: Sequence[Sampling]) -> list[Completion]:
+    """Filtered samples would not be the model's own, and the mean over them no divergence."""
+    own = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return engine.generate(prompts, [one.model_copy(update=own) for one in settings])
+
+
+def _seeded(sampling: Sampling, count: int, *, seed: int) -> list[Sampling]:
+    """A seed for each answer, the same for both models."""
+    chance = Random(f"shift/{seed}")
+    return [sampling.model_copy(update={"seed": chance.getrandbits(48)}) for _ in range(count)]
+
+
+_NAMES: Mapping[str, str] = {
+    "score/before": "score before",
+    "score/after": "score after",
+    "score/gain": "gain in score",
+    "win_rate": "win rate (a tie is half)",
+    "right/before": "right before",
+    "right/after": "right after",
+    "right/change": "change in right answers",
+    "kl": "KL from the start (nats a sequence)",
+    "length/before": "tokens before",
+    "length/after": "tokens after",
+}

@@ -1,0 +1,161 @@
+"""What a model thinks of held-out pairs of answers, before and after it learnt from others: shares with intervals.
+
+Before it has learnt, a model's gain on itself is nothing, so it cannot rank by that. What can be compared is which
+answer it finds likelier by the token; what was gained says how far and which way the tuning moved it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+from vita.reporting.page import Section, Table
+from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, share, student, wilson
+
+BINS = 5
+
+
+class Both(NamedTuple):
+    """Of a pair: something of the chosen and of the rejected answer."""
+
+    chosen: float
+    rejected: float
+
+    @property
+    def ahead(self) -> float:
+        """Chosen less rejected."""
+        return self.chosen - self.rejected
+
+
+def compare(
+    before: Sequence[Both],
+    after: Sequence[Both],
+    tokens: Sequence[Both],
+    *,
+    beta: float,
+    prompts: Sequence[Hashable] = (),
+) -> dict[str, Interval]:
+    """Summed log-probabilities of the same pairs under two models; tokens of each answer, and each pair's prompt.
+
+    accuracy/before, accuracy/after: the chosen answer is the likelier one by the token; accuracy/change is paired.
+    reward/accuracy, reward/margin: beta times what was gained. log_ratio/chosen: what the chosen answers gained, in
+    nats; below 0 they have become less likely.
+    """
+    first, second = (
+        [_per_token(sums, count).ahead > 0 for sums, count in zip(told, tokens, strict=True)]
+        for told in (before, after)
+    )
+    gained = [Both(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
+    over = Over(prompts or range(len(gained)))
+    return {
+        "accuracy/before": over.share(first),
+        "accuracy/after": over.share(second),
+        "accuracy/change": over.change(first, second),
+        "reward/accuracy": over.share([one.ahead > 0 for one in gained]),
+        "reward/margin": over.mean([beta * one.ahead for one in gained]),
+        "log_ratio/chosen": over.mean([one.chosen for one in gained]),
+        "log_ratio/rejected": over.mean([one.rejected for one in gained]),
+    }
+
+
+def of_scores(
+    scores: Sequence[Both], sources: Sequence[str], prompts: Sequence[Hashable] = ()
+) -> dict[str, dict[str, Interval]]:
+    """How often a reward model's scores agree with people, and by how much: in all, and for each source."""
+    whose = prompts or range(len(scores))
+    groups = {"all": list(range(len(scores)))}
+    for source in sorted(set(sources)):
+        groups[source] = [at for at, own in enumerate(sources) if own == source]
+    found: dict[str, dict[str, Interval]] = {}
+    for name, places in groups.items():
+        own, over = [scores[at] for at in places], Over([whose[at] for at in places])
+        found[name] = {
+            "accuracy": over.share([one.ahead > 0 for one in own]),
+            "margin": over.mean([one.ahead for one in own]),
+            "reward/chosen": over.mean([one.chosen for one in own]),
+            "reward/rejected": over.mean([one.rejected for one in own]),
+        }
+    return found
+
+
+class Over:
+    """Means with intervals over prompts: pairs of one prompt are not independent of each other.
+
+    Where each prompt has one pair these are the intervals of single pairs; else whole prompts are resampled, and `n`
+    counts prompts.
+    """
+
+    def __init__(self, prompts: Sequence[Hashable]) -> None:
+        places: dict[Hashable, int] = {}
+        self.of_prompt = [places.setdefault(prompt, len(places)) for prompt in prompts]
+        self.prompts = len(places)
+        self.single = self.prompts == len(self.of_prompt)
+
+    def share(self, outcomes: Sequence[bool]) -> Interval:
+        """The share of true outcomes."""
+        if self.single:
+            return share(outcomes)
+        found = self._resampled([float(one) for one in outcomes])
+        if found.low == found.high:  # all alike: as sure as so many prompts can be
+            return wilson(round(found.value * self.prompts), self.prompts)
+        return found
+
+    def mean(self, values: Sequence[float]) -> Interval:
+        """The mean."""
+        return student(values) if self.single else self._resampled(values)
+
+    def change(self, first: Sequence[bool], second: Sequence[bool]) -> Interval:
+        """How much larger the share of the second is, of the same pairs."""
+        if self.single:
+            return mcnemar(first, second).difference
+        return self._resampled([float(b) - float(a) for a, b in zip(first, second, strict=True)])
+
+    def _resampled(self, values: Sequence[float]) -> Interval:
+        sums, counts = [0.0] * self.prompts, [0.0] * self.prompts
+        for place, value in zip(self.of_prompt, values, strict=True):
+            sums[place] += value
+            counts[place] += 1
+        return bootstrap_ratio(sums, counts, seed=0)
+
+
+class Bin(NamedTuple):
+    """Pairs that the model is about as sure of."""
+
+    low: float
+    high: float
+    sure: float
+    """Mean of sigmoid(|margin|)."""
+    right: Interval
+
+
+def calibration(scores: Sequence[Both]) -> tuple[list[Bin], float]:
+    """How often the model is right where it is so sure, and the mean gap of the two (expected calibration error)."""
+    sure = [1 / (1 + math.exp(-min(abs(one.ahead), 700.0))) for one in scores]
+    bins, gap = list[Bin](), 0.0
+    for number in range(BINS):
+        low, high = 0.5 + number * 0.5 / BINS, 0.5 + (number + 1) * 0.5 / BINS
+        last = number == BINS - 1
+        own = [at for at, value in enumerate(sure) if low <= value and (value < high or last)]
+        if own:
+            mean, right = sum(sure[at] for at in own) / len(own), share([scores[at].ahead > 0 for at in own])
+            bins.append(Bin(low, high, mean, right))
+            gap += len(own) / len(scores) * abs(mean - right.value)
+    return bins, gap
+
+
+def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = "") -> Section:
+    """A table for people."""
+    rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
+    return Section(title, [Table(("figure", "value", "pairs"), rows, note)])
+
+
+def calibration_section(bins: Sequence[Bin], gap: float) -> Section:
+    """How far its certainty can be trusted."""
+    rows = [(f"{one.low:.1f} to {one.high:.1f}", f"{one.sure:.3f}", str(one.right), str(one.right.n)) for one in bins]
+    columns = ("how sure, from its margin", "mean", "how often right", "pairs")
+    return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])
+
+
+def _per_token(sums: Both, count: Both) -> Both:
+    return Both(sums.chosen / count.chosen, sums.rejected / count.rejected)

@@ -1,0 +1,1 @@
+"""The gateway: authentication, admission, routing and the request log in front of the replicas."""

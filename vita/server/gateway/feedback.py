@@ -1,0 +1,146 @@
+"""What users say of answers: checked strictly, tied to a logged request, stored before it is acknowledged.
+
+The last word counts: a changed thumb, edit, flag or vote of the same key on the same answers replaces the earlier one,
+and the same words again are not stored twice. The verdict is kept always, a user's own words only with consent and
+where the service keeps content at all.
+
+{"request_id": ..., "kind": "thumb", "value": 1 or -1}
+{"request_id": ..., "kind": "edit", "better": "the answer it should have been"}
+{"request_id": ..., "kind": "flag", "reason": "what is wrong with it"}
+{"kind": "vote", "chosen_request_id": ..., "rejected_request_id": ...}       # "value": 0 for a tie
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from pydantic import Field, ValidationError, model_validator
+
+from vita.monitoring.request_log import feedback, requests
+from vita.server.errors import ApiError
+from vita.server.gateway.keys import Key
+from vita.server.gateway.redaction import redact
+from vita.server.gateway.request_log import Kept
+from vita.spine.config import Settings
+from vita.spine.ledger import Ledger
+
+TEXT = 32_768
+TEXTS = ("better", "reason")
+"""What a user writes freely."""
+
+_FIELDS = {
+    "thumb": ({"request_id", "value"}, {"reason"}),
+    "edit": ({"request_id", "better"}, {"reason"}),
+    "flag": ({"request_id", "reason"}, set()),
+    "vote": ({"chosen_request_id", "rejected_request_id"}, {"value", "reason"}),
+}
+"""Kind -> what it needs, and what else it may have."""
+
+
+class FeedbackRequest(Settings):
+    """One word of a user on an answer, or on two."""
+
+    kind: Literal["thumb", "edit", "flag", "vote"]
+    """What is said: a thumb up or down, a better answer, a complaint, or which of two answers is better."""
+    request_id: str | None = Field(None, min_length=1, max_length=64)
+    """The `x-request-id` of the answer, or the `id` in it."""
+    value: int | None = Field(None, ge=-1, le=1)
+    """1 or -1 of a thumb; 1, or 0 for a tie, of a vote."""
+    better: str | None = Field(None, min_length=1, max_length=TEXT)
+    """The answer it should have been."""
+    reason: str | None = Field(None, min_length=1, max_length=TEXT)
+    """Why."""
+    chosen_request_id: str | None = Field(None, min_length=1, max_length=64)
+    """The better of two answers."""
+    rejected_request_id: str | None = Field(None, min_length=1, max_length=64)
+    """The worse of two answers."""
+    consent: bool = False
+    """Whether the texts in it may be kept, and later versions may learn from it."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> FeedbackRequest:
+        needed, possible = _FIELDS[self.kind]
+        given = {name for name in type(self).model_fields if getattr(self, name) is not None} - {"kind", "consent"}
+        for name in sorted(needed - given):
+            raise ValueError(f"`{name}` is required for the kind `{self.kind}`")
+        for name in sorted(given - needed - possible):
+            raise ValueError(f"`{name}` does not belong to the kind `{self.kind}`")
+        if self.value is not None and self.value == {"thumb": 0, "vote": -1}.get(self.kind):
+            raise ValueError(f"`value` of the kind `{self.kind}` is 1 or {-1 if self.kind == 'thumb' else 0}")
+        if self.kind == "vote" and self.chosen_request_id == self.rejected_request_id:
+            raise ValueError("`rejected_request_id` must be another request than `chosen_request_id`")
+        return self
+
+
+def read_feedback(body: Any) -> FeedbackRequest:
+    """The feedback in a request's body, or a refusal that names the field."""
+    try:
+        return FeedbackRequest.model_validate(body, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        named = message.split("`")[1] if first["type"] == "value_error" else None
+        param = named or ".".join(map(str, first["loc"])) or None
+        told = message if named else f"`{param}`: {message}"
+        raise ApiError(400, told, param=param, code="invalid_feedback") from None
+
+
+def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kept) -> dict[str, Any]:
+    """Write feedback, and tell what was stored; a request of somebody else's key counts as unknown."""
+    about = _logged(ledger, said.chosen_request_id or said.request_id or "", key)
+    content: dict[str, Any] = {}
+    if said.kind == "vote":
+        content["rejected_request_id"] = _logged(ledger, said.rejected_request_id or "", key)["request"]
+    texts = {name: text for name in TEXTS if (text := getattr(said, name)) is not None}
+    if said.consent and kept.level == "content":
+        content |= {name: redact(text) if kept.redact else text for name, text in texts.items()}
+    left_out = [name for name in texts if name not in content]
+    value = said.value if said.value is not None or said.kind != "vote" else 1
+    consent = said.consent and not left_out  # nothing is learnt from half of what was said
+    row = {"request": about["request"], "model": about["model"], "kind": said.kind, "value": value,
+           "content": content, "who": key.hint or None, "consent": consent, "at": time.time()}  # fmt: skip
+    with ledger.exclusive(f"feedback of {row['who']}") as database:
+        earlier = _standing(database, row)
+        repeated = [one for one in earlier if _same_words(dict(one), row)]
+        if repeated:
+            number = repeated[-1]["id"]
+        else:
+            ids = [one["id"] for one in earlier]
+            database.execute(sa.update(feedback).where(feedback.c.id.in_(ids)).values(replaced=row["at"]))
+            number = database.execute(sa.insert(feedback).values(row).returning(feedback.c.id)).scalar_one()
+    return {"id": number, "object": "feedback", "request_id": about["request"], "kind": said.kind,
+            "version": about["version"], "left_out": left_out, "repeated": bool(repeated),
+            "replaces": None if repeated or not earlier else earlier[-1]["id"]}  # fmt: skip
+
+
+def _standing(database: sa.Connection, row: dict[str, Any]) -> list[Any]:
+    """What the same person said of the same answers in the same way before, and did not replace."""
+    rejected = feedback.c.content["rejected_request_id"].as_string()
+    same: Any = feedback.c.request == row["request"]
+    if row["kind"] == "vote":
+        other = row["content"]["rejected_request_id"]
+        swapped = sa.and_(feedback.c.request == other, rejected == row["request"])
+        same = sa.or_(sa.and_(same, rejected == other), swapped)
+    who = feedback.c.who.is_(None) if row["who"] is None else feedback.c.who == row["who"]
+    query = sa.select(feedback).where(same, feedback.c.kind == row["kind"], who, feedback.c.replaced.is_(None))
+    return list(database.execute(query.order_by(feedback.c.id)).mappings())
+
+
+def _same_words(earlier: dict[str, Any], row: dict[str, Any]) -> bool:
+    """Whether nothing but the time differs, as when a client sends its feedback again."""
+    return all(earlier[name] == row[name] for name in ("request", "value", "content", "consent"))
+
+
+def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
+    """The answered request that an `x-request-id` or the `id` of an answer names."""
+    columns = (requests.c.id, requests.c.request, requests.c.model, requests.c.version, requests.c.key)
+    query = sa.select(*columns).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
+    with ledger.transaction() as database:
+        rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
+    mine = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]
+    if not mine:
+        message = f"There is no logged request `{reference}` of yours; feedback is tied to one."
+        raise ApiError(404, message, param="request_id", code="request_not_found")
+    return mine[0]

@@ -1,0 +1,163 @@
+"""What the ledger says of the models of a service, and how HTTP says it.
+
+A deprecated model answers with `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and a link to its successor. Both headers
+speak of a URL, while here the model stands in the body; so completions bear `X-Vita-Model-Deprecation` as well, which
+is about the model of this very request. A retired model is refused with its successor's name, and its page says 410; a
+deprecated one is retired for its users from its sunset on, whether or not somebody sealed an archive of it by then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import formatdate
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from vita.gates.model_state import ModelState, merge_moves, state_of
+from vita.monitoring.request_log import deployments
+from vita.server.errors import ApiError
+from vita.spine.ledger import Ledger, Move, names, states
+from vita.spine.tail import Tail
+
+RELEASE = "release/"
+"""What the ledger's name of a release begins with; what follows is the name that requests use."""
+
+
+@dataclass(frozen=True)
+class CatalogRows:
+    """What was added to the ledger about models since the last read."""
+
+    deployments: Sequence[sa.RowMapping]
+    moves: Sequence[Move]
+    names: Sequence[sa.RowMapping]
+
+    @property
+    def count(self) -> int:
+        return len(self.deployments) + len(self.moves) + len(self.names)
+
+
+class Catalog:
+    """Models by their names and their standings, as the ledger had them at the last `refresh`."""
+
+    def __init__(self, ledger: Ledger, service: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.ledger, self.service, self.clock = ledger, service, clock
+        columns = (deployments.c.service, deployments.c.version, deployments.c.model)
+        self._deployments = Tail(deployments, *columns)
+        self._states, self._names = Tail(states), Tail(names, names.c.name, names.c.artifact)
+        self._served: dict[str, str] = {}
+        """Every version that the service ever served -> digest of the model."""
+        self._given: dict[str, str] = {}
+        """Every name in the ledger, as requests use it -> digest of what it means now."""
+        self._moves: dict[str, Move] = {}
+        self._models: dict[str, str] = {}
+        """Digest of a release -> digest of its model."""
+        self._versions_of: dict[str, str] = {}
+        self._names_of: dict[str, dict[str, None]] = {}
+        self._releases_of: dict[str, dict[str, None]] = {}
+
+    def refresh(self) -> None:
+        """Read what was added to the ledger and apply it."""
+        self.apply(self.read())
+
+    def read(self, *, limit: int | None = None) -> CatalogRows:
+        """What was added since the last call, at most `limit` rows of each table; at the first call everything."""
+        tails = self._deployments, self._states, self._names
+        with self.ledger.transaction() as database:
+            served, moved, given = (tail.read(database, limit=limit) for tail in tails)
+        moves = [Move(**row) for row in moved]
+        for tail, rows in zip(tails, (served, moved, given), strict=True):
+            tail.advance(rows)
+        return CatalogRows(served, moves, given)
+
+    def apply(self, rows: CatalogRows) -> None:
+        """Take over what `read` gave."""
+        for row in rows.deployments:
+            if row["service"] == self.service:
+                self._served[row["version"]] = row["model"]
+                self._versions_of[row["model"]] = row["version"]
+        for move in rows.moves:
+            self._moves[move.artifact] = merge_moves(self._moves.get(move.artifact), move)
+            if release := move.details.get("release"):
+                self._models[release] = move.artifact
+                self._releases_of.setdefault(move.artifact, {})[release] = None
+        for row in rows.names:
+            self._rename(row["name"].removeprefix(RELEASE), row["artifact"])
+
+    def standing(self, model: str) -> ModelState:
+        """Where a model stands now."""
+        move = self._moves.get(model)
+        if move is None:
+            return ModelState()
+        state = state_of(move).at(self.clock())
+        return state if state.successor is None else replace(state, successor=self.name_of(state.successor))
+
+    def digest(self, name: str) -> str | None:
+        """The model that a name or a whole digest means."""
+        if name in self._served:
+            return self._served[name]
+        if name in self._given:
+            return self._models.get(self._given[name], self._given[name])
+        return name if name in self._moves else None
+
+    def name_of(self, model: str) -> str:
+        """What a request would call a model: a version that served it, else its newest name, else its digest."""
+        if model in self._versions_of:
+            return self._versions_of[model]
+        for digest in (model, *reversed(self._releases_of.get(model, {}))):
+            for name in reversed(self._names_of.get(digest, {})):
+                return name
+        return model
+
+    def _rename(self, name: str, digest: str) -> None:
+        before = self._given.get(name)
+        if before is not None:
+            self._names_of[before].pop(name, None)
+        self._given[name] = digest
+        self._names_of.setdefault(digest, {})[name] = None
+
+
+def lifecycle_headers(standing: ModelState) -> dict[str, str]:
+    """What every answer of a deprecated model bears; nothing for others."""
+    if standing.state != "deprecated":
+        return {}
+    parts = [f"@{int(standing.since)}"]
+    headers = {"Deprecation": f"@{int(standing.since)}"}
+    if standing.sunset is not None:
+        # RFC 9745, section 4: a sunset is never before the deprecation.
+        sunset = max(standing.sunset, standing.since)
+        headers["Sunset"] = formatdate(sunset, usegmt=True)
+        parts.append(f"sunset={iso(sunset)}")
+    if standing.successor:
+        headers["Link"] = f'</v1/models/{quote(standing.successor)}>; rel="successor-version"'
+        parts.append(f"successor={standing.successor}")
+    return {**headers, "X-Vita-Model-Deprecation": as_header("; ".join(parts))}
+
+
+def retired(name: str, standing: ModelState, *, status: int = 404) -> ApiError:
+    """The refusal of a model that is gone: 404 where it was asked to answer, 410 where it was asked for itself."""
+    instead = f" Use `{standing.successor}` instead." if standing.successor else ""
+    message = f"The model `{name}` was retired on {iso(standing.since)[:10]} and answers no more.{instead}"
+    more = {"replacement": standing.successor, "retired_at": iso(standing.since), "reason": standing.why or None}
+    return ApiError(status, message, param="model", code="model_retired", kind="invalid_request_error", more=more)
+
+
+def unknown_model(name: str, known: list[str]) -> ApiError:
+    told = ", ".join(f"`{one}`" for one in known[:8])
+    message = (
+        f"There is no model `{name[:200]}` here; there are {told}." if known else f"There is no model `{name[:200]}`."
+    )
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def iso(seconds: float) -> str:
+    """A moment as RFC 3339 has it."""
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_header(text: str) -> str:
+    """As a header may hold it."""
+    return text.encode("ascii", "backslashreplace").decode()

@@ -1,0 +1,108 @@
+"""The request log: what was asked, of which version, and how it went; written beside the requests, never in their way.
+
+Rows go through a bounded queue to one thread, which writes them by the batch. When the database cannot keep up, rows
+are dropped and counted, requests never. Content is kept only where the service logs it and its sender consents, and
+what has the form of an address, a number or a secret is taken out before.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from vita.monitoring.request_log import monitored, requests
+from vita.server.gateway.redaction import redact_all
+from vita.spine.errors import VitaError
+from vita.spine.ledger import Ledger
+
+LogLevel = Literal["none", "metadata", "content"]
+_BATCH = 200
+_END = object()
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How much of a request may be kept."""
+
+    level: LogLevel
+    redact: bool
+
+    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row as it may be stored."""
+        kept = {**row, **monitored(row["figures"])}
+        if self.level != "content" or not kept["consent"]:
+            return {**kept, "asked": {}, "answered": {}, "has_content": False}
+        if self.redact:
+            kept |= {name: redact_all(kept[name]) for name in ("asked", "answered")}
+        return {**kept, "has_content": bool(kept["asked"] or kept["answered"])}
+
+
+class RequestLog:
+    """Writes rows of `requests` from a thread of its own."""
+
+    def __init__(self, ledger: Ledger, kept: Kept, *, room: int = 10_000) -> None:
+        self._ledger, self.kept = ledger, kept
+        self._rows: queue.Queue[Any] = queue.Queue(maxsize=room)
+        self.dropped = 0
+        """Rows that were lost, because the database was too slow or refused them."""
+        self._thread = threading.Thread(target=self._write, name="request log", daemon=True)
+        self._thread.start()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Have a row written soon."""
+        if self.kept.level == "none":
+            return
+        try:
+            self._rows.put_nowait(dict(row))
+        except queue.Full:
+            self.dropped += 1
+
+    def add_refused(self, row: Mapping[str, Any]) -> None:
+        """Have a row of a request written that reached no replica; these leave half of the queue to the others."""
+        if self._rows.qsize() < self._rows.maxsize // 2:
+            self.add(row)
+        elif self.kept.level != "none":
+            self.dropped += 1
+
+    def flush(self, seconds: float = 10.0) -> bool:
+        """Wait until all that was added before is written; False when that took too long."""
+        written = threading.Event()
+        try:
+            self._rows.put(written, timeout=seconds)
+        except queue.Full:
+            return False
+        return written.wait(seconds)
+
+    def close(self) -> None:
+        """Write what is left, and end the thread."""
+        try:
+            self._rows.put(_END, timeout=30)
+        except queue.Full:
+            return
+        self._thread.join(timeout=30)
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            batch = [self._rows.get()]
+            while len(batch) < _BATCH and not self._rows.empty():
+                batch.append(self._rows.get_nowait())
+            going = _END not in batch
+            rows = [self.kept.row(one) for one in batch if isinstance(one, dict)]
+            if rows:
+                self._insert(rows)
+            for waiting in batch:
+                if isinstance(waiting, threading.Event):
+                    waiting.set()
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        try:
+            with self._ledger.transaction() as database:
+                database.execute(sa.insert(requests), rows)
+        except VitaError:
+            self.dropped += len(rows)

@@ -1,0 +1,1 @@
+"""One replica: a model behind an HTTP API."""

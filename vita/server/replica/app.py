@@ -1,0 +1,367 @@
+"""One replica's HTTP: OpenAI's routes over a scheduler, and what probes and dashboards ask.
+
+    app = create_app(scheduler, Served(names=("cat", "cat:1"), version="cat:1", digest=digest))
+
+Bodies are read here and not by the framework, so that every mistake has OpenAI's form, whatever was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import struct
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+from vita.data.records import Message
+from vita.infer.request import Ask, Piece, Read
+from vita.infer.sampling import Sampling
+from vita.infer.scheduler import Scheduler
+from vita.server import api
+from vita.server.errors import ApiError, internal, unavailable
+from vita.server.framing import Framing
+from vita.server.replica.metrics import CONTENT_TYPE
+from vita.server.replica.middleware import RequestIds, answer_errors, describe
+from vita.server.replica.middleware import json_response as _json
+from vita.server.replica.replica_auth import Sealed
+from vita.server.replica.request_checks import Doors, Served, messages_of
+from vita.server.replica.request_events import ClientLeft, Flight
+from vita.server.replica.responses import Body, Chat, Choice, Completions, Echo, token_text, usage
+
+R = TypeVar("R", bound=api.Request)
+DONE = b"data: [DONE]\n\n"
+
+
+def create_app(scheduler: Scheduler | None, served: Served, *, secret: str = "") -> FastAPI:
+    """The replica's application; without a scheduler it is alive, and not ready. `secret` is asked of all callers."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if replica.scheduler is not None:
+            await asyncio.to_thread(replica.scheduler.close)
+
+    replica = Replica(scheduler, served)
+    app = FastAPI(title="Vita replica", version=served.version, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.replica = replica
+    posts = {
+        "/v1/chat/completions": (replica.chat, api.ChatRequest),
+        "/v1/completions": (replica.completions, api.CompletionRequest),
+        "/v1/embeddings": (replica.embeddings, api.EmbeddingRequest),
+        "/tokenize": (replica.tokenize, api.TokenizeRequest),
+        "/detokenize": (replica.detokenize, api.DetokenizeRequest),
+    }
+    gets = {
+        "/v1/models": replica.models,
+        "/v1/models/{model:path}": replica.model,
+        "/tokenizer_info": replica.tokenizer_info,
+        "/health": replica.health,
+        "/ready": replica.ready,
+        "/metrics": replica.figures,
+    }
+    for path, (route, _) in posts.items():
+        app.add_api_route(path, route, methods=["POST"], response_model=None)
+    for path, route in gets.items():
+        app.add_api_route(path, route, methods=["GET"], response_model=None)
+    app.add_api_route("/drain", replica.drain, methods=["POST"], response_model=None)
+    app.openapi = describe(app, {path: body for path, (_, body) in posts.items()})
+    answer_errors(app)
+    if secret:
+        app.add_middleware(Sealed, secret=secret)
+    app.add_middleware(Framing)
+    app.add_middleware(RequestIds, metrics=replica.metrics)
+    return app
+
+
+class Replica(Doors):
+    """The routes."""
+
+    def __init__(self, scheduler: Scheduler | None, served: Served) -> None:
+        super().__init__(scheduler, served)
+        gauges: dict[str, Callable[[Scheduler], float]] = {
+            "requests_running": lambda scheduler: scheduler.running,
+            "requests_waiting": lambda scheduler: scheduler.waiting,
+            "kv_cache_usage": lambda scheduler: scheduler.cache_usage,
+            "draining": lambda scheduler: scheduler.draining,
+        }
+        for name, read in gauges.items():
+            self.metrics.watch(name, lambda read=read: read(self.scheduler) if self.scheduler else 0)
+
+    # -- chat
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions"""
+        asked = await self.read(request, api.ChatRequest)
+        self.check_model(asked.model)
+        scheduler = self.admit(asked.n)
+        messages = messages_of(asked.messages)
+        dropped = 0
+        if asked.truncation == "auto":
+            usual = self.served.sampling.get("max_tokens")
+            answer_tokens = asked.limit or (int(usual) if usual else None)
+            fitted = await self.fitted_ids(scheduler, messages, answer_tokens=answer_tokens)
+            messages, ids, dropped = fitted.messages, fitted.ids, fitted.dropped
+        else:
+            ids = await self.chat_ids(scheduler, messages)
+            self.check_length(scheduler, ids, "messages", room=1)
+        refused = self.refused(messages)
+        top = (asked.top_logprobs or 0) if asked.logprobs else None
+        ask = self._ask(asked, ids, limit=asked.limit, top=top)
+        head = {**self._head("chatcmpl", asked), **({"dropped_messages": dropped} if dropped else {})}
+        body = Chat(head, scheduler.engine.tokenizer, logprobs=asked.logprobs)
+        choices = [Choice(index, scheduler.engine.tokenizer, self.served.guard) for index in range(asked.n)]
+        return await self._answer(request, asked, body, [ask], choices, refused, prompt_tokens=len(ids))
+
+    # -- completions
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions"""
+        asked = await self.read(request, api.CompletionRequest)
+        self.check_model(asked.model)
+        scheduler = self.admit(len(asked.prompts) * asked.n)
+        tokenizer = scheduler.engine.tokenizer
+        room = 0 if asked.max_tokens == 0 else 1
+        prompts = [await self.prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in asked.prompts]
+        texts = [tokenizer.decode(ids, special=True) for ids in prompts]
+        refused = next((found for text in texts if (found := self.refused([Message("user", text)]))), None)
+        asks = [
+            self._ask(
+                asked, ids, limit=asked.max_tokens, top=asked.logprobs,
+                prompt_logprobs=asked.echo and asked.logprobs is not None,
+            )
+            for ids in prompts
+        ]  # fmt: skip
+        echoes = [
+            Echo(given if isinstance(given, str) and given else text, ids)
+            for given, text, ids in zip(asked.prompts, texts, prompts, strict=True)
+        ]
+        logprobs = asked.logprobs is not None
+        body = Completions(
+            self._head("cmpl", asked), tokenizer, n=asked.n, logprobs=logprobs, echoes=echoes if asked.echo else None
+        )
+        choices = [Choice(index, tokenizer, self.served.guard) for index in range(len(prompts) * asked.n)]
+        prompt_tokens = sum(map(len, prompts))
+        return await self._answer(request, asked, body, asks, choices, refused, prompt_tokens=prompt_tokens)
+
+    # -- both
+
+    def _ask(
+        self, asked: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
+    ) -> Ask:
+        usual = self.served.sampling
+        self.check_ids(list(asked.biases), "logit_bias")
+        given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
+        how = {name: usual.get(name) if value is None else value for name, value in given.items()}
+        if how["top_p"] == 0:
+            how["top_p"] = 1e-9  # the likeliest one alone
+        if limit is None:
+            # Where the release says nothing: OpenAI's 16 for a completion, what there is room for in a chat.
+            otherwise = 16 if isinstance(asked, api.CompletionRequest) else self.ready_or_refuse().context
+            limit = int(usual.get("max_tokens") or otherwise)
+        sampling = Sampling.model_validate(
+            {name: value for name, value in how.items() if value is not None}
+            | {"max_tokens": max(1, limit), "stop": asked.stops or tuple(usual.get("stop") or ())}
+            # Python's generator takes the absolute value of a seed; none is lost by wrapping around.
+            | {"seed": secrets.randbits(63) if asked.seed is None else asked.seed % 2**64}
+        )
+        return Ask(
+            ids, sampling, answers=asked.n if limit else 0, top=top, biases=asked.biases,
+            presence=asked.presence_penalty, frequency=asked.frequency_penalty, prompt_logprobs=prompt_logprobs,
+        )  # fmt: skip
+
+    async def _answer(
+        self,
+        request: Request,
+        asked: api.Decoding,
+        body: Body,
+        asks: list[Ask],
+        choices: list[Choice],
+        refused: str | None,
+        *,
+        prompt_tokens: int,
+    ) -> Response:
+        """The answers whole or in pieces, or the guard's refusal in their place."""
+        flight = Flight(self.ready_or_refuse(), self.metrics, request.receive)
+        told = self._told(flight, asks, choices, refused, body)
+        if not asked.stream:
+            async for _ in told:
+                pass
+            return _json({**body.whole(choices), "usage": usage(prompt_tokens, choices)})
+        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+        # The first event before the headers: what fails at once has a status of its own.
+        first = await anext(told, None)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            extra = {"usage": None} if with_usage else {}
+            try:
+                for opening in body.opening(choices):
+                    yield _event({**opening, **extra})
+                if first is not None:
+                    for chunk in self._chunks(body, first):
+                        yield _event({**chunk, **extra})
+                async for choice in told:
+                    for chunk in self._chunks(body, choice):
+                        yield _event({**chunk, **extra})
+                if with_usage:
+                    yield _event(body.closing(usage(prompt_tokens, choices)))
+                yield DONE
+            except ApiError as error:
+                yield _event(error.body())  # the status has gone out already
+            except ClientLeft:
+                pass
+            finally:
+                await told.aclose()
+
+        return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+    @staticmethod
+    def _chunks(body: Body, choice: Choice) -> Iterable[dict[str, Any]]:
+        fresh = choice.fresh()
+        return () if fresh is None else body.chunks(choice, fresh)
+
+    async def _told(
+        self, flight: Flight, asks: list[Ask], choices: list[Choice], refused: str | None, body: Body
+    ) -> AsyncGenerator[Choice]:
+        """Every choice each time that it has grown."""
+        if refused is not None:
+            self.metrics.add("guard_refusals", label="input")
+            for choice in choices:
+                choice.text, choice.finish, choice.refused = refused, "content_filter", True
+                self.metrics.add("request_finished", label="content_filter")
+                yield choice
+            return
+        flight.begin(asks)
+        own = len(choices) // len(asks)
+        async for index, event in flight.events():
+            mine = choices[index * own : (index + 1) * own]
+            if isinstance(event, Read):
+                body.read(index, event)
+                for choice in mine if not asks[index].answers else ():
+                    choice.finish = "length"
+                    yield choice
+            elif isinstance(event, Piece) and not mine[event.answer].finish:
+                choice = mine[event.answer]
+                choice.take(event)
+                if choice.finish:
+                    self.metrics.add("request_finished", label=choice.finish)
+                if choice.refused:
+                    self.metrics.add("guard_refusals", label="output")
+                    if all(one.finish for one in mine):
+                        flight.enough(index)
+                yield choice
+
+    # -- embeddings
+
+    async def embeddings(self, request: Request) -> Response:
+        """POST /v1/embeddings"""
+        asked = await self.read(request, api.EmbeddingRequest)
+        self.check_model(asked.model)
+        scheduler = self.admit(len(asked.inputs))
+        inputs = [await self.prompt_ids(scheduler, one, "input", room=0, plain=True) for one in asked.inputs]
+        flight = Flight(scheduler, self.metrics, request.receive)
+        flight.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
+        found: dict[int, Any] = {}
+        async for index, event in flight.events():
+            assert isinstance(event, Read)
+            assert event.embedding is not None
+            numbers = event.embedding
+            packed = asked.encoding_format == "base64"
+            found[index] = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode() if packed else numbers
+        data = [{"object": "embedding", "index": index, "embedding": found[index]} for index in range(len(inputs))]
+        tokens = sum(map(len, inputs))
+        told = {"object": "list", "data": data, "model": asked.model}
+        return _json({**told, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+
+    # -- models, tokens
+
+    async def models(self) -> Response:
+        """GET /v1/models"""
+        return _json({"object": "list", "data": [self._card(name) for name in self.served.names]})
+
+    async def model(self, model: str) -> Response:
+        """GET /v1/models/{id}"""
+        self.check_model(model)
+        return _json(self._card(model))
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize"""
+        asked = await self.read(request, api.TokenizeRequest)
+        if asked.model is not None:
+            self.check_model(asked.model)
+        scheduler = self.ready_or_refuse()
+        tokenizer = scheduler.engine.tokenizer
+        if asked.prompt is not None:
+            ids = await asyncio.to_thread(tokenizer.encode_template, asked.prompt)
+        else:
+            messages = messages_of(asked.messages or ())
+            ids = await self.chat_ids(scheduler, messages, answer=asked.add_generation_prompt)
+        strings = [token_text(tokenizer, token) for token in ids] if asked.return_token_strs else None
+        return _json({"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings})
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize"""
+        asked = await self.read(request, api.DetokenizeRequest)
+        if asked.model is not None:
+            self.check_model(asked.model)
+        tokenizer = self.ready_or_refuse().engine.tokenizer
+        self.check_ids(asked.tokens, "tokens")
+        return _json({"prompt": tokenizer.decode(asked.tokens, special=True)})
+
+    async def tokenizer_info(self) -> Response:
+        """GET /tokenizer_info"""
+        engine = self.ready_or_refuse().engine
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        template = engine.template.source if engine.template is not None else None
+        told = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "add_bos_token": False}
+        told |= {"vocab_size": engine.tokenizer.vocabulary, "model_max_length": self.ready_or_refuse().context}
+        return _json({**told, **{name: engine.tokenizer.name_of(name) for name in names}})
+
+    # -- probes
+
+    async def health(self) -> Response:
+        """GET /health"""
+        if self.scheduler is not None and not self.scheduler.alive:
+            raise internal("The worker has ended; restart the replica")
+        return _json({"status": "alive"})
+
+    async def ready(self) -> Response:
+        """GET /ready"""
+        scheduler = self.scheduler
+        if scheduler is None or scheduler.draining or not scheduler.alive:
+            why = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
+            raise unavailable(f"The replica is {why}", code=why)
+        told = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
+        told |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.steady}
+        return _json({**told, "warnings": list(self.served.warnings)})
+
+    async def figures(self) -> Response:
+        """GET /metrics"""
+        return Response(self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def drain(self) -> Response:
+        """POST /drain"""
+        scheduler = self.ready_or_refuse()
+        scheduler.drain()
+        return _json({"draining": True, "in_flight": scheduler.in_flight})
+
+    def _head(self, kind: str, asked: api.Decoding) -> dict[str, Any]:
+        name = "chat.completion" if kind == "chatcmpl" else "text_completion"
+        told = {"id": f"{kind}-{secrets.token_hex(14)}", "object": name, "created": int(time.time())}
+        return {**told, "model": asked.model, "system_fingerprint": self.served.digest[:12]}
+
+    def _card(self, name: str) -> dict[str, Any]:
+        told = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
+        context, steady = (self.scheduler.context, self.scheduler.steady) if self.scheduler else (None, None)
+        told |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
+        return {**told, "bitwise_reproducible": steady}
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"

@@ -1,0 +1,182 @@
+"""What stands between a request and the model: its body, its name, its length, the queue, the guard.
+
+Each check refuses by an `ApiError`, the cheap ones first: nothing is cut into tokens that is refused anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from vita.data.records import Message
+from vita.data.tokens.chat_template import encode_prompt
+from vita.infer.content_filter import Guard
+from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, recent_turns
+from vita.infer.request import Closed, Full
+from vita.infer.scheduler import Scheduler
+from vita.server import api
+from vita.server.errors import ApiError, invalid, model_not_found, too_large, too_long, unavailable
+from vita.server.replica.metrics import Metrics
+from vita.server.replica.request_events import refusal
+from vita.spine.errors import DataError
+
+R = TypeVar("R", bound=api.Request)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a replica is told about the model that it serves."""
+
+    names: tuple[str, ...]
+    """By which requests may name it; the first is its id."""
+    version: str
+    """The label of its figures."""
+    digest: str
+    """The model's digest; its first 12 characters are the `system_fingerprint`."""
+    created: int = 0
+    """When it was released, in seconds since 1970."""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """What a request that says nothing gets: `temperature`, `top_p`, `top_k`, `max_tokens`, `stop`."""
+    guard: Guard | None = None
+    """Refuses requests and answers."""
+    warnings: Sequence[str] = ()
+    """What the operator should know, found when the replica started."""
+    body_bytes: int = 1_000_000
+    """The largest body that is read."""
+    body_seconds: float = 30.0
+    """How long a body may take to arrive."""
+
+
+class Doors:
+    """The checks of one replica."""
+
+    def __init__(self, scheduler: Scheduler | None, served: Served) -> None:
+        self.scheduler, self.served = scheduler, served
+        self.metrics = Metrics(model=served.names[0], version=served.version)
+        self._longest: int | None = None
+
+    def ready_or_refuse(self) -> Scheduler:
+        if self.scheduler is None:
+            raise unavailable("The model is being loaded", code="loading")
+        return self.scheduler
+
+    async def read(self, request: Request, model: type[R]) -> R:
+        """The body, as far as it may go, in the time that it may take."""
+        limit = self.served.body_bytes
+        length = request.headers.get("content-length", "0")
+        if length.isdigit() and int(length[:20]) > limit:
+            raise too_large(limit)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.served.body_seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > limit:
+                        raise too_large(limit)
+        except TimeoutError:
+            raise ApiError(408, "The body did not arrive in time") from None
+        return api.parse(model, bytes(body))
+
+    def check_model(self, name: str) -> None:
+        if name not in self.served.names:
+            raise model_not_found(name)
+
+    def admit(self, answers: int) -> Scheduler:
+        """Refuses what cannot be taken before anything is made of it."""
+        scheduler = self.ready_or_refuse()
+        if answers > scheduler.capacity:
+            raise invalid(f"At most {scheduler.capacity} answers can be asked for at once, not {answers}", "n")
+        try:
+            scheduler.check_room(answers)
+        except (Full, Closed) as error:
+            raise refusal(error, self.metrics) from None
+        return scheduler
+
+    async def chat_ids(self, scheduler: Scheduler, messages: Sequence[Message], *, answer: bool = True) -> list[int]:
+        self._check_characters(scheduler, sum(len(message.content) for message in messages), "messages")
+        template = scheduler.engine.template
+        if template is None:
+            message = f"The model `{self.served.names[0]}` continues text and has no chat template; use /v1/completions"
+            raise invalid(message, "model", code="no_chat_template")
+        tokenizer = scheduler.engine.tokenizer
+        try:
+            ids = await asyncio.to_thread(encode_prompt, tokenizer, template, messages, add_generation_prompt=answer)
+        except DataError as error:
+            raise invalid(str(error), "messages") from None
+        if not ids:
+            raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
+        return ids
+
+    async def fitted_ids(
+        self, scheduler: Scheduler, messages: Sequence[Message], *, answer_tokens: int | None
+    ) -> FittedDialogue:
+        """The prompt of the longest end of a dialogue that fits (`vita.infer.dialogue` has the rule)."""
+        template, tokenizer = scheduler.engine.template, scheduler.engine.tokenizer
+        if template is None:
+            return FittedDialogue(list(messages), await self.chat_ids(scheduler, messages), 0)
+        most = scheduler.context * self._longest_token(scheduler)  # characters; more never fit
+        recent = recent_turns(messages, characters=most)
+        least = recent_turns(messages, characters=0)  # the last turn alone
+        self._check_characters(scheduler, sum(len(message.content) for message in least), "messages")
+
+        def encode(part: Sequence[Message]) -> list[int]:
+            return encode_prompt(tokenizer, template, part, add_generation_prompt=True)
+
+        try:
+            fitted = await asyncio.to_thread(
+                fit_dialogue, recent, encode=encode, context=scheduler.context, answer_tokens=answer_tokens
+            )
+        except DialogueTooLong as error:
+            raise too_long(error.context, error.tokens, param="messages") from None
+        except DataError as error:
+            raise invalid(str(error), "messages") from None
+        if not fitted.ids:
+            raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
+        return replace(fitted, dropped=len(messages) - len(fitted.messages))
+
+    async def prompt_ids(
+        self, scheduler: Scheduler, prompt: str | list[int], param: str, *, room: int, plain: bool = False
+    ) -> list[int]:
+        tokenizer = scheduler.engine.tokenizer
+        if isinstance(prompt, str):
+            self._check_characters(scheduler, len(prompt), param)
+            encode = tokenizer.encode if plain else tokenizer.encode_template
+            ids = await asyncio.to_thread(encode, prompt) or [tokenizer.document]
+        else:
+            ids = prompt
+            self.check_ids(ids, param)
+        self.check_length(scheduler, ids, param, room=room)
+        return ids
+
+    def check_ids(self, ids: Sequence[int], param: str) -> None:
+        vocabulary = self.ready_or_refuse().engine.model.architecture.vocabulary
+        if ids and max(ids) >= vocabulary:
+            raise invalid(f"Token ids are from 0 to {vocabulary - 1}, got {max(ids)}", param, code="invalid_value")
+
+    def check_length(self, scheduler: Scheduler, ids: Sequence[int], param: str, *, room: int) -> None:
+        if len(ids) + room > scheduler.context:
+            raise too_long(scheduler.context, len(ids), param=param)
+
+    def _check_characters(self, scheduler: Scheduler, characters: int, param: str) -> None:
+        """Refuses what is too long however it is cut into tokens, before it is cut."""
+        least = -(-characters // self._longest_token(scheduler))
+        if least > scheduler.context:
+            raise too_long(scheduler.context, least, param=param, exact=False)
+
+    def _longest_token(self, scheduler: Scheduler) -> int:
+        tokenizer = scheduler.engine.tokenizer
+        if self._longest is None:
+            self._longest = max(1, *(len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocabulary)))
+        return self._longest
+
+    def refused(self, messages: Sequence[Message]) -> str | None:
+        return None if self.served.guard is None else self.served.guard.refuses_input(messages)
+
+
+def messages_of(given: Sequence[api.Message]) -> list[Message]:
+    """The dialogue of a request as the chat template takes it."""
+    return [Message("system" if one.role == "developer" else one.role, one.content) for one in given]

@@ -1,0 +1,122 @@
+"""A request between a client and the scheduler: its events arrive, its client may leave, its figures are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import suppress
+
+from starlette.types import Message
+
+from vita.infer.request import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
+from vita.infer.scheduler import Job, Scheduler
+from vita.server.errors import ApiError, internal, invalid, too_busy, unavailable
+from vita.server.replica.metrics import Metrics
+from vita.spine.errors import DataError
+
+
+class ClientLeft(Exception):
+    """Nobody is there to be answered any more."""
+
+
+class Flight:
+    """Several prompts asked together, and what comes of them, until the last has ended or the client leaves."""
+
+    def __init__(self, scheduler: Scheduler, metrics: Metrics, receive: Callable[[], Awaitable[Message]]) -> None:
+        self._scheduler, self._metrics, self._receive = scheduler, metrics, receive
+        self._arrivals: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._jobs: list[Job] = []
+        self._enough: set[int] = set()
+        self._last: dict[tuple[int, int], tuple[float, int]] = {}
+
+    def begin(self, asks: Sequence[Ask]) -> None:
+        """Asks all of them or none; raises the refusal to send."""
+        loop = asyncio.get_running_loop()
+
+        def listener(index: int) -> Callable[[Event], None]:
+            def arrives(event: Event) -> None:
+                with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                    loop.call_soon_threadsafe(self._arrivals.put_nowait, (index, event))
+
+            return arrives
+
+        try:
+            self._jobs = self._scheduler.submit_all([(ask, listener(index)) for index, ask in enumerate(asks)])
+        except (Full, Closed) as error:
+            raise refusal(error, self._metrics) from None
+        except DataError as error:
+            raise invalid(str(error)) from None
+        for ask in asks:
+            self._metrics.add("prompt_tokens", len(ask.prompt))
+            self._metrics.observe("request_prompt_tokens", len(ask.prompt))
+
+    async def events(self) -> AsyncGenerator[tuple[int, Event]]:
+        """What is told of each prompt, with its number; ends the work when the consumer or the client leaves."""
+        watch = asyncio.create_task(self._watch_client())
+        left, end = len(self._jobs), "cancelled"
+        try:
+            while left:
+                index, event = await self._arrivals.get()
+                self._keep(index, event)
+                if isinstance(event, Failed):
+                    end = "error"
+                    raise _fault(event)
+                if isinstance(event, Ended):
+                    if event.cancelled and index not in self._enough:
+                        raise ClientLeft
+                    left -= 1
+                    continue
+                yield index, event
+        finally:
+            watch.cancel()
+            if left:
+                self.cancel()
+                self._metrics.add("request_finished", left, label=end)
+                self._metrics.add("requests_cancelled", int(end == "cancelled"))
+
+    def cancel(self) -> None:
+        """Ends the work on all prompts."""
+        for job in self._jobs:
+            job.cancel()
+
+    def enough(self, index: int) -> None:
+        """Ends the work on one prompt, of which nothing more is wanted."""
+        self._enough.add(index)
+        self._jobs[index].cancel()
+
+    async def _watch_client(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.cancel()
+
+    def _keep(self, index: int, event: Event) -> None:
+        """Counts an event."""
+        metrics, job = self._metrics, self._jobs[index]
+        if isinstance(event, Read) and job.started is not None:
+            metrics.observe("request_queue_time_seconds", job.started - job.arrived)
+        elif isinstance(event, Piece):
+            metrics.add("generation_tokens")
+            before, count = self._last.get((index, event.answer), (None, 0))
+            if before is None:
+                metrics.observe("time_to_first_token_seconds", event.at - job.arrived)
+            else:
+                metrics.observe("inter_token_latency_seconds", event.at - before)
+            self._last[index, event.answer] = event.at, count + 1
+            if event.finish:
+                metrics.observe("request_generation_tokens", count + 1)
+                metrics.observe("e2e_request_latency_seconds", event.at - job.arrived)
+
+
+def refusal(error: Full | Closed, metrics: Metrics) -> ApiError:
+    """What a client is told whom the scheduler does not take."""
+    if isinstance(error, Full):
+        metrics.add("admission_rejections", label=error.reason)
+        return too_busy(f"The server is busy: {error}")
+    metrics.add("admission_rejections", label="draining")
+    return unavailable("The server is shutting down and takes no new requests", code="draining")
+
+
+def _fault(event: Failed) -> ApiError:
+    if isinstance(event.error, Closed):
+        return unavailable("The server is shutting down", code="draining")
+    return internal(f"The answer could not be computed ({event.error})")

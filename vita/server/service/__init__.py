@@ -1,0 +1,1 @@
+"""The service: processes of replicas, their supervision, and the administration interface."""

@@ -1,0 +1,46 @@
+"""Clearance of releases: the service hashes files and tensors itself before `vita.gates.clearance` decides.
+
+clear = clearance_by(ledger, store)
+clear(release, Terms(ungated="a load test")).model        # the identity, computed from the files
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from vita.gates.clearance import Clearance, Terms, clear
+from vita.gates.tensor_digest import tensor_digest
+from vita.gates.weights import Files
+from vita.server.release import MODEL, Pinned, load_verified
+from vita.spine.ledger import Ledger
+from vita.spine.stage import Context
+from vita.spine.store import Store
+
+
+class ClearRelease(Protocol):
+    """Decides whether a release may be served; raises `VitaError` with the reason otherwise."""
+
+    def __call__(self, release: Pinned, terms: Terms, *, record: bool = True) -> Clearance: ...
+
+
+def clearance_by(ledger: Ledger, store: Store) -> ClearRelease:
+    """The clearance function of a service: by the gates and states of this ledger, and the models of this store."""
+
+    def clear_release(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:
+        files, tensors = load_verified(release.folder, _files_and_tensors, digest=release.digest)
+        return clear(
+            ledger, store, files, tensors=tensors, guard=release.content.get("guard"), label=release.id,
+            claim=release.model, terms=terms, record=record,
+        )  # fmt: skip
+
+    return clear_release
+
+
+def _files_and_tensors(release: Pinned, files: Files) -> tuple[Files, str | None]:
+    return files, tensor_digest(release.folder / MODEL)
+
+
+def context_clearance(context: Context) -> ClearRelease:
+    """The clearance function of a stage that serves a release, by the ledger and store of its life."""
+    assert context.ledger is not None and context.store is not None, "a stage that serves declares LINEAGE"
+    return clearance_by(context.ledger, context.store)

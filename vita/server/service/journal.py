@@ -1,0 +1,80 @@
+"""The record of what was served when, written beside the requests.
+
+    journal = Journal(ledger, tell); journal.add(row); await journal.settled(2.0)
+
+Rows go through one thread, in order. While the ledger is locked or cannot be reached a row is tried again, and whoever
+changed the service goes on: only `settled` waits, and only for as long as it is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from vita.monitoring.request_log import deployments
+from vita.spine.errors import VitaError
+from vita.spine.ledger import Ledger
+
+PAUSE_SECONDS = 1.0
+"""How long a row that could not be written waits until it is tried again."""
+
+
+class Journal:
+    """Writes rows of `deployments` from a thread of its own."""
+
+    def __init__(self, ledger: Ledger, tell: Callable[[str], None]) -> None:
+        """`tell` gets one line for the operator when the ledger cannot be written, and one when it can again."""
+        self._ledger, self._tell = ledger, tell
+        self._rows: queue.SimpleQueue[dict[str, Any] | threading.Event | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="deployment journal", daemon=True)
+        self._thread.start()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Have a row written soon."""
+        self._rows.put(dict(row))
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until all that was added before is written; False when that takes longer than `seconds`."""
+        written = threading.Event()
+        self._rows.put(written)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while not written.is_set() and loop.time() < end:
+            await asyncio.sleep(0.01)
+        return written.is_set()
+
+    async def close(self, *, seconds: float) -> None:
+        """Write what is left in that time, and end the thread."""
+        if not await self.settled(seconds):
+            self._tell("the end of the service could not be recorded: the ledger cannot be written")
+        self._closing.set()
+        self._rows.put(None)
+
+    def _write(self) -> None:
+        while (item := self._rows.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                self._insert(item)
+
+    def _insert(self, row: dict[str, Any]) -> None:
+        failed = False
+        while True:
+            try:
+                with self._ledger.transaction() as database:
+                    database.execute(sa.insert(deployments).values(row))
+                break
+            except VitaError as error:
+                if not failed:
+                    self._tell(f"{row['version']}: `{row['action']}` is not recorded yet, and tried again: {error}")
+                failed = True
+                if self._closing.wait(PAUSE_SECONDS):
+                    return
+        if failed:
+            self._tell(f"{row['version']}: `{row['action']}` is recorded now")

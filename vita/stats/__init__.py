@@ -1,0 +1,1 @@
+"""Statistics: intervals, paired tests, agreement between raters, and Bradley-Terry scores."""

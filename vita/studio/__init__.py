@@ -1,1 +1,0 @@
-"""Web pages for people who judge: one self-contained page for each rater of a review task."""
