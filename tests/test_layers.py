@@ -10,7 +10,8 @@ each other, directly or through others.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import graphlib
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,12 @@ ROOT = Path(__file__).resolve().parents[1]
 STEPS = [("spine",), ("data", "nn"), ("stats",), ("train", "infer"), ("reporting",)]
 STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring", "review")]
 STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",)]
-SERVER_STEPS = ("replica", "gateway", "service")
+SUBPACKAGES = {
+    "data": [("",), ("world",), ("sources",), ("curation", "tokens")],
+    "server": [("",), ("replica",), ("gateway",), ("service",)],
+    "cards": [("",), ("life_page",)],
+}
+"""Layers inside a package, from the lowest; the empty name stands for the modules of the package itself."""
 HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
 SHARED_BY_STAGES = "vita.stages.kinds"
 READS_THE_ENVIRONMENT = "vita.spine.machine"
@@ -71,6 +77,41 @@ def climbs(name: str, tree: ast.Module) -> Iterator[str]:
             yield f"{spot} imports `{target}`: `{own}` and `{other}` do not see each other"
         elif HEIGHT[other] > HEIGHT[own]:
             yield f"{spot} imports `{target}`: `{own}` lies under `{other}`"
+
+
+def subpackage_climbs(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every import between subpackages that does not go down."""
+    package = part_of(name)
+    layers = SUBPACKAGES.get(package or "")
+    if not layers or name == f"vita.{package}":
+        return
+    heights = {part: height for height, layer in enumerate(layers) for part in layer}
+
+    def subpackage(module: str) -> str:
+        part = module.split(".")[2] if module.count(".") > 1 else ""
+        return part if part in heights else ""
+
+    for target, line in imports(tree):
+        if part_of(target) != package:
+            continue
+        importer, imported = subpackage(name), subpackage(target)
+        if importer != imported and heights[imported] >= heights[importer]:
+            yield f"{name}:{line} imports `{target}`: `{package}.{importer}` lies under `{package}.{imported}`"
+
+
+def test_no_files_import_each_other():
+    trees = dict(modules())
+    targets = {name: {module_in(target, trees) for target, _ in imports(tree)} for name, tree in trees.items()}
+    edges = {name: {target for target in found if target and target != name} for name, found in targets.items()}
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def module_in(target: str, modules: Container[str]) -> str | None:
+    """The module that an imported name is, or is defined in."""
+    return next((name for name in (target, target.rpartition(".")[0]) if name in modules), None)
 
 
 def meets_in_the_open(name: str, target: str) -> bool:
@@ -136,7 +177,9 @@ def chance(name: str, tree: ast.Module) -> Iterator[str]:
                 yield f"{name}:{node.lineno} uses `{owner}.{node.attr}`: chance comes from a generator with a seed"
 
 
-@pytest.mark.parametrize("rule", [climbs, heavy, environment, actions, chance], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize(
+    "rule", [climbs, subpackage_climbs, heavy, environment, actions, chance], ids=lambda rule: rule.__name__
+)
 def test_every_module_keeps_to(rule):
     broken = [sentence for name, tree in modules() for sentence in rule(name, tree)]
     assert not broken, "\n".join(broken)
@@ -146,6 +189,10 @@ def test_every_module_keeps_to(rule):
     ("name", "source", "rule"),
     [
         ("vita.data.tokens.chat_template", "from vita.nn import transformer", climbs),
+        ("vita.data.sources.files", "from vita.data.curation import filters", subpackage_climbs),
+        ("vita.data.tokens.bpe", "from vita.data.curation.dedup import first_equal", subpackage_climbs),
+        ("vita.server.replica.app", "from vita.server.gateway import keys", subpackage_climbs),
+        ("vita.evals.task", "from vita.gates import policy", climbs),
         ("vita.nn.hf", "def f():\n    import vita.data.tokens.tokenizer", climbs),
         ("vita.train.loop", "from vita.infer.engine import Engine", climbs),
         ("vita.infer.engine", "if TYPE_CHECKING:\n    from vita.train import losses", climbs),
