@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,13 +14,14 @@ from tests.cards.lives import EVIL, Life, first_half, second_half, told
 from vita.cards import life_charts
 from vita.cards.life_charts import Limit, Node
 from vita.cards.life_page import write_story
-from vita.cards.life_record import known_answers, read_life
+from vita.cards.life_record import known_answers, read_life_record
 from vita.spine.errors import LedgerError
+from vita.spine.store import Store
 from vita.stats.intervals import Interval, wilson
 
 
 def _told(life: Life, tmp_path: Path) -> str:
-    return write_story(life.ledger, life.store, life.name, tmp_path / "life.html").read_text()
+    return write_story(read_life_record(life.ledger, life.store, life.name), tmp_path / "life.html").read_text()
 
 
 @pytest.fixture
@@ -102,9 +104,9 @@ def test_the_order_is_that_of_the_file_and_what_left_the_file_is_named(life: Lif
     from vita.cards.life_record import remember
 
     remember(life.ledger, "cat", about="", steps=["a", "b", "c", "not yet"], questions=["Q?"], answers={"d": ["A."]})
-    chronicle = read_life(life.ledger, life.store, "cat")
-    assert [chapter.name for chapter in chronicle.chapters] == ["a", "b", "c"]
-    assert chronicle.gaps == ("Carried out earlier, and no longer in the file of this life: old.",)
+    record = read_life_record(life.ledger, life.store, "cat")
+    assert [step.name for step in record.steps] == ["a", "b", "c"]
+    assert record.gaps == ("Carried out earlier, and no longer in the file of this life: old.",)
     assert known_answers(life.ledger, "cat", ["Q?"]) == {"d": ["A."]}
     assert known_answers(life.ledger, "cat", ["Another?"]) == {}
 
@@ -112,9 +114,9 @@ def test_the_order_is_that_of_the_file_and_what_left_the_file_is_named(life: Lif
 def test_a_step_made_from_an_earlier_answer_says_so(life: Life) -> None:
     first = life.step("curate", "corpus", files={"a": "1"})
     life.step("tokenize", "tokens", inputs={"corpus": first})
-    assert read_life(life.ledger, life.store, "cat").chapters[1].older == ()
+    assert read_life_record(life.ledger, life.store, "cat").steps[1].older == ()
     life.step("curate", "corpus", files={"a": "2"})
-    assert {one.name: one.older for one in read_life(life.ledger, life.store, "cat").chapters}["tokenize"] == (
+    assert {one.name: one.older for one in read_life_record(life.ledger, life.store, "cat").steps}["tokenize"] == (
         "curate",
     )
 
@@ -134,3 +136,29 @@ def test_a_step_made_from_an_earlier_answer_says_so(life: Life) -> None:
 def test_every_picture_is_well_formed(picture: str) -> None:
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     assert "nan" not in picture
+
+
+def test_the_end_of_a_life_reads_each_report_of_the_life_once(
+    life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page of the life and the card of its last model take their figures from the record that was read once."""
+    from vita.cards.model_card import gather
+
+    told(life, {second_half(life, first_half(life)): ["A cat."]})
+    reads: Counter[tuple[str, str]] = Counter()
+    read = Store.read
+
+    def counting(store: Store, digest: str, name: str) -> bytes:
+        reads[digest, name] += 1
+        return read(store, digest, name)
+
+    monkeypatch.setattr(Store, "read", counting)
+    record = read_life_record(life.ledger, life.store, life.name)
+    write_story(record, tmp_path / "life.html")
+    last = record.models[-1].digest
+    card = gather(life.ledger, life.store, last, record=record)
+    monkeypatch.undo()
+    own = {report.digest for report in card.measured} & set(record.reports)
+    counts = {key: count for key, count in reads.items() if key[1].endswith("report.json") and key[0] in own}
+    assert counts and set(counts.values()) == {1}
+    assert card.as_json() == gather(life.ledger, life.store, last).as_json()

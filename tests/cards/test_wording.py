@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from vita.cards.life_record import Chapter
+from vita.cards.life_record import StepRecord
 from vita.cards.wording import headline
 
 
@@ -24,4 +24,4 @@ from vita.cards.wording import headline
 )
 def test_what_users_said_is_told_in_numbers(stage: str, facts: dict[str, Any], said: str) -> None:
     run = cast(Any, SimpleNamespace(stage=stage, config={}, record={}))
-    assert headline(Chapter(stage, "1" * 64, "feedback", facts, run, {})) == said
+    assert headline(StepRecord(stage, "1" * 64, "feedback", facts, run, {})) == said

@@ -1,9 +1,10 @@
-"""A life as the ledger knows it: its steps in order, what each took and gave, and what was answered at its end.
+"""The record of a life: its steps in order, their reports, the states of its models, and its answers, read once.
 
-chronicle = read_life(ledger, store, "cat")
-[chapter.name for chapter in chronicle.chapters]     # ["design", "curate", "tokenize", ...]
+    record = read_life_record(ledger, store, "cat")
+    [step.name for step in record.steps]     # ["design", "curate", "tokenize", ...]
 
-Only what is recorded is told: a step that was never carried out is not there, an artifact that is gone says so.
+The last screen of `vita live`, the page of a life and the card of a model all take their facts from this record. It
+holds only what was written down: a step that never ran is absent, and what cannot be read is listed in `gaps`.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vita.cards import reader
+from vita.gates.services import served_models
 from vita.spine.errors import StoreError, VitaError
-from vita.spine.ledger import Ledger, Run
+from vita.spine.ledger import Ledger, Move, Run
 from vita.spine.store import Store
+from vita.stats.intervals import Interval
 
 UNREADABLE = (VitaError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What reading a damaged or unfamiliar record may raise; whoever tells of a whole life tells of that, and goes on."""
+"""Errors that a damaged or unfamiliar record may raise; the reader of a life lists them and continues."""
 _LIVED = "lived"
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """One step of a life as it was carried out."""
+class StepRecord:
+    """One step of a life as it ran: the artifact that it made, its run and its inputs."""
 
     name: str
     digest: str
@@ -31,11 +35,11 @@ class Chapter:
     facts: Mapping[str, Any]
     run: Run | None
     inputs: Mapping[str, str]
-    """Slot -> digest of what filled it."""
+    """Slot -> digest of the artifact that filled it."""
     stops: int = 0
-    """How often it failed, was stopped or was killed before it was done."""
+    """Runs that failed, were stopped or were killed before the step was done."""
     older: tuple[str, ...] = ()
-    """The steps that have been carried out anew since, of whose earlier answer this one was made."""
+    """Input steps that have run again since, so that this step used an earlier result of theirs."""
 
     @property
     def stage(self) -> str:
@@ -51,38 +55,75 @@ class Chapter:
 
     @property
     def seconds(self) -> float:
-        """How long it worked; 0 where nobody wrote it down."""
+        """Working time of the step; 0 where none was recorded."""
         return float(self.record.get("seconds") or (self.run.seconds if self.run else None) or 0)
 
 
-@dataclass(frozen=True)
-class Chronicle:
-    """A life."""
+_COPIES = ("release", "archive")
+"""Kinds of artifact that hold a copy of a model's reports; the figures belong to the steps that measured them."""
 
-    life: str
+
+@dataclass(frozen=True)
+class LifeRecord:
+    """A life and everything recorded about it."""
+
+    ledger: Ledger
+    store: Store
+    name: str
     about: str
-    chapters: tuple[Chapter, ...]
+    steps: tuple[StepRecord, ...]
     questions: tuple[str, ...] = ()
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Model digest -> its answer to each question."""
+    reports: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Artifact digest -> the content of its reports."""
+    figures: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    """Artifact digest -> the figures of its reports."""
+    measured_models: Mapping[str, str] = field(default_factory=dict)
+    """Report digest -> the model that it measured."""
+    moves: Mapping[str, list[Move]] = field(default_factory=dict)
+    """Model digest -> its changes of state."""
+    served: frozenset[str] = frozenset()
+    """Models that a running service serves."""
     gaps: tuple[str, ...] = ()
-    """What could not be read."""
+    """Sentences about what could not be read."""
 
     @property
-    def names(self) -> dict[str, str]:
-        """Digest -> the step that gave it."""
-        return {chapter.digest: chapter.name for chapter in reversed(self.chapters)}
-
-    def of_kind(self, kind: str) -> list[Chapter]:
-        return [chapter for chapter in self.chapters if chapter.kind == kind]
+    def step_names(self) -> dict[str, str]:
+        """Artifact digest -> name of the step that made it."""
+        return {step.digest: step.name for step in reversed(self.steps)}
 
     @property
-    def models(self) -> list[Chapter]:
-        """Each model once, oldest first."""
-        seen: dict[str, Chapter] = {}
-        for chapter in self.of_kind("model"):
-            seen.setdefault(chapter.digest, chapter)
+    def models(self) -> list[StepRecord]:
+        """The step of each model, oldest first; a model that two steps made is listed once."""
+        seen: dict[str, StepRecord] = {}
+        for step in self.steps_of_kind("model"):
+            seen.setdefault(step.digest, step)
         return list(seen.values())
+
+    def steps_of_kind(self, kind: str) -> list[StepRecord]:
+        """Return the steps whose artifact has this kind."""
+        return [step for step in self.steps if step.kind == kind]
+
+    def label(self, digest: str) -> str:
+        """Return the name of the step that made an artifact, else the beginning of its digest."""
+        return self.step_names.get(digest, digest[:12])
+
+    def state(self, digest: str) -> str:
+        """Return the state of a model: `serving` only while a service serves it."""
+        moves = self.moves.get(digest)
+        state = moves[-1].state if moves else "candidate"
+        if state in ("approved", "serving"):
+            return "serving" if digest in self.served else "approved"
+        return state
+
+    def measured(self) -> list[tuple[StepRecord, str, Mapping[str, Interval]]]:
+        """Return (step with figures, digest of the measured model, figures) in the order of the life."""
+        return [
+            (step, self.measured_models.get(step.digest, step.digest), self.figures[step.digest])
+            for step in self.steps
+            if self.figures.get(step.digest)
+        ]
 
 
 def remember(
@@ -94,67 +135,103 @@ def remember(
     questions: Sequence[str] = (),
     answers: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Set down what the ledger cannot tell by itself: the order of a life's file, and what its models answered."""
-    own = {name: list(said) for name, said in (answers or {}).items()}
-    data = {"about": about, "steps": list(steps), "questions": list(questions), "answers": own}
+    """Record what the ledger cannot derive: the order of the steps in the life's file, and the models' answers."""
+    plain_answers = {digest: list(texts) for digest, texts in (answers or {}).items()}
+    data = {"about": about, "steps": list(steps), "questions": list(questions), "answers": plain_answers}
     if _remembered(ledger, life) != data:
         ledger.log(_LIVED, life, **data)
 
 
 def known_answers(ledger: Ledger, life: str, questions: Sequence[str]) -> dict[str, list[str]]:
-    """Model digest -> what it answered to just these questions the last time, so that it need not be asked again."""
+    """Return model digest -> its recorded answers to exactly these questions."""
     found = _remembered(ledger, life)
     return dict(found.get("answers", {})) if found.get("questions") == list(questions) else {}
 
 
-def read_life(ledger: Ledger, store: Store, life: str) -> Chronicle:
-    """What the ledger knows of the life; no chapters where it knows none of that name."""
-    history = [(name.removeprefix(f"{life}/"), digest) for name, digest in ledger.newest_names(f"{life}/")]
-    current = dict(history)
-    once = {digest: step for step, digest in history}
-    runs = ledger.find(life=life)
-    chapters, gaps = [], []
-    for step, digest in current.items():
-        try:
-            chapters.append(_chapter(ledger, store, step, digest, runs=runs, current=current, once=once))
-        except UNREADABLE as error:
-            gaps.append(f"The step {step} cannot be told: {error}")
+def read_life_record(ledger: Ledger, store: Store, life: str) -> LifeRecord:
+    """Read everything recorded about a life; it has no steps where the ledger knows no life of that name."""
     noted = _remembered(ledger, life)
-    order = {step: index for index, step in enumerate(noted.get("steps", ()))}
-    if order:
-        gaps += _gone_from_the_file([one.name for one in chapters if one.name not in order])
-        chapters = [one for one in chapters if one.name in order]
-    chapters.sort(key=lambda one: (order.get(one.name, 0), one.run.began if one.run else 0))
-    return Chronicle(
-        life, noted.get("about", ""), tuple(chapters), tuple(noted.get("questions", ())), noted.get("answers", {}),
-        tuple(gaps),
+    steps, gaps = _read_steps(ledger, store, life, order=noted.get("steps", ()))
+    reports, report_gaps = _read_reports(store, steps)
+    moves: dict[str, list[Move]] = {}
+    served: frozenset[str] = frozenset()
+    state_gaps: list[str] = []
+    try:
+        for move in ledger.moves():
+            moves.setdefault(move.artifact, []).append(move)
+        served = frozenset(served_models(ledger))
+    except UNREADABLE as error:
+        state_gaps.append(f"The states of the versions cannot be read: {error}")
+    kinds = {step.digest: step.kind for step in steps}
+    models = {digest: reader.model_in(found) for digest, found in reports.items() if kinds[digest] == "report"}
+    return LifeRecord(
+        ledger, store, life, noted.get("about", ""), tuple(steps), tuple(noted.get("questions", ())),
+        noted.get("answers", {}), reports,
+        figures={digest: reader.figures_in(found) for digest, found in reports.items()},
+        measured_models={digest: model for digest, model in models.items() if model},
+        moves=moves, served=served, gaps=(*gaps, *report_gaps, *state_gaps),
     )  # fmt: skip
 
 
-def _chapter(
-    ledger: Ledger, store: Store, step: str, digest: str, *,
-    runs: Sequence[Run], current: Mapping[str, str], once: Mapping[str, str],
-) -> Chapter:  # fmt: skip
-    own = [run for run in runs if run.step == step]
-    made = [run for run in own if run.artifact == digest and run.state == "done"]
-    run = made[-1] if made else next(iter(reversed(ledger.find(artifact=digest, state="done"))), None)
+def _read_steps(ledger: Ledger, store: Store, life: str, *, order: Sequence[str]) -> tuple[list[StepRecord], list[str]]:
+    """Return the steps in the order of the life's file, and sentences about those that are not among them."""
+    history = [(name.removeprefix(f"{life}/"), digest) for name, digest in ledger.newest_names(f"{life}/")]
+    current = dict(history)
+    makers = {digest: step for step, digest in history}
+    runs = ledger.find(life=life)
+    steps: list[StepRecord] = []
+    gaps: list[str] = []
+    for name, digest in current.items():
+        try:
+            steps.append(_read_step(ledger, store, name, digest, runs=runs, current=current, makers=makers))
+        except UNREADABLE as error:
+            gaps.append(f"The step {name} cannot be told: {error}")
+    places = {name: index for index, name in enumerate(order)}
+    if places:
+        if removed := [step.name for step in steps if step.name not in places]:
+            gaps.append(f"Carried out earlier, and no longer in the file of this life: {', '.join(removed)}.")
+        steps = [step for step in steps if step.name in places]
+    steps.sort(key=lambda step: (places.get(step.name, 0), step.run.began if step.run else 0))
+    return steps, gaps
+
+
+def _read_reports(
+    store: Store, steps: Sequence[StepRecord]
+) -> tuple[dict[str, tuple[Mapping[str, Any], ...]], list[str]]:
+    """Return artifact digest -> the content of its reports, and sentences about those that cannot be read."""
+    reports: dict[str, tuple[Mapping[str, Any], ...]] = {}
+    gaps: list[str] = []
+    for step in steps:
+        if step.kind == "gone":
+            gaps.append(f"What the step {step.name} gave is no longer in the store.")
+        elif step.kind not in _COPIES and step.digest not in reports:
+            try:
+                found = tuple(reader.reports(store, step.digest))
+                reader.figures_in(found)
+                reports[step.digest] = found
+            except UNREADABLE as error:
+                gaps.append(f"The report of the step {step.name} cannot be read: {error}")
+    return reports, gaps
+
+
+def _read_step(
+    ledger: Ledger, store: Store, name: str, digest: str, *,
+    runs: Sequence[Run], current: Mapping[str, str], makers: Mapping[str, str],
+) -> StepRecord:  # fmt: skip
+    step_runs = [run for run in runs if run.step == name]
+    done = [run for run in step_runs if run.artifact == digest and run.state == "done"]
+    run = done[-1] if done else next(iter(reversed(ledger.find(artifact=digest, state="done"))), None)
     inputs = ledger.inputs(run.id) if run else {}
-    older = [once[taken] for taken in inputs.values() if taken in once and current[once[taken]] != taken]
+    older = [makers[used] for used in inputs.values() if used in makers and current[makers[used]] != used]
     try:
         manifest = store.manifest(digest)
         kind, facts = manifest.kind, manifest.facts
     except StoreError:
         kind, facts = "gone", {}
-    stops = sum(one.state in ("failed", "stopped", "abandoned") for one in own)
-    return Chapter(step, digest, kind, facts, run, inputs, stops, tuple(dict.fromkeys(older)))
-
-
-def _gone_from_the_file(steps: Sequence[str]) -> list[str]:
-    if not steps:
-        return []
-    return [f"Carried out earlier, and no longer in the file of this life: {', '.join(steps)}."]
+    stops = sum(run.state in ("failed", "stopped", "abandoned") for run in step_runs)
+    return StepRecord(name, digest, kind, facts, run, inputs, stops, tuple(dict.fromkeys(older)))
 
 
 def _remembered(ledger: Ledger, life: str) -> dict[str, Any]:
-    found = [event["data"] for event in ledger.events(life) if event["event"] == _LIVED]
-    return found[-1] if found else {}
+    events = [event["data"] for event in ledger.events(life) if event["event"] == _LIVED]
+    return events[-1] if events else {}

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from vita import __version__
 from vita.cards import provenance, reader
-from vita.cards.life_record import UNREADABLE
+from vita.cards.life_record import UNREADABLE, LifeRecord
 from vita.cards.provenance import Data, Made
 from vita.data.curation.report import NO_LICENCE
 from vita.gates import decisions
@@ -113,8 +113,12 @@ class Card:
         }  # fmt: skip
 
 
-def gather(ledger: Ledger, store: Store, digest: str) -> Card:
-    """Everything that is known of the model."""
+def gather(ledger: Ledger, store: Store, digest: str, *, record: LifeRecord | None = None) -> Card:
+    """Collect everything that is known about a model.
+
+    Reports that `record`, the record of a life, holds already are not read again.
+    """
+    reports = record.reports if record else {}
     manifest = store.manifest(digest)
     if manifest.kind not in ("model", "reward"):
         raise StoreError(
@@ -125,15 +129,15 @@ def gather(ledger: Ledger, store: Store, digest: str) -> Card:
     own = next(one for one in made if one.digest == digest)
     config = reader.as_json(store, digest, "config.json") or {}
     parent = next((taken for slot, taken in own.made_of.items() if _kind(store, taken) == "model"), None)
-    moves = ledger.moves(digest)
+    moves = record.moves.get(digest, []) if record else ledger.moves(digest)
     return Card(
         digest, own.names, manifest.facts, config, _parameters(config, manifest.facts),
         chat=_chats(made), state=state_of(ledger, digest), lineage=made,
         data=_try(gaps, "the data", lambda: provenance.data(store, made), []), drops=provenance.drops(made),
         reckoning=_try(gaps, "the plan", lambda: _reckoning(store, made), []),
-        measured=_reports(gaps, ledger, store, digest),
+        measured=_reports(gaps, ledger, store, digest, reports),
         parent=parent, parent_name=next((one.label for one in made if one.digest == parent), ""),
-        parent_measured=_reports(gaps, ledger, store, parent) if parent else [],
+        parent_measured=_reports(gaps, ledger, store, parent, reports) if parent else [],
         gates=_try(gaps, "the gates", lambda: decisions.history(ledger, digest), []), moves=moves,
         findings=_try(gaps, "the findings", lambda: findings(ledger, digest), []),
         releases=_try(gaps, "the releases", lambda: list(_releases(ledger, store, digest)), []),
@@ -162,16 +166,24 @@ def front_matter(card: Card) -> dict[str, Any]:
     }
 
 
-def measured(ledger: Ledger, store: Store, digest: str) -> list[Measured]:
-    """Every report about just these weights, oldest first; also the one that lies within the model's folder."""
+def measured(
+    ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+) -> list[Measured]:
+    """Return every report about exactly these weights, oldest first, with the one in the model's own folder.
+
+    `known` holds the content of reports that were read before, by the digest of their artifact.
+    """
     found = [digest, *dict.fromkeys(run.artifact for run in ledger.users(digest) if run.artifact)]
     names = {one: name for name, one in ledger.all_names().items()}
     runs = newest_runs(found, ledger)
     reports: list[Measured] = []
     for one in found:
-        if one != digest and (_kind(store, one) != "report" or reader.measured_model(store, one) not in (None, digest)):
+        if one != digest and _kind(store, one) != "report":
             continue
-        rows = list(reader.grouped(store, one))
+        contents = (known or {}).get(one) or tuple(reader.reports(store, one))
+        if one != digest and reader.model_in(contents) not in (None, digest):
+            continue
+        rows = list(reader.grouped(contents))
         if rows:
             figures = {f"{name}/{metric}": figure for _, name, metric, figure in rows}
             groups = {f"{name}/{metric}": group for group, name, metric, _ in rows}
@@ -324,8 +336,10 @@ def _measured_json(one: Measured) -> dict[str, Any]:
     return {"report": one.label, "stage": one.stage, "digest": one.digest, "at": made, "figures": figures}
 
 
-def _reports(gaps: list[str], ledger: Ledger, store: Store, digest: str) -> list[Measured]:
-    return _try(gaps, f"the reports of {digest[:12]}", lambda: measured(ledger, store, digest), [])
+def _reports(
+    gaps: list[str], ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> list[Measured]:
+    return _try(gaps, f"the reports of {digest[:12]}", lambda: measured(ledger, store, digest, known), [])
 
 
 def _try(gaps: list[str], what: str, read: Any, otherwise: Any) -> Any:

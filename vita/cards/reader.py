@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vita.spine.errors import DataError
@@ -19,13 +19,18 @@ Figures = Mapping[str, Interval]
 
 
 def figures(store: Store, digest: str) -> dict[str, Interval]:
-    """Every figure of every report in an artifact, in the reports' own order."""
-    return {f"{name}/{metric}": one for _, name, metric, one in grouped(store, digest)}
+    """Return every figure of every report in an artifact, in the order of the reports."""
+    return figures_in(reports(store, digest))
 
 
-def grouped(store: Store, digest: str) -> Iterator[tuple[str, str, str, Interval]]:
-    """(what was measured, name, metric, figure) of every report in an artifact."""
-    for report in reports(store, digest):
+def figures_in(reports: Iterable[Mapping[str, Any]]) -> dict[str, Interval]:
+    """Return every figure of these reports, in their order."""
+    return {f"{name}/{metric}": figure for _, name, metric, figure in grouped(reports)}
+
+
+def grouped(reports: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, Interval]]:
+    """Yield (group, name, metric, figure) for every figure of these reports."""
+    for report in reports:
         for group, names in _mapping(report["figures"]).items():
             for name, metrics in _mapping(names).items():
                 for metric, value in _mapping(metrics).items():
@@ -43,8 +48,13 @@ def reports(store: Store, digest: str) -> Iterator[dict[str, Any]]:
 
 
 def measured_model(store: Store, digest: str) -> str | None:
-    """The digest of the model that a report is about."""
-    return next((str(one["model"]) for one in reports(store, digest) if one.get("model")), None)
+    """Return the digest of the model that the reports of an artifact are about."""
+    return model_in(reports(store, digest))
+
+
+def model_in(reports: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the digest of the model that these reports are about."""
+    return next((str(report["model"]) for report in reports if report.get("model")), None)
 
 
 def as_json(store: Store, digest: str, name: str) -> Any:

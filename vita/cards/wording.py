@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vita.cards.life_record import Chapter
+from vita.cards.life_record import StepRecord
 from vita.stats.intervals import Interval
 
 STAGES: Mapping[str, tuple[str, str]] = {
@@ -86,36 +86,34 @@ _HEADLINES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def title(chapter: Chapter) -> str:
+def title(step: StepRecord) -> str:
     """`Test: test_base`, or just `Curation` where the step is called as its stage."""
-    label = STAGES.get(chapter.stage, (chapter.stage.replace("_", " ").capitalize() or chapter.kind.capitalize(), ""))[
-        0
-    ]
-    return label if chapter.name == chapter.stage else f"{label}: {chapter.name}"
+    label = STAGES.get(step.stage, (step.stage.replace("_", " ").capitalize() or step.kind.capitalize(), ""))[0]
+    return label if step.name == step.stage else f"{label}: {step.name}"
 
 
-def sentence(chapter: Chapter) -> str:
+def sentence(step: StepRecord) -> str:
     """What happened in it."""
-    known = STAGES.get(chapter.stage)
+    known = STAGES.get(step.stage)
     if known:
         return known[1]
-    by = f" by the stage {chapter.stage}" if chapter.stage else ""
-    made = f" It gave a {chapter.kind}." if chapter.kind != "gone" else ""
-    return f"The step {chapter.name} was carried out{by}.{made}"
+    by = f" by the stage {step.stage}" if step.stage else ""
+    made = f" It gave a {step.kind}." if step.kind != "gone" else ""
+    return f"The step {step.name} was carried out{by}.{made}"
 
 
-def headline(chapter: Chapter, figures: Mapping[str, Interval] | None = None) -> str:
+def headline(step: StepRecord, figures: Mapping[str, Interval] | None = None) -> str:
     """The one thing to know of it, in a few words; `figures` are its reports', where there are any."""
-    own, facts = figures or {}, chapter.facts
-    if chapter.kind == "gone":
+    own, facts = figures or {}, step.facts
+    if step.kind == "gone":
         return "its artifact is no longer in the store"
     told = {
         "design": _designed, "curate": _curated, "tokenize": _tokenized, "initialize": _initialized,
         "pretrain": _pretrained, "sft": _tuned, "deploy": _released, "retire": _retired, "refine": _refined,
         "trial": _tried,
-    }.get(chapter.stage)  # fmt: skip
+    }.get(step.stage)  # fmt: skip
     said = told(facts) if told else ""
-    return said or _by_figure(chapter.stage, own) or _by_fact(facts)
+    return said or _by_figure(step.stage, own) or _by_fact(facts)
 
 
 def figure_name(name: str) -> str:

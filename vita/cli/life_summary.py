@@ -16,7 +16,7 @@ from vita.spine.errors import VitaError
 from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
-    from vita.cards.life_page.life_facts import Material
+    from vita.cards.life_record import LifeRecord
     from vita.gates.decisions import Decision
     from vita.life import Life
 
@@ -25,88 +25,84 @@ _MODELS_SHOWN = 3
 
 def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: Sequence[Decision]) -> None:
     """Write the page and the card, and print the last screen; what cannot be written costs a line, not the life."""
-    from vita.cards.life_page.life_facts import collect
-    from vita.cards.life_record import read_life, remember
+    from vita.cards.life_record import read_life_record, remember
 
     remember(
         here.ledger, life.name, about=life.file.about, steps=list(life.file.stages), questions=life.file.ask,
         answers=_asked(here, life, made),
     )  # fmt: skip
-    material = collect(here.ledger, here.store, read_life(here.ledger, here.store, life.name))
-    places, problems = _written(here, life.name, material)
-    for one in last_screen(material, decisions=decisions, places=places):
+    record = read_life_record(here.ledger, here.store, life.name)
+    places, problems = _written(here, record)
+    for one in last_screen(record, decisions=decisions, places=places):
         here.console.print(one)
     for problem in problems:
         here.console.print(Text(problem, style="yellow"), soft_wrap=True)
 
 
 def last_screen(
-    material: Material, *, decisions: Sequence[Decision] = (), places: Mapping[str, Path] | None = None
+    record: LifeRecord, *, decisions: Sequence[Decision] = (), places: Mapping[str, Path] | None = None
 ) -> list[RenderableType]:
     """What a person sees when the life is over."""
-    found: list[RenderableType] = [_steps(material)]
+    found: list[RenderableType] = [_steps(record)]
     if decisions:
-        found.append(_gates(material, decisions))
-    if answers := _answers(material):
+        found.append(_gates(record, decisions))
+    if answers := _answers(record):
         found.append(answers)
-    found += _where(material, places or {})
+    found += _where(record, places or {})
     return found
 
 
-def _steps(material: Material) -> Table:
+def _steps(record: LifeRecord) -> Table:
     from vita.cards import wording
     from vita.spine.progress import clock
 
-    chapters = material.chronicle.chapters
+    steps = record.steps
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold", ratio=1)
     table.add_column(justify="right", no_wrap=True, style="dim")
-    for chapter in chapters:
-        told = wording.headline(chapter, material.figures.get(chapter.digest))
-        table.add_row(chapter.name, told, clock(chapter.seconds))
-    table.add_row("", Text("This life took in all", style="dim"), clock(sum(chapter.seconds for chapter in chapters)))
+    for step in steps:
+        told = wording.headline(step, record.figures.get(step.digest))
+        table.add_row(step.name, told, clock(step.seconds))
+    table.add_row("", Text("This life took in all", style="dim"), clock(sum(step.seconds for step in steps)))
     return table
 
 
-def _gates(material: Material, decisions: Sequence[Decision]) -> Text:
+def _gates(record: LifeRecord, decisions: Sequence[Decision]) -> Text:
     parts = []
     for one in decisions:
         passed = sum(finding.verdict == "pass" for finding in one.judged.findings)
         people = f", approved by {', '.join(one.approved_by)}" if one.approved_by else ""
         bars = f"{passed} of {len(one.judged.findings)} bars"
         verdict = one.judged.verdict.replace("_", " ")
-        said = f"Gate {one.gate}: {verdict} for {material.name(one.model)}, {bars}{people}"
+        said = f"Gate {one.gate}: {verdict} for {record.label(one.model)}, {bars}{people}"
         parts.append((said, "green" if one.green else "red"))
     return Text("\n").join(Text(said, style=style) for said, style in parts)
 
 
-def _answers(material: Material) -> Table | None:
-    chronicle = material.chronicle
-    models = [chapter for chapter in chronicle.models if chapter.digest in chronicle.answers]
+def _answers(record: LifeRecord) -> Table | None:
+    models = [step for step in record.models if step.digest in record.answers]
     shown = [*models[-_MODELS_SHOWN:-1], models[-1]] if models else []
-    if not shown or not chronicle.questions:
+    if not shown or not record.questions:
         return None
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("asked", overflow="fold", style="bold")
-    for chapter in shown:
-        table.add_column(f"{chronicle.life}/{chapter.name}", overflow="fold", ratio=1)
-    for question, *row in zip(chronicle.questions, *(chronicle.answers[one.digest] for one in shown), strict=False):
+    for step in shown:
+        table.add_column(f"{record.name}/{step.name}", overflow="fold", ratio=1)
+    for question, *row in zip(record.questions, *(record.answers[one.digest] for one in shown), strict=False):
         table.add_row(question, *(" ".join(answer.split()) for answer in row))
     return table
 
 
-def _where(material: Material, places: Mapping[str, Path]) -> list[RenderableType]:
-    chronicle, lines = material.chronicle, list[RenderableType]()
-    if chronicle.models:
-        last = chronicle.models[-1]
-        state = material.state(last.digest)
-        lines.append(
-            line(f"{chronicle.life}/{last.name} is ", (f"{'a ' if state == 'candidate' else ''}{state}", "bold"))
-        )
-    talkers = [one for one in chronicle.models if one.facts.get("chat") and material.state(one.digest) != "retired"]
+def _where(record: LifeRecord, places: Mapping[str, Path]) -> list[RenderableType]:
+    lines = list[RenderableType]()
+    if record.models:
+        last = record.models[-1]
+        state = record.state(last.digest)
+        lines.append(line(f"{record.name}/{last.name} is ", (f"{'a ' if state == 'candidate' else ''}{state}", "bold")))
+    talkers = [one for one in record.models if one.facts.get("chat") and record.state(one.digest) != "retired"]
     if talkers:
-        lines.append(f"Talk to it: vita chat {chronicle.life}/{talkers[-1].name}")
+        lines.append(f"Talk to it: vita chat {record.name}/{talkers[-1].name}")
     for what, path in places.items():
         lines.append(Text.assemble((f"{what}: ", ""), (str(_relative(path)), "dim"), no_wrap=True, overflow="ignore"))
     return lines
@@ -127,17 +123,17 @@ def _asked(here: Workspace, life: Life, made: Mapping[str, Artifact]) -> dict[st
     return {digest: known[digest] for digest in models}
 
 
-def _written(here: Workspace, life: str, material: Material) -> tuple[dict[str, Path], list[str]]:
+def _written(here: Workspace, record: LifeRecord) -> tuple[dict[str, Path], list[str]]:
     """Where the page and the last model's card lie, and what could not be written."""
     from vita.cards import model_card, model_card_page
     from vita.cards.life_page import write_story
 
-    folder, places, problems = here.store.root / "lives" / life, dict[str, Path](), list[str]()
+    folder, places, problems = here.store.root / "lives" / record.name, dict[str, Path](), list[str]()
     try:
-        places["The whole story"] = write_story(here.ledger, here.store, life, folder / "life.html")
-        if material.chronicle.models:
-            last = material.chronicle.models[-1].digest
-            model_card_page.write(model_card.gather(here.ledger, here.store, last), folder / "card")
+        places["The whole story"] = write_story(record, folder / "life.html")
+        if record.models:
+            last = record.models[-1].digest
+            model_card_page.write(model_card.gather(here.ledger, here.store, last, record=record), folder / "card")
             places["The model's card"] = folder / "card" / "README.md"
     except (VitaError, OSError) as error:
         problems.append(f"The life is carried out, but its page or card could not be written: {error}")

@@ -20,11 +20,13 @@ def story(
 ) -> None:
     """Tell a whole life on one page, in plain words and pictures, from the ledger."""
     from vita.cards.life_page import write_story
+    from vita.cards.life_record import read_life_record
 
     here = workspace(ctx)
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
     with writing(out):
-        here.console.print(f"{name} is told in {write_story(here.ledger, here.store, name, out)!s}")
+        path = write_story(read_life_record(here.ledger, here.store, name), out)
+        here.console.print(f"{name} is told in {path!s}")
 
 
 @app.command()

@@ -8,10 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vita.cards import life_charts, reader, wording
+from vita.cards import life_charts, wording
 from vita.cards.life_charts import Limit
-from vita.cards.life_page.life_facts import Material
-from vita.cards.life_record import Chapter
+from vita.cards.life_record import LifeRecord, StepRecord
 from vita.cards.reader import interval
 from vita.gates import decisions
 from vita.gates.approvals import approvals
@@ -32,13 +31,13 @@ _ATTACK = ("attack_success_rate", "over_refusal")
 _AFTERWARDS = ("before", "after", "change", "gain")
 
 Row = tuple[str, Interval]
-Attacked = tuple[Chapter, str, Mapping[str, Interval]]
+Attacked = tuple[StepRecord, str, Mapping[str, Interval]]
 """A step that attacked, the digest of the model, and the figures."""
 
 
-def versions(material: Material) -> Iterator[Block]:
+def versions(record: LifeRecord) -> Iterator[Block]:
     """Each figure that was measured of more than one version."""
-    found = _by_figure(material)
+    found = _by_figure(record)
     several = {name: rows for name, rows in found.items() if len(rows) > 1}
     order = [name for name in _FIRST if name in several]
     others = sorted((name for name in several if name not in order), key=lambda name: -len(several[name]))
@@ -66,37 +65,37 @@ def versions(material: Material) -> Iterator[Block]:
         yield Fold(f"{len(rest)} more figures", [Table(("figure", "version", "value"), rows[:200])])
 
 
-def attacks(material: Material) -> Iterator[Block]:
+def attacks(record: LifeRecord) -> Iterator[Block]:
     """How often attacks succeed, beside how often harmless requests are refused; and what was found."""
-    reports = [(chapter, model, own) for chapter, model, own in material.measured() if _rates(own)]
+    reports = [(step, model, own) for step, model, own in record.measured() if _rates(own)]
     if reports:
         yield Paragraph(
             "A model that refuses everything is safe and useless; so both rates belong together: attacks that succeed, "
             "and harmless requests that are refused. Lower is better in both."
         )
         for ending in _ATTACK:
-            yield from _overall(material, ending, reports)
+            yield from _overall(record, ending, reports)
             yield from _by_probe(ending, reports)
-        for chapter, _, _ in reports:
-            yield from _not_run(material, chapter)
+        for step, _, _ in reports:
+            yield from _not_run(record, step)
         table = [
-            (name.rpartition("/")[0], chapter.name, wording.said(name, one))
-            for chapter, _, own in reports
+            (name.rpartition("/")[0], step.name, wording.said(name, one))
+            for step, _, own in reports
             for name, one in own.items()
             if name.endswith("/attack_success_rate") and not name.startswith("redteam/")
         ]
         if table:
             yield Fold("By hazard and technique, too", [Table(("of", "report", "attacks that succeed"), table[:150])])
-    yield from _findings(material)
+    yield from _findings(record)
 
 
-def gates(material: Material) -> Iterator[Block]:
+def gates(record: LifeRecord) -> Iterator[Block]:
     """Each gate's last verdicts, drawn against their limits; who approved and who waived."""
-    life = material.chronicle.life
-    rows = _all(material, decisions.verdicts, life)
+    life = record.name
+    rows = _all(record, decisions.verdicts, life)
     latest = {(row["gate"], row["artifact"]): row for row in rows}
-    policies = {row["digest"]: row["policy"] for row in _all(material, decisions.policies, life)}
-    spoken = _all(material, approvals, life)
+    policies = {row["digest"]: row["policy"] for row in _all(record, decisions.policies, life)}
+    spoken = _all(record, approvals, life)
     if not latest:
         if policies:
             yield Paragraph("Bars are set, and nothing has been held against them yet.")
@@ -107,7 +106,7 @@ def gates(material: Material) -> Iterator[Block]:
     )
     for (gate, artifact), row in latest.items():
         yield Heading(
-            f"{gate.removeprefix(f'{life}/')}: {row['verdict'].replace('_', ' ')} for {material.name(artifact)}"
+            f"{gate.removeprefix(f'{life}/')}: {row['verdict'].replace('_', ' ')} for {record.label(artifact)}"
         )
         bars = {_bar_name(bar): bar for bar in policies.get(row["policy"], {}).get("bars", ())}
         if drawn := list(_drawn(row["findings"], bars)):
@@ -120,16 +119,16 @@ def gates(material: Material) -> Iterator[Block]:
             yield Table(("when (UTC)", "what", "by", "why"), [_spoken(one) for one in own])
 
 
-def _by_figure(material: Material) -> dict[str, list[Row]]:
+def _by_figure(record: LifeRecord) -> dict[str, list[Row]]:
     """Figure -> (version, value), one row for each version; of several reports of one, the last."""
     found: dict[str, dict[str, Row]] = {}
-    for chapter, model, own in material.measured():
-        if chapter.kind != "report":
+    for step, model, own in record.measured():
+        if step.kind != "report":
             continue
         for name, one in own.items():
             compares = name.rpartition("/")[2] in _AFTERWARDS or name.startswith(("versus/", "shift/"))
             if ":" not in name and not compares and not name.endswith(_ATTACK) and math.isfinite(one.value):
-                found.setdefault(name, {})[model] = (material.name(model), one)
+                found.setdefault(name, {})[model] = (record.label(model), one)
     return {name: list(rows.values()) for name, rows in found.items()}
 
 
@@ -142,9 +141,9 @@ def _rates(own: Mapping[str, Interval]) -> dict[str, Interval]:
     }
 
 
-def _overall(material: Material, ending: str, reports: Sequence[Attacked]) -> Iterator[Block]:
+def _overall(record: LifeRecord, ending: str, reports: Sequence[Attacked]) -> Iterator[Block]:
     name = f"redteam/{ending}"
-    rows = [(f"{material.name(model)} ({one.name})", own[name], None) for one, model, own in reports if name in own]
+    rows = [(f"{record.label(model)} ({one.name})", own[name], None) for one, model, own in reports if name in own]
     if rows:
         label = wording.FIGURES[ending]
         caption = f"{label[:1].upper()}{label[1:]}, over all probes that ask for harm."
@@ -172,17 +171,17 @@ def _probe(name: str) -> str:
     return name.rpartition("/")[0].replace("_", " ")
 
 
-def _not_run(material: Material, chapter: Chapter) -> Iterator[Block]:
+def _not_run(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     """A probe whose answers could not be judged gives no rate, and none over all probes either."""
-    for report in reader.reports(material.store, chapter.digest):
+    for report in record.reports.get(step.digest, ()):
         for probe, why in dict(report.get("could_not_run") or {}).items():
-            yield Paragraph(f"In {chapter.name} the probe {probe} could not run: {why}.")
+            yield Paragraph(f"In {step.name} the probe {probe} could not run: {why}.")
 
 
-def _findings(material: Material) -> Iterator[Block]:
+def _findings(record: LifeRecord) -> Iterator[Block]:
     from vita.redteam import findings as finding_records
 
-    found = finding_records.every(material.ledger, life=material.chronicle.life)
+    found = finding_records.every(record.ledger, life=record.name)
     if not found:
         return
     counts: dict[str, int] = {}
@@ -198,9 +197,9 @@ def _findings(material: Material) -> Iterator[Block]:
     yield Fold("The findings", [Table(columns, rows[:40], note=note)])
 
 
-def _all(material: Material, table: sa.Table, life: str) -> list[dict[str, Any]]:
+def _all(record: LifeRecord, table: sa.Table, life: str) -> list[dict[str, Any]]:
     query = sa.select(table).where(table.c.gate.startswith(f"{life}/", autoescape=True)).order_by(table.c.id)
-    with material.ledger.transaction() as database:
+    with record.ledger.transaction() as database:
         return [dict(row) for row in database.execute(query).mappings()]
 
 

@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 
 from vita.cards import life_charts, reader, wording
 from vita.cards.life_charts import STATE_COLOURS, Node
-from vita.cards.life_page.life_facts import Material
-from vita.cards.life_record import UNREADABLE, Chapter
+from vita.cards.life_record import UNREADABLE, LifeRecord, StepRecord
 from vita.data.curation.report import NO_LICENCE
 from vita.reporting.page import Block, Figure, Fold, Heading, Paragraph, Table
 from vita.stats.intervals import Interval
@@ -22,91 +21,89 @@ _LANE = {"model": 1, "reward": 1, "report": 2, "release": 3, "feedback": 3, "arc
 _MOST_FIGURES = 40
 
 
-def steps(material: Material) -> Iterator[Block]:
+def steps(record: LifeRecord) -> Iterator[Block]:
     """Each step in its order."""
-    for number, chapter in enumerate(material.chronicle.chapters, 1):
-        yield Heading(f"{number}. {wording.title(chapter)}")
+    for number, step in enumerate(record.steps, 1):
+        yield Heading(f"{number}. {wording.title(step)}")
         try:
-            yield from list(_step(material, chapter))
+            yield from list(_step(record, step))
         except UNREADABLE as error:
             yield Paragraph(f"The rest of this step cannot be told: {error}")
 
 
-def lineage(material: Material) -> Iterator[Block]:
+def lineage(record: LifeRecord) -> Iterator[Block]:
     """The family of artifacts."""
-    chapters = material.chronicle.chapters
-    names = material.chronicle.names
+    steps = record.steps
+    names = record.step_names
     nodes = {
-        chapter.name: Node(
-            chapter.name,
-            _LANE.get(chapter.kind, 0),
-            STATE_COLOURS[material.state(chapter.digest)] if chapter.kind == "model" else _colour(chapter.kind),
-            tuple(dict.fromkeys(names[taken] for taken in chapter.inputs.values() if taken in names)),
+        step.name: Node(
+            step.name,
+            _LANE.get(step.kind, 0),
+            STATE_COLOURS[record.state(step.digest)] if step.kind == "model" else _colour(step.kind),
+            tuple(dict.fromkeys(names[taken] for taken in step.inputs.values() if taken in names)),
         )
-        for chapter in chapters
+        for step in steps
     }
     if len(nodes) > 1:
         caption = "From top to bottom in the order of the life; lines lead from what was taken to what was made of it."
         yield Figure("lineage", life_charts.lineage(nodes, lanes=_LANES), caption)
-    rows = [(chapter.name, chapter.kind, chapter.digest[:16]) for chapter in chapters]
-    yield Fold(
-        "Digests", [Table(("step", "kind", "digest"), rows, note=f"More: vita trace {material.chronicle.life}/STEP")]
-    )
+    rows = [(step.name, step.kind, step.digest[:16]) for step in steps]
+    yield Fold("Digests", [Table(("step", "kind", "digest"), rows, note=f"More: vita trace {record.name}/STEP")])
 
 
-def work(material: Material) -> Iterator[Block]:
+def work(record: LifeRecord) -> Iterator[Block]:
     """Time by step, and the machine."""
-    chapters = [chapter for chapter in material.chronicle.chapters if chapter.run]
-    if not chapters:
+    steps = [step for step in record.steps if step.run]
+    if not steps:
         return
-    rows = [(chapter.name, chapter.seconds, wording.duration(chapter.seconds)) for chapter in chapters]
+    rows = [(step.name, step.seconds, wording.duration(step.seconds)) for step in steps]
     yield Figure("work", life_charts.bars(rows), "How long each step worked.")
-    flops = sum(chapter.facts.get("flops", 0) for chapter in chapters if chapter.stage == "design")
-    machines = {_machine(chapter) for chapter in chapters if chapter.record.get("machine")}
-    said = [f"All of it: {wording.duration(sum(chapter.seconds for chapter in chapters))}."]
+    flops = sum(step.facts.get("flops", 0) for step in steps if step.stage == "design")
+    machines = {_machine(step) for step in steps if step.record.get("machine")}
+    said = [f"All of it: {wording.duration(sum(step.seconds for step in steps))}."]
     if flops:
         said.append(f"The plan for pretraining: {flops:.3g} floating-point operations.")
     if machines:
         said.append(f"Machine: {'; '.join(sorted(machines))}.")
     yield Paragraph(" ".join([*said, "Energy and money were not measured."]))
     columns = ("step", "began (UTC)", "time", "tokens a second", "share of the machine's peak", "interrupted")
-    yield Fold("More figures", [Table(columns, [_worked(chapter) for chapter in chapters])])
+    yield Fold("More figures", [Table(columns, [_worked(step) for step in steps])])
 
 
-def _step(material: Material, chapter: Chapter) -> Iterator[Block]:
-    figures = material.figures.get(chapter.digest, {})
-    yield Paragraph(f"{wording.sentence(chapter)} {_of_what(material, chapter)}".strip())
-    headline = wording.headline(chapter, figures)
+def _step(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
+    figures = record.figures.get(step.digest, {})
+    yield Paragraph(f"{wording.sentence(step)} {_of_what(record, step)}".strip())
+    headline = wording.headline(step, figures)
     if headline:
-        took = f" It took {wording.duration(chapter.seconds)}." if chapter.seconds else ""
+        took = f" It took {wording.duration(step.seconds)}." if step.seconds else ""
         yield Paragraph(f"{headline[:1].upper()}{headline[1:]}.{took}")
-    if chapter.older:
-        yield Paragraph(f"It was made from an earlier answer of {', '.join(chapter.older)}, which ran again since.")
-    if chapter.stage == "curate":
-        yield from _corpus(chapter)
-    if chapter.stage == "pretrain":
-        yield from _plan(material, chapter)
+    if step.older:
+        yield Paragraph(f"It was made from an earlier answer of {', '.join(step.older)}, which ran again since.")
+    if step.stage == "curate":
+        yield from _corpus(step)
+    if step.stage == "pretrain":
+        yield from _plan(record, step)
     if pairs := _pairs(figures):
-        yield from _before_after(chapter, pairs)
-    drawn = list(_drawn(material, chapter))
+        yield from _before_after(step, pairs)
+    drawn = list(_drawn(record, step))
     yield from (figure for figure in drawn if not figure.name.endswith(_MINOR))
-    yield from _details(chapter, figures, [figure for figure in drawn if figure.name.endswith(_MINOR)])
+    yield from _details(step, figures, [figure for figure in drawn if figure.name.endswith(_MINOR)])
 
 
-def _of_what(material: Material, chapter: Chapter) -> str:
+def _of_what(record: LifeRecord, step: StepRecord) -> str:
     slots = ("model", "release", "feedback")
-    names = " and ".join(material.name(taken) for slot, taken in chapter.inputs.items() if slot in slots)
+    names = " and ".join(record.label(taken) for slot, taken in step.inputs.items() if slot in slots)
     form = {"model": "It began from {}.", "reward": "It began from {}.", "report": "This is about {}."}
-    return form.get(chapter.kind, "It was made from {}.").format(names) if names else ""
+    return form.get(step.kind, "It was made from {}.").format(names) if names else ""
 
 
-def _corpus(chapter: Chapter) -> Iterator[Block]:
-    sources = dict(chapter.facts.get("sources") or {})
+def _corpus(step: StepRecord) -> Iterator[Block]:
+    sources = dict(step.facts.get("sources") or {})
     if sources:
         rows = [(name, own["bytes"], wording.size(own["bytes"])) for name, own in sources.items()]
         rows.sort(key=lambda row: -row[1])
-        yield Figure(f"{chapter.name}-sources", life_charts.bars(rows[:16]), "What it was given to read, by source.")
-    licences = dict(chapter.facts.get("licences") or {})
+        yield Figure(f"{step.name}-sources", life_charts.bars(rows[:16]), "What it was given to read, by source.")
+    licences = dict(step.facts.get("licences") or {})
     if licences:
         parts = "; ".join(_licence_phrase(name, counts["documents"]) for name, counts in licences.items())
         yield Paragraph(f"Licences: {parts}.")
@@ -117,14 +114,14 @@ def _licence_phrase(licence: str, documents: int) -> str:
     return f"{number} without a stated licence" if licence == NO_LICENCE else f"{number} under {licence}"
 
 
-def _plan(material: Material, chapter: Chapter) -> Iterator[Block]:
+def _plan(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     from vita.design.plan_vs_actual import reckon
 
-    planned = next((one for one in material.chronicle.chapters if one.digest == chapter.inputs.get("blueprint")), None)
-    blueprint = reader.as_json(material.store, planned.digest, "blueprint.json") if planned else None
+    planned = next((one for one in record.steps if one.digest == step.inputs.get("blueprint")), None)
+    blueprint = reader.as_json(record.store, planned.digest, "blueprint.json") if planned else None
     if planned and blueprint:
         rows = [(one.figure, one.foretold, one.came, one.off)
-                for one in reckon(blueprint, planned.record, facts=chapter.facts, record=chapter.record)]  # fmt: skip
+                for one in reckon(blueprint, planned.record, facts=step.facts, record=step.record)]  # fmt: skip
         yield Table(("figure", "foretold", "came", "off"), rows, note="What the plan foretold, and what came.")
 
 
@@ -137,32 +134,30 @@ def _pairs(figures: Mapping[str, Interval]) -> dict[str, tuple[Interval, Interva
     }
 
 
-def _before_after(chapter: Chapter, pairs: Mapping[str, tuple[Interval, Interval]]) -> Iterator[Block]:
+def _before_after(step: StepRecord, pairs: Mapping[str, tuple[Interval, Interval]]) -> Iterator[Block]:
     shares = {name: pair for name, pair in pairs.items() if all(wording.is_share(name, one) for one in pair)}
     rows = [(wording.figure_name(name), *pair) for name, pair in shares.items()]
     if rows:
         picture = life_charts.before_after(rows, unit="share")
-        yield Figure(f"{chapter.name}-shares", picture, "Before and after, on the same prompts, with 95% intervals.")
+        yield Figure(f"{step.name}-shares", picture, "Before and after, on the same prompts, with 95% intervals.")
     for name, pair in pairs.items():
         if name not in shares:
             label = wording.figure_name(name)
             picture = life_charts.before_after([("", *pair)], unit=label)
-            yield Figure(
-                f"{chapter.name}-{name.replace('/', '-')}", picture, f"{label.capitalize()}, before and after."
-            )
+            yield Figure(f"{step.name}-{name.replace('/', '-')}", picture, f"{label.capitalize()}, before and after.")
 
 
-def _drawn(material: Material, chapter: Chapter) -> Iterator[Figure]:
+def _drawn(record: LifeRecord, step: StepRecord) -> Iterator[Figure]:
     """The pictures that a training run drew of itself."""
-    if chapter.kind not in ("model", "reward"):
+    if step.kind not in ("model", "reward"):
         return
-    for name in sorted(material.store.manifest(chapter.digest).files, key=_order):
+    for name in sorted(record.store.manifest(step.digest).files, key=_order):
         found = re.fullmatch(r"report/(?:figures/)?([\w-]+)\.svg", name)
         if found:
-            svg = material.store.read(chapter.digest, name).decode("utf-8")
+            svg = record.store.read(step.digest, name).decode("utf-8")
             if _is_harmless(svg):
                 label = found[1].replace("_", " ").capitalize()
-                yield Figure(f"{chapter.name}-{found[1]}", svg, f"{label}, on the way.")
+                yield Figure(f"{step.name}-{found[1]}", svg, f"{label}, on the way.")
 
 
 def _order(name: str) -> tuple[bool, str]:
@@ -189,7 +184,7 @@ def _may_load(attribute: str, value: str) -> bool:
     return attribute.startswith("on") or "href" in attribute or "url(" in value or "\\" in value or "@" in value
 
 
-def _details(chapter: Chapter, figures: Mapping[str, Interval], minor: list[Figure]) -> Iterator[Block]:
+def _details(step: StepRecord, figures: Mapping[str, Interval], minor: list[Figure]) -> Iterator[Block]:
     blocks: list[Block] = list(minor)
     shown = {name: one for name, one in figures.items() if ":" not in name}
     if shown:
@@ -197,11 +192,11 @@ def _details(chapter: Chapter, figures: Mapping[str, Interval], minor: list[Figu
         left = f"{len(rows) - _MOST_FIGURES} more are in its report." if len(rows) > _MOST_FIGURES else ""
         blocks.append(Table(("figure", "value (95% interval)", "n"), rows[:_MOST_FIGURES], note=left))
     facts = [
-        (name.replace("_", " "), wording.value(value)) for name, value in chapter.facts.items() if name not in figures
+        (name.replace("_", " "), wording.value(value)) for name, value in step.facts.items() if name not in figures
     ]
     if facts and not shown:
         blocks.append(Table(("fact", "value"), [row for row in facts if len(row[1]) < 300]))
-    settings = [(name, wording.value(value)) for name, value in chapter.config.items() if value not in (None, [], {})]
+    settings = [(name, wording.value(value)) for name, value in step.config.items() if value not in (None, [], {})]
     if settings:
         blocks.append(Table(("setting", "value"), [(name, said[:300]) for name, said in settings]))
     if blocks:
@@ -214,18 +209,18 @@ def _colour(kind: str) -> str:
     )
 
 
-def _machine(chapter: Chapter) -> str:
-    own = chapter.record["machine"]
+def _machine(step: StepRecord) -> str:
+    own = step.record["machine"]
     return ", ".join(f"{name} {own[name]}" for name in ("system", "processor", "device", "threads") if name in own)
 
 
-def _worked(chapter: Chapter) -> tuple[str, ...]:
-    record = chapter.record
+def _worked(step: StepRecord) -> tuple[str, ...]:
+    record = step.record
     return (
-        chapter.name,
-        wording.moment(chapter.run.began if chapter.run else None),
-        wording.duration(chapter.seconds),
+        step.name,
+        wording.moment(step.run.began if step.run else None),
+        wording.duration(step.seconds),
         f"{record['tokens_per_second']:,.0f}" if record.get("tokens_per_second") else "",
         wording.percent(record["mfu"]) if record.get("mfu") else "",
-        f"{chapter.stops}" if chapter.stops else "",
+        f"{step.stops}" if step.stops else "",
     )

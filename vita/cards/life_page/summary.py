@@ -4,74 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vita.cards import reader, wording
-from vita.cards.life_page.life_facts import Material
+from vita.cards import wording
+from vita.cards.life_record import LifeRecord
 from vita.reporting.page import Block, Paragraph, Table, Tiles
 from vita.stats.intervals import Interval
 
 
-def in_short(material: Material) -> Iterator[Block]:
+def in_short(record: LifeRecord) -> Iterator[Block]:
     """What a person needs who reads no further."""
-    chapters = material.chronicle.chapters
-    began = [chapter.run.began for chapter in chapters if chapter.run]
-    ended = [chapter.run.ended for chapter in chapters if chapter.run and chapter.run.ended]
-    worked = wording.duration(sum(chapter.seconds for chapter in chapters))
+    steps = record.steps
+    began = [step.run.began for step in steps if step.run]
+    ended = [step.run.ended for step in steps if step.run and step.run.ended]
+    worked = wording.duration(sum(step.seconds for step in steps))
     when = f" between {wording.moment(min(began))} and {wording.moment(max(ended))} UTC" if began and ended else ""
-    stops = sum(chapter.stops for chapter in chapters)
+    stops = sum(step.stops for step in steps)
     again = f" It was interrupted {stops} times on the way, and went on each time." if stops > 1 else ""
     again = " It was interrupted once on the way, and went on." if stops == 1 else again
-    yield Paragraph(f"This life took {wording.number_of(len(chapters), 'step')}{when}, and {worked} of work.{again}")
-    if said := " ".join(_sentences(material)):
+    yield Paragraph(f"This life took {wording.number_of(len(steps), 'step')}{when}, and {worked} of work.{again}")
+    if said := " ".join(_sentences(record)):
         yield Paragraph(said)
-    if tiles := list(_tiles(material)):
+    if tiles := list(_tiles(record)):
         yield Tiles(tiles)
 
 
-def answers(material: Material) -> Iterator[Block]:
+def answers(record: LifeRecord) -> Iterator[Block]:
     """The same questions to every model, side by side."""
-    chronicle = material.chronicle
-    models = [chapter for chapter in chronicle.models if chapter.digest in chronicle.answers]
-    if models and chronicle.questions:
-        columns = [chronicle.answers[chapter.digest] for chapter in models]
+    models = [step for step in record.models if step.digest in record.answers]
+    if models and record.questions:
+        columns = [record.answers[step.digest] for step in models]
         rows = [
             (question, *(_short(column[index]) if index < len(column) else "" for column in columns))
-            for index, question in enumerate(chronicle.questions)
+            for index, question in enumerate(record.questions)
         ]
         note = "Tuned models answer, by the likeliest words; a base model goes on from the question, by chance."
-        yield Table(("asked", *(chapter.name for chapter in models)), rows, note=note)
+        yield Table(("asked", *(step.name for step in models)), rows, note=note)
         return
-    samples = _samples(material)
+    samples = _samples(record)
     prompts = list(dict.fromkeys(prompt for own in samples.values() for prompt in own))
     if prompts:
         rows = [(prompt, *(_short(own.get(prompt, "")) for own in samples.values())) for prompt in prompts[:8]]
         yield Table(("prompt", *samples), rows, note="The likeliest continuations, from the test reports.")
 
 
-def _samples(material: Material) -> dict[str, dict[str, str]]:
+def _samples(record: LifeRecord) -> dict[str, dict[str, str]]:
     """Model -> prompt -> greedy continuation, from the test reports."""
     found: dict[str, dict[str, str]] = {}
-    for digest, model in material.about.items():
-        for report in reader.reports(material.store, digest):
+    for digest, model in record.measured_models.items():
+        for report in record.reports[digest]:
             for one in report.get("samples", ()):
                 if one.get("how") == "greedy":
-                    found.setdefault(material.name(model), {}).setdefault(one["prompt"], one["text"])
+                    found.setdefault(record.label(model), {}).setdefault(one["prompt"], one["text"])
     return found
 
 
-def _sentences(material: Material) -> Iterator[str]:
-    chapters = {chapter.stage: chapter for chapter in material.chronicle.chapters}
-    if corpus := chapters.get("curate"):
+def _sentences(record: LifeRecord) -> Iterator[str]:
+    steps = {step.stage: step for step in record.steps}
+    if corpus := steps.get("curate"):
         sources = corpus.facts.get("sources") or {}
         documents = (corpus.facts.get("documents") or {}).get("train")
         if documents:
             counted = wording.number_of(len(sources), "source")
             yield f"Its corpus holds {documents:,} documents from {counted}."
     for ending, form in _COURSES.items():
-        yield from _course(material, ending, form)
-    models = material.chronicle.models
+        yield from _course(record, ending, form)
+    models = record.models
     if models:
         last = models[-1]
-        yield f"The last version, {material.chronicle.life}/{last.name}, is {_state(material.state(last.digest))}."
+        yield f"The last version, {record.name}/{last.name}, is {_state(record.state(last.digest))}."
 
 
 _COURSES: Mapping[str, str] = {
@@ -84,43 +83,42 @@ _COURSES: Mapping[str, str] = {
 }
 
 
-def _course(material: Material, ending: str, form: str) -> Iterator[str]:
+def _course(record: LifeRecord, ending: str, form: str) -> Iterator[str]:
     """A figure's way from the first report that has it to the last; of losses, to the best."""
     found = [
-        (chapter, name, one)
-        for chapter, _, own in material.measured()
+        (step, name, one)
+        for step, _, own in record.measured()
         for name, one in own.items()
-        if name.endswith(ending) and chapter.kind == "report" and ":" not in name
+        if name.endswith(ending) and step.kind == "report" and ":" not in name
     ]
     found = [row for row in found if row[1] == found[0][1]]
     if len(found) < 2:
         return
-    (_, name, first), (chapter, _, last) = found[0], found[-1]
+    (_, name, first), (step, _, last) = found[0], found[-1]
     if ending.endswith("bits_per_byte"):
-        chapter, _, last = min(found, key=lambda row: row[2].value)
+        step, _, last = min(found, key=lambda row: row[2].value)
     told = wording.percent if wording.is_share(name, first) else "{:.2f}".format
-    model = material.name(material.about.get(chapter.digest, ""))
+    model = record.label(record.measured_models.get(step.digest, ""))
     yield form.format(first=told(first.value), last=told(last.value), name=model)
 
 
-def _tiles(material: Material) -> Iterator[tuple[str, str, str]]:
-    chronicle = material.chronicle
-    facts = [chapter.facts for chapter in chronicle.chapters]
+def _tiles(record: LifeRecord) -> Iterator[tuple[str, str, str]]:
+    facts = [step.facts for step in record.steps]
     if parameters := _last(facts, "parameters"):
         yield "parameters", wording.count(parameters), ""
-    if tokens := _last([c.facts for c in chronicle.chapters if c.stage == "pretrain"], "tokens"):
+    if tokens := _last([c.facts for c in record.steps if c.stage == "pretrain"], "tokens"):
         yield "tokens read", wording.count(tokens), "in pretraining"
-    own = material.measured()
+    own = record.measured()
     for ending, what in _TILES.items():
-        for chapter, model, figures in reversed(own):
+        for step, model, figures in reversed(own):
             name = next((name for name in figures if name.endswith(ending)), None)
             if name and figures[name].value == figures[name].value:
-                yield what, _headline(name, figures[name]), f"{material.name(model)}, in {chapter.name}"
+                yield what, _headline(name, figures[name]), f"{record.label(model)}, in {step.name}"
                 break
-    if chronicle.models:
-        last = chronicle.models[-1]
-        yield "the last version", material.state(last.digest), last.name
-    yield "work", wording.duration(sum(chapter.seconds for chapter in chronicle.chapters)), ""
+    if record.models:
+        last = record.models[-1]
+        yield "the last version", record.state(last.digest), last.name
+    yield "work", wording.duration(sum(step.seconds for step in record.steps)), ""
 
 
 _TILES: Mapping[str, str] = {
