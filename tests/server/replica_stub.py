@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.server.fakes import words_of
-from vita.server.replica.replica_auth import Sealed
+from vita.server.replica.replica_auth import ReplicaAuth
 from vita.spine import machine
 
 SECONDS_A_WORD = 0.02
@@ -59,7 +59,7 @@ def stub(version: str, folder: Path) -> Starlette:
 
     routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/ready", ready), Route("/health", fine)]
     routes += [Route("/metrics", metrics), Route("/drain", drain, methods=["POST"])]
-    return Starlette(routes=routes, middleware=[Middleware(Sealed, secret=machine.replica_secret())])
+    return Starlette(routes=routes, middleware=[Middleware(ReplicaAuth, secret=machine.replica_secret())])
 
 
 async def _stream(body: dict[str, Any], version: str, usage: dict[str, int]) -> AsyncIterator[bytes]:

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.applications import Starlette
 
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Engine
 from vita.infer.scheduler import Scheduler
 from vita.server.replica.app import create_app
-from vita.server.replica.request_checks import Served
+from vita.server.replica.request_checks import ServedModel
 from vita.testing import byte_tokenizer, tiny_model
 
 DIGEST = "0123456789abcdef" * 4
@@ -28,9 +27,9 @@ def tiny_engine(*, context: int = 128, **sizes: Any) -> Engine:
 
 def tiny_app(
     engine: Engine | None = None, *, rows: int = 4, queue: int = 16, secret: str = "", **served: Any
-) -> FastAPI:
+) -> Starlette:
     scheduler = Scheduler(engine or tiny_engine(), rows=rows, queue=queue)
-    told = Served(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **served)
+    told = ServedModel(names=("cat", "cat:1"), version="cat:1", digest=DIGEST, **served)
     return create_app(scheduler, told, secret=secret)
 
 

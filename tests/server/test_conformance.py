@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from starlette.applications import Starlette
 
 from tests.server.serving import DIGEST, serving, tiny_app
 from vita.server.gateway.app import gateway_app
@@ -33,7 +33,7 @@ def with_wrong_ones(operations: list[tuple[str, str]]) -> list[tuple[str, str, s
 
 
 @contextmanager
-def replica() -> Iterator[FastAPI]:
+def replica() -> Iterator[Starlette]:
     """It is not asked after its application was shut down, so each test has its own."""
     app = tiny_app()
     try:

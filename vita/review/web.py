@@ -12,10 +12,17 @@ import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vita.review.desk import Desk, Item, Task
 from vita.spine.errors import VitaError
@@ -25,8 +32,8 @@ LARGEST_BODY = 64 * 1024
 _SEEN = Literal["left", "right", "tie", "both_bad", "skip"]
 
 
-class Said(BaseModel):
-    """What the page sends: what was judged as the rater saw it."""
+class RatingRequest(BaseModel):
+    """The body of a rating: the choice in the order in which the rater saw the answers."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,98 +44,148 @@ class Said(BaseModel):
     milliseconds: int | None = Field(None, ge=0, le=86_400_000)
 
 
-def review_app(desk: Desk, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver")) -> FastAPI:
-    """The application for one task; it answers only to these host names, so that no other site can reach it."""
-    task = desk.task(name)
-    page = PAGE.read_text(encoding="utf-8")
-    app = FastAPI(title="Vita review", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+def review_app(
+    desk: Desk, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver")
+) -> Starlette:
+    """Create the application for one task; it answers only to these host names, so that no other site can reach it."""
+    endpoints = _ReviewRoutes(desk, desk.task(name))
+    return Starlette(
+        routes=[
+            Route("/", endpoints.no_token),
+            Route("/r/{token}", endpoints.page),
+            Route("/r/{token}/task", endpoints.task),
+            Route("/r/{token}/next", endpoints.next_item),
+            Route("/r/{token}/last", endpoints.last_item),
+            Route("/r/{token}/rate", endpoints.rate, methods=["POST"]),
+        ],
+        middleware=[Middleware(_PageHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+        exception_handlers={HTTPException: _http_exception, VitaError: _vita_error},
+    )
 
-    def rater(token: str) -> str:
-        found = desk.rater_of(task, token)
-        if found is None:
-            raise HTTPException(404, "This link is not known. Ask whoever sent it to you for a new one.")
-        return found
 
-    @app.middleware("http")
-    async def closed(request: Request, proceed: Any) -> Response:
-        length = request.headers.get("content-length", "")
-        if request.method == "POST" and not (length.isdigit() and int(length) <= LARGEST_BODY):
-            return JSONResponse({"detail": f"The body has no length, or is over {LARGEST_BODY:,} bytes."}, 413)
-        answer = await proceed(request)
-        answer.headers.setdefault("Content-Security-Policy", "default-src 'none'")
-        answer.headers["X-Content-Type-Options"] = "nosniff"
-        answer.headers["Referrer-Policy"] = "no-referrer"  # the address holds the token
-        answer.headers["Cache-Control"] = "no-store"
-        return answer
+class _PageHeaders:
+    """Adds the security headers that every response of the review page has."""
 
-    @app.exception_handler(VitaError)
-    def explained(_request: Request, error: VitaError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
-    @app.get("/")
-    def door() -> PlainTextResponse:
-        return PlainTextResponse("Each rater has a link of their own; ask whoever set the task for yours.\n", 404)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Content-Security-Policy", "default-src 'none'")
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"  # the address holds the token
+                headers["Cache-Control"] = "no-store"
+            await send(message)
 
-    @app.get("/r/{token}")
-    def open_page(token: str) -> HTMLResponse:
-        rater(token)
+        await self._app(scope, receive, send_with_headers)
+
+
+async def _http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _vita_error(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+class _ReviewRoutes:
+    """The endpoints of the review page. Those without a body are synchronous and run in a thread."""
+
+    def __init__(self, desk: Desk, task: Task) -> None:
+        self._desk, self._task = desk, task
+        self._page = PAGE.read_text(encoding="utf-8")
+
+    def no_token(self, _: Request) -> Response:
+        return PlainTextResponse("Every rater has a personal link; ask the person who created the task.\n", 404)
+
+    def page(self, request: Request) -> Response:
+        self._rater(request)
         nonce = secrets.token_urlsafe(16)
         policy = (
             f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         )
-        return HTMLResponse(page.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
+        return HTMLResponse(self._page.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
 
-    @app.get("/r/{token}/task")
-    def about(token: str) -> dict[str, Any]:
-        rater(token)
-        return {
-            "name": task.name,
-            "kind": task.kind,
-            "guideline": task.guideline.text,
-            "criteria": task.guideline.plain_criteria(),
-        }
+    def task(self, request: Request) -> Response:
+        self._rater(request)
+        task = self._task
+        criteria = task.guideline.plain_criteria()
+        return JSONResponse(
+            {"name": task.name, "kind": task.kind, "guideline": task.guideline.text, "criteria": criteria}
+        )
 
-    @app.get("/r/{token}/next")
-    def following(token: str) -> dict[str, Any]:
-        name = rater(token)
-        return _shown(desk, task, desk.next(task, name), name)
+    def next_item(self, request: Request) -> Response:
+        rater = self._rater(request)
+        return self._item(self._desk.next(self._task, rater), rater)
 
-    @app.get("/r/{token}/last")
-    def before(token: str) -> dict[str, Any]:
-        name = rater(token)
-        found = desk.last(task, name)
-        if found is None:
+    def last_item(self, request: Request) -> Response:
+        """Return the item that the rater rated last, with the rating as the rater saw it."""
+        rater = self._rater(request)
+        item = self._desk.last(self._task, rater)
+        if item is None:
             raise HTTPException(404, "You have not rated anything yet.")
-        given = next(rating for rating in desk.ratings(task) if rating.item == found.id and rating.rater == name)
-        said = {"choice": given.choice, "criteria": dict(given.criteria), "rationale": given.rationale}
-        if given.choice in ("a", "b"):
-            said["choice"] = "left" if given.shown_order[0] == "ab".index(given.choice) else "right"
-        return {**_shown(desk, task, found, name), "said": said}
+        ratings = self._desk.ratings(self._task)
+        rating = next(rating for rating in ratings if rating.item == item.id and rating.rater == rater)
+        said = {"choice": rating.choice, "criteria": dict(rating.criteria), "rationale": rating.rationale}
+        if rating.choice in ("a", "b"):
+            said["choice"] = "left" if rating.shown_order[0] == "ab".index(rating.choice) else "right"
+        return JSONResponse({**_shown(self._desk, self._task, item, rater), "said": said})
 
-    @app.post("/r/{token}/rate")
-    def rate(token: str, said: Said) -> dict[str, Any]:
-        name = rater(token)
-        item = next((one for one in desk.items(task) if one.id == said.item), None)
+    async def rate(self, request: Request) -> Response:
+        body = await _read_body(request)
+        return await run_in_threadpool(self._rate, request, body)
+
+    def _rate(self, request: Request, body: bytes) -> Response:
+        rater = self._rater(request)
+        rating = _parse_rating(body)
+        desk, task = self._desk, self._task
+        item = next((item for item in desk.items(task) if item.id == rating.item), None)
         if item is None:
             raise HTTPException(404, "This item is not part of the task.")
-        order = task.order(item, name)
-        choice = said.choice
+        choice = rating.choice
         if choice in ("left", "right") and task.kind == "pairwise":
-            choice = "ab"[order[0 if choice == "left" else 1]]
+            choice = "ab"[task.order(item, rater)[0 if choice == "left" else 1]]
         desk.rate(
             task,
             item,
-            name,
+            rater,
             choice=choice,
-            criteria=said.criteria,
-            rationale=said.rationale,
-            milliseconds=said.milliseconds,
+            criteria=rating.criteria,
+            rationale=rating.rationale,
+            milliseconds=rating.milliseconds,
         )
-        return _shown(desk, task, desk.next(task, name), name)
+        return self._item(desk.next(task, rater), rater)
 
-    return app
+    def _rater(self, request: Request) -> str:
+        """Return the rater whose token is in the path."""
+        rater = self._desk.rater_of(self._task, request.path_params["token"])
+        if rater is None:
+            raise HTTPException(404, "This link is not known. Ask the person who sent it for a new one.")
+        return rater
+
+    def _item(self, item: Item | None, rater: str) -> Response:
+        return JSONResponse(_shown(self._desk, self._task, item, rater))
+
+
+async def _read_body(request: Request) -> bytes:
+    """Read the body of a request, which must declare its length."""
+    length = request.headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= LARGEST_BODY):
+        raise HTTPException(413, f"The body has no length, or is over {LARGEST_BODY:,} bytes.")
+    return await request.body()
+
+
+def _parse_rating(body: bytes) -> RatingRequest:
+    try:
+        return RatingRequest.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "the body"
+        raise HTTPException(422, f"`{field}`: {first['msg']}") from None
 
 
 def _shown(desk: Desk, task: Task, item: Item | None, rater: str) -> dict[str, Any]:

@@ -265,13 +265,18 @@ R = TypeVar("R", bound=Request)
 
 def parse(model: type[R], body: bytes) -> R:
     """The request that a body holds, {} where it is empty; `ApiError` names what is wrong with it."""
+    return read(model, json_object(body))
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Parse a request body, which is a JSON object or empty."""
     try:
         value = orjson.loads(body) if body.strip() else {}
     except orjson.JSONDecodeError as error:
         raise invalid(f"The body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise invalid(f"The body must be a JSON object, not {_kind(value)}")
-    return read(model, value)
+    return value
 
 
 def read(model: type[R], values: Mapping[str, Any]) -> R:

@@ -40,6 +40,10 @@ class ApiError(Exception):
         return {"error": {**error, **self.more}}
 
 
+class ClientLeft(Exception):
+    """The client closed the connection before it received its response."""
+
+
 def invalid(message: str, param: str | None = None, *, code: str | None = None) -> ApiError:
     """The request itself is wrong; repeating it is useless."""
     return ApiError(400, message, param=param, code=code)
@@ -66,6 +70,11 @@ def too_long(context: int, tokens: int, *, param: str, exact: bool = True) -> Ap
 def too_large(limit: int) -> ApiError:
     """The body is longer than the server reads."""
     return ApiError(413, f"The request's body is longer than {limit} bytes")
+
+
+def body_timeout() -> ApiError:
+    """The body did not arrive in time; the connection ends, since the rest of the body may still arrive."""
+    return ApiError(408, "The body did not arrive in time", code="timeout", headers={"Connection": "close"})
 
 
 def too_busy(message: str, *, retry_after: int = 1) -> ApiError:

@@ -6,12 +6,10 @@ follows on the same connection could be taken for a request of somebody else (re
 
 from __future__ import annotations
 
-import uuid
-
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vita.server.errors import ApiError
+from vita.server.json_response import error_response
 
 
 class Framing:
@@ -25,9 +23,8 @@ class Framing:
         if problem is None:
             await self.app(scope, receive, send)
             return
-        refusal = ApiError(400, problem, code="ambiguous_length")
-        headers = {"Connection": "close", "X-Request-Id": f"req-{uuid.uuid4().hex}"}
-        await JSONResponse(refusal.body(), 400, headers=headers)(scope, receive, send)
+        error = ApiError(400, problem, code="ambiguous_length", headers={"Connection": "close"})
+        await error_response(error)(scope, receive, send)
 
 
 def _problem(scope: Scope) -> str | None:

@@ -18,7 +18,7 @@ from tests.server.serving import DIGEST, serving, tiny_app, tiny_engine
 from vita.infer.content_filter import Guard
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
-from vita.server.replica.replica_auth import SEAL
+from vita.server.replica.replica_auth import SECRET_HEADER
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 FOREVER = {"65": 100}
@@ -319,7 +319,7 @@ def test_bodies_that_are_too_long_or_no_json_are_refused(http: httpx.Client) -> 
 def test_a_request_id_is_kept_or_given(http: httpx.Client) -> None:
     assert http.get("/health", headers={"x-request-id": "mine-7"}).headers["x-request-id"] == "mine-7"
     given = http.get("/health", headers={"x-request-id": "a b"}).headers["x-request-id"]
-    assert given.startswith("req_")
+    assert given.startswith("req-")
 
 
 def test_a_slow_body_is_not_waited_for_forever() -> None:
@@ -402,12 +402,12 @@ def test_a_drained_replica_finishes_what_it_has_and_takes_no_more() -> None:
 def test_a_replica_with_a_secret_tells_strangers_only_that_it_is_alive() -> None:
     with serving(tiny_app(secret="s" * 43)) as url, httpx.Client(base_url=url, timeout=60) as http:
         for method, path in (("POST", "/drain"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/nothing")):
-            for headers in ({}, {SEAL: "S" * 43}, {SEAL: "s" * 42}):
+            for headers in ({}, {SECRET_HEADER: "S" * 43}, {SECRET_HEADER: "s" * 42}):
                 refused = http.request(method, path, headers=headers)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (401, "sealed")
                 assert refused.headers["x-request-id"]
         assert http.get("/health").status_code == 200
-        assert http.get("/ready", headers={SEAL: "s" * 43}).status_code == 200
+        assert http.get("/ready", headers={SECRET_HEADER: "s" * 43}).status_code == 200
 
 
 def test_a_replica_without_a_model_is_alive_and_not_ready() -> None:

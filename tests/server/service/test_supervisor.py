@@ -19,7 +19,7 @@ import pytest
 
 from tests.server.fakes import clear_any, words_of
 from vita.server.release import Pinned
-from vita.server.replica.replica_auth import SEAL
+from vita.server.replica.replica_auth import SECRET_HEADER
 from vita.server.service.admin import Control
 from vita.server.service.service import Service
 from vita.server.settings import ServiceSettings
@@ -181,7 +181,7 @@ def test_a_replica_answers_its_own_service_only_and_one_that_stays_unready_is_re
                     assert (await stranger.request(method, path, json=CHAT)).status_code == 401
                 assert (await stranger.get("/health")).status_code == 200
                 assert (await _asked(url)).is_success
-                await stranger.post("/drain", headers={SEAL: secret})
+                await stranger.post("/drain", headers={SECRET_HEADER: secret})
             second = await _when(control, lambda one: one["state"] == "ready" and one["pid"] != first["pid"])
             assert second["replica"] == first["replica"] and second["starts"] == 2
             assert (await _asked(url)).is_success

@@ -12,9 +12,10 @@ import ipaddress
 import re
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 
+from vita.server.api import json_object
+from vita.server.body import declared_length, read_body
 from vita.server.errors import ApiError, invalid, too_busy, too_large, unavailable
 from vita.server.gateway.keys import ANYBODY, Key, Keyring
 from vita.server.gateway.proxy import FULL
@@ -49,7 +50,7 @@ class Admission:
         if not counted:
             return
         self._in_time(key)
-        length = _content_length(request)
+        length = declared_length(request)
         if length > self.settings.body_bytes:
             self._rejected("too large")
             raise too_large(self.settings.body_bytes)
@@ -96,31 +97,28 @@ class Admission:
 
     async def body(self, request: Request, exchange: Exchange) -> dict[str, Any]:
         """The JSON object of a request, read no further than it may be long; a request without a body has {}."""
-        if not _content_length(request) and "transfer-encoding" not in request.headers:
+        if not declared_length(request) and "transfer-encoding" not in request.headers:
             return {}
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(
                 415, "The body is JSON: send `Content-Type: application/json`.", code="unsupported_media_type"
             )
-        parts: list[bytes] = []
+        settings = self.settings
         try:
-            async with asyncio.timeout(self.settings.body_seconds):
-                async for part in request.stream():
-                    parts.append(part)
-                    self._hold(exchange, len(part))
-        except TimeoutError:
-            raise ApiError(
-                408, "The body did not arrive in time.", code="timeout", headers={"Connection": "close"}
-            ) from None
-        return _json_object(b"".join(parts))
+            content = await read_body(
+                request, max_bytes=settings.body_bytes, max_seconds=settings.body_seconds,
+                on_part=lambda count: self._hold(exchange, count),
+            )  # fmt: skip
+        except ApiError as error:
+            if error.status == 413:
+                self._rejected("too large")
+            raise
+        return json_object(content)
 
     def _hold(self, exchange: Exchange, count: int) -> None:
         exchange.bytes_held += count
         self.bytes_held += count
-        if exchange.bytes_held > self.settings.body_bytes:
-            self._rejected("too large")
-            raise too_large(self.settings.body_bytes)
         if self.bytes_held > self.settings.in_flight_bytes:
             self._rejected("full")
             raise too_busy(FULL)
@@ -135,23 +133,6 @@ class Admission:
         if exchange.entered:
             exchange.entered = False
             self.in_flight -= 1
-
-
-def _content_length(request: Request) -> int:
-    text = request.headers.get("content-length", "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    if not content.strip():
-        return {}
-    try:
-        value = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise invalid(f"The body is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise invalid("The body must be a JSON object")
-    return value
 
 
 def _consent(request: Request, key: Key, settings: ServiceSettings) -> bool:

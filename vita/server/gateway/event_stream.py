@@ -11,19 +11,13 @@ from typing import TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from vita.server.application import CLIENT_CLOSED_REQUEST
+from vita.server.errors import ClientLeft
 from vita.server.gateway.request_record import Exchange
 
 T = TypeVar("T")
-LEFT = 499
-"""The status in the accounts of a request whose client left."""
-
-
 CUT = 502
 """The status in the accounts of an answer that did not end."""
-
-
-class ClientGone(Exception):
-    """The client hung up."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +50,9 @@ class EventStream(Response):
         exchange = self._exchange
         try:
             await unless_gone(receive, self._send(send))
-        except (ClientGone, TimeoutError):
+        except (ClientLeft, TimeoutError):
             exchange.read_stream()
-            self._end(exchange, LEFT)
+            self._end(exchange, CLIENT_CLOSED_REQUEST)
         except asyncio.CancelledError:  # the service stops, and waits for this no longer
             exchange.read_stream()
             self._end(exchange, CUT)
@@ -92,7 +86,7 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone
+            raise ClientLeft
         return working.result()
     finally:
         working.cancel()

@@ -1,9 +1,9 @@
-"""The door of a service: who may ask, what may be asked, which version and replica answers, and what is kept of it.
+"""The gateway of a service: checks requests, forwards them to the replicas of a version, and records them.
 
     gateway = Gateway(routes, ledger, settings); app = gateway_app(gateway)
 
-Only the routes that are listed here exist. Whoever may not come in is told before its body is read (`admission`); what
-is accepted is answered, even if replicas die on the way (`relay`).
+A request without permission is refused before its body is read (`admission`). An accepted request receives a response
+even when replicas die while they work on it (`proxy`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import logging
 import re
 import secrets
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,24 +19,28 @@ from typing import Any
 
 import httpx
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from vita.gates.model_state import ModelState
 from vita.monitoring.request_log import SHED
+from vita.server import routes as api_routes
 from vita.server.api import read
-from vita.server.errors import ApiError, invalid, unavailable
+from vita.server.application import CLIENT_CLOSED_REQUEST
+from vita.server.errors import ApiError, ClientLeft, invalid, unavailable
 from vita.server.gateway.admission import Admission
 from vita.server.gateway.continuation import Continuation
-from vita.server.gateway.event_stream import CUT, LEFT, Begun, ClientGone, EventStream, unless_gone
+from vita.server.gateway.event_stream import CUT, Begun, EventStream, unless_gone
 from vita.server.gateway.feedback import read_feedback, store_feedback
 from vita.server.gateway.keys import Key, Keyring
 from vita.server.gateway.model_states import Catalog, as_header, iso, lifecycle_headers, retired, unknown_model
 from vita.server.gateway.proxy import Ask, Relay, Reply, no_replica
 from vita.server.gateway.request_log import Kept, RequestLog
 from vita.server.gateway.request_record import Exchange
-from vita.server.gateway.routes import Door
+from vita.server.gateway.routes import FEEDBACK
 from vita.server.gateway.routing import Backend, Routes, Version
 from vita.server.gateway.telemetry import CONTENT_TYPE, Telemetry
+from vita.server.json_response import error_response, json_response
+from vita.server.routes import ModelRoute, Route
 from vita.server.settings import ServiceSettings
 from vita.spine.errors import LedgerError, VitaError
 from vita.spine.ledger import Ledger
@@ -132,17 +135,17 @@ class Gateway:
 
     # -- passing on
 
-    async def pass_on(self, request: Request, door: Door) -> Response:
+    async def forward(self, request: Request, route: ModelRoute) -> Response:
         """Answer a request through a replica."""
-        exchange = self._begin(request, door.path)
+        exchange = self._begin(request, route)
         handed_over = False
         try:
-            self.door.admit(request, exchange, door.scopes)
-            body = await self.door.body(request, exchange) if door.request else {}
-            if door.request:
-                read(door.request, body)  # refuses what no replica would take
-            ask = exchange.ask = self._ask(exchange, door, body)
-            if body.get("stream") is True and door.generates:
+            self.door.admit(request, exchange, route.scopes)
+            body = await self.door.body(request, exchange) if route.request is not None else {}
+            if route.request is not None:
+                read(route.request, body)  # refuses what no replica would take
+            ask = exchange.ask = self._ask(exchange, route, body)
+            if body.get("stream") is True and route.generates:
                 told = await unless_gone(request.receive, self._begin_stream(ask, exchange))
                 if not isinstance(told, Reply):
                     handed_over = True
@@ -160,13 +163,13 @@ class Gateway:
             return Response(told.content, told.status, {**told.headers, **self._headers(exchange)})
         except ApiError as error:
             self.end(exchange, error.status)
-            return self.refusal(error, exchange.request_id)
+            return error_response(error)
         except asyncio.CancelledError:  # the service stops, and waits for this no longer
             self.end(exchange, CUT)
-            return self.refusal(ApiError(CUT, "The service has stopped", code="stopped"), exchange.request_id)
-        except (ClientGone, ClientDisconnect):
-            self.end(exchange, LEFT)
-            return Response(status_code=LEFT)
+            return error_response(ApiError(CUT, "The service has stopped", code="stopped"))
+        except (ClientLeft, ClientDisconnect):
+            self.end(exchange, CLIENT_CLOSED_REQUEST)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
             if not handed_over:
                 self.end(exchange, 500)
@@ -180,17 +183,17 @@ class Gateway:
         exchange.first_byte()
         return Begun(first, told)
 
-    def _ask(self, exchange: Exchange, door: Door, body: dict[str, Any]) -> Ask:
+    def _ask(self, exchange: Exchange, route: ModelRoute, body: dict[str, Any]) -> Ask:
         """What is sent on: for one version, with a seed, so that it can be asked again."""
         assert exchange.key is not None
         identity = self._identity(body, exchange.key)
         exchange.addressed = self._addressed(body)
-        version, pinned = self._version(body, exchange.key, identity, needed=door.generates)
+        version, pinned = self._version(body, exchange.key, identity, needed=route.generates)
         asked = dict(body)
         if "model" in asked:
             asked["model"] = version.name or version.id
         wants_usage = True
-        if door.generates:
+        if route.generates:
             if asked.get("seed") is None:
                 asked["seed"] = secrets.randbelow(2**31)
             if asked.get("stream") is True:
@@ -198,10 +201,10 @@ class Gateway:
                 wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
                 if options is None or isinstance(options, Mapping):
                     asked["stream_options"] = {**(options or {}), "include_usage": True}
-        sent = asked if door.request else None
+        sent = asked if route.request is not None else None
         continuation = Continuation(wants_usage)
         return Ask(
-            exchange.request_id, door.method, door.path, sent, version, pinned, self._gone(), identity, continuation
+            exchange.request_id, route.method, route.path, sent, version, pinned, self._gone(), identity, continuation
         )
 
     def _addressed(self, body: Mapping[str, Any]) -> Version | None:
@@ -273,16 +276,16 @@ class Gateway:
 
     async def models(self, request: Request) -> Response:
         """The models that can be asked for."""
-        return await self._simply(request, "/v1/models", (), self._models)
+        return await self._simply(request, api_routes.MODELS, self._models)
 
-    async def model(self, request: Request, name: str) -> Response:
+    async def model(self, request: Request) -> Response:
         """One model, or the tombstone of one that was retired."""
-        return await self._simply(request, "/v1/models/{id}", (), lambda _: self._model(name))
+        return await self._simply(request, api_routes.MODEL, lambda _: self._model(request.path_params["id"]))
 
     async def _models(self, _: Exchange) -> Response:
         living = [one for one in self.routes.versions.values() if one.id not in self._gone()]
         first = [self._described(self.routes.service, max(living, key=lambda one: one.share))] if living else []
-        return JSONResponse({"object": "list", "data": first + [self._described(one.id, one) for one in living]})
+        return json_response({"object": "list", "data": first + [self._described(one.id, one) for one in living]})
 
     async def _model(self, name: str) -> Response:
         version = self.find(name)
@@ -293,10 +296,10 @@ class Gateway:
         if digest and standing.state == "retired":
             tombstone = {"id": name, "object": "model", "model": digest, "state": "retired"}
             tombstone |= {"retired_at": iso(standing.since), "reason": standing.why, "replacement": standing.successor}
-            return JSONResponse({**tombstone, **retired(name, standing).body()}, 410)
+            return json_response({**tombstone, **retired(name, standing).body()}, 410)
         if version is None:
             raise unknown_model(name, self.known())
-        return JSONResponse(self._described(name, version), headers=lifecycle_headers(standing))
+        return json_response(self._described(name, version), headers=lifecycle_headers(standing))
 
     def _described(self, name: str, version: Version) -> dict[str, Any]:
         standing = self._standing(version.model)
@@ -314,7 +317,7 @@ class Gateway:
 
     async def feedback(self, request: Request) -> Response:
         """Store what a user says of an answer."""
-        return await self._simply(request, "/v1/feedback", ("feedback",), lambda ex: self._feedback(request, ex))
+        return await self._simply(request, FEEDBACK, lambda ex: self._feedback(request, ex))
 
     async def _feedback(self, request: Request, exchange: Exchange) -> Response:
         said = read_feedback(await self.door.body(request, exchange))
@@ -323,11 +326,11 @@ class Gateway:
         stored = await self._stored_feedback(said, key)
         value = "" if said.value is None else str(said.value)
         if stored["repeated"]:
-            return JSONResponse(stored, 200)
+            return json_response(stored, 200)
         self.telemetry.feedback.labels(stored["version"], said.kind, value).inc()
         if stored["replaces"] is not None:
             self.telemetry.feedback_replaced.labels(stored["version"], said.kind).inc()
-        return JSONResponse(stored, 201)
+        return json_response(stored, 201)
 
     async def _stored_feedback(self, said: Any, key: Key) -> dict[str, Any]:
         """Store feedback in a thread; one that waits long for the ledger is refused, and so is one too many."""
@@ -350,7 +353,7 @@ class Gateway:
 
     async def metrics(self, request: Request) -> Response:
         """The figures of the gateway and of all replicas."""
-        return await self._simply(request, "/metrics", ("admin",), lambda _: self._metrics())
+        return await self._simply(request, api_routes.METRICS, lambda _: self._metrics())
 
     async def _metrics(self) -> Response:
         return Response(await self.exposition(), media_type=None, headers={"Content-Type": CONTENT_TYPE})
@@ -374,7 +377,7 @@ class Gateway:
 
     async def _replica_metrics(self, backend: Backend) -> str:
         try:
-            answer = await self.client.get(f"{backend.url}/metrics", headers=backend.seal, timeout=2.0)
+            answer = await self.client.get(f"{backend.url}/metrics", headers=backend.auth_headers, timeout=2.0)
         except httpx.HTTPError:
             return ""
         return answer.text if answer.status_code == 200 else ""
@@ -382,53 +385,49 @@ class Gateway:
     def ready(self) -> Response:
         """Whether requests are answered now."""
         if self.draining:
-            return JSONResponse({"ready": False, "why": "draining"}, 503, headers={"Retry-After": "2"})
+            return json_response({"ready": False, "why": "draining"}, 503, headers={"Retry-After": "2"})
         if not self.routes.ready:
             reasons = {backend.name: backend.reason for _, backend in self.routes.backends() if backend.reason}
             told = {"ready": False, "why": "no replica is ready", "replicas": reasons}
-            return JSONResponse(told, 503, headers={"Retry-After": "2"})
-        return JSONResponse({"ready": True})
+            return json_response(told, 503, headers={"Retry-After": "2"})
+        return json_response({"ready": True})
 
     async def _simply(
-        self, request: Request, route: str, scopes: tuple[str, ...], work: Callable[[Exchange], Awaitable[Response]]
+        self, request: Request, route: Route, work: Callable[[Exchange], Awaitable[Response]]
     ) -> Response:
         """A request that the gateway answers by itself."""
         exchange = self._begin(request, route)
         try:
-            self.door.admit(request, exchange, scopes, counted=route == "/v1/feedback")
+            self.door.admit(request, exchange, route.scopes, counted=route.request is not None)
             response = await work(exchange)
         except ApiError as error:
-            response = self.refusal(error, exchange.request_id)
+            response = error_response(error)
         except ClientDisconnect:
-            response = Response(status_code=499)
+            response = Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
             self.door.leave(exchange)
-        self.telemetry.requests.labels(route, "none", str(response.status_code)).inc()
-        response.headers["X-Request-Id"] = exchange.request_id
+        self.telemetry.requests.labels(route.template, "none", str(response.status_code)).inc()
         return response
 
-    def _begin(self, request: Request, route: str) -> Exchange:
-        exchange = Exchange(self.routes.service, f"req-{uuid.uuid4().hex}", route, self.telemetry)
+    def _begin(self, request: Request, route: Route) -> Exchange:
+        exchange = Exchange(self.routes.service, request.state.request_id, route.template, self.telemetry)
         exchange.addressed = self._addressed({})
         return exchange
 
     def _headers(self, exchange: Exchange) -> dict[str, str]:
         """What every answer bears, of the version that gave it."""
         standing = self._standing(exchange.ask.version.model) if exchange.ask else ModelState()
-        headers = {"X-Request-Id": exchange.request_id, "X-Vita-Version": exchange.version}
+        headers = {"X-Vita-Version": exchange.version}
         if standing.state == "retired":
             headers["X-Vita-Model-State"] = "retired"
         return {name: as_header(value) for name, value in {**headers, **lifecycle_headers(standing)}.items()}
-
-    def refusal(self, error: ApiError, request_id: str) -> Response:
-        return JSONResponse(error.body(), error.status, headers={"X-Request-Id": request_id, **error.headers})
 
     def end(self, exchange: Exchange, status: int) -> None:
         """Close a request's account; the first word counts."""
         if exchange.closed:
             return
         exchange.closed = True
-        if status == LEFT:
+        if status == CLIENT_CLOSED_REQUEST:
             self.telemetry.cancelled.inc()
         if self.draining and exchange.ask is not None and status >= 500:
             self.cut += 1

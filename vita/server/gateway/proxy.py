@@ -212,7 +212,7 @@ class Relay:
             self._telemetry.retries.labels("full" if full else "not ready").inc()
 
     def _request(self, ask: Ask, backend: Backend) -> httpx.Request:
-        headers = {"X-Request-Id": ask.request_id, "Accept-Encoding": "identity", **backend.seal}
+        headers = {"X-Request-Id": ask.request_id, "Accept-Encoding": "identity", **backend.auth_headers}
         content = None
         if ask.body is not None:
             headers["Content-Type"] = "application/json"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita.server.gateway.circuit_breaker import Breaker
-from vita.server.replica.replica_auth import SEAL
+from vita.server.replica.replica_auth import SECRET_HEADER
 
 
 class NoReplica(Exception):
@@ -79,9 +79,9 @@ class Backend:
     """What the replica asks of whoever asks it; nothing when empty."""
 
     @property
-    def seal(self) -> dict[str, str]:
+    def auth_headers(self) -> dict[str, str]:
         """The header that opens the replica."""
-        return {SEAL: self.secret} if self.secret else {}
+        return {SECRET_HEADER: self.secret} if self.secret else {}
 
     def takes(self, now: float) -> bool:
         """Whether a new request may go there."""

@@ -1,8 +1,6 @@
-"""One replica's HTTP: OpenAI's routes over a scheduler, and what probes and dashboards ask.
+"""The HTTP application of a replica: the routes of the OpenAI API over a scheduler, and its status routes.
 
-    app = create_app(scheduler, Served(names=("cat", "cat:1"), version="cat:1", digest=digest))
-
-Bodies are read here and not by the framework, so that every mistake has OpenAI's form, whatever was sent.
+app = create_app(scheduler, ServedModel(names=("cat", "cat:1"), version="cat:1", digest=digest))
 """
 
 from __future__ import annotations
@@ -14,76 +12,87 @@ import struct
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import StreamingResponse
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 
 from vita.data.records import Message
 from vita.infer.request import Ask, Piece, Read
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
-from vita.server import api
-from vita.server.errors import ApiError, internal, unavailable
-from vita.server.framing import Framing
+from vita.server import api, routes
+from vita.server.application import Endpoint, create_application
+from vita.server.errors import ApiError, ClientLeft, internal, unavailable
+from vita.server.json_response import json_response
+from vita.server.middleware import standard_middleware
+from vita.server.openapi import ApiDescription
 from vita.server.replica.metrics import CONTENT_TYPE
-from vita.server.replica.middleware import RequestIds, answer_errors, describe
-from vita.server.replica.middleware import json_response as _json
-from vita.server.replica.replica_auth import Sealed
-from vita.server.replica.request_checks import Doors, Served, messages_of
-from vita.server.replica.request_events import ClientLeft, Flight
+from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
+from vita.server.replica.request_checks import RequestChecks, ServedModel, messages_of
+from vita.server.replica.request_events import RequestEvents
 from vita.server.replica.responses import Body, Chat, Choice, Completions, Echo, token_text, usage
 
-R = TypeVar("R", bound=api.Request)
 DONE = b"data: [DONE]\n\n"
 
 
-def create_app(scheduler: Scheduler | None, served: Served, *, secret: str = "") -> FastAPI:
-    """The replica's application; without a scheduler it is alive, and not ready. `secret` is asked of all callers."""
+DRAIN = routes.Route("POST", "/drain", "Refuse new requests and finish those in flight.", errors=(503,))
+
+
+def create_app(scheduler: Scheduler | None, served: ServedModel, *, secret: str = "") -> Starlette:
+    """Create the application of a replica; without a scheduler it is alive but not ready.
+
+    With a `secret`, every route but `/health` requires it.
+    """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
         if replica.scheduler is not None:
             await asyncio.to_thread(replica.scheduler.close)
 
-    replica = Replica(scheduler, served)
-    app = FastAPI(title="Vita replica", version=served.version, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.replica = replica
-    posts = {
-        "/v1/chat/completions": (replica.chat, api.ChatRequest),
-        "/v1/completions": (replica.completions, api.CompletionRequest),
-        "/v1/embeddings": (replica.embeddings, api.EmbeddingRequest),
-        "/tokenize": (replica.tokenize, api.TokenizeRequest),
-        "/detokenize": (replica.detokenize, api.DetokenizeRequest),
-    }
-    gets = {
-        "/v1/models": replica.models,
-        "/v1/models/{model:path}": replica.model,
-        "/tokenizer_info": replica.tokenizer_info,
-        "/health": replica.health,
-        "/ready": replica.ready,
-        "/metrics": replica.figures,
-    }
-    for path, (route, _) in posts.items():
-        app.add_api_route(path, route, methods=["POST"], response_model=None)
-    for path, route in gets.items():
-        app.add_api_route(path, route, methods=["GET"], response_model=None)
-    app.add_api_route("/drain", replica.drain, methods=["POST"], response_model=None)
-    app.openapi = describe(app, {path: body for path, (_, body) in posts.items()})
-    answer_errors(app)
+    replica = ReplicaRoutes(scheduler, served)
+    middleware = standard_middleware(
+        accept_client_ids=True, on_status=lambda status: replica.metrics.add("http_requests", label=str(status))
+    )
     if secret:
-        app.add_middleware(Sealed, secret=secret)
-    app.add_middleware(Framing)
-    app.add_middleware(RequestIds, metrics=replica.metrics)
+        middleware.append(Middleware(ReplicaAuth, secret=secret))
+    description = ApiDescription(
+        "Vita replica",
+        served.version,
+        security={"type": "apiKey", "in": "header", "name": SECRET_HEADER},
+        security_optional=not secret,
+    )
+    app = create_application(_endpoints(replica), description=description, middleware=middleware, lifespan=lifespan)
+    app.state.replica = replica
     return app
 
 
-class Replica(Doors):
-    """The routes."""
+def _endpoints(replica: ReplicaRoutes) -> list[tuple[routes.Route, Endpoint]]:
+    """Pair each route of a replica with its handler."""
+    return [
+        (routes.CHAT_COMPLETIONS, replica.chat),
+        (routes.COMPLETIONS, replica.completions),
+        (routes.EMBEDDINGS, replica.embeddings),
+        (routes.TOKENIZE, replica.tokenize),
+        (routes.DETOKENIZE, replica.detokenize),
+        (routes.TOKENIZER_INFO, replica.tokenizer_info),
+        (routes.MODELS, replica.models),
+        (routes.MODEL, replica.model),
+        (routes.HEALTH, replica.health),
+        (routes.READY, replica.ready),
+        (routes.METRICS, replica.figures),
+        (DRAIN, replica.drain),
+    ]
 
-    def __init__(self, scheduler: Scheduler | None, served: Served) -> None:
+
+class ReplicaRoutes(RequestChecks):
+    """The endpoints of a replica."""
+
+    def __init__(self, scheduler: Scheduler | None, served: ServedModel) -> None:
         super().__init__(scheduler, served)
         gauges: dict[str, Callable[[Scheduler], float]] = {
             "requests_running": lambda scheduler: scheduler.running,
@@ -188,12 +197,12 @@ class Replica(Doors):
         prompt_tokens: int,
     ) -> Response:
         """The answers whole or in pieces, or the guard's refusal in their place."""
-        flight = Flight(self.ready_or_refuse(), self.metrics, request.receive)
-        told = self._told(flight, asks, choices, refused, body)
+        request_events = RequestEvents(self.ready_or_refuse(), self.metrics, request.receive)
+        told = self._told(request_events, asks, choices, refused, body)
         if not asked.stream:
             async for _ in told:
                 pass
-            return _json({**body.whole(choices), "usage": usage(prompt_tokens, choices)})
+            return json_response({**body.whole(choices), "usage": usage(prompt_tokens, choices)})
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
         # The first event before the headers: what fails at once has a status of its own.
         first = await anext(told, None)
@@ -227,7 +236,7 @@ class Replica(Doors):
         return () if fresh is None else body.chunks(choice, fresh)
 
     async def _told(
-        self, flight: Flight, asks: list[Ask], choices: list[Choice], refused: str | None, body: Body
+        self, request_events: RequestEvents, asks: list[Ask], choices: list[Choice], refused: str | None, body: Body
     ) -> AsyncGenerator[Choice]:
         """Every choice each time that it has grown."""
         if refused is not None:
@@ -237,9 +246,9 @@ class Replica(Doors):
                 self.metrics.add("request_finished", label="content_filter")
                 yield choice
             return
-        flight.begin(asks)
+        request_events.begin(asks)
         own = len(choices) // len(asks)
-        async for index, event in flight.events():
+        async for index, event in request_events.events():
             mine = choices[index * own : (index + 1) * own]
             if isinstance(event, Read):
                 body.read(index, event)
@@ -254,7 +263,7 @@ class Replica(Doors):
                 if choice.refused:
                     self.metrics.add("guard_refusals", label="output")
                     if all(one.finish for one in mine):
-                        flight.enough(index)
+                        request_events.enough(index)
                 yield choice
 
     # -- embeddings
@@ -265,10 +274,10 @@ class Replica(Doors):
         self.check_model(asked.model)
         scheduler = self.admit(len(asked.inputs))
         inputs = [await self.prompt_ids(scheduler, one, "input", room=0, plain=True) for one in asked.inputs]
-        flight = Flight(scheduler, self.metrics, request.receive)
-        flight.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
+        request_events = RequestEvents(scheduler, self.metrics, request.receive)
+        request_events.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
         found: dict[int, Any] = {}
-        async for index, event in flight.events():
+        async for index, event in request_events.events():
             assert isinstance(event, Read)
             assert event.embedding is not None
             numbers = event.embedding
@@ -277,18 +286,19 @@ class Replica(Doors):
         data = [{"object": "embedding", "index": index, "embedding": found[index]} for index in range(len(inputs))]
         tokens = sum(map(len, inputs))
         told = {"object": "list", "data": data, "model": asked.model}
-        return _json({**told, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+        return json_response({**told, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
     # -- models, tokens
 
-    async def models(self) -> Response:
+    async def models(self, _: Request) -> Response:
         """GET /v1/models"""
-        return _json({"object": "list", "data": [self._card(name) for name in self.served.names]})
+        return json_response({"object": "list", "data": [self._card(name) for name in self.served.names]})
 
-    async def model(self, model: str) -> Response:
+    async def model(self, request: Request) -> Response:
         """GET /v1/models/{id}"""
-        self.check_model(model)
-        return _json(self._card(model))
+        name = request.path_params["id"]
+        self.check_model(name)
+        return json_response(self._card(name))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
@@ -303,7 +313,9 @@ class Replica(Doors):
             messages = messages_of(asked.messages or ())
             ids = await self.chat_ids(scheduler, messages, answer=asked.add_generation_prompt)
         strings = [token_text(tokenizer, token) for token in ids] if asked.return_token_strs else None
-        return _json({"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings})
+        return json_response(
+            {"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings}
+        )
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
@@ -312,26 +324,26 @@ class Replica(Doors):
             self.check_model(asked.model)
         tokenizer = self.ready_or_refuse().engine.tokenizer
         self.check_ids(asked.tokens, "tokens")
-        return _json({"prompt": tokenizer.decode(asked.tokens, special=True)})
+        return json_response({"prompt": tokenizer.decode(asked.tokens, special=True)})
 
-    async def tokenizer_info(self) -> Response:
+    async def tokenizer_info(self, _: Request) -> Response:
         """GET /tokenizer_info"""
         engine = self.ready_or_refuse().engine
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         template = engine.template.source if engine.template is not None else None
         told = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "add_bos_token": False}
         told |= {"vocab_size": engine.tokenizer.vocabulary, "model_max_length": self.ready_or_refuse().context}
-        return _json({**told, **{name: engine.tokenizer.name_of(name) for name in names}})
+        return json_response({**told, **{name: engine.tokenizer.name_of(name) for name in names}})
 
     # -- probes
 
-    async def health(self) -> Response:
+    async def health(self, _: Request) -> Response:
         """GET /health"""
         if self.scheduler is not None and not self.scheduler.alive:
             raise internal("The worker has ended; restart the replica")
-        return _json({"status": "alive"})
+        return json_response({"status": "alive"})
 
-    async def ready(self) -> Response:
+    async def ready(self, _: Request) -> Response:
         """GET /ready"""
         scheduler = self.scheduler
         if scheduler is None or scheduler.draining or not scheduler.alive:
@@ -339,17 +351,17 @@ class Replica(Doors):
             raise unavailable(f"The replica is {why}", code=why)
         told = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
         told |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.steady}
-        return _json({**told, "warnings": list(self.served.warnings)})
+        return json_response({**told, "warnings": list(self.served.warnings)})
 
-    async def figures(self) -> Response:
+    async def figures(self, _: Request) -> Response:
         """GET /metrics"""
         return Response(self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def drain(self) -> Response:
+    async def drain(self, _: Request) -> Response:
         """POST /drain"""
         scheduler = self.ready_or_refuse()
         scheduler.drain()
-        return _json({"draining": True, "in_flight": scheduler.in_flight})
+        return json_response({"draining": True, "in_flight": scheduler.in_flight})
 
     def _head(self, kind: str, asked: api.Decoding) -> dict[str, Any]:
         name = "chat.completion" if kind == "chatcmpl" else "text_completion"

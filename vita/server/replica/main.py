@@ -41,7 +41,7 @@ def open_app(
     from vita.infer.scheduler import Scheduler
     from vita.server.replica.app import create_app
     from vita.server.replica.readiness import check_answers, check_engine
-    from vita.server.replica.request_checks import Served
+    from vita.server.replica.request_checks import ServedModel
     from vita.spine.config import build
 
     def load(release: Pinned, files: Files) -> tuple[Pinned, str, Engine]:
@@ -53,7 +53,7 @@ def open_app(
     check_golden(engine, content.get("golden") or [])
     limits = content.get("limits") or {}
     scheduler = Scheduler(engine, rows=int(limits.get("rows", 16)), queue=int(limits.get("queue", 64)))
-    served = Served(
+    served = ServedModel(
         names=(release.name, release.id),
         version=release.id,
         digest=identity,

@@ -1,7 +1,7 @@
-"""What closes a replica to everybody but the service that started it.
+"""Restricts a replica to the service that started it.
 
-Replicas listen on loopback, where any process of the machine could drain them, or ask them past the API keys. So each
-has a secret, which its callers show in a header.
+A replica listens on loopback, where any process of the machine could drain it or bypass the API keys of the gateway.
+So each replica has a secret, which its callers send in a header.
 """
 
 from __future__ import annotations
@@ -9,26 +9,27 @@ from __future__ import annotations
 import hmac
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vita.server.errors import ApiError
+from vita.server.json_response import error_response
+from vita.server.routes import HEALTH
 
-SEAL = "x-vita-replica"
+SECRET_HEADER = "X-Vita-Replica"
 """The header with the secret."""
 
 
-class Sealed:
-    """Lets in whoever shows the replica's secret; whether it is alive anybody may ask."""
+class ReplicaAuth:
+    """Requires the secret of the replica on every route but /health."""
 
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self.app, self._secret = app, secret.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != "/health":
-            given = Headers(scope=scope).get(SEAL, "").encode("latin-1")
-            if not hmac.compare_digest(given, self._secret):
-                refused = ApiError(401, "This replica answers its own service only", code="sealed")
-                await JSONResponse(refused.body(), 401)(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] != HEALTH.path:
+            credential = Headers(scope=scope).get(SECRET_HEADER, "").encode("latin-1")
+            if not hmac.compare_digest(credential, self._secret):
+                message = f"The header {SECRET_HEADER} does not hold the secret of this replica"
+                await error_response(ApiError(401, message, code="sealed"))(scope, receive, send)
                 return
         await self.app(scope, receive, send)

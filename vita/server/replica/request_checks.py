@@ -1,6 +1,6 @@
-"""What stands between a request and the model: its body, its name, its length, the queue, the guard.
+"""Checks of a request before the model works on it: body, model name, length, queue and content filter.
 
-Each check refuses by an `ApiError`, the cheap ones first: nothing is cut into tokens that is refused anyway.
+A failed check raises `ApiError`. Inexpensive checks come first, so that a refused text is not tokenized.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, r
 from vita.infer.request import Closed, Full
 from vita.infer.scheduler import Scheduler
 from vita.server import api
-from vita.server.errors import ApiError, invalid, model_not_found, too_large, too_long, unavailable
+from vita.server.body import read_body
+from vita.server.errors import invalid, model_not_found, too_long, unavailable
 from vita.server.replica.metrics import Metrics
 from vita.server.replica.request_events import refusal
 from vita.spine.errors import DataError
@@ -28,58 +29,47 @@ R = TypeVar("R", bound=api.Request)
 
 
 @dataclass(frozen=True)
-class Served:
-    """What a replica is told about the model that it serves."""
+class ServedModel:
+    """The model that a replica serves: its names, its defaults and the limits of its requests."""
 
     names: tuple[str, ...]
-    """By which requests may name it; the first is its id."""
+    """Names that requests may use; the first is the model id."""
     version: str
-    """The label of its figures."""
+    """The label of its metrics."""
     digest: str
     """The model's digest; its first 12 characters are the `system_fingerprint`."""
     created: int = 0
-    """When it was released, in seconds since 1970."""
+    """Time of the release, in seconds since 1970."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    """What a request that says nothing gets: `temperature`, `top_p`, `top_k`, `max_tokens`, `stop`."""
+    """Defaults for `temperature`, `top_p`, `top_k`, `max_tokens` and `stop`."""
     guard: Guard | None = None
-    """Refuses requests and answers."""
+    """Refuses prompts and completions."""
     warnings: Sequence[str] = ()
-    """What the operator should know, found when the replica started."""
+    """Warnings for the operator, found when the replica started."""
     body_bytes: int = 1_000_000
-    """The largest body that is read."""
+    """Maximum size of a request body."""
     body_seconds: float = 30.0
-    """How long a body may take to arrive."""
+    """Maximum time until a request body has arrived."""
 
 
-class Doors:
+class RequestChecks:
     """The checks of one replica."""
 
-    def __init__(self, scheduler: Scheduler | None, served: Served) -> None:
+    def __init__(self, scheduler: Scheduler | None, served: ServedModel) -> None:
         self.scheduler, self.served = scheduler, served
         self.metrics = Metrics(model=served.names[0], version=served.version)
         self._longest: int | None = None
 
     def ready_or_refuse(self) -> Scheduler:
+        """Return the scheduler; raises 503 while the model is loading."""
         if self.scheduler is None:
             raise unavailable("The model is being loaded", code="loading")
         return self.scheduler
 
     async def read(self, request: Request, model: type[R]) -> R:
-        """The body, as far as it may go, in the time that it may take."""
-        limit = self.served.body_bytes
-        length = request.headers.get("content-length", "0")
-        if length.isdigit() and int(length[:20]) > limit:
-            raise too_large(limit)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.served.body_seconds):
-                async for part in request.stream():
-                    body += part
-                    if len(body) > limit:
-                        raise too_large(limit)
-        except TimeoutError:
-            raise ApiError(408, "The body did not arrive in time") from None
-        return api.parse(model, bytes(body))
+        """Read and validate the body of a request."""
+        body = await read_body(request, max_bytes=self.served.body_bytes, max_seconds=self.served.body_seconds)
+        return api.parse(model, body)
 
     def check_model(self, name: str) -> None:
         if name not in self.served.names:

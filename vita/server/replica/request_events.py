@@ -1,4 +1,4 @@
-"""A request between a client and the scheduler: its events arrive, its client may leave, its figures are kept."""
+"""The events of a request: from the scheduler to the response, with its metrics and the disconnect of its client."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from starlette.types import Message
 
 from vita.infer.request import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
 from vita.infer.scheduler import Job, Scheduler
-from vita.server.errors import ApiError, internal, invalid, too_busy, unavailable
+from vita.server.errors import ApiError, ClientLeft, internal, invalid, too_busy, unavailable
 from vita.server.replica.metrics import Metrics
 from vita.spine.errors import DataError
 
 
-class ClientLeft(Exception):
-    """Nobody is there to be answered any more."""
-
-
-class Flight:
-    """Several prompts asked together, and what comes of them, until the last has ended or the client leaves."""
+class RequestEvents:
+    """The events of the prompts of one request, until the last prompt has finished or the client disconnects."""
 
     def __init__(self, scheduler: Scheduler, metrics: Metrics, receive: Callable[[], Awaitable[Message]]) -> None:
         self._scheduler, self._metrics, self._receive = scheduler, metrics, receive

@@ -19,15 +19,14 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vita.gates.clearance import Terms
-from vita.server.framing import Framing
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.telemetry import CONTENT_TYPE
+from vita.server.middleware import standard_middleware
 from vita.server.release import read_release
 from vita.server.service.supervisor import Supervisor
 from vita.spine import machine
@@ -171,7 +170,7 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
     posts = {"/drain": drain, "/roll": roll, "/promote": promote, "/rollback": roll_back}
     routes = [Route("/status", guarded(status)), Route("/metrics", guarded(metrics))]
     routes += [Route(path, guarded(work), methods=["POST"]) for path, work in posts.items()]
-    return Starlette(routes=routes, middleware=[Middleware(Framing)])
+    return Starlette(routes=routes, middleware=standard_middleware())
 
 
 async def _body(request: Request) -> dict[str, Any]:

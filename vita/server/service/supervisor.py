@@ -314,7 +314,7 @@ class Supervisor:
         backend, seconds = replica.backend, self._settings.probe_seconds
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._client.get(f"{backend.url}/ready", headers=backend.seal)
+                answer = await self._client.get(f"{backend.url}/ready", headers=backend.auth_headers)
         except (TimeoutError, httpx.TimeoutException):
             self._answers(replica, False)
             return False
