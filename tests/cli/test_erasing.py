@@ -12,13 +12,13 @@ from tests.cli.corpora import rows, write
 from tests.cli.models import save_chat_model
 from tests.cli.test_cli import LIFE, Vita, vita
 from vita.data.content import as_keys, content_key
-from vita.data.hash_sampling import draw
+from vita.data.hash_sampling import hash_fractions
 
 __all__ = ["vita"]
 
 TEXTS = {f"d{n}": f"Text number {n} of the letters, which Ann wrote in the old mill by the river." for n in range(40)}
 KEYS = as_keys([content_key(text, text.encode()) for text in TEXTS.values()])
-HELD = dict(zip(TEXTS, draw(KEYS, seed=0, purpose=1) < 0.2, strict=True))
+HELD = dict(zip(TEXTS, hash_fractions(KEYS, seed=0, purpose=1) < 0.2, strict=True))
 FIRST = next(id for id, held in HELD.items() if not held)
 ASIDE = next(id for id, held in HELD.items() if held)
 

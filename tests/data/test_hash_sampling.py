@@ -6,43 +6,43 @@ import numpy as np
 import pytest
 
 from vita.data.content import as_keys, content_key
-from vita.data.hash_sampling import draw, hold_out, passes
+from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
 
 KEYS = as_keys([content_key(str(number), str(number).encode()) for number in range(20_000)])
 
 
 def test_a_draw_is_even_and_depends_on_content_seed_and_purpose_alone() -> None:
-    draws = draw(KEYS, seed=1, purpose=1)
+    draws = hash_fractions(KEYS, seed=1, purpose=1)
     assert draws.min() >= 0 and draws.max() < 1
     counts = np.histogram(draws, bins=20, range=(0, 1))[0]
     assert abs(counts - 1000).max() < 150
-    assert (draw(KEYS[::-1], seed=1, purpose=1) == draws[::-1]).all()
+    assert (hash_fractions(KEYS[::-1], seed=1, purpose=1) == draws[::-1]).all()
     for seed, purpose in ((2, 1), (1, 2), (-1, 1)):
-        assert abs(np.corrcoef(draws, draw(KEYS, seed=seed, purpose=purpose))[0, 1]) < 0.03
+        assert abs(np.corrcoef(draws, hash_fractions(KEYS, seed=seed, purpose=purpose))[0, 1]) < 0.03
 
 
 def test_a_share_or_a_number_is_held_out() -> None:
-    draws = draw(KEYS, seed=0, purpose=1)
-    assert hold_out(draws, 0.01).mean() == pytest.approx(0.01, abs=0.003)
-    assert hold_out(draws, 7).sum() == 7
-    assert hold_out(draws, 0).sum() == 0
-    assert hold_out(draws[:5], 10**9).all()
+    draws = hash_fractions(KEYS, seed=0, purpose=1)
+    assert held_out_mask(draws, 0.01).mean() == pytest.approx(0.01, abs=0.003)
+    assert held_out_mask(draws, 7).sum() == 7
+    assert held_out_mask(draws, 0).sum() == 0
+    assert held_out_mask(draws[:5], 10**9).all()
 
 
 def test_a_small_share_still_holds_out_one_text_with_all_its_copies() -> None:
     draws = np.array([0.5, 0.3, 0.7, 0.3])
-    assert hold_out(draws, 1e-6).tolist() == [False, True, False, True]
-    assert hold_out(draws, 1).tolist() == [False, True, False, True]
+    assert held_out_mask(draws, 1e-6).tolist() == [False, True, False, True]
+    assert held_out_mask(draws, 1).tolist() == [False, True, False, True]
 
 
 def test_a_larger_share_holds_out_all_that_a_smaller_one_does() -> None:
-    draws = draw(KEYS, seed=0, purpose=1)
-    assert (hold_out(draws, 0.05) >= hold_out(draws, 0.01)).all()
+    draws = hash_fractions(KEYS, seed=0, purpose=1)
+    assert (held_out_mask(draws, 0.05) >= held_out_mask(draws, 0.01)).all()
 
 
 def test_passes_keep_the_mean() -> None:
-    draws = draw(KEYS, seed=0, purpose=2)
+    draws = hash_fractions(KEYS, seed=0, purpose=2)
     for repeat in (0.25, 1.0, 2.5, 3.0):
-        times = passes(draws, np.full(len(draws), repeat))
+        times = repeat_counts(draws, np.full(len(draws), repeat))
         assert times.mean() == pytest.approx(repeat, abs=0.02)
         assert set(times.tolist()) <= {int(np.floor(repeat)), int(np.ceil(repeat))}

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from vita.data.hash_sampling import lot, times
+from vita.data.hash_sampling import hash_fraction, repeat_count
 
 TEXTS = [f"text {number}" for number in range(4000)]
 
 
 def test_a_lot_is_even_and_follows_from_text_and_purpose_alone() -> None:
-    lots = [lot(text, "a") for text in TEXTS]
-    assert min(lots) >= 0 and max(lots) < 1
-    assert all(sum(low <= one < low + 0.1 for one in lots) == pytest.approx(400, abs=80) for low in (0.0, 0.3, 0.9))
-    assert lot("text 7", "a") == lots[7] != lot("text 7", "b")
+    fractions = [hash_fraction(text, "a") for text in TEXTS]
+    assert min(fractions) >= 0 and max(fractions) < 1
+    assert all(
+        sum(low <= fraction < low + 0.1 for fraction in fractions) == pytest.approx(400, abs=80)
+        for low in (0.0, 0.3, 0.9)
+    )
+    assert hash_fraction("text 7", "a") == fractions[7] != hash_fraction("text 7", "b")
 
 
 def test_passes_are_whole_ones_and_a_drawn_part() -> None:
     for repeat in (0.25, 1.0, 2.5, 3.0):
-        counts = [times(repeat, text) for text in TEXTS]
+        counts = [repeat_count(repeat, text) for text in TEXTS]
         assert sum(counts) / len(counts) == pytest.approx(repeat, abs=0.03)
         assert set(counts) <= {int(repeat), int(repeat) + (repeat % 1 > 0)}

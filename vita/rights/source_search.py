@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita.data.hash_sampling import lot, text_of
+from vita.data.hash_sampling import hash_fraction, messages_text
 from vita.data.records import Dialogue
 from vita.data.sources.erased import content_hash
 from vita.data.sources.prompts import prompts
@@ -120,7 +120,7 @@ def _covers(erasure: Erasure, record: Read) -> bool:
 
 def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) -> Hit:
     share, seed = run.config.get("held_out") or 0, run.config.get("seed", 0)
-    held_out = isinstance(share, float) and bool(record.lot) and lot(record.lot, f"{seed}/held out") < share
+    held_out = isinstance(share, float) and bool(record.lot) and hash_fraction(record.lot, f"{seed}/held out") < share
     return Hit(run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat)
 
 
@@ -158,14 +158,14 @@ def _of_documents(source: Source) -> Iterator[Read]:
 
 def _of_dialogues(source: Source) -> Iterator[Read]:
     for record in dialogues(source, dropped=_ignore):
-        yield Read((record.id,), record.source, content_hash(record), text_of(record.messages), record)
+        yield Read((record.id,), record.source, content_hash(record), messages_text(record.messages), record)
 
 
 def _of_opinions(source: Source) -> Iterator[Read]:
     for record in opinions(source, dropped=_ignore):
         row, _, which = record.id.rpartition("/")  # several of one row are numbered: `id/1`
         ids = (record.id, *([row] if which.isdigit() else ()), *map(str, record.metadata.get("requests", ())))
-        yield Read(ids, record.source, content_hash(record), text_of(record.prompt))
+        yield Read(ids, record.source, content_hash(record), messages_text(record.prompt))
 
 
 def _of_prompts(source: Source) -> Iterator[Read]:

@@ -16,10 +16,10 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from vita.data.curation.corpus import Shards, ZstdLines, dump, read_lines
-from vita.data.curation.filter_pass import Job, PartTable, Sifted, Tally, is_filter_rule, is_row_problem, sift
+from vita.data.curation.filter_pass import Job, PartTable, Sifted, Tally, filter_slice, is_filter_rule, is_row_problem
 from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
-from vita.data.curation.report import describe, to_markdown, too_few
-from vita.data.curation.split_pass import Decisions, Placing, Wanted, decide, place, placings_of
+from vita.data.curation.report import build_report, held_out_advice, to_markdown
+from vita.data.curation.split_pass import Decisions, Placing, Wanted, assign_splits, split_jobs, write_splits
 from vita.data.curation.worker_pool import Crew
 from vita.data.sources.read import Source, passed_over, stretches
 from vita.spine.config import Settings
@@ -98,12 +98,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         tables = [PartTable.load(part) for part, _ in parts]
         decisions = _decide(config, parts, tables, tally)
         folder = context.draft_folder()
-        placings = placings_of([part for part, _ in parts], tables, decisions, folder)
+        placings = split_jobs([part for part, _ in parts], tables, decisions, folder)
         _write(placings, sifted, tally, folder, crew, context)
-    report = describe(
+    report = build_report(
         tally, tables, decisions, filters=[use.model_dump() for use in config.filters],
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
-        wanted=config.held_out,
+        held_out_setting=config.held_out,
         passed_over=[name for source in config.sources for name in passed_over(source)],
     )  # fmt: skip
     if report["passed_over"]:
@@ -126,19 +126,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
 
 def advise(config: Config) -> list[str]:
     """What can be told of these settings before anything runs."""
-    return [too_few(1)] if config.held_out == 1 and not config.held_out_sources else []
+    return [held_out_advice(1)] if config.held_out == 1 and not config.held_out_sources else []
 
 
 def _decide(config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: Tally) -> Decisions:
     if not parts:
         raise _nothing_left(tally)
-    decisions = decide(
+    decisions = assign_splits(
         tables,
         Wanted(config.deduplicate, config.held_out, config.seed),
         repeat=np.array([owner.repeat for _, owner in parts]),
         reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
     )
-    if not decisions.passes.any():
+    if not decisions.repeat_counts.any():
         raise _nothing_to_train_on(decisions)
     return decisions
 
@@ -163,7 +163,9 @@ def _sift_all(jobs: list[Job], crew: Crew, context: Context) -> list[Sifted]:
     largest_first = sorted(jobs, key=lambda job: -job.stretch.size)
     progress = _Progress(context, sum(job.stretch.size for job in jobs))
     answers = []
-    for job, answer in zip(largest_first, crew.in_order(sift, largest_first, watch=progress.watch), strict=True):
+    for job, answer in zip(
+        largest_first, crew.in_order(filter_slice, largest_first, watch=progress.watch), strict=True
+    ):
         progress.finished(job.stretch.size, sum(count.documents for count in answer.tally.read.values()))
         answers.append(answer)
     return sorted(answers, key=lambda answer: answer.number)
@@ -207,7 +209,7 @@ def _write(
         def watch(done: int) -> None:
             context.emit("progress", done=done, total=total, unit="documents", doing="writing")
 
-        for answer in crew.in_order(place, placings, watch=watch):
+        for answer in crew.in_order(write_splits, placings, watch=watch):
             tally.merge(answer.tally)
             for line in answer.drops:
                 drops.write(line)

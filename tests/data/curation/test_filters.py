@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita.data.content import mend
-from vita.data.curation.filters import DEFAULT_FILTERS, FILTERS, FilterUse, Sieve, settings_of
+from vita.data.content import normalize_text
+from vita.data.curation.filters import DEFAULT_FILTERS, FILTERS, FilterUse, Sieve, filter_settings
 from vita.data.curation.page_features import Page
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
@@ -125,7 +125,7 @@ def test_filters_are_named_with_their_settings() -> None:
 @pytest.mark.parametrize("name", FILTERS.names())
 @pytest.mark.parametrize("text", ["", "x", "\n\n", "the", "# " * 300, "漢字" * 100, PROSE, PROSE * 3])
 def test_every_filter_has_defaults_and_takes_any_text(name: str, text: str) -> None:
-    settings_of(name)()
+    filter_settings(name)()
     reason = FILTERS[name](page(text))
     assert reason is None or (reason.rule.isidentifier() and reason.detail)
 
@@ -178,7 +178,7 @@ def test_the_defaults_drop_junk_and_keep_natural_text(shared: Path) -> None:
         for document in documents(Source.model_validate(str(shared / "curate" / f"{part}.jsonl.zst"))):
             kind = kinds[document.id]
             sort = "junk" if kind.startswith("junk_") else "other" if kind == "lang" else "natural"
-            counts[sort, defaults(Page(document, mend(document.text)[1])) is None] += 1
+            counts[sort, defaults(Page(document, normalize_text(document.text)[1])) is None] += 1
     natural_kept = counts["natural", True] / (counts["natural", True] + counts["natural", False])
     junk_dropped = counts["junk", False] / (counts["junk", True] + counts["junk", False])
     assert natural_kept >= 0.97

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vita.data.content import mend
+from vita.data.content import normalize_text
 from vita.data.curation import page_features as module
-from vita.data.curation.page_features import Page, hash_of, repeated_share
+from vita.data.curation.page_features import Page, repeated_share, word_hash
 from vita.data.records import Document
 
 TEXTS = st.text(alphabet="abzAZ019-.#é漢ß \n\t", max_size=400)
@@ -66,7 +66,7 @@ def test_lines_and_paragraphs_are_without_blank_ones() -> None:
 
 
 def test_case_is_no_difference_between_words() -> None:
-    assert hash_of("The") == hash_of("tHe") != hash_of("then")
+    assert word_hash("The") == word_hash("tHe") != word_hash("then")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_case_is_no_difference_between_words() -> None:
     ],
 )
 def test_mending_makes_plain_lines_and_takes_out_control_characters(text: str, mended: str) -> None:
-    result, data = mend(text)
+    result, data = normalize_text(text)
     assert (result, data) == (mended, mended.encode())
-    assert mend(result) == (result, data)
+    assert normalize_text(result) == (result, data)
     if text == mended:
         assert result is text
 

@@ -35,7 +35,7 @@ def test_answers_come_in_the_order_of_the_jobs(workers: int) -> None:
 
 
 def test_a_worker_that_is_killed_is_one_clear_line() -> None:
-    with Crew(2) as crew, pytest.raises(DataError, match="a worker process: was ended from outside"):
+    with Crew(2) as crew, pytest.raises(DataError, match="a worker process: was killed"):
         list(crew.in_order(square, [98, 98], watch=lambda done: None))
 
 

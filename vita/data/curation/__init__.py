@@ -1,1 +1,1 @@
-"""From documents to a corpus: features of a page, filters, deduplication, splits and the report."""
+"""Curation of documents into a corpus: page features, filters, deduplication, splits and the report."""

@@ -1,4 +1,4 @@
-"""A corpus folder: `train/*.jsonl.zst`, `heldout/*.jsonl.zst` and the drops, one JSON object a line.
+"""The corpus folder: `train/*.jsonl.zst`, `heldout/*.jsonl.zst` and the drops, one JSON object per line.
 
 for document in read_corpus(folder, "train"): ...
 """
@@ -18,11 +18,11 @@ from vita.data.sources import files
 from vita.spine.errors import DataError
 
 LEVEL = 3
-"""Of zstd: levels above take much longer than they save."""
+"""Compression level of zstd. Higher levels take much longer and save little space."""
 
 
 def read_corpus(folder: Path, part: Literal["train", "heldout"]) -> Iterator[Document]:
-    """The documents of a corpus in their order."""
+    """Yield the documents of a corpus in order."""
     shards = sorted((folder / part).glob("*.jsonl.zst"))
     if not shards and part == "train":
         raise DataError(str(folder), expected="a corpus with files train/*.jsonl.zst", got="none")
@@ -32,12 +32,12 @@ def read_corpus(folder: Path, part: Literal["train", "heldout"]) -> Iterator[Doc
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file of lines."""
+    """Yield the lines of a possibly compressed file."""
     return files.lines(files.File(str(path), path.name, path.stat().st_size))
 
 
 class ZstdLines:
-    """Writes lines into one zstd frame without a time stamp: equal lines make equal files."""
+    """A writer of lines into one zstd frame without a time stamp, so that equal lines give equal files."""
 
     def __init__(self, path: Path, *, level: int = LEVEL) -> None:
         self._file = path.open("wb")
@@ -58,7 +58,7 @@ class ZstdLines:
 
 
 class Shards:
-    """Writes lines into numbered files of bounded size."""
+    """A writer of lines into numbered files of bounded size."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._numbers = folder, itertools.count()
@@ -78,7 +78,10 @@ class Shards:
 
 
 def dump_document(document: Document) -> bytes:
-    """A document's line. (`dataclasses.asdict` would copy the metadata deeply, which takes as long as a filter.)"""
+    """Return the JSON line of a document.
+
+    `dataclasses.asdict` is not used: it copies the metadata deeply, which is as slow as a filter.
+    """
     return dump(
         {
             "id": document.id,
@@ -91,7 +94,7 @@ def dump_document(document: Document) -> bytes:
 
 
 def dump_drop(drop: Drop) -> bytes:
-    """A drop's line."""
+    """Return the JSON line of a drop."""
     row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
     if drop.repeats:
         row["repeats"] = {"source": drop.repeats[0], "id": drop.repeats[1]}
@@ -99,5 +102,5 @@ def dump_drop(drop: Drop) -> bytes:
 
 
 def dump(value: Any) -> bytes:
-    """One line of JSON; what JSON does not know is written as text."""
+    """Return one line of JSON; values of types that JSON lacks are written as text."""
     return orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS)

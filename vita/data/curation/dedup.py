@@ -1,4 +1,4 @@
-"""Exact duplicates: documents equal but for case, white space and the forms of the same character (NFKC)."""
+"""Exact deduplication: documents that are equal after normalization of case, white space and characters (NFKC)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from vita.data.content import Keys
 
 
 def first_equal(keys: Keys, *, rank: Int[np.ndarray, "N"] | None = None) -> Int64[np.ndarray, "N"]:
-    """For each document the first with the same key (itself where there is none before).
+    """Return the index of the first document with the same key, for each document (its own index if it is the first).
 
-    First in order of `rank`, and of place within a rank.
+    Documents are ordered by `rank`, and by index within a rank.
     """
-    later = (keys[:, 0], keys[:, 1]) if rank is None else (rank, keys[:, 0], keys[:, 1])
-    order = np.lexsort(later)  # stable, so that places stay in order
+    sort_keys = (keys[:, 0], keys[:, 1]) if rank is None else (rank, keys[:, 0], keys[:, 1])
+    order = np.lexsort(sort_keys)  # stable, so that indices stay in order
     ordered = keys[order]
-    begins = np.ones(len(keys), bool)
-    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    group = np.cumsum(begins) - 1
+    is_group_start = np.ones(len(keys), bool)
+    is_group_start[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    group = np.cumsum(is_group_start) - 1
     first = np.empty(len(keys), np.int64)
-    first[order] = order[np.flatnonzero(begins)[group]]
+    first[order] = order[np.flatnonzero(is_group_start)[group]]
     return first

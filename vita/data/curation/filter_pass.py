@@ -1,7 +1,7 @@
-"""The first pass of curation, one stretch of a source at a time: read, mend, filter, and note each content's key.
+"""The first pass of curation: read one slice of a source, normalize and filter its text, and store content keys.
 
-What is kept lies in parts on disk until all of it is known; what is dropped lies beside it with its reason. A stretch
-that is done stays done when the run is killed.
+Documents that pass the filters are written to part files on disk; dropped documents are written to a second file with
+their reason. A finished slice is not processed again after the run was killed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import orjson
 import xxhash
 import zstandard
 
-from vita.data.content import as_keys, content_key, mend
+from vita.data.content import as_keys, content_key, normalize_text
 from vita.data.curation.corpus import ZstdLines, dump, dump_document, dump_drop
 from vita.data.curation.filters import FilterUse, Sieve
 from vita.data.curation.page_features import Page
@@ -25,36 +25,36 @@ from vita.data.sources.read import Stretch, documents
 from vita.data.sources.readers import DAMAGED_FILE
 
 SAMPLES = 3
-"""Dropped documents shown for each reason."""
+"""Number of sample documents in the report for each drop reason."""
 _OTHER_REASONS = ("empty", "erased")
-_EVERY = 200  # documents between two ticks
+_DOCUMENTS_PER_TICK = 200  # documents between two calls of `tick`
 
 
 def is_filter_rule(reason: str) -> bool:
-    """Whether a document with this drop reason was dropped by a filter: `filter.rule`."""
+    """Return True if the drop reason is that of a filter: `filter.rule`."""
     return "." in reason
 
 
 def is_row_problem(reason: str) -> bool:
-    """Whether a drop reason says that the row or file could not be read."""
+    """Return True if the drop reason means that the row or file could not be read."""
     return not is_filter_rule(reason) and reason not in _OTHER_REASONS
 
 
 @dataclass(frozen=True)
 class Job:
-    """One stretch to sift, and where to."""
+    """A slice of a source to filter, and the folder for the output."""
 
     number: int
     stretch: Stretch
     filters: tuple[FilterUse, ...]
     folder: Path
     part_bytes: int
-    """Text in a part; bounds what a later pass holds at once."""
+    """Bytes of text in a part file; limits the memory of the second pass."""
 
 
 @dataclass
 class Count:
-    """Documents and the bytes of their text."""
+    """A number of documents and the bytes of their text."""
 
     documents: int = 0
     bytes: int = 0
@@ -66,29 +66,29 @@ class Count:
 
 @dataclass
 class Tally:
-    """What was read and dropped, by source; and a few of the dropped, the same ones in any order of work."""
+    """Counts of read and dropped documents by source, with sample drops that do not depend on the order of work."""
 
     read: dict[str, Count] = field(default_factory=dict)
     mended: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, dict[str, Count]] = field(default_factory=dict)
-    """source -> reason -> how many."""
+    """source -> drop reason -> count."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """reason -> the samples with the smallest hash of their id."""
+    """drop reason -> the samples with the smallest hash of their id."""
     damaged: list[str] = field(default_factory=list)
-    """Files that could not be read to their end, each with the problem."""
+    """Files that could not be read to the end, each with its problem."""
 
     def drop(self, drop: Drop, *, size: int, text: str) -> None:
-        """Count a drop, and keep it as a sample if it is among the chosen."""
+        """Count a drop, and store it as a sample if its hash is among the smallest."""
         self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, Count()).add(size)
         rank = hash_of_id(drop.source, drop.id)
-        chosen = self.samples.setdefault(drop.reason, [])
-        if len(chosen) < SAMPLES or rank < chosen[-1]["rank"]:
-            chosen.append({"rank": rank, **asdict(drop), "text": " ".join(text[:600].split())[:160]})
-            chosen.sort(key=lambda sample: (sample["rank"], sample["id"]))
-            del chosen[SAMPLES:]
+        reason_samples = self.samples.setdefault(drop.reason, [])
+        if len(reason_samples) < SAMPLES or rank < reason_samples[-1]["rank"]:
+            reason_samples.append({"rank": rank, **asdict(drop), "text": " ".join(text[:600].split())[:160]})
+            reason_samples.sort(key=lambda sample: (sample["rank"], sample["id"]))
+            del reason_samples[SAMPLES:]
 
     def merge(self, other: Tally) -> None:
-        """Add what another tally counted."""
+        """Add the counts and samples of another tally."""
         for source, count in other.read.items():
             self.read.setdefault(source, Count()).add(count.bytes, count.documents)
         for source, count in other.mended.items():
@@ -98,8 +98,8 @@ class Tally:
                 self.dropped.setdefault(source, {}).setdefault(reason, Count()).add(count.bytes, count.documents)
         self.damaged += other.damaged
         for reason, samples in other.samples.items():
-            both = self.samples.get(reason, []) + samples
-            self.samples[reason] = sorted(both, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
+            candidates = self.samples.get(reason, []) + samples
+            self.samples[reason] = sorted(candidates, key=lambda sample: (sample["rank"], sample["id"]))[:SAMPLES]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -116,7 +116,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Sifted:
-    """What came of a stretch: its parts in order, the file of its drops, and the tally."""
+    """The result of filtering a slice: its part files in order, the file of its drops, and the counts."""
 
     number: int
     parts: tuple[Path, ...]
@@ -124,51 +124,51 @@ class Sifted:
     tally: Tally
 
 
-def sift(job: Job, tick: Callable[[int], None]) -> Sifted:
-    """Carry out a job, or take what an earlier run finished."""
-    done = job.folder / f"{job.number:06d}.json"
-    if not done.exists():
-        _sift(job, done, tick)
-    answer = orjson.loads(done.read_bytes())
-    tally = Tally.from_json(answer["tally"])
-    return Sifted(job.number, tuple(job.folder / name for name in answer["parts"]), _drops(job), tally)
+def filter_slice(job: Job, tick: Callable[[int], None]) -> Sifted:
+    """Filter the slice of a job, or load the result of an earlier run."""
+    result_path = job.folder / f"{job.number:06d}.json"
+    if not result_path.exists():
+        _filter_slice(job, result_path, tick)
+    result = orjson.loads(result_path.read_bytes())
+    tally = Tally.from_json(result["tally"])
+    return Sifted(job.number, tuple(job.folder / name for name in result["parts"]), _drops_path(job), tally)
 
 
-def _drops(job: Job) -> Path:
+def _drops_path(job: Job) -> Path:
     return job.folder / f"{job.number:06d}.drops.jsonl.zst"
 
 
-def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
-    tally, sieve = Tally(), Sieve(job.filters)
-    unticked = 0
-    with ZstdLines(_drops(job), level=1) as drops, _Parts(job) as parts:
+def _filter_slice(job: Job, result_path: Path, tick: Callable[[int], None]) -> None:
+    tally, filters = Tally(), Sieve(job.filters)
+    unreported = 0
+    with ZstdLines(_drops_path(job), level=1) as drops, _Parts(job) as parts:
 
-        def drop(dropped: Drop, size: int = 0, text: str = "") -> None:
-            tally.drop(dropped, size=size, text=text)
-            if dropped.reason == DAMAGED_FILE:
-                tally.damaged.append(f"{dropped.id.rpartition(':')[0]}: {dropped.detail}")
-            drops.write(dump_drop(dropped))
+        def drop(record: Drop, size: int = 0, text: str = "") -> None:
+            tally.drop(record, size=size, text=text)
+            if record.reason == DAMAGED_FILE:
+                tally.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
+            drops.write(dump_drop(record))
 
-        repaired: list[bool] = []
-        for document in documents(job.stretch, dropped=drop, repaired=lambda: repaired.append(True)):
-            text, data = mend(document.text)
+        repairs: list[bool] = []
+        for document in documents(job.stretch, dropped=drop, repaired=lambda: repairs.append(True)):
+            text, data = normalize_text(document.text)
             tally.read.setdefault(document.source, Count()).add(len(data))
-            if text is not document.text or repaired:
+            if text is not document.text or repairs:
                 tally.mended[document.source] = tally.mended.get(document.source, 0) + 1
-                repaired.clear()
+                repairs.clear()
             if text is not document.text:
                 document = replace(document, text=text)
-            verdict = sieve(Page(document, data)) if data.strip() else ("empty", "no text")
+            verdict = filters(Page(document, data)) if data.strip() else ("empty", "no text")
             if verdict is None:
                 parts.add(document, data)
             else:
                 drop(Drop(document.id, document.source, *verdict), len(data), text)
-            unticked += 1
-            if unticked == _EVERY:
-                tick(unticked)
-                unticked = 0
-    tick(unticked)
-    _write_whole(done, dump({"parts": parts.names, "tally": tally.to_json()}))
+            unreported += 1
+            if unreported == _DOCUMENTS_PER_TICK:
+                tick(unreported)
+                unreported = 0
+    tick(unreported)
+    _write_atomically(result_path, dump({"parts": parts.names, "tally": tally.to_json()}))
 
 
 # -- parts
@@ -176,7 +176,7 @@ def _sift(job: Job, done: Path, tick: Callable[[int], None]) -> None:
 
 @dataclass(frozen=True)
 class PartTable:
-    """What the decisions need to know of a part's documents, in order; the text stays on disk."""
+    """The columns of a part's documents, in order, that split assignment needs; the text stays on disk."""
 
     keys: np.ndarray
     id_hashes: np.ndarray
@@ -198,7 +198,7 @@ class PartTable:
 
 
 class _Parts:
-    """Writes kept documents into parts of bounded size."""
+    """A writer of documents into part files of bounded size."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -257,11 +257,11 @@ def _codes(values: list[Any]) -> tuple[list[Any], np.ndarray]:
 
 
 def hash_of_id(source: str, id: str) -> int:
-    """64 bits that are equal for equal ids of a source."""
+    """Return a 64-bit hash that is equal for equal ids of a source."""
     return xxhash.xxh64_intdigest(f"{source}\0{id}".encode())
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes) -> None:
     half = path.with_suffix(".half")
     half.write_bytes(data)
     half.replace(path)

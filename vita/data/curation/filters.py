@@ -1,11 +1,13 @@
-"""Quality filters: a page -> None to keep it, or a `Reason` to drop it. A new filter is one decorated function.
+"""Quality filters: functions that return None to keep a page, or a `Reason` to drop it.
 
-A filter's settings are its keyword arguments, and are checked like any other settings:
+A new filter is one decorated function.
+
+The settings of a filter are its keyword arguments. They are validated like all other settings:
 
     filters: [length, {gopher_quality: {minimum_stop_words: 0}}, repetition]
 
-The rules are those of Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020, section 2.2) on words between
-white space: counted on tokens that split off punctuation, the same thresholds throw away good prose.
+The rules are those of Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020, section 2.2). They count words
+between white space: on tokens that split off punctuation, the same thresholds would drop good prose.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
-from vita.data.curation.page_features import Page, hash_of, repeated_share
+from vita.data.curation.page_features import Page, repeated_share, word_hash
 from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.spine.config import Settings, build
 from vita.spine.parts import Parts
 
 
 class Reason(NamedTuple):
-    """Why a page is dropped: the rule it breaks, which is counted, and the figure of this page."""
+    """The reason for a drop: the violated rule, by which drops are counted, and the value for this page."""
 
     rule: str
     detail: str
@@ -37,12 +39,12 @@ FILTERS: Parts[Filter] = Parts("filter")
 
 
 class FilterUse(Settings):
-    """A filter by name with its settings: `length`, or `{length: {minimum_words: 20}}`."""
+    """A filter name with its settings: `length`, or `{length: {minimum_words: 20}}`."""
 
     name: str
-    """Its name in the table of filters."""
+    """Name of the filter in the filter table."""
     settings: dict[str, Any] = {}
-    """Its settings; those not given have their defaults."""
+    """Settings of the filter; missing settings have their defaults."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,32 +58,32 @@ class FilterUse(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> FilterUse:
-        # All settings are written out, so that a changed default changes the identity of a run.
-        whole = build(settings_of(self.name), self.settings, where=f"filter {self.name}")
-        object.__setattr__(self, "settings", whole.model_dump())
+        # All settings are stored, so that a changed default changes the identity of a run.
+        complete = build(filter_settings(self.name), self.settings, where=f"filter {self.name}")
+        object.__setattr__(self, "settings", complete.model_dump())
         return self
 
 
-def settings_of(name: str) -> type[Settings]:
-    """The settings that a filter takes, read from its signature."""
-    chosen = FILTERS[name]
-    hints = get_type_hints(chosen)
+def filter_settings(name: str) -> type[Settings]:
+    """Return the settings class of a filter, derived from its signature."""
+    function = FILTERS[name]
+    hints = get_type_hints(function)
     fields: dict[str, Any] = {
         parameter.name: (hints[parameter.name], parameter.default)
-        for parameter in inspect.signature(chosen).parameters.values()
+        for parameter in inspect.signature(function).parameters.values()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     return create_model(name, __base__=Settings, **fields)
 
 
 class Sieve:
-    """Filters in order; the first that objects decides."""
+    """A chain of filters in order; the first filter with a reason drops the page."""
 
     def __init__(self, uses: Iterable[FilterUse]) -> None:
         self._filters = [(use.name, FILTERS[use.name], use.settings) for use in uses]
 
     def __call__(self, page: Page) -> tuple[str, str] | None:
-        """None to keep `page`, or (`filter.rule`, detail)."""
+        """Return None to keep `page`, or (`filter.rule`, detail)."""
         for name, check, settings in self._filters:
             reason = check(page, **settings)
             if reason is not None:
@@ -91,7 +93,7 @@ class Sieve:
 
 @FILTERS.add("length")
 def length(page: Page, *, minimum_words: int = 50, maximum_words: int = 0) -> Reason | None:
-    """Too few words, or too many where `maximum_words` is not 0 (Gopher: 50 to 100,000; a book has more)."""
+    """Drop pages with too few or, if `maximum_words` is not 0, too many words (Gopher: 50 to 100,000)."""
     if (words := page.words_up_to(minimum_words)) < minimum_words:
         return Reason("short", f"{words} words, under {minimum_words}")
     if maximum_words and (words := page.word_count) > maximum_words:
@@ -112,9 +114,9 @@ def gopher_quality(
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with"),
     minimum_stop_words: int = 2,
 ) -> Reason | None:
-    """Not prose: words too short or long, symbols, lists, cut-off lines, few letters, or too few kinds of stop word.
+    """Drop pages that are not prose, by word length, symbols, lists, ellipses, letters and distinct stop words.
 
-    The length of words is judged in alphabets with spaces between words, stop words in text of their own script.
+    Word length is checked only for alphabets with spaces between words, stop words only for text in their script.
     """
     words = page.word_count
     if not words or not page.characters:
@@ -127,7 +129,7 @@ def gopher_quality(
     for symbol in ("#", "...", "…"):
         share = page.text.count(symbol) / words
         if symbol == "#" and share > most_symbols:
-            share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown's headings are no hashtags
+            share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown headings are not hashtags
         if share > most_symbols:
             return Reason("symbols", f"{share:.2f} of `{symbol}` a word, over {most_symbols}")
     if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > most_bullet_lines:
@@ -136,8 +138,8 @@ def gopher_quality(
         return Reason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
     if page.script and page.script not in scripts_of(stop_words):
         return None  # text in another script has other stop words
-    if (kinds := _kinds_of(stop_words, page.words.hashes, enough=minimum_stop_words)) < minimum_stop_words:
-        return Reason("stop_words", f"{kinds} of {len(stop_words)} kinds, under {minimum_stop_words}")
+    if (distinct := _count_distinct(stop_words, page.words.hashes, limit=minimum_stop_words)) < minimum_stop_words:
+        return Reason("stop_words", f"{distinct} of {len(stop_words)} kinds, under {minimum_stop_words}")
     return None
 
 
@@ -152,10 +154,10 @@ def repetition(
     most_top: tuple[float, ...] = (0.20, 0.18, 0.16),
     most_repeated: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
 ) -> Reason | None:
-    """Lines, paragraphs or runs of words said again and again (Gopher's repetition rules).
+    """Drop pages with too many repeated lines, paragraphs or n-grams (Gopher's repetition rules).
 
-    `most_top`: characters in the most frequent run of 2, 3 and 4 words; `most_repeated`: characters in words covered
-    by runs of 5 to 10 words that occurred before. Both as shares of the characters of all words.
+    `most_top`: characters in the most frequent n-gram of 2, 3 and 4 words; `most_repeated`: characters in words covered
+    by n-grams of 5 to 10 words that occurred before. Both are shares of the characters of all words.
     """
     for unit, pieces, most, most_characters in (
         ("lines", page.lines, most_lines, most_line_characters),
@@ -171,7 +173,7 @@ def repetition(
 
 @FILTERS.add("boilerplate")
 def boilerplate(page: Page, *, most: float = 0.3) -> Reason | None:
-    """A placeholder text, or mostly notices of a web page (C4's phrases; it removed the lines)."""
+    """Drop placeholder text, and pages that are mostly web notices (phrases of C4, which removed only the lines)."""
     if b"lorem ipsum" in page.lowered:
         return Reason("placeholder", "holds `lorem ipsum`")
     notices = sum(page.lowered.count(phrase) for phrase in _NOTICES)
@@ -198,18 +200,18 @@ _NOTICES = (
 )
 
 
-def _share(lines: list[str], holds: Callable[[str], bool]) -> float:
-    return sum(map(holds, lines)) / max(1, len(lines))
+def _share(lines: list[str], predicate: Callable[[str], bool]) -> float:
+    return sum(map(predicate, lines)) / max(1, len(lines))
 
 
-def _kinds_of(wanted: tuple[str, ...], hashes: UInt64[np.ndarray, "W"], *, enough: int) -> int:
-    """How many of the `wanted` words occur; stops counting at `enough`."""
-    kinds = 0
-    for word in wanted:
-        if kinds >= enough:
+def _count_distinct(vocabulary: tuple[str, ...], hashes: UInt64[np.ndarray, "W"], *, limit: int) -> int:
+    """Count how many words of the vocabulary occur, up to `limit`."""
+    count = 0
+    for word in vocabulary:
+        if count >= limit:
             break
-        kinds += bool((hashes == hash_of(word)).any())
-    return kinds
+        count += bool((hashes == word_hash(word)).any())
+    return count
 
 
 # -- runs of words
@@ -220,7 +222,7 @@ def _top_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
     frequency = len(page.words.lengths)
     for n, limit in enumerate(most, 2):
         lengths = page.run_lengths(n)
-        # No run occurs more often than a shorter one does: mostly this bound spares the counting.
+        # No n-gram is more frequent than a shorter one: this bound makes most counts unnecessary.
         if not len(lengths) or frequency * lengths.max() <= limit * page.characters:
             continue
         runs = page.runs(n)
@@ -251,11 +253,11 @@ def _repeated_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
 
 def _highest_count(runs: UInt64[np.ndarray, "R"]) -> int:
     ordered = np.sort(runs)
-    ends = np.flatnonzero(ordered[1:] != ordered[:-1])
-    if not len(ends):
+    group_ends = np.flatnonzero(ordered[1:] != ordered[:-1])
+    if not len(group_ends):
         return len(runs)
-    between = ends[1:] - ends[:-1]
-    return int(max(ends[0] + 1, len(runs) - 1 - ends[-1], between.max(initial=0)))
+    sizes = group_ends[1:] - group_ends[:-1]
+    return int(max(group_ends[0] + 1, len(runs) - 1 - group_ends[-1], sizes.max(initial=0)))
 
 
 def _longest_with_count(runs: UInt64[np.ndarray, "R"], lengths: Int64[np.ndarray, "R"], count: int) -> int:
@@ -264,21 +266,21 @@ def _longest_with_count(runs: UInt64[np.ndarray, "R"], lengths: Int64[np.ndarray
 
 
 def _repeats(runs: UInt64[np.ndarray, "R"]) -> int:
-    """How many runs occurred before."""
+    """Count the runs that occurred before."""
     ordered = np.sort(runs)
     return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
 def _repeat_starts(runs: UInt64[np.ndarray, "R"]) -> Int64[np.ndarray, "P"]:
-    """Where a run begins that occurred before."""
+    """Return the start index of each run that occurred before."""
     order = np.argsort(runs, kind="stable")
     ordered = runs[order]
     return order[1:][ordered[1:] == ordered[:-1]]
 
 
 def _covered(starts: Int64[np.ndarray, "P"], n: int, words: int) -> Bool[np.ndarray, "W"]:
-    """The words inside the runs of `n` words that begin at `starts`."""
+    """Return a mask of the words inside the runs of `n` words that begin at `starts`."""
     change = np.zeros(words + 1, np.int64)
-    change[starts] += 1  # a run begins once at a place, so no index repeats
+    change[starts] += 1  # at most one run begins at an index, so no index repeats
     change[starts + n] -= 1
     return np.cumsum(change)[:-1] > 0

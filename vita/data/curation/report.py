@@ -1,4 +1,4 @@
-"""The report of a corpus: what came from where, what was dropped and why, and under which licences the rest stands."""
+"""The corpus report: documents and bytes by source, drops by reason, and licences."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from vita.spine.plain_text import markdown_text
 NO_LICENCE = "not stated"
 
 
-def describe(
+def build_report(
     tally: Tally,
     tables: Sequence[PartTable],
     decisions: Decisions,
     *,
     filters: Sequence[Mapping[str, Any]],
     repeats: Mapping[str, float],
-    wanted: float,
+    held_out_setting: float,
     passed_over: Sequence[str],
 ) -> dict[str, Any]:
-    """Everything that the report says, as plain values that are the same on every machine."""
+    """Build the report as plain values that are equal on every machine."""
     sizes = np.concatenate([table.sizes for table in tables])
-    train, held_out = decisions.passes > 0, decisions.held_out
-    by_source = _split([table.sources for table in tables], [table.source_of for table in tables])
-    read_in_training = sizes * decisions.passes
-    by_licence = _split([table.licences for table in tables], [table.licence_of for table in tables])
+    is_train, is_held_out = decisions.repeat_counts > 0, decisions.held_out
+    by_source = _indices_by_name([table.sources for table in tables], [table.source_of for table in tables])
+    read_in_training = sizes * decisions.repeat_counts
+    by_licence = _indices_by_name([table.licences for table in tables], [table.licence_of for table in tables])
     dropped = _dropped(tally)
-    few = int(held_out.sum())
+    num_held_out = int(is_held_out.sum())
     return {
         "documents": {
             "read": sum(count.documents for count in tally.read.values()),
             "dropped": sum(count["documents"] for count in dropped.values()),
-            "train": int(train.sum()),
-            "train_with_repeats": int(decisions.passes.sum()),
-            "held_out": int(held_out.sum()),
+            "train": int(is_train.sum()),
+            "train_with_repeats": int(decisions.repeat_counts.sum()),
+            "held_out": int(is_held_out.sum()),
             "renamed": len(decisions.new_ids),
         },
         "bytes": {
             "read": sum(count.bytes for count in tally.read.values()),
-            "train": int(sizes[train].sum()),
+            "train": int(sizes[is_train].sum()),
             "train_with_repeats": int(read_in_training.sum()),
-            "held_out": int(sizes[held_out].sum()),
+            "held_out": int(sizes[is_held_out].sum()),
         },
         "sources": {
             source: {
                 "read": _plain(tally.read.get(source)),
                 "mended": tally.mended.get(source, 0),
-                "train": _count(sizes, by_source.get(source), train),
+                "train": _count(sizes, by_source.get(source), is_train),
                 "share": _share(read_in_training, by_source.get(source)),
-                "held_out": _count(sizes, by_source.get(source), held_out),
+                "held_out": _count(sizes, by_source.get(source), is_held_out),
                 "dropped": {
                     reason: _plain(count) for reason, count in sorted(tally.dropped.get(source, {}).items())
                 },
@@ -62,48 +62,48 @@ def describe(
             for source in sorted({*tally.read, *tally.dropped})
         },
         "licences": {
-            licence or NO_LICENCE: _count(sizes, places, train | held_out)
-            for licence, places in sorted(by_licence.items(), key=lambda item: item[0] or "")
-            if (train | held_out)[places].any()
+            licence or NO_LICENCE: _count(sizes, indices, is_train | is_held_out)
+            for licence, indices in sorted(by_licence.items(), key=lambda item: item[0] or "")
+            if (is_train | is_held_out)[indices].any()
         },
         "dropped": dropped,
         "filters": list(filters),
         "repeats": dict(repeats),
         "passed_over": sorted(passed_over),
         "damaged_files": sorted(tally.damaged),
-        "advice": [too_few(few)] if wanted and few < FEWEST_HELD_OUT else [],
+        "advice": [held_out_advice(num_held_out)] if held_out_setting and num_held_out < MIN_HELD_OUT else [],
     }  # fmt: skip
 
 
-FEWEST_HELD_OUT = 2
-"""Documents from which an interval can be determined: the spread between documents needs two."""
+MIN_HELD_OUT = 2
+"""Smallest number of held-out documents for an interval: the spread between documents needs two."""
 
 
-def too_few(held_out: int) -> str:
-    """What is wrong with so few held-out documents, and what to do."""
-    what = "nothing is held out" if not held_out else f"only {held_out} document is held out"
+def held_out_advice(held_out: int) -> str:
+    """Return the advice for a held-out set that is too small for an interval."""
+    problem = "nothing is held out" if not held_out else f"only {held_out} document is held out"
     return (
-        f"{what}: no interval can be determined from it and no gate on its figures can be decided; "
+        f"{problem}: no interval can be determined from it and no gate on its figures can be decided; "
         "set `held_out` to a number of documents (`held_out: 100`), or cut the text into more (`cut_at: blank_lines`)"
     )
 
 
-def _split(names: Sequence[Sequence[Any]], codes: Sequence[np.ndarray]) -> dict[Any, np.ndarray]:
-    """name -> the places of its documents, over all parts."""
+def _indices_by_name(names: Sequence[Sequence[Any]], codes: Sequence[np.ndarray]) -> dict[Any, np.ndarray]:
+    """Return name -> the indices of its documents, over all parts."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(name for part in names for name in part))}
     lookup = [np.array([numbers[name] for name in part], np.int64) for part in names]
-    everything = np.concatenate([table[code] for table, code in zip(lookup, codes, strict=True)])
-    return {name: np.flatnonzero(everything == number) for name, number in numbers.items()}
+    all_codes = np.concatenate([table[code] for table, code in zip(lookup, codes, strict=True)])
+    return {name: np.flatnonzero(all_codes == number) for name, number in numbers.items()}
 
 
-def _count(sizes: np.ndarray, places: np.ndarray | None, chosen: np.ndarray) -> dict[str, int]:
-    places = places[chosen[places]] if places is not None else np.zeros(0, np.int64)
-    return {"documents": len(places), "bytes": int(sizes[places].sum())}
+def _count(sizes: np.ndarray, indices: np.ndarray | None, mask: np.ndarray) -> dict[str, int]:
+    indices = indices[mask[indices]] if indices is not None else np.zeros(0, np.int64)
+    return {"documents": len(indices), "bytes": int(sizes[indices].sum())}
 
 
-def _share(sizes: np.ndarray, places: np.ndarray | None) -> float:
-    """How much of all bytes lies at `places`."""
-    return round(float(sizes[places].sum() / sizes.sum()), 6) if places is not None and sizes.any() else 0.0
+def _share(sizes: np.ndarray, indices: np.ndarray | None) -> float:
+    """Return the share of all bytes at `indices`."""
+    return round(float(sizes[indices].sum() / sizes.sum()), 6) if indices is not None and sizes.any() else 0.0
 
 
 def _plain(count: Any) -> dict[str, int]:
@@ -129,11 +129,11 @@ def _dropped(tally: Tally) -> dict[str, dict[str, Any]]:
     }
 
 
-# -- for people
+# -- Markdown
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report as a page."""
+    """Return the report as Markdown."""
     documents, size = report["documents"], report["bytes"]
     lines = [
         "# Corpus",
@@ -155,16 +155,16 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             (
                 [
                     markdown_text(source),
-                    f"{one['read']['documents']:,}",
-                    _mb(one["read"]["bytes"], unit=""),
-                    f"{one['mended']:,}",
-                    f"{sum(count['documents'] for count in one['dropped'].values()):,}",
-                    f"{one['train']['documents']:,}",
-                    f"{one['held_out']['documents']:,}",
-                    _mb(one["train"]["bytes"], unit=""),
-                    f"{one['share']:.1%}",
+                    f"{counts['read']['documents']:,}",
+                    _mb(counts["read"]["bytes"], unit=""),
+                    f"{counts['mended']:,}",
+                    f"{sum(count['documents'] for count in counts['dropped'].values()):,}",
+                    f"{counts['train']['documents']:,}",
+                    f"{counts['held_out']['documents']:,}",
+                    _mb(counts["train"]["bytes"], unit=""),
+                    f"{counts['share']:.1%}",
                 ]
-                for source, one in report["sources"].items()
+                for source, counts in report["sources"].items()
             ),
         ),
         "## Licences",
@@ -172,8 +172,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         *_table(
             ["licence", "documents", "MB"],
             (
-                [markdown_text(licence), f"{one['documents']:,}", _mb(one["bytes"], unit="")]
-                for licence, one in report["licences"].items()
+                [markdown_text(licence), f"{counts['documents']:,}", _mb(counts["bytes"], unit="")]
+                for licence, counts in report["licences"].items()
             ),
         ),
         "## Dropped",
@@ -199,14 +199,14 @@ def _dropped_lines(report: Mapping[str, Any]) -> list[str]:
     rows = sorted(report["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))
     lines = _table(
         ["reason", "documents", "MB"],
-        ([f"`{reason}`", f"{one['documents']:,}", _mb(one["bytes"], unit="")] for reason, one in rows),
+        ([f"`{reason}`", f"{counts['documents']:,}", _mb(counts["bytes"], unit="")] for reason, counts in rows),
     )
-    for reason, one in rows:
+    for reason, counts in rows:
         lines += [f"### `{reason}`", ""]
-        for sample in one["samples"]:
-            shown = f": {markdown_text(sample['text'])}" if sample["text"] else ""
+        for sample in counts["samples"]:
+            excerpt = f": {markdown_text(sample['text'])}" if sample["text"] else ""
             source, detail = markdown_text(sample["source"]), markdown_text(sample["detail"])
-            lines.append(f"- **{markdown_text(sample['id'])}** ({source}; {detail}){shown}")
+            lines.append(f"- **{markdown_text(sample['id'])}** ({source}; {detail}){excerpt}")
         lines.append("")
     return lines
 

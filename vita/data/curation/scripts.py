@@ -1,8 +1,8 @@
-"""Scripts: white space beyond ASCII, and scripts that put no spaces between words.
+"""Detection of scripts: white space outside ASCII, and scripts without spaces between words.
 
-Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan text has no spaces between words, so its words are estimated
-from its characters with the mean word length of the script. Rules that are made for other scripts (mean word length,
-English stop words) ask here which script a text is mostly written in.
+Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan text has no spaces between words, so the number of words is
+estimated from the characters with the mean word length of the script. Rules for other scripts (mean word length,
+English stop words) check the main script of a text first.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _ANY_UNSPACED = re.compile(f"[{''.join(_CHARACTERS_A_WORD.values())}]+")
 _LEADS = (b"\xe0", b"\xe1", b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef", b"\xf0")
 """First bytes in UTF-8 of the characters above, and of others."""
 _SAMPLE = 2000
-"""Characters from which the script of a text is told."""
+"""Number of characters at the beginning of a text from which its main script is determined."""
 
 
 def has_unspaced(data: bytes) -> bool:
-    """Whether UTF-8 may hold characters of a script without spaces; True may be wrong, False never is."""
+    """Return True if UTF-8 may contain characters of a script without spaces; False is always exact."""
     return any(lead in data for lead in _LEADS)
 
 
 def unspaced_words(text: str) -> int:
-    """The number of words of a text that may mix scripts with and without spaces."""
+    """Estimate the number of words of a text that may mix scripts with and without spaces."""
     runs = _ANY_UNSPACED.findall(text)
     if not runs:
         return len(text.split())
@@ -46,12 +46,12 @@ def unspaced_words(text: str) -> int:
 
 @lru_cache
 def scripts_of(words: tuple[str, ...]) -> frozenset[str]:
-    """The scripts in which the words are written."""
+    """Return the scripts of the words."""
     return frozenset(map(main_script, words))
 
 
 def main_script(text: str) -> str:
-    """The script of most letters at the beginning of a text, such as `LATIN` or `CJK`; empty without letters."""
+    """Return the most frequent script at the beginning of a text, such as `LATIN` or `CJK`; empty without letters."""
     if text.isascii():
         return "LATIN"
     letters = Counter(filter(str.isalpha, text[:_SAMPLE]))
@@ -62,7 +62,7 @@ def main_script(text: str) -> str:
 
 
 def is_alphabetic(script: str) -> bool:
-    """Whether words of the script are spelled letter by letter and stand between spaces."""
+    """Return True if the script is alphabetic and has spaces between words."""
     return script not in _NOT_ALPHABETIC
 
 
@@ -73,8 +73,8 @@ _NOT_ALPHABETIC = {
 
 
 def with_ascii_blanks(data: bytes) -> bytes:
-    """Return UTF-8 in which every white space outside ASCII is replaced by as many spaces as it has bytes."""
-    # `bytes.replace` takes a third of the time of `re.sub` where there are many, the test for the first byte a tenth.
+    """Replace every white space character outside ASCII by as many spaces as it has UTF-8 bytes."""
+    # With many matches, `bytes.replace` takes a third of the time of `re.sub`; testing the first byte takes a tenth.
     if b"\xc2" in data:
         data = data.replace(b"\xc2\xa0", b"  ").replace(b"\xc2\x85", b"  ")
     if b"\xe1" in data:

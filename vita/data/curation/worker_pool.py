@@ -1,9 +1,9 @@
-"""Jobs in several processes, their answers in the order of the jobs.
+"""A pool of worker processes that yields results in the order of the jobs.
 
     with Crew(workers=8) as crew:
-        for answer in crew.in_order(work, jobs, watch=print): ...
+        for result in crew.in_order(work, jobs, watch=print): ...
 
-The processes end with the one that started them, even when that is killed: none goes on writing behind its back.
+The workers exit when the parent process ends, even if it was killed, so that no worker continues to write files.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ J = TypeVar("J")
 A = TypeVar("A")
 
 Tick = Callable[[int], None]
-"""Called by a job with the number of things done since its last call."""
+"""Called by a job with the number of items processed since the last call."""
 
 _PAUSE_SECONDS = 0.1
 
 
 class Crew:
-    """Processes that work off jobs; one worker is this process itself."""
+    """A pool of processes that run jobs; with one worker, jobs run in this process."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -43,7 +43,7 @@ class Crew:
             spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
             self._counter = spawn.Value("q", 0)
             self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=spawn, initializer=_join, initargs=(self._counter,)
+                self.workers, mp_context=spawn, initializer=_initialize_worker, initargs=(self._counter,)
             )
         return self
 
@@ -52,27 +52,27 @@ class Crew:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def in_order(self, work: Callable[[J, Tick], A], jobs: Sequence[J], *, watch: Tick) -> Iterator[A]:
-        """`work(job, tick)` of every job; `watch` hears how many things are done in all, while it goes on."""
+        """Yield `work(job, tick)` for every job; `watch` receives the total number of processed items meanwhile."""
         if self._pool is None:
-            done = _Sum(watch)
-            yield from (work(job, done) for job in jobs)
+            progress = _Sum(watch)
+            yield from (work(job, progress) for job in jobs)
             return
-        before = self._counter.value
-        waiting: deque[Future[A]] = deque()
-        left = iter(jobs)
+        start_count = self._counter.value
+        futures: deque[Future[A]] = deque()
+        remaining = iter(jobs)
         try:
             while True:
-                # A few jobs ahead keep everyone busy, and no more answers than that wait for their turn.
-                while len(waiting) < 2 * self.workers and (job := next(left, None)) is not None:
-                    waiting.append(self._pool.submit(_work, work, job))
-                if not waiting:
+                # A short queue keeps all workers busy and limits the number of finished results in memory.
+                while len(futures) < 2 * self.workers and (job := next(remaining, None)) is not None:
+                    futures.append(self._pool.submit(_run_job, work, job))
+                if not futures:
                     return
-                while not waiting[0].done():
+                while not futures[0].done():
                     time.sleep(_PAUSE_SECONDS)
-                    watch(self._counter.value - before)
-                yield waiting.popleft().result()
+                    watch(self._counter.value - start_count)
+                yield futures.popleft().result()
         except BrokenProcessPool:
-            problem = "was ended from outside, most likely for want of memory"
+            problem = "was killed, most likely because memory ran out"
             raise DataError("a worker process", problem, hint="try again with VITA_THREADS=1") from None
 
 
@@ -90,22 +90,22 @@ class _Sum:
 _counter: Any = None
 
 
-def _join(counter: Any) -> None:
+def _initialize_worker(counter: Any) -> None:
     global _counter
     _counter = counter
-    for number in (signal.SIGINT, signal.SIGTERM):  # a signal to the group reaches every process; no traceback here
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the process group: exit without a traceback
         signal.signal(number, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _work(work: Callable[[J, Tick], A], job: J) -> A:
+def _run_job(work: Callable[[J, Tick], A], job: J) -> A:
     return work(job, _tick)
 
 

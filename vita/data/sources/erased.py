@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from vita.data.content import content_key, mend
+from vita.data.content import content_key, normalize_text
 from vita.data.records import Dialogue, Document, Drop, Message, Preference, Rated
 from vita.spine.erasures import Erasure
 
@@ -19,7 +19,7 @@ def content_hash(record: Document | Dialogue | Preference | Rated) -> str:
 
 def text_hash(text: str) -> str:
     """A hash that is equal for texts that curation takes for duplicates."""
-    return content_key(*mend(text)).hex()
+    return content_key(*normalize_text(text)).hex()
 
 
 def without_erased(

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import zstandard
 
-from vita.data.content import plain_line_ends
+from vita.data.content import normalize_line_ends
 from vita.spine.contents import KnownFile, choose_files, expected_files
 from vita.spine.errors import DataError
 from vita.spine.file_listing import list_files, printable
@@ -111,7 +111,7 @@ def lines(file: File) -> Iterator[bytes]:
 def text_lines(file: File) -> Iterator[bytes]:
     """Yield the lines of plain text, which also end at the line separators of Unicode (see `plain_line_ends`)."""
     for line in lines(file):
-        plain = plain_line_ends(line)
+        plain = normalize_line_ends(line)
         if plain is line:
             yield line
         else:

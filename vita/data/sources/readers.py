@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from vita.data.content import plain_line_ends
+from vita.data.content import normalize_line_ends
 from vita.data.sources import files
 from vita.data.sources.files import DamagedFile, File
 from vita.spine.file_listing import printable
@@ -132,7 +132,7 @@ def read_text(file: File, wishes: Wishes) -> Iterator[Row]:
     """Plain text: the file, its paragraphs or its lines, as `cut_at` says."""
     if wishes.cut_at is None:
         hint = "set `cut_at: blank_lines` or `cut_at: lines` to make many documents of it"
-        yield _text_row(file, 0, plain_line_ends(files.whole(file, hint=hint)), wishes)
+        yield _text_row(file, 0, normalize_line_ends(files.whole(file, hint=hint)), wishes)
         return
     for number, piece in _pieces(files.text_lines(file), wishes.cut_at):
         yield _text_row(file, number, piece, wishes)
@@ -182,7 +182,13 @@ def _python_json(data: bytes) -> tuple[Any, bool]:
 def _without_half_pairs(value: Any) -> Any:
     """`value` itself where every string can be written in UTF-8, otherwise a repaired copy."""
     if isinstance(value, str):
-        return value if value.isascii() else _HALF_PAIR.sub("\ufffd", value) if _HALF_PAIR.search(value) else value
+        return (
+            value
+            if value.isascii()
+            else _LONE_SURROGATE.sub("\ufffd", value)
+            if _LONE_SURROGATE.search(value)
+            else value
+        )
     if isinstance(value, dict):
         items = [(_without_half_pairs(name), _without_half_pairs(below)) for name, below in value.items()]
         same = all(new is name and below is value[name] for (new, below), name in zip(items, value, strict=True))
@@ -193,7 +199,7 @@ def _without_half_pairs(value: Any) -> Any:
     return value
 
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _object(file: File, number: int, values: Any) -> Row:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vita.data.hash_sampling import lot, times
+from vita.data.hash_sampling import hash_fraction, repeat_count
 from vita.data.records import Document, Drop
 from vita.data.sources.read import Dropped, Source, documents
 from vita.data.tokens.shards import Shards, write_shards
@@ -55,11 +55,11 @@ class Domain:
 
         def encoded(*, aside: bool) -> Iterator[tuple[Document, np.ndarray]]:
             for number, (document, repeat) in enumerate(_documents(sources, (lambda one: None) if aside else drop)):
-                if (lot(document.text, f"{seed}/held out") < held_out) == aside:
+                if (hash_fraction(document.text, f"{seed}/held out") < held_out) == aside:
                     if aside:
                         kept.add(document)
                     ids = np.asarray(tokenizer.encode(document.text))
-                    for _ in range(1 if aside else times(repeat, document.text)):
+                    for _ in range(1 if aside else repeat_count(repeat, document.text)):
                         yield document, ids
                 if number % 500 == 0:
                     tell(number)
@@ -85,7 +85,7 @@ class Sample:
     def add(self, document: Document) -> None:
         """Offer a document."""
         self._offered += 1  # tells two like documents apart
-        entry = (-lot(document.text, f"{self.seed}/sample"), document.id, self._offered, document)
+        entry = (-hash_fraction(document.text, f"{self.seed}/sample"), document.id, self._offered, document)
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from vita.data.hash_sampling import lot, text_of, times
+from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
 from vita.data.records import Drop, Message, Preference, Rated
 from vita.data.sources.read import Source, preferences, ratings
 from vita.data.tokens.chat_template import ChatTemplate, Encoded, encode, encode_prompt
@@ -103,10 +103,10 @@ def read_pairs(
                 continue
             counts.add_metadata(pair.columns, source)
             aside = _is_held_out(pair.prompt, held_out, seed)
-            if shuffle_labels and not aside and lot(pair.id, f"{seed}/label") < 0.5:
+            if shuffle_labels and not aside and hash_fraction(pair.id, f"{seed}/label") < 0.5:
                 pair = pair.turned()
             side = found.heldout if aside else found.learnt
-            side += [pair] * (1 if aside else times(source.repeat, pair.id))
+            side += [pair] * (1 if aside else repeat_count(source.repeat, pair.id))
             counts.keep(held_out=aside, truncated=pair.truncated)
             counts.note_template(pair.answers)
             tell(len(found.learnt) + len(found.heldout))
@@ -157,7 +157,7 @@ def read_ratings(
             rated, halves = answer
             counts.add_metadata(rated.metadata, source)
             aside = _is_held_out(rated.prompt, held_out, seed)
-            alone[aside] += [(rated, halves)] * (1 if aside else times(source.repeat, rated.id))
+            alone[aside] += [(rated, halves)] * (1 if aside else repeat_count(source.repeat, rated.id))
             counts.keep(held_out=aside, truncated=len(halves.whole.ids) > length)
             counts.note_template([halves.whole])
             tell(sum(map(len, alone.values())))
@@ -165,7 +165,7 @@ def read_ratings(
         alone = {False: alone[False] + alone[True], True: []}
     found.learnt, found.heldout = (_beside_strays(alone[aside], length, seed) for aside in (False, True))
     if shuffle_labels:
-        order = sorted(range(len(found.learnt)), key=lambda at: lot(found.learnt[at].id, f"{seed}/label"))
+        order = sorted(range(len(found.learnt)), key=lambda at: hash_fraction(found.learnt[at].id, f"{seed}/label"))
         goods = [found.learnt[at].good for at in order]
         found.learnt = [replace(pair, good=good) for pair, good in zip(found.learnt, goods, strict=True)]
     return found
@@ -304,7 +304,7 @@ def _cut(side: Encoded, length: int) -> Encoded:
 
 def _beside_strays(alone: list[tuple[Rated, Halves]], length: int, seed: int) -> list[TokenPair]:
     """Each rated answer with another one's put in its place: whose is drawn once, so that it can be scored once."""
-    order = sorted(range(len(alone)), key=lambda at: lot(alone[at][0].id, f"{seed}/stray"))
+    order = sorted(range(len(alone)), key=lambda at: hash_fraction(alone[at][0].id, f"{seed}/stray"))
     strays = {at: _stray(order, place, alone) for place, at in enumerate(order)}
     pairs = []
     for at, (rated, halves) in enumerate(alone):
@@ -329,4 +329,4 @@ def _stray(order: list[int], place: int, alone: list[tuple[Rated, Halves]]) -> i
 
 def _is_held_out(prompt: Sequence[Message], share: float, seed: int) -> bool:
     """By the prompt, so that no answer to it is learnt."""
-    return lot(text_of(prompt), f"{seed}/held out") < share
+    return hash_fraction(messages_text(prompt), f"{seed}/held out") < share

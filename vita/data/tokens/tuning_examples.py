@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita.data.hash_sampling import lot, text_of, times
+from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
 from vita.data.records import Dialogue, Drop, Message
 from vita.data.sources.flaws import answer_flaw
 from vita.data.sources.read import dialogues
@@ -75,7 +75,7 @@ def refused_by_template(error: DataError, id: str, name: str, source: Source) ->
 
 def is_held_out(messages: Sequence[Message], settings: TuningSettings) -> bool:
     """Whether a dialogue is held out, by what is said in it, so that a copy of it is not learned."""
-    return lot(text_of(messages), f"{settings.seed}/held out") < settings.held_out
+    return hash_fraction(messages_text(messages), f"{settings.seed}/held out") < settings.held_out
 
 
 def _dropped(drop: Drop) -> TuningDialogue:
@@ -111,6 +111,6 @@ def prepare_dialogue(
         tokens,
         truncated=tokens > settings.length,
         held_out=is_held_out(dialogue.messages, settings),
-        repeats=times(source.repeat, dialogue.id),
+        repeats=repeat_count(source.repeat, dialogue.id),
         metadata=dialogue.metadata if source.world is None else {},
     )
