@@ -69,7 +69,7 @@ class Life:
 
 def registered(ledger: Ledger, folder: Path, name: str) -> Any:
     """Register a person with a new key; returns the private key."""
-    key = signing.load_or_make_key(folder / "keys" / f"{name}.pem")
+    key = signing.load_or_create_key(folder / "keys" / f"{name}.pem")
     add_person(ledger, name, key.public_key())
     return key
 

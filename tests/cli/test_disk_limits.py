@@ -84,7 +84,7 @@ def public_key(folder: Path) -> str:
     from vita.spine import signing
 
     path = folder / "ada.pub"
-    path.write_text(signing.public_to_text(signing.load_or_make_key(folder / "ada.pem").public_key()))
+    path.write_text(signing.public_to_text(signing.load_or_create_key(folder / "ada.pem").public_key()))
     return str(path)
 
 

@@ -114,7 +114,7 @@ def test_a_file_of_another_kind_is_not_said_to_be_a_corrupt_ledger(vita: Vita, t
     (tmp_path / name).write_text("root:x:0:0:root:/root:/bin/bash\n" * 100)
     before = (tmp_path / name).read_bytes()
     code, _, err = vita("--ledger", name, "ls")
-    assert code == 5 and "is not a ledger but a file of another kind; choose another file with --ledger" in err, err
+    assert code == 5 and "is not a ledger; choose another file with --ledger" in err, err
     assert (tmp_path / name).read_bytes() == before
 
 
@@ -124,7 +124,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(vita: Vita, tmp
     database.commit()
     database.close()
     code, _, err = vita("--ledger", "places.sqlite", "ls")
-    assert code == 5 and "is a database of another program (it holds bookmarks)" in err, err
+    assert code == 5 and "is a database of another program (it contains bookmarks)" in err, err
     database = sqlite3.connect(tmp_path / "places.sqlite")
     assert database.execute("select name from sqlite_master where type = 'table'").fetchall() == [("bookmarks",)]
     database.close()

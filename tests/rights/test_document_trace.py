@@ -56,7 +56,7 @@ def test_what_cannot_be_read_any_more_is_said(tmp_path):
     seen = who_saw("ann", life.store, life.ledger)
     assert not seen.holders
     assert [one.rpartition(": ")[2] for one in seen.unread] == [
-        "there is no such file, and it matches none as a glob",
+        "no such file, and no file matches it as a glob",
         "it has changed since",
         "nobody wrote down where it lay",
         "a data set of the hub is not looked through",

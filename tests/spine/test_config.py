@@ -79,7 +79,7 @@ def test_a_path_is_identified_by_what_it_holds() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2\n", "`a` stands twice"),
+        ("a: 1\na: 2\n", "`a` is set twice"),
         ("a: [1", "is not YAML"),
         ("- 1\n", "expected settings as `name: value`"),
         ("", "expected settings as `name: value`"),

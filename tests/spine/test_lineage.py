@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vita.spine.ledger import Ledger
-from vita.spine.lineage import lineage, made_from, made_of_it
+from vita.spine.lineage import downstream_lineage, lineage, upstream_lineage
 
 
 def add_run(ledger: Ledger, artifact: str, **inputs: str) -> None:
@@ -25,11 +25,11 @@ def test_the_runs_behind_any_number_of_artifacts_are_listed_once(any_ledger: Led
     add_run(any_ledger, "c", model="a")
     add_run(any_ledger, "d", first="b", second="c")
     assert [run["artifact"] for run in lineage(starts, any_ledger)] == stages
-    assert ("text" in made_from(starts, any_ledger).distances) == bool(starts)
+    assert ("text" in upstream_lineage(starts, any_ledger).distances) == bool(starts)
 
 
 def test_the_artifacts_made_from_several_others_are_found(any_ledger: Ledger) -> None:
     add_run(any_ledger, "a", corpus="text")
     add_run(any_ledger, "b", model="other")
     add_run(any_ledger, "c", model="b")
-    assert list(made_of_it(("text", "other"), any_ledger).distances) == ["text", "other", "a", "b", "c"]
+    assert list(downstream_lineage(("text", "other"), any_ledger).distances) == ["text", "other", "a", "b", "c"]

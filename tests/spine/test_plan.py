@@ -102,13 +102,13 @@ def test_a_file_matters_by_content_and_not_by_name_or_time(tmp_path: Path) -> No
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"begin: .*nowhere.txt: there is no such file"):
+    with pytest.raises(DataError, match=r"begin: .*nowhere.txt: no such file"):
         _carry_out(_plan(source=str(tmp_path / "nowhere.txt")), tmp_path)
 
 
 def test_the_forecast_says_what_would_run_and_why(tmp_path: Path) -> None:
     store, ledger = Store(tmp_path / "store"), Ledger(tmp_path / "ledger.db")
-    assert [(one.runs, one.why) for one in forecast(_plan(), store, ledger)] == [
+    assert [(one.runs, one.reason) for one in forecast(_plan(), store, ledger)] == [
         (True, "has not run yet"),
         (True, "waits for begin"),
         (True, "waits for add"),
@@ -116,12 +116,12 @@ def test_the_forecast_says_what_would_run_and_why(tmp_path: Path) -> None:
     _carry_out(_plan(), tmp_path)
     assert [one.runs for one in forecast(_plan(), store, ledger)] == [False, False, False]
     answers = forecast(_plan(amount=5), store, ledger)
-    assert [(one.runs, one.why) for one in answers] == [
+    assert [(one.runs, one.reason) for one in answers] == [
         (False, "is known"),
         (True, "amount: 1 -> 5"),
         (True, "waits for add"),
     ]
-    assert forecast(_plan(version=3), store, ledger)[1].why == "the stage is now version 3 (was 1)"
+    assert forecast(_plan(version=3), store, ledger)[1].reason == "the stage is now version 3 (was 1)"
     assert not (tmp_path / "store/scratch").exists() or not list((tmp_path / "store/scratch").iterdir())
 
 
@@ -147,7 +147,7 @@ def test_a_lost_artifact_is_made_anew(tmp_path: Path) -> None:
 
 def test_a_step_that_takes_from_a_later_one_is_refused() -> None:
     add = stage("add")
-    with pytest.raises(PlanError, match=r"add\.number: takes from `later`, which does not come before it"):
+    with pytest.raises(PlanError, match=r"add\.number: depends on `later`, which is not an earlier step"):
         Plan("life", (Step("add", add, add.config(), {"number": "later"}),))
 
 

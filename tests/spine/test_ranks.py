@@ -90,7 +90,7 @@ def test_all_processes_take_the_answer_for_which_the_first_one_waited(folder: Pa
     assert isinstance(claim, int) and run.artifact is not None
     processes = start(folder, (*SFT, "--fresh"))
     assert processes[0].stdout is not None
-    assert any("another process is carrying this step out" in line for line in processes[0].stdout)
+    assert any("another process is running this step" in line for line in processes[0].stdout)
     ledger.finish(claim, artifact=run.artifact, record={})
     ledger.close()
     for code, output in finish(processes):

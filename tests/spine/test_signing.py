@@ -22,7 +22,7 @@ def signed(tmp_path):
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_text("one")
     (folder / "deep" / "b.txt").write_text("two")
-    key = signing.load_or_make_key(tmp_path / "key.pem")
+    key = signing.load_or_create_key(tmp_path / "key.pem")
     return folder, key, signing.sign(folder, name="model x", key=key)
 
 
@@ -48,8 +48,8 @@ def test_what_was_signed_is_verified(signed):
 SPOILS = [
     (lambda folder: (folder / "a.txt").write_text("One"), "the signed file a.txt was changed"),
     (lambda folder: (folder / "a.txt").unlink(), "the signed file a.txt is missing"),
-    (lambda folder: (folder / "c.txt").write_text("new"), "holds c.txt, which nobody signed"),
-    (lambda folder: (folder / ".c").write_text("new"), "holds .c, which nobody signed"),
+    (lambda folder: (folder / "c.txt").write_text("new"), "contains c.txt, which is not signed"),
+    (lambda folder: (folder / ".c").write_text("new"), "contains .c, which is not signed"),
     (lambda folder: (folder / "l.txt").symlink_to("a.txt"), "is a symbolic link"),
 ]
 
@@ -64,7 +64,7 @@ def test_a_changed_missing_or_added_file_is_named(signed, spoil, message):
 
 def test_another_key_or_another_statement_does_not_fit(signed, tmp_path):
     folder, key, bundle = signed
-    other = signing.load_or_make_key(tmp_path / "other.pem")
+    other = signing.load_or_create_key(tmp_path / "other.pem")
     with pytest.raises(StoreError, match="expected a signature by the key"):
         signing.verify(folder, bundle, public=other.public_key())
     unnamed = {**bundle, "verificationMaterial": {"publicKey": {"hint": None}}}
@@ -74,7 +74,7 @@ def test_another_key_or_another_statement_does_not_fit(signed, tmp_path):
     statement["predicate"]["resources"].pop()
     forged = json.loads(json.dumps(bundle))
     forged["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
-    with pytest.raises(StoreError, match="what was signed was changed"):
+    with pytest.raises(StoreError, match="the signed content was changed"):
         signing.verify(folder, forged, public=key.public_key())
     with pytest.raises(StoreError, match="the subject is not the digest of the files"):
         signing.verify(folder, signed_anew(statement, key), public=key.public_key())
@@ -110,13 +110,13 @@ def test_the_bundle_has_the_form_that_the_specification_requires(signed):
 
 def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path):
     path = tmp_path / "deep" / "key.pem"
-    first, second = signing.load_or_make_key(path), signing.load_or_make_key(path)
+    first, second = signing.load_or_create_key(path), signing.load_or_create_key(path)
     assert signing.key_id(first.public_key()) == signing.key_id(second.public_key())
     assert first.curve.name == "secp256r1"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("no key")
     with pytest.raises(StoreError, match="expected an unencrypted private key in PEM form"):
-        signing.load_or_make_key(path)
+        signing.load_or_create_key(path)
 
 
 # -- beside the reference implementation (PyPI: model-signing)
@@ -131,7 +131,7 @@ def model_signing(*words: object) -> subprocess.CompletedProcess[str]:
 def keys(tmp_path: Path) -> tuple[Path, Path, Any]:
     """A private key's file, its public key's file, and the key."""
     pytest.importorskip("model_signing")
-    key = signing.load_or_make_key(tmp_path / "private.pem")
+    key = signing.load_or_create_key(tmp_path / "private.pem")
     (tmp_path / "public.pem").write_text(signing.public_to_text(key.public_key()))
     return tmp_path / "private.pem", tmp_path / "public.pem", key
 

@@ -97,7 +97,7 @@ def test_a_corrupt_manifest_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     made = store.commit(_draft(tmp_path / "a", x="hello"))
     (tmp_path / f"store/artifacts/{made.digest}.json").write_text("{")
-    with pytest.raises(StoreError, match="manifest was corrupt and has been set aside"):
+    with pytest.raises(StoreError, match="manifest was corrupt and has been renamed"):
         store.open(made.digest)
 
 
@@ -125,7 +125,7 @@ def test_a_path_that_leaves_the_artifact_is_refused(tmp_path: Path, name: str) -
 def test_a_symbolic_link_and_an_empty_draft_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     (tmp_path / "a").mkdir()
-    with pytest.raises(StoreError, match="holds no files"):
+    with pytest.raises(StoreError, match="contains no files"):
         store.commit(Draft(Number, tmp_path / "a"))
     (tmp_path / "a" / "x").symlink_to("/etc/hostname")
     with pytest.raises(StoreError, match="symbolic link"):

@@ -10,7 +10,7 @@ from vita.cards import reader
 from vita.data.curation.report import NO_LICENCE
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Run
-from vita.spine.lineage import Edge, made_from, newest_runs
+from vita.spine.lineage import Edge, newest_runs, upstream_lineage
 from vita.spine.store import Store
 
 _WORLD_LICENCE = "CC0-1.0"
@@ -51,7 +51,7 @@ def lineage(ledger: Ledger, store: Store, digest: str) -> list[Made]:
     called: dict[str, list[str]] = {}
     for name, named in ledger.all_names().items():
         called.setdefault(named, []).append(name)
-    graph = made_from([digest], ledger)
+    graph = upstream_lineage([digest], ledger)
     runs = newest_runs(graph.distances, ledger)
     made = [
         _made(store, other, tuple(called.get(other, ())), runs.get(other), graph.edges.get(other, ()))

@@ -62,7 +62,7 @@ def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
     names: dict[str, list[str]] = {}
     for name, digest in here.ledger.all_names().items():
         names.setdefault(digest, []).append(name)
-    made, states, served = here.ledger.made_at(), all_states(here.ledger), served_models(here.ledger)
+    made, states, served = here.ledger.creation_times(), all_states(here.ledger), served_models(here.ledger)
     rows = []
     for digest in here.store.digests():
         manifest = here.store.manifest(digest)

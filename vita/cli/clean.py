@@ -62,7 +62,7 @@ def clean(
 
 def _show(ctx: typer.Context, rows: Counter[str], removed: list[Any], *, dry_run: bool, as_json: bool) -> None:
     here = workspace(ctx)
-    files = [{"path": str(one.path), "bytes": one.size, "why": one.why} for one in removed]
+    files = [{"path": str(one.path), "bytes": one.size, "why": one.reason} for one in removed]
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, "rows": dict(rows), "files": files}, indent=1))
         return

@@ -58,7 +58,7 @@ def withdraw(
         if not value.strip():
             raise GateError("erasures withdraw", f"needs {option}: the ledger keeps who withdrew it and why")
     here = workspace(ctx)
-    erasure = withdraw_erasure(here.ledger, number, who=by, why=reason)
+    erasure = withdraw_erasure(here.ledger, number, who=by, reason=reason)
     here.console.print(f"erasure {number} is withdrawn: later runs read `{erasure.document}` again", soft_wrap=True)
 
 

@@ -55,7 +55,7 @@ def live(
     try:
         made = execute(
             read.plan, here.store, here.ledger, machine=here.machine, events=events,
-            fresh=steps if fresh else again or (), keeper=lambda gate: _pass(here, gate),
+            fresh=steps if fresh else again or (), check_gate=lambda gate: _pass(here, gate),
         )  # fmt: skip
     finally:
         events.close()
@@ -100,7 +100,7 @@ def plan(
     advice = doubts(read.plan, read.file.gates, known=known, store=here.store)
     if as_json:
         rows = [
-            {"step": one.step.name, "stage": one.step.stage.name, "runs": one.runs, "why": one.why,
+            {"step": one.step.name, "stage": one.step.stage.name, "runs": one.runs, "why": one.reason,
              "key": one.key, "artifact": one.artifact,
              "doubts": [told for told in advice if told.startswith(f"{one.step.name}: ")]}
             for one in answers
@@ -110,7 +110,7 @@ def plan(
     table = Table("step", "stage", "", "why", box=None, pad_edge=False)
     for one in answers:
         verdict = Text("runs", style="green") if one.runs else Text("skipped", style="dim")
-        why = one.why if one.runs else f"{one.why} ({(one.artifact or '')[:12]})"
+        why = one.reason if one.runs else f"{one.reason} ({(one.artifact or '')[:12]})"
         table.add_row(one.step.name, one.step.stage.name, verdict, why)
     print_table(here.console, table)
     running = sum(one.runs for one in answers)

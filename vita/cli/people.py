@@ -38,7 +38,7 @@ def people_add(
     here, path = workspace(ctx), key_path(name)
     if public_key is None:
         _keep_revoked_key(here, path)
-        public = signing.load_or_make_key(path).public_key()
+        public = signing.load_or_create_key(path).public_key()
     elif public_key.is_file():
         public = signing.public_from_text(public_key.read_text("ascii", "replace"), where=str(public_key))
     else:

@@ -72,12 +72,15 @@ def trace(
 ) -> None:
     """Show what an artifact was made from, and what was made from it."""
 
-    from vita.spine.lineage import made_from, made_of_it
+    from vita.spine.lineage import downstream_lineage, upstream_lineage
 
     here = workspace(ctx)
     digest = here.find(reference).digest
     labels = Labels(here)
-    sides = {"made_from": made_from([digest], here.ledger), "went_into": made_of_it([digest], here.ledger)}
+    sides = {
+        "made_from": upstream_lineage([digest], here.ledger),
+        "went_into": downstream_lineage([digest], here.ledger),
+    }
     if as_json:
         typer.echo(json.dumps(_as_json(digest, sides, labels, depth), indent=1))
         return

@@ -22,7 +22,7 @@ def place_of(content: str, run: Run, ledger: Ledger) -> str | None:
     """Where the file, folder or URL lay that held this when the run began; None where nobody wrote it down."""
     told = [one["data"] for one in ledger.events(run.artifact) if one["event"] == "made"]
     places = [place for one in told for place, held in (one.get("read") or {}).items() if held == content]
-    return next(iter([*places, *ledger.places_of(content)]), None)
+    return next(iter([*places, *ledger.paths_of(content)]), None)
 
 
 def _placed(value: Any, where: str, run: Run, ledger: Ledger) -> Any:

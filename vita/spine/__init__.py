@@ -1,1 +1,1 @@
-"""Knows nothing of language models: settings, artifacts, ledger, plans, events, errors."""
+"""Infrastructure independent of language models: settings, artifacts, ledger, plans, events, errors."""

@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic models from YAML and `--set a.b=value`, with helpful refusals and a canonical form.
+"""Settings: frozen pydantic models from YAML and `--set a.b=value`, with precise errors and a canonical form.
 
 class Config(Settings):
     rate: float = Field(1e-3, gt=0)
@@ -25,14 +25,14 @@ from vita.spine.yaml_text import yaml_value as yaml_value
 
 
 class Settings(BaseModel):
-    """Base of every group of settings: frozen, no unknown names, finite numbers, a docstring under each field."""
+    """Base class of all settings: frozen, no unknown names, finite numbers, a docstring under each field."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
     def identity_of(self, field: str, value: Any) -> Any:
-        """What identifies a field whose canonical form is `value`; a subclass adds what the result depends on, too."""
+        """Return the identity of a field with canonical form `value`; subclasses add what else changes the result."""
         return value
 
 
@@ -50,12 +50,12 @@ class InputPath(str):
 
 
 def neutral(default: Any, **constraints: Any) -> Any:
-    """A field that stays out of the identity while it has its default ("as before")."""
+    """Declare a field that is not part of the identity while it has its default value."""
     return Field(default, json_schema_extra={"neutral": True}, **constraints)
 
 
 def build(cls: type[S], values: Mapping[str, Any], *, where: str) -> S:
-    """Settings from plain values; the first mistake becomes one line with its path and the nearest right name."""
+    """Build settings from plain values; the first mistake raises a `ConfigError` with its path."""
     _refuse_non_finite(values, where)
     try:
         return cls.model_validate(values)
@@ -70,15 +70,15 @@ def _refuse_non_finite(value: Any, where: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(where, expected="a finite number", got=value)
     if isinstance(value, Mapping):
-        for name, below in value.items():
-            _refuse_non_finite(below, f"{where}.{name}")
+        for name, item in value.items():
+            _refuse_non_finite(item, f"{where}.{name}")
     elif isinstance(value, (list, tuple)):
-        for index, below in enumerate(value):
-            _refuse_non_finite(below, f"{where}.{index}")
+        for index, item in enumerate(value):
+            _refuse_non_finite(item, f"{where}.{index}")
 
 
 def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """`values` with each `a.b.c=value` set; the value is read as YAML."""
+    """Return a copy of `values` with each `a.b.c=value` applied; the value is parsed as YAML."""
     result: dict[str, Any] = json.loads(json.dumps(values, default=str))
     for assignment in assignments:
         path, sign, text = assignment.partition("=")
@@ -90,102 +90,104 @@ def override(values: Mapping[str, Any], assignments: Iterable[str]) -> dict[str,
             problem = " ".join(str(error).split())
             raise ConfigError(f"--set {path}", expected="a YAML value", got=text, hint=problem) from None
         *parents, last = path.strip().split(".")
-        at: Any = result
+        node: Any = result
         for name in parents:
-            at = _below(at, name, path)
-        _put(at, last, value, path)
+            node = _below(node, name, path)
+        _put(node, last, value, path)
     return result
 
 
-def _below(at: Any, name: str, path: str) -> Any:
-    """The settings under `name`, made where there are none; a number finds its place in a list."""
-    if isinstance(at, list) and name.isdigit() and int(name) < len(at):
-        return at[int(name)]
-    if not isinstance(at, dict):
-        raise ConfigError(f"--set {path}", f"there is nothing under which `{name}` could stand")
-    if at.get(name) is None:
-        at[name] = {}
-    return at[name]
+def _below(node: Any, name: str, path: str) -> Any:
+    """Return the settings under `name`, created if missing; a number is an index into a list."""
+    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+        return node[int(name)]
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {path}", f"`{name}` has no parent setting")
+    if node.get(name) is None:
+        node[name] = {}
+    return node[name]
 
 
-def _put(at: Any, name: str, value: Any, path: str) -> None:
-    if isinstance(at, list) and name.isdigit() and int(name) < len(at):
-        at[int(name)] = value
-    elif isinstance(at, dict):
-        at[name] = value
+def _put(node: Any, name: str, value: Any, path: str) -> None:
+    if isinstance(node, list) and name.isdigit() and int(name) < len(node):
+        node[int(name)] = value
+    elif isinstance(node, dict):
+        node[name] = value
     else:
-        raise ConfigError(f"--set {path}", f"there is nothing under which `{name}` could stand")
+        raise ConfigError(f"--set {path}", f"`{name}` has no parent setting")
 
 
 def canonical(settings: Settings, *, contents: Mapping[str, str] | None = None) -> Any:
-    """The plain form that identifies `settings`: neutral fields at their default left out, and
-    each `InputPath` replaced by the digest of what it holds, from `contents`."""
+    """Return the plain form that identifies `settings`.
+
+    Neutral fields at their default are left out. Each `InputPath` is replaced by its content digest from `contents`.
+    """
     return _canonical(settings, contents or {})
 
 
 def _canonical(value: Any, contents: Mapping[str, str]) -> Any:
     if isinstance(value, Settings):
-        kept = {}
+        canonical_fields = {}
         for name, field in type(value).model_fields.items():
             extra = field.json_schema_extra
-            given = getattr(value, name)
+            field_value = getattr(value, name)
             if (
                 isinstance(extra, dict)
                 and extra.get("neutral")
-                and given == field.get_default(call_default_factory=True)
+                and field_value == field.get_default(call_default_factory=True)
             ):
                 continue
-            kept[name] = value.identity_of(name, _canonical(given, contents))
-        return kept
+            canonical_fields[name] = value.identity_of(name, _canonical(field_value, contents))
+        return canonical_fields
     if isinstance(value, InputPath):
         return {"content": contents[value]} if value in contents else str(value)
     if isinstance(value, Mapping):
-        return {str(name): _canonical(below, contents) for name, below in value.items()}
+        return {str(name): _canonical(item, contents) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_canonical(below, contents) for below in value]
+        return [_canonical(item, contents) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(_canonical(below, contents) for below in value)
+        return sorted(_canonical(item, contents) for item in value)
     if isinstance(value, Path):
         return str(value)
     return value
 
 
 def input_paths(value: Any) -> list[InputPath]:
-    """Every `InputPath` inside `value`, in order."""
+    """Return every `InputPath` inside `value`, in order."""
     if isinstance(value, InputPath):
         return [value]
     if isinstance(value, Settings):
         return [path for name in type(value).model_fields for path in input_paths(getattr(value, name))]
     if isinstance(value, Mapping):
-        return [path for below in value.values() for path in input_paths(below)]
+        return [path for item in value.values() for path in input_paths(item)]
     if isinstance(value, (list, tuple)):
-        return [path for below in value for path in input_paths(below)]
+        return [path for item in value for path in input_paths(item)]
     return []
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The most similar of `names`, or None when nothing is close."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return found[0] if found else None
+    """Return the most similar of `names`, or None if none is close."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def unknown_name(where: str, name: str, names: Iterable[str]) -> ConfigError:
-    """The error for a name that is not among `names`: suggests the nearest, or lists the alternatives."""
+    """Return the error for a name that is not in `names`: it suggests the closest name, or lists all of them."""
     names = sorted(names)
     close = nearest(name, names)
     hint = f"did you mean `{close}`?" if close else alternatives(names)
     return ConfigError(where, f"`{name}` is not known here", hint=hint)
 
 
-def alternatives(names: Iterable[str], *, most: int = 30) -> str:
-    """The allowed names as a hint: `one of a, b, c`, also when there is one or none."""
+def alternatives(names: Iterable[str], *, limit: int = 30) -> str:
+    """Format the allowed names as a hint: `one of a, b, c`; also for one name or none."""
     names = list(names)
     if not names:
         return "there are none to choose from"
     if len(names) == 1:
         return f"the only one is {names[0]}"
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return "one of " + ", ".join(names[:most]) + more
+    remainder = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return "one of " + ", ".join(names[:limit]) + remainder
 
 
 _EXPECTED = {
@@ -200,7 +202,7 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "settings as `name: value`",
 }
-"""What a setting expects, by pydantic's type of error, where pydantic's own words name Python's types."""
+"""pydantic error type -> expected value, for errors whose pydantic message names Python types."""
 
 
 def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigError:
@@ -239,7 +241,7 @@ def _settings_in(annotation: Any) -> type[Settings] | None:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return annotation
     for inner in get_args(annotation):
-        found = _settings_in(inner)
-        if found:
-            return found
+        settings_class = _settings_in(inner)
+        if settings_class:
+            return settings_class
     return None

@@ -1,11 +1,11 @@
-"""The terminal: text is printed as it is, never read as markup, emoji codes or control sequences.
+"""Terminal output: text is printed literally, never interpreted as markup, emoji codes or control sequences.
 
     console = open_console()
     console.print(line(("error", "bold red"), " ", message))
 
-Styles are given beside the text, as `(text, style)`, and never inside it. Model answers, user text, file names and
-settings may hold anything: `[/INST]` and `:smile:` stay as they are, and control characters are shown escaped, since
-they could move the cursor, clear the screen or change the title of the terminal.
+Styles are passed next to the text, as `(text, style)`, never inside it. Model answers, user text, file names and
+settings may contain anything: `[/INST]` and `:smile:` are printed unchanged, and control characters are escaped: they
+could move the cursor, clear the screen or change the title of the terminal.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
 
 
 def line(*parts: str | tuple[str, str] | Text) -> Text:
-    """Text from plain parts, `(text, style)` parts and other texts."""
+    """Build one text from plain parts, `(text, style)` parts and other texts."""
     result = Text()
     for part in parts:
         if isinstance(part, tuple):
@@ -43,12 +43,12 @@ def line(*parts: str | tuple[str, str] | Text) -> Text:
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """The only way in which Vita makes a console."""
+    """Create a console with markup, emoji codes and highlighting disabled."""
     return _LiteralConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table without losing text: folded at the width of a terminal, as wide as it needs to be in a pipe."""
+    """Print a table without truncation: folded at the width of a terminal, unlimited width in a pipe."""
     for column in table.columns:
         column.overflow = "fold"
     if not console.is_terminal:
@@ -59,7 +59,7 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def prepare_streams() -> None:
-    """Escape what the terminal's encoding cannot write instead of failing; replace streams that are closed."""
+    """Escape characters that the terminal's encoding cannot represent; replace closed streams."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # the shell closed it: `vita ls >&-`
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115

@@ -1,12 +1,12 @@
-"""What input paths hold: runs are identified by the content that they read, never by a file's name.
+"""Content digests of input paths: a run is identified by the content that it reads, never by a file's name.
 
     contents = content_digests(settings, ledger, where="curate")     # path -> digest
     with reading(contents):
-        ...    # readers ask `expected_files` and verify each file; at the end every file is verified again
+        ...    # readers call `expected_files` and verify each file; at the end every file is verified again
 
-A folder or glob is the digest of its files' names and digests. Local digests are remembered in the ledger by path and
-state (inode, size, times of change); of remote files the far side's checksum is taken. A file that changes between
-its digest and the end of the run is a `DataError` with its name, so that no result is filed under another content.
+The digest of a folder or glob covers the names and digests of its files. Local digests are cached in the ledger by path
+and state (inode, size, mtime, ctime); for remote files the checksum of the remote storage is used. A file that changes
+between its digest and the end of the run raises a `DataError` with its name, so that results match their content.
 """
 
 from __future__ import annotations
@@ -29,49 +29,47 @@ from vita.spine.ledger import Fingerprint, Ledger
 from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 from vita.spine.store import canonical_json
 
-_SETTLED_NS = 2 * 10**9
-"""A file that changed later than this before it was read might change again within one tick of the file system."""
+_STABLE_NS = 2 * 10**9
+"""Minimum age of a change, in ns: a younger file might change again within one tick of the file system clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A file whose content is known: its path or URL, its name below the input path, size, state and digest."""
+    """A file with a known digest: its path or URL, its name relative to the input path, size, state and digest."""
 
     path: str
     name: str
     size: int
     digest: str
-    """sha256 of a local file; the checksum that the far side gives of a remote file."""
+    """sha256 of a local file; checksum of the remote storage for a remote file."""
     state: tuple[int, ...] = ()
-    """Device, inode, size and both times of change of a local file."""
+    """Device, inode, size, mtime and ctime of a local file."""
 
     def verify(self) -> None:
-        """Refuse a file that does not hold what it held; a local file with the same state is not read again."""
+        """Raise `DataError` if the content has changed; a local file with the same state is not read again."""
         if "://" in self.path:
             self.compare(_remote_checksum(self.path))
             return
         try:
-            same = _state_of(Path(self.path).stat()) == self.state
-            settled = time.time_ns() - max(self.state[3:]) > _SETTLED_NS
-            digest = self.digest if same and settled else file_sha256(Path(self.path))
+            is_unchanged = _state_of(Path(self.path).stat()) == self.state
+            is_stable = time.time_ns() - max(self.state[3:]) > _STABLE_NS
+            digest = self.digest if is_unchanged and is_stable else file_sha256(Path(self.path))
         except OSError as error:
             problem = "vanished" if isinstance(error, FileNotFoundError) else f"became unreadable ({error.strerror})"
             raise DataError(printable(self.path), f"{problem} during the run", hint=_AGAIN) from None
         self.compare(digest)
 
     def compare(self, digest: str) -> None:
-        """Refuse the digest of other content."""
+        """Raise `DataError` if `digest` differs from the expected one."""
         if digest != self.digest:
-            raise DataError(
-                printable(self.path), "changed during the run: nothing is kept of what was read", hint=_AGAIN
-            )
+            raise DataError(printable(self.path), "changed during the run: the result is discarded", hint=_AGAIN)
 
 
 _AGAIN = "run the same command again when the file no longer changes"
 
 
 class Contents(dict[str, str]):
-    """Path -> digest of what it holds; `files` are the files behind each path, `erasures` what must not be read."""
+    """Path -> content digest; `files` are the files of each path, `erasures` the documents that must not be read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,14 +81,14 @@ class Contents(dict[str, str]):
 class _Reading:
     contents: Contents
     chosen: dict[str, list[KnownFile]] = field(default_factory=dict)
-    """Path -> the files of it that are read; a path that is not listed here is read as a whole."""
+    """Path -> its files that are read; a path that is not listed is read completely."""
 
 
 _current: ContextVar[_Reading | None] = ContextVar("reading", default=None)
 
 
 def content_digests(settings: Settings, ledger: Ledger, *, where: str) -> Contents:
-    """The contents of every `InputPath` in `settings`."""
+    """Compute the contents of every `InputPath` in `settings`."""
     contents = Contents()
     for path in dict.fromkeys(input_paths(settings)):
         contents[str(path)], contents.files[str(path)] = _snapshot(path, ledger, where)
@@ -98,13 +96,13 @@ def content_digests(settings: Settings, ledger: Ledger, *, where: str) -> Conten
 
 
 def content_digest(path: InputPath | str, ledger: Ledger, *, where: str) -> str:
-    """The digest of a file, folder, glob or URL."""
+    """Compute the digest of a file, folder, glob or URL."""
     return _snapshot(path, ledger, where)[0]
 
 
 @contextmanager
 def reading(contents: Contents) -> Iterator[None]:
-    """Let readers verify what they read against `contents`, and verify all of it at the end."""
+    """Let readers verify files against `contents`, and verify all files at the end."""
     state = _Reading(contents)
     token = _current.set(state)
     try:
@@ -118,19 +116,19 @@ def reading(contents: Contents) -> Iterator[None]:
 
 
 def expected_files(path: str) -> tuple[KnownFile, ...] | None:
-    """The files of an input path as the run was begun with; None outside of a run."""
+    """Return the files of an input path at the start of the run, or None outside of a run."""
     state = _current.get()
     return None if state is None else state.contents.files.get(str(path))
 
 
 def current_erasures() -> tuple[Erasure, ...]:
-    """The erasures that readers must honour in this run."""
+    """Return the erasures that readers must apply in this run."""
     state = _current.get()
     return () if state is None else state.contents.erasures
 
 
 def choose_files(path: str, files: Iterable[KnownFile]) -> None:
-    """Note which files of an input path are read; the others may change during the run."""
+    """Record the files of an input path that are read; its other files may change during the run."""
     if (state := _current.get()) is not None:
         state.chosen[str(path)] = list(
             {file.path: file for file in (*state.chosen.get(str(path), ()), *files)}.values()
@@ -152,27 +150,27 @@ def _snapshot(path: str, ledger: Ledger, where: str) -> tuple[str, tuple[KnownFi
 
 
 def _local_files(listed: list[ListedFile], ledger: Ledger, where: str) -> tuple[KnownFile, ...]:
-    """Digests as remembered, or else computed and remembered; the ledger is asked and told in batches."""
+    """Return the files with cached digests; missing digests are computed and cached. Ledger access is batched."""
     absolute = [printable(str(Path(file.path).absolute())) for file in listed]
     remembered = ledger.fingerprints(absolute)
     files: list[KnownFile] = []
     new: list[Fingerprint] = []
     for file, key in zip(listed, absolute, strict=True):
         state = _state_of(file.state)
-        known = remembered.get(key)
-        if known and known.state == state[1:]:
-            files.append(KnownFile(file.path, file.name, file.state.st_size, known.digest, state))
+        fingerprint = remembered.get(key)
+        if fingerprint and fingerprint.state == state[1:]:
+            files.append(KnownFile(file.path, file.name, file.state.st_size, fingerprint.digest, state))
             continue
         digest, state = _stable_digest(file, state, where)
         files.append(KnownFile(file.path, file.name, state[2], digest, state))
-        if time.time_ns() - max(state[3:]) > _SETTLED_NS:
+        if time.time_ns() - max(state[3:]) > _STABLE_NS:
             new.append(Fingerprint(key, digest, *state[1:]))
     ledger.remember_fingerprints(new)
     return tuple(files)
 
 
 def _stable_digest(file: ListedFile, state: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...]]:
-    """(sha256, state) of a file that does not change while it is read."""
+    """Return (sha256, state) of a file that does not change while it is read."""
     try:
         for _ in range(3):
             digest, after = file_sha256(Path(file.path)), _state_of(Path(file.path).stat())
@@ -189,7 +187,7 @@ def _state_of(stat: os.stat_result) -> tuple[int, ...]:
 
 
 def _signed(number: int) -> int:
-    """An inode number in the range of a database's integers."""
+    """Map an inode number to the range of a signed 64-bit database integer."""
     return number - 2**64 if number >= 2**63 else number
 
 
@@ -201,16 +199,16 @@ def _remote_files(url: str, where: str) -> tuple[KnownFile, ...]:
         files, base = open_filesystem(url)
         files.invalidate_cache()
         infos = list_remote(files, base)
-        known = [
+        known_files = [
             KnownFile(
                 files.unstrip_protocol(name), name.removeprefix(base), info.get("size") or 0, str(files.checksum(name))
             )
             for name, info in sorted(infos.items())
             if info["type"] == "file"
         ]
-    if not known:
+    if not known_files:
         raise DataError(where, f"{url}: there is no such file, and no file below it or matching it")
-    return tuple(known)
+    return tuple(known_files)
 
 
 def _remote_checksum(url: str) -> str:

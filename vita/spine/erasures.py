@@ -2,12 +2,12 @@
 
     add_erasure(ledger, document="mail/7", source=None, contents=["9f..."], by_id=True, who="Ada", reason="asked",
                 unaffected=[])
-    applying(ledger, base_key)      # the erasures that a run with this key must honour
-    withdraw_erasure(ledger, 1, who="Ada", why="the wrong id")
+    active_erasures(ledger, base_key)      # the erasures that a run with this key must apply
+    withdraw_erasure(ledger, 1, who="Ada", reason="the wrong id")
 
-An erasure is part of the key of every run that reads sources, so that results made with the document are no longer
-known answers. `unaffected` lists the keys of earlier runs that were looked through and did not hold the document: they
-stay known. Contents are hashes; the text is not kept. A withdrawn erasure no longer applies, and stays in the ledger.
+An erasure is part of the key of every run that reads sources, so that cached results that used the document are not
+reused. `unaffected` lists the keys of earlier runs that were searched and do not contain the document: their results
+stay valid. Contents are hashes; the text is not stored. A withdrawn erasure is inactive, and stays in the ledger.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Erasure:
     source: str | None
     """Only documents of this source have the id; None for any source."""
     contents: tuple[str, ...]
-    """Hashes of its content: copies under other ids go, too."""
+    """Hashes of its content: copies under other ids are erased, too."""
     by_id: bool
-    """Whether the id alone means the document; False where other documents have it as well."""
+    """True if the id alone identifies the document; False if other documents share it."""
     who: str
     reason: str
     at: float
@@ -71,37 +71,37 @@ def add_erasure(
     reason: str,
     unaffected: Iterable[str],
 ) -> int:
-    """Write an erasure into the ledger; returns its number."""
+    """Write an erasure to the ledger; return its number."""
     row = {"document": document, "source": source, "contents": sorted(contents), "by_id": by_id, "who": who,
            "reason": reason, "unaffected": sorted(unaffected), "at": time.time()}  # fmt: skip
     with ledger.transaction() as database:
         return database.execute(sa.insert(_table).values(row).returning(_table.c.id)).scalar_one()
 
 
-def applying(ledger: Ledger, base_key: str) -> tuple[Erasure, ...]:
-    """The erasures that a run must honour whose key without erasures is `base_key`, oldest first."""
+def active_erasures(ledger: Ledger, base_key: str) -> tuple[Erasure, ...]:
+    """Return the erasures for a run whose key without erasures is `base_key`, oldest first."""
     return tuple(
         _erasure(row) for row in _rows(ledger) if row["withdrawn_at"] is None and base_key not in row["unaffected"]
     )
 
 
 def all_erasures(ledger: Ledger) -> tuple[Erasure, ...]:
-    """All erasures, oldest first, with those that were withdrawn."""
+    """Return all erasures, oldest first, including withdrawn ones."""
     return tuple(map(_erasure, _rows(ledger)))
 
 
-def withdraw_erasure(ledger: Ledger, number: int, *, who: str, why: str) -> Erasure:
-    """Put an erasure out of force, so that later runs read its document again; returns it as it now stands."""
-    values = {"withdrawn_at": time.time(), "withdrawn_by": who, "withdrawn_why": why}
-    in_force = sa.and_(_table.c.id == number, _table.c.withdrawn_at.is_(None))
+def withdraw_erasure(ledger: Ledger, number: int, *, who: str, reason: str) -> Erasure:
+    """Withdraw an erasure, so that later runs read its document again; return the updated erasure."""
+    values = {"withdrawn_at": time.time(), "withdrawn_by": who, "withdrawn_why": reason}
+    is_active = sa.and_(_table.c.id == number, _table.c.withdrawn_at.is_(None))
     with ledger.transaction() as database:
-        if database.execute(sa.update(_table).where(in_force).values(values)).rowcount:
-            add_event(database, "erasure withdrawn", str(number), who=who, why=why)
+        if database.execute(sa.update(_table).where(is_active).values(values)).rowcount:
+            add_event(database, "erasure withdrawn", str(number), who=who, why=reason)
     erasure = next((erasure for erasure in all_erasures(ledger) if erasure.id == number), None)
     if erasure is None:
-        raise GateError(f"erasure {number}", "there is none of this number", hint="`vita erasures` lists them")
+        raise GateError(f"erasure {number}", "not found", hint="`vita erasures` lists them")
     if (erasure.withdrawn_at, erasure.withdrawn_by) != (values["withdrawn_at"], who):
-        raise GateError(f"erasure {number}", f"{erasure.withdrawn_by} has withdrawn it already")
+        raise GateError(f"erasure {number}", f"was already withdrawn by {erasure.withdrawn_by}")
     return erasure
 
 
@@ -116,8 +116,8 @@ def _erasure(row: RowMapping) -> Erasure:
 
 
 def key_with(base_key: str, erasures: Sequence[Erasure]) -> str:
-    """The key of a run that honours these erasures."""
+    """Return the key of a run that applies these erasures."""
     if not erasures:
         return base_key
-    listing = [[one.document, one.source, list(one.contents), one.by_id] for one in erasures]
+    listing = [[erasure.document, erasure.source, list(erasure.contents), erasure.by_id] for erasure in erasures]
     return hashlib.sha256(canonical_json({"base": base_key, "erasures": listing})).hexdigest()

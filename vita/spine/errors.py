@@ -1,4 +1,4 @@
-"""The one family of errors a user meets.
+"""The error classes of Vita; all errors that a user sees derive from `VitaError`.
 
     VitaError                 exit code 1
     |-- ConfigError     2     a setting is unknown, malformed or out of range
@@ -7,11 +7,11 @@
     |-- StoreError      4     an artifact is missing, corrupt, or the disk is full
     |-- LedgerError     5     the ledger cannot be read or written
     |-- ModelError      6     a model folder is incomplete or does not fit
-    |-- TrainingError   7     training cannot go on
+    |-- TrainingError   7     training cannot continue
     |-- MissingExtra    8     an optional library is not installed
     `-- GateError       9     a promotion was refused
 
-Each says where, what was expected, what came, and what to do:
+Each error states where it occurred, the expected and the actual value, and what to do:
 
     raise ConfigError("sft.rate", expected="a number above 0", got=-0.1, hint="typical values are 1e-5 to 1e-3")
 """
@@ -24,7 +24,7 @@ _ABSENT = object()
 
 
 class VitaError(Exception):
-    """Something the user can mend; shown as one line, without a traceback."""
+    """An error that the user can fix; printed as one line, without a traceback."""
 
     exit_code = 1
 
@@ -39,19 +39,19 @@ class VitaError(Exception):
     ) -> None:
         self.where, self.problem, self.expected, self.hint = where, problem, expected, hint
         self.got = None if got is _ABSENT else got
-        # A path that is both the place and part of the problem is named once.
+        # A path that is both `where` and part of the problem appears once.
         parts = [problem.removeprefix(f"{where}: ")] if problem else []
         if expected:
-            parts.append(f"expected {expected}" + ("" if got is _ABSENT else f", got {_shown(got)}"))
+            parts.append(f"expected {expected}" + ("" if got is _ABSENT else f", got {_format_value(got)}"))
         elif got is not _ABSENT:
-            parts.append(f"got {_shown(got)}")
+            parts.append(f"got {_format_value(got)}")
         text = f"{where}: " + ", ".join(parts)
         text = f"{text}; {hint}" if hint else text
-        # A file name that is not UTF-8 holds half surrogate pairs, which no screen takes.
+        # A file name that is not UTF-8 contains lone surrogates, which cannot be printed.
         super().__init__(text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
     def __reduce__(self) -> Any:
-        return _restored, (type(self), self.args, self.__dict__)  # so that it crosses from a worker process whole
+        return _restored, (type(self), self.args, self.__dict__)  # pickled with all fields, for worker processes
 
 
 def _restored(cls: type[VitaError], args: tuple[Any, ...], fields: dict[str, Any]) -> VitaError:
@@ -60,7 +60,7 @@ def _restored(cls: type[VitaError], args: tuple[Any, ...], fields: dict[str, Any
     return error
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     text = value if isinstance(value, str) and " " in value else repr(value)
     return text if len(text) <= 200 else text[:197] + "..."
 
@@ -94,7 +94,7 @@ class TrainingError(VitaError):
 
 
 class MissingExtra(VitaError):
-    """An optional library is needed; says which extra brings it."""
+    """An optional library is missing; the message names the extra that installs it."""
 
     exit_code = 8
 

@@ -2,8 +2,8 @@
 
 The JSON-lines sink writes every event to a file; the screen (`progress.py`) shows the latest state; experiment
 trackers (`trackers.py`) receive the metrics.
-Events: `step` (a stage begins or ends), `progress` (done, total, unit, any figures), `note` (a sentence
-for the user), `metrics` (figures at a training step).
+Events: `step` (a stage begins or ends), `progress` (done, total, unit, any metrics), `note` (a message for the user),
+`metrics` (metrics at a training step).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 Emit = Callable[..., None]
 LOG_BYTES = 10_000_000
-"""How large a log of events becomes before it is begun again."""
+"""Size in bytes at which an event log is rotated."""
 
 
 @runtime_checkable
@@ -29,19 +29,19 @@ class Sink(Protocol):
 
 
 class Events:
-    """Hands each event to its sinks, with the fields that all of them share."""
+    """Pass each event to all sinks, with shared fields."""
 
     def __init__(self, sinks: Iterable[Sink] = (), **shared: Any) -> None:
         self.sinks, self.shared = list(sinks), shared
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Tell every sink."""
-        told = {**self.shared, **fields}
+        """Send an event to every sink."""
+        all_fields = {**self.shared, **fields}
         for sink in self.sinks:
-            sink(event, told)
+            sink(event, all_fields)
 
     def bind(self, **shared: Any) -> Events:
-        """The same sinks, with more shared fields."""
+        """Return events with the same sinks and additional shared fields."""
         return Events(self.sinks, **{**self.shared, **shared})
 
     def close(self) -> None:
@@ -50,10 +50,10 @@ class Events:
 
 
 class JsonLines:
-    """Appends events to a file, one JSON object a line, with the time in seconds since 1970.
+    """Append events to a file, one JSON object per line, with the time in seconds since 1970.
 
-    A step that is known writes nothing, so that a life that has nothing to do leaves the file as it is. A file of more
-    than `limit` bytes is renamed to `FILE.1`, in place of an earlier one, and begun again.
+    A cached step writes nothing, so that a life without work does not change the file. A file of more than `limit`
+    bytes is renamed to `FILE.1`, which replaces an earlier one, and a new file is started.
     """
 
     def __init__(self, path: Path, *, limit: int = LOG_BYTES) -> None:
@@ -70,19 +70,19 @@ class JsonLines:
             self._beginning = None
             return
         if self._beginning is not None:
-            at, beginning = self._beginning
+            began_at, beginning = self._beginning
             self._beginning = None
-            self._write(at, "step", beginning)
+            self._write(began_at, "step", beginning)
         self._write(time.time(), event, fields)
 
     def close(self) -> None:
         self._file.close()
 
-    def _write(self, at: float, event: str, fields: Mapping[str, Any]) -> None:
+    def _write(self, timestamp: float, event: str, fields: Mapping[str, Any]) -> None:
         if self._file.tell() > self._limit:
             self._file.close()
             if self._path.exists() and self._path.stat().st_size > self._limit:  # another process may have renamed it
                 self._path.replace(self._path.with_name(f"{self._path.name}.1"))
             self._file = self._path.open("a", encoding="utf-8")
-        self._file.write(json.dumps({"at": round(at, 3), "event": event, **fields}, default=str) + "\n")
+        self._file.write(json.dumps({"at": round(timestamp, 3), "event": event, **fields}, default=str) + "\n")
         self._file.flush()

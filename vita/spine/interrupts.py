@@ -1,10 +1,10 @@
-"""Signals that stop a run: Ctrl-C (SIGINT) and termination (SIGTERM), as schedulers and `docker stop` send it.
+"""Signals that stop a run: Ctrl-C (SIGINT) and termination (SIGTERM), which schedulers and `docker stop` send.
 
 `termination_interrupts` makes SIGTERM end a step as Ctrl-C does. `deferred_interrupts` is for a loop that must end at a
-boundary: the first signal only sets a flag, the second one interrupts at once.
+step boundary: the first signal only sets a flag, the second one interrupts at once.
 
-Handlers can be set in the main thread only; in other threads both do nothing. A signal that the process was started to
-ignore (`nohup`, a background job) stays ignored.
+Handlers can be set in the main thread only; in other threads both functions do nothing. A signal that is ignored when
+the process starts (`nohup`, a background job) stays ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOTICE = "\nstopping: writes a checkpoint at the next step boundary; interrupt a
 
 
 class Interruption:
-    """Whether a signal asked this process to stop."""
+    """The state of deferred interrupts: `requested` is True after a signal to stop."""
 
     requested = False
 
@@ -70,8 +70,8 @@ def _handled(numbers: tuple[int, ...], handler: Handler) -> Iterator[None]:
 
 
 def _write_notice() -> None:
-    """Write to the file descriptor: printing from a signal handler could meet a half-done print."""
+    """Write to the file descriptor directly: `print` is not safe in a signal handler."""
     try:
         os.write(2, NOTICE.encode())
     except OSError:
-        return  # standard error is closed; the flag is set all the same
+        return  # standard error is closed; the flag is still set

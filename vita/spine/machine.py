@@ -1,9 +1,9 @@
-"""The machine a process runs on; the only reader of the environment.
+"""The machine that a process runs on, and all access to environment variables.
 
-Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` say where
-artifacts and the ledger live, `VITA_SCRATCH_DAYS` how long unfinished work is kept, `VITA_THREADS` limits the CPU
-threads, `VITA_DEVICE` chooses the device,
-`VITA_SIGNING_KEY` is the private key that signs archives; `VITA_REPLICA_SECRET` goes from a service to its replicas.
+Ranks follow torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`). `VITA_STORE` and `VITA_LEDGER` are the locations of the
+artifacts and the ledger, `VITA_SCRATCH_DAYS` is the retention of unfinished work in days, `VITA_THREADS` limits the CPU
+threads, `VITA_DEVICE` selects the device, `VITA_SIGNING_KEY` is the private key that signs archives, and
+`VITA_REPLICA_SECRET` is passed from a service to its replicas.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vita.spine.errors import ConfigError
 
 @dataclass(frozen=True)
 class Machine:
-    """Where this process runs: its rank among others and what it may use."""
+    """The rank of this process and the resources that it may use."""
 
     rank: int = 0
     world_size: int = 1
@@ -41,7 +41,7 @@ class Machine:
 
     @cached_property
     def device(self) -> str:
-        """`cpu`, `cuda` or `mps`; asking imports torch."""
+        """The device: `cpu`, `cuda` or `mps`; the first access may import torch."""
         if self.chosen_device:
             return self.chosen_device
         import torch
@@ -52,11 +52,11 @@ class Machine:
 
     @property
     def leads(self) -> bool:
-        """True in the one process that writes."""
+        """True in the process that writes (rank 0)."""
         return self.rank == 0
 
     def describe(self) -> dict[str, object]:
-        """What a run record says about the machine; no host name, no path."""
+        """Return the description of the machine for a run record, without host name and paths."""
         return {
             "system": platform.system(),
             "processor": platform.machine(),
@@ -68,22 +68,22 @@ class Machine:
 
 
 def chosen_device() -> str | None:
-    """The device that the environment chooses."""
+    """Return the device that the environment selects, if any."""
     return os.environ.get("VITA_DEVICE") or None
 
 
 def store_location() -> str | None:
-    """Where artifacts live, when the environment says."""
+    """Return the location of the artifacts from the environment, if set."""
     return os.environ.get("VITA_STORE") or None
 
 
 def ledger_location() -> str | None:
-    """The ledger's database URL, when the environment says."""
+    """Return the database URL of the ledger from the environment, if set."""
     return os.environ.get("VITA_LEDGER") or None
 
 
 def scratch_days() -> float:
-    """How many days the scratch folder of a run that did not finish is kept, so that the run can go on."""
+    """Return the retention of an unfinished run's scratch folder in days, during which the run can resume."""
     text = os.environ.get("VITA_SCRATCH_DAYS", "").strip() or "14"
     try:
         days = float(text)
@@ -95,55 +95,56 @@ def scratch_days() -> float:
 
 
 def signing_key() -> Path:
-    """The file of the private key with which archives are signed."""
+    """Return the path of the private key that signs archives."""
     chosen = os.environ.get("VITA_SIGNING_KEY")
     return Path(chosen).expanduser() if chosen else _config_folder() / "model-signing-key.pem"
 
 
 def personal_keys() -> Path:
-    """The folder of the private keys with which people sign approvals."""
+    """Return the folder of the private keys with which people sign approvals."""
     return _config_folder() / "people"
 
 
 def _config_folder() -> Path:
-    """The user's configuration folder."""
+    """Return the user's configuration folder."""
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "vita"
 
 
 def environment_of_replica(secret: str) -> dict[str, str]:
-    """This process's environment, with what a replica asks of its callers."""
+    """Return the environment of this process with the secret that a replica requires from its callers."""
     return {**os.environ, "VITA_REPLICA_SECRET": secret}
 
 
 def replica_secret() -> str:
-    """What callers must show, when a service started this replica; no child of it inherits that."""
+    """Return the secret that callers of this replica must send, and remove it from the environment of children."""
     return os.environ.pop("VITA_REPLICA_SECRET", "")
 
 
 def cache_folder() -> Path:
-    """Where local copies of remote artifacts are kept."""
+    """Return the folder of the local copies of remote artifacts."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "vita"
 
 
 def owner() -> tuple[str, str]:
-    """(place, process) of this process, so that another can tell whether it still lives.
+    """Return (host, process) of this process, with which another process can check whether it is alive.
 
-    The place changes with a reboot or another container, since process numbers mean nothing across them.
+    The host changes with a reboot and differs between containers, because process ids are not valid across them.
     """
-    return _place(), f"{os.getpid()}:{_started(os.getpid())}"
+    return _host(), f"{os.getpid()}:{_start_time(os.getpid())}"
 
 
-def still_alive(place: str, process: str) -> bool | None:
-    """Whether that process lives: True or False when it was started in this place, None when we cannot know."""
-    if place != _place():
+def still_alive(host: str, process: str) -> bool | None:
+    """Return True if the process is alive, False if not, None if it runs on another host and this is unknown."""
+    if host != _host():
         return None
     number, _, started = process.partition(":")
-    return _started(int(number)) == started
+    return _start_time(int(number)) == started
 
 
-def _place() -> str:
+def _host() -> str:
+    """Return an id of this host, its boot and its process namespace."""
     parts = [platform.node()]
     for source in ("/proc/sys/kernel/random/boot_id",):
         try:
@@ -157,8 +158,8 @@ def _place() -> str:
     return "/".join(parts)
 
 
-def _started(process: int) -> str:
-    """When a process began, in ticks since boot; empty when it is gone or a zombie."""
+def _start_time(process: int) -> str:
+    """Return the start time of a process in ticks since boot; empty if it has ended or is a zombie."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:

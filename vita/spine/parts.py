@@ -1,11 +1,11 @@
-"""Named tables filled by one decorator and open to other packages through entry points.
+"""Registries: named tables filled by a decorator, extensible by other packages through entry points.
 
 FILTERS = Parts[Callable]("filter")
 
 @FILTERS.add("too_short")
 def too_short(document): ...
 
-FILTERS["too_short"]       # an unknown name answers with the nearest right one
+FILTERS["too_short"]       # an unknown name raises an error that suggests the closest name
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ P = TypeVar("P")
 
 
 class Parts(Generic[P]):
-    """A table of parts of one kind; other packages add theirs under the entry-point group `vita.<kind>s`."""
+    """A registry of parts of one kind; other packages add parts under the entry-point group `vita.<kind>s`."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._own: dict[str, P] = {}
-        self._foreign: dict[str, P] | None = None
+        self._parts: dict[str, P] = {}
+        self._entry_points: dict[str, P] | None = None
 
     def add(self, name: str) -> Callable[[P], P]:
-        """Decorator: enter a part under `name`; a name is given once."""
+        """Return a decorator that registers a part under `name`; a name can be registered once."""
 
-        def enter(part: P) -> P:
-            if name in self._own:
-                raise ConfigError(f"{self.kind} `{name}`", "is already in the table")
-            self._own[name] = part
+        def register(part: P) -> P:
+            if name in self._parts:
+                raise ConfigError(f"{self.kind} `{name}`", "is already registered")
+            self._parts[name] = part
             return part
 
-        return enter
+        return register
 
     def __getitem__(self, name: str) -> P:
-        if name in self._own:
-            return self._own[name]
-        if name in self._others():
-            return self._others()[name]
+        if name in self._parts:
+            return self._parts[name]
+        if name in self._load_entry_points():
+            return self._load_entry_points()[name]
         raise unknown_name(self.kind, name, self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._own or name in self._others()
+        return name in self._parts or name in self._load_entry_points()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def names(self) -> list[str]:
-        """All names, sorted."""
-        return sorted({*self._own, *self._others()})
+        """Return all names, sorted."""
+        return sorted({*self._parts, *self._load_entry_points()})
 
-    def _others(self) -> dict[str, P]:
-        if self._foreign is None:
-            self._foreign = {point.name: point.load() for point in entry_points(group=f"vita.{self.kind}s")}
-        return self._foreign
+    def _load_entry_points(self) -> dict[str, P]:
+        if self._entry_points is None:
+            self._entry_points = {point.name: point.load() for point in entry_points(group=f"vita.{self.kind}s")}
+        return self._entry_points

@@ -1,11 +1,11 @@
-r"""Text of models, users and files as it is shown: on a terminal, in HTML and in Markdown, and never read as markup.
+r"""Escaping of untrusted text (models, users, files) for the terminal, HTML and Markdown.
 
     printable("a\x1b[2Jb")           # 'a\\x1b[2Jb'
     html_text("<b>\u202e")            # '&lt;b&gt;\\u202e'
     markdown_text("[a](b) *c*")      # '\\[a](b) \\*c\\*'
 
-Control characters could move the cursor or end a document; directional overrides (Unicode TR 36) show text in another
-order than it has. Both are shown escaped.
+Control characters could move the cursor or end a document; directional overrides (Unicode TR 36) change the displayed
+order of text. Both are escaped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 _CONTROL = re.compile(
     "\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-"""C0 and C1 controls but tab and line ends, Unicode line separators and directional controls, and surrogates."""
+"""C0 and C1 controls except tab and line ends, Unicode line separators and directional controls, and surrogates."""
 _MARKDOWN = re.compile(r"[\\`*\[|~]|(?<![^\W_])_|_(?![^\W_])")
 """Characters that begin markup in a line of Markdown; an underscore inside a word does not."""
 _MARKDOWN_START = re.compile(r"^(?:[#+\->=]|\d+(?=[.)](?: |$)))")
@@ -24,7 +24,7 @@ _MARKDOWN_START = re.compile(r"^(?:[#+\->=]|\d+(?=[.)](?: |$)))")
 
 
 def is_printable(text: str) -> bool:
-    """Whether a terminal shows the text as it is."""
+    """Return True if a terminal displays the text unchanged."""
     return not _CONTROL.search(text)
 
 
@@ -34,12 +34,12 @@ def printable(text: str) -> str:
 
 
 def html_text(text: str) -> str:
-    """Text for the content or a quoted attribute of an HTML or SVG element."""
+    """Escape text for the content or a quoted attribute of an HTML or SVG element."""
     return html.escape(printable(text))
 
 
 def markdown_text(text: str) -> str:
-    """Text for one line of Markdown: a paragraph, a heading, a list item or a cell of a table."""
+    """Escape text for one line of Markdown: a paragraph, a heading, a list item or a table cell."""
     words = printable(" ".join(text.split()))
     escaped = _MARKDOWN.sub(lambda match: "\\" + match.group(), words)
     escaped = re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
@@ -47,12 +47,12 @@ def markdown_text(text: str) -> str:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: `1 document`, `1,200 documents`, `2 dialogues`."""
+    """Format a number with its noun: `1 document`, `1,200 documents`, `2 dialogues`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def with_article(noun: str) -> str:
-    """A kind of artifact as the object of a sentence: `a model`, `an archive`, `tokens`."""
+    """Return a noun with its indefinite article: `a model`, `an archive`, `tokens`."""
     if noun.endswith("s") or noun == "feedback":
         return noun
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"

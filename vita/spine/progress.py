@@ -1,7 +1,7 @@
-"""What a person sees while a life goes on: one live line a step on a terminal, plain lines when piped.
+"""The progress display of a running life: one live line per step on a terminal, plain lines in a pipe.
 
-The view keeps the last figures of the running step (loss, tokens/s, time left) and prints each step's end;
-it only listens to events.
+It shows the last metrics of the running step (loss, tokens/s, time left) and prints the end of each step. It is an
+event sink and does not affect the run.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rich.text import Text
 from vita.spine.console import line
 
 PLAIN_SECONDS = 15.0
-"""How often a piped run says where it is."""
+"""Interval of progress lines in a pipe."""
 
 
 class Screen:
-    """An event sink that draws."""
+    """An event sink that displays progress on a console."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -32,7 +32,7 @@ class Screen:
         self._position = ""
         self._began = 0.0
         self._last: dict[str, Any] = {}
-        self._told = 0.0
+        self._last_print = 0.0
 
     def __call__(self, event: str, fields: Mapping[str, Any]) -> None:
         if event == "step":
@@ -52,7 +52,7 @@ class Screen:
         state = fields["state"]
         name = str(fields.get("life_step", ""))
         if state == "begins":
-            self._step, self._began, self._last, self._told = name, time.monotonic(), {}, time.monotonic()
+            self._step, self._began, self._last, self._last_print = name, time.monotonic(), {}, time.monotonic()
             self._position = f"{fields['position'] + 1}/{fields['of']}"
             self._start()
             return
@@ -64,10 +64,10 @@ class Screen:
         if state == "known":
             self.console.print(Text(f"  =  {self._position} {name:<14} known       {digest}", style="dim"))
         elif state == "done":
-            taken = clock(fields.get("seconds", 0))
+            duration = clock(fields.get("seconds", 0))
             summary = self._figures(final=True)
             self.console.print(
-                line(("  ok", "green"), f" {self._position} {name:<14} {taken:>10}  {digest}  {summary}")
+                line(("  ok", "green"), f" {self._position} {name:<14} {duration:>10}  {digest}  {summary}")
             )
 
     def _progress(self, fields: Mapping[str, Any]) -> None:
@@ -75,8 +75,8 @@ class Screen:
         self._last |= {name: value for name, value in fields.items() if name not in hidden}
         if self._live:
             self._live.update(self._line())
-        elif time.monotonic() - self._told >= PLAIN_SECONDS:
-            self._told = time.monotonic()
+        elif time.monotonic() - self._last_print >= PLAIN_SECONDS:
+            self._last_print = time.monotonic()
             self.console.print(f"  .. {self._position} {self._step}: {self._share()} {self._figures()}")
 
     # -- drawing
@@ -119,9 +119,9 @@ class Screen:
             value = self._last.get(name)
             if isinstance(value, (int, float)):
                 parts.append(form.format(value))
-        left = self._last.get("seconds_left")
-        if isinstance(left, (int, float)) and not final:
-            parts.append(f"{clock(left)} left")
+        seconds_left = self._last.get("seconds_left")
+        if isinstance(seconds_left, (int, float)) and not final:
+            parts.append(f"{clock(seconds_left)} left")
         return "  ".join(parts)
 
 
@@ -135,9 +135,9 @@ _FIGURES = {
 
 
 def clock(seconds: float) -> str:
-    """`75` -> `1:15`; under ten seconds with a decimal: `3.2 s`."""
+    """Format seconds: `75` -> `1:15`; below ten seconds with one decimal: `3.2 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+    total_seconds = round(seconds)
+    hours, remainder = divmod(total_seconds, 3600)
+    return f"{hours}:{remainder // 60:02}:{remainder % 60:02}" if hours else f"{remainder // 60}:{remainder % 60:02}"

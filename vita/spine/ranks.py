@@ -1,10 +1,10 @@
-"""Messages between the processes of one run: the first process (rank 0) decides, the others follow its decisions.
+"""Messages between the processes of one run: rank 0 decides, the other processes follow its decisions.
 
     ranks = connect(machine)
     ranks.publish({"run": key})                # in the first process
     ranks.receive("sft")                       # in every other process: {"run": key}
 
-The messages go through the key-value store of `torch.distributed`, at the address that `torchrun` gives every process
+The messages use the key-value store of `torch.distributed`, at the address that `torchrun` sets in the environment
 (`MASTER_ADDR`, `MASTER_PORT`). With one process nothing is sent, and torch is not imported.
 """
 
@@ -23,30 +23,30 @@ from vita.spine.machine import Machine
 
 POLL_SECONDS = 0.1
 CONNECT_SECONDS = 300.0
-"""How long a process waits for the others to start."""
+"""Maximum time that a process waits for the others to start."""
 EXPLAIN_SECONDS = 10.0
-"""How long a process whose communication broke waits for the reason from the process that stopped."""
+"""Maximum time that a process with a broken connection waits for the reason from the process that stopped."""
 LEAVE_SECONDS = 60.0
-"""How long the first process waits at the end until the others have read its last message."""
+"""Maximum time that rank 0 waits at the end until the others have read its last message."""
 _plans = itertools.count()
-"""Numbers the plans that a process carries out, so that their messages differ."""
+"""Counter of the plans of this process, which separates their messages."""
 
 
 class Ranks:
-    """The connection of this process to the others of its run; `store` is None where there is one process."""
+    """The connection of this process to the others of its run; `store` is None for a single process."""
 
     def __init__(self, machine: Machine, store: Any = None) -> None:
         self._machine, self._store, self._sent = machine, store, 0
 
     def publish(self, message: Mapping[str, Any]) -> None:
-        """Send a message to every other process; the first process calls it."""
+        """Send a message to every other process (rank 0 only)."""
         if self._store is not None:
             with _connection_explained(self._machine):
                 self._store.set(f"message/{self._sent}", json.dumps(message))
             self._sent += 1
 
     def receive(self, where: str) -> dict[str, Any]:
-        """Wait for the next message of the first process; raises `PlanError` when another process has stopped."""
+        """Wait for the next message of rank 0; raise `PlanError` if another process has stopped."""
         key = f"message/{self._sent}"
         with _connection_explained(self._machine):
             while not self._store.check([key]):
@@ -58,11 +58,11 @@ class Ranks:
 
     @contextmanager
     def stop_together(self) -> Iterator[None]:
-        """Tell the other processes when this one stops with an error; wait for all of them at the end."""
+        """Notify the other processes if this one stops with an error; wait for all of them at the end."""
         try:
             yield
         except BaseException as error:
-            self._tell_stop(str(error) if isinstance(error, VitaError) else type(error).__name__)
+            self._publish_stop(str(error) if isinstance(error, VitaError) else type(error).__name__)
             raise
         self._leave()
 
@@ -79,30 +79,30 @@ class Ranks:
             raise
 
     def _refuse_if_stopped(self, where: str) -> bool:
-        """Raise where another process has stopped; False otherwise."""
+        """Raise `PlanError` if another process has stopped; return False otherwise."""
         if self._store.check(["stopped"]):
             stopped = json.loads(self._store.get("stopped"))
             if stopped["rank"] != self._machine.rank:
                 raise PlanError(where, f"process {stopped['rank']} of the run stopped: {stopped['why']}")
         return False
 
-    def _tell_stop(self, why: str) -> None:
-        """Publish the reason of the first process that stops; later reasons are consequences of it."""
+    def _publish_stop(self, reason: str) -> None:
+        """Publish the reason of the first process that stops; later ones are consequences of it."""
         if self._store is None:
             return
         try:
             if not self._store.check(["stopped"]):
-                self._store.set("stopped", json.dumps({"rank": self._machine.rank, "why": why}))
+                self._store.set("stopped", json.dumps({"rank": self._machine.rank, "why": reason}))
         except RuntimeError:
-            return  # the first process is gone, and its store with it: there is nobody to tell
+            return  # rank 0, which hosts the store, has ended: no process is left to notify
 
     def _leave(self) -> None:
-        """Keep the first process, whose store holds the messages, until every other process has read them."""
+        """Keep rank 0, which hosts the store, alive until every other process has read its messages."""
         if self._store is None:
             return
         with _connection_explained(self._machine):
-            left = self._store.add("left", 1)
-            if self._machine.leads and left < self._machine.world_size:
+            num_finished = self._store.add("left", 1)
+            if self._machine.leads and num_finished < self._machine.world_size:
                 self._poll(lambda: self._store.add("left", 0) >= self._machine.world_size, seconds=LEAVE_SECONDS)
 
     @staticmethod

@@ -1,11 +1,11 @@
-"""File systems behind URLs (`s3://`, `gs://`, `https://`), opened with a bounded first request and clear errors.
+"""Remote file systems (`s3://`, `gs://`, `https://`), opened with a time-limited first request and clear errors.
 
     with remote_errors(url, where="curate", family=DataError):
         files, path = open_filesystem(url)
         names = files.find(path)
 
-Cloud libraries try for minutes to reach an address that is wrong. `open_filesystem` therefore asks for the bucket
-first, with short time limits and without retries. Later requests keep the library's own limits and retries.
+Cloud libraries retry a wrong address for minutes. `open_filesystem` therefore requests the bucket first, with short
+timeouts and without retries. Later requests use the timeouts and retries of the library.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ FIRST_REQUEST_SECONDS = 10
 """Time limit of the first request to a bucket."""
 _CONNECT_SECONDS = 4
 REMOTE_LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "s3fs")
-"""Packages whose exceptions mean that remote storage cannot be reached."""
+"""Packages whose exceptions mean that the remote storage is unreachable."""
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CREDENTIALS = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE", "gcs": "gcloud auth"}
 _ENDPOINTS = {"s3": "AWS_ENDPOINT_URL and AWS_REGION", "gcs": "STORAGE_EMULATOR_HOST"}
 _REACHED = "_vita_reached"
-"""Attribute of a file system: the buckets that have answered."""
+"""Attribute of a file system: the buckets that were reached."""
 
 
 class _MissingBucketError(Exception):
@@ -34,26 +34,26 @@ class _MissingBucketError(Exception):
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL and the path in it; its bucket has answered."""
+    """Return the fsspec file system of a URL and the path in it, after the bucket was reached."""
     import fsspec
 
     files, path = fsspec.core.url_to_fs(url)
     if url.split("://")[0] in _EXTRAS:
-        _ask_for_bucket(files, path.split("/")[0])
+        _reach_bucket(files, path.split("/")[0])
     return files, path
 
 
 def list_remote(files: Any, path: str) -> dict[str, Any]:
-    """Information on the files at a path, below it, or matching it as a glob; empty where there are none.
+    """Return information on the files at a path, below it, or matching it as a glob; empty if there are none.
 
-    fsspec's HTTP file system reports an unreachable host and a refusal as "not found"; here they raise their cause.
+    fsspec's HTTP file system reports an unreachable host and a refusal as "not found"; this raises their cause instead.
     """
     pattern = glob.has_magic(path)
     try:
         infos = files.glob(path, detail=True) if pattern else files.find(path, detail=True)
     except FileNotFoundError:
         infos = {}
-    if infos:  # of a single file over HTTP they are empty
+    if infos:  # empty for a single file over HTTP
         return {name: info if "type" in info else files.info(name) for name, info in infos.items()}
     cause: BaseException | None = None
     try:
@@ -72,34 +72,36 @@ _NOT_FOUND = (404, 410)
 
 
 def _folder_before_pattern(path: str) -> str:
-    """The path up to the last slash before the first wildcard."""
-    literal = path[: next(place for place, character in enumerate(path) if character in "*?[")]
+    """Return the path up to the last slash before the first wildcard."""
+    literal = path[: next(index for index, character in enumerate(path) if character in "*?[")]
     return literal.rpartition("/")[0]
 
 
-def _ask_for_bucket(files: Any, bucket: str) -> None:
-    """Ask once for each bucket; a refusal of this one request is no error, since a key may allow only some requests."""
+def _reach_bucket(files: Any, bucket: str) -> None:
+    """Request each bucket once; a denied request is not an error, because a key may allow only some requests."""
     from fsspec.asyn import sync
 
     reached: set[str] = files.__dict__.setdefault(_REACHED, set())
     if bucket in reached:
         return
     try:
-        sync(files.loop, _hasty(files)._info, bucket, timeout=FIRST_REQUEST_SECONDS)
+        sync(files.loop, _with_short_timeouts(files)._info, bucket, timeout=FIRST_REQUEST_SECONDS)
     except FileNotFoundError as error:
         raise _MissingBucketError(str(error)) from None
     except PermissionError:
-        if not _knows_listing_is_denied(files, bucket):
+        if not _only_listing_is_denied(files, bucket):
             raise
     reached.add(bucket)
 
 
-def _knows_listing_is_denied(files: Any, bucket: str) -> bool:
-    """Whether the credentials are valid, and only listing the bucket is not allowed."""
+def _only_listing_is_denied(files: Any, bucket: str) -> bool:
+    """Return True if the credentials are valid, and only listing the bucket is denied."""
     from fsspec.asyn import sync
 
     try:
-        sync(files.loop, _hasty(files)._info, f"{bucket}/vita-access-check", timeout=FIRST_REQUEST_SECONDS)
+        sync(
+            files.loop, _with_short_timeouts(files)._info, f"{bucket}/vita-access-check", timeout=FIRST_REQUEST_SECONDS
+        )
     except FileNotFoundError:
         return True
     except PermissionError as error:
@@ -108,13 +110,13 @@ def _knows_listing_is_denied(files: Any, bucket: str) -> bool:
 
 
 def _error_code(error: Exception) -> str:
-    """The code that a service of the S3 interface gave, such as `NoSuchBucket`."""
+    """Return the error code of an S3 service, such as `NoSuchBucket`."""
     response = getattr(error.__cause__, "response", None) or getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
 
-def _hasty(files: Any) -> Any:
-    """The same file system with short time limits and without retries."""
+def _with_short_timeouts(files: Any) -> Any:
+    """Return the same file system with short timeouts and without retries."""
     if not hasattr(files, "config_kwargs"):
         return files
     limits = {
@@ -123,14 +125,14 @@ def _hasty(files: Any) -> Any:
         "retries": {"max_attempts": 0},
     }
     options = {**files.storage_options, "config_kwargs": {**files.config_kwargs, **limits}}
-    hasty = type(files)(**options, skip_instance_cache=True)
-    hasty.retries = 1
-    return hasty
+    impatient = type(files)(**options, skip_instance_cache=True)
+    impatient.retries = 1
+    return impatient
 
 
 @contextmanager
 def remote_errors(url: str, *, where: str | None = None, family: type[VitaError] = StoreError) -> Iterator[None]:
-    """Turn what a cloud library raises into an error of `family`; FileNotFoundError of a path in a bucket passes."""
+    """Translate exceptions of a cloud library into `family`; FileNotFoundError of a path in a bucket is passed on."""
     try:
         yield
     except VitaError:
@@ -150,7 +152,7 @@ def remote_errors(url: str, *, where: str | None = None, family: type[VitaError]
 def explain_remote(
     error: Exception, url: str, *, where: str | None = None, family: type[VitaError] = StoreError
 ) -> VitaError | None:
-    """The one-line form of an error of remote storage; None for any other exception."""
+    """Return the one-line error for an exception of remote storage; None for any other exception."""
     from vita.spine.disk import explain_disk
 
     service = _EXTRAS.get(url.split("://")[0], "")

@@ -1,6 +1,6 @@
 """Signatures over a folder in the format of the OpenSSF Model Signing specification v1.0 (OMS).
 
-    bundle = sign(folder, name="cat-1", key=load_or_make_key(path))
+    bundle = sign(folder, name="cat-1", key=load_or_create_key(path))
     verify(folder, bundle, public=public_key)                # the files that the bundle names, byte for byte
 
 A bundle is a Sigstore bundle (v0.3) with a DSSE envelope around an in-toto statement, whose predicate lists the digest
@@ -37,8 +37,8 @@ _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 # -- keys
 
 
-def load_or_make_key(path: Path) -> Any:
-    """Load the private key from a PEM file; makes a new P-256 key with mode 600 where there is no file."""
+def load_or_create_key(path: Path) -> Any:
+    """Load the private key from a PEM file; create a new P-256 key with mode 600 if there is no file."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -65,13 +65,13 @@ def load_key(path: Path) -> Any:
     except OSError as error:
         raise StoreError(str(path), f"cannot be read: {error.strerror}") from None
     if _curve(key) != "secp256r1":
-        hint = "rename the file, and a new key is made; archives of the old key stay verifiable"
+        hint = "rename the file to create a new key; archives signed with the old key stay verifiable"
         raise StoreError(str(path), expected="an ECDSA key on the curve P-256", got=_key_type(key), hint=hint)
     return key
 
 
 def public_to_text(public: Any) -> str:
-    """A public key in PEM form."""
+    """Return a public key in PEM form."""
     from cryptography.hazmat.primitives import serialization
 
     form = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -79,14 +79,14 @@ def public_to_text(public: Any) -> str:
 
 
 def public_from_text(text: str, *, where: str) -> Any:
-    """An ECDSA public key from its PEM form."""
+    """Load an ECDSA public key from its PEM form."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     try:
         key = serialization.load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
-        hint = "openssl pkey -pubin -inform DER -in KEY -out key.pem makes one of the binary form"
+        hint = "convert a binary key with: openssl pkey -pubin -inform DER -in KEY -out key.pem"
         raise StoreError(where, expected="a public key in PEM form", hint=hint) from None
     if _curve(key) is None:
         raise StoreError(where, expected="an ECDSA public key (P-256, P-384 or P-521)", got=_key_type(key))
@@ -94,7 +94,7 @@ def public_from_text(text: str, *, where: str) -> Any:
 
 
 def key_id(public: Any) -> str:
-    """The sha256 of a public key's PEM form, in hex: the hint by which a bundle names its key."""
+    """Return the sha256 of a public key's PEM form, in hex: the key hint of a bundle."""
     return hashlib.sha256(public_to_text(public).encode()).hexdigest()
 
 
@@ -104,7 +104,7 @@ def sign_bytes(data: bytes, key: Any) -> bytes:
 
 
 def verifies(data: bytes, signature: bytes, public: Any) -> bool:
-    """Whether a signature over bytes is by this key."""
+    """Return True if this key made the signature over `data`."""
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -118,7 +118,7 @@ def verifies(data: bytes, signature: bytes, public: Any) -> bool:
 
 
 def sign(folder: Path, *, name: str, key: Any, leave_out: Iterable[str] = ()) -> dict[str, Any]:
-    """Make a bundle over every file of the folder but those left out."""
+    """Create a bundle over every file of the folder except `leave_out`."""
     ignored = sorted({*GIT_PATHS, *leave_out})
     names = sorted(file for file in _files(folder) if not _is_ignored(file, ignored))
     if not names:
@@ -151,7 +151,7 @@ def sign(folder: Path, *, name: str, key: Any, leave_out: Iterable[str] = ()) ->
 
 
 def verify(folder: Path, bundle: Mapping[str, Any], *, public: Any, leave_out: Iterable[str] = ()) -> list[str]:
-    """Return the files that the signature covers; refuses a wrong key and a changed, missing or added file.
+    """Return the signed files; raise `StoreError` for a wrong key or a changed, missing or added file.
 
     `leave_out` names files that no signature can cover, such as the bundle itself. Paths that the signer excluded
     (`ignore_paths`) are not verified and not returned.
@@ -174,12 +174,12 @@ def verify(folder: Path, bundle: Mapping[str, Any], *, public: Any, leave_out: I
         _refuse_gaps(folder, list(expected), where=where)
         present = {file for file in present if (folder / file).stat().st_size}  # an empty file has no shard
     if added := sorted(present - set(signed)):
-        raise StoreError(where, f"holds {added[0]}, which nobody signed")
+        raise StoreError(where, f"contains {added[0]}, which is not signed")
     return signed
 
 
 def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> dict[str, Any]:
-    """The predicate of a bundle, once its signature is verified."""
+    """Verify the signature of a bundle and return its predicate."""
     try:
         envelope, key_hint = _envelope(bundle, where=where)
         payload = base64.b64decode(envelope["payload"], validate=True)
@@ -190,7 +190,7 @@ def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> 
     if key_hint and key_hint != key_id(public):
         raise StoreError(where, expected=f"a signature by the key {key_id(public)[:12]}", got=f"one by {key_hint[:12]}")
     if not verifies(_envelope_bytes(kind, payload), signature, public):
-        raise StoreError(where, "its signature is not by this key, or what was signed was changed")
+        raise StoreError(where, "its signature is not by this key, or the signed content was changed")
     try:
         statement = json.loads(payload)
         for field, value in (("_type", STATEMENT), ("predicateType", PREDICATE)):
@@ -207,7 +207,7 @@ def _signed_predicate(bundle: Mapping[str, Any], public: Any, *, where: str) -> 
 
 
 def _envelope(bundle: Mapping[str, Any], *, where: str) -> tuple[Mapping[str, Any], str | None]:
-    """The DSSE envelope of a bundle and its key hint."""
+    """Return the DSSE envelope of a bundle and its key hint."""
     media = str(bundle.get("mediaType"))
     if media != BUNDLE:
         raise StoreError(where, expected=f"a Sigstore bundle ({BUNDLE})", got=media)
@@ -219,7 +219,7 @@ def _envelope(bundle: Mapping[str, Any], *, where: str) -> tuple[Mapping[str, An
 
 
 def _resources(predicate: Mapping[str, Any], *, where: str) -> tuple[str, list[str], dict[str, tuple[str, str]]]:
-    """How the files were hashed, the excluded paths, and the expected digests: name -> (algorithm, digest)."""
+    """Return the hash method, the excluded paths, and the expected digests: name -> (algorithm, digest)."""
     try:
         serialization = predicate["serialization"]
         method, algorithm = serialization["method"], str(serialization["hash_type"]).partition("-sharded-")[0]
@@ -239,7 +239,7 @@ def _resources(predicate: Mapping[str, Any], *, where: str) -> tuple[str, list[s
 
 
 def _byte_range(name: str, *, where: str) -> tuple[str, int, int]:
-    """`path:start:end` of a shard."""
+    """Parse the name of a shard: `path:start:end`."""
     try:
         file, start, end = name.rsplit(":", 2)
         return file, int(start), int(end)
@@ -248,43 +248,43 @@ def _byte_range(name: str, *, where: str) -> tuple[str, int, int]:
 
 
 def _refuse_gaps(folder: Path, shards: Iterable[str], *, where: str) -> None:
-    """Raises unless the shards of each file follow one another and cover the whole of it."""
-    ends: dict[str, int] = {}
+    """Raise `StoreError` unless the shards of each file are contiguous and cover the file."""
+    ends_by_file: dict[str, int] = {}
     for file, start, end in sorted(_byte_range(name, where=where) for name in shards):
-        if start != ends.get(file, 0) or end <= start:
-            raise StoreError(where, f"the shards of {file} do not cover it")
-        ends[file] = end
-    for file, end in ends.items():
+        if start != ends_by_file.get(file, 0) or end <= start:
+            raise StoreError(where, f"the shards of {file} do not cover the file")
+        ends_by_file[file] = end
+    for file, end in ends_by_file.items():
         if end != (folder / file).stat().st_size:
             raise StoreError(where, f"the signed file {file} was changed")
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """The relative path of every file; refuses symbolic links."""
+    """Yield the relative path of every file; raise `StoreError` for a symbolic link."""
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             if name.split("/")[0] in GIT_PATHS:
                 continue
-            raise StoreError(str(path), "is a symbolic link, which no signature covers")
+            raise StoreError(str(path), "is a symbolic link, which cannot be signed")
         if path.is_file():
             yield name
 
 
 def _is_ignored(name: str, ignored: Iterable[str]) -> bool:
-    """Whether a path is excluded, or lies below an excluded folder."""
+    """Return True if a path is excluded, or is below an excluded folder."""
     return any(name == path or name.startswith(f"{path.rstrip('/')}/") for path in ignored if path)
 
 
 def _file_digest(path: Path, algorithm: str, *, start: int = 0, end: int | None = None) -> str:
-    """The digest of a file, or of its bytes from `start` to `end`."""
+    """Return the digest of a file, or of its bytes from `start` to `end`."""
     digest = hashlib.new(_HASHES[algorithm])
     with path.open("rb") as file:
         file.seek(start)
-        left = None if end is None else end - start
-        while chunk := file.read(2**20 if left is None else min(2**20, left)):
+        remaining = None if end is None else end - start
+        while chunk := file.read(2**20 if remaining is None else min(2**20, remaining)):
             digest.update(chunk)
-            left = None if left is None else left - len(chunk)
+            remaining = None if remaining is None else remaining - len(chunk)
     return digest.hexdigest()
 
 
@@ -293,13 +293,13 @@ def _root_digest(digests: Iterable[str]) -> str:
 
 
 def _envelope_bytes(kind: str, payload: bytes) -> bytes:
-    """What DSSE signs: the lengths and the bytes of type and payload (its "pre-authentication encoding")."""
+    """Return the bytes that DSSE signs (PAE, pre-authentication encoding): lengths and bytes of type and payload."""
     name = kind.encode()
     return b"DSSEv1 %d %s %d %s" % (len(name), name, len(payload), payload)
 
 
 def _curve(key: Any) -> str | None:
-    """The name of an elliptic curve that is accepted; None for any other key."""
+    """Return the name of a supported elliptic curve; None for any other key."""
     name = getattr(getattr(key, "curve", None), "name", None)
     return name if name in _CURVES else None
 

@@ -1,13 +1,13 @@
-"""What a stage is: a module with `VERSION`, `Config`, `Inputs` and `run`; its annotations are the declaration.
+"""Stages: modules with `VERSION`, `Config`, `Inputs` and `run`; the annotations declare inputs and output.
 
 VERSION = 1
 class Config(Settings): ...
 @dataclass(frozen=True)
 class Inputs: model: Model; corpus: Corpus | None = None
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]: ...
-def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # if not everything may be run
-def advise(config: Config) -> list[str]: ...    # if settings may be doubtful before anything runs
-def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # if the ledger is to know more of it
+def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None: ...  # optional: reject inputs
+def advise(config: Config) -> list[str]: ...    # optional: warnings about settings
+def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # optional: entries in the ledger
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from vita.spine.store import Artifact, Draft, Store
 
 @dataclass
 class Context:
-    """What a run is given beside its config and inputs; none of it may change the answer."""
+    """The environment of a run, in addition to its config and inputs; it must not change the result."""
 
     scratch: Path
-    """A folder of this run key's own that survives a crash: checkpoints go here, and the draft."""
+    """The folder of this run key, which survives a crash; it holds checkpoints and the draft."""
     emit: Emit
-    """Tell what happens: `emit("progress", done=3, total=10, unit="files")`, `emit("note", text=...)`."""
+    """Report events: `emit("progress", done=3, total=10, unit="files")`, `emit("note", text=...)`."""
     machine: Machine
     lineage: Sequence[Mapping[str, Any]] = ()
-    """What made the inputs, for a stage that declares `LINEAGE = True`: each earlier run with its stage, version,
-    config, inputs and artifact, the nearest first."""
+    """The lineage of the inputs, for a stage that declares `LINEAGE = True`: each earlier run with its stage, version,
+    config, inputs and artifact, nearest first."""
     ledger: Ledger | None = None
     store: Store | None = None
-    """Likewise, where else something is known of the inputs: to be read, never written."""
+    """Ledger and store of the lineage, also only with `LINEAGE = True`; read-only."""
     record: dict[str, Any] = field(default_factory=dict)
-    """Facts that vary between runs (seconds, speeds); kept in the ledger, never in the artifact."""
+    """Facts that vary between runs (seconds, speeds); stored in the ledger, never in the artifact."""
 
     def draft_folder(self) -> Path:
-        """An empty folder in the scratch space for the draft."""
+        """Create an empty folder for the draft in the scratch folder."""
         folder = self.scratch / "draft"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -56,26 +56,26 @@ class Context:
 
 @dataclass(frozen=True)
 class Slot:
-    """An input of a stage: its name, the kind of artifact, and whether the stage can do without."""
+    """An input of a stage: its name, the kind of artifact, and whether it is optional."""
 
     name: str
     kind: type[Artifact]
     optional: bool
     only_when_chosen: bool = False
-    """Whether nothing fills it by itself: a life must say `inputs: {slot: step}`."""
+    """True if the slot is never filled automatically: a life must set `inputs: {slot: step}`."""
 
 
 def only_when_chosen() -> Any:
-    """An optional input that is never filled by itself: `parent: Report | None = only_when_chosen()`.
+    """Declare an optional input that is never filled automatically: `parent: Report | None = only_when_chosen()`.
 
-    For a kind of which a life has many, of which the latest need not be the one that is meant.
+    It is for kinds with many artifacts per life, where the latest artifact may be the wrong one.
     """
     return field(default=None, metadata={"only_when_chosen": True})
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as its module declares it."""
+    """The declaration of a stage, as read from its module."""
 
     name: str
     version: int
@@ -86,19 +86,19 @@ class Stage:
     gives: type[Artifact]
     run: Callable[[Any, Any, Context], Draft[Any]]
     record: Callable[[Any, Any, Ledger], None] | None = None
-    """Tells the ledger of an answer, as often as it is met: `record(artifact, inputs, ledger)`."""
+    """Records facts on an artifact in the ledger, for new and cached artifacts: `record(artifact, inputs, ledger)`."""
     admit: Callable[[Any, Any, Ledger, Store], None] | None = None
-    """Raises where these inputs may not be taken so: asked before each run, in a life and alone."""
+    """Raises an error if these inputs must not be used; called before each run, in a life and for a single stage."""
     advise: Callable[[Any], list[str]] | None = None
-    """What can be told of the settings before anything runs: `advise(config)`."""
+    """Returns warnings about the settings before the run: `advise(config)`."""
     lineage: bool = False
-    """Whether it asks for what made its inputs."""
+    """True if the stage reads the lineage of its inputs."""
     parallel: bool = False
-    """Whether every rank carries it out together (training), or the leading one alone."""
+    """True if all ranks run the stage together (training), False if only rank 0 runs it."""
 
 
 def read_stage(name: str, module: types.ModuleType) -> Stage:
-    """The declaration in `module`; says what is missing or not of the form."""
+    """Read the declaration of a stage from `module`; raise `PlanError` if a part is missing or malformed."""
     for part in ("VERSION", "Config", "Inputs", "run"):
         if not hasattr(module, part):
             raise PlanError(f"stage {name}", f"the module {module.__name__} has no `{part}`")
@@ -118,12 +118,14 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
 def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
     hints = get_type_hints(inputs)
     slots = []
-    for one in dataclasses.fields(inputs):
-        annotation, optional = hints[one.name], False
+    for slot_field in dataclasses.fields(inputs):
+        annotation, optional = hints[slot_field.name], False
         if get_origin(annotation) in (Union, types.UnionType):
             inner = [part for part in get_args(annotation) if part is not type(None)]
             annotation, optional = inner[0], True
         if not (isinstance(annotation, type) and issubclass(annotation, Artifact)):
-            raise PlanError(f"stage {name}", f"input `{one.name}`", expected="a kind of artifact", got=str(annotation))
-        slots.append(Slot(one.name, annotation, optional, bool(one.metadata.get("only_when_chosen"))))
+            raise PlanError(
+                f"stage {name}", f"input `{slot_field.name}`", expected="a kind of artifact", got=str(annotation)
+            )
+        slots.append(Slot(slot_field.name, annotation, optional, bool(slot_field.metadata.get("only_when_chosen"))))
     return tuple(slots)

@@ -5,8 +5,8 @@
     folders/<digest>/...      hard links to the objects, so that any tool can read an artifact as a folder
     scratch/<run key>/        work in progress; survives a crash
 
-Commits are atomic: objects first, the manifest last, each written aside and renamed. What is read is
-verified; a corrupt object is set aside, so that the next run makes its artifact anew.
+Commits are atomic: objects first, the manifest last, each written to a temporary file and renamed. All reads are
+verified; a corrupt object is renamed, so that the next run produces its artifact again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Generic, TypeVar
 
 from vita.spine import machine
-from vita.spine.disk import confined, file_sha256, full_disk_explained, synced, write_atomically
+from vita.spine.disk import confined, file_sha256, full_disk_explained, sync_to_disk, write_atomically
 from vita.spine.errors import StoreError
 from vita.spine.remote import Remote
 
 VERIFY_LIMIT = 4 * 2**30
-"""Artifacts over this many bytes are verified by size only when opened; `Store.verify` reads all."""
+"""Size in bytes above which `open` verifies artifacts by file size only; `Store.verify` reads all bytes."""
 
 TEMPORARY = "tmp-"
-"""How the names of scratch folders begin that belong to a process and not to a run."""
+"""Name prefix of scratch folders that belong to a process instead of a run."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something a stage made: a read-only folder that its digest identifies."""
+    """The output of a stage: a read-only folder, identified by its digest."""
 
     kind: ClassVar[str] = "artifact"
     digest: str
@@ -49,7 +49,7 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class Draft(Generic[A]):
-    """What a stage hands over: a folder of files and deterministic facts about it."""
+    """The uncommitted output of a stage: a folder of files and deterministic facts about it."""
 
     kind: type[A]
     folder: Path
@@ -58,7 +58,7 @@ class Draft(Generic[A]):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact holds: file path -> (sha256, bytes)."""
+    """The manifest of an artifact: its kind, its facts, and its files as path -> (sha256, bytes)."""
 
     kind: str
     files: Mapping[str, tuple[str, int]]
@@ -69,7 +69,7 @@ class Manifest:
         return sum(size for _, size in self.files.values())
 
     def encode(self) -> bytes:
-        """The canonical bytes, whose sha256 is the digest."""
+        """Return the canonical bytes, whose sha256 is the digest of the artifact."""
         files = {path: {"sha256": sha, "bytes": size} for path, (sha, size) in sorted(self.files.items())}
         return canonical_json({"kind": self.kind, "files": files, "facts": self.facts})
 
@@ -84,7 +84,7 @@ class Manifest:
 
 
 class Store:
-    """A store of artifacts; `location` is a folder or a URL, `cache` the local folder behind a URL."""
+    """A store of artifacts; `location` is a folder or a URL, `cache` the local cache folder of a URL."""
 
     def __init__(self, location: str | Path, *, cache: Path | None = None) -> None:
         self.location = str(location)
@@ -109,22 +109,22 @@ class Store:
 
     @property
     def is_remote(self) -> bool:
-        """Whether artifacts have to be fetched before they can be read."""
+        """True if artifacts must be downloaded before they can be read."""
         return self._remote is not None
 
     # -- writing
 
     def commit(self, draft: Draft[A]) -> A:
-        """Take the draft's files into the store; they are moved by hard link where the disk allows it."""
+        """Store the files of a draft as an artifact; files are hard-linked if the disk supports it, or else copied."""
         with full_disk_explained(self.root):
             files: dict[str, tuple[str, int]] = {}
             for path in sorted(p for p in draft.folder.rglob("*") if p.is_file() or p.is_symlink()):
                 if path.is_symlink():
-                    raise StoreError(str(path), "a draft holds a symbolic link", hint="copy the file instead")
+                    raise StoreError(str(path), "the draft contains a symbolic link", hint="copy the file instead")
                 name = path.relative_to(draft.folder).as_posix()
-                files[name] = self._take(path)
+                files[name] = self._add_object(path)
             if not files:
-                raise StoreError(str(draft.folder), "the draft holds no files")
+                raise StoreError(str(draft.folder), "the draft contains no files")
             manifest = Manifest(draft.kind.kind, files, json.loads(canonical_json(draft.facts)))
             data = manifest.encode()
             digest = hashlib.sha256(data).hexdigest()
@@ -137,7 +137,7 @@ class Store:
             return self._handle(draft.kind, digest, manifest)
 
     def scratch(self, key: str) -> Path:
-        """The work folder of a run, kept until `clear_scratch`."""
+        """Return the scratch folder of a run, which exists until `clear_scratch`."""
         folder = self.root / "scratch" / key
         with full_disk_explained(self.root):
             folder.mkdir(parents=True, exist_ok=True)
@@ -148,9 +148,9 @@ class Store:
 
     @contextmanager
     def temporary(self, purpose: str) -> Iterator[Path]:
-        """An empty folder for a draft that no run owns, under a name of its own; it is removed when the block ends.
+        """Create an empty draft folder that belongs to no run, under a unique name; it is removed when the block ends.
 
-        The name holds the process that made it, so that a later cleanup can tell whether it is still in use.
+        The name contains the process id, so that a later cleanup can check whether it is still in use.
         """
         _, process = machine.owner()
         key = f"{TEMPORARY}{purpose}-{process.replace(':', '-')}-{uuid.uuid4().hex[:8]}"
@@ -164,7 +164,7 @@ class Store:
     # -- reading
 
     def open(self, digest: str, kind: type[A] = Artifact) -> A:
-        """The artifact, present locally and verified; refuses another kind."""
+        """Return the artifact, available locally and verified; raise `StoreError` for another kind."""
         manifest = self.manifest(digest)
         if kind is not Artifact and manifest.kind != kind.kind:
             raise StoreError(f"artifact {digest[:12]}", expected=f"a {kind.kind}", got=f"a {manifest.kind}")
@@ -176,16 +176,16 @@ class Store:
             return self._handle(kind, digest, manifest)
 
     def read(self, digest: str, name: str) -> bytes:
-        """One file of an artifact, verified; the others may be large, and are not touched."""
+        """Return one verified file of an artifact; its other files are not read."""
         manifest = self.manifest(digest)
         if name not in manifest.files:
-            raise StoreError(f"{manifest.kind} {digest[:12]}", f"holds no file {name}")
+            raise StoreError(f"{manifest.kind} {digest[:12]}", f"contains no file {name}")
         sha, size = manifest.files[name]
         self._ensure(sha, size, f"{manifest.kind} {digest[:12]}, file {name}", deep=True)
         return self._object(sha).read_bytes()
 
     def manifest(self, digest: str) -> Manifest:
-        """What the artifact holds, without its bytes."""
+        """Return the manifest of an artifact, without reading its files."""
         path = self.root / "artifacts" / f"{digest}.json"
         if path.exists():
             data = path.read_bytes()
@@ -195,11 +195,11 @@ class Store:
             raise StoreError(f"artifact {digest[:12]}", f"is not in the store {self.location}", hint="see `vita ls`")
         if hashlib.sha256(data).hexdigest() != digest:
             path.rename(path.with_suffix(".corrupt"))
-            raise StoreError(f"artifact {digest[:12]}", "its manifest was corrupt and has been set aside", hint=_AGAIN)
+            raise StoreError(f"artifact {digest[:12]}", "its manifest was corrupt and has been renamed", hint=_AGAIN)
         return Manifest.decode(data, where=f"artifact {digest[:12]}")
 
     def has(self, digest: str) -> bool:
-        """Whether the artifact is there with all its bytes (by size; `open` verifies)."""
+        """Return True if all files of the artifact are present with the right size (`open` verifies the content)."""
         try:
             manifest = self.manifest(digest)
         except StoreError:
@@ -207,16 +207,18 @@ class Store:
         return all(self._present(sha, size) for sha, size in manifest.files.values())
 
     def digests(self) -> list[str]:
-        """Every artifact, sorted by digest."""
-        with full_disk_explained(self.root):  # `glob` would take a folder that cannot be read for an empty one
+        """Return the digests of all artifacts, sorted."""
+        with full_disk_explained(self.root):  # `glob` would treat an unreadable folder as empty
             names = [path.name for path in (self.root / "artifacts").iterdir()]
-        found = {name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")}
+        digests = {name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")}
         if self._remote:
-            found.update(PurePosixPath(name).stem for name in self._remote.names("artifacts") if name.endswith(".json"))
-        return sorted(found)
+            digests.update(
+                PurePosixPath(name).stem for name in self._remote.names("artifacts") if name.endswith(".json")
+            )
+        return sorted(digests)
 
     def verify(self) -> Iterator[tuple[str, Manifest, list[str]]]:
-        """Read every byte of every artifact: (digest, manifest, names of bad files)."""
+        """Read every byte of every artifact; yield (digest, manifest, names of corrupt files)."""
         self._verified.clear()
         for digest in self.digests():
             manifest, bad = self.manifest(digest), []
@@ -238,39 +240,39 @@ class Store:
             return path.stat().st_size == size
         return bool(self._remote and self._remote.size(f"objects/{sha[:2]}/{sha}") == size)
 
-    def _take(self, source: Path) -> tuple[str, int]:
+    def _add_object(self, source: Path) -> tuple[str, int]:
         sha, size = file_sha256(source), source.stat().st_size
         target = self._object(sha)
         if target.exists() and target.stat().st_size == size and (sha in self._verified or file_sha256(target) == sha):
             return sha, size
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{sha[:12]}-{uuid.uuid4().hex[:8]}")
+        temporary = target.with_name(f".{sha[:12]}-{uuid.uuid4().hex[:8]}")
         try:
-            _link_or_copy(source, aside)
-            synced(aside)
-            aside.chmod(0o444)
-            aside.replace(target)
+            _link_or_copy(source, temporary)
+            sync_to_disk(temporary)
+            temporary.chmod(0o444)
+            temporary.replace(target)
         finally:
-            aside.unlink(missing_ok=True)
-        synced(target.parent)
+            temporary.unlink(missing_ok=True)
+        sync_to_disk(target.parent)
         return sha, size
 
     def _ensure(self, sha: str, size: int, where: str, *, deep: bool) -> None:
-        """The object is here and whole; what is not is set aside, and fetched again where there is a far side."""
+        """Ensure that an object is intact; a corrupt one is renamed, and downloaded again from a remote store."""
         path = self._object(sha)
-        if self._whole(path, sha, size, deep=deep):
+        if self._is_intact(path, sha, size, deep=deep):
             return
-        corrupt = _set_aside(path)
+        corrupt = _quarantine(path)
         if self._remote:
             self._remote.fetch(f"objects/{sha[:2]}/{sha}", path)
-            if self._whole(path, sha, size, deep=deep):
+            if self._is_intact(path, sha, size, deep=deep):
                 return
-            corrupt = _set_aside(path) or corrupt
+            corrupt = _quarantine(path) or corrupt
         if corrupt:
-            raise StoreError(where, "was corrupt (its bytes do not match its digest) and is set aside", hint=_AGAIN)
+            raise StoreError(where, "was corrupt (its bytes do not match its digest) and has been renamed", hint=_AGAIN)
         raise StoreError(where, "is missing from the store", hint=_AGAIN)
 
-    def _whole(self, path: Path, sha: str, size: int, *, deep: bool) -> bool:
+    def _is_intact(self, path: Path, sha: str, size: int, *, deep: bool) -> bool:
         if not path.exists() or path.stat().st_size != size:
             return False
         if deep and sha not in self._verified:
@@ -281,10 +283,10 @@ class Store:
 
     def _handle(self, kind: type[A], digest: str, manifest: Manifest) -> A:
         folder = self.root / "folders" / digest
-        if not self._folder_is_whole(folder, manifest):
-            aside = folder.with_name(f".{digest[:12]}-{uuid.uuid4().hex[:8]}")
+        if not self._folder_is_intact(folder, manifest):
+            temporary = folder.with_name(f".{digest[:12]}-{uuid.uuid4().hex[:8]}")
             for name, (sha, _) in manifest.files.items():
-                target = confined(aside, name)
+                target = confined(temporary, name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link_or_copy(self._object(sha), target)
             if folder.exists():
@@ -292,35 +294,35 @@ class Store:
                 folder.rename(stale)
                 shutil.rmtree(stale, ignore_errors=True)
             try:
-                aside.rename(folder)
-            except OSError:  # another process was quicker
-                shutil.rmtree(aside, ignore_errors=True)
+                temporary.rename(folder)
+            except OSError:  # another process was faster
+                shutil.rmtree(temporary, ignore_errors=True)
         return kind(digest=digest, path=folder, facts=manifest.facts)
 
-    def _folder_is_whole(self, folder: Path, manifest: Manifest) -> bool:
+    def _folder_is_intact(self, folder: Path, manifest: Manifest) -> bool:
         for name, (sha, _) in manifest.files.items():
             try:
-                seen, kept = confined(folder, name).stat(), self._object(sha).stat()
+                folder_stat, object_stat = confined(folder, name).stat(), self._object(sha).stat()
             except FileNotFoundError:
                 return False
-            if (seen.st_ino, seen.st_dev) != (kept.st_ino, kept.st_dev) and (
-                seen.st_size != kept.st_size or file_sha256(folder / name) != sha
+            if (folder_stat.st_ino, folder_stat.st_dev) != (object_stat.st_ino, object_stat.st_dev) and (
+                folder_stat.st_size != object_stat.st_size or file_sha256(folder / name) != sha
             ):
                 return False
         return True
 
 
-_AGAIN = "run the same command again and it will be made anew"
+_AGAIN = "run the same command again to produce it again"
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted names, no spaces, UTF-8; NaN is refused."""
+    """Encode a JSON value canonically: sorted names, no spaces, UTF-8; NaN is refused."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
 
 
-def _set_aside(path: Path) -> bool:
-    """Move a corrupt object away, to be looked at; False when there is none."""
+def _quarantine(path: Path) -> bool:
+    """Rename a corrupt object for later inspection; return False if there is none."""
     if not path.exists():
         return False
     path.rename(path.with_name(f"{path.name}.corrupt-{uuid.uuid4().hex[:6]}"))

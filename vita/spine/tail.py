@@ -1,10 +1,10 @@
-"""Reads an append-only table from where the last read ended, so that a watcher pays for new rows alone.
+"""Incremental reads of an append-only table: each read returns only the rows that were added since the last one.
 
     tail = Tail(table)
-    rows = tail.read(database); tail.advance(rows)        # everything, then only what was added since
+    rows = tail.read(database); tail.advance(rows)        # all rows, then only new rows
 
-On PostgreSQL a transaction may commit after another one that took a later id. Ids that were skipped are therefore
-asked for again for `PATIENCE_SECONDS`; after that they count as rolled back.
+On PostgreSQL a transaction may commit after another one with a later id. Skipped ids are therefore queried again for
+`PATIENCE_SECONDS`; after that they count as rolled back.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 import sqlalchemy as sa
 
 PATIENCE_SECONDS = 300.0
-"""How long a skipped id may still appear: longer than any transaction that appends takes."""
+"""Time during which a skipped id may still appear: longer than any transaction that appends rows."""
 LATE_IDS = 64
-"""How many of the newest ids are checked for skipped ones at the first read."""
+"""Number of the newest ids that the first read checks for skipped ids."""
 MOST_SKIPPED = 1000
-"""How many skipped ids are asked for at a time, the newest."""
+"""Maximum number of skipped ids per query, the newest."""
 
 
 class Tail:
-    """The rows of a table with an increasing integer `id`, each given until it is marked as read."""
+    """A reader of a table with an increasing integer `id`; a row is returned until it is marked as read."""
 
     def __init__(self, table: sa.Table, *columns: sa.Column[Any], clock: Callable[[], float] = time.monotonic) -> None:
-        """`columns` are read besides `id`; all of them when none is named."""
+        """Read `columns` in addition to `id`, or all columns if none is named."""
         self._id = table.c.id
         self._columns = [self._id, *columns] if columns else list(table.c)
         self._clock = clock
@@ -35,20 +35,20 @@ class Tail:
         self._skipped: dict[int, float] = {}
 
     def skip(self, database: sa.Connection) -> None:
-        """Leave out all rows that the table has now."""
+        """Mark all current rows of the table as read."""
         self.advance(database.execute(sa.select(self._id).order_by(self._id.desc()).limit(LATE_IDS)).mappings().all())
 
     def read(self, database: sa.Connection, *, limit: int | None = None) -> Sequence[sa.RowMapping]:
-        """The rows that were added since the last `advance`, in the order of their ids; at most `limit`."""
+        """Return the rows that were added since the last `advance`, ordered by id; at most `limit`."""
         query = sa.select(*self._columns).order_by(self._id).limit(limit)
         if self._last is not None:
-            late = sorted(self._skipped)[-MOST_SKIPPED:]
+            skipped_ids = sorted(self._skipped)[-MOST_SKIPPED:]
             new = self._id > self._last
-            query = query.where(sa.or_(new, self._id.in_(late)) if late else new)
+            query = query.where(sa.or_(new, self._id.in_(skipped_ids)) if skipped_ids else new)
         return database.execute(query).mappings().all()
 
     def advance(self, rows: Sequence[sa.RowMapping]) -> None:
-        """Mark rows as read; until then `read` gives them again, so that a failure in between loses none."""
+        """Mark rows as read; until then `read` returns them again, so that a failure loses no rows."""
         ids, now = [row["id"] for row in rows], self._clock()
         for number in ids:
             self._skipped.pop(number, None)

@@ -1,4 +1,4 @@
-"""Experiment trackers: optional sinks that pass the metrics of a run on to TensorBoard, MLflow or Weights & Biases.
+"""Experiment trackers: optional sinks that send the metrics of a run to TensorBoard, MLflow or Weights & Biases.
 
     vita live life.yaml --tracker mlflow
 
@@ -102,7 +102,7 @@ PROJECT = "vita"
 
 
 class MetricsSink:
-    """Passes the numbers of `metrics` events on to `write(stage, step, figures)`; ignores all other events."""
+    """Pass the numbers of `metrics` events to `write(stage, step, figures)`; ignore all other events."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class MetricsSink:
 
 @contextmanager
 def explained(tracker: str, errors: type[Exception]) -> Iterator[None]:
-    """Turn the library's own errors (a server that cannot be reached, a bad setting) into one clear line."""
+    """Translate errors of the library (an unreachable server, a wrong setting) into a one-line `VitaError`."""
     try:
         yield
     except errors as error:

@@ -1,6 +1,6 @@
-"""YAML for settings: plain values only, no duplicate names, finite numbers, bounded size.
+"""YAML for settings: plain values only, no duplicate names, finite numbers, limited size.
 
-Words and numbers follow YAML 1.2: `no` is a word, `1e-3` is a number, `1:30` and `2027-01-31` are text.
+Scalars follow YAML 1.2: `no` is text, `1e-3` is a number, `1:30` and `2027-01-31` are text.
 Every mistake in the text is a `yaml.YAMLError` with its line; `read_yaml` turns it into a `ConfigError`.
 """
 
@@ -18,13 +18,13 @@ from vita.spine.errors import ConfigError
 MAX_BYTES = 8 * 2**20
 """Largest file that is read as settings."""
 MAX_NODES = 100_000
-"""Most values in one text after aliases are expanded; more is an alias bomb."""
+"""Maximum number of values after aliases are expanded; more is an alias bomb."""
 MAX_DEPTH = 64
-"""Deepest nesting of lists and mappings."""
+"""Maximum nesting depth of lists and mappings."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file."""
+    """Read the mapping of a YAML file."""
     value = _parse_file(Path(path))
     if not isinstance(value, dict):
         kind = "an empty file" if value is None else type(value).__name__
@@ -93,7 +93,7 @@ class _SettingsLoader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"a name must be plain text ({_line(key_node.start_mark)})")
             name = self.construct_object(key_node, deep=True)
             if name in names:
-                raise yaml.YAMLError(f"`{name}` stands twice ({_line(key_node.start_mark)})")
+                raise yaml.YAMLError(f"`{name}` is set twice ({_line(key_node.start_mark)})")
             if name != "<<":
                 names.add(name)
         return super().construct_mapping(node, deep)
@@ -112,8 +112,10 @@ class _SettingsLoader(yaml.SafeLoader):
                 return value
             raise ValueError
         except ValueError:
-            shown = text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
-            raise yaml.YAMLError(f"`{shown}` is not an integer of at most 64 bits ({_line(node.start_mark)})") from None
+            excerpt = text if len(text) <= 40 else f"{text[:20]}... ({len(text)} digits)"
+            raise yaml.YAMLError(
+                f"`{excerpt}` is not an integer of at most 64 bits ({_line(node.start_mark)})"
+            ) from None
 
 
 def _line(mark: Any) -> str:

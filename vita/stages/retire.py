@@ -81,7 +81,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
         _copy_reports(artifact.path, folder / "reports" / name)
     if context.ledger and context.store:
         _tell(inputs, context.ledger, context.store, lineage=context.lineage, folder=folder)
-    key = signing.load_or_make_key(machine.signing_key())
+    key = signing.load_or_create_key(machine.signing_key())
     (folder / PUBLIC).write_text(signing.public_to_text(key.public_key()), encoding="ascii")
     bundle = signing.sign(folder, name=f"model {inputs.model.digest}", key=key, leave_out=(SIGNATURE,))
     _dump(folder / SIGNATURE, bundle)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vita.spine.disk import explain_disk, file_sha256, synced
+from vita.spine.disk import explain_disk, file_sha256, sync_to_disk
 from vita.spine.errors import StoreError, VitaError
 
 TENSORS, STATE, FORMAT = "tensors.safetensors", "state.json", 1
@@ -110,11 +110,11 @@ class Checkpoints:
             seal = hashlib.sha256(body.encode()).hexdigest()
             (aside / STATE).write_text(body + "\n" + seal + "\n", encoding="utf-8")
             for path in (aside / TENSORS, aside / STATE, aside):
-                synced(path)
+                sync_to_disk(path)
             if place.exists():  # of the same step, from before a crash; it says the same
                 shutil.rmtree(place)
             aside.rename(place)
-            synced(self.folder)
+            sync_to_disk(self.folder)
         except (OSError, SafetensorError):
             shutil.rmtree(aside, ignore_errors=True)
             raise

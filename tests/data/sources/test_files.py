@@ -122,7 +122,7 @@ def test_folders_and_globs_give_files_in_order_of_name(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="there is no such file, and it matches none as a glob"):
+    with pytest.raises(DataError, match="no such file, and no file matches it as a glob"):
         find(str(tmp_path / "none*.txt"), where="curate")
     with pytest.raises(DataError, match="holds no files"):
         find(str(tmp_path / "empty"), where="curate")

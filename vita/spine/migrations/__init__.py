@@ -1,1 +1,1 @@
-"""The ledger's schema, step by step (Alembic)."""
+"""Schema migrations of the ledger (Alembic)."""

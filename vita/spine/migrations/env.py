@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that the ledger hands over."""
+"""Run the migrations on the connection that the ledger passes."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""One file a step, oldest first."""
+"""The migrations, one file each, oldest first."""

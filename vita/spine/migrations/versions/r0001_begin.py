@@ -1,4 +1,4 @@
-"""Runs and what they took, names and their history, events, fingerprints of input files."""
+"""Runs and their inputs, names and their history, events, fingerprints of input files."""
 
 import sqlalchemy as sa
 from alembic import op

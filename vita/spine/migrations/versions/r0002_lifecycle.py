@@ -1,4 +1,4 @@
-"""What becomes of a version: its states, the bars it must clear, verdicts, approvals and waivers."""
+"""Lifecycle of versions: states, policies, verdicts, approvals and waivers."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What people are asked to judge, the answers before them, and their ratings."""
+"""Review tasks, the items to rate, and their ratings."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What the red team found, and what became of it."""
+"""Red-team findings and their status."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The service: who may ask, what was served, what was asked, and what users said of the answers."""
+"""The service: API keys, served versions, the request log, and user feedback."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Fingerprints know a file's inode and time of change of state; erasures say which documents must not be read again."""
+"""Inode and ctime of fingerprints; erasures of documents that must not be read again."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""An erasure says whether the id alone means the document."""
+"""Erasures record whether the id alone identifies the document."""
 
 import sqlalchemy as sa
 from alembic import op

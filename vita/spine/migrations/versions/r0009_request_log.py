@@ -1,4 +1,4 @@
-"""The request log at scale: figures as columns, indexes for monitoring and feedback, and replaced feedback marked."""
+"""The request log at scale: metrics as columns, indexes for monitoring and feedback, a mark for replaced feedback."""
 
 import sqlalchemy as sa
 from alembic import op

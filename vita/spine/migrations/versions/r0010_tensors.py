@@ -1,4 +1,4 @@
-"""Digests of the tensors of models, which do not depend on the layout of their files."""
+"""Tensor digests of models, independent of the file layout."""
 
 import sqlalchemy as sa
 from alembic import op

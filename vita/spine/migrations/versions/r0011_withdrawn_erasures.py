@@ -1,4 +1,4 @@
-"""An erasure can be withdrawn; who did so, when and why stays in the ledger."""
+"""Withdrawal of erasures, with time, author and reason."""
 
 import sqlalchemy as sa
 from alembic import op
