@@ -43,7 +43,7 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class LifeFile(Settings):
-    """The form of a life's file."""
+    """Schema of a life file."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """What this life is called; its artifacts are `name/step`."""
@@ -62,7 +62,7 @@ class LifeFile(Settings):
 
 
 class Life:
-    """A life read from its file, ready to be planned."""
+    """A life, read from its file."""
 
     def __init__(self, file: LifeFile, plan: Plan) -> None:
         self.file, self.plan = file, plan
@@ -118,7 +118,7 @@ def find_recipe(reference: str) -> Path:
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that ship with Vita."""
+    """Return the built-in recipes: name -> path."""
     folder = Path(vita.recipes.__file__).parent
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -134,7 +134,7 @@ def stage(name: str) -> Stage:
 
 
 def stages() -> list[str]:
-    """All stages, other packages' too."""
+    """Return all stages, including those of other packages."""
     return sorted({*own_stages(), *(point.name for point in entry_points(group="vita.stages"))})
 
 
@@ -202,7 +202,7 @@ def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[St
 
 
 def _check_gates(file: LifeFile, steps: Sequence[Step], *, where: str) -> None:
-    """Bars name steps that there are, and those they need come before the step behind the gate."""
+    """Check that criteria name existing steps that run before the step behind the gate."""
     names = [step.name for step in steps]
     for gate, policy in file.gates.items():
         behind = [step.name for step in steps if step.gate == f"{file.name}/{gate}"]
@@ -226,7 +226,7 @@ def _spelled_out(assignment: str) -> str:
 
 
 def _filled(value: Any, variables: Mapping[str, Any], *, where: str) -> Any:
-    """`value` with every `${name}` replaced; one that stands alone keeps its type."""
+    """Return `value` with every `${name}` replaced; a value that is only `${name}` keeps the type."""
     if isinstance(value, str):
         alone = _VARIABLE.fullmatch(value)
         if alone:

@@ -58,7 +58,7 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
     assert code == 0, err
     assert "What is a cat?" in out and "Talk to it: vita chat tiny/sft" in out
     code, out, _ = vita("plan", "life.yaml")
-    assert "nothing to do: all is known" in out
+    assert "nothing to do: all steps have a result" in out
     code, out, _ = vita("plan", "life.yaml", "--set", "pretrain.rate=0.5")
     assert "rate: 1.0 -> 0.5" in out and "2 of 6 steps would run" in out
 

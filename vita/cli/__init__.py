@@ -1,4 +1,4 @@
-"""The command line: `main` turns every way in which a command can end into at most one line and an exit code."""
+"""The command line. `main` reports every error of a command in one line and exits with its code."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _escape_help(command: Any) -> None:
 
 
 def _fail(error: Exception) -> int:
-    """Print one line about an error; returns its exit code."""
+    """Print an error in one line and return its exit code."""
     if isinstance(error, typer.Abort):
-        print_error_line("standard input has ended, and an answer was needed")
+        print_error_line("standard input has ended, and an answer is needed")
         return VitaError.exit_code
     if isinstance(error, _COMMAND_LINE_ERROR):
         return _usage_error(error)
@@ -70,7 +70,7 @@ def _fail(error: Exception) -> int:
 
 
 def _usage_error(error: Any) -> int:
-    """A wrong option or argument, in one line; a group of commands without a command shows its help."""
+    """Report a wrong option or argument in one line; a command group without a command prints its help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(context.get_help() if context else "")
@@ -86,7 +86,7 @@ def _interrupted() -> int:
 
 
 def _reader_left() -> int:
-    """Standard output is closed at the other end, as in `vita ls | head -1`: not an error."""
+    """Handle a closed standard output, as in `vita ls | head -1`, which is not an error."""
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (replaces a stream until the end)
     os.dup2(sys.stdout.fileno(), 1)
     return 0

@@ -12,12 +12,12 @@ from vita.cli.workspace import Workspace
 from vita.spine.console import open_console
 
 app = typer.Typer(
-    help="Carry a language model through its whole life, in one file and one command.",
+    help="Take a language model through its whole lifecycle with one file and one command.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at data as a model would see it.", no_args_is_help=True)
+data_app = typer.Typer(help="Inspect data as the training stages read it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
@@ -27,7 +27,7 @@ def errors_console() -> Console:
 
 
 def workspace(ctx: typer.Context) -> Workspace:
-    """The store and ledger that this call works with."""
+    """Return the store and ledger of this call."""
     found = ctx.find_object(Workspace)
     assert found is not None
     return found
@@ -43,14 +43,14 @@ def _version(asked: bool) -> None:
 def options(
     ctx: typer.Context,
     store: Annotated[
-        str | None, typer.Option(help="Folder or URL of the artifacts (else VITA_STORE, else ./vita-store).")
+        str | None, typer.Option(help="Folder or URL of the artifact store. Default: VITA_STORE, else ./vita-store.")
     ] = None,
     ledger: Annotated[
-        str | None, typer.Option(help="Database URL (else VITA_LEDGER, else ledger.db in the store).")
+        str | None, typer.Option(help="Database URL of the ledger. Default: VITA_LEDGER, else ledger.db in the store.")
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which Vita.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Options of every command."""
+    """Options that all commands share."""
     ctx.obj = Workspace.of(store, ledger)

@@ -1,4 +1,4 @@
-"""What the store holds: `vita ls`, `show`, `verify`, `data show`."""
+"""Artifacts of the store: `vita ls`, `show`, `verify`, `data show`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def list_artifacts(
     kind: Annotated[str | None, typer.Option(help="Only this kind: model, report, corpus, ...")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the artifacts of the store, models with their state in the lifecycle."""
+    """List the artifacts of the store, with the lifecycle state of each model."""
     here = workspace(ctx)
     rows = _artifact_rows(here, kind)
     if as_json:
@@ -56,7 +56,7 @@ def list_artifacts(
 
 
 def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
-    """One row for each artifact of a kind (all kinds by default), the oldest first."""
+    """Return one row per artifact of a kind (default: all kinds), oldest first."""
     from vita.gates.services import all_states, served_models
 
     names: dict[str, list[str]] = {}
@@ -85,7 +85,7 @@ def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
 
 @app.command()
 def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
-    """Show an artifact: what it is, what made it, its report, and how its plan came out."""
+    """Show an artifact: its facts, the run that produced it, its report, and the plan compared with the actual run."""
     here = workspace(ctx)
     artifact = here.find(reference)
     made = here.ledger.find(artifact=artifact.digest, state="done")
@@ -118,7 +118,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
 
 @app.command()
 def verify(ctx: typer.Context) -> None:
-    """Read every byte of the store; what is corrupt is set aside, so that the next run makes it anew."""
+    """Verify every byte of the store. Corrupt artifacts are moved away, so that the next run produces them again."""
     here = workspace(ctx)
     bad = 0
     for digest, manifest, names in here.store.verify():
@@ -129,7 +129,7 @@ def verify(ctx: typer.Context) -> None:
     count = len(here.store.digests())
     if bad:
         raise StoreError(here.store.location, f"{bad} of {count} artifacts are corrupt", hint="run their lives again")
-    here.console.print(f"all {count} artifacts are whole")
+    here.console.print(f"all {count} artifacts are intact")
 
 
 @data_app.command("show")
@@ -139,19 +139,21 @@ def show_data(
         str, typer.Argument(help="A tokens artifact, a file of dialogues, preferences or text, or a life's file.")
     ],
     model: Annotated[
-        str | None, typer.Option(help="The model (or tokens) whose tokenizer, template and context to use.")
+        str | None, typer.Option(help="Model or tokens artifact whose tokenizer, template and context length to use.")
     ] = None,
     step: Annotated[str | None, typer.Option(help="The step of the life whose sources and settings to use.")] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many examples.")] = 3,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of rows.")] = 3,
     context: Annotated[
         int | None,
-        typer.Option("--max-length", "--context", min=2, help="Tokens of a row; the model's context by default."),
+        typer.Option(
+            "--max-length", "--context", min=2, help="Maximum tokens of a row. Default: the model's context length."
+        ),
     ] = None,
     on_long: Annotated[
-        str | None, typer.Option(help="What happens to longer rows: truncate or drop; as the stage does by default.")
+        str | None, typer.Option(help="Treatment of longer rows: truncate or drop. Default: that of the stage.")
     ] = None,
 ) -> None:
-    """Show rows as the stages read them: what is learnt (in colour), what is cut, and why a row is dropped."""
+    """Show rows as the stages read them: the trained tokens (coloured), truncated parts, and reasons for dropped rows."""
     from vita.cli.data_rows import rows_of_life, rows_of_path
 
     here = workspace(ctx)
@@ -165,7 +167,7 @@ def show_data(
 
 
 def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
-    """One artifact in a few lines."""
+    """Print an artifact in a few lines."""
     manifest = here.store.manifest(artifact.digest)
     here.console.print(line((name, "bold"), f"  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}"))
     here.console.print(str(artifact.path), style="dim", soft_wrap=True)
@@ -177,7 +179,7 @@ def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
 
 
 def _state(here: Workspace, artifact: Artifact) -> str | None:
-    """The state of a model in its lifecycle; None of any other artifact."""
+    """Return the lifecycle state of a model, or None for other artifacts."""
     from vita.gates.services import state_of
 
     is_model = here.store.manifest(artifact.digest).kind == "model"
@@ -198,7 +200,7 @@ def _print_run(here: Workspace, run: Run) -> None:
 
 
 def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
-    """For a model that a blueprint foresaw: the plan against what happened."""
+    """Print the plan of a model beside the actual run."""
     made = here.ledger.find(artifact=artifact.digest, state="done")
     planned = here.ledger.inputs(made[-1].id).get("blueprint") if made else None
     if made and planned and made[-1].stage == "pretrain":

@@ -1,4 +1,4 @@
-"""Talking with a model: `vita chat`, `vita generate`."""
+"""Interactive use of a model: `vita chat`, `vita generate`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,21 @@ if TYPE_CHECKING:
 ModelArgument = Annotated[str, typer.Argument(help="A name (cat/sft), a digest, or a Hugging Face model folder.")]
 _DEFAULT = " Default: what generation_config.json says, else {}."
 Temperature = Annotated[
-    float | None, typer.Option(help="0 takes the likeliest token each time." + _DEFAULT.format("0.7 in a chat and 1"))
+    float | None,
+    typer.Option(
+        help="Sampling temperature; 0 always takes the most likely token." + _DEFAULT.format("0.7 in a chat and 1")
+    ),
 ]
-TopK = Annotated[int | None, typer.Option(help="Only the k likeliest tokens; 0 for all." + _DEFAULT.format("0"))]
+TopK = Annotated[
+    int | None, typer.Option(help="Sample from the k most likely tokens; 0 for all." + _DEFAULT.format("0"))
+]
 TopP = Annotated[
     float | None,
-    typer.Option(help="The likeliest tokens that make up this probability." + _DEFAULT.format("0.95 in a chat and 1")),
+    typer.Option(
+        help="Sample from the most likely tokens with this total probability." + _DEFAULT.format("0.95 in a chat and 1")
+    ),
 ]
-MaxTokens = Annotated[int, typer.Option(help="The longest answer, in tokens.")]
+MaxTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 
 
@@ -41,14 +48,14 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 def chat(
     ctx: typer.Context,
     model: ModelArgument,
-    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message.")] = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
 ) -> None:
-    """Talk with a model; an empty line or Ctrl-D ends, `/new` begins again, Ctrl-C stops an answer.
+    """Chat with a model. An empty line or Ctrl-D ends the chat, `/new` starts a new one, Ctrl-C stops an answer.
 
     When the context is full, the oldest turns are dropped, with a notice.
     """
@@ -123,16 +130,16 @@ def generate(
     ctx: typer.Context,
     model: ModelArgument,
     prompt: Annotated[list[str] | None, typer.Argument(help="Text to go on from; standard input when absent.")] = None,
-    as_chat: Annotated[bool, typer.Option("--chat", help="Put the prompt in the chat template.")] = False,
+    as_chat: Annotated[bool, typer.Option("--chat", help="Apply the chat template to the prompt.")] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
     max_tokens: MaxTokens = 128,
     seed: Seed = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop at this text.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, with tokens and log-probabilities.")] = False,
 ) -> None:
-    """Let a model continue a text; several prompts are one batch.
+    """Generate text from prompts. Several prompts are computed as one batch.
 
     Control characters in an answer are shown escaped; `--json` gives the exact text.
     """
@@ -160,7 +167,7 @@ def generate(
 
 
 def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
-    """Each question's answer: in the chat template by a tuned model; a base model goes on from it, by chance."""
+    """Return the answer to each question: through the chat template, or a sampled continuation by a base model."""
     from vita.infer.engine import Engine
 
     engine = Engine.open(model.path)
@@ -171,7 +178,7 @@ def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
 
 
 def valid_text(text: str, *, where: str) -> str:
-    """The text itself; raises `DataError` where the terminal or a pipe gave bytes that are not UTF-8."""
+    """Return the text; raise `DataError` if it is not valid UTF-8."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise DataError(where, expected="text in UTF-8", got="bytes that are not")
     return text
@@ -198,12 +205,12 @@ def _engine(here: Workspace, model: str) -> Any:
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
+    """Return the sampling options that the user set."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _recommended(folder: Path) -> dict[str, Any]:
-    """The sampling that the model's folder recommends, with a notice of what it asks for beyond that."""
+    """Return the sampling settings of the model folder, and print a notice for settings that are not supported."""
 
     from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
 

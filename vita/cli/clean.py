@@ -1,4 +1,4 @@
-"""Removing what is not needed any more: `vita clean`."""
+"""Removal of old data: `vita clean`."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ _DAYS = "DAYS"
 @app.command()
 def clean(
     ctx: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed without removing it.")] = False,
     content_days: Annotated[
-        float, typer.Option(min=0, metavar=_DAYS, help="Keep prompts, answers and users' words this long.")
+        float, typer.Option(min=0, metavar=_DAYS, help="Retention of prompts, answers and feedback texts.")
     ] = 90.0,
     request_days: Annotated[
-        float, typer.Option(min=0, metavar=_DAYS, help="Keep figures of requests and verdicts this long.")
+        float, typer.Option(min=0, metavar=_DAYS, help="Retention of request metadata and ratings.")
     ] = 400.0,
     request_rows: Annotated[
-        int | None, typer.Option(min=0, metavar="NUMBER", help="Keep at most this many requests, the newest.")
+        int | None, typer.Option(min=0, metavar="NUMBER", help="Maximum number of requests to keep.")
     ] = None,
-    event_days: Annotated[
-        float, typer.Option(min=0, metavar=_DAYS, help="Keep events this long that a newer one has replaced.")
-    ] = 400.0,
+    event_days: Annotated[float, typer.Option(min=0, metavar=_DAYS, help="Retention of superseded events.")] = 400.0,
     scratch_days: Annotated[
         float | None,
-        typer.Option(min=0, metavar=_DAYS, help="Keep unfinished work this long (else VITA_SCRATCH_DAYS, else 14)."),
+        typer.Option(
+            min=0,
+            metavar=_DAYS,
+            help="Retention of scratch folders of failed runs. Default: VITA_SCRATCH_DAYS, else 14.",
+        ),
     ] = None,
     log_days: Annotated[
-        float, typer.Option(min=0, metavar=_DAYS, help="Keep logs of lives this long after their last line.")
+        float, typer.Option(min=0, metavar=_DAYS, help="Retention of event logs after their last line.")
     ] = 90.0,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Remove old requests, passing events, scratch folders of failed runs and old logs; no artifact and no audit."""
+    """Remove old requests, events, scratch folders of failed runs and logs. Artifacts and audit records are kept."""
     from vita.monitoring.retention import Retention, outdated, prune
     from vita.spine import machine
     from vita.spine.cleanup import leftovers, remove

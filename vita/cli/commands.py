@@ -19,13 +19,13 @@ _SPELLED = {"initialize": "init"}
 
 
 def stage_commands() -> dict[str, str]:
-    """Command -> the stage that it carries out alone, in the order of a life."""
+    """Return command -> stage, in the order of the lifecycle."""
     found = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     return {_SPELLED.get(name, name): name for name in found}
 
 
 def register(asked: str | None) -> None:
-    """Enter the commands; of the stages only the one asked for is imported, the rest show their first sentence."""
+    """Register all commands. Only the stage of the requested command is imported; the others contribute their summary."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter the commands
 
@@ -38,7 +38,7 @@ def register(asked: str | None) -> None:
 
 
 def _placeholder() -> None:
-    """Stands in a listing for a stage that is not imported."""
+    """Placeholder in the command list for a stage that is not imported."""
 
 
 def _first_sentence(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The rows that `vita data show` prints: of a file or artifact, or of a step of a life with the step's settings."""
+"""Rows for `vita data show`: of a file, of an artifact, or of a step of a life with the step's settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def rows_of_path(
     here: Workspace, what: str, *, model: str | None, count: int, settings: Mapping[str, Any]
 ) -> Iterator[Text]:
-    """Rows of a file or artifact, with the defaults of the stage that reads such rows."""
+    """Return the rows of a file or artifact, with the default settings of the stage that reads such rows."""
 
     from vita.data.tokens.inspect import examples
 
@@ -30,7 +30,7 @@ def rows_of_path(
 def rows_of_life(
     here: Workspace, life: str, *, step: str, model: str | None, count: int, settings: Mapping[str, Any]
 ) -> Iterator[Text]:
-    """Rows of a step's sources, with the step's settings; the model is the newest of the life where none is named."""
+    """Return the rows of a step's sources with the step's settings. Default model: the newest of the life."""
 
     from vita.data.tokens.inspect import source_rows
     from vita.data.tokens.tokenizer import Tokenizer

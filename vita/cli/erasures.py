@@ -1,4 +1,4 @@
-"""`vita erasures`: the documents that later runs leave out, and the withdrawal of an erasure."""
+"""`vita erasures`: documents that later runs exclude, and the withdrawal of an erasure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from vita.spine.errors import GateError
 if TYPE_CHECKING:
     from vita.spine.erasures import Erasure
 
-erasures_app = typer.Typer(help="List the documents that later runs leave out.", invoke_without_command=True)
+erasures_app = typer.Typer(
+    help="List and withdraw erasures: documents that later runs exclude.", invoke_without_command=True
+)
 app.add_typer(erasures_app, name="erasures")
 
 
@@ -48,10 +50,10 @@ def list_erasures(
 def withdraw(
     ctx: typer.Context,
     number: Annotated[int, typer.Argument(help="The number of the erasure.")],
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who withdraws it.")],
-    reason: Annotated[str, typer.Option(help="Why the document may be read again.")],
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Your name.")],
+    reason: Annotated[str, typer.Option(help="The reason for which the document may be used again.")],
 ) -> None:
-    """Withdraw an erasure: later runs read the document again, and results made before it are known again."""
+    """Withdraw an erasure: later runs read the document again, and results from before the erasure are reused."""
     from vita.spine.erasures import withdraw_erasure
 
     for option, value in (("--by", by), ("--reason", reason)):

@@ -1,4 +1,4 @@
-"""`vita findings`: what the red team found, and what becomes of it."""
+"""Red-team findings and their handling: `vita findings`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 from vita.spine.plain_text import counted
 
-findings_app = typer.Typer(help="What the red team found, and what becomes of it.", invoke_without_command=True)
+findings_app = typer.Typer(help="List red-team findings and record their handling.", invoke_without_command=True)
 app.add_typer(findings_app, name="findings")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -25,15 +25,15 @@ LifeAlias = Annotated[str | None, typer.Option("--name", metavar="LIFE", hidden=
 StateOption = Annotated[
     str | None, typer.Option(help="open, triaged, mitigated, retested, closed, accepted or false_positive.")
 ]
-ProbeOption = Annotated[str | None, typer.Option(help="Of this probe alone.")]
+ProbeOption = Annotated[str | None, typer.Option(help="Only findings of this probe.")]
 Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", help="Findings by their numbers.")]
 Who = Annotated[str, typer.Option("--by", help="Your name.")]
-Why = Annotated[str, typer.Option("--why", help="The reason, or the change that mends it.")]
+Why = Annotated[str, typer.Option("--why", help="The reason, or the change that mitigates it.")]
 
 
 @findings_app.callback()
 def overview(ctx: typer.Context) -> None:
-    """Without a command, list what is not settled."""
+    """List the open findings when no command is given."""
     if ctx.invoked_subcommand is None:
         _list(ctx, life=None, state=None, probe=None, settled=False, as_json=False)
 
@@ -55,7 +55,7 @@ def list_findings(
 def show(
     ctx: typer.Context, number: Annotated[int, typer.Argument(help="Its number.")], as_json: JsonOption = False
 ) -> None:
-    """Show one finding: the attack, the answer, and its history."""
+    """Show a finding: the attack, the answer, and its history."""
     from vita.redteam import findings
 
     here = workspace(ctx)
@@ -84,7 +84,7 @@ def triage(
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
-    """Say that a finding is real and will be seen to."""
+    """Confirm a finding."""
     _move(ctx, "triaged", numbers, life or life_alias, probe, who=who, why=why)
 
 
@@ -98,7 +98,7 @@ def mitigate(
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
-    """Say what was changed against a finding; the next report on other weights closes or keeps it."""
+    """Record a mitigation. The next red-team report on other weights closes the finding or keeps it open."""
     _move(ctx, "mitigated", numbers, life or life_alias, probe, who=who, why=why)
 
 
@@ -107,13 +107,13 @@ def accept(
     ctx: typer.Context,
     who: Who,
     why: Why,
-    expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The day on which it becomes open again.")],
+    expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The date on which the finding is reopened.")],
     numbers: Numbers = None,
     life: LifeOption = None,
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
-    """Live with a risk until a day."""
+    """Accept the risk of a finding until a date."""
     try:
         reopens = datetime.datetime.strptime(expires, "%Y-%m-%d").timestamp()
     except (ValueError, OverflowError):
@@ -131,7 +131,7 @@ def close(
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
-    """Settle a finding; it is reopened when the attack succeeds again."""
+    """Close a finding. It is reopened if the attack succeeds again."""
     _move(ctx, "closed", numbers, life or life_alias, probe, who=who, why=why)
 
 
@@ -145,14 +145,16 @@ def false_positive(
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
-    """Say that there was no success: the judging was wrong."""
+    """Mark a finding as a false positive: the detector was wrong."""
     _move(ctx, "false_positive", numbers, life or life_alias, probe, who=who, why=why)
 
 
 @findings_app.command()
 def export(
     ctx: typer.Context,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else to the screen.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Output file. Default: standard output.")
+    ] = None,
     life: LifeOption = None,
     life_alias: LifeAlias = None,
     state: StateOption = None,

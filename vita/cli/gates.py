@@ -1,4 +1,4 @@
-"""Gates: `vita gate`, `vita approve`, `vita waive`; the exit code of `vita gate` is the verdict."""
+"""Gates: `vita gate`, `vita approve`, `vita waive`. The exit code of `vita gate` is the verdict."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 
 GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
-ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")]
+ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Your name.")]
 KeyOption = Annotated[
     Path | None,
-    typer.Option("--key", metavar="FILE", help="Your private key, where `vita people add` did not make it."),
+    typer.Option("--key", metavar="FILE", help="Your private key. Default: the key that `vita people add` created."),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="The weights: the name or digest of a model, or of its release.")]
 _COLOURS = {"pass": "green", "waived": "yellow", "unsure": "yellow", "fail": "red", "could_not_run": "red"}
@@ -32,7 +32,7 @@ def gate(
     name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, as `cat/release`.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Evaluate a gate now. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
+    """Evaluate a gate. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
 
     from vita.gates import decisions
     from vita.gates.policy import WAITING_FOR_APPROVAL
@@ -64,10 +64,10 @@ def approve(
     model: ModelArgument,
     gate: GateOption,
     by: ByOption,
-    reason: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
+    reason: Annotated[str, typer.Option(help="The reason for the approval.")] = "",
     key: KeyOption = None,
 ) -> None:
-    """Approve weights at a gate whose bars they clear, signed with your own key (`vita people add NAME`)."""
+    """Approve weights that meet the criteria of a gate, signed with your key (`vita people add NAME`)."""
 
     from vita.gates import decisions
 
@@ -85,12 +85,14 @@ def waive(
     model: ModelArgument,
     gate: GateOption,
     by: ByOption,
-    reason: Annotated[str, typer.Option(help="Why it may be let go.")],
+    reason: Annotated[str, typer.Option(help="The reason for the waiver.")],
     expires: Annotated[str, typer.Option(metavar="DAY", help="The last day of the waiver: 2027-01-31, or 14d.")],
-    bar: Annotated[str | None, typer.Option(metavar="STEP:FIGURE", help="One bar alone, or `guard`; else all.")] = None,
+    bar: Annotated[
+        str | None, typer.Option(metavar="STEP:FIGURE", help="One criterion, or `guard`. Default: all.")
+    ] = None,
     key: KeyOption = None,
 ) -> None:
-    """Waive a bar for these weights, for a reason and until a day, signed with your own key."""
+    """Waive a criterion for these weights until a date, with a reason, signed with your key."""
 
     from vita.gates import decisions
 
@@ -106,7 +108,7 @@ def waive(
 
 
 def end_of(day: str, *, option: str) -> float:
-    """The last second of a day, given by its date or as a number of days from now."""
+    """Return the last second of a day, given as a date or as a number of days from now."""
     try:
         if day.endswith("d"):
             return (datetime.now(UTC) + timedelta(days=int(day[:-1]))).timestamp()

@@ -1,4 +1,4 @@
-"""Whole lives: `vita live`, `vita plan`, `vita recipes`."""
+"""Lives: `vita live`, `vita plan`, `vita recipes`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vita.spine.console import print_table
 if TYPE_CHECKING:
     from vita.gates import decisions
 
-LifeArgument = Annotated[str, typer.Argument(help="A life's file (life.yaml), or the name of a recipe.")]
+LifeArgument = Annotated[str, typer.Argument(help="A life file (life.yaml), or the name of a recipe.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting: --set sft.steps=500.")
 ]
@@ -31,11 +31,11 @@ def live(
     life: LifeArgument,
     set_: SetOption = None,
     until: UntilOption = None,
-    fresh: Annotated[bool, typer.Option(help="Run every step again, known or not.")] = False,
-    again: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step again, known or not.")] = None,
-    tracker: Annotated[list[str] | None, typer.Option(help="Also tell tensorboard, mlflow or wandb.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Run all steps again.")] = False,
+    again: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step again.")] = None,
+    tracker: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
 ) -> None:
-    """Carry out a life: what is known is skipped, the rest runs; stopped anywhere, it goes on."""
+    """Run the steps of a life. Steps with a known result are skipped; an interrupted run continues."""
 
     from vita.gates import decisions
     from vita.life import read_life
@@ -67,7 +67,7 @@ def live(
 
 
 def _pass(here: Workspace, gate: str) -> None:
-    """Raises where the gate is not green now."""
+    """Raise `GateError` unless the gate passes."""
 
     from vita.gates import decisions
 
@@ -87,7 +87,7 @@ def plan(
     until: UntilOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Say what a life would run, and why, without running it."""
+    """Show which steps of a life would run, and why, without running them."""
 
     from vita.gates.feasibility import doubts
     from vita.life import read_life
@@ -114,14 +114,16 @@ def plan(
         table.add_row(one.step.name, one.step.stage.name, verdict, why)
     print_table(here.console, table)
     running = sum(one.runs for one in answers)
-    here.console.print(f"{running} of {len(answers)} steps would run" if running else "nothing to do: all is known")
+    here.console.print(
+        f"{running} of {len(answers)} steps would run" if running else "nothing to do: all steps have a result"
+    )
     for told in advice:
         here.console.print(Text(f"doubtful: {told}", style="yellow"), soft_wrap=True)
 
 
 @app.command("recipes")
 def list_recipes(ctx: typer.Context) -> None:
-    """List the lives that ship with Vita."""
+    """List the built-in lives."""
 
     from vita.life import recipes
 

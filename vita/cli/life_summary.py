@@ -1,4 +1,4 @@
-"""The end of `vita live`, on one screen: each step with its figure and its time, gates, answers, where to read more."""
+"""The summary that `vita live` prints: steps with figures and times, gates, answers, and paths of the reports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODELS_SHOWN = 3
 
 
 def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: Sequence[Decision]) -> None:
-    """Write the page and the card, and print the last screen; what cannot be written costs a line, not the life."""
+    """Write the report page and the card, and print the summary. A file that cannot be written gives a warning."""
     from vita.cards.life_record import read_life_record, remember
 
     remember(
@@ -42,7 +42,7 @@ def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: S
 def last_screen(
     record: LifeRecord, *, decisions: Sequence[Decision] = (), places: Mapping[str, Path] | None = None
 ) -> list[RenderableType]:
-    """What a person sees when the life is over."""
+    """Return the summary of a life."""
     found: list[RenderableType] = [_steps(record)]
     if decisions:
         found.append(_gates(record, decisions))
@@ -109,7 +109,7 @@ def _where(record: LifeRecord, places: Mapping[str, Path]) -> list[RenderableTyp
 
 
 def _asked(here: Workspace, life: Life, made: Mapping[str, Artifact]) -> dict[str, list[str]]:
-    """Every model's answers; one that was asked the same before is not asked again."""
+    """Return the answers of every model; answers to the same questions are reused."""
     from vita.cards.life_record import known_answers
 
     models = {artifact.digest: artifact for artifact in made.values() if artifact.kind == "model"}
@@ -124,7 +124,7 @@ def _asked(here: Workspace, life: Life, made: Mapping[str, Artifact]) -> dict[st
 
 
 def _written(here: Workspace, record: LifeRecord) -> tuple[dict[str, Path], list[str]]:
-    """Where the page and the last model's card lie, and what could not be written."""
+    """Return the paths of the page and the last model's card, and the problems of writing them."""
     from vita.cards import model_card, model_card_page
     from vita.cards.life_page import write_story
 

@@ -1,4 +1,4 @@
-"""Watching what is served: `vita monitor`."""
+"""Monitoring of services: `vita monitor`."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _LONGEST_INTERVAL = 366 * 86_400.0
 def monitor(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, max=10_000_000, help="How far back the figures reach.")] = 60.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=10_000_000, help="Time window of the figures, in minutes.")
+    ] = 60.0,
     alerts: Annotated[
-        Path | None, typer.Option(help="A file of alert rules; the exit code is 20 when one fires.")
+        Path | None, typer.Option(help="File of alert rules. The exit code is 20 if an alert fires.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again, until Ctrl-C.")] = False,
-    every: Annotated[
-        str, typer.Option(metavar="TIME", help="Time between two looks with --watch: 2 s, 1 min, ...")
-    ] = "2 s",
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    every: Annotated[str, typer.Option(metavar="TIME", help="Interval of --watch: 2 s, 1 min, ...")] = "2 s",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show what each version of a service does: load, speed, refusals, and what users say of it."""
+    """Show load, latency, errors and feedback for each version of a service."""
     from vita.monitoring.alerts import read_rules
 
     here = workspace(ctx)
@@ -66,7 +66,7 @@ def monitor(
 
 
 def interval(text: str) -> float:
-    """The seconds of an option `--every`, such as `30 s`, `6 h` or `1 d`."""
+    """Return the seconds of an option `--every`, such as `30 s`, `6 h` or `1 d`."""
     from vita.monitoring.alerts import in_seconds
 
     try:
@@ -79,7 +79,7 @@ def interval(text: str) -> float:
 
 
 def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
-    """What can be known now: the running service's own word, and the figures of the ledger."""
+    """Return the current figures: the status of the running service, and the request log."""
     from vita.monitoring.alerts import firing, looks
     from vita.monitoring.request_log import FIGURES, figures
 
@@ -102,7 +102,7 @@ def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rul
 
 
 def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
-    """The status of the service, if one of that name runs on this machine."""
+    """Return the status of the service of that name on this machine, or None."""
     from vita.server.service.admin import Control
 
     living = [one for one in Control.all(here.store.root / "services") if service in (None, one.service, one.url)]

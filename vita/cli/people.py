@@ -1,4 +1,4 @@
-"""People who approve and waive, and their signing keys: `vita people`."""
+"""Signing keys of approvers: `vita people`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vita.cli.workspace import Workspace
 from vita.spine import machine
 from vita.spine.errors import ConfigError, DataError, GateError
 
-people_app = typer.Typer(help="Register the signing keys of people who approve and waive.", no_args_is_help=True)
+people_app = typer.Typer(help="Manage the signing keys of approvers.", no_args_is_help=True)
 app.add_typer(people_app, name="people")
 
 NameArgument = Annotated[str, typer.Argument(help="The person's name, as approvals show it.")]
@@ -28,10 +28,10 @@ def people_add(
     ctx: typer.Context,
     name: NameArgument,
     public_key: Annotated[
-        Path | None, typer.Option(help="Their public key in PEM form; by default a new key pair is made here.")
+        Path | None, typer.Option(help="Public key in PEM format. Default: a new key pair is created.")
     ] = None,
 ) -> None:
-    """Register a person's public key; makes a key pair in your configuration folder where none is given."""
+    """Register a person's public key. Without a key file, a key pair is created in your configuration folder."""
     from vita.gates.people import add_person
     from vita.spine import signing
 
@@ -86,7 +86,7 @@ def people_revoke(
         typer.Option(metavar="DAY", help="The first day on which its signatures do not count: 2027-01-31."),
     ] = None,
 ) -> None:
-    """Revoke a person's key: what it signs from now on does not count, or what it signed since a day."""
+    """Revoke a person's key. Signatures from now on, or since a date, do not count."""
     from vita.gates.people import revoke_person
 
     here = workspace(ctx)
@@ -96,7 +96,7 @@ def people_revoke(
 
 
 def _start_of(day: str) -> float:
-    """The first second of a day in UTC."""
+    """Return the first second of a day in UTC."""
     try:
         return datetime.combine(date.fromisoformat(day), time.min, UTC).timestamp()
     except ValueError:
@@ -104,7 +104,7 @@ def _start_of(day: str) -> float:
 
 
 def key_path(name: str) -> Path:
-    """The file of a person's private key, by their name."""
+    """Return the path of a person's private key."""
     from vita.gates.people import normalized
 
     plain = normalized(name).casefold()
@@ -113,7 +113,7 @@ def key_path(name: str) -> Path:
 
 
 def private_key(here: Workspace, name: str, file: Path | None) -> Any:
-    """The private key with which a person signs: the given file, or the one that `vita people add` made."""
+    """Return the private key of a person: the file of `--key`, or the key that `vita people add` created."""
     from vita.gates.people import person_of
     from vita.spine import signing
 

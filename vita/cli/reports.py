@@ -1,4 +1,4 @@
-"""Telling of what was done: `vita story` writes a life on one page, `vita card` a model's card."""
+"""Reports: `vita report` writes a page about a life, `vita card` a model card."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vita.cli.writing import writing
 def story(
     ctx: typer.Context,
     life: Annotated[str, typer.Argument(help="The name of a life, as in `cat/sft`.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the page is written.")] = Path("life.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("life.html"),
 ) -> None:
-    """Tell a whole life on one page, in plain words and pictures, from the ledger."""
+    """Write a report of a life as one HTML page."""
     from vita.cards.life_page import write_story
     from vita.cards.life_record import read_life_record
 
@@ -38,7 +38,7 @@ def card(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show a model's card: what it is, what went into it, what was measured, and what is unknown."""
+    """Show a model card: the model, its data and training, its measurements, and missing information."""
     from rich.markdown import Markdown
 
     from vita.cards.model_card import gather

@@ -1,4 +1,4 @@
-"""Testing what serves again and again: `vita retest`."""
+"""Repeated tests of the models in service: `vita retest`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ def retest(
     service: Annotated[str, typer.Argument(help="A running service, by name or address.")],
     test: Annotated[str, typer.Argument(metavar="LIFE/STEP", help="The test that the release was let out with.")],
     every: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Test again each 6 h, 1 d, ...; once when absent.")
+        str | None,
+        typer.Option(metavar="TIME", help="Repeat the test at this interval: 6 h, 1 d, ... Default: test once."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Test the weights that serve now as they were tested before; the exit code is 20 when something got worse."""
+    """Repeat a test on the weights in service. The exit code is 20 if a figure is worse than before."""
     here = workspace(ctx)
     if every is None:
         if _tell(_retested(here, service, test, quiet=as_json), here, as_json=as_json):
@@ -46,14 +47,14 @@ def retest(
 
 
 def _due(here: Workspace, service: str, test: str, *, seconds: float) -> float:
-    """When the next test is due: the ledger knows of the last, so that a loop that was killed goes on as it was."""
+    """Return the time of the next test, counted from the last test in the ledger."""
     from vita.evals.regression import last_retest
 
     return last_retest(here.ledger, f"{service} {test}") + seconds
 
 
 def _retested(here: Workspace, service: str, test: str, *, quiet: bool) -> list[dict[str, Any]]:
-    """Every version that has traffic, tested now; the ledger keeps what came of it."""
+    """Test every version that has traffic, and record the results in the ledger."""
     from vita.evals.regression import RETESTED
     from vita.server.service.admin import Control
 
@@ -64,7 +65,7 @@ def _retested(here: Workspace, service: str, test: str, *, quiet: bool) -> list[
 
 
 def _one(here: Workspace, version: dict[str, Any], test: str, *, quiet: bool) -> dict[str, Any]:
-    """The recorded test once more, on these weights, beside its report."""
+    """Run the recorded test on these weights and compare it with its report."""
     from vita.evals.regression import drops
     from vita.rights.recorded_settings import recorded_settings
     from vita.spine.config import build
@@ -98,14 +99,14 @@ def _one(here: Workspace, version: dict[str, Any], test: str, *, quiet: bool) ->
 
 
 def _test_stage() -> Any:
-    """The stage, which tells no story of its own: a test of what serves makes no state and no finding."""
+    """Return the test stage without states and findings: a retest changes neither."""
     from vita.life import stage
 
     return replace(stage("test"), record=None)
 
 
 def _tell(found: list[dict[str, Any]], here: Workspace, *, as_json: bool) -> bool:
-    """Say what was found; whether anything got worse."""
+    """Print the results; return True if a figure is worse."""
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     for one in found:

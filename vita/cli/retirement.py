@@ -1,4 +1,4 @@
-"""The end of a version (`vita deprecate`, `restore`, `who-saw`), and `vita feedback`, from which the next one comes."""
+"""Deprecation, restoring, document tracing and feedback: `vita deprecate`, `restore`, `trace-document`, `feedback`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vita.cli.workspace import Workspace
     from vita.rights.document_trace import Seen
 
-feedback_app = typer.Typer(help="What users said of answers.", no_args_is_help=True)
+feedback_app = typer.Typer(help="Collect the feedback of users.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
 
 
@@ -31,13 +31,13 @@ def deprecate(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="The version: a model, or a release such as cat:1.")],
     sunset: Annotated[
-        str, typer.Option(metavar="DAY", help="The day from which on it answers no more: 2027-06-30, 90d.")
+        str, typer.Option(metavar="DAY", help="The date on which the version stops serving: 2027-06-30, 90d.")
     ],
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who says so.")],
-    successor: Annotated[str | None, typer.Option(metavar="MODEL", help="What to use instead.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; users read it.")] = "a newer version takes its place",
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Your name.")],
+    successor: Annotated[str | None, typer.Option(metavar="MODEL", help="The model to use instead.")] = None,
+    reason: Annotated[str, typer.Option(help="The reason that users read.")] = "a newer version takes its place",
 ) -> None:
-    """Announce the end of a version: it goes on answering, and says until when and what comes after it."""
+    """Deprecate a version: it continues to serve until the sunset date, and its responses name date and successor."""
     here = workspace(ctx)
     digest, day = here.weights(model), end_of(sunset, option="--sunset")
     instead = here.weights(successor) if successor else None
@@ -59,9 +59,9 @@ def restore(
     ctx: typer.Context,
     archive: Annotated[str, typer.Argument(help="The archive: a name, a digest or a folder.")],
     folder: Annotated[Path, typer.Argument(help="Where the model comes back: a new folder.")],
-    public_key: Annotated[Path | None, typer.Option(help="The key that must have signed it, in PEM form.")] = None,
+    public_key: Annotated[Path | None, typer.Option(help="The public key of the signature, in PEM format.")] = None,
 ) -> None:
-    """Bring an archived model back: signature and files verified, golden answers asked again."""
+    """Restore an archived model: verify signature and files, and compare its answers with the golden answers."""
     from vita.cards.restore import restore as drill
     from vita.spine import signing
 
@@ -86,16 +86,17 @@ def who_saw(
     ctx: typer.Context,
     document: Annotated[str, typer.Argument(help="The id of a document, or of a request whose feedback was learnt.")],
     source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only the document of this source, where several have the id.")
+        str | None,
+        typer.Option(metavar="NAME", help="Only the document of this source, if several documents have the id."),
     ] = None,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Leave it and its copies out of every later run; needs --by.")
+        bool, typer.Option("--erase", help="Exclude the document and its copies from all later runs; needs --by.")
     ] = False,
-    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who asks for it, with --erase.")] = None,
-    reason: Annotated[str, typer.Option(help="Why it must go, with --erase.")] = "",
+    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Your name, for --erase.")] = None,
+    reason: Annotated[str, typer.Option(help="The reason for --erase.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """List what became of a document in every corpus and model, and what must be rebuilt if it goes."""
+    """Trace a document: its use in every corpus and model, and the artifacts to rebuild if it is erased."""
     from vita.rights import document_trace
 
     here = workspace(ctx)
@@ -132,11 +133,11 @@ def who_saw(
 
 
 def _tell_consequences(here: Workspace, seen: Seen) -> None:
-    """What must be rebuilt and retired before a document is gone."""
+    """Print the artifacts to rebuild or retire after an erasure."""
     for told, holders in (("rebuild", seen.to_rebuild), ("retire", seen.to_retire)):
         if holders:
             names = ", ".join(one.names[0] if one.names else one.digest[:12] for one in holders)
-            here.console.print(f"to be rid of it, {told}: {names}", soft_wrap=True)
+            here.console.print(f"to remove it, {told}: {names}", soft_wrap=True)
     if seen.to_rebuild:
         here.console.print("`vita live` rebuilds what an erasure concerns; `vita retire` takes weights out of use")
 
@@ -144,16 +145,16 @@ def _tell_consequences(here: Workspace, seen: Seen) -> None:
 @feedback_app.command("collect")
 def collect(
     ctx: typer.Context,
-    service: Annotated[str | None, typer.Option(help="Of this service alone.")] = None,
+    service: Annotated[str | None, typer.Option(help="Only feedback of this service.")] = None,
     life: Annotated[
         str | None, typer.Option("--life", metavar="LIFE", help="The life that the artifact belongs to (default: my).")
     ] = None,
     life_alias: Annotated[
         str | None, typer.Option("--name", metavar="LIFE", hidden=True, help="Another name of --life.")
     ] = None,
-    since: Annotated[str | None, typer.Option(metavar="DAY", help="From this day on: 2027-01-31.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="DAY", help="Only from this date on: 2027-01-31.")] = None,
 ) -> None:
-    """Freeze what users said until now into an artifact, from which `vita refine` makes training data."""
+    """Collect the feedback of users so far as an artifact, the input of `vita refine`."""
     from vita.data.feedback import write_feedback
     from vita.monitoring.feedback_export import collect as voices
     from vita.spine.store import Draft
@@ -165,7 +166,7 @@ def collect(
     with here.store.temporary("feedback") as folder:
         number = write_feedback(voices(here.ledger, service=service, since=begin), folder)
         if not number:
-            raise DataError("feedback", "nobody has said anything yet", hint="`vita serve` takes it at /v1/feedback")
+            raise DataError("feedback", "there is no feedback yet", hint="`vita serve` takes it at /v1/feedback")
         artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))
     here.ledger.name(f"{life}/feedback", artifact.digest)
     here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
@@ -174,7 +175,7 @@ def collect(
 
 
 def _begin_of(day: str) -> float:
-    """The first second of a day, or a moment; UTC where it does not say."""
+    """Return the time of a date (its first second) or a timestamp; UTC by default."""
     try:
         moment = datetime.fromisoformat(day)
     except ValueError:

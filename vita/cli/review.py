@@ -1,4 +1,4 @@
-"""Review by people: `vita review create`, `rate`, `serve`, `judge`, `report`, `export`, `ls`."""
+"""Human review: `vita review create`, `rate`, `serve`, `judge`, `report`, `export`, `list`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vita.spine.plain_text import counted
 if TYPE_CHECKING:
     from vita.review.desk import Desk, Item, Task
 
-review_app = typer.Typer(help="Let people judge answers, blind, and see what comes of it.", no_args_is_help=True)
+review_app = typer.Typer(help="Blind human review of answers.", no_args_is_help=True)
 app.add_typer(review_app, name="review")
 
 TaskArgument = Annotated[str, typer.Argument(help="The task's name; `vita review ls` lists them.")]
@@ -32,23 +32,36 @@ def create(
     more: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...", help="Versions, as with --models.")] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL [MODEL]...", help="The version under review, then what it is held against."),
+        typer.Option(
+            metavar="MODEL [MODEL]...", help="The version under review, then the versions to compare it with."
+        ),
     ] = None,
-    prompts: Annotated[str, typer.Option(metavar="FILE|world", help="A line or row each, or the world's things.")] = "",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|world", help="File with a prompt per line or row, or `world` for the embedded world."
+        ),
+    ] = "",
     kind: Annotated[
-        str, typer.Option(help="pairwise: which is better; rubric: four criteria from 1 to 5.")
+        str, typer.Option(help="pairwise (choose the better answer) or rubric (four criteria from 1 to 5).")
     ] = "pairwise",
-    raters: Annotated[int, typer.Option(min=1, help="How many people are to rate each item.")] = 2,
-    name: Annotated[str, typer.Option(help="What the task is called.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="Draw so many of the prompts, by the seed.")] = None,
-    guideline: Annotated[str | None, typer.Option(metavar="FILE", help="Words of your own for the raters.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="Only the likeliest tokens that make up this probability.")] = 0.95,
-    max_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Of the answers, of the draw and of the orders shown.")] = 0,
+    raters: Annotated[int, typer.Option(min=1, help="Raters per item.")] = 2,
+    name: Annotated[str, typer.Option(help="Name of the task.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="Use a random sample of this many prompts.")] = None,
+    guideline: Annotated[str | None, typer.Option(metavar="FILE", help="Your own guideline for the raters.")] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Sampling temperature; 0 always takes the most likely token.")
+    ] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the most likely tokens with this total probability.")
+    ] = 0.95,
+    max_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the answers, of the sample and of the order of answers.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Set a task: each version answers the same prompts with the same seeds."""
+    """Create a review task. All versions answer the same prompts with the same seeds."""
     from vita.infer.engine import Engine
     from vita.infer.sampling import Sampling
     from vita.review import answers
@@ -97,7 +110,7 @@ def create(
 
 @review_app.command("ls")
 def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the tasks, and how far they are."""
+    """List the tasks with their progress."""
     here = workspace(ctx)
     desk = _desk(here)
     rows = [_about(desk, task) for task in desk.tasks()]
@@ -116,9 +129,9 @@ def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def rate(
     ctx: typer.Context,
     task: TaskArgument,
-    rater: Annotated[str, typer.Option(help="Who rates; your votes are kept under this name.")],
+    rater: Annotated[str, typer.Option(help="Name of the rater.")],
 ) -> None:
-    """Rate in the terminal; stop with q or Ctrl-D and go on where you were."""
+    """Rate answers in the terminal. Stop with q or Ctrl-D; the next call continues."""
     here = workspace(ctx)
     desk = _desk(here)
     one = desk.task(task)
@@ -141,10 +154,12 @@ def rate(
 def serve(
     ctx: typer.Context,
     task: TaskArgument,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8020,
-    rater: Annotated[list[str] | None, typer.Option(help="A rater's name, once for each; else rater-1, ...")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 8020,
+    rater: Annotated[
+        list[str] | None, typer.Option(help="Name of a rater; repeat for each rater. Default: rater-1, ...")
+    ] = None,
 ) -> None:
-    """Serve the raters' page on this machine, with a link for each rater."""
+    """Serve the rating page, with one link per rater."""
     import socket
 
     import uvicorn
@@ -162,7 +177,7 @@ def serve(
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ConfigError("review.port", f"{port} cannot be had: {error.strerror}", hint="give another") from None
+            raise ConfigError("review.port", f"{port} cannot be used: {error.strerror}", hint="give another") from None
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for name, token in tokens.items():
             here.console.print(f"{name}  {address}/r/{token}", soft_wrap=True)
@@ -178,7 +193,7 @@ def judge(
     rule: Annotated[str | None, typer.Option(help="A rule: shorter, longer, no_loops.")] = None,
     model: Annotated[str | None, typer.Option(help="A chat model that reads both answers.")] = None,
 ) -> None:
-    """Let a rule or a model vote beside the people; the report says how far it agrees with them."""
+    """Add the votes of a rule or a model. The report shows its agreement with the raters."""
     from vita.review.judges import JUDGES, ModelJudge, vote
 
     here = workspace(ctx)
@@ -198,7 +213,7 @@ def judge(
 
 @review_app.command()
 def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) -> None:
-    """Say what people found; the report becomes the artifact `review/TASK`, which a gate can read."""
+    """Report the results of a task as the artifact `review/TASK`, which a gate can use."""
     from vita.spine.store import Draft
     from vita.stages.kinds import Report
 
@@ -232,9 +247,9 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
 def export(
     ctx: typer.Context,
     task: TaskArgument,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Write there instead of to the screen.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="Output file. Default: standard output.")] = None,
 ) -> None:
-    """Give the preferences of people as rows {prompt, chosen, rejected, margin}, to learn from."""
+    """Export the preferences as training rows {prompt, chosen, rejected, margin}."""
     rows = _results(workspace(ctx), task).pairs()
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if out is None:
@@ -291,7 +306,7 @@ _KEYS = {"t": "tie", "b": "both_bad", "s": "skip"}
 
 
 def _asked(here: Workspace, task: Task, item: Item, rater: str) -> dict[str, Any] | None:
-    """What the rater says, asked until it can be understood; None to stop."""
+    """Return the rating, or None to stop; invalid input is asked again."""
     if task.kind == "pairwise":
         said = _key("1, 2, t tie, b both bad, s skip, q stop", ["1", "2", *_KEYS, "q"])
         if said in (None, "q"):

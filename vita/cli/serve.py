@@ -1,4 +1,4 @@
-"""Serving a model and steering what is served: `vita serve`, `vita fleet`, `vita keys`."""
+"""Serving: `vita serve`, `vita fleet`, `vita keys`."""
 
 from __future__ import annotations
 
@@ -23,34 +23,38 @@ if TYPE_CHECKING:
     from vita.server.release import Pinned
     from vita.server.service.admin import Control
 
-keys_app = typer.Typer(help="Make, list and revoke the API keys of services.", no_args_is_help=True)
-fleet_app = typer.Typer(help="Steer a running service from another terminal.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
+fleet_app = typer.Typer(help="Control a running service.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(fleet_app, name="fleet")
 
 UngatedOption = Annotated[
     str | None,
-    typer.Option(metavar="REASON", help="Serve a model that no gate approves; the ledger keeps the reason."),
+    typer.Option(
+        metavar="REASON", help="Serve a model without an approval of a gate, for this reason, which the ledger records."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-ServiceOption = Annotated[str | None, typer.Option(help="Which service, by name or address, when several run.")]
+ServiceOption = Annotated[str | None, typer.Option(help="Name or address of the service, if several run.")]
 
 
 @app.command()
 def serve(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model or a release: a name (cat/dpo), a digest, or a folder.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
-    replicas: Annotated[int, typer.Option(min=1, max=64, help="How many processes answer.")] = 1,
-    host: Annotated[str, typer.Option(help="The address; others than this machine's own need API keys.")] = "127.0.0.1",
-    name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Number of replica processes.")] = 1,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Addresses other than this machine's need API keys.")
+    ] = "127.0.0.1",
+    name: Annotated[str | None, typer.Option(help="Name of the model in requests.")] = None,
     research: Annotated[bool, typer.Option(help="Serve a retired model to keys with the scope `research`.")] = False,
     ungated: UngatedOption = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of the service: in_flight=64, log=metadata, ...")
     ] = None,
 ) -> None:
-    """Serve a model behind an API that OpenAI's clients speak, with a chat page at `/`."""
+    """Serve a model with an OpenAI-compatible API, and a chat page at `/`."""
     from vita.server.service.deploy_checks import clearance_by
     from vita.server.service.service import Service
     from vita.server.settings import ServiceSettings
@@ -93,11 +97,13 @@ def _announce(here: Workspace, url: str, name: str) -> None:
     here.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), ", with a chat page at /"))
     curl = f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
     here.console.print(curl, soft_wrap=True)
-    here.console.print("Ctrl-C finishes what was begun and stops; `vita fleet status` in another terminal tells more")
+    here.console.print(
+        "Ctrl-C finishes the running requests and stops; `vita fleet status` in another terminal shows the state"
+    )
 
 
 def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> Pinned:
-    """The release that a reference means; of a model one is made on the spot."""
+    """Return the release of a reference; a model folder gets a temporary release."""
     from vita.server.release import read_release, release_of
     from vita.stages.kinds import Model, Release
 
@@ -140,14 +146,14 @@ def _keep_release(release: Pinned, folder: Path) -> Path:
 
 
 def _digest_of(here: Workspace, folder: Path) -> str:
-    """The digest of a model folder, by its files: that of the model in the store where it is there."""
+    """Return the digest of a model folder from its files; a model of the store keeps its digest."""
     from vita.gates.weights import hash_files, match_model
 
     return match_model(here.ledger, here.store, hash_files(folder.resolve())).digest
 
 
 def _plain(name: str) -> str:
-    """A name as releases bear it."""
+    """Return a name in the form that release names have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
@@ -169,10 +175,10 @@ def fleet_status(ctx: typer.Context, service: ServiceOption = None, as_json: Jso
 def fleet_drain(
     ctx: typer.Context,
     replica: Annotated[str, typer.Argument(help="A replica, as `vita fleet status` names it.")],
-    stop: Annotated[bool, typer.Option("--stop", help="Leave it out instead of starting a fresh one.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Do not start a replacement.")] = False,
     service: ServiceOption = None,
 ) -> None:
-    """Let a replica finish what it has begun and stop; a fresh one takes its place."""
+    """Drain a replica: it finishes its requests and stops; a new replica replaces it."""
     here = workspace(ctx)
     told = _control(here, service).call("POST", "/drain", {"replica": replica, "again": not stop})
     _show(here, told.json())
@@ -182,12 +188,12 @@ def fleet_drain(
 def fleet_roll(
     ctx: typer.Context,
     release: Annotated[str, typer.Argument(help="A release or a model: a name, a digest, or a folder.")],
-    share: Annotated[float, typer.Option(help="The part of the traffic that it gets until it is promoted.")] = 1.0,
-    research: Annotated[bool, typer.Option(help="Also when it is retired and was kept for research.")] = False,
+    share: Annotated[float, typer.Option(help="Share of the traffic until the version is promoted.")] = 1.0,
+    research: Annotated[bool, typer.Option(help="Also if the model is retired and kept for research.")] = False,
     ungated: UngatedOption = None,
     service: ServiceOption = None,
 ) -> None:
-    """Bring in another version beside the present one, without losing a request."""
+    """Start another version beside the current one, without losing a request."""
     here = workspace(ctx)
     if not 0 < share <= 1:
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
@@ -204,14 +210,14 @@ def fleet_roll(
 
 @fleet_app.command("promote")
 def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None) -> None:
-    """Give the newest version all of the traffic and let the others leave."""
+    """Send all traffic to the newest version and drain the others."""
     here = workspace(ctx)
     _show(here, _control(here, service).call("POST", "/promote", {"ungated": ungated}).json())
 
 
 @fleet_app.command("rollback")
 def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
-    """Give the older version all of the traffic and let the newest leave."""
+    """Send all traffic to the previous version and drain the newest."""
     here = workspace(ctx)
     _show(here, _control(here, service).call("POST", "/rollback").json())
 
@@ -253,12 +259,12 @@ def keys_create(
         list[str] | None,
         typer.Option(help="chat, completions, embeddings, feedback, research or admin; the first four when absent."),
     ] = None,
-    per_minute: Annotated[float | None, typer.Option(help="How many requests it may make in a minute.")] = None,
-    days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="How long it is valid.")] = None,
-    consent: Annotated[bool, typer.Option(help="Its requests may be kept unless they say no.")] = False,
+    per_minute: Annotated[float | None, typer.Option(help="Requests per minute.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="Validity in days.")] = None,
+    consent: Annotated[bool, typer.Option(help="Requests with this key may be stored unless they decline.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a key; it is shown this once and kept as a hash only."""
+    """Create an API key. It is shown once and stored as a hash."""
     from vita.server.gateway.keys import USUAL_SCOPES, create
 
     here = workspace(ctx)
@@ -269,12 +275,12 @@ def keys_create(
         typer.echo(json.dumps({"key": secret, "name": name, "scopes": sorted(set(scopes))}))
         return
     typer.echo(secret)
-    here.console.print("Keep it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
+    here.console.print("Store it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
 
 
 @keys_app.command("list")
 def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the keys: what they may do, and whether they still do."""
+    """List the API keys with their scopes and states."""
     from vita.server.gateway.keys import all_keys
 
     here = workspace(ctx)
@@ -298,7 +304,7 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
 def keys_revoke(
     ctx: typer.Context, key: Annotated[str, typer.Argument(help="Its eight letters, or its name.")]
 ) -> None:
-    """End a key; running services refuse it within seconds."""
+    """Revoke an API key. Running services refuse it within seconds."""
     from vita.server.gateway.keys import revoke
 
     here = workspace(ctx)

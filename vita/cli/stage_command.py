@@ -1,4 +1,4 @@
-"""One stage alone: its command is made from its declaration.
+"""Commands of single stages, created from the declarations of the stages.
 
 Every setting of the stage that is a plain value becomes an option, every slot an option that takes a name, a
 digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--life`, as in a
@@ -33,7 +33,7 @@ _SHORT = {"parameters": ["--params"]}
 
 
 def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
-    """The function behind the command of one stage, its signature made from the declaration; and its summary."""
+    """Return the function of a stage's command, with a signature from the declaration, and its summary."""
 
     from vita.life import stage
 
@@ -134,14 +134,14 @@ def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
 
 
 def _default_text(value: Any) -> str:
-    """The default of a setting, where it is a value; a setting without one is described by its own help."""
+    """Return the text of a setting's default, if the default is a plain value."""
     if value is None or value == "":
         return ""
     return f" (default: {str(value).lower() if isinstance(value, bool) else value})"
 
 
 def _value(text: str, annotation: Any) -> Any:
-    """What an option means: where a setting is a text, `1` and `no` are texts."""
+    """Parse an option's value; for text settings, `1` and `no` are texts."""
     if _is_text(annotation) and text != "null":
         return text
     try:
@@ -159,7 +159,7 @@ def _is_text(annotation: Any) -> bool:
 
 
 def _plain(annotation: Any) -> bool:
-    """Whether a setting is one value, so that it can be an option."""
+    """Return True if a setting is a single value and can be an option."""
     if get_origin(annotation) in (Union, types.UnionType):
         return all(_plain(part) for part in get_args(annotation))
     if isinstance(annotation, type):

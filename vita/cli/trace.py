@@ -36,7 +36,7 @@ class Labels:
 
     @cached_property
     def names(self) -> Mapping[str, list[str]]:
-        """Digest -> its names."""
+        """Return digest -> names."""
         found: dict[str, list[str]] = {}
         for name, digest in self.here.ledger.all_names().items():
             found.setdefault(digest, []).append(name)
@@ -56,7 +56,7 @@ class Labels:
         return self._kinds[digest]
 
     def title(self, digest: str) -> Text:
-        """An artifact in a few words."""
+        """Return a short description of an artifact."""
         name = ", ".join(self.names.get(digest, ())) or digest[:12]
         return line((name, "bold"), f" {self.kind(digest)} {digest[:12]}")
 
@@ -65,12 +65,10 @@ class Labels:
 def trace(
     ctx: typer.Context,
     reference: Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")],
-    depth: Annotated[
-        int | None, typer.Option(min=1, help="How many runs away from the artifact to go; all when absent.")
-    ] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Maximum distance in runs. Default: all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show what an artifact was made from, and what was made from it."""
+    """Show the lineage of an artifact: its inputs and the artifacts made from it."""
 
     from vita.spine.lineage import downstream_lineage, upstream_lineage
 
@@ -91,7 +89,7 @@ def trace(
 
 
 def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int) -> Iterator[Text]:
-    """The lines of one side."""
+    """Yield the lines of one direction."""
     levels = max(1, (width - _ROOM_FOR_TEXT) // _INDENT)
     for distance, edge, nearest in _in_depth(graph, depth):
         indent = " " * (_INDENT * ((distance - 1) % levels))

@@ -1,4 +1,4 @@
-"""Exceptions outside the family of errors: those of the system become one line, a defect of Vita gets a log file."""
+"""Exceptions outside Vita's error classes: system errors become one line, internal errors a log file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOGS_KEPT = 20
 
 
 def print_error(error: Exception) -> int:
-    """Print one line about an error to standard error; returns its exit code."""
+    """Print an error in one line to standard error and return its exit code."""
     explained = error if isinstance(error, VitaError) else explain(error)
     message, code = (str(explained), explained.exit_code) if explained else report(error)
     print_error_line(with_user_paths(message))
@@ -36,7 +36,7 @@ def print_error_line(message: str) -> None:
 
 
 def explain(error: Exception) -> VitaError | None:
-    """The one-line form of what the operating system refuses: a file, a port, memory; None for anything else."""
+    """Return a one-line error for a system error (file, port, memory), or None."""
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
         source, _, reason = error.args[0][0]  # of a copied folder: every file that failed
         return StoreError(str(source), f"cannot be copied: {reason}")
@@ -57,7 +57,7 @@ def explain(error: Exception) -> VitaError | None:
 
 
 def report(error: Exception) -> tuple[str, int]:
-    """Write the traceback to a log file; returns the line for the user and the exit code."""
+    """Write the traceback to a log file; return the message and the exit code."""
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     text = kind if len(kind) <= 300 else kind[:297] + "..."
     log = _write_log(error)

@@ -1,4 +1,4 @@
-"""The store and the ledger that a call works with, and what a reference such as `cat/sft` means in them."""
+"""The store and the ledger of a call, and the resolution of references such as `cat/sft`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _check_folder(folder: Path, kind: str) -> None:
 
 
 class Workspace:
-    """Opened on first use, so that `vita --help` touches no disk."""
+    """Store, ledger and console of a call, opened on first use."""
 
     def __init__(self, store: str, ledger: str | None) -> None:
         self._store, self._ledger = store, ledger
@@ -63,7 +63,7 @@ class Workspace:
 
     @classmethod
     def of(cls, store: str | None, ledger: str | None) -> Workspace:
-        """From the command line's options, else the environment, else the working folder."""
+        """Create a workspace from the options, else the environment, else the working folder."""
         return cls(store or machine.store_location() or "vita-store", ledger or machine.ledger_location())
 
     @cached_property
@@ -81,7 +81,7 @@ class Workspace:
         return Machine.detect()
 
     def events(self, life: str, *, trackers: tuple[str, ...] = (), quiet: bool = False) -> Events:
-        """Events to the screen and to `events/<life>.jsonl` in the store; only the leading rank tells."""
+        """Return the event log of a life: console and `events/<life>.jsonl` in the store; only rank 0 writes."""
 
         from vita.spine.progress import Screen
         from vita.spine.trackers import TRACKERS
@@ -95,13 +95,13 @@ class Workspace:
     # -- references
 
     def find(self, reference: str, kind: type[A] = Artifact) -> A:
-        """The artifact that a name (`cat/sft`), the beginning of a digest, or a folder means."""
+        """Return the artifact of a name (`cat/sft`), a digest prefix, or a folder."""
         if Path(reference).is_dir() and reference not in self.ledger.all_names():
             return self.adopt(Path(reference), kind)
         return self.store.open(self.digest(reference), kind)
 
     def digest(self, reference: str) -> str:
-        """The digest that a name or the beginning of a digest means."""
+        """Return the digest of a name or a digest prefix."""
         reference = reference.removeprefix("@")
         named = self.ledger.named(reference)
         if named:
@@ -118,7 +118,7 @@ class Workspace:
         raise StoreError(reference, "is no name, digest or folder here", hint=hint)
 
     def weights(self, reference: str) -> str:
-        """The digest of a model: the one that is meant, or the one that a release (`cat/deploy`, `cat:1`) pins."""
+        """Return the digest of a model, or of the model that a release (`cat/deploy`, `cat:1`) pins."""
         digest = self.ledger.named(f"release/{reference}") or self.digest(reference)
         kind = self.store.manifest(digest).kind
         if kind == "release":
@@ -128,7 +128,7 @@ class Workspace:
         return digest
 
     def adopt(self, folder: Path, kind: type[A]) -> A:
-        """Take a folder from outside (a Hugging Face model, say) into the store as an artifact."""
+        """Import an external folder, such as a Hugging Face model, into the store as an artifact."""
         if kind is Artifact:
             raise StoreError(str(folder), "is a folder; this command takes a name or digest from `vita ls`")
         _check_folder(folder, kind.kind)
@@ -140,7 +140,7 @@ class Workspace:
         return artifact
 
     def _known_model(self, folder: Path, kind: type[A]) -> A | None:
-        """The model of the store that has exactly these files: the same content is the same artifact."""
+        """Return the model of the store that has exactly these files, or None."""
         if kind.kind != "model":
             return None
         from vita.gates.weights import hash_files, match_model
@@ -150,7 +150,7 @@ class Workspace:
         return self.store.open(known[0], kind) if known and self.store.has(known[0]) else None
 
     def latest(self, life: str, kind: type[Artifact]) -> str | None:
-        """The digest of the newest artifact of `kind` named `life/...`."""
+        """Return the digest of the newest artifact of `kind` named `life/...`."""
         for _, digest in reversed(self.ledger.newest_names(f"{life}/")):
             if self.store.has(digest) and self.store.manifest(digest).kind == kind.kind:
                 return digest
