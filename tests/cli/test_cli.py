@@ -73,7 +73,7 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
     assert [one["stage"] for one in traced["went_into"]] == ["sft"]
     assert "was made from" in vita("trace", "tiny/sft")[1]
     assert "<|endoftext|>" in vita("data", "show", "tiny/tokenize", "-n", "1")[1]
-    assert "all 6 artifacts are whole" in vita("verify")[1]
+    assert "all 6 artifacts are intact" in vita("verify")[1]
 
     code, out, err = vita("generate", "tiny/sft", "What is", "--json", "--max-tokens", "5", "--seed", "1")
     first = json.loads(out)
@@ -163,7 +163,7 @@ def test_a_model_folder_with_a_missing_tensor_is_one_line(vita: Vita, tmp_path: 
 
 def test_help_lists_the_stages_and_the_options_of_one(vita: Vita) -> None:
     out = vita("--help")[1]
-    for word in ("live", "plan", "pretrain", "init", "chat", "trace"):
+    for word in ("live", "plan", "pretrain", "initialize", "chat", "trace"):
         assert word in out
     out = vita("sft", "--help")[1]
     assert "--rate" in out and "--model" in out and "[DATA...]" in out

@@ -118,7 +118,7 @@ def test_a_limit_on_the_size_of_files_is_one_line_and_the_next_run_is_whole(fold
     ]
     (folder / "dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     save_chat_model(folder / "base", seed=2)
-    assert "limited (`ulimit -f`" in refused(folder, *SFT, "--fresh", file_size=1000)
+    assert "limited (`ulimit -f`" in refused(folder, *SFT, "--rerun", file_size=1000)
     (folder / "base" / "notes.bin").write_bytes(bytes(3_000_000))
     assert "notes.bin: cannot be copied: [Errno 27] File too large" in refused(folder, *SFT, file_size=2_000_000)
     assert not list((folder / "vita-store" / "scratch").iterdir())

@@ -1,4 +1,4 @@
-"""`vita who-saw`: what became of a document, copies and held-out text included, and erasures that later runs honour."""
+"""`vita trace-document`: the use of a document and its copies, also in held-out text, and erasures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def curate(vita: Vita, source: str = "mail", name: str = "x") -> list[dict[str, 
 
 
 def who_saw(vita: Vita, *words: str) -> dict[str, Any]:
-    code, out, err = vita("who-saw", *words, "--json")
+    code, out, err = vita("trace-document", *words, "--json")
     assert code == 0, err
     return json.loads(out)
 
@@ -57,7 +57,7 @@ def test_what_became_of_a_document_is_said(vita: Vita, mail: Path) -> None:
         ("trained on", f"dropped as a copy of `{FIRST}` of mail, which is in the training text")
     ]
     assert told(who_saw(vita, "short")) == [("not used", "dropped (length.short: 1 words, under 3), not trained on")]
-    assert "nothing here holds `nobody`" in vita("who-saw", "nobody")[1]
+    assert "nothing here holds `nobody`" in vita("trace-document", "nobody")[1]
 
 
 def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None:
@@ -66,9 +66,9 @@ def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None
     both = who_saw(vita, "d0")
     assert {one["source"] for one in both["holders"]} == {"mail", "blog"}
     assert {one["source"] for one in who_saw(vita, "d0", "--source", "blog")["holders"]} == {"blog"}
-    code, _, err = vita("who-saw", "d0", "--erase", "--by", "Ada")
+    code, _, err = vita("trace-document", "d0", "--erase", "--by", "Ada")
     assert code == 3 and "documents of 2 sources have this id: blog, mail; say which one with --source" in err
-    assert vita("who-saw", "d0", "--erase", "--by", "Ada", "--source", "blog")[0] == 0
+    assert vita("trace-document", "d0", "--erase", "--by", "Ada", "--source", "blog")[0] == 0
     assert "d0" in {row["id"] for row in [*curate(vita), *rows(vita, "x/curate", "heldout")]}
     assert "d0" not in {row["id"] for row in [*curate(vita, "blog", "y"), *rows(vita, "y/curate", "heldout")]}
 
@@ -77,7 +77,7 @@ def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None
 def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail: Path, tmp_path: Path, id: str) -> None:
     assert TEXTS[FIRST] in {row["text"] for row in curate(vita)}
     curate(vita, "blog", "y")
-    code, out, err = vita("who-saw", id, "--source", "mail", "--erase", "--by", "Ada")
+    code, out, err = vita("trace-document", id, "--source", "mail", "--erase", "--by", "Ada")
     assert code == 0 and f"later runs leave `{id}` and its copies out" in out and "rebuild: x/curate" in out, err
     texts = {row["text"].lower() for row in curate(vita)}
     assert TEXTS[FIRST].lower() not in texts and len(texts) > 20
@@ -96,7 +96,7 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
 def test_an_erasure_is_listed_and_can_be_withdrawn(vita: Vita, mail: Path) -> None:
     built = curate(vita)
     assert vita("erasures")[1] == "no erasures\n"
-    assert vita("who-saw", FIRST, "--erase", "--by", "Ada", "--reason", "asked")[0] == 0
+    assert vita("trace-document", FIRST, "--erase", "--by", "Ada", "--reason", "asked")[0] == 0
     assert FIRST not in {row["id"] for row in curate(vita)}
     (listed,) = json.loads(vita("erasures", "--json")[1])
     assert (listed["document"], listed["by"], listed["reason"], listed["withdrawn_at"]) == (FIRST, "Ada", "asked", None)
@@ -114,7 +114,7 @@ def test_other_texts_under_the_same_id_stay(vita: Vita, tmp_path: Path) -> None:
           {"id": "1", "text": "The third letter of all."})  # fmt: skip
     plain = ("curate", "a.jsonl", "--set", "filters=[]", "--held-out", "0", "--name", "x")
     assert vita(*plain)[0] == 0
-    assert vita("who-saw", "0", "--erase", "--by", "Ada")[0] == 0
+    assert vita("trace-document", "0", "--erase", "--by", "Ada")[0] == 0
     assert vita(*plain)[0] == 0
     assert [row["text"] for row in rows(vita, "x/curate")] == ["The second letter.", "The third letter of all."]
 
@@ -141,7 +141,7 @@ def test_models_are_told_what_they_did_with_a_document(vita: Vita, mail: Path, t
     assert {"not reached"} in uses.values(), "two steps of 128 tokens do not reach every letter"
     assert {one["names"][0] for one in who_saw(vita, "c1")["weights"]} == {"tiny/sft"}
 
-    assert vita("who-saw", "c1", "--erase", "--by", "Ada")[0] == 0
+    assert vita("trace-document", "c1", "--erase", "--by", "Ada")[0] == 0
     code, out, _ = vita("plan", "life.yaml")
     assert "must be rebuilt without `c1` (erased)" in out and "1 of 6 steps would run" in out, out
     before = Path(json.loads(vita("show", "tiny/sft", "--json")[1])["folder"])
@@ -168,7 +168,7 @@ def test_dialogues_that_are_cut_dropped_or_erased_are_told_apart(vita: Vita, tmp
     assert use("unseen")[digest][0] == "not used" and "cut_before_answer" in use("unseen")[digest][1]
     assert who_saw(vita, "unseen")["retire"] == []
 
-    assert vita("who-saw", "c1", "--erase", "--by", "Ada")[0] == 0
+    assert vita("trace-document", "c1", "--erase", "--by", "Ada")[0] == 0
     assert vita(*command)[0] == 0
     facts = json.loads(vita("show", "f/sft", "--json")[1])["facts"]
     assert facts["dropped_erased"] == 1 and facts["read"] == 8

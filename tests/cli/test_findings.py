@@ -58,17 +58,19 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path):
     code, out, _ = vita()
     assert code == 0 and out.count("open") == 2
-    assert vita("triage", "1", "--by", "Anna", "--why", "real")[0] == 0
-    assert vita("accept", "2", "--by", "Anna", "--why", "a tale", "--expires", "2999-01-01")[0] == 0
+    assert vita("triage", "1", "--by", "Anna", "--reason", "real")[0] == 0
+    assert vita("accept", "2", "--by", "Anna", "--reason", "a tale", "--expires", "2999-01-01")[0] == 0
     listed = json.loads(vita("list", "--json")[1])
     assert [one["state"] for one in listed] == ["triaged", "accepted"]
     code, out, _ = vita("show", "1")
     assert "said [b]" in out and "triaged by Anna: real" in out
-    assert vita("close", "--life", "cat", "--probe", "harm", "--by", "Tom", "--why", "done")[1].startswith("2 findings")
+    assert vita("close", "--life", "cat", "--probe", "harm", "--by", "Tom", "--reason", "done")[1].startswith(
+        "2 findings"
+    )
     assert vita()[1].strip() == "no findings"
     assert vita("export", "-o", "old.jsonl")[0] == 0
     assert len((tmp_path / "old.jsonl").read_bytes().splitlines()) == 2
-    vita("false-positive", "1", "--by", "Tom", "--why", "harmless")
+    vita("false-positive", "1", "--by", "Tom", "--reason", "harmless")
     assert len(vita("export")[1].splitlines()) == 1
 
 
@@ -77,9 +79,9 @@ def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path)
     [
         (("list", "--state", "opne"), 2, "--state: `opne` is not known here; did you mean `open`?"),
         (("show", "9"), 5, "finding 9: there is none of this number"),
-        (("close", "--by", "A", "--why", "x"), 2, "none was chosen; give numbers, or --life and --probe"),
-        (("accept", "1", "--by", "A", "--why", "x", "--expires", "soon"), 2, "--expires: expected a day such as"),
-        (("accept", "1", "--by", "A", "--why", "x", "--expires", "2000-01-01"), 5, "expected a day in the future"),
+        (("close", "--by", "A", "--reason", "x"), 2, "none was chosen; give numbers, or --life and --probe"),
+        (("accept", "1", "--by", "A", "--reason", "x", "--expires", "soon"), 2, "--expires: expected a day such as"),
+        (("accept", "1", "--by", "A", "--reason", "x", "--expires", "2000-01-01"), 5, "expected a day in the future"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(vita, words, code, complaint):

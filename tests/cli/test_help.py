@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from tests.cli.models import Vita, command_runner
+from vita.cli import main
 from vita.cli.app import app
 from vita.cli.commands import register, stage_commands
 from vita.cli.stage_command import stage_command
@@ -85,3 +86,21 @@ def test_no_help_text_lists_two_spellings_of_the_option_life() -> None:
         for parameter in command.params:
             if not getattr(parameter, "hidden", False) and "--life" in parameter.opts:
                 assert parameter.opts == ["--life"], path
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("who-saw x", "No such command 'who-saw': it is now called trace-document"),
+        ("init", "No such command 'init': it is now called initialize"),
+        ("review ls", "No such command 'ls': it is now called list"),
+        ("live cat --again sft", "No such option: --again: it is now called --rerun"),
+        ("findings close --why w 1", "No such option: --why: it is now called --reason"),
+    ],
+)
+def test_former_names_are_refused_with_the_present_name(
+    command: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 2 and f"error {message}" in capsys.readouterr().err

@@ -88,13 +88,13 @@ def test_cards_and_pages_show_hostile_text_of_the_ledger_as_it_is(
     life.ledger.close()
     where = ("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"))
     for digest in (chat, model):
-        code, out, err = vita(*where, "card", digest, "--out", "card")
+        code, out, err = vita(*where, "card", digest, "--output", "card")
         assert code == 0, err
         check_html(tmp_path / "card/card.html")
         check_markdown((tmp_path / "card/README.md").read_text(encoding="utf-8").split("---\n", 2)[2])
         code, out, err = vita(*where, "card", digest)
         assert code == 0 and not HIDDEN.search(out) and "<script>alert(1)</script>" in out.replace("\n", ""), err
-    code, out, err = vita(*where, "story", life.name, "--out", "life.html")
+    code, out, err = vita(*where, "report", life.name, "--output", "life.html")
     assert code == 0, err
     check_html(tmp_path / "life.html")
     for command in (("ls",), ("show", chat), ("trace", model), ("findings",)):
@@ -129,7 +129,7 @@ def test_a_picture_from_outside_with_a_script_is_left_out_of_the_page(vita: Vita
     }
     life.step("sft", "model", files={f"report/{name}.svg": text for name, text in pictures.items()})
     life.ledger.close()
-    code, _, err = vita("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"), "story", "x")
+    code, _, err = vita("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"), "report", "x")
     page = (tmp_path / "life.html").read_text(encoding="utf-8")
     assert code == 0, err
     assert re.findall(r"harmless(.)", page) == ["1"] and "<script" not in page and "e.example" not in page

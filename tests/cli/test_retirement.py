@@ -61,8 +61,8 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
     for words, message in (
         (("restore", "tiny/retire", "file"), "file: is a file; restore into a new folder"),
         (("restore", "tiny/retire", "new", "--public-key", "file"), "file: expected a public key in PEM form"),
-        (("story", "tiny", "--out", "again"), "again: cannot be written: is a directory"),
-        (("card", "tiny/sft", "--out", "file"), "file: cannot be written: "),
+        (("report", "tiny", "--output", "again"), "again: cannot be written: is a directory"),
+        (("card", "tiny/sft", "--output", "file"), "file: cannot be written: "),
     ):
         code, _, err = vita(*words)
         assert code == 4 and message in err and "Traceback" not in err, err
@@ -71,9 +71,9 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
     code, _, err = vita("deprecate", "tiny/check", "--sunset", "30d", "--by", "Ada")
     assert code == 4 and "expected a model or a release, got a report" in err.replace("\n", " ")
 
-    code, out, _ = vita("who-saw", "world/nothing")
+    code, out, _ = vita("trace-document", "world/nothing")
     assert code == 0 and "nothing here holds" in out
-    code, out, _ = vita("who-saw", _a_document(tmp_path), "--json")
+    code, out, _ = vita("trace-document", _a_document(tmp_path), "--json")
     told = json.loads(out)
     assert {one["kind"] for one in told["holders"]} == {"corpus", "tokens"}
     assert {"model", "release", "archive"} <= {one["kind"] for one in told["weights"]}
@@ -140,7 +140,7 @@ def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:
     assert live(0.01)[0] == 9
     code, _, err = live(100)
     assert code == 9 and "set or changed after these weights were first measured" in err.replace("\n", " ")
-    assert live(100, "--again", "check")[0] == 9, "the same weights are known however often they are measured"
+    assert live(100, "--rerun", "check")[0] == 9, "the same weights are known however often they are measured"
     code, _, err = live(100, "--set", "sft.steps=2")
     assert code == 0, err
 

@@ -70,7 +70,7 @@ def test_a_review_from_models_to_pairs(vita: Vita, tmp_path: Path) -> None:
     assert "3 of 3 rated" in vita("review", "rate", "t", "--rater", "bob", said="1 1 1")[1]
     assert "3 votes" in vita("review", "judge", "t", "--rule", "shorter")[1]
     assert "3 votes" in vita("review", "judge", "t", "--model", "new")[1]
-    (listed,) = json.loads(vita("review", "ls", "--json")[1])
+    (listed,) = json.loads(vita("review", "list", "--json")[1])
     assert listed["by_rater"] == {"ann": 3, "bob": 3} and listed["ratings"] == 6
 
     told = json.loads(vita("review", "report", "t", "--json")[1])
@@ -80,9 +80,9 @@ def test_a_review_from_models_to_pairs(vita: Vita, tmp_path: Path) -> None:
     assert set(shown["run"]["inputs"].values()) == set(listed["models"].values())
     report = json.loads((Path(told["folder"]) / "report.json").read_text())
     assert report["model"] == listed["models"]["new"]
-    assert "preferred" in vita("review", "report", "t")[1] and "rater" in vita("review", "ls")[1]
+    assert "preferred" in vita("review", "report", "t")[1] and "rater" in vita("review", "list")[1]
 
-    assert vita("review", "export", "t", "--out", "pairs.jsonl")[0] == 0
+    assert vita("review", "export", "t", "--output", "pairs.jsonl")[0] == 0
     rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     assert all({"prompt", "chosen", "rejected", "margin"} <= set(row) for row in rows)
     assert vita("review", "export", "t")[1] == (tmp_path / "pairs.jsonl").read_text()

@@ -77,13 +77,13 @@ approve x --gate a/b --by n
 waive x --gate a/b --by n --reason r --expires 9999999999d
 deprecate x --sunset soon --by n
 restore x y
-who-saw x
+trace-document x
 feedback collect --since x
 feedback collect --since 0001-01-01
 findings show 1
 findings show -1
-findings close 1 --by n --why w
-findings accept 1 --by n --why w --expires 99999-01-01
+findings close 1 --by n --reason w
+findings accept 1 --by n --reason w --expires 99999-01-01
 findings list --state x
 findings export -o text
 review create a b --prompts nope --name t
@@ -125,7 +125,7 @@ nope
 --ledger x://y ls
 --ledger postgresql://u@127.0.0.1:1/d ls
 --store nope://x ls
-live cat --again nope
+live cat --rerun nope
 live --tracker nope cat
 serve text
 curate text
@@ -145,9 +145,9 @@ curate text --seed 1.5
 tokenize
 tokenize nope
 tokenize text --corpus text
-init
-init --scheme nope
-init --blueprint text --tokens text
+initialize
+initialize --scheme nope
+initialize --blueprint text --tokens text
 pretrain
 pretrain text
 pretrain text --tokens text --blueprint text
@@ -189,7 +189,7 @@ rollout text --release text --serving text
 trial
 trial text --release text
 trial --recorded text --release text
-init --life ../x
+initialize --life ../x
 curate text --life a/b
 curate text --name
 data show empty.yaml
@@ -214,8 +214,8 @@ people add x --public-key nope
 verify
 recipes extra
 trace text
-who-saw x --erase
-who-saw x --source y
+trace-document x --erase
+trace-document x --source y
 monitor --every 1
 monitor text
 review create text text --prompts text --name t
@@ -281,13 +281,13 @@ def test_every_command_answers_bad_input_with_one_line(vita: Vita) -> None:
 
 def test_a_folder_of_another_kind_stays_out_of_the_store(vita: Vita, tmp_path: Path) -> None:
     for command, kind in (
-        ("init --blueprint text --tokens text", "blueprint.json"), ("refine --feedback text", "feedback.jsonl"),
+        ("initialize --blueprint text --tokens text", "blueprint.json"), ("refine --feedback text", "feedback.jsonl"),
         ("tokenize --corpus text", "train/*.jsonl.zst"), ("test text", "config.json"),
     ):  # fmt: skip
         code, _, err = vita(*command.split())
         assert code in (3, 4, 6) and f"error text: holds no {kind}; " in err, (command, err)
     assert not list((tmp_path / "vita-store" / "artifacts").iterdir())
-    assert vita("who-saw", "x")[0] == 0, "an artifact that was refused has no effect on other commands"
+    assert vita("trace-document", "x")[0] == 0, "an artifact that was refused has no effect on other commands"
 
 
 def test_names_that_are_not_utf_8_are_one_line_or_work(vita: Vita, tmp_path: Path) -> None:
@@ -297,7 +297,8 @@ def test_names_that_are_not_utf_8_are_one_line_or_work(vita: Vita, tmp_path: Pat
     for command in (
         ("--store", name, "ls"), ("--ledger", f"{name}.db", "ls"), ("plan", f"{name}.yaml"), ("show", name),
         ("generate", name, "x"), ("generate", "model", name), ("curate", name), ("curate", "text", "--filters", "x"),
-        ("plan", "cat", "--set", f"sft.steps={name}"), ("keys", "create", name), ("story", name), ("who-saw", name),
+        ("plan", "cat", "--set", f"sft.steps={name}"), ("keys", "create", name), ("report", name),
+        ("trace-document", name),
     ):  # fmt: skip
         code, out, err = vita(*command)
         assert code in DOCUMENTED and "Traceback" not in out + err, (command, code, err)

@@ -73,7 +73,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_all_processes_run_a_step_then_reuse_its_answer_and_run_it_again_when_asked(folder: Path) -> None:
-    for words, states in ((SFT, ["done"]), (SFT, ["done"]), ((*SFT, "--fresh"), ["done", "done"])):
+    for words, states in ((SFT, ["done"]), (SFT, ["done"]), ((*SFT, "--rerun"), ["done", "done"])):
         for code, output in finish(start(folder, words)):
             assert code == 0 and "Traceback" not in output, output
         assert runs(folder) == states
@@ -88,7 +88,7 @@ def test_all_processes_take_the_answer_for_which_the_first_one_waited(folder: Pa
     question = {"life": run.life, "step": run.step, "stage": run.stage, "version": run.version, "config": run.config}
     claim = ledger.claim(run.key, **question, inputs=ledger.inputs(run.id), after=None)
     assert isinstance(claim, int) and run.artifact is not None
-    processes = start(folder, (*SFT, "--fresh"))
+    processes = start(folder, (*SFT, "--rerun"))
     assert processes[0].stdout is not None
     assert any("another process is running this step" in line for line in processes[0].stdout)
     ledger.finish(claim, artifact=run.artifact, record={})

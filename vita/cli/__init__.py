@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -10,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from vita.cli.app import app, errors_console
-from vita.cli.commands import register, stage_commands
+from vita.cli.commands import RENAMED, register, stage_commands
 from vita.cli.unexpected import print_error, print_error_line
 from vita.spine.console import line, prepare_streams
 from vita.spine.errors import VitaError
@@ -76,8 +77,17 @@ def _usage_error(error: Any) -> int:
         typer.echo(context.get_help() if context else "")
         return int(error.exit_code)
     hint = f"; see `{context.command_path} --help`" if context and isinstance(error, _USAGE_ERROR) else ""
-    print_error_line(error.format_message().rstrip(".") + hint)
+    message = error.format_message().rstrip(".")
+    if present_name := _present_name(error, message):
+        message, hint = f"{message.split('.')[0].split(' (')[0]}: it is now called {present_name}", ""
+    print_error_line(message + hint)
     return int(error.exit_code)
+
+
+def _present_name(error: Any, message: str) -> str | None:
+    """Return the present name of the command or option that the error calls unknown."""
+    command = re.match(r"No such command '([\w-]+)'", message)
+    return RENAMED.get(command[1] if command else getattr(error, "option_name", ""))
 
 
 def _interrupted() -> int:

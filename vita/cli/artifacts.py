@@ -85,7 +85,7 @@ def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
 
 @app.command()
 def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
-    """Show an artifact: its facts, the run that produced it, its report, and the plan compared with the actual run."""
+    """Show an artifact: its facts, its run, its report, and the plan compared with the actual run."""
     here = workspace(ctx)
     artifact = here.find(reference)
     made = here.ledger.find(artifact=artifact.digest, state="done")
@@ -118,7 +118,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
 
 @app.command()
 def verify(ctx: typer.Context) -> None:
-    """Verify every byte of the store. Corrupt artifacts are moved away, so that the next run produces them again."""
+    """Verify every byte of the store. Corrupt artifacts are moved away, and the next run makes them again."""
     here = workspace(ctx)
     bad = 0
     for digest, manifest, names in here.store.verify():
@@ -153,7 +153,7 @@ def show_data(
         str | None, typer.Option(help="Treatment of longer rows: truncate or drop. Default: that of the stage.")
     ] = None,
 ) -> None:
-    """Show rows as the stages read them: the trained tokens (coloured), truncated parts, and reasons for dropped rows."""
+    """Show rows as the stages read them: trained tokens (coloured), truncated parts, reasons for dropped rows."""
     from vita.cli.data_rows import rows_of_life, rows_of_path
 
     here = workspace(ctx)

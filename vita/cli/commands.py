@@ -15,22 +15,27 @@ _ORDER = (
     "design", "curate", "tokenize", "initialize", "pretrain", "test", "adapt", "sft", "reward", "rlhf", "dpo",
     "redteam", "deploy", "refine", "retire",
 )  # fmt: skip
-_SPELLED = {"initialize": "init"}
+
+RENAMED = {
+    "who-saw": "trace-document", "story": "report", "init": "initialize", "ls": "list", "--why": "--reason",
+    "--fresh": "--rerun-all (vita live) or --rerun (a stage)", "--again": "--rerun", "--out": "--output",
+}  # fmt: skip
+"""Former names of commands and options, which are refused with the present name."""
 
 
 def stage_commands() -> dict[str, str]:
     """Return command -> stage, in the order of the lifecycle."""
     found = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    return {_SPELLED.get(name, name): name for name in found}
+    return {name: name for name in found}
 
 
-def register(asked: str | None) -> None:
-    """Register all commands. Only the stage of the requested command is imported; the others contribute their summary."""
+def register(requested: str | None) -> None:
+    """Register all commands. Of the stages, only the requested one is imported; the others show their summary."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter the commands
 
     for command, name in stage_commands().items():
-        if command == asked:
+        if command == requested:
             run, summary = stage_command(name)
         else:
             run, summary = _placeholder, _first_sentence(name)

@@ -26,7 +26,7 @@ app.add_typer(erasures_app, name="erasures")
 def list_erasures(
     ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
 ) -> None:
-    """List the erasures of `vita who-saw ID --erase`; withdraw one that was a mistake."""
+    """List the erasures of `vita trace-document ID --erase`; withdraw one that was a mistake."""
     if ctx.invoked_subcommand is not None:
         return
     from vita.spine.erasures import all_erasures

@@ -28,7 +28,7 @@ StateOption = Annotated[
 ProbeOption = Annotated[str | None, typer.Option(help="Only findings of this probe.")]
 Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", help="Findings by their numbers.")]
 Who = Annotated[str, typer.Option("--by", help="Your name.")]
-Why = Annotated[str, typer.Option("--why", help="The reason, or the change that mitigates it.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, or the change that mitigates it.")]
 
 
 @findings_app.callback()
@@ -78,35 +78,35 @@ def show(
 def triage(
     ctx: typer.Context,
     who: Who,
-    why: Why,
+    reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Confirm a finding."""
-    _move(ctx, "triaged", numbers, life or life_alias, probe, who=who, why=why)
+    _move(ctx, "triaged", numbers, life or life_alias, probe, who=who, why=reason)
 
 
 @findings_app.command()
 def mitigate(
     ctx: typer.Context,
     who: Who,
-    why: Why,
+    reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Record a mitigation. The next red-team report on other weights closes the finding or keeps it open."""
-    _move(ctx, "mitigated", numbers, life or life_alias, probe, who=who, why=why)
+    _move(ctx, "mitigated", numbers, life or life_alias, probe, who=who, why=reason)
 
 
 @findings_app.command()
 def accept(
     ctx: typer.Context,
     who: Who,
-    why: Why,
+    reason: Reason,
     expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The date on which the finding is reopened.")],
     numbers: Numbers = None,
     life: LifeOption = None,
@@ -118,35 +118,35 @@ def accept(
         reopens = datetime.datetime.strptime(expires, "%Y-%m-%d").timestamp()
     except (ValueError, OverflowError):
         raise ConfigError("--expires", expected="a day such as 2030-12-31", got=expires) from None
-    _move(ctx, "accepted", numbers, life or life_alias, probe, who=who, why=why, expires=reopens)
+    _move(ctx, "accepted", numbers, life or life_alias, probe, who=who, why=reason, expires=reopens)
 
 
 @findings_app.command()
 def close(
     ctx: typer.Context,
     who: Who,
-    why: Why,
+    reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Close a finding. It is reopened if the attack succeeds again."""
-    _move(ctx, "closed", numbers, life or life_alias, probe, who=who, why=why)
+    _move(ctx, "closed", numbers, life or life_alias, probe, who=who, why=reason)
 
 
 @findings_app.command("false-positive")
 def false_positive(
     ctx: typer.Context,
     who: Who,
-    why: Why,
+    reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
     life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Mark a finding as a false positive: the detector was wrong."""
-    _move(ctx, "false_positive", numbers, life or life_alias, probe, who=who, why=why)
+    _move(ctx, "false_positive", numbers, life or life_alias, probe, who=who, why=reason)
 
 
 @findings_app.command()

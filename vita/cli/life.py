@@ -31,8 +31,10 @@ def live(
     life: LifeArgument,
     set_: SetOption = None,
     until: UntilOption = None,
-    fresh: Annotated[bool, typer.Option(help="Run all steps again.")] = False,
-    again: Annotated[list[str] | None, typer.Option(metavar="STEP", help="Run this step again.")] = None,
+    rerun: Annotated[
+        list[str] | None, typer.Option(metavar="STEP", help="Run this step again, although it has a result.")
+    ] = None,
+    rerun_all: Annotated[bool, typer.Option("--rerun-all", help="Run all steps again.")] = False,
     tracker: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
 ) -> None:
     """Run the steps of a life. Steps with a known result are skipped; an interrupted run continues."""
@@ -44,9 +46,9 @@ def live(
     here = workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
     steps = [step.name for step in read.plan.steps]
-    for name in again or ():
+    for name in rerun or ():
         if name not in steps:
-            raise unknown_name("--again", name, steps)
+            raise unknown_name("--rerun", name, steps)
     events = here.events(read.name, trackers=tuple(tracker or ()))
     gates = {f"{read.name}/{name}": policy for name, policy in read.file.gates.items()}
     if here.machine.leads:
@@ -55,7 +57,7 @@ def live(
     try:
         made = execute(
             read.plan, here.store, here.ledger, machine=here.machine, events=events,
-            fresh=steps if fresh else again or (), check_gate=lambda gate: _pass(here, gate),
+            fresh=steps if rerun_all else rerun or (), check_gate=lambda gate: _pass(here, gate),
         )  # fmt: skip
     finally:
         events.close()

@@ -13,10 +13,10 @@ from vita.cli.writing import writing
 
 
 @app.command()
-def story(
+def report(
     ctx: typer.Context,
     life: Annotated[str, typer.Argument(help="The name of a life, as in `cat/sft`.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Output file.")] = Path("life.html"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Output file.")] = Path("life.html"),
 ) -> None:
     """Write a report of a life as one HTML page."""
     from vita.cards.life_page import write_story
@@ -24,17 +24,18 @@ def story(
 
     here = workspace(ctx)
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
-    with writing(out):
-        path = write_story(read_life_record(here.ledger, here.store, name), out)
-        here.console.print(f"{name} is told in {path!s}")
+    with writing(output):
+        page = write_story(read_life_record(here.ledger, here.store, name), output)
+    here.console.print(f"the report of {name} is {page!s}")
 
 
 @app.command()
 def card(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model: a name (cat/sft) or the beginning of a digest.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write README.md, card.html and card.json.")
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Write README.md, card.html and card.json here."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -46,13 +47,13 @@ def card(
     from vita.reporting.page import markdown
 
     here = workspace(ctx)
-    found = gather(here.ledger, here.store, here.digest(model))
-    if out is not None:
-        with writing(out):
-            write(found, out)
+    model_card = gather(here.ledger, here.store, here.digest(model))
+    if output is not None:
+        with writing(output):
+            write(model_card, output)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1, default=str))
-    elif out is not None:
-        here.console.print(f"{found.name} is on the card in {out!s}: README.md, card.html, card.json")
+        typer.echo(json.dumps(model_card.as_json(), indent=1, default=str))
+    elif output is not None:
+        here.console.print(f"the card of {model_card.name} is in {output!s}: README.md, card.html, card.json")
     else:
-        here.console.print(Markdown(markdown(page(found)), hyperlinks=False))
+        here.console.print(Markdown(markdown(page(model_card)), hyperlinks=False))

@@ -81,8 +81,8 @@ def restore(
     here.console.print(f"the model lies in {drilled.model!s}")
 
 
-@app.command("who-saw")
-def who_saw(
+@app.command("trace-document")
+def trace_document(
     ctx: typer.Context,
     document: Annotated[str, typer.Argument(help="The id of a document, or of a request whose feedback was learnt.")],
     source: Annotated[
@@ -104,7 +104,7 @@ def who_saw(
     number = None
     if erase:
         if not (by or "").strip():
-            raise GateError("who-saw --erase", "needs --by: an erasure has a name to it")
+            raise GateError("trace-document --erase", "needs --by: an erasure has a name to it")
         number = document_trace.erase(seen, here.ledger, who=str(by), reason=reason)
     if as_json:
         told = {"document": document, "holders": [one.as_json() for one in seen.holders],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 review_app = typer.Typer(help="Blind human review of answers.", no_args_is_help=True)
 app.add_typer(review_app, name="review")
 
-TaskArgument = Annotated[str, typer.Argument(help="The task's name; `vita review ls` lists them.")]
+TaskArgument = Annotated[str, typer.Argument(help="The task's name; `vita review list` lists them.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 
 
@@ -108,7 +108,7 @@ def create(
     here.console.print(f"Rate: vita review serve {name}, or vita review rate {name} --rater NAME", soft_wrap=True)
 
 
-@review_app.command("ls")
+@review_app.command("list")
 def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the tasks with their progress."""
     here = workspace(ctx)
@@ -247,19 +247,21 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
 def export(
     ctx: typer.Context,
     task: TaskArgument,
-    out: Annotated[str | None, typer.Option(metavar="FILE", help="Output file. Default: standard output.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Output file. Default: standard output.")
+    ] = None,
 ) -> None:
     """Export the preferences as training rows {prompt, chosen, rejected, margin}."""
     rows = _results(workspace(ctx), task).pairs()
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    if out is None:
+    if output is None:
         typer.echo(lines, nl=False)
         return
     try:
-        Path(out).write_text(lines, encoding="utf-8")
+        Path(output).write_text(lines, encoding="utf-8")
     except OSError as error:
-        raise DataError(out, f"cannot be written: {error.strerror}") from None
-    workspace(ctx).console.print(f"{counted(len(rows), 'pair')} in {out}")
+        raise DataError(output, f"cannot be written: {error.strerror}") from None
+    workspace(ctx).console.print(f"{counted(len(rows), 'pair')} in {output}")
 
 
 # -- helpers

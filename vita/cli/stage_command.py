@@ -2,7 +2,7 @@
 
 Every setting of the stage that is a plain value becomes an option, every slot an option that takes a name, a
 digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--life`, as in a
-life, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita init`, `vita pretrain` follow one another.
+life, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita initialize`, `vita pretrain` follow one another.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     default = "default: that of --name" if has_name else "default: my"
     life = typer.Option("--life", metavar="LIFE", help=f"The life that the result belongs to ({default}).")
     life_name = typer.Option("--name", metavar="LIFE", hidden=True, help="Another spelling of --life.")
-    again = typer.Option("--fresh", help="Run it again, known or not.")
+    again = typer.Option("--rerun", help="Run the stage again, although it has a result.")
 
     def run(ctx: typer.Context, **given: Any) -> None:
         _run(workspace(ctx), one, given)
@@ -81,7 +81,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             "life_alias", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life_name]
         )
         parameters.append(alias)
-    parameters.append(Parameter("fresh", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, again]))
+    parameters.append(Parameter("rerun", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, again]))
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run, one.summary
@@ -120,7 +120,7 @@ def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
     events = here.events(life)
     try:
         made = execute(plan, here.store, here.ledger, machine=here.machine, events=events,
-                       fresh=(one.name,) if given["fresh"] else ())  # fmt: skip
+                       fresh=(one.name,) if given["rerun"] else ())  # fmt: skip
     finally:
         events.close()
     if here.machine.leads:

@@ -222,7 +222,7 @@ def move(
 ) -> None:
     """Bring findings into a state by hand; a name and a reason always, and an end where a risk is accepted."""
     if not who.strip() or not why.strip():
-        raise LedgerError("findings", expected="a name and a reason", hint="give --by and --why")
+        raise LedgerError("findings", expected="a name and a reason", hint="give --by and --reason")
     if state == "accepted" and (expires is None or expires <= time.time()):
         raise LedgerError("findings", expected="a day in the future until which the risk is accepted", got=expires,
                           hint="give --expires YYYY-MM-DD")  # fmt: skip
