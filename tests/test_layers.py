@@ -30,6 +30,7 @@ HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
 SHARED_BY_STAGES = "vita.stages.kinds"
 READS_THE_ENVIRONMENT = "vita.spine.machine"
 IMPORTS_TORCH_IN_FUNCTIONS = {"vita.spine.machine", "vita.spine.ranks"}
+OPENS_REPORTS = "vita.reporting.figures"
 RUN_BY_ALEMBIC = "vita.spine.migrations.env"
 ENTERS_COMMANDS = "app.add_typer"  # what a decorator does for one command, this does for a group
 WITHOUT_TORCH = ("spine", "data")
@@ -177,9 +178,22 @@ def chance(name: str, tree: ast.Module) -> Iterator[str]:
                 yield f"{name}:{node.lineno} uses `{owner}.{node.attr}`: chance comes from a generator with a seed"
 
 
-@pytest.mark.parametrize(
-    "rule", [climbs, subpackage_climbs, heavy, environment, actions, chance], ids=lambda rule: rule.__name__
-)
+def report_file(name: str, tree: ast.Module) -> Iterator[str]:
+    """One sentence for every place but one that names the file of a report in code; docstrings may name it."""
+    if name == OPENS_REPORTS:
+        return
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or id(node) in docstrings:
+            continue
+        if isinstance(node.value, str) and "report.json" in node.value:
+            yield f"{name}:{node.lineno} names `report.json`: `{OPENS_REPORTS}` alone writes and reads it"
+
+
+RULES = [climbs, subpackage_climbs, heavy, environment, actions, chance, report_file]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_module_keeps_to(rule):
     broken = [sentence for name, tree in modules() for sentence in rule(name, tree)]
     assert not broken, "\n".join(broken)
@@ -206,6 +220,7 @@ def test_every_module_keeps_to(rule):
         ("vita.nn.hf", "import os\nhome = os.environ['HOME']", environment),
         ("vita.nn.hf", "from os import getenv", environment),
         ("vita.train.loop", "import torch\ntorch.set_num_threads(1)", actions),
+        ("vita.cards.reader", "def f(folder):\n    return folder / 'report.json'", report_file),
         ("vita.data.world", "import random\ndef f():\n    return random.choice([1, 2])", chance),
         ("vita.data.world", "import numpy as np\ndef f():\n    np.random.seed(1)", chance),
     ],

@@ -15,6 +15,7 @@ from vita.gates import decisions
 from vita.gates.people import add_person
 from vita.gates.policy import Evidence, Policy
 from vita.monitoring import request_log
+from vita.reporting.figures import REPORT_FILE, ReportContent
 from vita.spine import signing
 from vita.spine.config import build
 from vita.spine.ledger import Ledger
@@ -59,12 +60,8 @@ class Life:
 
     def report(self, name: str, model: str, figures: Mapping[str, Any], *, stage: str = "test") -> str:
         """A report in the usual shape; `figures` are group -> name -> metric -> Interval."""
-        plain = {
-            group: {one: {metric: value.as_json() for metric, value in own.items()} for one, own in names.items()}
-            for group, names in figures.items()
-        }
-        content = {"model": model, "figures": plain}
-        return self.step(name, "report", stage=stage, files={"report.json": content}, inputs={"model": model})
+        content = ReportContent.of(stage, figures, model=model).model_dump(mode="json")
+        return self.step(name, "report", stage=stage, files={REPORT_FILE: content}, inputs={"model": model})
 
 
 def registered(ledger: Ledger, folder: Path, name: str) -> Any:
@@ -91,9 +88,10 @@ def first_half(life: Life) -> str:
             "sources": {EVIL: {"documents": 90, "bytes": 900}},
         },
     )  # fmt: skip
+    tokens_report = ReportContent.of("tokenize", details={"train": {"sources": {EVIL: {"tokens": 400}}}})
     tokens = life.step(
         "tokenize", "tokens", inputs={"corpus": corpus}, facts={"train_tokens": 400, "bytes_per_token": 2.2},
-        files={"report.json": {"train": {"sources": {EVIL: {"tokens": 400}}}}},
+        files={REPORT_FILE: tokens_report.model_dump(mode="json")},
     )  # fmt: skip
     model = {"config.json": shape.to_hf()}
     curve = "".join(json.dumps({"step": step, "loss": 5.0 / step}) + "\n" for step in range(1, 5))
@@ -118,9 +116,9 @@ def second_half(life: Life, chat: str) -> str:
         "score/before": Interval(-0.2, -0.3, -0.1, 50), "score/after": Interval(0.5, 0.4, 0.6, 50),
         "right/before": wilson(48, 50), "right/after": wilson(47, 50), "win_rate": wilson(40, 50),
     }  # fmt: skip
-    plain = {name: one.as_json() for name, one in moved.items()}
     shape = {"config.json": tiny_architecture().to_hf()}
-    shift = {"report/report.json": {"before": chat, "figures": {"comparison": {"shift": plain}}}}
+    comparison = ReportContent.of("dpo", {"comparison": {"shift": moved}}, baseline=chat)
+    shift = {f"report/{REPORT_FILE}": comparison.model_dump(mode="json")}
     better = life.step("wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | shift, facts={"chat": True})
     rates = {"attack_success_rate": wilson(30, 60), "over_refusal": wilson(1, 30)}
     life.report("attack", better, {"redteam": {"redteam": rates}, "probes": {"encoded": rates}}, stage="redteam")

@@ -14,6 +14,7 @@ from vita.cli import main
 from vita.redteam import findings
 from vita.redteam.probe import Material, embedded_goals, plain
 from vita.redteam.probes import PROBES
+from vita.reporting.figures import ReportContent, write_report
 from vita.spine.ledger import Ledger
 from vita.stages.kinds import Report
 
@@ -35,7 +36,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     folder = tmp_path / "report"
     folder.mkdir()
     (folder / "items.jsonl.zst").write_bytes(zstandard.compress(b"".join(orjson.dumps(row) + b"\n" for row in rows)))
-    (folder / "report.json").write_bytes(b"{}")
+    write_report(ReportContent.of("redteam"), folder)
     run = ledger.claim("k", life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
     assert isinstance(run, int)
     ledger.finish(run, artifact="r" * 64, record={})

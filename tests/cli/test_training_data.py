@@ -333,7 +333,10 @@ def test_prompts_whose_system_message_the_template_leaves_out_are_counted(vita: 
     assert facts_of(vita, "c/rlhf")["template_omits_system"] == 2
     listed = json.loads(vita("ls", "--json")[1])
     folder = next(row["folder"] for row in listed if "c/rlhf" in row["names"])
-    assert json.loads((Path(folder) / "report" / "report.json").read_text())["counts"]["template_omits_system"] == 2
+    assert (
+        json.loads((Path(folder) / "report" / "report.json").read_text())["details"]["counts"]["template_omits_system"]
+        == 2
+    )
 
 
 def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:
@@ -345,6 +348,6 @@ def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:
     assert code == 0, printed
     listed = json.loads(vita("ls", "--json")[1])
     folder = next(row["folder"] for row in listed if "c/rlhf" in row["names"])
-    counts = json.loads((Path(folder) / "report" / "report.json").read_text())["counts"]
+    counts = json.loads((Path(folder) / "report" / "report.json").read_text())["details"]["counts"]
     assert counts["read"] == 7 == counts["prompts"] + counts["heldout_prompts"] + 3
     assert counts["dropped_repeated"] == counts["dropped_no_prompt"] == counts["dropped_not_json"] == 1

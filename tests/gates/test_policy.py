@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import zstandard
 from tests.cards.lives import registered
 from vita.gates import decisions
 from vita.gates.policy import Bar, Evidence, Policy, judge
+from vita.reporting.figures import ReportContent, read_report, write_report
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, GateError
 from vita.spine.ledger import Ledger
@@ -33,8 +33,8 @@ RIGHT = "world/never_asked/right"
 def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list[bool] | None = None) -> Evidence:
     """A report whose only figure is a share of right answers, measured now."""
     folder.mkdir()
-    figures = {"world": {"world": {"never_asked/right": wilson(hits, of).as_json()}}}
-    (folder / "report.json").write_text(json.dumps({"model": model, "figures": figures}))
+    figures = {"world": {"world": {"never_asked/right": wilson(hits, of)}}}
+    write_report(ReportContent.of("test", figures, model=model), folder)
     rows = [
         {"task": "world", "group": "never_asked", "id": str(i), "right": right} for i, right in enumerate(items or [])
     ]
@@ -307,8 +307,8 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
     for step, guard in zip(steps, measured_behind, strict=True):
         report = _report(tmp_path / step, hits=100, of=100)
         if guard != "unsaid":
-            told = json.loads((report.folder / "report.json").read_text())
-            (report.folder / "report.json").write_text(json.dumps({**told, "settings": {"guard": guard}}))
+            content = read_report(report.folder)
+            write_report(content.model_copy(update={"settings": {"guard": guard}}), report.folder)
         _kept(store, ledger, report, step=step)
     assert decisions.decide_by_name(ledger, store, "cat/release").green
 

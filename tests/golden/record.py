@@ -23,6 +23,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.reporting.schema import valid_reports
+
 GOLDEN = Path(__file__).parent / "cat.json"
 ASSIGNMENTS = {
     "variables.world": {"seed": 0, "things": 40, "documents": 2500},
@@ -88,8 +90,10 @@ def collect(folder: Path) -> dict[str, Any]:
             {name: _rounded(value) for name, value in json.loads(line).items()}
             for line in metrics.read_text(encoding="utf-8").splitlines()
         ]
-    for report in sorted([*folder.glob("report.json"), *folder.glob("report/report.json")]):
-        figures = json.loads(report.read_text(encoding="utf-8")).get("figures")
+    for report in valid_reports(folder):
+        figures: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in report.rows():
+            figures.setdefault(row.group, {}).setdefault(row.item, {})[row.metric] = row.figure.interval.as_json()
         if figures:
             results["figures"] = _rounded(figures)
     weights = {

@@ -14,6 +14,7 @@ from vita.redteam import findings
 from vita.redteam.probe import Material, embedded_goals, plain
 from vita.redteam.probes import PROBES
 from vita.redteam.probes.regressions import read as read_regressions
+from vita.reporting.figures import ReportContent, write_report
 from vita.spine.errors import LedgerError
 from vita.spine.ledger import Ledger
 from vita.stages.kinds import Report
@@ -39,7 +40,7 @@ def report(
     ]  # fmt: skip
     content = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     (path / "items.jsonl.zst").write_bytes(zstandard.compress(content))
-    (path / "report.json").write_bytes(orjson.dumps({"settings": {"guard": guard}}))
+    write_report(ReportContent.of("redteam", settings={"guard": guard}), path)
     run = ledger.claim(name, life="cat", step="redteam", stage="redteam", version=1, config={}, inputs={})
     assert isinstance(run, int)
     ledger.finish(run, artifact=name * 8, record={})

@@ -147,7 +147,7 @@ def test_the_report_can_be_read_by_people_and_gates(tmp_path: Path) -> None:
     folder.mkdir()
     facts = results(desk, task).write(folder)
     report = json.loads((folder / "report.json").read_text())
-    assert report["model"] == NEW.digest and report["task"]["clusters"] == "prompts"
+    assert report["model"] == NEW.digest and report["details"]["task"]["clusters"] == "prompts"
     assert report["figures"]["review"]["review"]["preferred"]["value"] == pytest.approx(facts["review/preferred"], 1e-5)
     assert set(report["figures"]["strengths"]) == {"new", "old"}
     rows = [orjson.loads(line) for line in zstandard.decompress((folder / "items.jsonl.zst").read_bytes()).splitlines()]

@@ -17,6 +17,7 @@ from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Completion, Engine, Score
 from vita.infer.sampling import Sampling
+from vita.reporting.figures import ReportContent, write_report
 from vita.rl.before_after import shift
 from vita.rl.judging import earned
 from vita.spine.errors import DataError
@@ -147,9 +148,11 @@ def test_what_has_no_score_is_left_out_of_both_sides() -> None:
 
 def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
     found = shift(fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
-    found.write(tmp_path, before="1" * 64)
+    write_report(ReportContent.of("dpo", found.groups(), baseline="1" * 64), tmp_path)
+    found.write_items(tmp_path)
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]["comparison"]["shift"]
-    assert figures["score/gain"] == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4}
+    interval = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4, "confidence": 0.95}
+    assert figures["score/gain"] == {**interval, "unit": None, "higher_is_better": True}
     rows = zstandard.ZstdDecompressor().decompress((tmp_path / "items.jsonl.zst").read_bytes()).splitlines()
     assert [orjson.loads(row)["id"] for row in rows] == ["0/0", "1/0", "2/0", "3/0"]
     assert ("gain in score", "1.000 (1.000 to 1.000)", "4") in found.section().blocks[0].rows  # type: ignore[union-attr]

@@ -93,7 +93,7 @@ def test_every_document_is_kept_held_out_or_dropped_with_its_reason(tmp_path: Pa
     kept, held_out = texts(draft), texts(draft, "heldout")
     assert len(held_out) == 4
     assert sorted([*kept, *held_out]) == sorted(row["text"] for row in rows[:30])
-    report = json.loads((draft.folder / "report.json").read_text())
+    report = json.loads((draft.folder / "report.json").read_text())["details"]
     assert report["documents"] == {
         "read": 33, "dropped": 4, "train": 26, "train_with_repeats": 26, "held_out": 4, "renamed": 0,
     }  # fmt: skip
@@ -112,7 +112,7 @@ def test_the_figures_of_the_sources_add_up(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", [*numbered(40), *numbered(10)])
     write(tmp_path / "in" / "b.jsonl", numbered(40, start=30))
     draft = run(tmp_path, sources=[str(tmp_path / "in")], filters=[], held_out=0.2)
-    report = json.loads((draft.folder / "report.json").read_text())
+    report = json.loads((draft.folder / "report.json").read_text())["details"]
     for name in ("train", "held_out"):
         assert sum(one[name]["documents"] for one in report["sources"].values()) == report["documents"][name]
         assert sum(one[name]["bytes"] for one in report["sources"].values()) == report["bytes"][name]
@@ -186,7 +186,7 @@ def test_the_report_says_what_share_of_the_training_text_a_source_is_with_its_re
         "once": str(write(tmp_path / "b.jsonl", numbered(10, start=20))),
     }
     draft = run(tmp_path, sources=sources, **PLAIN)
-    report = orjson.loads((draft.folder / "report.json").read_bytes())
+    report = orjson.loads((draft.folder / "report.json").read_bytes())["details"]
     shares = {name: one["share"] for name, one in report["sources"].items()}
     assert shares == {"often": round(3 * 140 / 570, 6), "once": round(150 / 570, 6)}
     page = (draft.folder / "report.md").read_text()

@@ -64,7 +64,7 @@ def test_a_report_holds_every_probe_its_controls_and_all_items(folder, tokens, t
     overall = told["figures"]["redteam"]["redteam"]
     assert {"attack_success_rate", "over_refusal", "goals_reached", "error"} <= set(overall)
     assert "held_out_rate" in told["figures"]["probes"]["memorisation"]
-    assert all(own["holds"] for probe in told["controls"].values() for own in probe.values())
+    assert all(own["holds"] for probe in told["details"]["controls"].values() for own in probe.values())
     content = zstandard.ZstdDecompressor().stream_reader((draft.folder / "items.jsonl.zst").read_bytes()).read()
     rows = [orjson.loads(line) for line in content.splitlines()]
     assert {row["task"] for row in rows} == set(told["figures"]["probes"])

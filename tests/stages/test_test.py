@@ -180,7 +180,7 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
     inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, parent.folder))
     draft = stage.run(build(stage.Config, asked, where="test"), inputs, context)
     report = json.loads((draft.folder / "report.json").read_text())
-    assert report["parent"] == "p" * 64 and report["flips"] == []
+    assert report["details"]["parent"] == "p" * 64 and report["details"]["flips"] == []
     assert report["figures"]["instructions"]["instructions"]["prompt_strict"]["n"] == 5
     assert report["figures"]["edges"]["edges"]["no_crash"]["value"] == 1.0
     changes = report["figures"]["versus"]["versus"]

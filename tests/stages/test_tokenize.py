@@ -69,7 +69,7 @@ def test_every_document_is_in_the_stream_after_its_document_token(corpus: Corpus
 
 def test_the_report_counts_by_source(corpus: Corpus, tmp_path: Path) -> None:
     folder = run(corpus, tmp_path / "scratch")
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text())["details"]
     tokenizer, train = Tokenizer.load(folder / "tokenizer"), report["train"]
     tokens = sum(len(tokenizer.encode(text)) for text in TEXTS)
     size, words = sum(len(text.encode()) for text in TEXTS), sum(len(text.split()) for text in TEXTS)

@@ -15,6 +15,7 @@ from typing import Any
 
 from vita.cards import reader
 from vita.gates.services import served_models
+from vita.reporting.figures import ReportContent, stored_reports
 from vita.spine.errors import StoreError, VitaError
 from vita.spine.ledger import Ledger, Move, Run
 from vita.spine.store import Store
@@ -75,7 +76,7 @@ class LifeRecord:
     questions: tuple[str, ...] = ()
     answers: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Model digest -> its answer to each question."""
-    reports: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    reports: Mapping[str, Sequence[ReportContent]] = field(default_factory=dict)
     """Artifact digest -> the content of its reports."""
     figures: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
     """Artifact digest -> the figures of its reports."""
@@ -195,20 +196,16 @@ def _read_steps(ledger: Ledger, store: Store, life: str, *, order: Sequence[str]
     return steps, gaps
 
 
-def _read_reports(
-    store: Store, steps: Sequence[StepRecord]
-) -> tuple[dict[str, tuple[Mapping[str, Any], ...]], list[str]]:
+def _read_reports(store: Store, steps: Sequence[StepRecord]) -> tuple[dict[str, tuple[ReportContent, ...]], list[str]]:
     """Return artifact digest -> the content of its reports, and sentences about those that cannot be read."""
-    reports: dict[str, tuple[Mapping[str, Any], ...]] = {}
+    reports: dict[str, tuple[ReportContent, ...]] = {}
     gaps: list[str] = []
     for step in steps:
         if step.kind == "gone":
             gaps.append(f"What the step {step.name} gave is no longer in the store.")
         elif step.kind not in _COPIES and step.digest not in reports:
             try:
-                found = tuple(reader.reports(store, step.digest))
-                reader.figures_in(found)
-                reports[step.digest] = found
+                reports[step.digest] = tuple(stored_reports(store, step.digest))
             except UNREADABLE as error:
                 gaps.append(f"The report of the step {step.name} cannot be read: {error}")
     return reports, gaps

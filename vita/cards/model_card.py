@@ -24,6 +24,7 @@ from vita.data.curation.report import NO_LICENCE
 from vita.gates import decisions
 from vita.gates.services import state_of
 from vita.monitoring import request_log
+from vita.reporting.figures import ReportContent, stored_reports
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Move
 from vita.spine.lineage import descendants, newest_runs
@@ -167,7 +168,7 @@ def front_matter(card: Card) -> dict[str, Any]:
 
 
 def measured(
-    ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[ReportContent]] | None = None
 ) -> list[Measured]:
     """Return every report about exactly these weights, oldest first, with the one in the model's own folder.
 
@@ -180,13 +181,13 @@ def measured(
     for one in found:
         if one != digest and _kind(store, one) != "report":
             continue
-        contents = (known or {}).get(one) or tuple(reader.reports(store, one))
+        contents = (known or {}).get(one) or tuple(stored_reports(store, one))
         if one != digest and reader.model_in(contents) not in (None, digest):
             continue
-        rows = list(reader.grouped(contents))
+        rows = [row for report in contents for row in report.rows()]
         if rows:
-            figures = {f"{name}/{metric}": figure for _, name, metric, figure in rows}
-            groups = {f"{name}/{metric}": group for group, name, metric, _ in rows}
+            figures = {row.name: row.figure.interval for row in rows}
+            groups = {row.name: row.group for row in rows}
             run = runs.get(one)
             stage, at = (run.stage, run.ended) if run else ("", None)
             reports.append(Measured(names.get(one, one[:12]), stage, one, at, figures, groups))
@@ -337,7 +338,7 @@ def _measured_json(one: Measured) -> dict[str, Any]:
 
 
 def _reports(
-    gaps: list[str], ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[Mapping[str, Any]]]
+    gaps: list[str], ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[ReportContent]]
 ) -> list[Measured]:
     return _try(gaps, f"the reports of {digest[:12]}", lambda: measured(ledger, store, digest, known), [])
 

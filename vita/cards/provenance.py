@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita.cards import reader
 from vita.data.curation.report import NO_LICENCE
+from vita.reporting.figures import stored_reports
 from vita.spine.errors import StoreError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.lineage import Edge, newest_runs, upstream_lineage
@@ -102,9 +102,9 @@ def _tokens_by_source(store: Store, made: Iterable[Made]) -> dict[str, dict[str,
     found: dict[str, dict[str, int]] = {}
     for one in made:
         if one.kind == "tokens" and (corpus := one.made_of.get("corpus")):
-            report = reader.as_json(store, one.digest, "report.json") or {}
-            sources = report.get("train", {}).get("sources", {})
-            found[corpus] = {name: own["tokens"] for name, own in sources.items() if "tokens" in own}
+            for report in stored_reports(store, one.digest):
+                sources = report.details.get("train", {}).get("sources", {})
+                found[corpus] = {name: counts["tokens"] for name, counts in sources.items() if "tokens" in counts}
     return found
 
 

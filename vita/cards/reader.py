@@ -1,60 +1,29 @@
-"""What artifacts tell of themselves, read from their small files alone: figures, learning curves, JSON.
+"""Read the small files of artifacts: figures of reports, learning curves, JSON.
 
-figures(store, digest)["heldout/bits_per_byte"]     # an Interval, as a gate would read it
+figures_in(stored_reports(store, digest))["heldout/bits_per_byte"]     # an Interval, as a gate would read it
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from vita.reporting.figures import ReportContent
 from vita.spine.errors import DataError
 from vita.spine.store import Store
 from vita.stats.intervals import Interval
 
-Figures = Mapping[str, Interval]
-"""`name/metric` -> its value and interval."""
 
-
-def figures(store: Store, digest: str) -> dict[str, Interval]:
-    """Return every figure of every report in an artifact, in the order of the reports."""
-    return figures_in(reports(store, digest))
-
-
-def figures_in(reports: Iterable[Mapping[str, Any]]) -> dict[str, Interval]:
+def figures_in(reports: Iterable[ReportContent]) -> dict[str, Interval]:
     """Return every figure of these reports, in their order."""
-    return {f"{name}/{metric}": figure for _, name, metric, figure in grouped(reports)}
+    return {row.name: row.figure.interval for report in reports for row in report.rows()}
 
 
-def grouped(reports: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, Interval]]:
-    """Yield (group, name, metric, figure) for every figure of these reports."""
-    for report in reports:
-        for group, names in _mapping(report["figures"]).items():
-            for name, metrics in _mapping(names).items():
-                for metric, value in _mapping(metrics).items():
-                    if isinstance(value, Mapping) and "value" in value:
-                        yield group, name, metric, interval(value)
-
-
-def reports(store: Store, digest: str) -> Iterator[dict[str, Any]]:
-    """The content of every `report.json` with figures: the artifact's own, or one that lies beside a model."""
-    for name in sorted(store.manifest(digest).files, key=lambda name: (name.count("/"), name)):
-        if name.rpartition("/")[2] == "report.json":
-            found = as_json(store, digest, name)
-            if isinstance(found, dict) and isinstance(found.get("figures"), dict):
-                yield found
-
-
-def measured_model(store: Store, digest: str) -> str | None:
-    """Return the digest of the model that the reports of an artifact are about."""
-    return model_in(reports(store, digest))
-
-
-def model_in(reports: Iterable[Mapping[str, Any]]) -> str | None:
+def model_in(reports: Iterable[ReportContent]) -> str | None:
     """Return the digest of the model that these reports are about."""
-    return next((str(report["model"]) for report in reports if report.get("model")), None)
+    return next((report.model for report in reports if report.model), None)
 
 
 def as_json(store: Store, digest: str, name: str) -> Any:
@@ -79,17 +48,6 @@ def curve(store: Store, digest: str) -> list[dict[str, Any]]:
     return rows
 
 
-def interval(value: Mapping[str, Any]) -> Interval:
-    """A figure as a report spells it; an end that is None is not known."""
-    low, high, n = value.get("low"), value.get("high"), value.get("n")
-    return Interval(
-        math.nan if value.get("value") is None else float(value["value"]),
-        -math.inf if low is None else float(low),
-        math.inf if high is None else float(high),
-        int(n or 0),
-    )
-
-
 def shown(one: Interval) -> str:
     """A figure with its range, where it has one."""
     if not math.isfinite(one.value):
@@ -97,7 +55,3 @@ def shown(one: Interval) -> str:
     if math.isfinite(one.low) and math.isfinite(one.high):
         return str(one)
     return f"{one.value:.3f} (range unknown)"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from vita.reporting.figures import REPORT_FILE
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.console import open_console
@@ -39,7 +40,7 @@ _REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
     "tokens": ("tokenizer.json", StoreError, "make tokens with `vita tokenize`"),
     "model": ("config.json", ModelError, "a model is a Hugging Face model folder"),
     "reward": ("config.json", ModelError, "a reward model is a Hugging Face model folder"),
-    "report": ("report.json", StoreError, "make a report with `vita test`"),
+    "report": (REPORT_FILE, StoreError, "make a report with `vita test`"),
     "release": ("release.json", ModelError, "make a release with `vita deploy`"),
     "feedback": ("feedback.jsonl", DataError, "collect feedback with `vita feedback collect`"),
     "preferences": ("preferences.jsonl", DataError, "make preferences with `vita refine`"),

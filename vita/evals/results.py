@@ -12,6 +12,7 @@ import orjson
 import zstandard
 
 from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
+from vita.reporting.figures import ReportContent
 from vita.stats.intervals import Interval
 from vita.stats.paired import Versus
 
@@ -92,16 +93,14 @@ class Findings:
         rows += [{"task": "edges", **one.as_json()} for one in self.met]
         return rows
 
-    def summary(self) -> dict[str, Any]:
-        """Figures and continuations as plain values."""
-        return {
-            "figures": {
-                what: {name: {metric: one.as_json() for metric, one in own.items()} for name, own in of.items()}
-                for what, of in self.figures().items()
-            },
-            "samples": [one.as_json() for one in self.continuations],
-            **({"flips": [flip.as_json() for flip in self.versus.flips]} if self.versus else {}),
-        }
+    def report(self, *, model: str, settings: Mapping[str, Any], parent: str | None = None) -> ReportContent:
+        """Return the figures, samples and changed items as a report on the model; `parent` is the earlier report."""
+        details: dict[str, Any] = {"samples": [one.as_json() for one in self.continuations]}
+        if parent:
+            details["parent"] = parent
+        if self.versus:
+            details["flips"] = [flip.as_json() for flip in self.versus.flips]
+        return ReportContent.of("test", self.figures(), model=model, settings=settings, details=details)
 
     def _of_text(self, scores: list[perplexity.DocumentScore]) -> Metrics:
         return {

@@ -8,6 +8,7 @@ from vita.evals import perplexity, samples, world_knowledge
 from vita.evals.ifeval import Followed
 from vita.evals.results import Figures, Findings, Metrics
 from vita.reporting.charts import histogram, intervals
+from vita.reporting.figures import REPORT_FILE
 from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table
 from vita.stats.intervals import Comparison, RatioComparison
 from vita.stats.paired import Versus
@@ -224,7 +225,7 @@ def _versus_section(found: Versus | None) -> list[Section]:
             )
             for one in found.flips
         ]
-        note = f"{len(flips)} flips; the first {min(len(flips), _LISTED)} are shown, all are in report.json."
+        note = f"{len(flips)} flips; the first {min(len(flips), _LISTED)} are shown, all are in {REPORT_FILE}."
         blocks.append(Table(("item", "verdict", "prompt", "before", "after"), flips[:_LISTED], note=note))
     return [Section("Beside the parent version", blocks)]
 

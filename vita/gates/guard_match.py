@@ -13,8 +13,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vita.gates.policy import Evidence, Judged, settings_of
+from vita.gates.policy import Evidence, Judged
 from vita.infer.content_filter import Guard
+from vita.reporting.figures import read_report
 from vita.spine.config import build
 from vita.spine.errors import GateError
 from vita.spine.store import canonical_json
@@ -34,7 +35,7 @@ def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
 def guards_of(judged: Judged, evidence: Mapping[str, Evidence]) -> tuple[str | None, ...]:
     """Behind which guards the bars were cleared; a waived bar binds nobody."""
     passed = {one.bar.report for one in judged.findings if one.verdict == "pass"}
-    found = {step: settings_of(evidence[step].folder) for step in sorted(passed)}
+    found = {step: read_report(evidence[step].folder).settings for step in sorted(passed)}
     return tuple(dict.fromkeys(guard_digest(one[GUARD]) for one in found.values() if GUARD in one))
 
 

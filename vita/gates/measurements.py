@@ -9,7 +9,6 @@ known by the bytes of their files, was measured for the first time.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from pathlib import Path
 
 from vita.gates.policy import Evidence
 from vita.gates.weights import same_weights
-from vita.spine.errors import StoreError
+from vita.reporting.figures import read_report
+from vita.spine.errors import DataError, StoreError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
 _LOST = ("test", "redteam", "rollout")
-"""Stages whose reports hold figures; one whose report is no longer in the store may have measured any figure."""
+"""Stages whose reports hold figures; one whose report is lost or cannot be read may have measured any figure."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Measurement:
     """`life/step` as it was run."""
     evidence: Evidence
     figures: frozenset[str] | None
-    """The figures of the report; None when it is no longer in the store."""
+    """The figures of the report; None when it is no longer in the store or cannot be read."""
 
 
 def measurements(ledger: Ledger, store: Store, model: str) -> list[Measurement]:
@@ -63,16 +63,9 @@ def _measurement(store: Store, run: Run, models: frozenset[str]) -> Measurement 
     except StoreError:
         lost = Evidence(Path(), run.artifact, run.began, version=run.version)
         return Measurement(step, lost, None) if run.stage in _LOST else None
+    evidence = Evidence(folder, run.artifact, run.began, version=run.version)
     try:
-        content = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        if content.get("model") not in models:
-            return None
-        names = {
-            f"{item}/{metric}"
-            for group in content["figures"].values()
-            for item, metrics in group.items()
-            for metric in metrics
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # a report without figures measures nothing
-    return Measurement(step, Evidence(folder, run.artifact, run.began, version=run.version), frozenset(names))
+        report = read_report(folder)
+    except DataError:
+        return Measurement(step, evidence, None) if run.stage in _LOST else None
+    return Measurement(step, evidence, frozenset(report.named())) if report.model in models else None

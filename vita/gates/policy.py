@@ -9,7 +9,6 @@ weights or was made before its bar was set is no evidence: `could_not_run`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from vita.reporting.figures import ReportFigure, read_report
 from vita.spine.config import Settings
 from vita.spine.errors import DataError, VitaError
 from vita.spine.store import canonical_json
@@ -30,11 +30,6 @@ EXIT_CODES = {"pass": 0, "waived": 0, "fail": 10, "could_not_run": 11, "unsure":
 WAITING_FOR_APPROVAL = 13
 """Exit code when all bars are cleared and approvals are still missing."""
 _WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
-_LOWER_IS_BETTER = {
-    *("bits_per_byte", "perplexity", "loss"),
-    *("attack_success_rate", "goals_reached", "over_refusal", "false_alarms", "error", "incoherent", "silent"),
-    *("minded", "lost"),
-}
 
 
 class Bar(Settings):
@@ -186,35 +181,26 @@ def judge(
     return Judged(tuple(_or_waived(finding, waived or {}) for finding in found))
 
 
-def figure(folder: Path, name: str) -> Interval:
-    """The figure `name/metric` of a report folder."""
-    figures = {
-        f"{item}/{metric}": value
-        for group in _read(folder)["figures"].values()
-        for item, metrics in group.items()
-        for metric, value in metrics.items()
-    }
-    if name not in figures:
-        reasons = _read(folder).get("could_not_run")
-        if isinstance(reasons, dict) and reasons:
-            whole = "; ".join(f"{probe} could not run: {why}" for probe, why in sorted(reasons.items())[:3])
-            raise DataError(f"figure {name}", f"is not in the report; {whole}")
-        raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
-    return _interval(figures[name])
+def figure(folder: Path, name: str) -> ReportFigure:
+    """Return the figure `name/metric` of a report folder."""
+    report = read_report(folder)
+    figures = report.named()
+    if name in figures:
+        return figures[name]
+    if not figures:
+        raise DataError(str(folder), "the report holds no figures")
+    if reasons := sorted(report.could_not_run.items())[:3]:
+        problem = "; ".join(f"{probe} could not run: {reason}" for probe, reason in reasons)
+        raise DataError(f"figure {name}", f"is not in the report; {problem}")
+    raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
 
 
 def measured(folder: Path) -> str | None:
-    """The weights that a report is of, where it can be read."""
+    """Return the digest of the model that a report is of; None where the report names none or cannot be read."""
     try:
-        return str(_read(folder).get("model"))
+        return read_report(folder).model
     except VitaError:
         return None
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings that a report was made with, where it tells them."""
-    settings = _read(folder).get("settings")
-    return settings if isinstance(settings, dict) else {}
 
 
 TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `held_out`, test's `documents`)"
@@ -251,19 +237,20 @@ def _same_conditions(earlier: Evidence, own: Evidence) -> bool:
     if earlier.version != own.version:
         return False
     try:
-        return settings_of(earlier.folder).get("guard") == settings_of(own.folder).get("guard")
+        earlier_settings, settings = read_report(earlier.folder).settings, read_report(own.folder).settings
     except VitaError:
         return False
+    return earlier_settings.get("guard") == settings.get("guard")
 
 
 def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Mapping[str, Evidence]) -> Finding:
     """The verdict of one report on a bar, whenever either was made."""
     try:
-        measured = _read(own.folder).get("model")
-        if model is not None and measured != model:
-            other = f"it is of the weights {str(measured)[:12]}, not of {model[:12]}"
+        measured_model = read_report(own.folder).model
+        if model is not None and measured_model != model:
+            other = f"it is of the weights {str(measured_model)[:12]}, not of {model[:12]}"
             return Finding(bar, "could_not_run", other, own.digest)
-        value = figure(own.folder, bar.figure)
+        value = figure(own.folder, bar.figure).interval
         if value.n == 0 or not math.isfinite(value.value):
             return Finding(bar, "could_not_run", _why_nothing(own.folder, bar), own.digest)
         if bar.not_worse_than is None:
@@ -282,9 +269,8 @@ def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Map
 
 def _why_nothing(folder: Path, bar: Bar) -> str:
     """Why a figure rests on no measurement: the report's own reason where it names one."""
-    reasons = _read(folder).get("could_not_run")
-    own = reasons.get(bar.figure.split("/")[0]) if isinstance(reasons, dict) else None
-    return f"the figure rests on nothing: {own}" if own else "the figure rests on nothing"
+    reason = read_report(folder).could_not_run.get(bar.figure.split("/")[0])
+    return f"the figure rests on nothing: {reason}" if reason else "the figure rests on nothing"
 
 
 def _against(bar: Bar, value: Interval) -> Verdict:
@@ -303,11 +289,10 @@ def _above(value: Interval, limit: float, *, by: str) -> Verdict:
 
 def _gain(bar: Bar, own: Path, other: Path) -> Interval:
     """By how much the figure is better than the other model's: on paired items where both reports have them."""
-    lower = bar.lower_is_better
-    if lower is None:
-        lower = not _LOWER_IS_BETTER.isdisjoint(bar.figure.split("/")[1:])
+    after = figure(own, bar.figure)
+    lower = after.higher_is_better is False if bar.lower_is_better is None else bar.lower_is_better
     pairs = paired(other, own, bar.figure)
-    gain = pairs.difference if pairs else difference(figure(own, bar.figure), figure(other, bar.figure))
+    gain = pairs.difference if pairs else difference(after.interval, figure(other, bar.figure).interval)
     return _turned(gain) if lower else gain
 
 
@@ -328,23 +313,3 @@ def _or_waived(finding: Finding, waived: Mapping[str, str]) -> Finding:
         return finding
     said = f"{finding.verdict}: {finding.said}; waived by {why}"
     return Finding(finding.bar, "waived", said, finding.report, finding.value)
-
-
-def _interval(value: Mapping[str, Any]) -> Interval:
-    low, high = value.get("low"), value.get("high")
-    return Interval(
-        math.nan if value.get("value") is None else value["value"],
-        -math.inf if low is None else low,
-        math.inf if high is None else high,
-        value.get("n", 0),
-    )
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(str(folder), f"holds no report that can be read: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
-        raise DataError(str(folder), "its report.json holds no figures")
-    return found

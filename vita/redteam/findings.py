@@ -20,6 +20,7 @@ import sqlalchemy as sa
 import zstandard
 
 from vita.redteam.probe import PROBES
+from vita.reporting.figures import read_report
 from vita.spine.errors import DataError, LedgerError
 from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import Artifact
@@ -103,9 +104,9 @@ class Finding:
 def track(report: Artifact, model: str, ledger: Ledger) -> None:
     """Enter what a red-team report found, for every life that it belongs to; a report is entered once."""
     rows = [row for row in _rows(report) if not row["twin"] and row["test"].get("kind") not in _RATES]
-    told = orjson.loads((report.path / "report.json").read_bytes())
-    subject = _subject(model, told.get("settings", {}).get("guard"))
-    unsure = set(told.get("could_not_run", {}))
+    content = read_report(report.path)
+    subject = _subject(model, content.settings.get("guard"))
+    unsure = set(content.could_not_run)
     for life in sorted({run.life for run in ledger.find(artifact=report.digest, state="done")}):
         if _entered(ledger, report.digest, life):
             continue

@@ -20,6 +20,7 @@ from vita.redteam.attack import Control, Tried
 from vita.redteam.probe import PROBES, Pair, Replay, Secret, plain
 from vita.redteam.taxonomy import name_of
 from vita.reporting.charts import intervals
+from vita.reporting.figures import ReportContent
 from vita.reporting.page import Block, Figure, Page, Paragraph, Sample, Section, Table
 from vita.stats.intervals import Interval, wilson
 
@@ -105,20 +106,21 @@ class Robustness:
         problems = self.problems()
         return told | ({"could_not_run": sorted(problems)} if problems else {})
 
-    def summary(self) -> dict[str, Any]:
-        """Figures, controls and problems as plain values."""
-        return {
-            "figures": {
-                group: {name: {metric: one.as_json() for metric, one in own.items()} for name, own in of.items()}
-                for group, of in self.figures().items()
-            },
-            "could_not_run": self.problems(),
-            "controls": {
-                name: {one.name: {"right": one.right, "total": one.total, "holds": one.holds} for one in own}
-                for name, own in self.controls.items()
-            },
-            "taxonomy": {name: list(PROBES[name].taxonomy) for name in self.tried},
+    def report(self, *, model: str, settings: Mapping[str, Any]) -> ReportContent:
+        """Return the figures, the problems, and the controls and taxonomy of each probe, as a report on the model."""
+        controls = {
+            name: {one.name: {"right": one.right, "total": one.total, "holds": one.holds} for one in own}
+            for name, own in self.controls.items()
         }
+        taxonomy = {name: list(PROBES[name].taxonomy) for name in self.tried}
+        return ReportContent.of(
+            "redteam",
+            self.figures(),
+            model=model,
+            settings=settings,
+            could_not_run=self.problems(),
+            details={"controls": controls, "taxonomy": taxonomy},
+        )
 
     def write_items(self, path: Path) -> None:
         """Every attempt in a line of its own, with its test in full, so that it can be asked again."""

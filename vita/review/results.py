@@ -19,6 +19,7 @@ import orjson
 import zstandard
 
 from vita.reporting.charts import intervals
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table, write
 from vita.review.desk import Item, Rating, Task
 from vita.spine.errors import DataError
@@ -192,29 +193,24 @@ class Results:
     def write(self, folder: Path) -> dict[str, float]:
         """`report.json`, `report.md`, `report.html`, `items.jsonl.zst`; gives the headline numbers."""
         figures = self.figures()
-        told: dict[str, Any] = {"review": {"review": {name: one.as_json() for name, one in figures.items()}}}
+        groups: dict[str, dict[str, Mapping[str, Interval]]] = {"review": {"review": figures}}
         if fitted := self.strengths():
-            told["strengths"] = {self._name(model): {"elo": one.as_json()} for model, one in fitted.elo().items()}
+            groups["strengths"] = {self._name(model): {"elo": one} for model, one in fitted.elo().items()}
         if self.task.kind == "rubric":
-            told["versions"] = {
-                version.name: {name: one.as_json() for name, one in self._rubric(version.digest).items()}
-                for version in self.task.models
-            }
-        summary = {
-            "model": self.task.models[0].digest,
-            "figures": told,
-            "task": {
-                "name": self.task.name,
-                "kind": self.task.kind,
-                "models": {version.name: version.digest for version in self.task.models},
-                "guideline": self.task.guideline.version,
-                "raters": len({rating.rater for rating in self._people()}),
-                "ratings": len(self._people()),
-                "items": len(self.items),
-                "clusters": self.clusters(),
-            },
+            groups["versions"] = {version.name: self._rubric(version.digest) for version in self.task.models}
+        task = {
+            "name": self.task.name,
+            "kind": self.task.kind,
+            "models": {version.name: version.digest for version in self.task.models},
+            "guideline": self.task.guideline.version,
+            "raters": len({rating.rater for rating in self._people()}),
+            "ratings": len(self._people()),
+            "items": len(self.items),
+            "clusters": self.clusters(),
         }
-        (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_report(
+            ReportContent.of("review", groups, model=self.task.models[0].digest, details={"task": task}), folder
+        )
         lines = b"".join(orjson.dumps(row) + b"\n" for row in self._rows())
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
         write(self._page(figures), folder)

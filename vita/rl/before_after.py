@@ -10,7 +10,6 @@ to one prompt are not independent of each other.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,11 +56,12 @@ class Shift:
         """The figures' values."""
         return {name: round(one.value, 6) for name, one in sorted(self.figures.items()) if math.isfinite(one.value)}
 
-    def write(self, folder: Path, *, before: str, counts: Mapping[str, int] | None = None) -> None:
-        """`report.json` and `items.jsonl.zst`; `before` is the digest of the earlier model, `counts` of its prompts."""
-        figures = {name: one.as_json() for name, one in self.figures.items()}
-        report = {"before": before, "counts": dict(counts or {}), "figures": {"comparison": {"shift": figures}}}
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    def groups(self) -> dict[str, dict[str, dict[str, Interval]]]:
+        """Return the figures as a group of a report."""
+        return {"comparison": {"shift": self.figures}}
+
+    def write_items(self, folder: Path) -> None:
+        """Write each pair of answers into `items.jsonl.zst`."""
         lines = b"".join(orjson.dumps(item) + b"\n" for item in self.items)
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
 

@@ -7,7 +7,6 @@ model knows the domain, and what it lost in general.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Section, Table
 from vita.reporting.training_report import Picture, mean_of_last, write_learning
 from vita.spine.config import Settings, neutral
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vita.train.text import HeldOut
     from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 4
+VERSION = 5
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -357,9 +357,7 @@ def _write(
         pictures=PICTURES,
         sections=[Section("Before and after", [table])],
     )
-    told = {name: {metric: one.as_json() for metric, one in own.items()} for name, own in figures.items()}
-    report = {"before": inputs.model.digest, "figures": {"text": told}}
-    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_report(ReportContent.of("adapt", {"text": figures}, baseline=inputs.model.digest), place)
 
 
 PICTURES = (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from pydantic import Field, field_validator, model_validator
 
 from vita.data.curation.corpus import Shards, ZstdLines, dump, read_lines
@@ -22,13 +23,14 @@ from vita.data.curation.report import build_report, held_out_advice, to_markdown
 from vita.data.curation.split_pass import Decisions, Placing, Wanted, assign_splits, split_jobs, write_splits
 from vita.data.curation.worker_pool import Crew
 from vita.data.sources.read import Source, passed_over, stretches
+from vita.reporting.figures import ReportContent, write_report
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus
 
-VERSION = 2
+VERSION = 3
 
 _STRETCH_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
 _WORTH_PROCESSES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
@@ -118,7 +120,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         )
     for advice in report["advice"]:
         context.emit("note", text=advice)
-    (folder / "report.json").write_bytes(dump(report))
+    write_report(ReportContent.of("curate", details=orjson.loads(dump(report))), folder)
     (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
     _record(context, report, time.monotonic() - began, workers)
     return Draft(Corpus, folder, _facts(report))

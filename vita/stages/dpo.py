@@ -26,6 +26,7 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
+from vita.reporting.figures import Groups, ReportContent, write_report
 from vita.reporting.page import Section
 from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
 from vita.rl.preference_eval import Both, compare, figures_section
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from vita.train.preference_losses import Knobs
     from vita.train.trainer import Training, Work
 
-VERSION = 6
+VERSION = 7
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -406,13 +407,12 @@ def _write(
         pictures=PICTURES,
         sections=sections,
     )
+    groups: Groups = {"held_out": {"pairs": ranked}}
     if moved:
-        moved.write(place, before=inputs.model.digest)
-    groups: dict[str, Any] = {"held_out": {"pairs": {name: one.as_json() for name, one in ranked.items()}}}
-    if moved:
-        groups["comparison"] = {"shift": {name: one.as_json() for name, one in moved.figures.items()}}
-    report = {"before": inputs.model.digest, "counts": counts_in(facts), "figures": groups}
-    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        moved.write_items(place)
+        groups = {**groups, **moved.groups()}
+    details = {"counts": counts_in(facts)}
+    write_report(ReportContent.of("dpo", groups, baseline=inputs.model.digest, details=details), place)
 
 
 PICTURES = (

@@ -6,7 +6,6 @@ depends on the model, the texts and the settings alone; what was answered is kep
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from vita.redteam.probes import PROBES
 from vita.redteam.probes.memorisation import rows_of
 from vita.redteam.probes.regressions import read as read_regressions
 from vita.redteam.results import Robustness, page
+from vita.reporting.figures import write_report
 from vita.reporting.page import write
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import ConfigError
@@ -36,7 +36,7 @@ from vita.stats.intervals import Interval
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-VERSION = 3
+VERSION = 4
 
 CONTROLLED = 60
 """Items of each probe, spread evenly, that the controls go through."""
@@ -121,8 +121,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         context.emit("note", text=f"{name} could not run: {problem}")
     folder = context.draft_folder()
     shown = config.model_dump(mode="json", exclude={"files", "regressions"})
-    summary = {"model": inputs.model.digest, **found.summary(), "settings": shown}
-    (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(found.report(model=inputs.model.digest, settings=shown), folder)
     found.write_items(folder / "items.jsonl.zst")
     write(page(found, method=_method(config, items)), folder)
     return Draft(Report, folder, {"model": inputs.model.digest, **found.facts()})

@@ -7,7 +7,6 @@ pairs well: a longer run makes it surer and not righter, and what learns from it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from vita.data.tokens.preference_pairs import Found, PairRows, asked_of, read_pa
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import Picture, mean_of_last, write_learning
 from vita.rl.preference_eval import Both, calibration, calibration_section, figures_section, of_scores
 from vita.spine.config import Settings, neutral
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vita.train.trainer import Trainer, Training
     from vita.train.validation import Evidence
 
-VERSION = 6
+VERSION = 7
 PARALLEL = True
 """All processes carry it out together."""
 ENOUGH_PAIRS = 30
@@ -283,9 +283,10 @@ def _write(
         pictures=PICTURES,
         sections=sections,
     )
-    told = {name: {metric: one.as_json() for metric, one in own.items()} for name, own in figures.items()}
-    report = {"before": inputs.model.digest, "counts": counts_in(facts), "figures": {"held_out": told}}
-    (place / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    details = {"counts": counts_in(facts)}
+    write_report(
+        ReportContent.of("reward", {"held_out": figures}, baseline=inputs.model.digest, details=details), place
+    )
 
 
 PICTURES = (

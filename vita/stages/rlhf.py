@@ -23,6 +23,7 @@ from vita.data.tokens.row_counts import Counts, counts_in
 from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import Settings, neutral
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from vita.train.policy_objective import Objective
     from vita.train.trainer import Training
 
-VERSION = 5
+VERSION = 6
 
 LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""
@@ -476,5 +477,8 @@ def _written(
         pictures=PICTURES,
         sections=[found.section()],
     )
-    found.write(folder / "report", before=inputs.model.digest, counts=counts_in(facts))
+    details = {"counts": counts_in(facts)}
+    report = ReportContent.of("rlhf", found.groups(), baseline=inputs.model.digest, details=details)
+    write_report(report, folder / "report")
+    found.write_items(folder / "report")
     return folder

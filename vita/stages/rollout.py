@@ -8,7 +8,6 @@ life, too; and not one request may fail.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from pydantic import Field
 
 from vita.gates.clearance import Terms
 from vita.monitoring.simulated_users import Users
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Page, Section, Table, write
 from vita.server.release import Pinned, read_release
 from vita.server.service.deploy_checks import context_clearance
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from vita.monitoring.client import Visited
     from vita.server.service.service import Running
 
-VERSION = 2
+VERSION = 3
 LINEAGE = True
 """The release is cleared by the ledger and the store of the life."""
 
@@ -98,13 +98,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         "minded/after": watched.minded[new.id],
         "minded/change": watched.change,
     }
-    told = {
-        "model": watched.models[new.id],
-        "before": watched.models[old.id],
-        "promoted": watched.promoted,
-        "figures": {"service": {"rollout": {name: one.as_json() for name, one in figures.items()}}},
-    }
-    (folder / "report.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    report = ReportContent.of(
+        "rollout",
+        {"service": {"rollout": figures}},
+        model=watched.models[new.id],
+        baseline=watched.models[old.id],
+        details={"promoted": watched.promoted},
+    )
+    write_report(report, folder)
     rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
     rows += [("answers of the canary", str(sum(_of(new, watched.canary))), ""), ("verdict", verdict, "")]
     lead = f"{new.id} came in beside {old.id} while users were there, and was {verdict}."

@@ -7,7 +7,6 @@ dialogue, here as in testing and serving.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +26,7 @@ from vita.data.tokens.row_counts import Counts, counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.tuning_examples import TuningSettings, read_dialogues
 from vita.design import scaling_rules
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import last, write_learning
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from vita.train.trainer import Trainer, Training, Work
 
-VERSION = 6
+VERSION = 7
 PARALLEL = True
 """All processes carry it out together."""
 
@@ -168,8 +168,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     write_learning(
         learnt.curve, folder / "report", title="Fine-tuning on dialogues", lead=lead, facts=facts, settings=settings
     )
-    report = json.dumps({"counts": counts_in(facts)}, indent=2) + "\n"
-    (folder / "report" / "report.json").write_text(report, encoding="utf-8")
+    report = ReportContent.of("sft", baseline=inputs.model.digest, details={"counts": counts_in(facts)})
+    write_report(report, folder / "report")
     return Draft(Model, folder, facts)
 
 

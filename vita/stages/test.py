@@ -7,7 +7,6 @@ beside this one. The answer depends on the model, the texts, the settings and th
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from vita.evals.results import Findings
 from vita.evals.results_page import page
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
+from vita.reporting.figures import write_report
 from vita.reporting.page import write
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ from vita.stats.paired import versus
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-VERSION = 3
+VERSION = 4
 
 T = TypeVar("T")
 
@@ -151,9 +151,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         found = replace(found, versus=versus(inputs.parent.path, found.rows(), seed=config.seed))
     folder = context.draft_folder()
     shown = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
-    parent = {"parent": inputs.parent.digest} if inputs.parent else {}
-    summary = {"model": inputs.model.digest, **parent, **found.summary(), "settings": shown}
-    (folder / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    parent = inputs.parent.digest if inputs.parent else None
+    write_report(found.report(model=inputs.model.digest, settings=shown, parent=parent), folder)
     found.write_items(folder / "items.jsonl.zst")
     write(page(found, method=_method(config)), folder)
     return Draft(Report, folder, found.facts())

@@ -7,7 +7,6 @@ thing ends and another begins.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,13 +20,14 @@ from vita.data.records import Document
 from vita.data.tokens import bpe
 from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
+from vita.reporting.figures import ReportContent, write_report
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import markdown_text, printable
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus, Model, Tokens
 
-VERSION = 1
+VERSION = 2
 
 SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 BATCH_BYTES = 4 * 2**20
@@ -82,7 +82,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
         seconds = max(time.monotonic() - began, 1e-9)
         context.record[f"{split}_bytes_per_second"] = round(total / seconds)
     report = _report(tokenizer, tallies, shards, learnt=inputs.model is None)
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_report(ReportContent.of("tokenize", details=report), folder)
     (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
     facts = {
         "vocabulary": tokenizer.vocabulary,

@@ -8,7 +8,7 @@ mcnemar(old_correct, new_correct).p_value
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -46,6 +46,17 @@ class Interval:
         """Plain values; an end that is not finite (one observation tells nothing of the spread) becomes None."""
         ends = {"value": self.value, "low": self.low, "high": self.high}
         return {**{name: end if math.isfinite(end) else None for name, end in ends.items()}, "n": self.n}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Interval:
+        """Read the values of `as_json`: None is NaN for the value and infinity for an end."""
+        value, low, high = values.get("value"), values.get("low"), values.get("high")
+        return cls(
+            math.nan if value is None else float(value),
+            -math.inf if low is None else float(low),
+            math.inf if high is None else float(high),
+            int(values.get("n") or 0),
+        )
 
 
 def wilson(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> Interval:

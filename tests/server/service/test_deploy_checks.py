@@ -18,6 +18,7 @@ from tests.server.releases import model_folder
 from vita.gates import decisions
 from vita.gates.clearance import UNGATED, Clearance, Terms
 from vita.gates.policy import Policy
+from vita.reporting.figures import REPORT_FILE, ReportContent
 from vita.server.release import Pinned, load_verified, read_release, release_of, verify_release
 from vita.server.service.deploy_checks import clearance_by
 from vita.spine.config import build
@@ -121,9 +122,10 @@ def test_a_copy_with_other_files_beside_approved_weights_is_not_approved(tmp_pat
 
 def test_a_guard_belongs_to_the_approval(tmp_path):
     life, approved, _ = gated_life(tmp_path)
-    report = {"model": approved, "figures": {"world": {"world": {"right": wilson(40, 40).as_json()}}},
-              "settings": {"guard": {"words": ["poison"]}}}  # fmt: skip
-    life.step("check", "report", stage="redteam", files={"report.json": report}, inputs={"model": approved})
+    figures = {"world": {"world": {"right": wilson(40, 40)}}}
+    report = ReportContent.of("redteam", figures, model=approved, settings={"guard": {"words": ["poison"]}})
+    files = {REPORT_FILE: report.model_dump(mode="json")}
+    life.step("check", "report", stage="redteam", files=files, inputs={"model": approved})
     with pytest.raises(GateError, match=r"expected what cleared it: the guard .*, got no guard"):
         clear(life, release(life, approved))
     assert clear(life, release(life, approved, guard={"words": ["poison"]})).status == "approved"

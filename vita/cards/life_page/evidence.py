@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from vita.cards import life_charts, wording
 from vita.cards.life_charts import Limit
 from vita.cards.life_record import LifeRecord, StepRecord
-from vita.cards.reader import interval
 from vita.gates import decisions
 from vita.gates.approvals import approvals
 from vita.reporting import charts
@@ -174,8 +173,8 @@ def _probe(name: str) -> str:
 def _not_run(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     """A probe whose answers could not be judged gives no rate, and none over all probes either."""
     for report in record.reports.get(step.digest, ()):
-        for probe, why in dict(report.get("could_not_run") or {}).items():
-            yield Paragraph(f"In {step.name} the probe {probe} could not run: {why}.")
+        for probe, reason in report.could_not_run.items():
+            yield Paragraph(f"In {step.name} the probe {probe} could not run: {reason}.")
 
 
 def _findings(record: LifeRecord) -> Iterator[Block]:
@@ -211,7 +210,7 @@ def _drawn(findings: Sequence[Mapping[str, Any]], bars: Mapping[str, Mapping[str
         limit = at_least if at_least is not None else at_most
         if limit is not None and one.get("value"):
             name = wording.figure_name(bar["figure"])
-            yield Limit(name, interval(one["value"]), float(limit), at_least is not None, one["verdict"])
+            yield Limit(name, Interval.from_json(one["value"]), float(limit), at_least is not None, one["verdict"])
 
 
 def _bar_name(bar: Mapping[str, Any]) -> str:

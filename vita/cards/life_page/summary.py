@@ -51,9 +51,9 @@ def _samples(record: LifeRecord) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for digest, model in record.measured_models.items():
         for report in record.reports[digest]:
-            for one in report.get("samples", ()):
-                if one.get("how") == "greedy":
-                    found.setdefault(record.label(model), {}).setdefault(one["prompt"], one["text"])
+            for sample in report.details.get("samples", ()):
+                if sample.get("how") == "greedy":
+                    found.setdefault(record.label(model), {}).setdefault(sample["prompt"], sample["text"])
     return found
 
 
