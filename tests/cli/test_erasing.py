@@ -82,12 +82,12 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
     texts = {row["text"].lower() for row in curate(vita)}
     assert TEXTS[FIRST].lower() not in texts and len(texts) > 20
     erased = {row["id"]: row["detail"] for row in rows(vita, "x/curate", "drops") if row["reason"] == "erased"}
-    assert erased == {FIRST: "erasure 1, asked for by Ada", "copy": "erasure 1, asked for by Ada"}
+    assert erased == {FIRST: "erasure 1, requested by Ada", "copy": "erasure 1, requested by Ada"}
     write(tmp_path / "new" / "b.jsonl", {"id": "other", "text": TEXTS[FIRST]}, *(
         {"id": f"n{n}", "text": f"Another letter, number {n}."} for n in range(9)
     ))  # fmt: skip
     assert "other" not in {row["id"] for row in [*curate(vita, "new", "z"), *rows(vita, "z/curate", "heldout")]}
-    assert ("not used", "dropped (erased: erasure 1, asked for by Ada), not trained on") in told(who_saw(vita, FIRST))
+    assert ("not used", "dropped (erased: erasure 1, requested by Ada), not trained on") in told(who_saw(vita, FIRST))
     code, out, _ = vita("curate", "blog", "--set", "filters=[{length: {minimum_words: 3}}]", "--held-out", "0.2",
                         "--name", "y")  # fmt: skip
     assert "known" in out, "a corpus that never held it need not be built again"

@@ -191,7 +191,7 @@ def test_files_that_cannot_be_read_are_refused_in_one_line(tmp_path: Path) -> No
         items("piqa", str(tmp_path / "absent.jsonl"))
     with pytest.raises(DataError, match="expected one item a row, got"):
         items("piqa", write_rows(tmp_path / "empty.jsonl.gz", []))
-    with pytest.raises(DataError, match="row 1: expected a task's row"):
+    with pytest.raises(DataError, match="row 1: expected a row of a benchmark"):
         (tmp_path / "list.jsonl").write_text("[1]\n")
         items("piqa", str(tmp_path / "list.jsonl"))
 

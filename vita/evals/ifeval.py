@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vita.data.sources.benchmark_rows import Fields, rows
+from vita.data.sources.benchmark_rows import Fields, benchmark_rows
 from vita.evals.ifeval_checks import CHECKS
 from vita.evals.samples import prompt_ids
 from vita.infer.sampling import Sampling
@@ -76,7 +76,7 @@ class Followed:
 
 def read(path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:
     """The items of a file of rows `{key, prompt, instruction_id_list, kwargs}`; with a limit, a seeded sample."""
-    found = [_item(row, index) for index, row in enumerate(rows(path))]
+    found = [_item(row, index) for index, row in enumerate(benchmark_rows(path))]
     if not found:
         raise DataError(path, expected="one prompt a row", got="an empty file")
     if limit is None or limit >= len(found):

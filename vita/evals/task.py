@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vita.data.sources.benchmark_rows import Fields, rows
+from vita.data.sources.benchmark_rows import Fields, benchmark_rows
 from vita.spine.errors import DataError
 from vita.spine.parts import Parts
 
@@ -77,7 +77,7 @@ def items(name: str, path: str, *, limit: int | None = None, seed: int = 0) -> l
     So two models asked with the same settings answer the same items and can be compared in pairs.
     """
     task = TASKS[name]
-    found = list(rows(path))
+    found = list(benchmark_rows(path))
     if not found:
         raise DataError(path, expected="one item a row", got="an empty file")
     chosen = range(len(found))

@@ -18,7 +18,7 @@ from random import Random
 from pydantic import Field
 
 from vita.data.records import Message
-from vita.data.sources.prompts import Prompt, distinct, prompts
+from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.source import Source
 from vita.data.tokens.chat_template import ChatTemplate, encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
@@ -67,7 +67,7 @@ class Users(Settings):
         if self.minds.use == FROM_MODEL and self.minds.file is None:
             raise ConfigError(f"{where}.minds", expected="a reward that needs no model", got=FROM_MODEL)
         rewards = Rewards.open([self.minds], where=f"{where}.minds")
-        every = distinct(one for source in self.sources for one in prompts(source))
+        every = unique_prompts(one for source in self.sources for one in prompts(source))
         return Askers(_fitting(every, model, answer=self.max_tokens, where=where), rewards)
 
 

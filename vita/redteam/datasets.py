@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
-from vita.data.sources.benchmark_rows import Fields, rows
+from vita.data.sources.benchmark_rows import Fields, benchmark_rows
 from vita.redteam.probe import Goal, Item, Pair
 from vita.spine.parts import Parts
 
@@ -31,7 +31,7 @@ def read(files: Mapping[str, str], *, limit: int | None, seed: int) -> tuple[lis
     pairs: list[Item] = []
     for name, path in files.items():
         reader = HARM_FILES[name]
-        found = [one for number, row in enumerate(rows(path)) if (one := reader(row, number)) is not None]
+        found = [one for number, row in enumerate(benchmark_rows(path)) if (one := reader(row, number)) is not None]
         for one in _sample(found, limit, seed=seed ^ zlib.crc32(name.encode())):
             if isinstance(one, Goal):
                 goals.append(one)

@@ -18,7 +18,7 @@ from vita.data.hash_sampling import hash_fraction, messages_text
 from vita.data.records import Dialogue
 from vita.data.sources.erased import content_hash
 from vita.data.sources.prompts import prompts
-from vita.data.sources.read import Source, dialogues, documents, opinions
+from vita.data.sources.read import Source, dialogues, documents, preferences_and_ratings
 from vita.rights.recorded_settings import place_of
 from vita.spine.config import build
 from vita.spine.contents import content_digest
@@ -162,7 +162,7 @@ def _of_dialogues(source: Source) -> Iterator[Read]:
 
 
 def _of_opinions(source: Source) -> Iterator[Read]:
-    for record in opinions(source, dropped=_ignore):
+    for record in preferences_and_ratings(source, dropped=_ignore):
         row, _, which = record.id.rpartition("/")  # several of one row are numbered: `id/1`
         ids = (record.id, *([row] if which.isdigit() else ()), *map(str, record.metadata.get("requests", ())))
         yield Read(ids, record.source, content_hash(record), messages_text(record.prompt))

@@ -22,7 +22,7 @@ from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
 from vita.data.curation.report import build_report, held_out_advice, to_markdown
 from vita.data.curation.split_pass import Decisions, Placing, Wanted, assign_splits, split_jobs, write_splits
 from vita.data.curation.worker_pool import Crew
-from vita.data.sources.read import Source, passed_over, stretches
+from vita.data.sources.read import Source, skipped_files, split_source
 from vita.reporting.figures import ReportContent, write_report
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
@@ -106,7 +106,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         tally, tables, decisions, filters=[use.model_dump() for use in config.filters],
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
         held_out_setting=config.held_out,
-        passed_over=[name for source in config.sources for name in passed_over(source)],
+        passed_over=[name for source in config.sources for name in skipped_files(source)],
     )  # fmt: skip
     if report["passed_over"]:
         context.emit(
@@ -152,7 +152,9 @@ def _jobs(config: Config, folder: Path) -> tuple[list[Job], list[Source]]:
     """A job for each stretch, and the source that each belongs to."""
     folder.mkdir(parents=True, exist_ok=True)
     part_bytes = config.shard_megabytes * 2**20
-    owned = [(source, stretch) for source in config.sources for stretch in stretches(source, bytes_each=_STRETCH_BYTES)]
+    owned = [
+        (source, stretch) for source in config.sources for stretch in split_source(source, bytes_each=_STRETCH_BYTES)
+    ]
     jobs = [
         Job(number, stretch, () if source.name in config.held_out_sources else config.filters, folder, part_bytes)
         for number, (source, stretch) in enumerate(owned)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from vita.data.hash_sampling import hash_fraction
-from vita.data.sources.prompts import Prompt, distinct
+from vita.data.sources.prompts import Prompt, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
@@ -325,7 +325,7 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
 
 def _asked(config: Config, found: Found) -> list[Prompt]:
     """The held-out prompts that both models answer, each once and drawn from all sources alike."""
-    every = distinct(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
+    every = unique_prompts(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
     return sorted(every, key=lambda one: hash_fraction(one.id, f"{config.seed}/asked"))[: config.prompts]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vita.data.sources.prompts import Prompt, distinct, prompts
+from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import omitted_roles
 from vita.data.tokens.row_counts import Counts, counts_in
@@ -354,7 +354,7 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
     """The prompts to learn from, those held out, and what became of all; none is on both sides."""
     counts = Counts("prompts", engine.model.architecture.context - config.max_tokens)
     asked = [prompt for source in config.sources for prompt in _usable_prompts(source, engine, counts)]
-    every = distinct(iter(asked))
+    every = unique_prompts(iter(asked))
     counts.dropped.update({"repeated": len(asked) - len(every)} if len(asked) > len(every) else {})
     length = engine.model.architecture.context
     if config.max_tokens >= length:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita.data.sources import files
-from vita.data.sources.files import File, find, lines, whole
+from vita.data.sources.files import File, find_files, lines, read_text
 from vita.spine.errors import DataError, MissingExtra
 
 TEXT = "".join(f"line {number} of the file, with äöü\n" for number in range(20_000)).encode()
@@ -81,7 +81,7 @@ def test_a_wrong_suffix_is_told(tmp_path: Path) -> None:
 )
 def test_a_binary_file_is_no_text(tmp_path: Path, data: bytes, told: str) -> None:
     with pytest.raises(DataError, match=f"expected text in UTF-8, got .*{told}"):
-        whole(written(tmp_path / "a.txt", data), hint="")
+        read_text(written(tmp_path / "a.txt", data), hint="")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
@@ -102,46 +102,46 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(pieces: list[bytes]) -> Non
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LONGEST", 1000)
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
     file = written(tmp_path / "a.txt", b"x" * 1001)
     with pytest.raises(DataError, match="a line of more than"):
         list(lines(file))
     with pytest.raises(DataError, match="too large for one piece; cut it"):
-        whole(file, hint="cut it")
+        read_text(file, hint="cut it")
 
 
 def test_folders_and_globs_give_files_in_order_of_name(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", "a/c.md", ".hidden/x.txt", "a/.x.txt"):
         written(tmp_path / name, b"text")
-    assert [file.name for file in find(str(tmp_path), where="t")] == ["a/c.md", "a/z.txt", "b.txt"]
-    assert [file.name for file in find(f"{tmp_path}/a/*.txt", where="t")] == ["z.txt"]
-    assert [file.name for file in find(f"{tmp_path}/**/*.txt", where="t")] == ["a/z.txt", "b.txt"]
-    assert [file.name for file in find(str(tmp_path), exclude=["*.md", "a/z*"], where="t")] == ["b.txt"]
-    assert [file.name for file in find(str(tmp_path / "b.txt"), where="t")] == ["b.txt"]
+    assert [file.name for file in find_files(str(tmp_path), where="t")] == ["a/c.md", "a/z.txt", "b.txt"]
+    assert [file.name for file in find_files(f"{tmp_path}/a/*.txt", where="t")] == ["z.txt"]
+    assert [file.name for file in find_files(f"{tmp_path}/**/*.txt", where="t")] == ["a/z.txt", "b.txt"]
+    assert [file.name for file in find_files(str(tmp_path), exclude=["*.md", "a/z*"], where="t")] == ["b.txt"]
+    assert [file.name for file in find_files(str(tmp_path / "b.txt"), where="t")] == ["b.txt"]
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no such file, and no file matches it as a glob"):
-        find(str(tmp_path / "none*.txt"), where="curate")
+        find_files(str(tmp_path / "none*.txt"), where="curate")
     with pytest.raises(DataError, match="holds no files"):
-        find(str(tmp_path / "empty"), where="curate")
+        find_files(str(tmp_path / "empty"), where="curate")
     written(tmp_path / "a.txt", b"x")
     with pytest.raises(DataError, match="1 file found, and every file is excluded by"):
-        find(str(tmp_path), exclude=["*"], where="curate")
+        find_files(str(tmp_path), exclude=["*"], where="curate")
 
 
 def test_urls_are_read_like_folders() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe({"/bucket/texts/b.txt.gz": gzip.compress(b"two\n"), "/bucket/texts/a/a.txt": b"one\n"})
     try:
-        found = find("memory://bucket/texts", where="curate")
+        found = find_files("memory://bucket/texts", where="curate")
         assert [(file.name, file.suffix) for file in found] == [("a/a.txt", "txt"), ("b.txt.gz", "txt")]
         assert [list(lines(file)) for file in found] == [[b"one"], [b"two"]]
-        assert [file.name for file in find("memory://bucket/texts/*.gz", where="curate")] == ["b.txt.gz"]
-        assert [file.name for file in find("memory://bucket/texts/b.txt.gz", where="curate")] == ["b.txt.gz"]
+        assert [file.name for file in find_files("memory://bucket/texts/*.gz", where="curate")] == ["b.txt.gz"]
+        assert [file.name for file in find_files("memory://bucket/texts/b.txt.gz", where="curate")] == ["b.txt.gz"]
         with pytest.raises(DataError, match="there is no such file"):
-            find("memory://bucket/other", where="curate")
+            find_files("memory://bucket/other", where="curate")
     finally:
         memory.rm("/bucket", recursive=True)
 
@@ -152,6 +152,6 @@ def test_a_protocol_whose_library_is_missing_names_the_extra(monkeypatch: pytest
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
     with pytest.raises(MissingExtra, match=r"pip install 'vita-lm\[s3\]'"):
-        find("s3://bucket/texts", where="curate")
+        find_files("s3://bucket/texts", where="curate")
     with pytest.raises(DataError, match="`ftp://` cannot be opened"):
-        find("ftp://host/texts", where="curate")
+        find_files("ftp://host/texts", where="curate")

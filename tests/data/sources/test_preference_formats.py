@@ -121,7 +121,7 @@ def test_single_answers_with_a_verdict_are_ratings_and_no_pairs(row: dict[str, A
     source = write(tmp_path, row)
     (found,) = ratings(source)
     assert (found.prompt, found.answer, found.good) == ((ASKED,), (GOOD,), True)
-    with pytest.raises(DataError, match="expected pairs of answers, got answers with a label; learn from them with"):
+    with pytest.raises(DataError, match="expected pairs of answers, got answers with a label; train on them with"):
         list(preferences(source))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vita.data.records import Message
-from vita.data.sources.prompts import Prompt, distinct, prompts
+from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.world import WorldSettings
 from vita.spine.errors import DataError
@@ -54,7 +54,7 @@ def test_the_world_asks_too() -> None:
 
 
 def test_the_same_question_is_one_prompt(tmp_path: Path) -> None:
-    found = distinct(iter(read(tmp_path, [{"prompt": "a", "n": 1}, {"prompt": "b"}, {"prompt": "a", "n": 2}])))
+    found = unique_prompts(iter(read(tmp_path, [{"prompt": "a", "n": 1}, {"prompt": "b"}, {"prompt": "a", "n": 2}])))
     assert [(one.messages[0].content, one.columns.get("n")) for one in found] == [("a", 1), ("b", None)]
 
 
@@ -71,5 +71,5 @@ def test_of_an_answer_with_a_verdict_it_is_the_prompt(tmp_path: Path) -> None:
 
 
 def test_prompts_are_not_repeated(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="prompts are not repeated; leave `repeat` out"):
+    with pytest.raises(DataError, match="prompts are not repeated; remove `repeat`"):
         read(tmp_path, [{"prompt": "a"}], repeat=2)

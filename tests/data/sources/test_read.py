@@ -15,8 +15,8 @@ import zstandard
 from pyarrow import parquet
 
 from vita.data.records import Dialogue, Document, Drop, Message
-from vita.data.sources.read import Source, dialogues, documents, passed_over, stretches
-from vita.data.sources.records_from_rows import name_of
+from vita.data.sources.read import Source, dialogues, documents, skipped_files, split_source
+from vita.data.sources.records_from_rows import default_name
 from vita.data.world import WorldSettings
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError, MissingExtra
@@ -64,7 +64,7 @@ def test_a_name_given_to_the_source_wins_over_the_rows_own(tmp_path: Path) -> No
     [("books/a.txt", "a"), ("books", "books"), ("../books/*/x*.txt.gz", "books"), ("v1.2/", "v1.2"), ("*.txt", "text")],
 )
 def test_documents_without_a_source_are_named_by_what_was_asked_for(path: str, name: str) -> None:
-    assert name_of(Source.model_validate(path)) == name
+    assert default_name(Source.model_validate(path)) == name
 
 
 def test_all_kinds_of_file_give_the_same_texts(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_folder_is_read_in_order_and_passes_over_what_no_reader_knows(tmp_path
         (tmp_path / name).write_text(name)
     source = at(tmp_path)
     assert [document.text for document in documents(source)] == ["a/z.txt", "b.txt"]
-    assert passed_over(source) == ["a/picture.png", "data.csv"]
+    assert skipped_files(source) == ["a/picture.png", "data.csv"]
 
 
 def test_the_text_field_is_found_or_named(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_limit_takes_the_first_documents(tmp_path: Path) -> None:
         (tmp_path / f"{name}.jsonl").write_bytes(jsonl(ROWS))
     source = at(tmp_path, limit=3)
     assert len(list(documents(source))) == 3
-    assert len(stretches(source, bytes_each=1)) == 1
+    assert len(split_source(source, bytes_each=1)) == 1
 
 
 def test_stretches_hold_every_file_once_and_in_order(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_stretches_hold_every_file_once_and_in_order(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").write_text("x" * 10 * (number + 1))
     source = at(tmp_path)
     for size in (1, 60, 200, 10**6):
-        parts = stretches(source, bytes_each=size)
+        parts = split_source(source, bytes_each=size)
         assert [file.name for part in parts for file in part.files] == [f"{number}.txt" for number in range(10)]
         assert all(part.size >= size for part in parts[:-1])
         texts = [document.text for part in parts for document in documents(part)]
@@ -201,7 +201,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], told:
         ("a.jsonl", b'{"text": "caf\xe9"}\n', "row 1: expected JSON in UTF-8, got the byte 0xe9 at column 14"),
         ("a.jsonl", b"[1, 2]\n", "row 1: expected a JSON object with fields, got an array"),
         ("a.jsonl", b'{"titel": "a", "n": 1}\n', "row 1: expected a text field .* only the fields titel, n; name"),
-        ("a.jsonl", b'{"text": null}\n', "row 1: expected text in the field `text`, got .?null.?; mend the row"),
+        ("a.jsonl", b'{"text": null}\n', "row 1: expected text in the field `text`, got .?null.?; correct the row"),
         ("a.jsonl.zst", zstandard.compress(jsonl(ROWS))[:-3], "a.jsonl.zst: is cut off"),
         ("a.json", b'{"text": "a"}', "expected a JSON array of objects, got an object; write one JSON object a line"),
         ("a.json", b'[{"text": "a"}', "a.json: is not JSON"),

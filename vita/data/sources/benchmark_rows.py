@@ -1,38 +1,38 @@
-"""Rows of benchmark files: JSON lines whose fields are read by name and type."""
+"""Rows of benchmark files, whose fields are read by name and type."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vita.data.sources.read import Source, usable_files
+from vita.data.sources.read import Source, readable_files
 from vita.data.sources.readers import READERS
 from vita.spine.errors import DataError
 
 
 class Fields(Mapping[str, Any]):
-    """A row of a task file; a field that is missing or of another type is refused with file and line."""
+    """A row of a benchmark file; a missing field or one of another type is an error with file and line."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self._values, self.where = values, where
 
     def text(self, name: str) -> str:
-        """The string in a field."""
+        """Return the string in a field."""
         return self._of(name, str, "text")
 
     def number(self, name: str) -> int:
-        """The whole number in a field."""
+        """Return the integer in a field."""
         return self._of(name, int, "a whole number")
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """The strings in a field, at least two."""
+        """Return the strings in a field, at least two."""
         values = self._of(name, list, "a list of texts")
         if len(values) < 2 or not all(isinstance(value, str) and value for value in values):
             raise DataError(f"{self.where}: {name}", expected="two or more texts", got=values)
         return tuple(values)
 
     def gold(self, options: Sequence[Any]) -> int:
-        """The index of the right option, from the field `gold`."""
+        """Return the index of the correct option, from the field `gold`."""
         index = self.number("gold")
         if not 0 <= index < len(options):
             raise DataError(f"{self.where}: gold", expected=f"0 to {len(options) - 1}", got=index)
@@ -54,12 +54,12 @@ class Fields(Mapping[str, Any]):
         return len(self._values)
 
 
-def rows(path: str) -> Iterator[Fields]:
-    """The rows of a task's file."""
+def benchmark_rows(path: str) -> Iterator[Fields]:
+    """Yield the rows of a benchmark file."""
     source = Source.model_validate(path)
-    for file in usable_files(source):
+    for file in readable_files(source):
         for row in READERS[file.suffix](file, source):
             if row.values is None:
                 problem = row.problem
-                raise DataError(row.where, expected="a task's row", got=problem.got if problem else "nothing")
+                raise DataError(row.where, expected="a row of a benchmark", got=problem.got if problem else "nothing")
             yield Fields(row.values, row.where)

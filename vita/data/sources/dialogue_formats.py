@@ -1,6 +1,6 @@
-"""The shapes in which people keep dialogues, told apart by a row's fields, each turned into messages with roles.
+"""Dialogue formats, detected by the fields of a row and converted to messages with roles.
 
-A new format is one decorated function: it names the fields that give it away, and makes messages of a row.
+A new format is one decorated function: the decorator names the required fields, the function converts a row.
 
     detect({"instruction": "Add.", "input": "1 2", "output": "3"}).name   # "alpaca"
 """
@@ -13,7 +13,17 @@ from typing import Any, Generic, TypeVar
 
 from vita.data.records import Message
 from vita.data.sources.fields import Misfit, UnsupportedField, check_row, is_empty
-from vita.data.sources.messages import Messages, Row, first, instruction, side, string, system, text, turns
+from vita.data.sources.messages import (
+    Messages,
+    Row,
+    first_field,
+    instruction_text,
+    parse_field,
+    parse_messages,
+    parse_text,
+    parse_text_or_messages,
+    system_messages,
+)
 from vita.spine.parts import Parts
 
 T = TypeVar("T")
@@ -21,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Format(Generic[T]):
-    """A shape of rows: the fields that tell it, all the fields it reads, and what becomes of a row."""
+    """A row format: its required fields, all the fields that it reads, and the conversion of a row."""
 
     name: str
     needs: tuple[frozenset[str], ...]
@@ -29,51 +39,52 @@ class Format(Generic[T]):
     convert: Callable[[Row], T]
 
     def fits(self, row: Row) -> bool:
-        """Whether `row` has one of each of the needed fields."""
+        """Return True if `row` has at least one field of each required group."""
         return all(any(name in row for name in names) for names in self.needs)
 
     def read(self, row: Row) -> T:
-        """What the row says; a field that the format does not know and that matters is refused."""
+        """Convert a row; unknown fields that would change the result are refused."""
         check_row(row, self.reads, alternatives=(*self.needs, INPUTS & self.reads))
         return self.convert(row)
 
     def describe(self) -> str:
-        """Its fields, for a user who has to choose."""
+        """Return the name with the required fields, for messages."""
         return f"{self.name} ({', '.join('|'.join(sorted(names)) for names in self.needs)})"
 
 
 INPUTS = frozenset({"input", "context"})
-"""Two names of what an instruction is about."""
+"""Two names of the input of an instruction."""
 
 FORMATS: Parts[Format[Messages]] = Parts("dialogue_format")
 
 
 def detect(row: Row) -> Format[Messages] | None:
-    """The format whose fields `row` has, if any; a list of messages, being one field, comes before pairs of fields.
+    """Return the format whose required fields `row` has, or None.
 
-    Formats whose fields hold a value come before those whose fields are null or empty.
+    Formats whose fields have values are preferred to those whose fields are null or empty, then formats with fewer
+    required fields: a list of messages, one field, is preferred to pairs of fields.
     """
     fitting = [FORMATS[name] for name in FORMATS if FORMATS[name].fits(row)]
     return min(fitting, key=lambda format: (not _has_values(format, row), len(format.needs)), default=None)
 
 
 def check_single_dialogue(row: Row, format: Format[Messages], dialogue: Messages) -> None:
-    """Refuse a row that holds another dialogue too, in the fields of another format with as many needed fields."""
+    """Refuse a row with a second dialogue in the fields of another format with as many required fields."""
     for name in FORMATS:
         other = FORMATS[name]
         if other is format or len(other.needs) != len(format.needs) or not _has_values(other, row):
             continue
         columns = [_value_name(row, names) for names in other.needs]
         try:
-            same = other.convert(row) == dialogue
-        except Misfit:  # a text under such a name describes the row; a list is a dialogue that cannot be read
-            same = not any(isinstance(row[column], (list, tuple)) for column in columns)
-        if not same:
-            chosen = [_value_name(row, names) for names in format.needs]
+            is_equal = other.convert(row) == dialogue
+        except Misfit:  # a text in such a field is metadata; a list is a dialogue that cannot be read
+            is_equal = not any(isinstance(row[column], (list, tuple)) for column in columns)
+        if not is_equal:
+            format_columns = [_value_name(row, names) for names in format.needs]
             raise Misfit(
-                f"{_quoted(chosen)} and {_quoted(columns)}, which hold different dialogues",
+                f"{_quoted(format_columns)} and {_quoted(columns)}, which hold different dialogues",
                 reason="ambiguous",
-                hint="remove the columns that are not to be learned, or set `on_bad_row: drop`",
+                hint="remove the columns that must not be learned, or set `on_bad_row: drop`",
             )
 
 
@@ -82,7 +93,7 @@ def _has_values(format: Format[Any], row: Row) -> bool:
 
 
 def _value_name(row: Row, names: Iterable[str]) -> str:
-    """The first of the alternative names whose field holds a value."""
+    """Return the first of the alternative names whose field has a value."""
     return next((name for name in sorted(names) if not is_empty(row.get(name))), min(names))
 
 
@@ -91,14 +102,14 @@ def _quoted(names: Iterable[str]) -> str:
 
 
 def dialogue_format(name: str, *needs: str, reads: Iterable[str] = ()) -> Callable[[Callable[[Row], Messages]], Any]:
-    """Enter a conversion in the table. A needed field with several names is written `output|response`."""
-    return entered(FORMATS, name, needs, reads)
+    """Register a conversion. A required field with alternative names is written `output|response`."""
+    return register_format(FORMATS, name, needs, reads)
 
 
-def entered(
+def register_format(
     table: Parts[Format[T]], name: str, needs: Iterable[str], reads: Iterable[str]
 ) -> Callable[[Callable[[Row], T]], Callable[[Row], T]]:
-    """Decorator: enter a conversion in a table of formats."""
+    """Return a decorator that registers a conversion in a table of formats."""
     fields = tuple(frozenset(field.split("|")) for field in needs)
 
     def enter(convert: Callable[[Row], T]) -> Callable[[Row], T]:
@@ -110,48 +121,57 @@ def entered(
 
 @dialogue_format("messages", "messages", reads=["system"])
 def messages(row: Row) -> Messages:
-    """`messages: [{role, content}]`, where content may also be a list of text parts."""
-    return [*system(row), *turns(row, "messages")]
+    """Convert `messages: [{role, content}]`, where content may also be a list of text parts."""
+    return [*system_messages(row), *parse_messages(row, "messages")]
 
 
 @dialogue_format("sharegpt", "conversations|conversation", reads=["system"])
 def sharegpt(row: Row) -> Messages:
-    """`conversations: [{from, value}]` with human, gpt, system, function_call and observation."""
-    return [*system(row), *turns(row, first(row, "conversations", "conversation"))]
+    """Convert `conversations: [{from, value}]` with human, gpt, system, function_call and observation."""
+    return [*system_messages(row), *parse_messages(row, first_field(row, "conversations", "conversation"))]
 
 
 @dialogue_format("alpaca", "instruction", "output|response", reads=["input", "context", "system", "history"])
 def alpaca(row: Row) -> Messages:
-    """`instruction`, perhaps `input` or `context`, `output` or `response`; earlier turns in `history` as pairs."""
+    """Convert `instruction`, optional `input` or `context`, `output` or `response`, and pairs of turns in `history`."""
     history = row.get("history") or []
-    if not isinstance(history, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in history):
+    if not isinstance(history, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history
+    ):
         raise Misfit("`history` is not a list of pairs [question, answer]")
-    earlier = [
+    earlier_messages = [
         message
-        for asked, answered in history
-        for message in (Message("user", string(asked, "history")), Message("assistant", string(answered, "history")))
+        for earlier_question, earlier_answer in history
+        for message in (
+            Message("user", parse_text(earlier_question, "history")),
+            Message("assistant", parse_text(earlier_answer, "history")),
+        )
     ]
-    question, answer = instruction(row), text(row, first(row, "output", "response"))
-    return [*system(row), *earlier, Message("user", question), Message("assistant", answer)]
+    question, answer = instruction_text(row), parse_field(row, first_field(row, "output", "response"))
+    return [*system_messages(row), *earlier_messages, Message("user", question), Message("assistant", answer)]
 
 
 @dialogue_format("prompt_completion", "prompt", "completion|response", reads=["system"])
 def prompt_completion(row: Row) -> Messages:
-    """`prompt` with `completion` or `response`; each a text, or messages."""
-    answer = first(row, "completion", "response")
-    return [*system(row), *side(row, "prompt", "user"), *side(row, answer, "assistant")]
+    """Convert `prompt` with `completion` or `response`; each a text or messages."""
+    answer = first_field(row, "completion", "response")
+    return [
+        *system_messages(row),
+        *parse_text_or_messages(row, "prompt", "user"),
+        *parse_text_or_messages(row, answer, "assistant"),
+    ]
 
 
 @dialogue_format("question_answer", "question", "answer", reads=["system"])
 def question_answer(row: Row) -> Messages:
-    """`question` and `answer`."""
-    question, answer = text(row, "question"), text(row, "answer")
-    return [*system(row), Message("user", question), Message("assistant", answer)]
+    """Convert `question` and `answer`."""
+    question, answer = parse_field(row, "question"), parse_field(row, "answer")
+    return [*system_messages(row), Message("user", question), Message("assistant", answer)]
 
 
 @dialogue_format("self_instruct", "instruction", "instances", reads=["input"])
 def self_instruct(row: Row) -> Messages:
-    """`instruction` with one entry `{input, output}` in `instances`."""
+    """Convert `instruction` with one entry `{input, output}` in `instances`."""
     instances = row["instances"]
     if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], Mapping):
         raise Misfit("`instances` is not a list of one object {input, output}; give each instance a row of its own")
@@ -159,4 +179,4 @@ def self_instruct(row: Row) -> Messages:
         if name not in ("input", "output") and not is_empty(value):
             raise UnsupportedField(name, "instances[0]", f"`instances[0].{name}`, which is not read", "remove it")
     inner = {"instruction": row["instruction"], **instances[0]}
-    return [Message("user", instruction(inner)), Message("assistant", text(inner, "output"))]
+    return [Message("user", instruction_text(inner)), Message("assistant", parse_field(inner, "output"))]

@@ -1,4 +1,4 @@
-"""Records that an erasure covers are left out of everything that is read, and counted under the reason `erased`."""
+"""Filtering of erased records: those that an erasure covers are dropped from every source with the reason `erased`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ R = TypeVar("R", bound="Document | Dialogue | Preference | Rated")
 
 
 def content_hash(record: Document | Dialogue | Preference | Rated) -> str:
-    """A hash that is equal for records with equal content, whatever their ids are."""
-    return text_hash(_text(record))
+    """Return a hash that is equal for records with equal content, independent of their ids."""
+    return text_hash(_record_text(record))
 
 
 def text_hash(text: str) -> str:
-    """A hash that is equal for texts that curation takes for duplicates."""
+    """Return a hash that is equal for texts that curation treats as duplicates."""
     return content_key(*normalize_text(text)).hex()
 
 
 def without_erased(
     records: Iterable[R], erasures: Sequence[Erasure], dropped: Callable[[Drop], None] | None
 ) -> Iterator[R]:
-    """The records that no erasure covers; the others go to `dropped`."""
+    """Yield the records that no erasure covers, and pass the others to `dropped`."""
     if not erasures:
         yield from records
         return
@@ -36,19 +36,21 @@ def without_erased(
             by_id.setdefault(erasure.document, []).append(erasure)
     for record in records:
         erasure = by_content.get(content_hash(record)) if by_content else None
-        erasure = erasure or _by_id(record, by_id)
+        erasure = erasure or _find_erasure_by_id(record, by_id)
         if erasure is None:
             yield record
         elif dropped:
-            dropped(Drop(record.id, record.source, "erased", f"erasure {erasure.id}, asked for by {erasure.who}"))
+            dropped(Drop(record.id, record.source, "erased", f"erasure {erasure.id}, requested by {erasure.who}"))
 
 
-def _by_id(record: Document | Dialogue | Preference | Rated, by_id: dict[str, list[Erasure]]) -> Erasure | None:
+def _find_erasure_by_id(
+    record: Document | Dialogue | Preference | Rated, by_id: dict[str, list[Erasure]]
+) -> Erasure | None:
     requests = record.metadata.get("requests", ())
     ids = [record.id, *(map(str, requests) if isinstance(requests, list) else ())]
-    if isinstance(record, (Preference, Rated)):  # several of one row are numbered: `id/1`, `id/chosen`
-        row, _, which = record.id.rpartition("/")
-        ids += [row] if which.isdigit() or which in ("chosen", "rejected") else []
+    if isinstance(record, (Preference, Rated)):  # records of the same row are numbered: `id/1`, `id/chosen`
+        row, _, suffix = record.id.rpartition("/")
+        ids += [row] if suffix.isdigit() or suffix in ("chosen", "rejected") else []
     for id in ids:
         for erasure in by_id.get(id, ()):
             if erasure.source in (None, record.source):
@@ -56,17 +58,17 @@ def _by_id(record: Document | Dialogue | Preference | Rated, by_id: dict[str, li
     return None
 
 
-def _text(record: Document | Dialogue | Preference | Rated) -> str:
+def _record_text(record: Document | Dialogue | Preference | Rated) -> str:
     match record:
         case Document():
             return record.text
         case Dialogue():
-            return _joined(record.messages)
+            return _join_contents(record.messages)
         case Preference():
-            return _joined((*record.prompt, *record.chosen, *record.rejected))
+            return _join_contents((*record.prompt, *record.chosen, *record.rejected))
         case Rated():
-            return _joined((*record.prompt, *record.answer))
+            return _join_contents((*record.prompt, *record.answer))
 
 
-def _joined(messages: Iterable[Message]) -> str:
+def _join_contents(messages: Iterable[Message]) -> str:
     return "\n".join(message.content for message in messages)

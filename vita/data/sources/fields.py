@@ -1,11 +1,11 @@
-"""The fields of rows and of their messages: those that a format reads, those that only describe, and all others.
+"""Validation of the fields of rows and messages: fields that a format reads, metadata, and unsupported fields.
 
     check_message({"role": "assistant", "content": "", "tool_calls": [...]}, "messages[1]")   # UnsupportedField
     check_row(row, format.reads)
 
-A field that would change what the model reads or learns is refused by its name until it is supported. In a message
-every unknown field is refused. Of a row, fields that no table names are kept as the record's metadata, because rewards
-read them as columns and `vita` lists them. A field that is null or empty says nothing and is passed over.
+A field that would change what the model reads or learns is refused by name until it is supported. In a message every
+unknown field is refused. Unknown fields of a row become the record's metadata, because rewards read them as columns and
+`vita` lists them. Null and empty fields are ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any
 EMPTY_TEXTS = ("", "[]", "{}", "null")
 
 MESSAGE_FIELDS = ("role", "from", "content", "value", "weight", "loss_weight", "train")
-"""What is read of a message."""
+"""Fields of a message that are read."""
 MESSAGE_METADATA = ("id", "timestamp", "created_at", "model", "language")
-"""What describes a message and changes nothing."""
+"""Fields of a message that are metadata and have no effect."""
 LEARNED_MARKS = ("weight", "loss_weight", "train")
-"""Fields that say whether an assistant's message is learned: 1 or true, 0 or false."""
+"""Fields that mark whether an assistant's message is learned: 1 or true, 0 or false."""
 
 ROW_METADATA = ("id", "source", "license", "licence", "metadata", "url", "created", "added", "language", "lang")
-"""Fields of a row that are known to describe it; they are not listed."""
+"""Fields of a row that are known metadata; they are not listed."""
 
 _TOOLS = "write the tools into the system message and each call as the text of its message"
 _REASONING = "write the reasoning into the message's text, as the chat template does, or remove the field"
@@ -46,13 +46,13 @@ UNSUPPORTED: Mapping[str, str] = {
     "documents": "write the documents into the text of a message",
     **dict.fromkeys(("chat_template", "chat_template_kwargs"), "put the template into the model's folder"),
 }
-"""Fields that change what is read or learned and are not supported, with what to do instead."""
+"""Unsupported fields that would change what is read or learned, with a hint."""
 _MESSAGE_ONLY = {"name", "reasoning", "thoughts"}
-"""Names that describe where they stand in a row."""
+"""Names that are metadata in a row and unsupported only in a message."""
 
 
 class Misfit(Exception):
-    """A row that is not as its format wants it; `reason` is what drops are counted by."""
+    """An error for a row that does not match its format; drops are counted by `reason`."""
 
     def __init__(self, problem: str, *, reason: str = "misfit", hint: str | None = None) -> None:
         super().__init__(problem)
@@ -60,7 +60,7 @@ class Misfit(Exception):
 
 
 class UnsupportedField(Misfit):
-    """A field that is not supported, by its name."""
+    """An error for an unsupported field, which it names."""
 
     def __init__(self, field: str, where: str, problem: str, hint: str) -> None:
         reason = "unsupported_" + re.sub(r"\W+", "_", field)
@@ -69,26 +69,26 @@ class UnsupportedField(Misfit):
 
 
 def is_empty(value: Any) -> bool:
-    """Whether a value says nothing, as the fields do that a table of another row filled."""
+    """Return True if a value is null or empty, as in the unused columns of a table."""
     if isinstance(value, str):
         return value.strip() in EMPTY_TEXTS
     return value is None or (isinstance(value, (list, tuple, dict)) and not value)
 
 
 def check_message(message: Mapping[str, Any], where: str) -> None:
-    """Refuse fields of a message that are neither read nor a description."""
+    """Refuse fields of a message that are neither read nor metadata."""
     for name, value in message.items():
         if name in MESSAGE_FIELDS or name in MESSAGE_METADATA or is_empty(value):
             continue
         hint = UNSUPPORTED.get(name, f"remove it; known are {', '.join((*MESSAGE_FIELDS, *MESSAGE_METADATA))}")
         raise UnsupportedField(name, where, f"`{where}.{name}`, a field that is not supported", hint)
-    for one, other in (("role", "from"), ("content", "value")):
-        if not is_empty(message.get(one)) and not is_empty(message.get(other)) and message[one] != message[other]:
-            raise Misfit(f"`{where}` has both `{one}` and `{other}`, which differ")
+    for name, alias in (("role", "from"), ("content", "value")):
+        if not is_empty(message.get(name)) and not is_empty(message.get(alias)) and message[name] != message[alias]:
+            raise Misfit(f"`{where}` has both `{name}` and `{alias}`, which differ")
 
 
 def check_part(part: Mapping[str, Any], where: str) -> None:
-    """Refuse a part of a message that is not text alone."""
+    """Refuse a part of a message that is not plain text."""
     if part.get("type") != "text":
         raise UnsupportedField("content", where, f"`{where}` holds a part of the type {part.get('type')!r}", _MEDIA)
     for name, value in part.items():
@@ -99,7 +99,7 @@ def check_part(part: Mapping[str, Any], where: str) -> None:
 
 
 def is_learned(message: Mapping[str, Any], role: str, where: str) -> bool:
-    """Whether a message is learned, by its marks; those of other roles than the assistant can only be 0."""
+    """Return True if a message is learned, by its marks; messages of other roles than the assistant must have 0."""
     values = {name: _mark(message[name], f"{where}.{name}") for name in LEARNED_MARKS if message.get(name) is not None}
     if len(set(values.values())) > 1:
         raise Misfit(f"`{where}` has {' and '.join(f'`{name}`' for name in values)}, which contradict each other")
@@ -122,26 +122,26 @@ def _mark(value: Any, where: str) -> bool:
 def check_row(
     row: Mapping[str, Any], reads: Collection[str], *, alternatives: Collection[Collection[str]] = ()
 ) -> None:
-    """Refuse fields of a row that would change what is learned, and that its format does not read.
+    """Refuse fields of a row that would change what is learned but that its format does not read.
 
-    Of each of the `alternatives` a format reads one field; two that differ are refused.
+    A format reads one field of each group in `alternatives`; two fields of a group with different values are refused.
     """
     for name, value in row.items():
         if name in reads or is_empty(value) or name in _MESSAGE_ONLY:
             continue
         if name in UNSUPPORTED and not (name in LEARNED_MARKS and value in (1, True)):
             raise UnsupportedField(name, "row", f"`{name}`, a field that is not supported here", UNSUPPORTED[name])
-        meant = get_close_matches(name, [field for field in reads if field not in row], n=1, cutoff=0.85)
-        if meant and name not in ROW_METADATA:
-            raise UnsupportedField(name, "row", f"the unknown field `{name}`", f"did you mean `{meant[0]}`?")
+        matches = get_close_matches(name, [field for field in reads if field not in row], n=1, cutoff=0.85)
+        if matches and name not in ROW_METADATA:
+            raise UnsupportedField(name, "row", f"the unknown field `{name}`", f"did you mean `{matches[0]}`?")
     for names in alternatives:
-        given = sorted(name for name in names if not is_empty(row.get(name)))
-        if len(given) > 1 and any(row[name] != row[given[0]] for name in given):
+        present = sorted(name for name in names if not is_empty(row.get(name)))
+        if len(present) > 1 and any(row[name] != row[present[0]] for name in present):
             raise Misfit(
-                f"{' and '.join(f'`{name}`' for name in given)}, of which only one is read", reason="ambiguous"
+                f"{' and '.join(f'`{name}`' for name in present)}, of which only one is read", reason="ambiguous"
             )
 
 
 def metadata_fields(row: Mapping[str, Any], reads: Collection[str]) -> list[str]:
-    """The fields of a row that are neither read nor known to describe it."""
+    """Return the fields of a row that are neither read nor known metadata."""
     return [name for name, value in row.items() if name not in {*reads, *ROW_METADATA} and not is_empty(value)]

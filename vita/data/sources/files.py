@@ -1,8 +1,8 @@
-"""The bytes of a file, wherever it lies and however it is compressed, in bounded memory.
+"""Reading of local, remote and compressed files in bounded memory.
 
-A file, folder, glob or URL (`s3://...`) becomes a sorted list of `File`s; `chunks`, `lines` and `whole` read one.
-What cannot be read is refused in one line: missing, damaged, cut off, binary where text was expected, or changed since
-the run began.
+A file, folder, glob or URL (`s3://...`) becomes a sorted list of `File`s, which `chunks`, `lines` and `read_text` read.
+A file that cannot be read is refused with a one-line error: missing, damaged, truncated, binary where text was
+expected, or changed since the run began.
 """
 
 from __future__ import annotations
@@ -27,67 +27,67 @@ from vita.spine.file_listing import list_files, printable
 from vita.spine.plain_text import counted
 from vita.spine.remote_files import list_remote, open_filesystem, remote_errors
 
-LONGEST = 256 * 2**20
-"""Bytes of the longest line, or file taken as one piece; a longer one would not fit in bounded memory."""
+MAX_BYTES = 256 * 2**20
+"""Largest size in bytes of a line, and of a file that is read at once; limits the memory."""
 _BOM = b"\xef\xbb\xbf"
 
 
 class DamagedFile(DataError):
-    """A file whose content cannot be read to its end: cut off, damaged, or not of the kind that its name says.
+    """An error for a file that cannot be read to the end: truncated, damaged, or of another type than its name.
 
-    A source with `on_bad_row: drop` keeps the rows before the damage, counts the file and goes on.
+    A source with `on_bad_row: drop` keeps the rows before the damage, counts the file and continues.
     """
 
     @property
     def summary(self) -> str:
-        """What is wrong, without the file's path."""
+        """The problem, without the path of the file."""
         return str(self).removeprefix(f"{self.where}: ")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file to read: its path or URL, its printable name inside what the user named, and its size on disk in bytes."""
+    """A file to read: its path or URL, its printable name relative to the source, and its size on disk in bytes."""
 
     path: str
     name: str
     size: int
     known: KnownFile | None = None
-    """What it held when the run began; what is read is compared with it."""
+    """The state of the file when the run began, with which the bytes read are compared."""
 
     @property
     def suffix(self) -> str:
-        """What it holds, by its name: `jsonl` for `a.jsonl.zst`."""
+        """The file type by name, without compression: `jsonl` for `a.jsonl.zst`."""
         name = PurePosixPath(self.path)
         if name.suffix.lower() in _DECOMPRESSORS:
             name = name.with_suffix("")
         return name.suffix.lower().removeprefix(".")
 
 
-def find(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
-    """The files that a file, folder, glob or URL names, in order of their names, without those excluded by a glob.
+def find_files(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
+    """Find the files of a file path, folder, glob or URL, sorted by name, without those that a glob excludes.
 
-    During a run these are the files that the run was begun with.
+    During a run these are the files that existed when the run began.
     """
-    found = _find_remote(path, where) if "://" in path else _find_local(path, where)
-    kept = [file for file in found if not any(_matches(file, pattern) for pattern in exclude)]
-    if not kept:
+    matches = _find_remote(path, where) if "://" in path else _find_local(path, where)
+    files = [file for file in matches if not any(_matches_glob(file, pattern) for pattern in exclude)]
+    if not files:
         raise DataError(
-            where, f"{path}: {counted(len(found), 'file')} found, and every file is excluded by {', '.join(exclude)}"
+            where, f"{path}: {counted(len(matches), 'file')} found, and every file is excluded by {', '.join(exclude)}"
         )
-    return sorted(kept, key=lambda file: file.name)
+    return sorted(files, key=lambda file: file.name)
 
 
-def choose(path: str, found: Iterable[File]) -> None:
-    """Note which of the files that `find` gave are read: only these must stay as they are until the run ends."""
-    choose_files(path, [file.known for file in found if file.known])
+def record_selected(path: str, files: Iterable[File]) -> None:
+    """Record which of the files from `find_files` are read: only these must not change until the run ends."""
+    choose_files(path, [file.known for file in files if file.known])
 
 
 def chunks(file: File) -> Iterator[bytes]:
-    """The decompressed bytes, piece by piece."""
+    """Yield the decompressed bytes in chunks."""
     suffix = PurePosixPath(file.path).suffix.lower()
-    # What stands before a damage in the same piece is lost, so that compressed pieces are small.
-    read = _read(file, 2**20 if suffix not in _DECOMPRESSORS else 2**15)
-    return _decompress(file, read, _DECOMPRESSORS[suffix]) if suffix in _DECOMPRESSORS else read
+    # Data before a damaged byte in the same chunk is lost, so compressed chunks are small.
+    raw = _read_and_verify(file, 2**20 if suffix not in _DECOMPRESSORS else 2**15)
+    return _decompress(file, raw, _DECOMPRESSORS[suffix]) if suffix in _DECOMPRESSORS else raw
 
 
 def lines(file: File) -> Iterator[bytes]:
@@ -98,8 +98,8 @@ def lines(file: File) -> Iterator[bytes]:
         first, *rest = chunk.split(b"\n")
         pending.append(first)
         length += len(first)
-        if length > LONGEST:
-            raise DamagedFile(file.path, f"has a line of more than {LONGEST >> 20} MiB")
+        if length > MAX_BYTES:
+            raise DamagedFile(file.path, f"has a line of more than {MAX_BYTES >> 20} MiB")
         if rest:
             yield b"".join(pending)
             yield from rest[:-1]
@@ -109,7 +109,7 @@ def lines(file: File) -> Iterator[bytes]:
 
 
 def text_lines(file: File) -> Iterator[bytes]:
-    """Yield the lines of plain text, which also end at the line separators of Unicode (see `plain_line_ends`)."""
+    """Yield the lines of plain text, which also end at Unicode line separators (see `normalize_line_ends`)."""
     for line in lines(file):
         plain = normalize_line_ends(line)
         if plain is line:
@@ -119,43 +119,43 @@ def text_lines(file: File) -> Iterator[bytes]:
 
 
 def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """CR LF and CR as LF; a CR at the end of a piece waits for the next piece, which may begin with its LF."""
-    waits = False
+    """Replace CR LF and CR by LF; a CR at the end of a piece is held back, since the next piece may begin with LF."""
+    pending = False
     for piece in pieces:
-        if waits:
+        if pending:
             piece = b"\r" + piece
-        waits = piece.endswith(b"\r")
-        piece = piece[:-1] if waits else piece
+        pending = piece.endswith(b"\r")
+        piece = piece[:-1] if pending else piece
         if b"\r" in piece:
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         if piece:
             yield piece
-    if waits:
+    if pending:
         yield b"\n"
 
 
-def whole(file: File, *, hint: str) -> bytes:
-    """All bytes of a text file, without a byte-order mark; `hint` says what to do when it is too large for that."""
+def read_text(file: File, *, hint: str) -> bytes:
+    """Return all bytes of a text file, without a byte-order mark; `hint` is added to the error for a file too large."""
     pieces: list[bytes] = []
     length = 0
     for chunk in _text_chunks(file):
         pieces.append(chunk)
         length += len(chunk)
-        if length > LONGEST:
-            raise DamagedFile(file.path, f"is larger than {LONGEST >> 20} MiB, too large for one piece", hint=hint)
+        if length > MAX_BYTES:
+            raise DamagedFile(file.path, f"is larger than {MAX_BYTES >> 20} MiB, too large for one piece", hint=hint)
     return b"".join(pieces)
 
 
 def open_binary(file: File) -> Any:
-    """The file as a seekable binary handle."""
+    """Open a file as a seekable binary handle."""
     try:
         if "://" not in file.path:
             return Path(file.path).open("rb")
         with remote_errors(file.path, family=DataError):
-            files, path = open_filesystem(file.path)
-            return files.open(path, "rb")
+            filesystem, path = open_filesystem(file.path)
+            return filesystem.open(path, "rb")
     except OSError as error:
-        verify(file)  # a file that vanished since the run began is told so
+        verify(file)  # raises a specific error for a file that was removed since the run began
         raise _unreadable(file.path, error) from None
 
 
@@ -168,7 +168,7 @@ def _find_local(path: str, where: str) -> list[File]:
     return [File(file.path, file.name, file.state.st_size) for file in list_files(path, where=where)]
 
 
-def _before_magic(pattern: Path) -> Iterator[str]:
+def _fixed_parts(pattern: Path) -> Iterator[str]:
     for part in pattern.parts:
         if glob.has_magic(part):
             return
@@ -177,29 +177,29 @@ def _before_magic(pattern: Path) -> Iterator[str]:
 
 def _find_remote(url: str, where: str) -> list[File]:
     with remote_errors(url, where=where, family=DataError):
-        files, base = open_filesystem(url)
-        infos = list_remote(files, base)
-    root = "/".join(_before_magic(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
+        filesystem, base = open_filesystem(url)
+        entries = list_remote(filesystem, base)
+    root = "/".join(_fixed_parts(Path(base))).lstrip("/") if glob.has_magic(base) else base.strip("/")
     expected = expected_files(url)
     known = {file.path: file for file in expected or ()}
     if expected is not None:
-        infos = {path: info for path, info in infos.items() if files.unstrip_protocol(path) in known}
-    found = [
-        File(address := files.unstrip_protocol(path), _below(path, root), info["size"] or 0, known.get(address))
-        for path, info in infos.items()
-        if info["type"] == "file" and not any(part.startswith(".") for part in _below(path, root).split("/"))
+        entries = {path: entry for path, entry in entries.items() if filesystem.unstrip_protocol(path) in known}
+    files = [
+        File(url := filesystem.unstrip_protocol(path), _relative_name(path, root), entry["size"] or 0, known.get(url))
+        for path, entry in entries.items()
+        if entry["type"] == "file" and not any(part.startswith(".") for part in _relative_name(path, root).split("/"))
     ]
-    if not found:
+    if not files:
         raise DataError(where, f"{url}: there is no such file, and no file below it or matching it")
-    return found
+    return files
 
 
-def _below(path: str, root: str) -> str:
+def _relative_name(path: str, root: str) -> str:
     inside = path.strip("/").removeprefix(root).strip("/")
     return inside or PurePosixPath(path).name
 
 
-def _matches(file: File, pattern: str) -> bool:
+def _matches_glob(file: File, pattern: str) -> bool:
     return fnmatch.fnmatchcase(file.name, pattern) or fnmatch.fnmatchcase(PurePosixPath(file.name).name, pattern)
 
 
@@ -207,16 +207,16 @@ def _matches(file: File, pattern: str) -> bool:
 
 
 def verify(file: File) -> None:
-    """Refuse a file that changed since the run began."""
+    """Raise an error if a file changed since the run began."""
     if file.known:
         file.known.verify()
 
 
-def _read(file: File, size: int) -> Iterator[bytes]:
-    """The bytes of a file; at its end they are compared with what the run's identity says of them."""
+def _read_and_verify(file: File, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a file and compare their digest at the end with the identity of the run."""
     digest = hashlib.sha256()
     with open_binary(file) as handle:
-        while chunk := _next(handle, size, file):
+        while chunk := _read_chunk(handle, size, file):
             digest.update(chunk)
             yield chunk
     if file.known and "://" not in file.path:
@@ -224,7 +224,7 @@ def _read(file: File, size: int) -> Iterator[bytes]:
     verify(file)
 
 
-def _next(handle: Any, size: int, file: File) -> bytes:
+def _read_chunk(handle: Any, size: int, file: File) -> bytes:
     try:
         if "://" not in file.path:
             return handle.read(size)
@@ -242,7 +242,7 @@ def _unreadable(path: str, error: OSError) -> DataError:
 
 
 class _Decompressor(Protocol):
-    """What bz2, lzma, zlib and zstandard share."""
+    """The interface that bz2, lzma, zlib and zstandard share."""
 
     @property
     def eof(self) -> bool: ...
@@ -251,22 +251,22 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-_LONGEST_WINDOW = 2**31
-"""Bytes of history that a zstd frame may refer to: the most that `zstd --long=31` writes."""
+_MAX_WINDOW = 2**31
+"""Maximum window of a zstd frame in bytes: the maximum of `zstd --long=31`."""
 
-# Not zstandard's stream reader: that one ends without a word where a frame is cut off.
+# zstandard's stream reader is not used: it ends without an error if a frame is truncated.
 _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
     ".gz": lambda: zlib.decompressobj(wbits=31),
-    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW).decompressobj(),
+    ".zst": lambda: zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).decompressobj(),
     ".bz2": bz2.BZ2Decompressor,
     ".xz": lzma.LZMADecompressor,
 }
 
 
 def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _Decompressor]) -> Iterator[bytes]:
-    """Concatenated frames, each of which must be whole."""
+    """Decompress concatenated frames, each of which must be complete."""
     frame: _Decompressor | None = None
-    given, frames, head = 0, 0, b""
+    num_bytes, frames, head = 0, 0, b""
     for chunk in compressed:
         head = head or chunk[:8]
         while chunk:
@@ -275,25 +275,25 @@ def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _De
             try:
                 out = frame.decompress(chunk)
             except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError) as error:
-                raise _damaged(file, head, given, error) from None
-            given += len(out)
+                raise _damaged(file, head, num_bytes, error) from None
+            num_bytes += len(out)
             if out:
                 yield out
             chunk = b""
             if frame.eof:
-                chunk, frame = frame.unused_data.lstrip(b"\0"), None  # gzip allows zeros as padding behind its frames
+                chunk, frame = frame.unused_data.lstrip(b"\0"), None  # gzip allows zeros as padding after its frames
     if frame is not None or not frames:
-        raise DamagedFile(file.path, f"is cut off after {given:,} bytes of text", hint="copy or download it again")
+        raise DamagedFile(file.path, f"is cut off after {num_bytes:,} bytes of text", hint="copy or download it again")
 
 
-def _damaged(file: File, head: bytes, given: int, error: Exception) -> DamagedFile:
+def _damaged(file: File, head: bytes, num_bytes: int, error: Exception) -> DamagedFile:
     kind = PurePosixPath(file.path).suffix.lower()
     if not any(head.startswith(magic) and meaning.endswith(f" {kind}") for magic, meaning in _MAGIC.items()):
         return DamagedFile(
             file.path, expected=f"a {kind} file", got=f"other bytes ({error})", hint="rename or replace it"
         )
     return DamagedFile(
-        file.path, f"is damaged after {given:,} bytes of text ({error})", hint="copy or download it again"
+        file.path, f"is damaged after {num_bytes:,} bytes of text ({error})", hint="copy or download it again"
     )
 
 
@@ -338,11 +338,11 @@ def _refuse_binary(file: File, head: bytes) -> None:
             file.path, expected="text in UTF-8", got=got, hint=f"convert it: iconv -f UTF-16{endian} -t UTF-8"
         )
     got = "a binary file (it holds zero bytes)"
-    raise DamagedFile(file.path, expected="text in UTF-8", got=got, hint="take it out of the source")
+    raise DamagedFile(file.path, expected="text in UTF-8", got=got, hint="remove it from the source")
 
 
 def _utf16_without_mark(head: bytes) -> str | None:
-    """`LE` or `BE` where every other byte is mostly zero, as in UTF-16 of Latin text."""
+    """Return `LE` or `BE` if every other byte is mostly zero, as in UTF-16 of Latin text."""
     even, odd = head[0::2], head[1::2]
     for endian, zeros, letters in (("LE", odd, even), ("BE", even, odd)):
         if zeros.count(0) > 0.7 * len(zeros) and letters.count(0) < 0.05 * max(1, len(letters)):

@@ -1,4 +1,4 @@
-"""Why a dialogue or a preference is of no use although its row is well formed; each reason has a count of its own."""
+"""Reasons to drop a dialogue or preference although its row is well formed; drops are counted by reason."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from vita.data.records import Message
 
 @dataclass(frozen=True)
 class Flaw:
-    """Why there is nothing to learn from a row; `reason` is what drops are counted by."""
+    """The reason why nothing can be learned from a row; drops are counted by `reason`."""
 
     reason: str
     detail: str
 
 
-def answer_flaw(messages: Sequence[Message], *, ends: bool = False) -> Flaw | None:
-    """What is wrong with the answers among messages, if anything.
+def answer_flaw(messages: Sequence[Message], *, at_end: bool = False) -> Flaw | None:
+    """Return the flaw of the assistant's answers among messages, or None.
 
-    An empty answer would teach the model to say nothing. With `ends` the last message has to be the assistant's.
+    An empty answer would teach the model to generate nothing. With `at_end` the last message must be an answer.
     """
     answers = [message for message in messages if message.role == "assistant"]
-    if not answers or (ends and messages[-1].role != "assistant"):
-        return Flaw("no_answer", "there is no answer of the assistant" + (" at the end" if ends and answers else ""))
+    if not answers or (at_end and messages[-1].role != "assistant"):
+        return Flaw("no_answer", "there is no answer of the assistant" + (" at the end" if at_end and answers else ""))
     if any(message.learned and not message.content.strip() for message in answers):
         return Flaw("no_answer", "an answer is empty")
     if not any(message.learned for message in answers):

@@ -1,4 +1,4 @@
-"""Messages from the fields of a row: what the formats of dialogues and of preferences have in common."""
+"""Parsing of messages from the fields of a row, shared by the dialogue and preference formats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from vita.data.records import Message, Role
 from vita.data.sources.fields import Misfit, check_message, check_part, is_learned
-from vita.data.sources.readers import kind_of
+from vita.data.sources.readers import json_type
 
 Row = Mapping[str, Any]
 Messages = list[Message]
@@ -30,66 +30,66 @@ _ROLES: dict[str, Role] = {
 }
 
 
-def turns(row: Row, field: str) -> Messages:
-    """The messages in a field that holds a list of them."""
-    given = row[field]
-    if not isinstance(given, (list, tuple)) or not given:
+def parse_messages(row: Row, field: str) -> Messages:
+    """Parse a field that contains a list of messages."""
+    items = row[field]
+    if not isinstance(items, (list, tuple)) or not items:
         raise Misfit(f"`{field}` is not a list of messages")
-    return [turn(one, f"{field}[{number}]") for number, one in enumerate(given)]
+    return [parse_message(item, f"{field}[{number}]") for number, item in enumerate(items)]
 
 
-def turn(given: Any, where: str) -> Message:
-    """One message: `{role, content}` or `{from, value}`."""
-    if not isinstance(given, Mapping):
+def parse_message(value: Any, where: str) -> Message:
+    """Parse one message: `{role, content}` or `{from, value}`."""
+    if not isinstance(value, Mapping):
         raise Misfit(f"`{where}` is not an object with role and content")
-    check_message(given, where)
-    name = given.get("role") or given.get("from")
+    check_message(value, where)
+    name = value.get("role") or value.get("from")
     role = _ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
         raise Misfit(f"`{where}` has the role {name!r}; known are {', '.join(_ROLES)}")
-    content = given.get("content")
+    content = value.get("content")
     return Message(
-        role, string(given.get("value") if content is None else content, where), is_learned(given, role, where)
+        role, parse_text(value.get("value") if content is None else content, where), is_learned(value, role, where)
     )
 
 
-def string(content: Any, where: str) -> str:
-    """Text, which may come as a list of text parts."""
+def parse_text(content: Any, where: str) -> str:
+    """Parse text, which may be a list of text parts."""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and content and all(isinstance(part, Mapping) for part in content):
         for part in content:
             check_part(part, where)
-        return "".join(string(part.get("text", part.get("value")), where) for part in content)
-    raise Misfit(f"`{where}` holds {kind_of(content)} where text was expected")
+        return "".join(parse_text(part.get("text", part.get("value")), where) for part in content)
+    raise Misfit(f"`{where}` holds {json_type(content)} where text was expected")
 
 
-def text(row: Row, field: str) -> str:
-    """The text in a field."""
+def parse_field(row: Row, field: str) -> str:
+    """Parse the text in a field."""
     if field not in row:
         raise Misfit(f"`{field}` is missing")
-    return string(row[field], field)
+    return parse_text(row[field], field)
 
 
-def first(row: Row, *fields: str) -> str:
-    """The first of these fields that the row has."""
+def first_field(row: Row, *fields: str) -> str:
+    """Return the first of these fields that the row has."""
     return next((field for field in fields if field in row), fields[0])
 
 
-def system(row: Row) -> Messages:
-    """The system message in the field `system`, where there is one."""
-    return [Message("system", text(row, "system"))] if row.get("system") else []
+def system_messages(row: Row) -> Messages:
+    """Return the system message in the field `system`, if there is one."""
+    return [Message("system", parse_field(row, "system"))] if row.get("system") else []
 
 
-def instruction(row: Row) -> str:
-    """`instruction`, with `input` or `context` below it."""
-    question = text(row, "instruction")
-    more = row.get("input") or row.get("context")
-    return f"{question}\n\n{string(more, 'input')}" if more else question
+def instruction_text(row: Row) -> str:
+    """Return the text of `instruction`, followed by `input` or `context`."""
+    question = parse_field(row, "instruction")
+    context = row.get("input") or row.get("context")
+    return f"{question}\n\n{parse_text(context, 'input')}" if context else question
 
 
-def side(row: Row, field: str, role: Role) -> Messages:
-    """A field that holds a text, or messages."""
+def parse_text_or_messages(row: Row, field: str, role: Role) -> Messages:
+    """Parse a field that contains a text or a list of messages."""
     if isinstance(row.get(field), (list, tuple)):
-        return turns(row, field)
-    return [Message(role, text(row, field))]
+        return parse_messages(row, field)
+    return [Message(role, parse_field(row, field))]

@@ -1,7 +1,7 @@
-"""The shapes in which people keep what they think of answers: pairs of a better and a worse one, or one with a verdict.
+"""Preference formats: rows with pairs of a chosen and a rejected answer, or with one rated answer.
 
-A row's fields tell its format, as with dialogues; the format that needs most of them wins. A new one is one decorated
-function, which gives every `Pair` or `Verdict` of a row, or the `Flaw` for which there is none.
+Formats are detected by the fields of a row, as for dialogues; the format with the most required fields is chosen. A new
+format is one decorated function that returns every `Pair` or `Verdict` of a row, or the `Flaw` that makes it unusable.
 
     detect({"prompt": "Hi.", "chosen": "Good day!", "rejected": "What?"}).name   # "pair"
 """
@@ -15,16 +15,27 @@ from itertools import combinations
 from typing import Any
 
 from vita.data.records import Message
-from vita.data.sources.dialogue_formats import Format, entered
+from vita.data.sources.dialogue_formats import Format, register_format
 from vita.data.sources.fields import Misfit
 from vita.data.sources.flaws import Flaw, answer_flaw
-from vita.data.sources.messages import Messages, Row, first, instruction, side, string, system, text, turn, turns
+from vita.data.sources.messages import (
+    Messages,
+    Row,
+    first_field,
+    instruction_text,
+    parse_field,
+    parse_message,
+    parse_messages,
+    parse_text,
+    parse_text_or_messages,
+    system_messages,
+)
 from vita.spine.parts import Parts
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to a prompt, the better one first."""
+    """A prompt with a chosen and a rejected answer."""
 
     prompt: tuple[Message, ...]
     chosen: tuple[Message, ...]
@@ -34,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Verdict:
-    """An answer to a prompt that was found good or bad."""
+    """A prompt with an answer that was rated good or bad."""
 
     prompt: tuple[Message, ...]
     answer: tuple[Message, ...]
@@ -47,23 +58,23 @@ FORMATS: Parts[Format[list[Opinion]]] = Parts("preference_format")
 
 
 VERDICTS = ("verdict", "chat_verdict", "instruction_verdict")
-"""Formats whose rows hold one answer with a verdict."""
+"""Formats whose rows contain one rated answer."""
 
 
 def detect(row: Row) -> Format[list[Opinion]] | None:
-    """The format that needs most of the row's fields, if any."""
+    """Return the matching format with the most required fields, or None."""
     fitting = [FORMATS[name] for name in FORMATS if FORMATS[name].fits(row)]
     return max(fitting, key=lambda format: len(format.needs), default=None)
 
 
-def examined(opinion: Opinion) -> Opinion:
-    """The opinion, or the flaw that makes it useless."""
+def check_opinion(opinion: Opinion) -> Opinion:
+    """Return the opinion, or the flaw that makes it unusable."""
     if isinstance(opinion, Flaw):
         return opinion
     answers = (opinion.chosen, opinion.rejected) if isinstance(opinion, Pair) else (opinion.answer,)
     if not opinion.prompt:
-        return Flaw("no_prompt", "nothing stands before the answers that both share")
-    flaw = next((flaw for answer in answers if (flaw := answer_flaw(answer, ends=True))), None)
+        return Flaw("no_prompt", "there is no prompt before the answers")
+    flaw = next((flaw for answer in answers if (flaw := answer_flaw(answer, at_end=True))), None)
     if flaw:
         return flaw
     if len(set(answers)) < len(answers):
@@ -74,8 +85,8 @@ def examined(opinion: Opinion) -> Opinion:
 def preference_format(
     name: str, *needs: str, reads: Iterable[str] = ()
 ) -> Callable[[Callable[[Row], list[Opinion]]], Callable[[Row], list[Opinion]]]:
-    """Enter a conversion in the table. A needed field with several names is written `output|response`."""
-    return entered(FORMATS, name, needs, reads)
+    """Register a conversion. A required field with alternative names is written `output|response`."""
+    return register_format(FORMATS, name, needs, reads)
 
 
 # -- pairs
@@ -83,110 +94,122 @@ def preference_format(
 
 @preference_format("pair", "prompt", "chosen", "rejected", reads=["system", "margin"])
 def pair(row: Row) -> list[Opinion]:
-    """`prompt`, `chosen` and `rejected`; each a text, a message or a list of messages."""
-    return [_paired(row, [*system(row), *_prompt(row, "prompt")])]
+    """Convert `prompt`, `chosen` and `rejected`; each a text, a message or a list of messages."""
+    return [_pair_of(row, [*system_messages(row), *_parse_prompt(row, "prompt")])]
 
 
 @preference_format("chat_pair", "conversations|conversation|messages", "chosen", "rejected", reads=["system", "margin"])
 def chat_pair(row: Row) -> list[Opinion]:
-    """A list of messages that the answers follow: ShareGPT rows of LLaMA-Factory, and `messages`."""
-    field = first(row, "messages", "conversations", "conversation")
-    return [_paired(row, [*system(row), *turns(row, field)])]
+    """Convert a list of messages with two answers: ShareGPT rows of LLaMA-Factory, and `messages`."""
+    field = first_field(row, "messages", "conversations", "conversation")
+    return [_pair_of(row, [*system_messages(row), *parse_messages(row, field)])]
 
 
 @preference_format(
     "instruction_pair", "instruction|question", "chosen", "rejected", reads=["input", "context", "system", "margin"]
 )
 def instruction_pair(row: Row) -> list[Opinion]:
-    """`instruction`, perhaps with `input`, or `question`, and the answers."""
-    asked = instruction(row) if "instruction" in row else text(row, "question")
-    return [_paired(row, [*system(row), Message("user", asked)])]
+    """Convert `instruction` with optional `input`, or `question`, and the answers."""
+    question = instruction_text(row) if "instruction" in row else parse_field(row, "question")
+    return [_pair_of(row, [*system_messages(row), Message("user", question)])]
 
 
 @preference_format("implicit_pair", "chosen", "rejected", reads=["system", "margin"])
 def implicit_pair(row: Row) -> list[Opinion]:
-    """Answers that hold the prompt themselves: transcripts with `Human:` and `Assistant:`, messages, or plain texts.
+    """Convert answers that contain the prompt: transcripts with `Human:` and `Assistant:`, messages, or plain texts.
 
-    The prompt is what both begin with: whole messages, or the words of plain texts.
+    The prompt is the common prefix of both: whole messages, or words of plain texts.
     """
     if all(isinstance(row[name], str) and not _is_transcript(row[name]) for name in ("chosen", "rejected")):
         prompt, chosen, rejected = _split_texts(row["chosen"], row["rejected"])
-        return [Pair((*system(row), Message("user", prompt)) if prompt else (), chosen, rejected, _margin(row))]
-    return [_paired(row, system(row))]
+        return [
+            Pair(
+                (*system_messages(row), Message("user", prompt)) if prompt else (), chosen, rejected, _parse_margin(row)
+            )
+        ]
+    return [_pair_of(row, system_messages(row))]
 
 
 @preference_format("two_outputs", "instruction|prompt", "output_1", "output_2", "preference", reads=["input"])
 def two_outputs(row: Row) -> list[Opinion]:
-    """`output_1` and `output_2` with `preference`: 1 for the first, 2 for the second, as AlpacaEval writes it."""
-    said = row["preference"]
-    asked = instruction(row) if "instruction" in row else text(row, "prompt")
-    outputs = [_answer(text(row, name)) for name in ("output_1", "output_2")]
-    if not isinstance(said, (int, float)) or not 1 <= said <= 2 or said == 1.5:
-        return [Flaw("tie", f"`preference` is {said}")]
-    chosen, rejected = outputs if said < 1.5 else outputs[::-1]
-    return [Pair((Message("user", asked),), chosen, rejected)]
+    """Convert `output_1` and `output_2` with `preference`: 1 for the first, 2 for the second, as in AlpacaEval."""
+    preference = row["preference"]
+    question = instruction_text(row) if "instruction" in row else parse_field(row, "prompt")
+    outputs = [_answer_message(parse_field(row, name)) for name in ("output_1", "output_2")]
+    if not isinstance(preference, (int, float)) or not 1 <= preference <= 2 or preference == 1.5:
+        return [Flaw("tie", f"`preference` is {preference}")]
+    chosen, rejected = outputs if preference < 1.5 else outputs[::-1]
+    return [Pair((Message("user", question),), chosen, rejected)]
 
 
 @preference_format("predictions", "question", "prediction 1", "prediction 2", "preference", reads=["passages"])
 def predictions(row: Row) -> list[Opinion]:
-    """`prediction 1`, `prediction 2`, ... and for each two of them, in order, 1 or 2 for the better one, 0 for a tie.
+    """Convert `prediction 1`, `prediction 2`, ... with 1 or 2 for the better one of each pair in order, 0 for a tie.
 
-    The `passages` that the answers rest on stand before the question (Fine-Grained RLHF).
+    The `passages` on which the answers are based come before the question (Fine-Grained RLHF).
     """
-    answers = [text(row, name) for name in sorted(name for name in row if re.fullmatch(r"prediction \d+", name))]
-    said, pairs = row["preference"], list(combinations(answers, 2))
-    if not isinstance(said, (list, tuple)) or len(said) != len(pairs):
-        raise Misfit(f"`preference` is not a list of {len(pairs)} values, one for each two predictions")
-    passages = ["\n".join(string(line, "passages") for line in passage) for passage in row.get("passages") or []]
-    prompt = (Message("user", "\n\n".join([*passages, text(row, "question")])),)
-    found: list[Opinion] = []
-    for (one, other), better in zip(pairs, said, strict=True):
+    answers = [parse_field(row, name) for name in sorted(name for name in row if re.fullmatch(r"prediction \d+", name))]
+    preferences, pairs = row["preference"], list(combinations(answers, 2))
+    if not isinstance(preferences, (list, tuple)) or len(preferences) != len(pairs):
+        raise Misfit(f"`preference` is not a list of {len(pairs)} values, one for each pair of predictions")
+    passages = ["\n".join(parse_text(line, "passages") for line in passage) for passage in row.get("passages") or []]
+    prompt = (Message("user", "\n\n".join([*passages, parse_field(row, "question")])),)
+    opinions: list[Opinion] = []
+    for (left, right), better in zip(pairs, preferences, strict=True):
         if better not in (1, 2):
-            found.append(Flaw("tie", f"`preference` is {better}"))
+            opinions.append(Flaw("tie", f"`preference` is {better}"))
         else:
-            chosen, rejected = (one, other) if better == 1 else (other, one)
-            found.append(Pair(prompt, _answer(chosen), _answer(rejected)))
-    return found
+            chosen, rejected = (left, right) if better == 1 else (right, left)
+            opinions.append(Pair(prompt, _answer_message(chosen), _answer_message(rejected)))
+    return opinions
 
 
 @preference_format("responses", "prompt", "response_0", "response_1", "better_response_id")
 def responses(row: Row) -> list[Opinion]:
-    """`response_0` and `response_1` with `better_response_id` (PKU-SafeRLHF)."""
-    better, answers = row["better_response_id"], [_answer(text(row, f"response_{number}")) for number in (0, 1)]
+    """Convert `response_0` and `response_1` with `better_response_id` (PKU-SafeRLHF)."""
+    better, answers = (
+        row["better_response_id"],
+        [_answer_message(parse_field(row, f"response_{number}")) for number in (0, 1)],
+    )
     if better not in (0, 1):
         raise Misfit(f"`better_response_id` is {better!r}, not 0 or 1")
-    return [Pair(tuple(_prompt(row, "prompt")), answers[better], answers[1 - better])]
+    return [Pair(tuple(_parse_prompt(row, "prompt")), answers[better], answers[1 - better])]
 
 
-# -- answers with a verdict
+# -- rated answers
 
 
 @preference_format("verdict", "prompt", "completion|response", "label|kto_tag", reads=["system"])
 def verdict(row: Row) -> list[Opinion]:
-    """`prompt`, `completion` and `label` (true or false)."""
-    answer = _messages(row[first(row, "completion", "response")], "completion")
-    return [Verdict((*system(row), *_prompt(row, "prompt")), tuple(answer), _label(row))]
+    """Convert `prompt`, `completion` and `label` (true or false)."""
+    answer = _parse_answer(row[first_field(row, "completion", "response")], "completion")
+    return [Verdict((*system_messages(row), *_parse_prompt(row, "prompt")), tuple(answer), _parse_label(row))]
 
 
 @preference_format("chat_verdict", "messages|conversations|conversation", "label|kto_tag", reads=["system"])
 def chat_verdict(row: Row) -> list[Opinion]:
-    """A list of messages whose last one, the assistant's, is judged by `label` or `kto_tag`."""
-    told = [*system(row), *turns(row, first(row, "messages", "conversations", "conversation"))]
-    return [Verdict(tuple(told[:-1]), tuple(told[-1:]), _label(row))]
+    """Convert a list of messages whose last one, the assistant's, is rated by `label` or `kto_tag`."""
+    messages = [
+        *system_messages(row),
+        *parse_messages(row, first_field(row, "messages", "conversations", "conversation")),
+    ]
+    return [Verdict(tuple(messages[:-1]), tuple(messages[-1:]), _parse_label(row))]
 
 
 @preference_format("instruction_verdict", "instruction", "output|response", "label|kto_tag", reads=["input", "system"])
 def instruction_verdict(row: Row) -> list[Opinion]:
-    """`instruction`, perhaps `input`, `output`, and `label` or `kto_tag`."""
-    prompt = (*system(row), Message("user", instruction(row)))
-    return [Verdict(prompt, _answer(text(row, first(row, "output", "response"))), _label(row))]
+    """Convert `instruction`, optional `input`, `output`, and `label` or `kto_tag`."""
+    prompt = (*system_messages(row), Message("user", instruction_text(row)))
+    return [
+        Verdict(prompt, _answer_message(parse_field(row, first_field(row, "output", "response"))), _parse_label(row))
+    ]
 
 
-def _label(row: Row) -> bool:
-    said = row[first(row, "label", "kto_tag")]
-    if said in (True, False):  # also 1 and 0
-        return bool(said)
-    raise Misfit(f"the label is {said!r}, not true or false")
+def _parse_label(row: Row) -> bool:
+    label = row[first_field(row, "label", "kto_tag")]
+    if label in (True, False):  # also 1 and 0
+        return bool(label)
+    raise Misfit(f"the label is {label!r}, not true or false")
 
 
 # -- reading prompts and answers
@@ -198,70 +221,72 @@ def _is_transcript(value: str) -> bool:
     return re.match(r"\s*Human:", value) is not None and "\n\nAssistant:" in value
 
 
-def _transcript(value: str) -> Messages:
-    """The turns of `\\n\\nHuman: ... \\n\\nAssistant: ...`, as Anthropic's HH-RLHF writes dialogues."""
+def _parse_transcript(value: str) -> Messages:
+    """Parse the turns of `\\n\\nHuman: ... \\n\\nAssistant: ...`, the format of Anthropic's HH-RLHF."""
     _, *parts = _SPEAKER.split(value)
-    said = zip(parts[::2], parts[1::2], strict=True)
-    return [Message("user" if who == "Human" else "assistant", words.strip()) for who, words in said]
+    parse_messages = zip(parts[::2], parts[1::2], strict=True)
+    return [
+        Message("user" if speaker == "Human" else "assistant", content.strip()) for speaker, content in parse_messages
+    ]
 
 
-def _prompt(row: Row, field: str) -> Messages:
+def _parse_prompt(row: Row, field: str) -> Messages:
     value = row[field]
     if isinstance(value, str) and _is_transcript(value):
-        told = _transcript(value)
-        return told[:-1] if told[-1].role == "assistant" and not told[-1].content else told
-    return side(row, field, "user")
+        messages = _parse_transcript(value)
+        return messages[:-1] if messages[-1].role == "assistant" and not messages[-1].content else messages
+    return parse_text_or_messages(row, field, "user")
 
 
-def _answer(words: str) -> tuple[Message, ...]:
-    return (Message("assistant", words),)
+def _answer_message(content: str) -> tuple[Message, ...]:
+    return (Message("assistant", content),)
 
 
-def _messages(value: Any, field: str) -> Messages:
-    """An answer: a text, a message, a list of messages, or a whole transcript."""
+def _parse_answer(value: Any, field: str) -> Messages:
+    """Parse an answer: a text, a message, a list of messages, or a transcript."""
     if isinstance(value, str):
-        return _transcript(value) if _is_transcript(value) else [*_answer(value)]
+        return _parse_transcript(value) if _is_transcript(value) else [*_answer_message(value)]
     if isinstance(value, (list, tuple)):
-        return turns({field: value}, field) if value else []
-    return [turn(value, field)]
+        return parse_messages({field: value}, field) if value else []
+    return [parse_message(value, field)]
 
 
-def _paired(row: Row, prompt: Sequence[Message]) -> Pair:
-    """The pair, with what both answers begin with moved to the prompt.
+def _pair_of(row: Row, prompt: Sequence[Message]) -> Pair:
+    """Return the pair, with the messages that both answers begin with moved to the prompt.
 
-    Length-normalised losses would otherwise count the shared words among the answers'.
+    Length-normalized losses would otherwise count the shared words as part of the answers.
     """
-    chosen, rejected = _messages(row["chosen"], "chosen"), _messages(row["rejected"], "rejected")
+    chosen, rejected = _parse_answer(row["chosen"], "chosen"), _parse_answer(row["rejected"], "rejected")
     if chosen and rejected and chosen[0].role != "assistant" and rejected[0].role != "assistant":
-        shared = _shared(chosen, rejected)
-        chosen, rejected, whole = chosen[len(shared) :], rejected[len(shared) :], shared
-        prompt = whole if whole[: len(prompt)] == list(prompt) else [*prompt, *whole]
-    return Pair(tuple(prompt), tuple(chosen), tuple(rejected), _margin(row))
+        shared = _shared_messages(chosen, rejected)
+        chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
+        prompt = shared if shared[: len(prompt)] == list(prompt) else [*prompt, *shared]
+    return Pair(tuple(prompt), tuple(chosen), tuple(rejected), _parse_margin(row))
 
 
-def _shared(one: Messages, other: Messages) -> Messages:
-    count = _common(one, other)
-    if count and one[count - 1].role == "assistant" and count in (len(one), len(other)):
-        count -= 1  # the shorter one's answer stays an answer
-    return one[:count]
+def _shared_messages(left: Messages, right: Messages) -> Messages:
+    count = _common_prefix_length(left, right)
+    if count and left[count - 1].role == "assistant" and count in (len(left), len(right)):
+        count -= 1  # the last message of the shorter side remains an answer
+    return left[:count]
 
 
 def _split_texts(chosen: str, rejected: str) -> tuple[str, tuple[Message, ...], tuple[Message, ...]]:
-    """Plain texts cut at the last space of what both begin with."""
-    at = max(0, chosen.rfind(" ", 0, _common(chosen, rejected)))
-    return chosen[:at], _answer(chosen[at:].lstrip()), _answer(rejected[at:].lstrip())
+    """Split plain texts at the last space of their common prefix."""
+    cut = max(0, chosen.rfind(" ", 0, _common_prefix_length(chosen, rejected)))
+    return chosen[:cut], _answer_message(chosen[cut:].lstrip()), _answer_message(rejected[cut:].lstrip())
 
 
-def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """How long the beginning is that both share."""
-    differing = (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
-    return next(differing, min(len(one), len(other)))
+def _common_prefix_length(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """Return the length of the common prefix."""
+    differences = (index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    return next(differences, min(len(left), len(right)))
 
 
-def _margin(row: Row) -> float | None:
-    said = row.get("margin")
-    if said is None:
+def _parse_margin(row: Row) -> float | None:
+    margin = row.get("margin")
+    if margin is None:
         return None
-    if isinstance(said, bool) or not isinstance(said, (int, float)):
-        raise Misfit(f"`margin` is {said!r}, not a number")
-    return float(said)
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
+        raise Misfit(f"`margin` is {margin!r}, not a number")
+    return float(margin)

@@ -1,12 +1,12 @@
-"""Where text comes from: files of several kinds, a data set of the Hugging Face hub, or the embedded world.
+"""Reading of sources: files of several types, data sets of the Hugging Face hub, and the embedded world.
 
     for document in documents(Source(path="books/**/*.txt.gz", licence="public domain")): ...
     for dialogue in dialogues(Source(path="chats.jsonl")): ...
     for preference in preferences(Source(path="pairs.jsonl")): ...
 
-Rows are read one by one, so memory does not grow with the file. A row that cannot be used stops the run with its
-place and what is wrong, unless `on_bad_row: drop` is set; then it is handed to `dropped` with the reason.
-A new kind of file is one function in `readers`; a new origin is one function here and a field of `Source`.
+Rows are read one by one, so memory does not grow with the file. A row that cannot be used is an error with its file,
+row and problem, unless `on_bad_row: drop` is set; then it is passed to `dropped` with the reason.
+A new file type is one function in `readers`; a new origin is one function here and a field of `Source`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vita.data.sources import files
 from vita.data.sources.erased import without_erased
 from vita.data.sources.files import DamagedFile, File
 from vita.data.sources.readers import DAMAGED_FILE, READERS, Problem, Row
-from vita.data.sources.records_from_rows import DialogueMaker, Dropped, OpinionMaker, document_of, usable
+from vita.data.sources.records_from_rows import DialogueMaker, Dropped, OpinionMaker, convert_rows, make_document
 from vita.data.sources.source import ORIGINS, Source
 from vita.data.world import World
 from vita.spine.config import unknown_name
@@ -35,100 +35,99 @@ from vita.spine.plain_text import counted
 
 @dataclass(frozen=True)
 class Stretch:
-    """A part of a source that one process reads in order: some of its files, or all of an origin without files."""
+    """A slice of a source that one process reads in order: some of its files, or all of an origin without files."""
 
     source: Source
     files: tuple[File, ...] = ()
     erasures: tuple[Erasure, ...] = field(default_factory=current_erasures)
-    """Documents that are left out; those of the run in which the part is made."""
+    """Erasures of the run that created the slice; their documents are dropped."""
 
     @property
     def size(self) -> int:
-        """Bytes on disk; 0 where that is not known."""
+        """Bytes on disk; 0 if unknown."""
         return sum(file.size for file in self.files)
 
 
 def documents(
     source: Source | Stretch, *, dropped: Dropped | None = None, repaired: Callable[[], None] | None = None
 ) -> Iterator[Document]:
-    """Yield the documents of a source in their order; unusable rows go to `dropped` when the source drops them.
+    """Yield the documents of a source in order; unusable rows go to `dropped` if the source drops them.
 
-    `repaired` is called before each document whose row held half surrogate pairs, now U+FFFD.
+    `repaired` is called before each document whose row contained lone surrogates, which are replaced by U+FFFD.
     """
-    stretch = source if isinstance(source, Stretch) else _all_of(source)
-    every = usable(_origin(stretch, Document), stretch.source, document_of, dropped, repaired=repaired)
-    kept = without_erased(every, stretch.erasures, dropped)
-    return islice(kept, stretch.source.limit)
+    stretch = source if isinstance(source, Stretch) else _whole_source(source)
+    records = convert_rows(_read_origin(stretch, Document), stretch.source, make_document, dropped, repaired=repaired)
+    return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
 
 
 def dialogues(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
-    """The dialogues of a source; each file's format is told from its first row (see `formats`)."""
-    stretch = source if isinstance(source, Stretch) else _all_of(source, Dialogue)
-    every = usable(_origin(stretch, Dialogue), stretch.source, DialogueMaker(), dropped)
-    kept = without_erased(every, stretch.erasures, dropped)
-    return islice(kept, stretch.source.limit)
+    """Yield the dialogues of a source; the first row of each file determines its format (see `dialogue_formats`)."""
+    stretch = source if isinstance(source, Stretch) else _whole_source(source, Dialogue)
+    records = convert_rows(_read_origin(stretch, Dialogue), stretch.source, DialogueMaker(), dropped)
+    return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
 
 
 def preferences(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference]:
-    """The pairs of a better and a worse answer of a source; each file's format is told from its first row.
+    """Yield the preference pairs of a source; the first row of each file determines its format.
 
-    A row that tells no preference (a tie, two answers that are the same) is never an error: it goes to `dropped`.
+    A row without a preference (a tie, two equal answers) is never an error: it goes to `dropped`.
     """
-    rows = _opinions(source, Preference, dropped)
-    return islice((one for one in rows if isinstance(one, Preference)), source.limit)
+    records = _read_opinions(source, Preference, dropped)
+    return islice((record for record in records if isinstance(record, Preference)), source.limit)
 
 
 def ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[Rated]:
-    """The answers of a source that were found good or bad; a pair gives one of each."""
-    rows = _opinions(source, Rated, dropped)
-    return islice((rated for one in rows for rated in _rated(one)), source.limit)
+    """Yield the rated answers of a source; a pair becomes one good and one bad answer."""
+    records = _read_opinions(source, Rated, dropped)
+    return islice((rated for record in records for rated in _ratings_of(record)), source.limit)
 
 
-def opinions(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference | Rated]:
-    """Both kinds of them, as the rows have it."""
-    return islice(_opinions(source, Rated, dropped), source.limit)
+def preferences_and_ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference | Rated]:
+    """Yield the preference pairs and rated answers of a source as the rows have them."""
+    return islice(_read_opinions(source, Rated, dropped), source.limit)
 
 
-def stretches(source: Source, *, bytes_each: int) -> list[Stretch]:
-    """The source cut into parts of at least `bytes_each` on disk, at file boundaries; the same on every machine."""
+def split_source(source: Source, *, bytes_each: int) -> list[Stretch]:
+    """Split a source at file boundaries into slices of at least `bytes_each` on disk; equal on every machine."""
     if source.path is None or source.limit is not None:
-        return [_all_of(source)]
-    parts: list[Stretch] = []
+        return [_whole_source(source)]
+    slices: list[Stretch] = []
     group: list[File] = []
     size = 0
-    for file in usable_files(source):
+    for file in readable_files(source):
         group.append(file)
         size += file.size
         if size >= bytes_each:
-            parts.append(Stretch(source, tuple(group)))
+            slices.append(Stretch(source, tuple(group)))
             group, size = [], 0
-    return [*parts, Stretch(source, tuple(group))] if group else parts
+    return [*slices, Stretch(source, tuple(group))] if group else slices
 
 
-def usable_files(source: Source, wanted: type[Any] = Document) -> list[File]:
-    """The files of a path that a reader knows. In a folder others are passed over; alone or all, they are refused.
+def readable_files(source: Source, record_type: type[Any] = Document) -> list[File]:
+    """Return the files of a source that have a reader; other files of a folder are skipped.
 
-    In the folder of a preferences artifact it is the file of what is wanted.
+    An error is raised if no file has a reader. In the folder of a preferences artifact, the result is the file of
+    the record type.
     """
-    found = _found(source)
-    if wanted in _ARTIFACT_FILES and any(file.name == "preferences.jsonl" for file in found):
-        names = _ARTIFACT_FILES[wanted]
-        by_name = {file.name: file for file in found if file.name in names and (file.size or len(names) == 1)}
+    candidates = _list_files(source)
+    if record_type in _ARTIFACT_FILES and any(file.name == "preferences.jsonl" for file in candidates):
+        names = _ARTIFACT_FILES[record_type]
+        by_name = {file.name: file for file in candidates if file.name in names and (file.size or len(names) == 1)}
         if not by_name:
             raise DataError(source.label(), f"holds preferences, and no {names[0]}")
-        found = [min(by_name.values(), key=lambda file: names.index(file.name))]
-    usable = [file for file in found if file.suffix in READERS]
-    if usable:
-        files.choose(source.path or "", usable)
-        return usable
-    got = sorted({PurePosixPath(file.path).name if len(found) == 1 else f".{file.suffix}" for file in found})
+        candidates = [min(by_name.values(), key=lambda file: names.index(file.name))]
+    readable = [file for file in candidates if file.suffix in READERS]
+    if readable:
+        files.record_selected(source.path or "", readable)
+        return readable
+    got = sorted({PurePosixPath(file.path).name if len(candidates) == 1 else f".{file.suffix}" for file in candidates})
     known = ", ".join(f".{name}" for name in READERS)
     raise DataError(source.label(), expected=f"files ending in {known} (also .gz, .zst)", got=", ".join(got[:5]))
 
 
-def passed_over(source: Source) -> list[str]:
-    """The names of files that no reader knows."""
-    return [file.name for file in _found(source) if file.suffix not in READERS] if source.path is not None else []
+def skipped_files(source: Source) -> list[str]:
+    """Return the names of files without a reader."""
+    return [file.name for file in _list_files(source) if file.suffix not in READERS] if source.path is not None else []
 
 
 _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {
@@ -136,45 +135,45 @@ _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {
     Preference: ("preferences.jsonl",),
     Rated: ("rated.jsonl", "preferences.jsonl"),
 }
-"""In a preferences artifact: the files of each kind of record; the first that holds something is read."""
+"""The files of each record type in a preferences artifact; the first file that is not empty is read."""
 
 
-def _found(source: Source) -> list[File]:
-    return files.find(source.path or "", exclude=source.exclude, where=source.label())
+def _list_files(source: Source) -> list[File]:
+    return files.find_files(source.path or "", exclude=source.exclude, where=source.label())
 
 
-def first_row(source: Source, wanted: type[Any] = Dialogue) -> Row | None:
-    """The first row of a source that has rows; its fields tell the format."""
+def first_row(source: Source, record_type: type[Any] = Dialogue) -> Row | None:
+    """Return the first row of a source, whose fields determine the format; None for a source without rows."""
     if source.world is not None:
         return None
-    return next(iter(_origin(_all_of(source, wanted), wanted)), None)
+    return next(iter(_read_origin(_whole_source(source, record_type), record_type)), None)
 
 
 # -- preferences
 
 
-def _opinions(source: Source, wanted: type[Any], dropped: Dropped | None) -> Iterator[Preference | Rated]:
+def _read_opinions(source: Source, record_type: type[Any], dropped: Dropped | None) -> Iterator[Preference | Rated]:
     make = OpinionMaker(dropped)
-    stretch = _all_of(source, wanted)
-    for found in usable(_origin(stretch, Preference), source, make, dropped):
-        records = found if isinstance(found, list) else [found]
+    stretch = _whole_source(source, record_type)
+    for converted in convert_rows(_read_origin(stretch, Preference), source, make, dropped):
+        records = converted if isinstance(converted, list) else [converted]
         for record in without_erased(records, stretch.erasures, dropped):
-            if wanted is Preference and isinstance(record, Rated):
-                hint = "learn from them with the loss `kto`, which wants no pairs"
+            if record_type is Preference and isinstance(record, Rated):
+                hint = "train on them with the loss `kto`, which needs no pairs"
                 raise DataError(source.label(), expected="pairs of answers", got="answers with a label", hint=hint)
             yield record
 
 
-def _rated(one: Preference | Rated) -> Iterator[Rated]:
-    if isinstance(one, Rated):
-        yield one
+def _ratings_of(record: Preference | Rated) -> Iterator[Rated]:
+    if isinstance(record, Rated):
+        yield record
         return
-    for name, answer in (("chosen", one.chosen), ("rejected", one.rejected)):
+    for name, answer in (("chosen", record.chosen), ("rejected", record.rejected)):
         good = name == "chosen"
-        yield Rated(f"{one.id}/{name}", one.prompt, answer, good, one.source, one.licence, one.metadata)
+        yield Rated(f"{record.id}/{name}", record.prompt, answer, good, record.source, record.licence, record.metadata)
 
 
-# -- origins: a stretch -> its rows, or finished records of the wanted kind
+# -- origins: a slice -> its rows, or records of the requested type
 
 Wanted = type[Document] | type[Dialogue] | type[Preference]
 Origin = Callable[[Stretch, Wanted], Iterator[Any]]
@@ -182,7 +181,7 @@ _ORIGINS: dict[str, Origin] = {}
 
 
 def origin(name: str) -> Callable[[Origin], Origin]:
-    """Enter an origin under the name of the field of `Source` that chooses it."""
+    """Return a decorator that registers an origin under the name of its field of `Source`."""
 
     def enter(read: Origin) -> Origin:
         _ORIGINS[name] = read
@@ -191,20 +190,20 @@ def origin(name: str) -> Callable[[Origin], Origin]:
     return enter
 
 
-def _origin(stretch: Stretch, wanted: Wanted) -> Iterator[Any]:
+def _read_origin(stretch: Stretch, record_type: Wanted) -> Iterator[Any]:
     chosen = next(name for name in ORIGINS if getattr(stretch.source, name) is not None)
-    return _ORIGINS[chosen](stretch, wanted)
+    return _ORIGINS[chosen](stretch, record_type)
 
 
-def _all_of(source: Source, wanted: type[Any] = Document) -> Stretch:
-    return Stretch(source, tuple(usable_files(source, wanted)) if source.path is not None else ())
+def _whole_source(source: Source, record_type: type[Any] = Document) -> Stretch:
+    return Stretch(source, tuple(readable_files(source, record_type)) if source.path is not None else ())
 
 
 @origin("path")
-def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
+def read_files(stretch: Stretch, record_type: Wanted) -> Iterator[Row]:
     """Yield the rows of each file, by the reader for its suffix.
 
-    A damaged file ends the run, or where bad rows are dropped becomes a bad row after those that could be read.
+    A damaged file is an error, or, if bad rows are dropped, one bad row after the rows that could be read.
     """
     for file in stretch.files:
         number = 0
@@ -213,7 +212,7 @@ def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
                 number = row.number
                 yield row
         except DamagedFile as error:
-            files.verify(file)  # a file that changes is no damaged file
+            files.verify(file)  # a file that changed during the run is a different error
             if stretch.source.on_bad_row == "error":
                 raise
             got = f"a problem after {counted(number, 'row')}: {error.summary}"
@@ -222,10 +221,10 @@ def read_files(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
 
 
 @origin("world")
-def read_world(stretch: Stretch, wanted: Wanted) -> Iterator[Document | Dialogue | Preference]:
-    """A part of the embedded world."""
+def read_world(stretch: Stretch, record_type: Wanted) -> Iterator[Document | Dialogue | Preference]:
+    """Yield the records of a part of the embedded world."""
     source = stretch.source
-    parts = _PARTS[wanted]
+    parts = _PARTS[record_type]
     name = source.part or next(iter(parts))
     if name not in parts:
         raise unknown_name(f"{source.label()}: part", name, parts)
@@ -234,7 +233,7 @@ def read_world(stretch: Stretch, wanted: Wanted) -> Iterator[Document | Dialogue
 
 
 WORLD_COUNT = 1000
-"""Records of the world's smaller parts, where the source sets no `limit`."""
+"""Number of records of the smaller parts of the world, if the source sets no `limit`."""
 
 _PARTS: Mapping[Wanted, Mapping[str, Callable[[World, int], Iterator[Any]]]] = {
     Document: {
@@ -252,8 +251,8 @@ _PARTS: Mapping[Wanted, Mapping[str, Callable[[World, int], Iterator[Any]]]] = {
 
 
 @origin("huggingface")
-def read_huggingface(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
-    """The rows of a data set of the hub, streamed."""
+def read_huggingface(stretch: Stretch, record_type: Wanted) -> Iterator[Row]:
+    """Stream the rows of a data set of the hub."""
     name = stretch.source.huggingface or ""
     try:
         from datasets import load_dataset
@@ -264,5 +263,5 @@ def read_huggingface(stretch: Stretch, wanted: Wanted) -> Iterator[Row]:
         for number, values in enumerate(rows, 1):
             yield Row(name, name.rpartition("/")[2], number, values)
     except (OSError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"huggingface {name}", f"cannot be read: {first}") from None
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"huggingface {name}", f"cannot be read: {first_line}") from None

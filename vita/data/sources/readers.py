@@ -1,7 +1,7 @@
-"""Readers of files: one function for each kind, by suffix, that yields rows one at a time.
+"""File readers: one function for each file type, by suffix, that yields rows one at a time.
 
-A row that cannot be read is still a `Row`, with its `Problem`, so that the source can decide to stop or to drop it;
-what spoils the rest of a file is a `DamagedFile` error. A new kind of file is one decorated function here.
+A row that cannot be read is a `Row` with a `Problem`, so that the source can stop or drop it. Damage that makes the
+rest of a file unreadable is a `DamagedFile` error. A new file type is one decorated function here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vita.spine.parts import Parts
 
 
 class Problem(NamedTuple):
-    """Why a row cannot be used; `reason` is what drops are counted by."""
+    """The reason why a row cannot be used; drops are counted by `reason`."""
 
     reason: str
     expected: str
@@ -30,30 +30,30 @@ class Problem(NamedTuple):
 
 
 DAMAGED_FILE = "damaged_file"
-"""The reason of the bad row that stands for the rest of a damaged file."""
+"""Drop reason of the row that represents the rest of a damaged file."""
 
 
 class Row(NamedTuple):
-    """One row as it stands in its file, or why it could not be read."""
+    """One row of a file, or the problem with which it could not be read."""
 
-    place: str
+    path: str
     """The file, for messages."""
     name: str
     """The file's name inside the source, for ids and sources."""
     number: int
-    """Line or row, from 1; 0 when the row is the whole file."""
+    """Number of the line or row, from 1; 0 if the row is the whole file."""
     values: Mapping[str, Any] | None
     problem: Problem | None = None
     repaired: bool = False
-    """Whether half surrogate pairs in its strings were replaced by U+FFFD."""
+    """True if lone surrogates in its strings were replaced by U+FFFD."""
 
     @property
     def where(self) -> str:
-        return f"{self.place}, row {self.number}" if self.number else self.place
+        return f"{self.path}, row {self.number}" if self.number else self.path
 
 
 class Wishes(Protocol):
-    """What a source says of how its files are to be read."""
+    """The fields of a source that determine how its files are read."""
 
     @property
     def cut_at(self) -> str | None: ...
@@ -68,7 +68,7 @@ READERS: Parts[Reader] = Parts("reader")
 @READERS.add("jsonl")
 @READERS.add("ndjson")
 def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
-    """JSON objects, one a line; blank lines are passed over."""
+    """Read JSON objects, one per line; blank lines are skipped."""
     for number, line in enumerate(files.lines(file), 1):
         try:
             values = orjson.loads(line)
@@ -76,37 +76,37 @@ def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values, repaired = _python_json(line)
+                values, repaired = _parse_python_json(line)
             except ValueError:
-                yield Row(printable(file.path), file.name, number, None, _not_json(line, error))
+                yield Row(printable(file.path), file.name, number, None, _json_problem(line, error))
                 continue
-            yield _object(file, number, values)._replace(repaired=repaired)
+            yield _object_row(file, number, values)._replace(repaired=repaired)
             continue
-        yield _object(file, number, values)
+        yield _object_row(file, number, values)
 
 
 @READERS.add("json")
 def read_json(file: File, wishes: Wishes) -> Iterator[Row]:
-    """One JSON array of objects."""
+    """Read one JSON array of objects."""
     hint = "write one JSON object a line and name the file .jsonl"
-    data = files.whole(file, hint=hint)
+    data = files.read_text(file, hint=hint)
     repaired = False
     try:
         values = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         try:
-            values, repaired = _python_json(data)
+            values, repaired = _parse_python_json(data)
         except ValueError:
             raise DamagedFile(file.path, f"is not JSON: {error}", hint=hint) from None
     if not isinstance(values, list):
-        raise DamagedFile(file.path, expected="a JSON array of objects", got=kind_of(values), hint=hint)
+        raise DamagedFile(file.path, expected="a JSON array of objects", got=json_type(values), hint=hint)
     for number, value in enumerate(values, 1):
-        yield _object(file, number, value)._replace(repaired=repaired)
+        yield _object_row(file, number, value)._replace(repaired=repaired)
 
 
 @READERS.add("parquet")
 def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
-    """The rows of a parquet file, batch by batch."""
+    """Read the rows of a parquet file in batches."""
     import pyarrow
     from pyarrow import parquet
 
@@ -120,7 +120,7 @@ def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
         except (pyarrow.ArrowException, OSError) as error:
             problem = f"cannot be read as parquet: {(str(error).splitlines() or [type(error).__name__])[0]}"
             raise DamagedFile(file.path, problem, hint="copy or download it again") from None
-    files.verify(file)  # parquet is not read from its beginning to its end, so that no digest is at hand
+    files.verify(file)  # parquet is not read sequentially, so there is no digest to compare
 
 
 @READERS.add("txt")
@@ -129,30 +129,30 @@ def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
 @READERS.add("markdown")
 @READERS.add("rst")
 def read_text(file: File, wishes: Wishes) -> Iterator[Row]:
-    """Plain text: the file, its paragraphs or its lines, as `cut_at` says."""
+    """Read plain text: the file as one document, or its paragraphs or lines according to `cut_at`."""
     if wishes.cut_at is None:
         hint = "set `cut_at: blank_lines` or `cut_at: lines` to make many documents of it"
-        yield _text_row(file, 0, normalize_line_ends(files.whole(file, hint=hint)), wishes)
+        yield _text_row(file, 0, normalize_line_ends(files.read_text(file, hint=hint)), wishes)
         return
     for number, piece in _pieces(files.text_lines(file), wishes.cut_at):
         yield _text_row(file, number, piece, wishes)
 
 
 def _pieces(text_lines: Iterable[bytes], cut_at: str) -> Iterator[tuple[int, bytes]]:
-    """(number of its first line, bytes) of each piece that is not blank."""
-    gathered: list[bytes] = []
+    """Yield (number of the first line, bytes) of each piece that is not blank."""
+    paragraph: list[bytes] = []
     number = 0
     for number, line in enumerate(text_lines, 1):
         if cut_at == "lines":
             if line.strip():
                 yield number, line
         elif line.strip():
-            gathered.append(line)
-        elif gathered:
-            yield number - len(gathered), b"\n".join(gathered)
-            gathered = []
-    if gathered:
-        yield number - len(gathered) + 1, b"\n".join(gathered)
+            paragraph.append(line)
+        elif paragraph:
+            yield number - len(paragraph), b"\n".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield number - len(paragraph) + 1, b"\n".join(paragraph)
 
 
 def _text_row(file: File, number: int, data: bytes, wishes: Wishes) -> Row:
@@ -166,21 +166,21 @@ def _text_row(file: File, number: int, data: bytes, wishes: Wishes) -> Row:
     return Row(printable(file.path), file.name, number, {wishes.text_field or "text": text})
 
 
-def _python_json(data: bytes) -> tuple[Any, bool]:
-    """(value, whether strings were repaired) of JSON as Python's `json` writes it, beyond the standard.
+def _parse_python_json(data: bytes) -> tuple[Any, bool]:
+    """Parse JSON as Python's `json` writes it, beyond the standard; return the value and whether it was repaired.
 
-    NaN and the infinities become null; half a surrogate pair, which no UTF-8 can hold, becomes U+FFFD.
+    NaN and infinities become null; lone surrogates, which UTF-8 cannot encode, become U+FFFD.
     """
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=lambda _: None)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
-    whole = _without_half_pairs(value)
-    return whole, whole is not value
+    repaired = _replace_lone_surrogates(value)
+    return repaired, repaired is not value
 
 
-def _without_half_pairs(value: Any) -> Any:
-    """`value` itself where every string can be written in UTF-8, otherwise a repaired copy."""
+def _replace_lone_surrogates(value: Any) -> Any:
+    """Return `value` itself if every string can be encoded in UTF-8, otherwise a repaired copy."""
     if isinstance(value, str):
         return (
             value
@@ -190,11 +190,11 @@ def _without_half_pairs(value: Any) -> Any:
             else value
         )
     if isinstance(value, dict):
-        items = [(_without_half_pairs(name), _without_half_pairs(below)) for name, below in value.items()]
-        same = all(new is name and below is value[name] for (new, below), name in zip(items, value, strict=True))
-        return value if same else dict(items)
+        items = [(_replace_lone_surrogates(name), _replace_lone_surrogates(item)) for name, item in value.items()]
+        unchanged = all(new is name and item is value[name] for (new, item), name in zip(items, value, strict=True))
+        return value if unchanged else dict(items)
     if isinstance(value, list):
-        items = [_without_half_pairs(below) for below in value]
+        items = [_replace_lone_surrogates(item) for item in value]
         return value if all(new is old for new, old in zip(items, value, strict=True)) else items
     return value
 
@@ -202,26 +202,28 @@ def _without_half_pairs(value: Any) -> Any:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _object(file: File, number: int, values: Any) -> Row:
+def _object_row(file: File, number: int, values: Any) -> Row:
     if isinstance(values, dict):
         return Row(printable(file.path), file.name, number, values)
-    problem = Problem("not_an_object", "a JSON object with fields", kind_of(values))
+    problem = Problem("not_an_object", "a JSON object with fields", json_type(values))
     return Row(printable(file.path), file.name, number, None, problem)
 
 
-def _not_json(line: bytes, error: orjson.JSONDecodeError) -> Problem:
+def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> Problem:
     try:
-        shown = line[:60].decode("utf-8")
-    except UnicodeDecodeError as wrong:
-        if wrong.reason != "unexpected end of data":
+        excerpt = line[:60].decode("utf-8")
+    except UnicodeDecodeError as decode_error:
+        if decode_error.reason != "unexpected end of data":
             return Problem(
-                "not_utf8", "JSON in UTF-8", f"the byte 0x{line[wrong.start]:02x} at column {wrong.start + 1}"
+                "not_utf8",
+                "JSON in UTF-8",
+                f"the byte 0x{line[decode_error.start]:02x} at column {decode_error.start + 1}",
             )
-        shown = line[: wrong.start].decode("utf-8")
-    return Problem("not_json", "a JSON object", f"{shown!r}{'...' if len(line) > 60 else ''} ({error})")
+        excerpt = line[: decode_error.start].decode("utf-8")
+    return Problem("not_json", "a JSON object", f"{excerpt!r}{'...' if len(line) > 60 else ''} ({error})")
 
 
-def kind_of(value: Any) -> str:
-    """What a value is, in the words of JSON."""
+def json_type(value: Any) -> str:
+    """Return the JSON type of a value, as text for messages."""
     names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, (int, float)) else type(value).__name__)

@@ -1,4 +1,4 @@
-"""What a user says of a place that text comes from; `sources` reads it."""
+"""The settings of a text source, which `read` reads."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.file_listing import printable
 
 ORIGINS = ("path", "world", "huggingface")
-"""The fields of which a source has exactly one."""
+"""The fields of which a source sets exactly one."""
 
 
 class Source(Settings):
-    """One place that text comes from: exactly one of `path`, `world` and `huggingface`."""
+    """A source of text: exactly one of `path`, `world` and `huggingface`."""
 
     name: str | None = None
-    """What documents say they come from; without it, the row's own `source`, else the file's or folder's name."""
+    """Source name of the documents; by default the row's `source`, else the name of the file or folder."""
     path: InputPath | None = None
-    """A file, a folder (all usable files below it), a glob, or a URL such as `s3://bucket/folder`."""
+    """A file, a folder (all supported files below it), a glob, or a URL such as `s3://bucket/folder`."""
     exclude: tuple[str, ...] = ()
-    """Globs of files to leave out, matched with the name of the file and its path below the folder."""
+    """Globs of files to exclude, matched with the file name and the path below the folder."""
     world: WorldSettings | None = None
-    """The embedded world, which needs no files."""
+    """The embedded world, a generated corpus that needs no files."""
     part: str | None = neutral(None)
-    """Which of the world's texts: documents, vet or court where documents are wanted; dialogues, sums or refusals where
-    dialogues are; preferences. Without it the first."""
+    """The part of the world: documents, vet or court for documents; dialogues, sums or refusals for dialogues;
+    preferences. The default is the first for the kind of record."""
     huggingface: str | None = None
-    """A data set of the Hugging Face hub, or a folder in its form (extra `datasets`)."""
+    """A data set of the Hugging Face hub, or a local folder in its format (extra `datasets`)."""
     subset: str | None = None
-    """The hub data set's configuration, where it has several."""
+    """The configuration of the data set, if it has several."""
     split: str = "train"
-    """The hub data set's split."""
+    """The split of the data set."""
     text_field: str | None = None
-    """The field that holds the text; without it the first of text, content, raw_content, body, document, article."""
+    """The field with the text; by default the first of text, content, raw_content, body, document, article."""
     cut_at: Literal["blank_lines", "lines"] | None = None
-    """Make many documents of a text file, cut at blank lines or at every line; without it a file is one document."""
+    """Split a text file into documents at blank lines or at every line; by default a file is one document."""
     licence: str | None = None
-    """The licence of documents that do not carry one themselves (in `license` or `licence`)."""
+    """The licence of documents without a `license` or `licence` field."""
     on_bad_row: Literal["error", "drop"] = "error"
-    """What a row that cannot be used does: stop the run, or be dropped and counted."""
+    """Handling of a row that cannot be used: stop the run, or drop and count the row."""
     repeat: float = Field(default=1.0, gt=0)
-    """How often the source is passed over in training; 2.5 takes half of its documents, drawn by content, thrice."""
+    """Number of repetitions in training; with 2.5, half of the documents, chosen by content hash, occur three times."""
     limit: int | None = Field(default=None, ge=1)
-    """Take only the first documents."""
+    """Maximum number of documents, from the beginning."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,26 +56,26 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Source:
-        given = [name for name in ORIGINS if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(ORIGINS)}, not {' and '.join(given) or 'none'}")
+        origins = [name for name in ORIGINS if getattr(self, name) is not None]
+        if len(origins) != 1:
+            raise ValueError(f"give exactly one of {', '.join(ORIGINS)}, not {' and '.join(origins) or 'none'}")
         if self.part is not None and self.world is None:
             raise ValueError("`part` names a part of the embedded world, and this source is not the world")
         return self
 
     def identity_of(self, field: str, value: Any) -> Any:
-        """A path is identified by its content and by the names that go into ids and sources of documents."""
+        """Identify a path by its content and by the names that ids and sources of documents contain."""
         if field == "path" and isinstance(value, dict):
-            file = PurePosixPath(self.path or "").suffix != ""
-            origin = self.origin() if file or self.name is None else None
+            is_file = PurePosixPath(self.path or "").suffix != ""
+            origin = self.origin() if is_file or self.name is None else None
             return {**value, "origin": origin} if origin else value
         return value
 
     def origin(self) -> str:
-        """The last name of the path that is no pattern: `a.jsonl`, or `books` of `books/**/*.txt`."""
+        """Return the last name of the path that is not a pattern: `a.jsonl`, or `books` for `books/**/*.txt`."""
         parts = [part for part in PurePosixPath(self.path or "").parts if not glob.has_magic(part) and part.strip("./")]
         return printable(parts[-1]) if parts else ""
 
     def label(self) -> str:
-        """What to call it in messages and reports."""
+        """Return the name of the source for messages and reports."""
         return self.name or self.path or self.huggingface or "world"
