@@ -105,9 +105,19 @@ class Engine:
         `clock` gives the date that the chat template may print: by default the fixed one of training, so that tests
         and training do not depend on the day.
         """
-        opened = Pretrained.load(folder, dtype=dtype, device=device, finite=False)
-        template = opened.template and opened.template.with_clock(clock)
-        return cls(opened.model, opened.tokenizer, template=template, device=device)
+        return cls.of(Pretrained.load(folder, dtype=dtype, device=device, finite=False), device=device, clock=clock)
+
+    @classmethod
+    def of(
+        cls,
+        pretrained: Pretrained[Transformer],
+        *,
+        device: str | torch.device = "cpu",
+        clock: Callable[[], datetime] = training_clock,
+    ) -> Engine:
+        """Return the engine of a model that was loaded before; the engine uses its weights without a copy."""
+        template = pretrained.template and pretrained.template.with_clock(clock)
+        return cls(pretrained.model, pretrained.tokenizer, template=template, device=device)
 
     # -- prompts
 

@@ -14,7 +14,7 @@ import torch
 from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate, encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.nn import hf, reward
+from vita.infer.pretrained import Pretrained
 from vita.nn.reward import RewardTransformer
 from vita.spine.errors import DataError
 
@@ -37,11 +37,9 @@ class RewardModel:
 
     @classmethod
     def open(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> RewardModel:
-        """The reward model in a folder, with its tokenizer and chat template."""
-        model, tokenizer = reward.load(folder, device=device), Tokenizer.load(folder)
-        hf.check_tokens(folder, model.architecture, tokenizer.vocabulary)
-        hf.check_finite(model, folder)
-        return cls(model, tokenizer, ChatTemplate.load(folder), device=device)
+        """Open the reward model of a folder, with its tokenizer and chat template."""
+        pretrained = Pretrained.load_reward(folder, device=device)
+        return cls(pretrained.model, pretrained.tokenizer, pretrained.require_template(), device=device)
 
     def ids(self, dialogue: Sequence[Message]) -> list[int]:
         """The dialogue in tokens, as it was in training: to the last that its template writes."""

@@ -20,8 +20,7 @@ from pydantic import Field
 from vita.data.records import Message
 from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.source import Source
-from vita.data.tokens.chat_template import ChatTemplate, encode_prompt
-from vita.data.tokens.tokenizer import Tokenizer
+from vita.data.tokens.chat_template import encode_prompt
 from vita.data.world import World, WorldSettings
 from vita.data.world.users import Crowd, Reaction, Visit, reactions
 from vita.data.world.visitors import Villagers
@@ -107,10 +106,11 @@ class Askers:
 
 
 def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -> list[Prompt]:
-    from vita.nn import hf
+    from vita.infer.pretrained import PretrainedText
 
-    tokenizer, template = Tokenizer.load(model), ChatTemplate.load(model)
-    room = int(hf.read_config(model)["max_position_embeddings"]) - answer
+    text = PretrainedText.load(model)
+    tokenizer, template = text.tokenizer, text.require_template()
+    room = text.architecture.context - answer
 
     def fits(one: Prompt) -> bool:
         return len(encode_prompt(tokenizer, template, one.messages)) <= room

@@ -27,6 +27,7 @@ from torch import Tensor
 from vita.nn.architecture import Architecture
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
+from vita.spine.model_files import ModelFiles, ModelFolder
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -62,30 +63,31 @@ class Generation:
 
 
 def load(
-    folder: str | Path,
+    folder: ModelFolder,
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     attention: str = "sdpa",
 ) -> Transformer:
     """The model in a Hugging Face folder, its weights converted to `dtype`."""
-    architecture = Architecture.from_hf(read_config(folder), where=str(Path(folder) / CONFIG))
+    files = ModelFiles.of(folder)
+    architecture = Architecture.from_hf(read_config(files), where=str(files.path(CONFIG)))
     with torch.device("meta"):
         model = Transformer(architecture, attention=attention)
-    return filled(model, folder, dtype=dtype, device=device)
+    return filled(model, files, dtype=dtype, device=device)
 
 
-def filled(model: M, folder: str | Path, *, dtype: torch.dtype, device: str | torch.device) -> M:
+def filled(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: str | torch.device) -> M:
     """A model that was made on the meta device, with the weights in the folder."""
     model = model.to(dtype).to_empty(device=device)
     model.model.rotary.reset_parameters()
-    _fill(model, Path(folder))
+    _fill(model, ModelFiles.of(folder))
     return model
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """What `config.json` says."""
-    return _read_json(Path(folder) / CONFIG)
+def read_config(folder: ModelFolder) -> dict[str, Any]:
+    """Return the content of `config.json`."""
+    return _read_json(folder, CONFIG)
 
 
 def save(
@@ -117,11 +119,10 @@ def save(
     _write_json(folder / CONFIG, {**described, **(config or {})})
 
 
-def load_generation(folder: str | Path) -> Generation:
-    """What `generation_config.json` says, or what `config.json` does where there is none."""
-    folder = Path(folder)
-    path = folder / GENERATION
-    config = _read_json(path if path.exists() else folder / CONFIG)
+def load_generation(folder: ModelFolder) -> Generation:
+    """Return the settings of `generation_config.json`, or those of `config.json` where there is no such file."""
+    files = ModelFiles.of(folder)
+    config = _read_json(files, GENERATION if files.exists(GENERATION) else CONFIG)
     stop = config.get("eos_token_id")
     return Generation(
         start=config.get("bos_token_id"),
@@ -146,34 +147,39 @@ def add_stops(folder: str | Path, tokens: Iterable[int], *, otherwise: Iterable[
     stops = list(dict.fromkeys([*(before.stop or sorted(otherwise)), *tokens]))
     if path.exists() and stops == [*before.stop]:
         return
-    values = _read_json(path) if path.exists() else {"bos_token_id": before.start, "pad_token_id": before.padding}
+    values = (
+        _read_json(folder, GENERATION)
+        if path.exists()
+        else {"bos_token_id": before.start, "pad_token_id": before.padding}
+    )
     _write_json(path, {**values, "eos_token_id": stops})
 
 
-def carry(source: str | Path, folder: str | Path) -> None:
-    """Copies tokenizer, chat templates and generation settings from one model folder to another."""
-    source, folder = Path(source), Path(folder)
+def carry(source: ModelFolder, folder: str | Path) -> None:
+    """Copy tokenizer, chat templates and generation settings from one model folder to another."""
+    files, folder = ModelFiles.of(source), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in COMPANIONS:
-        if (source / name).exists():
-            shutil.copyfile(source / name, folder / name)
-    if (source / TEMPLATES).is_dir():
-        shutil.copytree(source / TEMPLATES, folder / TEMPLATES, dirs_exist_ok=True)
+        if files.exists(name):
+            (folder / name).write_bytes(files.read(name))
+    if files.path(TEMPLATES).is_dir():
+        shutil.copytree(files.path(TEMPLATES), folder / TEMPLATES, dirs_exist_ok=True)
 
 
-def save_next(model: Transformer, folder: str | Path, *, source: str | Path, **learnt: int) -> None:
+def save_next(model: Transformer, folder: str | Path, *, source: ModelFolder, **learnt: int) -> None:
     """Saves a language model that was made from the one in `source`, with everything else that `source` says.
 
     The weights keep the types in which `source` stores them, `config.json` keeps its further fields, and tokenizer,
     templates and generation settings are copied. `learnt` goes into `vita.json`.
     """
+    source = ModelFiles.of(source)
     save_like(model, folder, source=source, config=read_config(source))
     carry(source, folder)
     pad_left(folder)
     describe(model.architecture, folder, **learnt)
 
 
-def save_like(model: Transformer, folder: str | Path, *, source: str | Path, config: Mapping[str, Any]) -> None:
+def save_like(model: Transformer, folder: str | Path, *, source: ModelFolder, config: Mapping[str, Any]) -> None:
     """Saves weights in the types in which `source` stores them, those without a counterpart in the most common one."""
     dtypes = stored_dtypes(source)
     usual = _most_common(dtypes)
@@ -181,7 +187,7 @@ def save_like(model: Transformer, folder: str | Path, *, source: str | Path, con
 
 
 @torch.no_grad()
-def round_like(model: Transformer, source: str | Path) -> None:
+def round_like(model: Transformer, source: ModelFolder) -> None:
     """Rounds weights in place to the types in which `source` stores them, so that what is measured is what is saved."""
     dtypes = stored_dtypes(source)
     usual = _most_common(dtypes)
@@ -189,10 +195,13 @@ def round_like(model: Transformer, source: str | Path) -> None:
         parameter.copy_(parameter.to(dtypes.get(name, usual)))
 
 
-def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
-    """The type of each tensor in the folder's weight files, by name."""
+def stored_dtypes(folder: ModelFolder) -> dict[str, torch.dtype]:
+    """Return the type of each tensor in the folder's weight files, by name."""
+    files = ModelFiles.of(folder)
+    if files.tensor_types is not None:
+        return dict(files.tensor_types)
     dtypes: dict[str, torch.dtype] = {}
-    for path in _weight_files(Path(folder)):
+    for path in _weight_files(files):
         with _reading(path) as file:
             dtypes |= {name: _TYPES.get(file.get_slice(name).get_dtype(), torch.float32) for name in file.keys()}  # noqa: SIM118
     return dtypes
@@ -213,12 +222,12 @@ def pad_left(folder: str | Path) -> None:
     """
     path = Path(folder) / TOKENIZER_CONFIG
     if path.exists():
-        settings = _read_json(path)
+        settings = _read_json(folder, TOKENIZER_CONFIG)
         if settings.get("padding_side") != "left":
             _write_json(path, {**settings, "padding_side": "left"})
 
 
-def check_tokens(folder: str | Path, architecture: Architecture, tokens: int) -> None:
+def check_tokens(folder: ModelFolder, architecture: Architecture, tokens: int) -> None:
     """Refuses a tokenizer with more ids (`tokens`) than the model has embeddings, and an end token beyond them."""
     rows = architecture.vocabulary
     if tokens > rows:
@@ -232,7 +241,7 @@ def check_tokens(folder: str | Path, architecture: Architecture, tokens: int) ->
         raise ModelError(f"{folder}: eos_token_id", expected=f"token ids from 0 to {rows - 1}", got=beyond[0])
 
 
-def check_finite(model: Transformer, folder: str | Path) -> None:
+def check_finite(model: Transformer, folder: ModelFolder) -> None:
     """Refuses weights that are NaN or infinite, by the name of the first such tensor."""
     names = nonfinite_tensors(model)
     if names:
@@ -251,12 +260,14 @@ def describe(architecture: Architecture, folder: str | Path, **learnt: int) -> N
     _write_json(Path(folder) / DESCRIPTION, {"context": architecture.context, **learnt})
 
 
-def _fill(model: Transformer, folder: Path) -> None:
+def _fill(model: Transformer, files: ModelFiles) -> None:
     wanted = dict(model.state_dict())
     head = None
     found: dict[str, Path] = {}
-    for path in _weight_files(folder):
+    dtypes: dict[str, torch.dtype] = {}
+    for path in _weight_files(files):
         for name, tensor in _tensors(path):
+            dtypes[name] = tensor.dtype if tensor.dtype in _TYPES.values() else torch.float32
             if name in found:
                 raise ModelError(f"{path}: {name}", f"stands also in {found[name].name}")
             found[name] = path
@@ -269,9 +280,10 @@ def _fill(model: Transformer, folder: Path) -> None:
     missing = sorted(wanted.keys() - found.keys())
     if missing:
         more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
-        raise ModelError(f"{folder}: {missing[0]}{more}", "missing from the weights")
+        raise ModelError(f"{files}: {missing[0]}{more}", "missing from the weights")
     if head is not None and not torch.equal(head.to(model.head_weight), model.head_weight):
-        raise ModelError(f"{folder}: lm_head.weight", "differs from the embedding though `tie_word_embeddings` is true")
+        raise ModelError(f"{files}: lm_head.weight", "differs from the embedding though `tie_word_embeddings` is true")
+    files.tensor_types = dtypes
 
 
 def _copy(tensor: Tensor, parameter: Tensor, *, where: str) -> None:
@@ -283,9 +295,10 @@ def _copy(tensor: Tensor, parameter: Tensor, *, where: str) -> None:
         parameter.copy_(tensor)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / INDEX).exists():
-        shards: Mapping[str, str] = _read_json(folder / INDEX).get("weight_map") or {}
+def _weight_files(files: ModelFiles) -> list[Path]:
+    folder = files.folder
+    if files.exists(INDEX):
+        shards: Mapping[str, str] = _read_json(files, INDEX).get("weight_map") or {}
         paths = [folder / name for name in sorted(set(shards.values()))]
         for path in paths:
             if path.parent != folder or not path.exists():
@@ -319,9 +332,11 @@ def _reading(path: Path) -> Iterator[Any]:
         raise ModelError(str(path), f"cannot be read, perhaps it was cut short: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(folder: ModelFolder, name: str) -> dict[str, Any]:
+    files = ModelFiles.of(folder)
+    path = files.path(name)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(files.text(name))
     except FileNotFoundError:
         raise ModelError(str(path), "no such file", hint="a model is a folder as Hugging Face writes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

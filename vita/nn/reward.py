@@ -19,6 +19,7 @@ from vita.nn.architecture import Architecture
 from vita.nn.init import generator
 from vita.nn.transformer import Linear, Transformer
 from vita.spine.errors import ModelError
+from vita.spine.model_files import ModelFiles, ModelFolder
 
 # B batch, T position
 
@@ -50,7 +51,7 @@ class RewardTransformer(Transformer):
         return nn.functional.linear(hidden.float(), self.score.weight.float())[:, 0]
 
 
-def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: str | Path | None = None) -> None:
+def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: ModelFolder | None = None) -> None:
     """A folder that transformers' `AutoModelForSequenceClassification` opens; `padding` is the token it passes over.
 
     With `source`, the language model it was made from, weights and `config.json` keep what that folder says.
@@ -65,15 +66,17 @@ def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: 
     if source is None:
         hf.save(model, folder, config=described)
     else:
+        source = ModelFiles.of(source)
         hf.save_like(model, folder, source=source, config={**hf.read_config(source), **described})
 
 
 def load(
-    folder: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    folder: ModelFolder, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
 ) -> RewardTransformer:
-    """The reward model in a folder."""
-    config = hf.read_config(folder)
-    where = str(Path(folder) / hf.CONFIG)
+    """Load the reward model of a folder."""
+    files = ModelFiles.of(folder)
+    config = hf.read_config(files)
+    where = str(files.path(hf.CONFIG))
     if config.get("architectures") != [CLASSIFIER]:
         hint = "a reward model is made by `vita reward`"
         raise ModelError(f"{where}: architectures", expected=CLASSIFIER, got=config.get("architectures"), hint=hint)
@@ -82,4 +85,4 @@ def load(
         raise ModelError(f"{where}: num_labels", expected="1, a score", got=labels)
     with torch.device("meta"):
         model = RewardTransformer(Architecture.from_hf(config, where=where))
-    return hf.filled(model, folder, dtype=dtype, device=device)
+    return hf.filled(model, files, dtype=dtype, device=device)

@@ -11,11 +11,10 @@ from typing import NamedTuple
 from vita.data.records import Dialogue
 from vita.data.sources.source import Source
 from vita.data.tokens.chat_template import ChatTemplate
-from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.tuning_examples import TuningSettings, prepare_dialogue
 from vita.rights.document_fates import Use
 from vita.spine.config import InputPath
-from vita.spine.errors import ModelError, VitaError
+from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
@@ -29,17 +28,11 @@ class DialogueUse(NamedTuple):
 
 def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, ledger: Ledger) -> DialogueUse | None:
     """What a run of `sft` used of a dialogue; None where all was used, and where that cannot be known any more."""
-    from vita.nn import hf
-    from vita.nn.architecture import Architecture
+    from vita.infer.pretrained import PretrainedText
 
     try:
-        folder = store.open(ledger.inputs(run.id)["model"]).path
-        tokenizer = Tokenizer.load(folder)
-        try:
-            template = ChatTemplate.load(folder)
-        except ModelError:
-            template = ChatTemplate.default()
-        length = run.config.get("max_length") or Architecture.from_hf(hf.read_config(folder)).context
+        text = PretrainedText.load(store.open(ledger.inputs(run.id)["model"]).path)
+        length = run.config.get("max_length") or text.architecture.context
         settings = TuningSettings(
             int(length),
             run.config.get("on_long", "truncate"),
@@ -47,7 +40,7 @@ def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, l
             run.config.get("seed", 0),
         )
         source = Source(path=InputPath("dialogues"), repeat=repeat, on_bad_row="drop")
-        prepared = prepare_dialogue(dialogue, source, tokenizer, template, settings)
+        prepared = prepare_dialogue(dialogue, source, text.tokenizer, text.template or ChatTemplate.default(), settings)
     except (VitaError, KeyError):
         return None
     if prepared.drop:

@@ -36,6 +36,8 @@ from vita.train.choices import Masking, PrecisionChoice
 from vita.train.schedule import Schedule
 
 if TYPE_CHECKING:
+    from vita.infer.pretrained import Pretrained
+    from vita.nn.transformer import Transformer
     from vita.train.parallel import World
     from vita.train.text import HeldOut
     from vita.train.trainer import Trainer, Training, Work
@@ -116,6 +118,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     if length > shape.context:
         raise ConfigError("adapt.length", expected=f"at most {shape.context}, the model's context", got=length)
     tokenizer = pretrained.tokenizer
+    original = pretrained.copy() if context.machine.leads else None  # the weights before, compared at the end
     old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
     domain = _read(config, tokenizer, context)
     rows = config.rows or _rows(config, domain.learnt.tokens, length)
@@ -159,17 +162,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
-        hf.round_like(trained, inputs.model.path)
+        hf.round_like(trained, pretrained.files)
     context.record |= learnt.record
-    if not context.machine.leads:
+    if original is None:
         return Draft(Model, context.scratch, {})
 
     check = RunCheck("adapt", learnt, trained, before, context.scratch, config.allow_no_improvement)
     check.health()
     improvement = check.improvement(loss_evidence(learnt, heldout=("domain_loss", "domain_bits_per_byte")))
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=steps * rows * length)
-    figures = _measured(config, inputs, domain, folder, tokenizer, context)
+    hf.save_next(trained, folder, source=pretrained.files, steps=steps, tokens=steps * rows * length)
+    figures = _measured(config, inputs, original, domain, folder, context)
     counted = {
         "steps": steps,
         "tokens": steps * rows * length,
@@ -282,17 +285,21 @@ def _look(heldout: Mapping[str, HeldOut | None], trainer: Trainer) -> dict[str, 
 
 
 def _measured(
-    config: Config, inputs: Inputs, domain: Domain, folder: Path, tokenizer: Tokenizer, context: Context
+    config: Config,
+    inputs: Inputs,
+    original: Pretrained[Transformer],
+    domain: Domain,
+    folder: Path,
+    context: Context,
 ) -> dict[str, dict[str, Interval]]:
     """Bits per byte of whole held-out documents under both models, and the paired difference."""
     from vita.infer.engine import Engine
 
-    old = _general(inputs)
+    old, tokenizer, device = _general(inputs), original.tokenizer, context.machine.device
     general = sample_of(old, tokenizer, size=config.documents, seed=config.seed) if old else []
     texts = {"domain": domain.kept, "general": general}
     scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, own in texts.items() if own}
-    for place in (inputs.model.path, folder):
-        engine = Engine.open(place, device=context.machine.device)
+    for engine in (Engine.of(original, device=device), Engine.open(folder, device=device)):
         for name in scores:
             context.emit("note", text=f"reads {len(texts[name]):,} held-out documents, {name}")
             read = score_documents(

@@ -43,6 +43,8 @@ from vita.train.choices import PrecisionChoice
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vita.infer.pretrained import Pretrained
+    from vita.nn.transformer import Transformer
     from vita.rl.before_after import Shift
     from vita.rl.judging import Judges
     from vita.train.preference_batches import PairLearning
@@ -167,8 +169,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     judges = _judges(config, inputs, context)
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     found = _read(config, inputs, learn, tokenizer, template, context, length=length)
+    original = None  # the weights before training, which the comparison at the end answers with
     if judges and (asked := _asked(config, found)):
         judges.try_out(asked[0])
+        original = pretrained.copy() if context.machine.leads else None
     training = preference_training(
         pairs=len(found.learnt),
         rate=scaling_rules.preference_rate(shape.parameters()) * config.rate,
@@ -210,7 +214,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
-        hf.round_like(trained, inputs.model.path)
+        hf.round_like(trained, pretrained.files)
         check = RunCheck("dpo", learnt, trained, begun, context.scratch, config.allow_no_improvement)
         check.health()
         improvement = check.improvement(loss_evidence(learnt, control=config.shuffle_labels))
@@ -220,11 +224,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=int(rows.tokens.sum()))
+    hf.save_next(trained, folder, source=pretrained.files, steps=steps, tokens=int(rows.tokens.sum()))
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
     ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
-    moved = _moved(config, inputs, judges, found, folder, context)
+    moved = _moved(config, original, judges, found, folder, context)
     facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out) | improvement
     _tell_drift(facts, context.emit)
     _write(config, inputs, learnt.curve, training, facts, ranked, moved, folder)
@@ -330,17 +334,23 @@ def _asked(config: Config, found: Found) -> list[Prompt]:
 
 
 def _moved(
-    config: Config, inputs: Inputs, judges: Judges | None, found: Found, folder: Path, context: Context
+    config: Config,
+    original: Pretrained[Transformer] | None,
+    judges: Judges | None,
+    found: Found,
+    folder: Path,
+    context: Context,
 ) -> Shift | None:
     from vita.infer.engine import Engine
 
     prompts = _asked(config, found)
-    if judges is None or not prompts:
+    if judges is None or original is None:
         why = "no prompt is held out" if judges else "`rewards` names nothing to score them by"
         context.emit("note", text=f"answers are not compared: {why}")
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
-    before, after = (Engine.open(place, device=context.machine.device) for place in (inputs.model.path, folder))
+    device = context.machine.device
+    before, after = Engine.of(original, device=device), Engine.open(folder, device=device)
     return judges.beside(before, after, prompts, samples=config.samples, sampling=config.sampling, seed=config.seed)
 
 

@@ -21,6 +21,7 @@ from vita.nn.architecture import Architecture
 from vita.reporting.training_report import last, mean_of_last, write_learning
 from vita.spine.config import Settings, build, neutral
 from vita.spine.errors import ConfigError
+from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
 from vita.train.choices import Masking, PrecisionChoice
@@ -99,7 +100,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))["training"]
     training = training_of(config, plan)
     rows, length, steps = config.rows or plan["rows"], plan["context"], training.schedule.steps
-    model = hf.load(inputs.model.path)
+    source = ModelFiles(inputs.model.path)
+    model = hf.load(source)
     hf.check_finite(model, inputs.model.path)
     before = fingerprint(model)
     shards = Shards.open(inputs.tokens.path / "train")
@@ -143,7 +145,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
-        hf.round_like(trained, inputs.model.path)
+        hf.round_like(trained, source)
     context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
@@ -152,7 +154,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     check.health()
     improvement = check.improvement(loss_evidence(learnt))
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=inputs.model.path, steps=steps, tokens=steps * rows * length)
+    hf.save_next(trained, folder, source=source, steps=steps, tokens=steps * rows * length)
     facts = {
         "steps": steps,
         "tokens": steps * rows * length,

@@ -141,7 +141,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
             checkpoint_seconds=config.checkpoint_seconds,
         )
         trained = trainer.trained()
-        hf.round_like(trained, inputs.model.path)
+        hf.round_like(trained, pretrained.files)
         check = RunCheck("reward", learnt, trained, before, context.scratch, config.allow_no_improvement)
         check.health()
         scores = _scores(trainer, aside)
@@ -157,8 +157,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     )
     improvement = check.improvement(_evidence(config, figures, found, seen=learnt.steps * config.rows))
     folder = context.draft_folder()
-    reward.save(trained, folder, padding=tokenizer.pad, source=inputs.model.path)
-    hf.carry(inputs.model.path, folder)
+    reward.save(trained, folder, padding=tokenizer.pad, source=pretrained.files)
+    hf.carry(pretrained.files, folder)
     template.save_where_missing(folder)
     hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
     gap = calibration(scores)[1] if scores else None

@@ -28,6 +28,7 @@ from vita.reporting.training_report import Picture, last, mean_of_last, write_le
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
+from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
 from vita.train.choices import Aggregation, Importance, Method, PrecisionChoice, Scale
@@ -179,7 +180,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     device = context.machine.device
     rewards, judges = _judges(config, inputs, device)
     pretrained = Pretrained.load(inputs.model.path)
-    reference = Engine.open(inputs.model.path, device=device)
+    reference = Engine.of(pretrained.copy(), device=device)
     asked, aside, counts = _prompts(config, reference, context)
     judges.try_out(aside[0])
     policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
@@ -211,7 +212,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     )
     context.record |= learnt.record
     final = model.policy() if isinstance(model, ActorCritic) else model
-    hf.round_like(final, inputs.model.path)
+    hf.round_like(final, pretrained.files)
     check = RunCheck("rlhf", learnt, final, before, context.scratch, config.allow_no_improvement)
     check.health()
     later = Engine(final, tokenizer, template=template, device=device)
@@ -230,7 +231,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         context.emit("note", text=text, level="warning")
     facts = _facts(config, learnt, found, asked=asked, aside=aside) | counts.facts() | improvement
     context.emit("note", text=_story(facts, found))
-    return Draft(Model, _written(config, inputs, context, final, learnt, found, facts, training), facts)
+    return Draft(
+        Model, _written(config, inputs, pretrained.files, context, final, learnt, found, facts, training), facts
+    )
 
 
 # -- settings
@@ -449,6 +452,7 @@ PICTURES = (
 def _written(
     config: Config,
     inputs: Inputs,
+    source: ModelFiles,
     context: Context,
     final: Transformer,
     learnt: Learnt,
@@ -459,7 +463,7 @@ def _written(
     from vita.nn import hf
 
     folder = context.draft_folder()
-    hf.save_next(final, folder, source=inputs.model.path, steps=learnt.steps)
+    hf.save_next(final, folder, source=source, steps=learnt.steps)
     settings = {
         **config.model_dump(mode="json", exclude={"sources", "checkpoint_seconds"}),
         "matrix_rate": training.optimization.matrix_rate,

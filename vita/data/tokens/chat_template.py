@@ -38,6 +38,7 @@ from vita.data.tokens.answer_spans import (
 )
 from vita.data.tokens.tokenizer import Spans, Tokenizer, read_settings
 from vita.spine.errors import DataError, ModelError
+from vita.spine.model_files import ModelFiles, ModelFolder
 
 CHATML = """\
 {%- for message in messages %}
@@ -98,21 +99,21 @@ class ChatTemplate:
         return cls(CHATML)
 
     @classmethod
-    def load(cls, folder: str | Path) -> ChatTemplate:
-        """The template in a model's folder: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
-        folder = Path(folder)
-        config = read_settings(folder / "tokenizer_config.json")
+    def load(cls, folder: ModelFolder) -> ChatTemplate:
+        """Load the template of a model's folder: `chat_template.jinja`, else the one in `tokenizer_config.json`."""
+        files = ModelFiles.of(folder)
+        config = read_settings(files, "tokenizer_config.json")
         source = config.get("chat_template")
         if isinstance(source, list):  # several named ones
             source = {one["name"]: one["template"] for one in source}.get("default")
-        if (folder / FILE).is_file():
-            source = (folder / FILE).read_text(encoding="utf-8")
+        if files.exists(FILE):
+            source = files.text(FILE)
         if not source:
             hint = "tune it with `vita sft` first, or put a chat_template.jinja there"
             raise ModelError(
                 str(folder), "holds no chat template: a base model continues text, it does not chat", hint=hint
             )
-        return cls(source, _special_names({**read_settings(folder / "special_tokens_map.json"), **config}))
+        return cls(source, _special_names({**read_settings(files, "special_tokens_map.json"), **config}))
 
     def with_clock(self, clock: Callable[[], datetime]) -> ChatTemplate:
         """The same template with another clock."""

@@ -23,7 +23,7 @@ NEUTRAL = {
 
 def sampling_defaults(folder: str | Path) -> dict[str, Any]:
     """`temperature`, `top_k` and `top_p` where the folder sets them; greedy (temperature 0) for `do_sample: false`."""
-    settings = read_settings(Path(folder) / FILE)
+    settings = read_settings(folder, FILE)
     if settings.get("do_sample") is False:
         return {"temperature": 0.0}
     found = {name: settings.get(name) for name in ("temperature", "top_k", "top_p")}
@@ -32,7 +32,7 @@ def sampling_defaults(folder: str | Path) -> dict[str, Any]:
 
 def ignored_settings(folder: str | Path) -> list[str]:
     """Settings of the folder that change what transformers generates and that are not applied here: `name value`."""
-    settings = read_settings(Path(folder) / FILE)
+    settings = read_settings(folder, FILE)
     return [
         f"{name} {settings[name]}" for name, neutral in NEUTRAL.items() if settings.get(name) not in (None, neutral)
     ]

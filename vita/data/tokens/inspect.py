@@ -28,6 +28,7 @@ from vita.data.tokens.tokenizer import Tokenizer, read_settings
 from vita.data.tokens.truncation import OnLong
 from vita.data.tokens.tuning_examples import TuningSettings, read_dialogues
 from vita.spine.errors import ConfigError, DataError, ModelError
+from vita.spine.model_files import ModelFiles, ModelFolder
 
 UNLIMITED = 1 << 30
 """The length of a tokenizer without a model."""
@@ -62,7 +63,7 @@ def examples(
     own = path / "tokenizer"
     if tokenizer is None and not own.is_dir():
         raise ConfigError("data show", "needs a tokenizer", hint="name a model or a tokens artifact with --model")
-    folder = Path(tokenizer) if tokenizer is not None else own
+    folder = ModelFiles(tokenizer if tokenizer is not None else own)
     opened = Tokenizer.load(folder)
     stream = next((at for at in (path, path / "train") if (at / "index.json").is_file()), None)
     if stream is not None:
@@ -75,7 +76,7 @@ def examples(
 
 
 def source_rows(
-    sources: Sequence[Source], tokenizer: Tokenizer, *, folder: Path, count: int, reading: Reading
+    sources: Sequence[Source], tokenizer: Tokenizer, *, folder: ModelFolder, count: int, reading: Reading
 ) -> Iterator[Text]:
     """The first records of sources, as the stage that reads records of their kind reads them."""
     context = context_of(folder)
@@ -101,9 +102,9 @@ def source_rows(
         raise DataError(names, f"there are no {kind} to show", hint="the source holds no rows")
 
 
-def context_of(folder: Path) -> int | None:
+def context_of(folder: ModelFolder) -> int | None:
     """How many tokens the model in a folder reads at once; None for a tokenizer without a model."""
-    context = read_settings(folder / "config.json").get("max_position_embeddings")
+    context = read_settings(folder, "config.json").get("max_position_embeddings")
     return context if isinstance(context, int) else None
 
 
@@ -284,7 +285,7 @@ def _heading(text: str) -> Text:
     return Text(text, "bold")
 
 
-def _template(folder: Path) -> ChatTemplate:
+def _template(folder: ModelFolder) -> ChatTemplate:
     """The model's own template; a tokenizer alone has the default one."""
     try:
         return ChatTemplate.load(folder)

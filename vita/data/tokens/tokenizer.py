@@ -24,6 +24,7 @@ import numpy as np
 
 from vita.data.tokens import bpe
 from vita.spine.errors import ConfigError, ModelError
+from vita.spine.model_files import ModelFiles, ModelFolder
 
 DOCUMENT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT, START_OF_TURN, END_OF_TURN)
@@ -75,21 +76,22 @@ class Tokenizer:
         return cls(definition + "\n", settings=_own_settings())
 
     @classmethod
-    def load(cls, folder: str | Path) -> Tokenizer:
-        """The tokenizer in a Hugging Face folder."""
-        path = Path(folder) / "tokenizer.json"
+    def load(cls, folder: ModelFolder) -> Tokenizer:
+        """Load the tokenizer of a Hugging Face folder."""
+        files = ModelFiles.of(folder)
+        path = files.path("tokenizer.json")
         try:
-            definition = path.read_text(encoding="utf-8")
+            definition = files.text("tokenizer.json")
         except FileNotFoundError:
             hint = "open the folder once with transformers and save its fast tokenizer there"
             raise ModelError(str(folder), "holds no tokenizer.json", hint=hint) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(str(path), f"cannot be read ({error})") from None
         settings = {
-            **read_settings(path.with_name("special_tokens_map.json")),
-            **read_settings(path.with_name("tokenizer_config.json")),
+            **read_settings(files, "special_tokens_map.json"),
+            **read_settings(files, "tokenizer_config.json"),
         }
-        stops = read_settings(path.with_name("generation_config.json")).get("eos_token_id")
+        stops = read_settings(files, "generation_config.json").get("eos_token_id")
         ends = [stops] if isinstance(stops, int) else stops or ()
         try:
             return cls(definition, settings=settings, stops=ends)
@@ -377,16 +379,17 @@ def _huggingface(definition: str) -> Any:
     return engine
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in one of a tokenizer's JSON files; none where there is no such file."""
-    if not path.is_file():
+def read_settings(folder: ModelFolder, name: str) -> dict[str, Any]:
+    """Read the settings in a JSON file of a model folder; empty where the folder has no such file."""
+    files = ModelFiles.of(folder)
+    if not files.exists(name):
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(files.text(name))
     except (ValueError, OSError) as error:
-        raise ModelError(str(path), f"is not JSON ({error})") from None
+        raise ModelError(str(files.path(name)), f"is not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise ModelError(str(path), expected="a JSON object", got=type(value).__name__)
+        raise ModelError(str(files.path(name)), expected="a JSON object", got=type(value).__name__)
     return value
 
 
