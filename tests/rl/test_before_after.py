@@ -18,8 +18,7 @@ from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Completion, Engine, Score
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import ReportContent, write_report
-from vita.rl.before_after import shift
-from vita.rl.judging import earned
+from vita.rl.before_after import earned, shift
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer, tiny_model
 

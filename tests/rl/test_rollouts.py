@@ -13,7 +13,7 @@ from vita.data.records import Message
 from vita.data.sources.prompts import Prompt
 from vita.infer.engine import Completion
 from vita.infer.sampling import Sampling
-from vita.rl.judging import judged
+from vita.rl.before_after import judged
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.rl.rollouts import Answers, answer, told, worth
 from vita.testing import byte_tokenizer

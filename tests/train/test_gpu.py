@@ -15,10 +15,9 @@ from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.testing import tiny_architecture, tiny_model
 from vita.train import loop
+from vita.train.hardware import matmul_peak, peak_memory, reset_peak_memory
 from vita.train.losses import language_modelling
-from vita.train.memory import peak_memory, reset_peak_memory
 from vita.train.parallel import World
-from vita.train.peak import matmul_peak
 from vita.train.trainer import Trainer, Training, Work
 
 pytestmark = [

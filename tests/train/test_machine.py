@@ -10,10 +10,8 @@ import pytest
 import torch
 
 from vita.spine.errors import ConfigError
-from vita.train import peak
-from vita.train.hardware import choose_precision
-from vita.train.memory import keep_freed_memory
-from vita.train.peak import matmul_peak
+from vita.train import hardware
+from vita.train.hardware import choose_precision, keep_freed_memory, matmul_peak
 
 
 def test_the_quick_numbers_are_those_the_processor_has_units_for(monkeypatch):
@@ -47,7 +45,7 @@ def test_a_size_whose_product_takes_too_long_is_left_out(monkeypatch):
         sizes.append(size)
         return 2 * size**3 / 1e9  # a device of 1 GFLOP/s
 
-    monkeypatch.setattr(peak, "_seconds_per_product", seconds)
+    monkeypatch.setattr(hardware, "_seconds_per_product", seconds)
     assert matmul_peak(torch.float32) == pytest.approx(1e9)
     assert sizes == [512]
 
@@ -57,7 +55,7 @@ def test_the_peak_of_memory_is_measured_anew_for_each_stage():
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux resets the peak of a process")
     program = (
-        "from vita.train.memory import peak_memory, reset_peak_memory\n"
+        "from vita.train.hardware import peak_memory, reset_peak_memory\n"
         "block = b'x' * (300 << 20)\n"
         "print(peak_memory('cpu')); del block\n"
         "reset_peak_memory('cpu'); print(peak_memory('cpu'))"

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, workspace
-from vita.cli.writing import writing
+from vita.cli.workspace import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 from vita.spine.plain_text import counted

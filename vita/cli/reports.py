@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vita.cli.app import app, workspace
-from vita.cli.writing import writing
+from vita.cli.workspace import writing
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from vita.cli.app import app, workspace
 from vita.cli.gates import end_of
-from vita.cli.writing import writing
+from vita.cli.workspace import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, GateError
 from vita.spine.plain_text import counted

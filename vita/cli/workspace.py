@@ -1,10 +1,12 @@
-"""The store and the ledger of a call, and the resolution of references such as `cat/sft`."""
+"""The store and the ledger of a call, the resolution of references such as `cat/sft`, and files that users ask for."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +15,7 @@ from vita.reporting.figures import REPORT_FILE
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.console import open_console
+from vita.spine.disk import explain_disk
 from vita.spine.errors import DataError, ModelError, StoreError, VitaError
 from vita.spine.events import Events, JsonLines
 from vita.spine.machine import Machine
@@ -156,3 +159,14 @@ class Workspace:
             if self.store.has(digest) and self.store.manifest(digest).kind == kind.kind:
                 return digest
         return None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of writing to `path`, a file that a user asked for, into one line."""
+    try:
+        yield
+    except OSError as error:
+        if explained := explain_disk(error, path):
+            raise explained from None
+        raise StoreError(str(path), f"cannot be written: {(error.strerror or str(error)).lower()}") from None

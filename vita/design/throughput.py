@@ -15,11 +15,10 @@ from vita.design.scaling_rules import TrainingPlan
 from vita.nn.architecture import Architecture
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
-from vita.train.hardware import choose_precision
+from vita.train.hardware import choose_precision, matmul_peak
 from vita.train.losses import language_modelling
 from vita.train.optim import Optimization
 from vita.train.parallel import World
-from vita.train.peak import matmul_peak
 from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
 

@@ -90,7 +90,7 @@ class Askers:
     def minds(self, visit: Visit, answer: str) -> bool:
         """Whether the reward thinks little of it; where it says nothing, nobody minds."""
         from vita.infer.engine import Completion
-        from vita.rl.judging import judged
+        from vita.rl.before_after import judged
 
         told = Completion(answer, (), "stop", ())
         value = judged(self.rewards, [self._asked[visit.prompt]], [told], seed=f"{visit.number}").total[0]

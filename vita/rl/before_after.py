@@ -1,5 +1,8 @@
 """What tuning changed: a model and the one it was made from answer the same prompts, and are compared in pairs.
 
+    judges = Judges(rewards, right)
+    found = judges.beside(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
+
     found = shift(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
     found.figures["score/gain"]         # 0.61 (0.52 to 0.70), of 100 prompts
 
@@ -23,17 +26,19 @@ import orjson
 import zstandard
 
 from vita.data.records import Message
+from vita.data.sources.prompts import Prompt
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.reporting.page import Section, Table
+from vita.rl.rewards import Given, Rewards, Values
 from vita.spine.errors import DataError
 from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, student, wilson
 
-Prompt = Sequence[Message]
-Score = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[float | None]]
+Messages = Sequence[Message]
+Score = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[float | None]]
 """(prompts, answers) -> how good each answer is; None leaves it out. It is asked once for each model, and is given
 every prompt `samples` times in a row."""
-Right = Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[bool | None]]
+Right = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[bool | None]]
 """(prompts, answers) -> whether what each says is right; None where that cannot be told."""
 
 V = TypeVar("V", float, bool)
@@ -75,7 +80,7 @@ class Shift:
 def shift(
     before: Engine,
     after: Engine,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Messages],
     *,
     score: Score,
     right: Right | None = None,
@@ -132,8 +137,8 @@ class _Pairs:
     def judged(
         self,
         name: str,
-        judge: Callable[[Sequence[Prompt], Sequence[Completion]], Sequence[V | None]],
-        prompts: Sequence[Prompt],
+        judge: Callable[[Sequence[Messages], Sequence[Completion]], Sequence[V | None]],
+        prompts: Sequence[Messages],
         *answers: Sequence[Completion],
     ) -> list[list[list[V | None]]]:
         """What `judge` says of each model's answers, by prompt."""
@@ -180,7 +185,7 @@ class _Pairs:
 
     def items(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Messages],
         earlier: Sequence[Completion],
         later: Sequence[Completion],
         scores: Sequence[Grouped],
@@ -262,3 +267,74 @@ _NAMES: Mapping[str, str] = {
     "length/before": "tokens before",
     "length/after": "tokens after",
 }
+
+
+# -- evaluators
+
+RIGHT = 0.5
+"""What a judge of right and wrong gives an answer at least that is right."""
+
+TRIED = Completion("I do not know.", (), "stop", ())
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What says how good an answer is and, where there is such a judge, whether it is right."""
+
+    score: Rewards
+    right: Rewards | None = None
+
+    def try_out(self, prompt: Prompt) -> None:
+        """Ask once, so that a judge that cannot work is known before anything slow begins."""
+        for one in (self.score, self.right):
+            if one is not None:
+                judged(one, [prompt], [TRIED], seed="tried")
+
+    def beside(
+        self,
+        before: Engine,
+        after: Engine,
+        prompts: Sequence[Prompt],
+        *,
+        samples: int = 1,
+        sampling: Sampling,
+        seed: int,
+    ) -> Shift:
+        """Both models answer every prompt `samples` times; judges are told what is known of each prompt."""
+
+        def values(rewards: Rewards, answers: Sequence[Completion]) -> Values:
+            each = len(answers) // len(prompts)
+            return judged(rewards, [one for one in prompts for _ in range(each)], answers, seed=f"{seed}").total
+
+        def score(_: Sequence[Messages], answers: Sequence[Completion]) -> Values:
+            return [earned(value, one) for value, one in zip(values(self.score, answers), answers, strict=True)]
+
+        def right(_: Sequence[Messages], answers: Sequence[Completion]) -> list[bool | None]:
+            assert self.right is not None
+            return [None if value is None else value >= RIGHT for value in values(self.right, answers)]
+
+        return shift(
+            before,
+            after,
+            [one.messages for one in prompts],
+            score=score,
+            right=right if self.right else None,
+            samples=samples,
+            sampling=sampling,
+            seed=seed,
+        )
+
+
+def earned(value: float | None, answer: Completion, *, penalty: float = 0.0) -> float | None:
+    """What an answer earns: one that was cut off nothing, whatever its reward says, and it loses `penalty`."""
+    return value if answer.finish == "stop" else min(value or 0.0, 0.0) - penalty
+
+
+def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> Given:
+    """What answers are worth: a reward is told the columns of the prompt's row, the tokens, and a number by chance."""
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
+    chance = Random(f"{seed}/draws")
+    told: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+    told["completion_ids"] = [list(one.ids) for one in answers]
+    told["draw"] = [chance.getrandbits(48) for _ in answers]
+    return rewards([prompt.messages for prompt in prompts], [one.text for one in answers], **told)

@@ -25,7 +25,7 @@ from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
-from vita.rl.judging import earned, judged
+from vita.rl.before_after import earned, judged
 from vita.rl.rewards import Given, Rewards
 from vita.spine.errors import TrainingError
 from vita.train.advantage import flat_groups, gae, k1, leave_one_out, relative, shaped, whitened

@@ -204,8 +204,7 @@ def _shape_within(config: Config, text: KnownText, context: Context) -> Architec
 
 def _usual_speed(context: Context) -> float:
     """Operations a second that training usually gets from this machine, good to a factor of two."""
-    from vita.train.hardware import choose_precision
-    from vita.train.peak import matmul_peak
+    from vita.train.hardware import choose_precision, matmul_peak
 
     device = context.machine.device
     share = USUAL_UTILISATION.get(device.partition(":")[0], min(USUAL_UTILISATION.values()))

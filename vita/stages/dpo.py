@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
     from vita.infer.pretrained import Pretrained
     from vita.nn.transformer import Transformer
-    from vita.rl.before_after import Shift
-    from vita.rl.judging import Judges
+    from vita.rl.before_after import Judges, Shift
     from vita.train.preference_batches import PairLearning
     from vita.train.preference_losses import Knobs
     from vita.train.trainer import Training, Work
@@ -314,7 +313,7 @@ def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> di
 def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     """Found before anything slow begins, so that a wrong name costs nothing."""
     from vita.infer.reward import RewardModel
-    from vita.rl.judging import Judges
+    from vita.rl.before_after import Judges
 
     world = next((source.world for source in config.sources if source.world), None)
     choices, right = config.rewards, config.right

@@ -37,8 +37,7 @@ from vita.train.schedule import Schedule
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
     from vita.nn.transformer import Transformer
-    from vita.rl.before_after import Shift
-    from vita.rl.judging import Judges
+    from vita.rl.before_after import Judges, Shift
     from vita.rl.rollouts import Plan
     from vita.train.loop import Learnt
     from vita.train.policy_objective import Objective
@@ -334,7 +333,7 @@ def _training(config: Config, settled: Recipe, *, width: int) -> Training:
 
 def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judges]:
     """What answers are worth while learning, and who judges at the end."""
-    from vita.rl.judging import Judges
+    from vita.rl.before_after import Judges
 
     world = next((source.world for source in config.sources if source.world is not None), None)
     scorer = _reward_model(inputs.reward, device) if inputs.reward else None

@@ -1,12 +1,26 @@
-"""Which numbers a device multiplies quickly: bfloat16 where it has units for it, float32 elsewhere.
+"""The hardware of a training process: which numbers it multiplies quickly, its fastest matrix product, and its memory.
 
-The answer is read from what the processor says of itself, never from a clock, so a restart decides alike. Masters,
-optimizer and sums stay in float32 either way.
+Precision: bfloat16 where the device has units for it, float32 elsewhere. The choice is read from what the processor
+reports, never from a clock, so a restart decides alike. Masters, optimizer and sums stay in float32 either way.
+
+Peak: the fastest matrix product that the device reaches is the denominator of model FLOPs utilization (MFU). It is
+measured and not taken from a datasheet, so that MFU needs no table of devices and means the same on all of them. A
+datasheet's figure is higher (an H200 reaches about 785 of 989 TFLOP/s in bfloat16).
+
+Memory: glibc returns each large block at once, so a training step, which frees and asks for the same hundreds of
+megabytes again, has them zeroed by the kernel page by page. On a virtual machine that can cost more than the
+arithmetic.
 """
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import resource
+import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -45,3 +59,104 @@ def choose_precision(device: str, choice: PrecisionChoice = "auto") -> Precision
 
 def _either(fast: bool, why: str) -> Precision:
     return Precision(torch.bfloat16 if fast else torch.float32, why)
+
+
+# -- the fastest matrix product
+
+SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
+"""Sizes of the square products by type of device. An accelerator reaches its peak only with large ones: on an H200
+2048 x 2048 gives 455 TFLOP/s and 8192 x 8192 gives 785."""
+LONGEST_PRODUCT = 0.5
+"""Seconds; a size whose product would take longer is left out on a slow device."""
+
+
+def matmul_peak(dtype: torch.dtype, *, device: str = "cpu", seconds: float = 0.1) -> float:
+    """Operations per second of the fastest square product: the best of several timings of each size.
+
+    Each size is warmed up first and then timed for `seconds` and at least three times. On an accelerator a timing
+    covers several products in a queue, so that the time to launch them does not count.
+    """
+    kind = torch.device(device).type
+    best = 0.0
+    for size in SIZES.get(kind, SIZES["cpu"]):
+        operations = 2 * size**3
+        if best and operations / best > LONGEST_PRODUCT:
+            break
+        try:
+            best = max(best, operations / _seconds_per_product(size, dtype, device=device, seconds=seconds))
+        except torch.OutOfMemoryError:
+            break  # beside a large model there may be no room for the larger sizes
+    if kind == "cuda":
+        torch.cuda.empty_cache()
+    return best
+
+
+def _seconds_per_product(size: int, dtype: torch.dtype, *, device: str, seconds: float) -> float:
+    chance = torch.Generator(device).manual_seed(0)
+    # Random numbers: a GPU multiplies constants at a higher clock, since fewer bits change.
+    left, right = (torch.randn(size, size, device=device, generator=chance).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    queued = 1 if torch.device(device).type == "cpu" else 8
+    _timed(left, right, out, count=3)
+    timings: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(timings) < 3 or time.perf_counter() < until:
+        timings.append(_timed(left, right, out, count=queued))
+    return min(timings)
+
+
+def _timed(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, *, count: int) -> float:
+    """Seconds per product over `count` products in a row."""
+    _finish(left)
+    began = time.perf_counter()
+    for _ in range(count):
+        torch.mm(left, right, out=out)
+    _finish(out)
+    return (time.perf_counter() - began) / count
+
+
+def _finish(tensor: torch.Tensor) -> None:
+    """Wait for the device: a product on an accelerator is only queued when `mm` returns."""
+    if tensor.device.type == "cuda":
+        torch.cuda.synchronize(tensor.device)
+    elif tensor.device.type == "mps":
+        torch.mps.synchronize()
+
+
+# -- memory
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # the names of malloc.h
+_STEP = 64 * 2**20
+
+
+def keep_freed_memory() -> bool:
+    """From now on, blocks of any size come from a heap that never shrinks; False where there is no glibc."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, 2**31 - 1), mallopt(_TOP_PAD, _STEP)])
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new measurement of `peak_memory`, so that a stage does not report the peak of an earlier one."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        _CLEAR.write_text("5")  # Linux: resets the peak resident set size (proc(5))
+    except OSError:
+        return  # elsewhere the system keeps one peak for the whole life of the process
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes held since `reset_peak_memory`: of the accelerator's memory, or on a CPU resident ones."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration, ValueError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024

@@ -28,8 +28,7 @@ from vita.spine.errors import StoreError
 from vita.spine.events import Emit
 from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
-from vita.train.memory import peak_memory, reset_peak_memory
-from vita.train.peak import matmul_peak
+from vita.train.hardware import matmul_peak, peak_memory, reset_peak_memory
 from vita.train.trainer import Outcome, Trainer, Work
 
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"

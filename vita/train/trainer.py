@@ -26,9 +26,8 @@ from vita.nn.transformer import SelfAttention, Transformer
 from vita.spine.config import Settings
 from vita.spine.errors import ConfigError
 from vita.train.choices import PrecisionChoice
-from vita.train.hardware import choose_precision
+from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
-from vita.train.memory import keep_freed_memory
 from vita.train.optim import Optimization, Optimizer, part_of
 from vita.train.parallel import World, like, whole
 from vita.train.pieces import MICRO_TOKENS, rows_at_once
