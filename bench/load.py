@@ -29,7 +29,7 @@ import httpx
 
 from vita.gates.clearance import Terms
 from vita.monitoring.request_log import asked_since, quantile
-from vita.server.release import Pinned, read_release, release_of
+from vita.server.release import ReleaseInfo, read_release, release_of
 from vita.server.service.deploy_checks import clearance_by
 from vita.server.service.replica_process import Command, replica_command
 from vita.server.service.service import Running, Service
@@ -170,7 +170,7 @@ class Told(list[str]):
 WHY = "a load test"
 
 
-async def events(running: Running, second: Pinned, seconds: float, told: list[str]) -> None:
+async def events(running: Running, second: ReleaseInfo, seconds: float, told: list[str]) -> None:
     """What happens meanwhile: a kill, a drain, a canary and its promotion, over the time there is."""
     began = time.monotonic()
 
@@ -191,7 +191,9 @@ async def events(running: Running, second: Pinned, seconds: float, told: list[st
     told.append(f"{time.monotonic() - began:.1f} s: promoted")
 
 
-async def load(options: argparse.Namespace, first: Pinned, second: Pinned, command: Command, folder: Path) -> Tally:
+async def load(
+    options: argparse.Namespace, first: ReleaseInfo, second: ReleaseInfo, command: Command, folder: Path
+) -> Tally:
     """The whole of it."""
     tally, told = Tally(), Told()
     ledger = Ledger(folder / "ledger.db")
@@ -242,14 +244,14 @@ def report(tally: Tally, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def stub_command(release: Pinned, port: int, threads: int) -> list[str]:
+def stub_command(release: ReleaseInfo, port: int, threads: int) -> list[str]:
     """Replicas without a model, from the tests."""
     leash = [sys.executable, "-m", "vita.server.service.parent_watch", "tests.server.replica_stub"]
     return [*leash, "--release", str(release.folder), "--digest", release.digest, "--port", str(port),
             "--threads", str(threads)]  # fmt: skip
 
 
-def releases(model: Path | None, folder: Path) -> Iterable[Pinned]:
+def releases(model: Path | None, folder: Path) -> Iterable[ReleaseInfo]:
     """Two versions of one model."""
     if model is None:
         model = folder / "stub"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_cli import Vita, vita
-from vita.server.service.admin import Control
+from vita.server.service.admin import ServiceHandle
 from vita.spine.ledger import Ledger
 
 __all__ = ["vita"]
@@ -54,7 +54,7 @@ def ledger(vita: Vita, tmp_path: Path) -> Ledger:
 
 
 def _serve(monkeypatch: pytest.MonkeyPatch, *models: str | None) -> None:
-    monkeypatch.setattr(Control, "find", lambda folder, service: Served(*map(str, models)))
+    monkeypatch.setattr(ServiceHandle, "find", lambda folder, service: Served(*map(str, models)))
 
 
 def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(

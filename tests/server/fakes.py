@@ -13,10 +13,10 @@ import httpx
 
 from vita.gates.clearance import Clearance, Terms
 from vita.server.gateway.routing import Backend, Routes, Version
-from vita.server.release import Pinned
+from vita.server.release import ReleaseInfo
 
 
-def clear_any(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:
+def clear_any(release: ReleaseInfo, terms: Terms, *, record: bool = True) -> Clearance:
     """The clearance of releases for stubs, which hold no model."""
     return Clearance(release.model, "ungated", reason="a stub")
 

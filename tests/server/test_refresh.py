@@ -56,7 +56,9 @@ def test_a_refresh_reads_what_is_new_however_much_there_is(any_ledger: Ledger) -
         gateway.keys.apply(changed)
         gateway.catalog.apply(rows)
         assert gateway.keys.find(secret) is not None
-        assert gateway.catalog.digest("life/77") == "f" * 64 and gateway.catalog.standing("f" * 64).state == "approved"
+        assert (
+            gateway.catalog.digest("life/77") == "f" * 64 and gateway.catalog.model_state("f" * 64).state == "approved"
+        )
     finally:
         asyncio.run(gateway.close())
 
@@ -122,4 +124,4 @@ def test_names_and_releases_are_followed_as_they_change(ledger: Ledger) -> None:
     catalog.refresh()
     assert catalog.digest("cat:1") == model and catalog.digest("dog:1") is None
     assert catalog.digest("cat") == newer and catalog.name_of(model) == "cat:1"
-    assert catalog.standing(model).successor == "cat"
+    assert catalog.model_state(model).successor == "cat"

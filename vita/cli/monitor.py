@@ -103,9 +103,9 @@ def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rul
 
 def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
     """Return the status of the service of that name on this machine, or None."""
-    from vita.server.service.admin import Control
+    from vita.server.service.admin import ServiceHandle
 
-    living = [one for one in Control.all(here.store.root / "services") if service in (None, one.service, one.url)]
+    living = [one for one in ServiceHandle.all(here.store.root / "services") if service in (None, one.service, one.url)]
     if len(living) != 1:
         return None
     try:

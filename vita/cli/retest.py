@@ -56,9 +56,9 @@ def _due(here: Workspace, service: str, test: str, *, seconds: float) -> float:
 def _retested(here: Workspace, service: str, test: str, *, quiet: bool) -> list[dict[str, Any]]:
     """Test every version that has traffic, and record the results in the ledger."""
     from vita.evals.regression import RETESTED
-    from vita.server.service.admin import Control
+    from vita.server.service.admin import ServiceHandle
 
-    status = Control.find(here.store.root / "services", service).call("GET", "/status").json()
+    status = ServiceHandle.find(here.store.root / "services", service).call("GET", "/status").json()
     found = [_one(here, one, test, quiet=quiet) for one in status["versions"] if one["share"] > 0]
     here.ledger.log(RETESTED, f"{service} {test}", versions=found)
     return found

@@ -20,8 +20,8 @@ from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, VitaError
 
 if TYPE_CHECKING:
-    from vita.server.release import Pinned
-    from vita.server.service.admin import Control
+    from vita.server.release import ReleaseInfo
+    from vita.server.service.admin import ServiceHandle
 
 keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 fleet_app = typer.Typer(help="Control a running service.", no_args_is_help=True)
@@ -102,7 +102,7 @@ def _announce(here: Workspace, url: str, name: str) -> None:
     )
 
 
-def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> Pinned:
+def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> ReleaseInfo:
     """Return the release of a reference; a model folder gets a temporary release."""
     from vita.server.release import read_release, release_of
     from vita.stages.kinds import Model, Release
@@ -122,7 +122,7 @@ def _release(here: Workspace, reference: str, folder: Path, *, name: str | None)
     return read_release(folder)
 
 
-def _keep_release(release: Pinned, folder: Path) -> Path:
+def _keep_release(release: ReleaseInfo, folder: Path) -> Path:
     """Move a release to `folder`, which its digest names, unless the same release is there and whole.
 
     A folder that is there is never deleted: a service may serve from it. Two commands may do this at once: renaming
@@ -222,10 +222,10 @@ def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
     _show(here, _control(here, service).call("POST", "/rollback").json())
 
 
-def _control(here: Workspace, service: str | None) -> Control:
-    from vita.server.service.admin import Control
+def _control(here: Workspace, service: str | None) -> ServiceHandle:
+    from vita.server.service.admin import ServiceHandle
 
-    return Control.find(_controls(here), service)
+    return ServiceHandle.find(_controls(here), service)
 
 
 def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> None:

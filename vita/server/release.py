@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pinned:
+class ReleaseInfo:
     """A release as its release.json describes it."""
 
     folder: Path
@@ -100,7 +100,7 @@ def release_of(
     return target
 
 
-def read_release(folder: Path) -> Pinned:
+def read_release(folder: Path) -> ReleaseInfo:
     """Read what a release's folder says; its files are not verified."""
     path = folder / DESCRIPTION
     if not path.is_file() or path.is_symlink():
@@ -109,7 +109,7 @@ def read_release(folder: Path) -> Pinned:
     try:
         content = json.loads(data)
         form, files = content["format"], _file_hashes(content["files"])
-        release = Pinned(
+        release = ReleaseInfo(
             folder, hashlib.sha256(data).hexdigest(), str(content["name"]), str(content["version"]),
             str(content["model"]), content["limits"], content.get("created"), files, content,
         )  # fmt: skip
@@ -120,7 +120,7 @@ def read_release(folder: Path) -> Pinned:
     return release
 
 
-def verify_release(release: Pinned) -> dict[str, tuple[str, int]]:
+def verify_release(release: ReleaseInfo) -> dict[str, tuple[str, int]]:
     """Hash every file of a release and return those of its model: name -> (sha256, size in bytes).
 
     Refuses a file that is missing or changed, a file that release.json does not name, and symbolic links.
@@ -148,7 +148,7 @@ def verify_release(release: Pinned) -> dict[str, tuple[str, int]]:
     }
 
 
-def load_verified(folder: Path, load: Callable[[Pinned, Files], T], *, digest: str | None = None) -> T:
+def load_verified(folder: Path, load: Callable[[ReleaseInfo, Files], T], *, digest: str | None = None) -> T:
     """Verify a release and load it; verifies and loads again when its files changed meanwhile.
 
         engine = load_verified(folder, lambda release, files: Engine.open(folder / MODEL), digest=digest)

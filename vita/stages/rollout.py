@@ -22,7 +22,7 @@ from vita.gates.clearance import Terms
 from vita.monitoring.simulated_users import Users
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Page, Section, Table, write
-from vita.server.release import Pinned, read_release
+from vita.server.release import ReleaseInfo, read_release
 from vita.server.service.deploy_checks import context_clearance
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
@@ -114,7 +114,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     return Draft(Report, folder, {**facts, "requests": requests, "promoted": watched.promoted})
 
 
-async def _change(config: Config, old: Pinned, new: Pinned, context: Context) -> Watched:
+async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: Context) -> Watched:
     from vita.monitoring.client import walk
     from vita.server.service.service import Service
 
@@ -151,15 +151,15 @@ async def _change(config: Config, old: Pinned, new: Pinned, context: Context) ->
     return Watched(canary, shifting, promoted, minded, change, models)
 
 
-def _kill_one(running: Running, old: Pinned) -> None:
+def _kill_one(running: Running, old: ReleaseInfo) -> None:
     victim = next((one.pid for one in running.fleet.of_version(old.id) if one.pid), None)
     if victim is not None:
         os.kill(victim, signal.SIGKILL)
 
 
-def _of(pinned: Pinned, visited: Sequence[Visited]) -> list[int]:
+def _of(pinned: ReleaseInfo, visited: Sequence[Visited]) -> list[int]:
     return [len(one.answers) for one in visited if one.version == pinned.id]
 
 
-def _minded(pinned: Pinned, visited: Sequence[Visited]) -> list[bool]:
+def _minded(pinned: ReleaseInfo, visited: Sequence[Visited]) -> list[bool]:
     return [minded for one in visited if one.version == pinned.id for minded in one.minded]

@@ -21,7 +21,7 @@ async def test_a_request_is_answered_with_its_id_and_version(ledger):
         assert answer.status_code == 200
         assert answer.json()["choices"][0]["message"]["content"] == "".join(words_of({"seed": 7}))
         assert answer.headers["x-vita-version"] == "cat:1" and answer.headers["x-request-id"].startswith("req-")
-        assert gateway.in_flight == 0 and gateway.door.bytes_held == 0
+        assert gateway.in_flight == 0 and gateway.admission.bytes_held == 0
 
 
 @going

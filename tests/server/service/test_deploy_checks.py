@@ -19,7 +19,7 @@ from vita.gates import decisions
 from vita.gates.clearance import UNGATED, Clearance, Terms
 from vita.gates.policy import Policy
 from vita.reporting.figures import REPORT_FILE, ReportContent
-from vita.server.release import Pinned, load_verified, read_release, release_of, verify_release
+from vita.server.release import ReleaseInfo, load_verified, read_release, release_of, verify_release
 from vita.server.service.deploy_checks import clearance_by
 from vita.spine.config import build
 from vita.spine.errors import GateError, ModelError, StoreError
@@ -43,14 +43,14 @@ def gated_life(folder: Path) -> tuple[Life, str, str]:
     return life, approved, draft
 
 
-def release(life: Life, model: str, *, claim: str | None = None, guard: dict[str, Any] | None = None) -> Pinned:
+def release(life: Life, model: str, *, claim: str | None = None, guard: dict[str, Any] | None = None) -> ReleaseInfo:
     """A release of a model of the store, which may claim to hold another model."""
     target = life.folder / "releases" / str(time.monotonic_ns())
     source = life.store.open(model).path
     return read_release(release_of(source, target, name="cat", version="1", digest=claim or model, guard=guard))
 
 
-def clear(life: Life, pinned: Pinned, **terms: Any) -> Clearance:
+def clear(life: Life, pinned: ReleaseInfo, **terms: Any) -> Clearance:
     return clearance_by(life.ledger, life.store)(pinned, Terms(**terms))
 
 
@@ -203,7 +203,7 @@ def test_a_file_that_is_replaced_between_verification_and_loading_is_not_loaded(
     weights = pinned.folder / "model" / "model.safetensors"
     genuine, loads = weights.read_bytes(), []
 
-    def load(_release: Pinned, _files: object) -> bytes:
+    def load(_release: ReleaseInfo, _files: object) -> bytes:
         if not loads:  # replaced for the moment of the load, and put back afterwards
             weights.unlink()
             weights.write_bytes(b"other weights")

@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from tests.server.fakes import clear_any, words_of
-from vita.server.release import Pinned
+from vita.server.release import ReleaseInfo
 from vita.server.replica.replica_auth import SECRET_HEADER
-from vita.server.service.admin import Control
+from vita.server.service.admin import ServiceHandle
 from vita.server.service.service import Service
 from vita.server.settings import ServiceSettings
 from vita.spine.errors import ConfigError, ModelError
@@ -29,18 +29,18 @@ from vita.spine.ledger import Ledger
 CHAT = {"model": "cat", "messages": [{"role": "user", "content": "What is a cat?"}]}
 
 
-def stub_command(release: Pinned, port: int, threads: int) -> list[str]:
+def stub_command(release: ReleaseInfo, port: int, threads: int) -> list[str]:
     leash = [sys.executable, "-m", "vita.server.service.parent_watch", "tests.server.replica_stub"]
     return [*leash, "--release", str(release.folder), "--port", str(port), "--threads", str(threads)]
 
 
-def pinned(folder: Path, version: str) -> Pinned:
+def pinned(folder: Path, version: str) -> ReleaseInfo:
     """A release as far as the stub looks at it."""
     place = folder / version
     place.mkdir()
     told = {"format": 1, "name": "cat", "version": version, "model": version * 64, "limits": {}, "files": {}}
     (place / "release.json").write_text(json.dumps(told))
-    return Pinned(place, "0" * 64, "cat", version, version * 64, {})
+    return ReleaseInfo(place, "0" * 64, "cat", version, version * 64, {})
 
 
 @asynccontextmanager
@@ -48,10 +48,10 @@ async def running(
     folder: Path,
     *,
     replicas: int = 2,
-    release: Pinned | None = None,
+    release: ReleaseInfo | None = None,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
-) -> AsyncIterator[tuple[str, Control]]:
+) -> AsyncIterator[tuple[str, ServiceHandle]]:
     """A service of stubs, its address, and its operators' side."""
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     service = Service(
@@ -64,13 +64,13 @@ async def running(
     if task.done():
         task.result()
     try:
-        yield await address, Control.find(folder / "services", "cat")
+        yield await address, ServiceHandle.find(folder / "services", "cat")
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
         await task
 
 
-async def told(control: Control, path: str, body: dict | None = None) -> dict:
+async def told(control: ServiceHandle, path: str, body: dict | None = None) -> dict:
     method = "GET" if body is None else "POST"
     return (await asyncio.to_thread(control.call, method, path, body)).json()
 
@@ -194,7 +194,7 @@ async def _asked(url: str) -> httpx.Response:
         return await client.post("/v1/chat/completions", json=CHAT)
 
 
-async def _when(control: Control, so: Callable[[dict], bool]) -> dict:
+async def _when(control: ServiceHandle, so: Callable[[dict], bool]) -> dict:
     """The first replica of which something is so, waited for."""
     while True:
         for one in (await told(control, "/status"))["replicas"]:

@@ -1,8 +1,8 @@
-"""Who comes in: everything that decides about a request before a replica hears of it.
+"""Admission control: the checks of a request before it is forwarded to a replica.
 
-In order, and before the body is read: the service stops (503), the name it was called by (403), the key (401), what the
-key may do (403), how fast (429), the declared length (413), the room that is left (429). Then the body, read no
-further than it may be long and no longer than it may take.
+Checks before the body is read, in this order: shutdown (503), host name (403), API key (401), scope of the key (403),
+rate limit (429), declared length of the body (413), capacity of the gateway (429). Then the body is read, within its
+limits of size and time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -19,37 +20,48 @@ from vita.server.body import declared_length, read_body
 from vita.server.errors import ApiError, invalid, too_busy, too_large, unavailable
 from vita.server.gateway.keys import ANYBODY, Key, Keyring
 from vita.server.gateway.proxy import FULL
-from vita.server.gateway.request_record import Exchange
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.settings import ServiceSettings
 
 
+@dataclass
+class Slot:
+    """The share of the gateway's capacity that one request takes; only `Admission` changes it."""
+
+    entered: bool = False
+    bytes_held: int = 0
+
+
 class Admission:
-    """The door's keeper: knows the keys, and how much is inside."""
+    """Checks requests and counts those in progress."""
 
     def __init__(self, keys: Keyring, settings: ServiceSettings, telemetry: Telemetry, *, local: bool) -> None:
         self.keys, self.settings, self.telemetry, self.local = keys, settings, telemetry, local
         self.draining = False
         self.in_flight = self.bytes_held = 0
 
-    def admit(self, request: Request, exchange: Exchange, scopes: tuple[str, ...], *, counted: bool = True) -> None:
-        """Everything that can be known before the body is read."""
+    def authenticate(self, request: Request) -> Key:
+        """Return the API key of a request."""
         if self.draining:
             self._rejected("draining")
             error = unavailable(
-                "The service is about to stop and takes no new requests", code="draining", retry_after=2
+                "The service is shutting down and accepts no new requests", code="draining", retry_after=2
             )
             error.headers["Connection"] = "close"
             raise error
-        self._known_host(request)
-        key = exchange.key = self._key(request)
+        self._check_host(request)
+        return self._key(request)
+
+    def authorize(self, key: Key, scopes: tuple[str, ...]) -> None:
+        """Require that the key has one of the scopes; with no scopes, any key is enough."""
         if scopes and not any(key.allows(scope) for scope in scopes) and not (key is ANYBODY and scopes == ("admin",)):
             self._rejected("scope")
-            message = f"This key may not do that; it needs the scope {' or '.join(f'`{one}`' for one in scopes)}."
+            message = f"This API key does not have the required scope {' or '.join(f'`{scope}`' for scope in scopes)}."
             raise ApiError(403, message, code="insufficient_scope")
-        if not counted:
-            return
-        self._in_time(key)
+
+    def enter(self, request: Request, key: Key, slot: Slot) -> bool:
+        """Take a slot for a request; returns whether its content may be stored."""
+        self._check_rate(key)
         length = declared_length(request)
         if length > self.settings.body_bytes:
             self._rejected("too large")
@@ -58,9 +70,10 @@ class Admission:
         if full or self.bytes_held + length > self.settings.in_flight_bytes:
             self._rejected("full")
             raise too_busy(FULL)
-        exchange.consent = _consent(request, key, self.settings)
-        exchange.entered = True
+        consent = _consent(request, key, self.settings)
+        slot.entered = True
         self.in_flight += 1
+        return consent
 
     def _key(self, request: Request) -> Key:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -68,47 +81,53 @@ class Admission:
             return ANYBODY
         if scheme.lower() != "bearer" or not secret.strip():
             self._rejected("no key")
-            message = "This service asks for an API key: send it as `Authorization: Bearer vk-...`."
+            message = "This service requires an API key: send it as `Authorization: Bearer vk-...`."
             raise ApiError(401, message, code="missing_api_key", headers={"WWW-Authenticate": "Bearer"})
         key = self.keys.find(secret.strip())
         if key is None:
             self._rejected("wrong key")
-            message = "This API key is unknown, revoked or has run out."
+            message = "This API key is unknown, revoked or expired."
             raise ApiError(401, message, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
         return key
 
-    def _known_host(self, request: Request) -> None:
-        """Without keys, only requests that name this machine by address: a web page of elsewhere, whose name was made
-        to point here, does not."""
+    def _check_host(self, request: Request) -> None:
+        """Require, while there are no API keys, that the request names the server by an address or as localhost.
+
+        This prevents DNS rebinding: a web page whose host name resolves to this machine sends its own host name.
+        """
         host = request.headers.get("host", "")
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if self.keys.open and name and name != "localhost" and not _is_address(name.strip("[]")):
             self._rejected("host")
-            raise ApiError(403, f"This service answers to its address, not to `{name[:100]}`.", code="wrong_host")
+            raise ApiError(
+                403,
+                f"This service accepts its IP address and `localhost` as host name, got `{name[:100]}`.",
+                code="wrong_host",
+            )
 
-    def _in_time(self, key: Key) -> None:
+    def _check_rate(self, key: Key) -> None:
         if key.requests_per_minute is None and self.settings.requests_per_minute is not None:
             key = Key(**{**vars(key), "requests_per_minute": self.settings.requests_per_minute})
         seconds = self.keys.wait(key, now=asyncio.get_running_loop().time())
         if seconds > 0:
             self._rejected("rate")
             wait = max(1, round(seconds + 0.5))
-            raise too_busy(f"This key may ask no faster; try again in {wait} s", retry_after=wait)
+            raise too_busy(f"The rate limit of this API key is exceeded; try again in {wait} s", retry_after=wait)
 
-    async def body(self, request: Request, exchange: Exchange) -> dict[str, Any]:
-        """The JSON object of a request, read no further than it may be long; a request without a body has {}."""
+    async def body(self, request: Request, slot: Slot) -> dict[str, Any]:
+        """Read the JSON object in the body of a request; {} for a request without a body."""
         if not declared_length(request) and "transfer-encoding" not in request.headers:
             return {}
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(
-                415, "The body is JSON: send `Content-Type: application/json`.", code="unsupported_media_type"
+                415, "The body must be JSON: send `Content-Type: application/json`.", code="unsupported_media_type"
             )
         settings = self.settings
         try:
             content = await read_body(
                 request, max_bytes=settings.body_bytes, max_seconds=settings.body_seconds,
-                on_part=lambda count: self._hold(exchange, count),
+                on_part=lambda count: self._hold(slot, count),
             )  # fmt: skip
         except ApiError as error:
             if error.status == 413:
@@ -116,8 +135,8 @@ class Admission:
             raise
         return json_object(content)
 
-    def _hold(self, exchange: Exchange, count: int) -> None:
-        exchange.bytes_held += count
+    def _hold(self, slot: Slot, count: int) -> None:
+        slot.bytes_held += count
         self.bytes_held += count
         if self.bytes_held > self.settings.in_flight_bytes:
             self._rejected("full")
@@ -126,12 +145,12 @@ class Admission:
     def _rejected(self, reason: str) -> None:
         self.telemetry.rejected.labels(reason).inc()
 
-    def leave(self, exchange: Exchange) -> None:
-        """It is answered: there is room again."""
-        self.bytes_held -= exchange.bytes_held
-        exchange.bytes_held = 0
-        if exchange.entered:
-            exchange.entered = False
+    def leave(self, slot: Slot) -> None:
+        """Free the slot of a request that has ended."""
+        self.bytes_held -= slot.bytes_held
+        slot.bytes_held = 0
+        if slot.entered:
+            slot.entered = False
             self.in_flight -= 1
 
 

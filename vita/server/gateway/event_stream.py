@@ -1,4 +1,4 @@
-"""An answer that comes piece by piece: sent no faster than it is taken, and given up when its client leaves."""
+"""Sends a streamed response, no faster than its client reads it, and cancels it when the client disconnects."""
 
 from __future__ import annotations
 
@@ -13,65 +13,61 @@ from starlette.types import Receive, Scope, Send
 
 from vita.server.application import CLIENT_CLOSED_REQUEST
 from vita.server.errors import ClientLeft
-from vita.server.gateway.request_record import Exchange
 
 T = TypeVar("T")
 CUT = 502
-"""The status in the accounts of an answer that did not end."""
+"""The status in the log of a response that was cut off."""
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A stream whose first event has come."""
+class StartedStream:
+    """A stream whose first event has arrived."""
 
     first: bytes
     rest: AsyncGenerator[bytes]
 
 
 class EventStream(Response):
-    """Sends events as they come and no faster than they are taken; a client that leaves ends the work for it."""
+    """Sends events as they arrive, each within `stall_seconds`."""
 
     def __init__(
         self,
-        exchange: Exchange,
-        begun: Begun,
+        stream: StartedStream,
         headers: Mapping[str, str],
         *,
         stall_seconds: float,
-        end: Callable[[Exchange, int], None],
+        is_complete: Callable[[], bool],
+        end: Callable[[int], None],
     ) -> None:
-        """`end` closes the account of the exchange; its first word counts."""
+        """`is_complete` tells whether the last event has arrived; `end` records the status, its first call counts."""
         super().__init__(None, 200)
-        self._exchange, self._begun, self._stall_seconds, self._end = exchange, begun, stall_seconds, end
-        told = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-        self._told = {**told, "X-Accel-Buffering": "no", **headers}
+        self._stream, self._stall_seconds, self._is_complete, self._end = stream, stall_seconds, is_complete, end
+        stream_headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+        self._stream_headers = {**stream_headers, "X-Accel-Buffering": "no", **headers}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = self._exchange
         try:
             await unless_gone(receive, self._send(send))
         except (ClientLeft, TimeoutError):
-            exchange.read_stream()
-            self._end(exchange, CLIENT_CLOSED_REQUEST)
-        except asyncio.CancelledError:  # the service stops, and waits for this no longer
-            exchange.read_stream()
-            self._end(exchange, CUT)
+            self._end(CLIENT_CLOSED_REQUEST)
+        except asyncio.CancelledError:  # the service stops
+            self._end(CUT)
         finally:
-            self._end(exchange, 500)
+            self._end(500)
 
     async def _send(self, send: Send) -> None:
-        exchange, seconds = self._exchange, self._stall_seconds
-        headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self._told.items()]
-        async with aclosing(self._begun.rest) as rest:
+        seconds = self._stall_seconds
+        headers = [
+            (name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self._stream_headers.items()
+        ]
+        async with aclosing(self._stream.rest) as rest:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _in_time(send, self._begun.first, seconds)
+            await _in_time(send, self._stream.first, seconds)
             async for event in rest:
-                if exchange.ask is not None and exchange.ask.complete:
-                    exchange.read_stream()  # before the client knows: it may send feedback at once
-                    self._end(exchange, 200)
+                if self._is_complete():
+                    self._end(200)  # before the client has the event, since it may send feedback at once
                 await _in_time(send, event, seconds)
-            exchange.read_stream()
-            self._end(exchange, CUT)  # unless it had ended well
+            self._end(CUT)  # unless it had ended well
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -27,15 +27,15 @@ from vita.server import routes as api_routes
 from vita.server.api import read
 from vita.server.application import CLIENT_CLOSED_REQUEST
 from vita.server.errors import ApiError, ClientLeft, invalid, unavailable
-from vita.server.gateway.admission import Admission
+from vita.server.gateway.admission import Admission, Slot
 from vita.server.gateway.continuation import Continuation
-from vita.server.gateway.event_stream import CUT, Begun, EventStream, unless_gone
+from vita.server.gateway.event_stream import CUT, EventStream, StartedStream, unless_gone
 from vita.server.gateway.feedback import read_feedback, store_feedback
 from vita.server.gateway.keys import Key, Keyring
 from vita.server.gateway.model_states import Catalog, as_header, iso, lifecycle_headers, retired, unknown_model
-from vita.server.gateway.proxy import Ask, Relay, Reply, no_replica
+from vita.server.gateway.proxy import ProxiedRequest, ReplicaProxy, Reply, no_replica
 from vita.server.gateway.request_log import Kept, RequestLog
-from vita.server.gateway.request_record import Exchange
+from vita.server.gateway.request_record import RequestRecord
 from vita.server.gateway.routes import FEEDBACK
 from vita.server.gateway.routing import Backend, Routes, Version
 from vita.server.gateway.telemetry import CONTENT_TYPE, Telemetry
@@ -73,12 +73,12 @@ class Gateway:
         self._writers = ThreadPoolExecutor(2, thread_name_prefix="feedback")
         self._feedback_waiting = 0
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger refresh")
-        self.door = Admission(self.keys, settings, self.telemetry, local=local)
+        self.admission = Admission(self.keys, settings, self.telemetry, local=local)
         self.log = RequestLog(ledger, Kept(settings.log, settings.redact))
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
         patience = httpx.Timeout(settings.answer_seconds, connect=5.0, pool=None)
         self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
-        self._relay = Relay(routes, self.client, self.telemetry, settings)
+        self._proxy = ReplicaProxy(routes, self.client, self.telemetry, settings)
         self.cut = 0
         """Accepted requests that were not answered because the service stopped."""
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.refusal_patterns]
@@ -87,16 +87,16 @@ class Gateway:
     @property
     def draining(self) -> bool:
         """Whether nothing new is taken any more."""
-        return self.door.draining
+        return self.admission.draining
 
     @draining.setter
     def draining(self, value: bool) -> None:
-        self.door.draining = value
+        self.admission.draining = value
 
     @property
     def in_flight(self) -> int:
         """Requests that are being answered."""
-        return self.door.in_flight
+        return self.admission.in_flight
 
     # -- upkeep
 
@@ -137,58 +137,65 @@ class Gateway:
 
     async def forward(self, request: Request, route: ModelRoute) -> Response:
         """Answer a request through a replica."""
-        exchange = self._begin(request, route)
-        handed_over = False
+        record, slot = self._open_record(request, route), Slot()
+        end = partial(self._end, record, slot)
+        streaming = False
         try:
-            self.door.admit(request, exchange, route.scopes)
-            body = await self.door.body(request, exchange) if route.request is not None else {}
+            key = self._admit(request, route, record, slot)
+            body = await self.admission.body(request, slot) if route.request is not None else {}
             if route.request is not None:
-                read(route.request, body)  # refuses what no replica would take
-            ask = exchange.ask = self._ask(exchange, route, body)
+                read(route.request, body)  # refuses what every replica would refuse
+            record.address(self._addressed(body))
+            proxied_request = self._proxied_request(record.request_id, route, body, key)
+            record.forward(proxied_request)
             if body.get("stream") is True and route.generates:
-                told = await unless_gone(request.receive, self._begin_stream(ask, exchange))
-                if not isinstance(told, Reply):
-                    handed_over = True
+                response = await unless_gone(request.receive, self._start_stream(proxied_request))
+                if not isinstance(response, Reply):
+                    record.begin_stream()
+                    streaming = True
                     return EventStream(
-                        exchange,
-                        told,
-                        self._headers(exchange),
+                        response,
+                        self._headers(record),
                         stall_seconds=self.settings.stall_seconds,
-                        end=self.end,
+                        is_complete=lambda: proxied_request.complete,
+                        end=end,
                     )
             else:
-                told = await unless_gone(request.receive, self._relay.whole(ask))
-                exchange.read_whole(told.content)
-            self.end(exchange, told.status)
-            return Response(told.content, told.status, {**told.headers, **self._headers(exchange)})
+                response = await unless_gone(request.receive, self._proxy.whole(proxied_request))
+                record.read_response(response.content)
+            end(response.status)
+            return Response(response.content, response.status, {**response.headers, **self._headers(record)})
         except ApiError as error:
-            self.end(exchange, error.status)
+            end(error.status)
             return error_response(error)
-        except asyncio.CancelledError:  # the service stops, and waits for this no longer
-            self.end(exchange, CUT)
+        except asyncio.CancelledError:  # the service stops
+            end(CUT)
             return error_response(ApiError(CUT, "The service has stopped", code="stopped"))
         except (ClientLeft, ClientDisconnect):
-            self.end(exchange, CLIENT_CLOSED_REQUEST)
+            end(CLIENT_CLOSED_REQUEST)
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
-            if not handed_over:
-                self.end(exchange, 500)
+            if not streaming:
+                end(500)  # without effect when the request ended above
 
-    async def _begin_stream(self, ask: Ask, exchange: Exchange) -> Reply | Begun:
-        """Wait for the first event, so that whatever goes wrong before it has a status of its own."""
-        told = await self._relay.stream(ask)
-        if isinstance(told, Reply):
-            return told
-        first = await anext(told)
-        exchange.first_byte()
-        return Begun(first, told)
+    def _admit(self, request: Request, route: Route, record: RequestRecord, slot: Slot) -> Key:
+        """Check everything that is known before the body is read; returns the API key."""
+        key = self.admission.authenticate(request)
+        record.identify(key)
+        self.admission.authorize(key, route.scopes)
+        if route.request is not None or isinstance(route, ModelRoute):
+            record.admit(consent=self.admission.enter(request, key, slot))
+        return key
 
-    def _ask(self, exchange: Exchange, route: ModelRoute, body: dict[str, Any]) -> Ask:
-        """What is sent on: for one version, with a seed, so that it can be asked again."""
-        assert exchange.key is not None
-        identity = self._identity(body, exchange.key)
-        exchange.addressed = self._addressed(body)
-        version, pinned = self._version(body, exchange.key, identity, needed=route.generates)
+    async def _start_stream(self, proxied_request: ProxiedRequest) -> Reply | StartedStream:
+        """Wait for the first event, so that an error before it has its own status."""
+        stream = await self._proxy.stream(proxied_request)
+        return stream if isinstance(stream, Reply) else StartedStream(await anext(stream), stream)
+
+    def _proxied_request(self, request_id: str, route: ModelRoute, body: dict[str, Any], key: Key) -> ProxiedRequest:
+        """Create the request to a replica: for one version, and with a seed, so that it can be repeated."""
+        identity = self._identity(body, key)
+        version, pinned = self._version(body, key, identity, needed=route.generates)
         asked = dict(body)
         if "model" in asked:
             asked["model"] = version.name or version.id
@@ -203,8 +210,8 @@ class Gateway:
                     asked["stream_options"] = {**(options or {}), "include_usage": True}
         sent = asked if route.request is not None else None
         continuation = Continuation(wants_usage)
-        return Ask(
-            exchange.request_id, route.method, route.path, sent, version, pinned, self._gone(), identity, continuation
+        return ProxiedRequest(
+            request_id, route.method, route.path, sent, version, pinned, self._gone(), identity, continuation
         )
 
     def _addressed(self, body: Mapping[str, Any]) -> Version | None:
@@ -238,13 +245,13 @@ class Gateway:
                 return chosen, False
             if gone:
                 newest = max((self.routes.versions[one] for one in gone), key=lambda one: one.created)
-                raise retired(name, self._standing(newest.model))
+                raise retired(name, self._model_state(newest.model))
             raise no_replica()
         version = self.find(name)
         digest = version.model if version else self.catalog.digest(name)
-        standing = self._standing(digest) if digest else None
-        if standing and standing.state == "retired" and not (version and self._for_research(key, standing)):
-            raise retired(name, standing)
+        model_state = self._model_state(digest) if digest else None
+        if model_state and model_state.state == "retired" and not (version and self._for_research(key, model_state)):
+            raise retired(name, model_state)
         if version is None:
             raise unknown_model(name, self.known())
         return version, True
@@ -261,28 +268,28 @@ class Gateway:
         """What a request may name."""
         return [self.routes.service, *(name for name in self.routes.versions if name not in self._gone())]
 
-    def _standing(self, model: str) -> ModelState:
-        return self.catalog.standing(model)
+    def _model_state(self, model: str) -> ModelState:
+        return self.catalog.model_state(model)
 
     def _gone(self) -> frozenset[str]:
         """The versions that nobody gets who does not ask for them."""
         return frozenset(
-            one.id for one in self.routes.versions.values() if self._standing(one.model).state == "retired"
+            one.id for one in self.routes.versions.values() if self._model_state(one.model).state == "retired"
         )
 
-    def _for_research(self, key: Key, standing: ModelState) -> bool:
+    def _for_research(self, key: Key, model_state: ModelState) -> bool:
         """Whether the service, the key and the way in which the model was retired all allow it."""
-        return self.research and key.allows("research") and standing.for_research
+        return self.research and key.allows("research") and model_state.for_research
 
     async def models(self, request: Request) -> Response:
         """The models that can be asked for."""
-        return await self._simply(request, api_routes.MODELS, self._models)
+        return await self._simply(request, api_routes.MODELS, lambda *_: self._models())
 
     async def model(self, request: Request) -> Response:
         """One model, or the tombstone of one that was retired."""
-        return await self._simply(request, api_routes.MODEL, lambda _: self._model(request.path_params["id"]))
+        return await self._simply(request, api_routes.MODEL, lambda *_: self._model(request.path_params["id"]))
 
-    async def _models(self, _: Exchange) -> Response:
+    async def _models(self) -> Response:
         living = [one for one in self.routes.versions.values() if one.id not in self._gone()]
         first = [self._described(self.routes.service, max(living, key=lambda one: one.share))] if living else []
         return json_response({"object": "list", "data": first + [self._described(one.id, one) for one in living]})
@@ -292,23 +299,27 @@ class Gateway:
         if version is None and name == self.routes.service and self.routes.versions:
             version = max(self.routes.versions.values(), key=lambda one: one.share)
         digest = version.model if version else self.catalog.digest(name)
-        standing = self._standing(digest) if digest else ModelState()
-        if digest and standing.state == "retired":
+        model_state = self._model_state(digest) if digest else ModelState()
+        if digest and model_state.state == "retired":
             tombstone = {"id": name, "object": "model", "model": digest, "state": "retired"}
-            tombstone |= {"retired_at": iso(standing.since), "reason": standing.why, "replacement": standing.successor}
-            return json_response({**tombstone, **retired(name, standing).body()}, 410)
+            tombstone |= {
+                "retired_at": iso(model_state.since),
+                "reason": model_state.why,
+                "replacement": model_state.successor,
+            }
+            return json_response({**tombstone, **retired(name, model_state).body()}, 410)
         if version is None:
             raise unknown_model(name, self.known())
-        return json_response(self._described(name, version), headers=lifecycle_headers(standing))
+        return json_response(self._described(name, version), headers=lifecycle_headers(model_state))
 
     def _described(self, name: str, version: Version) -> dict[str, Any]:
-        standing = self._standing(version.model)
-        state = "serving" if standing.state == "approved" else standing.state
+        model_state = self._model_state(version.model)
+        state = "serving" if model_state.state == "approved" else model_state.state
         more = {"version": version.id, "model": version.model, "release": version.release, "state": state}
         more |= {"gate": dict(version.gate)}
-        if standing.state == "deprecated":
-            sunset = None if standing.sunset is None else iso(standing.sunset)
-            more |= {"deprecated_at": iso(standing.since), "sunset": sunset, "replacement": standing.successor}
+        if model_state.state == "deprecated":
+            sunset = None if model_state.sunset is None else iso(model_state.sunset)
+            more |= {"deprecated_at": iso(model_state.since), "sunset": sunset, "replacement": model_state.successor}
         told = {"id": name, "object": "model", "created": int(version.created), "owned_by": "vita"}
         more |= {"bitwise_reproducible": version.reproducible, "warnings": list(version.warnings)}
         return {**told, "max_model_len": version.context, "vita": {**more, "share": round(version.share, 6)}}
@@ -317,12 +328,10 @@ class Gateway:
 
     async def feedback(self, request: Request) -> Response:
         """Store what a user says of an answer."""
-        return await self._simply(request, FEEDBACK, lambda ex: self._feedback(request, ex))
+        return await self._simply(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
 
-    async def _feedback(self, request: Request, exchange: Exchange) -> Response:
-        said = read_feedback(await self.door.body(request, exchange))
-        assert exchange.key is not None
-        key = exchange.key
+    async def _feedback(self, request: Request, key: Key, slot: Slot) -> Response:
+        said = read_feedback(await self.admission.body(request, slot))
         stored = await self._stored_feedback(said, key)
         value = "" if said.value is None else str(said.value)
         if stored["repeated"]:
@@ -353,7 +362,7 @@ class Gateway:
 
     async def metrics(self, request: Request) -> Response:
         """The figures of the gateway and of all replicas."""
-        return await self._simply(request, api_routes.METRICS, lambda _: self._metrics())
+        return await self._simply(request, api_routes.METRICS, lambda *_: self._metrics())
 
     async def _metrics(self) -> Response:
         return Response(await self.exposition(), media_type=None, headers={"Content-Type": CONTENT_TYPE})
@@ -393,47 +402,47 @@ class Gateway:
         return json_response({"ready": True})
 
     async def _simply(
-        self, request: Request, route: Route, work: Callable[[Exchange], Awaitable[Response]]
+        self, request: Request, route: Route, work: Callable[[Key, Slot], Awaitable[Response]]
     ) -> Response:
-        """A request that the gateway answers by itself."""
-        exchange = self._begin(request, route)
+        """Respond to a request that is not forwarded."""
+        record, slot = self._open_record(request, route), Slot()
         try:
-            self.door.admit(request, exchange, route.scopes, counted=route.request is not None)
-            response = await work(exchange)
+            response = await work(self._admit(request, route, record, slot), slot)
         except ApiError as error:
             response = error_response(error)
         except ClientDisconnect:
             response = Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
-            self.door.leave(exchange)
+            self.admission.leave(slot)
         self.telemetry.requests.labels(route.template, "none", str(response.status_code)).inc()
         return response
 
-    def _begin(self, request: Request, route: Route) -> Exchange:
-        exchange = Exchange(self.routes.service, request.state.request_id, route.template, self.telemetry)
-        exchange.addressed = self._addressed({})
-        return exchange
+    def _open_record(self, request: Request, route: Route) -> RequestRecord:
+        return RequestRecord(
+            self.routes.service, request.state.request_id, route.template, self.telemetry, self._addressed({})
+        )
 
-    def _headers(self, exchange: Exchange) -> dict[str, str]:
+    def _headers(self, record: RequestRecord) -> dict[str, str]:
         """What every answer bears, of the version that gave it."""
-        standing = self._standing(exchange.ask.version.model) if exchange.ask else ModelState()
-        headers = {"X-Vita-Version": exchange.version}
-        if standing.state == "retired":
+        model_state = (
+            self._model_state(record.proxied_request.version.model) if record.proxied_request else ModelState()
+        )
+        headers = {"X-Vita-Version": record.version}
+        if model_state.state == "retired":
             headers["X-Vita-Model-State"] = "retired"
-        return {name: as_header(value) for name, value in {**headers, **lifecycle_headers(standing)}.items()}
+        return {name: as_header(value) for name, value in {**headers, **lifecycle_headers(model_state)}.items()}
 
-    def end(self, exchange: Exchange, status: int) -> None:
-        """Close a request's account; the first word counts."""
-        if exchange.closed:
+    def _end(self, record: RequestRecord, slot: Slot, status: int) -> None:
+        """Close the record of a request and free its slot; only the first call has an effect."""
+        row = record.close(status, self._patterns)
+        if row is None:
             return
-        exchange.closed = True
         if status == CLIENT_CLOSED_REQUEST:
             self.telemetry.cancelled.inc()
-        if self.draining and exchange.ask is not None and status >= 500:
+        if self.draining and record.proxied_request is not None and status >= 500:
             self.cut += 1
-        row = exchange.row(status, self._patterns)
-        if exchange.ask is not None:
+        if record.proxied_request is not None:
             self.log.add(row)
         elif status in SHED or status >= 500:
             self.log.add_refused(row)
-        self.door.leave(exchange)
+        self.admission.leave(slot)

@@ -87,7 +87,7 @@ class Catalog:
         for row in rows.names:
             self._rename(row["name"].removeprefix(RELEASE), row["artifact"])
 
-    def standing(self, model: str) -> ModelState:
+    def model_state(self, model: str) -> ModelState:
         """Where a model stands now."""
         move = self._moves.get(model)
         if move is None:
@@ -120,28 +120,32 @@ class Catalog:
         self._names_of.setdefault(digest, {})[name] = None
 
 
-def lifecycle_headers(standing: ModelState) -> dict[str, str]:
+def lifecycle_headers(model_state: ModelState) -> dict[str, str]:
     """What every answer of a deprecated model bears; nothing for others."""
-    if standing.state != "deprecated":
+    if model_state.state != "deprecated":
         return {}
-    parts = [f"@{int(standing.since)}"]
-    headers = {"Deprecation": f"@{int(standing.since)}"}
-    if standing.sunset is not None:
+    parts = [f"@{int(model_state.since)}"]
+    headers = {"Deprecation": f"@{int(model_state.since)}"}
+    if model_state.sunset is not None:
         # RFC 9745, section 4: a sunset is never before the deprecation.
-        sunset = max(standing.sunset, standing.since)
+        sunset = max(model_state.sunset, model_state.since)
         headers["Sunset"] = formatdate(sunset, usegmt=True)
         parts.append(f"sunset={iso(sunset)}")
-    if standing.successor:
-        headers["Link"] = f'</v1/models/{quote(standing.successor)}>; rel="successor-version"'
-        parts.append(f"successor={standing.successor}")
+    if model_state.successor:
+        headers["Link"] = f'</v1/models/{quote(model_state.successor)}>; rel="successor-version"'
+        parts.append(f"successor={model_state.successor}")
     return {**headers, "X-Vita-Model-Deprecation": as_header("; ".join(parts))}
 
 
-def retired(name: str, standing: ModelState, *, status: int = 404) -> ApiError:
+def retired(name: str, model_state: ModelState, *, status: int = 404) -> ApiError:
     """The refusal of a model that is gone: 404 where it was asked to answer, 410 where it was asked for itself."""
-    instead = f" Use `{standing.successor}` instead." if standing.successor else ""
-    message = f"The model `{name}` was retired on {iso(standing.since)[:10]} and answers no more.{instead}"
-    more = {"replacement": standing.successor, "retired_at": iso(standing.since), "reason": standing.why or None}
+    instead = f" Use `{model_state.successor}` instead." if model_state.successor else ""
+    message = f"The model `{name}` was retired on {iso(model_state.since)[:10]} and answers no more.{instead}"
+    more = {
+        "replacement": model_state.successor,
+        "retired_at": iso(model_state.since),
+        "reason": model_state.why or None,
+    }
     return ApiError(status, message, param="model", code="model_retired", kind="invalid_request_error", more=more)
 
 

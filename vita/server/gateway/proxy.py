@@ -34,8 +34,8 @@ LOST = "The replica that had begun the answer died, and no other could take it i
 
 
 @dataclass
-class Ask:
-    """A request on its way."""
+class ProxiedRequest:
+    """A request to a replica, with the state of its attempts."""
 
     request_id: str
     method: str
@@ -80,54 +80,54 @@ class _Opened:
     stack: AsyncExitStack
 
 
-class Relay:
-    """Between the gateway and the replicas."""
+class ReplicaProxy:
+    """Sends requests to replicas and returns their responses."""
 
     def __init__(
         self, routes: Routes, client: httpx.AsyncClient, telemetry: Telemetry, settings: ServiceSettings
     ) -> None:
         self._routes, self._client, self._telemetry, self._settings = routes, client, telemetry, settings
 
-    async def whole(self, ask: Ask) -> Reply:
+    async def whole(self, request: ProxiedRequest) -> Reply:
         """The answer in one piece."""
         while True:
-            opened = await self._open(ask)
+            opened = await self._open(request)
             try:
-                reply = await self._reply(ask, opened)
+                reply = await self._reply(request, opened)
             except (httpx.TransportError, Hung) as error:
-                self._failed(ask, opened.backend, error)
+                self._failed(request, opened.backend, error)
                 continue
-            ask.complete = True
+            request.complete = True
             return reply
 
-    async def stream(self, ask: Ask) -> Reply | AsyncGenerator[bytes]:
+    async def stream(self, request: ProxiedRequest) -> Reply | AsyncGenerator[bytes]:
         """The events of the answer; or the reply of a replica that will not stream."""
-        opened = await self._open(ask)
+        opened = await self._open(request)
         if opened.response.status_code == 200:
-            return self._events(ask, opened)
-        return await self._reply(ask, opened)
+            return self._events(request, opened)
+        return await self._reply(request, opened)
 
-    async def _reply(self, ask: Ask, opened: _Opened) -> Reply:
+    async def _reply(self, request: ProxiedRequest, opened: _Opened) -> Reply:
         """What a replica says in one piece; its own fault is no answer."""
-        async with opened.stack, self._watch(ask, opened.backend):
+        async with opened.stack, self._watch(request, opened.backend):
             content = await opened.response.aread()
         if opened.response.status_code >= 500:
             self._telemetry.lost.labels("fault").inc()
         return Reply(opened.response.status_code, _kept_headers(opened.response), content)
 
-    async def _events(self, ask: Ask, opened: _Opened) -> AsyncGenerator[bytes]:
-        told, begun = ask.continuation, False
+    async def _events(self, request: ProxiedRequest, opened: _Opened) -> AsyncGenerator[bytes]:
+        told, begun = request.continuation, False
         while True:
             try:
                 async with opened.stack:
-                    async for data in sse_events(self._parts(ask, opened)):
+                    async for data in sse_events(self._parts(request, opened)):
                         if data == b"[DONE]":
                             opened.backend.breaker.succeeded()
-                            ask.complete = True
+                            request.complete = True
                             yield DONE
                             return
                         if (event := told.pass_on(data)) is not None:
-                            ask.pinned = begun = True  # what follows must come from the same weights
+                            request.pinned = begun = True  # what follows must come from the same weights
                             yield event
                 raise httpx.RemoteProtocolError("the stream ended before [DONE]")
             except (httpx.TransportError, Stopping, Hung) as error:
@@ -142,9 +142,9 @@ class Relay:
                 yield _as_event(ApiError(502, INTERRUPTED, code="stream_diverged"))
                 return
             try:
-                self._failed(ask, opened.backend, broken)
+                self._failed(request, opened.backend, broken)
                 told.begin_again()
-                opened = await self._open(ask)
+                opened = await self._open(request)
                 await self._same(opened)
             except ApiError as refusal:
                 if not begun:
@@ -153,27 +153,27 @@ class Relay:
                 return
             self._telemetry.resumed.inc()
 
-    async def _parts(self, ask: Ask, opened: _Opened) -> AsyncIterator[bytes]:
+    async def _parts(self, request: ProxiedRequest, opened: _Opened) -> AsyncIterator[bytes]:
         """The pieces of a streamed response, as they come."""
         parts = opened.response.aiter_raw()
         while True:
-            async with self._watch(ask, opened.backend):
+            async with self._watch(request, opened.backend):
                 part = await anext(parts, None)
             if part is None:
                 return
             yield part
 
-    def _watch(self, ask: Ask, backend: Backend) -> Watch:
+    def _watch(self, request: ProxiedRequest, backend: Backend) -> Watch:
         """A wait for a replica that ends when it has hung and another one could answer."""
-        return Watch(backend, lambda: self._movable(ask, backend))
+        return Watch(backend, lambda: self._movable(request, backend))
 
-    def _movable(self, ask: Ask, backend: Backend) -> bool:
+    def _movable(self, request: ProxiedRequest, backend: Backend) -> bool:
         """Whether a request could be given to another replica than the one that has it."""
-        if ask.moves >= MOVES_ALLOWED:
+        if request.moves >= MOVES_ALLOWED:
             return False
-        versions = [ask.version]
-        if not ask.pinned:
-            versions += [one for one in self._routes.versions.values() if one.share > 0 and one.id not in ask.gone]
+        versions = [request.version]
+        if not request.pinned:
+            versions += [one for one in self._routes.versions.values() if one.share > 0 and one.id not in request.gone]
         now = asyncio.get_running_loop().time()
         return any(one.takes(now) for version in versions for one in version.backends if one is not backend)
 
@@ -184,19 +184,19 @@ class Relay:
             self._telemetry.lost.labels("refused again").inc()
             raise ApiError(502, INTERRUPTED, code="replica_failed")
 
-    async def _open(self, ask: Ask) -> _Opened:
+    async def _open(self, request: ProxiedRequest) -> _Opened:
         """A replica's response as far as its headers."""
-        if ask.version.owed and not ask.begun:
+        if request.version.owed and not request.begun:
             raise too_busy(FULL)
         while True:
             async with AsyncExitStack() as stack:
-                backend = await stack.enter_async_context(self._borrow(ask))
-                ask.backend = backend.name
+                backend = await stack.enter_async_context(self._borrow(request))
+                request.backend = backend.name
                 try:
-                    async with self._watch(ask, backend):
-                        response = await self._client.send(self._request(ask, backend), stream=True)
+                    async with self._watch(request, backend):
+                        response = await self._client.send(self._request(request, backend), stream=True)
                 except (httpx.TransportError, Hung) as error:
-                    self._failed(ask, backend, error)
+                    self._failed(request, backend, error)
                     continue
                 stack.push_async_callback(response.aclose)
                 if response.status_code not in (429, 503):
@@ -204,84 +204,91 @@ class Relay:
                         backend.breaker.succeeded()
                     return _Opened(backend, response, stack.pop_all())
             full = response.status_code == 429
-            self._avoid(ask, backend)
+            self._avoid(request, backend)
             if not full:
                 backend.ready = False  # until it is looked after again
-            elif not self._others(ask):
-                await self._wait_for_room(ask)
+            elif not self._others(request):
+                await self._wait_for_room(request)
             self._telemetry.retries.labels("full" if full else "not ready").inc()
 
-    def _request(self, ask: Ask, backend: Backend) -> httpx.Request:
-        headers = {"X-Request-Id": ask.request_id, "Accept-Encoding": "identity", **backend.auth_headers}
+    def _request(self, request: ProxiedRequest, backend: Backend) -> httpx.Request:
+        headers = {"X-Request-Id": request.request_id, "Accept-Encoding": "identity", **backend.auth_headers}
         content = None
-        if ask.body is not None:
+        if request.body is not None:
             headers["Content-Type"] = "application/json"
-            content = json.dumps(ask.body).encode()
-        return self._client.build_request(ask.method, backend.url + ask.path, content=content, headers=headers)
+            content = json.dumps(request.body).encode()
+        return self._client.build_request(request.method, backend.url + request.path, content=content, headers=headers)
 
     @asynccontextmanager
-    async def _borrow(self, ask: Ask) -> AsyncIterator[Backend]:
+    async def _borrow(self, request: ProxiedRequest) -> AsyncIterator[Backend]:
         """The next replica to try; a request that names no version may go over to another."""
         now = asyncio.get_running_loop().time()
-        seconds = self._settings.patience if ask.until is None else ask.until - now
+        seconds = self._settings.patience if request.until is None else request.until - now
         async with AsyncExitStack() as stack:
             try:
-                borrowed = self._routes.borrow(ask.version, seconds=seconds, exclude=ask.avoided)
+                borrowed = self._routes.borrow(request.version, seconds=seconds, exclude=request.avoided)
                 backend = await stack.enter_async_context(borrowed)
             except NoReplica:
-                other = None if ask.pinned else self._routes.choose(ask.identity, exclude={ask.version.id, *ask.gone})
+                other = (
+                    None
+                    if request.pinned
+                    else self._routes.choose(request.identity, exclude={request.version.id, *request.gone})
+                )
                 if other is None:
-                    raise self._given_up(ask, "no replica") from None
-                ask.version = other
+                    raise self._given_up(request, "no replica") from None
+                request.version = other
                 try:
                     backend = await stack.enter_async_context(self._routes.borrow(other, seconds=1.0))
                 except NoReplica:
-                    raise self._given_up(ask, "no replica") from None
+                    raise self._given_up(request, "no replica") from None
             yield backend
 
-    def _given_up(self, ask: Ask, reason: str) -> ApiError:
+    def _given_up(self, request: ProxiedRequest, reason: str) -> ApiError:
         """Nobody can answer in time; 503 and 429 are only for what no replica had begun."""
-        if not ask.begun:
+        if not request.begun:
             return no_replica()
         self._telemetry.lost.labels(reason).inc()
         return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
 
-    def _avoid(self, ask: Ask, backend: Backend, *, died: bool = False) -> None:
+    def _avoid(self, request: ProxiedRequest, backend: Backend, *, died: bool = False) -> None:
         """Ask others first from now on; the time for it begins with the first failure, and anew with a death."""
-        ask.avoided.append(backend)
-        if ask.until is None or died:
-            ask.until = asyncio.get_running_loop().time() + self._settings.patience_again
+        request.avoided.append(backend)
+        if request.until is None or died:
+            request.until = asyncio.get_running_loop().time() + self._settings.patience_again
 
-    def _others(self, ask: Ask) -> bool:
+    def _others(self, request: ProxiedRequest) -> bool:
         """Whether a replica takes requests that has not put this one off."""
         now = asyncio.get_running_loop().time()
-        return any(one.takes(now) and one not in ask.avoided for one in ask.version.backends)
+        return any(one.takes(now) and one not in request.avoided for one in request.version.backends)
 
-    async def _wait_for_room(self, ask: Ask) -> None:
+    async def _wait_for_room(self, request: ProxiedRequest) -> None:
         """All are full: a new request is told to come again, and one that had been begun waits for its turn."""
-        if not ask.begun:
+        if not request.begun:
             raise too_busy(FULL)
-        if ask.until is not None and asyncio.get_running_loop().time() >= ask.until:
-            raise self._given_up(ask, "full")
-        ask.avoided.clear()
-        ask.version.owed += 1
+        if request.until is not None and asyncio.get_running_loop().time() >= request.until:
+            raise self._given_up(request, "full")
+        request.avoided.clear()
+        request.version.owed += 1
         try:
             await asyncio.sleep(PAUSE_SECONDS)
         finally:
-            ask.version.owed -= 1
+            request.version.owed -= 1
 
-    def _failed(self, ask: Ask, backend: Backend, error: Exception) -> None:
+    def _failed(self, request: ProxiedRequest, backend: Backend, error: Exception) -> None:
         """A replica did not answer, or no more; raises when the request has cost enough of them."""
         if isinstance(error, Hung):
-            ask.moves += 1
-            self._avoid(ask, backend, died=True)
-            if not ask.pinned and not self._others(ask):
-                ask.version = self._routes.choose(ask.identity, exclude={ask.version.id, *ask.gone}) or ask.version
+            request.moves += 1
+            self._avoid(request, backend, died=True)
+            if not request.pinned and not self._others(request):
+                request.version = (
+                    self._routes.choose(request.identity, exclude={request.version.id, *request.gone})
+                    or request.version
+                )
             self._telemetry.retries.labels("hung").inc()
             return
         backend.breaker.failed(asyncio.get_running_loop().time())
         unreached = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
-        self._avoid(ask, backend, died=not unreached)
+        self._avoid(request, backend, died=not unreached)
         if isinstance(error, httpx.ReadTimeout):
             self._telemetry.lost.labels("timeout").inc()
             raise ApiError(504, "The answer took too long.", code="timeout") from None
@@ -289,11 +296,11 @@ class Relay:
             backend.ready = False
             self._telemetry.retries.labels("unreachable").inc()
             return
-        ask.deaths += 1
+        request.deaths += 1
         self._telemetry.retries.labels("died").inc()
-        if ask.deaths > DEATHS_ALLOWED:
+        if request.deaths > DEATHS_ALLOWED:
             self._telemetry.lost.labels("died").inc()
-            message = f"{ask.deaths} replicas in a row died while they answered this request."
+            message = f"{request.deaths} replicas in a row died while they answered this request."
             raise ApiError(502, message, code="replica_failed")
 
 

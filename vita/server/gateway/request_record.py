@@ -1,4 +1,11 @@
-"""One request's account, from its arrival to its last byte: what is counted of it and what the log keeps."""
+"""The record of one request, from its arrival to its last byte: its metrics and its row of the request log.
+
+The gateway's request handler owns the record and alone changes it, by calling the methods below in this order:
+
+    record.identify(key); record.admit(consent=True); record.forward(proxied_request)
+    record.begin_stream() or record.read_response(content)
+    row = record.close(200, refusal_patterns)
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ from typing import Any
 
 from vita.server.gateway.continuation import logprob_values
 from vita.server.gateway.keys import Key
-from vita.server.gateway.proxy import Ask
+from vita.server.gateway.proxy import ProxiedRequest
 from vita.server.gateway.routing import Version
 from vita.server.gateway.telemetry import Telemetry
 
@@ -19,102 +26,126 @@ _NOT_KEPT = ("model", "stream", "stream_options", "user")
 
 
 @dataclass
-class Exchange:
-    """The account of a request; `close` writes it, once."""
+class RequestRecord:
+    """Collects the facts about a request; `close` counts them and returns the row of the log, once."""
 
     service: str
     request_id: str
     route: str
     telemetry: Telemetry
-    key: Key | None = None
-    consent: bool = False
-    ask: Ask | None = None
     addressed: Version | None = None
-    """The version that the request is counted for when it reaches no replica."""
-    bytes_held: int = 0
-    entered: bool = False
-    texts: list[str] = field(default_factory=list)
-    finishes: list[str | None] = field(default_factory=list)
-    usage: dict[str, Any] = field(default_factory=dict)
-    logprob: float | None = None
-    response_id: str | None = None
-    ttft: float | None = None
-    began: float = field(default_factory=time.monotonic)
-    at: float = field(default_factory=time.time)
-    closed: bool = False
+    """The version that the request counts for when it reaches no replica."""
+    proxied_request: ProxiedRequest | None = field(default=None, init=False)
+    closed: bool = field(default=False, init=False)
+    _key: Key | None = field(default=None, init=False)
+    _consent: bool = field(default=False, init=False)
+    _streamed: bool = field(default=False, init=False)
+    _texts: list[str] = field(default_factory=list, init=False)
+    _finish_reasons: list[str | None] = field(default_factory=list, init=False)
+    _usage: dict[str, Any] = field(default_factory=dict, init=False)
+    _logprob: float | None = field(default=None, init=False)
+    _response_id: str | None = field(default=None, init=False)
+    _ttft: float | None = field(default=None, init=False)
+    _start: float = field(default_factory=time.monotonic, init=False)
+    _time: float = field(default_factory=time.time, init=False)
 
     @property
     def version(self) -> str:
-        return self.ask.version.id if self.ask else "none"
+        """The id of the version that responds; "none" for a request that is not forwarded."""
+        return self.proxied_request.version.id if self.proxied_request else "none"
 
-    def first_byte(self) -> None:
-        if self.ttft is None:
-            self.ttft = time.monotonic() - self.began
+    def identify(self, key: Key) -> None:
+        """Note whose request it is."""
+        self._key = key
 
-    def read_whole(self, content: bytes) -> None:
-        """Take texts, usage and log-probabilities out of a whole answer."""
+    def admit(self, *, consent: bool) -> None:
+        """Note that the request is admitted, and whether its content may be stored."""
+        self._consent = consent
+
+    def address(self, version: Version | None) -> None:
+        """Note the version that the request names."""
+        self.addressed = version
+
+    def forward(self, proxied_request: ProxiedRequest) -> None:
+        """Note what is forwarded to a replica."""
+        self.proxied_request = proxied_request
+
+    def begin_stream(self) -> None:
+        """Note the time of the first event of a streamed response."""
+        self._streamed, self._ttft = True, time.monotonic() - self._start
+
+    def read_response(self, content: bytes) -> None:
+        """Read texts, usage and log-probabilities from a response that is not streamed."""
         try:
-            told = json.loads(content)
+            response = json.loads(content)
         except ValueError:
             return
-        if not isinstance(told, dict):
+        if not isinstance(response, dict):
             return
-        self.response_id = told.get("id")
-        self.usage = told.get("usage") or {}
-        choices = told.get("choices") or []
-        self.texts = [choice.get("text") or (choice.get("message") or {}).get("content") or "" for choice in choices]
-        self.finishes = [choice.get("finish_reason") for choice in choices]
+        self._response_id = response.get("id")
+        self._usage = response.get("usage") or {}
+        choices = response.get("choices") or []
+        self._texts = [choice.get("text") or (choice.get("message") or {}).get("content") or "" for choice in choices]
+        self._finish_reasons = [choice.get("finish_reason") for choice in choices]
         values = [value for choice in choices for value in logprob_values(choice) if value is not None]
-        self.logprob = sum(values) / len(values) if values else None
+        self._logprob = sum(values) / len(values) if values else None
 
-    def read_stream(self) -> None:
-        """Take the same out of a stream that has ended."""
-        assert self.ask is not None
-        told = self.ask.continuation
-        self.response_id, self.usage = told.response_id, told.usage or {}
-        self.texts, self.finishes = told.texts, told.finishes
-        self.logprob = told.logprob_sum / told.logprob_count if told.logprob_count else None
+    def close(self, status: int, refusal_patterns: Sequence[re.Pattern[str]]) -> dict[str, Any] | None:
+        """Count the request and return its row of the log; None when the record is closed already."""
+        if self.closed:
+            return None
+        self.closed = True
+        if self._streamed:
+            self._read_stream()
+        return self._row(status, refusal_patterns)
 
-    def row(self, status: int, patterns: Sequence[re.Pattern[str]]) -> dict[str, Any]:
-        """Count the request, and give what the log may keep of it."""
-        seconds = time.monotonic() - self.began
-        refused = self._refused(patterns) if self.texts else None
+    def _read_stream(self) -> None:
+        """Read texts, usage and log-probabilities from the events that were sent."""
+        assert self.proxied_request is not None
+        stream = self.proxied_request.continuation
+        self._response_id, self._usage = stream.response_id, stream.usage or {}
+        self._texts, self._finish_reasons = stream.texts, stream.finishes
+        self._logprob = stream.logprob_sum / stream.logprob_count if stream.logprob_count else None
+
+    def _row(self, status: int, patterns: Sequence[re.Pattern[str]]) -> dict[str, Any]:
+        seconds = time.monotonic() - self._start
+        refused = self._refused(patterns) if self._texts else None
         self._count(status, seconds, refused)
-        answering = self.ask.version if self.ask else self.addressed
-        body = (self.ask.body if self.ask else None) or {}
+        answering = self.proxied_request.version if self.proxied_request else self.addressed
+        body = (self.proxied_request.body if self.proxied_request else None) or {}
         asked = {name: value for name, value in body.items() if name not in _NOT_KEPT}
         figures = {
             "seconds": round(seconds, 6),
-            "ttft": None if self.ttft is None else round(self.ttft, 6),
-            "prompt_tokens": self.usage.get("prompt_tokens"),
-            "completion_tokens": self.usage.get("completion_tokens"),
-            "finish": self.finishes,
+            "ttft": None if self._ttft is None else round(self._ttft, 6),
+            "prompt_tokens": self._usage.get("prompt_tokens"),
+            "completion_tokens": self._usage.get("completion_tokens"),
+            "finish": self._finish_reasons,
             "refused": refused,
-            "logprob": self.logprob,
+            "logprob": self._logprob,
             "stream": bool(body.get("stream")),
-            "replica": self.ask.backend if self.ask else None,
-            "deaths": self.ask.deaths if self.ask else 0,
+            "replica": self.proxied_request.backend if self.proxied_request else None,
+            "deaths": self.proxied_request.deaths if self.proxied_request else 0,
         }
         return {
             "request": self.request_id,
-            "response": self.response_id,
+            "response": self._response_id,
             "service": self.service,
             "version": answering.id if answering else "none",
             "model": answering.model if answering else "",
             "release": answering.release if answering else "",
-            "key": (self.key.hint or None) if self.key else None,
+            "key": (self._key.hint or None) if self._key else None,
             "route": self.route,
             "status": status,
             "asked": asked,
-            "answered": {"choices": self.texts} if self.texts else {},
+            "answered": {"choices": self._texts} if self._texts else {},
             "figures": figures,
-            "consent": self.consent,
-            "at": self.at,
+            "consent": self._consent,
+            "at": self._time,
         }
 
     def _refused(self, patterns: Sequence[re.Pattern[str]]) -> bool:
-        filtered = any(finish == "content_filter" for finish in self.finishes)
-        return filtered or any(pattern.search(text[:1000]) for pattern in patterns for text in self.texts)
+        filtered = any(finish == "content_filter" for finish in self._finish_reasons)
+        return filtered or any(pattern.search(text[:1000]) for pattern in patterns for text in self._texts)
 
     def _count(self, status: int, seconds: float, refused: bool | None) -> None:
         counts, version = self.telemetry, self.version
@@ -122,9 +153,9 @@ class Exchange:
         if status != 200:
             return
         counts.latency.labels(version).observe(seconds)
-        if self.ttft is not None:
-            counts.ttft.labels(version).observe(self.ttft)
-        counts.prompt_tokens.labels(version).inc(self.usage.get("prompt_tokens") or 0)
-        counts.completion_tokens.labels(version).inc(self.usage.get("completion_tokens") or 0)
+        if self._ttft is not None:
+            counts.ttft.labels(version).observe(self._ttft)
+        counts.prompt_tokens.labels(version).inc(self._usage.get("prompt_tokens") or 0)
+        counts.completion_tokens.labels(version).inc(self._usage.get("completion_tokens") or 0)
         if refused:
             counts.refusals.labels(version).inc()

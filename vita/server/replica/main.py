@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.gates.weights import Files, model_digest
-from vita.server.release import MODEL, Pinned, load_verified
+from vita.server.release import MODEL, ReleaseInfo, load_verified
 from vita.spine import machine
 from vita.spine.errors import ModelError, VitaError
 
@@ -24,7 +24,7 @@ GOLDEN_TOLERANCE = 0.01
 """By how much a token's log-probability may differ between two kinds of processor."""
 
 
-def verify(folder: Path, *, digest: str | None) -> tuple[Pinned, Files]:
+def verify(folder: Path, *, digest: str | None) -> tuple[ReleaseInfo, Files]:
     """Verify every file of the release in `folder`, which must be the one with this digest."""
     return load_verified(folder, lambda release, files: (release, files), digest=digest)
 
@@ -44,7 +44,7 @@ def open_app(
     from vita.server.replica.request_checks import ServedModel
     from vita.spine.config import build
 
-    def load(release: Pinned, files: Files) -> tuple[Pinned, str, Engine]:
+    def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
         return release, model or model_digest(files), Engine.open(folder / MODEL, device=device, clock=datetime.now)
 
     release, identity, engine = load_verified(folder, load, digest=digest)

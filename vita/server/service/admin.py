@@ -1,6 +1,6 @@
 """The operators' side of a running service: on a loopback port of its own, with a token that only the owner can read.
 
-    control = Control.find(folder, "cat"); control.call("POST", "/roll", {"folder": ..., "share": 0.1})
+    control = ServiceHandle.find(folder, "cat"); control.call("POST", "/roll", {"folder": ..., "share": 0.1})
 
 Nothing of it is reachable through the public listener.
 """
@@ -34,7 +34,7 @@ from vita.spine.errors import ConfigError, VitaError
 
 
 @dataclass(frozen=True)
-class Control:
+class ServiceHandle:
     """Where a running service is told what to do; the file that holds it can be read by its owner only."""
 
     service: str
@@ -46,7 +46,7 @@ class Control:
     process: str
 
     @classmethod
-    def of(cls, service: str, *, url: str, port: int) -> Control:
+    def of(cls, service: str, *, url: str, port: int) -> ServiceHandle:
         place, process = machine.owner()
         return cls(service, url, f"http://127.0.0.1:{port}", secrets.token_urlsafe(32), place, process)
 
@@ -61,7 +61,7 @@ class Control:
         return path
 
     @classmethod
-    def all(cls, folder: Path) -> list[Control]:
+    def all(cls, folder: Path) -> list[ServiceHandle]:
         """The services that run on this machine; files of dead ones are cleared away."""
         found = []
         for path in sorted(folder.glob("*.json")):
@@ -76,7 +76,7 @@ class Control:
         return found
 
     @classmethod
-    def find(cls, folder: Path, service: str | None) -> Control:
+    def find(cls, folder: Path, service: str | None) -> ServiceHandle:
         """The running service of that name, or the only one."""
         living = cls.all(folder)
         named = [one for one in living if service in (None, one.service, one.url)]

@@ -11,7 +11,7 @@ from typing import Protocol
 from vita.gates.clearance import Clearance, Terms, clear
 from vita.gates.tensor_digest import tensor_digest
 from vita.gates.weights import Files
-from vita.server.release import MODEL, Pinned, load_verified
+from vita.server.release import MODEL, ReleaseInfo, load_verified
 from vita.spine.ledger import Ledger
 from vita.spine.stage import Context
 from vita.spine.store import Store
@@ -20,13 +20,13 @@ from vita.spine.store import Store
 class ClearRelease(Protocol):
     """Decides whether a release may be served; raises `VitaError` with the reason otherwise."""
 
-    def __call__(self, release: Pinned, terms: Terms, *, record: bool = True) -> Clearance: ...
+    def __call__(self, release: ReleaseInfo, terms: Terms, *, record: bool = True) -> Clearance: ...
 
 
 def clearance_by(ledger: Ledger, store: Store) -> ClearRelease:
     """The clearance function of a service: by the gates and states of this ledger, and the models of this store."""
 
-    def clear_release(release: Pinned, terms: Terms, *, record: bool = True) -> Clearance:
+    def clear_release(release: ReleaseInfo, terms: Terms, *, record: bool = True) -> Clearance:
         files, tensors = load_verified(release.folder, _files_and_tensors, digest=release.digest)
         return clear(
             ledger, store, files, tensors=tensors, guard=release.content.get("guard"), label=release.id,
@@ -36,7 +36,7 @@ def clearance_by(ledger: Ledger, store: Store) -> ClearRelease:
     return clear_release
 
 
-def _files_and_tensors(release: Pinned, files: Files) -> tuple[Files, str | None]:
+def _files_and_tensors(release: ReleaseInfo, files: Files) -> tuple[Files, str | None]:
     return files, tensor_digest(release.folder / MODEL)
 
 

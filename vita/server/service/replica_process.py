@@ -20,15 +20,15 @@ from typing import Any, Literal
 
 from vita.gates.clearance import Terms
 from vita.server.gateway.routing import Backend
-from vita.server.release import Pinned
+from vita.server.release import ReleaseInfo
 from vita.spine import machine
 
 State = Literal["starting", "ready", "unready", "draining", "stopped", "waiting"]
-Command = Callable[[Pinned, int, int], list[str]]
+Command = Callable[[ReleaseInfo, int, int], list[str]]
 """A release, a port and a number of threads -> the command line of a replica."""
 
 
-def replica_command(release: Pinned, port: int, threads: int) -> list[str]:
+def replica_command(release: ReleaseInfo, port: int, threads: int) -> list[str]:
     """The command line of a replica on its leash."""
     leash = [sys.executable, "-m", "vita.server.service.parent_watch", "vita.server.replica.main"]
     return [*leash, "--release", str(release.folder), "--digest", release.digest, "--model", release.model,
@@ -36,11 +36,11 @@ def replica_command(release: Pinned, port: int, threads: int) -> list[str]:
 
 
 @dataclass(eq=False)
-class Replica:
+class ReplicaProcess:
     """One process after the other, and what has become of it."""
 
     name: str
-    release: Pinned
+    release: ReleaseInfo
     backend: Backend
     threads: int
     terms: Terms = field(default_factory=Terms)

@@ -24,8 +24,8 @@ from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.keys import all_keys
 from vita.server.gateway.routing import Routes
-from vita.server.release import Pinned
-from vita.server.service.admin import Control, admin_app
+from vita.server.release import ReleaseInfo
+from vita.server.service.admin import ServiceHandle, admin_app
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.listener import Listener, listener, open_socket
 from vita.server.service.pruning import prune_regularly
@@ -54,7 +54,7 @@ class Service:
     """What is served, where, and by how many."""
 
     name: str
-    release: Pinned
+    release: ReleaseInfo
     ledger: Ledger
     controls: Path
     """The folder for the operators' file."""
@@ -118,7 +118,7 @@ class Service:
             gateway.routes, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
             command=self.command, who=self.who, tell=self.tell,
         )  # fmt: skip
-        control = Control.of(self.name, url=url, port=private.getsockname()[1])
+        control = ServiceHandle.of(self.name, url=url, port=private.getsockname()[1])
         path = control.write(self.controls)
         servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
         pairs = zip(servers, (public, private), strict=True)

@@ -20,10 +20,10 @@ import httpx
 
 from vita.gates.clearance import Terms
 from vita.server.gateway.routing import Backend, Routes, Version
-from vita.server.release import Pinned
+from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.journal import Journal
-from vita.server.service.replica_process import Command, Replica, replica_command
+from vita.server.service.replica_process import Command, ReplicaProcess, replica_command
 from vita.server.settings import ServiceSettings
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError, LedgerError, ModelError, VitaError
@@ -60,13 +60,15 @@ class Supervisor:
         self._journal = Journal(ledger, tell)
         self._threads, self._command, self._who, self._tell = threads, command, who, tell
         self._clear = clear
-        self.replicas: dict[str, Replica] = {}
+        self.replicas: dict[str, ReplicaProcess] = {}
         self._numbers = itertools.count(1)
         self._changing = asyncio.Lock()
 
     # -- what an operator can do
 
-    async def start(self, release: Pinned, *, replicas: int, share: float = 1.0, terms: Terms | None = None) -> Version:
+    async def start(
+        self, release: ReleaseInfo, *, replicas: int, share: float = 1.0, terms: Terms | None = None
+    ) -> Version:
         """Serve a release by `replicas` processes once it is cleared; returns when all are ready."""
         if release.id in self.routes.versions:
             raise ConfigError("fleet", f"{release.id} is being served already", hint="give the release another version")
@@ -93,7 +95,7 @@ class Supervisor:
             self.routes.share({**others, version.id: share})
         return version
 
-    async def roll(self, release: Pinned, *, share: float = 1.0, terms: Terms | None = None) -> Version:
+    async def roll(self, release: ReleaseInfo, *, share: float = 1.0, terms: Terms | None = None) -> Version:
         """Bring in a new version: the whole of the traffic, or a share of it until it is promoted or rolled back."""
         if not 0 < share <= 1:
             raise ConfigError("fleet.share", expected="a number above 0, up to 1", got=share)
@@ -182,7 +184,7 @@ class Supervisor:
             ],
         }  # fmt: skip
 
-    def of_version(self, version_id: str) -> list[Replica]:
+    def of_version(self, version_id: str) -> list[ReplicaProcess]:
         return [one for one in self.replicas.values() if one.release.id == version_id and not one.leaving]
 
     # -- versions
@@ -217,15 +219,15 @@ class Supervisor:
 
     # -- one replica
 
-    def _begin(self, release: Pinned, version: Version, threads: int, *, terms: Terms) -> Replica:
+    def _begin(self, release: ReleaseInfo, version: Version, threads: int, *, terms: Terms) -> ReplicaProcess:
         name = f"r{next(self._numbers)}"
-        replica = Replica(name, release, Backend(name, ""), threads, terms=terms, tell=self._tell)
+        replica = ReplicaProcess(name, release, Backend(name, ""), threads, terms=terms, tell=self._tell)
         self.replicas[name] = replica
         version.backends.append(replica.backend)
         replica.keeper = asyncio.create_task(self._keep(replica))
         return replica
 
-    async def _all_ready(self, begun: Sequence[Replica]) -> None:
+    async def _all_ready(self, begun: Sequence[ReplicaProcess]) -> None:
         """Wait until all of these serve; when one was given up none stays, and its last words are the error."""
         await asyncio.gather(*(one.settled.wait() for one in begun))
         if failed := next((one for one in begun if not one.was_ready), None):
@@ -233,7 +235,7 @@ class Supervisor:
             await asyncio.gather(*(self._leave(one) for one in begun))
             raise ModelError(f"replica {failed.name} of {failed.release.id}", problem)
 
-    async def _keep(self, replica: Replica) -> None:
+    async def _keep(self, replica: ReplicaProcess) -> None:
         """Start a replica, look after it, and start it again when it has died."""
         while not replica.leaving:
             if replica.starts and not await self._cleared_again(replica):
@@ -261,7 +263,7 @@ class Supervisor:
             self._tell(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
             await asyncio.sleep(pause)
 
-    async def _cleared_again(self, replica: Replica) -> bool:
+    async def _cleared_again(self, replica: ReplicaProcess) -> bool:
         """Clear a release again before its replica restarts; what was cleared holds while the ledger is unreachable."""
         try:
             await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
@@ -273,7 +275,7 @@ class Supervisor:
             return False
         return True
 
-    async def _look_after(self, replica: Replica) -> None:
+    async def _look_after(self, replica: ReplicaProcess) -> None:
         """Ask again and again whether it is ready, until its process has ended."""
         assert replica.process is not None
         process = replica.process
@@ -289,7 +291,7 @@ class Supervisor:
         if process.stdin is not None:
             process.stdin.close()
 
-    def _note(self, replica: Replica, ready: bool) -> None:
+    def _note(self, replica: ReplicaProcess, ready: bool) -> None:
         if ready != replica.backend.ready:
             replica.backend.ready = ready
             if ready:
@@ -301,7 +303,7 @@ class Supervisor:
         elif replica.state == "ready":
             replica.state = "unready"
 
-    def _late(self, replica: Replica) -> str | None:
+    def _late(self, replica: ReplicaProcess) -> str | None:
         """Why a replica that is not ready must end: it is silent or refuses for too long, and nobody told it to."""
         starting = replica.state == "starting"
         seconds = self._settings.ready_seconds if starting else self._settings.unready_seconds
@@ -309,7 +311,7 @@ class Supervisor:
             return None
         return f"it was not ready {'in' if starting else 'for'} {seconds:g} s and was ended"
 
-    async def _ready(self, replica: Replica) -> bool:
+    async def _ready(self, replica: ReplicaProcess) -> bool:
         """Whether it says that it is ready; one that says nothing in time counts as hung."""
         backend, seconds = replica.backend, self._settings.probe_seconds
         try:
@@ -329,7 +331,7 @@ class Supervisor:
         self._learn(replica, answer)
         return True
 
-    def _learn(self, replica: Replica, answer: httpx.Response) -> None:
+    def _learn(self, replica: ReplicaProcess, answer: httpx.Response) -> None:
         """Take over what a ready replica says of itself; its warnings go to the operator, once."""
         try:
             content = answer.json()
@@ -344,7 +346,7 @@ class Supervisor:
                 self._tell(f"warning: {replica.name}: {warning}")
         replica.warnings = warnings
 
-    def _answers(self, replica: Replica, answers: bool) -> None:
+    def _answers(self, replica: ReplicaProcess, answers: bool) -> None:
         """Note whether a replica answers its probes; the requests of one that does not go to others."""
         backend = replica.backend
         if backend.hung is not answers:
@@ -358,7 +360,7 @@ class Supervisor:
                        f"{replica.name} answers again")  # fmt: skip
         self.routes.wake()
 
-    async def _leave(self, replica: Replica, *, seconds: float | None = None) -> None:
+    async def _leave(self, replica: ReplicaProcess, *, seconds: float | None = None) -> None:
         """No new requests; then, when the old ones are answered or the time is up, the end of the process."""
         replica.leaving = replica.backend.draining = True
         replica.state = "draining"

@@ -1,0 +1,48 @@
+"""A request has one record, which is closed once and says what was sent to the client."""
+
+from __future__ import annotations
+
+import json
+
+from tests.server.fakes import FakeReplica
+from tests.server.gateways import CHAT, going, service
+from vita.monitoring.request_log import asked_since
+from vita.server.gateway.keys import create
+from vita.server.gateway.request_record import RequestRecord
+from vita.server.gateway.telemetry import Telemetry
+
+
+def test_a_record_is_closed_once_with_its_first_status():
+    telemetry = Telemetry()
+    record = RequestRecord("cat", "req-1", "/v1/chat/completions", telemetry)
+    record.admit(consent=True)
+    choice = {"message": {"content": "I am sorry"}, "finish_reason": "stop"}
+    record.read_response(json.dumps({"id": "chatcmpl-1", "choices": [choice]}).encode())
+    row = record.close(200, ())
+    assert row is not None
+    assert (row["status"], row["response"], row["consent"]) == (200, "chatcmpl-1", True)
+    assert row["answered"] == {"choices": ["I am sorry"]} and row["version"] == "none"
+    assert record.close(500, ()) is None
+    samples = [sample for family in telemetry.requests.collect() for sample in family.samples]
+    assert [sample.labels["status"] for sample in samples if sample.name.endswith("_total")] == ["200"]
+
+
+@going
+async def test_whole_streamed_and_rejected_requests_are_recorded_with_their_key_and_consent(ledger):
+    secret = create(ledger, "ann", consent=True)
+    async with service(ledger, FakeReplica("a"), in_flight=1) as (gateway, client):
+        headers, body = {"Authorization": f"Bearer {secret}"}, {**CHAT, "seed": 1}
+        whole = await client.post("/v1/chat/completions", json=body, headers=headers)
+        streamed = await client.post("/v1/chat/completions", json={**body, "stream": True}, headers=headers)
+        gateway.admission.in_flight += 1
+        full = await client.post("/v1/chat/completions", json=body, headers=headers)
+        gateway.admission.in_flight -= 1
+        assert (whole.status_code, streamed.status_code, full.status_code) == (200, 200, 429)
+        assert gateway.in_flight == 0 and gateway.admission.bytes_held == 0
+        gateway.log.flush()
+    rows = {row["request"]: row for row in asked_since(ledger)}
+    first, second, third = (rows[answer.headers["x-request-id"]] for answer in (whole, streamed, full))
+    assert {row["key"] for row in (first, second, third)} == {secret.split("-")[1]}
+    assert first["answered"] == second["answered"] and first["answered"]["choices"]
+    assert first["figures"]["ttft"] is None and second["figures"]["ttft"] > 0
+    assert (third["status"], third["answered"], third["figures"]["replica"]) == (429, {}, None)
