@@ -1,1 +1,1 @@
-"""The service: replicas that answer, the gateway before them, and who keeps both alive."""
+"""The HTTP service: replicas that run the model, the gateway in front of them, and their supervision."""

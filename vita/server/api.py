@@ -1,9 +1,9 @@
-"""What a request may say: OpenAI's fields, with ranges; whatever else it says is refused by name, never ignored.
+"""Models of request bodies: the fields of the OpenAI API with their ranges. Every other field is refused by its name.
 
-    ask = parse(ChatRequest, body)        # raises ApiError 400 with the `param` at fault
+    request = parse(ChatRequest, body)        # raises ApiError 400 with the wrong field in `param`
 
-Null means absent, as in OpenAI's own API. Fields that other servers know and this one cannot honour are told apart
-from misspelt ones. No torch here: the gateway reads requests with the same models.
+Null means absent, as in the OpenAI API. A field of the OpenAI API that is not supported has an error code of its own,
+different from that of an unknown field. This module does not import torch: the gateway uses the same models.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from vita.server.errors import ApiError, invalid
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
-"""Checked up to the first mistake: a body of a million wrong ids must not cost seconds of error reports."""
+"""Validation stops at the first error, so that a body with a million wrong ids does not take seconds."""
 Prompts = str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -32,52 +32,52 @@ class Request(BaseModel):
     )  # fmt: skip
 
     unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Fields of OpenAI's API that are known here and honoured only at these values."""
+    """Fields of the OpenAI API that are accepted only with these values."""
 
 
 class StreamOptions(Request):
-    """What a stream holds beyond the answer."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
-    """Whether a last chunk without choices tells the usage."""
+    """Send the token usage in a last chunk without choices."""
 
 
 class Decoding(Request):
-    """What completions and chat share."""
+    """Fields that completions and chat completions share."""
 
     model: str = Field(min_length=1, max_length=200)
-    """The name of the model, as GET /v1/models lists it."""
+    """Name of the model, as GET /v1/models lists it."""
     temperature: float | None = Field(default=None, ge=0, le=2)
-    """Below 1 the likely gets likelier, above 1 less so; 0 takes the likeliest token each time."""
+    """Sampling temperature; 0 selects the most likely token at each step."""
     top_p: float | None = Field(default=None, ge=0, le=1)
-    """Only the likeliest tokens that together reach this probability may be chosen."""
+    """Sample only from the most likely tokens whose probabilities add up to this value (nucleus sampling)."""
     top_k: int | None = Field(default=None, ge=0, le=2**31)
-    """Only the k likeliest tokens may be chosen, 0 for all. Not of OpenAI's API."""
+    """Sample only from the k most likely tokens; 0 for all. Not part of the OpenAI API."""
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    """The same seed gives the same answer; without one each answer is by chance."""
+    """Random seed. The same seed gives the same completion; without a seed every completion is different."""
     n: int = Field(default=1, ge=1, le=128)
-    """How many answers to give."""
+    """Number of completions for each prompt."""
     stop: Stop | Annotated[list[Stop], Field(fail_fast=True, max_length=4)] | None = None
-    """Up to four texts before which an answer ends."""
+    """Up to four texts; generation stops before the first of them."""
     max_tokens: int | None = Field(default=None, ge=0, le=2**31)
-    """The longest answer, in tokens."""
+    """Maximum number of tokens of the completion."""
     presence_penalty: float = Field(default=0.0, ge=-2, le=2)
-    """Taken from the logit of every token that the answer holds already."""
+    """Subtracted from the logit of every token that is already in the completion."""
     frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
-    """Taken from the logit of a token for each time that the answer holds it."""
+    """Subtracted from the logit of a token for each of its occurrences in the completion."""
     logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Bias] | None = None
-    """Added to the logits of these token ids."""
+    """Values that are added to the logits of these token ids."""
     stream: bool = False
-    """Whether the answer comes piece by piece, as server-sent events."""
+    """Stream the response as server-sent events."""
     stream_options: StreamOptions | None = None
-    """Only with `stream`."""
+    """Options of the stream; only with `stream`."""
     user: str | None = Field(default=None, max_length=512)
-    """Who asks, for the service's own records; the answer does not depend on it."""
+    """Identifier of the end user, for the records of the service; the completion does not depend on it."""
 
     @field_validator("logit_bias", mode="before")
     @classmethod
     def _first_wrong_bias(cls, value: Any) -> Any:
-        """Stop at the first wrong entry, however many there are."""
+        """Keep only the first invalid entry, so that the error report stays short."""
         if not isinstance(value, dict):
             return value
         wrong = next((item for item in value.items() if not _is_bias(*item)), None)
@@ -91,12 +91,12 @@ class Decoding(Request):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The stop texts, however they were given."""
+        """The stop texts as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def biases(self) -> dict[int, float]:
-        """Token id -> what is added to its logit."""
+        """Token id -> value that is added to its logit."""
         return {int(token): bias for token, bias in (self.logit_bias or {}).items()}
 
 
@@ -106,11 +106,11 @@ class CompletionRequest(Decoding):
     unsupported = {"suffix": ("",), "best_of": (1,)}
 
     prompt: Prompts = Field(default="", json_schema_extra={"examples": ["Once upon a time"]})
-    """A text, token ids, or a list of either; an empty text begins a document."""
+    """A text, token ids, or a list of either; an empty text starts a new document."""
     echo: bool = False
-    """Whether the answer begins with the prompt, and its log-probabilities with the prompt's."""
+    """Return the prompt before the completion, with its log-probabilities where they are requested."""
     logprobs: int | None = Field(default=None, ge=0, le=20)
-    """Log-probabilities of the tokens and of this many likeliest ones at each place."""
+    """Return the log-probabilities of the tokens and of this number of most likely alternatives."""
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -124,15 +124,15 @@ class CompletionRequest(Decoding):
 
 
 class Message(Request):
-    """One turn of a dialogue."""
+    """One message of a dialogue."""
 
     unsupported = {"name": (), "tool_calls": ([],), "function_call": (), "refusal": (), "audio": (),
                    "annotations": ([],), "tool_call_id": ()}  # fmt: skip
 
     role: Literal["system", "developer", "user", "assistant"]
-    """Who speaks; `developer` is another word for `system`."""
+    """Role of the author; `developer` is equivalent to `system`."""
     content: str
-    """What is said; parts of type `text` are put together."""
+    """Content of the message; parts of type `text` are concatenated."""
 
     @field_validator("content", mode="before")
     @classmethod
@@ -145,16 +145,16 @@ class Message(Request):
                 raise ValueError('only parts {"type": "text", "text": ...} are supported')
             if len(part) > 2:
                 extra = next(name for name in part if name not in ("type", "text"))
-                raise ValueError(f"a part holds the unknown field `{extra}`")
+                raise ValueError(f"a part has the unknown field `{extra}`")
             texts.append(part["text"])
         return "".join(texts)
 
 
 class ResponseFormat(Request):
-    """The form of an answer."""
+    """The format of the response."""
 
     type: Literal["text"]
-    """Only `text`."""
+    """The only supported format is `text`."""
 
 
 class ChatRequest(Decoding):
@@ -169,32 +169,34 @@ class ChatRequest(Decoding):
     }  # fmt: skip
 
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
-    """The dialogue so far."""
+    """The messages of the dialogue."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31)
-    """The longest answer, in tokens; the newer name of `max_tokens`."""
+    """Maximum number of tokens of the completion; the newer name of `max_tokens`."""
     logprobs: bool = False
-    """Whether to give the log-probability of each token of the answer."""
+    """Return the log-probability of each token of the completion."""
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    """How many of the likeliest tokens to give at each place; only with `logprobs`."""
+    """Number of most likely tokens to return at each position; only with `logprobs`."""
     response_format: ResponseFormat | None = None
-    """Only {"type": "text"}."""
+    """Format of the response; only {"type": "text"}."""
     truncation: Literal["auto", "disabled"] = "disabled"
-    """`auto` drops the oldest turns of a dialogue that does not fit into the context; `disabled` refuses it.
-    A field of OpenAI's Responses API."""
+    """`auto` drops the oldest turns of a dialogue that exceeds the context; `disabled` refuses the request.
+    A field of the OpenAI Responses API."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise _misplaced("top_logprobs", "is only allowed when `logprobs` is true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise _misplaced("max_completion_tokens", "and `max_tokens` are two names of one limit, and differ")
+            raise _misplaced(
+                "max_completion_tokens", "and `max_tokens` are two names of the same limit, but they differ"
+            )
         if self.max_tokens == 0:
             raise _misplaced("max_tokens", "must be at least 1")
         return self
 
     @property
     def limit(self) -> int | None:
-        """The longest answer, by either name."""
+        """Maximum number of tokens of the completion, from either field."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -208,18 +210,18 @@ class EmbeddingRequest(Request):
     input: Prompts
     """A text, token ids, or a list of either; none may be empty."""
     encoding_format: Literal["float", "base64"] = "float"
-    """Numbers, or little-endian float32 in base64."""
+    """JSON numbers, or little-endian float32 in base64."""
     user: str | None = Field(default=None, max_length=512)
-    """Who asks, for the service's own records."""
+    """Identifier of the end user, for the records of the service."""
 
     @field_validator("input", mode="before")
     @classmethod
     def _of_one_kind(cls, value: Any) -> Any:
         value = _texts_or_ids(value, "input")
         if any(
-            not one for one in (value if isinstance(value, list) and isinstance(value[0], (str, list)) else [value])
+            not text for text in (value if isinstance(value, list) and isinstance(value[0], (str, list)) else [value])
         ):
-            raise ValueError("an empty text has no embedding")
+            raise ValueError("an empty text does not have an embedding")
         return value
 
     @property
@@ -229,25 +231,25 @@ class EmbeddingRequest(Request):
 
 
 class TokenizeRequest(Request):
-    """POST /tokenize: a text as a template would have written it, or a dialogue."""
+    """POST /tokenize: a text or a dialogue."""
 
     model: str | None = None
     """The name of the model."""
     prompt: str | None = None
-    """A text; names of special tokens in it are special tokens."""
+    """A text; names of special tokens in it are encoded as special tokens."""
     messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=4096)] | None = None
-    """A dialogue; names of special tokens in it stay plain text."""
+    """A dialogue; names of special tokens in it are encoded as plain text."""
     add_generation_prompt: bool = True
-    """Whether the dialogue ends where the answer begins."""
+    """End the dialogue with the start of an assistant message."""
     add_special_tokens: bool = True
-    """Whether to add what the tokenizer adds by itself, which is nothing."""
+    """Accepted for compatibility; the tokenizer does not add special tokens."""
     return_token_strs: bool = False
-    """Whether to give the text of each token, too."""
+    """Return the text of each token also."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise _misplaced("prompt", "or `messages` must be given, and not both")
+            raise _misplaced("prompt", "or `messages` is required, but not both")
         return self
 
 
@@ -264,7 +266,7 @@ R = TypeVar("R", bound=Request)
 
 
 def parse(model: type[R], body: bytes) -> R:
-    """The request that a body holds, {} where it is empty; `ApiError` names what is wrong with it."""
+    """Parse and validate a request body; raises `ApiError` with the wrong field."""
     return read(model, json_object(body))
 
 
@@ -280,7 +282,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def read(model: type[R], values: Mapping[str, Any]) -> R:
-    """The request that plain values hold."""
+    """Validate the values of a request; raises `ApiError` with the wrong field."""
     given = _known(model, values, "")
     if isinstance(given.get("messages"), list):
         given["messages"] = [
@@ -294,7 +296,7 @@ def read(model: type[R], values: Mapping[str, Any]) -> R:
 
 
 def _known(model: type[Request], values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` without nulls and without what is neutral; refuses what is not known or not supported."""
+    """Drop nulls and neutral values of unsupported fields; refuses unknown and unsupported fields."""
     given = {}
     for name, value in values.items():
         if name in model.model_fields:
@@ -311,7 +313,7 @@ def _known(model: type[Request], values: Mapping[str, Any], where: str) -> dict[
 
 
 def _texts_or_ids(value: Any, name: str) -> Any:
-    """Lets the four forms of a prompt pass; says which were expected otherwise."""
+    """Return `value` if it is one of the four forms of a prompt; raises ValueError otherwise."""
     if isinstance(value, str) or (isinstance(value, list) and value and _is_ids_or_texts(value)):
         return value
     raise ValueError(f"`{name}` must be a text, a list of texts, a list of token ids or a list of such lists")
@@ -319,18 +321,18 @@ def _texts_or_ids(value: Any, name: str) -> Any:
 
 def _is_ids_or_texts(value: list[Any]) -> bool:
     return (
-        all(isinstance(one, str) for one in value)
+        all(isinstance(text, str) for text in value)
         or _are_ids(value)
-        or all(isinstance(one, list) and one and _are_ids(one) for one in value)
+        or all(isinstance(ids, list) and ids and _are_ids(ids) for ids in value)
     )
 
 
 def _are_ids(value: list[Any]) -> bool:
-    return all(type(one) is int for one in value)
+    return all(type(token) is int for token in value)
 
 
 def _is_bias(token: Any, bias: Any) -> bool:
-    """Whether an entry of `logit_bias` is one that pydantic would take."""
+    """Tell whether an entry of `logit_bias` is valid."""
     number = type(bias) in (int, float) and -100 <= bias <= 100
     return number and isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 9
 
@@ -340,7 +342,7 @@ def _as_list(value: Any) -> Any:
 
 
 class _Misplaced(ValueError):
-    """A rule between fields; knows the field to name."""
+    """A violated rule between fields, with the field to name."""
 
     def __init__(self, param: str, problem: str) -> None:
         super().__init__(f"`{param}` {problem}")
@@ -352,10 +354,11 @@ def _misplaced(param: str, problem: str) -> _Misplaced:
 
 
 def _explained(error: ValidationError) -> ApiError:
-    found = error.errors(include_url=False)
-    # Of the arms of a union the one that was meant: a list of ids is not blamed for being no text.
-    meant = [one for one in found if one["type"] not in ("string_type", "list_type")]
-    first = max(meant or found, key=lambda one: (one["loc"][:1] == found[0]["loc"][:1], len(one["loc"])))
+    problems = error.errors(include_url=False)
+    # Report the branch of a union that the client meant: a list of ids is not reported as "not a string".
+    relevant = [problem for problem in problems if problem["type"] not in ("string_type", "list_type")]
+    first_field = problems[0]["loc"][:1]
+    first = max(relevant or problems, key=lambda problem: (problem["loc"][:1] == first_field, len(problem["loc"])))
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, _Misplaced):
         return invalid(str(raised), raised.param)
@@ -372,7 +375,7 @@ def _explained(error: ValidationError) -> ApiError:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """`messages[0].content`; pydantic's names for the arms of a union are left out."""
+    """Format a location as `messages[0].content`, without the names that pydantic gives to branches of a union."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -385,4 +388,4 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {list: "an array", str: "a string", bool: "a truth value", type(None): "null"}.get(type(value), "a number")
+    return {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")

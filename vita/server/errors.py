@@ -1,8 +1,8 @@
-"""What a client is told when it is refused: an HTTP status and the body that OpenAI's clients read.
+"""Errors of the HTTP API: a status and a body in the format of the OpenAI API.
 
     {"error": {"message": "...", "type": "invalid_request_error", "param": "temperature", "code": null}}
 
-A client repeats 408, 409, 429 and 5xx by itself, so only what may go well the next time has such a status.
+The OpenAI clients retry 408, 409, 429 and 5xx, so only an error that a retry can resolve has such a status.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ CODES = {401: "invalid_api_key", 405: "method_not_allowed", 413: "request_too_la
 
 
 class ApiError(Exception):
-    """A refusal on its way to the client."""
+    """An error that is returned to the client."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
         more: dict[str, Any] | None = None,
     ) -> None:
-        """`kind` is the body's `type`, by default the usual one of the status; `more` are further facts in the body."""
+        """`kind` is the `type` in the body, by default that of the status; `more` are additional fields of the body."""
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
         self.code = code or CODES.get(status)
@@ -35,7 +35,7 @@ class ApiError(Exception):
         self.headers, self.more = headers or {}, more or {}
 
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """Return the JSON body of the response."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": {**error, **self.more}}
 
@@ -45,31 +45,33 @@ class ClientLeft(Exception):
 
 
 def invalid(message: str, param: str | None = None, *, code: str | None = None) -> ApiError:
-    """The request itself is wrong; repeating it is useless."""
+    """The request is invalid; a retry does not help."""
     return ApiError(400, message, param=param, code=code)
 
 
 def model_not_found(name: str) -> ApiError:
-    """No such model is served here."""
+    """The server does not have this model."""
     message = f"The model `{name}` does not exist; GET /v1/models lists those that do"
     return ApiError(404, message, param="model", code="model_not_found")
 
 
 def no_such_route(method: str, path: str) -> ApiError:
-    """Nothing stands at this URL."""
+    """There is no route for this URL."""
     return ApiError(404, f"Unknown request URL: {method} {path}", code="unknown_url")
 
 
 def too_long(context: int, tokens: int, *, param: str, exact: bool = True) -> ApiError:
-    """The prompt leaves no room in the model's context."""
+    """The prompt and its completion do not fit in the context of the model."""
     length = f"{tokens} tokens" if exact else f"at least {tokens} tokens"
-    message = f"This model's maximum context length is {context} tokens, the answer included; your prompt has {length}"
+    message = (
+        f"This model's maximum context length is {context} tokens, including the completion; your prompt has {length}"
+    )
     return invalid(message, param, code="context_length_exceeded")
 
 
 def too_large(limit: int) -> ApiError:
-    """The body is longer than the server reads."""
-    return ApiError(413, f"The request's body is longer than {limit} bytes")
+    """The body exceeds the size limit."""
+    return ApiError(413, f"The request body is larger than {limit} bytes")
 
 
 def body_timeout() -> ApiError:
@@ -78,17 +80,17 @@ def body_timeout() -> ApiError:
 
 
 def too_busy(message: str, *, retry_after: int = 1) -> ApiError:
-    """The queue is full; the request was refused before any work."""
+    """The server is at its capacity; the request was refused before any computation."""
     return ApiError(429, message, headers=_retry(retry_after))
 
 
 def unavailable(message: str, *, code: str, retry_after: int = 1) -> ApiError:
-    """Not ready yet, or draining: another replica, or this one later, may answer."""
+    """The server is not ready or is draining; a retry can succeed."""
     return ApiError(503, message, code=code, headers=_retry(retry_after))
 
 
-def internal(message: str = "The server had an error while answering; the request's id is in its log") -> ApiError:
-    """A fault of ours."""
+def internal(message: str = "Internal server error; the log of the server names the request id") -> ApiError:
+    """An error of the server."""
     return ApiError(500, message, code="internal_error")
 
 

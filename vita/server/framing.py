@@ -1,7 +1,7 @@
-"""Refuses requests whose body has two lengths, and ends their connection (RFC 9112, section 6.3).
+"""Refuses requests whose body length is ambiguous, and closes their connection (RFC 9112, section 6.3).
 
-A request with both `Content-Length` and `Transfer-Encoding` may be read differently by a proxy in front, so that what
-follows on the same connection could be taken for a request of somebody else (request smuggling).
+A request with both `Content-Length` and `Transfer-Encoding` may be read differently by a proxy in front, so that the
+rest of the connection could be read as a request of another client (request smuggling).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vita.server.json_response import error_response
 
 
 class Framing:
-    """Middleware that answers 400 and closes where the length of a body is ambiguous."""
+    """Middleware that responds with 400 and closes the connection when the body length is ambiguous."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,7 +28,7 @@ class Framing:
 
 
 def _problem(scope: Scope) -> str | None:
-    """What is wrong with the headers that say how long the body is."""
+    """Return the problem with the headers that define the length of the body, or None."""
     names = [name.lower() for name, _ in scope["headers"]]
     if b"transfer-encoding" not in names:
         return None

@@ -1,8 +1,8 @@
-"""What users say of answers: checked strictly, tied to a logged request, stored before it is acknowledged.
+"""User feedback on responses: validated strictly, linked to a logged request, stored before it is acknowledged.
 
-The last word counts: a changed thumb, edit, flag or vote of the same key on the same answers replaces the earlier one,
-and the same words again are not stored twice. The verdict is kept always, a user's own words only with consent and
-where the service keeps content at all.
+The latest feedback counts: a changed thumb, edit, flag or vote of the same key on the same responses replaces the
+earlier one, and identical feedback is not stored twice. The value is always stored; texts are stored only with consent
+and only where the service stores content.
 
 {"request_id": ..., "kind": "thumb", "value": 1 or -1}
 {"request_id": ..., "kind": "edit", "better": "the answer it should have been"}
@@ -28,7 +28,7 @@ from vita.spine.ledger import Ledger
 
 TEXT = 32_768
 TEXTS = ("better", "reason")
-"""What a user writes freely."""
+"""Fields with free text."""
 
 _FIELDS = {
     "thumb": ({"request_id", "value"}, {"reason"}),
@@ -36,28 +36,28 @@ _FIELDS = {
     "flag": ({"request_id", "reason"}, set()),
     "vote": ({"chosen_request_id", "rejected_request_id"}, {"value", "reason"}),
 }
-"""Kind -> what it needs, and what else it may have."""
+"""Kind -> required fields, optional fields."""
 
 
 class FeedbackRequest(Settings):
-    """One word of a user on an answer, or on two."""
+    """Feedback on one response, or a comparison of two."""
 
     kind: Literal["thumb", "edit", "flag", "vote"]
-    """What is said: a thumb up or down, a better answer, a complaint, or which of two answers is better."""
+    """Kind of feedback: thumb up or down, corrected response, complaint, or preference between two responses."""
     request_id: str | None = Field(None, min_length=1, max_length=64)
-    """The `x-request-id` of the answer, or the `id` in it."""
+    """The `x-request-id` of the response, or the `id` in its body."""
     value: int | None = Field(None, ge=-1, le=1)
-    """1 or -1 of a thumb; 1, or 0 for a tie, of a vote."""
+    """1 or -1 for a thumb; 1, or 0 for a tie, for a vote."""
     better: str | None = Field(None, min_length=1, max_length=TEXT)
-    """The answer it should have been."""
+    """The corrected response."""
     reason: str | None = Field(None, min_length=1, max_length=TEXT)
-    """Why."""
+    """The reason."""
     chosen_request_id: str | None = Field(None, min_length=1, max_length=64)
-    """The better of two answers."""
+    """The better of two responses."""
     rejected_request_id: str | None = Field(None, min_length=1, max_length=64)
-    """The worse of two answers."""
+    """The worse of two responses."""
     consent: bool = False
-    """Whether the texts in it may be kept, and later versions may learn from it."""
+    """Consent to store the texts and to train later versions on the feedback."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> FeedbackRequest:
@@ -75,7 +75,7 @@ class FeedbackRequest(Settings):
 
 
 def read_feedback(body: Any) -> FeedbackRequest:
-    """The feedback in a request's body, or a refusal that names the field."""
+    """Validate the body of a feedback request; raises `ApiError` with the wrong field."""
     try:
         return FeedbackRequest.model_validate(body, strict=True)
     except ValidationError as error:
@@ -88,7 +88,7 @@ def read_feedback(body: Any) -> FeedbackRequest:
 
 
 def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kept) -> dict[str, Any]:
-    """Write feedback, and tell what was stored; a request of somebody else's key counts as unknown."""
+    """Store feedback and return a description of it; a request of another key counts as not found."""
     about = _logged(ledger, said.chosen_request_id or said.request_id or "", key)
     content: dict[str, Any] = {}
     if said.kind == "vote":
@@ -98,7 +98,7 @@ def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kep
         content |= {name: redact(text) if kept.redact else text for name, text in texts.items()}
     left_out = [name for name in texts if name not in content]
     value = said.value if said.value is not None or said.kind != "vote" else 1
-    consent = said.consent and not left_out  # nothing is learnt from half of what was said
+    consent = said.consent and not left_out  # incomplete feedback is not used for training
     row = {"request": about["request"], "model": about["model"], "kind": said.kind, "value": value,
            "content": content, "who": key.hint or None, "consent": consent, "at": time.time()}  # fmt: skip
     with ledger.exclusive(f"feedback of {row['who']}") as database:
@@ -116,7 +116,7 @@ def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kep
 
 
 def _standing(database: sa.Connection, row: dict[str, Any]) -> list[Any]:
-    """What the same person said of the same answers in the same way before, and did not replace."""
+    """Return the current feedback of the same kind by the same key on the same responses."""
     rejected = feedback.c.content["rejected_request_id"].as_string()
     same: Any = feedback.c.request == row["request"]
     if row["kind"] == "vote":
@@ -129,18 +129,18 @@ def _standing(database: sa.Connection, row: dict[str, Any]) -> list[Any]:
 
 
 def _same_words(earlier: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Whether nothing but the time differs, as when a client sends its feedback again."""
+    """Tell whether only the time differs, as when a client retries."""
     return all(earlier[name] == row[name] for name in ("request", "value", "content", "consent"))
 
 
 def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
-    """The answered request that an `x-request-id` or the `id` of an answer names."""
+    """Return the logged request with this `x-request-id` or response id."""
     columns = (requests.c.id, requests.c.request, requests.c.model, requests.c.version, requests.c.key)
     query = sa.select(*columns).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
     with ledger.transaction() as database:
         rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
     mine = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]
     if not mine:
-        message = f"There is no logged request `{reference}` of yours; feedback is tied to one."
+        message = f"This API key has no logged request `{reference}`; feedback refers to a logged request."
         raise ApiError(404, message, param="request_id", code="request_not_found")
     return mine[0]

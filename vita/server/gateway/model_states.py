@@ -1,9 +1,9 @@
-"""What the ledger says of the models of a service, and how HTTP says it.
+"""The states of the models of a service, read from the ledger, and the HTTP headers and errors that report them.
 
-A deprecated model answers with `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and a link to its successor. Both headers
-speak of a URL, while here the model stands in the body; so completions bear `X-Vita-Model-Deprecation` as well, which
-is about the model of this very request. A retired model is refused with its successor's name, and its page says 410; a
-deprecated one is retired for its users from its sunset on, whether or not somebody sealed an archive of it by then.
+Responses of a deprecated model have the headers `Deprecation` (RFC 9745), `Sunset` (RFC 8594) and a link to the
+successor. Both headers describe a URL, but the body of a request names the model; so the responses also have
+`X-Vita-Model-Deprecation`, which describes the model. A request to a retired model is refused with the name of its
+successor, and `/v1/models/{id}` returns 410. A deprecated model counts as retired from its sunset date on.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vita.spine.ledger import Ledger, Move, names, states
 from vita.spine.tail import Tail
 
 RELEASE = "release/"
-"""What the ledger's name of a release begins with; what follows is the name that requests use."""
+"""Prefix of the names of releases in the ledger; the rest is the name that requests use."""
 
 
 @dataclass(frozen=True)
 class CatalogRows:
-    """What was added to the ledger about models since the last read."""
+    """Rows about models that were added to the ledger since the last read."""
 
     deployments: Sequence[sa.RowMapping]
     moves: Sequence[Move]
@@ -41,7 +41,7 @@ class CatalogRows:
 
 
 class Catalog:
-    """Models by their names and their standings, as the ledger had them at the last `refresh`."""
+    """Names and states of models as of the last `refresh`."""
 
     def __init__(self, ledger: Ledger, service: str, *, clock: Callable[[], float] = time.time) -> None:
         self.ledger, self.service, self.clock = ledger, service, clock
@@ -49,9 +49,9 @@ class Catalog:
         self._deployments = Tail(deployments, *columns)
         self._states, self._names = Tail(states), Tail(names, names.c.name, names.c.artifact)
         self._served: dict[str, str] = {}
-        """Every version that the service ever served -> digest of the model."""
+        """Every version that the service has served -> digest of the model."""
         self._given: dict[str, str] = {}
-        """Every name in the ledger, as requests use it -> digest of what it means now."""
+        """Every name in the ledger, as requests use it -> digest that it refers to now."""
         self._moves: dict[str, Move] = {}
         self._models: dict[str, str] = {}
         """Digest of a release -> digest of its model."""
@@ -60,11 +60,11 @@ class Catalog:
         self._releases_of: dict[str, dict[str, None]] = {}
 
     def refresh(self) -> None:
-        """Read what was added to the ledger and apply it."""
+        """Read and apply new rows of the ledger."""
         self.apply(self.read())
 
     def read(self, *, limit: int | None = None) -> CatalogRows:
-        """What was added since the last call, at most `limit` rows of each table; at the first call everything."""
+        """Read the rows since the last call, at most `limit` of each table; the first call reads all rows."""
         tails = self._deployments, self._states, self._names
         with self.ledger.transaction() as database:
             served, moved, given = (tail.read(database, limit=limit) for tail in tails)
@@ -74,7 +74,7 @@ class Catalog:
         return CatalogRows(served, moves, given)
 
     def apply(self, rows: CatalogRows) -> None:
-        """Take over what `read` gave."""
+        """Apply rows that `read` returned."""
         for row in rows.deployments:
             if row["service"] == self.service:
                 self._served[row["version"]] = row["model"]
@@ -88,7 +88,7 @@ class Catalog:
             self._rename(row["name"].removeprefix(RELEASE), row["artifact"])
 
     def model_state(self, model: str) -> ModelState:
-        """Where a model stands now."""
+        """Return the current state of a model."""
         move = self._moves.get(model)
         if move is None:
             return ModelState()
@@ -96,7 +96,7 @@ class Catalog:
         return state if state.successor is None else replace(state, successor=self.name_of(state.successor))
 
     def digest(self, name: str) -> str | None:
-        """The model that a name or a whole digest means."""
+        """Return the digest of the model with this name or digest."""
         if name in self._served:
             return self._served[name]
         if name in self._given:
@@ -104,7 +104,7 @@ class Catalog:
         return name if name in self._moves else None
 
     def name_of(self, model: str) -> str:
-        """What a request would call a model: a version that served it, else its newest name, else its digest."""
+        """Return the name of a model for requests: a version that served it, else its newest name, else its digest."""
         if model in self._versions_of:
             return self._versions_of[model]
         for digest in (model, *reversed(self._releases_of.get(model, {}))):
@@ -121,7 +121,7 @@ class Catalog:
 
 
 def lifecycle_headers(model_state: ModelState) -> dict[str, str]:
-    """What every answer of a deprecated model bears; nothing for others."""
+    """Return the headers of every response of a deprecated model; none for other models."""
     if model_state.state != "deprecated":
         return {}
     parts = [f"@{int(model_state.since)}"]
@@ -138,9 +138,9 @@ def lifecycle_headers(model_state: ModelState) -> dict[str, str]:
 
 
 def retired(name: str, model_state: ModelState, *, status: int = 404) -> ApiError:
-    """The refusal of a model that is gone: 404 where it was asked to answer, 410 where it was asked for itself."""
+    """Create the error for a retired model: 404 for a request to the model, 410 for its description."""
     instead = f" Use `{model_state.successor}` instead." if model_state.successor else ""
-    message = f"The model `{name}` was retired on {iso(model_state.since)[:10]} and answers no more.{instead}"
+    message = f"The model `{name}` was retired on {iso(model_state.since)[:10]} and is no longer available.{instead}"
     more = {
         "replacement": model_state.successor,
         "retired_at": iso(model_state.since),
@@ -150,18 +150,20 @@ def retired(name: str, model_state: ModelState, *, status: int = 404) -> ApiErro
 
 
 def unknown_model(name: str, known: list[str]) -> ApiError:
-    told = ", ".join(f"`{one}`" for one in known[:8])
+    names = ", ".join(f"`{name}`" for name in known[:8])
     message = (
-        f"There is no model `{name[:200]}` here; there are {told}." if known else f"There is no model `{name[:200]}`."
+        f"There is no model `{name[:200]}` here; available models: {names}."
+        if known
+        else f"There is no model `{name[:200]}`."
     )
     return ApiError(404, message, param="model", code="model_not_found")
 
 
 def iso(seconds: float) -> str:
-    """A moment as RFC 3339 has it."""
+    """Format a time as RFC 3339."""
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def as_header(text: str) -> str:
-    """As a header may hold it."""
+    """Escape characters that a header must not contain."""
     return text.encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Which replica answers: versions with their shares of the traffic, replicas with their load and their health.
+"""Selects the version and the replica for a request, by traffic shares, load and health.
 
 routes = Routes("cat"); routes.add(Version(...)); routes.share({"cat:1": 0.9, "cat:2": 0.1})
 version = routes.choose(identity="key 7")             # sticky: the same identity stays on its version
@@ -24,18 +24,18 @@ class NoReplica(Exception):
 
 
 class Hung(Exception):
-    """A replica answers no health probe while a request waits for it, and another replica can take the request."""
+    """A replica does not respond to health probes, and another replica can take its request."""
 
 
 class Watch:
-    """A wait for something from a replica, which ends with `Hung` when another replica should be asked instead.
+    """A wait for a replica, which raises `Hung` when the request should move to another replica.
 
     async with Watch(backend, lambda: routes.can_move(...)):
         response = await client.send(...)
     """
 
     def __init__(self, backend: Backend, movable: Callable[[], bool]) -> None:
-        """`movable` says whether another replica could take the request now."""
+        """`movable` tells whether another replica can take the request now."""
         self._backend, self._movable = backend, movable
         self._scope = asyncio.timeout(None)
 
@@ -54,14 +54,14 @@ class Watch:
             raise
 
     def look(self) -> None:
-        """End the wait if the replica has hung and another one could take the request."""
+        """End the wait if the replica hangs and another one can take the request."""
         if self._backend.hung and self._movable() and self._scope.when() is None:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
 
 @dataclass(eq=False)
 class Backend:
-    """A replica as the gateway sees it."""
+    """A replica from the view of the gateway."""
 
     name: str
     url: str
@@ -69,22 +69,22 @@ class Backend:
     draining: bool = False
     in_flight: int = 0
     hung: bool = False
-    """Whether its last health probe was not answered in time."""
+    """True when the last health probe timed out."""
     reason: str = ""
-    """Why it is not ready, in its own words or those of its supervisor."""
+    """Why the replica is not ready."""
     watches: set[Watch] = field(default_factory=set, repr=False)
-    """Requests that wait for something from it."""
+    """Waits of the requests at this replica."""
     breaker: Breaker = field(default_factory=Breaker)
     secret: str = field(default="", repr=False)
-    """What the replica asks of whoever asks it; nothing when empty."""
+    """The secret that the replica requires; none when empty."""
 
     @property
     def auth_headers(self) -> dict[str, str]:
-        """The header that opens the replica."""
+        """Headers that authenticate the gateway to the replica."""
         return {SECRET_HEADER: self.secret} if self.secret else {}
 
     def takes(self, now: float) -> bool:
-        """Whether a new request may go there."""
+        """Tell whether the replica accepts a new request."""
         return self.ready and not self.draining and self.breaker.closed(now)
 
 
@@ -93,31 +93,31 @@ class Version:
     """One release of a service, and the replicas that serve it."""
 
     id: str
-    """`name:version`, by which a request can ask for just this one."""
+    """`name:version`, with which a request selects this version."""
     model: str
     """Digest of the model."""
     release: str
     """Digest of the release."""
     name: str = ""
-    """What the release calls its model."""
+    """The model name of the release."""
     created: float = 0.0
     gate: Mapping[str, Any] = field(default_factory=dict)
-    """Which gate approved the model, or why it is served without an approval."""
+    """The gate that approved the model, or the reason for serving it without approval."""
     share: float = 0.0
-    """Its part of the requests that name the service only."""
+    """Its fraction of the requests that name only the service."""
     backends: list[Backend] = field(default_factory=list)
     context: int | None = None
-    """Tokens of a prompt and its answer together, as its replicas say."""
+    """Context length in tokens, as reported by its replicas."""
     reproducible: bool | None = None
-    """Whether its replicas found that answers do not depend on the other requests, to the last bit."""
+    """Whether completions are bitwise independent of other requests, as reported by its replicas."""
     warnings: tuple[str, ...] = ()
-    """What its replicas found when they started."""
+    """Warnings of its replicas."""
     owed: int = 0
-    """Requests that were begun by a replica that died and wait for room; new ones come after them."""
+    """Number of requests that wait for capacity after their replica died; they have priority over new requests."""
 
 
 class Routes:
-    """The versions of a service. Everything happens on one event loop."""
+    """The versions of a service; used from one event loop only."""
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -132,40 +132,40 @@ class Routes:
         self.wake()
 
     def share(self, shares: Mapping[str, float]) -> None:
-        """Shares of the traffic by version id; whoever is not named gets none."""
+        """Set the traffic shares by version id; a version that is not named gets none."""
         for version in self.versions.values():
             version.share = shares.get(version.id, 0.0)
         self.wake()
 
     def named(self, model: str) -> Version | None:
-        """The version that `model` names exactly: `name:version`, or the digest of the model or its beginning."""
+        """Return the version with this `name:version`, model digest or digest prefix."""
         if model in self.versions:
             return self.versions[model]
         if len(model) >= 8:
-            found = [one for one in self.versions.values() if one.model.startswith(model)]
-            return found[0] if len(found) == 1 else None
+            matches = [version for version in self.versions.values() if version.model.startswith(model)]
+            return matches[0] if len(matches) == 1 else None
         return None
 
     def choose(self, identity: str | None, *, exclude: Collection[str] = ()) -> Version | None:
-        """A version by its share; an identity falls on the same one as long as the shares stay."""
-        candidates = [one for one in self.versions.values() if one.share > 0 and one.id not in exclude]
-        able = [one for one in candidates if any(backend.ready for backend in one.backends)] or candidates
-        total = sum(one.share for one in able)
-        if not able:
+        """Choose a version by its share; an identity gets the same version as long as the shares do not change."""
+        candidates = [version for version in self.versions.values() if version.share > 0 and version.id not in exclude]
+        ready = [version for version in candidates if any(backend.ready for backend in version.backends)] or candidates
+        total = sum(version.share for version in ready)
+        if not ready:
             return None
-        point = total * (_place(f"{self.service}/{identity}") if identity is not None else _chance())
-        # The newest first: when its share grows, whoever has met it stays with it.
-        for version in sorted(able, key=lambda one: -one.created):
+        point = total * (_unit_hash(f"{self.service}/{identity}") if identity is not None else _random_fraction())
+        # The newest comes first, so that an identity stays with it when its share grows.
+        for version in sorted(ready, key=lambda version: -version.created):
             point -= version.share
             if point < 0:
                 return version
-        return able[0]
+        return ready[0]
 
     def backends(self) -> list[tuple[Version, Backend]]:
         return [(version, backend) for version in self.versions.values() for backend in version.backends]
 
     def served(self) -> list[dict[str, Any]]:
-        """The versions with a ready replica, as a service reports them to the ledger."""
+        """Return the versions with a ready replica, as a service reports them to the ledger."""
         return [
             {"version": version.id, "model": version.model, "release": version.release, "share": version.share}
             for version in list(self.versions.values())
@@ -174,7 +174,7 @@ class Routes:
 
     @property
     def ready(self) -> bool:
-        """Whether some replica that gets traffic is ready."""
+        """True when a replica of a version with traffic is ready."""
         return any(version.share > 0 and backend.ready and not backend.draining for version, backend in self.backends())
 
     @property
@@ -182,7 +182,7 @@ class Routes:
         return sum(backend.in_flight for _, backend in self.backends())
 
     def wake(self) -> None:
-        """Something changed; whoever waits for a replica looks again."""
+        """Notify the requests that wait for a replica of a change."""
         self._changed.set()
         self._changed = asyncio.Event()
         for _, backend in self.backends():
@@ -194,7 +194,7 @@ class Routes:
     async def borrow(
         self, version: Version, *, seconds: float, exclude: Collection[Backend] = ()
     ) -> AsyncIterator[Backend]:
-        """The least busy replica of a version, waited for up to `seconds`; none of `exclude` where another is."""
+        """Take the least busy replica of a version, within `seconds`; avoids `exclude` if possible."""
         backend = await self._wait(version, seconds, exclude)
         backend.in_flight += 1
         try:
@@ -207,24 +207,24 @@ class Routes:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
-            taking = [one for one in version.backends if one.takes(loop.time())]
-            if found := [one for one in taking if one not in exclude] or taking:
-                return min(found, key=lambda one: one.in_flight)
+            available = [backend for backend in version.backends if backend.takes(loop.time())]
+            if preferred := [backend for backend in available if backend not in exclude] or available:
+                return min(preferred, key=lambda backend: backend.in_flight)
             left = deadline - loop.time()
             if left <= 0 or not version.backends:
                 raise NoReplica
             try:
-                # A breaker closes by the clock, which wakes nobody; hence the look every half second.
+                # A circuit breaker closes by time and sends no notification, so check every half second.
                 async with asyncio.timeout(min(left, 0.5)):
                     await self._changed.wait()
             except TimeoutError:
                 pass
 
 
-def _place(text: str) -> float:
-    """A point in [0, 1) that depends on the text alone."""
+def _unit_hash(text: str) -> float:
+    """Hash a text to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def _chance() -> float:
+def _random_fraction() -> float:
     return secrets.randbelow(2**53) / 2**53
