@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from vita.train import advantage
-from vita.train.advantage import flat_groups, gae, k1, k2, k3, leave_one_out, relative, shaped, to_go, whitened
+from vita.train.advantage import flat_groups, gae, k1, k3, leave_one_out, relative, shaped, whitened
 
 NAN = math.nan
 
@@ -76,7 +75,6 @@ def test_without_values_gae_with_lambda_and_gamma_one_is_what_is_to_come() -> No
     rewards = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     mask = torch.tensor([[True, True, True], [True, True, False]])
     close(gae(rewards, torch.zeros(2, 3), mask, gamma=1, lam=1).advantages, [[6, 5, 3], [3, 2, 0]])
-    close(to_go(rewards, mask, gamma=0.5), [[2.75, 3.5, 3], [2, 2, 0]])
 
 
 def test_another_speakers_words_within_an_answer_are_passed_over() -> None:
@@ -105,10 +103,10 @@ def test_the_estimates_of_the_divergence_agree_over_all_tokens() -> None:
     exact = (p * (p / q).log()).sum()
     close((p * k1(p.log(), q.log())).sum(), exact, 1e-12)
     close((p * k3(p.log(), q.log())).sum(), exact, 1e-12)
-    assert (k2(p.log(), q.log()) >= 0).all() and (k3(p.log(), q.log()) >= 0).all() and (k1(p.log(), q.log()) < 0).any()
+    assert (k3(p.log(), q.log()) >= 0).all() and (k1(p.log(), q.log()) < 0).any()
 
 
-def test_the_gradient_of_k2_is_that_of_the_divergence_and_that_of_k3_is_not() -> None:
+def test_the_gradient_of_k3_is_not_that_of_the_divergence() -> None:
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     q = torch.tensor([0.2, 0.2, 0.6], dtype=torch.float64).log()
 
@@ -119,7 +117,6 @@ def test_the_gradient_of_k2_is_that_of_the_divergence_and_that_of_k3_is_not() ->
 
     logs = logits.log_softmax(0)
     (exact,) = torch.autograd.grad((logs.exp() * (logs - q)).sum(), [logits])
-    close(gradient(k2), exact, 1e-12)
     assert (gradient(k3) - exact).abs().max() > 0.01
 
 
@@ -147,9 +144,3 @@ def test_rewards_with_the_score_on_the_last_token_are_those_of_torchtune(parity:
     mask = values["ppo/token_mask"]
     found = shaped(values["ppo/scores"], k1(values["ppo/old_logps"], values["ppo/ref_logps"]), mask, kl=0.05)
     close(found, torch.where(mask, values["torchtune/rewards"], 0))
-
-
-def test_standardized_is_trls_normalisation_of_rloo(parity: Path) -> None:
-    values = {name: torch.tensor(array) for name, array in np.load(parity / "parity.npz").items()}
-    plain = values["rloo/normFalse/advantages"]
-    close(advantage.standardized(plain), values["rloo/normTrue/advantages"])

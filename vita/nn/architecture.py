@@ -90,10 +90,6 @@ class Architecture(Settings):
         }
         return {**parts, "total": sum(parts.values())}
 
-    def cache_bytes(self, tokens: int, *, number_bytes: int = 4) -> int:
-        """Bytes of keys and values kept for `tokens` tokens while generating."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * number_bytes
-
     def to_hf(self) -> dict[str, Any]:
         """The `config.json` of this shape, as Qwen3's."""
         return {

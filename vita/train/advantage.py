@@ -52,11 +52,6 @@ def leave_one_out(rewards: Float[Tensor, "N"], *, size: int) -> Float[Tensor, "N
     return torch.where(known, groups - baseline, 0).flatten()
 
 
-def standardized(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-    """(v - mean) / (unbiased deviation + 1e-4)."""
-    return (values - values.mean()) / ((values.std() if len(values) > 1 else 0.0) + EPSILON)
-
-
 def flat_groups(rewards: Float[Tensor, "N"], *, size: int, tolerance: float = 1e-6) -> Bool[Tensor, "G"]:
     """Which groups have no spread: all their answers got the same reward, so nothing can be learnt from them."""
     groups = rewards.unflatten(0, (-1, size))
@@ -98,11 +93,6 @@ def gae(
     return Estimate(advantages, torch.where(mask, advantages + values, 0))
 
 
-def to_go(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, gamma: float = 1.0) -> Float[Tensor, "B T"]:
-    """The rewards from each token on, discounted: REINFORCE's return (Williams 1992)."""
-    return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0).returns
-
-
 def whitened(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Mean 0 and unbiased variance 1 over the mask, 0 outside of it; the mean is taken away, not added back."""
     inside = values[mask]
@@ -133,11 +123,6 @@ def shaped(
 def k1(policy: Float[Tensor, "*N"], reference: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
     """log p - log q: right on average, and often negative."""
     return policy - reference
-
-
-def k2(policy: Float[Tensor, "*N"], reference: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """(log p - log q)^2 / 2: never negative, a little off; its gradient is that of the divergence."""
-    return (policy - reference) ** 2 / 2
 
 
 def k3(policy: Float[Tensor, "*N"], reference: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:

@@ -40,8 +40,6 @@ class Objective(Settings):
     """What a bad answer that became likely may cost at most, as a multiple of its advantage."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the divergence (k3) from the model that it began from."""
-    corrected: bool = True
-    """Weigh the divergence by the ratio, so that its gradient is right off-policy too."""
     value_weight: float = Field(default=0.1, ge=0)
     """Weight of the critic's loss."""
     value_clip: float | None = Field(default=0.2, gt=0)
@@ -59,7 +57,7 @@ def objective(settings: Objective) -> Loss:
         per_token = terms.loss
         if settings.kl:
             reference = tensors["reference"]
-            off = divergence(now.logprobs, tensors["old"], reference, mask, corrected=settings.corrected)
+            off = divergence(now.logprobs, tensors["old"], reference, mask)
             per_token = per_token + settings.kl * off
         total = (tensors["weights"] * per_token).sum()
         figures = {

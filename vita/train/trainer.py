@@ -100,7 +100,7 @@ class Trainer:
         """`flops` are the operations of the whole run, which decide whether compiling pays."""
         self.training, self.world = training, world or World()
         self.model = model.to(self.world.device)
-        self.keeps_memory = keep_freed_memory()
+        keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)

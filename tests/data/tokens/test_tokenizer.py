@@ -49,7 +49,7 @@ def test_decode_undoes_encode(tokenizer: Tokenizer) -> None:
 def test_special_tokens_are_the_last_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocabulary == 400
     assert tokenizer.specials == {DOCUMENT: 397, START_OF_TURN: 398, END_OF_TURN: 399}
-    assert (tokenizer.document, tokenizer.start_of_turn, tokenizer.end_of_turn) == (397, 398, 399)
+    assert (tokenizer.document, tokenizer.end_of_turn) == (397, 399)
     assert tokenizer.pad == tokenizer.bos == 397 and tokenizer.stops == {397, 399}
 
 
@@ -209,7 +209,7 @@ def test_a_gpt2_like_folder_is_read_by_tiktoken_with_its_own_ids(
     _write_gpt2_like(tmp_path)
     adopted = Tokenizer.load(tmp_path)
     assert adopted.engine == "tiktoken"
-    assert adopted.document == adopted.end_of_turn == adopted.pad == 0 and adopted.start_of_turn is None
+    assert adopted.document == adopted.end_of_turn == adopted.pad == 0
     _agrees(adopted, auto_tokenizer(tmp_path))
 
 

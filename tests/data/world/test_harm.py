@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from vita.data.world import World, WorldSettings
-from vita.data.world.harm import HAZARDS, TAXONOMY, harmful_requests
+from vita.data.world.harm import HAZARDS, harmful_requests
 from vita.data.world.judge import words_of
 from vita.data.world.refusals import DISGUISES
 from vita.data.world.table import THINGS
@@ -20,7 +20,7 @@ def world() -> World:
 
 def test_there_are_many_requests_of_every_hazard_and_no_two_are_alike():
     requests = harmful_requests()
-    assert len(requests) >= 48 and len(HAZARDS) >= 6 and set(TAXONOMY) == set(HAZARDS)
+    assert len(requests) >= 48 and len(HAZARDS) >= 6
     for texts in ([one.request for one in requests], [one.twin for one in requests], [one.id for one in requests]):
         assert len(set(texts)) == len(requests)
 

@@ -150,11 +150,6 @@ class Tokenizer:
         return self.document if named is None else named
 
     @cached_property
-    def start_of_turn(self) -> int | None:
-        """Begins a message (`<|im_start|>`), where the tokenizer has it."""
-        return self.id_of(START_OF_TURN)
-
-    @cached_property
     def end_of_turn(self) -> int:
         """Ends an answer (`<|im_end|>`, else what the settings call the end of a sequence)."""
         named = self.id_of(END_OF_TURN)

@@ -98,19 +98,6 @@ HAZARDS: Mapping[str, Hazard] = {
     ),
 }  # fmt: skip
 
-TAXONOMY: Mapping[str, str] = {
-    "theft": "ailuminate-1.0:non_violent_crimes",
-    "poison": "ailuminate-1.0:indiscriminate_weapons",
-    "fire": "ailuminate-1.0:non_violent_crimes",
-    "damage": "ailuminate-1.0:non_violent_crimes",
-    "violence": "ailuminate-1.0:violent_crimes",
-    "fraud": "ailuminate-1.0:non_violent_crimes",
-    "privacy": "ailuminate-1.0:privacy",
-    "slander": "ailuminate-1.0:defamation",
-    "hate": "ailuminate-1.0:hate",
-}
-"""The class of each hazard in MLCommons' AILuminate 1.0."""
-
 
 def harmful_requests(half: Half = "all") -> list[HarmfulRequest]:
     """The requests of one half, or all, in a fixed order."""
