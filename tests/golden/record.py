@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.reporting.schema import valid_reports
+from vita.reporting.figures import read_report
 
 GOLDEN = Path(__file__).parent / "cat.json"
 ASSIGNMENTS = {
@@ -90,10 +90,14 @@ def collect(folder: Path) -> dict[str, Any]:
             {name: _rounded(value) for name, value in json.loads(line).items()}
             for line in metrics.read_text(encoding="utf-8").splitlines()
         ]
-    for report in valid_reports(folder):
-        figures: dict[str, dict[str, dict[str, Any]]] = {}
-        for row in report.rows():
-            figures.setdefault(row.group, {}).setdefault(row.item, {})[row.metric] = row.figure.interval.as_json()
+    for path in sorted([*folder.glob("report.json"), *folder.glob("report/report.json")]):
+        figures = {
+            group: {
+                item: {metric: figure.interval.as_json() for metric, figure in metrics.items()}
+                for item, metrics in items.items()
+            }
+            for group, items in read_report(path.parent).figures.items()
+        }
         if figures:
             results["figures"] = _rounded(figures)
     weights = {
