@@ -1,11 +1,12 @@
-"""Does a model do as it is told? Prompts whose instructions a program can check (IFEval, Zhou et al. 2023).
+"""Instruction-following evaluation: prompts whose instructions a program can check (IFEval, Zhou et al. 2023).
 
     items = read("ifeval.jsonl.gz", limit=100)
     followed = ask(engine, items, as_chat=True, max_tokens=512)
     figures(followed)      # prompt_strict, prompt_loose, instruction_strict, instruction_loose
 
-Strict judges the answer as it came; loose also without its first line, its last line and its asterisks, and takes
-the best, so that "Sure, here it is:" costs nothing. What cannot be checked never counts as followed.
+Strict accuracy judges the answer as generated. Loose accuracy also judges it without its first line, its last line
+and its asterisks, and takes the best verdict, so that "Sure, here it is:" costs nothing. An instruction that cannot
+be checked never counts as followed.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One thing that the answer must be or have."""
+    """One verifiable instruction and its settings."""
 
     id: str
     says: Mapping[str, Any]
 
     def fulfilled(self, answer: str) -> bool | None:
-        """Whether the answer does it; an empty answer does nothing."""
+        """Return True if the answer follows the instruction, None if that cannot be checked; False for an empty answer."""
         return CHECKS[self.id](answer, **self.says) if answer.strip() else False
 
 
@@ -50,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """An answer, and for each instruction whether it was followed; None where that could not be checked."""
+    """An answer with a verdict per instruction; None where an instruction could not be checked."""
 
     item: Item
     answer: str
@@ -69,74 +70,75 @@ class Followed:
             "prompt_strict": all(self.strict),
             "prompt_loose": all(self.loose),
             "instructions": [
-                {"id": one.id, **one.says, "strict": strict, "loose": loose} for one, strict, loose in verdicts
+                {"id": instruction.id, **instruction.says, "strict": strict, "loose": loose}
+                for instruction, strict, loose in verdicts
             ],
         }
 
 
 def read(path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:
-    """The items of a file of rows `{key, prompt, instruction_id_list, kwargs}`; with a limit, a seeded sample."""
-    found = [_item(row, index) for index, row in enumerate(benchmark_rows(path))]
-    if not found:
+    """Read the items of a file of rows `{key, prompt, instruction_id_list, kwargs}`; with a limit, a seeded sample."""
+    items = [_item(row, index) for index, row in enumerate(benchmark_rows(path))]
+    if not items:
         raise DataError(path, expected="one prompt a row", got="an empty file")
-    if limit is None or limit >= len(found):
-        return found
-    return [found[index] for index in sorted(random.Random(seed).sample(range(len(found)), limit))]
+    if limit is None or limit >= len(items):
+        return items
+    return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
 def ask(engine: Engine, items: Sequence[Item], *, as_chat: bool, max_tokens: int) -> list[Followed]:
-    """Every prompt answered greedily; one that leaves no room in the model's context stays unanswered, and fails."""
+    """Answer every prompt greedily; a prompt that leaves no room in the context is not answered and fails."""
     prompts = [prompt_ids(engine, item.prompt, as_chat=as_chat) for item in items]
     fits = [len(ids) < engine.model.architecture.context for ids in prompts]
     greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
     answers = iter(engine.generate([ids for ids, fit in zip(prompts, fits, strict=True) if fit], greedy))
-    found: list[Followed] = []
+    results: list[Followed] = []
     for item, fit in zip(items, fits, strict=True):
         answer = next(answers) if fit else None
-        found.append(judge(item, answer.text if answer else "", finish=answer.finish if answer else "too long"))
-    return found
+        results.append(judge(item, answer.text if answer else "", finish=answer.finish if answer else "too long"))
+    return results
 
 
 def judge(item: Item, answer: str, *, finish: str = "stop") -> Followed:
-    """Which instructions the answer follows, strictly and loosely."""
+    """Judge the answer by every instruction of the item, strictly and loosely."""
     versions = list(_versions(answer))
-    strict = tuple(one.fulfilled(answer) for one in item.instructions)
-    loose = tuple(_best([one.fulfilled(version) for version in versions]) for one in item.instructions)
+    strict = tuple(instruction.fulfilled(answer) for instruction in item.instructions)
+    loose = tuple(_best([instruction.fulfilled(version) for version in versions]) for instruction in item.instructions)
     return Followed(item, answer, finish, strict, loose)
 
 
-def figures(followed: Sequence[Followed], *, seed: int = 0) -> dict[str, Interval]:
-    """Accuracy of whole prompts and of single instructions, strict and loose; and what could not be told."""
-    every = [verdict for one in followed for verdict in one.strict]
+def figures(results: Sequence[Followed], *, seed: int = 0) -> dict[str, Interval]:
+    """Return the accuracy per prompt and per instruction, strict and loose, and the shares unchecked and unanswered."""
+    verdicts = [verdict for result in results for verdict in result.strict]
     return {
-        "prompt_strict": share([all(one.strict) for one in followed]),
-        "prompt_loose": share([all(one.loose) for one in followed]),
-        "instruction_strict": _by_prompt([one.strict for one in followed], seed=seed),
-        "instruction_loose": _by_prompt([one.loose for one in followed], seed=seed),
-        "unchecked": share([verdict is None for verdict in every]),
-        "unanswered": share([one.finish == "too long" for one in followed]),
+        "prompt_strict": share([all(result.strict) for result in results]),
+        "prompt_loose": share([all(result.loose) for result in results]),
+        "instruction_strict": _by_prompt([result.strict for result in results], seed=seed),
+        "instruction_loose": _by_prompt([result.loose for result in results], seed=seed),
+        "unchecked": share([verdict is None for verdict in verdicts]),
+        "unanswered": share([result.finish == "too long" for result in results]),
     }
 
 
-def by_instruction(followed: Sequence[Followed]) -> dict[str, dict[str, Interval]]:
-    """Each kind of instruction: strict, loose."""
-    found: dict[str, list[tuple[bool, bool]]] = {}
-    for one in followed:
-        for instruction, strict, loose in zip(one.item.instructions, one.strict, one.loose, strict=True):
-            found.setdefault(instruction.id, []).append((strict is True, loose is True))
+def by_instruction(results: Sequence[Followed]) -> dict[str, dict[str, Interval]]:
+    """Return the strict and the loose accuracy of each kind of instruction."""
+    verdicts_by_kind: dict[str, list[tuple[bool, bool]]] = {}
+    for result in results:
+        for instruction, strict, loose in zip(result.item.instructions, result.strict, result.loose, strict=True):
+            verdicts_by_kind.setdefault(instruction.id, []).append((strict is True, loose is True))
     return {
-        name: {"strict": share([strict for strict, _ in own]), "loose": share([loose for _, loose in own])}
-        for name, own in sorted(found.items())
+        name: {"strict": share([strict for strict, _ in verdicts]), "loose": share([loose for _, loose in verdicts])}
+        for name, verdicts in sorted(verdicts_by_kind.items())
     }
 
 
 def _by_prompt(verdicts: Sequence[Sequence[bool | None]], *, seed: int) -> Interval:
-    """The share of instructions followed; those of one prompt belong together, so prompts are resampled."""
-    followed = [sum(verdict is True for verdict in own) for own in verdicts]
-    given = [len(own) for own in verdicts]
-    if sum(followed) in (0, sum(given)):  # resampling nothing but zeros would claim to be certain
-        return wilson(len(verdicts) if sum(followed) else 0, len(verdicts))
-    return bootstrap_ratio(followed, given, seed=seed)
+    """Return the share of instructions followed; instructions of one prompt are correlated, so prompts are resampled."""
+    counts_followed = [sum(verdict is True for verdict in prompt_verdicts) for prompt_verdicts in verdicts]
+    counts = [len(prompt_verdicts) for prompt_verdicts in verdicts]
+    if sum(counts_followed) in (0, sum(counts)):  # resampling equal values would give an interval of width zero
+        return wilson(len(verdicts) if sum(counts_followed) else 0, len(verdicts))
+    return bootstrap_ratio(counts_followed, counts, seed=seed)
 
 
 def _best(verdicts: Sequence[bool | None]) -> bool | None:
@@ -144,30 +146,30 @@ def _best(verdicts: Sequence[bool | None]) -> bool | None:
 
 
 def _versions(answer: str) -> Iterator[str]:
-    """The answer, without its first line, its last one, both; and each of these without asterisks."""
+    """Yield the answer as it is, without its first line, its last line, and both; each also without asterisks."""
     lines = answer.split("\n")
-    for some in (lines, lines[1:], lines[:-1], lines[1:-1]):
-        text = "\n".join(some).strip()
+    for part in (lines, lines[1:], lines[:-1], lines[1:-1]):
+        text = "\n".join(part).strip()
         yield text
         yield text.replace("*", "")
 
 
 def _item(row: Fields, index: int) -> Item:
-    names, given = row.get("instruction_id_list"), row.get("kwargs")
-    if not isinstance(names, list) or not isinstance(given, list) or not names or len(names) != len(given):
+    names, settings = row.get("instruction_id_list"), row.get("kwargs")
+    if not isinstance(names, list) or not isinstance(settings, list) or not names or len(names) != len(settings):
         raise DataError(row.where, expected="as many `kwargs` as `instruction_id_list`, at least one", got=dict(row))
-    instructions = tuple(_instruction(*pair, where=row.where) for pair in zip(names, given, strict=True))
+    instructions = tuple(_instruction(*pair, where=row.where) for pair in zip(names, settings, strict=True))
     return Item(str(row.get("key", index)), row.text("prompt"), instructions)
 
 
-def _instruction(name: Any, given: Any, *, where: str) -> Instruction:
-    if not isinstance(name, str) or not isinstance(given, dict | None):
-        raise DataError(where, expected="an instruction's id and its settings", got=f"{name!r}, {given!r}")
+def _instruction(name: Any, settings: Any, *, where: str) -> Instruction:
+    if not isinstance(name, str) or not isinstance(settings, dict | None):
+        raise DataError(where, expected="an instruction's id and its settings", got=f"{name!r}, {settings!r}")
     try:
         check = CHECKS[name]
     except ConfigError as error:
         raise DataError(where, str(error)) from None
-    says = {key: value for key, value in (given or {}).items() if value is not None}
+    says = {key: value for key, value in (settings or {}).items() if value is not None}
     try:
         inspect.signature(check).bind("", **says)
     except TypeError as error:

@@ -1,7 +1,7 @@
-"""Is a text in a given language? Told by its script, and by small words and letters where languages share a script.
+"""Language identification by script, and by function words and letters where languages share a script.
 
-`speaks("Das ist nicht mein Hund.", "de")` is True, False, or None where too little speaks for any language: nobody
-should take a guess for a measurement.
+`speaks("Das ist nicht mein Hund.", "de")` is True, False, or None where there is too little evidence for any
+language, so that a guess never counts as a measurement.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 SHARE_OF_SCRIPT = 0.7
-"""So much of a text's letters must be of the language's script; names in another one are common."""
+"""The minimum share of letters in the script of the language; names in another script are common."""
 ENOUGH_HITS = 2
-"""Fewer telling words than this decide nothing."""
+"""The minimum number of characteristic words for a decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """Its script, as Unicode names its letters, and what tells it from others of the same script."""
+    """The script of a language, by its Unicode name, with the words and letters that distinguish the language."""
 
     script: str
     words: frozenset[str] = frozenset()
@@ -26,16 +26,16 @@ class Language:
 
 
 def speaks(text: str, language: str) -> bool | None:
-    """Whether `text` is in the language (ISO 639-1); None where that cannot be told."""
-    wanted = LANGUAGES.get(language)
+    """Return True if `text` is in the language (ISO 639-1); None if that cannot be decided."""
+    target = LANGUAGES.get(language)
     letters = [character for character in text if character.isalpha()]
-    if wanted is None or not letters:
+    if target is None or not letters:
         return None
-    names = wanted.script.split("|")
-    own = sum(any(unicodedata.name(letter, "").startswith(name) for name in names) for letter in letters)
-    if own < SHARE_OF_SCRIPT * len(letters):
+    names = target.script.split("|")
+    in_script = sum(any(unicodedata.name(letter, "").startswith(name) for name in names) for letter in letters)
+    if in_script < SHARE_OF_SCRIPT * len(letters):
         return False
-    rivals = {name: other for name, other in LANGUAGES.items() if other.script == wanted.script}
+    rivals = {name: other for name, other in LANGUAGES.items() if other.script == target.script}
     if len(rivals) == 1:
         return True
     hits = _hits(text, rivals)
@@ -46,7 +46,7 @@ def speaks(text: str, language: str) -> bool | None:
 
 
 def _hits(text: str, languages: Mapping[str, Language]) -> dict[str, int]:
-    """How many words of the text speak for each language: its small words, and words with a letter only it has."""
+    """Count the function words of each language in the text, and the words with a letter specific to the language."""
     words = [word.strip(_AROUND_WORDS) for word in unicodedata.normalize("NFC", text).lower().split()]
     return {
         name: sum(word in language.words or not language.letters.isdisjoint(word) for word in words if word)
@@ -101,4 +101,4 @@ LANGUAGES: Mapping[str, Language] = {
     "he": _of("HEBREW"),
     "el": _of("GREEK"),
 }  # fmt: skip
-"""By ISO 639-1 code, as langdetect spells them."""
+"""ISO 639-1 code, in the spelling of langdetect -> language."""

@@ -1,12 +1,12 @@
 """Likelihood ranking and exact continuation, with a record for every item.
 
-The token boundary, the cut of what is too long, and the metrics are those of lm-evaluation-harness, under its names:
+The token boundary, the truncation of long contexts and the metrics are those of lm-evaluation-harness:
 
-    acc         the option with the highest sum of log-probabilities is the right one
+    acc         the option with the highest sum of log-probabilities is correct
     acc_norm    the same after dividing each sum by the option's length in characters
     acc_bytes   ... by its length in UTF-8 bytes (equal to acc_norm on ASCII)
 
-Of equal sums the first wins, as there.
+The first of equal sums wins, as in lm-evaluation-harness.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from vita.stats.intervals import Interval, share, student
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the model did on one item; `correct` holds a verdict per metric."""
+    """The result of one item; `correct` holds a verdict per metric."""
 
     id: str
     group: str
@@ -34,9 +34,9 @@ class Outcome:
     chance: float
     correct: dict[str, bool]
     cut: bool
-    """Part of the context did not fit."""
+    """The context was truncated."""
     item: str
-    """A digest of what was asked, by which two reports know the same item."""
+    """The digest of the question, by which two reports identify the same item."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -50,7 +50,7 @@ class Outcome:
 
 
 def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int, context: int) -> list[Outcome]:
-    """An outcome per item, in order."""
+    """Score all items and return an outcome per item, in order."""
     requests: list[Pair] = []
     spans: list[list[tuple[int, int]]] = []
     cut: list[bool] = []
@@ -64,9 +64,9 @@ def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int
             spans[-1].append((start, len(requests)))
     scores = scorer.score(requests)
     outcomes: list[Outcome] = []
-    for item, of_options, was_cut in zip(items, spans, cut, strict=True):
-        sums = tuple(math.fsum(score.logprob for score in scores[start:stop]) for start, stop in of_options)
-        greedy = all(score.greedy for score in scores[of_options[0][0] : of_options[0][1]])
+    for item, option_spans, was_cut in zip(items, spans, cut, strict=True):
+        sums = tuple(math.fsum(score.logprob for score in scores[start:stop]) for start, stop in option_spans)
+        greedy = all(score.greedy for score in scores[option_spans[0][0] : option_spans[0][1]])
         chance = 1 / len(item.options) if isinstance(item, Choice) else 0.0
         verdicts = _verdicts(item, sums, greedy)
         outcomes.append(Outcome(item.id, item.group, sums, chance, verdicts, was_cut, _digest(item)))
@@ -74,38 +74,40 @@ def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int
 
 
 def _digest(item: Item) -> str:
-    """Of its contexts and options, whatever their file and place in it."""
+    """Return the digest of the contexts and options, independent of the file and the position in it."""
     return hashlib.sha256(json.dumps(_options(item)).encode()).hexdigest()[:16]
 
 
 def encode_pair(context: str, continuation: str, *, encode: Encode, prefix: int) -> Pair:
-    """Token ids of both parts: encoded as one text and split where the context alone would end.
+    """Return the token ids of both parts: encoded as one text and split where the context alone ends.
 
-    Spaces at the end of the context go to the continuation, since words carry their space in front. After an empty
-    context the first token is conditioned on the one that begins every document.
+    Trailing spaces of the context move to the continuation, because tokens of words begin with their space. After an
+    empty context, the first token is conditioned on the token that begins every document.
     """
     bare = context.rstrip()
     continuation = context[len(bare) :] + continuation
     if not bare:
         return [prefix], encode(continuation)
-    whole, before = encode(bare + continuation), encode(bare)
-    # Where one token spans the boundary nothing is left to score; then the parts are encoded apart.
-    return before, whole[len(before) :] or encode(continuation)
+    joined, before = encode(bare + continuation), encode(bare)
+    # If one token spans the boundary, no token is left to score; then both parts are encoded separately.
+    return before, joined[len(before) :] or encode(continuation)
 
 
 def metrics(outcomes: Sequence[Outcome]) -> dict[str, Interval]:
-    """Every metric over the items, with its interval; `perplexity` of the continuation for cloze items."""
+    """Return every metric with its interval; for cloze items also the `perplexity` of the continuation."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.correct))
-    found = {name: share([outcome.correct[name] for outcome in outcomes if name in outcome.correct]) for name in names}
+    intervals = {
+        name: share([outcome.correct[name] for outcome in outcomes if name in outcome.correct]) for name in names
+    }
     cloze = [outcome.logprobs[0] for outcome in outcomes if len(outcome.logprobs) == 1]
     if cloze:
         mean = student(cloze)
-        found["perplexity"] = Interval(_exp(-mean.value), _exp(-mean.high), _exp(-mean.low), mean.n)
-    return found
+        intervals["perplexity"] = Interval(_exp(-mean.value), _exp(-mean.high), _exp(-mean.low), mean.n)
+    return intervals
 
 
 def by_group(outcomes: Sequence[Outcome]) -> dict[str, Interval]:
-    """`acc` in each group of items that has a name."""
+    """Return `acc` for each named group of items."""
     groups = sorted({outcome.group for outcome in outcomes if outcome.group})
     return {group: share([o.correct["acc"] for o in outcomes if o.group == group]) for group in groups}
 
@@ -115,7 +117,7 @@ def _options(item: Item) -> tuple[tuple[str, str], ...]:
 
 
 def _fitting(before: list[int], after: list[int], *, context: int) -> Iterator[Pair]:
-    """The pair cut from the left to what the model reads at once; a continuation longer than that, in windows."""
+    """Truncate the pair from the left to the context size; split a continuation longer than the context into windows."""
     if len(after) <= context:
         yield before[max(0, len(before) + len(after) - context - 1) :], after
     else:

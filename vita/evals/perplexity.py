@@ -1,4 +1,4 @@
-"""Perplexity and bits per byte of whole documents, one record each.
+"""Perplexity and bits per byte of whole documents, with one record per document.
 
 The first token of a document is conditioned on the token that begins every document. One longer than the model's
 context is read in windows of `context` tokens; each predicts `stride` new ones (the first, all of its own), so with
@@ -48,7 +48,7 @@ def score_documents(
     stride: int | None = None,
     windows_at_once: int = 512,
 ) -> Iterator[DocumentScore]:
-    """A record per document, in order; one without text is left out, since it has no bytes to predict.
+    """Yield a score per document, in order; a document without text is skipped, because it has no bytes to predict.
 
     `prefix` is the token that begins every document.
     """
@@ -59,9 +59,9 @@ def score_documents(
         bits = [-score.logprob / math.log(2) for score in scorer.score(pairs)]
         start = 0
         for document, tokens, count in waiting:
-            own = math.fsum(bits[start : start + count])
+            total_bits = math.fsum(bits[start : start + count])
             start += count
-            yield DocumentScore(document.id, document.source, len(document.text.encode()), tokens, own)
+            yield DocumentScore(document.id, document.source, len(document.text.encode()), tokens, total_bits)
         waiting.clear()
         pairs.clear()
 
@@ -69,9 +69,9 @@ def score_documents(
         if not document.text:
             continue
         ids = encode(document.text)
-        own = list(windows(ids, prefix=prefix, context=context, stride=stride))
-        waiting.append((document, len(ids), len(own)))
-        pairs.extend(own)
+        document_windows = list(windows(ids, prefix=prefix, context=context, stride=stride))
+        waiting.append((document, len(ids), len(document_windows)))
+        pairs.extend(document_windows)
         if len(pairs) >= windows_at_once:
             yield from scored()
     if pairs:
@@ -79,7 +79,7 @@ def score_documents(
 
 
 def windows(ids: Sequence[int], *, prefix: int, context: int, stride: int | None = None) -> Iterator[Pair]:
-    """Pairs that score every token once; the last window is as long as the others and so sees more before it."""
+    """Yield pairs that score every token once; the last window has full length and so has a longer context."""
     ids, stride = list(ids), context if stride is None else min(stride, context)
     done = min(context, len(ids))
     if done:
@@ -91,18 +91,18 @@ def windows(ids: Sequence[int], *, prefix: int, context: int, stride: int | None
 
 
 def bits_per_byte(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
-    """Bits needed per UTF-8 byte; comparable between tokenizers. The interval resamples documents."""
+    """Return the bits per UTF-8 byte; comparable between tokenizers. The interval resamples documents."""
     return bootstrap_ratio([score.bits for score in scores], [score.bytes for score in scores], seed=seed)
 
 
 def perplexity(scores: Sequence[DocumentScore], *, seed: int = 0) -> Interval:
-    """2 to the bits per token; comparable only between models with the same tokenizer."""
+    """Return 2 to the power of the bits per token; comparable only between models with the same tokenizer."""
     bits = bootstrap_ratio([score.bits for score in scores], [score.tokens for score in scores], seed=seed)
     return Interval(_power(bits.value), _power(bits.low), _power(bits.high), bits.n)
 
 
 def by_source(scores: Sequence[DocumentScore]) -> dict[str, list[DocumentScore]]:
-    """The records of each source, sorted by name."""
+    """Return the scores of each source, sorted by name."""
     sources = sorted({score.source for score in scores})
     return {source: [score for score in scores if score.source == source] for source in sources}
 

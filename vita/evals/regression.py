@@ -1,9 +1,9 @@
-"""A test of what serves now, held against the report that it was released with: what got significantly worse.
+"""Regression test of a deployed model against the report of its release: the metrics that are significantly worse.
 
 for drop in drops(released_report, report_of_now):
     print(drop)
 
-On the same items in pairs, with p-values corrected for the number of comparisons.
+The comparison is paired by item, with p-values corrected for the number of comparisons.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from vita.stats.paired import read_items, versus
 
 SIGNIFICANT = 0.05
 RETESTED = "retested"
-"""The event of a test of what serves; its subject is the service and the step, as `cat cat/test_chat`."""
+"""The event of a regression test; its subject is the service and the step, as `cat cat/test_chat`."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A figure that is worse than it was."""
+    """A figure that is worse than in the released report."""
 
     figure: str
     worse_by: Interval
@@ -37,16 +37,22 @@ class Drop:
 
 
 def drops(before: Path, now: Path, *, seed: int = 0) -> list[Drop]:
-    """What a report says to be significantly worse than another said: fewer right answers, more bits for a text."""
-    found = versus(before, read_items(now), seed=seed)
-    lost = [Drop(name, _turned(one.difference), one.p_value) for name, one in found.tasks.items()]
-    more = [Drop(f"{name}/bits_per_byte", one.difference, one.p_value) for name, one in found.texts.items()]
-    return [one for one in [*lost, *more] if one.worse_by.value > 0 and one.p_value < SIGNIFICANT]
+    """Return the figures that are significantly worse in the second report: lower accuracy or more bits per byte."""
+    comparison = versus(before, read_items(now), seed=seed)
+    task_drops = [
+        Drop(name, _turned(task_comparison.difference), task_comparison.p_value)
+        for name, task_comparison in comparison.tasks.items()
+    ]
+    text_drops = [
+        Drop(f"{name}/bits_per_byte", text_comparison.difference, text_comparison.p_value)
+        for name, text_comparison in comparison.texts.items()
+    ]
+    return [drop for drop in [*task_drops, *text_drops] if drop.worse_by.value > 0 and drop.p_value < SIGNIFICANT]
 
 
 def last_retest(ledger: Ledger, subject: str) -> float:
-    """When that was last tested, in seconds since 1970; 0 when it never was."""
-    return max((one["at"] for one in ledger.events(subject) if one["event"] == RETESTED), default=0.0)
+    """Return the time of the last regression test in seconds since 1970; 0 if there is none."""
+    return max((event["at"] for event in ledger.events(subject) if event["event"] == RETESTED), default=0.0)
 
 
 def _turned(change: Interval) -> Interval:

@@ -1,4 +1,4 @@
-"""The same prompts for every model, continued greedily and by chance, to be read by people."""
+"""Continuations of fixed prompts, greedy and sampled, for human readers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPTS = (
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What the model made of a prompt."""
+    """A continuation of a prompt, with the decoding method and the finish reason."""
 
     prompt: str
     how: str
@@ -39,24 +39,30 @@ class Continuation:
 def continuations(
     engine: Engine, prompts: Sequence[str], *, sampling: Sampling, sampled: int, as_chat: bool
 ) -> list[Continuation]:
-    """Each prompt continued greedily and `sampled` times by chance; a second run gives the same."""
-    ways = [("greedy", sampling.model_copy(update={"temperature": 0.0}))]
-    ways += [(f"sampled {index}", one) for index, one in enumerate(sampling.varied(sampled), 1)]
-    asked = [(prompt, how, way) for prompt in prompts for how, way in ways]
-    given = [prompt_ids(engine, prompt, as_chat=as_chat) for prompt, _, _ in asked]
-    answers = engine.generate(given, [way for _, _, way in asked])
+    """Continue each prompt greedily and with `sampled` seeded samples; the result is reproducible."""
+    decodings = [("greedy", sampling.model_copy(update={"temperature": 0.0}))]
+    decodings += [(f"sampled {index}", variant) for index, variant in enumerate(sampling.varied(sampled), 1)]
+    combinations = [(prompt, how, decoding) for prompt in prompts for how, decoding in decodings]
+    prompts_ids = [prompt_ids(engine, prompt, as_chat=as_chat) for prompt, _, _ in combinations]
+    answers = engine.generate(prompts_ids, [decoding for _, _, decoding in combinations])
     return [
         Continuation(prompt, how, answer.text, answer.finish)
-        for (prompt, how, _), answer in zip(asked, answers, strict=True)
+        for (prompt, how, _), answer in zip(combinations, answers, strict=True)
     ]
 
 
 def prompt_ids(engine: Engine, prompt: str, *, as_chat: bool) -> list[int]:
-    """The prompt as a user's message, or as the beginning of a document."""
+    """Encode the prompt as a user message, or as the beginning of a document."""
     return engine.chat_ids([Message("user", prompt)]) if as_chat else engine.text_ids(prompt)
 
 
-def as_blocks(found: Sequence[Continuation]) -> list[Sample]:
-    """The continuations for a report, a block per prompt."""
-    prompts = dict.fromkeys(one.prompt for one in found)
-    return [Sample(prompt, [(one.how, one.text) for one in found if one.prompt == prompt]) for prompt in prompts]
+def as_blocks(continuations: Sequence[Continuation]) -> list[Sample]:
+    """Return the continuations as report blocks, one per prompt."""
+    prompts = dict.fromkeys(continuation.prompt for continuation in continuations)
+    return [
+        Sample(
+            prompt,
+            [(continuation.how, continuation.text) for continuation in continuations if continuation.prompt == prompt],
+        )
+        for prompt in prompts
+    ]

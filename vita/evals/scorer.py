@@ -1,4 +1,4 @@
-"""What measuring needs of a model and of a tokenizer, so that any engine or a fake in a test will do."""
+"""The interface that evaluations need of a model and of a tokenizer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 Pair = tuple[list[int], list[int]]
-"""What is given and what is scored, as token ids; neither is empty."""
+"""The token ids of the context and of the scored continuation; neither is empty."""
 
 
 @runtime_checkable
 class Score(Protocol):
-    """The sum of the natural log-probabilities of what was scored, and whether greedy decoding would have said it."""
+    """The summed natural log-probability of a continuation; `greedy` is True if greedy decoding would produce it."""
 
     @property
     def logprob(self) -> float: ...
@@ -22,10 +22,10 @@ class Score(Protocol):
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores pairs; `vita.infer.engine.Engine` is one. Sorting by length and batching are its affair."""
+    """A scorer of pairs, for example `vita.infer.engine.Engine`. It sorts by length and batches on its own."""
 
     def score(self, pairs: Sequence[Pair], /) -> Sequence[Score]: ...
 
 
 Encode = Callable[[str], list[int]]
-"""Plain text to token ids, nothing put before or after."""
+"""A function from plain text to token ids, without added special tokens."""

@@ -1,10 +1,10 @@
-"""What a likelihood task asks: items read from JSON lines, one small module per task in `vita/evals/tasks/`.
+"""Likelihood tasks: items read from JSON lines, one small module per task in `vita/evals/tasks/`.
 
-A task turns a row into a `Choice` (which of these is likeliest?) or a `Cloze` (does the model say exactly this?):
+A task turns a row into a `Choice` (the likeliest of several options) or a `Cloze` (an exact continuation):
 
     @TASKS.add("copa")
     def copa(row: Fields) -> Choice:
-        '''Which cause or effect is plausible?'''
+        '''The plausible cause or effect.'''
         return choice(row, delimiter=" ")
 """
 
@@ -22,10 +22,10 @@ from vita.spine.parts import Parts
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Options of which one is right; each is a (context, continuation) pair, ranked by the continuation's likelihood.
+    """Options of which one is correct; each is a (context, continuation) pair, ranked by the continuation's likelihood.
 
-    `texts` are the options as written, by whose length a likelihood may be divided; None where length says nothing
-    (one continuation after several contexts, or pairs of sentences).
+    `texts` are the options as written, whose length normalizes the likelihoods; None where length normalization
+    makes no sense (one continuation after several contexts, or pairs of sentences).
     """
 
     options: tuple[tuple[str, str], ...]
@@ -37,7 +37,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Cloze:
-    """A context and the one continuation that counts, which greedy decoding must reproduce exactly."""
+    """A context and the correct continuation, which greedy decoding must reproduce exactly."""
 
     context: str
     continuation: str
@@ -51,20 +51,20 @@ Item = Choice | Cloze
 Task = Callable[[Fields], Item]
 
 TASKS: Parts[Task] = Parts("task")
-"""name -> the function that reads one row."""
+"""name -> function that converts one row."""
 
 
 def choice(row: Fields, *, delimiter: str) -> Choice:
-    """One query with several answers, from `{query, choices, gold}`; the delimiter stands between the two."""
+    """Return one query with several answers, from `{query, choices, gold}`, joined by the delimiter."""
     query, texts = row.text("query"), row.texts("choices")
     context, space = _without_trailing_space(query + delimiter)
     return Choice(tuple((context, space + text) for text in texts), row.gold(texts), texts)
 
 
 def schema(row: Fields) -> Choice:
-    """Several contexts with one continuation, from `{context_options, continuation, gold}`.
+    """Return several contexts with one continuation, from `{context_options, continuation, gold}`.
 
-    Only the continuation is scored ("partial" scoring, Trinh & Le 2018), so the length of the names does not count.
+    Only the continuation is scored ("partial" scoring, Trinh & Le 2018), so the length of the names has no effect.
     """
     contexts = row.texts("context_options")
     continuation = " " + row.text("continuation").strip()
@@ -72,18 +72,18 @@ def schema(row: Fields) -> Choice:
 
 
 def items(name: str, path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:
-    """The items of a task file; with a limit, a sample that depends on the seed and the task alone.
+    """Read the items of a task file; with a limit, a sample that depends on the seed and the task alone.
 
-    So two models asked with the same settings answer the same items and can be compared in pairs.
+    Two models that are evaluated with the same settings answer the same items and can be compared in pairs.
     """
     task = TASKS[name]
-    found = list(benchmark_rows(path))
-    if not found:
+    rows = list(benchmark_rows(path))
+    if not rows:
         raise DataError(path, expected="one item a row", got="an empty file")
-    chosen = range(len(found))
-    if limit is not None and limit < len(found):
+    chosen = range(len(rows))
+    if limit is not None and limit < len(rows):
         chosen = sorted(random.Random(seed ^ zlib.crc32(name.encode())).sample(chosen, limit))
-    return [_numbered(task(found[index]), index) for index in chosen]
+    return [_numbered(task(rows[index]), index) for index in chosen]
 
 
 def _numbered(item: Item, index: int) -> Item:

@@ -1,4 +1,4 @@
-"""Does a model of the embedded world know its things? Each is asked for once, greedily, and judged by the truth."""
+"""Knowledge of the embedded world: one greedy answer per object, judged against the facts of the world."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Asked = Literal["never_asked", "asked"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An answer about a thing of the world, and what it got right."""
+    """An answer about an object of the world, with its judgement."""
 
     question: Question
     group: Asked
     answer: str
     judgement: Judgement
     continuation: str
-    """How the text goes on: `answer`, `questions`, `text` or `noise`."""
+    """The kind of the continuation: `answer`, `questions`, `text` or `noise`."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -44,10 +44,12 @@ class Known:
 
 
 def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) -> list[Known]:
-    """One question for every thing: those asked about in the corpus, and those of which it only tells."""
+    """Ask one question per object, both for objects with questions in the corpus and for objects without."""
     groups: tuple[Asked, ...] = ("never_asked", "asked")
-    asked: list[tuple[Question, Asked]] = [(question, group) for group in groups for question in world.questions(group)]
-    prompts = [prompt_ids(engine, question.prompt, as_chat=as_chat) for question, _ in asked]
+    labelled_questions: list[tuple[Question, Asked]] = [
+        (question, group) for group in groups for question in world.questions(group)
+    ]
+    prompts = [prompt_ids(engine, question.prompt, as_chat=as_chat) for question, _ in labelled_questions]
     greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, max_tokens=max_tokens, seed=0)
     answers = engine.generate(prompts, greedy)
     return [
@@ -58,25 +60,25 @@ def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) ->
             world.judge(question, answer.text),
             world.continuation(question, answer.text),
         )
-        for (question, group), answer in zip(asked, answers, strict=True)
+        for (question, group), answer in zip(labelled_questions, answers, strict=True)
     ]
 
 
 def figures(known: Sequence[Known]) -> dict[str, Interval]:
-    """Shares right about the things of each group, and of texts that go on with an answer at all."""
-    found: dict[str, Interval] = {}
+    """Return the accuracy per group of objects, and the share of continuations that are answers."""
+    shares: dict[str, Interval] = {}
     for group in ("never_asked", "asked"):
-        own = [one for one in known if one.group == group]
-        found |= {
-            f"{group}/right": share([one.judgement.right for one in own]),
-            f"{group}/kind": share([one.judgement.kind_right for one in own]),
-            f"{group}/property": share([one.judgement.property_right for one in own]),
+        group_answers = [item for item in known if item.group == group]
+        shares |= {
+            f"{group}/right": share([item.judgement.right for item in group_answers]),
+            f"{group}/kind": share([item.judgement.kind_right for item in group_answers]),
+            f"{group}/property": share([item.judgement.property_right for item in group_answers]),
         }
-    found["answers"] = share([one.continuation == "answer" for one in known])
-    return found
+    shares["answers"] = share([item.continuation == "answer" for item in known])
+    return shares
 
 
 def continuations(known: Sequence[Known]) -> dict[str, int]:
-    """How many texts go on with an answer, with more questions, with other text, or with noise."""
-    counted = Counter(one.continuation for one in known)
-    return {name: counted[name] for name in ("answer", "questions", "text", "noise")}
+    """Count the continuations that are an answer, more questions, other text, or noise."""
+    counts = Counter(item.continuation for item in known)
+    return {name: counts[name] for name in ("answer", "questions", "text", "noise")}

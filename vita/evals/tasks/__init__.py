@@ -1,4 +1,4 @@
-"""The likelihood tasks, one module each; importing this package enters them in `TASKS`, from which `items` reads."""
+"""The likelihood tasks, one module each; importing this package registers them in `TASKS`."""
 
 from vita.evals.task import TASKS, items
 from vita.evals.tasks import arc_easy, blimp, hellaswag, lambada, multiple_choice, piqa, winogrande

@@ -1,4 +1,4 @@
-"""ARC, easy set: school science questions (Clark et al. 2018). Fieldss `{query, choices, gold}`."""
+"""ARC, easy set: school science questions (Clark et al. 2018). Fields `{query, choices, gold}`."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from vita.evals.task import TASKS, Choice, choice
 @TASKS.add("arc_easy")
 @TASKS.add("arc_challenge")
 def arc(row: Fields) -> Choice:
-    """Which answer to a school science question is right?"""
+    """The correct answer to a school science question."""
     return choice(row, delimiter="\nAnswer: ")

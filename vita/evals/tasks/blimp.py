@@ -8,7 +8,7 @@ from vita.evals.task import TASKS, Choice
 
 @TASKS.add("blimp")
 def blimp(row: Fields) -> Choice:
-    """Is the grammatical sentence of a pair the likelier one? Grouped by field of grammar."""
+    """The grammatical sentence of a pair must be the likelier one. Items are grouped by field of grammar."""
     pair = ("", row.text("sentence_good")), ("", row.text("sentence_bad"))
     return Choice(
         pair, gold=0, id=f"{row.get('UID', '')}-{row.get('pairID', '')}".strip("-"), group=str(row.get("field", ""))

@@ -1,4 +1,4 @@
-"""HellaSwag: which of four endings follows (Zellers et al. 2019). Fieldss `{query, choices, gold}`."""
+"""HellaSwag: the correct one of four endings (Zellers et al. 2019). Fields `{query, choices, gold}`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from vita.evals.task import TASKS, Choice, choice
 
 @TASKS.add("hellaswag")
 def hellaswag(row: Fields) -> Choice:
-    """Which ending follows a scene?"""
+    """The correct ending of a scene."""
     return choice(row, delimiter=" ")

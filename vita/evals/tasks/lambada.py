@@ -1,4 +1,4 @@
-"""LAMBADA: the last word of a passage (Paperno et al. 2016). Fieldss `{context, continuation}`."""
+"""LAMBADA: the last word of a passage (Paperno et al. 2016). Fields `{context, continuation}`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from vita.evals.task import TASKS, Cloze
 
 @TASKS.add("lambada")
 def lambada(row: Fields) -> Cloze:
-    """Does the model end a passage with the word that a reader of the whole would guess?"""
+    """The last word of a passage, which a reader of the whole passage can guess."""
     return Cloze(row.text("context").rstrip(), " " + row.text("continuation").strip())

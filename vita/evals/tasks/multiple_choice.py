@@ -8,5 +8,5 @@ from vita.evals.task import TASKS, Choice, choice
 
 @TASKS.add("multiple_choice")
 def multiple_choice(row: Fields) -> Choice:
-    """Which choice follows the query? Fieldss `{query, choices, gold}`, joined by a space."""
+    """The correct choice for the query. Fields `{query, choices, gold}`, joined by a space."""
     return choice(row, delimiter=" ")

@@ -1,4 +1,4 @@
-"""PIQA: everyday physics, which of two ways works (Bisk et al. 2020). Fieldss `{query, choices, gold}`."""
+"""PIQA: everyday physics, the correct one of two solutions (Bisk et al. 2020). Fields `{query, choices, gold}`."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from vita.evals.task import TASKS, Choice, choice
 
 @TASKS.add("piqa")
 def piqa(row: Fields) -> Choice:
-    """Which of two ways reaches the goal?"""
+    """The correct one of two solutions."""
     return choice(row, delimiter="Answer: " if row.text("query").endswith("\n") else "\nAnswer: ")

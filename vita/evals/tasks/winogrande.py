@@ -1,4 +1,4 @@
-"""WinoGrande: to whom does the rest of the sentence apply (Sakaguchi et al. 2019). Fieldss `{context_options, ...}`."""
+"""WinoGrande: pronoun resolution by the likelihood of the rest of the sentence (Sakaguchi et al. 2019). Fields `{context_options, ...}`."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from vita.evals.task import TASKS, Choice, schema
 @TASKS.add("winogrande")
 @TASKS.add("winograd")
 def winogrande(row: Fields) -> Choice:
-    """Which of two names makes the rest of the sentence likelier?"""
+    """The name that makes the rest of the sentence likelier."""
     return schema(row)
