@@ -30,11 +30,11 @@ class Fake(Engine):
 
 
 def held(engine: Engine) -> dict[str, float]:
-    return {name: one.value for name, one in figures(meet(engine)).items()}
+    return {name: one.value for name, one in figures(run_cases(engine)).items()}
 
 
 def test_a_good_answer_holds_everywhere_and_each_invariant_is_judged() -> None:
-    met = meet(Fake("I do not know what you mean."))
+    met = run_cases(Fake("I do not know what you mean."))
     assert set(CASES) == GROUPS == {one.group for one in met}
     assert set(figures(met)) == {*INVARIANTS, "all_held"}
     assert all(one.passed for one in met), [one for one in met if not one.passed]
@@ -68,7 +68,7 @@ def test_a_crash_is_counted_and_costs_no_other_case() -> None:
                 raise RuntimeError("index out of range")
             return super().generate(prompts, sampling)
 
-    met = meet(Crashing("Hello."))
+    met = run_cases(Crashing("Hello."))
     assert [(one.id, one.finish, one.answer) for one in met if not one.held["no_crash"]] == [
         ("long/just_fits", "crash", "index out of range")
     ]
@@ -76,10 +76,10 @@ def test_a_crash_is_counted_and_costs_no_other_case() -> None:
 
 def test_a_tiny_model_meets_all_cases_and_names_of_specials_stay_text() -> None:
     engine = Engine(tiny_model(context=192), byte_tokenizer(), template=ChatTemplate.default())
-    met = meet(engine, max_tokens=8)
+    met = run_cases(engine, max_tokens=8)
     found = figures(met)
     assert found["no_crash"].value == found["refused"].value == found["text_stays_text"].value == 1.0
-    assert met == meet(engine, max_tokens=8)
+    assert met == run_cases(engine, max_tokens=8)
     (fits,) = [one for one in met if one.id == "long/just_fits"]
     assert "stops" not in fits.held
 

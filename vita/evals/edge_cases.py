@@ -77,7 +77,7 @@ CASES: Parts[Builder] = Parts("case")
 """group -> function that returns its named cases for a model (lengths depend on the context of the model)."""
 
 
-def meet(engine: Engine, *, max_tokens: int = 128) -> list[Met]:
+def run_cases(engine: Engine, *, max_tokens: int = 128) -> list[Met]:
     """Run every case with greedy decoding and return the results."""
     named_cases = [(f"{group}/{name}", group, case) for group in CASES for name, case in CASES[group](engine)]
     greedy = Sampling(temperature=0.0, max_tokens=max_tokens)

@@ -36,7 +36,7 @@ class Instruction:
     says: Mapping[str, Any]
 
     def fulfilled(self, answer: str) -> bool | None:
-        """Return True if the answer follows the instruction, None if that cannot be checked; False for an empty answer."""
+        """Return True if the answer follows the instruction, None if it cannot be checked; False for an empty answer."""
         return CHECKS[self.id](answer, **self.says) if answer.strip() else False
 
 
@@ -133,7 +133,7 @@ def by_instruction(results: Sequence[Followed]) -> dict[str, dict[str, Interval]
 
 
 def _by_prompt(verdicts: Sequence[Sequence[bool | None]], *, seed: int) -> Interval:
-    """Return the share of instructions followed; instructions of one prompt are correlated, so prompts are resampled."""
+    """Return the share of instructions followed; the interval resamples prompts, whose instructions are correlated."""
     counts_followed = [sum(verdict is True for verdict in prompt_verdicts) for prompt_verdicts in verdicts]
     counts = [len(prompt_verdicts) for prompt_verdicts in verdicts]
     if sum(counts_followed) in (0, sum(counts)):  # resampling equal values would give an interval of width zero

@@ -117,7 +117,7 @@ def _options(item: Item) -> tuple[tuple[str, str], ...]:
 
 
 def _fitting(before: list[int], after: list[int], *, context: int) -> Iterator[Pair]:
-    """Truncate the pair from the left to the context size; split a continuation longer than the context into windows."""
+    """Truncate the pair from the left to the context size; split a longer continuation into windows."""
     if len(after) <= context:
         yield before[max(0, len(before) + len(after) - context - 1) :], after
     else:

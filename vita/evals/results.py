@@ -1,4 +1,4 @@
-"""All that was measured of a model: its figures, a page to read, and a record of every item."""
+"""The evaluation results of a model: figures, the report page, and a record per item."""
 
 from __future__ import annotations
 
@@ -17,85 +17,89 @@ from vita.stats.intervals import Interval
 from vita.stats.paired import Versus
 
 Metrics = Mapping[str, Interval]
-"""metric -> its value and interval."""
+"""metric -> value and interval."""
 Figures = Mapping[str, Mapping[str, Metrics]]
-"""What was measured (texts, sources, tasks, groups, world, instructions, edges, versus) -> name -> metrics."""
+"""section (texts, sources, tasks, groups, world, instructions, edges, versus) -> name -> metrics."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The items, by the name of the text or task."""
+    """The scored items, by the name of the text or task."""
 
     texts: Mapping[str, list[perplexity.DocumentScore]] = field(default_factory=dict)
     tasks: Mapping[str, list[multiple_choice.Outcome]] = field(default_factory=dict)
     known: list[world_knowledge.Known] = field(default_factory=list)
-    """Answers about things of the embedded world."""
+    """Answers about objects of the embedded world."""
     followed: list[ifeval.Followed] = field(default_factory=list)
-    """Prompts with instructions that can be checked."""
+    """Answers to prompts with verifiable instructions."""
     met: list[edge_cases.Met] = field(default_factory=list)
-    """Edge cases."""
+    """Results of the edge cases."""
     continuations: list[samples.Continuation] = field(default_factory=list)
     versus: Versus | None = None
-    """The same items of the parent version."""
+    """The comparison with the parent version on the same items."""
     seed: int = 0
-    """Of the resampling."""
+    """The seed of the resampling."""
 
     @property
     def sources(self) -> dict[str, list[perplexity.DocumentScore]]:
-        """The documents of every source of every text."""
+        """Return the document scores of every source of every text."""
         return {
-            f"{name}: {source}": own
+            f"{name}: {source}": source_scores
             for name, scores in self.texts.items()
-            for source, own in perplexity.by_source(scores).items()
+            for source, source_scores in perplexity.by_source(scores).items()
         }
 
     def figures(self) -> Figures:
-        """Everything that has a number."""
+        """Return all figures with their intervals."""
         groups = {name: multiple_choice.by_group(outcomes) for name, outcomes in self.tasks.items()}
-        found: dict[str, dict[str, Metrics]] = {
+        figures: dict[str, dict[str, Metrics]] = {
             "texts": {name: self._of_text(scores) for name, scores in self.texts.items()},
             "sources": {name: self._of_text(scores) for name, scores in self.sources.items()},
             "tasks": {name: multiple_choice.metrics(outcomes) for name, outcomes in self.tasks.items()},
-            "groups": {f"{name}: {group}": {"acc": one} for name, own in groups.items() for group, one in own.items()},
+            "groups": {
+                f"{name}: {group}": {"acc": accuracy}
+                for name, group_accuracy in groups.items()
+                for group, accuracy in group_accuracy.items()
+            },
             "world": {"world": world_knowledge.figures(self.known)} if self.known else {},
         }
         if self.followed:
-            found["instructions"] = {"instructions": ifeval.figures(self.followed, seed=self.seed)}
-            found["instruction kinds"] = dict(ifeval.by_instruction(self.followed))
+            figures["instructions"] = {"instructions": ifeval.figures(self.followed, seed=self.seed)}
+            figures["instruction kinds"] = dict(ifeval.by_instruction(self.followed))
         if self.met:
-            found["edges"] = {"edges": edge_cases.figures(self.met)}
+            figures["edges"] = {"edges": edge_cases.figures(self.met)}
         if self.versus:
-            found["versus"] = {"versus": self.versus.figures()}
-        return found
+            figures["versus"] = {"versus": self.versus.figures()}
+        return figures
 
     def facts(self) -> dict[str, float]:
-        """The headline numbers."""
+        """Return the main figures as plain numbers."""
         figures = self.figures()
-        told = {
+        values = {
             f"{name}/{metric}": round(interval.value, 6)
-            for what in ("texts", "tasks", "world", "instructions", "edges", "versus")
-            for name, own in figures.get(what, {}).items()
-            for metric, interval in own.items()
+            for section in ("texts", "tasks", "world", "instructions", "edges", "versus")
+            for name, metrics in figures.get(section, {}).items()
+            for metric, interval in metrics.items()
         }
-        return {name: value for name, value in told.items() if math.isfinite(value)}
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def write_items(self, path: Path) -> None:
-        """Every item in a line of its own with what it belongs to, so that two models can be compared in pairs."""
+        """Write one line per item, with its text or task, so that two models can be compared in pairs."""
         lines = b"".join(orjson.dumps(row) + b"\n" for row in self.rows())
         path.write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every item with the text or task that it belongs to."""
-        rows = [{"text": name, **one.as_json()} for name, scores in self.texts.items() for one in scores]
-        rows += [{"task": name, **one.as_json()} for name, outcomes in self.tasks.items() for one in outcomes]
-        rows += [{"task": "world", **one.as_json()} for one in self.known]
-        rows += [{"task": "instructions", **one.as_json()} for one in self.followed]
-        rows += [{"task": "edges", **one.as_json()} for one in self.met]
+        """Return every item with the name of its text or task."""
+        rows = [{"text": name, **item.as_json()} for name, scores in self.texts.items() for item in scores]
+        rows += [{"task": name, **item.as_json()} for name, outcomes in self.tasks.items() for item in outcomes]
+        rows += [{"task": "world", **item.as_json()} for item in self.known]
+        rows += [{"task": "instructions", **item.as_json()} for item in self.followed]
+        rows += [{"task": "edges", **item.as_json()} for item in self.met]
         return rows
 
     def report(self, *, model: str, settings: Mapping[str, Any], parent: str | None = None) -> ReportContent:
         """Return the figures, samples and changed items as a report on the model; `parent` is the earlier report."""
-        details: dict[str, Any] = {"samples": [one.as_json() for one in self.continuations]}
+        details: dict[str, Any] = {"samples": [continuation.as_json() for continuation in self.continuations]}
         if parent:
             details["parent"] = parent
         if self.versus:

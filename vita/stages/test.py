@@ -137,7 +137,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         known=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, asked, engine, context),
-        met=edge_cases.meet(engine) if config.edges else [],
+        met=edge_cases.run_cases(engine) if config.edges else [],
         continuations=samples.continuations(
             engine,
             config.prompts,

@@ -1,4 +1,4 @@
-"""WinoGrande: pronoun resolution by the likelihood of the rest of the sentence (Sakaguchi et al. 2019). Fields `{context_options, ...}`."""
+"""WinoGrande: pronoun resolution (Sakaguchi et al. 2019). Fields `{context_options, ...}`."""
 
 from __future__ import annotations
 
