@@ -9,7 +9,7 @@ import pytest
 
 from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate
-from vita.evals.edge_cases import CASES, INVARIANTS, Met, figures, leaks, meet, repeated_share, valid
+from vita.evals.edge_cases import CASES, INVARIANTS, Met, figures, leaks, repeated_share, run_cases, valid
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.testing import byte_tokenizer, tiny_model

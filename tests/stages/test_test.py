@@ -190,7 +190,7 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
     assert draft.facts["edges/refused"] == 1.0 and "instructions/prompt_loose" in draft.facts
     text = (draft.folder / "report.md").read_text()
     assert "\x1b" not in text and r"\\x1b\[31m" in text and "\u202e" not in text
-    for word in ("Instructions", "Edge cases", "Beside the parent version", "MDE80", "no difference shown"):
+    for word in ("Instructions", "Edge cases", "Comparison with the parent version", "MDE80", "no difference shown"):
         assert word in text
 
 

@@ -36,7 +36,7 @@ class Instruction:
     says: Mapping[str, Any]
 
     def fulfilled(self, answer: str) -> bool | None:
-        """Return True if the answer follows the instruction, None if it cannot be checked; False for an empty answer."""
+        """Return True if the answer follows it, False for an empty answer, None if it cannot be checked."""
         return CHECKS[self.id](answer, **self.says) if answer.strip() else False
 
 

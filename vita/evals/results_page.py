@@ -76,7 +76,9 @@ def _text_rows(
 def _task_section(results: Findings, figures: Figures) -> list[Section]:
     if not results.tasks:
         return []
-    chances = {name: sum(outcome.chance for outcome in values) / len(values) for name, values in results.tasks.items()}
+    chances = {
+        name: sum(outcome.chance for outcome in outcomes) / len(outcomes) for name, outcomes in results.tasks.items()
+    }
     metric_names = ("acc", "acc_norm", "acc_bytes")
     rows = []
     for name, values in figures["tasks"].items():
