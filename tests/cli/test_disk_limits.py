@@ -106,7 +106,7 @@ def test_folders_and_files_without_permission_are_named(folder: Path) -> None:
         path.chmod(0)
         error = refused(folder, *words)
         path.chmod(mode)
-        assert path.name in error and "cut short" not in error, error
+        assert path.name in error and "truncated" not in error, error
         assert "permission" in error.lower(), error
     assert vita(folder, "verify")[0] == 0
 

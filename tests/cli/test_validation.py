@@ -74,7 +74,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_by_every_stage(
     tokenizer.add_special_tokens([AddedToken("<|tool|>", special=True)])
     tokenizer.save(path)
     assert trained(stage, "--steps", "1") == 6
-    assert "the tokenizer knows 260 tokens, the model 259" in capsys.readouterr().err
+    assert "the tokenizer has 260 tokens, the model 259" in capsys.readouterr().err
     assert f"my/{stage}" not in listing(capsys)
 
 
@@ -87,7 +87,7 @@ def test_weights_that_are_not_finite_are_refused_before_training(
     weights["model.norm.weight"][3] = value
     save_file(weights, folder / "base/model.safetensors", metadata={"format": "pt"})
     assert trained(stage, "--steps", "1") == 6
-    assert "model.norm.weight, holds NaN" in capsys.readouterr().err.replace(": holds", ", holds")
+    assert "model.norm.weight, contains NaN" in capsys.readouterr().err.replace(": contains", ", contains")
     assert f"my/{stage}" not in listing(capsys)
 
 

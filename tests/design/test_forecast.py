@@ -74,4 +74,4 @@ def test_text_seen_again_is_worth_less() -> None:
 
 def test_a_plan_that_repeats_its_text_too_often_is_told_so() -> None:
     answer = prediction(SHAPE, training_plan(SHAPE, tokens=50_000_000), text="english", available=5_000_000)
-    assert any("the text is seen 10" in told for told in warnings(answer))
+    assert any("the text is repeated for 10" in message for message in warnings(answer))

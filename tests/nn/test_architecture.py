@@ -55,9 +55,9 @@ def test_an_older_config_with_a_plain_rope_theta_is_read() -> None:
     ("change", "message"),
     [
         ({"model_type": "llama"}, "model_type: expected 'qwen3', got 'llama'"),
-        ({"model_type": "qwen2"}, "only Qwen3 folders are read"),
-        ({"hidden_size": None}, "hidden_size: is required and is missing"),
-        ({"head_dim": None}, "head_dim: is required and is missing"),
+        ({"model_type": "qwen2"}, "only Qwen3 models are supported"),
+        ({"hidden_size": None}, "hidden_size: is required and missing"),
+        ({"head_dim": None}, "head_dim: is required and missing"),
         ({"head_dim": 7}, "head_dim: Input should be a multiple of 2"),
         ({"num_key_value_heads": 3}, "must be a multiple of `kv_heads`"),
         ({"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
@@ -66,7 +66,7 @@ def test_an_older_config_with_a_plain_rope_theta_is_read() -> None:
         ({"layer_types": ["full_attention", "sliding_attention"]}, "got 'sliding_attention'"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type: expected 'default', got 'yarn'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "got 'linear'"),
-        ({"rope_parameters": None, "rope_theta": None}, "rope_theta: is required and is missing"),
+        ({"rope_parameters": None, "rope_theta": None}, "rope_theta: is required and missing"),
         ({"quantization_config": {"bits": 4}}, "quantization_config: expected None"),
     ],
 )

@@ -88,5 +88,5 @@ def test_memory_is_taken_in_blocks_up_to_the_context() -> None:
 
 def test_a_cache_knows_positions_itself() -> None:
     model = tiny_model()
-    with pytest.raises(ModelError, match="cannot be given together with `cache`"):
+    with pytest.raises(ModelError, match="cannot be combined with `cache`"):
         model(ids(1, 2), positions=torch.zeros(1, 2, dtype=torch.long), cache=Cache(model.architecture, 1))

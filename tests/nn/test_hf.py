@@ -97,7 +97,7 @@ def test_generation_settings_and_companions_are_carried(tmp_path: Path) -> None:
     hf.save(tiny_model(), tmp_path / "a")
     hf.save_generation(generation, tmp_path / "a")
     (tmp_path / "a" / "tokenizer.json").write_text("{}")
-    hf.carry(tmp_path / "a", tmp_path / "b")
+    hf.copy_tokenizer_files(tmp_path / "a", tmp_path / "b")
     assert hf.load_generation(tmp_path / "b") == generation
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["generation_config.json", "tokenizer.json"]
 
@@ -143,7 +143,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder: Path) -> No
 
 def test_a_tensor_that_belongs_nowhere_is_named(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}))
-    assert "model.layers.0.self_attn.q_proj.bias: is no parameter of this architecture" in refusal(folder)
+    assert "model.layers.0.self_attn.q_proj.bias: is not a parameter of this architecture" in refusal(folder)
 
 
 def test_numbers_of_another_kind_are_refused(folder: Path) -> None:
@@ -162,14 +162,14 @@ def test_a_stored_tied_head_must_be_the_embedding(folder: Path) -> None:
 def test_a_file_cut_short_is_named(folder: Path, kept: int) -> None:
     path = folder / hf.WEIGHTS
     path.write_bytes(path.read_bytes()[:kept])
-    assert refusal(folder).startswith(f"{path}: cannot be read, perhaps it was cut short")
+    assert refusal(folder).startswith(f"{path}: cannot be read, possibly truncated")
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
     (folder / hf.INDEX).write_text(
         json.dumps({"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}})
     )
-    assert "model-00002-of-00002.safetensors: is named in model.safetensors.index.json" in refusal(folder)
+    assert "model-00002-of-00002.safetensors: is listed in model.safetensors.index.json" in refusal(folder)
 
 
 def test_pickles_are_not_read(folder: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_missing_setting_is_named(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     del config["num_hidden_layers"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert refusal(folder) == f"{folder}/config.json: num_hidden_layers: is required and is missing"
+    assert refusal(folder) == f"{folder}/config.json: num_hidden_layers: is required and missing"
 
 
 def test_a_llama_folder_is_refused(shared: Path) -> None:

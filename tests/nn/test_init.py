@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vita.nn import attention
-from vita.nn.init import SCHEMES, generator, initialize, place_of
+from vita.nn.init import SCHEMES, generator, initialize, matrix_of
 from vita.nn.inspection import report
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError
@@ -104,11 +104,11 @@ def test_a_small_head_begins_at_the_loss_of_knowing_nothing(scheme: str, most: f
 
 def test_places_are_told_by_name() -> None:
     model = container()
-    place = place_of("model.layers.2.mlp.down_proj.weight", model)
+    place = matrix_of("model.layers.2.mlp.down_proj.weight", model)
     assert (place.role, place.layer, place.layers, place.fan_in) == ("residual", 2, LAYERS, 256)
-    assert place_of("model.layers.0.mlp.up_proj.weight", model).role == "inner"
-    assert place_of("model.embed_tokens.weight", model).role == "embedding"
-    assert place_of("lm_head.weight", model).role == "head"
+    assert matrix_of("model.layers.0.mlp.up_proj.weight", model).role == "inner"
+    assert matrix_of("model.embed_tokens.weight", model).role == "embedding"
+    assert matrix_of("lm_head.weight", model).role == "head"
 
 
 def test_an_unknown_scheme_is_named_with_the_nearest() -> None:

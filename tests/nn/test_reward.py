@@ -61,7 +61,7 @@ def test_a_language_model_is_no_reward_model_and_the_other_way_round(tmp_path: P
     with pytest.raises(ModelError, match="architectures: expected Qwen3ForSequenceClassification, got"):
         reward.load(tmp_path / "model")
     reward.save(made(), tmp_path / "reward", padding=PAD)
-    with pytest.raises(ModelError, match=r"score.weight: is no parameter of this architecture"):
+    with pytest.raises(ModelError, match=r"score.weight: is not a parameter of this architecture"):
         hf.load(tmp_path / "reward")
     config = json.loads((tmp_path / "reward/config.json").read_text())
     (tmp_path / "reward/config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b"}}))

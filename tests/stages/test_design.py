@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vita.design import throughput
-from vita.design.plan_vs_actual import reckon
+from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import shape_of_depth, training_plan
 from vita.design.throughput import Speed, measure_speed
 from vita.nn.architecture import Architecture
@@ -127,7 +127,7 @@ def test_the_plan_is_scored_against_what_happened(tmp_path: Path) -> None:
     foretold = blueprint["prediction"]
     came = {"heldout_bits_per_byte": foretold["bits_per_byte"]["value"] * 1.02, "tokens": foretold["tokens"]}
     designed = {"training_seconds": 100.0, "tokens_per_second": 1000.0}
-    rows = {row.figure: row for row in reckon(blueprint, designed, facts=came, record={"seconds": 110.0})}
+    rows = {row.figure: row for row in plan_vs_actual(blueprint, designed, facts=came, record={"seconds": 110.0})}
     assert rows["bits per byte"].off == "+2.0 %, within the range"
     assert rows["tokens"].off == "+0.0 %"
     assert rows["seconds"].off == "+10.0 %"

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import numpy as np
 import pytest
 
-from vita.stats.agreement import agreement, alpha, by_unit, raw_agreement
+from vita.stats.agreement import agreement, alpha, group_by_unit, raw_agreement
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability": four observers, twelve units, with gaps.
 OBSERVERS = ["1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 ."]
@@ -57,7 +57,9 @@ def test_chance_gives_alpha_zero_and_its_interval_covers_it() -> None:
 
 
 def test_the_later_value_of_a_rater_counts() -> None:
-    units = by_unit([("ann", "1", "a"), ("bob", "1", "b"), ("ann", "1", "b"), ("ann", "2", "a"), ("bob", "2", "a")])
+    units = group_by_unit(
+        [("ann", "1", "a"), ("bob", "1", "b"), ("ann", "1", "b"), ("ann", "2", "a"), ("bob", "2", "a")]
+    )
     assert units["1"] == {"ann": "b", "bob": "b"}
     assert agreement(units, level="nominal", seed=0)["raw_agreement"].value == 1.0
 

@@ -257,7 +257,7 @@ def _kind(store: Store, digest: str) -> str:
 
 def _reckoning(store: Store, made: Sequence[Made]) -> list[Any]:
     """The plan against what happened, of the pretraining in the lineage."""
-    from vita.design.plan_vs_actual import reckon
+    from vita.design.plan_vs_actual import plan_vs_actual
 
     trained = next((one for one in made if one.run and one.run.stage == "pretrain"), None)
     planned = next((one for one in made if trained and one.digest == trained.made_of.get("blueprint")), None)
@@ -265,7 +265,9 @@ def _reckoning(store: Store, made: Sequence[Made]) -> list[Any]:
         return []
     blueprint = reader.as_json(store, planned.digest, "blueprint.json")
     designed = (planned.run.record if planned.run else None) or {}
-    return reckon(blueprint, designed, facts=trained.facts, record=trained.run.record or {}) if blueprint else []
+    return (
+        plan_vs_actual(blueprint, designed, facts=trained.facts, record=trained.run.record or {}) if blueprint else []
+    )
 
 
 def _releases(ledger: Ledger, store: Store, digest: str) -> Iterator[dict[str, Any]]:

@@ -1,1 +1,1 @@
-"""Plans before a run: scaling rules, forecasts and throughput; and the comparison with the run afterwards."""
+"""Planning of a training run: scaling rules, predictions and throughput, and the comparison with the actual run."""

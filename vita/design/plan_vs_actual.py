@@ -1,4 +1,4 @@
-"""A plan scored against what happened: loss, tokens, time, speed and memory, each foretold and as it came."""
+"""Comparison of a plan with the actual run: predicted and actual loss, tokens, time, speed and memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reckoned:
-    """One figure: as it was foretold, as it came, and how far off that was."""
+    """A figure with its predicted value, its actual value, and the relative error."""
 
     figure: str
     foretold: str
@@ -17,13 +17,13 @@ class Reckoned:
     off: str
 
 
-def reckon(
+def plan_vs_actual(
     blueprint: Mapping[str, Any], designed: Mapping[str, Any], *, facts: Mapping[str, Any], record: Mapping[str, Any]
 ) -> list[Reckoned]:
-    """Every figure that was both foretold and measured.
+    """Return every figure that was both predicted and measured.
 
-    `blueprint` is the content of `blueprint.json` and `designed` the record of the run that made it; `facts` and
-    `record` are those of the trained model.
+    `blueprint` is the content of `blueprint.json`, `designed` the record of its run; `facts` and `record` are those of
+    the trained model.
     """
     foretold = blueprint["prediction"]
     seconds = record.get("training_seconds", record.get("seconds"))
@@ -40,9 +40,11 @@ def reckon(
 def _bits(foretold: Mapping[str, float], came: float | None) -> Reckoned | None:
     if came is None:
         return None
-    within = "within" if foretold["low"] <= came <= foretold["high"] else "outside"
-    told = f"{foretold['value']:.3f} ({foretold['low']:.3f} to {foretold['high']:.3f})"
-    return Reckoned("bits per byte", told, f"{came:.3f}", f"{_off(foretold['value'], came)}, {within} the range")
+    range_note = "within" if foretold["low"] <= came <= foretold["high"] else "outside"
+    predicted_text = f"{foretold['value']:.3f} ({foretold['low']:.3f} to {foretold['high']:.3f})"
+    return Reckoned(
+        "bits per byte", predicted_text, f"{came:.3f}", f"{_off(foretold['value'], came)}, {range_note} the range"
+    )
 
 
 def _row(figure: str, foretold: float | None, came: float | None) -> Reckoned | None:

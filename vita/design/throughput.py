@@ -1,6 +1,6 @@
-"""How fast this machine trains a shape: a few real steps on made-up tokens, and the fastest matrix product.
+"""Training throughput of this machine: a few real steps on random tokens, and the peak matmul speed.
 
-Numbers from here differ from run to run. They belong in the run's record, or are turned into a number of steps once.
+The measurements vary between runs. They belong in the run's record, or are converted into a number of steps once.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from vita.train.schedule import Schedule
 from vita.train.trainer import Trainer, Training, Work
 
 WARM_STEPS = 2
-"""Steps before the clock starts, in which memory is found and, where it pays, the model is compiled."""
+"""Warmup steps before the measurement, for memory allocation and compilation."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a machine does with a plan."""
+    """The measured training speed of a machine."""
 
     seconds_per_step: float
     startup_seconds: float
-    """Of the first steps, beyond what they would take later: compiling, mostly."""
+    """Extra time of the first steps, mostly compilation."""
     flops_per_second: float
-    """Of the training itself."""
+    """FLOP/s of training."""
     peak_flops_per_second: float
-    """Of the fastest matrix product in the same numbers."""
+    """FLOP/s of the fastest matmul with the same precision."""
     precision: str
     compiled: bool
 
     tokens_per_step: int
 
     def with_tokens_per_step(self, tokens: int) -> Speed:
-        """The same speed for steps of another size: time goes with the tokens, nearly."""
+        """Return the speed for another number of tokens per step; time is nearly proportional to tokens."""
         share = tokens / self.tokens_per_step
         return replace(self, seconds_per_step=self.seconds_per_step * share, tokens_per_step=tokens)
 
     @property
     def utilisation(self) -> float:
-        """The share of the machine's peak that training reaches."""
+        """The MFU: training FLOP/s relative to the peak."""
         return self.flops_per_second / self.peak_flops_per_second
 
 
@@ -62,9 +62,9 @@ def measure_speed(
     device: str = "cpu",
     threads: int | None = None,
 ) -> Speed:
-    """Train a model of this shape as the plan would, rows unmasked, for `steps` and `seconds` at least; time them.
+    """Measure the time per step: train a model as planned, without masks, for at least `steps` and `seconds`.
 
-    What counts is the later half: a processor takes some seconds until it is as fast as it stays.
+    Only the second half counts: a processor takes some seconds to reach its steady speed.
     """
     training = Training.model_validate(
         {"schedule": Schedule.model_validate(plan.as_json()["schedule"]),
@@ -81,19 +81,19 @@ def measure_speed(
         threads=threads,
         flops=float(flops * plan.tokens),
     )
-    chance = torch.Generator().manual_seed(0)
-    ids = torch.randint(shape.vocabulary, (plan.rows, plan.context + 1), generator=chance)
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(shape.vocabulary, (plan.rows, plan.context + 1), generator=rng)
     work = Work({"ids": ids}, targets=float(plan.tokens_per_step))
     first = sum(_timed(trainer, work) for _ in range(WARM_STEPS))
     times: list[float] = []
     while len(times) < steps or sum(times) < seconds:
         times.append(_timed(trainer, work))
-    usual = median(times[len(times) // 2 :])
+    median_seconds = median(times[len(times) // 2 :])
     precision = choose_precision(device)
     return Speed(
-        seconds_per_step=usual,
-        startup_seconds=max(0.0, first - WARM_STEPS * usual),
-        flops_per_second=flops * plan.tokens_per_step / usual,
+        seconds_per_step=median_seconds,
+        startup_seconds=max(0.0, first - WARM_STEPS * median_seconds),
+        flops_per_second=flops * plan.tokens_per_step / median_seconds,
         peak_flops_per_second=matmul_peak(precision.dtype, device=device),
         precision=precision.name,
         tokens_per_step=plan.tokens_per_step,

@@ -2,7 +2,7 @@
 
     pretrained = Pretrained.load(folder)                   # for training: also refuses NaN weights
     pretrained.model, pretrained.tokenizer, pretrained.require_template()
-    hf.save_next(trained, next_folder, source=pretrained.files)     # what does not change is not read again
+    hf.save_successor(trained, next_folder, source=pretrained.files)     # what does not change is not read again
 
 Everything that needs a model loads it here, so a folder that one part of Vita refuses is refused by all.
 """

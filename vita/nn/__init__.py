@@ -1,1 +1,1 @@
-"""Mathematics only: the model and how it begins."""
+"""The model: architecture, forward pass, initialization, and Hugging Face files."""

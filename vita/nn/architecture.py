@@ -1,7 +1,7 @@
-"""The shape of a model: its sizes, and what they cost in parameters, operations and memory.
+"""The architecture of a model: its sizes, and the resulting parameters, FLOPs and memory.
 
-A decoder as in Qwen3: RMSNorm before each part, rotary positions, grouped queries with a norm on every head, SwiGLU,
-no biases. `to_hf` and `from_hf` translate to and from the `config.json` that other tools read.
+A decoder as in Qwen3: pre-RMSNorm, rotary positions, grouped-query attention with a norm on every head, SwiGLU, no
+biases. `to_hf` and `from_hf` convert to and from the `config.json` of Hugging Face.
 
     Architecture(vocabulary=4096, width=256, layers=6, heads=8, kv_heads=4, head_dim=32, feedforward=768, context=512)
 """
@@ -21,27 +21,27 @@ class Architecture(Settings):
     """Sizes of a Qwen3-shaped decoder."""
 
     vocabulary: int = Field(ge=2)
-    """Tokens the model knows; equal to the tokenizer's."""
+    """Number of tokens; equal to the tokenizer's."""
     width: int = Field(ge=1)
-    """Numbers carried from layer to layer for each token."""
+    """Hidden size: numbers per token in the residual stream."""
     layers: int = Field(ge=1)
-    """Blocks of attention and feed-forward, one after the other."""
+    """Number of layers, each with attention and feed-forward."""
     heads: int = Field(ge=1)
-    """Queries a layer asks at each position."""
+    """Query heads per layer."""
     kv_heads: int = Field(ge=1)
-    """Keys and values a layer keeps at each position; fewer than `heads` makes the cache smaller."""
+    """Key and value heads per layer; fewer than `heads` makes the KV cache smaller."""
     head_dim: int = Field(ge=2, multiple_of=2)
-    """Numbers in each query, key and value; even, since rotary positions turn them in pairs."""
+    """Size of each query, key and value; even, because rotary positions rotate pairs."""
     feedforward: int = Field(ge=1)
-    """Inner width of the feed-forward part."""
+    """Inner width of the feed-forward network."""
     context: int = Field(ge=1)
-    """Longest text, in tokens, that the model reads at once."""
+    """Context length: maximum tokens per sequence."""
     rope_base: float = Field(default=10_000.0, gt=1)
-    """Base of the rotary wavelengths; longer contexts want a larger one."""
+    """Base of the rotary wavelengths; longer contexts need a larger base."""
     norm_eps: float = Field(default=1e-6, gt=0)
-    """Keeps the norms from dividing by zero."""
+    """Epsilon of the norms, which prevents a division by zero."""
     tied: bool = True
-    """Whether the output head is the embedding; saves vocabulary x width parameters."""
+    """Share the weights of the output head and the embedding; saves vocabulary x width parameters."""
 
     @model_validator(mode="after")
     def _heads_share_evenly(self) -> Self:
@@ -50,48 +50,48 @@ class Architecture(Settings):
         return self
 
     def parameters(self) -> int:
-        """How many numbers are learnt in all."""
+        """Return the number of parameters."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
         norms = self.layers * (2 * self.width + 2 * self.head_dim) + self.width
         return embeddings + self.layers * self._layer_matrices() + norms
 
     def matrix_parameters(self) -> int:
-        """The weights each token is multiplied with: the layers' matrices and the head, not the embedding lookup."""
+        """Return the number of weights that multiply each token: the matrices of the layers and the head."""
         return self.layers * self._layer_matrices() + self.vocabulary * self.width
 
     def flops_per_token(self, context: int | None = None) -> int:
-        """Operations to learn from one token in texts of `context` tokens, forward and backward.
+        """Return the training FLOPs per token in sequences of `context` tokens, forward and backward.
 
-        Six for each matrix weight (Kaplan et al. 2020, sec. 2.1), and for attention only the keys a causal query
-        sees, (context + 1) / 2 of them on average: half of what is often quoted, so that utilisation is not flattered.
+        Six per matrix weight (Kaplan et al. 2020, sec. 2.1). Attention counts only the keys that a causal query
+        attends to, (context + 1) / 2 on average: half of the usual count, which would overstate the MFU.
         """
-        seen = ((context or self.context) + 1) / 2
-        return 6 * self.matrix_parameters() + round(12 * self.layers * self.heads * self.head_dim * seen)
+        mean_keys = ((context or self.context) + 1) / 2
+        return 6 * self.matrix_parameters() + round(12 * self.layers * self.heads * self.head_dim * mean_keys)
 
     def memory(
         self, *, tokens: int, logits: int, optimizer_bytes: int = 8, activation_bytes: int = 4
     ) -> dict[str, int]:
-        """Bytes to train on `tokens` tokens at a time with fp32 weights: by purpose, and in `total`.
+        """Return the training memory in bytes with fp32 weights: by purpose, and in `total`.
 
-        `tokens` is the size of a micro-batch. `logits` are the bytes of logits that the loss holds at once, which it
-        computes in chunks. `optimizer_bytes` counts per parameter (AdamW: 8). Activations are those the backward pass
-        needs again when attention is fused and nothing is recomputed; an estimate, good to about a third.
+        `tokens` is the size of a micro-batch. `logits` are the bytes of one chunk of logits in the loss.
+        `optimizer_bytes` counts per parameter (AdamW: 8). Activations are those that the backward pass needs with fused
+        attention and without recomputation; the estimate is accurate to about a third.
         """
         count = self.parameters()
-        # Kept for a layer: the input and output of both norms, the queries, keys and values before and after norm
-        # and rotation, attention's output, and gate, up, their activation and product.
+        # Stored per layer: input and output of both norms, queries, keys and values before and after norm and
+        # rotation, the output of attention, and gate, up, their activation and product.
         per_layer = 4 * self.width + self.head_dim * (3 * self.heads + 4 * self.kv_heads) + 4 * self.feedforward
-        parts = {
+        purposes = {
             "weights": 4 * count,
             "gradients": 4 * count,
             "optimizer": optimizer_bytes * count,
             "activations": tokens * activation_bytes * self.layers * per_layer,
             "logits": logits,
         }
-        return {**parts, "total": sum(parts.values())}
+        return {**purposes, "total": sum(purposes.values())}
 
     def to_hf(self) -> dict[str, Any]:
-        """The `config.json` of this shape, as Qwen3's."""
+        """Return the Qwen3 `config.json` of this architecture."""
         return {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
@@ -121,8 +121,8 @@ class Architecture(Settings):
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], *, where: str = "config.json") -> Architecture:
-        """The shape described by a Qwen3 `config.json`; anything this decoder does not compute is refused."""
-        _refuse_what_differs(config, where)
+        """Read the architecture from a Qwen3 `config.json`; raise `ModelError` for unsupported settings."""
+        _check_supported(config, where)
         values = {name: _required(config, field, where) for name, field in _FIELDS.items()}
         values["rope_base"] = _rope_base(config, where)
         values["norm_eps"] = config.get("rms_norm_eps", 1e-6)
@@ -150,7 +150,7 @@ _FIELDS = {
     "context": "max_position_embeddings",
 }
 
-# Settings that change the computation: the only value computed here, which is also what Qwen3 assumes when absent.
+# Settings that change the computation: the only supported value, which is also the default of Qwen3.
 _FIXED: dict[str, Any] = {
     "hidden_act": "silu",
     "attention_bias": False,
@@ -160,22 +160,25 @@ _FIXED: dict[str, Any] = {
 }
 
 
-def _refuse_what_differs(config: Mapping[str, Any], where: str) -> None:
+def _check_supported(config: Mapping[str, Any], where: str) -> None:
     if config.get("model_type") != "qwen3":
         raise ModelError(
-            f"{where}: model_type", expected="'qwen3'", got=config.get("model_type"), hint="only Qwen3 folders are read"
+            f"{where}: model_type",
+            expected="'qwen3'",
+            got=config.get("model_type"),
+            hint="only Qwen3 models are supported",
         )
     for field, value in _FIXED.items():
         if config.get(field, value) != value:
             raise ModelError(f"{where}: {field}", expected=repr(value), got=config[field])
-    other = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
-    if other:
-        raise ModelError(f"{where}: layer_types", expected="'full_attention' throughout", got=other[0])
+    unsupported = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
+    if unsupported:
+        raise ModelError(f"{where}: layer_types", expected="'full_attention' throughout", got=unsupported[0])
 
 
 def _required(config: Mapping[str, Any], field: str, where: str) -> Any:
     if config.get(field) is None:
-        raise ModelError(f"{where}: {field}", "is required and is missing")
+        raise ModelError(f"{where}: {field}", "is required and missing")
     return config[field]
 
 
@@ -183,10 +186,8 @@ def _rope_base(config: Mapping[str, Any], where: str) -> float:
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise ModelError(
-            f"{where}: rope_type", expected="'default'", got=kind, hint="scaled positions are not computed"
-        )
+        raise ModelError(f"{where}: rope_type", expected="'default'", got=kind, hint="RoPE scaling is not supported")
     base = rope.get("rope_theta", config.get("rope_theta"))
     if base is None:
-        raise ModelError(f"{where}: rope_theta", "is required and is missing")
+        raise ModelError(f"{where}: rope_theta", "is required and missing")
     return base

@@ -1,7 +1,7 @@
-"""Attention: a table of ways to compute it, all of which mean the same.
+"""Attention: a registry of equivalent backends.
 
-Queries see the keys that `visible` marks; without it they see causally. `sdpa` is PyTorch's fused kernel and the
-default, `plain` spells the formula out: slower, for proof and for looking inside.
+Queries attend to the keys that `visible` marks; without it attention is causal. `sdpa` is PyTorch's fused kernel and
+the default, `plain` is the formula: slower, for tests and for inspection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def sdpa(
     values: Float[Tensor, "B K S D"],
     visible: Bool[Tensor, "#B 1 T S"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
-    """PyTorch's fused attention."""
+    """Compute attention with PyTorch's fused kernel."""
     return scaled_dot_product_attention(
         queries,
         keys,
@@ -46,31 +46,31 @@ def plain(
     values: Float[Tensor, "B K S D"],
     visible: Bool[Tensor, "#B 1 T S"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
-    """softmax(Q K^T / sqrt(D)) V, as written (Vaswani et al. 2017, eq. 1)."""
+    """Compute softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, eq. 1)."""
     weights = logits(queries, keys, visible).softmax(-1)
-    return (weights @ _for_each_query_head(values, queries.shape[1]).float()).type_as(queries)
+    return (weights @ _repeat_for_query_heads(values, queries.shape[1]).float()).type_as(queries)
 
 
 def logits(
     queries: Float[Tensor, "B H T D"], keys: Float[Tensor, "B K S D"], visible: Bool[Tensor, "#B 1 T S"] | None = None
 ) -> Float[Tensor, "B H T S"]:
-    """Scaled scores in fp32, minus infinity where a key is hidden."""
-    scores = queries.float() @ _for_each_query_head(keys, queries.shape[1]).float().mT * queries.shape[-1] ** -0.5
+    """Return the scaled scores in fp32; masked keys get minus infinity."""
+    scores = queries.float() @ _repeat_for_query_heads(keys, queries.shape[1]).float().mT * queries.shape[-1] ** -0.5
     if visible is None:
         visible = causal(queries.shape[2], device=queries.device)
     return scores.masked_fill(~visible, float("-inf"))
 
 
 def causal(length: int, *, device: torch.device | None = None) -> Bool[Tensor, "1 1 T T"]:
-    """Each position sees itself and those before."""
+    """Return the causal mask: each position attends to itself and earlier positions."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
 
 
 def causal_within(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
-    """Each position sees itself and those before in the same document: equal numbers are one document."""
-    same = documents[:, :, None] == documents[:, None, :]
-    return same[:, None] & causal(documents.shape[1], device=documents.device)
+    """Return the causal mask within documents; positions with equal numbers belong to one document."""
+    same_document = documents[:, :, None] == documents[:, None, :]
+    return same_document[:, None] & causal(documents.shape[1], device=documents.device)
 
 
-def _for_each_query_head(states: Float[Tensor, "B K S D"], heads: int) -> Float[Tensor, "B H S D"]:
+def _repeat_for_query_heads(states: Float[Tensor, "B K S D"], heads: int) -> Float[Tensor, "B H S D"]:
     return states.repeat_interleave(heads // states.shape[1], dim=1)

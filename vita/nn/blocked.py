@@ -1,8 +1,8 @@
-"""Attention for compiled training on a CPU: PyTorch's fused kernel forward, and backward as a few large products.
+"""Attention for compiled training on a CPU: PyTorch's fused kernel forward, and a few large matmuls backward.
 
-PyTorch's own fused backward spends most of a training step there in bfloat16. This one makes the weights again from the
-kept log-sums (Dao 2023, alg. 2), some queries at a time so that what causality hides is mostly never computed, and
-leaves all between the products to the compiler. Uncompiled it is no faster, so it is a backend of its own: `blocked`.
+In bfloat16 on a CPU, PyTorch's fused backward takes most of a training step. This backward recomputes the weights from
+the saved log-sums (Dao 2023, alg. 2), one block of queries at a time, so that most masked scores are not computed;
+the compiler fuses the operations between the matmuls. Uncompiled it is not faster, so it is a separate backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vita.nn.attention import BACKENDS
 # B batch, H query heads, K key heads, T positions, D numbers in a head, N all heads of all rows
 
 BLOCKS = 4
-"""Parts into which the queries are cut: with four, five eighths of the square are computed where half is needed."""
+"""Number of query blocks: with four blocks, 5/8 of the score matrix is computed, while causality needs 1/2."""
 
 
 @BACKENDS.add("blocked")
@@ -28,7 +28,7 @@ def blocked(
     values: Float[Tensor, "B K T D"],
     visible: Bool[Tensor, "#B 1 T T"] | None = None,
 ) -> Float[Tensor, "B H T D"]:
-    """The same as `sdpa`, for queries and keys of the same positions."""
+    """Compute the same as `sdpa`, for queries and keys of the same positions."""
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
@@ -50,20 +50,20 @@ class _Attention(torch.autograd.Function):
         (gradient,) = gradients
         shape, scale = queries.shape, queries.shape[-1] ** -0.5
         length = shape[2]
-        # A row's weights sum to one, so what the softmax subtracts is the output times its gradient.
+        # The weights of a row sum to one, so the term that the softmax subtracts is the output times its gradient.
         common = (gradient.float() * mixed.float()).sum(-1).flatten(0, 1).unsqueeze(-1)
         log_sums = log_sums.flatten(0, 1).unsqueeze(-1)
-        queries, keys, values, gradient = (one.flatten(0, 1) for one in (queries, keys, values, gradient))
+        queries, keys, values, gradient = (tensor.flatten(0, 1) for tensor in (queries, keys, values, gradient))
         size = -(-length // BLOCKS)
         by_queries, by_keys, by_values = [], [], []
         for start in range(0, length, size):
             stop = min(start + size, length)
-            rows, seen = slice(start, stop), slice(0, stop)
-            scores = torch.bmm(queries[:, rows], keys[:, seen].mT).float() * scale
+            rows, prefix = slice(start, stop), slice(0, stop)
+            scores = torch.bmm(queries[:, rows], keys[:, prefix].mT).float() * scale
             weights = torch.exp(scores + _bias(hidden, shape, start, stop, device=scores.device) - log_sums[:, rows])
-            by_weights = torch.bmm(gradient[:, rows], values[:, seen].mT).float()
+            by_weights = torch.bmm(gradient[:, rows], values[:, prefix].mT).float()
             by_scores = (weights * (by_weights - common[:, rows]) * scale).to(queries.dtype)
-            by_queries.append(torch.bmm(by_scores, keys[:, seen]))
+            by_queries.append(torch.bmm(by_scores, keys[:, prefix]))
             by_keys.append(torch.bmm(by_scores.mT, queries[:, rows]))
             by_values.append(torch.bmm(weights.to(queries.dtype).mT, gradient[:, rows]))
         summed = (_summed(by_keys, size), _summed(by_values, size))
@@ -73,7 +73,7 @@ class _Attention(torch.autograd.Function):
 def _bias(
     hidden: Tensor | None, shape: torch.Size, start: int, stop: int, *, device: torch.device
 ) -> Float[Tensor, "#N Q S"]:
-    """Zero where a query of the block sees a key, minus infinity elsewhere."""
+    """Return zero where a query of the block attends to a key, minus infinity elsewhere."""
     if hidden is None:
         return torch.full((1, stop - start, stop), float("-inf"), device=device).triu(start + 1)
     block = hidden[:, :, start:stop, :stop].float()
@@ -81,12 +81,12 @@ def _bias(
 
 
 def _summed(parts: list[Float[Tensor, "N _ D"]], size: int) -> Float[Tensor, "N T D"]:
-    """The sum of parts that all begin at the first key, each longer than the one before, block by block."""
+    """Sum parts of increasing length that all start at the first key, block by block."""
     blocks = []
-    for place in range(len(parts)):
-        block = slice(place * size, (place + 1) * size)
-        total = parts[place][:, block].float()
-        for part in parts[place + 1 :]:
+    for index in range(len(parts)):
+        block = slice(index * size, (index + 1) * size)
+        total = parts[index][:, block].float()
+        for part in parts[index + 1 :]:
             total = total + part[:, block].float()
         blocks.append(total.to(parts[0].dtype))
     return torch.cat(blocks, 1)

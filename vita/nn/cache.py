@@ -1,8 +1,8 @@
-"""Keys and values kept while generating, so that a token costs one step and not the whole text.
+"""The KV cache: keys and values of earlier tokens, so that a new token costs one step instead of the whole sequence.
 
-One rule carries everything: slot s of a row holds the token at position s, and a query at position p sees the slots
-up to p. Rows may therefore have any lengths: what stands in a slot beyond a row's length (padding, a text taken back)
-is never seen, since the slot is written again before any query gets that far. Memory is taken in blocks.
+Slot s of a row holds the token at position s, and a query at position p attends to the slots up to p. Rows may
+therefore have different lengths: a slot beyond the length of a row (padding, removed tokens) is never attended to,
+because it is overwritten before any query reaches it. Memory is allocated in blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vita.spine.errors import ModelError
 
 
 class Cache:
-    """What `rows` texts have said so far, as keys and values of every layer."""
+    """The keys and values of every layer for `rows` sequences."""
 
     def __init__(
         self,
@@ -36,73 +36,73 @@ class Cache:
         self.keys: Float[Tensor, "L B K S E"] = torch.empty(shape, dtype=dtype, device=device)
         self.values: Float[Tensor, "L B K S E"] = torch.empty(shape, dtype=dtype, device=device)
         self.slots: Int[Tensor, "S"] = torch.arange(architecture.context, device=device)
-        self._at: slice | tuple[Tensor, Tensor] = slice(0)
+        self._write_index: slice | tuple[Tensor, Tensor] = slice(0)
         self._end = 0
         self.lengths = [0] * rows
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens that each row holds; set it to take tokens back."""
+        """Number of tokens in each row; assign it to remove tokens."""
         return list(self._lengths)
 
     @lengths.setter
     def lengths(self, lengths: Sequence[int]) -> None:
         self._lengths = list(lengths)
-        # On the device too, so that rows of unequal lengths advance there without a transfer for each token.
+        # Also on the device, so that rows of unequal lengths advance without a transfer per token.
         self._starts = torch.tensor(self._lengths, device=self.keys.device)[:, None]
 
     def begin(self, tokens: int) -> tuple[Int[Tensor, "#B T"], Bool[Tensor, "B 1 T S"] | None]:
-        """Makes room for `tokens` more in each row; answers with their positions and what they may see."""
+        """Allocate `tokens` more slots in each row; return their positions and their attention mask."""
         self._end = max(self._lengths) + tokens
         if self._end > self.context:
             raise ModelError("cache", expected=f"at most {self.context} tokens, the model's context", got=self._end)
-        self._make_room(self._end)
+        self._allocate(self._end)
         start = self._lengths[0]
-        even = all(length == start for length in self._lengths)
-        if even:
-            self._at = slice(start, self._end)
+        equal_lengths = all(length == start for length in self._lengths)
+        if equal_lengths:
+            self._write_index = slice(start, self._end)
             positions = self.slots[None, start : self._end]
         else:
             positions = self._starts + self.slots[:tokens]
-            self._at = torch.arange(len(self._lengths), device=positions.device)[:, None], positions
+            self._write_index = torch.arange(len(self._lengths), device=positions.device)[:, None], positions
         self._lengths = [length + tokens for length in self._lengths]
         self._starts += tokens
-        # None where every slot, or plainly the causal ones, may be seen: the faster kernels.
-        simple = even and (tokens == 1 or start == 0)
-        return positions, None if simple else self._visible(positions)
+        # None if the mask is plain causal or empty: faster kernels.
+        plain_causal = equal_lengths and (tokens == 1 or start == 0)
+        return positions, None if plain_causal else self._visible(positions)
 
     def write(
         self, layer: int, keys: Float[Tensor, "B K T E"], values: Float[Tensor, "B K T E"]
     ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
-        """Keeps the new keys and values of a layer and gives all that it holds."""
-        kept_keys, kept_values = self.keys[layer], self.values[layer]
-        if isinstance(self._at, slice):
-            kept_keys[:, :, self._at] = keys
-            kept_values[:, :, self._at] = values
+        """Store the new keys and values of a layer; return all keys and values of the layer."""
+        layer_keys, layer_values = self.keys[layer], self.values[layer]
+        if isinstance(self._write_index, slice):
+            layer_keys[:, :, self._write_index] = keys
+            layer_values[:, :, self._write_index] = values
         else:
-            rows, positions = self._at
-            kept_keys[rows, :, positions] = keys.transpose(1, 2)
-            kept_values[rows, :, positions] = values.transpose(1, 2)
-        return kept_keys[:, :, : self._end], kept_values[:, :, : self._end]
+            rows, positions = self._write_index
+            layer_keys[rows, :, positions] = keys.transpose(1, 2)
+            layer_values[rows, :, positions] = values.transpose(1, 2)
+        return layer_keys[:, :, : self._end], layer_values[:, :, : self._end]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keeps these rows only, in this order; a row given twice is copied."""
+        """Keep only these rows, in this order; a repeated row is copied."""
         chosen = torch.tensor(rows, device=self.keys.device)
         self.keys, self.values = self.keys[:, chosen], self.values[:, chosen]
         self.lengths = [self._lengths[row] for row in rows]
 
     def _visible(self, positions: Int[Tensor, "#B T"]) -> Bool[Tensor, "B 1 T S"]:
-        seen = self.slots[: self._end] <= positions[:, None, :, None]
-        return seen.expand(len(self._lengths), -1, -1, -1)
+        visible = self.slots[: self._end] <= positions[:, None, :, None]
+        return visible.expand(len(self._lengths), -1, -1, -1)
 
-    def _make_room(self, slots: int) -> None:
-        held = self.keys.shape[3]
-        if slots <= held:
+    def _allocate(self, slots: int) -> None:
+        capacity = self.keys.shape[3]
+        if slots <= capacity:
             return
-        wanted = min(self.context, -(-slots // self.block) * self.block)
+        new_capacity = min(self.context, -(-slots // self.block) * self.block)
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
-            # Zeros, since a hidden slot is still multiplied, by nothing, and an arbitrary one may hold NaN.
-            new = old.new_zeros(*old.shape[:3], wanted, old.shape[4])
-            new[:, :, :, :held] = old
+            # Zeros, because a masked slot is still multiplied by zero, and uninitialized memory may contain NaN.
+            new = old.new_zeros(*old.shape[:3], new_capacity, old.shape[4])
+            new[:, :, :, :capacity] = old
             setattr(self, name, new)

@@ -1,4 +1,4 @@
-"""A policy with a critic beside it: a trunk of its own that says, token by token, what the answer will be worth."""
+"""A policy with a critic: a separate trunk that predicts the return at each token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vita.nn.transformer import Decoder, Linear, Transformer
 
 
 class ActorCritic(Transformer):
-    """A `Transformer` that is used as one, and its critic, whose parameters begin with `critic.`."""
+    """A `Transformer` with a critic, whose parameter names begin with `critic.`."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__(architecture, attention=attention)
@@ -21,27 +21,27 @@ class ActorCritic(Transformer):
 
     @classmethod
     def of(cls, policy: Transformer) -> ActorCritic:
-        """The policy with a critic that has its trunk and expects nothing yet: a head of zeros."""
-        both = cls(policy.architecture)
-        both.load_state_dict(policy.state_dict(), strict=False)
-        both.critic.model.load_state_dict(policy.model.state_dict())
-        return both
+        """Create a policy with a critic that copies its trunk; the head of the critic is zero."""
+        model = cls(policy.architecture)
+        model.load_state_dict(policy.state_dict(), strict=False)
+        model.critic.model.load_state_dict(policy.model.state_dict())
+        return model
 
     def policy(self) -> Transformer:
-        """The policy alone."""
-        alone = Transformer(self.architecture)
+        """Return the policy without the critic."""
+        policy = Transformer(self.architecture)
         with torch.no_grad():
-            for name, parameter in alone.named_parameters():
+            for name, parameter in policy.named_parameters():
                 parameter.copy_(self.get_parameter(name))
-        return alone
+        return policy
 
     def values(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """What is expected after each token."""
+        """Return the predicted return after each token."""
         return self.critic(ids)
 
 
 class Critic(nn.Module):
-    """A trunk and one number for each position."""
+    """A trunk with a head that returns one number per position."""
 
     def __init__(self, architecture: Architecture, attention: str) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""A model is a Hugging Face folder: what `save` writes, transformers, vLLM and llama.cpp read, and `load` reads theirs.
+"""Models as Hugging Face folders, compatible with transformers, vLLM and llama.cpp in both directions.
 
     model = load(folder)
     save(model, other)            # config.json and model.safetensors
-    carry(folder, other)          # tokenizer, chat template and generation settings, unchanged
+    copy_tokenizer_files(folder, other)   # tokenizer, chat template and generation settings, unchanged
 
-Only safetensors are read, never pickles. Whatever is missing, superfluous or of another shape is named and refused.
+Only safetensors are read, never pickles. A missing or unexpected tensor, or one of another shape, raises an error.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ COMPANIONS = (
     "chat_template.json",
     GENERATION,
 )
-"""Files that go with a model through its life and do not change when its weights do."""
+"""Files that are copied from a model to its successors, because they do not depend on the weights."""
 TEMPLATES = "additional_chat_templates"
-"""A folder of further chat templates, which goes with a model likewise."""
+"""Folder of additional chat templates, which is copied as well."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """The token ids that begin, pad and end a text."""
+    """The special token ids for generation: start, padding and end of a text."""
 
     start: int | None = None
     padding: int | None = None
@@ -69,19 +69,19 @@ def load(
     device: str | torch.device = "cpu",
     attention: str = "sdpa",
 ) -> Transformer:
-    """The model in a Hugging Face folder, its weights converted to `dtype`."""
+    """Load the model in a Hugging Face folder, with weights converted to `dtype`."""
     files = ModelFiles.of(folder)
     architecture = Architecture.from_hf(read_config(files), where=str(files.path(CONFIG)))
     with torch.device("meta"):
         model = Transformer(architecture, attention=attention)
-    return filled(model, files, dtype=dtype, device=device)
+    return load_weights(model, files, dtype=dtype, device=device)
 
 
-def filled(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: str | torch.device) -> M:
-    """A model that was made on the meta device, with the weights in the folder."""
+def load_weights(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: str | torch.device) -> M:
+    """Load the weights in a folder into a model on the meta device."""
     model = model.to(dtype).to_empty(device=device)
     model.model.rotary.reset_parameters()
-    _fill(model, ModelFiles.of(folder))
+    _copy_weights(model, ModelFiles.of(folder))
     return model
 
 
@@ -98,12 +98,12 @@ def save(
     dtypes: Mapping[str, torch.dtype] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`, with what `config` adds or replaces, and `model.safetensors`, rounded to a `dtype`.
+    """Write `config.json`, updated with `config`, and `model.safetensors`, with weights rounded to `dtype`.
 
-    `dtypes` gives single tensors a type of their own, by name.
+    `dtypes` sets the types of individual tensors, by name.
 
-    Each file is written aside and renamed, the config last: an interrupted save leaves no half-written file behind
-    under its real name.
+    Each file is written under a temporary name and renamed, the config last: an interrupted save leaves no incomplete
+    file under its final name.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,11 +112,11 @@ def save(
         name: tensor.detach().to("cpu", types.get(name, dtype)).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    written = dtype or model.head_weight.dtype
-    with _written_aside(folder / WEIGHTS) as aside:
-        save_file(tensors, aside, metadata={"format": "pt"})
-    described = {**model.architecture.to_hf(), "dtype": str(written).removeprefix("torch.")}
-    _write_json(folder / CONFIG, {**described, **(config or {})})
+    main_dtype = dtype or model.head_weight.dtype
+    with _atomic_write(folder / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    contents = {**model.architecture.to_hf(), "dtype": str(main_dtype).removeprefix("torch.")}
+    _write_json(folder / CONFIG, {**contents, **(config or {})})
 
 
 def load_generation(folder: ModelFolder) -> Generation:
@@ -132,15 +132,15 @@ def load_generation(folder: ModelFolder) -> Generation:
 
 
 def save_generation(generation: Generation, folder: str | Path) -> None:
-    """Writes `generation_config.json`."""
+    """Write `generation_config.json`."""
     values = {"bos_token_id": generation.start, "pad_token_id": generation.padding, "eos_token_id": [*generation.stop]}
     _write_json(Path(folder) / GENERATION, values)
 
 
 def add_stops(folder: str | Path, tokens: Iterable[int], *, otherwise: Iterable[int] = ()) -> None:
-    """Let generation end at `tokens` too; everything else that `generation_config.json` says stays as it is.
+    """Add `tokens` to the end tokens in `generation_config.json`; other values stay unchanged.
 
-    A folder that names no end token at all gets `otherwise` as well.
+    A folder without any end token gets `otherwise` as well.
     """
     path = Path(folder) / GENERATION
     before = load_generation(folder)
@@ -155,7 +155,7 @@ def add_stops(folder: str | Path, tokens: Iterable[int], *, otherwise: Iterable[
     _write_json(path, {**values, "eos_token_id": stops})
 
 
-def carry(source: ModelFolder, folder: str | Path) -> None:
+def copy_tokenizer_files(source: ModelFolder, folder: str | Path) -> None:
     """Copy tokenizer, chat templates and generation settings from one model folder to another."""
     files, folder = ModelFiles.of(source), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,33 +166,33 @@ def carry(source: ModelFolder, folder: str | Path) -> None:
         shutil.copytree(files.path(TEMPLATES), folder / TEMPLATES, dirs_exist_ok=True)
 
 
-def save_next(model: Transformer, folder: str | Path, *, source: ModelFolder, **learnt: int) -> None:
-    """Saves a language model that was made from the one in `source`, with everything else that `source` says.
+def save_successor(model: Transformer, folder: str | Path, *, source: ModelFolder, **progress: int) -> None:
+    """Save a language model that was trained from the one in `source`, with all other files of `source`.
 
-    The weights keep the types in which `source` stores them, `config.json` keeps its further fields, and tokenizer,
-    templates and generation settings are copied. `learnt` goes into `vita.json`.
+    The weights keep the dtypes of `source`, `config.json` keeps its other fields, and tokenizer, templates and
+    generation settings are copied. `progress` is written to `vita.json`.
     """
     source = ModelFiles.of(source)
     save_like(model, folder, source=source, config=read_config(source))
-    carry(source, folder)
+    copy_tokenizer_files(source, folder)
     pad_left(folder)
-    describe(model.architecture, folder, **learnt)
+    describe(model.architecture, folder, **progress)
 
 
 def save_like(model: Transformer, folder: str | Path, *, source: ModelFolder, config: Mapping[str, Any]) -> None:
-    """Saves weights in the types in which `source` stores them, those without a counterpart in the most common one."""
+    """Save weights in the dtypes of `source`; tensors that `source` does not have get its most common dtype."""
     dtypes = stored_dtypes(source)
-    usual = _most_common(dtypes)
-    save(model, folder, dtype=usual, dtypes=dtypes, config=config)
+    common_dtype = _most_common(dtypes)
+    save(model, folder, dtype=common_dtype, dtypes=dtypes, config=config)
 
 
 @torch.no_grad()
 def round_like(model: Transformer, source: ModelFolder) -> None:
-    """Rounds weights in place to the types in which `source` stores them, so that what is measured is what is saved."""
+    """Round weights in place to the dtypes of `source`, so that evaluations use the weights that are saved."""
     dtypes = stored_dtypes(source)
-    usual = _most_common(dtypes)
+    common_dtype = _most_common(dtypes)
     for name, parameter in model.named_parameters():
-        parameter.copy_(parameter.to(dtypes.get(name, usual)))
+        parameter.copy_(parameter.to(dtypes.get(name, common_dtype)))
 
 
 def stored_dtypes(folder: ModelFolder) -> dict[str, torch.dtype]:
@@ -215,10 +215,10 @@ def _most_common(dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
 
 
 def pad_left(folder: str | Path) -> None:
-    """Has transformers pad on the left, as generation with a decoder needs it.
+    """Configure left padding for transformers, which batched generation with a decoder requires.
 
-    With padding on the right, its default, transformers continues a shorter prompt of a batch after the padding, and
-    gives other answers than for the prompt alone.
+    With right padding, its default, transformers continues a shorter prompt of a batch after the padding, and returns
+    other answers than for the prompt alone.
     """
     path = Path(folder) / TOKENIZER_CONFIG
     if path.exists():
@@ -228,13 +228,13 @@ def pad_left(folder: str | Path) -> None:
 
 
 def check_tokens(folder: ModelFolder, architecture: Architecture, tokens: int) -> None:
-    """Refuses a tokenizer with more ids (`tokens`) than the model has embeddings, and an end token beyond them."""
+    """Raise `ModelError` if the tokenizer (`tokens` ids) or an end token exceeds the embeddings of the model."""
     rows = architecture.vocabulary
     if tokens > rows:
         raise ModelError(
             str(folder),
-            f"the tokenizer knows {tokens} tokens, the model {rows}",
-            hint="resize the embedding to the tokenizer, or take the tokenizer that belongs to the model",
+            f"the tokenizer has {tokens} tokens, the model {rows}",
+            hint="resize the embedding to the tokenizer, or use the tokenizer of the model",
         )
     beyond = [token for token in load_generation(folder).stop if token >= rows]
     if beyond:
@@ -242,45 +242,45 @@ def check_tokens(folder: ModelFolder, architecture: Architecture, tokens: int) -
 
 
 def check_finite(model: Transformer, folder: ModelFolder) -> None:
-    """Refuses weights that are NaN or infinite, by the name of the first such tensor."""
+    """Raise `ModelError` for NaN or infinite weights, with the name of the first such tensor."""
     names = nonfinite_tensors(model)
     if names:
-        more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
-        hint = "the weights are damaged; take the last good copy of the model"
-        raise ModelError(f"{folder}: {names[0]}{more}", "holds NaN or infinite values", hint=hint)
+        remainder = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+        hint = "the weights are corrupt; use the last valid copy of the model"
+        raise ModelError(f"{folder}: {names[0]}{remainder}", "contains NaN or infinite values", hint=hint)
 
 
 def nonfinite_tensors(model: Transformer) -> list[str]:
-    """Names of the parameters that hold NaN or infinite values."""
+    """Return the names of the parameters that contain NaN or infinite values."""
     return [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
 
 
-def describe(architecture: Architecture, folder: str | Path, **learnt: int) -> None:
-    """Writes `vita.json`: the context, and what was learnt last (`steps`, `tokens`)."""
-    _write_json(Path(folder) / DESCRIPTION, {"context": architecture.context, **learnt})
+def describe(architecture: Architecture, folder: str | Path, **progress: int) -> None:
+    """Write `vita.json`: the context, and the size of the last training (`steps`, `tokens`)."""
+    _write_json(Path(folder) / DESCRIPTION, {"context": architecture.context, **progress})
 
 
-def _fill(model: Transformer, files: ModelFiles) -> None:
-    wanted = dict(model.state_dict())
+def _copy_weights(model: Transformer, files: ModelFiles) -> None:
+    parameters = dict(model.state_dict())
     head = None
-    found: dict[str, Path] = {}
+    source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}
     for path in _weight_files(files):
         for name, tensor in _tensors(path):
             dtypes[name] = tensor.dtype if tensor.dtype in _TYPES.values() else torch.float32
-            if name in found:
-                raise ModelError(f"{path}: {name}", f"stands also in {found[name].name}")
-            found[name] = path
+            if name in source_files:
+                raise ModelError(f"{path}: {name}", f"is also stored in {source_files[name].name}")
+            source_files[name] = path
             if name == "lm_head.weight" and model.architecture.tied:
-                head = tensor  # some writers store the tied head too; it must say the same
-            elif name not in wanted:
-                raise ModelError(f"{path}: {name}", "is no parameter of this architecture")
+                head = tensor  # some tools store the tied head, too; it must equal the embedding
+            elif name not in parameters:
+                raise ModelError(f"{path}: {name}", "is not a parameter of this architecture")
             else:
-                _copy(tensor, wanted[name], where=f"{path}: {name}")
-    missing = sorted(wanted.keys() - found.keys())
+                _copy(tensor, parameters[name], where=f"{path}: {name}")
+    missing = sorted(parameters.keys() - source_files.keys())
     if missing:
-        more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
-        raise ModelError(f"{files}: {missing[0]}{more}", "missing from the weights")
+        remainder = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        raise ModelError(f"{files}: {missing[0]}{remainder}", "missing from the weights")
     if head is not None and not torch.equal(head.to(model.head_weight), model.head_weight):
         raise ModelError(f"{files}: lm_head.weight", "differs from the embedding though `tie_word_embeddings` is true")
     files.tensor_types = dtypes
@@ -302,7 +302,7 @@ def _weight_files(files: ModelFiles) -> list[Path]:
         paths = [folder / name for name in sorted(set(shards.values()))]
         for path in paths:
             if path.parent != folder or not path.exists():
-                raise ModelError(str(path), f"is named in {INDEX} and is missing")
+                raise ModelError(str(path), f"is listed in {INDEX} and missing")
         return paths
     if (folder / WEIGHTS).exists():
         return [folder / WEIGHTS]
@@ -310,7 +310,7 @@ def _weight_files(files: ModelFiles) -> list[Path]:
     if pickles:
         hint = "pickles can run code and are not read; convert the folder to safetensors"
         raise ModelError(str(folder), expected=WEIGHTS, got=pickles[0].name, hint=hint)
-    raise ModelError(str(folder), f"holds no {WEIGHTS}")
+    raise ModelError(str(folder), f"contains no {WEIGHTS}")
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -329,7 +329,7 @@ def _reading(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ModelError(str(path), f"cannot be read, perhaps it was cut short: {error}") from None
+        raise ModelError(str(path), f"cannot be read, possibly truncated: {error}") from None
 
 
 def _read_json(folder: ModelFolder, name: str) -> dict[str, Any]:
@@ -338,7 +338,7 @@ def _read_json(folder: ModelFolder, name: str) -> dict[str, Any]:
     try:
         value = json.loads(files.text(name))
     except FileNotFoundError:
-        raise ModelError(str(path), "no such file", hint="a model is a folder as Hugging Face writes it") from None
+        raise ModelError(str(path), "no such file", hint="a model is a folder in the Hugging Face format") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(str(path), f"is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -347,20 +347,20 @@ def _read_json(folder: ModelFolder, name: str) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with _written_aside(path) as aside:
-        aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    with _atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; what stands there moves to `path` once its bytes are on the disk."""
-    aside = path.with_name(f".{path.name}.partial")
+def _atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to `path`, which is synced and renamed to `path` at the end."""
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        yield aside
-        with aside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(str(path), f"cannot be written: {error}") from None
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What the numbers inside a model look like: weights, activations, attention scores, logits and the loss.
+"""Statistics of the numbers inside a model: weights, activations, attention scores, logits and the loss.
 
-Nothing here changes the model. Of a freshly initialized one it says whether signals keep their size through the layers
-and whether the loss is ln V; of a trained one, where it grew.
+The model is not changed. For a new model the statistics show whether signals keep their scale through the layers and
+whether the loss is ln V; for a trained model, which parts grew.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from torch.nn import functional as F
 from vita.nn import attention
 from vita.nn.transformer import SelfAttention, Transformer
 
-# B batch, H head, T position, S key; rows of `ids` hold one token more than the model reads, the last target
+# B batch, H head, T position, S key; rows of `ids` have one extra token, the last target
 
 
 @torch.no_grad()
 def report(model: Transformer, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
-    """Statistics of the weights, and of a forward pass over `ids`, rounded to six digits."""
-    with _listening(model) as heard:
+    """Return statistics of the weights and of a forward pass over `ids`, rounded to six digits."""
+    with _recorded_statistics(model) as statistics:
         logits = model(ids[:, :-1]).double()
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
     layers = [
-        {name: heard[name][index] for name in ("stream", "attention", "feedforward", "scores")}
+        {name: statistics[name][index] for name in ("stream", "attention", "feedforward", "scores")}
         for index in range(model.architecture.layers)
     ]
-    found = {
+    summary = {
         "parameters": {name: _weights(parameter) for name, parameter in model.named_parameters()},
-        "embedding_rms": heard["embedding"][0],
+        "embedding_rms": statistics["embedding"][0],
         "layers": layers,
         "logits": {"mean": logits.mean().item(), "std": logits.std().item(), "largest": logits.abs().max().item()},
         "loss": loss,
         "ln_vocabulary": math.log(model.architecture.vocabulary),
         "tokens": ids[:, 1:].numel(),
     }
-    return _rounded(found)
+    return _rounded(summary)
 
 
 def _weights(parameter: Tensor) -> dict[str, Any]:
-    values = parameter.double()  # a mean near zero is all rounding in float32, and differs from run to run
+    values = parameter.double()  # in float32 a mean near zero is dominated by rounding, and differs between runs
     return {
         "shape": list(parameter.shape),
         "mean": values.mean().item(),
@@ -55,56 +55,64 @@ def _weights(parameter: Tensor) -> dict[str, Any]:
 
 
 @contextmanager
-def _listening(model: Transformer) -> Iterator[dict[str, list[Any]]]:
-    """Notes what passes: rms of the embeddings, and of the stream and what each part adds to it in every layer."""
-    heard: dict[str, list[Any]] = {name: [] for name in ("embedding", "stream", "attention", "feedforward", "scores")}
+def _recorded_statistics(model: Transformer) -> Iterator[dict[str, list[Any]]]:
+    """Record the rms of the embeddings, of the residual stream, and of the output of each part of every layer."""
+    statistics: dict[str, list[Any]] = {
+        name: [] for name in ("embedding", "stream", "attention", "feedforward", "scores")
+    }
 
-    def note(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: heard[name].append(output.double().square().mean().sqrt().item())
+    def record(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: statistics[name].append(output.double().square().mean().sqrt().item())
 
-    handles = [model.model.embed_tokens.register_forward_hook(note("embedding"))]
+    handles = [model.model.embed_tokens.register_forward_hook(record("embedding"))]
     parts: list[SelfAttention] = []
     for layer in model.model.layers:
         parts.append(layer.get_submodule("self_attn"))  # pyright: ignore[reportArgumentType]
-        handles.append(layer.register_forward_hook(note("stream")))
-        handles.append(layer.get_submodule("self_attn").register_forward_hook(note("attention")))
-        handles.append(layer.get_submodule("mlp").register_forward_hook(note("feedforward")))
-    before = [part.attend for part in parts]
+        handles.append(layer.register_forward_hook(record("stream")))
+        handles.append(layer.get_submodule("self_attn").register_forward_hook(record("attention")))
+        handles.append(layer.get_submodule("mlp").register_forward_hook(record("feedforward")))
+    attend_functions = [part.attend for part in parts]
     try:
         for part in parts:
-            part.attend = _noting_scores(part.attend, heard["scores"])
-        yield heard
+            part.attend = _record_scores(part.attend, statistics["scores"])
+        yield statistics
     finally:
-        for part, attend in zip(parts, before, strict=True):
+        for part, attend in zip(parts, attend_functions, strict=True):
             part.attend = attend
         for handle in handles:
             handle.remove()
 
 
-def _noting_scores(attend: attention.Attention, scores: list[Any]) -> attention.Attention:
-    def listened(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
-        found = attention.logits(queries, keys, visible).double()
-        seen = found[found.isfinite()]
-        scores.append({"std": seen.std().item(), "largest": seen.abs().max().item(), "evenness": _evenness(found)})
+def _record_scores(attend: attention.Attention, scores: list[Any]) -> attention.Attention:
+    def attend_and_record(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+        logits = attention.logits(queries, keys, visible).double()
+        visible_logits = logits[logits.isfinite()]
+        scores.append(
+            {
+                "std": visible_logits.std().item(),
+                "largest": visible_logits.abs().max().item(),
+                "evenness": _evenness(logits),
+            }
+        )
         return attend(queries, keys, values, visible)
 
-    return listened
+    return attend_and_record
 
 
 def _evenness(scores: Float[Tensor, "B H T S"]) -> float:
-    """Mean entropy of the attention as a share of the most it could be; queries that see one key have none."""
+    """Return the mean entropy of the attention relative to its maximum, over queries with more than one key."""
     entropy = torch.special.entr(scores.softmax(-1)).sum(-1)
-    seen = scores.isfinite().sum(-1)
-    shares = entropy[seen > 1] / seen[seen > 1].log()
+    num_visible = scores.isfinite().sum(-1)
+    shares = entropy[num_visible > 1] / num_visible[num_visible > 1].log()
     return shares.mean().item() if shares.numel() else 1.0
 
 
 def _rounded(value: Any) -> Any:
-    """Six significant digits, so that another order of summation does not look like another model."""
+    """Round to six significant digits, so that the order of summation does not matter."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
-        return {name: _rounded(below) for name, below in value.items()}
+        return {name: _rounded(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_rounded(below) for below in value]
+        return [_rounded(item) for item in value]
     return value

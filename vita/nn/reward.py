@@ -1,7 +1,7 @@
-"""A reward model: the trunk of a language model, and one number for a whole text, read at its last token.
+"""A reward model: the trunk of a language model with a scalar head, read at the last token of a text.
 
-It is saved as Qwen3's sequence classifier, which transformers opens with the same scores. Padding stands on the right
-and is never looked at: where the text ends is said by whoever asks.
+It is saved as a Qwen3 sequence classifier, for which transformers computes the same scores. Padding is on the right and
+ignored: the caller passes the index of the last token.
 """
 
 from __future__ import annotations
@@ -31,32 +31,35 @@ class RewardTransformer(Transformer):
     """A decoder whose only head is `score`."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
-        # Without an output head of its own, which "tied" means, nothing but the trunk is there.
+        # "tied" removes the separate output head, so that only the trunk is left.
         super().__init__(architecture.model_copy(update={"tied": True}), attention=attention)
         self.score = Linear(architecture.width, 1)
 
     @classmethod
     def of(cls, model: Transformer, *, start: Start = "small", seed: int = 0) -> RewardTransformer:
-        """The trunk of `model` with a new head: N(0, 1/(width + 1)) (Stiennon et al. 2020), or zero."""
-        made = cls(model.architecture)
-        made.model.load_state_dict(model.model.state_dict())
+        """Create a reward model with the trunk of `model`.
+
+        The new head is N(0, 1/(width + 1)) (Stiennon et al. 2020) or zero.
+        """
+        reward_model = cls(model.architecture)
+        reward_model.model.load_state_dict(model.model.state_dict())
         if start == "small":
             deviation = 1 / math.sqrt(model.architecture.width + 1)
-            nn.init.normal_(made.score.weight, 0.0, deviation, generator=generator(seed, "score.weight"))
-        return made
+            nn.init.normal_(reward_model.score.weight, 0.0, deviation, generator=generator(seed, "score.weight"))
+        return reward_model
 
     def scores(self, ids: Int[Tensor, "B T"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """How good each text is whose last token stands at `last`; float32, since near scores must not tie."""
+        """Return the score of each text, whose last token is at `last`; in float32, so that close scores do not tie."""
         hidden = self.hidden(ids)[torch.arange(len(ids), device=ids.device), last]
         return nn.functional.linear(hidden.float(), self.score.weight.float())[:, 0]
 
 
 def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: ModelFolder | None = None) -> None:
-    """A folder that transformers' `AutoModelForSequenceClassification` opens; `padding` is the token it passes over.
+    """Save for `AutoModelForSequenceClassification` of transformers; `padding` is the padding token.
 
-    With `source`, the language model it was made from, weights and `config.json` keep what that folder says.
+    With `source`, the language model of the trunk, weights keep its dtypes and `config.json` keeps its other fields.
     """
-    described: dict[str, Any] = {
+    classifier_config: dict[str, Any] = {
         "architectures": [CLASSIFIER],
         "num_labels": 1,
         "id2label": {"0": "reward"},
@@ -64,10 +67,10 @@ def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: 
         "pad_token_id": padding,
     }
     if source is None:
-        hf.save(model, folder, config=described)
+        hf.save(model, folder, config=classifier_config)
     else:
         source = ModelFiles.of(source)
-        hf.save_like(model, folder, source=source, config={**hf.read_config(source), **described})
+        hf.save_like(model, folder, source=source, config={**hf.read_config(source), **classifier_config})
 
 
 def load(
@@ -78,11 +81,11 @@ def load(
     config = hf.read_config(files)
     where = str(files.path(hf.CONFIG))
     if config.get("architectures") != [CLASSIFIER]:
-        hint = "a reward model is made by `vita reward`"
+        hint = "train a reward model with `vita reward`"
         raise ModelError(f"{where}: architectures", expected=CLASSIFIER, got=config.get("architectures"), hint=hint)
     labels = len(config.get("id2label") or {}) or config.get("num_labels", 1)
     if labels != 1:
         raise ModelError(f"{where}: num_labels", expected="1, a score", got=labels)
     with torch.device("meta"):
         model = RewardTransformer(Architecture.from_hf(config, where=where))
-    return hf.filled(model, files, dtype=dtype, device=device)
+    return hf.load_weights(model, files, dtype=dtype, device=device)

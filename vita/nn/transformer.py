@@ -1,7 +1,7 @@
 """The decoder: token ids in, logits out.
 
-Every parameter is named as in Qwen3, so that a state dict is a Hugging Face checkpoint. A new `Transformer` is an empty
-container of zeros; values come from `vita.nn.init` or `vita.nn.hf`.
+Parameters have the names of Qwen3, so that a state dict is a Hugging Face checkpoint. The parameters of a new
+`Transformer` are zero; `vita.nn.init` or `vita.nn.hf` sets their values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita.nn import blocked  # noqa: F401 - enters its backend in the table
+from vita.nn import blocked  # noqa: F401 - registers its backend
 from vita.nn.architecture import Architecture
 from vita.nn.attention import BACKENDS, causal_within
 from vita.spine.errors import ModelError
@@ -23,14 +23,14 @@ from vita.spine.errors import ModelError
 
 
 class KeysAndValues(Protocol):
-    """What the layers ask of a cache (`vita.nn.cache`)."""
+    """The interface of a KV cache (`vita.nn.cache`)."""
 
     def begin(self, tokens: int) -> tuple[Int[Tensor, "B T"], Tensor | None]:
-        """Makes room for `tokens` more in each row; answers with their positions and what they may see."""
+        """Allocate `tokens` more slots in each row; return their positions and their attention mask."""
         ...
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps the new keys and values of a layer and gives all that it holds."""
+        """Store the new keys and values of a layer; return all keys and values of the layer."""
         ...
 
 
@@ -52,7 +52,7 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "B T"] | None = None,
         cache: KeysAndValues | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Logits of the token after each position."""
+        """Return the logits of the token after each position."""
         hidden = self.hidden(ids, documents=documents, positions=positions, cache=cache)
         return F.linear(hidden, self.head_weight)
 
@@ -64,22 +64,22 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "B T"] | None = None,
         cache: KeysAndValues | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """What the head is applied to: the normed output of the last layer.
+        """Return the input of the head: the normalized output of the last layer.
 
-        Equal numbers in `documents` may see each other, causally; without them a row is one text. `positions` are the
-        places for the rotary embedding, 0, 1, 2, ... by default. With `cache` the row goes on from what it holds, and
-        the cache knows positions and visibility.
+        Positions with equal numbers in `documents` attend to each other, causally; without it a row is one text.
+        `positions` are the positions of the rotary embedding, by default 0, 1, 2, ... With `cache` a row continues its
+        cached tokens, and the cache provides positions and mask.
         """
         return self.model(ids, documents, positions, cache)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
-        """Rows are the output vectors of the tokens; the embedding itself when tied."""
+        """Weight of the output head, one row per token; the embedding if tied."""
         return self.model.embed_tokens.weight if self.architecture.tied else self.lm_head.weight
 
 
 class Decoder(nn.Module):
-    """Embedding, layers, final norm."""
+    """Embedding, layers and final norm."""
 
     def __init__(self, architecture: Architecture, attention: str) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Decoder(nn.Module):
         visible = None if documents is None else causal_within(documents)
         if cache is not None:
             if documents is not None or positions is not None:
-                raise ModelError("transformer", "`documents` and `positions` cannot be given together with `cache`")
+                raise ModelError("transformer", "`documents` and `positions` cannot be combined with `cache`")
             positions, visible = cache.begin(ids.shape[1])
         turn = self.rotary(ids.shape[1], positions)
         states = self.embed_tokens(ids)
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then feed-forward, each added to what came in."""
+    """A transformer layer: attention and feed-forward, each with a residual connection."""
 
     def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with a norm on every query and key (Dehghani et al. 2023) before they are turned."""
+    """Grouped-query attention with a norm on every query and key (Dehghani et al. 2023) before the rotation."""
 
     def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020)."""
+    """The feed-forward network: SwiGLU (Shazeer 2020)."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class FeedForward(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang & Sennrich 2019), computed in fp32 whatever comes in."""
+    """RMSNorm: x / rms(x) * weight (Zhang & Sennrich 2019), computed in fp32."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -181,11 +181,11 @@ class RMSNorm(nn.Module):
 
 
 Turn = tuple[Float[Tensor, "B T 1 F"], Float[Tensor, "B T 1 F"]]
-"""Cosine and sine of each position's angles."""
+"""Cosine and sine of the rotary angles of each position."""
 
 
 class Rotary(nn.Module):
-    """Tables of the rotary angles (Su et al. 2021), fp32 and never saved."""
+    """Tables of the rotary angles (Su et al. 2021), in fp32 and not saved."""
 
     cosine: Tensor
     sine: Tensor
@@ -199,17 +199,17 @@ class Rotary(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Fills the tables; call again after a model made on the meta device was given memory."""
+        """Compute the tables; call again after `to_empty` of a model on the meta device."""
         device, size = self.cosine.device, self.architecture.head_dim
         if device.type == "meta":
             return
-        # On the CPU, so that every device turns by the very same angles.
+        # On the CPU, so that all devices use identical angles.
         frequencies = 1.0 / self.architecture.rope_base ** (torch.arange(0, size, 2, device="cpu").float() / size)
         angles = torch.outer(torch.arange(self.architecture.context, device="cpu").float(), frequencies)
         self.cosine, self.sine = angles.cos().to(device), angles.sin().to(device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
-        """Moves with the model, but `model.bfloat16()` does not round the tables."""
+        """Move the tables with the model, but do not round them in `model.bfloat16()`."""
         super()._apply(fn, recurse)
         if self.cosine.dtype != torch.float32:
             self.reset_parameters()
@@ -225,14 +225,14 @@ class Rotary(nn.Module):
 
 
 def rotate(states: Float[Tensor, "B T H E"], turn: Turn) -> Float[Tensor, "B T H E"]:
-    """Turns each pair (i, i + E/2) by its position's angle: the half-split convention of Llama and Qwen."""
+    """Rotate each pair (i, i + E/2) by the angle of its position: the half-split convention of Llama and Qwen."""
     cosine, sine = turn
     first, second = states.chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(states)
 
 
 class Linear(nn.Linear):
-    """A matrix without bias, zero until it is given values."""
+    """A linear layer without bias, initialized to zero."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -242,7 +242,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """One vector for each token, zero until it is given values."""
+    """An embedding, initialized to zero."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)

@@ -23,8 +23,8 @@ from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table, write
 from vita.review.desk import Item, Rating, Task
 from vita.spine.errors import DataError
-from vita.stats.agreement import agreement, by_unit
-from vita.stats.bradley_terry import Fitted, Vote, compared_with, fit
+from vita.stats.agreement import agreement, group_by_unit
+from vita.stats.bradley_terry import Fitted, Vote, comparable_models, fit
 from vita.stats.intervals import Interval, bootstrap_ratio, share, student, wilson
 
 MANY_RATERS = 10
@@ -56,7 +56,7 @@ class Results:
     def strengths(self) -> Fitted | None:
         """Bradley-Terry over the versions that were compared with the first; None where none was, and for a rubric."""
         votes = self._votes() if self.task.kind == "pairwise" else []
-        reached = compared_with(votes, self.task.models[0].digest)
+        reached = comparable_models(votes, self.task.models[0].digest)
         together = [vote for vote in votes if vote.first in reached]
         return fit(together) if together else None
 
@@ -93,7 +93,7 @@ class Results:
             by_item = [[r.criteria[name] for r in people if r.item == item.id] for item in own]
             means = [sum(levels) / len(levels) for levels in by_item if levels]
             found[name] = _bounded(student(means), 1, 5)
-            all_units = by_unit([(r.rater, str(r.item), r.criteria[name]) for r in people])
+            all_units = group_by_unit([(r.rater, str(r.item), r.criteria[name]) for r in people])
             both = agreement(all_units, level="ordinal", seed=self.seed)
             found |= {f"{name}/{measure}": one for measure, one in both.items()}
         return found
@@ -166,7 +166,7 @@ class Results:
         return [rating for rating in self.ratings if rating.rater_kind == "human"]
 
     def _units(self, ratings: Sequence[Rating]) -> Mapping[str, Mapping[str, Any]]:
-        return by_unit([(rating.rater, str(rating.item), rating.choice) for rating in ratings])
+        return group_by_unit([(rating.rater, str(rating.item), rating.choice) for rating in ratings])
 
     def _votes(self) -> list[Vote]:
         by_id = {item.id: item for item in self.items}

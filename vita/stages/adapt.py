@@ -171,7 +171,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     check.health()
     improvement = check.improvement(loss_evidence(learnt, heldout=("domain_loss", "domain_bits_per_byte")))
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=pretrained.files, steps=steps, tokens=steps * rows * length)
+    hf.save_successor(trained, folder, source=pretrained.files, steps=steps, tokens=steps * rows * length)
     figures = _measured(config, inputs, original, domain, folder, context)
     counted = {
         "steps": steps,

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from vita.design import scaling_rules
 from vita.design.forecast import best_shape, prediction, warnings
-from vita.design.plan_vs_actual import reckon
+from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
 from vita.reporting.page import Page, Paragraph, Section, Table, markdown
@@ -261,7 +261,7 @@ def reckoning(
 
     blueprint = json.loads((folder / "blueprint.json").read_text(encoding="utf-8"))
     table = ScreenTable("", "foretold", "came", "off", title="the plan, and what happened", title_justify="left")
-    for row in reckon(blueprint, designed, facts=facts, record=record):
+    for row in plan_vs_actual(blueprint, designed, facts=facts, record=record):
         table.add_row(row.figure, row.foretold, row.came, row.off)
     return table
 

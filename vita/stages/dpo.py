@@ -223,7 +223,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=pretrained.files, steps=steps, tokens=int(rows.tokens.sum()))
+    hf.save_successor(trained, folder, source=pretrained.files, steps=steps, tokens=int(rows.tokens.sum()))
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
     ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}

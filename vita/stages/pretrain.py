@@ -154,7 +154,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     check.health()
     improvement = check.improvement(loss_evidence(learnt))
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=source, steps=steps, tokens=steps * rows * length)
+    hf.save_successor(trained, folder, source=source, steps=steps, tokens=steps * rows * length)
     facts = {
         "steps": steps,
         "tokens": steps * rows * length,

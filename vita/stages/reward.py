@@ -158,7 +158,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     improvement = check.improvement(_evidence(config, figures, found, seen=learnt.steps * config.rows))
     folder = context.draft_folder()
     reward.save(trained, folder, padding=tokenizer.pad, source=pretrained.files)
-    hf.carry(pretrained.files, folder)
+    hf.copy_tokenizer_files(pretrained.files, folder)
     template.save_where_missing(folder)
     hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
     gap = calibration(scores)[1] if scores else None

@@ -462,7 +462,7 @@ def _written(
     from vita.nn import hf
 
     folder = context.draft_folder()
-    hf.save_next(final, folder, source=source, steps=learnt.steps)
+    hf.save_successor(final, folder, source=source, steps=learnt.steps)
     settings = {
         **config.model_dump(mode="json", exclude={"sources", "checkpoint_seconds"}),
         "matrix_rate": training.optimization.matrix_rate,

@@ -160,7 +160,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     if heldout:
         context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**begun, **after}))
     folder = context.draft_folder()
-    hf.save_next(trained, folder, source=pretrained.files, steps=steps, tokens=batches.packing.targets)
+    hf.save_successor(trained, folder, source=pretrained.files, steps=steps, tokens=batches.packing.targets)
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
     settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}

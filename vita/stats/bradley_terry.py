@@ -1,11 +1,11 @@
-"""How strong is each model, from votes between pairs? Bradley and Terry (1952), with intervals that know the raters.
+"""Bradley-Terry strengths of models from pairwise votes (1952), with intervals that account for raters.
 
     fitted = fit([Vote("new", "old", 1.0, cluster="ann"), Vote("new", "old", 0.5, cluster="bob")])
     fitted.win_probability("new", "old")        # with its interval
     fitted.elo()                                # 400 points are odds of 10 to 1
 
-A tie counts half to each. The covariance is the sandwich A G A with A = (H + 11' tr(H) / n^2)^-1, in which G sums the
-gradients of a cluster before squaring: votes of one rater (or on one prompt) are not independent.
+A tie counts half for each model. The covariance is the sandwich A G A with A = (H + 11' tr(H) / n^2)^-1. G sums the
+gradients of a cluster before squaring, because votes of one rater (or on one prompt) are not independent.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Vote:
     second: str
     outcome: float
     cluster: str = ""
-    """Whose vote it is; without it, each vote stands alone."""
+    """The rater or prompt of the vote; without it, each vote is its own cluster."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Strengths of the models, their mean being 0, with their covariance."""
+    """The strengths of the models, with mean 0, and their covariance."""
 
     models: tuple[str, ...]
     strengths: np.ndarray
@@ -44,19 +44,19 @@ class Fitted:
     votes: int
     clusters: int
     smoothed: bool
-    """Whether a virtual tie was added to each pair, since some model only won or only lost."""
+    """True if a virtual tie was added to each pair, because some model only won or only lost."""
 
     def elo(self, *, confidence: float = CONFIDENCE) -> dict[str, Interval]:
-        """Strengths in Elo points, 1000 being the mean."""
-        found: dict[str, Interval] = {}
+        """Return the strengths in Elo points, with mean 1000."""
+        intervals: dict[str, Interval] = {}
         for index, model in enumerate(self.models):
             middle = ELO_BASE + ELO_SCALE * float(self.strengths[index])
             half = ELO_SCALE * self._half(float(self.covariance[index, index]), confidence)
-            found[model] = Interval(middle, middle - half, middle + half, self.votes)
-        return found
+            intervals[model] = Interval(middle, middle - half, middle + half, self.votes)
+        return intervals
 
     def win_probability(self, first: str, second: str, *, confidence: float = CONFIDENCE) -> Interval:
-        """How often the first is preferred to the second, a tie counting half."""
+        """Return the probability that the first is preferred to the second; a tie counts half."""
         weights = np.zeros(len(self.models))
         weights[self.models.index(first)] += 1
         weights[self.models.index(second)] -= 1
@@ -65,9 +65,9 @@ class Fitted:
         return Interval(_sigmoid(gap), _sigmoid(gap - half), _sigmoid(gap + half), self.votes)
 
     def _half(self, variance: float, confidence: float) -> float:
-        """Half the width of an interval; boundless with one cluster, whose spread cannot be seen.
+        """Return half the width of an interval; infinite with one cluster, whose variance is unknown.
 
-        Student's quantile, with as many degrees of freedom as clusters less one.
+        It uses Student's quantile, with (clusters - 1) degrees of freedom.
         """
         if self.clusters < 2:
             return math.inf
@@ -75,24 +75,24 @@ class Fitted:
 
 
 def fit(votes: Iterable[Vote], *, steps: int = 100) -> Fitted:
-    """The maximum of the likelihood (Newton), and its covariance.
+    """Fit the maximum-likelihood strengths (Newton's method), and their covariance.
 
-    Where a model only won or only lost, the maximum lies at infinity (Ford 1957); then every pair that was compared
-    gets one virtual tie.
+    If a model only won or only lost, the maximum is at infinity (Ford 1957); then every compared pair gets one virtual
+    tie.
     """
-    given = list(votes)
-    models = tuple(sorted({name for vote in given for name in (vote.first, vote.second)}))
-    _check(given, models)
+    vote_list = list(votes)
+    models = tuple(sorted({name for vote in vote_list for name in (vote.first, vote.second)}))
+    _check(vote_list, models)
     index = {name: number for number, name in enumerate(models)}
-    design = np.zeros((len(given), len(models)))
-    for row, vote in enumerate(given):
+    design = np.zeros((len(vote_list), len(models)))
+    for row, vote in enumerate(vote_list):
         design[row, index[vote.first]] += 1
         design[row, index[vote.second]] -= 1
-    outcomes = np.array([vote.outcome for vote in given])
-    smoothed = not _connected(given, models)
-    real = len(given)
+    outcomes = np.array([vote.outcome for vote in vote_list])
+    smoothed = not _connected(vote_list, models)
+    num_votes = len(vote_list)
     if smoothed:
-        pairs = sorted({(min(v.first, v.second), max(v.first, v.second)) for v in given})
+        pairs = sorted({(min(v.first, v.second), max(v.first, v.second)) for v in vote_list})
         ties = np.zeros((len(pairs), len(models)))
         for row, (first, second) in enumerate(pairs):
             ties[row, index[first]], ties[row, index[second]] = 1, -1
@@ -109,21 +109,21 @@ def fit(votes: Iterable[Vote], *, steps: int = 100) -> Fitted:
     expected = 1 / (1 + np.exp(-design @ strengths))
     gradients = design * (outcomes - expected)[:, None]
     inverse = _inverse(design, expected)
-    names = [vote.cluster or f"\0{row}" for row, vote in enumerate(given)]
-    clusters = len(set(names))  # those of the virtual ties say nothing of how much voices differ
-    names += [f"\0tie {row}" for row in range(len(design) - real)]
-    middle = _of_clusters(gradients, names) * (clusters / (clusters - 1) if clusters > 1 else 1.0)
-    return Fitted(models, strengths, inverse @ middle @ inverse, real, clusters, smoothed)
+    names = [vote.cluster or f"\0{row}" for row, vote in enumerate(vote_list)]
+    clusters = len(set(names))  # virtual ties do not count as clusters
+    names += [f"\0tie {row}" for row in range(len(design) - num_votes)]
+    middle = _cluster_covariance(gradients, names) * (clusters / (clusters - 1) if clusters > 1 else 1.0)
+    return Fitted(models, strengths, inverse @ middle @ inverse, num_votes, clusters, smoothed)
 
 
-def compared_with(votes: Sequence[Vote], model: str) -> set[str]:
-    """The model, and all that were compared with it, directly or through others: only these can be ranked together."""
+def comparable_models(votes: Sequence[Vote], model: str) -> set[str]:
+    """Return the model and all models compared with it, directly or indirectly: these can be ranked together."""
     pairs = {frozenset((vote.first, vote.second)) for vote in votes}
-    seen, size = {model}, 0
-    while len(seen) > size:
-        size = len(seen)
-        seen |= {name for pair in pairs if pair & seen for name in pair}
-    return seen
+    connected, size = {model}, 0
+    while len(connected) > size:
+        size = len(connected)
+        connected |= {name for pair in pairs if pair & connected for name in pair}
+    return connected
 
 
 def _check(votes: Sequence[Vote], models: Sequence[str]) -> None:
@@ -132,19 +132,21 @@ def _check(votes: Sequence[Vote], models: Sequence[str]) -> None:
     for vote in votes:
         if vote.first == vote.second or not 0 <= vote.outcome <= 1:
             raise DataError("bradley-terry", expected="an outcome from 0 to 1 between two models", got=str(vote))
-    if apart := set(models) - compared_with(votes, models[0]):
-        hint = "let raters compare across the groups, too"
-        raise DataError("bradley-terry", f"{', '.join(sorted(apart))} was never compared with {models[0]}", hint=hint)
+    if unconnected := set(models) - comparable_models(votes, models[0]):
+        hint = "collect votes that compare models across the groups"
+        raise DataError(
+            "bradley-terry", f"{', '.join(sorted(unconnected))} was never compared with {models[0]}", hint=hint
+        )
 
 
 def _inverse(design: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """(H + 11' tr(H) / n^2)^-1: the likelihood is flat along the sum of all strengths, which is held at 0."""
+    """Return (H + 11' tr(H) / n^2)^-1: the likelihood is flat along the sum of all strengths, which is fixed at 0."""
     hessian = design.T @ (design * (expected * (1 - expected))[:, None])
     size = len(hessian)
     return np.linalg.inv(hessian + np.ones((size, size)) * np.trace(hessian) / size**2)
 
 
-def _of_clusters(gradients: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def _cluster_covariance(gradients: np.ndarray, names: Sequence[str]) -> np.ndarray:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     sums = np.zeros((len(numbers), gradients.shape[1]))
     np.add.at(sums, [numbers[name] for name in names], gradients)
@@ -152,24 +154,24 @@ def _of_clusters(gradients: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def _connected(votes: Sequence[Vote], models: Sequence[str]) -> bool:
-    """Whether every model beat (or tied) its way to every other: only then is the maximum finite."""
-    beaten = {(v.first, v.second) for v in votes if v.outcome > 0} | {
+    """Return True if wins or ties lead from every model to every other: only then is the maximum finite."""
+    not_lost = {(v.first, v.second) for v in votes if v.outcome > 0} | {
         (v.second, v.first) for v in votes if v.outcome < 1
     }
     return all(
-        _path(beaten, first, second) and _path(beaten, second, first) for first, second in combinations(models, 2)
+        _path(not_lost, first, second) and _path(not_lost, second, first) for first, second in combinations(models, 2)
     )
 
 
 def _path(edges: set[tuple[str, str]], start: str, end: str) -> bool:
-    seen, queue = {start}, [start]
+    reached, queue = {start}, [start]
     while queue:
-        at = queue.pop()
-        for above, below in edges:
-            if above == at and below not in seen:
-                seen.add(below)
-                queue.append(below)
-    return end in seen
+        model = queue.pop()
+        for winner, loser in edges:
+            if winner == model and loser not in reached:
+                reached.add(loser)
+                queue.append(loser)
+    return end in reached
 
 
 def _sigmoid(value: float) -> float:

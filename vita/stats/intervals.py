@@ -1,6 +1,6 @@
-"""How sure a number is: intervals for shares, means and ratios, and an exact paired test between two models.
+"""Confidence intervals for shares, means and ratios, and an exact paired test between two models.
 
-wilson(58, 58)                      # 1.000 (0.938 to 1.000): never a false certainty at 0 % or 100 %
+wilson(58, 58)                      # 1.000 (0.938 to 1.000): also valid at 0 % and 100 %
 bootstrap_ratio(bits, bytes, seed=0)  # bits per byte, resampling whole documents
 mcnemar(old_correct, new_correct).p_value
 """
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
-"""Every interval of a report covers the truth this often, unless told otherwise."""
+"""Default confidence level of intervals in reports."""
 
-_CELLS = 4_000_000  # resampled counts held at once, so that many documents do not fill the memory
+_CELLS = 4_000_000  # resampled counts per batch, which limits the memory for many documents
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate from `n` observations, with the range that holds the truth in 95 of 100 such measurements."""
+    """An estimate from `n` observations with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -39,13 +39,13 @@ class Interval:
 
     @property
     def is_determined(self) -> bool:
-        """Whether both ends are finite: one observation tells nothing of the spread."""
+        """True if both ends are finite; one observation does not determine the variance."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; an end that is not finite (one observation tells nothing of the spread) becomes None."""
-        ends = {"value": self.value, "low": self.low, "high": self.high}
-        return {**{name: end if math.isfinite(end) else None for name, end in ends.items()}, "n": self.n}
+        """Return plain values; an end that is not finite becomes None."""
+        values = {"value": self.value, "low": self.low, "high": self.high}
+        return {**{name: number if math.isfinite(number) else None for name, number in values.items()}, "n": self.n}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Interval:
@@ -60,7 +60,7 @@ class Interval:
 
 
 def wilson(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> Interval:
-    """A share and its score interval (Wilson 1927), which stays honest near 0 and 1."""
+    """Return a share and its score interval (Wilson 1927), which is accurate near 0 and 1."""
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0, 0)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -74,20 +74,20 @@ def wilson(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> In
 
 
 def share(outcomes: Sequence[bool]) -> Interval:
-    """The share of true outcomes, with its Wilson interval."""
+    """Return the share of true outcomes with its Wilson interval."""
     return wilson(sum(outcomes), len(outcomes))
 
 
-def difference(now: Interval, before: Interval) -> Interval:
-    """Now minus before of two independent estimates (Newcombe 1998, method 10); too wide for the same items twice."""
-    gain = now.value - before.value
-    low = gain - math.hypot(now.value - now.low, before.high - before.value)
-    high = gain + math.hypot(now.high - now.value, before.value - before.low)
-    return Interval(gain, low, high, min(now.n, before.n))
+def difference(after: Interval, before: Interval) -> Interval:
+    """Return `after` minus `before` of independent estimates (Newcombe 1998, method 10); too wide for paired items."""
+    gain = after.value - before.value
+    low = gain - math.hypot(after.value - after.low, before.high - before.value)
+    high = gain + math.hypot(after.high - after.value, before.value - before.low)
+    return Interval(gain, low, high, min(after.n, before.n))
 
 
 def student(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Interval:
-    """A mean and Student's interval around it; with one value the interval is boundless."""
+    """Return a mean and its Student interval; with one value the interval is infinite."""
     n = len(values)
     if n == 0:
         return Interval(math.nan, -math.inf, math.inf, 0)
@@ -100,7 +100,7 @@ def student(values: Sequence[float], *, confidence: float = CONFIDENCE) -> Inter
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t: exact for 1 and 2 degrees of freedom, else by Hill (1970), good to 4 digits."""
+    """Return the quantile of Student's t: exact for 1 and 2 degrees of freedom, else by Hill (1970) to 4 digits."""
     if freedom == 1:
         return math.tan(math.pi * (probability - 0.5))
     if freedom == 2:
@@ -136,39 +136,44 @@ def bootstrap_ratio(
     resamples: int = 1000,
     confidence: float = CONFIDENCE,
 ) -> Interval:
-    """sum(numerators) / sum(denominators) with a percentile interval, resampling whole clusters (Efron 1979).
+    """Return sum(numerators) / sum(denominators) with a percentile interval from a cluster bootstrap (Efron 1979).
 
-    A document is a cluster: its tokens are not independent of each other, documents nearly are.
+    A document is a cluster: its tokens are not independent, documents are approximately independent.
     """
-    above, below = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    n = len(above)
-    if n == 0 or below.sum() <= 0:
+    numerator_array, denominator_array = (
+        np.asarray(numerators, dtype=np.float64),
+        np.asarray(denominators, dtype=np.float64),
+    )
+    n = len(numerator_array)
+    if n == 0 or denominator_array.sum() <= 0:
         return Interval(math.nan, -math.inf, math.inf, n)
-    value = float(above.sum() / below.sum())
+    value = float(numerator_array.sum() / denominator_array.sum())
     if n == 1:
         return Interval(value, -math.inf, math.inf, 1)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(_resampled_ratios(above, below, seed=seed, resamples=resamples), [tail, 1 - tail])
+    low, high = np.quantile(
+        _resampled_ratios(numerator_array, denominator_array, seed=seed, resamples=resamples), [tail, 1 - tail]
+    )
     return Interval(value, float(low), float(high), n)
 
 
-def _resampled_ratios(above: np.ndarray, below: np.ndarray, *, seed: int, resamples: int) -> np.ndarray:
-    n = len(above)
+def _resampled_ratios(numerators: np.ndarray, denominators: np.ndarray, *, seed: int, resamples: int) -> np.ndarray:
+    n = len(numerators)
     generator = np.random.default_rng(seed)
     ratios: list[np.ndarray] = []
-    left = resamples
-    while left > 0:
-        rows = min(left, max(1, _CELLS // n))
+    remaining = resamples
+    while remaining > 0:
+        rows = min(remaining, max(1, _CELLS // n))
         counts = generator.multinomial(n, np.full(n, 1 / n), size=rows)
-        weight = counts @ below
-        ratios.append((counts @ above)[weight > 0] / weight[weight > 0])
-        left -= rows
+        weight = counts @ denominators
+        ratios.append((counts @ numerators)[weight > 0] / weight[weight > 0])
+        remaining -= rows
     return np.concatenate(ratios)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the same items: who alone was right, how far apart they are, and how likely by chance."""
+    """Two models on the same items: items that only one solved, the difference, and its p-value."""
 
     n: int
     only_first: int
@@ -176,51 +181,53 @@ class Comparison:
     difference: Interval
     p_value: float
     mde80: float = math.nan
-    """The smallest true difference that as many items would show in 80 of 100 such comparisons."""
+    """Minimum detectable effect: the smallest true difference that this number of items detects with 80 % power."""
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool], *, confidence: float = CONFIDENCE) -> Comparison:
-    """The exact paired test (McNemar 1947, binomial form): items on which both agree say nothing.
+    """Run the exact paired test (McNemar 1947, binomial form), which uses only items on which the two disagree.
 
-    `difference` is second minus first, with the paired normal interval, which is wider the fewer items there are.
+    `difference` is second minus first, with the paired normal interval.
     """
     if len(first) != len(second):
         raise ValueError(f"paired outcomes differ in number: {len(first)} and {len(second)}")
     n = len(first)
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    apart = only_first + only_second
-    fewer = sum(math.comb(apart, k) for k in range(min(only_first, only_second) + 1))
-    p_value = min(1.0, 2 * fewer / 2**apart)
+    num_discordant = only_first + only_second
+    fewer = sum(math.comb(num_discordant, k) for k in range(min(only_first, only_second) + 1))
+    p_value = min(1.0, 2 * fewer / 2**num_discordant)
     gain = (only_second - only_first) / n if n else math.nan
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    # One is added to each disagreement (Agresti & Min 2005), so that few items do not give a width of zero.
+    # 0.5 is added to each disagreement (Agresti & Min 2005), so that the width is not zero for few items.
     b, c, m = only_first + 0.5, only_second + 0.5, n + 2
     half = z * math.sqrt(max(b + c - (c - b) ** 2 / m, 0.0)) / m
     difference = Interval(gain, max(-1, gain - half), min(1, gain + half), n)
     return Comparison(n, only_first, only_second, difference, p_value, detectable(n, (b + c) / m))
 
 
-def detectable(n: int, apart: float, *, confidence: float = CONFIDENCE, power: float = 0.8) -> float:
-    """The smallest difference of two paired shares that `n` items show with this power (Connor 1987, solved for it).
+def detectable(n: int, discordant_share: float, *, confidence: float = CONFIDENCE, power: float = 0.8) -> float:
+    """Return the smallest difference of two paired shares that `n` items detect with this power (Connor 1987).
 
-    `apart` is the share of items on which the two disagree; where that is less than such a difference needs, as many
-    as it needs. NaN where so few items could show none at all.
+    `discordant_share` is the share of items on which the two disagree; it is raised to the difference if it is smaller.
+    NaN if no difference is detectable with so few items.
     """
     a, b = NormalDist().inv_cdf((1 + confidence) / 2), NormalDist().inv_cdf(power)
     if n == 0:
         return math.nan
-    found = math.sqrt(apart) * (math.sqrt(n) * a + b * math.sqrt(max(0.0, n + b * b - a * a))) / (n + b * b)
-    if found > apart:  # every disagreement would have to go one way: apart = the difference itself
-        found = min(1.0, (a + b) ** 2 / n)
+    smallest = (
+        math.sqrt(discordant_share) * (math.sqrt(n) * a + b * math.sqrt(max(0.0, n + b * b - a * a))) / (n + b * b)
+    )
+    if smallest > discordant_share:  # all disagreements in one direction: the share equals the difference
+        smallest = min(1.0, (a + b) ** 2 / n)
         for _ in range(50):
-            found = (a + b * math.sqrt(max(0.0, 1 - found))) ** 2 / n
-    return found if found <= 1 else math.nan
+            smallest = (a + b * math.sqrt(max(0.0, 1 - smallest))) ** 2 / n
+    return smallest if smallest <= 1 else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class RatioComparison:
-    """Two ratios over the same documents: both, their difference (second minus first), and how likely by chance."""
+    """Two ratios over the same documents: both values, their difference (second minus first), and its p-value."""
 
     n: int
     first: float
@@ -239,28 +246,28 @@ def paired_ratio(
     resamples: int = 2000,
     confidence: float = CONFIDENCE,
 ) -> RatioComparison:
-    """The difference of sum(second) and sum(first) over sum(denominators), resampling whole documents in pairs."""
+    """Compare sum(second) and sum(first), each over sum(denominators), with a paired bootstrap over documents."""
     if not len(first) == len(second) == len(denominators):
         raise ValueError(f"paired values differ in number: {len(first)}, {len(second)} and {len(denominators)}")
     change = [new - old for old, new in zip(first, second, strict=True)]
-    n, below = len(change), math.fsum(denominators)
-    before, after = (math.fsum(values) / below if below > 0 else math.nan for values in (first, second))
-    if n < 2 or below <= 0:
+    n, total = len(change), math.fsum(denominators)
+    before, after = (math.fsum(values) / total if total > 0 else math.nan for values in (first, second))
+    if n < 2 or total <= 0:
         return RatioComparison(n, before, after, Interval(after - before, -math.inf, math.inf, n), 1.0, math.nan)
-    found = _resampled_ratios(np.asarray(change), np.asarray(denominators), seed=seed, resamples=resamples)
+    ratios = _resampled_ratios(np.asarray(change), np.asarray(denominators), seed=seed, resamples=resamples)
     tail = (1 - confidence) / 2
-    low, high = (float(end) for end in np.quantile(found, [tail, 1 - tail]))
-    # One is added to each count, so that a finite number of resamples never gives a p-value of 0.
-    beyond = 1 + min(int((found <= 0).sum()), int((found >= 0).sum()))
-    needed = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(0.8)
-    p_value = min(1.0, 2 * beyond / (len(found) + 1))
+    low, high = (float(end) for end in np.quantile(ratios, [tail, 1 - tail]))
+    # One is added to each count, so that the p-value of a finite number of resamples is never 0.
+    tail_count = 1 + min(int((ratios <= 0).sum()), int((ratios >= 0).sum()))
+    z_sum = NormalDist().inv_cdf((1 + confidence) / 2) + NormalDist().inv_cdf(0.8)
+    p_value = min(1.0, 2 * tail_count / (len(ratios) + 1))
     return RatioComparison(
-        n, before, after, Interval(after - before, low, high, n), p_value, needed * float(found.std())
+        n, before, after, Interval(after - before, low, high, n), p_value, z_sum * float(ratios.std())
     )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number, so that many comparisons do not find something by chance (Holm 1979)."""
+    """Correct p-values for multiple comparisons (Holm 1979)."""
     corrected = [1.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -115,13 +115,13 @@ def _licence_phrase(licence: str, documents: int) -> str:
 
 
 def _plan(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
-    from vita.design.plan_vs_actual import reckon
+    from vita.design.plan_vs_actual import plan_vs_actual
 
     planned = next((one for one in record.steps if one.digest == step.inputs.get("blueprint")), None)
     blueprint = reader.as_json(record.store, planned.digest, "blueprint.json") if planned else None
     if planned and blueprint:
         rows = [(one.figure, one.foretold, one.came, one.off)
-                for one in reckon(blueprint, planned.record, facts=step.facts, record=step.record)]  # fmt: skip
+                for one in plan_vs_actual(blueprint, planned.record, facts=step.facts, record=step.record)]  # fmt: skip
         yield Table(("figure", "foretold", "came", "off"), rows, note="What the plan foretold, and what came.")
 
 
