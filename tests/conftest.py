@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.shapes import check_shapes
 __all__ = ["any_ledger", "ledger_url", "postgres_server"]
 
 check_shapes("vita")
+# A shell without job control starts background commands with SIGINT ignored; the commands under test inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,23 @@ def clear(
         return _clear_ungated(ledger, match, terms, refusal=refusal, label=label, record=record)
 
 
+def require_approval(
+    ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None, deprecated: bool = False
+) -> str:
+    """Return the gate that approves a model of the store now, behind this guard; raise `GateError` if none does.
+
+    The stage `deploy` calls this before it pins a model, and `clear` before it serves one. With `deprecated`, a
+    deprecated model counts as approved until its sunset.
+    """
+    states = decisions.SERVABLE if deprecated else decisions.LET_OUT
+    return decisions.refuse_stale_release(ledger, store, model, where=where, guard=guard, states=states)
+
+
+def is_approved(ledger: Ledger, model: str) -> bool:
+    """Return True if a model has been approved and is neither deprecated nor retired."""
+    return ledger.state(model) in decisions.LET_OUT
+
+
 def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, label: str) -> None:
     """A release that names a model of this store must hold exactly the files of that model."""
     if claim is None or claim in (match.digest, *match.exact) or not store.has(claim):
@@ -132,9 +149,7 @@ def _approving_gate(
         if ledger.state(digest) == "candidate" and decisions.rejections(ledger, match.same_weights):
             continue
         try:
-            return decisions.refuse_stale_release(
-                ledger, store, digest, where=f"release {label}", guard=guard, states=decisions.SERVABLE
-            )
+            return require_approval(ledger, store, digest, where=f"release {label}", guard=guard, deprecated=True)
         except GateError as error:
             refusal = refusal or error
     if refusal is not None:
@@ -145,7 +160,7 @@ def _approving_gate(
 def _why_unknown(ledger: Ledger, match: ModelMatch) -> str:
     if rejected := decisions.rejections(ledger, match.same_weights):
         return f"holds weights that the gate {rejected[0].gate} rejected"
-    if approved := [digest for digest in match.same_weights if ledger.state(digest) in decisions.LET_OUT]:
+    if approved := [digest for digest in match.same_weights if is_approved(ledger, digest)]:
         return f"holds the weights of the approved model {approved[0][:12]}, but other files"
     return f"holds the model {match.digest[:12]}, which no gate has approved"
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from vita.data.records import Message
 from vita.data.tokens.generation_settings import sampling_defaults
-from vita.gates import decisions
+from vita.gates import clearance
 from vita.infer.content_filter import Guard
 from vita.infer.sampling import Sampling
 from vita.server.release import release_of
@@ -61,8 +61,8 @@ class Inputs:
 
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
-    """Nothing is released whose gate is not green, now and for exactly these weights behind this guard."""
-    decisions.refuse_stale_release(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
+    """Refuse a model that no gate approves now, for exactly these weights behind this guard."""
+    clearance.require_approval(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
     _refuse_taken(ledger, f"{config.name}:{_version(config, inputs.model)}", model=inputs.model.digest)
 
 
@@ -100,9 +100,9 @@ def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
     label, model = f"{artifact.facts['name']}:{artifact.facts['version']}", inputs.model.digest
     _refuse_taken(ledger, label, model=model)
     ledger.name(f"release/{label}", artifact.digest)
-    state, known = ledger.state(model), {move.details.get("release") for move in ledger.moves(model)}
-    if state in decisions.LET_OUT and artifact.digest not in known:
-        ledger.move(model, state, who="deploy", why=f"released as {label}", release=artifact.digest)
+    known = {move.details.get("release") for move in ledger.moves(model)}
+    if clearance.is_approved(ledger, model) and artifact.digest not in known:
+        ledger.move(model, ledger.state(model), who="deploy", why=f"released as {label}", release=artifact.digest)
 
 
 def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:
