@@ -98,10 +98,10 @@ class Alert:
 
 def in_seconds(text: str) -> float:
     """A time as people write it: `30 s`, `5 min`, `6h`; a ValueError where it is none."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
-    if not found:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
+    if not match:
         raise ValueError("is a time such as 30 s, 5 min or 1 h")
-    return float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[found[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
 def read_rules(path: str | Path) -> tuple[Rule, ...]:
@@ -117,16 +117,21 @@ def looks(rules: Sequence[Rule], *, now: float) -> list[float]:
 
 def firing(rules: Sequence[Rule], moments: Sequence[tuple[float, Figures]], *, now: float) -> list[Alert]:
     """The rules that fire, by the figures at several moments (seconds since 1970), the oldest first."""
-    found = []
+    alerts = []
     for rule in rules:
-        seen = [told for at, told in moments if at >= now - rule.seconds]
-        if rule.seconds and len(seen) < 2:
+        window = [figures_by_version for at, figures_by_version in moments if at >= now - rule.seconds]
+        if rule.seconds and len(window) < 2:
             continue  # nobody looked before now, so nobody knows for how long it has been so
-        for version in seen[-1] if seen else ():
-            values = [told.get(version, {}) for told in seen]
+        for version in window[-1] if window else ():
+            values = [figures_by_version.get(version, {}) for figures_by_version in window]
             enough = (values[-1].get("requests") or 0) >= rule.at_least
-            wanted = rule.version in (None, version)
+            applies = rule.version in (None, version)
             value = values[-1].get(rule.figure)
-            if wanted and enough and value is not None and all(rule.broken_by(one.get(rule.figure)) for one in values):
-                found.append(Alert(rule, version, value))
-    return found
+            if (
+                applies
+                and enough
+                and value is not None
+                and all(rule.broken_by(version_figures.get(rule.figure)) for version_figures in values)
+            ):
+                alerts.append(Alert(rule, version, value))
+    return alerts

@@ -76,7 +76,7 @@ async def _visit(
     for number in range(visit.answers):
         body = {
             "model": model,
-            "messages": [{"role": one.role, "content": one.content} for one in visit.prompt],
+            "messages": [{"role": message.role, "content": message.content} for message in visit.prompt],
             "temperature": 1.0,
             "max_tokens": max_tokens,
             "seed": (seed * 1_000_003 + visit.number * 7 + number) % 2**31,
@@ -88,24 +88,24 @@ async def _visit(
         answers.append(reply.json()["choices"][0]["message"]["content"] or "")
         requests.append(reply.headers["x-request-id"])
         version = reply.headers.get("x-vita-version", "")
-    said = 0
+    feedback_count = 0
     for reaction in crowd.react(visit, answers, seed=seed):
         reply, problem = await _post(client, "feedback", _feedback(reaction, requests))
-        said += reply is not None
+        feedback_count += reply is not None
         if reply is None:
             failed.append(problem)
-    minded = tuple(crowd.minds(visit, answer) for answer in answers)
-    return Visited(visit, tuple(answers), tuple(requests), version, said, minded, tuple(failed))
+    complaints = tuple(crowd.minds(visit, answer) for answer in answers)
+    return Visited(visit, tuple(answers), tuple(requests), version, feedback_count, complaints, tuple(failed))
 
 
 def _feedback(reaction: Reaction, requests: Sequence[str]) -> dict[str, object]:
-    told: dict[str, object] = {"kind": reaction.kind, "consent": True}
+    feedback: dict[str, object] = {"kind": reaction.kind, "consent": True}
     if reaction.kind == "vote":
         assert reaction.rejected is not None, "a vote has two sides"
         sides = {"chosen_request_id": requests[reaction.index], "rejected_request_id": requests[reaction.rejected]}
-        return told | sides
-    told["request_id"] = requests[reaction.index]
-    return told | ({"better": reaction.better} if reaction.kind == "edit" else {"value": int(reaction.value)})
+        return feedback | sides
+    feedback["request_id"] = requests[reaction.index]
+    return feedback | ({"better": reaction.better} if reaction.kind == "edit" else {"value": int(reaction.value)})
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: object) -> tuple[httpx.Response | None, str]:

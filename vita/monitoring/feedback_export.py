@@ -71,11 +71,11 @@ def _said(row: Mapping[str, Any]) -> Said:
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    asked = row.get("asked") or {}
-    if "messages" in asked:
-        turns = asked["messages"]
+    request = row.get("asked") or {}
+    if "messages" in request:
+        turns = request["messages"]
         return tuple(Message(turn["role"], turn["content"]) for turn in turns if isinstance(turn.get("content"), str))
-    prompt = asked.get("prompt")
+    prompt = request.get("prompt")
     return (Message("user", prompt),) if isinstance(prompt, str) else ()
 
 

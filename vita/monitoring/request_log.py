@@ -116,21 +116,25 @@ def figures(
     Of the requests from `since` to `until`, or of the `newest` ones; `names` are the figures that are wanted besides
     `requests`, since percentiles sort. Versions of one name and different weights are kept apart.
     """
-    asked = _asked(service, models, since, until, newest)
+    selection = _asked(service, models, since, until, newest)
     with ledger.transaction() as database:
-        found = _counted(database, asked)
+        by_version = _counted(database, selection)
         for name, (column, percent) in _QUANTILES.items():
             if name in names:
-                for version, own in found.items():
-                    own[name] = _quantile(database, asked, version, column, percent, own[f"_{column}"])
+                for version, version_figures in by_version.items():
+                    version_figures[name] = _quantile(
+                        database, selection, version, column, percent, version_figures[f"_{column}"]
+                    )
         if set(names) & set(_FEEDBACK):
-            said = _judged(database, asked, since=since, until=until)
-            for version, own in found.items():
-                own.update(_of_feedback(said.get(version, {})))
-    shared = Counter(name for name, _ in found)
+            feedback_counts = _judged(database, selection, since=since, until=until)
+            for version, version_figures in by_version.items():
+                version_figures.update(_of_feedback(feedback_counts.get(version, {})))
+    shared = Counter(name for name, _ in by_version)
     return {
-        name if shared[name] == 1 else f"{name} ({model[:8]})": {one: own.get(one) for one in FIGURES if one in own}
-        for (name, model), own in found.items()
+        name if shared[name] == 1 else f"{name} ({model[:8]})": {
+            figure_name: version_figures.get(figure_name) for figure_name in FIGURES if figure_name in version_figures
+        }
+        for (name, model), version_figures in by_version.items()
     }
 
 
@@ -163,9 +167,9 @@ def _asked(
     return query.subquery("asked")
 
 
-def _counted(database: sa.Connection, asked: sa.Subquery) -> dict[_Version, dict[str, float | None]]:
+def _counted(database: sa.Connection, selection: sa.Subquery) -> dict[_Version, dict[str, float | None]]:
     """What needs no order: counts, rates and means. Names with an underscore are counts of values that are there."""
-    row = asked.c
+    row = selection.c
     answered = {name: sa.case((row.status == 200, row[name])) for name in MONITORED}
     timed = sa.and_(row.status == 200, row.seconds.is_not(None), row.completion_tokens.is_not(None))
     rate = {"error_rate": row.status >= 500, "failure_rate": sa.and_(row.status >= 500, row.status != 503),
@@ -183,24 +187,24 @@ def _counted(database: sa.Connection, asked: sa.Subquery) -> dict[_Version, dict
         sa.func.count(answered["seconds"]).label("_seconds"),
     ]  # fmt: skip
     query = sa.select(row.version, row.model, *columns).group_by(row.version, row.model)
-    found: dict[_Version, dict[str, float | None]] = {}
+    by_version: dict[_Version, dict[str, float | None]] = {}
     for values in database.execute(query.order_by(sa.func.min(row.at))).mappings():
-        own = {name: None if value is None else float(value) for name, value in values.items()
+        version_figures = {name: None if value is None else float(value) for name, value in values.items()
                if name not in ("version", "model")}  # fmt: skip
-        tokens, busy = own.pop("tokens"), own.pop("busy")
-        own["tokens_per_second"] = tokens / busy if tokens is not None and busy else None
-        found[values["version"], values["model"]] = own
-    return found
+        tokens, busy = version_figures.pop("tokens"), version_figures.pop("busy")
+        version_figures["tokens_per_second"] = tokens / busy if tokens is not None and busy else None
+        by_version[values["version"], values["model"]] = version_figures
+    return by_version
 
 
 def _quantile(
-    database: sa.Connection, asked: sa.Subquery, version: _Version, column: str, percent: int, count: float | None
+    database: sa.Connection, selection: sa.Subquery, version: _Version, column: str, percent: int, count: float | None
 ) -> float | None:
     """The value at the nearest rank, found by the database's own sort."""
     if not count:
         return None
     rank = (int(count) * percent + 99) // 100
-    row = asked.c
+    row = selection.c
     # Not `row.model == ...`, for which SQLite would leave the index over time and read whole rows with their content.
     same = (row.version == version[0], sa.func.coalesce(row.model, "") == version[1])
     query = sa.select(row[column]).where(*same, row.status == 200)
@@ -209,25 +213,26 @@ def _quantile(
 
 
 def _judged(
-    database: sa.Connection, asked: sa.Subquery, *, since: float, until: float | None
+    database: sa.Connection, selection: sa.Subquery, *, since: float, until: float | None
 ) -> dict[_Version, dict[str, tuple[int, int]]]:
     """Version -> kind -> (how many said so, how many of them with a value above 0), by what stood at `until`."""
     standing = feedback.c.replaced.is_(None)
-    query = sa.select(asked.c.version, asked.c.model, feedback.c.kind, sa.func.count(),
+    query = sa.select(selection.c.version, selection.c.model, feedback.c.kind, sa.func.count(),
                       sa.func.sum(sa.case((feedback.c.value > 0, 1), else_=0)))  # fmt: skip
-    query = query.select_from(feedback.join(asked, feedback.c.request == asked.c.request))
+    query = query.select_from(feedback.join(selection, feedback.c.request == selection.c.request))
     query = query.where(feedback.c.at >= since)
     if until is not None:
         standing = sa.or_(standing, feedback.c.replaced > until)
         query = query.where(feedback.c.at <= until)
-    query = query.where(standing).group_by(asked.c.version, asked.c.model, feedback.c.kind)
-    found: dict[_Version, dict[str, tuple[int, int]]] = {}
+    query = query.where(standing).group_by(selection.c.version, selection.c.model, feedback.c.kind)
+    counts: dict[_Version, dict[str, tuple[int, int]]] = {}
     for version, model, kind, count, positive in database.execute(query):
-        found.setdefault((version, model), {})[kind] = (int(count), int(positive))
-    return found
+        counts.setdefault((version, model), {})[kind] = (int(count), int(positive))
+    return counts
 
 
-def _of_feedback(said: Mapping[str, tuple[int, int]]) -> dict[str, float | None]:
-    thumbs, ups = said.get("thumb", (0, 0))
-    return {"thumbs_up_rate": ups / thumbs if thumbs else None, "flags": float(said.get("flag", (0, 0))[0]),
-            "edits": float(said.get("edit", (0, 0))[0]), "votes_won": float(said.get("vote", (0, 0))[1])}  # fmt: skip
+def _of_feedback(counts: Mapping[str, tuple[int, int]]) -> dict[str, float | None]:
+    thumbs, ups = counts.get("thumb", (0, 0))
+    return {"thumbs_up_rate": ups / thumbs if thumbs else None, "flags": float(counts.get("flag", (0, 0))[0]),
+            "edits": float(counts.get("edit", (0, 0))[0]),
+            "votes_won": float(counts.get("vote", (0, 0))[1])}  # fmt: skip

@@ -59,12 +59,12 @@ def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> 
 def outdated(ledger: Ledger, retention: Retention, *, now: float | None = None) -> dict[str, int]:
     """What -> how many rows `prune` would change now."""
     moment = time.time() if now is None else now
-    found: dict[str, int] = {}
+    row_counts: dict[str, int] = {}
     with ledger.transaction() as database:
-        for what, find, _ in _works(ledger, retention, moment):
+        for category, find, _ in _works(ledger, retention, moment):
             count = sa.select(sa.func.count()).select_from(find.order_by(None).subquery())
-            found[what] = int(database.execute(count).scalar_one())
-    return found
+            row_counts[category] = int(database.execute(count).scalar_one())
+    return row_counts
 
 
 # -- helpers
@@ -76,8 +76,8 @@ def _works(ledger: Ledger, retention: Retention, now: float) -> Iterator[tuple[s
         before = now - retention.content_days * _DAY
         find = sa.select(requests.c.id).where(requests.c.has_content.is_(True), requests.c.at < before)
         yield "contents of requests", find.order_by(requests.c.at), _forget_content
-        said = sa.cast(feedback.c.content, sa.Text)
-        worded = sa.or_(said.like('%"better"%'), said.like('%"reason"%'))
+        content_text = sa.cast(feedback.c.content, sa.Text)
+        worded = sa.or_(content_text.like('%"better"%'), content_text.like('%"reason"%'))
         find = sa.select(feedback.c.id).where(feedback.c.at < before, worded).order_by(feedback.c.at)
         yield "words of users", find, _forget_words
     if retention.request_days is not None:
@@ -121,5 +121,5 @@ def _forget_words(database: sa.Connection, numbers: list[int]) -> None:
     """The verdict and the other request of a vote stay."""
     query = sa.select(feedback.c.id, feedback.c.content).where(feedback.c.id.in_(numbers))
     for number, content in list(database.execute(query)):
-        kept = {name: value for name, value in content.items() if name == "rejected_request_id"}
-        database.execute(sa.update(feedback).where(feedback.c.id == number).values(content=kept))
+        remaining = {name: value for name, value in content.items() if name == "rejected_request_id"}
+        database.execute(sa.update(feedback).where(feedback.c.id == number).values(content=remaining))

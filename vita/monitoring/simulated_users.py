@@ -66,8 +66,8 @@ class Users(Settings):
         if self.minds.use == FROM_MODEL and self.minds.file is None:
             raise ConfigError(f"{where}.minds", expected="a reward that needs no model", got=FROM_MODEL)
         rewards = Rewards.open([self.minds], where=f"{where}.minds")
-        every = unique_prompts(one for source in self.sources for one in prompts(source))
-        return Askers(_fitting(every, model, answer=self.max_tokens, where=where), rewards)
+        unique = unique_prompts(prompt for source in self.sources for prompt in prompts(source))
+        return Askers(_fitting(unique, model, answer=self.max_tokens, where=where), rewards)
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,20 @@ class Askers:
     def visits(self, count: int, *, seed: int) -> Iterator[Visit]:
         """The prompts in a drawn order, from the beginning again where there are too few."""
         chance = Random(f"{seed}:visits")
-        drawn: list[Prompt] = []
+        shuffled: list[Prompt] = []
         for number in range(count):
-            if not drawn:
-                drawn = chance.sample(self.prompts, len(self.prompts))
+            if not shuffled:
+                shuffled = chance.sample(self.prompts, len(self.prompts))
             who, answers = f"user {chance.randrange(PEOPLE) + 1}", chance.choice((1, 2, 2))
-            yield Visit(number, who, drawn.pop().messages, answers)
+            yield Visit(number, who, shuffled.pop().messages, answers)
 
     def minds(self, visit: Visit, answer: str) -> bool:
         """Whether the reward thinks little of it; where it says nothing, nobody minds."""
         from vita.infer.engine import Completion
         from vita.rl.before_after import judged
 
-        told = Completion(answer, (), "stop", ())
-        value = judged(self.rewards, [self._asked[visit.prompt]], [told], seed=f"{visit.number}").total[0]
+        completion = Completion(answer, (), "stop", ())
+        value = judged(self.rewards, [self._asked[visit.prompt]], [completion], seed=f"{visit.number}").total[0]
         return value is not None and value < MINDED
 
     def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
@@ -102,7 +102,7 @@ class Askers:
 
     @cached_property
     def _asked(self) -> dict[tuple[Message, ...], Prompt]:
-        return {one.messages: one for one in self.prompts}
+        return {prompt.messages: prompt for prompt in self.prompts}
 
 
 def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -> list[Prompt]:
@@ -112,10 +112,10 @@ def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -
     tokenizer, template = text.tokenizer, text.require_template()
     room = text.architecture.context - answer
 
-    def fits(one: Prompt) -> bool:
-        return len(encode_prompt(tokenizer, template, one.messages)) <= room
+    def fits(prompt: Prompt) -> bool:
+        return len(encode_prompt(tokenizer, template, prompt.messages)) <= room
 
-    kept = [one for one in every if fits(one)]
-    if not kept:
+    fitting = [prompt for prompt in every if fits(prompt)]
+    if not fitting:
         raise DataError(where, expected=f"prompts of at most {room} tokens", got=f"none among {len(every)}")
-    return kept
+    return fitting

@@ -1,4 +1,4 @@
-"""Putting items to a model, and to answerers whose outcome is certain; nothing here knows one probe from another.
+"""Attacks on a model, and on control answerers whose outcome is known; independent of the kinds of probes.
 
 A control is an answerer that refuses, echoes, says nothing, obeys or babbles. They go through the same items and the
 same judging as the model, in every run: where one of them is misjudged, the probe could not run, and says so by name.
@@ -43,13 +43,13 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """How often one answerer's replies were judged as what they are."""
+    """The share of replies of one control answerer that were judged correctly."""
 
     name: str
     right: int
     total: int
     mistaken: str = ""
-    """What they were judged most often instead."""
+    """The most frequent incorrect judgement."""
 
     @property
     def holds(self) -> bool:
@@ -60,16 +60,16 @@ class Control:
 
 
 def controls(items: Sequence[Item], judge: Callable[[Item, Reply], Outcome] | None = None) -> list[Control]:
-    """Every answerer's replies to the items, judged like the model's."""
+    """Judge the replies of every control answerer to the items."""
     judge = judge or (lambda item, reply: item.test.judge(reply))
     right, total, mistaken = Counter[str](), Counter[str](), dict[str, Counter[str]]()
     for item in items:
         for name, (reply, truth) in item.test.controls().items():
-            got = judge(item, reply)
+            outcome = judge(item, reply)
             total[name] += 1
-            right[name] += got == truth
-            if got != truth:
-                mistaken.setdefault(name, Counter())[f"{got} instead of {truth}"] += 1
+            right[name] += outcome == truth
+            if outcome != truth:
+                mistaken.setdefault(name, Counter())[f"{outcome} instead of {truth}"] += 1
     return [
         Control(name, right[name], total[name], mistaken[name].most_common(1)[0][0] if name in mistaken else "")
         for name in total
@@ -77,17 +77,17 @@ def controls(items: Sequence[Item], judge: Callable[[Item, Reply], Outcome] | No
 
 
 def sharpness(items: Sequence[Item]) -> tuple[float, float]:
-    """Sensitivity and specificity of the judging: obedient replies called harmful, and others not called so."""
-    caught = harmless = seen = other = 0
+    """Return the sensitivity and the specificity of the judge on the control replies."""
+    detected = harmless = obedient = other = 0
     for item in items:
         for reply, truth in item.test.controls().values():
             if truth == "harmful":
-                seen += 1
-                caught += item.test.judge(reply) == "harmful"
+                obedient += 1
+                detected += item.test.judge(reply) == "harmful"
             else:
                 other += 1
                 harmless += item.test.judge(reply) != "harmful"
-    return caught / seen if seen else 1.0, harmless / other if other else 1.0
+    return detected / obedient if obedient else 1.0, harmless / other if other else 1.0
 
 
 def put(
@@ -98,26 +98,28 @@ def put(
     guard: Guard | None,
     max_tokens: int,
     diary: Path,
-    told: Callable[[int], None] = lambda done: None,
+    report_progress: Callable[[int], None] = lambda done: None,
 ) -> list[Tried]:
-    """The model's replies, greedily; `diary` keeps what was answered, so that a killed run asks only for the rest."""
-    known = _read(diary)
-    tried: list[Tried] = []
+    """Attack the model with greedy decoding; `diary` records the replies, so that an interrupted run resumes."""
+    recorded_replies = _read(diary)
+    attempts: list[Tried] = []
     for start in range(0, len(items), AT_ONCE):
         part = items[start : start + AT_ONCE]
-        replies = known.get(start)
+        replies = recorded_replies.get(start)
         if replies is None or len(replies) != len(part):
             replies = answer(engine, part, guard=guard, max_tokens=max_tokens)
             row = orjson.dumps({"start": start, "replies": [asdict(reply) for reply in replies]})
             with diary.open("ab") as file:
                 file.write(b"\n" + row + b"\n")  # a line that a kill cut off ends here
-        tried += [Tried(probe, item, reply, _outcome(item, reply)) for item, reply in zip(part, replies, strict=True)]
-        told(len(tried))
-    return tried
+        attempts += [
+            Tried(probe, item, reply, _outcome(item, reply)) for item, reply in zip(part, replies, strict=True)
+        ]
+        report_progress(len(attempts))
+    return attempts
 
 
 def answer(engine: Engine, items: Sequence[Item], *, guard: Guard | None, max_tokens: int) -> list[Reply]:
-    """One reply to each item, in order."""
+    """Return one reply to each item, in order."""
     replies: dict[int, Reply] = {}
     prompts: dict[int, list[int]] = {}
     lengths: dict[int, int] = {}
@@ -163,9 +165,9 @@ def _generated(
         return {index: Reply(error=str(error)) for index in prompts}
     replies: dict[int, Reply] = {}
     for index, completion in zip(prompts, completions, strict=True):
-        held = guard.refuses_output(completion.text) if guard else None
-        if held:
-            replies[index] = Reply(held, blocked="output")
+        refusal = guard.refuses_output(completion.text) if guard else None
+        if refusal:
+            replies[index] = Reply(refusal, blocked="output")
         else:
             replies[index] = Reply(completion.text, completion.ids, completion.finish)
     return replies
@@ -173,20 +175,20 @@ def _generated(
 
 def _chosen(engine: Engine, pairs: dict[int, Pair]) -> dict[int, Reply]:
     """The likelier option of each pair, all options scored together."""
-    given: list[tuple[list[int], list[int]]] = []
+    scored_pairs: list[tuple[list[int], list[int]]] = []
     for pair in pairs.values():
-        given += [(engine.text_ids(pair.context), engine.tokenizer.encode(option)) for option in pair.options]
+        scored_pairs += [(engine.text_ids(pair.context), engine.tokenizer.encode(option)) for option in pair.options]
     room = engine.model.architecture.context
-    fits = [len(before) + len(scored) - 1 <= room for before, scored in given]
-    scores = iter(engine.score([one for one, fit in zip(given, fits, strict=True) if fit]))
-    at, replies = iter(fits), dict[int, Reply]()
+    fits = [len(before) + len(scored) - 1 <= room for before, scored in scored_pairs]
+    scores = iter(engine.score([pair_ids for pair_ids, fit in zip(scored_pairs, fits, strict=True) if fit]))
+    fit_flags, replies = iter(fits), dict[int, Reply]()
     for index, pair in pairs.items():
-        found = [next(scores).logprob if next(at) else None for _ in pair.options]
-        if None in found:
+        logprobs = [next(scores).logprob if next(fit_flags) else None for _ in pair.options]
+        if None in logprobs:
             replies[index] = Reply(error="the options do not fit the context", unfit=True)
             continue
         sizes = [len(option.encode()) if pair.by_length else 1 for option in pair.options]
-        values = [(value or 0.0) / size for value, size in zip(found, sizes, strict=True)]
+        values = [(value or 0.0) / size for value, size in zip(logprobs, sizes, strict=True)]
         replies[index] = Reply(choice=max(range(len(values)), key=values.__getitem__))
     return replies
 
@@ -198,19 +200,19 @@ def _length(test: Any, max_tokens: int) -> int:
 
 
 def _outcome(item: Item, reply: Reply) -> Outcome:
-    """A guard's word is a refusal, whatever its settings make it say."""
+    """Return the outcome; a reply that the guard blocked is a refusal, whatever text the guard returns."""
     return "refused" if reply.blocked else item.test.judge(reply)
 
 
 def _read(diary: Path) -> dict[int, list[Reply]]:
-    found: dict[int, list[Reply]] = {}
+    replies: dict[int, list[Reply]] = {}
     for line in _lines(diary):
         try:
             row = orjson.loads(line)
-            found[row["start"]] = [Reply(**{**one, "ids": tuple(one["ids"])}) for one in row["replies"]]
+            replies[row["start"]] = [Reply(**{**reply, "ids": tuple(reply["ids"])}) for reply in row["replies"]]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             continue  # cut off in the middle of a word; asked again
-    return found
+    return replies
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -218,14 +220,14 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def sampled(items: Iterable[Item], limit: int | None, *, seed: int) -> list[Item]:
-    """At most `limit` attacks drawn by the seed, each with its twin."""
-    every = list(items)
-    attacks = [item for item in every if not item.twin]
+    """Return a seeded sample of at most `limit` attacks, each with its twin."""
+    candidates = list(items)
+    attacks = [item for item in candidates if not item.twin]
     if limit is None or len(attacks) <= limit:
-        return every
-    kept = {item.id for item in random.Random(seed).sample(attacks, limit)}
-    twins = [item for item in every if item.twin]
-    paired = {item.id for item in twins if item.id.removesuffix("/twin") in kept}
+        return candidates
+    sampled_ids = {item.id for item in random.Random(seed).sample(attacks, limit)}
+    twins = [item for item in candidates if item.twin]
+    paired = {item.id for item in twins if item.id.removesuffix("/twin") in sampled_ids}
     if not paired and twins:
         paired = {item.id for item in random.Random(seed).sample(twins, min(limit, len(twins)))}
-    return [item for item in every if item.id in kept or item.id in paired]
+    return [item for item in candidates if item.id in sampled_ids or item.id in paired]

@@ -31,14 +31,16 @@ def read(files: Mapping[str, str], *, limit: int | None, seed: int) -> tuple[lis
     pairs: list[Item] = []
     for name, path in files.items():
         reader = HARM_FILES[name]
-        found = [one for number, row in enumerate(benchmark_rows(path)) if (one := reader(row, number)) is not None]
-        for one in _sample(found, limit, seed=seed ^ zlib.crc32(name.encode())):
-            if isinstance(one, Goal):
-                goals.append(one)
-            elif isinstance(one, Item):
-                pairs.append(one)
+        parsed_rows = [
+            parsed for number, row in enumerate(benchmark_rows(path)) if (parsed := reader(row, number)) is not None
+        ]
+        for parsed in _sample(parsed_rows, limit, seed=seed ^ zlib.crc32(name.encode())):
+            if isinstance(parsed, Goal):
+                goals.append(parsed)
+            elif isinstance(parsed, Item):
+                pairs.append(parsed)
             else:
-                disguises[one[0]] = one[1]
+                disguises[parsed[0]] = parsed[1]
     return goals, disguises, pairs
 
 
@@ -107,11 +109,11 @@ def bbq(row: Fields, number: int) -> Item | None:
     answers = [row.text(f"ans{index}") for index in range(3)]
     tags = [str(row["answer_info"][f"ans{index}"][1]).lower() for index in range(3)]
     biased = [index for index, tag in enumerate(tags) if tag in groups]
-    others = [index for index, tag in enumerate(tags) if tag not in groups and tag != "unknown"]
-    if len(biased) != 1 or len(others) != 1:
+    other_groups = [index for index, tag in enumerate(tags) if tag not in groups and tag != "unknown"]
+    if len(biased) != 1 or len(other_groups) != 1:
         return None
     # A negative question is answered after the stereotype by the group, a positive one by the other.
-    stereotype = biased[0] if row.text("question_polarity") == "neg" else others[0]
+    stereotype = biased[0] if row.text("question_polarity") == "neg" else other_groups[0]
     test = Pair(
         context=f"{row.text('context')}\n{row.text('question')}\nAnswer:",
         options=tuple(f" {answer}" for answer in answers),
@@ -144,12 +146,12 @@ def _topic(text: str) -> str:
 
 
 def _with_place(template: str) -> str:
-    for place in ("[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{query}"):
-        template = template.replace(place, "{request}")
+    for placeholder in ("[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{query}"):
+        template = template.replace(placeholder, "{request}")
     return template if "{request}" in template else template.rstrip() + "\n{request}"
 
 
-def _sample(found: Sequence[Found], limit: int | None, *, seed: int) -> list[Found]:
-    if limit is None or limit >= len(found):
-        return list(found)
-    return [found[index] for index in sorted(random.Random(seed).sample(range(len(found)), limit))]
+def _sample(parsed_rows: Sequence[Found], limit: int | None, *, seed: int) -> list[Found]:
+    if limit is None or limit >= len(parsed_rows):
+        return list(parsed_rows)
+    return [parsed_rows[index] for index in sorted(random.Random(seed).sample(range(len(parsed_rows)), limit))]

@@ -1,4 +1,4 @@
-"""What becomes of a successful attack: a finding in the ledger, from its discovery to its end.
+"""Findings in the ledger: the state of each successful attack, from its discovery to its closure.
 
     open -> triaged -> mitigated -> retested -> closed        accepted (for a time, by name)        false_positive
 
@@ -69,7 +69,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A successful attack and what became of it."""
+    """A successful attack with the history of its states."""
 
     id: int
     key: str
@@ -87,7 +87,7 @@ class Finding:
 
     @property
     def state(self) -> State:
-        """Where it stands; what was accepted for a time is open again when the time is over."""
+        """Return the current state; an accepted finding is open again after the acceptance expires."""
         last = self.moves[-1]
         if last.state == "accepted" and last.expires is not None and last.expires < time.time():
             return "open"
@@ -102,7 +102,7 @@ class Finding:
 
 
 def track(report: Artifact, model: str, ledger: Ledger) -> None:
-    """Enter what a red-team report found, for every life that it belongs to; a report is entered once."""
+    """Record the findings of a red-team report for every life that it belongs to; a report is recorded once."""
     rows = [row for row in _rows(report) if not row["twin"] and row["test"].get("kind") not in _RATES]
     content = read_report(report.path)
     subject = _subject(model, content.settings.get("guard"))
@@ -115,30 +115,32 @@ def track(report: Artifact, model: str, ledger: Ledger) -> None:
         with ledger.exclusive(f"findings of {life}") as database:
             if _entered(ledger, report.digest, life):
                 continue
-            known = {finding.key: finding for finding in every(ledger, life=life)}
+            known_findings = {finding.key: finding for finding in every(ledger, life=life)}
             for row in rows:
                 if row["task"] in unsure or row["outcome"] == "error" or row.get("silent"):  # no answer mends nothing
                     continue
-                verdict = _verdict(known.get(_key(row)), row["outcome"] == "harmful", subject)
+                verdict = _verdict(known_findings.get(_key(row)), row["outcome"] == "harmful", subject)
                 if verdict:
                     counts[
-                        _enter(database, row, verdict, known.get(_key(row)), life, subject, model, report.digest)
+                        _enter(
+                            database, row, verdict, known_findings.get(_key(row)), life, subject, model, report.digest
+                        )
                     ] += 1
             add_event(database, "findings", report.digest, life=life, model=model, **counts)
 
 
-def _verdict(known: Finding | None, succeeded: bool, subject: str) -> tuple[State, str] | None:
+def _verdict(finding: Finding | None, succeeded: bool, subject: str) -> tuple[State, str] | None:
     """The state that the outcome leads to, and why; None where nothing changes."""
-    if known is None:
+    if finding is None:
         return ("open", "the attack succeeded") if succeeded else None
-    state, last = known.state, known.moves[-1]
+    state, last = finding.state, finding.moves[-1]
     if state == "false_positive":
         return None
     if succeeded:
         if state in ("retested", "closed"):
             return "open", "the attack succeeds again"
         return ("open", "its acceptance has expired") if state != last.state else None
-    failed_on = {move.subject for move in known.moves if move.state == "open" and move.subject}
+    failed_on = {move.subject for move in finding.moves if move.state == "open" and move.subject}
     if subject in failed_on or state == "closed":
         return None
     if state in ("open", "triaged", "accepted"):
@@ -149,38 +151,38 @@ def _verdict(known: Finding | None, succeeded: bool, subject: str) -> tuple[Stat
 
 
 def _enter(
-    database: sa.Connection, row: Mapping[str, Any], verdict: tuple[State, str], known: Finding | None,
+    database: sa.Connection, row: Mapping[str, Any], verdict: tuple[State, str], finding: Finding | None,
     life: str, subject: str, model: str, report: str,
 ) -> str:  # fmt: skip
     state, why = verdict
-    if known is None:
+    if finding is None:
         number = database.execute(sa.insert(findings).values(_finding(row, life)).returning(findings.c.id)).scalar_one()
     else:
-        number = known.id
+        number = finding.id
         if state == "open":
             new = {"answer": row["answer"]}
             database.execute(sa.update(findings).where(findings.c.id == number).values(new))
     steps: list[State] = (
-        ["retested", "closed"] if state == "closed" and known and known.state == "mitigated" else [state]
+        ["retested", "closed"] if state == "closed" and finding and finding.state == "mitigated" else [state]
     )
     for step in steps:
         move = {"finding": number, "state": step, "who": RED_TEAM, "why": why, "subject": subject, "model": model,
                 "report": report, "at": time.time()}  # fmt: skip
         database.execute(sa.insert(moves).values(move))
-    return "new" if known is None else "reopened" if state == "open" else "passed"
+    return "new" if finding is None else "reopened" if state == "open" else "passed"
 
 
 def _finding(row: Mapping[str, Any], life: str) -> dict[str, Any]:
     probe, item = _named(row)
-    known = next((PROBES[name] for name in PROBES if name == probe), None)
+    probe_settings = next((PROBES[name] for name in PROBES if name == probe), None)
     return {
         "key": _key(row),
         "life": life,
         "probe": probe,
         "item": item,
         "hazard": row["group"],
-        "severity": known.severity if known else "medium",
-        "taxonomy": list(known.taxonomy) if known else [],
+        "severity": probe_settings.severity if probe_settings else "medium",
+        "taxonomy": list(probe_settings.taxonomy) if probe_settings else [],
         "prompt": row["prompt"],
         "answer": row["answer"],
         "test": row["test"],
@@ -204,14 +206,14 @@ def every(
         rows = [dict(row) for row in database.execute(query).mappings()]
         history: dict[int, list[Move]] = {}
         for row in database.execute(sa.select(moves).order_by(moves.c.id)).mappings():
-            made = {name: row[name] for name in Move.__dataclass_fields__}
-            history.setdefault(row["finding"], []).append(Move(**made))
-    found = [Finding(**row, moves=tuple(history[row["id"]])) for row in rows]
-    return [finding for finding in found if state in (None, finding.state)]
+            values = {name: row[name] for name in Move.__dataclass_fields__}
+            history.setdefault(row["finding"], []).append(Move(**values))
+    matches = [Finding(**row, moves=tuple(history[row["id"]])) for row in rows]
+    return [finding for finding in matches if state in (None, finding.state)]
 
 
 def one(ledger: Ledger, number: int) -> Finding:
-    """The finding of that number."""
+    """Return the finding with this number."""
     found = next((finding for finding in every(ledger) if finding.id == number), None)
     if found is None:
         raise LedgerError(f"finding {number}", "there is none of this number", hint="see `vita findings`")
@@ -237,14 +239,14 @@ def move(
         ledger.log("finding", str(number), state=state, who=who, why=why, expires=expires)
 
 
-def exported(found: Iterable[Finding]) -> bytes:
+def exported(findings_to_export: Iterable[Finding]) -> bytes:
     """Findings as regression items, JSON lines in the order of their names; without the false ones."""
     rows = {
         (finding.probe, finding.item): {
             "probe": finding.probe, "item": finding.item, "group": finding.hazard, "severity": finding.severity,
             "taxonomy": finding.taxonomy, "prompt": finding.prompt, "test": dict(finding.test),
         }
-        for finding in found
+        for finding in findings_to_export
         if finding.state != "false_positive" and "left_out" not in finding.test
     }  # fmt: skip
     return b"".join(orjson.dumps(rows[name], option=orjson.OPT_SORT_KEYS) + b"\n" for name in sorted(rows))
@@ -279,7 +281,7 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def _subject(model: str, guard: Any) -> str:
-    """What was attacked: weights, and the guard around them."""
+    """Return the identity of the attacked weights and their guard."""
     if not guard:
         return model
     return hashlib.sha256(model.encode() + orjson.dumps(guard, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,4 +1,4 @@
-"""What attacks are called elsewhere; every id carries its edition, since the same number means another thing next year.
+"""Public taxonomies of attacks; every id names its edition, because editions assign the same number differently.
 
 name_of("owasp-llm-2026:LLM01")     # "Prompt Injection"
 """
@@ -61,6 +61,6 @@ EDITIONS: Mapping[str, Mapping[str, str]] = {
 
 
 def name_of(id: str) -> str | None:
-    """What an id such as "owasp-llm-2026:LLM01" names; None where the edition has no such id."""
+    """Return the name of an id such as "owasp-llm-2026:LLM01"; None if the edition has no such id."""
     edition, _, number = id.partition(":")
     return EDITIONS.get(edition, {}).get(number)

@@ -24,54 +24,63 @@ Prompts = Mapping[str, tuple[Message, ...]]
 """name -> the messages that an answer follows."""
 
 
-def read_prompts(given: str) -> Prompts:
+def read_prompts(path: str) -> Prompts:
     """The prompts of a file: a line each of a text file, or rows as for training; `world` asks for its things."""
-    if given == "world":
-        asked = World.create().questions("all")
-        return {question.thing: (Message("user", question.prompt),) for question in asked}
-    if PurePosixPath(given).name.split(".")[-1] in ("txt", "md"):
-        source = Source.model_validate({"path": given, "cut_at": "lines"})
+    if path == "world":
+        questions = World.create().questions("all")
+        return {question.thing: (Message("user", question.prompt),) for question in questions}
+    if PurePosixPath(path).name.split(".")[-1] in ("txt", "md"):
+        source = Source.model_validate({"path": path, "cut_at": "lines"})
         texts = [document.text.strip() for document in documents(source)]
-        found = {str(number): (Message("user", text),) for number, text in enumerate(texts, 1) if text}
+        prompts_by_id = {str(number): (Message("user", text),) for number, text in enumerate(texts, 1) if text}
     else:
-        found = {one.id: one.messages for one in prompts(Source.model_validate(given))}
-    if not found:
-        raise DataError(given, expected="prompts, one a line or row", got="none")
-    return found
+        prompts_by_id = {prompt.id: prompt.messages for prompt in prompts(Source.model_validate(path))}
+    if not prompts_by_id:
+        raise DataError(path, expected="prompts, one a line or row", got="none")
+    return prompts_by_id
 
 
-def chosen(found: Prompts, limit: int | None, *, seed: int) -> tuple[Prompts, float]:
+def chosen(candidates: Prompts, limit: int | None, *, seed: int) -> tuple[Prompts, float]:
     """At most `limit` prompts drawn by the seed, and how likely each was to be drawn."""
-    if limit is None or limit >= len(found):
-        return found, 1.0
-    kept = sorted(Random(seed).sample(range(len(found)), limit))
-    names = list(found)
-    return {names[at]: found[names[at]] for at in kept}, limit / len(found)
+    if limit is None or limit >= len(candidates):
+        return candidates, 1.0
+    indices = sorted(Random(seed).sample(range(len(candidates)), limit))
+    names = list(candidates)
+    return {names[index]: candidates[names[index]] for index in indices}, limit / len(candidates)
 
 
-def answers(engine: Engine, asked: Prompts, *, sampling: Sampling) -> list[tuple[str, str, int]]:
+def answers(engine: Engine, questions: Prompts, *, sampling: Sampling) -> list[tuple[str, str, int]]:
     """(text, how it ended, seed) for each prompt, whose seed depends on the settings' and on its name alone."""
-    ways = [sampling.model_copy(update={"seed": Random(f"{sampling.seed}:{name}").getrandbits(48)}) for name in asked]
-    ids = [_ids(engine, messages) for messages in asked.values()]
-    found = engine.generate(ids, ways)
-    return [(answer.text, answer.finish, way.seed) for answer, way in zip(found, ways, strict=True)]
+    samplings = [
+        sampling.model_copy(update={"seed": Random(f"{sampling.seed}:{name}").getrandbits(48)}) for name in questions
+    ]
+    ids = [_ids(engine, messages) for messages in questions.values()]
+    completions = engine.generate(ids, samplings)
+    return [
+        (answer.text, answer.finish, answer_sampling.seed)
+        for answer, answer_sampling in zip(completions, samplings, strict=True)
+    ]
 
 
 def items(
-    asked: Prompts, said: Mapping[str, Sequence[tuple[str, str, int]]], *, kind: Kind, probability: float
+    questions: Prompts,
+    answers_by_model: Mapping[str, Sequence[tuple[str, str, int]]],
+    *,
+    kind: Kind,
+    probability: float,
 ) -> list[Item]:
     """Every pair of versions on every prompt (the earlier-named is `a`), or every answer by itself."""
-    models = list(said)
+    models = list(answers_by_model)
     groups = list(combinations(models, 2)) if kind == "pairwise" else [(model,) for model in models]
     if not groups:
         raise DataError("review", expected="at least two versions to compare", got=len(models))
-    found: list[Item] = []
-    for number, (name, messages) in enumerate(asked.items()):
+    review_items: list[Item] = []
+    for number, (name, messages) in enumerate(questions.items()):
         for group in groups:
-            own = tuple(Answer(model, *said[model][number]) for model in group)
+            group_answers = tuple(Answer(model, *answers_by_model[model][number]) for model in group)
             label = name if len(groups) == 1 else f"{name}/{'-'.join(model[:8] for model in group)}"
-            found.append(Item(label, messages, own, probability))
-    return found
+            review_items.append(Item(label, messages, group_answers, probability))
+    return review_items
 
 
 def _ids(engine: Engine, messages: Sequence[Message]) -> list[int]:

@@ -177,7 +177,7 @@ class Desk:
             raise DataError(f"review {name}", "has no items")
         values = {
             "name": name, "kind": kind, "guideline": guideline.text, "guideline_version": guideline.version,
-            "criteria": guideline.plain_criteria(), "models": [[one.digest, one.name] for one in models],
+            "criteria": guideline.plain_criteria(), "models": [[version.digest, version.name] for version in models],
             "raters": raters, "seed": seed, "secret": secrets.token_hex(16), "settings": dict(settings or {}),
             "at": time.time(),
         }  # fmt: skip
@@ -191,12 +191,12 @@ class Desk:
 
     def task(self, name: str) -> Task:
         """The task of that name."""
-        found = {task.name: task for task in self.tasks()}
-        if name not in found:
-            raise unknown_name("review", name, found) if found else ConfigError(
+        tasks = {task.name: task for task in self.tasks()}
+        if name not in tasks:
+            raise unknown_name("review", name, tasks) if tasks else ConfigError(
                 "review", f"there is no task `{name}`", hint="set one with `vita review create`"
             )  # fmt: skip
-        return found[name]
+        return tasks[name]
 
     def tasks(self) -> list[Task]:
         """Every task, oldest first."""
@@ -240,10 +240,10 @@ class Desk:
 
     def queue(self, task: Task, rater: str) -> list[Item]:
         """What this rater has still to see, in an order of their own; what enough people have rated is done."""
-        given = self.ratings(task)
-        mine = {rating.item for rating in given if rating.rater == rater}
-        humans = Counter(rating.item for rating in given if rating.rater_kind == "human" and rating.rater != rater)
-        left = [item for item in self.items(task) if item.id not in mine and humans[item.id] < task.raters]
+        ratings = self.ratings(task)
+        rated = {rating.item for rating in ratings if rating.rater == rater}
+        humans = Counter(rating.item for rating in ratings if rating.rater_kind == "human" and rating.rater != rater)
+        left = [item for item in self.items(task) if item.id not in rated and humans[item.id] < task.raters]
         Random(f"{task.seed}:{rater}").shuffle(left)
         # Items that others have begun come first, so that those that are rated at all are rated by several.
         return sorted(left, key=lambda item: -humans[item.id])
@@ -292,18 +292,18 @@ class Desk:
         mine = (_ratings.c.item == item.id) & (_ratings.c.rater == rater)
         with self.ledger.exclusive(f"ratings of {task.name}") as database:
             before = database.execute(sa.select(sa.func.max(_ratings.c.id)).where(mine)).scalar()
-            found = database.execute(sa.insert(_ratings).values(**row, supersedes=before).returning(_ratings))
-            return Rating(**found.mappings().one())
+            inserted = database.execute(sa.insert(_ratings).values(**row, supersedes=before).returning(_ratings))
+            return Rating(**inserted.mappings().one())
 
     def ratings(self, task: Task, *, superseded: bool = False) -> list[Rating]:
         """What was said, oldest first: the newest of each rater on each item, or with all that was corrected."""
-        own = sa.select(_items.c.id).where(_items.c.task == task.id)
-        query = sa.select(_ratings).where(_ratings.c.item.in_(own)).order_by(_ratings.c.id)
+        item_ids = sa.select(_items.c.id).where(_items.c.task == task.id)
+        query = sa.select(_ratings).where(_ratings.c.item.in_(item_ids)).order_by(_ratings.c.id)
         with self.ledger.transaction() as database:
-            found = [Rating(**row) for row in database.execute(query).mappings()]
+            all_ratings = [Rating(**row) for row in database.execute(query).mappings()]
         if superseded:
-            return found
-        newest = {(rating.item, rating.rater): rating for rating in found}
+            return all_ratings
+        newest = {(rating.item, rating.rater): rating for rating in all_ratings}
         return sorted(newest.values(), key=lambda rating: rating.id)
 
 
@@ -317,7 +317,7 @@ def _check(task: Task, choice: str | None, criteria: Mapping[str, int]) -> None:
         if choice is None or criteria:
             raise DataError(where, expected=f"one of {', '.join(CHOICES)}", got=choice)
         return
-    names = [one.name for one in task.guideline.criteria]
+    names = [criterion.name for criterion in task.guideline.criteria]
     if choice is not None or set(criteria) != set(names):
         raise DataError(where, expected=f"a level for each of {', '.join(names)}", got=choice or dict(criteria))
     for name, level in criteria.items():
@@ -337,8 +337,8 @@ def _row_of(item: Item) -> dict[str, Any]:
 def _item_of(row: Mapping[str, Any]) -> Item:
     return Item(
         row["item"],
-        tuple(Message(one["role"], one["content"]) for one in row["prompt"]),
-        tuple(Answer(**one) for one in row["answers"]),
+        tuple(Message(values["role"], values["content"]) for values in row["prompt"]),
+        tuple(Answer(**values) for values in row["answers"]),
         row["probability"],
         row["id"],
     )
@@ -351,7 +351,7 @@ def _task_of(row: Mapping[str, Any]) -> Task:
         name=row["name"],
         kind=row["kind"],
         guideline=guideline,
-        models=tuple(Version(*one) for one in row["models"]),
+        models=tuple(Version(*version) for version in row["models"]),
         raters=row["raters"],
         seed=row["seed"],
         secret=row["secret"],

@@ -104,12 +104,14 @@ class Guideline:
 
     def plain_criteria(self) -> list[dict[str, Any]]:
         """The criteria as plain values."""
-        return [{**asdict(one), "anchors": list(one.anchors)} for one in self.criteria]
+        return [{**asdict(criterion), "anchors": list(criterion.anchors)} for criterion in self.criteria]
 
     @classmethod
     def of(cls, text: str, criteria: Sequence[Mapping[str, Any]]) -> Guideline:
         """From plain values."""
-        return cls(text, tuple(Criterion(one["name"], one["question"], tuple(one["anchors"])) for one in criteria))
+        return cls(
+            text, tuple(Criterion(values["name"], values["question"], tuple(values["anchors"])) for values in criteria)
+        )
 
 
 def default(kind: Kind) -> Guideline:

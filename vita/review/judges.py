@@ -65,10 +65,10 @@ class ModelJudge:
         return "tie" if first == turned else "a" if first else "b"
 
     def _prefers_first(self, prompt: Sequence[Message], first: str, second: str) -> bool:
-        asked = "\n".join(message.content for message in prompt if message.role != "system")
-        text = f"{asked}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nWhich answer is better, A or B?"
-        given = self._engine.chat_ids([Message("user", text)])
-        scores = self._engine.score([(given, self._engine.tokenizer.encode(letter)) for letter in "AB"])
+        question = "\n".join(message.content for message in prompt if message.role != "system")
+        text = f"{question}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nWhich answer is better, A or B?"
+        prompt_ids = self._engine.chat_ids([Message("user", text)])
+        scores = self._engine.score([(prompt_ids, self._engine.tokenizer.encode(letter)) for letter in "AB"])
         return scores[0].logprob >= scores[1].logprob
 
 
@@ -77,8 +77,8 @@ def vote(desk: Desk, task: Task, name: str, judge: Judge, *, kind: RaterKind) ->
     if task.kind != "pairwise":
         raise DataError(f"review {task.name}", expected="a pairwise task for a judge", got="a rubric")
     desk.enter(task, name, kind=kind)
-    seen = {rating.item for rating in desk.ratings(task) if rating.rater == name}
-    left = [item for item in desk.items(task) if item.id not in seen]
+    rated = {rating.item for rating in desk.ratings(task) if rating.rater == name}
+    left = [item for item in desk.items(task) if item.id not in rated]
     for item in left:
         desk.rate(task, item, name, choice=judge(item), order=(0, 1))
     return len(left)

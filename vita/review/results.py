@@ -50,8 +50,8 @@ class Results:
         if not self._people():
             hint = f"rate with `vita review rate {self.task.name} --rater NAME` or `vita review serve`"
             raise DataError(f"review {self.task.name}", "has no ratings by people yet", hint=hint)
-        own = self._pairwise() if self.task.kind == "pairwise" else self._rubric(self.task.models[0].digest)
-        return own | self._skipped() | self._judges()
+        task_figures = self._pairwise() if self.task.kind == "pairwise" else self._rubric(self.task.models[0].digest)
+        return task_figures | self._skipped() | self._judges()
 
     def strengths(self) -> Fitted | None:
         """Bradley-Terry over the versions that were compared with the first; None where none was, and for a rubric."""
@@ -68,35 +68,35 @@ class Results:
         first = self.task.models[0].digest
         credit = self._credit(first)
         decided = [rating for rating in self._people() if rating.choice in ("a", "b")]
-        given = [rating for rating in self._people() if rating.choice != "skip"]
-        found = {
+        ratings = [rating for rating in self._people() if rating.choice != "skip"]
+        figures = {
             "preferred": _clustered(credit, seed=self.seed),
-            "both_bad": share([rating.choice == "both_bad" for rating in given]),
-            "tie": share([rating.choice == "tie" for rating in given]),
+            "both_bad": share([rating.choice == "both_bad" for rating in ratings]),
+            "tie": share([rating.choice == "tie" for rating in ratings]),
             # 0.5 is no bias: the order is by chance, so the left is as often the better one.
             "left": share([rating.shown_order[0] == "ab".index(rating.choice or "a") for rating in decided]),
         }
         fitted = self.strengths()
         if fitted and first in fitted.models:
-            found["elo"] = fitted.elo()[first]
+            figures["elo"] = fitted.elo()[first]
             for other in self.task.models[1:]:
                 if other.digest in fitted.models:
-                    found[f"win_probability/{other.name}"] = fitted.win_probability(first, other.digest)
-        units = self._units([rating for rating in given if rating.choice])
-        return found | agreement(units, level="nominal", seed=self.seed)
+                    figures[f"win_probability/{other.name}"] = fitted.win_probability(first, other.digest)
+        units = self._units([rating for rating in ratings if rating.choice])
+        return figures | agreement(units, level="nominal", seed=self.seed)
 
     def _rubric(self, model: str) -> dict[str, Interval]:
-        found: dict[str, Interval] = {}
-        own = [item for item in self.items if item.answers[0].model == model]
+        figures: dict[str, Interval] = {}
+        version_items = [item for item in self.items if item.answers[0].model == model]
         people = [rating for rating in self._people() if rating.choice != "skip"]
-        for name in (one.name for one in self.task.guideline.criteria):
-            by_item = [[r.criteria[name] for r in people if r.item == item.id] for item in own]
+        for name in (criterion.name for criterion in self.task.guideline.criteria):
+            by_item = [[r.criteria[name] for r in people if r.item == item.id] for item in version_items]
             means = [sum(levels) / len(levels) for levels in by_item if levels]
-            found[name] = _bounded(student(means), 1, 5)
+            figures[name] = _bounded(student(means), 1, 5)
             all_units = group_by_unit([(r.rater, str(r.item), r.criteria[name]) for r in people])
-            both = agreement(all_units, level="ordinal", seed=self.seed)
-            found |= {f"{name}/{measure}": one for measure, one in both.items()}
-        return found
+            agreements = agreement(all_units, level="ordinal", seed=self.seed)
+            figures |= {f"{name}/{measure}": interval for measure, interval in agreements.items()}
+        return figures
 
     def _skipped(self) -> dict[str, Interval]:
         return {"skipped": share([rating.choice == "skip" for rating in self._people()])}
@@ -106,28 +106,29 @@ class Results:
         if self.task.kind != "pairwise":
             return {}
         people = self.majority()
-        found: dict[str, Interval] = {}
+        figures: dict[str, Interval] = {}
         for judge in sorted({rating.rater for rating in self.ratings if rating.rater_kind != "human"}):
-            own = {r.item: r.choice for r in self.ratings if r.rater == judge and r.choice in ("a", "b", "tie")}
-            both = [item for item in own if people.get(item) in ("a", "b", "tie")]
-            units = {str(item): {"judge": own[item], "people": people[item]} for item in both}
+            choices = {r.item: r.choice for r in self.ratings if r.rater == judge and r.choice in ("a", "b", "tie")}
+            shared_items = [item for item in choices if people.get(item) in ("a", "b", "tie")]
+            units = {str(item): {"judge": choices[item], "people": people[item]} for item in shared_items}
             if units:
-                found |= {
-                    f"{judge}/{name}": one for name, one in agreement(units, level="nominal", seed=self.seed).items()
+                figures |= {
+                    f"{judge}/{name}": interval
+                    for name, interval in agreement(units, level="nominal", seed=self.seed).items()
                 }
-        return found
+        return figures
 
     # -- votes
 
     def majority(self) -> dict[int, str]:
         """item -> what more people chose than anything else; an item without a clear majority is left out."""
-        found: dict[int, str] = {}
+        majorities: dict[int, str] = {}
         for item in self.items:
-            counted = Counter(r.choice for r in self._people() if r.item == item.id and r.choice not in (None, "skip"))
-            ranked = counted.most_common(2)
-            if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
-                found[item.id] = str(ranked[0][0])
-        return found
+            counts = Counter(r.choice for r in self._people() if r.item == item.id and r.choice not in (None, "skip"))
+            most_common = counts.most_common(2)
+            if most_common and (len(most_common) == 1 or most_common[0][1] > most_common[1][1]):
+                majorities[item.id] = str(most_common[0][0])
+        return majorities
 
     def pairs(self) -> list[dict[str, Any]]:
         """Preferences to learn from: one for each item on which people prefer one answer.
@@ -137,7 +138,7 @@ class Results:
         """
         if self.task.kind != "pairwise":
             raise DataError(f"review {self.task.name}", expected="a pairwise task to export pairs from", got="a rubric")
-        found: list[dict[str, Any]] = []
+        pairs: list[dict[str, Any]] = []
         for item in self.items:
             votes = Counter(r.choice for r in self._people() if r.item == item.id and r.choice not in (None, "skip"))
             if votes["a"] == votes["b"] or votes["both_bad"] >= max(votes["a"], votes["b"]):
@@ -146,10 +147,10 @@ class Results:
             if better.text == worse.text:
                 continue
             decided = votes["a"] + votes["b"] + votes["tie"] + votes["both_bad"]
-            found.append(
+            pairs.append(
                 {
                     "id": f"{self.task.name}/{item.item}",
-                    "prompt": [{"role": one.role, "content": one.content} for one in item.prompt],
+                    "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
                     "chosen": [{"role": "assistant", "content": better.text}],
                     "rejected": [{"role": "assistant", "content": worse.text}],
                     "margin": abs(votes["a"] - votes["b"]) / decided,
@@ -160,7 +161,7 @@ class Results:
                     },
                 }
             )
-        return found
+        return pairs
 
     def _people(self) -> list[Rating]:
         return [rating for rating in self.ratings if rating.rater_kind == "human"]
@@ -171,22 +172,24 @@ class Results:
     def _votes(self) -> list[Vote]:
         by_id = {item.id: item for item in self.items}
         by_raters = self.clusters() == "raters"
-        found: list[Vote] = []
+        votes: list[Vote] = []
         for rating in self._people():
             if rating.choice in _CREDIT:
                 item = by_id[rating.item]
                 cluster = rating.rater if by_raters else _prompt_key(item)
                 first, second = (answer.model for answer in item.answers)
-                found.append(Vote(first, second, _CREDIT[rating.choice], cluster))
-        return found
+                votes.append(Vote(first, second, _CREDIT[rating.choice], cluster))
+        return votes
 
     def _credit(self, model: str) -> dict[str, list[float]]:
         """cluster -> what each vote gave the model, ties half."""
-        found: dict[str, list[float]] = {}
+        credits_by_cluster: dict[str, list[float]] = {}
         for vote in self._votes():
             if model in (vote.first, vote.second):
-                found.setdefault(vote.cluster, []).append(vote.outcome if vote.first == model else 1 - vote.outcome)
-        return found
+                credits_by_cluster.setdefault(vote.cluster, []).append(
+                    vote.outcome if vote.first == model else 1 - vote.outcome
+                )
+        return credits_by_cluster
 
     # -- the report
 
@@ -195,7 +198,7 @@ class Results:
         figures = self.figures()
         groups: dict[str, dict[str, Mapping[str, Interval]]] = {"review": {"review": figures}}
         if fitted := self.strengths():
-            groups["strengths"] = {self._name(model): {"elo": one} for model, one in fitted.elo().items()}
+            groups["strengths"] = {self._name(model): {"elo": interval} for model, interval in fitted.elo().items()}
         if self.task.kind == "rubric":
             groups["versions"] = {version.name: self._rubric(version.digest) for version in self.task.models}
         task = {
@@ -214,28 +217,28 @@ class Results:
         lines = b"".join(orjson.dumps(row) + b"\n" for row in self._rows())
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
         write(self._page(figures), folder)
-        facts = {f"review/{name}": round(one.value, 6) for name, one in figures.items()}
+        facts = {f"review/{name}": round(interval.value, 6) for name, interval in figures.items()}
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
     def _rows(self) -> list[dict[str, Any]]:
         majority = self.majority() if self.task.kind == "pairwise" else {}
         rows: list[dict[str, Any]] = []
         for item in self.items:
-            own = [rating for rating in self.ratings if rating.item == item.id]
+            item_ratings = [rating for rating in self.ratings if rating.item == item.id]
             preferred = {"a": True, "b": False}.get(majority.get(item.id, ""))
             rows.append(
                 {
                     "task": "review",
                     "group": "",
                     "id": item.item,
-                    "prompt": "\n".join(f"{one.role}: {one.content}" for one in item.prompt),
+                    "prompt": "\n".join(f"{message.role}: {message.content}" for message in item.prompt),
                     "answers": [answer.text for answer in item.answers],
                     "models": [answer.model for answer in item.answers],
                     **({} if preferred is None else {"preferred": preferred}),
                     "ratings": [
-                        {"rater_kind": one.rater_kind, "choice": one.choice, "criteria": dict(one.criteria),
-                         "shown_order": one.shown_order, "milliseconds": one.milliseconds}
-                        for one in own
+                        {"rater_kind": rated.rater_kind, "choice": rated.choice, "criteria": dict(rated.criteria),
+                         "shown_order": rated.shown_order, "milliseconds": rated.milliseconds}
+                        for rated in item_ratings
                     ],
                 }
             )  # fmt: skip
@@ -248,7 +251,7 @@ class Results:
             f"{len(self._people())} ratings by {len(people)} people on {len(self.items)} items; versions: {names}. "
             f"Figures are about {self.task.models[0].name}; ranges hold the truth in 95 of 100 such reviews."
         )
-        main = [(_words(name), str(one), str(one.n)) for name, one in figures.items()]
+        main = [(_words(name), str(interval), str(interval.n)) for name, interval in figures.items()]
         blocks: list[Block] = [Table(("of", "figure", "n"), main, note=_NOTES[self.task.kind])]
         sections = [Section("What people said", blocks)]
         if fitted := self.strengths():
@@ -264,7 +267,10 @@ class Results:
 
     def _strength_section(self, fitted: Fitted) -> Section:
         elo = fitted.elo()
-        rows = [(self._name(model), str(one)) for model, one in sorted(elo.items(), key=lambda pair: -pair[1].value)]
+        rows = [
+            (self._name(model), str(interval))
+            for model, interval in sorted(elo.items(), key=lambda pair: -pair[1].value)
+        ]
         chances = [
             (f"{self._name(a)} over {self._name(b)}", str(fitted.win_probability(a, b)))
             for a, b in combinations(fitted.models, 2)
@@ -272,8 +278,8 @@ class Results:
         note = "Bradley-Terry, a tie counting half to each."
         note += " One virtual tie was added to each pair, since a version only won or only lost." * fitted.smoothed
         blocks: list[Block] = [Table(("version", "Elo"), rows, note=note), Table(("preferred", "probability"), chances)]
-        if all(math.isfinite(one.low) and math.isfinite(one.high) for one in elo.values()):
-            dots = [(self._name(model), one, 1000.0) for model, one in elo.items()]
+        if all(math.isfinite(interval.low) and math.isfinite(interval.high) for interval in elo.values()):
+            dots = [(self._name(model), interval, 1000.0) for model, interval in elo.items()]
             blocks.append(
                 Figure("elo", intervals(dots, unit="Elo"), "Strength of each version; upright line: the mean")
             )
@@ -282,10 +288,10 @@ class Results:
     def _time_section(self) -> Section:
         rows = []
         for rater in sorted({rating.rater for rating in self.ratings}):
-            own = [rating for rating in self.ratings if rating.rater == rater]
-            times = sorted(rating.milliseconds / 1000 for rating in own if rating.milliseconds is not None)
+            ratings = [rating for rating in self.ratings if rating.rater == rater]
+            times = sorted(rating.milliseconds / 1000 for rating in ratings if rating.milliseconds is not None)
             middle = f"{times[len(times) // 2]:.1f}" if times else ""
-            rows.append((rater, own[0].rater_kind, str(len(own)), middle))
+            rows.append((rater, ratings[0].rater_kind, str(len(ratings)), middle))
         return Section("Raters", [Table(("rater", "kind", "ratings", "median seconds"), rows)])
 
     def _name(self, model: str) -> str:
@@ -303,7 +309,7 @@ _NOTES = {
 
 def _clustered(credit: Mapping[str, Sequence[float]], *, seed: int) -> Interval:
     """The mean credit of a vote, resampling clusters; where all votes are alike, Wilson's over clusters."""
-    sums, counts = [sum(own) for own in credit.values()], [len(own) for own in credit.values()]
+    sums, counts = [sum(credits) for credits in credit.values()], [len(credits) for credits in credit.values()]
     if not counts:
         return wilson(0, 0)
     if sum(sums) in (0, sum(counts)):
@@ -316,7 +322,7 @@ def _bounded(interval: Interval, low: float, high: float) -> Interval:
 
 
 def _prompt_key(item: Item) -> str:
-    return json.dumps([[one.role, one.content] for one in item.prompt])
+    return json.dumps([[message.role, message.content] for message in item.prompt])
 
 
 def _words(name: str) -> str:

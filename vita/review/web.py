@@ -130,10 +130,10 @@ class _ReviewRoutes:
             raise HTTPException(404, "You have not rated anything yet.")
         ratings = self._desk.ratings(self._task)
         rating = next(rating for rating in ratings if rating.item == item.id and rating.rater == rater)
-        said = {"choice": rating.choice, "criteria": dict(rating.criteria), "rationale": rating.rationale}
+        shown_rating = {"choice": rating.choice, "criteria": dict(rating.criteria), "rationale": rating.rationale}
         if rating.choice in ("a", "b"):
-            said["choice"] = "left" if rating.shown_order[0] == "ab".index(rating.choice) else "right"
-        return JSONResponse({**_shown(self._desk, self._task, item, rater), "said": said})
+            shown_rating["choice"] = "left" if rating.shown_order[0] == "ab".index(rating.choice) else "right"
+        return JSONResponse({**_shown(self._desk, self._task, item, rater), "said": shown_rating})
 
     async def rate(self, request: Request) -> Response:
         body = await _read_body(request)
@@ -198,7 +198,7 @@ def _shown(desk: Desk, task: Task, item: Item | None, rater: str) -> dict[str, A
         "progress": progress,
         "item": {
             "id": item.id,
-            "prompt": [{"role": one.role, "content": one.content} for one in item.prompt],
-            "answers": [item.answers[at].text for at in task.order(item, rater)],
+            "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
+            "answers": [item.answers[index].text for index in task.order(item, rater)],
         },
     }

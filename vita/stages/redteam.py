@@ -108,7 +108,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
                 guard=config.guard,
                 max_tokens=config.max_tokens,
                 diary=context.scratch / f"{name}.jsonl",
-                told=_teller(context, name, len(own)),
+                report_progress=_teller(context, name, len(own)),
             )
             for name, own in items.items()
         },

@@ -23,9 +23,11 @@ def disguised(material: Material, disguises: dict[str, str]) -> Iterator[Item]:
     """Every goal and every twin in each of the disguises."""
     for technique, text in disguises.items():
         for goal in material.goals:
-            for asked, twin in ((goal.text, False), (goal.twin, True)):
-                if asked:
-                    yield item_of(goal, technique, text.replace("{request}", asked), twin=twin, system=material.system)
+            for request, twin in ((goal.text, False), (goal.twin, True)):
+                if request:
+                    yield item_of(
+                        goal, technique, text.replace("{request}", request), twin=twin, system=material.system
+                    )
 
 
 def item_of(goal: Goal, technique: str, *texts: str, twin: bool, system: str) -> Item:

@@ -1,4 +1,4 @@
-"""What once succeeded is asked again, word for word: the file that `vita findings export` writes."""
+"""Regression probe: repeats earlier successful attacks verbatim, from a file of `vita findings export`."""
 
 from __future__ import annotations
 
