@@ -54,8 +54,8 @@ class Clearance:
 
     def as_json(self) -> dict[str, Any]:
         """The `gate` object of `/v1/models`."""
-        shown = {"gate": self.gate, "reason": self.reason, "refusal": self.refusal}
-        return {"status": self.status, **{name: value for name, value in shown.items() if value is not None}}
+        fields = {"gate": self.gate, "reason": self.reason, "refusal": self.refusal}
+        return {"status": self.status, **{name: value for name, value in fields.items() if value is not None}}
 
 
 def clear(

@@ -91,11 +91,11 @@ class Decision:
             missing = self.needed - len(self.approved_by)
             hint = "; ".join([f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`", *self.not_counted])
             return GateError(f"gate {self.gate}", f"is cleared and waits for {missing} more to approve", hint=hint)
-        bad = [one for one in self.judged.findings if one.verdict not in ("pass", "waived")]
-        said = "; ".join(f"{one.bar}: {one.verdict} ({one.said})" for one in bad[:3])
+        bad = [finding for finding in self.judged.findings if finding.verdict not in ("pass", "waived")]
+        problems = "; ".join(f"{finding.bar}: {finding.verdict} ({finding.said})" for finding in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         hint = f"see `vita gate`, or `vita waive {self.model[:12]} --gate {self.gate}` with a reason and an expiry"
-        return GateError(f"gate {self.gate}", f"{said}{more}", hint=hint)
+        return GateError(f"gate {self.gate}", f"{problems}{more}", hint=hint)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -106,7 +106,7 @@ class Decision:
             "approved_by": list(self.approved_by),
             "approvals_needed": self.needed,
             "not_counted": list(self.not_counted),
-            "bars": [one.as_json() for one in self.judged.findings],
+            "bars": [finding.as_json() for finding in self.judged.findings],
         }
 
 
@@ -142,8 +142,8 @@ def decide(
     fixed, history = _fixed(ledger, gate), history or History()
 
     def first(bar: Bar) -> float | None:
-        own = evidence.get(bar.report)
-        return history.measured_at(bar, own if own and measured(own.folder) == model else None)
+        report = evidence.get(bar.report)
+        return history.measured_at(bar, report if report and measured(report.folder) == model else None)
 
     waivers, spoiled_waivers = _waived(ledger, gate, model)
     judged = judge(
@@ -174,14 +174,14 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
             known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
         raise unknown_name("gate", gate, known)
     policy, life = fixed[-1].policy, gate.rsplit("/", 1)[0]
-    given = _meant(ledger, f"{life}/{policy.model}")
-    if not given:
+    candidates = _meant(ledger, f"{life}/{policy.model}")
+    if not candidates:
         raise GateError(f"gate {gate}", f"the step `{policy.model}` has not been carried out")
     if model is None:
-        model = given[0]
-    elif model not in given:
+        model = candidates[0]
+    elif model not in candidates:
         raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, which {model[:12]} never were")
-    bars = [bar for one in fixed for bar in one.policy.bars]
+    bars = [bar for version in fixed for bar in version.policy.bars]
     evidence = _evidence(ledger, store, life, bars, model=model)
     history = _history(ledger, store, life, bars, model=model)
     return decide(ledger, gate, policy, model=model, evidence=evidence, history=history)
@@ -283,7 +283,7 @@ def waive(
     if expires <= time.time():
         raise GateError(f"gate {gate}", "the waiver would have expired already", expected="a day to come")
     fixed = _fixed(ledger, gate)
-    names = {each.name for one in fixed for each in one.policy.bars}
+    names = {bar_item.name for version in fixed for bar_item in version.policy.bars}
     if bar is not None and bar not in {*names, GUARD}:
         raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
     person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never judged"
@@ -314,35 +314,37 @@ def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
 
 def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
     """Every verdict, approval and waiver of these weights, oldest first."""
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     with ledger.transaction() as database:
         for table, what in ((verdicts, "verdict"), (approvals.approvals, "approval")):
             rows = database.execute(sa.select(table).where(table.c.artifact == model)).mappings()
-            found += [{"what": row.get("kind", what), **row} for row in rows]
-    return sorted(found, key=lambda row: row["at"])
+            entries += [{"what": row.get("kind", what), **row} for row in rows]
+    return sorted(entries, key=lambda row: row["at"])
 
 
 # -- the ledger's rows
 
 
 def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, Evidence]:
-    found: dict[str, Evidence] = {}
+    evidence: dict[str, Evidence] = {}
     for step in {name for bar in bars for name in (bar.report, bar.not_worse_than) if name}:
         name = step if "/" in step else f"{life}/{step}"
-        own = any(bar.report == step for bar in bars)
+        judges_model = any(bar.report == step for bar in bars)
         reports = _reports(ledger, store, name)
-        if fitting := next((one for one in reports if not own or measured(one.folder) == model), None):
-            found[step] = fitting
+        if fitting := next(
+            (report for report in reports if not judges_model or measured(report.folder) == model), None
+        ):
+            evidence[step] = fitting
         elif newest := next(_reports(ledger, store, name), None):
-            found[step] = newest
-    return found
+            evidence[step] = newest
+    return evidence
 
 
 def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[Evidence]:
     """What a name meant, the latest first: weights that have successors are judged by the reports on themselves."""
     for digest in _meant(ledger, name):
-        if store.has(digest) and (made := ledger.find(artifact=digest, state="done")):
-            yield Evidence(store.open(digest).path, digest, made[-1].began, version=made[-1].version)
+        if store.has(digest) and (runs := ledger.find(artifact=digest, state="done")):
+            yield Evidence(store.open(digest).path, digest, runs[-1].began, version=runs[-1].version)
 
 
 def _meant(ledger: Ledger, name: str) -> list[str]:
@@ -364,16 +366,16 @@ def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list
     """
     valid, spoiled = approvals.statements(ledger, gate, model, kind="waiver")
     fixed, now = _fixed(ledger, gate), time.time()
-    found: dict[str, str] = {}
+    waivers: dict[str, str] = {}
     for statement, person in valid:
         if not statement.expires or statement.expires <= now:
             continue
-        said = f"{person.name}: {statement.reason}"
+        waiver_text = f"{person.name}: {statement.reason}"
         if statement.bar in (None, GUARD):
-            found[GUARD] = said
-        bars = [bar for one in fixed if one.at <= statement.at for bar in one.policy.bars]
-        found |= {bar.identity: said for bar in bars if statement.bar in (None, bar.name)}
-    return found, spoiled
+            waivers[GUARD] = waiver_text
+        bars = [bar for version in fixed if version.at <= statement.at for bar in version.policy.bars]
+        waivers |= {bar.identity: waiver_text for bar in bars if statement.bar in (None, bar.name)}
+    return waivers, spoiled
 
 
 def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...], list[str]]:
@@ -390,18 +392,22 @@ def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...]
 
 def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> History:
     """What was measured of the same weights, and the reports of the bars' own steps."""
-    found = measurements(ledger, store, model)
+    results = measurements(ledger, store, model)
     names = {bar.report: bar.report if "/" in bar.report else f"{life}/{bar.report}" for bar in bars}
     reports = {
-        step: [one.evidence for one in found if one.step == name and one.figures is not None]
+        step: [
+            measurement.evidence
+            for measurement in results
+            if measurement.step == name and measurement.figures is not None
+        ]
         for step, name in names.items()
     }
-    return History(first_measured(found), reports)
+    return History(first_measured(results), reports)
 
 
 def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
     """Record the verdict, unless it repeats the last one."""
-    findings = [one.as_json() for one in decision.judged.findings]
+    findings = [finding.as_json() for finding in decision.judged.findings]
     row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
            "findings": findings, "at": time.time()}  # fmt: skip
     same = (verdicts.c.gate == decision.gate, verdicts.c.artifact == decision.model)

@@ -18,7 +18,7 @@ _FEWEST_DOCUMENTS = 2
 def doubts(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str], store: Store) -> list[str]:
     """What is doubtful about the steps and gates; `known` are the artifacts of steps that need not run."""
     steps = {step.name: step for step in plan.steps}
-    found = [
+    warnings = [
         f"{step.name}: {advice}"
         for step in plan.steps
         if step.stage.advise and step.name not in known
@@ -28,13 +28,13 @@ def doubts(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str],
         if store.manifest(digest).kind == "corpus":
             documents = store.manifest(digest).facts.get("documents", {})
             if 0 < documents.get("held_out", 0) < _FEWEST_DOCUMENTS:
-                found.append(f"{name}: only {documents['held_out']} document is held out; see the corpus's report")
+                warnings.append(f"{name}: only {documents['held_out']} document is held out; see the corpus's report")
     for gate, policy in gates.items():
         for bar in policy.bars:
             step = steps.get(bar.report)
             for problem in _problems(bar, step, steps, known, store) if step else ():
-                found.append(f"gate {gate}, bar {bar.name}: {problem}")
-    return found
+                warnings.append(f"gate {gate}, bar {bar.name}: {problem}")
+    return warnings
 
 
 def _problems(bar: Bar, step: Step, steps: Mapping[str, Step], known: Mapping[str, str], store: Store) -> Iterator[str]:
@@ -71,8 +71,8 @@ def _most_items(
     tasks, limit = getattr(config, "tasks", {}), getattr(config, "limit", None)
     if group in tasks:
         return tasks[group].limit or limit
-    if group == "instructions" and (asked := getattr(config, "instructions", None)):
-        return asked.limit or limit
+    if group == "instructions" and (instructions := getattr(config, "instructions", None)):
+        return instructions.limit or limit
     if group != "heldout":
         return None
     corpus = step.wiring.get("corpus", "")

@@ -28,15 +28,17 @@ def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
     """What identifies a guard by all that it does; None where there is none."""
     if guard is None:
         return None
-    whole = build(Guard, guard, where="guard").model_dump(mode="json")
-    return hashlib.sha256(canonical_json(whole)).hexdigest()
+    full_guard = build(Guard, guard, where="guard").model_dump(mode="json")
+    return hashlib.sha256(canonical_json(full_guard)).hexdigest()
 
 
 def guards_of(judged: Judged, evidence: Mapping[str, Evidence]) -> tuple[str | None, ...]:
     """Behind which guards the bars were cleared; a waived bar binds nobody."""
-    passed = {one.bar.report for one in judged.findings if one.verdict == "pass"}
-    found = {step: read_report(evidence[step].folder).settings for step in sorted(passed)}
-    return tuple(dict.fromkeys(guard_digest(one[GUARD]) for one in found.values() if GUARD in one))
+    passed = {finding.bar.report for finding in judged.findings if finding.verdict == "pass"}
+    settings_by_step = {step: read_report(evidence[step].folder).settings for step in sorted(passed)}
+    return tuple(
+        dict.fromkeys(guard_digest(settings[GUARD]) for settings in settings_by_step.values() if GUARD in settings)
+    )
 
 
 def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | None, *, gate: str, model: str) -> None:
@@ -44,15 +46,15 @@ def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | 
 
     Bars on the bare weights may stand beside bars on the guarded ones: then the guard is what is asked for.
     """
-    asked = {one for one in guards if one} or set(guards)
-    own = guard_digest(guard)
-    if asked and asked != {own}:
+    cleared_guards = {digest for digest in guards if digest} or set(guards)
+    release_guard = guard_digest(guard)
+    if cleared_guards and cleared_guards != {release_guard}:
         hint = (
             "release the weights with just the guard that they are attacked behind (`redteam: {guard: ...}`, "
             f"`deploy: {{guard: ...}}`), or `vita waive {model[:12]} --gate {gate} --bar {GUARD}`"
         )
-        told = " and ".join(sorted(_told(one) for one in asked))
-        raise GateError(f"gate {gate}", expected=f"what cleared it: {told}", got=_told(own), hint=hint)
+        expected = " and ".join(sorted(_told(digest) for digest in cleared_guards))
+        raise GateError(f"gate {gate}", expected=f"what cleared it: {expected}", got=_told(release_guard), hint=hint)
 
 
 def _told(digest: str | None) -> str:

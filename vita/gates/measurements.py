@@ -40,16 +40,19 @@ def measurements(ledger: Ledger, store: Store, model: str) -> list[Measurement]:
     """The reports on the weights of a model, oldest first."""
     models = same_weights(ledger, store, model)
     runs = {run.id: run for digest in models for run in ledger.users(digest) if run.artifact}
-    found = (_measurement(store, run, frozenset(models)) for run in runs.values())
-    return sorted((one for one in found if one is not None), key=lambda one: one.evidence.began)
+    candidates = (_measurement(store, run, frozenset(models)) for run in runs.values())
+    return sorted(
+        (measurement for measurement in candidates if measurement is not None),
+        key=lambda measurement: measurement.evidence.began,
+    )
 
 
 def first_measured(history: Iterable[Measurement]) -> dict[str, float]:
     """Figure -> when it was measured for the first time; the empty name stands for every figure."""
     first: dict[str, float] = {}
-    for one in history:
-        for name in ("",) if one.figures is None else one.figures:
-            first[name] = min(one.evidence.began, first.get(name, math.inf))
+    for measurement in history:
+        for name in ("",) if measurement.figures is None else measurement.figures:
+            first[name] = min(measurement.evidence.began, first.get(name, math.inf))
     return first
 
 

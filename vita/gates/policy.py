@@ -71,8 +71,8 @@ class Bar(Settings):
     def __str__(self) -> str:
         by = " by its middle" if self.by == "value" else ""
         if self.not_worse_than is not None:
-            way = {None: "", True: ", lower is better", False: ", higher is better"}[self.lower_is_better]
-            return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}{way}{by}"
+            direction = {None: "", True: ", lower is better", False: ", higher is better"}[self.lower_is_better]
+            return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}{direction}{by}"
         limit = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
         return f"{self.name} {limit}{by}"
 
@@ -130,8 +130,8 @@ class Judged:
     @property
     def verdict(self) -> Verdict:
         """The worst of them."""
-        own = {finding.verdict for finding in self.findings}
-        return next(verdict for verdict in _WORST_FIRST if verdict in own)
+        verdicts = {finding.verdict for finding in self.findings}
+        return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
 
     @property
     def reports(self) -> list[str]:
@@ -148,10 +148,10 @@ class History:
     reports: Mapping[str, Sequence[Evidence]] = field(default_factory=dict)
     """Step -> its reports on these weights, oldest first."""
 
-    def measured_at(self, bar: Bar, own: Evidence | None) -> float | None:
+    def measured_at(self, bar: Bar, evidence: Evidence | None) -> float | None:
         """When the figure of a bar was measured for the first time."""
         moments = [self.first[name] for name in (bar.figure, "") if name in self.first]
-        return min([*moments, *([own.began] if own else [])], default=None)
+        return min([*moments, *([evidence.began] if evidence else [])], default=None)
 
 
 def judge(
@@ -171,14 +171,14 @@ def judge(
     first time on these weights cannot pass; bars that were `taken_away` after that still count.
     """
     history = history or History()
-    found = [
+    findings = [
         _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf), history=history)
         for bar in policy.bars
     ]
     for bar in taken_away:
         finding = _judge(bar, model=model, evidence=evidence, since=-math.inf, history=history)
-        found.append(replace(finding, said=f"{finding.said}; the bar was taken away after the measurement began"))
-    return Judged(tuple(_or_waived(finding, waived or {}) for finding in found))
+        findings.append(replace(finding, said=f"{finding.said}; the bar was taken away after the measurement began"))
+    return Judged(tuple(_or_waived(finding, waived or {}) for finding in findings))
 
 
 def figure(folder: Path, name: str) -> ReportFigure:
@@ -209,62 +209,62 @@ TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `h
 
 def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float, history: History) -> Finding:
     """The verdict on one bar: of its report, of earlier reports of the same test, and of when it was set."""
-    own = evidence.get(bar.report)
-    if own is None:
+    report = evidence.get(bar.report)
+    if report is None:
         return Finding(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
-    finding = _against_report(bar, own, model=model, evidence=evidence)
+    finding = _against_report(bar, report, model=model, evidence=evidence)
     if finding.value is None or finding.verdict == "fail":
         return finding
     for earlier in history.reports.get(bar.report, ()):
-        if earlier.digest == own.digest or not _same_conditions(earlier, own):
+        if earlier.digest == report.digest or not _same_conditions(earlier, report):
             continue
         before = _against_report(bar, earlier, model=None, evidence=evidence)
         if before.verdict == "fail":
-            said = f"{finding.said}, but an earlier report of this test failed ({before.said}); waive it to go on"
-            return replace(finding, verdict="fail", said=said)
-    first = history.measured_at(bar, own)
+            message = f"{finding.said}, but an earlier report of this test failed ({before.said}); waive it to go on"
+            return replace(finding, verdict="fail", said=message)
+    first = history.measured_at(bar, report)
     if first is not None and first < since:
-        said = (
+        message = (
             "the bar was set or changed after these weights were first measured for this figure; "
             f"it applies to weights that are measured from then on. For these, `vita waive --bar {bar.name}` is needed"
         )
-        return replace(finding, verdict="could_not_run", said=said)
+        return replace(finding, verdict="could_not_run", said=message)
     return finding
 
 
-def _same_conditions(earlier: Evidence, own: Evidence) -> bool:
+def _same_conditions(earlier: Evidence, current: Evidence) -> bool:
     """Whether two reports were made by the same version of a test, behind the same guard."""
-    if earlier.version != own.version:
+    if earlier.version != current.version:
         return False
     try:
-        earlier_settings, settings = read_report(earlier.folder).settings, read_report(own.folder).settings
+        earlier_settings, settings = read_report(earlier.folder).settings, read_report(current.folder).settings
     except VitaError:
         return False
     return earlier_settings.get("guard") == settings.get("guard")
 
 
-def _against_report(bar: Bar, own: Evidence, *, model: str | None, evidence: Mapping[str, Evidence]) -> Finding:
+def _against_report(bar: Bar, report: Evidence, *, model: str | None, evidence: Mapping[str, Evidence]) -> Finding:
     """The verdict of one report on a bar, whenever either was made."""
     try:
-        measured_model = read_report(own.folder).model
+        measured_model = read_report(report.folder).model
         if model is not None and measured_model != model:
             other = f"it is of the weights {str(measured_model)[:12]}, not of {model[:12]}"
-            return Finding(bar, "could_not_run", other, own.digest)
-        value = figure(own.folder, bar.figure).interval
+            return Finding(bar, "could_not_run", other, report.digest)
+        value = figure(report.folder, bar.figure).interval
         if value.n == 0 or not math.isfinite(value.value):
-            return Finding(bar, "could_not_run", _why_nothing(own.folder, bar), own.digest)
+            return Finding(bar, "could_not_run", _why_nothing(report.folder, bar), report.digest)
         if bar.not_worse_than is None:
-            told = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
-            return Finding(bar, _against(bar, value), told, own.digest, value)
+            message = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
+            return Finding(bar, _against(bar, value), message, report.digest, value)
         other = evidence.get(bar.not_worse_than)
         if other is None:
             missing = f"there is no report of the step `{bar.not_worse_than}`"
-            return Finding(bar, "could_not_run", missing, own.digest, value)
-        gain = _gain(bar, own.folder, other.folder)
+            return Finding(bar, "could_not_run", missing, report.digest, value)
+        gain = _gain(bar, report.folder, other.folder)
         verdict = _above(gain, -bar.margin, by=bar.by)
-        return Finding(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", own.digest, value)
+        return Finding(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", report.digest, value)
     except VitaError as error:
-        return Finding(bar, "could_not_run", str(error), own.digest)
+        return Finding(bar, "could_not_run", str(error), report.digest)
 
 
 def _why_nothing(folder: Path, bar: Bar) -> str:
@@ -287,11 +287,11 @@ def _above(value: Interval, limit: float, *, by: str) -> Verdict:
     return "fail" if high < limit else "unsure"
 
 
-def _gain(bar: Bar, own: Path, other: Path) -> Interval:
+def _gain(bar: Bar, folder: Path, other: Path) -> Interval:
     """By how much the figure is better than the other model's: on paired items where both reports have them."""
-    after = figure(own, bar.figure)
+    after = figure(folder, bar.figure)
     lower = after.higher_is_better is False if bar.lower_is_better is None else bar.lower_is_better
-    pairs = paired(other, own, bar.figure)
+    pairs = paired(other, folder, bar.figure)
     gain = pairs.difference if pairs else difference(after.interval, figure(other, bar.figure).interval)
     return _turned(gain) if lower else gain
 
@@ -311,5 +311,5 @@ def _or_waived(finding: Finding, waived: Mapping[str, str]) -> Finding:
     why = waived.get(finding.bar.identity)
     if why is None or finding.verdict == "pass":
         return finding
-    said = f"{finding.verdict}: {finding.said}; waived by {why}"
-    return Finding(finding.bar, "waived", said, finding.report, finding.value)
+    message = f"{finding.verdict}: {finding.said}; waived by {why}"
+    return Finding(finding.bar, "waived", message, finding.report, finding.value)

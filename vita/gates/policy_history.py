@@ -27,10 +27,10 @@ class Fixed:
 
 def standing_since(fixed: Sequence[Fixed]) -> dict[str, float]:
     """For each bar of today's policy, the time from which on it stood there without a break."""
-    found: dict[str, float] = {}
-    for one in fixed:
-        found = {bar.identity: found.get(bar.identity, one.at) for bar in one.policy.bars}
-    return found
+    since: dict[str, float] = {}
+    for version in fixed:
+        since = {bar.identity: since.get(bar.identity, version.at) for bar in version.policy.bars}
+    return since
 
 
 def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> list[Bar]:
@@ -40,8 +40,8 @@ def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> 
     counts. A bar in whose place a changed one stands is left out: the changed one came late and cannot pass.
     """
     since, now = standing_since(fixed), fixed[-1].policy.bars
-    found: dict[str, Bar] = {}
-    for bar in [bar for one in fixed[:-1] for bar in one.policy.bars]:
+    removed: dict[str, Bar] = {}
+    for bar in [bar for version in fixed[:-1] for bar in version.policy.bars]:
         moment = first(bar)
         if moment is None:
             moment = _first(fixed, first)
@@ -49,8 +49,8 @@ def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> 
         stood = then is not None and bar.identity in {other.identity for other in then.policy.bars}
         changed = any(other.name == bar.name and since[other.identity] > moment for other in now)
         if stood and bar.identity not in since and not changed:
-            found[bar.identity] = bar
-    return list(found.values())
+            removed[bar.identity] = bar
+    return list(removed.values())
 
 
 def approvals_needed(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> int:
@@ -67,4 +67,4 @@ def _first(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> floa
 
 def _at(fixed: Sequence[Fixed], moment: float) -> Fixed | None:
     """The policy that stood at a moment."""
-    return next((one for one in reversed(fixed) if one.at <= moment), None)
+    return next((version for version in reversed(fixed) if version.at <= moment), None)

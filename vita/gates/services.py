@@ -48,8 +48,8 @@ class Presence:
         now, rows = time.time(), [dict(version) for version in versions]
         with self._ledger.transaction() as database:
             if self._id is None:
-                place, process = machine.owner()
-                values = {"name": self._name, "url": self._url, "place": place, "process": process,
+                machine_id, process = machine.owner()
+                values = {"name": self._name, "url": self._url, "place": machine_id, "process": process,
                           "versions": rows, "began": now, "beat": now}  # fmt: skip
                 query = sa.insert(services).values(values).returning(services.c.id)
                 self._id = int(database.execute(query).scalar_one())
@@ -118,7 +118,10 @@ def all_states(ledger: Ledger) -> dict[str, str]:
     for move in ledger.moves():
         moves.setdefault(move.artifact, []).append(move)
     served, now = served_models(ledger), time.time()
-    return {version: _state_now(version, model_state(own).at(now).state, served) for version, own in moves.items()}
+    return {
+        version: _state_now(version, model_state(version_moves).at(now).state, served)
+        for version, version_moves in moves.items()
+    }
 
 
 _LET_OUT = ("approved", "serving")

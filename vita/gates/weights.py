@@ -106,8 +106,10 @@ def match_model(ledger: Ledger, store: Store, files: Files, *, tensors: str | No
     hashes = {name: sha for name, (sha, _) in files.items()}
     weights = weights_of(hashes)
     similar = _models_holding(ledger, weights or frozenset(hashes.values()))
-    exact = sorted(digest for digest, own in similar.items() if own == hashes)
-    same = {digest for digest, own in similar.items() if weights_of(own) and weights_of(own) <= weights}
+    exact = sorted(digest for digest, files_held in similar.items() if files_held == hashes)
+    same = {
+        digest for digest, files_held in similar.items() if weights_of(files_held) and weights_of(files_held) <= weights
+    }
     if tensors is not None:
         update_tensor_index(ledger, store)
         same |= _models_with_tensors(ledger, tensors)
@@ -126,7 +128,9 @@ def same_weights(ledger: Ledger, store: Store, model: str) -> tuple[str, ...]:
         tensors = database.execute(
             sa.select(model_tensors.c.digest).where(model_tensors.c.artifact == model)
         ).scalar_one_or_none()
-    same = {digest for digest, own in _models_holding(ledger, weights).items() if weights_of(own) == weights}
+    same = {
+        digest for digest, files_held in _models_holding(ledger, weights).items() if weights_of(files_held) == weights
+    }
     if tensors:
         same |= _models_with_tensors(ledger, tensors)
     return tuple(sorted((same if weights else set()) | {model}))
@@ -194,8 +198,8 @@ def _models_holding(ledger: Ledger, hashes: frozenset[str]) -> dict[str, dict[st
     """Model -> its files, for every model that holds one of these contents."""
     holders = sa.select(model_files.c.artifact).where(model_files.c.sha256.in_(sorted(hashes)))
     query = sa.select(model_files).where(model_files.c.artifact.in_(holders))
-    found: dict[str, dict[str, str]] = {}
+    files_by_model: dict[str, dict[str, str]] = {}
     with ledger.transaction() as database:
         for row in database.execute(query):
-            found.setdefault(row.artifact, {})[row.name] = row.sha256
-    return found
+            files_by_model.setdefault(row.artifact, {})[row.name] = row.sha256
+    return files_by_model

@@ -50,6 +50,6 @@ def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, l
     if not prepared.repeats:
         return DialogueUse("not used", f"left out by the source's `repeat` of {repeat:g}")
     if prepared.truncated:
-        told = f"trained on its first {settings.length:,} of {prepared.tokens:,} tokens; the rest was cut off"
-        return DialogueUse("trained on", told)
+        detail = f"trained on its first {settings.length:,} of {prepared.tokens:,} tokens; the rest was cut off"
+        return DialogueUse("trained on", detail)
     return None

@@ -39,34 +39,36 @@ def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fat
     """What became of every document with this id (of `source` alone, where it is given)."""
     dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
     originals = {_original(row) for row in dropped if row["reason"] == "duplicate"}
-    found: dict[tuple[str, str, str], Fate] = {}
+    fates_by_document: dict[tuple[str, str, str], Fate] = {}
     for part in PARTS:
         for row in _documents(folder, part):
-            wanted = row.id == document or _is_renamed(row.id, document)
-            if (part, row.source, row.id) in found or not (wanted or _among(row.source, row.id, originals)):
+            matches = row.id == document or _is_renamed(row.id, document)
+            if (part, row.source, row.id) in fates_by_document or not (
+                matches or _among(row.source, row.id, originals)
+            ):
                 continue
-            if wanted and source not in (None, row.source) and not _among(row.source, row.id, originals):
+            if matches and source not in (None, row.source) and not _among(row.source, row.id, originals):
                 continue
-            found[part, row.source, row.id] = Fate(
+            fates_by_document[part, row.source, row.id] = Fate(
                 row.source, row.id, _USES[part], _told(part), text_hash(row.text), _is_renamed(row.id, document)
             )
     answers = [
-        fate for fate in found.values()
+        fate for fate in fates_by_document.values()
         if (fate.id == document or fate.sibling) and source in (None, fate.source)
     ]  # fmt: skip
-    return answers + [_of_drop(row, list(found.values())) for row in dropped]
+    return answers + [_of_drop(row, list(fates_by_document.values())) for row in dropped]
 
 
 def copies(folder: Path, contents: set[str]) -> list[Fate]:
     """What became of every document with one of these contents, whatever its id is."""
-    found: dict[tuple[str, str], Fate] = {}
+    fates_by_document: dict[tuple[str, str], Fate] = {}
     for part in PARTS:
         for row in _documents(folder, part):
-            if (row.source, row.id) not in found and (content := text_hash(row.text)) in contents:
-                found[row.source, row.id] = Fate(
+            if (row.source, row.id) not in fates_by_document and (content := text_hash(row.text)) in contents:
+                fates_by_document[row.source, row.id] = Fate(
                     row.source, row.id, _USES[part], f"the same text as {row.id}: {_told(part)}", content
                 )
-    return list(found.values())
+    return list(fates_by_document.values())
 
 
 def _documents(folder: Path, part: Literal["train", "heldout"]) -> Iterator:
@@ -97,13 +99,13 @@ def _told(part: str) -> str:
     return "in the training text" if part == "train" else "held out: evaluated on, not trained on"
 
 
-def _of_drop(row: dict, kept: list[Fate]) -> Fate:
+def _of_drop(row: dict, originals: list[Fate]) -> Fate:
     source, id, reason = str(row["source"]), str(row["id"]), str(row["reason"])
     if reason != "duplicate":
         return Fate(source, id, "not used", f"dropped ({reason}: {row['detail']}), not trained on")
     original_source, original = _original(row)
-    for fate in kept:
+    for fate in originals:
         if fate.id == original and original_source in (None, fate.source):
-            told = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.told}"
-            return Fate(source, fate.id, fate.use, told, fate.content)
+            detail = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.told}"
+            return Fate(source, fate.id, fate.use, detail, fate.content)
     return Fate(source, id, "not used", f"dropped as a copy of `{original}`, which is not in this corpus")

@@ -73,13 +73,16 @@ class Seen:
     @property
     def to_retire(self) -> list[Holder]:
         """Weights that learned from it and are still in use."""
-        return [one for one in self.weights if one.state != "retired" and one.use == "trained on"]
+        return [holder for holder in self.weights if holder.state != "retired" and holder.use == "trained on"]
 
     @property
     def to_rebuild(self) -> list[Holder]:
         """Artifacts that hold its text, and weights that learned from it: the next run makes them anew."""
-        holding = [one for one in self.holders if one.digest and one.use != "not used"]
-        return [*holding, *(one for one in self.weights if one.use == "trained on" and one.kind in ("model", "reward"))]
+        holding = [holder for holder in self.holders if holder.digest and holder.use != "not used"]
+        return [
+            *holding,
+            *(holder for holder in self.weights if holder.use == "trained on" and holder.kind in ("model", "reward")),
+        ]
 
 
 def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> Seen:
@@ -91,22 +94,26 @@ def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None =
     return _Search(document, source, store, ledger).run()
 
 
-def erase(seen: Seen, ledger: Ledger, *, who: str, reason: str = "") -> int:
+def erase(trace: Seen, ledger: Ledger, *, who: str, reason: str = "") -> int:
     """Write the erasure into the ledger, so that every later run leaves the document and its copies out."""
-    if len(seen.contents) > 1 and len(set(seen.contents.values())) > 1:
-        names = ", ".join(sorted(seen.contents))
+    if len(trace.contents) > 1 and len(set(trace.contents.values())) > 1:
+        names = ", ".join(sorted(trace.contents))
         raise DataError(
-            f"erase {seen.document}", f"documents of {len(seen.contents)} sources have this id: {names}",
+            f"erase {trace.document}", f"documents of {len(trace.contents)} sources have this id: {names}",
             hint="say which one with --source NAME",
         )  # fmt: skip
-    contents = {content for hashes in seen.contents.values() for content in hashes}
+    contents = {content for hashes in trace.contents.values() for content in hashes}
     number = add_erasure(
-        ledger, document=seen.document, source=seen.source, contents=contents, by_id=not seen.siblings, who=who,
-        reason=reason, unaffected=seen.unaffected,
+        ledger, document=trace.document, source=trace.source, contents=contents, by_id=not trace.siblings, who=who,
+        reason=reason, unaffected=trace.unaffected,
     )  # fmt: skip
-    retire, rebuild = ([one.digest for one in some] for some in (seen.to_retire, seen.to_rebuild))
-    holders = [one.digest for one in seen.holders]
-    ledger.log("erasure asked", seen.document, who=who, erasure=number, holders=holders, retire=retire, rebuild=rebuild)
+    retire, rebuild = (
+        [holder.digest for holder in holders_group] for holders_group in (trace.to_retire, trace.to_rebuild)
+    )
+    holders = [holder.digest for holder in trace.holders]
+    ledger.log(
+        "erasure asked", trace.document, who=who, erasure=number, holders=holders, retire=retire, rebuild=rebuild
+    )
     return number
 
 
@@ -130,12 +137,12 @@ class _Search:
         of_corpus = {
             digest: fates(self._store.open(digest).path, self._document, source=self._source) for digest in corpora
         }
-        for fate in (fate for found in of_corpus.values() for fate in found):
+        for fate in (fate for corpus_fates in of_corpus.values() for fate in corpus_fates):
             self._siblings = self._siblings or fate.sibling
             if fate.content and not fate.sibling:
                 self._contents.setdefault(fate.source, set()).add(fate.content)
-        looked = source_search.look(self._document, self._ledger, source=self._source)
-        for hit in looked.hits:
+        search = source_search.look(self._document, self._ledger, source=self._source)
+        for hit in search.hits:
             self._contents.setdefault(hit.source, set()).add(hit.content)
         every = frozenset(content for hashes in self._contents.values() for content in hashes)
         if every:
@@ -144,17 +151,17 @@ class _Search:
                 of_corpus[digest] += [
                     fate for fate in copies(self._store.open(digest).path, set(every)) if fate.content not in have
                 ]
-            looked = source_search.look(self._document, self._ledger, source=self._source, contents=every)
-        for digest, found in of_corpus.items():
-            self._follow_corpus(digest, found)
+            search = source_search.look(self._document, self._ledger, source=self._source, contents=every)
+        for digest, corpus_fates in of_corpus.items():
+            self._follow_corpus(digest, corpus_fates)
         for kind in ("feedback", "preferences"):
             self._follow_records(kinds.get(kind, ()), _RECORDS[kind])
-        self._follow_sources(looked)
+        self._follow_sources(search)
         affected = {_base_key(run) for digest in corpora if of_corpus[digest] for run in self._made(digest)}
         clear = [run for digest in corpora if not of_corpus[digest] for run in self._made(digest)]
-        unaffected = {_base_key(run) for run in (*clear, *looked.clear)} - affected
+        unaffected = {_base_key(run) for run in (*clear, *search.clear)} - affected
         return Seen(
-            self._document, tuple(self._holders), tuple(self._weights.values()), tuple(looked.unread), self._source,
+            self._document, tuple(self._holders), tuple(self._weights.values()), tuple(search.unread), self._source,
             {source: frozenset(hashes) for source, hashes in self._contents.items()}, self._siblings,
             tuple(sorted(unaffected)),
         )  # fmt: skip
@@ -169,19 +176,19 @@ class _Search:
                 kinds.setdefault(self._store.manifest(digest).kind, []).append(digest)
         return kinds
 
-    def _holder(self, digest: str, through: str, use: str, told: str, source: str = "") -> Holder:
+    def _holder(self, digest: str, through: str, use: str, detail: str, source: str = "") -> Holder:
         kind, names = self._store.manifest(digest).kind, tuple(sorted(self._names.get(digest, ())))
         state = self._states.get(digest, "candidate")
-        return Holder(digest, kind, names, state, through, use, told, source)
+        return Holder(digest, kind, names, state, through, use, detail, source)
 
-    def _follow_corpus(self, corpus: str, found: list[Fate]) -> None:
-        for fate in found:
+    def _follow_corpus(self, corpus: str, corpus_fates: list[Fate]) -> None:
+        for fate in corpus_fates:
             self._holders.append(self._holder(corpus, "holds it", fate.use, fate.told, fate.source))
-        uses = {fate.use for fate in found} - {"not used"}
+        uses = {fate.use for fate in corpus_fates} - {"not used"}
         if not uses:
             return
         use: Use = "trained on" if "trained on" in uses else "held out"
-        ids = {(fate.source, fate.id) for fate in found if fate.use == use}
+        ids = {(fate.source, fate.id) for fate in corpus_fates if fate.use == use}
         self._follow(corpus, use, f"corpus {corpus[:12]}", ids)
 
     def _follow_records(self, digests: Iterable[str], ids: Any) -> None:
@@ -190,46 +197,46 @@ class _Search:
                 self._holders.append(self._holder(digest, "holds it", "trained on", "holds it"))
                 self._follow(digest, "trained on", f"{self._store.manifest(digest).kind} {digest[:12]}", set())
 
-    def _follow_sources(self, looked: source_search.Looked) -> None:
-        for label in dict.fromkeys(hit.label for hit in looked.hits):
-            only_copies = all(hit.copy for hit in looked.hits if hit.label == label)
-            told = "holds a copy of it" if only_copies else "holds it"
-            self._holders.append(Holder("", "source", (label,), "", "holds it", "trained on", told))
-        for hit in looked.hits:
-            use, told = "held out" if hit.held_out else "trained on", ""
+    def _follow_sources(self, search: source_search.Looked) -> None:
+        for label in dict.fromkeys(hit.label for hit in search.hits):
+            only_copies = all(hit.copy for hit in search.hits if hit.label == label)
+            detail = "holds a copy of it" if only_copies else "holds it"
+            self._holders.append(Holder("", "source", (label,), "", "holds it", "trained on", detail))
+        for hit in search.hits:
+            use, detail = "held out" if hit.held_out else "trained on", ""
             if hit.dialogue and hit.run.stage == "sft":
                 exact = dialogue_use(
                     hit.run, hit.dialogue, repeat=hit.repeat, store=self._store, ledger=self._ledger
                 )  # fmt: skip
-                use, told = exact or (use, told)
+                use, detail = exact or (use, detail)
             through = f"{hit.run.life}/{hit.run.step}, which read {hit.label}"
             if hit.run.artifact:
-                self._add_weights(hit.run.artifact, use, through, told=told)
-                self._follow(hit.run.artifact, use, through, set(), told=told)
+                self._add_weights(hit.run.artifact, use, through, detail=detail)
+                self._follow(hit.run.artifact, use, through, set(), detail=detail)
 
-    def _follow(self, begin: str, use: str, through: str, ids: set[tuple[str, str]], *, told: str = "") -> None:
+    def _follow(self, begin: str, use: str, through: str, ids: set[tuple[str, str]], *, detail: str = "") -> None:
         """Follow what was made from an artifact; on the way a training run may have ended before the document."""
-        queue, seen = [(begin, use)], {begin}
+        queue, visited = [(begin, use)], {begin}
         for digest, reached in queue:
             for run in self._ledger.users(digest):
-                if not run.artifact or run.artifact in seen or not self._store.has(run.artifact):
+                if not run.artifact or run.artifact in visited or not self._store.has(run.artifact):
                     continue
-                seen.add(run.artifact)
+                visited.add(run.artifact)
                 now = reached
                 if ids and run.stage == "pretrain" and reached == "trained on":
                     now = "trained on" if self._is_reached(run, ids) else "not reached"
                 if self._store.manifest(run.artifact).kind == "tokens" and ids:
                     tokenized = "tokenized" if reached == "trained on" else "tokenized as held-out text"
                     self._holders.append(self._holder(run.artifact, "holds it", reached, tokenized))
-                self._add_weights(run.artifact, now, through, told=told if now == use else "")
+                self._add_weights(run.artifact, now, through, detail=detail if now == use else "")
                 queue.append((run.artifact, now))
 
-    def _add_weights(self, digest: str, use: str, through: str, *, told: str = "") -> None:
+    def _add_weights(self, digest: str, use: str, through: str, *, detail: str = "") -> None:
         if not self._store.has(digest) or self._store.manifest(digest).kind not in _WEIGHTS:
             return
         known = self._weights.get(digest)
         if known is None or _STRONGEST.index(use) < _STRONGEST.index(known.use):
-            self._weights[digest] = self._holder(digest, through, use, told or _TOLD[use])
+            self._weights[digest] = self._holder(digest, through, use, detail or _TOLD[use])
 
     def _is_reached(self, run: Run, ids: set[tuple[str, str]]) -> bool:
         """Whether pretraining served one of the documents before it ended; True where that cannot be known."""

@@ -20,20 +20,20 @@ def recorded_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
 
 def place_of(content: str, run: Run, ledger: Ledger) -> str | None:
     """Where the file, folder or URL lay that held this when the run began; None where nobody wrote it down."""
-    told = [one["data"] for one in ledger.events(run.artifact) if one["event"] == "made"]
-    places = [place for one in told for place, held in (one.get("read") or {}).items() if held == content]
+    records = [event["data"] for event in ledger.events(run.artifact) if event["event"] == "made"]
+    places = [path for record in records for path, digest in (record.get("read") or {}).items() if digest == content]
     return next(iter([*places, *ledger.paths_of(content)]), None)
 
 
 def _placed(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
     if isinstance(value, Mapping) and "content" in value and value.keys() <= {"content", "origin"}:
         content = str(value["content"])
-        place = place_of(content, run, ledger)
-        if place is None:
+        path = place_of(content, run, ledger)
+        if path is None:
             raise DataError(where, f"nobody wrote down where the file lay that held {content[:12]}")
-        if content_digest(place, ledger, where=where) != content:
-            raise DataError(where, f"{place} has changed since")
-        return place
+        if content_digest(path, ledger, where=where) != content:
+            raise DataError(where, f"{path} has changed since")
+        return path
     if isinstance(value, Mapping):
         return {name: _placed(below, f"{where}.{name}", run, ledger) for name, below in value.items()}
-    return [_placed(one, where, run, ledger) for one in value] if isinstance(value, list) else value
+    return [_placed(item, where, run, ledger) for item in value] if isinstance(value, list) else value

@@ -77,28 +77,28 @@ def look(document: str, ledger: Ledger, *, source: str | None = None, contents: 
 
     A record is found by its id (of `source` alone, where it is given) or by one of the `contents`.
     """
-    found, known = Looked(), {}
+    result, known = Looked(), {}
     erasures = {erasure.id: erasure for erasure in all_erasures(ledger)}
     for run in ledger.find(state="done"):
         if (read := _READ_BY.get(run.stage)) is None:
             continue
         clear = True
-        for given in run.config.get("sources") or ():
-            same = (run.stage, canonical_json(given))
+        for settings in run.config.get("sources") or ():
+            same = (run.stage, canonical_json(settings))
             if same not in known:
-                known[same] = _search(given, _Wanted(document, source, contents), read, run, ledger)
+                known[same] = _search(settings, _Wanted(document, source, contents), read, run, ledger)
             label, records, problem = known[same]
             clear = clear and not records and not problem
             honoured = [erasures[id] for id in (run.record or {}).get("erasures", ()) if id in erasures]
             present = [record for record in records if not any(_covers(erasure, record) for erasure in honoured)]
-            repeat = given.get("repeat", 1.0)
-            found.hits += [_hit(run, label, record, document, repeat=float(repeat)) for record in present]
+            repeat = settings.get("repeat", 1.0)
+            result.hits += [_hit(run, label, record, document, repeat=float(repeat)) for record in present]
             if problem and not records:
-                found.unread.append(f"{run.life}/{run.step} read {label}: {problem}")
+                result.unread.append(f"{run.life}/{run.step} read {label}: {problem}")
         if clear:
-            found.clear.append(run)
-    found.unread = list(dict.fromkeys(found.unread))
-    return found
+            result.clear.append(run)
+    result.unread = list(dict.fromkeys(result.unread))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +125,26 @@ def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) ->
 
 
 def _search(
-    given: Mapping[str, Any], wanted: _Wanted, read: Records, run: Run, ledger: Ledger
+    settings: Mapping[str, Any], query: _Wanted, read: Records, run: Run, ledger: Ledger
 ) -> tuple[str, list[Read], str | None]:
     """What the source is called, the records that fit, and what was in the way of knowing."""
-    label = str(given.get("name") or given.get("huggingface") or "the embedded world")
+    label = str(settings.get("name") or settings.get("huggingface") or "the embedded world")
     try:
-        path = given.get("path")
+        path = settings.get("path")
         content = str(path["content"]) if isinstance(path, Mapping) else None
         alone = path if isinstance(path, str) else None
-        place = place_of(content, run, ledger) if content else alone
-        label = place or label
-        if given.get("huggingface"):
+        location = place_of(content, run, ledger) if content else alone
+        label = location or label
+        if settings.get("huggingface"):
             return label, [], "a data set of the hub is not looked through"
-        if content and place is None:
+        if content and location is None:
             return f"what began {content[:12]}", [], "nobody wrote down where it lay"
-        values = {**given, "path": place, "on_bad_row": "drop", "repeat": 1.0}
+        values = {**settings, "path": location, "on_bad_row": "drop", "repeat": 1.0}
         source = build(Source, values, where=f"{run.life}/{run.step}.sources")
-        records = [record for record in read(source) if wanted.fits(record)]
+        records = [record for record in read(source) if query.fits(record)]
         if records:
             return label, records, None
-        if content and place and content_digest(place, ledger, where=run.step) != content:
+        if content and location and content_digest(location, ledger, where=run.step) != content:
             return label, [], "it has changed since"
     except (VitaError, OSError) as error:
         return label, [], error.problem or str(error) if isinstance(error, VitaError) else str(error)

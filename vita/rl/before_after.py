@@ -59,7 +59,11 @@ class Shift:
 
     def facts(self) -> dict[str, float]:
         """The figures' values."""
-        return {name: round(one.value, 6) for name, one in sorted(self.figures.items()) if math.isfinite(one.value)}
+        return {
+            name: round(interval.value, 6)
+            for name, interval in sorted(self.figures.items())
+            if math.isfinite(interval.value)
+        }
 
     def groups(self) -> dict[str, dict[str, dict[str, Interval]]]:
         """Return the figures as a group of a report."""
@@ -72,7 +76,7 @@ class Shift:
 
     def section(self) -> Section:
         """The figures as a table for people."""
-        rows = [(_NAMES.get(name, name), str(one), str(one.n)) for name, one in self.figures.items()]
+        rows = [(_NAMES.get(name, name), str(interval), str(interval.n)) for name, interval in self.figures.items()]
         note = "95% intervals over prompts, both models on the same prompts with the same chance."
         return Section("Beside the model it began from", [Table(("figure", "value", "prompts"), rows, note)])
 
@@ -95,19 +99,22 @@ def shift(
         raise DataError("shift.samples", expected="at least 1", got=samples)
     if sampling.temperature == 0:
         samples = 1  # all would be the same
-    asked = [before.chat_ids(prompt) for prompt in prompts]
-    if asked != [after.chat_ids(prompt) for prompt in prompts]:
+    prompts_ids = [before.chat_ids(prompt) for prompt in prompts]
+    if prompts_ids != [after.chat_ids(prompt) for prompt in prompts]:
         hint = "compare a model with one that was tuned from it"
         raise DataError("shift", "the two models read the prompts in different tokens", hint=hint)
     settings = _seeded(sampling, len(prompts) * samples, seed=seed)
-    every = [ids for ids in asked for _ in range(samples)]
-    earlier, later = before.generate(every, settings), after.generate(every, settings)
-    told = [prompt for prompt in prompts for _ in range(samples)]
+    repeated_ids = [ids for ids in prompts_ids for _ in range(samples)]
+    earlier, later = before.generate(repeated_ids, settings), after.generate(repeated_ids, settings)
+    repeated_prompts = [prompt for prompt in prompts for _ in range(samples)]
     pairs = _Pairs(samples=samples, seed=seed)
-    scores = pairs.judged("score", score, told, earlier, later)
-    rights = pairs.judged("right", right, told, earlier, later) if right else None
-    drift = _drift(before, after, every, later if _is_pure(sampling) else _pure(after, every, settings))
-    lengths = [[[float(len(one.ids)) for one in group] for group in pairs.grouped(own)] for own in (earlier, later)]
+    scores = pairs.judged("score", score, repeated_prompts, earlier, later)
+    rights = pairs.judged("right", right, repeated_prompts, earlier, later) if right else None
+    drift = _drift(before, after, repeated_ids, later if _is_pure(sampling) else _pure(after, repeated_ids, settings))
+    lengths = [
+        [[float(len(completion.ids)) for completion in group] for group in pairs.grouped(completions)]
+        for completions in (earlier, later)
+    ]
     figures = {
         **pairs.means("score", scores),
         "score/gain": pairs.difference(scores),
@@ -117,7 +124,7 @@ def shift(
         "length/before": pairs.mean(lengths[0]),
         "length/after": pairs.mean(lengths[1]),
     }
-    return Shift(figures, pairs.items(told, earlier, later, scores, rights, drift))
+    return Shift(figures, pairs.items(repeated_prompts, earlier, later, scores, rights, drift))
 
 
 Grouped = Sequence[Sequence[Any]]
@@ -142,46 +149,51 @@ class _Pairs:
         *answers: Sequence[Completion],
     ) -> list[list[list[V | None]]]:
         """What `judge` says of each model's answers, by prompt."""
-        found = []
-        for own in answers:
-            values = list(judge(prompts, own))
-            if len(values) != len(own):
-                raise DataError(f"shift.{name}", expected=f"{len(own)} values, one for each answer", got=len(values))
+        values_by_model = []
+        for completions in answers:
+            values = list(judge(prompts, completions))
+            if len(values) != len(completions):
+                raise DataError(
+                    f"shift.{name}", expected=f"{len(completions)} values, one for each answer", got=len(values)
+                )
             wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
             if wrong is not None:
                 raise DataError(f"shift.{name}", expected="a finite number or None", got=wrong)
-            found.append(self.grouped(values))
-        return found
+            values_by_model.append(self.grouped(values))
+        return values_by_model
 
     def mean(self, values: Grouped) -> Interval:
         """The mean over prompts of the means of their samples; few prompts would look too sure of it resampled."""
         means = [fmean(known) for group in values if (known := _known(group))]
         return student(means) if len(means) < FEW else bootstrap_ratio(means, [1.0] * len(means), seed=self.seed)
 
-    def means(self, name: str, both: Sequence[Grouped]) -> dict[str, Interval]:
-        return {f"{name}/before": self.mean(both[0]), f"{name}/after": self.mean(both[1])}
+    def means(self, name: str, values: Sequence[Grouped]) -> dict[str, Interval]:
+        return {f"{name}/before": self.mean(values[0]), f"{name}/after": self.mean(values[1])}
 
-    def difference(self, both: Sequence[Grouped]) -> Interval:
+    def difference(self, values: Sequence[Grouped]) -> Interval:
         """After less before, over the prompts that both have a value for."""
-        return self.mean([[fmean(late) - fmean(early)] for early, late in _in_both(both)])
+        return self.mean([[fmean(late) - fmean(early)] for early, late in _in_both(values)])
 
-    def win_rate(self, both: Sequence[Grouped]) -> Interval:
+    def win_rate(self, values: Sequence[Grouped]) -> Interval:
         """How often an answer of the later model beats one of the earlier to the same prompt; a tie is half."""
-        wins = [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(both)]
+        wins = [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(values)]
         return unsure(self.mean(wins), 0.0, 1.0)
 
-    def shares(self, name: str, both: Sequence[Grouped]) -> dict[str, Interval]:
+    def shares(self, name: str, values: Sequence[Grouped]) -> dict[str, Interval]:
         """Shares and their change; with one verdict a prompt by the intervals that stay honest near 0 and 1."""
         if self.samples > 1:
-            ends = {when: unsure(one, 0.0, 1.0) for when, one in self.means(name, both).items()}
-            return {**ends, f"{name}/change": unsure(self.difference(both), -1.0, 1.0)}
-        each = [[bool(one) for group in own for one in _known(group)] for own in both]
-        paired = [(bool(early[0]), bool(late[0])) for early, late in _in_both(both)]
+            intervals = {when: unsure(interval, 0.0, 1.0) for when, interval in self.means(name, values).items()}
+            return {**intervals, f"{name}/change": unsure(self.difference(values), -1.0, 1.0)}
+        verdicts_by_model = [
+            [bool(verdict) for group in group_values for verdict in _known(group)] for group_values in values
+        ]
+        paired = [(bool(early[0]), bool(late[0])) for early, late in _in_both(values)]
         change = mcnemar([early for early, _ in paired], [late for _, late in paired]).difference
-        ends = {
-            f"{name}/{when}": wilson(sum(own), len(own)) for when, own in zip(("before", "after"), each, strict=True)
+        intervals = {
+            f"{name}/{when}": wilson(sum(verdicts), len(verdicts))
+            for when, verdicts in zip(("before", "after"), verdicts_by_model, strict=True)
         }
-        return {**ends, f"{name}/change": change}
+        return {**intervals, f"{name}/change": change}
 
     def items(
         self,
@@ -206,23 +218,23 @@ class _Pairs:
         return rows
 
 
-def unsure(found: Interval, low: float, high: float) -> Interval:
+def unsure(interval: Interval, low: float, high: float) -> Interval:
     """Of values from `low` to `high` that were all the same, resampling knows no spread: then, with Wilson's bound, as
     many prompts as a share of n of n leaves open may be of another kind, and these anything."""
-    if found.low != found.high or not found.n:
-        return Interval(found.value, max(found.low, low), min(found.high, high), found.n)
-    other = 1 - wilson(found.n, found.n).low
-    value = found.value
-    return Interval(value, value - other * (value - low), value + other * (high - value), found.n)
+    if interval.low != interval.high or not interval.n:
+        return Interval(interval.value, max(interval.low, low), min(interval.high, high), interval.n)
+    other = 1 - wilson(interval.n, interval.n).low
+    value = interval.value
+    return Interval(value, value - other * (value - low), value + other * (high - value), interval.n)
 
 
 def _known(values: Sequence[V | None]) -> list[V]:
     return [value for value in values if value is not None]
 
 
-def _in_both(both: Sequence[Grouped]) -> list[tuple[list[float], list[float]]]:
+def _in_both(values: Sequence[Grouped]) -> list[tuple[list[float], list[float]]]:
     """The values of the prompts that both models have one for."""
-    known = [(_known(early), _known(late)) for early, late in zip(*both, strict=True)]
+    known = [(_known(early), _known(late)) for early, late in zip(*values, strict=True)]
     return [(early, late) for early, late in known if early and late]
 
 
@@ -233,7 +245,7 @@ def _drift(
     before: Engine, after: Engine, prompts: Sequence[Sequence[int]], sampled: Sequence[Completion]
 ) -> list[float]:
     """log(after / before) of each whole sample: on samples of the later model, its mean is KL(after || before)."""
-    pairs = [(prompt, one.ids) for prompt, one in zip(prompts, sampled, strict=True)]
+    pairs = [(prompt, completion.ids) for prompt, completion in zip(prompts, sampled, strict=True)]
     scores = zip(after.score(pairs), before.score(pairs), strict=True)
     return [late.logprob - early.logprob for late, early in scores]
 
@@ -245,8 +257,8 @@ def _is_pure(sampling: Sampling) -> bool:
 
 def _pure(engine: Engine, prompts: Sequence[Sequence[int]], settings: Sequence[Sampling]) -> list[Completion]:
     """Filtered samples would not be the model's own, and the mean over them no divergence."""
-    own = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-    return engine.generate(prompts, [one.model_copy(update=own) for one in settings])
+    unfiltered = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    return engine.generate(prompts, [sampling.model_copy(update=unfiltered) for sampling in settings])
 
 
 def _seeded(sampling: Sampling, count: int, *, seed: int) -> list[Sampling]:
@@ -286,9 +298,9 @@ class Judges:
 
     def try_out(self, prompt: Prompt) -> None:
         """Ask once, so that a judge that cannot work is known before anything slow begins."""
-        for one in (self.score, self.right):
-            if one is not None:
-                judged(one, [prompt], [TRIED], seed="tried")
+        for rewards in (self.score, self.right):
+            if rewards is not None:
+                judged(rewards, [prompt], [TRIED], seed="tried")
 
     def beside(
         self,
@@ -303,11 +315,16 @@ class Judges:
         """Both models answer every prompt `samples` times; judges are told what is known of each prompt."""
 
         def values(rewards: Rewards, answers: Sequence[Completion]) -> Values:
-            each = len(answers) // len(prompts)
-            return judged(rewards, [one for one in prompts for _ in range(each)], answers, seed=f"{seed}").total
+            answers_per_prompt = len(answers) // len(prompts)
+            return judged(
+                rewards, [prompt for prompt in prompts for _ in range(answers_per_prompt)], answers, seed=f"{seed}"
+            ).total
 
         def score(_: Sequence[Messages], answers: Sequence[Completion]) -> Values:
-            return [earned(value, one) for value, one in zip(values(self.score, answers), answers, strict=True)]
+            return [
+                earned(value, completion)
+                for value, completion in zip(values(self.score, answers), answers, strict=True)
+            ]
 
         def right(_: Sequence[Messages], answers: Sequence[Completion]) -> list[bool | None]:
             assert self.right is not None
@@ -316,7 +333,7 @@ class Judges:
         return shift(
             before,
             after,
-            [one.messages for one in prompts],
+            [prompt.messages for prompt in prompts],
             score=score,
             right=right if self.right else None,
             samples=samples,
@@ -334,7 +351,7 @@ def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Comple
     """What answers are worth: a reward is told the columns of the prompt's row, the tokens, and a number by chance."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     chance = Random(f"{seed}/draws")
-    told: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-    told["completion_ids"] = [list(one.ids) for one in answers]
-    told["draw"] = [chance.getrandbits(48) for _ in answers]
-    return rewards([prompt.messages for prompt in prompts], [one.text for one in answers], **told)
+    columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+    columns["completion_ids"] = [list(answer.ids) for answer in answers]
+    columns["draw"] = [chance.getrandbits(48) for _ in answers]
+    return rewards([prompt.messages for prompt in prompts], [answer.text for answer in answers], **columns)

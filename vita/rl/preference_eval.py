@@ -43,19 +43,19 @@ def compare(
     nats; below 0 they have become less likely.
     """
     first, second = (
-        [_per_token(sums, count).ahead > 0 for sums, count in zip(told, tokens, strict=True)]
-        for told in (before, after)
+        [_per_token(sums, count).ahead > 0 for sums, count in zip(values, tokens, strict=True)]
+        for values in (before, after)
     )
-    gained = [Both(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
-    over = Over(prompts or range(len(gained)))
+    log_ratios = [Both(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
+    over = Over(prompts or range(len(log_ratios)))
     return {
         "accuracy/before": over.share(first),
         "accuracy/after": over.share(second),
         "accuracy/change": over.change(first, second),
-        "reward/accuracy": over.share([one.ahead > 0 for one in gained]),
-        "reward/margin": over.mean([beta * one.ahead for one in gained]),
-        "log_ratio/chosen": over.mean([one.chosen for one in gained]),
-        "log_ratio/rejected": over.mean([one.rejected for one in gained]),
+        "reward/accuracy": over.share([log_ratio.ahead > 0 for log_ratio in log_ratios]),
+        "reward/margin": over.mean([beta * log_ratio.ahead for log_ratio in log_ratios]),
+        "log_ratio/chosen": over.mean([log_ratio.chosen for log_ratio in log_ratios]),
+        "log_ratio/rejected": over.mean([log_ratio.rejected for log_ratio in log_ratios]),
     }
 
 
@@ -63,20 +63,20 @@ def of_scores(
     scores: Sequence[Both], sources: Sequence[str], prompts: Sequence[Hashable] = ()
 ) -> dict[str, dict[str, Interval]]:
     """How often a reward model's scores agree with people, and by how much: in all, and for each source."""
-    whose = prompts or range(len(scores))
+    prompt_keys = prompts or range(len(scores))
     groups = {"all": list(range(len(scores)))}
     for source in sorted(set(sources)):
-        groups[source] = [at for at, own in enumerate(sources) if own == source]
-    found: dict[str, dict[str, Interval]] = {}
-    for name, places in groups.items():
-        own, over = [scores[at] for at in places], Over([whose[at] for at in places])
-        found[name] = {
-            "accuracy": over.share([one.ahead > 0 for one in own]),
-            "margin": over.mean([one.ahead for one in own]),
-            "reward/chosen": over.mean([one.chosen for one in own]),
-            "reward/rejected": over.mean([one.rejected for one in own]),
+        groups[source] = [index for index, source_name in enumerate(sources) if source_name == source]
+    figures: dict[str, dict[str, Interval]] = {}
+    for name, indices in groups.items():
+        pairs, over = [scores[index] for index in indices], Over([prompt_keys[index] for index in indices])
+        figures[name] = {
+            "accuracy": over.share([pair.ahead > 0 for pair in pairs]),
+            "margin": over.mean([pair.ahead for pair in pairs]),
+            "reward/chosen": over.mean([pair.chosen for pair in pairs]),
+            "reward/rejected": over.mean([pair.rejected for pair in pairs]),
         }
-    return found
+    return figures
 
 
 class Over:
@@ -96,10 +96,10 @@ class Over:
         """The share of true outcomes."""
         if self.single:
             return share(outcomes)
-        found = self._resampled([float(one) for one in outcomes])
-        if found.low == found.high:  # all alike: as sure as so many prompts can be
-            return wilson(round(found.value * self.prompts), self.prompts)
-        return found
+        interval = self._resampled([float(outcome) for outcome in outcomes])
+        if interval.low == interval.high:  # all alike: as sure as so many prompts can be
+            return wilson(round(interval.value * self.prompts), self.prompts)
+        return interval
 
     def mean(self, values: Sequence[float]) -> Interval:
         """The mean."""
@@ -113,9 +113,9 @@ class Over:
 
     def _resampled(self, values: Sequence[float]) -> Interval:
         sums, counts = [0.0] * self.prompts, [0.0] * self.prompts
-        for place, value in zip(self.of_prompt, values, strict=True):
-            sums[place] += value
-            counts[place] += 1
+        for index, value in zip(self.of_prompt, values, strict=True):
+            sums[index] += value
+            counts[index] += 1
         return bootstrap_ratio(sums, counts, seed=0)
 
 
@@ -131,28 +131,31 @@ class Bin(NamedTuple):
 
 def calibration(scores: Sequence[Both]) -> tuple[list[Bin], float]:
     """How often the model is right where it is so sure, and the mean gap of the two (expected calibration error)."""
-    sure = [1 / (1 + math.exp(-min(abs(one.ahead), 700.0))) for one in scores]
+    confidences = [1 / (1 + math.exp(-min(abs(pair.ahead), 700.0))) for pair in scores]
     bins, gap = list[Bin](), 0.0
     for number in range(BINS):
         low, high = 0.5 + number * 0.5 / BINS, 0.5 + (number + 1) * 0.5 / BINS
         last = number == BINS - 1
-        own = [at for at, value in enumerate(sure) if low <= value and (value < high or last)]
-        if own:
-            mean, right = sum(sure[at] for at in own) / len(own), share([scores[at].ahead > 0 for at in own])
+        members = [index for index, value in enumerate(confidences) if low <= value and (value < high or last)]
+        if members:
+            mean, right = (
+                sum(confidences[index] for index in members) / len(members),
+                share([scores[index].ahead > 0 for index in members]),
+            )
             bins.append(Bin(low, high, mean, right))
-            gap += len(own) / len(scores) * abs(mean - right.value)
+            gap += len(members) / len(scores) * abs(mean - right.value)
     return bins, gap
 
 
 def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = "") -> Section:
     """A table for people."""
-    rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
+    rows = [(name, str(interval), str(interval.n)) for name, interval in figures.items()]
     return Section(title, [Table(("figure", "value", "pairs"), rows, note)])
 
 
 def calibration_section(bins: Sequence[Bin], gap: float) -> Section:
     """How far its certainty can be trusted."""
-    rows = [(f"{one.low:.1f} to {one.high:.1f}", f"{one.sure:.3f}", str(one.right), str(one.right.n)) for one in bins]
+    rows = [(f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.sure:.3f}", str(bin.right), str(bin.right.n)) for bin in bins]
     columns = ("how sure, from its margin", "mean", "how often right", "pairs")
     return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])
 

@@ -62,9 +62,9 @@ class RewardChoice(Settings):
     def _from_text(cls, value: Any) -> Any:
         values = {"use": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else value
         if isinstance(values, dict) and isinstance(values.get("use"), str) and values.get("file") is None:
-            place, colon, name = values["use"].rpartition(":")
-            if colon and place.endswith(".py"):
-                values |= {"file": place, "use": name}
+            path, colon, name = values["use"].rpartition(":")
+            if colon and path.endswith(".py"):
+                values |= {"file": path, "use": name}
         return values
 
     @property
@@ -112,16 +112,16 @@ class Rewards:
         return cls(choices, [_function(choice, where, model, world) for choice in choices], where=where)
 
     def __call__(self, prompts: Prompts, completions: Sequence[str], /, **columns: Sequence[Any]) -> Given:
-        each: dict[str, Values] = {}
+        values_by_name: dict[str, Values] = {}
         total: Values = [None] * len(completions)
         for choice, function in zip(self.choices, self.functions, strict=True):
             values = self._asked(choice, function, prompts, completions, columns)
-            of_name = sum(name.partition("#")[0] == choice.name for name in each)
-            each[f"{choice.name}#{of_name + 1}" if of_name else choice.name] = values
-            for at, value in enumerate(values):
+            of_name = sum(name.partition("#")[0] == choice.name for name in values_by_name)
+            values_by_name[f"{choice.name}#{of_name + 1}" if of_name else choice.name] = values
+            for index, value in enumerate(values):
                 if value is not None:
-                    total[at] = (total[at] or 0.0) + choice.weight * value
-        return Given(total, each)
+                    total[index] = (total[index] or 0.0) + choice.weight * value
+        return Given(total, values_by_name)
 
     def _asked(
         self,
@@ -132,26 +132,26 @@ class Rewards:
         columns: Mapping[str, Sequence[Any]],
     ) -> Values:
         where = f"{self.where}: {choice.name}"
-        told = {name: column for name, column in columns.items() if name not in ("prompts", "completions")}
+        extra_columns = {name: column for name, column in columns.items() if name not in ("prompts", "completions")}
         try:
-            found = _call(function, prompts, completions, {**told, **choice.options})
+            values = _call(function, prompts, completions, {**extra_columns, **choice.options})
         except VitaError:
             raise
         except Exception as error:  # a user's function may raise anything, and is named with it
             problem = f"raised {type(error).__name__}: {error}"
             hint = "a reward takes (prompts, completions, **columns)" if isinstance(error, TypeError) else None
             raise DataError(where, problem, hint=hint) from error
-        if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != len(completions):
-            got = len(found) if isinstance(found, Sequence) and not isinstance(found, str) else type(found).__name__
+        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(completions):
+            got = len(values) if isinstance(values, Sequence) and not isinstance(values, str) else type(values).__name__
             raise DataError(where, expected=f"a list of {len(completions)} numbers, one for each completion", got=got)
-        return [_number(value, where) for value in found]
+        return [_number(value, where) for value in values]
 
 
 def _call(function: Reward, prompts: Prompts, completions: Sequence[str], named: Mapping[str, Any]) -> Any:
     """Gives a function what it has arguments for; one without `**columns` is not troubled with further columns."""
     parameters = inspect.signature(function).parameters.values()
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    names = {one.name for one in parameters}
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    names = {parameter.name for parameter in parameters}
     known = dict(named) if takes_all else {name: value for name, value in named.items() if name in names}
     if "completions" not in names:
         return function(prompts, completions, **known)
@@ -180,11 +180,11 @@ def _function(choice: RewardChoice, where: str, model: ScoresDialogues | None, w
     if choice.file is not None:
         return _in_module(_loaded(Path(choice.file), spot), choice.use, spot)
     if ":" in choice.use:
-        place, _, name = choice.use.partition(":")
+        module_name, _, name = choice.use.partition(":")
         try:
-            return _in_module(importlib.import_module(place), name, spot)
+            return _in_module(importlib.import_module(module_name), name, spot)
         except ImportError as error:
-            raise ConfigError(spot, f"the module `{place}` cannot be imported: {error}") from None
+            raise ConfigError(spot, f"the module `{module_name}` cannot be imported: {error}") from None
     if choice.use == FROM_MODEL:
         if model is None:
             hint = "fill the input `reward`, or choose another of " + ", ".join(REWARDS.names())
@@ -207,9 +207,9 @@ def _bound(function: Reward, world: WorldSettings) -> Reward:
 def _by_model(model: ScoresDialogues) -> Reward:
     def reward(prompts: Prompts, completions: Sequence[str], **columns: Any) -> Values:
         pairs = zip(prompts, completions, strict=True)
-        told = [[*prompt, Message("assistant", text)] for prompt, text in pairs]
-        fit = [model.fits(dialogue) for dialogue in told]
-        scores = iter(model.score([dialogue for dialogue, fits in zip(told, fit, strict=True) if fits]))
+        dialogues = [[*prompt, Message("assistant", text)] for prompt, text in pairs]
+        fit = [model.fits(dialogue) for dialogue in dialogues]
+        scores = iter(model.score([dialogue for dialogue, fits in zip(dialogues, fit, strict=True) if fits]))
         return [float(next(scores)) if fits else None for fits in fit]
 
     return reward
@@ -233,14 +233,16 @@ def _loaded(path: Path, where: str) -> ModuleType:
 
 
 def _in_module(module: ModuleType, name: str, where: str) -> Reward:
-    found: Any = getattr(module, name, None)
-    if callable(found):
-        return cast("Reward", found)
-    place = module.__file__ or module.__name__
-    names = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
+    function: Any = getattr(module, name, None)
+    if callable(function):
+        return cast("Reward", function)
+    module_path = module.__file__ or module.__name__
+    names = [
+        attribute for attribute, value in vars(module).items() if callable(value) and not attribute.startswith("_")
+    ]
     close = nearest(name, names)
     hint = f"did you mean `{close}`?" if close else f"it holds {', '.join(names)}" if names else None
-    raise ConfigError(where, f"{place} holds no function `{name}`", hint=hint)
+    raise ConfigError(where, f"{module_path} holds no function `{name}`", hint=hint)
 
 
 # -- rewards by name
@@ -249,17 +251,17 @@ def _in_module(module: ModuleType, name: str, where: str) -> Reward:
 @REWARDS.add("world_manners")
 def world_manners(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
     """How polite, short and to the point an answer is, from 0 to 1."""
-    place = _world(world)
-    things = [question.thing if (question := _question(place, prompt)) else None for prompt in prompts]
-    return [place.manners(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
+    opened_world = _world(world)
+    things = [question.thing if (question := _question(opened_world, prompt)) else None for prompt in prompts]
+    return [opened_world.manners(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
 
 
 @REWARDS.add("world_right")
 def world_right(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
     """1 for the right kind and property of what was asked for, else 0; None where no thing was asked for."""
-    place = _world(world)
-    pairs = [(_question(place, prompt), text) for prompt, text in zip(prompts, completions, strict=True)]
-    return [float(place.judge(question, text).right) if question else None for question, text in pairs]
+    opened_world = _world(world)
+    pairs = [(_question(opened_world, prompt), text) for prompt, text in zip(prompts, completions, strict=True)]
+    return [float(opened_world.judge(question, text).right) if question else None for question, text in pairs]
 
 
 @REWARDS.add("sum_right")
@@ -272,12 +274,12 @@ def sum_right(
     everything, and wrong.
     """
     truths = answer if answer is not None else [None] * len(completions)
-    found: Values = []
-    for prompt, text, given in zip(prompts, completions, truths, strict=True):
-        truth = _sum(prompt) if given is None else int(given)
+    scores: Values = []
+    for prompt, text, column_answer in zip(prompts, completions, truths, strict=True):
+        truth = _sum(prompt) if column_answer is None else int(column_answer)
         numbers = [int(number) for number in re.findall(r"\d+", text)]
-        found.append(None if truth is None else float(numbers[-1:] == [truth] and len(numbers) <= 3))
-    return found
+        scores.append(None if truth is None else float(numbers[-1:] == [truth] and len(numbers) <= 3))
+    return scores
 
 
 @REWARDS.add("length")
@@ -318,8 +320,12 @@ def random_reward(
     return [float(Random(f"{seed}/{number}").random() < share) for number in draws]
 
 
-def _world(given: Any) -> World:
-    settings = given if isinstance(given, WorldSettings) else WorldSettings.model_validate(given)
+def _world(settings_or_values: Any) -> World:
+    settings = (
+        settings_or_values
+        if isinstance(settings_or_values, WorldSettings)
+        else WorldSettings.model_validate(settings_or_values)
+    )
     return _made(settings.model_dump_json())
 
 
@@ -334,8 +340,8 @@ def _question(world: World, prompt: Sequence[Message]) -> Any:
 
 
 def _sum(prompt: Sequence[Message]) -> int | None:
-    found = re.search(r"(\d+) plus (\d+)", prompt[-1].content) if prompt else None
-    return int(found.group(1)) + int(found.group(2)) if found else None
+    match = re.search(r"(\d+) plus (\d+)", prompt[-1].content) if prompt else None
+    return int(match.group(1)) + int(match.group(2)) if match else None
 
 
 def _parses(text: str) -> bool:

@@ -86,7 +86,7 @@ class Answers:
 
     @property
     def ended(self) -> Bool[Tensor, "N"]:
-        return torch.tensor([one.finish == "stop" for one in self.completions], device=self.ids.device)
+        return torch.tensor([completion.finish == "stop" for completion in self.completions], device=self.ids.device)
 
 
 @dataclass
@@ -106,13 +106,13 @@ class Rollouts:
         trainer: Trainer,
         engine: Engine,
         reference: Transformer,
-        asked: Sequence[Prompt],
+        prompts: Sequence[Prompt],
         rewards: Rewards,
         plan: Plan,
         *,
         seed: int,
     ) -> None:
-        self.trainer, self.engine, self.reference, self.asked = trainer, engine, reference, list(asked)
+        self.trainer, self.engine, self.reference, self.asked = trainer, engine, reference, list(prompts)
         self.rewards, self.plan, self.seed = rewards, plan, seed
         self.latest: Round | None = None
 
@@ -137,15 +137,17 @@ class Rollouts:
         prompts = [prompt for prompt in self._drawn(number) for _ in range(plan.samples)]
         chance = Random(f"{self.seed}/answers/{number}")
         answers = answer(self.engine, prompts, max_tokens=plan.max_tokens, chance=chance)
-        given = worth(self.rewards, answers, penalty=plan.truncation_penalty, seed=f"{self.seed}/{number}")
-        scores = torch.tensor([math.nan if one is None else one for one in given.total], device=answers.ids.device)
+        rewards = worth(self.rewards, answers, penalty=plan.truncation_penalty, seed=f"{self.seed}/{number}")
+        scores = torch.tensor(
+            [math.nan if reward is None else reward for reward in rewards.total], device=answers.ids.device
+        )
         rows = max(1, self.trainer.training.micro_tokens // max(1, answers.mask.shape[1]))
         policy = self.trainer.learner.model
         assert isinstance(policy, Transformer)
         old = look_at(policy, answers.ids, answers.mask, rows=rows)
         reference = look_at(self.reference, answers.ids, answers.mask, rows=rows).logprobs
         self._agrees(answers, old, number)
-        figures = told(answers, given, old, reference, size=plan.samples)
+        figures = told(answers, rewards, old, reference, size=plan.samples)
         mask = answers.mask & ~scores.isnan()[:, None]
         if plan.mask_truncated:
             mask = without_truncated(mask, answers.ended)
@@ -156,30 +158,30 @@ class Rollouts:
 
     def _drawn(self, number: int) -> list[Prompt]:
         """The round's prompts: all come once, in an order of chance, before any comes again."""
-        found: list[Prompt] = []
-        for at in range(number * self.plan.prompts, (number + 1) * self.plan.prompts):
-            lap, place = divmod(at, len(self.asked))
+        prompts: list[Prompt] = []
+        for index in range(number * self.plan.prompts, (number + 1) * self.plan.prompts):
+            lap, position = divmod(index, len(self.asked))
             order = list(range(len(self.asked)))
             Random(f"{self.seed}/prompts/{lap}").shuffle(order)
-            found.append(self.asked[order[place]])
-        return found
+            prompts.append(self.asked[order[position]])
+        return prompts
 
     def _advantages(self, tensors: Mapping[str, Tensor], scores: Float[Tensor, "N"], number: int) -> dict[str, Tensor]:
         plan, mask = self.plan, tensors["mask"]
-        apart = torch.where(mask, k1(tensors["old"], tensors["reference"]), 0)
+        divergence = torch.where(mask, k1(tensors["old"], tensors["reference"]), 0)
         if plan.method == "ppo":
-            rewards = shaped(scores.nan_to_num(), apart, mask, kl=plan.kl)
-            found = gae(rewards, tensors["values"], mask, gamma=plan.gamma, lam=plan.lam)
-            return {"advantages": whitened(found.advantages, mask), "returns": found.returns}
+            rewards = shaped(scores.nan_to_num(), divergence, mask, kl=plan.kl)
+            estimate = gae(rewards, tensors["values"], mask, gamma=plan.gamma, lam=plan.lam)
+            return {"advantages": whitened(estimate.advantages, mask), "returns": estimate.returns}
         if plan.method == "grpo":  # the divergence is in the loss
-            each = relative(scores, size=plan.samples, scale=plan.scale)
+            advantages = relative(scores, size=plan.samples, scale=plan.scale)
         else:
-            paid = scores - plan.kl * apart.sum(1)
+            paid = scores - plan.kl * divergence.sum(1)
             if plan.method == "rloo":
-                each = leave_one_out(paid, size=plan.samples)
+                advantages = leave_one_out(paid, size=plan.samples)
             else:
-                each = relative(paid, size=plan.samples if plan.samples > 1 else len(paid), scale="none")
-        return {"advantages": each[:, None].expand(mask.shape).contiguous()}
+                advantages = relative(paid, size=plan.samples if plan.samples > 1 else len(paid), scale="none")
+        return {"advantages": advantages[:, None].expand(mask.shape).contiguous()}
 
     # -- an optimizer step
 
@@ -205,11 +207,11 @@ class Rollouts:
 
     # -- what must be so
 
-    def _first(self, told: Mapping[str, float]) -> None:
+    def _first(self, metrics: Mapping[str, float]) -> None:
         """On a round's first step nothing has moved yet: every ratio is 1 and nothing is clipped."""
         limit = SAME if self.trainer.precision.dtype == torch.float32 else SAME_ROUNDED
-        if not told["ratio_off"] <= limit or told["clip_fraction"] > 0:
-            got = f"ratios {told['ratio_off']:.3g} from 1 and {told['clip_fraction']:.1%} clipped"
+        if not metrics["ratio_off"] <= limit or metrics["clip_fraction"] > 0:
+            got = f"ratios {metrics['ratio_off']:.3g} from 1 and {metrics['clip_fraction']:.1%} clipped"
             hint = "the model does not compute the same twice; is something random in it?"
             raise TrainingError(
                 "rlhf, first step of a round", expected="ratio 1 and nothing clipped", got=got, hint=hint
@@ -218,11 +220,11 @@ class Rollouts:
     def _agrees(self, answers: Answers, old: Looked, number: int) -> None:
         """Sampling and training must mean the same probabilities by the same tokens."""
         sampled = torch.zeros_like(old.logprobs)
-        every = [logprob for one in answers.completions for logprob in one.logprobs]
+        every = [logprob for completion in answers.completions for logprob in completion.logprobs]
         sampled[answers.mask] = torch.tensor(every, dtype=sampled.dtype, device=sampled.device)
-        off = (sampled - old.logprobs).abs().sum().item() / max(1, int(answers.mask.sum()))
-        if not off <= (SAME if self.trainer.precision.dtype == torch.float32 else SAME_ROUNDED):
-            got = f"{off:.3g} nats apart on average"
+        mean_difference = (sampled - old.logprobs).abs().sum().item() / max(1, int(answers.mask.sum()))
+        if not mean_difference <= (SAME if self.trainer.precision.dtype == torch.float32 else SAME_ROUNDED):
+            got = f"{mean_difference:.3g} nats apart on average"
             expected = "training to find the log-probabilities that sampling told"
             raise TrainingError(f"rlhf, round {number + 1}", expected=expected, got=got)
 
@@ -246,11 +248,11 @@ class HeldOut:
         """What answers are worth, how far they are from the start, and how sure the policy is."""
         seed, rows = f"{self.seed}/look", len(self.prompts)
         answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(seed))
-        given = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=seed)
+        rewards = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=seed)
         models = self.engine.model, self.reference
         now, start = (look_at(model, answers.ids, answers.mask, rows=rows) for model in models)
-        found = told(answers, given, now, start.logprobs, size=1)
-        return {f"heldout_{name}": found[name] for name in HEADLINE if name in found}
+        metrics = told(answers, rewards, now, start.logprobs, size=1)
+        return {f"heldout_{name}": metrics[name] for name in HEADLINE if name in metrics}
 
 
 # -- answers and their worth
@@ -258,49 +260,49 @@ class HeldOut:
 
 def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance: Random) -> Answers:
     """An answer to each prompt by the pure policy."""
-    asked = [engine.chat_ids(prompt.messages) for prompt in prompts]
+    prompts_ids = [engine.chat_ids(prompt.messages) for prompt in prompts]
     plain = Sampling(max_tokens=max_tokens)
     settings = [plain.model_copy(update={"seed": chance.getrandbits(48)}) for _ in prompts]
-    completions = engine.generate(asked, settings)
-    rows = [[*given, *one.ids] for given, one in zip(asked, completions, strict=True)]
+    completions = engine.generate(prompts_ids, settings)
+    rows = [[*prompt_row, *completion.ids] for prompt_row, completion in zip(prompts_ids, completions, strict=True)]
     longest = max(map(len, rows))
     pad = engine.tokenizer.pad
     ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=engine.device)
     places = torch.arange(1, longest, device=engine.device)
-    starts = torch.tensor([len(given) for given in asked], device=engine.device)[:, None]
-    ends = torch.tensor([len(row) for row in rows], device=engine.device)[:, None]
-    return Answers(list(prompts), completions, ids, (places >= starts) & (places < ends))
+    starts = torch.tensor([len(prompt_row) for prompt_row in prompts_ids], device=engine.device)[:, None]
+    stops = torch.tensor([len(row) for row in rows], device=engine.device)[:, None]
+    return Answers(list(prompts), completions, ids, (places >= starts) & (places < stops))
 
 
 def worth(rewards: Rewards, answers: Answers, *, penalty: float, seed: str) -> Given:
     """What the answers are worth; one that did not end has earned nothing, and loses `penalty`."""
-    given = judged(rewards, answers.prompts, answers.completions, seed=seed)
-    pairs = zip(given.total, answers.completions, strict=True)
-    total = [earned(value, one, penalty=penalty) for value, one in pairs]
-    return Given(total, given.each)
+    judged_rewards = judged(rewards, answers.prompts, answers.completions, seed=seed)
+    pairs = zip(judged_rewards.total, answers.completions, strict=True)
+    total = [earned(value, completion, penalty=penalty) for value, completion in pairs]
+    return Given(total, judged_rewards.each)
 
 
 def told(
-    answers: Answers, given: Given, old: Looked, reference: Float[Tensor, "N T"], *, size: int
+    answers: Answers, rewards: Given, old: Looked, reference: Float[Tensor, "N T"], *, size: int
 ) -> dict[str, float]:
     """A round in figures: reward, divergence, entropy, shares of flat groups and of truncated answers, length."""
-    known = [value for value in given.total if value is not None]
+    known = [value for value in rewards.total if value is not None]
     tokens = answers.mask.sum(1).cpu().double()
-    apart = torch.where(answers.mask, k1(old.logprobs, reference), 0).sum(1)
-    scores = torch.tensor([math.nan if one is None else one for one in given.total])
-    found = {
-        "kl": apart.cpu().double().mean().item(),
+    divergence = torch.where(answers.mask, k1(old.logprobs, reference), 0).sum(1)
+    scores = torch.tensor([math.nan if reward is None else reward for reward in rewards.total])
+    metrics = {
+        "kl": divergence.cpu().double().mean().item(),
         "entropy": (old.entropy.cpu().double().sum() / tokens.sum()).item(),
         "truncated": 1 - answers.ended.cpu().double().mean().item(),
         "length": tokens.mean().item(),
-        "without_reward": 1 - len(known) / len(given.total),
+        "without_reward": 1 - len(known) / len(rewards.total),
     }
     if known:
-        found["reward"] = fmean(known)
+        metrics["reward"] = fmean(known)
     if size > 1:
-        found["zero_variance"] = flat_groups(scores, size=size).cpu().double().mean().item()
-    for name, values in given.each.items():
-        own = [value for value in values if value is not None]
-        if own and len(given.each) > 1:
-            found[f"reward/{name}"] = fmean(own)
-    return {name: round(value, 6) for name, value in found.items()}
+        metrics["zero_variance"] = flat_groups(scores, size=size).cpu().double().mean().item()
+    for name, values in rewards.each.items():
+        known_rewards = [value for value in values if value is not None]
+        if known_rewards and len(rewards.each) > 1:
+            metrics[f"reward/{name}"] = fmean(known_rewards)
+    return {name: round(value, 6) for name, value in metrics.items()}
