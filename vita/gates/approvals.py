@@ -38,7 +38,7 @@ approvals = sa.Table(
 
 @dataclass(frozen=True)
 class Statement:
-    """What a person signs."""
+    """The statement that a person signs."""
 
     kind: Kind
     gate: str

@@ -30,12 +30,12 @@ UNGATED = "ungated"
 
 @dataclass(frozen=True)
 class Terms:
-    """What an operator asks for when a model is served."""
+    """The request of an operator to serve a model."""
 
     ungated: str | None = None
     """Why the model is served without the approval of a gate."""
     research: bool = False
-    """Whether a retired model that was kept for research may be served."""
+    """Permit serving a retired model for research."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ verdicts = sa.Table(
 
 @dataclass(frozen=True)
 class Decision:
-    """What a gate says of some weights now."""
+    """The current decision of a gate on a model."""
 
     gate: str
     model: str
@@ -76,7 +76,7 @@ class Decision:
 
     @property
     def green(self) -> bool:
-        """Whether the weights may pass."""
+        """Return True if the weights may pass."""
         return self.judged.verdict in ("pass", "waived") and len(self.approved_by) >= self.needed
 
     @property
@@ -303,7 +303,7 @@ def waive(
 
 
 def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
-    """What the gate said of these weights the last time, if that was by today's bars."""
+    """Return the last verdict of the gate on these weights, if the bars have not changed since."""
     same = (verdicts.c.gate == gate, verdicts.c.artifact == model)
     query = sa.select(verdicts.c.verdict, verdicts.c.policy).where(*same).order_by(verdicts.c.id.desc()).limit(1)
     with ledger.transaction() as database:
@@ -341,7 +341,7 @@ def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, m
 
 
 def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[Evidence]:
-    """What a name meant, the latest first: weights that have successors are judged by the reports on themselves."""
+    """Yield the reports that a step name referred to, newest first; superseded weights keep their own reports."""
     for digest in _meant(ledger, name):
         if store.has(digest) and (runs := ledger.find(artifact=digest, state="done")):
             yield Evidence(store.open(digest).path, digest, runs[-1].began, version=runs[-1].version)
@@ -391,7 +391,7 @@ def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...]
 
 
 def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> History:
-    """What was measured of the same weights, and the reports of the bars' own steps."""
+    """Return the earlier measurements of the same weights, and the reports of the steps of the bars."""
     results = measurements(ledger, store, model)
     names = {bar.report: bar.report if "/" in bar.report else f"{life}/{bar.report}" for bar in bars}
     reports = {

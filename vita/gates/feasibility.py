@@ -16,7 +16,7 @@ _FEWEST_DOCUMENTS = 2
 
 
 def doubts(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str], store: Store) -> list[str]:
-    """What is doubtful about the steps and gates; `known` are the artifacts of steps that need not run."""
+    """Return warnings about the steps and gates; `known` maps the steps that need not run to their artifacts."""
     steps = {step.name: step for step in plan.steps}
     warnings = [
         f"{step.name}: {advice}"
@@ -81,7 +81,7 @@ def _most_items(
 
 
 def _held_out(corpus: str, steps: Mapping[str, Step], known: Mapping[str, str], store: Store) -> int | None:
-    """How many documents a corpus holds out, where that is known already."""
+    """Return the number of held-out documents of a corpus, if it is already known."""
     digest = corpus[1:] if corpus.startswith("@") else known.get(corpus)
     if digest and store.has(digest):
         return int(store.manifest(digest).facts.get("documents", {}).get("held_out", 0))

@@ -21,11 +21,11 @@ from vita.spine.errors import GateError
 from vita.spine.store import canonical_json
 
 GUARD = "guard"
-"""What a waiver calls the demand that a release bears the guard that its figures were measured behind."""
+"""The name, in waivers, of the requirement that a release has the guard with which its figures were measured."""
 
 
 def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
-    """What identifies a guard by all that it does; None where there is none."""
+    """Return the digest of all settings of a guard; None without a guard."""
     if guard is None:
         return None
     full_guard = build(Guard, guard, where="guard").model_dump(mode="json")

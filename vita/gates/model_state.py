@@ -27,7 +27,7 @@ class ModelState:
     successor: str | None = None
     """The model to use instead: a digest or a name, as it was recorded."""
     for_research: bool = False
-    """Whether a retired model may be served for research."""
+    """The retired model may be served for research."""
 
     def at(self, now: float) -> ModelState:
         """The state at a moment: a deprecated model is retired from its sunset on."""

@@ -46,11 +46,11 @@ class Bar(Settings):
     not_worse_than: str | None = None
     """A step whose report holds the same figure of another model; `margin` says how much worse is still as good."""
     margin: float = Field(default=0.0, ge=0)
-    """How much worse than the other model's figure this one may be."""
+    """The maximum regression against the figure of the other model."""
     lower_is_better: bool | None = None
-    """Which way is worse, for `not_worse_than`; without it told from the figure's name."""
+    """The direction of the figure, for `not_worse_than`; derived from the name of the figure by default."""
     by: Literal["interval", "value"] = "interval"
-    """Whether the whole interval must clear the bar, or its middle alone."""
+    """The part of the figure that must clear the bar: the whole interval, or its value alone."""
 
     @model_validator(mode="after")
     def _one_limit(self) -> Bar:
@@ -60,7 +60,7 @@ class Bar(Settings):
 
     @property
     def name(self) -> str:
-        """What a waiver calls it."""
+        """Return the name of the bar in waivers."""
         return f"{self.report}:{self.figure}"
 
     @property
@@ -83,9 +83,9 @@ class Policy(Settings):
     model: str
     """The step whose model must clear it."""
     bars: tuple[Bar, ...] = Field(min_length=1)
-    """What must hold, all of it."""
+    """The bars, which must all be cleared."""
     approvals: int = Field(default=0, ge=0)
-    """How many people must approve by name, once the bars are cleared."""
+    """The number of people who must approve by name after the bars are cleared."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class History:
-    """What was measured of the same weights before, under any name, test or life."""
+    """The earlier measurements of the same weights, under any name, test or life."""
 
     first: Mapping[str, float] = field(default_factory=dict)
     """Figure -> when it was measured for the first time; the empty name stands for every figure."""
@@ -204,7 +204,7 @@ def measured(folder: Path) -> str | None:
 
 
 TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `held_out`, test's `documents`)"
-"""What to do about a figure without an interval."""
+"""The hint for a figure without an interval."""
 
 
 def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float, history: History) -> Finding:
@@ -233,7 +233,7 @@ def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: flo
 
 
 def _same_conditions(earlier: Evidence, current: Evidence) -> bool:
-    """Whether two reports were made by the same version of a test, behind the same guard."""
+    """Return True if two reports have the same version of the test and the same guard."""
     if earlier.version != current.version:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Which bars count for a measurement: those that stood when it began, and those of today.
+"""The bars that apply to a measurement: those in force when it began, and those of today.
 
     fixed = [Fixed(policy, digest, at), ...]                 # a gate's policies in the order in which they were set
     standing_since(fixed)                                    # bar's identity -> since when it stands without a break
@@ -54,7 +54,7 @@ def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> 
 
 
 def approvals_needed(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> int:
-    """How many must approve: as many as today's policy asks for, or as was asked when measuring began."""
+    """Return the number of approvals needed: the larger of today's policy and the policy when measuring began."""
     then = _at(fixed, _first(fixed, first))
     return max(fixed[-1].policy.approvals, then.policy.approvals if then else 0)
 

@@ -63,7 +63,7 @@ class ModelMatch:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file is hidden: neither adopted into the store nor taken into a release."""
+    """Return True if a file is hidden: neither adopted into the store nor included in a release."""
     return any(part.startswith(".") for part in name.split("/"))
 
 

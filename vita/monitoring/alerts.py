@@ -31,7 +31,7 @@ class Rule(Settings):
     """One thing to watch."""
 
     name: str = Field(min_length=1)
-    """What it is called when it fires."""
+    """The name of the alert."""
     figure: str
     """One of the figures that `vita monitor` shows."""
     above: float | None = None
@@ -39,9 +39,9 @@ class Rule(Settings):
     below: float | None = None
     """It fires under this."""
     seconds: float = Field(default=0.0, ge=0, alias="for")
-    """How long it must have been so: seconds, or `5 min`, `1 h`."""
+    """The time for which the condition must hold: seconds, or `5 min`, `1 h`."""
     severity: Literal["note", "warn", "page"] = "warn"
-    """How loudly."""
+    """The severity of the alert."""
     version: str | None = None
     """Only this version; each one when absent."""
     at_least: int = Field(default=1, ge=0)
@@ -68,7 +68,7 @@ class Rule(Settings):
         return self
 
     def broken_by(self, value: float | None) -> bool:
-        """Whether a value is on the wrong side; one that nobody saw is not."""
+        """Return True if the value violates the rule; a missing value does not."""
         if value is None:
             return False
         return value > self.above if self.above is not None else self.below is not None and value < self.below

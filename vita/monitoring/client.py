@@ -23,20 +23,20 @@ _COME_AGAIN = (429, 503)
 
 @dataclass(frozen=True)
 class Visited:
-    """What came of a visit."""
+    """The result of a simulated session."""
 
     visit: Visit
     answers: tuple[str, ...]
     requests: tuple[str, ...]
     """The ids under which the service knows them."""
     version: str
-    """Which version answered."""
+    """The version that answered."""
     said: int
-    """How many words of feedback were taken."""
+    """The number of feedback records that the server accepted."""
     minded: tuple[bool, ...] = ()
-    """Whether the visitor minded it, for each answer."""
+    """One flag per answer: True if the user complains about it."""
     failed: tuple[str, ...] = ()
-    """What did not work, in words."""
+    """The failures, as messages."""
 
 
 async def walk(

@@ -1,4 +1,4 @@
-"""What a service was asked and what users said of its answers: the tables, and figures of quality per version.
+"""The request log and the user feedback: the tables, and figures of quality per version.
 
 The gateway writes them; `vita monitor` shows the figures, and `refine` makes preferences of the rows. Figures are
 joined, filtered and aggregated by the database over an index without content: memory does not grow with the log.
@@ -27,7 +27,7 @@ deployments = sa.Table(
     sa.Column("who", sa.String),
     sa.Column("at", sa.Float),
 )
-"""What was served when: each start, change of share and stop of a version, oldest first."""
+"""The serving history: each start, change of traffic share and stop of a version, oldest first."""
 requests = sa.Table(
     "requests",
     _tables,
@@ -168,7 +168,7 @@ def _asked(
 
 
 def _counted(database: sa.Connection, selection: sa.Subquery) -> dict[_Version, dict[str, float | None]]:
-    """What needs no order: counts, rates and means. Names with an underscore are counts of values that are there."""
+    """Return counts, rates and means per version. Names with an underscore count the values that are not null."""
     row = selection.c
     answered = {name: sa.case((row.status == 200, row[name])) for name in MONITORED}
     timed = sa.and_(row.status == 200, row.seconds.is_not(None), row.completion_tokens.is_not(None))

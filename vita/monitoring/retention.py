@@ -1,4 +1,4 @@
-"""How long the request log, feedback and passing events are kept, and their removal in small batches.
+"""Retention of the request log, feedback and transient events, and their removal in small batches.
 
     for removed in prune(ledger, Retention()): ...      # each step is one short transaction: what -> how many rows
 
@@ -27,7 +27,7 @@ _DAY = 86_400.0
 
 
 class Retention(Settings):
-    """How long the ledger keeps what passes."""
+    """The retention periods of the ledger."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -36,7 +36,7 @@ class Retention(Settings):
     request_days: float | None = Field(default=400.0, ge=0)
     """Days that the figures of a request and the verdicts on it are kept; for ever when absent."""
     request_rows: int | None = Field(default=None, ge=0)
-    """How many requests are kept at most, the newest; any number when absent."""
+    """The maximum number of requests; the newest are kept. No limit if absent."""
     event_days: float | None = Field(default=400.0, ge=0)
     """Days that passing events are kept which a newer one has taken the place of; for ever when absent."""
 
@@ -57,7 +57,7 @@ def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> 
 
 
 def outdated(ledger: Ledger, retention: Retention, *, now: float | None = None) -> dict[str, int]:
-    """What -> how many rows `prune` would change now."""
+    """Return the number of rows per category that `prune` would change now."""
     moment = time.time() if now is None else now
     row_counts: dict[str, int] = {}
     with ledger.transaction() as database:

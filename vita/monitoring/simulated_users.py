@@ -1,4 +1,4 @@
-"""Who uses a released model in a simulation: the embedded world's people, or people with the prompts of a source.
+"""Simulated users of a released model: people of the embedded world, or users with the prompts of a source.
 
     crowd = users.crowd(release.folder / "model", where="trial")
     for visit in crowd.visits(200, seed=0): ...
@@ -29,13 +29,13 @@ from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 
 PEOPLE = 40
-"""How many different users there are of a source's prompts."""
+"""The number of different users of the prompts of a source."""
 MINDED = 0.5
 """An answer that the reward gives less than this is minded."""
 
 
 class Users(Settings):
-    """Who comes, and how many at a time."""
+    """The simulated users, with their number and concurrency."""
 
     world: WorldSettings | None = None
     """The embedded world whose people come to visit."""
@@ -45,9 +45,9 @@ class Users(Settings):
     """What the visitors with prompts of `sources` look at, as a reward by name or `file.py:function`: they mind an
     answer that gets less than 0.5."""
     visits: int = Field(160, ge=4)
-    """How often somebody comes and asks."""
+    """The number of sessions."""
     at_once: int = Field(8, ge=1)
-    """How many are there at the same time."""
+    """The number of concurrent sessions."""
     replicas: int = Field(2, ge=1)
     """Processes that answer."""
     max_tokens: int = Field(48, ge=1)
@@ -88,7 +88,7 @@ class Askers:
             yield Visit(number, who, shuffled.pop().messages, answers)
 
     def minds(self, visit: Visit, answer: str) -> bool:
-        """Whether the reward thinks little of it; where it says nothing, nobody minds."""
+        """Return True if the reward of the answer is below the threshold; False if it has no reward."""
         from vita.infer.engine import Completion
         from vita.rl.before_after import judged
 

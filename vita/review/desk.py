@@ -82,7 +82,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said; `model` is the version's digest."""
+    """The answer of a model; `model` is the digest of the version."""
 
     model: str
     text: str
@@ -98,7 +98,7 @@ class Item:
     prompt: tuple[Message, ...]
     answers: tuple[Answer, ...]
     probability: float = 1.0
-    """How likely it was to be drawn from all there were."""
+    """The sampling probability of the item."""
     id: int = 0
     """Its row in the ledger."""
 
@@ -114,26 +114,26 @@ class Task:
     models: tuple[Version, ...]
     """The first is the version under review."""
     raters: int
-    """How many people are to rate each item."""
+    """The number of human raters per item."""
     seed: int
     secret: str = field(repr=False)
     settings: Mapping[str, Any]
     at: float
 
     def order(self, item: Item, rater: str) -> tuple[int, ...]:
-        """Which answers this rater sees from left to right: by chance, and always the same."""
+        """Return the order of the answers for this rater, from left to right: random, but always the same."""
         order = list(range(len(item.answers)))
         Random(f"{self.seed}:{item.item}:{rater}").shuffle(order)
         return tuple(order)
 
     def token(self, rater: str) -> str:
-        """What lets this rater in, and nobody else."""
+        """Return the access token of this rater."""
         return hmac.digest(self.secret.encode(), rater.encode(), "sha256").hex()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """What one rater said of one item."""
+    """The rating of one item by one rater."""
 
     id: int
     item: int
@@ -239,7 +239,7 @@ class Desk:
     # -- rating
 
     def queue(self, task: Task, rater: str) -> list[Item]:
-        """What this rater has still to see, in an order of their own; what enough people have rated is done."""
+        """Return the items that this rater has not rated, in the order of the rater, without fully rated items."""
         ratings = self.ratings(task)
         rated = {rating.item for rating in ratings if rating.rater == rater}
         humans = Counter(rating.item for rating in ratings if rating.rater_kind == "human" and rating.rater != rater)
@@ -296,7 +296,7 @@ class Desk:
             return Rating(**inserted.mappings().one())
 
     def ratings(self, task: Task, *, superseded: bool = False) -> list[Rating]:
-        """What was said, oldest first: the newest of each rater on each item, or with all that was corrected."""
+        """Return the ratings, oldest first: the newest per rater and item, or all with `superseded`."""
         item_ids = sa.select(_items.c.id).where(_items.c.task == task.id)
         query = sa.select(_ratings).where(_ratings.c.item.in_(item_ids)).order_by(_ratings.c.id)
         with self.ledger.transaction() as database:

@@ -1,4 +1,4 @@
-"""What raters are asked, in words: the guideline, and the criteria of the rubric with an anchor for every level.
+"""The instructions for raters: the guideline, and the criteria of the rubric with an anchor for every level.
 
 The version of a guideline is a digest of its words. Every rating carries it, so that votes given under different
 words are never mixed unseen.

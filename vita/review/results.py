@@ -1,4 +1,4 @@
-"""What comes of a review: who is preferred and how surely, how far raters agree, and pairs to learn from.
+"""The results of a review: preferences with intervals, agreement of raters, and preference pairs for training.
 
 Only people count for the figures; judges and rules are shown by how far they agree with them. Skipped items say
 nothing; "both bad" is shown by itself and is neither a win nor a tie.
@@ -61,7 +61,7 @@ class Results:
         return fit(together) if together else None
 
     def clusters(self) -> str:
-        """What the intervals take to be independent: `raters`, or `prompts` where few people rated."""
+        """Return the unit of resampling of the intervals: `raters`, or `prompts` if there are few raters."""
         return "raters" if len({rating.rater for rating in self._people()}) >= MANY_RATERS else "prompts"
 
     def _pairwise(self) -> dict[str, Interval]:

@@ -189,7 +189,7 @@ def _parse_rating(body: bytes) -> RatingRequest:
 
 
 def _shown(desk: Desk, task: Task, item: Item | None, rater: str) -> dict[str, Any]:
-    """What a rater may see of an item: no names, the answers in this rater's order."""
+    """Return the item as the rater may see it: without version names, with the answers in the order of the rater."""
     done, total = desk.progress(task, rater)
     progress = {"done": done, "total": total}
     if item is None:

@@ -1,4 +1,4 @@
-"""What fine-tuning used of a dialogue: all of it, its beginning, or nothing, as the stage itself prepares it.
+"""The use of a dialogue in fine-tuning: whole, truncated or unused, computed as the stage prepares it.
 
 use = dialogue_use(run, dialogue, repeat=1.0, store=store, ledger=ledger)
 use.use, use.told       # ("not used", "dropped (cut_before_answer: 380 tokens), not trained on")
@@ -20,14 +20,14 @@ from vita.spine.store import Store
 
 
 class DialogueUse(NamedTuple):
-    """What became of a dialogue in a run."""
+    """The use of a dialogue in a run."""
 
     use: Use
     told: str
 
 
 def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, ledger: Ledger) -> DialogueUse | None:
-    """What a run of `sft` used of a dialogue; None where all was used, and where that cannot be known any more."""
+    """Return the use of a dialogue in an `sft` run; None if all of it was used, or if that is no longer known."""
     from vita.infer.pretrained import PretrainedText
 
     try:

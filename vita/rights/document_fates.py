@@ -1,4 +1,4 @@
-"""What became of a document in a corpus: in the training text, held out, or dropped, and as a copy of which other.
+"""The use of a document in a corpus: in the training text, held out, or dropped as a copy of another document.
 
 for fate in fates(folder, "mail/7"): fate.use, fate.told
 """
@@ -22,7 +22,7 @@ _USES: dict[str, Use] = {"train": "trained on", "heldout": "held out"}
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of one document with the id, or with the content, that is asked for."""
+    """The use of one document that matches the requested id or content."""
 
     source: str
     id: str
@@ -32,11 +32,11 @@ class Fate:
     content: str | None = None
     """The hash of its text, where the text is in the corpus."""
     sibling: bool = False
-    """Whether it is another text of the same source that was read under the same id and renamed."""
+    """The document is another text of the same source with the same id, and was renamed."""
 
 
 def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fate]:
-    """What became of every document with this id (of `source` alone, where it is given)."""
+    """Return the use of every document with this id (only of `source`, if given)."""
     dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
     originals = {_original(row) for row in dropped if row["reason"] == "duplicate"}
     fates_by_document: dict[tuple[str, str, str], Fate] = {}
@@ -60,7 +60,7 @@ def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fat
 
 
 def copies(folder: Path, contents: set[str]) -> list[Fate]:
-    """What became of every document with one of these contents, whatever its id is."""
+    """Return the use of every document with one of these contents, whatever its id is."""
     fates_by_document: dict[tuple[str, str], Fate] = {}
     for part in PARTS:
         for row in _documents(folder, part):

@@ -1,4 +1,4 @@
-"""What became of a document in every corpus and model, and its erasure: what must be rebuilt if it goes.
+"""The trace of a document through all corpora and models, and its erasure with the artifacts to rebuild.
 
 seen = who_saw("wiki/Cat", store, ledger)
 seen.holders, seen.weights      # each with what became of the document: trained on, held out, dropped as a copy of ...
@@ -42,7 +42,7 @@ class Holder:
     use: str = "trained on"
     """`trained on`, `held out` (evaluated on alone), `not reached` (training ended before it) or `not used`."""
     told: str = ""
-    """What became of it, in words."""
+    """The use of the document, as a message."""
     source: str = ""
     """The source whose document it is."""
 
@@ -53,7 +53,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Seen:
-    """Where a document went."""
+    """The trace of a document."""
 
     document: str
     holders: tuple[Holder, ...]
@@ -66,7 +66,7 @@ class Seen:
     contents: dict[str, frozenset[str]] = field(default_factory=dict)
     """Source -> hashes of the contents that the id has in it."""
     siblings: bool = False
-    """Whether other texts of a source were read under the same id."""
+    """Other texts of a source have the same id."""
     unaffected: tuple[str, ...] = ()
     """Keys of runs that were looked through and do not hold it."""
 
@@ -239,7 +239,7 @@ class _Search:
             self._weights[digest] = self._holder(digest, through, use, detail or _TOLD[use])
 
     def _is_reached(self, run: Run, ids: set[tuple[str, str]]) -> bool:
-        """Whether pretraining served one of the documents before it ended; True where that cannot be known."""
+        """Return True if pretraining used one of the documents before it ended, or if that is unknown."""
         try:
             inputs = self._ledger.inputs(run.id)
             shards = Shards.open(self._store.open(inputs["tokens"]).path / "train")

@@ -19,7 +19,7 @@ def recorded_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
 
 
 def place_of(content: str, run: Run, ledger: Ledger) -> str | None:
-    """Where the file, folder or URL lay that held this when the run began; None where nobody wrote it down."""
+    """Return the location of the file, folder or URL with this content when the run began; None if not recorded."""
     records = [event["data"] for event in ledger.events(run.artifact) if event["event"] == "made"]
     places = [path for record in records for path, digest in (record.get("read") or {}).items() if digest == content]
     return next(iter([*places, *ledger.paths_of(content)]), None)

@@ -46,17 +46,17 @@ class Hit:
 
     run: Run
     label: str
-    """What the source is called."""
+    """The name of the source."""
     source: str
-    """What the record says it comes from."""
+    """The source that the record names."""
     content: str
     held_out: bool
-    """Whether the run kept it for evaluation."""
+    """The run held the record out for evaluation."""
     copy: bool
-    """Whether it has another id and the content that is looked for."""
+    """The record has another id and the requested content."""
     dialogue: Dialogue | None = None
     repeat: float = 1.0
-    """How often an epoch shows the records of the source."""
+    """The number of repetitions of the source per epoch."""
 
 
 Records = Callable[[Source], Iterator[Read]]
@@ -64,7 +64,7 @@ Records = Callable[[Source], Iterator[Read]]
 
 @dataclass
 class Looked:
-    """What came of looking."""
+    """The result of a search."""
 
     hits: list[Hit] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -113,7 +113,7 @@ class _Wanted:
 
 
 def _covers(erasure: Erasure, record: Read) -> bool:
-    """Whether a run that honoured the erasure left this record out."""
+    """Return True if a run that honoured the erasure left this record out."""
     by_id = erasure.by_id and erasure.document in record.ids and erasure.source in (None, record.source)
     return by_id or record.content in erasure.contents
 
@@ -127,7 +127,7 @@ def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) ->
 def _search(
     settings: Mapping[str, Any], query: _Wanted, read: Records, run: Run, ledger: Ledger
 ) -> tuple[str, list[Read], str | None]:
-    """What the source is called, the records that fit, and what was in the way of knowing."""
+    """Return the name of the source, the matching records, and the problem that prevented a complete search."""
     label = str(settings.get("name") or settings.get("huggingface") or "the embedded world")
     try:
         path = settings.get("path")
@@ -186,4 +186,4 @@ _READ_BY: Mapping[str, Records] = {
     "rlhf": _of_prompts,
     "trial": _of_prompts,
 }
-"""What a stage makes of its sources; what `curate` keeps lies in its corpus."""
+"""stage -> function that reads its sources; the records of `curate` are in its corpus."""

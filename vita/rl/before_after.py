@@ -1,4 +1,4 @@
-"""What tuning changed: a model and the one it was made from answer the same prompts, and are compared in pairs.
+"""Comparison before and after tuning: both models answer the same prompts and are compared in pairs.
 
     judges = Judges(rewards, right)
     found = judges.beside(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
@@ -148,7 +148,7 @@ class _Pairs:
         prompts: Sequence[Messages],
         *answers: Sequence[Completion],
     ) -> list[list[list[V | None]]]:
-        """What `judge` says of each model's answers, by prompt."""
+        """Return the values of `judge` for the answers of each model, grouped by prompt."""
         values_by_model = []
         for completions in answers:
             values = list(judge(prompts, completions))
@@ -175,7 +175,7 @@ class _Pairs:
         return self.mean([[fmean(late) - fmean(early)] for early, late in _in_both(values)])
 
     def win_rate(self, values: Sequence[Grouped]) -> Interval:
-        """How often an answer of the later model beats one of the earlier to the same prompt; a tie is half."""
+        """Return the share of answer pairs to the same prompt that the later model wins; a tie counts half."""
         wins = [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(values)]
         return unsure(self.mean(wins), 0.0, 1.0)
 
@@ -251,7 +251,7 @@ def _drift(
 
 
 def _is_pure(sampling: Sampling) -> bool:
-    """Whether samples come from the model's own distribution; a stop text only ends them."""
+    """Return True if samples come from the unmodified distribution of the model; stop texts do not change it."""
     return sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1
 
 
@@ -284,14 +284,14 @@ _NAMES: Mapping[str, str] = {
 # -- evaluators
 
 RIGHT = 0.5
-"""What a judge of right and wrong gives an answer at least that is right."""
+"""The minimum value of a correct answer."""
 
 TRIED = Completion("I do not know.", (), "stop", ())
 
 
 @dataclass(frozen=True)
 class Judges:
-    """What says how good an answer is and, where there is such a judge, whether it is right."""
+    """The rewards that score an answer and, if available, judge its correctness."""
 
     score: Rewards
     right: Rewards | None = None
@@ -343,12 +343,12 @@ class Judges:
 
 
 def earned(value: float | None, answer: Completion, *, penalty: float = 0.0) -> float | None:
-    """What an answer earns: one that was cut off nothing, whatever its reward says, and it loses `penalty`."""
+    """Return the effective reward: a truncated answer gets 0 minus `penalty`, whatever its reward is."""
     return value if answer.finish == "stop" else min(value or 0.0, 0.0) - penalty
 
 
 def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> Given:
-    """What answers are worth: a reward is told the columns of the prompt's row, the tokens, and a number by chance."""
+    """Compute the rewards of answers from the columns of the prompts, the token ids and a random number."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     chance = Random(f"{seed}/draws")
     columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}

@@ -1,4 +1,4 @@
-"""What a model thinks of held-out pairs of answers, before and after it learnt from others: shares with intervals.
+"""Evaluation on held-out preference pairs, before and after training: shares with intervals.
 
 Before it has learnt, a model's gain on itself is nothing, so it cannot rank by that. What can be compared is which
 answer it finds likelier by the token; what was gained says how far and which way the tuning moved it.
@@ -62,7 +62,7 @@ def compare(
 def of_scores(
     scores: Sequence[Both], sources: Sequence[str], prompts: Sequence[Hashable] = ()
 ) -> dict[str, dict[str, Interval]]:
-    """How often a reward model's scores agree with people, and by how much: in all, and for each source."""
+    """Return the accuracy and margin of a reward model on preference pairs, in total and per source."""
     prompt_keys = prompts or range(len(scores))
     groups = {"all": list(range(len(scores)))}
     for source in sorted(set(sources)):
@@ -106,7 +106,7 @@ class Over:
         return student(values) if self.single else self._resampled(values)
 
     def change(self, first: Sequence[bool], second: Sequence[bool]) -> Interval:
-        """How much larger the share of the second is, of the same pairs."""
+        """Return the paired difference of two shares, second minus first."""
         if self.single:
             return mcnemar(first, second).difference
         return self._resampled([float(b) - float(a) for a, b in zip(first, second, strict=True)])
@@ -130,7 +130,7 @@ class Bin(NamedTuple):
 
 
 def calibration(scores: Sequence[Both]) -> tuple[list[Bin], float]:
-    """How often the model is right where it is so sure, and the mean gap of the two (expected calibration error)."""
+    """Return the accuracy per bin of confidence, and the expected calibration error."""
     confidences = [1 / (1 + math.exp(-min(abs(pair.ahead), 700.0))) for pair in scores]
     bins, gap = list[Bin](), 0.0
     for number in range(BINS):
@@ -154,7 +154,7 @@ def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = 
 
 
 def calibration_section(bins: Sequence[Bin], gap: float) -> Section:
-    """How far its certainty can be trusted."""
+    """Return the calibration of the confidence as a report section."""
     rows = [(f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.sure:.3f}", str(bin.right), str(bin.right.n)) for bin in bins]
     columns = ("how sure, from its margin", "mean", "how often right", "pairs")
     return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])

@@ -1,4 +1,4 @@
-"""What an answer is worth: rewards by name, from a user's own Python function, or from a reward model.
+"""Reward functions: built-in by name, from a user's Python function, or from a reward model.
 
     rewards: [world_manners, {use: rewards.py:short, weight: 0.5}]
 
@@ -53,7 +53,7 @@ class RewardChoice(Settings):
     file: InputPath | None = None
     """The Python file that holds the function; its content belongs to the run's identity."""
     weight: float = 1.0
-    """What the reward is multiplied by before all are added."""
+    """The weight of the reward in the sum."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the function, by name."""
 
@@ -69,7 +69,7 @@ class RewardChoice(Settings):
 
     @property
     def name(self) -> str:
-        """What to call it in figures."""
+        """Return the name of the reward in figures."""
         return self.use.rpartition(":")[2]
 
 
@@ -77,17 +77,17 @@ class ScoresDialogues(Protocol):
     """A reward model (`vita.infer.reward`)."""
 
     def fits(self, dialogue: Sequence[Message]) -> bool:
-        """Whether it is short enough to be read."""
+        """Return True if the dialogue fits the context."""
         ...
 
     def score(self, dialogues: Sequence[Sequence[Message]]) -> Sequence[float]:
-        """How good the last answer of each dialogue is."""
+        """Return a score for the last answer of each dialogue."""
         ...
 
 
 @dataclass(frozen=True)
 class Given:
-    """What answers were worth: the weighted sum (None where no reward had anything to say), and each reward's own."""
+    """The rewards of answers: the weighted sum (None where no reward applies), and the values of each reward."""
 
     total: Values
     each: dict[str, Values]
@@ -250,7 +250,7 @@ def _in_module(module: ModuleType, name: str, where: str) -> Reward:
 
 @REWARDS.add("world_manners")
 def world_manners(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
-    """How polite, short and to the point an answer is, from 0 to 1."""
+    """Return a style score for politeness, brevity and relevance, from 0 to 1."""
     opened_world = _world(world)
     things = [question.thing if (question := _question(opened_world, prompt)) else None for prompt in prompts]
     return [opened_world.manners(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
@@ -335,7 +335,7 @@ def _made(settings: str) -> World:
 
 
 def _question(world: World, prompt: Sequence[Message]) -> Any:
-    """What the last message asks for, of the things of the world."""
+    """Return the question about an object of the world in the last message."""
     return world.question_in(prompt[-1].content) if prompt else None
 
 

@@ -37,14 +37,14 @@ from vita.train.trainer import Trainer, Work
 # N answers of a round, T their longest target
 
 SAME = 1e-3
-"""How far two computations of one probability may be apart on average: float32 gives 1e-6, a mistake 0.1 and more."""
+"""The maximum mean difference of two computations of a log-probability: float32 gives 1e-6, an error 0.1 or more."""
 SAME_ROUNDED = 0.05
 """The same where training multiplies in bfloat16 and sampling does not."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How rounds are made and learnt from."""
+    """The configuration of rollouts and of the updates on them."""
 
     method: Method
     prompts: int
@@ -52,7 +52,7 @@ class Plan:
     samples: int
     """Answers to each."""
     epochs: int
-    """How often a round's answers are learnt from."""
+    """The number of epochs over the answers of a round."""
     minibatches: int
     """Optimizer steps in which they are learnt from once."""
     max_tokens: int
@@ -230,7 +230,7 @@ class Rollouts:
 
 
 HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
-"""What is told of held-out prompts on the way; the share of groups that teach nothing comes from the rounds."""
+"""The figures reported for held-out prompts; the share of groups without variance comes from the rounds."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class HeldOut:
     seed: int
 
     def look(self, trainer: Trainer) -> dict[str, float]:
-        """What answers are worth, how far they are from the start, and how sure the policy is."""
+        """Return the reward, the divergence from the initial model, and the entropy on held-out prompts."""
         seed, rows = f"{self.seed}/look", len(self.prompts)
         answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(seed))
         rewards = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=seed)
@@ -275,7 +275,7 @@ def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance
 
 
 def worth(rewards: Rewards, answers: Answers, *, penalty: float, seed: str) -> Given:
-    """What the answers are worth; one that did not end has earned nothing, and loses `penalty`."""
+    """Compute the rewards of the answers; a truncated answer gets 0 minus `penalty`."""
     judged_rewards = judged(rewards, answers.prompts, answers.completions, seed=seed)
     pairs = zip(judged_rewards.total, answers.completions, strict=True)
     total = [earned(value, completion, penalty=penalty) for value, completion in pairs]
