@@ -58,4 +58,4 @@ def test_what_a_template_refuses_in_one_dialogue_is_a_mistake_of_that_dialogue(t
         empty = httpx.post(
             f"{url}/v1/chat/completions", json={"model": "m", "messages": [{**messages[1], "content": ""}]}
         )
-        assert empty.status_code == 400 and "writes nothing" in empty.json()["error"]["message"]
+        assert empty.status_code == 400 and "produces no tokens" in empty.json()["error"]["message"]

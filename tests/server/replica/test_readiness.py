@@ -51,18 +51,18 @@ def too_large(model: Transformer) -> None:
 def test_weights_that_give_no_finite_logits_are_refused_by_name(
     tmp_path: Path, change: Callable[[Transformer], None], reason: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"logits that are not finite numbers.*{reason}"):
+    with pytest.raises(ModelError, match=f"logits that are not finite.*{reason}"):
         open_app(release_folder(tmp_path, change=torch.no_grad()(change)))
 
 
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        ("{{ raise_exception('no') }}", r"can answer no chat: chat template: refuses the dialogue \(no\)"),
-        ("{{ messages[0].contents.strip() }}", "can answer no chat: chat template: refuses the dialogue"),
-        ("{{ messages[0]['content'] + 1 }}", "can answer no chat: .*TypeError"),
+        ("{{ raise_exception('no') }}", r"cannot process a chat: chat template: refuses the dialogue \(no\)"),
+        ("{{ messages[0].contents.strip() }}", "cannot process a chat: chat template: refuses the dialogue"),
+        ("{{ messages[0]['content'] + 1 }}", "cannot process a chat: .*TypeError"),
         ("{% if %}", "is not Jinja"),
-        ("{# nothing #}", "writes nothing"),
+        ("{# nothing #}", "produces no tokens"),
         ("{{ nowhere() }}", "'nowhere' is undefined"),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_sampling_settings_that_fail_every_request_are_refused(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model")
     release = release_of(model, tmp_path / "release", name="m", version="1", sampling={"top_p": 7.0})
-    with pytest.raises(ModelError, match="answers its first request to /v1/.*completions with 500"):
+    with pytest.raises(ModelError, match="responds to its first request to /v1/.*completions with 500"):
         open_app(release)
 
 
@@ -137,5 +137,5 @@ def test_vita_serve_ends_with_the_reason_instead_of_starting_again_and_again(tmp
     command = [sys.executable, "-c", program, "serve", str(model), "--port", "0", "--ungated", "test"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert ended.returncode == 6, ended.stderr
-    reason = "not finite numbers" if fault == "weights" else "can answer no chat: chat template: refuses the dialogue"
+    reason = "not finite" if fault == "weights" else "cannot process a chat: chat template: refuses the dialogue"
     assert reason in ended.stderr and "Traceback" not in ended.stderr

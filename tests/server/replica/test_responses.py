@@ -9,13 +9,13 @@ import pytest
 from vita.infer.content_filter import Guard
 from vita.infer.detokenizer import TextStream
 from vita.infer.request import Piece, Scored
-from vita.server.replica.responses import HOLD, Choice, Fresh
+from vita.server.replica.responses import HOLD, Choice, ChoiceDelta
 from vita.testing import byte_tokenizer
 
 LONG = "a cat sat on the mat and looked out of the window, and then it said "
 
 
-def told(answer: str, *, guard: Guard | None, stop: tuple[str, ...] = ()) -> Iterator[tuple[Choice, Fresh]]:
+def told(answer: str, *, guard: Guard | None, stop: tuple[str, ...] = ()) -> Iterator[tuple[Choice, ChoiceDelta]]:
     """What goes out of an answer whose tokens are bytes, as it grows."""
     choice, stream = Choice(0, byte_tokenizer(), guard), TextStream(stop)
     data = answer.encode()
@@ -23,7 +23,7 @@ def told(answer: str, *, guard: Guard | None, stop: tuple[str, ...] = ()) -> Ite
         last = place == len(data) - 1
         text = stream.push(bytes([token])) + (stream.finish() if last else "")
         choice.take(Piece(0.0, 0, Scored(token, -1.0), text, "stop" if last else None))
-        if (fresh := choice.fresh()) is not None:
+        if (fresh := choice.take_delta()) is not None:
             yield choice, fresh
         if choice.finish:
             return

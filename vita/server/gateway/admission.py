@@ -155,7 +155,7 @@ class Admission:
 
 
 def _consent(request: Request, key: Key, settings: ServiceSettings) -> bool:
-    """Whether content may be kept: what the request says, else its key, else the service."""
+    """Return whether content may be stored: from the request, else its key, else the settings of the service."""
     said = request.headers.get("x-vita-consent", "").strip().lower()
     if said in ("yes", "no"):
         return said == "yes"

@@ -1,4 +1,4 @@
-"""A circuit breaker: after failures in a row a replica gets no requests for a while, longer each time."""
+"""A circuit breaker: after consecutive failures a replica receives no requests for a growing time."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass
 class Breaker:
-    """Counts failures in a row; times are of any steady clock, in seconds."""
+    """Counts consecutive failures; times are in seconds of a monotonic clock."""
 
     failures_allowed: int = 3
     rest: float = 1.0
-    """How long the first rest lasts; each further failure doubles it, up to `longest`."""
+    """Duration of the first pause; every further failure doubles it, up to `longest`."""
     longest: float = 30.0
     failures: int = 0
     until: float = 0.0
 
     def closed(self, now: float) -> bool:
-        """Whether requests may flow. After a rest they may, and the next failure opens it again."""
+        """Tell whether requests are allowed. They are after a pause, and the next failure starts a new one."""
         return now >= self.until
 
     def succeeded(self) -> None:

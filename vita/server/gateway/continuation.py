@@ -1,8 +1,8 @@
-"""A stream that outlives the replica it came from.
+"""Continues a stream on another replica.
 
-The same request with the same seed has the same answer on every replica. So when a replica dies in the middle, another
-is asked anew, and what was sent already is left out: `Continuation` looks at each event on its way to the client and
-remembers, per choice, the text and the number of log-probabilities that went out.
+The same request with the same seed has the same completion on every replica. So when a replica dies during a stream,
+the request is sent to another one and the part that the client has is skipped: `Continuation` inspects each event and
+stores, per choice, the text and the number of log-probabilities that were sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Faulted(Exception):
-    """The replica ended the stream with an error, whose event is the last that the client gets."""
+    """The replica ended the stream with an error event, which is the last event for the client."""
 
     def __init__(self, event: bytes) -> None:
         super().__init__("the stream ended with an error")
@@ -24,15 +24,15 @@ class Faulted(Exception):
 
 
 class Stopping(Exception):
-    """The replica ends and answers no more of this; another one may."""
+    """The replica shuts down before the end of the stream; another replica can continue it."""
 
 
 class Diverged(Exception):
-    """A second replica told another answer than the first had begun; nothing sensible can follow."""
+    """The second replica generates a different completion than the first; the stream cannot continue."""
 
 
 async def sse_events(parts: AsyncIterator[bytes], *, longest: int = 8 * 2**20) -> AsyncIterator[bytes]:
-    """The data of each server-sent event; comments are left out."""
+    """Yield the data of each server-sent event; comments are skipped."""
     rest = b""
     async for part in parts:
         rest += part
@@ -51,17 +51,17 @@ class _Choice:
     logprobs: int = 0
     opened: bool = False
     finish: str | None = None
-    # How far the present replica has come in what was sent before.
+    # Progress of the current replica in the part that was already sent.
     text_seen: int = 0
     logprobs_seen: int = 0
 
 
 @dataclass
 class Continuation:
-    """Passes events on, once each, over as many replicas as it takes."""
+    """Forwards every event once, across several replicas."""
 
     wants_usage: bool
-    """Whether the client asked for the usage; the gateway always does, for its own count."""
+    """True when the client requested the usage; the gateway always requests it, for its metrics."""
     response_id: str | None = None
     usage: dict[str, Any] | None = None
     logprob_sum: float = 0.0
@@ -79,14 +79,14 @@ class Continuation:
         return [self._choices[index].finish for index in sorted(self._choices)]
 
     def begin_again(self) -> None:
-        """Another replica tells the answer from its beginning."""
+        """Start to read the stream of another replica."""
         for choice in self._choices.values():
             choice.text_seen = choice.logprobs_seen = 0
 
     def pass_on(self, data: bytes) -> bytes | None:
-        """The event as the client should see it; None when there is nothing new in it.
+        """Return the event for the client, or None when it has no new content.
 
-        An error ends it: `Faulted`. Only a replica that is `Stopping` speaks of itself and not of the request.
+        Raises `Faulted` for an error event, and `Stopping` when the error is the shutdown of the replica.
         """
         event = json.loads(data)
         if (error := event.get("error")) is not None:
@@ -109,7 +109,7 @@ class Continuation:
         return _event({**event, "choices": fresh}) if fresh else None
 
     def _news(self, told: dict[str, Any]) -> bool:
-        """Cut what was sent already out of a choice; whether anything is left."""
+        """Remove the part of a choice that was already sent; returns whether anything remains."""
         kept = self._choices.setdefault(told.get("index", 0), _Choice())
         chat = "delta" in told
         holder, name = (told["delta"], "content") if chat else (told, "text")
@@ -160,7 +160,7 @@ def _logprob_entries(told: dict[str, Any]) -> int:
 
 
 def _cut_logprobs(told: dict[str, Any], old: int) -> None:
-    """Leave out the first `old` tokens of a choice's log-probabilities, in either API's form."""
+    """Remove the log-probabilities of the first `old` tokens of a choice, in the format of either route."""
     found = told.get("logprobs")
     if not found or not old:
         return

@@ -47,7 +47,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(receive, self._send(send))
+            await unless_disconnected(receive, self._send(send))
         except (ClientLeft, TimeoutError):
             self._end(CLIENT_CLOSED_REQUEST)
         except asyncio.CancelledError:  # the service stops
@@ -62,23 +62,23 @@ class EventStream(Response):
         ]
         async with aclosing(self._stream.rest) as rest:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await _in_time(send, self._stream.first, seconds)
+            await _send_event(send, self._stream.first, seconds)
             async for event in rest:
                 if self._is_complete():
                     self._end(200)  # before the client has the event, since it may send feedback at once
-                await _in_time(send, event, seconds)
+                await _send_event(send, event, seconds)
             self._end(CUT)  # unless it had ended well
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _in_time(send: Send, event: bytes, seconds: float) -> None:
+async def _send_event(send: Send, event: bytes, seconds: float) -> None:
     async with asyncio.timeout(seconds):
         await send({"type": "http.response.body", "body": event, "more_body": True})
 
 
-async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
-    """What `work` gives, given up as soon as the client hangs up."""
-    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_hung_up(receive))
+async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
+    """Return the result of `work`; cancels it and raises `ClientLeft` when the client disconnects."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -90,6 +90,6 @@ async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
-async def _hung_up(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -29,7 +29,7 @@ from vita.server.application import CLIENT_CLOSED_REQUEST
 from vita.server.errors import ApiError, ClientLeft, invalid, unavailable
 from vita.server.gateway.admission import Admission, Slot
 from vita.server.gateway.continuation import Continuation
-from vita.server.gateway.event_stream import CUT, EventStream, StartedStream, unless_gone
+from vita.server.gateway.event_stream import CUT, EventStream, StartedStream, unless_disconnected
 from vita.server.gateway.feedback import read_feedback, store_feedback
 from vita.server.gateway.keys import Key, Keyring
 from vita.server.gateway.model_states import Catalog, as_header, iso, lifecycle_headers, retired, unknown_model
@@ -48,13 +48,13 @@ from vita.spine.ledger import Ledger
 log = logging.getLogger(__name__)
 
 FEEDBACK_SECONDS, FEEDBACK_WAITING = 10.0, 64
-"""How long feedback waits for the ledger, and how much of it may wait."""
+"""Timeout of storing feedback, and the maximum number of waiting feedback requests."""
 REFRESH_ROWS = 500
-"""Rows of a table that are read and applied at a time while requests are answered."""
+"""Number of rows of a table that are read and applied at once while requests are processed."""
 
 
 class Gateway:
-    """The state of a service's door, and what it does with each request."""
+    """The gateway of one service."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Gateway:
         research: bool = False,
         client: httpx.AsyncClient | None = None,
     ) -> None:
-        """`local` when only this machine can reach it: then, as long as there are no keys, none is asked for."""
+        """`local` is true when only this machine can reach the gateway; then no key is required while none exists."""
         self.routes, self.ledger, self.settings, self.research = routes, ledger, settings, research
         self.telemetry = Telemetry()
         self.keys, self.catalog = Keyring(ledger), Catalog(ledger, routes.service)
@@ -80,13 +80,13 @@ class Gateway:
         self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
         self._proxy = ReplicaProxy(routes, self.client, self.telemetry, settings)
         self.cut = 0
-        """Accepted requests that were not answered because the service stopped."""
+        """Number of accepted requests that failed because the service stopped."""
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.refusal_patterns]
         self.refresh()
 
     @property
     def draining(self) -> bool:
-        """Whether nothing new is taken any more."""
+        """True when new requests are refused."""
         return self.admission.draining
 
     @draining.setter
@@ -95,18 +95,18 @@ class Gateway:
 
     @property
     def in_flight(self) -> int:
-        """Requests that are being answered."""
+        """Number of requests in progress."""
         return self.admission.in_flight
 
     # -- upkeep
 
     def refresh(self) -> None:
-        """Read what changed in the ledger about keys and models."""
+        """Read the changes of keys and models from the ledger."""
         self.keys.refresh()
         self.catalog.refresh()
 
-    async def refresh_aside(self) -> None:
-        """The same while requests are answered: a thread of its own reads, and this one applies a little at a time."""
+    async def refresh_in_background(self) -> None:
+        """Read the changes in a thread and apply them in small batches, while requests are processed."""
         loop = asyncio.get_running_loop()
         rows = REFRESH_ROWS
         while rows >= REFRESH_ROWS:
@@ -116,11 +116,11 @@ class Gateway:
             rows = changes.count
 
     async def keep_fresh(self) -> None:
-        """Refresh again and again; while the ledger cannot be read, what was known holds."""
+        """Refresh at intervals; while the ledger cannot be read, the last known state holds."""
         while True:
             await asyncio.sleep(self.settings.refresh_seconds)
             try:
-                await self.refresh_aside()
+                await self.refresh_in_background()
             except VitaError:
                 self.telemetry.ledger_errors.inc()
             except Exception:
@@ -133,10 +133,10 @@ class Gateway:
         for threads in (self._reader, self._writers):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    # -- passing on
+    # -- forwarding
 
     async def forward(self, request: Request, route: ModelRoute) -> Response:
-        """Answer a request through a replica."""
+        """Respond to a request with the response of a replica."""
         record, slot = self._open_record(request, route), Slot()
         end = partial(self._end, record, slot)
         streaming = False
@@ -149,7 +149,7 @@ class Gateway:
             proxied_request = self._proxied_request(record.request_id, route, body, key)
             record.forward(proxied_request)
             if body.get("stream") is True and route.generates:
-                response = await unless_gone(request.receive, self._start_stream(proxied_request))
+                response = await unless_disconnected(request.receive, self._start_stream(proxied_request))
                 if not isinstance(response, Reply):
                     record.begin_stream()
                     streaming = True
@@ -161,7 +161,7 @@ class Gateway:
                         end=end,
                     )
             else:
-                response = await unless_gone(request.receive, self._proxy.whole(proxied_request))
+                response = await unless_disconnected(request.receive, self._proxy.whole(proxied_request))
                 record.read_response(response.content)
             end(response.status)
             return Response(response.content, response.status, {**response.headers, **self._headers(record)})
@@ -215,13 +215,13 @@ class Gateway:
         )
 
     def _addressed(self, body: Mapping[str, Any]) -> Version | None:
-        """The version that a request is counted for when no replica answers it: the one it names, or the main one."""
+        """Return the version a request counts for if no replica responds: the one it names, or the main one."""
         name = body.get("model")
         named = self.find(name) if isinstance(name, str) and name != self.routes.service else None
         return named or max(self.routes.versions.values(), key=lambda version: version.share, default=None)
 
     def _identity(self, body: Mapping[str, Any], key: Key) -> str | None:
-        """By what a client stays on a version: its key and the `user` it names; chance when there is neither."""
+        """Return the identity that keeps a client on one version: its key and its `user`; None for a random version."""
         user = body.get("user")
         if isinstance(user, str) and user:
             return f"{key.hint}/{user}"
@@ -232,12 +232,12 @@ class Gateway:
     def _version(
         self, body: Mapping[str, Any], key: Key, identity: str | None, *, needed: bool
     ) -> tuple[Version, bool]:
-        """The version that answers, and whether the request asked for just this one."""
+        """Return the version for a request, and whether the request names this version."""
         name = body.get("model")
         if name is None and not needed:
             name = self.routes.service
         if not isinstance(name, str) or not name:
-            raise invalid("`model` is required, and is a text; GET /v1/models lists what there is", "model")
+            raise invalid("`model` is required and must be a string; GET /v1/models lists the models", "model")
         if name == self.routes.service:
             gone = self._gone()
             chosen = self.routes.choose(identity, exclude=gone)
@@ -257,7 +257,7 @@ class Gateway:
         return version, True
 
     def find(self, name: str) -> Version | None:
-        """The running version of this name, digest, or name in the ledger."""
+        """Return the running version with this name, digest or ledger name."""
         if version := self.routes.named(name):
             return version
         digest = self.catalog.digest(name)
@@ -265,29 +265,29 @@ class Gateway:
         return max(found, key=lambda one: one.share) if found else None
 
     def known(self) -> list[str]:
-        """What a request may name."""
+        """Return the model names that a request can use."""
         return [self.routes.service, *(name for name in self.routes.versions if name not in self._gone())]
 
     def _model_state(self, model: str) -> ModelState:
         return self.catalog.model_state(model)
 
     def _gone(self) -> frozenset[str]:
-        """The versions that nobody gets who does not ask for them."""
+        """Return the retired versions, which only a request that names them can get."""
         return frozenset(
             one.id for one in self.routes.versions.values() if self._model_state(one.model).state == "retired"
         )
 
     def _for_research(self, key: Key, model_state: ModelState) -> bool:
-        """Whether the service, the key and the way in which the model was retired all allow it."""
+        """Tell whether the service, the key and the retirement allow research access."""
         return self.research and key.allows("research") and model_state.for_research
 
     async def models(self, request: Request) -> Response:
-        """The models that can be asked for."""
-        return await self._simply(request, api_routes.MODELS, lambda *_: self._models())
+        """List the available models."""
+        return await self._respond(request, api_routes.MODELS, lambda *_: self._models())
 
     async def model(self, request: Request) -> Response:
-        """One model, or the tombstone of one that was retired."""
-        return await self._simply(request, api_routes.MODEL, lambda *_: self._model(request.path_params["id"]))
+        """Describe a model; a retired one has a tombstone with status 410."""
+        return await self._respond(request, api_routes.MODEL, lambda *_: self._model(request.path_params["id"]))
 
     async def _models(self) -> Response:
         living = [one for one in self.routes.versions.values() if one.id not in self._gone()]
@@ -327,8 +327,8 @@ class Gateway:
     # -- feedback and health
 
     async def feedback(self, request: Request) -> Response:
-        """Store what a user says of an answer."""
-        return await self._simply(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
+        """Store feedback on a response."""
+        return await self._respond(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
 
     async def _feedback(self, request: Request, key: Key, slot: Slot) -> Response:
         said = read_feedback(await self.admission.body(request, slot))
@@ -342,7 +342,7 @@ class Gateway:
         return json_response(stored, 201)
 
     async def _stored_feedback(self, said: Any, key: Key) -> dict[str, Any]:
-        """Store feedback in a thread; one that waits long for the ledger is refused, and so is one too many."""
+        """Store feedback in a thread; refused when the ledger is slow or too much feedback waits."""
         problem = unavailable("The feedback could not be stored; send it again", code="not_stored")
         if self._feedback_waiting >= FEEDBACK_WAITING:
             raise problem
@@ -356,19 +356,19 @@ class Gateway:
             self._feedback_waiting -= 1
 
     def _store_feedback(self, said: Any, key: Key) -> dict[str, Any]:
-        if not self.log.flush(FEEDBACK_SECONDS):  # the request may have ended a moment ago
+        if not self.log.flush(FEEDBACK_SECONDS):  # the request may have just ended
             raise LedgerError("feedback", "the request log is not written yet")
         return store_feedback(self.ledger, said, key=key, kept=self.log.kept)
 
     async def metrics(self, request: Request) -> Response:
-        """The figures of the gateway and of all replicas."""
-        return await self._simply(request, api_routes.METRICS, lambda *_: self._metrics())
+        """Return the metrics of the gateway and of all replicas."""
+        return await self._respond(request, api_routes.METRICS, lambda *_: self._metrics())
 
     async def _metrics(self) -> Response:
         return Response(await self.exposition(), media_type=None, headers={"Content-Type": CONTENT_TYPE})
 
     async def exposition(self) -> bytes:
-        """Every figure as Prometheus reads it."""
+        """Render all metrics in the text format of Prometheus."""
         counts = self.telemetry
         counts.in_flight.set(self.in_flight)
         counts.log_dropped.set(self.log.dropped)
@@ -392,7 +392,7 @@ class Gateway:
         return answer.text if answer.status_code == 200 else ""
 
     def ready(self) -> Response:
-        """Whether requests are answered now."""
+        """Report whether requests are accepted."""
         if self.draining:
             return json_response({"ready": False, "why": "draining"}, 503, headers={"Retry-After": "2"})
         if not self.routes.ready:
@@ -401,7 +401,7 @@ class Gateway:
             return json_response(told, 503, headers={"Retry-After": "2"})
         return json_response({"ready": True})
 
-    async def _simply(
+    async def _respond(
         self, request: Request, route: Route, work: Callable[[Key, Slot], Awaitable[Response]]
     ) -> Response:
         """Respond to a request that is not forwarded."""
@@ -423,7 +423,7 @@ class Gateway:
         )
 
     def _headers(self, record: RequestRecord) -> dict[str, str]:
-        """What every answer bears, of the version that gave it."""
+        """Return the headers that describe the version of a response."""
         model_state = (
             self._model_state(record.proxied_request.version.model) if record.proxied_request else ModelState()
         )

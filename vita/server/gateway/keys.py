@@ -44,7 +44,7 @@ api_keys = sa.Table(
 
 @dataclass(frozen=True)
 class Key:
-    """Who asks, as far as the service knows."""
+    """An API key."""
 
     id: int
     name: str
@@ -53,7 +53,7 @@ class Key:
     scopes: tuple[str, ...]
     requests_per_minute: float | None
     consent: bool
-    """Whether its requests may be kept with their content when they do not say."""
+    """Default consent of its requests to the storage of their content."""
     created: float
     expires: float | None
     revoked: float | None
@@ -66,7 +66,7 @@ class Key:
 
 
 ANYBODY = Key(0, "anybody", "", "", USUAL_SCOPES, None, False, 0.0, None, None)
-"""Who asks a service that has no keys."""
+"""The key of every client of a service that has no API keys."""
 
 
 def create(
@@ -78,7 +78,7 @@ def create(
     consent: bool = False,
     expires: float | None = None,
 ) -> str:
-    """Make a key and give its secret, which is kept nowhere."""
+    """Create a key and return its secret, which is not stored."""
     for scope in scopes:
         if scope not in SCOPES:
             raise unknown_name("keys.scope", scope, SCOPES)
@@ -102,13 +102,13 @@ def create(
 
 
 def all_keys(ledger: Ledger) -> list[Key]:
-    """Every key ever made, revoked ones too, oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     with ledger.transaction() as database:
         return [_key(row) for row in database.execute(sa.select(api_keys).order_by(api_keys.c.id)).mappings()]
 
 
 def revoke(ledger: Ledger, reference: str) -> Key:
-    """End a key that is named by its hint (`3f9c2a7e`), or by its name when only one bears it."""
+    """Revoke the key with this hint (`3f9c2a7e`), or with this name when it is unique."""
     standing = [key for key in all_keys(ledger) if key.revoked is None]
     found = [key for key in standing if key.hint == reference or f"vk-{key.hint}" == reference]
     found = found or [key for key in standing if key.name == reference]
@@ -139,11 +139,11 @@ class Keyring:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def refresh(self) -> None:
-        """Read what changed and apply it; a revoked key is refused from then on."""
+        """Read and apply changes; a revoked key is refused from then on."""
         self.apply(self.read())
 
     def read(self) -> list[Key]:
-        """The keys that were created or revoked since the last call; at the first call all of them."""
+        """Read the keys that were created or revoked since the last call; the first call reads all keys."""
         query, rows = sa.select(api_keys).order_by(api_keys.c.id), []
         with self._ledger.transaction() as database:
             if not self._complete:
@@ -161,24 +161,24 @@ class Keyring:
         return keys
 
     def apply(self, keys: Iterable[Key]) -> None:
-        """Take over what `read` gave."""
+        """Apply keys that `read` returned."""
         self._keys.update({key.hint: key for key in keys})
 
     @property
     def open(self) -> bool:
-        """Whether nobody ever made a key, so that none is asked for. Revoking the last key opens nothing."""
+        """True when no key was ever created; then none is required. Revoking the last key does not open the service."""
         return not self._keys
 
     def find(self, secret: str, *, now: float | None = None) -> Key | None:
-        """The valid key with this secret."""
+        """Return the valid key with this secret, or None."""
         parts = secret.split("-", 2)
         known = self._keys.get(parts[1]) if len(parts) == 3 and parts[0] == "vk" else None
-        # An unknown key is compared as well, so that the time taken tells nothing.
+        # Compare also for an unknown key, so that the response time reveals nothing.
         same = hmac.compare_digest(_sha256(secret), known.hash if known else "0" * 64)
         return known if same and known and known.valid(time.time() if now is None else now) else None
 
     def wait(self, key: Key, *, now: float) -> float:
-        """Take one request from the key's allowance: 0.0 when it may go on, else the seconds until it may."""
+        """Count a request against the rate limit; returns 0.0 when it is allowed, else the seconds to wait."""
         if key.requests_per_minute is None:
             return 0.0
         rate = key.requests_per_minute / 60
@@ -190,7 +190,7 @@ class Keyring:
 
 
 def _log(database: sa.Connection, event: str, hint: str, **data: Any) -> None:
-    """Append to the event log in the transaction of the change, so that no change goes unnoticed."""
+    """Append to the event log in the transaction of the change, so that no change is missed."""
     row = {"at": time.time(), "event": event, "subject": f"key {hint}", "data": data}
     database.execute(sa.insert(events).values(row))
 

@@ -1,9 +1,9 @@
-"""Carrying a request to a replica and its answer back, over as many replicas as it takes.
+"""Forwards requests to replicas and returns their responses, with retries on other replicas.
 
-A request whose replica dies is asked again of another, as long as the client cannot tell: before the first byte always,
-and in the middle of a stream because the same seed has the same answer everywhere (`continuation`). Once a replica has
-begun it, it is owed an answer: where all others are full it waits for room, before any new request. An answer that
-kills its replica is not tried forever: after `DEATHS_ALLOWED` more the request is given up.
+A request whose replica dies is sent to another one: before the first byte of the response, and also in the middle of a
+stream, because the same seed gives the same completion on every replica (`continuation`). A request that a replica has
+started has priority: when all replicas are full, it waits for capacity before new requests do. A request that kills
+its replica is not retried forever: it fails after `DEATHS_ALLOWED` more replicas.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from vita.server.settings import ServiceSettings
 
 DEATHS_ALLOWED = 2
 MOVES_ALLOWED = 2
-"""How often a request is taken from a replica that has hung; after that it waits for the one that has it."""
+"""How often a request moves away from a replica that hangs; after that it waits for its replica."""
 PAUSE_SECONDS = 0.1
-"""How long a request that is owed an answer waits before it asks full replicas again."""
-FULL = "The service is answering as many requests as it can; try again shortly"
-INTERRUPTED = "The answer was interrupted and could not go on"
-LOST = "The replica that had begun the answer died, and no other could take it in time"
+"""How long a started request waits before it tries full replicas again."""
+FULL = "The service is at its capacity; try again shortly"
+INTERRUPTED = "The response was interrupted and could not be continued"
+LOST = "The replica that worked on the request died, and no other replica was available in time"
 
 
 @dataclass
@@ -43,30 +43,30 @@ class ProxiedRequest:
     body: dict[str, Any] | None
     version: Version
     pinned: bool
-    """Whether only this version may answer."""
+    """True when only this version may respond."""
     gone: frozenset[str] = frozenset()
-    """Versions that may not answer in its place."""
+    """Versions that must not respond instead."""
     identity: str | None = None
     continuation: Continuation = field(default_factory=lambda: Continuation(wants_usage=False))
     backend: str | None = None
-    """The replica that answered, or was the last to be asked."""
+    """Name of the replica of the last attempt."""
     deaths: int = 0
     moves: int = 0
-    """How often it was taken from a replica that had hung."""
+    """How often the request moved away from a replica that hangs."""
     complete: bool = False
     avoided: list[Backend] = field(default_factory=list)
     until: float | None = None
-    """By the loop's clock, how long it looks for a replica, since one failed it."""
+    """Deadline for finding another replica after a failure, on the clock of the event loop."""
 
     @property
     def begun(self) -> bool:
-        """Whether a replica may have begun the answer, so that one is owed."""
+        """True when a replica may have started the request, which then has priority over new requests."""
         return self.deaths > 0 or self.moves > 0
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer."""
+    """A complete response."""
 
     status: int
     headers: dict[str, str]
@@ -89,7 +89,7 @@ class ReplicaProxy:
         self._routes, self._client, self._telemetry, self._settings = routes, client, telemetry, settings
 
     async def whole(self, request: ProxiedRequest) -> Reply:
-        """The answer in one piece."""
+        """Return the complete response."""
         while True:
             opened = await self._open(request)
             try:
@@ -101,14 +101,14 @@ class ReplicaProxy:
             return reply
 
     async def stream(self, request: ProxiedRequest) -> Reply | AsyncGenerator[bytes]:
-        """The events of the answer; or the reply of a replica that will not stream."""
+        """Return the events of a streamed response, or the complete response when the replica does not stream."""
         opened = await self._open(request)
         if opened.response.status_code == 200:
             return self._events(request, opened)
         return await self._reply(request, opened)
 
     async def _reply(self, request: ProxiedRequest, opened: _Opened) -> Reply:
-        """What a replica says in one piece; its own fault is no answer."""
+        """Read the complete response of a replica."""
         async with opened.stack, self._watch(request, opened.backend):
             content = await opened.response.aread()
         if opened.response.status_code >= 500:
@@ -127,13 +127,13 @@ class ReplicaProxy:
                             yield DONE
                             return
                         if (event := told.pass_on(data)) is not None:
-                            request.pinned = begun = True  # what follows must come from the same weights
+                            request.pinned = begun = True  # the rest must come from the same weights
                             yield event
                 raise httpx.RemoteProtocolError("the stream ended before [DONE]")
             except (httpx.TransportError, Stopping, Hung) as error:
                 broken: Exception = error
             except Faulted as fault:
-                # The replica lives and says that this request failed; another would say the same.
+                # The replica works and reports that this request failed; another replica would report the same.
                 self._telemetry.lost.labels("fault").inc()
                 yield fault.event
                 return
@@ -148,13 +148,13 @@ class ReplicaProxy:
                 await self._same(opened)
             except ApiError as refusal:
                 if not begun:
-                    raise  # the client has heard nothing yet, so that the refusal has a status of its own
+                    raise  # the client has received nothing yet, so the error has its own status
                 yield _as_event(refusal)
                 return
             self._telemetry.resumed.inc()
 
     async def _parts(self, request: ProxiedRequest, opened: _Opened) -> AsyncIterator[bytes]:
-        """The pieces of a streamed response, as they come."""
+        """Yield the parts of a streamed response."""
         parts = opened.response.aiter_raw()
         while True:
             async with self._watch(request, opened.backend):
@@ -164,28 +164,32 @@ class ReplicaProxy:
             yield part
 
     def _watch(self, request: ProxiedRequest, backend: Backend) -> Watch:
-        """A wait for a replica that ends when it has hung and another one could answer."""
+        """Create a wait that ends when the replica hangs and another one can respond."""
         return Watch(backend, lambda: self._movable(request, backend))
 
     def _movable(self, request: ProxiedRequest, backend: Backend) -> bool:
-        """Whether a request could be given to another replica than the one that has it."""
+        """Tell whether another replica can take the request."""
         if request.moves >= MOVES_ALLOWED:
             return False
         versions = [request.version]
         if not request.pinned:
-            versions += [one for one in self._routes.versions.values() if one.share > 0 and one.id not in request.gone]
+            versions += [
+                version
+                for version in self._routes.versions.values()
+                if version.share > 0 and version.id not in request.gone
+            ]
         now = asyncio.get_running_loop().time()
-        return any(one.takes(now) for version in versions for one in version.backends if one is not backend)
+        return any(other.takes(now) for version in versions for other in version.backends if other is not backend)
 
     async def _same(self, opened: _Opened) -> None:
-        """The second replica answers, too."""
+        """Require that the next replica also responds with 200."""
         if opened.response.status_code != 200:
             await opened.stack.aclose()
             self._telemetry.lost.labels("refused again").inc()
             raise ApiError(502, INTERRUPTED, code="replica_failed")
 
     async def _open(self, request: ProxiedRequest) -> _Opened:
-        """A replica's response as far as its headers."""
+        """Send the request to a replica and read the headers of its response."""
         if request.version.owed and not request.begun:
             raise too_busy(FULL)
         while True:
@@ -206,7 +210,7 @@ class ReplicaProxy:
             full = response.status_code == 429
             self._avoid(request, backend)
             if not full:
-                backend.ready = False  # until it is looked after again
+                backend.ready = False  # until the next health probe
             elif not self._others(request):
                 await self._wait_for_room(request)
             self._telemetry.retries.labels("full" if full else "not ready").inc()
@@ -221,7 +225,7 @@ class ReplicaProxy:
 
     @asynccontextmanager
     async def _borrow(self, request: ProxiedRequest) -> AsyncIterator[Backend]:
-        """The next replica to try; a request that names no version may go over to another."""
+        """Take the next replica; a request that does not name a version may switch to another one."""
         now = asyncio.get_running_loop().time()
         seconds = self._settings.patience if request.until is None else request.until - now
         async with AsyncExitStack() as stack:
@@ -244,25 +248,25 @@ class ReplicaProxy:
             yield backend
 
     def _given_up(self, request: ProxiedRequest, reason: str) -> ApiError:
-        """Nobody can answer in time; 503 and 429 are only for what no replica had begun."""
+        """Create the error for a request without a replica; 503 only if no replica has started it."""
         if not request.begun:
             return no_replica()
         self._telemetry.lost.labels(reason).inc()
         return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
 
     def _avoid(self, request: ProxiedRequest, backend: Backend, *, died: bool = False) -> None:
-        """Ask others first from now on; the time for it begins with the first failure, and anew with a death."""
+        """Prefer other replicas from now on; the first failure and every death set the deadline."""
         request.avoided.append(backend)
         if request.until is None or died:
             request.until = asyncio.get_running_loop().time() + self._settings.patience_again
 
     def _others(self, request: ProxiedRequest) -> bool:
-        """Whether a replica takes requests that has not put this one off."""
+        """Tell whether there is an available replica that has not failed this request."""
         now = asyncio.get_running_loop().time()
-        return any(one.takes(now) and one not in request.avoided for one in request.version.backends)
+        return any(backend.takes(now) and backend not in request.avoided for backend in request.version.backends)
 
     async def _wait_for_room(self, request: ProxiedRequest) -> None:
-        """All are full: a new request is told to come again, and one that had been begun waits for its turn."""
+        """Wait because all replicas are full; a new request is refused instead."""
         if not request.begun:
             raise too_busy(FULL)
         if request.until is not None and asyncio.get_running_loop().time() >= request.until:
@@ -275,7 +279,7 @@ class ReplicaProxy:
             request.version.owed -= 1
 
     def _failed(self, request: ProxiedRequest, backend: Backend, error: Exception) -> None:
-        """A replica did not answer, or no more; raises when the request has cost enough of them."""
+        """Handle the failure of a replica; raises `ApiError` when the request must not be retried."""
         if isinstance(error, Hung):
             request.moves += 1
             self._avoid(request, backend, died=True)
@@ -291,7 +295,7 @@ class ReplicaProxy:
         self._avoid(request, backend, died=not unreached)
         if isinstance(error, httpx.ReadTimeout):
             self._telemetry.lost.labels("timeout").inc()
-            raise ApiError(504, "The answer took too long.", code="timeout") from None
+            raise ApiError(504, "The response took too long.", code="timeout") from None
         if unreached:
             backend.ready = False
             self._telemetry.retries.labels("unreachable").inc()
@@ -300,13 +304,13 @@ class ReplicaProxy:
         self._telemetry.retries.labels("died").inc()
         if request.deaths > DEATHS_ALLOWED:
             self._telemetry.lost.labels("died").inc()
-            message = f"{request.deaths} replicas in a row died while they answered this request."
+            message = f"{request.deaths} replicas died while they worked on this request."
             raise ApiError(502, message, code="replica_failed")
 
 
 def no_replica() -> ApiError:
-    """Nobody can answer now; somebody soon may."""
-    return unavailable("No replica is ready to answer; try again shortly", code="not_ready", retry_after=2)
+    """Create the error for a service without a ready replica."""
+    return unavailable("No replica is ready; try again shortly", code="not_ready", retry_after=2)
 
 
 def _kept_headers(response: httpx.Response) -> dict[str, str]:
@@ -314,5 +318,5 @@ def _kept_headers(response: httpx.Response) -> dict[str, str]:
 
 
 def _as_event(refusal: ApiError) -> bytes:
-    """An error in the middle of a stream: the status has gone out already, so the body tells it."""
+    """Format an error as an event, for a stream whose status is already sent."""
     return b"data: " + json.dumps(refusal.body()).encode() + b"\n\n"

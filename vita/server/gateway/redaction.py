@@ -1,8 +1,8 @@
-"""What must not be kept: addresses, telephone and card numbers, and secrets, replaced by their kind in brackets.
+"""Redacts addresses, telephone and card numbers, and secrets: each is replaced by its kind in brackets.
 
 redact("write to ann@example.org") -> "write to [email]"
 
-Patterns find what has a form; a name or a story without one is not found, so consent stays the first protection.
+Patterns find only data with a fixed format. They do not find names or personal stories, so consent remains necessary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PHONE_IN_GROUPS = re.compile(r"(?<![\w.])\d{3}[ .-]\d{3}[ .-]\d{4}(?!\w)")
 
 
 def redact(text: str) -> str:
-    """`text` without what these patterns find."""
+    """Redact a text."""
     text = _SECRET.sub("[secret]", text)
     text = _EMAIL.sub("[email]", text)
     text = _IPV6.sub(lambda found: "[ip]" if _is_address(found[0]) else found[0], text)
@@ -32,7 +32,7 @@ def redact(text: str) -> str:
 
 
 def redact_all(value: Any) -> Any:
-    """The same of every text inside a JSON value; names of fields stay."""
+    """Redact every text inside a JSON value; field names are unchanged."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
@@ -51,7 +51,7 @@ def _is_address(text: str) -> bool:
 
 
 def _luhn(text: str) -> bool:
-    """Whether the digits carry the check digit of a card (ISO/IEC 7812-1, annex B)."""
+    """Tell whether the check digit of a card number is correct (ISO/IEC 7812-1, annex B)."""
     digits = [int(letter) for letter in reversed(text) if letter.isdigit()]
     doubled = [digit if place % 2 == 0 else sum(divmod(2 * digit, 10)) for place, digit in enumerate(digits)]
     return sum(doubled) % 10 == 0

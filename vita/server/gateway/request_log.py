@@ -1,8 +1,8 @@
-"""The request log: what was asked, of which version, and how it went; written beside the requests, never in their way.
+"""The request log: request, version and outcome, written asynchronously.
 
-Rows go through a bounded queue to one thread, which writes them by the batch. When the database cannot keep up, rows
-are dropped and counted, requests never. Content is kept only where the service logs it and its sender consents, and
-what has the form of an address, a number or a secret is taken out before.
+Rows go through a bounded queue to one thread, which writes them in batches. When the database is too slow, rows are
+dropped and counted; requests are not affected. Content is stored only when the service logs content and the client
+consents. Addresses, numbers and secrets are redacted first.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _END = object()
 
 @dataclass(frozen=True)
 class Kept:
-    """How much of a request may be kept."""
+    """Which data of a request are stored."""
 
     level: LogLevel
     redact: bool
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as it may be stored."""
+        """Return the row with only the data that may be stored."""
         kept = {**row, **monitored(row["figures"])}
         if self.level != "content" or not kept["consent"]:
             return {**kept, "asked": {}, "answered": {}, "has_content": False}
@@ -43,18 +43,18 @@ class Kept:
 
 
 class RequestLog:
-    """Writes rows of `requests` from a thread of its own."""
+    """Writes rows of `requests` in a separate thread."""
 
     def __init__(self, ledger: Ledger, kept: Kept, *, room: int = 10_000) -> None:
         self._ledger, self.kept = ledger, kept
         self._rows: queue.Queue[Any] = queue.Queue(maxsize=room)
         self.dropped = 0
-        """Rows that were lost, because the database was too slow or refused them."""
+        """Number of rows that were lost because the database was too slow or refused them."""
         self._thread = threading.Thread(target=self._write, name="request log", daemon=True)
         self._thread.start()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Have a row written soon."""
+        """Add a row to the queue."""
         if self.kept.level == "none":
             return
         try:
@@ -63,14 +63,14 @@ class RequestLog:
             self.dropped += 1
 
     def add_refused(self, row: Mapping[str, Any]) -> None:
-        """Have a row of a request written that reached no replica; these leave half of the queue to the others."""
+        """Add the row of a request that reached no replica; such rows use at most half of the queue."""
         if self._rows.qsize() < self._rows.maxsize // 2:
             self.add(row)
         elif self.kept.level != "none":
             self.dropped += 1
 
     def flush(self, seconds: float = 10.0) -> bool:
-        """Wait until all that was added before is written; False when that took too long."""
+        """Wait until all earlier rows are written; returns False on timeout."""
         written = threading.Event()
         try:
             self._rows.put(written, timeout=seconds)
@@ -79,7 +79,7 @@ class RequestLog:
         return written.wait(seconds)
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write the remaining rows and end the thread."""
         try:
             self._rows.put(_END, timeout=30)
         except queue.Full:

@@ -1,6 +1,6 @@
-"""The gateway's own figures for Prometheus, and those of the replicas merged with them, each with its name.
+"""Metrics of the gateway for Prometheus, merged with the metrics of the replicas.
 
-Buckets are those that other servers of language models use, so that dashboards compare.
+The histogram buckets are those of other language model servers, so that dashboards are comparable.
 """
 
 from __future__ import annotations
@@ -19,34 +19,36 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Telemetry:
-    """Everything that the gateway counts."""
+    """The metrics of one gateway."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "Requests answered.", "route", "version", "status")
-        self.rejected = self._counter("rejected", "Requests refused before a replica saw them.", "reason")
+        self.requests = self._counter("requests", "Finished requests.", "route", "version", "status")
+        self.rejected = self._counter("rejected", "Requests refused before they reached a replica.", "reason")
         self.retries = self._counter("retries", "Requests sent to another replica.", "reason")
-        self.resumed = self._counter("resumed", "Streams that went on from another replica.")
-        self.lost = self._counter("lost", "Accepted requests that could not be answered.", "reason")
-        self.cancelled = self._counter("cancelled", "Requests whose client left.")
-        self.prompt_tokens = self._counter("prompt_tokens", "Tokens asked.", "version")
-        self.completion_tokens = self._counter("completion_tokens", "Tokens answered.", "version")
-        self.refusals = self._counter("refusals", "Answers that refuse.", "version")
+        self.resumed = self._counter("resumed", "Streams that continued on another replica.")
+        self.lost = self._counter("lost", "Accepted requests that failed.", "reason")
+        self.cancelled = self._counter("cancelled", "Requests whose client disconnected.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens.", "version")
+        self.completion_tokens = self._counter("completion_tokens", "Completion tokens.", "version")
+        self.refusals = self._counter("refusals", "Completions that refuse the request.", "version")
         self.feedback = self._counter("feedback", "Feedback stored.", "version", "kind", "value")
         self.feedback_replaced = self._counter(
-            "feedback_replaced", "Feedback that later feedback of the same key took the place of.", "version", "kind"
+            "feedback_replaced", "Feedback that later feedback of the same key replaced.", "version", "kind"
         )
         self.log_dropped = self._gauge("log_dropped", "Rows of the request log that were lost.")
-        self.ledger_errors = self._counter("ledger_errors", "Times the ledger could not be read.")
-        self.in_flight = self._gauge("in_flight", "Requests being answered.")
-        self.share = self._gauge("share", "Part of the traffic.", "version")
+        self.ledger_errors = self._counter("ledger_errors", "Failed reads of the ledger.")
+        self.in_flight = self._gauge("in_flight", "Requests in flight.")
+        self.share = self._gauge("share", "Fraction of the traffic.", "version")
         self.replica_up = self._gauge("replica_up", "Whether the replica is ready.", "version", "replica")
-        self.replica_in_flight = self._gauge("replica_in_flight", "Requests at the replica.", "version", "replica")
-        self.ttft = self._histogram("time_to_first_token_seconds", "Until the first piece of a stream.", TTFT)
-        self.latency = self._histogram("request_seconds", "Until the whole answer.", LATENCY)
+        self.replica_in_flight = self._gauge(
+            "replica_in_flight", "Requests in flight at the replica.", "version", "replica"
+        )
+        self.ttft = self._histogram("time_to_first_token_seconds", "Time to the first event of a stream.", TTFT)
+        self.latency = self._histogram("request_seconds", "Time to the complete response.", LATENCY)
 
     def render(self, replicas: Mapping[str, str]) -> bytes:
-        """The gateway's figures, and the texts of the replicas with a label `replica`."""
+        """Render the metrics of the gateway and of the replicas, which get the label `replica`."""
         return generate_latest(self.registry) + merged(replicas)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
@@ -60,7 +62,7 @@ class Telemetry:
 
 
 def merged(replicas: Mapping[str, str]) -> bytes:
-    """Several expositions as one: each family once, its samples told apart by the label `replica`."""
+    """Merge several expositions: one family each, with the label `replica` on its samples."""
     families: dict[str, Metric] = {}
     for replica, text in replicas.items():
         for family in _families(text):
@@ -68,19 +70,19 @@ def merged(replicas: Mapping[str, str]) -> bytes:
             for sample in family.samples:
                 labels = {**sample.labels, "replica": replica}
                 joined.add_sample(sample.name, labels, sample.value, sample.timestamp)
-    return generate_latest(_Given(families.values()))
+    return generate_latest(_FixedRegistry(families.values()))
 
 
 def _families(text: str) -> Iterable[Metric]:
-    """The families of a text; a replica that talks nonsense gives none."""
+    """Parse an exposition; an invalid one has no families."""
     try:
         return list(text_string_to_metric_families(text))
     except ValueError:
         return []
 
 
-class _Given(CollectorRegistry):
-    """A registry that tells the families it was given."""
+class _FixedRegistry(CollectorRegistry):
+    """A registry with a fixed list of families."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         super().__init__()

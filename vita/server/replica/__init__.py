@@ -1,1 +1,1 @@
-"""One replica: a model behind an HTTP API."""
+"""The replica: one process that serves one model over HTTP."""

@@ -169,15 +169,15 @@ class ReplicaRoutes(RequestChecks):
         given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
         how = {name: usual.get(name) if value is None else value for name, value in given.items()}
         if how["top_p"] == 0:
-            how["top_p"] = 1e-9  # the likeliest one alone
+            how["top_p"] = 1e-9  # only the most likely token
         if limit is None:
-            # Where the release says nothing: OpenAI's 16 for a completion, what there is room for in a chat.
+            # Default without a setting of the release: 16 for a completion as OpenAI has it, the context for a chat.
             otherwise = 16 if isinstance(asked, api.CompletionRequest) else self.ready_or_refuse().context
             limit = int(usual.get("max_tokens") or otherwise)
         sampling = Sampling.model_validate(
             {name: value for name, value in how.items() if value is not None}
             | {"max_tokens": max(1, limit), "stop": asked.stops or tuple(usual.get("stop") or ())}
-            # Python's generator takes the absolute value of a seed; none is lost by wrapping around.
+            # Python's generator uses the absolute value of a seed; the modulo keeps all seeds distinct.
             | {"seed": secrets.randbits(63) if asked.seed is None else asked.seed % 2**64}
         )
         return Ask(
@@ -196,16 +196,16 @@ class ReplicaRoutes(RequestChecks):
         *,
         prompt_tokens: int,
     ) -> Response:
-        """The answers whole or in pieces, or the guard's refusal in their place."""
+        """Create the response: complete or streamed, or the refusal of the content filter."""
         request_events = RequestEvents(self.ready_or_refuse(), self.metrics, request.receive)
-        told = self._told(request_events, asks, choices, refused, body)
+        updates = self._updates(request_events, asks, choices, refused, body)
         if not asked.stream:
-            async for _ in told:
+            async for _ in updates:
                 pass
             return json_response({**body.whole(choices), "usage": usage(prompt_tokens, choices)})
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-        # The first event before the headers: what fails at once has a status of its own.
-        first = await anext(told, None)
+        # Wait for the first event before the headers, so that an early error has its own status.
+        first = await anext(updates, None)
 
         async def chunks() -> AsyncIterator[bytes]:
             extra = {"usage": None} if with_usage else {}
@@ -215,30 +215,30 @@ class ReplicaRoutes(RequestChecks):
                 if first is not None:
                     for chunk in self._chunks(body, first):
                         yield _event({**chunk, **extra})
-                async for choice in told:
+                async for choice in updates:
                     for chunk in self._chunks(body, choice):
                         yield _event({**chunk, **extra})
                 if with_usage:
                     yield _event(body.closing(usage(prompt_tokens, choices)))
                 yield DONE
             except ApiError as error:
-                yield _event(error.body())  # the status has gone out already
+                yield _event(error.body())  # the status is already sent
             except ClientLeft:
                 pass
             finally:
-                await told.aclose()
+                await updates.aclose()
 
         return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     @staticmethod
     def _chunks(body: Body, choice: Choice) -> Iterable[dict[str, Any]]:
-        fresh = choice.fresh()
-        return () if fresh is None else body.chunks(choice, fresh)
+        delta = choice.take_delta()
+        return () if delta is None else body.chunks(choice, delta)
 
-    async def _told(
+    async def _updates(
         self, request_events: RequestEvents, asks: list[Ask], choices: list[Choice], refused: str | None, body: Body
     ) -> AsyncGenerator[Choice]:
-        """Every choice each time that it has grown."""
+        """Yield a choice each time that it has a new token."""
         if refused is not None:
             self.metrics.add("guard_refusals", label="input")
             for choice in choices:
@@ -247,22 +247,22 @@ class ReplicaRoutes(RequestChecks):
                 yield choice
             return
         request_events.begin(asks)
-        own = len(choices) // len(asks)
+        choices_per_prompt = len(choices) // len(asks)
         async for index, event in request_events.events():
-            mine = choices[index * own : (index + 1) * own]
+            prompt_choices = choices[index * choices_per_prompt : (index + 1) * choices_per_prompt]
             if isinstance(event, Read):
                 body.read(index, event)
-                for choice in mine if not asks[index].answers else ():
+                for choice in prompt_choices if not asks[index].answers else ():
                     choice.finish = "length"
                     yield choice
-            elif isinstance(event, Piece) and not mine[event.answer].finish:
-                choice = mine[event.answer]
+            elif isinstance(event, Piece) and not prompt_choices[event.answer].finish:
+                choice = prompt_choices[event.answer]
                 choice.take(event)
                 if choice.finish:
                     self.metrics.add("request_finished", label=choice.finish)
                 if choice.refused:
                     self.metrics.add("guard_refusals", label="output")
-                    if all(one.finish for one in mine):
+                    if all(choice.finish for choice in prompt_choices):
                         request_events.enough(index)
                 yield choice
 
@@ -273,7 +273,7 @@ class ReplicaRoutes(RequestChecks):
         asked = await self.read(request, api.EmbeddingRequest)
         self.check_model(asked.model)
         scheduler = self.admit(len(asked.inputs))
-        inputs = [await self.prompt_ids(scheduler, one, "input", room=0, plain=True) for one in asked.inputs]
+        inputs = [await self.prompt_ids(scheduler, text, "input", room=0, plain=True) for text in asked.inputs]
         request_events = RequestEvents(scheduler, self.metrics, request.receive)
         request_events.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
         found: dict[int, Any] = {}
@@ -340,7 +340,7 @@ class ReplicaRoutes(RequestChecks):
     async def health(self, _: Request) -> Response:
         """GET /health"""
         if self.scheduler is not None and not self.scheduler.alive:
-            raise internal("The worker has ended; restart the replica")
+            raise internal("The worker thread has ended; restart the replica")
         return json_response({"status": "alive"})
 
     async def ready(self, _: Request) -> Response:

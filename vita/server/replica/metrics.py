@@ -1,8 +1,8 @@
-"""What a replica counts for Prometheus: names, meanings and buckets in one table.
+"""Metrics of a replica for Prometheus: names, descriptions and buckets in one table.
 
-Meanings and buckets are those of other servers of language models, so that dashboards compare; the colon in their
-names is Prometheus's own sign for recording rules, so ours have `vita_` and an underscore. Every figure bears the
-labels `model` and `version`.
+Descriptions and buckets are those of other language model servers, so that dashboards are comparable. Names start with
+`vita_`; they contain no colon, which Prometheus reserves for recording rules. Every metric has the labels `model` and
+`version`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOKENS = tuple(float(mantissa * 10**power) for power in range(5) for mantissa in
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Figure(NamedTuple):
+class Metric(NamedTuple):
     """A row of the table."""
 
     kind: type[Counter] | type[Gauge] | type[Histogram]
@@ -30,64 +30,64 @@ class Figure(NamedTuple):
     buckets: tuple[float, ...] = ()
 
 
-TABLE: dict[str, Figure] = {
-    "requests_running": Figure(Gauge, "Answers that advance."),
-    "requests_waiting": Figure(Gauge, "Answers that wait for a row."),
-    "kv_cache_usage": Figure(Gauge, "Part of the key-value cache that is taken, from 0 to 1."),
-    "draining": Figure(Gauge, "1 when no new requests are taken."),
-    "http_requests": Figure(Counter, "Requests by status.", "status"),
-    "prompt_tokens": Figure(Counter, "Tokens of prompts that were read."),
-    "generation_tokens": Figure(Counter, "Tokens of answers."),
-    "request_finished": Figure(Counter, "Answers by their end, or `cancelled` or `error`.", "finish_reason"),
-    "requests_cancelled": Figure(Counter, "Requests whose client left."),
-    "admission_rejections": Figure(Counter, "Requests refused before any work: requests, tokens, draining.", "reason"),
-    "guard_refusals": Figure(Counter, "Requests and answers that the guard refused.", "side"),
-    "time_to_first_token_seconds": Figure(Histogram, "From arrival to the first token.", buckets=TTFT),
-    "inter_token_latency_seconds": Figure(Histogram, "Between two tokens of an answer.", buckets=ITL),
-    "e2e_request_latency_seconds": Figure(Histogram, "From arrival to the last token.", buckets=LATENCY),
-    "request_queue_time_seconds": Figure(Histogram, "From arrival until the prompt is read.", buckets=LATENCY),
-    "request_prompt_tokens": Figure(Histogram, "Length of prompts.", buckets=TOKENS),
-    "request_generation_tokens": Figure(Histogram, "Length of answers.", buckets=TOKENS),
+TABLE: dict[str, Metric] = {
+    "requests_running": Metric(Gauge, "Sequences being generated."),
+    "requests_waiting": Metric(Gauge, "Sequences that wait for a row of the batch."),
+    "kv_cache_usage": Metric(Gauge, "Fraction of the KV cache in use, from 0 to 1."),
+    "draining": Metric(Gauge, "1 when new requests are refused."),
+    "http_requests": Metric(Counter, "Requests by status.", "status"),
+    "prompt_tokens": Metric(Counter, "Prompt tokens."),
+    "generation_tokens": Metric(Counter, "Generated tokens."),
+    "request_finished": Metric(Counter, "Finished sequences, also `cancelled` and `error`.", "finish_reason"),
+    "requests_cancelled": Metric(Counter, "Requests whose client disconnected."),
+    "admission_rejections": Metric(Counter, "Requests refused before any computation.", "reason"),
+    "guard_refusals": Metric(Counter, "Prompts and completions that the content filter refused.", "side"),
+    "time_to_first_token_seconds": Metric(Histogram, "Time from arrival to the first token.", buckets=TTFT),
+    "inter_token_latency_seconds": Metric(Histogram, "Time between two tokens of a sequence.", buckets=ITL),
+    "e2e_request_latency_seconds": Metric(Histogram, "Time from arrival to the last token.", buckets=LATENCY),
+    "request_queue_time_seconds": Metric(Histogram, "Time from arrival to the start of prefill.", buckets=LATENCY),
+    "request_prompt_tokens": Metric(Histogram, "Length of prompts in tokens.", buckets=TOKENS),
+    "request_generation_tokens": Metric(Histogram, "Length of completions in tokens.", buckets=TOKENS),
 }  # fmt: skip
-"""Name without `vita_` -> what it is; counters are shown with `_total`."""
+"""Name without `vita_` -> definition; Prometheus shows counters with the suffix `_total`."""
 
 
 class Metrics:
-    """The figures of one replica, in a registry of their own."""
+    """The metrics of one replica, in a separate registry."""
 
     def __init__(self, *, model: str, version: str) -> None:
         self.registry = CollectorRegistry()
-        self._own = {"model": model, "version": version}
-        self._figures = {name: self._made(name, row) for name, row in TABLE.items()}
+        self._labels = {"model": model, "version": version}
+        self._figures = {name: self._create(name, row) for name, row in TABLE.items()}
 
     def add(self, name: str, amount: float = 1, *, label: str | None = None) -> None:
-        """Counts on."""
+        """Increase a counter."""
         figure = self._of(name, label)
         assert isinstance(figure, Counter)
         figure.inc(amount)
 
     def observe(self, name: str, value: float) -> None:
-        """One more value of a histogram."""
+        """Add a value to a histogram."""
         figure = self._of(name, None)
         assert isinstance(figure, Histogram)
         figure.observe(max(0.0, value))
 
     def watch(self, name: str, read: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Read the value of a gauge with a function at each export."""
         figure = self._of(name, None)
         assert isinstance(figure, Gauge)
         figure.set_function(read)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Render all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
-    def _made(self, name: str, row: Figure) -> Counter | Gauge | Histogram:
-        labels = [*self._own, *([row.label] if row.label else [])]
+    def _create(self, name: str, row: Metric) -> Counter | Gauge | Histogram:
+        labels = [*self._labels, *([row.label] if row.label else [])]
         if row.kind is Histogram:
             return Histogram(f"vita_{name}", row.about, labels, buckets=row.buckets, registry=self.registry)
         return row.kind(f"vita_{name}", row.about, labels, registry=self.registry)
 
     def _of(self, name: str, label: str | None) -> Counter | Gauge | Histogram:
         extra = {TABLE[name].label or "": label} if label is not None else {}
-        return self._figures[name].labels(**self._own, **extra)
+        return self._figures[name].labels(**self._labels, **extra)

@@ -1,8 +1,8 @@
-"""Tries a replica before it says that it is ready: a chat through the template, and a completion.
+"""Tests a replica before it reports that it is ready: one chat completion and one completion.
 
-A model whose every answer would be an error must not become ready. So one token of each kind of answer is generated
-through the same application that clients ask, and the logits must be finite. A template that refuses some dialogues,
-for example those with a system message, is no reason: those are mistakes of their requests (400).
+A model that fails on every request must not become ready. So the same application that clients use generates one token
+on each route, and the logits must be finite. A chat template may refuse some dialogues, for example those with a
+system message; those requests get status 400.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DIALOGUES = (
     (Message("system", "Be helpful."), Message("user", GREETING)),
     (Message("user", GREETING), Message("assistant", GREETING), Message("user", GREETING)),
 )
-"""Dialogues of which the template must write at least one."""
-NOT_NUMBERS = "computes logits that are not finite numbers, so that every answer would be an error"
+"""Dialogues of which the chat template must accept at least one."""
+NOT_NUMBERS = "computes logits that are not finite, so that every request would fail"
 
 
 def check_engine(engine: Engine) -> None:
-    """Raise a `ModelError` where no chat or no completion could be answered."""
+    """Raise `ModelError` if the engine cannot process a chat or a completion."""
     prompts = [engine.text_ids(GREETING)[: engine.model.architecture.context]]
     if engine.template is not None:
         prompts.append(_dialogue(engine)[1])
@@ -40,7 +40,7 @@ def check_engine(engine: Engine) -> None:
 
 
 def check_answers(app: ASGIApp, engine: Engine, *, model: str) -> None:
-    """Raise a `ModelError` where the application answers its first chat or completion with an error."""
+    """Raise `ModelError` if the application responds to its first chat or completion with an error."""
     body: dict[str, Any] = {"model": model, "max_tokens": 1, "seed": 0}
     context = engine.model.architecture.context
     requests: dict[str, dict[str, Any]] = {}
@@ -56,13 +56,13 @@ def check_answers(app: ASGIApp, engine: Engine, *, model: str) -> None:
 
 
 def unusable_weights(engine: Engine) -> list[str]:
-    """Names of parameters with numbers that are not finite."""
+    """Return the names of parameters with values that are not finite."""
     named = engine.model.named_parameters()
     return [name for name, parameter in named if not bool(torch.isfinite(parameter).all())]
 
 
 def _dialogue(engine: Engine) -> tuple[tuple[Message, ...], list[int]]:
-    """The first dialogue that the template writes, and its ids."""
+    """Return the first dialogue that the template accepts, and its token ids."""
     assert engine.template is not None
     problem = ""
     for messages in DIALOGUES:
@@ -73,9 +73,9 @@ def _dialogue(engine: Engine) -> tuple[tuple[Message, ...], list[int]]:
             continue
         if ids:
             return messages, ids
-        problem = problem or "chat template: writes nothing"
-    hint = "mend the chat_template.jinja in its folder"
-    raise ModelError("model", f"can answer no chat: {problem}", hint=hint)
+        problem = problem or "chat template: produces no tokens"
+    hint = "fix chat_template.jinja in the model folder"
+    raise ModelError("model", f"cannot process a chat: {problem}", hint=hint)
 
 
 @torch.inference_mode()
@@ -102,11 +102,11 @@ def _check_answer(app: ASGIApp, path: str, content: dict[str, Any]) -> None:
         problem = answer.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         problem = answer.text[:200]
-    raise ModelError("model", f"answers its first request to {path} with {answer.status_code}: {problem}")
+    raise ModelError("model", f"responds to its first request to {path} with {answer.status_code}: {problem}")
 
 
 def _ask(app: ASGIApp, path: str, content: dict[str, Any]) -> httpx.Response:
-    """Send one request to an application, from a thread of its own since the caller may run an event loop."""
+    """Send a request to the application, in a thread because the caller may run an event loop."""
     answers: list[httpx.Response] = []
 
     async def ask() -> None:
@@ -118,5 +118,5 @@ def _ask(app: ASGIApp, path: str, content: dict[str, Any]) -> httpx.Response:
     thread.start()
     thread.join()
     if not answers:
-        raise ModelError("model", f"ends the connection at its first request to {path}")
+        raise ModelError("model", f"closes the connection on its first request to {path}")
     return answers[0]

@@ -76,10 +76,10 @@ class RequestChecks:
             raise model_not_found(name)
 
     def admit(self, answers: int) -> Scheduler:
-        """Refuses what cannot be taken before anything is made of it."""
+        """Check the capacity of the scheduler before the prompts are tokenized."""
         scheduler = self.ready_or_refuse()
         if answers > scheduler.capacity:
-            raise invalid(f"At most {scheduler.capacity} answers can be asked for at once, not {answers}", "n")
+            raise invalid(f"A request can have at most {scheduler.capacity} completions, got {answers}", "n")
         try:
             scheduler.check_room(answers)
         except (Full, Closed) as error:
@@ -98,17 +98,17 @@ class RequestChecks:
         except DataError as error:
             raise invalid(str(error), "messages") from None
         if not ids:
-            raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
+            raise invalid("The chat template of the model produces no tokens for this dialogue", "messages")
         return ids
 
     async def fitted_ids(
         self, scheduler: Scheduler, messages: Sequence[Message], *, answer_tokens: int | None
     ) -> FittedDialogue:
-        """The prompt of the longest end of a dialogue that fits (`vita.infer.dialogue` has the rule)."""
+        """Encode the longest suffix of a dialogue that fits in the context (the rule is in `vita.infer.dialogue`)."""
         template, tokenizer = scheduler.engine.template, scheduler.engine.tokenizer
         if template is None:
             return FittedDialogue(list(messages), await self.chat_ids(scheduler, messages), 0)
-        most = scheduler.context * self._longest_token(scheduler)  # characters; more never fit
+        most = scheduler.context * self._longest_token(scheduler)  # characters; more cannot fit
         recent = recent_turns(messages, characters=most)
         least = recent_turns(messages, characters=0)  # the last turn alone
         self._check_characters(scheduler, sum(len(message.content) for message in least), "messages")
@@ -125,7 +125,7 @@ class RequestChecks:
         except DataError as error:
             raise invalid(str(error), "messages") from None
         if not fitted.ids:
-            raise invalid("The chat template of the model writes nothing for this dialogue", "messages")
+            raise invalid("The chat template of the model produces no tokens for this dialogue", "messages")
         return replace(fitted, dropped=len(messages) - len(fitted.messages))
 
     async def prompt_ids(
@@ -152,7 +152,7 @@ class RequestChecks:
             raise too_long(scheduler.context, len(ids), param=param)
 
     def _check_characters(self, scheduler: Scheduler, characters: int, param: str) -> None:
-        """Refuses what is too long however it is cut into tokens, before it is cut."""
+        """Refuse, before tokenization, a text that exceeds the context in every tokenization."""
         least = -(-characters // self._longest_token(scheduler))
         if least > scheduler.context:
             raise too_long(scheduler.context, least, param=param, exact=False)
@@ -167,6 +167,6 @@ class RequestChecks:
         return None if self.served.guard is None else self.served.guard.refuses_input(messages)
 
 
-def messages_of(given: Sequence[api.Message]) -> list[Message]:
-    """The dialogue of a request as the chat template takes it."""
-    return [Message("system" if one.role == "developer" else one.role, one.content) for one in given]
+def messages_of(messages: Sequence[api.Message]) -> list[Message]:
+    """Convert the messages of a request for the chat template."""
+    return [Message("system" if message.role == "developer" else message.role, message.content) for message in messages]

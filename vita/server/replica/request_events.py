@@ -26,15 +26,15 @@ class RequestEvents:
         self._last: dict[tuple[int, int], tuple[float, int]] = {}
 
     def begin(self, asks: Sequence[Ask]) -> None:
-        """Asks all of them or none; raises the refusal to send."""
+        """Submit all requests or none; raises the `ApiError` to return."""
         loop = asyncio.get_running_loop()
 
         def listener(index: int) -> Callable[[Event], None]:
-            def arrives(event: Event) -> None:
-                with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            def put(event: Event) -> None:
+                with suppress(RuntimeError):  # the event loop is closed, so there is no listener
                     loop.call_soon_threadsafe(self._arrivals.put_nowait, (index, event))
 
-            return arrives
+            return put
 
         try:
             self._jobs = self._scheduler.submit_all([(ask, listener(index)) for index, ask in enumerate(asks)])
@@ -47,13 +47,13 @@ class RequestEvents:
             self._metrics.observe("request_prompt_tokens", len(ask.prompt))
 
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
-        """What is told of each prompt, with its number; ends the work when the consumer or the client leaves."""
+        """Yield the index of a prompt and its event; cancels the work when the consumer or the client stops."""
         watch = asyncio.create_task(self._watch_client())
         left, end = len(self._jobs), "cancelled"
         try:
             while left:
                 index, event = await self._arrivals.get()
-                self._keep(index, event)
+                self._observe(index, event)
                 if isinstance(event, Failed):
                     end = "error"
                     raise _fault(event)
@@ -71,12 +71,12 @@ class RequestEvents:
                 self._metrics.add("requests_cancelled", int(end == "cancelled"))
 
     def cancel(self) -> None:
-        """Ends the work on all prompts."""
+        """Cancel the work on all prompts."""
         for job in self._jobs:
             job.cancel()
 
     def enough(self, index: int) -> None:
-        """Ends the work on one prompt, of which nothing more is wanted."""
+        """Cancel the work on one prompt whose remaining events are not needed."""
         self._enough.add(index)
         self._jobs[index].cancel()
 
@@ -85,8 +85,8 @@ class RequestEvents:
             pass
         self.cancel()
 
-    def _keep(self, index: int, event: Event) -> None:
-        """Counts an event."""
+    def _observe(self, index: int, event: Event) -> None:
+        """Update the metrics with an event."""
         metrics, job = self._metrics, self._jobs[index]
         if isinstance(event, Read) and job.started is not None:
             metrics.observe("request_queue_time_seconds", job.started - job.arrived)
@@ -104,15 +104,15 @@ class RequestEvents:
 
 
 def refusal(error: Full | Closed, metrics: Metrics) -> ApiError:
-    """What a client is told whom the scheduler does not take."""
+    """Create the error for a request that the scheduler refuses."""
     if isinstance(error, Full):
         metrics.add("admission_rejections", label=error.reason)
         return too_busy(f"The server is busy: {error}")
     metrics.add("admission_rejections", label="draining")
-    return unavailable("The server is shutting down and takes no new requests", code="draining")
+    return unavailable("The server is shutting down and accepts no new requests", code="draining")
 
 
 def _fault(event: Failed) -> ApiError:
     if isinstance(event.error, Closed):
         return unavailable("The server is shutting down", code="draining")
-    return internal(f"The answer could not be computed ({event.error})")
+    return internal(f"The completion could not be computed ({event.error})")

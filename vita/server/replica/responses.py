@@ -1,4 +1,4 @@
-"""From the scheduler's events to the bodies that OpenAI's clients read: choices, log-probabilities, chunks, usage."""
+"""Converts events of the scheduler to response bodies of the OpenAI API: choices, log-probabilities, chunks, usage."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from vita.infer.content_filter import Guard
 from vita.infer.request import Piece, Read, Scored
 
 HOLD = 80
-"""Characters at the end of a guarded stream that wait for what follows, since together they may be refused."""
+"""Number of characters at the end of a filtered stream that are held back until the following text is checked."""
 STRIDE = 32
-"""A guarded stream is looked at each time it has grown by so many characters."""
+"""A filtered stream is checked each time it has grown by this number of characters."""
 LOWEST = -9999.0
-"""Stands for minus infinity, which JSON does not know."""
+"""Replaces minus infinity, which JSON cannot represent."""
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 @dataclass
-class Fresh:
-    """What a choice may send: text with the tokens that it came of, and its end."""
+class ChoiceDelta:
+    """The new part of a choice: text, scored tokens and finish reason."""
 
     text: str
     scores: list[Scored]
@@ -33,13 +33,13 @@ class Fresh:
 
 @dataclass
 class Choice:
-    """One answer as its client sees it, behind the guard where there is one."""
+    """One completion as its client sees it, after the content filter."""
 
     index: int
     tokenizer: Tokenizer
     guard: Guard | None = None
     text: str = ""
-    """All that was said so far, sent or not."""
+    """The whole text so far, sent or not."""
     scores: list[Scored] = field(default_factory=list)
     tokens: int = 0
     finish: str | None = None
@@ -48,12 +48,12 @@ class Choice:
     _sent_scores: int = 0
     _looked: int = 0
     _reaches: list[int] = field(default_factory=list)
-    """How far into the text the tokens of `scores` go, behind a guard."""
+    """End position in the text of each token of `scores`; used with a content filter."""
     _decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _utf8("replace"))
     _decoded: int = 0
 
     def take(self, piece: Piece) -> None:
-        """One token more."""
+        """Add a token."""
         if self.finish:
             return
         self.tokens += 1
@@ -66,42 +66,43 @@ class Choice:
         if piece.finish or len(self.text) - self._looked >= STRIDE:
             self._looked = len(self.text)
             if (refusal := self.guard.refuses_output(self.text)) is not None:
-                # What was sent stays sent; otherwise the refusal is the answer.
+                # Text that was sent cannot be withdrawn; otherwise the refusal replaces the completion.
                 self.refused, self.finish = True, "content_filter"
                 self.text, self.scores = (self.text[: self._sent] if self._sent else refusal), []
                 self._sent_scores = 0
 
-    def fresh(self) -> Fresh | None:
-        """What may be sent now and was not; None when there is nothing."""
+    def take_delta(self) -> ChoiceDelta | None:
+        """Return the part that can be sent now; None when there is none."""
         until = len(self.text)
         if self.guard is not None and not self.finish:
             until = max(self._sent, self._looked - HOLD)
         if until == self._sent and not self.finish:
             return None
         text, self._sent = self.text[self._sent : until], until
-        # What is held back of the text is held back of its tokens, too.
-        told = len(self.scores) if self.guard is None or self.finish else bisect_right(self._reaches, until)
-        scores, self._sent_scores = self.scores[self._sent_scores : told], told
-        return Fresh(text, scores, self.finish)
+        # Tokens of text that is held back are held back also.
+        sent_scores = len(self.scores) if self.guard is None or self.finish else bisect_right(self._reaches, until)
+        scores, self._sent_scores = self.scores[self._sent_scores : sent_scores], sent_scores
+        return ChoiceDelta(text, scores, self.finish)
 
     def _reach(self, token: int) -> int:
-        """Where in the text the token's characters end; one that it only begins counts as said."""
+        """Return the end position of a token in the text; an incomplete character counts as one."""
         if token not in self.tokenizer.special_ids:
             self._decoded += len(self._decoder.decode(self.tokenizer.token_bytes(token)))
         return self._decoded + bool(self._decoder.getstate()[0])
 
 
 def usage(prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, int]:
-    """What was read and said, in tokens; the token that ended an answer counts, too."""
-    said = sum(choice.tokens for choice in choices)
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": said, "total_tokens": prompt_tokens + said}
+    """Count prompt and completion tokens; the token that ends a completion counts."""
+    completion_tokens = sum(choice.tokens for choice in choices)
+    total = prompt_tokens + completion_tokens
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "total_tokens": total}
 
 
 # -- log-probabilities
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token as text; `bytes:` and its bytes where they are no whole characters."""
+    """Return a token as text; `bytes:` and its bytes if they are not whole characters."""
     data = tokenizer.token_bytes(token)
     try:
         return data.decode()
@@ -110,21 +111,21 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 
 def chat_logprobs(tokenizer: Tokenizer, scores: Sequence[Scored]) -> dict[str, Any]:
-    """The form of /v1/chat/completions."""
+    """The format of /v1/chat/completions."""
 
-    def one(token: int, logprob: float) -> dict[str, Any]:
+    def entry(token: int, logprob: float) -> dict[str, Any]:
         data = list(tokenizer.token_bytes(token))
         return {"token": token_text(tokenizer, token), "logprob": max(logprob, LOWEST), "bytes": data}
 
     content = [
-        {**one(scored.id, scored.logprob), "top_logprobs": [one(token, logprob) for token, logprob in scored.top]}
+        {**entry(scored.id, scored.logprob), "top_logprobs": [entry(token, logprob) for token, logprob in scored.top]}
         for scored in scores
     ]
     return {"content": content, "refusal": None}
 
 
 class CompletionLogprobs:
-    """The form of /v1/completions; counts characters, so that each token's place in the text is known."""
+    """Log-probabilities in the format of /v1/completions, with the position of each token in the text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -132,64 +133,64 @@ class CompletionLogprobs:
         self._at = 0
 
     def of(self, scores: Sequence[Scored | int], *, prompt: bool = False) -> dict[str, Any]:
-        """The four lists; a bare id is the first token of a prompt, of which nothing can be said."""
-        found: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        """Return the four lists; a plain id is the first token of a prompt, which has no log-probability."""
+        lists: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
         for scored in scores:
             token = scored if isinstance(scored, int) else scored.id
-            found["tokens"].append(token_text(self._tokenizer, token))
-            found["text_offset"].append(self._at)
-            found["token_logprobs"].append(None if isinstance(scored, int) else max(scored.logprob, LOWEST))
-            found["top_logprobs"].append(None if isinstance(scored, int) else self._top(scored))
-            # The names of special tokens stand in a prompt that is echoed, and never in an answer.
+            lists["tokens"].append(token_text(self._tokenizer, token))
+            lists["text_offset"].append(self._at)
+            lists["token_logprobs"].append(None if isinstance(scored, int) else max(scored.logprob, LOWEST))
+            lists["top_logprobs"].append(None if isinstance(scored, int) else self._top(scored))
+            # Names of special tokens are in an echoed prompt, but never in a completion.
             if prompt or token not in self._tokenizer.special_ids:
                 self._at += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
-        return found
+        return lists
 
     def _top(self, scored: Scored) -> dict[str, float]:
-        """The likeliest and the chosen one, which may be one more than was asked for."""
-        found: dict[str, float] = {}
+        """Return the most likely tokens and the sampled one, which can be one more than requested."""
+        lists: dict[str, float] = {}
         for token, logprob in (*scored.top, (scored.id, scored.logprob)):
-            found.setdefault(token_text(self._tokenizer, token), max(logprob, LOWEST))
-        return found
+            lists.setdefault(token_text(self._tokenizer, token), max(logprob, LOWEST))
+        return lists
 
 
 # -- bodies
 
 
 class Body(ABC):
-    """How the choices of one request are told, whole or in chunks."""
+    """Formats the choices of one request, complete or in chunks."""
 
     def __init__(self, head: dict[str, Any], tokenizer: Tokenizer, *, logprobs: bool) -> None:
         self.head, self.tokenizer, self.logprobs = head, tokenizer, logprobs
 
     def read(self, prompt: int, event: Read) -> None:
-        """A prompt was read; most bodies do not tell of it."""
+        """Handle the end of the prefill of a prompt; most formats ignore it."""
         return
 
-    def closing(self, told: dict[str, int]) -> dict[str, Any]:
-        """The chunk that tells the usage, when it was asked for."""
-        return {**self.chunk_head, "choices": [], "usage": told}
+    def closing(self, usage: dict[str, int]) -> dict[str, Any]:
+        """Return the chunk with the token usage."""
+        return {**self.chunk_head, "choices": [], "usage": usage}
 
     @property
     def chunk_head(self) -> dict[str, Any]:
-        """What every chunk begins with."""
+        """Fields of every chunk."""
         return self.head
 
     @abstractmethod
     def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
+        """Return the body of a response that is not streamed."""
 
     @abstractmethod
     def opening(self, choices: Sequence[Choice]) -> Iterator[dict[str, Any]]:
-        """What a stream begins with."""
+        """Yield the first chunks of a stream."""
 
     @abstractmethod
-    def chunks(self, choice: Choice, fresh: Fresh) -> Iterator[dict[str, Any]]:
-        """What a stream goes on with."""
+    def chunks(self, choice: Choice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
+        """Yield the chunks for a new part of a choice."""
 
 
 class Chat(Body):
-    """The form of /v1/chat/completions."""
+    """The format of /v1/chat/completions."""
 
     @property
     def chunk_head(self) -> dict[str, Any]:
@@ -211,11 +212,11 @@ class Chat(Body):
         for choice in choices:
             yield self._chunk(choice, {"role": "assistant", "content": ""})
 
-    def chunks(self, choice: Choice, fresh: Fresh) -> Iterator[dict[str, Any]]:
-        if fresh.text or (fresh.scores and self.logprobs):
-            yield self._chunk(choice, {"content": fresh.text}, logprobs=self._logprobs(fresh.scores))
-        if fresh.finish:
-            yield self._chunk(choice, {}, finish=fresh.finish)
+    def chunks(self, choice: Choice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
+        if delta.text or (delta.scores and self.logprobs):
+            yield self._chunk(choice, {"content": delta.text}, logprobs=self._logprobs(delta.scores))
+        if delta.finish:
+            yield self._chunk(choice, {}, finish=delta.finish)
 
     def _chunk(self, choice: Choice, delta: dict[str, Any], *, logprobs: Any = None, finish: Any = None) -> Any:
         told = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -227,7 +228,7 @@ class Chat(Body):
 
 @dataclass
 class Echo:
-    """A prompt that stands before its answers."""
+    """A prompt that is returned before its completions."""
 
     text: str
     ids: Sequence[int]
@@ -235,7 +236,7 @@ class Echo:
 
 
 class Completions(Body):
-    """The form of /v1/completions."""
+    """The format of /v1/completions."""
 
     def __init__(
         self, head: dict[str, Any], tokenizer: Tokenizer, *, n: int, logprobs: bool, echoes: Sequence[Echo] | None
@@ -263,16 +264,16 @@ class Completions(Body):
                 (logprobs,) = self._echoed(choice, echo) or [None]
                 yield {**self.head, "choices": [self._choice(choice, echo.text, logprobs, None)]}
 
-    def chunks(self, choice: Choice, fresh: Fresh) -> Iterator[dict[str, Any]]:
-        logprobs = self._count(choice).of(fresh.scores) if self.logprobs else None
-        yield {**self.head, "choices": [self._choice(choice, fresh.text, logprobs, fresh.finish)]}
+    def chunks(self, choice: Choice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
+        logprobs = self._count(choice).of(delta.scores) if self.logprobs else None
+        yield {**self.head, "choices": [self._choice(choice, delta.text, logprobs, delta.finish)]}
 
     @staticmethod
     def _choice(choice: Choice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
         return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
     def _echo(self, choice: Choice) -> Echo | None:
-        """The prompt before a choice; not before a refusal, which answers nothing."""
+        """Return the prompt before a choice; None before a refusal."""
         refused = choice.refused and choice.tokens == 0
         return None if self._echoes is None or refused else self._echoes[choice.index // self._n]
 

@@ -1,8 +1,8 @@
-"""The operators' side of a running service: on a loopback port of its own, with a token that only the owner can read.
+"""The administration interface of a running service: a separate loopback port and a token that only its owner can read.
 
-    control = ServiceHandle.find(folder, "cat"); control.call("POST", "/roll", {"folder": ..., "share": 0.1})
+    handle = ServiceHandle.find(folder, "cat"); handle.call("POST", "/roll", {"folder": ..., "share": 0.1})
 
-Nothing of it is reachable through the public listener.
+It is not reachable through the public port.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vita.spine.errors import ConfigError, VitaError
 
 @dataclass(frozen=True)
 class ServiceHandle:
-    """Where a running service is told what to do; the file that holds it can be read by its owner only."""
+    """The address and the token of the administration interface, stored in a file that only its owner can read."""
 
     service: str
     url: str
-    """The public address."""
+    """The public URL."""
     admin: str
     token: str
     place: str
@@ -51,7 +51,7 @@ class ServiceHandle:
         return cls(service, url, f"http://127.0.0.1:{port}", secrets.token_urlsafe(32), place, process)
 
     def write(self, folder: Path) -> Path:
-        """The file, with mode 600 from its first moment."""
+        """Write the file; it has mode 600 from its creation on."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{_slug(self.service)}-{self.admin.rpartition(':')[2]}.json"
         path.unlink(missing_ok=True)
@@ -62,7 +62,7 @@ class ServiceHandle:
 
     @classmethod
     def all(cls, folder: Path) -> list[ServiceHandle]:
-        """The services that run on this machine; files of dead ones are cleared away."""
+        """Return the services that run on this machine; deletes the files of dead ones."""
         found = []
         for path in sorted(folder.glob("*.json")):
             try:
@@ -77,7 +77,7 @@ class ServiceHandle:
 
     @classmethod
     def find(cls, folder: Path, service: str | None) -> ServiceHandle:
-        """The running service of that name, or the only one."""
+        """Return the running service with this name, or the only one."""
         living = cls.all(folder)
         named = [one for one in living if service in (None, one.service, one.url)]
         if len(named) == 1:
@@ -90,15 +90,15 @@ class ServiceHandle:
         raise ConfigError("fleet", f"{len(named)} services run", hint=f"name one by its address: {told}")
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Tell the service something; what it refuses becomes an error here."""
+        """Send a command to the service; raises `Refused` when it responds with an error."""
         headers = {"Authorization": f"Bearer {self.token}"}
         try:
             with httpx.Client(timeout=httpx.Timeout(900, connect=5), trust_env=False) as client:
                 answer = client.request(method, self.admin + path, json=body, headers=headers)
         except httpx.HTTPError as error:
-            raise ConfigError(f"service {self.service}", f"does not answer: {error or type(error).__name__}") from None
+            raise ConfigError(f"service {self.service}", f"does not respond: {error or type(error).__name__}") from None
         if answer.status_code >= 400:
-            raise _told(answer)
+            raise _refused(answer)
         return answer
 
 
@@ -110,18 +110,18 @@ class Refused(VitaError):
         self.exit_code = exit_code
 
 
-def _told(answer: httpx.Response) -> Refused:
-    """The service's refusal, with the exit code of the error that it met."""
+def _refused(answer: httpx.Response) -> Refused:
+    """Create the error for a refused command, with the exit code that the service reports."""
     try:
         content = answer.json()
         problem = str(content["error"]).removeprefix("fleet: ")
         return Refused(problem, exit_code=int(content.get("exit_code", VitaError.exit_code)))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Refused(f"answered {answer.status_code}")
+        return Refused(f"responded with {answer.status_code}")
 
 
 def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starlette:
-    """The application behind the token."""
+    """Create the application of the administration interface."""
 
     async def status(_: dict[str, Any]) -> Any:
         return {**supervisor.status(), "in_flight": gateway.in_flight, "draining": gateway.draining}
@@ -174,7 +174,7 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request; a request without a body has an empty one."""
+    """Read the JSON object in the body of a request; {} without a body."""
     data = await request.body()
     if not data.strip():
         return {}
@@ -185,7 +185,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 def _terms(body: dict[str, Any]) -> Terms:
-    """On which terms a release is to be cleared."""
+    """Read the terms for the clearance of a release."""
     ungated, research = body.get("ungated"), body.get("research", False)
     if not isinstance(ungated, str | None):
         raise ConfigError("fleet.ungated", expected="a reason", got=ungated)

@@ -1,9 +1,9 @@
-"""The record of what was served when, written beside the requests.
+"""The record of deployments, written asynchronously.
 
     journal = Journal(ledger, tell); journal.add(row); await journal.settled(2.0)
 
-Rows go through one thread, in order. While the ledger is locked or cannot be reached a row is tried again, and whoever
-changed the service goes on: only `settled` waits, and only for as long as it is told.
+One thread writes the rows in order. While the ledger is locked or unreachable, a row is retried and the service
+continues: only `settled` waits, with a timeout.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
 PAUSE_SECONDS = 1.0
-"""How long a row that could not be written waits until it is tried again."""
+"""Pause between two attempts to write a row."""
 
 
 class Journal:
-    """Writes rows of `deployments` from a thread of its own."""
+    """Writes rows of `deployments` in a separate thread."""
 
     def __init__(self, ledger: Ledger, tell: Callable[[str], None]) -> None:
-        """`tell` gets one line for the operator when the ledger cannot be written, and one when it can again."""
+        """`tell` receives a line for the operator when writes to the ledger start to fail, and when they work again."""
         self._ledger, self._tell = ledger, tell
         self._rows: queue.SimpleQueue[dict[str, Any] | threading.Event | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -36,11 +36,11 @@ class Journal:
         self._thread.start()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Have a row written soon."""
+        """Add a row to the queue."""
         self._rows.put(dict(row))
 
     async def settled(self, seconds: float) -> bool:
-        """Wait until all that was added before is written; False when that takes longer than `seconds`."""
+        """Wait until all earlier rows are written; returns False after `seconds`."""
         written = threading.Event()
         self._rows.put(written)
         loop = asyncio.get_running_loop()
@@ -50,7 +50,7 @@ class Journal:
         return written.is_set()
 
     async def close(self, *, seconds: float) -> None:
-        """Write what is left in that time, and end the thread."""
+        """Write the remaining rows within `seconds` and end the thread."""
         if not await self.settled(seconds):
             self._tell("the end of the service could not be recorded: the ledger cannot be written")
         self._closing.set()

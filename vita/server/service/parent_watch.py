@@ -1,9 +1,9 @@
-"""Runs a module as a child that never outlives its parent, however the parent dies.
+"""Runs a module as a child process that ends when its parent ends, for any reason.
 
     python -m vita.server.service.parent_watch vita.server.replica.main --release FOLDER ...
 
-The parent holds the other end of the standard input. When it closes, the child is asked to stop (SIGTERM), and
-ends by force when it has not within `GRACE_SECONDS`.
+The parent holds the other end of standard input. When it closes, the child receives SIGTERM and is ended by force after
+`GRACE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ GRACE_SECONDS = 5.0
 
 
 def main() -> None:
-    """Watch the parent, and become the module."""
-    threading.Thread(target=_watch, name="leash", daemon=True).start()
+    """Start to watch the parent, then run the module."""
+    threading.Thread(target=_watch, name="parent watch", daemon=True).start()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -1,4 +1,4 @@
-"""Removal of old rows by a running service: in small batches, on a thread, with pauses, so that no request waits."""
+"""Removes expired rows while the service runs: in small batches in a thread, so that requests do not wait."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
 PAUSE_SECONDS = 0.1
-"""Between two batches, for those who write requests."""
+"""Pause between two batches, in which requests can be written."""
 
 
 async def prune_regularly(ledger: Ledger, retention: Retention, *, seconds: float, tell: Callable[[str], None]) -> None:
-    """Remove what is too old now and every `seconds`; while the ledger cannot be written, later."""
+    """Remove expired rows now and every `seconds`; retries while the ledger cannot be written."""
     while True:
         removed: Counter[str] = Counter()
         try:

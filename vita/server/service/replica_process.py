@@ -1,7 +1,7 @@
-"""A replica as a process: started on a free loopback port, with a secret that only this service knows.
+"""The process of a replica: started on a free loopback port, with a secret that only this service knows.
 
-The secret goes through the environment, not the command line, which everybody on the machine can read. Whoever comes
-without it is refused, so that another user of the machine can neither drain a replica nor ask it past the API keys.
+The secret is passed in the environment, because every user of the machine can read the command line. Requests without
+it are refused, so that another user can neither drain a replica nor bypass the API keys.
 """
 
 from __future__ import annotations
@@ -29,54 +29,54 @@ Command = Callable[[ReleaseInfo, int, int], list[str]]
 
 
 def replica_command(release: ReleaseInfo, port: int, threads: int) -> list[str]:
-    """The command line of a replica on its leash."""
-    leash = [sys.executable, "-m", "vita.server.service.parent_watch", "vita.server.replica.main"]
-    return [*leash, "--release", str(release.folder), "--digest", release.digest, "--model", release.model,
+    """Return the command line of a replica that ends with its parent."""
+    prefix = [sys.executable, "-m", "vita.server.service.parent_watch", "vita.server.replica.main"]
+    return [*prefix, "--release", str(release.folder), "--digest", release.digest, "--model", release.model,
             "--port", str(port), "--threads", str(threads)]  # fmt: skip
 
 
 @dataclass(eq=False)
 class ReplicaProcess:
-    """One process after the other, and what has become of it."""
+    """A replica and its current process, which is replaced when it dies."""
 
     name: str
     release: ReleaseInfo
     backend: Backend
     threads: int
     terms: Terms = field(default_factory=Terms)
-    """On which terms its release was cleared; a restart is cleared on the same."""
+    """Terms of the clearance of its release, also for restarts."""
     state: State = "starting"
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     failures: int = 0
     was_ready: bool = False
     leaving: bool = False
-    """Whether it should stop for good."""
+    """True when the replica stops and is not restarted."""
     warnings: tuple[str, ...] = ()
-    """What the present process found when it started."""
+    """Warnings of the current process."""
     tell: Callable[[str], None] = lambda _: None
-    """Takes lines for the operator."""
+    """Receives lines for the operator."""
     began: float = 0.0
     ready_at: float = 0.0
-    """When the present process was ready the last time, by the steady clock."""
+    """Last time when the current process was ready, on the monotonic clock."""
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     keeper: asyncio.Task[None] | None = None
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when it is ready for the first time, or given up."""
+    """Set when the replica is ready for the first time, or has failed."""
 
     @property
     def pid(self) -> int | None:
         return self.process.pid if self.process and self.process.poll() is None else None
 
     def spawn(self, command: Command) -> None:
-        """Start a process, on a port and with a secret of its own."""
+        """Start a process with a new port and a new secret."""
         port = _free_port()
         self.backend.url, self.backend.secret = f"http://127.0.0.1:{port}", secrets.token_urlsafe(32)
         self.state, self.began = "starting", time.monotonic()
         self.starts += 1
         self.last_words.clear()
         self.warnings, self.backend.reason = (), "it is starting"
-        # A session of its own, so that a Ctrl-C at the terminal reaches the supervisor alone, which drains first.
+        # A new session, so that Ctrl-C in the terminal reaches only the supervisor, which drains first.
         self.process = subprocess.Popen(
             command(self.release, port, self.threads),
             env=machine.environment_of_replica(self.backend.secret),
@@ -90,7 +90,7 @@ class ReplicaProcess:
         threading.Thread(target=_listen, args=told, name=f"{self.name} stderr", daemon=True).start()
 
     async def end(self, *, until: float) -> None:
-        """Ask the process to stop, and end it by force when it has not by `until`, on the loop's clock."""
+        """Terminate the process, and kill it at the time `until` of the event loop."""
         loop = asyncio.get_running_loop()
         if self.process is None:
             return
@@ -110,7 +110,7 @@ class ReplicaProcess:
             self.process.kill()
 
     def cause(self) -> str:
-        """How the process ended, and the last that it said."""
+        """Describe how the process ended, with the last line of its output."""
         code = self.process.poll() if self.process else None
         said = next((line for line in reversed(self.last_words) if line.strip()), "")
         how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
@@ -118,13 +118,13 @@ class ReplicaProcess:
 
 
 LOGGED = ("WARNING: ", "ERROR: ", "CRITICAL: ")
-"""How the lines of a replica's log begin that its operator should see."""
+"""Prefixes of log lines of a replica that are forwarded to the operator."""
 LINES_FORWARDED = 20
-"""How many different lines of one process are forwarded."""
+"""Maximum number of different lines of one process that are forwarded."""
 
 
 def _listen(stream: Any, last_words: deque[str], tell: Callable[[str], None]) -> None:
-    """Keep the last lines that a process wrote on its standard error, and forward those of its log, each once."""
+    """Store the last lines of standard error, and forward each log line once."""
     forwarded: set[str] = set()
     with stream:
         for data in stream:
@@ -136,7 +136,7 @@ def _listen(stream: Any, last_words: deque[str], tell: Callable[[str], None]) ->
 
 
 def _free_port() -> int:
-    """A port that is free now; a replica that finds it taken ends, and is started on another."""
+    """Return a port that is free now; a replica whose port was taken meanwhile is restarted on another one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
