@@ -89,7 +89,7 @@ def test_a_template_that_refuses_some_dialogues_only_is_served(tmp_path: Path, t
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the tokenizer knows 259 tokens, the model 200"):
+    with pytest.raises(ModelError, match="the tokenizer has 259 tokens, the model 200"):
         open_app(release_folder(tmp_path, vocabulary=200))
 
 
