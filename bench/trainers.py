@@ -71,7 +71,7 @@ def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
     )
     model = Transformer(architecture)
     initialize(model, "normal", seed=0)
-    settings = {"schedule": {"steps": 1000}, "precision": dtype, "compiled": compiled}
+    settings = {"schedule": {"steps": 1000}, "precision": dtype, "compile": compiled}
     trainer = VitaTrainer(model, language_modelling, Training.model_validate(settings), threads=torch.get_num_threads())
 
     def step(ids: Tensor) -> float:

@@ -27,7 +27,7 @@ SUBPACKAGES = {
 }
 """Layers inside a package, from the lowest; the empty name stands for the modules of the package itself."""
 HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
-SHARED_BY_STAGES = "vita.stages.kinds"
+SHARED_BY_STAGES = ("vita.stages.kinds", "vita.stages.training")
 READS_THE_ENVIRONMENT = "vita.spine.machine"
 IMPORTS_TORCH_IN_FUNCTIONS = {"vita.spine.machine", "vita.spine.ranks"}
 OPENS_REPORTS = "vita.reporting.figures"
@@ -116,11 +116,8 @@ def module_in(target: str, modules: Container[str]) -> str | None:
 
 
 def meets_in_the_open(name: str, target: str) -> bool:
-    return (
-        name == SHARED_BY_STAGES
-        or target == SHARED_BY_STAGES
-        or target.startswith((f"{SHARED_BY_STAGES}.", f"{name}."))
-    )
+    shared = any(module == target or target.startswith(f"{module}.") for module in SHARED_BY_STAGES)
+    return shared or name in SHARED_BY_STAGES or target.startswith(f"{name}.")
 
 
 def heavy(name: str, tree: ast.Module) -> Iterator[str]:

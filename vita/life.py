@@ -220,7 +220,7 @@ def _latest(kind: type[Artifact], steps: Sequence[Step]) -> str | None:
 
 
 def _spelled_out(assignment: str) -> str:
-    """`sft.rate=1` means `stages.sft.rate=1`; what begins with a word of the file itself stays."""
+    """`sft.steps=1` means `stages.sft.steps=1`; what begins with a word of the file itself stays."""
     head = assignment.split("=")[0].split(".")[0]
     return assignment if head in LifeFile.model_fields else f"stages.{assignment}"
 

@@ -23,7 +23,7 @@ stages:
   curate: {sources: [{world: {things: 20, documents: 200, dialogues: 20}}], filters: []}
   tokenize: {}
   initialize: {}
-  pretrain: {heldout_tokens: 256}
+  pretrain: {eval_tokens: 256}
   sft: {sources: [{world: {things: 20, documents: 200, dialogues: 40}}], steps: 3}
 ask: ["What is a cat?"]
 """
@@ -59,8 +59,8 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
     assert "What is a cat?" in out and "Talk to it: vita chat tiny/sft" in out
     code, out, _ = vita("plan", "life.yaml")
     assert "nothing to do: all steps have a result" in out
-    code, out, _ = vita("plan", "life.yaml", "--set", "pretrain.rate=0.5")
-    assert "rate: 1.0 -> 0.5" in out and "2 of 6 steps would run" in out
+    code, out, _ = vita("plan", "life.yaml", "--set", "pretrain.learning_rate=0.01")
+    assert "learning_rate: auto -> 0.01" in out and "2 of 6 steps would run" in out
 
     rows = json.loads(vita("ls", "--json")[1])
     assert {row["kind"] for row in rows} == {"blueprint", "corpus", "tokens", "model"}
@@ -166,4 +166,4 @@ def test_help_lists_the_stages_and_the_options_of_one(vita: Vita) -> None:
     for word in ("live", "plan", "pretrain", "initialize", "chat", "trace"):
         assert word in out
     out = vita("sft", "--help")[1]
-    assert "--rate" in out and "--model" in out and "[DATA...]" in out
+    assert "--learning-rate" in out and "--model" in out and "[DATA...]" in out

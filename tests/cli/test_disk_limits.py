@@ -23,7 +23,7 @@ from vita.stages.kinds import Model
 
 MAIN = "from vita.cli import main; main()"
 LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); " + MAIN
-SFT = ("sft", "dialogues.jsonl", "--model", "base", "--steps", "2", "--rows", "2", "--replay", "0", "--set",
+SFT = ("sft", "dialogues.jsonl", "--model", "base", "--steps", "2", "--batch-size", "2", "--replay", "0", "--set",
        "allow_no_improvement=true")  # fmt: skip
 
 

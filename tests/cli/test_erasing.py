@@ -156,7 +156,7 @@ def test_dialogues_that_are_cut_dropped_or_erased_are_told_apart(vita: Vita, tmp
           *({"id": f"c{n}", "prompt": f"Say {n}", "completion": f"It is {n}."} for n in range(6)),
           {"id": "cut", "prompt": "Say it", "completion": "long words " * 30},
           {"id": "unseen", "prompt": "long words " * 30, "completion": "Never read."})  # fmt: skip
-    command = ("sft", "chats.jsonl", "--model", "base", "--steps", "1", "--held-out", "0", "--life", "f")
+    command = ("sft", "chats.jsonl", "--model", "base", "--steps", "1", "--eval-fraction", "0", "--life", "f")
     assert vita(*command)[0] == 0
 
     def use(id: str) -> dict[str, tuple[str, str]]:

@@ -24,17 +24,18 @@ stages:
   curate: {sources: [{world: {things: 20, documents: 300}}], filters: []}
   tokenize: {vocabulary: 300}
   initialize: {}
-  pretrain: {rows: 2}
+  pretrain: {batch_size: 2}
 """
 COMMANDS = {
     "pretrain": ["live", "life.yaml"],
-    "adapt": ["adapt", "texts.jsonl", "--model", "base", "--steps", "1000", "--rows", "2", "--replay", "0"],
-    "sft": ["sft", "dialogues.jsonl", "--model", "base", "--steps", "1000", "--rows", "2"],
-    "reward": ["reward", "pairs.jsonl", "--model", "base", "--steps", "1000", "--rows", "2"],
-    "dpo": ["dpo", "pairs.jsonl", "--model", "base", "--steps", "1000", "--rows", "2", "--rate", "0.1"],
+    "adapt": ["adapt", "texts.jsonl", "--model", "base", "--steps", "1000", "--batch-size", "2", "--replay", "0"],
+    "sft": ["sft", "dialogues.jsonl", "--model", "base", "--steps", "1000", "--batch-size", "2"],
+    "reward": ["reward", "pairs.jsonl", "--model", "base", "--steps", "1000", "--batch-size", "2"],
+    "dpo": ["dpo", "pairs.jsonl", "--model", "base", "--steps", "1000", "--batch-size", "2", "--learning-rate", "1e-5"],
     "rlhf": [
-        *("rlhf", "pairs.jsonl", "--model", "base", "--steps", "150", "--prompts", "2", "--samples", "2"),
-        *("--epochs", "2", "--max-tokens", "4", "--held-out", "2", "--set", "rewards=[{use: random_reward}]"),
+        *("rlhf", "pairs.jsonl", "--model", "base", "--steps", "150", "--prompts-per-step", "2"),
+        *("--num-generations", "2"),
+        *("--epochs", "2", "--max-tokens", "4", "--eval-prompts", "2", "--set", "rewards=[{use: random_reward}]"),
     ],
 }
 

@@ -23,7 +23,7 @@ stages:
   curate: {sources: [{world: {things: 20, documents: 200, dialogues: 20}}], filters: [], held_out: 8}
   tokenize: {}
   initialize: {}
-  pretrain: {heldout_tokens: 256}
+  pretrain: {eval_tokens: 256}
   check: {stage: test, documents: 8, prompts: [], texts: [{path: text.txt, cut_at: blank_lines, name: cats}]}
 """
 

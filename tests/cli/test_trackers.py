@@ -19,8 +19,9 @@ stages:
   curate: {sources: [{world: {things: 20, documents: 300}}], filters: []}
   tokenize: {vocabulary: 300}
   initialize: {}
-  pretrain: {steps: 4, rows: 2}
-  adapt: {sources: [{world: {things: 20, documents: 300}, part: vet}], steps: 3, rows: 2, replay: 0, heldout_tokens: 0}
+  pretrain: {steps: 4, batch_size: 2}
+  adapt:
+    {sources: [{world: {things: 20, documents: 300}, part: vet}], steps: 3, batch_size: 2, replay: 0, eval_tokens: 0}
 """
 Curve = dict[str, list[tuple[int, float]]]
 

@@ -172,7 +172,7 @@ def test_fields_that_are_empty_or_describe_the_row_are_no_mistake(vita: Vita) ->
     answer = {**ANSWER, "tool_calls": [], "reasoning_content": None, "name": "", "id": "7"}
     row = {"messages": [USER, answer], "tools": "[]", "id": 1, "source": "s", "license": "MIT", "topic": "t"}
     rows = written("rows.jsonl", [row])
-    code, printed = vita("sft", rows, "--model", chat_model(Path("m")), "--steps", "1", "--held-out", "0")
+    code, printed = vita("sft", rows, "--model", chat_model(Path("m")), "--steps", "1", "--eval-fraction", "0")
     assert code == 0 and "rows also have `topic`: kept as metadata, not learned" in printed
 
 
@@ -185,7 +185,7 @@ def test_every_dialogue_is_learned_held_out_or_dropped_for_its_own_reason(vita: 
     written("good.jsonl", [*good, *late, *long, *blank])
     written("masked.jsonl", masked)
     model = chat_model(Path("m"))
-    words = ("good.jsonl", "masked.jsonl", "--model", model, "--name", "c", "--steps", "1", "--held-out", "0.2")
+    words = ("good.jsonl", "masked.jsonl", "--model", model, "--name", "c", "--steps", "1", "--eval-fraction", "0.2")
     code, printed = vita("sft", *words)
     assert code == 0, printed
     facts = facts_of(vita, "c/sft")
@@ -202,7 +202,7 @@ def test_every_dialogue_is_learned_held_out_or_dropped_for_its_own_reason(vita: 
 
 def test_dialogues_that_are_all_cut_before_their_answer_are_refused_with_this_cause(vita: Vita) -> None:
     rows = written("rows.jsonl", [{"prompt": "word " * 200, "completion": "Yes."}] * 4)
-    code, printed = vita("sft", rows, "--model", chat_model(Path("m")), "--steps", "1", "--held-out", "0")
+    code, printed = vita("sft", rows, "--model", chat_model(Path("m")), "--steps", "1", "--eval-fraction", "0")
     assert code == 3 and "4 cut at 128 tokens before their answer began; raise `max_length`" in printed
     code, printed = vita("sft", rows, "--model", "m", "--steps", "1", "--on-long", "drop")
     assert code == 3 and "4 longer than 128 tokens" in printed
@@ -212,7 +212,9 @@ def test_dropping_most_pairs_is_a_warning_and_the_report_counts_them(vita: Vita)
     pairs = [{"prompt": f"{n}?", "chosen": "Yes.", "rejected": "No."} for n in range(20)]
     pairs += [{"prompt": "word " * 60 + str(n), "chosen": "Yes.", "rejected": "No."} for n in range(80)]
     rows = written("pairs.jsonl", pairs)
-    code, printed = vita("dpo", rows, "--model", chat_model(Path("m")), "--name", "c", "--steps", "1", "--rows", "4")
+    code, printed = vita(
+        "dpo", rows, "--model", chat_model(Path("m")), "--name", "c", "--steps", "1", "--batch-size", "4"
+    )
     assert code == 0 and "WARNING: 80 of 100 pairs are not learned: 80 longer than 128 tokens" in printed
     facts = facts_of(vita, "c/dpo")
     assert facts["read"] == 100 == facts["pairs"] + facts["heldout_pairs"] + facts["dropped_too_long"]
@@ -240,7 +242,7 @@ def test_rows_of_a_step_are_shown_with_the_settings_of_the_step(vita: Vita) -> N
     written("rows.jsonl", [{"prompt": "a", "completion": "word " * 20}, {"prompt": "b", "completion": "c"}])
     Path("life.yaml").write_text(
         "name: l\nstages:\n  tune: {stage: sft, inputs: {model: '@abcdef'}, sources: [rows.jsonl], max_length: 60,"
-        " on_long: drop, held_out: 0.999}\n"
+        " on_long: drop, eval_fraction: 0.999}\n"
     )
     code, printed = vita("data", "show", "life.yaml", "--step", "tune", "--model", model)
     assert code == 0 and "dropped: longer than 60 tokens" in printed and "held out" in printed
@@ -262,7 +264,7 @@ def test_a_dialogue_that_the_template_refuses_is_named_or_counted(vita: Vita) ->
     refusing = "{% if messages[0]['content'] == 'bad' %}{{ raise_exception('no such role') }}{% endif %}" + PHI_3
     model = chat_model(Path("m"), template=refusing)
     written("rows.jsonl", [{"prompt": "a", "completion": "b"}, {"prompt": "bad", "completion": "b"}])
-    code, printed = vita("sft", "rows.jsonl", "--model", model, "--steps", "1", "--held-out", "0")
+    code, printed = vita("sft", "rows.jsonl", "--model", model, "--steps", "1", "--eval-fraction", "0")
     assert code == 3 and "rows.jsonl:2 from rows: chat template: refuses the dialogue (no such role)" in printed
     source = "{path: rows.jsonl, on_bad_row: drop}"
     Path("life.yaml").write_text(f"name: l\nstages:\n  sft: {{inputs: {{model: '@m'}}, sources: [{source}]}}\n")
@@ -276,7 +278,7 @@ def test_a_tuned_model_stops_at_the_end_of_turn_of_its_template(vita: Vita) -> N
                           settings={"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"})  # fmt: skip
     model = chat_model(Path("m"), template=PHI_3.replace("<|im_end|>", "<|end|>"), tokenizer=tokenizer)
     rows = written("rows.jsonl", [{"messages": [USER, ANSWER]}])
-    code, printed = vita("sft", rows, "--model", model, "--name", "c", "--steps", "1", "--held-out", "0")
+    code, printed = vita("sft", rows, "--model", model, "--name", "c", "--steps", "1", "--eval-fraction", "0")
     assert code == 0, printed
     folder = next(row["folder"] for row in json.loads(vita("ls", "--json")[1]) if "c/sft" in row["names"])
     assert tokenizer.specials["<|end|>"] in hf.load_generation(folder).stop
@@ -302,7 +304,7 @@ def test_messages_that_the_template_leaves_out_or_changes_are_counted_and_shown(
     rows = [{"messages": [SYSTEM, USER, ANSWER]}] * 2 + [{"messages": [USER, thought]}, {"messages": [USER, ANSWER]}]
     model = chat_model(Path("m"), template=IGNORES_SYSTEM)
     code, printed = vita("sft", written("rows.jsonl", rows), "--model", model, "--name", "c", "--steps", "1",
-                         "--held-out", "0")  # fmt: skip
+                         "--eval-fraction", "0")  # fmt: skip
     assert code == 0, printed
     assert "WARNING: the chat template leaves out a system message of 2 of 4 dialogues" in printed
     assert "WARNING: the chat template changes the text of an answer in 1 of 4 dialogues" in printed
@@ -317,7 +319,7 @@ def test_pairs_whose_system_message_the_template_leaves_out_are_counted(vita: Vi
     pair = {"prompt": [SYSTEM, USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "BAD"}]}
     model = chat_model(Path("m"), template=IGNORES_SYSTEM)
     code, printed = vita("dpo", written("pairs.jsonl", [pair] * 3), "--model", model, "--name", "c", "--steps", "1",
-                         "--held-out", "0")  # fmt: skip
+                         "--eval-fraction", "0")  # fmt: skip
     assert code == 0, printed
     assert "WARNING: the chat template leaves out a system message of 3 of 3 pairs" in printed
     assert facts_of(vita, "c/dpo")["template_omits_system"] == 3

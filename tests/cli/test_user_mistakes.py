@@ -165,7 +165,7 @@ sft text
 sft text --model text
 sft binary --model text
 sft nope --model nope
-sft text --model text --rate nan
+sft text --model text --learning-rate nan
 reward text --model text
 reward text
 rlhf text --model text

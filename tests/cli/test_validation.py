@@ -27,7 +27,18 @@ COMMANDS = {
     "reward": ["reward", "pairs.jsonl"],
     "dpo": ["dpo", "pairs.jsonl"],
     "rlhf": [
-        *("rlhf", "pairs.jsonl", "--prompts", "2", "--samples", "2", "--max-tokens", "4", "--held-out", "2"),
+        *(
+            "rlhf",
+            "pairs.jsonl",
+            "--prompts-per-step",
+            "2",
+            "--num-generations",
+            "2",
+            "--max-tokens",
+            "4",
+            "--eval-prompts",
+            "2",
+        ),
         *("--set", "rewards=[{use: random_reward}]"),
     ],
 }
@@ -96,7 +107,7 @@ def test_a_run_whose_weights_explode_is_refused_and_its_reasons_are_kept(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _ in range(2):  # the second time from its checkpoint: a refused run is never taken for an answer
-        assert trained(stage, "--steps", "13", "--rate", "1e30", "--warmup", "0") == 7
+        assert trained(stage, "--steps", "13", "--learning-rate", "1e30", "--warmup-fraction", "0") == 7
         errors = capsys.readouterr().err
         assert "the trained model is not kept" in errors and "Traceback" not in errors
     [record] = (folder / "store").rglob("validation.json")
@@ -114,7 +125,7 @@ def test_a_run_of_one_step_is_not_refused_for_being_short(
 
 
 def test_a_rate_too_small_to_change_any_weight_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert trained("sft", "--steps", "2", "--rate", "1e-30") == 7
+    assert trained("sft", "--steps", "2", "--learning-rate", "1e-30") == 7
     assert "no weight has changed" in capsys.readouterr().err
 
 
@@ -132,7 +143,7 @@ def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written(folder, coin_pairs(240), name="coin.jsonl")
-    command = ["reward", "coin.jsonl", "--model", "base", "--held-out", "0.3"]
+    command = ["reward", "coin.jsonl", "--model", "base", "--eval-fraction", "0.3"]
     assert vita(*command) == 7
     errors = capsys.readouterr().err
     assert "does not differ from chance" in errors and "allow_no_improvement: true" in errors
@@ -152,7 +163,7 @@ def test_a_reward_model_at_chance_on_transcripts_is_refused(folder: Path, capsys
         for row in coin_pairs(240)
     ]  # fmt: skip
     written(folder, rows, name="transcripts.jsonl")
-    assert vita("reward", "transcripts.jsonl", "--model", "base", "--held-out", "0.3", "--life", "hh") == 7
+    assert vita("reward", "transcripts.jsonl", "--model", "base", "--eval-fraction", "0.3", "--life", "hh") == 7
     assert "does not differ from chance" in capsys.readouterr().err
     assert "hh/reward" not in listing(capsys)
 

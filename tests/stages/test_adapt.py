@@ -27,8 +27,14 @@ COURT = {"world": WORLD, "part": "court", "limit": 60}
 def run(
     model: Model, scratch: Path, *sources: Any, text: Tokens | None = None, told: list[Any] | None = None, **more: Any
 ) -> Any:
-    values = {"sources": sources or (VET,), "precision": "float32", "compiled": "no", "rows": 4, "held_out": 0.2}
-    config = build(adapt.Config, {**values, "steps": 6, "rate": 1.0, **more}, where="adapt")
+    values = {
+        "sources": sources or (VET,),
+        "precision": "float32",
+        "compile": "no",
+        "batch_size": 4,
+        "eval_fraction": 0.2,
+    }
+    config = build(adapt.Config, {**values, "steps": 6, "learning_rate": 0.02, **more}, where="adapt")
     return adapt.run(config, adapt.Inputs(model, text), context(scratch, told))
 
 

@@ -28,7 +28,14 @@ def run(
     model: Model, scratch: Path, *sources: str | dict[str, Any], told: list[Any] | None = None, **settings: Any
 ) -> Any:
     more = {name: settings.pop(name) for name in ("preferences", "reward") if name in settings}
-    values = {"sources": sources, "precision": "float32", "rows": 8, "rate": 20.0, "held_out": 0.3, **settings}
+    values = {
+        "sources": sources,
+        "precision": "float32",
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "eval_fraction": 0.3,
+        **settings,
+    }
     return dpo.run(build(dpo.Config, values, where="dpo"), dpo.Inputs(model, **more), context(scratch, told))
 
 
@@ -43,7 +50,7 @@ def verdicts() -> list[dict[str, Any]]:
 
 def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
     told: list[Any] = []
-    rewards = {"rewards": [LENGTH], "right": {"use": "matches", "options": {"pattern": "[a-z]"}}, "prompts": 3}
+    rewards = {"rewards": [LENGTH], "correctness": {"use": "matches", "options": {"pattern": "[a-z]"}}, "prompts": 3}
     draft = run(
         chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), told=told, steps=30, beta=0.3, **rewards
     )
@@ -104,7 +111,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: 
 def test_cutting_a_step_into_micro_batches_changes_nothing(tmp_path: Path) -> None:
     model, source = chatting(tmp_path / "model"), written(tmp_path)
     whole = curve(run(model, tmp_path / "one", source, steps=2))[-1]
-    cut = curve(run(model, tmp_path / "two", source, steps=2, micro_tokens=100))[-1]
+    cut = curve(run(model, tmp_path / "two", source, steps=2, micro_batch_tokens=100))[-1]
     for name in ("loss", "loss/sft", "loss/sigmoid", "gradient_norm", "rewards/margins"):
         assert cut[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
 
@@ -113,7 +120,7 @@ def test_every_loss_trains_and_begins_where_it_must(tmp_path: Path) -> None:
     model, source = chatting(tmp_path / "model"), written(tmp_path)
     begins = {}
     for name in ("ipo", "simpo", "hinge"):
-        draft = run(model, tmp_path / name, source, steps=2, losses={name: 1.0}, looks=1)
+        draft = run(model, tmp_path / name, source, steps=2, losses={name: 1.0}, num_evals=1)
         begins[name] = curve(draft)[1]["loss"]
     assert begins["ipo"] == pytest.approx((1 / 0.6) ** 2, rel=1e-4) and begins["hinge"] == pytest.approx(1, rel=1e-4)
     assert len(set(begins.values())) == 3
@@ -125,7 +132,7 @@ def test_kto_learns_from_verdicts(tmp_path: Path) -> None:
     first, last = curve(draft)[1], curve(draft)[-1]
     assert first["loss/kto"] == pytest.approx(0.5, abs=1e-4) and first["drift"] == pytest.approx(0, abs=1e-4)
     assert last["rewards/chosen"] > last["rewards/rejected"]
-    cut = run(model, tmp_path / "cut", source, steps=2, losses={"kto": 1.0, "sft": 0.5}, micro_tokens=100)
+    cut = run(model, tmp_path / "cut", source, steps=2, losses={"kto": 1.0, "sft": 0.5}, micro_batch_tokens=100)
     assert curve(cut)[2]["loss"] == pytest.approx(curve(draft)[2]["loss"], rel=0.05)
     with pytest.raises(DataError, match="expected pairs of answers, got answers with a label"):
         run(model, tmp_path / "dpo", source, steps=2)
@@ -136,7 +143,9 @@ def test_kto_with_a_single_held_out_prompt_learns_from_all(tmp_path: Path) -> No
     model, source = chatting(tmp_path / "model"), written(tmp_path, rows)
     counts = []
     for seed in range(9):
-        facts = run(model, tmp_path / f"{seed}", source, steps=1, losses={"kto": 1.0}, held_out=0.25, seed=seed).facts
+        facts = run(
+            model, tmp_path / f"{seed}", source, steps=1, losses={"kto": 1.0}, eval_fraction=0.25, seed=seed
+        ).facts
         counts.append((facts["pairs"], facts["heldout_pairs"]))
     assert (4, 0) in counts and all(sum(both) == 4 and both[1] != 1 for both in counts)
 
@@ -144,7 +153,7 @@ def test_kto_with_a_single_held_out_prompt_learns_from_all(tmp_path: Path) -> No
 def test_a_pair_as_long_as_the_context_fits(tmp_path: Path) -> None:
     rows = [{"prompt": f"Say {word}.", "chosen": word * 30, "rejected": "no"} for word in ("mu", "ba", "ko", "ti")]
     facts = run(
-        chatting(tmp_path / "model", context=90), tmp_path / "run", written(tmp_path, rows), steps=1, held_out=0.0
+        chatting(tmp_path / "model", context=90), tmp_path / "run", written(tmp_path, rows), steps=1, eval_fraction=0.0
     ).facts
     assert facts["pairs"] == 4
 
@@ -157,11 +166,11 @@ def test_a_reward_is_told_the_columns_of_the_row_and_fails_before_training(tmp_p
     )
     source = written(tmp_path, [{**row, "answer": row["chosen"]} for row in PAIRS])
     model, place = chatting(tmp_path / "model"), f"{tmp_path}/rewards.py"
-    found = run(model, tmp_path / "run", source, steps=1, held_out=0.3, rewards=[f"{place}:known"]).facts
+    found = run(model, tmp_path / "run", source, steps=1, eval_fraction=0.3, rewards=[f"{place}:known"]).facts
     assert "shift/score/gain" in found
     told: list[Any] = []
     with pytest.raises(DataError, match=r"dpo.rewards: lost: raised TypeError: .*missing"):
-        run(model, tmp_path / "bad", source, told=told, steps=1, held_out=0.3, rewards=[f"{place}:lost"])
+        run(model, tmp_path / "bad", source, told=told, steps=1, eval_fraction=0.3, rewards=[f"{place}:lost"])
     assert not [event for event, _ in told if event == "metrics"]
 
 
@@ -178,11 +187,15 @@ def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: 
 
 def test_a_setting_that_no_chosen_loss_reads_is_refused(tmp_path: Path) -> None:
     model, path = chatting(tmp_path / "model"), written(tmp_path)
-    for setting, losses in (("smoothing", "cdpo and robust"), ("gamma", "simpo"), ("desirable", "kto")):
+    for setting, losses in (
+        ("label_smoothing", "cdpo and robust"),
+        ("simpo_gamma", "simpo"),
+        ("desirable_weight", "kto"),
+    ):
         with pytest.raises(ConfigError, match=f"`{setting}` is set, and none of sft, sigmoid reads it; only {losses}"):
             changed: dict[str, Any] = {setting: 0.3}
             run(model, tmp_path / setting, path, steps=1, **changed)
-    run(model, tmp_path / "robust", path, steps=1, losses={"robust": 1.0}, smoothing=0.3)
+    run(model, tmp_path / "robust", path, steps=1, losses={"robust": 1.0}, label_smoothing=0.3)
 
 
 def test_held_out_verdicts_share_one_reference_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +203,7 @@ def test_held_out_verdicts_share_one_reference_point(tmp_path: Path, monkeypatch
     told = []
     for size in (64, 3):
         monkeypatch.setattr(preference_batches, "AT_ONCE", size)
-        draft = run(model, tmp_path / f"scratch{size}", path, steps=4, losses={"kto": 1.0}, looks=4)
+        draft = run(model, tmp_path / f"scratch{size}", path, steps=4, losses={"kto": 1.0}, num_evals=4)
         told.append([row["heldout_loss"] for row in curve(draft) if "heldout_loss" in row])
     assert told[0] == pytest.approx(told[1], abs=2e-6) and len(told[0]) == 5
 
@@ -216,10 +229,10 @@ def test_what_is_too_long_is_dropped_or_cut_and_counted(tmp_path: Path) -> None:
     full = [{"prompt": "tell " * 60, "chosen": "a", "rejected": "b"}]
     model, source = chatting(tmp_path / "model", context=64), written(tmp_path, PAIRS + long + full)
     told: list[Any] = []
-    facts = run(model, tmp_path / "drop", source, steps=1, held_out=0.0, told=told).facts
+    facts = run(model, tmp_path / "drop", source, steps=1, eval_fraction=0.0, told=told).facts
     assert facts["dropped_too_long"] == 4 and facts["pairs"] == len(PAIRS)
     assert "WARNING: 4 of 28 pairs are not learned: 4 longer than 64 tokens" in notes(told)
-    facts = run(model, tmp_path / "cut", source, steps=1, held_out=0.0, on_long="truncate").facts
+    facts = run(model, tmp_path / "cut", source, steps=1, eval_fraction=0.0, on_long="truncate").facts
     assert facts["pairs"] == len(PAIRS) + 3 and facts["dropped_cut_before_answer"] == 1
 
 
@@ -255,6 +268,6 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
 
 def test_all_processes_carry_it_out_and_the_tuned_model_is_whole(tmp_path: Path) -> None:
     assert read_stage("dpo", dpo).parallel
-    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=1, held_out=0.0)
+    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=1, eval_fraction=0.0)
     assert hf.load(draft.folder).architecture == hf.load(tmp_path / "model").architecture
     assert "pairs/accuracy/after" not in draft.facts

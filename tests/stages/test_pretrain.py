@@ -65,7 +65,7 @@ def inputs(folder: Path, *, heldout: str = TEXT, **changes: Any) -> pretrain.Inp
 
 def run(given: pretrain.Inputs, scratch: Path, *, told: list[Any] | None = None, **settings: Any) -> Any:
     scratch.mkdir(exist_ok=True)
-    config = build(pretrain.Config, {"precision": "float32", "compiled": "no", **settings}, where="pretrain")
+    config = build(pretrain.Config, {"precision": "float32", "compile": "no", **settings}, where="pretrain")
     context = Context(
         scratch, lambda event, **fields: told.append((event, fields)) if told is not None else None, Machine()
     )
@@ -75,7 +75,7 @@ def run(given: pretrain.Inputs, scratch: Path, *, told: list[Any] | None = None,
 
 def test_the_loss_falls_and_the_folder_is_a_whole_model(tmp_path: Path) -> None:
     told: list[Any] = []
-    draft, record = run(inputs(tmp_path, steps=40), tmp_path / "scratch", told=told, rate=2.0)
+    draft, record = run(inputs(tmp_path, steps=40), tmp_path / "scratch", told=told, learning_rate=0.04)
     assert draft.kind is Model
     curve = [json.loads(line) for line in (draft.folder / "report" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in curve] == list(range(41))
@@ -110,16 +110,16 @@ def test_the_blueprint_s_numbers_are_taken_and_overridden(tmp_path: Path) -> Non
     plain = pretrain.training_of(build(pretrain.Config, {}, where="pretrain"), plan)
     assert (plain.schedule.steps, plain.schedule.warmup, plain.schedule.name) == (200, 10, "warmup_stable_decay")
     assert plain.optimization.matrix_rate == plan["optimization"]["matrix_rate"]
-    settings = {"steps": 40, "rate": 0.5, "schedule": "cosine", "weight_decay": 0.3}
+    settings = {"steps": 40, "learning_rate": 0.01, "schedule": "cosine", "weight_decay": 0.3}
     changed = pretrain.training_of(build(pretrain.Config, settings, where="pretrain"), plan)
     assert (changed.schedule.steps, changed.schedule.warmup, changed.schedule.name) == (40, 2, "cosine")
     assert changed.optimization.matrix_rate == plan["optimization"]["matrix_rate"] / 2
     assert changed.optimization.weight_decay == 0.3
     assert plain.schedule.decay == plan["schedule"]["decay"]
-    later = pretrain.training_of(build(pretrain.Config, {"decay": 0.2}, where="pretrain"), plan)
+    later = pretrain.training_of(build(pretrain.Config, {"decay_fraction": 0.2}, where="pretrain"), plan)
     assert (later.schedule.decay, later.schedule.steps) == (0.2, 200)
     with pytest.raises(ConfigError, match="and the schedule is cosine"):
-        build(pretrain.Config, {"decay": 0.2, "schedule": "cosine"}, where="pretrain")
+        build(pretrain.Config, {"decay_fraction": 0.2, "schedule": "cosine"}, where="pretrain")
 
 
 def test_a_document_mask_changes_what_is_learnt_and_is_there_unless_told_otherwise(tmp_path: Path) -> None:

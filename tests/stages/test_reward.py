@@ -20,7 +20,14 @@ from vita.stages.kinds import Model, Reward
 
 
 def run(model: Model, scratch: Path, *sources: str, told: list[Any] | None = None, **settings: Any) -> Any:
-    values = {"sources": sources, "precision": "float32", "rows": 8, "rate": 30.0, "held_out": 0.3, **settings}
+    values = {
+        "sources": sources,
+        "precision": "float32",
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+        "eval_fraction": 0.3,
+        **settings,
+    }
     return reward.run(build(reward.Config, values, where="reward"), reward.Inputs(model), context(scratch, told))
 
 
@@ -34,7 +41,7 @@ def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
     monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
     told: list[Any] = []
     draft = run(
-        chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), told=told, steps=60, look_every=5
+        chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), told=told, steps=60, eval_every=5
     )
     assert draft.kind is Reward
     facts = draft.facts
@@ -53,7 +60,7 @@ def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
 
 
 def test_a_few_pairs_never_say_that_it_is_enough(tmp_path: Path) -> None:
-    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=12, look_every=1)
+    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=12, eval_every=1)
     assert draft.facts["heldout_pairs"] < reward.ENOUGH_PAIRS and draft.facts["steps"] == 12
 
 
@@ -71,7 +78,7 @@ def test_transformers_gives_the_same_scores(tmp_path: Path) -> None:
 def test_an_enough_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
     model, source = chatting(tmp_path / "model"), written(tmp_path)
-    settings = {"steps": 12, "look_every": 4, "enough_margin": 0.02, "checkpoint_seconds": 0.0}
+    settings = {"steps": 12, "eval_every": 4, "enough_margin": 0.02, "checkpoint_seconds": 0.0}
     whole = run(model, tmp_path / "one", source, **settings)
     assert whole.facts["steps"] < 12
     # As if it had been killed after its last checkpoint, before the draft was written.
@@ -102,7 +109,7 @@ def test_long_pairs_are_dropped_and_counted(tmp_path: Path) -> None:
     long = [{"prompt": "Tell.", "chosen": "long " * 60, "rejected": "short"}] * 3
     model, source = chatting(tmp_path / "model", context=64), written(tmp_path, PAIRS + long)
     told: list[Any] = []
-    facts = run(model, tmp_path / "scratch", source, steps=1, held_out=0.0, told=told).facts
+    facts = run(model, tmp_path / "scratch", source, steps=1, eval_fraction=0.0, told=told).facts
     assert (
         facts["dropped_too_long"] == 3 and "accuracy" not in facts and "Dropped: 3 longer than 64 tokens" in notes(told)
     )

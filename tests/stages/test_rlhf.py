@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.stages.test_pretrain import everything
+from vita.design import scaling_rules
 from vita.infer.engine import Engine
 from vita.nn import hf
 from vita.nn.init import initialize
@@ -20,7 +21,7 @@ from vita.spine.machine import Machine
 from vita.spine.plan import Context
 from vita.stages import rlhf, sft
 from vita.stages.kinds import Model
-from vita.testing import byte_tokenizer, tiny_model
+from vita.testing import byte_tokenizer, tiny_architecture, tiny_model
 from vita.train import policy_objective
 
 WORDS = ("mu", "ba", "ko", "ti", "ra", "ne", "lo", "fi", "su", "da", "po", "ke")
@@ -38,8 +39,14 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Model:
     hf.save_generation(hf.Generation(start=256, padding=256, stop=(256,)), folder / "begun")
     rows = [{"instruction": f"{word}?", "output": word + end} for word in WORDS for end in "!?." for _ in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {"sources": [str(folder / "rows.jsonl")], "steps": 160, "rate": 1.0, "rows": 4, "held_out": 0.0}
-    config = build(sft.Config, {**values, "precision": "float32", "compiled": "no"}, where="sft")
+    values = {
+        "sources": [str(folder / "rows.jsonl")],
+        "steps": 160,
+        "learning_rate": 0.02,
+        "batch_size": 4,
+        "eval_fraction": 0.0,
+    }
+    config = build(sft.Config, {**values, "precision": "float32", "compile": "no"}, where="sft")
     context = Context(folder, lambda event, **fields: None, Machine())
     draft = sft.run(config, sft.Inputs(Model("1" * 64, folder / "begun", {})), context)
     return Model("2" * 64, draft.folder, draft.facts)
@@ -62,15 +69,23 @@ def run(
         if event == "metrics" and fields["step"] == stop_at:
             raise KeyboardInterrupt
 
-    values = {"sources": [prompts(folder.parent)], "rewards": [POLITE], "max_tokens": 8, "looks": 2, **settings}
+    values = {"sources": [prompts(folder.parent)], "rewards": [POLITE], "max_tokens": 8, "num_evals": 2, **settings}
     return rlhf.run(build(rlhf.Config, values, where="rlhf"), rlhf.Inputs(model), Context(folder, emit, Machine()))
 
 
+RULE = scaling_rules.other_rate(tiny_architecture().width, 1)
+"""The learning rate of the norms in pretraining."""
 FAST: dict[str, dict[str, Any]] = {
-    "grpo": {"steps": 25, "rate": 0.1},
-    "rloo": {"steps": 25, "rate": 0.1},
-    "reinforce": {"steps": 25, "rate": 0.1},
-    "ppo": {"steps": 20, "rate": 0.05, "kl": 0.05, "prompts": 32, "value_rounds": 1},
+    "grpo": {"steps": 25, "learning_rate": 0.1 * RULE},
+    "rloo": {"steps": 25, "learning_rate": 0.1 * RULE},
+    "reinforce": {"steps": 25, "learning_rate": 0.1 * RULE},
+    "ppo": {
+        "steps": 20,
+        "learning_rate": 0.05 * RULE,
+        "kl_coef": 0.05,
+        "prompts_per_step": 32,
+        "critic_warmup_steps": 1,
+    },
 }
 
 
@@ -81,7 +96,7 @@ def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model
     )
     told: list[Any] = []
     right = f"{tmp_path / 'judge.py'}:right"
-    draft = run(tuned, tmp_path / "run", method=method, told=told, right=right, compared_samples=6, **FAST[method])
+    draft = run(tuned, tmp_path / "run", method=method, told=told, correctness=right, eval_samples=6, **FAST[method])
     facts = draft.facts
     assert facts["shift/score/after"] > facts["shift/score/before"] + 0.2, facts
     assert facts["shift/right/after"] > facts["shift/right/before"] - 0.3 and facts["heldout_truncated"] < 0.2, facts
@@ -98,15 +113,15 @@ def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model
 
 
 def test_a_coin_teaches_nothing(tuned: Model, tmp_path: Path) -> None:
-    facts = run(tuned, tmp_path / "run", rewards=["random_reward"], judged_by=[POLITE], **FAST["grpo"]).facts
+    facts = run(tuned, tmp_path / "run", rewards=["random_reward"], eval_rewards=[POLITE], **FAST["grpo"]).facts
     assert abs(facts["shift/score/gain"]) < 0.35
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": "grpo", "steps": 4, "minibatches": 2, "epochs": 2, "prompts": 2, "samples": 4},
-        {"method": "ppo", "steps": 4, "epochs": 2, "prompts": 6, "value_rounds": 1},
+        {"method": "grpo", "steps": 4, "minibatches": 2, "epochs": 2, "prompts_per_step": 2, "num_generations": 4},
+        {"method": "ppo", "steps": 4, "epochs": 2, "prompts_per_step": 6, "critic_warmup_steps": 1},
     ],
 )
 def test_a_killed_run_ends_in_the_same_bytes(tuned: Model, tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -120,7 +135,14 @@ def test_a_killed_run_ends_in_the_same_bytes(tuned: Model, tmp_path: Path, setti
 
 def test_only_the_critic_learns_at_first(tuned: Model, tmp_path: Path) -> None:
     told: list[Any] = []
-    settings = {"method": "ppo", "steps": 3, "value_rounds": 2, "prompts": 6, "looks": 3, "epochs": 1}
+    settings = {
+        "method": "ppo",
+        "steps": 3,
+        "critic_warmup_steps": 2,
+        "prompts_per_step": 6,
+        "num_evals": 3,
+        "epochs": 1,
+    }
     draft = run(tuned, tmp_path / "run", told=told, **settings)
     apart = [fields["heldout_kl"] for event, fields in told if event == "metrics" and "heldout_kl" in fields]
     assert apart[0] == apart[1] == 0 != apart[2]
@@ -168,13 +190,13 @@ def test_training_must_mean_the_tokens_that_were_sampled(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"samples": 1}, "rlhf.samples: expected at least 2, since grpo compares answers, got 1"),
+        ({"num_generations": 1}, "rlhf.num_generations: expected at least 2, since grpo compares answers, got 1"),
         ({"method": "reinforce", "epochs": 2}, "rlhf.epochs: expected 1 for reinforce, .* as it is, got 2"),
         ({"method": "reinforce", "loss": "cispo"}, "rlhf.loss: expected none for reinforce, whose loss has no ratios"),
         ({"method": "reinforce", "clip_high": 0.3}, "rlhf.clip_high: expected none for reinforce"),
         ({"loss": "cispo", "dual_clip": 3}, "rlhf.dual_clip: expected none beside cispo"),
         ({"max_tokens": 64}, "rlhf.max_tokens: expected fewer than 64, the model's context, got 64"),
-        ({"method": "ppo", "steps": 2}, "rlhf.value_rounds: expected fewer than `steps`, 2"),
+        ({"method": "ppo", "steps": 2}, "rlhf.critic_warmup_steps: expected fewer than `steps`, 2"),
         ({"minibatches": 100}, "rlhf.minibatches: expected at most 64, the answers of a round, got 100"),
         ({"rewards": ["reward"]}, "rlhf.rewards: reward: needs a reward model as an input"),
         ({"rewards": ["world_manners"]}, "rlhf.rewards: world_manners: judges by the embedded world"),
@@ -196,7 +218,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_refused(tuned: Model, tmp_
 
 
 def test_every_prompt_comes_once_before_any_comes_again() -> None:
-    config = build(rlhf.Config, {"sources": [{"world": {"things": 20}}], "prompts": 3}, where="rlhf")
+    config = build(rlhf.Config, {"sources": [{"world": {"things": 20}}], "prompts_per_step": 3}, where="rlhf")
 
     class Asks(Rollouts):
         def __init__(self) -> None:

@@ -54,7 +54,14 @@ def run(
     **settings: Any,
 ) -> Any:
     scratch.mkdir(exist_ok=True)
-    values = {"sources": [source], "precision": "float32", "compiled": "no", "rows": 4, "rate": 1.0, **settings}
+    values = {
+        "sources": [source],
+        "precision": "float32",
+        "compile": "no",
+        "batch_size": 4,
+        "learning_rate": 0.02,
+        **settings,
+    }
     context = Context(
         scratch, lambda event, **fields: told.append((event, fields)) if told is not None else None, Machine()
     )
@@ -85,7 +92,7 @@ def test_it_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
 
 
 def test_only_the_answer_and_its_end_count(tmp_path: Path) -> None:
-    draft = run(begun(tmp_path / "model"), tmp_path / "scratch", dialogues(tmp_path), steps=2, held_out=0.0)
+    draft = run(begun(tmp_path / "model"), tmp_path / "scratch", dialogues(tmp_path), steps=2, eval_fraction=0.0)
     assert draft.facts["dialogues"] == len(ROWS)
     assert draft.facts["targets"] == len(ROWS) * (4 + 1)
     assert "heldout_loss" not in draft.facts
@@ -96,17 +103,17 @@ def test_what_is_too_long_is_cut_or_dropped_and_counted(tmp_path: Path) -> None:
     short = [{"prompt": "Say a.", "completion": "a"}] * 9
     model, source = begun(tmp_path / "model", context=64), dialogues(tmp_path, long + short)
     told: list[Any] = []
-    cut = run(model, tmp_path / "cut", source, steps=1, held_out=0.0, told=told).facts
+    cut = run(model, tmp_path / "cut", source, steps=1, eval_fraction=0.0, told=told).facts
     assert (cut["truncated"], cut["dropped_too_long"], cut["dialogues"]) == (3, 0, 12)
     assert "3 cut short" in notes(told)
-    dropped = run(model, tmp_path / "dropped", source, steps=1, held_out=0.0, on_long="drop").facts
+    dropped = run(model, tmp_path / "dropped", source, steps=1, eval_fraction=0.0, on_long="drop").facts
     assert (dropped["truncated"], dropped["dropped_too_long"], dropped["dialogues"]) == (0, 3, 9)
 
 
 def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: Path) -> None:
     model, path = begun(tmp_path / "model"), dialogues(tmp_path)
-    once = run(model, tmp_path / "once", path, steps=1, held_out=0.3).facts
-    twice = run(model, tmp_path / "twice", {"path": path, "repeat": 2}, steps=1, held_out=0.3).facts
+    once = run(model, tmp_path / "once", path, steps=1, eval_fraction=0.3).facts
+    twice = run(model, tmp_path / "twice", {"path": path, "repeat": 2}, steps=1, eval_fraction=0.3).facts
     assert twice["dialogues"] == 2 * once["dialogues"] < 2 * len(ROWS)
     assert twice["heldout_loss_before"] == once["heldout_loss_before"]
 
@@ -114,7 +121,7 @@ def test_a_source_that_repeats_is_learnt_more_often_and_held_out_once(tmp_path: 
 def test_copies_of_a_dialogue_stand_on_one_side(tmp_path: Path) -> None:
     model, six = begun(tmp_path / "model"), ROWS[:6]
     facts = [
-        run(model, tmp_path / f"s{copies}", dialogues(tmp_path, six * copies), steps=1, held_out=0.5).facts
+        run(model, tmp_path / f"s{copies}", dialogues(tmp_path, six * copies), steps=1, eval_fraction=0.5).facts
         for copies in (1, 4)
     ]
     assert 0 < facts[0]["dialogues"] < 6 and facts[1]["dialogues"] == 4 * facts[0]["dialogues"]
@@ -122,8 +129,8 @@ def test_copies_of_a_dialogue_stand_on_one_side(tmp_path: Path) -> None:
 
 def test_packed_rows_hold_more_and_the_first_loss_is_the_same(tmp_path: Path) -> None:
     model, source = begun(tmp_path / "model"), dialogues(tmp_path)
-    packed = run(model, tmp_path / "packed", source, steps=1, held_out=0.3).facts
-    alone = run(model, tmp_path / "alone", source, steps=1, held_out=0.3, packing=False).facts
+    packed = run(model, tmp_path / "packed", source, steps=1, eval_fraction=0.3).facts
+    alone = run(model, tmp_path / "alone", source, steps=1, eval_fraction=0.3, packing=False).facts
     assert packed["rows"] < alone["rows"] and packed["filled"] > 1.5 * alone["filled"]
     assert packed["heldout_loss_before"] == pytest.approx(alone["heldout_loss_before"], rel=1e-6)
 

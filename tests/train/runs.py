@@ -17,7 +17,7 @@ from vita.train.parallel import World
 from vita.train.trainer import Trainer, Training, Work
 
 ROWS, LENGTH = 4, 16
-EAGER = {"precision": "bfloat16", "compiled": "no"}
+EAGER = {"precision": "bfloat16", "compile": "no"}
 
 
 def batch(step: int, *, rank: int = 0, size: int = 1) -> Work:

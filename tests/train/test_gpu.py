@@ -27,7 +27,7 @@ pytestmark = [
 
 
 def losses(device: str, *, precision: str, compiled: str = "no", steps: int = 8) -> list[float]:
-    settings = {"schedule": {"steps": steps, "warmup": 2}, "precision": precision, "compiled": compiled}
+    settings = {"schedule": {"steps": steps, "warmup": 2}, "precision": precision, "compile": compiled}
     training = Training.model_validate(settings)
     trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=World(device=device), threads=1)
     return [trainer.step(batch(step)).loss for step in range(steps)]
@@ -80,7 +80,7 @@ def test_utilization_of_a_model_that_fills_the_device_is_between_a_tenth_and_one
     model = Transformer(shape)
     initialize(model, "normal", seed=0)
     training = Training.model_validate(
-        {"schedule": {"steps": 24, "warmup": 2}, "precision": "bfloat16", "compiled": "no"}
+        {"schedule": {"steps": 24, "warmup": 2}, "precision": "bfloat16", "compile": "no"}
     )
     rows, length = 16, 1024
     trainer = Trainer(model, language_modelling, training, world=World(device="cuda"))

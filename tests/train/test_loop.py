@@ -32,7 +32,7 @@ def interrupted(folder: Path, settings: dict, *, at: int, threads: int = 1) -> N
         go(folder, settings, stop_at=at, threads=threads)
 
 
-@pytest.mark.parametrize("settings", [EAGER, {**EAGER, "precision": "float32", "micro_tokens": 16}])
+@pytest.mark.parametrize("settings", [EAGER, {**EAGER, "precision": "float32", "micro_batch_tokens": 16}])
 def test_a_run_stopped_twice_ends_in_the_same_bytes(tmp_path, settings):
     straight = go(tmp_path / "straight", settings)
     interrupted(tmp_path / "stopped", settings, at=3)
@@ -47,7 +47,7 @@ def test_a_run_stopped_twice_ends_in_the_same_bytes(tmp_path, settings):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler gives them by itself
 def test_a_compiled_run_stopped_ends_in_the_same_bytes(tmp_path):
-    settings = {**EAGER, "compiled": "yes"}
+    settings = {**EAGER, "compile": "yes"}
     go(tmp_path / "straight", settings, threads=2)
     interrupted(tmp_path / "stopped", settings, at=5, threads=2)
     torch.compiler.reset()
@@ -132,7 +132,7 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
             told.append(str(fields["text"]))
 
     def once(steps_of_look: list[int], **settings: object) -> None:
-        training = Training.model_validate({"schedule": Schedule(steps=4), "compiled": "no", **settings})
+        training = Training.model_validate({"schedule": Schedule(steps=4), "compile": "no", **settings})
         trainer = Trainer(tiny_model(), language_modelling, training, threads=1)
 
         def look(one: Trainer) -> dict[str, float]:

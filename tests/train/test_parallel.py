@@ -16,14 +16,14 @@ from vita.nn import hf
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAIN = {"precision": "float32", "compiled": "no"}
+PLAIN = {"precision": "float32", "compile": "no"}
 PROGRAM = """
 import sys
 from pathlib import Path
 from vita.spine.machine import Machine
 from vita.train.parallel import joined
 from tests.train.runs import go
-settings = {"precision": "float32", "compiled": "no"}
+settings = {"precision": "float32", "compile": "no"}
 stop = int(sys.argv[2]) or None
 with joined(Machine.detect()) as world:
     try:

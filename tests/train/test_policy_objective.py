@@ -56,9 +56,9 @@ def test_at_first_ratios_are_1_and_a_step_in_pieces_is_the_same_step(kl: float) 
         training = Training(
             schedule=Schedule(steps=2),
             optimization=Optimization(matrices="adamw", matrix_rate=1e-3, epsilon=1e-4),
-            micro_tokens=micro_tokens,
+            micro_batch_tokens=micro_tokens,
             precision="float32",
-            compiled="no",
+            compile="no",
             outliers=False,
         )
         trainer = Trainer(model, objective(Objective(kl=kl)), training)
@@ -76,7 +76,7 @@ def test_a_check_sees_the_figures_and_stops_the_step_before_it_is_taken() -> Non
 
     model = ActorCritic.of(tiny_model())
     before = model.head_weight.detach().clone()
-    training = Training(schedule=Schedule(steps=1), precision="float32", compiled="no")
+    training = Training(schedule=Schedule(steps=1), precision="float32", compile="no")
     trainer = Trainer(model, objective(Objective()), training)
     with pytest.raises(ValueError, match="not so"):
         trainer.step(Work(answers(model), targets=1.0, check=refuse))

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from vita.spine.errors import ConfigError
-from vita.train.preference_losses import PREFERENCE_LOSSES, Answers, Knobs, bradley_terry, drift, kto
+from vita.train.preference_losses import PREFERENCE_LOSSES, Answers, bradley_terry, drift, kto
+from vita.train.settings import PreferenceLossConfig as LossConfig
 
 NAMES = PREFERENCE_LOSSES.names()
 
@@ -46,7 +47,7 @@ BY_HAND = {  # of the first pair, with beta 0.5: beta (c - r) = 1.5, by the toke
     "simpo": -math.log(sigmoid(0.5 * (-2.0 + 3.5) - 0.25)),
     "cpo": -math.log(sigmoid(0.5 * (-8.0 + 7.0))),
 }
-KNOBS = Knobs(beta=0.5, smoothing=0.1, gamma=0.25)
+KNOBS = LossConfig(beta=0.5, label_smoothing=0.1, simpo_gamma=0.25)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +61,7 @@ def test_different_names_give_different_numbers() -> None:
 
 
 def test_the_first_step_of_a_loss_beside_a_reference_is_known() -> None:
-    plain, wrong = Knobs(beta=0.3), Knobs(beta=0.3, smoothing=0.2)
+    plain, wrong = LossConfig(beta=0.3), LossConfig(beta=0.3, label_smoothing=0.2)
     begins = {name: PREFERENCE_LOSSES[name].at_start(plain) for name in NAMES if PREFERENCE_LOSSES[name].reference}
     assert begins == pytest.approx(
         {
@@ -86,10 +87,10 @@ def test_the_sft_term_is_a_mean_over_the_tokens_of_the_step_however_it_is_cut() 
 
 
 def test_smoothing_by_nothing_is_dpo_and_turning_a_pair_round_is_smoothing_by_all() -> None:
-    plain = PREFERENCE_LOSSES["sigmoid"].of(CHOSEN, REJECTED, Knobs(beta=0.5))
+    plain = PREFERENCE_LOSSES["sigmoid"].of(CHOSEN, REJECTED, LossConfig(beta=0.5))
     for name in ("cdpo", "robust"):
-        torch.testing.assert_close(PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, Knobs(beta=0.5)), plain)
-    flipped = PREFERENCE_LOSSES["sigmoid"].of(REJECTED, CHOSEN, Knobs(beta=0.5))
+        torch.testing.assert_close(PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, LossConfig(beta=0.5)), plain)
+    flipped = PREFERENCE_LOSSES["sigmoid"].of(REJECTED, CHOSEN, LossConfig(beta=0.5))
     mixed = 0.9 * plain + 0.1 * flipped
     torch.testing.assert_close(PREFERENCE_LOSSES["cdpo"].of(CHOSEN, REJECTED, KNOBS), mixed)
 
@@ -99,7 +100,7 @@ def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: s
     better, worse = (answers([-6.0], [-6.0], [3.0]) for _ in range(2))
     better.policy.requires_grad_()
     worse.policy.requires_grad_()
-    PREFERENCE_LOSSES[name].of(better, worse, Knobs(beta=0.5)).sum().backward()
+    PREFERENCE_LOSSES[name].of(better, worse, LossConfig(beta=0.5)).sum().backward()
     assert better.policy.grad is not None and worse.policy.grad is not None
     assert better.policy.grad.item() < 0 < worse.policy.grad.item()
 
@@ -115,7 +116,12 @@ def test_a_certain_answer_keeps_the_odds_finite() -> None:
 def test_kto_by_hand() -> None:
     good = torch.tensor([True, False])
     z = drift(torch.tensor([0.5, 0.1]))
-    found = kto(answers([-3.0, -4.0], [-4.0, -3.0], [1.0, 1.0]), good, drift=z, knobs=Knobs(beta=0.5, undesirable=2.0))
+    found = kto(
+        answers([-3.0, -4.0], [-4.0, -3.0], [1.0, 1.0]),
+        good,
+        drift=z,
+        knobs=LossConfig(beta=0.5, undesirable_weight=2.0),
+    )
     assert z.item() == pytest.approx(0.3)
     assert found.tolist() == pytest.approx([1 - sigmoid(0.35), 2 * (1 - sigmoid(0.65))])
     assert drift(torch.tensor([-1.0])).item() == 0.0
@@ -179,7 +185,7 @@ def test_the_dpo_family_equals_trl_s(arrays: dict[str, Tensor], values: dict[str
         name, rest = key.removeprefix("dpo/").rsplit("_b", 1)
         beta, smoothing = map(float, rest.split("_ls"))
         entry = PREFERENCE_LOSSES[TRL_NAMES.get(name, name)]
-        found = entry.of(chosen, rejected, Knobs(beta=beta, smoothing=smoothing)).mean().item()
+        found = entry.of(chosen, rejected, LossConfig(beta=beta, label_smoothing=smoothing)).mean().item()
         assert found == pytest.approx(value["loss"], rel=2e-5, abs=2e-5), key
         rewards = value["metrics"]
         assert (beta * (chosen.gained - rejected.gained)).mean().item() == pytest.approx(
@@ -194,9 +200,9 @@ def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], v
     one = torch.ones(len(arrays["orpo/avg_chosen_logps"]), dtype=torch.float64)
     means = [Answers(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
     found = {
-        "orpo": PREFERENCE_LOSSES["orpo"].of(means[0], means[1], Knobs(beta=0.1)).mean().item(),
-        "simpo": PREFERENCE_LOSSES["simpo"].of(chosen, rejected, Knobs(beta=2.0, gamma=1.0)).mean().item(),
-        "cpo": PREFERENCE_LOSSES["cpo"].of(chosen, rejected, Knobs(beta=0.1)).mean().item(),
+        "orpo": PREFERENCE_LOSSES["orpo"].of(means[0], means[1], LossConfig(beta=0.1)).mean().item(),
+        "simpo": PREFERENCE_LOSSES["simpo"].of(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0)).mean().item(),
+        "cpo": PREFERENCE_LOSSES["cpo"].of(chosen, rejected, LossConfig(beta=0.1)).mean().item(),
     }
     assert found["orpo"] == pytest.approx(values["orpo"]["odds_ratio_term"], rel=2e-5)
     assert found["simpo"] == pytest.approx(values["simpo"]["loss"], rel=2e-5)
@@ -236,7 +242,7 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
     before = summed(reference, "dpo_inputs").detach().chunk(2)
     tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).float().chunk(2)
     sides = [Answers(*side) for side in zip(now, before, tokens, strict=True)]
-    loss = PREFERENCE_LOSSES["sigmoid"].of(sides[0], sides[1], Knobs(beta=0.1)).mean()
+    loss = PREFERENCE_LOSSES["sigmoid"].of(sides[0], sides[1], LossConfig(beta=0.1)).mean()
     weight = policy.get_parameter("model.layers.0.self_attn.q_proj.weight")
     (gradient,) = torch.autograd.grad(loss, [weight])
     wanted = arrays["dpo/sigmoid_b0.1_ls0.0/grad_q0"]
@@ -247,12 +253,15 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
     labels = values["kto"].get("label") or [True, False, True, False]
     one = torch.ones_like(own[0])
     found = kto(
-        Answers(own[0], own[1], one), torch.tensor(labels), drift=drift(stray[0] - stray[1]), knobs=Knobs(beta=0.1)
+        Answers(own[0], own[1], one),
+        torch.tensor(labels),
+        drift=drift(stray[0] - stray[1]),
+        knobs=LossConfig(beta=0.1),
     )
     assert found.mean().item() == pytest.approx(values["kto"]["loss"], rel=2e-5)
 
 
 def test_logsigmoid_stays_finite_far_out() -> None:
     far = answers([-2000.0], [0.0], [1.0]), answers([0.0], [-2000.0], [1.0])
-    loss = PREFERENCE_LOSSES["sigmoid"].of(*far, Knobs(beta=1.0))
+    loss = PREFERENCE_LOSSES["sigmoid"].of(*far, LossConfig(beta=1.0))
     assert loss.item() == pytest.approx(4000.0) and logsigmoid(torch.tensor(-4000.0)).isfinite()

@@ -17,7 +17,7 @@ from vita.train.trainer import Trainer, Training, Work
 
 
 def trainer(model: Transformer | None = None, *, loss: Any = language_modelling, **changes: Any) -> Trainer:
-    settings = {"schedule": Schedule(steps=100), "precision": "float32", "compiled": "no", **changes}
+    settings = {"schedule": Schedule(steps=100), "precision": "float32", "compile": "no", **changes}
     return Trainer(model or tiny_model(), loss, Training.model_validate(settings), threads=1)
 
 
@@ -37,7 +37,7 @@ def weights(one: Trainer) -> dict[str, Tensor]:
 
 def test_four_micro_batches_of_one_row_are_one_of_four():
     """Loss, gradient and new weights; targets are spread unevenly over the rows."""
-    whole, pieces = trainer(), trainer(micro_tokens=16)
+    whole, pieces = trainer(), trainer(micro_batch_tokens=16)
     one, other = whole.step(work()), pieces.step(work())
     assert one.loss == pytest.approx(other.loss, rel=1e-6)
     assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-5)
@@ -50,7 +50,7 @@ def test_four_micro_batches_of_one_row_are_one_of_four():
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_targets():
-    one, model = trainer(clip=1e9), tiny_model()
+    one, model = trainer(max_grad_norm=1e9), tiny_model()
     given = work(learn=False)
     outcome = one.step(given)
     logits = model(given.tensors["ids"][:, :-1])
@@ -74,7 +74,7 @@ def test_in_bfloat16_masters_stay_float32_and_the_loss_close():
 
 
 def test_what_is_clipped_is_the_length_of_all_gradients_together():
-    one = trainer(clip=0.01)
+    one = trainer(max_grad_norm=0.01)
     outcome = one.step(work())
     assert outcome.gradient_norm > 0.01
     gradients = [parameter.grad for parameter in one.named.values() if parameter.grad is not None]

@@ -50,7 +50,7 @@ def rows_of_life(
         {
             "length": config.max_length,  # pyright: ignore[reportAttributeAccessIssue]
             "on_long": getattr(config, "on_long", None),
-            "held_out": getattr(config, "held_out", 0.0),
+            "held_out": getattr(config, "eval_fraction", 0.0),
             "seed": getattr(config, "seed", 0),
         }
         | {name: value for name, value in settings.items() if value is not None}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from inspect import Parameter, Signature
+from inspect import Parameter, Signature, get_annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -21,6 +21,7 @@ from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
 from vita.spine.plain_text import with_article
+from vita.spine.renamed_settings import former_names
 from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
@@ -52,12 +53,18 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
                 str | None,
                 typer.Option(f"--{slot.name}", metavar=slot.kind.kind.upper(), help=text),
             )
-    for field, info in one.config.model_fields.items():
+    for field in _ordered_fields(one.config):
+        info = one.config.model_fields[field]
         if _plain(info.annotation):
             spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
             text = " ".join((info.description or "").split())
             default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
             options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
+            for former in former_names(field):
+                if former not in one.config.model_fields:
+                    text = f"Former name of --{field.replace('_', '-')}, which is refused."
+                    spelling = f"--{former.replace('_', '-')}"
+                    options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))
     options["assignments"] = (
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its path."),
@@ -99,6 +106,8 @@ def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
         if name.startswith("set_") and value is not None:
             field = name.removeprefix("set_")
             values[field] = _value(value, one.config.model_fields[field].annotation)
+        elif name.startswith("former_") and value is not None:
+            values[name.removeprefix("former_")] = value  # refused by name when the settings are built
     values = override(values, given["assignments"] or ())
     config = configure(one, values, where=one.name, shared={}, base=Path())
     wiring = {}
@@ -131,6 +140,12 @@ def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
     from vita.cli.artifacts import print_facts
 
     print_facts(here, artifact, name)
+
+
+def _ordered_fields(config: type[Settings]) -> list[str]:
+    """The settings that the stage declares itself, then those of the groups that it inherits."""
+    declared = (name for cls in config.__mro__ for name in get_annotations(cls))
+    return list(dict.fromkeys(name for name in declared if name in config.model_fields))
 
 
 def _default_text(value: Any) -> str:

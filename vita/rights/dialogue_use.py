@@ -16,6 +16,7 @@ from vita.rights.document_fates import Use
 from vita.spine.config import InputPath
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
+from vita.spine.renamed_settings import recorded_value
 from vita.spine.store import Store
 
 
@@ -36,7 +37,7 @@ def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, l
         settings = TuningSettings(
             int(length),
             run.config.get("on_long", "truncate"),
-            run.config.get("held_out", 0.0),
+            recorded_value(run.config, "eval_fraction", 0.0),
             run.config.get("seed", 0),
         )
         source = Source(path=InputPath("dialogues"), repeat=repeat, on_bad_row="drop")

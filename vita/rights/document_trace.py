@@ -23,6 +23,7 @@ from vita.rights.document_fates import Fate, Use, copies, fates
 from vita.spine.erasures import add_erasure
 from vita.spine.errors import DataError, StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
+from vita.spine.renamed_settings import recorded_value
 from vita.spine.store import Store
 
 _WEIGHTS = ("model", "reward", "release", "archive")
@@ -245,7 +246,7 @@ class _Search:
             shards = Shards.open(self._store.open(inputs["tokens"]).path / "train")
             plan = json.loads(self._store.read(inputs["blueprint"], "blueprint.json"))["training"]
             steps = int(self._store.manifest(run.artifact or "").facts["steps"])
-            rows = int(run.config.get("rows") or plan["rows"])
+            rows = int(recorded_value(run.config, "batch_size") or plan["rows"])
             loader = Loader(shards, context=int(plan["context"]), rows=rows, seed=int(run.config["seed"]))
         except (VitaError, KeyError, ValueError, TypeError):
             return True

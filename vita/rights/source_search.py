@@ -25,6 +25,7 @@ from vita.spine.contents import content_digest
 from vita.spine.erasures import Erasure, all_erasures
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, Run
+from vita.spine.renamed_settings import recorded_value
 from vita.spine.store import canonical_json
 
 
@@ -119,7 +120,7 @@ def _covers(erasure: Erasure, record: Read) -> bool:
 
 
 def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) -> Hit:
-    share, seed = run.config.get("held_out") or 0, run.config.get("seed", 0)
+    share, seed = recorded_value(run.config, "eval_fraction") or 0, run.config.get("seed", 0)
     held_out = isinstance(share, float) and bool(record.lot) and hash_fraction(record.lot, f"{seed}/held out") < share
     return Hit(run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat)
 

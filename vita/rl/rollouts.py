@@ -141,7 +141,7 @@ class Rollouts:
         scores = torch.tensor(
             [math.nan if reward is None else reward for reward in rewards.total], device=answers.ids.device
         )
-        rows = max(1, self.trainer.training.micro_tokens // max(1, answers.mask.shape[1]))
+        rows = max(1, self.trainer.training.micro_batch_tokens // max(1, answers.mask.shape[1]))
         policy = self.trainer.learner.model
         assert isinstance(policy, Transformer)
         old = look_at(policy, answers.ids, answers.mask, rows=rows)

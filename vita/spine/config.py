@@ -1,10 +1,10 @@
 """Settings: frozen pydantic models from YAML and `--set a.b=value`, with precise errors and a canonical form.
 
 class Config(Settings):
-    rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     '''Peak learning rate.'''
 
-config = build(Config, {"rate": 0.01}, where="sft")
+config = build(Config, {"learning_rate": 0.01}, where="sft")
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vita.spine.errors import ConfigError
+from vita.spine.renamed_settings import hint_for, present_name
 from vita.spine.yaml_text import read_yaml as read_yaml
 from vita.spine.yaml_text import yaml_value as yaml_value
 
@@ -31,9 +32,23 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
     )
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """A field that a subclass declares again, with another default, keeps its description."""
+        super().__pydantic_init_subclass__(**options)
+        for name, field in cls.model_fields.items():
+            if field.description is None:
+                inherited = (base.model_fields[name] for base in _bases_with(cls, name))
+                field.description = next((base.description for base in inherited if base.description), None)
+
     def identity_of(self, field: str, value: Any) -> Any:
         """Return the identity of a field with canonical form `value`; subclasses add what else changes the result."""
         return value
+
+
+def _bases_with(cls: type[Settings], name: str) -> list[type[Settings]]:
+    bases = [base for base in cls.__mro__[1:] if issubclass(base, Settings)]
+    return [base for base in bases if name in base.model_fields]
 
 
 S = TypeVar("S", bound=Settings)
@@ -172,8 +187,11 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def unknown_name(where: str, name: str, names: Iterable[str]) -> ConfigError:
-    """Return the error for a name that is not in `names`: it suggests the closest name, or lists all of them."""
+    """Return the error for a name that is not in `names`, with its present name, the closest one, or all of them."""
     names = sorted(names)
+    present = present_name(name, names)
+    if present:
+        return ConfigError(where, f"`{name}` has been renamed to `{present}`", hint=hint_for(present))
     close = nearest(name, names)
     hint = f"did you mean `{close}`?" if close else alternatives(names)
     return ConfigError(where, f"`{name}` is not known here", hint=hint)
@@ -206,8 +224,11 @@ _EXPECTED = {
 
 
 def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    path = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(("function-", "literal[")))]
+    mistakes = error.errors(include_url=False)
+    # An unknown name explains why another one is missing, and comes first.
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
+    others = [mistake for mistake in mistakes if mistake is not first]
+    path = _path(first["loc"])
     spot = ".".join([where, *map(str, path)]) if path else where
     if first["type"] == "extra_forbidden":
         owner = _owner(cls, path[:-1])
@@ -222,7 +243,28 @@ def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigE
         message = f"text of the form {first.get('ctx', {}).get('pattern', '')}"
     if first["type"] in ("value_error", "assertion_error"):
         return ConfigError(spot, message)
-    return ConfigError(spot, expected=message, got=first.get("input"))
+    branches = [_literal(other) for other in others if _path(other["loc"]) == path]
+    return ConfigError(spot, expected=" or ".join([message, *filter(None, branches)]), got=first.get("input"))
+
+
+_BRANCHES = {"bool", "int", "float", "str", "constrained-int", "constrained-float"}
+"""Names of plain types, which pydantic adds to the path of a mistake in a setting of several types."""
+
+
+def _path(location: tuple[int | str, ...]) -> list[int | str]:
+    """The path of a mistake without the names of types and validators."""
+    tags = ("function-", "literal[", "constrained-")
+    parts = [part for part in location if not (isinstance(part, str) and part.startswith(tags))]
+    while len(parts) > 1 and parts[-1] in _BRANCHES:
+        parts.pop()
+    return parts
+
+
+def _literal(mistake: Any) -> str | None:
+    """The words that the other type of a setting allows."""
+    if mistake["type"] != "literal_error":
+        return None
+    return str(mistake["ctx"]["expected"]).replace("'", "`")
 
 
 def _owner(cls: type[Settings], path: list[Any]) -> type[Settings] | None:

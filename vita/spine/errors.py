@@ -13,7 +13,7 @@
 
 Each error states where it occurred, the expected and the actual value, and what to do:
 
-    raise ConfigError("sft.rate", expected="a number above 0", got=-0.1, hint="typical values are 1e-5 to 1e-3")
+    raise ConfigError("sft.steps", expected="a number above 0", got=-1, hint="leave it out to train by `epochs`")
 """
 
 from __future__ import annotations

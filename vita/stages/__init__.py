@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 
-_NOT_STAGES = ("kinds",)
+_NOT_STAGES = ("kinds", "training")
 
 
 def own_stages() -> list[str]:

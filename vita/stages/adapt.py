@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
@@ -27,13 +27,11 @@ from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Section, Table
 from vita.reporting.training_report import Picture, mean_of_last, write_learning
-from vita.spine.config import Settings, neutral
-from vita.spine.errors import ConfigError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
+from vita.stages.training import TrainingRun, row_length
 from vita.stats.intervals import Interval, bootstrap_ratio
-from vita.train.choices import Masking, PrecisionChoice
-from vita.train.schedule import Schedule
+from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings, TuningSettings
 
 if TYPE_CHECKING:
     from vita.infer.pretrained import Pretrained
@@ -46,52 +44,24 @@ VERSION = 5
 PARALLEL = True
 """All processes carry it out together."""
 
+AUTO_SHARE = 0.2
+"""The learning rate `auto`, as a share of those that pretraining uses."""
 
-class Config(Settings):
-    """Which texts are read on, how fast, and how much of the old is read beside them."""
+
+class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
+    """The domain's texts, and the share of pretraining text that is replayed."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Where the domain's documents come from."""
     replay: float = Field(0.25, ge=0, lt=1)
     """The share of each step that is text of the pretraining, so that the model does not forget it."""
-    rate: float = Field(0.2, gt=0)
-    """Learning rates, as a share of those that a model of this size is pretrained with; 0.1 to 0.3 is usual."""
-    epochs: float = Field(1.0, gt=0)
-    """Passes over the domain's documents."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of `epochs`."""
-    rows: int | None = Field(None, ge=1)
-    """Sequences that a step learns from, those of the pretraining among them; without it what suits so many tokens."""
     length: int | None = Field(None, ge=2)
     """Tokens in a sequence; without it as many as the model reads at once."""
     schedule: str = "cosine"
-    """The learning rate's course after it has risen: cosine, linear, warmup_stable_decay or constant."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """The part of the steps over which the rates rise again."""
-    optimizer: str = "muon"
-    """The rule for the layers' matrices: muon, or adamw, which wants a `rate` of about a tenth of muon's."""
-    held_out: float = Field(0.05, gt=0, lt=1)
-    """The share of the domain's documents that is kept back."""
+    warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_fraction: Fraction = Field(0.05, gt=0)
     documents: int = Field(500, ge=1)
     """How many held-out documents of the domain, and in general, are read before and after, at most."""
-    document_mask: Masking = "auto"
-    """Whether a token sees only its own document; auto: on a CPU, where it costs little."""
-    seed: int = 0
-    """Another seed serves the text in another order and holds out other documents."""
-    looks: int = Field(4, ge=1)
-    """How many times the held-out losses are taken on the way."""
-    heldout_tokens: int = Field(16384, ge=0)
-    """How much held-out text is read at each look; 0 looks at none."""
-    micro_tokens: int = Field(16384, ge=1)
-    """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: PrecisionChoice = "auto"
-    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
-    compiled: Literal["auto", "yes", "no"] = "auto"
-    """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
-    allow_no_improvement: bool = neutral(False)
-    """Keep the model also when the run shows no improvement; the report then says so."""
-    checkpoint_seconds: float = neutral(30.0, ge=0)
-    """Time between checkpoints: how much work a crash costs."""
 
 
 @dataclass(frozen=True)
@@ -103,47 +73,42 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
-    from vita.nn import hf
-    from vita.train.loop import Look, train
     from vita.train.losses import language_modelling
-    from vita.train.parallel import joined
     from vita.train.text import HeldOut, is_masked
-    from vita.train.trainer import Trainer
-    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+    from vita.train.validation import loss_evidence
 
     pretrained = Pretrained.load(inputs.model.path)
-    model, before = pretrained.model, fingerprint(pretrained.model)
-    shape = model.architecture
-    length = config.length or shape.context
-    if length > shape.context:
-        raise ConfigError("adapt.length", expected=f"at most {shape.context}, the model's context", got=length)
+    shape = pretrained.model.architecture
+    length = row_length(config.length, shape, where="adapt.length")
     tokenizer = pretrained.tokenizer
     original = pretrained.copy() if context.machine.leads else None  # the weights before, compared at the end
     old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
     domain = _read(config, tokenizer, context)
-    rows = config.rows or _rows(config, domain.learnt.tokens, length)
+    rows = config.batch_size or _rows(config, domain.learnt.tokens, length)
     replayed = replayed_rows(config.replay, rows=rows, where="adapt")
     training = _training(config, domain.learnt.tokens, rows=rows, own=rows - replayed, length=length, width=shape.width)
-    steps, flops = training.schedule.steps, shape.flops_per_token(length)
+    steps = training.schedule.steps
+    run = TrainingRun(
+        "adapt",
+        config,
+        context,
+        source=pretrained.files,
+        model=pretrained.model,
+        training=training,
+        row_length=length,
+    )
 
-    with joined(context.machine) as world:
+    with run.trainer(language_modelling, tokens_per_step=rows * length) as trainer:
+        world = trainer.world
         masked = is_masked(config.document_mask, world.device)
         parts = {"own": rows - replayed, "replayed": replayed}
         batch = _Batches(config, domain.learnt, old, **parts, length=length, masked=masked, world=world)
-        trainer = Trainer(
-            model,
-            language_modelling,
-            training,
-            world=world,
-            threads=context.machine.threads,
-            flops=float(flops) * rows * length * steps,
-        )
         texts = {"domain": domain.heldout, "general": _general(inputs)}
         heldout = {
             name: HeldOut.read(
                 shards,
                 tokenizer,
-                tokens=config.heldout_tokens,
+                tokens=config.eval_tokens,
                 length=length,
                 mask=masked,
                 world=world,
@@ -151,27 +116,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             for name, shards in texts.items()
             if shards
         }
-        learnt = train(
-            trainer,
-            batch,
-            folder=context.scratch,
-            emit=context.emit,
-            looks=[Look(max(1, steps // config.looks), lambda one: _look(heldout, one), at_start=True)],
-            tokens_per_step=rows * length,
-            flops_per_token=flops,
-            checkpoint_seconds=config.checkpoint_seconds,
+        trained = run.train(
+            trainer, batch, evaluate=lambda trainer: _look(heldout, trainer), tokens_per_step=rows * length
         )
-        trained = trainer.trained()
-        hf.round_like(trained, pretrained.files)
-    context.record |= learnt.record
     if original is None:
         return Draft(Model, context.scratch, {})
 
-    check = RunCheck("adapt", learnt, trained, before, context.scratch, config.allow_no_improvement)
-    check.health()
-    improvement = check.improvement(loss_evidence(learnt, heldout=("domain_loss", "domain_bits_per_byte")))
-    folder = context.draft_folder()
-    hf.save_successor(trained, folder, source=pretrained.files, steps=steps, tokens=steps * rows * length)
+    trained.health()
+    learnt = trained.learnt
+    shared = trained.facts(loss_evidence(learnt, heldout=("domain_loss", "domain_bits_per_byte")))
+    folder = trained.save(tokens=steps * rows * length)
     figures = _measured(config, inputs, original, domain, folder, context)
     counted = {
         "steps": steps,
@@ -183,8 +137,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "epochs": round(steps / batch.own.steps_per_epoch, 3),
         "loss": mean_of_last(learnt.curve, "loss"),
         **{f"{name}/{metric}": round(one.value, 6) for name, own in figures.items() for metric, one in own.items()},
-        "left_out": learnt.left_out,
-        **improvement,
+        **shared,
     }
     facts = {name: value for name, value in counted.items() if value is not None}
     _tell(figures, context)
@@ -198,7 +151,7 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
         config.sources,
         tokenizer,
         context.scratch / f"domain-{context.machine.rank}",
-        held_out=config.held_out,
+        held_out=config.eval_fraction,
         sample=config.documents,
         seed=config.seed,
         tell=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
@@ -221,23 +174,19 @@ def _rows(config: Config, tokens: int, length: int) -> int:
 
 def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> Training:
     from vita.train.optim import Optimization
-    from vita.train.trainer import Training
+    from vita.train.trainer_config import scaled, schedule_of, steps_of, trainer_config
 
-    steps = config.steps or max(1, math.ceil(config.epochs * tokens / (own * length)))
+    steps = steps_of(steps=config.steps, epochs=config.epochs, examples=tokens, batch_size=own * length)
     batch = rows * length
-    return Training(
-        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
-        optimization=Optimization(
-            matrices=config.optimizer,
-            matrix_rate=scaling_rules.matrix_rate(batch) * config.rate,
-            embedding_rate=scaling_rules.embedding_rate(width, batch) * config.rate,
-            head_rate=scaling_rules.head_rate(width, batch) * config.rate,
-            scalar_rate=scaling_rules.other_rate(width, batch) * config.rate,
-        ),
-        micro_tokens=config.micro_tokens,
-        precision=config.precision,
-        compiled=config.compiled,
+    rule = Optimization(
+        matrices=config.optimizer,
+        matrix_rate=scaling_rules.matrix_rate(batch),
+        embedding_rate=scaling_rules.embedding_rate(width, batch),
+        head_rate=scaling_rules.head_rate(width, batch),
+        scalar_rate=scaling_rules.other_rate(width, batch),
     )
+    optimization = scaled(rule, config.learning_rate, auto_share=AUTO_SHARE)
+    return trainer_config(config, schedule=schedule_of(config, steps), optimization=optimization)
 
 
 class _Batches:

@@ -31,14 +31,14 @@ from vita.reporting.page import Section
 from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
 from vita.rl.preference_eval import Both, compare, figures_section
 from vita.rl.rewards import RewardChoice, Rewards
-from vita.spine.config import Settings, neutral
-from vita.spine.errors import ConfigError
+from vita.spine.config import neutral
 from vita.spine.events import Emit
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
+from vita.stages.training import TrainingRun, row_length
 from vita.stats.intervals import Interval
-from vita.train.choices import PrecisionChoice
+from vita.train.settings import Count, Fraction, PreferenceLossConfig, Rate, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
     from vita.rl.before_after import Judges, Shift
     from vita.train.preference_batches import PairLearning
-    from vita.train.preference_losses import Knobs
     from vita.train.trainer import Training, Work
 
 VERSION = 7
@@ -61,8 +60,8 @@ WATCHED = 10
 GREEDY = {"temperature": 0.0, "max_tokens": 64}
 
 
-class Config(Settings):
-    """Which preferences are learnt, by which losses, and how insistently."""
+class Config(TuningSettings, PreferenceLossConfig):
+    """The preference pairs, the losses, and the comparison at the end."""
 
     sources: tuple[Source, ...] = ()
     """Where the pairs come from, beside the input `preferences`; each file's format is told from its first row."""
@@ -70,32 +69,12 @@ class Config(Settings):
     """Losses with their weights. Of pairs: sigmoid (dpo), sigmoid_norm, ipo (the paper's), ipo_norm, hinge, robust,
     cdpo, apo_zero, nca_pair, orpo, simpo, cpo; kto reads single answers with a verdict. `sft` keeps the better answers
     likely; 0 leaves it out."""
-    beta: float = Field(0.3, gt=0)
-    """How dear it is to leave the starting model. 0.3 suits small models, 0.1 large ones; ipo_norm wants 1 or more,
-    simpo 2 or more, sigmoid_norm 5."""
-    smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """The share of pairs that are thought to be the wrong way round (cdpo, robust)."""
-    gamma: float = Field(0.5, ge=0)
-    """By how much simpo wants the better answer ahead."""
-    desirable: float = Field(1.0, ge=0)
-    """Weight of good answers (kto)."""
-    undesirable: float = Field(1.0, ge=0)
-    """Weight of bad answers (kto)."""
-    epochs: float = Field(3.0, gt=0)
-    """Passes over the pairs."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of `epochs`."""
-    rows: int = Field(32, ge=1)
-    """Pairs that a step learns from."""
-    rate: float = Field(1.0, gt=0)
-    """Learning rate, as a share of what suits a model of this size: 1e-4 up to 2M parameters, then falling with their
-    root."""
-    schedule: str = "linear"
-    """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """The part of the steps over which the rate rises."""
-    held_out: float = Field(0.1, ge=0, lt=1)
-    """The share of the prompts whose pairs are kept back, to see whether what is learnt holds for others."""
+    beta: Rate = 0.3
+    epochs: Rate = 3.0
+    batch_size: Count = 32  # pyright: ignore[reportIncompatibleVariableOverride]
+    warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_fraction: Fraction = 0.1
+    compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
     """Tokens of a prompt with its answer; without it as many as the model reads at once."""
     on_long: OnLong = "drop"
@@ -105,31 +84,18 @@ class Config(Settings):
     rewards: tuple[RewardChoice, ...] = ()
     """How answers to held-out prompts are scored at the end: rewards by name, `file.py:function`, or `reward` for the
     input. Without any, the embedded world's manners where a source is the world."""
-    right: RewardChoice | None = None
-    """What tells whether an answer is right (1) or wrong (0): content that must not be lost."""
+    correctness: RewardChoice | None = None
+    """Reward that tells whether an answer is right (1) or wrong (0): content that must not be lost."""
     prompts: int = Field(100, ge=0)
     """How many held-out prompts both models answer at the end, at most; 0 compares no answers."""
     samples: int = Field(4, ge=1)
     """Answers of each model to each of them; 1 where they are greedy."""
     sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(GREEDY))
     """How they answer."""
-    seed: int = 0
-    """Another seed shows the pairs in another order and holds out others."""
-    looks: int = Field(4, ge=1)
-    """How many times the held-out loss is taken on the way."""
-    micro_tokens: int = Field(16384, ge=1)
-    """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: PrecisionChoice = "auto"
-    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
-    allow_no_improvement: bool = neutral(False)
-    """Keep the model also when the run shows no improvement; the report then says so."""
-    checkpoint_seconds: float = neutral(30.0, ge=0)
-    """Time between checkpoints: how much work a crash costs."""
 
-    def knobs(self) -> Knobs:
-        from vita.train.preference_losses import Knobs
-
-        return Knobs.model_validate({name: getattr(self, name) for name in Knobs.model_fields})
+    def loss_config(self) -> PreferenceLossConfig:
+        """The coefficients of the losses."""
+        return PreferenceLossConfig(**{name: getattr(self, name) for name in PreferenceLossConfig.model_fields})
 
 
 @dataclass(frozen=True)
@@ -143,28 +109,15 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
-    from vita.nn import hf
-    from vita.train.loop import Look, train
-    from vita.train.parallel import joined
-    from vita.train.preference_batches import (
-        LearnsPairs,
-        PairBatches,
-        first_step,
-        learning,
-        preference_training,
-        reference_of,
-    )
+    from vita.train.preference_batches import LearnsPairs, PairBatches, first_step, learning, reference_of
     from vita.train.stops import save_stops
-    from vita.train.trainer import Trainer
-    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+    from vita.train.trainer_config import preference_training
+    from vita.train.validation import loss_evidence
 
-    learn = learning(config.losses, config.knobs(), where="dpo.losses")
+    learn = learning(config.losses, config.loss_config(), where="dpo.losses")
     pretrained = Pretrained.load(inputs.model.path)
-    model, begun = pretrained.model, fingerprint(pretrained.model)
-    shape = model.architecture
-    length = config.max_length or shape.context
-    if length > shape.context:
-        raise ConfigError("dpo.max_length", expected=f"at most {shape.context}, the model's context", got=length)
+    shape = pretrained.model.architecture
+    length = row_length(config.max_length, shape, where="dpo.max_length")
     judges = _judges(config, inputs, context)
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     found = _read(config, inputs, learn, tokenizer, template, context, length=length)
@@ -173,14 +126,22 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         judges.try_out(asked[0])
         original = pretrained.copy() if context.machine.leads else None
     training = preference_training(
+        config,
         pairs=len(found.learnt),
-        rate=scaling_rules.preference_rate(shape.parameters()) * config.rate,
-        **config.model_dump(include={"epochs", "steps", "rows", "schedule", "warmup", "micro_tokens", "precision"}),
+        auto=scaling_rules.preference_rate(shape.parameters()),
     )
-    steps = training.schedule.steps
+    run = TrainingRun(
+        "dpo",
+        config,
+        context,
+        source=pretrained.files,
+        model=pretrained.model,
+        training=training,
+        row_length=length,
+    )
 
-    with joined(context.machine) as world:
-        trainer = Trainer(model, learn, training, world=world, threads=context.machine.threads)
+    with run.trainer(learn) as trainer:
+        world = trainer.world
         everything = PairRows([*found.learnt, *found.heldout], pad=tokenizer.pad, context=shape.context)
         context.emit("note", text=f"takes the reference log-probabilities of {counted(len(everything), 'pair')}")
         before = reference_of(
@@ -193,7 +154,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         rows, aside = (
             PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.learnt, found.heldout)
         )
-        batches = PairBatches(rows, before[:count], size=config.rows, seed=config.seed, world=world)
+        batches = PairBatches(rows, before[:count], size=config.batch_size, seed=config.seed, world=world)
         heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
         check = first_step(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
 
@@ -201,36 +162,28 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             made = batches.completed(batches(step), trainer)
             return made if step else replace(made, check=check)
 
-        looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)]
-        learnt = train(
+        trained = run.train(
             trainer,
             work,
-            folder=context.scratch,
+            evaluate=heldout.look if len(aside) >= world.size else None,
+            tokens_per_step=round(2 * config.batch_size * float(rows.lengths.mean())),
             emit=_watching(context.emit),
-            looks=looks if len(aside) >= world.size else [],
-            tokens_per_step=round(2 * config.rows * float(rows.lengths.mean())),
-            flops_per_token=shape.flops_per_token(length),
-            checkpoint_seconds=config.checkpoint_seconds,
         )
-        trained = trainer.trained()
-        hf.round_like(trained, pretrained.files)
-        check = RunCheck("dpo", learnt, trained, begun, context.scratch, config.allow_no_improvement)
-        check.health()
-        improvement = check.improvement(loss_evidence(learnt, control=config.shuffle_labels))
+        trained.health()
+        shared = trained.facts(loss_evidence(trained.learnt, control=config.shuffle_labels))
         after = reference_of(trainer, aside)
-    context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
-    folder = context.draft_folder()
-    hf.save_successor(trained, folder, source=pretrained.files, steps=steps, tokens=int(rows.tokens.sum()))
+    folder = trained.save(tokens=int(rows.tokens.sum()))
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
     ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
     moved = _moved(config, original, judges, found, folder, context)
-    facts = _facts(learnt.curve, found, ranked, moved, steps=steps, left_out=learnt.left_out) | improvement
+    curve = trained.learnt.curve
+    facts = _facts(curve, found, ranked, moved, steps=run.steps) | shared
     _tell_drift(facts, context.emit)
-    _write(config, inputs, learnt.curve, training, facts, ranked, moved, folder)
+    _write(config, inputs, curve, training, facts, ranked, moved, folder)
     return Draft(Model, folder, facts)
 
 
@@ -257,7 +210,7 @@ def _read(
         template,
         length=length,
         on_long=config.on_long,
-        held_out=config.held_out,
+        held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
         tell=lambda count: context.emit("progress", done=count, total=None, unit=kind) if count % 200 == 1 else None,
@@ -295,7 +248,7 @@ def _watching(emit: Emit) -> Emit:
 
 SINKING = (
     "the better answers have become less likely than they were (log_ratio/chosen below 0); "
-    "give the loss `sft` more weight, raise beta or lower the rate"
+    "give the loss `sft` more weight, raise `beta` or lower `learning_rate`"
 )
 
 
@@ -316,13 +269,13 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     from vita.rl.before_after import Judges
 
     world = next((source.world for source in config.sources if source.world), None)
-    choices, right = config.rewards, config.right
+    choices, right = config.rewards, config.correctness
     if world and not choices:
         choices, right = (RewardChoice(use="world_manners"),), right or RewardChoice(use="world_right")
     if not choices or not config.prompts:
         return None
     model = RewardModel.open(inputs.reward.path, device=context.machine.device) if inputs.reward else None
-    rights = Rewards.open([right], where="dpo.right", model=model, world=world) if right else None
+    rights = Rewards.open([right], where="dpo.correctness", model=model, world=world) if right else None
     return Judges(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
 
 
@@ -363,7 +316,6 @@ def _facts(
     moved: Shift | None,
     *,
     steps: int,
-    left_out: int,
 ) -> dict[str, Any]:
     told = {
         "steps": steps,
@@ -374,7 +326,6 @@ def _facts(
         "log_ratio/chosen": mean_of_last(curve, "log_ratio/chosen"),
         **{f"pairs/{name}": round(one.value, 6) for name, one in ranked.items()},
         **({f"shift/{name}": value for name, value in moved.facts().items()} if moved else {}),
-        "left_out": left_out,
     }
     return {"chat": True, **{name: value for name, value in told.items() if value is not None}}
 
@@ -410,7 +361,7 @@ def _write(
         curve,
         place,
         title="Learning from preferences",
-        lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.rows}.",
+        lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
         facts=facts,
         settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
         pictures=PICTURES,

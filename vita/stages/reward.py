@@ -23,12 +23,12 @@ from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import Picture, mean_of_last, write_learning
 from vita.rl.preference_eval import Both, calibration, calibration_section, figures_section, of_scores
-from vita.spine.config import Settings, neutral
-from vita.spine.errors import ConfigError
+from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
+from vita.stages.training import TrainingRun, row_length
 from vita.stats.intervals import Interval
-from vita.train.choices import PrecisionChoice
+from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
     from vita.train.trainer import Trainer, Training
@@ -37,33 +37,27 @@ if TYPE_CHECKING:
 VERSION = 7
 PARALLEL = True
 """All processes carry it out together."""
+AUTO_SHARE = 0.3
+"""The learning rate `auto`, as a share of that of `dpo`."""
 ENOUGH_PAIRS = 30
 """On fewer held-out pairs it is never decided that enough was learnt."""
 
 
-class Config(Settings):
-    """Which preferences are learnt, and when it is enough."""
+class Config(TuningSettings):
+    """The preference pairs, and the criteria of early stopping."""
 
     sources: tuple[Source, ...] = ()
     """Where the pairs come from, beside the input `preferences`; each file's format is told from its first row."""
-    epochs: float = Field(1.0, gt=0)
-    """Passes over the pairs, at most. A second one mostly learns them by heart."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps at most, instead of `epochs`."""
-    rows: int = Field(32, ge=1)
-    """Pairs that a step learns from."""
-    rate: float = Field(0.3, gt=0)
-    """Learning rate, as a share of what suits preferences at this size (see `dpo`): 3e-5 up to 2M parameters."""
-    schedule: str = "linear"
-    """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """The part of the steps over which the rate rises."""
+    batch_size: Count = 32  # pyright: ignore[reportIncompatibleVariableOverride]
+    warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
+    eval_fraction: Fraction = 0.1
+    compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
+    num_evals: Count | None = None
+    eval_every: Count | None = 10
     head: Literal["small", "zero"] = "small"
     """How the new head begins: small, N(0, 1/(width + 1)), or zero."""
     centering: float = Field(0.01, ge=0)
     """Pull of each pair's two scores towards a sum of zero, so that they do not wander off."""
-    held_out: float = Field(0.1, ge=0, lt=1)
-    """The share of the prompts whose pairs are kept back."""
     enough_accuracy: float = Field(0.95, gt=0)
     """Training ends when more than this share of the held-out pairs is ranked rightly; above 1 it never does."""
     enough_margin: float = Field(3.0, gt=0)
@@ -72,18 +66,6 @@ class Config(Settings):
     """Tokens of a prompt with its answer; a longer pair is dropped. Without it as many as the model reads at once."""
     shuffle_labels: bool = neutral(False)
     """A control that must not help: which answer was the better one is drawn by chance."""
-    seed: int = 0
-    """Another seed begins with another head, shows the pairs in another order and holds out others."""
-    look_every: int = Field(10, ge=1)
-    """Steps between two looks at the held-out pairs."""
-    micro_tokens: int = Field(16384, ge=1)
-    """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: PrecisionChoice = "auto"
-    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
-    allow_no_improvement: bool = neutral(False)
-    """Keep the model also when the run shows no improvement; the report then says so."""
-    checkpoint_seconds: float = neutral(30.0, ge=0)
-    """Time between checkpoints: how much work a crash costs."""
 
 
 @dataclass(frozen=True)
@@ -99,70 +81,59 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     from vita.infer.pretrained import Pretrained
     from vita.nn import hf, reward
     from vita.nn.reward import RewardTransformer
-    from vita.train.loop import Look, train
-    from vita.train.parallel import joined
-    from vita.train.preference_batches import LearnsScores, PairBatches, preference_training
-    from vita.train.trainer import Trainer
-    from vita.train.validation import RunCheck, fingerprint
+    from vita.train.preference_batches import LearnsScores, PairBatches
+    from vita.train.trainer_config import preference_training
 
     pretrained = Pretrained.load(inputs.model.path)
     shape = pretrained.model.architecture
-    length = config.max_length or shape.context
-    if length > shape.context:
-        raise ConfigError("reward.max_length", expected=f"at most {shape.context}, the model's context", got=length)
+    length = row_length(config.max_length, shape, where="reward.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     found = _read(config, inputs, tokenizer, template, context, length=length)
     model = RewardTransformer.of(pretrained.model, start=config.head, seed=config.seed)
-    before = fingerprint(model)
     training = preference_training(
+        config,
         pairs=len(found.learnt),
-        rate=scaling_rules.preference_rate(shape.parameters()) * config.rate,
-        **config.model_dump(include={"epochs", "steps", "rows", "schedule", "warmup", "micro_tokens", "precision"}),
+        auto=scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE,
+    )
+    run = TrainingRun(
+        "reward", config, context, source=pretrained.files, model=model, training=training, row_length=length
     )
 
-    with joined(context.machine) as world:
-        trainer = Trainer(model, LearnsScores(config.centering), training, world=world, threads=context.machine.threads)
+    with run.trainer(LearnsScores(config.centering)) as trainer:
+        world = trainer.world
         rows, aside = (
             PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.learnt, found.heldout)
         )
         none = torch.zeros(max(len(rows), len(aside)), 2)
-        batches = PairBatches(rows, none, size=config.rows, seed=config.seed, world=world)
+        batches = PairBatches(rows, none, size=config.batch_size, seed=config.seed, world=world)
         heldout = PairBatches(aside, none, size=world.size, seed=config.seed, world=world)
-        looks = [Look(config.look_every, heldout.look, at_start=True)]
-        learnt = train(
+        trained = run.train(
             trainer,
             batches,
-            folder=context.scratch,
-            emit=context.emit,
-            looks=looks if len(aside) >= world.size else [],
-            tokens_per_step=round(2 * config.rows * float(rows.lengths.mean())),
-            flops_per_token=shape.flops_per_token(length),
+            evaluate=heldout.look if len(aside) >= world.size else None,
+            tokens_per_step=round(2 * config.batch_size * float(rows.lengths.mean())),
             enough=lambda row: _is_enough(config, row, pairs=len(found.heldout)),
-            checkpoint_seconds=config.checkpoint_seconds,
         )
-        trained = trainer.trained()
-        hf.round_like(trained, pretrained.files)
-        check = RunCheck("reward", learnt, trained, before, context.scratch, config.allow_no_improvement)
-        check.health()
+        trained.health()
         scores = _scores(trainer, aside)
-    context.record |= learnt.record
     if not context.machine.leads:
         return Draft(Reward, context.scratch, {})
 
-    assert isinstance(trained, RewardTransformer)
+    learnt = trained.learnt
+    assert isinstance(trained.model, RewardTransformer)
     figures = (
         of_scores(scores, [one.source for one in found.heldout], [one.prompt for one in found.heldout])
         if scores
         else {}
     )
-    improvement = check.improvement(_evidence(config, figures, found, seen=learnt.steps * config.rows))
+    shared = trained.facts(_evidence(config, figures, found, seen=learnt.steps * config.batch_size))
     folder = context.draft_folder()
-    reward.save(trained, folder, padding=tokenizer.pad, source=pretrained.files)
+    reward.save(trained.model, folder, padding=tokenizer.pad, source=pretrained.files)
     hf.copy_tokenizer_files(pretrained.files, folder)
     template.save_where_missing(folder)
     hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
     gap = calibration(scores)[1] if scores else None
-    facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps, left_out=learnt.left_out) | improvement
+    facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps) | shared
     if learnt.steps < training.schedule.steps:
         context.emit("note", text=f"it was enough after {learnt.steps} of {training.schedule.steps} steps")
     if figures:
@@ -180,7 +151,7 @@ def _read(
         tokenizer,
         template,
         length=length,
-        held_out=config.held_out,
+        held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
         tell=lambda n: context.emit("progress", done=n, total=None, unit="pairs") if n % 200 == 1 else None,
@@ -238,7 +209,6 @@ def _facts(
     gap: float | None,
     *,
     steps: int,
-    left_out: int,
 ) -> dict[str, Any]:
     own = {name: round(one.value, 6) for name, one in figures.get("all", {}).items()}
     begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("accuracy", "margin")}
@@ -250,7 +220,6 @@ def _facts(
         **own,
         **{f"{name}/accuracy": round(one["accuracy"].value, 6) for name, one in figures.items() if name != "all"},
         "calibration_error": None if gap is None else round(gap, 6),
-        "left_out": left_out,
     }
     return {name: value for name, value in told.items() if value is not None}
 
@@ -277,7 +246,7 @@ def _write(
         curve,
         place,
         title="Learning what is preferred",
-        lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.rows}.",
+        lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
         facts=facts,
         settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
         pictures=PICTURES,

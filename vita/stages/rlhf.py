@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -26,17 +26,23 @@ from vita.infer.sampling import Sampling
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
 from vita.rl.rewards import RewardChoice, Rewards
-from vita.spine.config import Settings, neutral
+from vita.rl.settings import (
+    METHOD_DEFAULTS,
+    ComparisonSettings,
+    CriticSettings,
+    MethodDefaults,
+    PolicyLossSettings,
+    RolloutSettings,
+)
 from vita.spine.errors import ConfigError, DataError
-from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
-from vita.train.choices import Aggregation, Importance, Method, PrecisionChoice, Scale
-from vita.train.schedule import Schedule
+from vita.stages.training import TrainedModel, TrainingRun
+from vita.train.choices import PrecisionChoice
+from vita.train.settings import TrainingSettings, Uncompiled
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
-    from vita.nn.transformer import Transformer
     from vita.rl.before_after import Judges, Shift
     from vita.rl.rollouts import Plan
     from vita.train.loop import Learnt
@@ -45,115 +51,23 @@ if TYPE_CHECKING:
 
 VERSION = 6
 
+AUTO_SHARE, AUTO_CRITIC_SHARE = 0.03, 0.1
+"""The learning rates `auto` of policy and critic, as shares of that of the norms in pretraining."""
+AUTO_WARMUP_STEPS = 10
 LOOKED_AT = 64
 """Held-out prompts that are answered at each look."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a method needs to work on models of one to ten million parameters; `Config` may say otherwise."""
-
-    prompts: int
-    samples: int
-    epochs: int
-    rate: float
-    kl: float
-    low: float = 0.2
-    high: float = 0.2
-    importance: Importance = "token"
-    aggregation: Aggregation = "dapo"
-
-
-RECIPES: Mapping[Method, Recipe] = {
-    "ppo": Recipe(prompts=48, samples=1, epochs=4, rate=0.03, kl=0.05),
-    "grpo": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.04, high=0.28),
-    "rloo": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.05, importance="sum", aggregation="grpo"),
-    "reinforce": Recipe(prompts=8, samples=8, epochs=1, rate=0.03, kl=0.05),
-}
-
-
-class Config(Settings):
-    """What is asked, what is rewarded, and how the policy moves."""
+class Config(RolloutSettings, PolicyLossSettings, CriticSettings, ComparisonSettings, TrainingSettings):
+    """The prompts, the rewards, and the settings of the method."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Where prompts come from: dialogues, preferences, or rows with `prompt` whose other columns the reward sees."""
     rewards: tuple[RewardChoice, ...] = Field((RewardChoice(use="reward"),), min_length=1)
     """What answers are worth: names, `path/to/file.py:function`, or `reward` for the reward model; added by weight."""
-    judged_by: tuple[RewardChoice, ...] = ()
-    """What the comparison at the end scores by; without it the rewards themselves. A control with `random_reward` is
-    judged by what it did not learn from."""
-    right: RewardChoice | None = None
-    """What tells whether an answer is still right (a value of 0.5 and more), in the comparison at the end."""
-    method: Method = "grpo"
-    """ppo learns a critic beside the policy; grpo, rloo and reinforce compare answers to one prompt."""
-    steps: int = Field(60, ge=1)
-    """Rounds of answering and learning."""
-    prompts: int | None = Field(None, ge=1)
-    """Prompts in a round; without it 48 for ppo, else 8."""
-    samples: int | None = Field(None, ge=1)
-    """Answers to each prompt; without it 1 for ppo, else 8."""
-    epochs: int | None = Field(None, ge=1)
-    """How often a round's answers are learnt from; without it 4 for ppo, else 1."""
-    minibatches: int = Field(1, ge=1)
-    """Optimizer steps in which a round's answers are learnt from once."""
-    max_tokens: int = Field(48, ge=1)
-    """The longest answer; what does not end by then has earned nothing."""
-    rate: float | None = Field(None, gt=0)
-    """Learning rate, as a share of that of a model of this size in pretraining; without it 0.03 (9e-5 at width
-    256)."""
-    critic_rate: float = Field(0.1, gt=0)
-    """The critic's learning rate, as the same kind of share."""
-    warmup: int = Field(10, ge=0)
-    """Optimizer steps over which the rates rise."""
-    kl: float | None = Field(None, ge=0)
-    """Price of a nat away from the starting model: in the reward for ppo, rloo and reinforce (0.05), in the loss
-    for grpo (0.04). A rule that cannot be fooled needs none."""
-    clip_low: float | None = Field(None, gt=0, lt=1)
-    """How far a token's probability ratio may fall below 1 before it counts no more; without it 0.2."""
-    clip_high: float | None = Field(None, gt=0)
-    """How far it may rise above 1; without it 0.28 for grpo, else 0.2."""
-    dual_clip: float | None = Field(None, gt=1)
-    """What a bad answer that became likely may cost at most, as a multiple of its advantage."""
-    loss: Literal["clip", "cispo"] = "clip"
-    """clip stops at the clip; cispo holds the weight (at `clip_high`, 5 without it) and goes on teaching."""
-    importance: Importance | None = None
-    """What a ratio belongs to: token, sequence (GSPO), or sum (the default of rloo)."""
-    aggregation: Aggregation | None = None
-    """How tokens and answers are averaged: dapo (all tokens alike), grpo, dr_grpo, luspo."""
-    scale: Scale = "group"
-    """What grpo divides advantages by: the deviation of the group, of the batch, or none."""
-    gamma: float = Field(1.0, gt=0, le=1)
-    """ppo: what a reward one token later is worth."""
-    lam: float = Field(0.95, ge=0, le=1)
-    """ppo: 0 trusts the critic alone, 1 the outcome alone."""
-    value_weight: float = Field(0.1, gt=0)
-    """ppo: weight of the critic's loss."""
-    value_clip: float | None = Field(0.2, gt=0)
-    """ppo: how far the critic may go from what it said, in one round."""
-    value_rounds: int = Field(2, ge=0)
-    """ppo: first rounds in which the critic alone learns."""
-    mask_truncated: bool = False
-    """Learn nothing from answers that did not end, instead of taking them as worth nothing."""
-    truncation_penalty: float = Field(0.0, ge=0)
-    """What an answer that did not end loses."""
-    held_out: int = Field(100, ge=1)
-    """Prompts kept back for the comparison at the end; at most a third of all."""
-    compared: Sampling | None = None
-    """How both models answer them; without it by the pure model, in at most `max_tokens`."""
-    compared_samples: int = Field(2, ge=1)
-    """Answers of each model to each held-out prompt."""
-    seed: int = 0
-    """Another seed asks in another order, answers by other chance and holds out others."""
-    looks: int = Field(4, ge=1)
-    """How many times held-out prompts are answered on the way."""
-    micro_tokens: int = Field(16384, ge=1)
-    """Tokens that go through the model at once."""
+    schedule: str = "constant"
     precision: PrecisionChoice = "float32"
-    """What matrices are multiplied in; sampling is in float32 always, so that bfloat16 learns slightly off-policy."""
-    allow_no_improvement: bool = neutral(False)
-    """Keep the model also when the run shows no improvement; the report then says so."""
-    checkpoint_seconds: float = neutral(30.0, ge=0)
-    """Time between checkpoints: how much work a crash costs."""
+    compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 @dataclass(frozen=True)
@@ -166,14 +80,11 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.engine import Engine
     from vita.infer.pretrained import Pretrained
-    from vita.nn import hf
     from vita.nn.critic import ActorCritic
     from vita.rl.rollouts import HeldOut, Rollouts
-    from vita.train.loop import Look, train
-    from vita.train.parallel import World
+    from vita.train.loop import Look
     from vita.train.policy_objective import objective
-    from vita.train.trainer import Trainer
-    from vita.train.validation import RunCheck, fingerprint, gain_evidence
+    from vita.train.validation import gain_evidence
 
     settled = _settled(config)
     device = context.machine.device
@@ -183,81 +94,75 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     asked, aside, counts = _prompts(config, reference, context)
     judges.try_out(aside[0])
     policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
-    before = fingerprint(policy)
+    training = _training(config, settled, width=policy.architecture.width)
+    run = TrainingRun("rlhf", config, context, source=pretrained.files, model=policy, training=training)
     model = ActorCritic.of(policy) if config.method == "ppo" else policy
     engine = Engine(model, tokenizer, template=template, device=device)
-    training = _training(config, settled, width=model.architecture.width)
-    trainer = Trainer(
-        model,
-        objective(_objective(config, settled)),
-        training,
-        world=World(device=device),
-        threads=context.machine.threads,
-    )
     plan = _plan(config, settled)
-    rollouts = Rollouts(trainer, engine, reference.model, asked, rewards, plan, seed=config.seed)
-    heldout = HeldOut(engine, reference.model, aside[:LOOKED_AT], rewards, plan, seed=config.seed)
-    learnt = train(
-        trainer,
-        rollouts,
-        folder=context.scratch,
-        emit=context.emit,
-        looks=[
-            Look(1, rollouts.tell),
-            Look(max(1, config.steps // config.looks) * plan.updates, heldout.look, at_start=True),
-        ],
-        checkpoint_seconds=config.checkpoint_seconds,
-        checkpoint_steps=plan.updates,
-    )
-    context.record |= learnt.record
-    final = model.policy() if isinstance(model, ActorCritic) else model
-    hf.round_like(final, pretrained.files)
-    check = RunCheck("rlhf", learnt, final, before, context.scratch, config.allow_no_improvement)
-    check.health()
-    later = Engine(final, tokenizer, template=template, device=device)
+    with run.trainer(objective(_objective(config, settled)), model=model, alone=True) as trainer:
+        rollouts = Rollouts(trainer, engine, reference.model, asked, rewards, plan, seed=config.seed)
+        heldout = HeldOut(engine, reference.model, aside[:LOOKED_AT], rewards, plan, seed=config.seed)
+        trained = run.train(
+            trainer,
+            rollouts,
+            hooks=[Look(1, rollouts.tell)],
+            evaluate=heldout.look,
+            steps_per_round=plan.updates,
+            result=lambda model: model.policy() if isinstance(model, ActorCritic) else model,
+        )
+    trained.health()
+    learnt = trained.learnt
+    later = Engine(trained.model, tokenizer, template=template, device=device)
     found = judges.beside(
         reference,
         later,
         aside,
-        samples=config.compared_samples,
-        sampling=config.compared or Sampling(max_tokens=config.max_tokens),
+        samples=config.eval_samples,
+        sampling=config.eval_sampling or Sampling(max_tokens=config.max_tokens),
         seed=config.seed,
     )
     gain = found.figures["score/gain"]
-    improvement = check.improvement(gain_evidence(gain.value, gain.low, gain.high, other_judge=bool(config.judged_by)))
+    shared = trained.facts(gain_evidence(gain.value, gain.low, gain.high, other_judge=bool(config.eval_rewards)))
     if -math.inf < gain.low <= 0 <= gain.high < math.inf:
         text = f"WARNING: no gain is shown: the reward on held-out prompts changed by {gain}; the model is kept"
         context.emit("note", text=text, level="warning")
-    facts = _facts(config, learnt, found, asked=asked, aside=aside) | counts.facts() | improvement
+    facts = _facts(config, learnt, found, asked=asked, aside=aside) | counts.facts() | shared
     context.emit("note", text=_story(facts, found))
-    return Draft(
-        Model, _written(config, inputs, pretrained.files, context, final, learnt, found, facts, training), facts
-    )
+    return Draft(Model, _written(config, inputs, trained, found, facts), facts)
 
 
 # -- settings
 
 
-def _settled(config: Config) -> Recipe:
-    """The method's recipe with what the settings say otherwise."""
-    given = {"low": config.clip_low, "high": config.clip_high}
-    given |= {name: getattr(config, name) for name in (one.name for one in fields(Recipe)) if hasattr(config, name)}
-    recipe = replace(RECIPES[config.method], **{name: one for name, one in given.items() if one is not None})
-    _check(config, recipe)
-    return recipe
+def _settled(config: Config) -> MethodDefaults:
+    """The method's defaults with the settings that override them."""
+    names = [field.name for field in fields(MethodDefaults)]
+    settings = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    values = replace(METHOD_DEFAULTS[config.method], **settings)
+    _check(config, values)
+    return values
 
 
-def _check(config: Config, recipe: Recipe) -> None:
+def _check(config: Config, values: MethodDefaults) -> None:
     """Settings that are each possible and do not fit together."""
-    method, answers, updates = config.method, recipe.prompts * recipe.samples, recipe.epochs * config.minibatches
+    method, answers, updates = (
+        config.method,
+        values.prompts_per_step * values.num_generations,
+        values.epochs * config.minibatches,
+    )
     alone = "1 for reinforce, which is right only for answers of the policy as it is"
     compares = f"at least 2, since {method} compares answers"
     own = "none for reinforce, whose loss has no ratios"
     unclipped = "reinforce" if method == "reinforce" else "cispo" if config.loss == "cispo" else ""
     never = f"fewer than `steps`, {config.steps}, or the policy never learns"
     for wrong, name, expected, got in (
-        (method in ("grpo", "rloo") and recipe.samples < 2, "samples", compares, recipe.samples),
-        (answers < 2, "prompts", "2 answers in a round or more", answers),
+        (
+            method in ("grpo", "rloo") and values.num_generations < 2,
+            "num_generations",
+            compares,
+            values.num_generations,
+        ),
+        (answers < 2, "prompts_per_step", "2 answers in a round or more", answers),
         (method == "reinforce" and updates > 1, "epochs", alone, updates),
         (method == "reinforce" and config.loss != "clip", "loss", own, config.loss),
         (method == "reinforce" and bool(config.importance), "importance", own, config.importance),
@@ -266,64 +171,71 @@ def _check(config: Config, recipe: Recipe) -> None:
         (unclipped and config.dual_clip is not None, "dual_clip", f"none beside {unclipped}", config.dual_clip),
         (config.loss == "cispo" and config.clip_low is not None, "clip_low", "none beside cispo", config.clip_low),
         (config.minibatches > answers, "minibatches", f"at most {answers}, the answers of a round", config.minibatches),
-        (method == "ppo" and config.value_rounds >= config.steps, "value_rounds", never, config.value_rounds),
+        (
+            method == "ppo" and config.critic_warmup_steps >= config.steps,
+            "critic_warmup_steps",
+            never,
+            config.critic_warmup_steps,
+        ),
     ):
         if wrong:
             raise ConfigError(f"rlhf.{name}", expected=expected, got=got)
 
 
-def _plan(config: Config, settled: Recipe) -> Plan:
+def _plan(config: Config, settled: MethodDefaults) -> Plan:
     from vita.rl.rollouts import Plan
 
-    same = {"gamma", "lam", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
+    same = {"gamma", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
     return Plan(
         **{name: getattr(config, name) for name in same},
-        prompts=settled.prompts,
-        samples=settled.samples,
+        prompts=settled.prompts_per_step,
+        samples=settled.num_generations,
         epochs=settled.epochs,
-        kl=0.0 if config.method == "grpo" else settled.kl,
+        kl=0.0 if config.method == "grpo" else settled.kl_coef,
+        lam=config.gae_lambda,
         how=settled.aggregation,
-        value_rounds=config.value_rounds if config.method == "ppo" else 0,
+        value_rounds=config.critic_warmup_steps if config.method == "ppo" else 0,
     )
 
 
-def _objective(config: Config, settled: Recipe) -> Objective:
+def _objective(config: Config, settled: MethodDefaults) -> Objective:
     from vita.train.policy_objective import Objective
 
     loss = "plain" if config.method == "reinforce" else config.loss
     return Objective(
         loss=loss,
         importance=settled.importance,
-        low=settled.low,
-        high=(config.clip_high or 5.0) if loss == "cispo" else settled.high,
+        low=settled.clip_low,
+        high=(config.clip_high or 5.0) if loss == "cispo" else settled.clip_high,
         dual=config.dual_clip,
-        kl=settled.kl if config.method == "grpo" else 0.0,
-        value_weight=config.value_weight,
+        kl=settled.kl_coef if config.method == "grpo" else 0.0,
+        value_weight=config.value_coef,
         value_clip=config.value_clip,
     )
 
 
-def _training(config: Config, settled: Recipe, *, width: int) -> Training:
+def _training(config: Config, settled: MethodDefaults, *, width: int) -> Training:
     from vita.train.optim import Optimization
-    from vita.train.trainer import Training
+    from vita.train.trainer_config import schedule_of, trainer_config
 
-    usual = scaling_rules.other_rate(width, 1)
-    rate = usual * settled.rate
-    steps = config.steps * settled.epochs * config.minibatches
-    return Training(
-        schedule=Schedule(steps=steps, name="constant", warmup=config.warmup),
+    rule = scaling_rules.other_rate(width, 1)
+    rate = rule * AUTO_SHARE if isinstance(config.learning_rate, str) else config.learning_rate
+    critic = rule * AUTO_CRITIC_SHARE if isinstance(config.critic_learning_rate, str) else config.critic_learning_rate
+    schedule = schedule_of(config, config.steps * settled.epochs * config.minibatches)
+    if config.warmup_fraction is None:
+        schedule = schedule.model_copy(update={"warmup": AUTO_WARMUP_STEPS})
+    return trainer_config(
+        config.model_copy(update={"compile": "no"}),  # answers differ in length from round to round
+        schedule=schedule,
         optimization=Optimization(
             matrices="adamw",
             matrix_rate=rate,
             embedding_rate=rate,
             head_rate=rate,
             scalar_rate=rate,
-            critic_rate=usual * config.critic_rate,
+            critic_rate=critic,
             epsilon=1e-8,
         ),
-        micro_tokens=config.micro_tokens,
-        precision=config.precision,
-        compiled="no",  # answers differ in length from round to round
         outliers=False,
     )
 
@@ -342,8 +254,8 @@ def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judge
         return Rewards.open(choices, where=f"rlhf.{name}", model=scorer, world=world)
 
     rewards = opened(config.rewards, "rewards")
-    final = opened(config.judged_by, "judged_by") if config.judged_by else rewards
-    return rewards, Judges(final, opened([config.right], "right") if config.right else None)
+    final = opened(config.eval_rewards, "eval_rewards") if config.eval_rewards else rewards
+    return rewards, Judges(final, opened([config.correctness], "correctness") if config.correctness else None)
 
 
 def _reward_model(reward: Reward, device: str) -> Any:
@@ -371,7 +283,7 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
         hint = f"dropped: {counts.causes()}" if counts.dropped else None
         raise DataError("rlhf", expected=f"3 prompts or more of at most {room} tokens", got=len(kept), hint=hint)
     Random(f"{config.seed}/held out").shuffle(kept)
-    count = min(config.held_out, len(kept) // 3)
+    count = min(config.eval_prompts, len(kept) // 3)
     counts.learned, counts.heldout = len(kept) - count, count
     if engine.template:
         for prompt in kept:
@@ -411,7 +323,6 @@ def _facts(
         "rounds": config.steps,
         "prompts": len(asked),
         "held_out": len(aside),
-        "left_out": learnt.left_out,
         **{name: value for name, value in figures.items() if value is not None},
         **{f"shift/{name}": value for name, value in found.facts().items()},
     }
@@ -448,24 +359,12 @@ PICTURES = (
 )
 
 
-def _written(
-    config: Config,
-    inputs: Inputs,
-    source: ModelFiles,
-    context: Context,
-    final: Transformer,
-    learnt: Learnt,
-    found: Shift,
-    facts: Mapping[str, Any],
-    training: Training,
-) -> Path:
-    from vita.nn import hf
-
-    folder = context.draft_folder()
-    hf.save_successor(final, folder, source=source, steps=learnt.steps)
+def _written(config: Config, inputs: Inputs, trained: TrainedModel, found: Shift, facts: Mapping[str, Any]) -> Path:
+    folder, learnt = trained.save(), trained.learnt
     settings = {
         **config.model_dump(mode="json", exclude={"sources", "checkpoint_seconds"}),
-        "matrix_rate": training.optimization.matrix_rate,
+        "learning_rate": facts["learning_rate"],
+        "critic_learning_rate": trained.run.training.optimization.critic_rate,
     }
     lead = (
         f"{config.method} on {facts['prompts']:,} prompts, {config.steps:,} rounds. The loss itself says little here."

@@ -7,7 +7,6 @@ dialogue, here as in testing and serving.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -24,16 +23,16 @@ from vita.data.tokens.packing import Packed, Packing
 from vita.data.tokens.replay import pretraining, replayed_rows
 from vita.data.tokens.row_counts import Counts, counts_in
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.data.tokens.tuning_examples import TuningSettings, read_dialogues
+from vita.data.tokens.tuning_examples import TuningSettings as ExampleSettings
+from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import last, write_learning
-from vita.spine.config import Settings, neutral
-from vita.spine.errors import ConfigError, DataError
+from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.train.choices import PrecisionChoice
-from vita.train.schedule import Schedule
+from vita.stages.training import TrainingRun, row_length
+from vita.train.settings import Count, Fraction, Rate, TuningSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,29 +43,20 @@ VERSION = 7
 PARALLEL = True
 """All processes carry it out together."""
 
+AUTO_SHARE = 0.2
+"""The learning rate `auto`, as a share of those that pretraining uses."""
 HELDOUT_ROWS = 64
 """Held-out rows that are read at each look."""
 
 
-class Config(Settings):
-    """Which dialogues are shown, and how insistently."""
+class Config(TuningSettings):
+    """The dialogues and the settings of fine-tuning."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Where the dialogues come from; the format of each file is told from its first row."""
-    epochs: float = Field(2.0, gt=0)
-    """Passes over the dialogues."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of `epochs`."""
-    rate: float = Field(0.2, gt=0)
-    """Learning rates: of the matrices as a share of Muon's in pretraining, of all else as that share of the norms'."""
-    rows: int = Field(8, ge=1)
-    """Packed rows that a step learns from."""
-    schedule: str = "linear"
-    """The learning rate's course: linear, cosine, warmup_stable_decay or constant."""
-    warmup: float = Field(0.05, ge=0, lt=1)
-    """The part of the steps over which the rates rise."""
-    held_out: float = Field(0.05, ge=0, lt=1)
-    """The share of the dialogues that is kept back, to see whether what is learnt holds for others."""
+    epochs: Rate = 2.0
+    batch_size: Count = 8  # pyright: ignore[reportIncompatibleVariableOverride]
+    warmup_fraction: Fraction = 0.05  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
     """Tokens in a row; without it as many as the model reads at once."""
     on_long: Literal["truncate", "drop"] = "truncate"
@@ -75,20 +65,6 @@ class Config(Settings):
     """Whether whole dialogues share rows, kept apart by a mask; without it each has a row of its own."""
     replay: float = Field(0.0, ge=0, lt=1)
     """The share of rows that are text of the pretraining instead, so that the model does not forget its texts."""
-    seed: int = 0
-    """Another seed shows the dialogues in another order and holds out others."""
-    looks: int = Field(4, ge=1)
-    """How many times the held-out loss is taken on the way."""
-    micro_tokens: int = Field(16384, ge=1)
-    """Tokens that go through the model at once; fewer need less memory and give the same result."""
-    precision: PrecisionChoice = "auto"
-    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
-    compiled: Literal["auto", "yes", "no"] = "auto"
-    """Whether the model is compiled; auto does so when the whole run is long enough to pay for it."""
-    allow_no_improvement: bool = neutral(False)
-    """Keep the model also when the run shows no improvement; the report then says so."""
-    checkpoint_seconds: float = neutral(30.0, ge=0)
-    """Time between checkpoints: how much work a crash costs."""
 
 
 @dataclass(frozen=True)
@@ -100,67 +76,48 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
-    from vita.nn import hf
-    from vita.train.loop import Look, train
     from vita.train.losses import language_modelling
-    from vita.train.parallel import joined
     from vita.train.stops import save_stops
-    from vita.train.trainer import Trainer
-    from vita.train.validation import RunCheck, fingerprint, loss_evidence
+    from vita.train.validation import loss_evidence
 
     pretrained = Pretrained.load(inputs.model.path)
-    model, before = pretrained.model, fingerprint(pretrained.model)
-    shape = model.architecture
-    length = config.max_length or shape.context
-    if length > shape.context:
-        raise ConfigError("sft.max_length", expected=f"at most {shape.context}, the model's context", got=length)
+    shape = pretrained.model.architecture
+    length = row_length(config.max_length, shape, where="sft.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.template or ChatTemplate.default()
-    replayed = replayed_rows(config.replay, rows=config.rows, where="sft")
+    replayed = replayed_rows(config.replay, rows=config.batch_size, where="sft")
     text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
     shown = _shown(config, tokenizer, template, context, length=length)
     training = _training(config, len(shown.learnt.rows), replayed, width=shape.width, length=length)
     steps = training.schedule.steps
+    run = TrainingRun(
+        "sft",
+        config,
+        context,
+        source=pretrained.files,
+        model=pretrained.model,
+        training=training,
+        row_length=length,
+    )
 
-    with joined(context.machine) as world:
+    with run.trainer(language_modelling, tokens_per_step=config.batch_size * length) as trainer:
+        world = trainer.world
         replay = Loader(text, context=length - 1, rows=replayed, seed=config.seed) if replayed and text else None
         batches = _Batches(config, shown.learnt, replay, rank=world.rank, size=world.size)
-        trainer = Trainer(
-            model,
-            language_modelling,
-            training,
-            world=world,
-            threads=context.machine.threads,
-            flops=float(shape.flops_per_token(length)) * config.rows * length * steps,
-        )
         heldout = _HeldOut.of(shown.heldout, rank=world.rank, size=world.size)
-        looks = [Look(max(1, steps // config.looks), heldout.look, at_start=True)] if heldout else []
-        learnt = train(
-            trainer,
-            batches,
-            folder=context.scratch,
-            emit=context.emit,
-            looks=looks,
-            tokens_per_step=config.rows * length,
-            flops_per_token=shape.flops_per_token(length),
-            checkpoint_seconds=config.checkpoint_seconds,
-        )
-        trained = trainer.trained()
-        hf.round_like(trained, pretrained.files)
-    context.record |= learnt.record
+        evaluate = heldout.look if heldout else None
+        trained = run.train(trainer, batches, evaluate=evaluate, tokens_per_step=config.batch_size * length)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
-    check = RunCheck("sft", learnt, trained, before, context.scratch, config.allow_no_improvement)
-    check.health()
-    improvement = check.improvement(loss_evidence(learnt))
+    trained.health()
+    learnt, shared = trained.learnt, trained.facts(loss_evidence(trained.learnt))
     begun = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
     after = {name: last(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
-    found = {"steps": steps, **shown.facts(), **begun, **after, "left_out": learnt.left_out, **improvement}
+    found = {"steps": steps, **shown.facts(), **begun, **after, **shared}
     facts = {"chat": True, **{name: value for name, value in found.items() if value is not None}}
     if heldout:
         context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**begun, **after}))
-    folder = context.draft_folder()
-    hf.save_successor(trained, folder, source=pretrained.files, steps=steps, tokens=batches.packing.targets)
+    folder = trained.save(tokens=batches.packing.targets)
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
     settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
@@ -204,7 +161,7 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
     counts = Counts("dialogues", length)
     for source in config.sources:
         context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
-    settings = TuningSettings(length, config.on_long, config.held_out, config.seed)
+    settings = ExampleSettings(length, config.on_long, config.eval_fraction, config.seed)
     for number, dialogue in enumerate(read_dialogues(config.sources, tokenizer, template, settings)):
         if number % 500 == 0:
             context.emit("progress", done=number, total=None, unit="dialogues")
@@ -261,25 +218,18 @@ def _format(source: Source) -> str:
 
 
 def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> Training:
-    """An epoch passes over the `rows` of dialogues, of which a step holds what `replay` leaves."""
+    """The trainer's configuration; an epoch is a pass over `rows` dialogue rows, `replayed` rows of a step are text."""
     from vita.train.optim import Optimization
-    from vita.train.trainer import Training
+    from vita.train.trainer_config import scaled, schedule_of, steps_of, trainer_config
 
-    steps = config.steps or max(1, math.ceil(config.epochs * rows / (config.rows - replayed)))
-    batch = config.rows * length
-    other = scaling_rules.other_rate(width, batch) * config.rate
-    return Training(
-        schedule=Schedule(steps=steps, name=config.schedule, warmup=round(config.warmup * steps)),
-        optimization=Optimization(
-            matrix_rate=scaling_rules.matrix_rate(batch) * config.rate,
-            embedding_rate=other,
-            head_rate=other,
-            scalar_rate=other,
-        ),
-        micro_tokens=config.micro_tokens,
-        precision=config.precision,
-        compiled=config.compiled,
-    )
+    own = config.batch_size - replayed
+    steps = steps_of(steps=config.steps, epochs=config.epochs, examples=rows, batch_size=own)
+    batch = config.batch_size * length
+    other = scaling_rules.other_rate(width, batch)
+    matrices = scaling_rules.matrix_rate(batch)
+    rule = Optimization(matrix_rate=matrices, embedding_rate=other, head_rate=other, scalar_rate=other)
+    optimization = scaled(rule, config.learning_rate, auto_share=AUTO_SHARE)
+    return trainer_config(config, schedule=schedule_of(config, steps), optimization=optimization)
 
 
 class _Batches:
@@ -287,7 +237,7 @@ class _Batches:
 
     def __init__(self, config: Config, packing: Packing, replay: Loader | None, *, rank: int, size: int) -> None:
         self.packing, self.replay, self.seed = packing, replay, config.seed
-        self.rows = config.rows - (replay.rows if replay else 0)
+        self.rows = config.batch_size - (replay.rows if replay else 0)
         self.place = {"rank": rank, "world_size": size}
 
     def __call__(self, step: int) -> Work:

@@ -23,14 +23,12 @@ from torch import Tensor
 from vita.data.tokens.preference_pairs import PairRows
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError, TrainingError
-from vita.train.choices import PrecisionChoice
 from vita.train.losses import Tensors
-from vita.train.optim import Optimization
 from vita.train.parallel import World
 from vita.train.policy_losses import chosen as of_chosen_tokens
-from vita.train.preference_losses import PREFERENCE_LOSSES, READ_BY, Answers, Knobs, bradley_terry, drift, kto
-from vita.train.schedule import Schedule
-from vita.train.trainer import Trainer, Training, Work
+from vita.train.preference_losses import PREFERENCE_LOSSES, READ_BY, Answers, bradley_terry, drift, kto
+from vita.train.settings import PreferenceLossConfig
+from vita.train.trainer import Trainer, Work
 
 # B rows, T position, P pairs
 
@@ -63,7 +61,7 @@ class LearnsPairs:
     """Weighted losses of the table, over pairs of a better and a worse answer."""
 
     terms: Mapping[str, float]
-    knobs: Knobs
+    knobs: PreferenceLossConfig
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         policy, reference, tokens = both(model, tensors), tensors["reference"], tensors["tokens"]
@@ -96,7 +94,7 @@ class LearnsVerdicts:
     """KTO, perhaps with the SFT term of the good answers, over answers that somebody rated."""
 
     terms: Mapping[str, float]
-    knobs: Knobs
+    knobs: PreferenceLossConfig
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         ids, learn, good = tensors["ids"][:, 0], tensors["learn"][:, 0], tensors["good"]
@@ -119,20 +117,20 @@ class LearnsVerdicts:
 
     def expected(self) -> dict[str, float]:
         """What the first step must tell where both verdicts weigh the same."""
-        same = self.knobs.desirable == self.knobs.undesirable
-        return {"drift": 0.0, **({"loss/kto": 0.5 * self.knobs.desirable} if same else {})}
+        same = self.knobs.desirable_weight == self.knobs.undesirable_weight
+        return {"drift": 0.0, **({"loss/kto": 0.5 * self.knobs.desirable_weight} if same else {})}
 
 
 PairLearning = LearnsPairs | LearnsVerdicts
 
 
-def learning(terms: Mapping[str, float], knobs: Knobs, *, where: str) -> PairLearning:
+def learning(terms: Mapping[str, float], knobs: PreferenceLossConfig, *, where: str) -> PairLearning:
     """The loss that these weighted names ask for; `kto` is of single answers, all others are of pairs."""
     wanted = {name: weight for name, weight in terms.items() if weight}
     if not wanted:
         raise ConfigError(where, "names no loss", hint="the usual one is {sigmoid: 1, sft: 1}")
     for knob, losses in READ_BY.items():
-        if getattr(knobs, knob) != Knobs.model_fields[knob].default and losses.isdisjoint(wanted):
+        if getattr(knobs, knob) != PreferenceLossConfig.model_fields[knob].default and losses.isdisjoint(wanted):
             hint = f"only {' and '.join(sorted(losses))} would use it"
             raise ConfigError(where, f"`{knob}` is set, and none of {', '.join(sorted(wanted))} reads it", hint=hint)
     if "kto" not in wanted:
@@ -178,32 +176,7 @@ def both_scores(model: Transformer, tensors: Tensors) -> Float[Tensor, "P 2"]:
     return scores(tensors["ids"].flatten(0, 1), tensors["last"].flatten()).unflatten(0, (-1, 2))
 
 
-# -- how, and in which batches
-
-
-def preference_training(
-    *,
-    pairs: int,
-    rows: int,
-    epochs: float,
-    steps: int | None,
-    rate: float,
-    schedule: str,
-    warmup: float,
-    micro_tokens: int,
-    precision: PrecisionChoice,
-) -> Training:
-    """AdamW at one `rate` for everything, over `epochs` passes in steps of `rows` pairs, or over `steps`."""
-    count = steps or max(1, math.ceil(epochs * pairs / rows))
-    rates = {f"{part}_rate": rate for part in ("matrix", "embedding", "head", "scalar")}
-    return Training(
-        schedule=Schedule(steps=count, name=schedule, warmup=round(warmup * count)),
-        optimization=Optimization.model_validate({"matrices": "adamw", **rates}),
-        micro_tokens=micro_tokens,
-        precision=precision,
-        compiled="no",  # rows are as wide as a step's longest pair, and only answers meet the head
-        outliers=False,
-    )
+# -- batches
 
 
 class PairBatches:

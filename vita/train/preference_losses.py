@@ -1,6 +1,6 @@
 """What preferences ask of a model: pure losses on the log-probabilities of whole answers, one value for each pair.
 
-    dpo(Answers(policy, reference, tokens), Answers(...), Knobs(beta=0.1))
+    dpo(Answers(policy, reference, tokens), Answers(...), PreferenceLossConfig(beta=0.1))
     PREFERENCE_LOSSES["sigmoid"].of(chosen, rejected, knobs)         # the same by name
     bradley_terry(chosen, rejected, margin=margins, centering=0.01)  # of a reward model's scores
 
@@ -18,38 +18,22 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from vita.spine.config import Settings
 from vita.spine.parts import Parts
+from vita.train.settings import PreferenceLossConfig
 
 # B pairs (or single answers, for kto)
 
 
-class Knobs(Settings):
-    """What the losses can be turned by; each says which of these it reads."""
-
-    beta: float = Field(default=0.1, gt=0)
-    """How dear it is to leave the reference: a larger one stays nearer to it."""
-    smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """The share of pairs that are thought to be the wrong way round (cdpo, robust)."""
-    gamma: float = Field(default=0.5, ge=0)
-    """By how much simpo wants the chosen answer ahead, after beta."""
-    desirable: float = Field(default=1.0, ge=0)
-    """Weight of good answers (kto)."""
-    undesirable: float = Field(default=1.0, ge=0)
-    """Weight of bad answers (kto)."""
-
-
 READ_BY: Mapping[str, frozenset[str]] = {
-    "smoothing": frozenset({"cdpo", "robust"}),
-    "gamma": frozenset({"simpo"}),
-    "desirable": frozenset({"kto"}),
-    "undesirable": frozenset({"kto"}),
+    "label_smoothing": frozenset({"cdpo", "robust"}),
+    "simpo_gamma": frozenset({"simpo"}),
+    "desirable_weight": frozenset({"kto"}),
+    "undesirable_weight": frozenset({"kto"}),
 }
-"""Knobs that only some losses read, and which."""
+"""Coefficients that only some losses read, with the names of these losses."""
 
 
 class Answers(NamedTuple):
@@ -75,7 +59,7 @@ class Answers(NamedTuple):
         return self.policy / self.tokens
 
 
-PairLoss = Callable[[Answers, Answers, Knobs], Float[Tensor, "B"]]
+PairLoss = Callable[[Answers, Answers, PreferenceLossConfig], Float[Tensor, "B"]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +69,7 @@ class Entry:
     of: PairLoss
     reference: bool
 
-    def at_start(self, knobs: Knobs) -> float:
+    def at_start(self, knobs: PreferenceLossConfig) -> float:
         """The loss of a model that still is its reference."""
         still = Answers(*(torch.full((1,), value) for value in (-1.0, -1.0, 1.0)))
         return self.of(still, still, knobs).item()
@@ -108,57 +92,57 @@ def preference_loss(name: str, *, reference: bool = True) -> Callable[[PairLoss]
 
 
 @preference_loss("sigmoid")
-def dpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def dpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (c - r)) (Rafailov et al. 2023, eq. 7)."""
     return -logsigmoid(knobs.beta * _ahead(chosen, rejected))
 
 
 @preference_loss("sigmoid_norm")
-def dpo_norm(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def dpo_norm(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (c / n_c - r / n_r)): by the token, so that length does not count; wants a beta of about 5."""
     return -logsigmoid(knobs.beta * _ahead_per_token(chosen, rejected))
 
 
 @preference_loss("cdpo")
-def cdpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def cdpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-(1 - e) ln sigmoid(d) - e ln sigmoid(-d), d = beta (c - r): labels wrong with chance e (Mitchell 2023)."""
-    ahead, wrong = knobs.beta * _ahead(chosen, rejected), knobs.smoothing
+    ahead, wrong = knobs.beta * _ahead(chosen, rejected), knobs.label_smoothing
     return -(1 - wrong) * logsigmoid(ahead) - wrong * logsigmoid(-ahead)
 
 
 @preference_loss("robust")
-def robust(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def robust(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """What dpo would be without the wrong labels, in expectation (Chowdhury et al. 2024, eq. 12)."""
-    ahead, wrong = knobs.beta * _ahead(chosen, rejected), knobs.smoothing
+    ahead, wrong = knobs.beta * _ahead(chosen, rejected), knobs.label_smoothing
     return (-(1 - wrong) * logsigmoid(ahead) + wrong * logsigmoid(-ahead)) / (1 - 2 * wrong)
 
 
 @preference_loss("ipo")
-def ipo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def ipo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """(c - r - 1 / (2 beta))^2 of whole answers, as in the paper (Azar et al. 2023, eq. 17)."""
     return (_ahead(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
 
 
 @preference_loss("ipo_norm")
-def ipo_norm(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def ipo_norm(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """The same by the token, which others call ipo: it asks for 1 / (2 beta) nats a *token*; beta of 1 and more."""
     return (_ahead_per_token(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
 
 
 @preference_loss("hinge")
-def hinge(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def hinge(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """max(0, 1 - beta (c - r)) (Zhao et al. 2023, SLiC; Liu et al. 2024, RSO)."""
     return relu(1 - knobs.beta * _ahead(chosen, rejected))
 
 
 @preference_loss("apo_zero")
-def apo_zero(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def apo_zero(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """1 - sigmoid(beta c) + sigmoid(beta r): chosen up, rejected down (D'Oosterlinck et al. 2024)."""
     return 1 - torch.sigmoid(knobs.beta * chosen.gained) + torch.sigmoid(knobs.beta * rejected.gained)
 
 
 @preference_loss("nca_pair")
-def nca_pair(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def nca_pair(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta c) - ln sigmoid(-beta c) / 2 - ln sigmoid(-beta r) / 2 (Chen et al. 2024, NCA)."""
     better, worse = knobs.beta * chosen.gained, knobs.beta * rejected.gained
     return -logsigmoid(better) - 0.5 * logsigmoid(-better) - 0.5 * logsigmoid(-worse)
@@ -168,7 +152,7 @@ def nca_pair(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, 
 
 
 @preference_loss("sft", reference=False)
-def sft(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def sft(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """The chosen answer's own loss; over a step its mean is -sum(log-probabilities) / sum(tokens).
 
     Beside dpo it keeps the chosen answers likely, which dpo alone does not (Pang et al. 2024, RPO).
@@ -178,7 +162,7 @@ def sft(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
 
 
 @preference_loss("orpo", reference=False)
-def orpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def orpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-beta ln sigmoid(ln odds of chosen - ln odds of rejected), by mean log-probabilities (Hong et al. 2024, eq. 7).
 
     The paper's whole loss is this and `sft`, each with weight 1.
@@ -188,13 +172,13 @@ def orpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]
 
 
 @preference_loss("simpo", reference=False)
-def simpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def simpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (mean_c - mean_r) - gamma) (Meng et al. 2024, eq. 6); wants a beta of 2 or more."""
-    return -logsigmoid(knobs.beta * (chosen.per_token - rejected.per_token) - knobs.gamma)
+    return -logsigmoid(knobs.beta * (chosen.per_token - rejected.per_token) - knobs.simpo_gamma)
 
 
 @preference_loss("cpo", reference=False)
-def cpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
+def cpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (sum_c - sum_r)), dpo with a uniform reference (Xu et al. 2024, eq. 4); goes with `sft`."""
     return -logsigmoid(knobs.beta * (chosen.policy - rejected.policy))
 
@@ -203,7 +187,11 @@ def cpo(chosen: Answers, rejected: Answers, knobs: Knobs) -> Float[Tensor, "B"]:
 
 
 def kto(
-    answers: Answers, good: Bool[Tensor, "B"], *, drift: Float[Tensor, "B"] | Float[Tensor, ""], knobs: Knobs
+    answers: Answers,
+    good: Bool[Tensor, "B"],
+    *,
+    drift: Float[Tensor, "B"] | Float[Tensor, ""],
+    knobs: PreferenceLossConfig,
 ) -> Float[Tensor, "B"]:
     """1 - sigmoid(beta (x - z)) of good answers, 1 - sigmoid(beta (z - x)) of bad ones (Ethayarajh et al. 2024, eq. 8).
 
@@ -211,7 +199,7 @@ def kto(
     """
     ahead = knobs.beta * (answers.gained - drift)
     lost = 1 - torch.sigmoid(torch.where(good, ahead, -ahead))
-    return torch.where(good, knobs.desirable, knobs.undesirable) * lost
+    return torch.where(good, knobs.desirable_weight, knobs.undesirable_weight) * lost
 
 
 def drift(mismatched: Float[Tensor, "B"]) -> Float[Tensor, ""]:

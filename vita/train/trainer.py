@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -23,36 +23,27 @@ from torch import Tensor, nn
 
 from vita.nn.blocked import blocked
 from vita.nn.transformer import SelfAttention, Transformer
-from vita.spine.config import Settings
 from vita.spine.errors import ConfigError
-from vita.train.choices import PrecisionChoice
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
 from vita.train.optim import Optimization, Optimizer, part_of
 from vita.train.parallel import World, like, whole
-from vita.train.pieces import MICRO_TOKENS, rows_at_once
+from vita.train.pieces import rows_at_once
 from vita.train.schedule import Schedule, share
+from vita.train.settings import StepSettings
 from vita.train.step_filter import Guard
 
 COMPILING_PAYS = {"cpu": 2e13, "cuda": 1e16}
 """Operations of a whole run from which on compiling takes less time than it saves: half a minute's work or so."""
 
 
-class Training(Settings):
-    """How a model is trained, whatever the loss."""
+class Training(StepSettings):
+    """The configuration of a trainer, whatever the loss."""
 
     schedule: Schedule
     """Steps, and how the learning rate goes over them."""
     optimization: Optimization = Field(default_factory=Optimization)
     """Rules and rates."""
-    clip: float = Field(default=1.0, gt=0)
-    """Gradients longer than this, over all parameters together, are scaled down to it."""
-    micro_tokens: int = Field(default=MICRO_TOKENS, ge=1)
-    """Tokens that go through the model at once; a step of more is done in pieces, with the same result."""
-    precision: PrecisionChoice = "auto"
-    """What matrices are multiplied in: bfloat16, float32, or auto: bfloat16 where the device is fast at it."""
-    compiled: Literal["auto", "yes", "no"] = "auto"
-    """Whether the model is compiled: auto does so when the whole run is long enough to pay for it."""
     patience: int = Field(default=20, ge=1)
     """Steps in a row without a usable loss or gradient after which training gives up."""
     outliers: bool = True
@@ -137,8 +128,9 @@ class Trainer:
         norm = whole(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])).item()
         left_out = self._judge(work, loss, norm)
         if left_out is None:
-            if norm > self.training.clip:
-                torch.nn.utils.clip_grads_with_norm_(self.named.values(), self.training.clip, torch.tensor(norm))
+            longest = self.training.max_grad_norm
+            if norm > longest:
+                torch.nn.utils.clip_grads_with_norm_(self.named.values(), longest, torch.tensor(norm))
             self.optimizer.step(share=part)
             self._round()
         self.done += 1
@@ -234,10 +226,10 @@ class Trainer:
             copied.grad = None
 
     def _pieces(self, tensors: Tensors) -> Iterator[Tensors]:
-        """Micro-batches of equal numbers of rows, as few as `micro_tokens` allows."""
+        """Micro-batches of equal numbers of rows, as few as `micro_batch_tokens` allows."""
         rows, *inner, width = tensors["ids"].shape
         tokens_per_row = math.prod(inner) * (width - 1)
-        size = rows_at_once(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_tokens)
+        size = rows_at_once(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_batch_tokens)
         moved = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):
             yield {name: tensor[start : start + size] for name, tensor in moved.items()}
@@ -251,14 +243,14 @@ class Trainer:
             copied.copy_(master)
 
     def _compiles(self, flops: float) -> bool:
-        if self.training.compiled == "no" or self.world.size > 1:
+        if self.training.compile == "no" or self.world.size > 1:
             return False
         device = torch.device(self.world.device).type
         pays = flops >= COMPILING_PAYS.get(device, float("inf"))
-        if self.training.compiled == "yes":
+        if self.training.compile == "yes":
             if not _can_compile(self.world.device):
-                hint = "install a C++ compiler and Python's headers, or set `compiled: no`"
-                raise ConfigError("compiled", "this machine cannot compile", hint=hint)
+                hint = "install a C++ compiler and Python's headers, or set `compile: no`"
+                raise ConfigError("compile", "this machine cannot compile", hint=hint)
             return True
         return pays and _can_compile(self.world.device)
 
