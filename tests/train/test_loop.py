@@ -153,7 +153,7 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
 
 def test_progress_and_metrics_are_told(tmp_path):
     events: list[tuple[str, dict]] = []
-    training = Training(schedule=Schedule(steps=30), precision="float32", compiled="no")
+    training = Training(schedule=Schedule(steps=30), precision="float32", compile="no")
     trainer = Trainer(tiny_model(), language_modelling, training, threads=1)
     train(
         trainer, batch, folder=tmp_path, emit=lambda event, **fields: events.append((event, fields)),
