@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from vita.data.sources.read import Source
-from vita.data.tokens.domain_corpus import Domain, sample_of
+from vita.data.tokens.domain_corpus import Domain, sample_documents
 from vita.data.tokens.loader import Loader
 from vita.data.tokens.replay import pretraining, replayed_rows
 from vita.data.tokens.shards import Shards
@@ -84,9 +84,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     original = pretrained.copy() if context.machine.leads else None  # the weights before, compared at the end
     old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
     domain = _read(config, tokenizer, context)
-    rows = config.batch_size or _rows(config, domain.learnt.tokens, length)
+    rows = config.batch_size or _rows(config, domain.train.tokens, length)
     replayed = replayed_rows(config.replay, rows=rows, where="adapt")
-    training = _training(config, domain.learnt.tokens, rows=rows, own=rows - replayed, length=length, width=shape.width)
+    training = _training(config, domain.train.tokens, rows=rows, own=rows - replayed, length=length, width=shape.width)
     steps = training.schedule.steps
     run = TrainingRun(
         "adapt",
@@ -102,7 +102,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         world = trainer.world
         masked = is_masked(config.document_mask, world.device)
         parts = {"own": rows - replayed, "replayed": replayed}
-        batch = _Batches(config, domain.learnt, old, **parts, length=length, masked=masked, world=world)
+        batch = _Batches(config, domain.train, old, **parts, length=length, masked=masked, world=world)
         texts = {"domain": domain.heldout, "general": _general(inputs)}
         heldout = {
             name: HeldOut.read(
@@ -131,7 +131,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "steps": steps,
         "tokens": steps * rows * length,
         "replayed": round(replayed / rows, 4),
-        "documents": domain.learnt.documents,
+        "documents": domain.train.documents,
         "heldout_documents": domain.heldout.documents,
         **{f"dropped_{reason}": count for reason, count in sorted(domain.dropped.items())},
         "epochs": round(steps / batch.own.steps_per_epoch, 3),
@@ -156,7 +156,7 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
         seed=config.seed,
         tell=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
     )
-    learnt, heldout = domain.learnt, domain.heldout
+    learnt, heldout = domain.train, domain.heldout
     told = f"{learnt.documents:,} documents, {learnt.tokens:,} tokens; {heldout.documents:,} held out"
     context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(domain.dropped.items())))
     return domain
@@ -245,8 +245,8 @@ def _measured(
     from vita.infer.engine import Engine
 
     old, tokenizer, device = _general(inputs), original.tokenizer, context.machine.device
-    general = sample_of(old, tokenizer, size=config.documents, seed=config.seed) if old else []
-    texts = {"domain": domain.kept, "general": general}
+    general = sample_documents(old, tokenizer, size=config.documents, seed=config.seed) if old else []
+    texts = {"domain": domain.samples, "general": general}
     scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, own in texts.items() if own}
     for engine in (Engine.of(original, device=device), Engine.open(folder, device=device)):
         for name in scores:

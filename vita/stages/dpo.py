@@ -21,7 +21,7 @@ from vita.data.sources.prompts import Prompt, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
-from vita.data.tokens.preference_pairs import Found, OnLong, PairRows, TokenPair, asked_of, read_pairs, read_ratings
+from vita.data.tokens.preference_pairs import Found, OnLong, PairRows, TokenPair, pair_sources, read_pairs, read_ratings
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
@@ -127,7 +127,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         original = pretrained.copy() if context.machine.leads else None
     training = preference_training(
         config,
-        pairs=len(found.learnt),
+        pairs=len(found.train),
         auto=scaling_rules.preference_rate(shape.parameters()),
     )
     run = TrainingRun(
@@ -142,7 +142,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     with run.trainer(learn) as trainer:
         world = trainer.world
-        everything = PairRows([*found.learnt, *found.heldout], pad=tokenizer.pad, context=shape.context)
+        everything = PairRows([*found.train, *found.heldout], pad=tokenizer.pad, context=shape.context)
         context.emit("note", text=f"takes the reference log-probabilities of {counted(len(everything), 'pair')}")
         before = reference_of(
             trainer,
@@ -150,9 +150,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             keep=context.scratch / "reference.safetensors",
             tell=lambda done: context.emit("progress", done=done, total=len(everything), unit="pairs"),
         )
-        count = len(found.learnt)
+        count = len(found.train)
         rows, aside = (
-            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.learnt, found.heldout)
+            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
         )
         batches = PairBatches(rows, before[:count], size=config.batch_size, seed=config.seed, world=world)
         heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
@@ -205,7 +205,7 @@ def _read(
 
     read, kind = (read_pairs, "pairs") if isinstance(learn, LearnsPairs) else (read_ratings, "answers with a verdict")
     found = read(
-        asked_of(config.sources, inputs.preferences and inputs.preferences.path, where="dpo"),
+        pair_sources(config.sources, inputs.preferences and inputs.preferences.path, where="dpo"),
         tokenizer,
         template,
         length=length,
@@ -216,7 +216,7 @@ def _read(
         tell=lambda count: context.emit("progress", done=count, total=None, unit=kind) if count % 200 == 1 else None,
     )
     found.counts.report(context.emit, where="dpo")
-    for name, answer in zip(_names(found.learnt[0], learn), found.learnt[0].answers, strict=True):
+    for name, answer in zip(_names(found.train[0], learn), found.train[0].answers, strict=True):
         context.emit("note", text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}")
     return found
 

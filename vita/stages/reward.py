@@ -16,7 +16,7 @@ from pydantic import Field
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
-from vita.data.tokens.preference_pairs import Found, PairRows, asked_of, read_pairs
+from vita.data.tokens.preference_pairs import Found, PairRows, pair_sources, read_pairs
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
@@ -92,7 +92,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     model = RewardTransformer.of(pretrained.model, start=config.head, seed=config.seed)
     training = preference_training(
         config,
-        pairs=len(found.learnt),
+        pairs=len(found.train),
         auto=scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE,
     )
     run = TrainingRun(
@@ -102,7 +102,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     with run.trainer(LearnsScores(config.centering)) as trainer:
         world = trainer.world
         rows, aside = (
-            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.learnt, found.heldout)
+            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
         )
         none = torch.zeros(max(len(rows), len(aside)), 2)
         batches = PairBatches(rows, none, size=config.batch_size, seed=config.seed, world=world)
@@ -147,7 +147,7 @@ def _read(
 ) -> Found:
     """All pairs in tokens, with what a person should know of them told."""
     found = read_pairs(
-        asked_of(config.sources, inputs.preferences and inputs.preferences.path, where="reward"),
+        pair_sources(config.sources, inputs.preferences and inputs.preferences.path, where="reward"),
         tokenizer,
         template,
         length=length,
@@ -158,7 +158,7 @@ def _read(
     )
     found.counts.truncates = False
     found.counts.report(context.emit, where="reward")
-    for name, answer in zip(("better", "worse"), found.learnt[0].answers, strict=True):
+    for name, answer in zip(("better", "worse"), found.train[0].answers, strict=True):
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
         context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
     return found
@@ -176,7 +176,7 @@ def _evidence(config: Config, figures: Mapping[str, Mapping[str, Interval]], fou
         accuracy.low,
         items=prompts,
         seen=seen,
-        available=len(found.learnt),
+        available=len(found.train),
         control=config.shuffle_labels,
     )
 

@@ -35,7 +35,7 @@ def test_a_dialogue_shows_what_is_learnt_and_what_is_cut(folder: Path, tmp_path:
     assert "«learnt»" in legend.plain
     assert "dialogue" in heading.plain and heading.plain.endswith("26 tokens, 4 learnt")
     assert text.plain.endswith("t│⏎\n«y│o│\\t│<|im_end|>»⏎\n")
-    learnt = [text.plain[span.start : span.end] for span in text.spans if span.style == inspect.LEARNT]
+    learnt = [text.plain[span.start : span.end] for span in text.spans if span.style == inspect.LEARNED]
     assert learnt == ["«", "y", "o", "\\t", "»"]
     _, heading, text = inspect.examples(
         tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1, reading=inspect.Reading(length=24)

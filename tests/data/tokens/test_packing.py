@@ -72,11 +72,11 @@ def test_what_is_too_long_keeps_its_beginning_or_is_dropped_and_counted() -> Non
     given = [dialogue(4), dialogue(8, learn=7), dialogue(8), dialogue(3, learn=0)]
     kept = Packing(given, context=5, pad=0)
     assert (kept.truncated, kept.dropped) == (1, {"cut_before_answer": 1, "no_target": 1})
-    assert kept.kept == [0, 1] and kept.dialogues == 2
+    assert kept.used == [0, 1] and kept.dialogues == 2
     assert kept.take([0]).ids[0].tolist() == [100, 101, 102, 103, 104], "the third has no target left"
     dropped = Packing(given, context=5, pad=0, too_long="drop")
     assert (dropped.truncated, dropped.dropped) == (0, {"too_long": 2, "no_target": 1})
-    assert dropped.kept == [0]
+    assert dropped.used == [0]
 
 
 def test_nothing_left_to_learn_from_is_refused_with_the_counts() -> None:

@@ -183,10 +183,10 @@ def test_spans_say_which_characters_a_token_stands_for(tokenizer: Tokenizer) -> 
     for text in _varied():
         spans = tokenizer.spans(text)
         offsets = tokenizer._plain.encode(text, add_special_tokens=False).offsets
-        assert list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)) == offsets
+        assert list(zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)) == offsets
         spans = tokenizer.template_spans(text)
         offsets = tokenizer._engine.encode(text, add_special_tokens=False).offsets
-        assert list(zip(spans.starts.tolist(), spans.ends.tolist(), strict=True)) == offsets
+        assert list(zip(spans.starts.tolist(), spans.stops.tolist(), strict=True)) == offsets
 
 
 def test_bytes_alone_make_a_tokenizer() -> None:

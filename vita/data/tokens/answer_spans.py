@@ -1,13 +1,13 @@
-"""Where a rendered dialogue holds each assistant's answer, for templates with and without `{% generation %}`.
+"""Location of the assistant's answers in a rendered dialogue, for templates with and without `{% generation %}`.
 
     text = render(messages, False)
     located = locate_contents(render, messages, text, probes=probes)
     answers = find_answers(render, messages, text, located, markers=markers, stops=stops, probes=probes)
 
-A message is located by rendering the dialogue again with an unused character in place of its content. What differs
-between the two renderings is the message's text. An answer then begins where the template's prompt for it ends, and
-ends with the special token that the template writes for this turn itself. What the template writes only after the last
-turn is found by rendering the dialogue up to the answer. A span that reaches another message is an error.
+A message is located by rendering the dialogue again with an unused character in place of its content. The difference
+between the two renderings is the text of the message. An answer begins after the template's prompt for it, and ends
+with the special token that the template writes for this turn. Text that the template writes only after the last turn is
+detected by rendering the dialogue up to the answer. A span that reaches another message is an error.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from vita.spine.errors import DataError
 
 Content = Mapping[str, str]
 Render = Callable[[Sequence[Content], bool | None], str]
-"""(messages, add_generation_prompt) -> text; None renders as the dialogue itself was rendered."""
+"""(messages, add_generation_prompt) -> text; None stands for the value of the original rendering."""
 Markers = Callable[[str], "Sequence[Span]"]
-"""The places of the special tokens in a text that a template wrote."""
+"""text -> the spans of the special tokens in a text that a template wrote."""
 
 HINT = "put {% generation %} and {% endgeneration %} around what the assistant writes, or correct the template"
 
@@ -34,11 +34,11 @@ class Span(NamedTuple):
     end: int
 
     def overlaps(self, other: Span) -> bool:
-        """Whether both have a character in common."""
+        """Return True if both spans have a character in common."""
         return self.start < other.end and other.start < self.end
 
     def contains(self, other: Span) -> bool:
-        """Whether all characters of `other` belong to this span."""
+        """Return True if this span contains all characters of `other`."""
         return self.start <= other.start and other.end <= self.end
 
 
@@ -47,7 +47,7 @@ class Answer:
     """An assistant's answer in a rendered dialogue."""
 
     span: Span
-    """What the model is to generate, with the end of the turn where the template writes one."""
+    """The text that the model is to generate, with the end of the turn if the template writes one."""
     content: Span
     """The message's own text."""
     end: Span | None
@@ -57,7 +57,7 @@ class Answer:
 def locate_contents(
     render: Render, messages: Sequence[Content], text: str, *, probes: Sequence[str]
 ) -> list[list[Span]]:
-    """The places where `text` holds the content of each message: none where the template leaves the message out.
+    """Locate the content of each message in `text`; the list is empty if the template omits the message.
 
     `probes` are characters, one for each message, that neither the messages nor the template contain.
     """
@@ -78,7 +78,7 @@ def find_answers(
     stops: Collection[str],
     probes: Sequence[str],
 ) -> dict[int, Answer]:
-    """The answers of a template without `{% generation %}`, by the number of their message.
+    """Locate the answers of a template without `{% generation %}`; return them by message number.
 
     `stops` are the special tokens at which generation ends.
     """
@@ -89,11 +89,11 @@ def find_answers(
 
 
 def check_marked(spans: Sequence[Span], messages: Sequence[Content], located: Sequence[Sequence[Span]]) -> None:
-    """Refuse a `{% generation %}` block that contains the text of another role."""
-    for message, places in zip(messages, located, strict=True):
+    """Raise an error if a `{% generation %}` block contains the text of another role."""
+    for message, contents in zip(messages, located, strict=True):
         if message["role"] == "assistant":
             continue
-        if any(span.overlaps(place) for span in spans for place in places):
+        if any(span.overlaps(content) for span in spans for content in contents):
             raise DataError(
                 "chat template",
                 f"has a {{% generation %}} block around the text of a {message['role']} message",
@@ -104,16 +104,16 @@ def check_marked(spans: Sequence[Span], messages: Sequence[Content], located: Se
 def assign_marked(
     spans: Sequence[Span], messages: Sequence[Content], located: Sequence[Sequence[Span]]
 ) -> list[tuple[int, Span]]:
-    """The message of each `{% generation %}` block, and the place of its text."""
-    places = [
-        (number, place)
+    """Return the message number and the content span of each `{% generation %}` block."""
+    contents = [
+        (number, content)
         for number, message in enumerate(messages)
         if message["role"] == "assistant"
-        for place in located[number]
+        for content in located[number]
     ]
     owners = []
     for span in spans:
-        inside = [(number, place) for number, place in places if span.contains(place)]
+        inside = [(number, content) for number, content in contents if span.contains(content)]
         if len({number for number, _ in inside}) > 1 or not inside:
             raise DataError(
                 "chat template",
@@ -135,21 +135,21 @@ class _Finder:
     probes: Sequence[str]
 
     def find(self, number: int) -> Answer:
-        """The answer of message `number`."""
+        """Locate the answer of message `number`."""
         if len(self.located[number]) != 1:
             raise _unclear(number)
         content = self.located[number][0]
         if not self.text[content.start : content.end].strip() and self.messages[number]["content"].strip():
             raise _unclear(number)
-        others = [place for other, places in enumerate(self.located) if other != number for place in places]
-        before = max((place.end for place in others if place.end <= content.start), default=0)
-        after = min((place.start for place in others if place.start >= content.end), default=len(self.text))
+        neighbours = [span for index, spans in enumerate(self.located) if index != number for span in spans]
+        before = max((span.end for span in neighbours if span.end <= content.start), default=0)
+        after = min((span.start for span in neighbours if span.start >= content.end), default=len(self.text))
         start = self._start(number, Span(before, content.start))
         end = self._end(number, Span(content.end, after))
         return Answer(Span(start, end.end if end else content.end), content, end)
 
     def _start(self, number: int, gap: Span) -> int:
-        """Where the text continues after the prompt for the answer; `gap` is the template's text before the answer."""
+        """Return the start of the answer, after its prompt; `gap` is the template's text before the content."""
         header = self._header(number)
         if header is None:
             return gap.end
@@ -161,7 +161,7 @@ class _Finder:
         return next(inside, start)
 
     def _prefix_length(self, before: str) -> int:
-        """How much of the text before an answer that follows another answer belongs to the answer.
+        """Return the length of the text before an answer that belongs to it, for an answer that follows another answer.
 
         A template may write no prompt after an answer, although it writes the header of the next one. The header is
         therefore taken from an answer to a user: it is what the prompt for this answer holds too.
@@ -176,10 +176,10 @@ class _Finder:
         return len(prefix) if before.endswith(prefix) else len(before)
 
     def _end(self, number: int, gap: Span) -> Span | None:
-        """The end of the turn; `gap` is the template's text after the answer.
+        """Return the end of the turn; `gap` is the template's text after the answer.
 
-        It is the first special token that belongs to the turn. Where there is none and other turns follow, it is the
-        text that the template writes after the answer in any case, such as `<|end|>` as plain text.
+        The end is the first special token that belongs to the turn. If there is none and other turns follow, the end is
+        the text that the template always writes after the answer, such as `<|end|>` as plain text.
         """
         trailer = self.text[gap.start : gap.end]
         if number + 1 == len(self.messages) and gap.end == len(self.text):
@@ -196,7 +196,7 @@ class _Finder:
         return Span(gap.start + first.start, gap.start + first.end)
 
     def _plain_end(self, trailer: str, final: str, shared: int) -> int:
-        """The length of the plain text with which an answer ends whatever follows; no special token, no part of a word.
+        """Return the length of the plain text that always ends an answer, without special tokens and partial words.
 
         `trailer` and `final` are the texts after the answer with and without the messages that follow it.
         """
@@ -209,7 +209,7 @@ class _Finder:
         return len(trailer[:shared].rstrip())
 
     def _header(self, number: int) -> str | None:
-        """What the prompt for an answer holds after the message before it; None where there is no such prompt."""
+        """Return the prompt text between the previous message and an answer; None if there is no such prompt."""
         if number == 0:
             return None
         prompt = _try(self.render, self._probed(number), True)
@@ -218,25 +218,25 @@ class _Finder:
         return prompt[max(map(prompt.rfind, self.probes[:number])) + 1 :]
 
     def _begins_a_turn(self, number: int, marker: str) -> bool:
-        """Whether a token that does not stop generation is the one that a prompt for an answer ends with."""
+        """Return True if a token that does not stop generation is the last special token of the answer's prompt."""
         header = "" if marker in self.stops else self._header(number) or ""
-        places = self.markers(header)
-        return bool(places) and header[places[-1].start : places[-1].end] == marker
+        markers = self.markers(header)
+        return bool(markers) and header[markers[-1].start : markers[-1].end] == marker
 
     def _probed(self, count: int) -> list[Content]:
         return [{**self.messages[number], "content": self.probes[number]} for number in range(count)]
 
 
 def common_prefix(left: str, right: str) -> int:
-    """How many characters both begin with."""
+    """Return the length of the common prefix."""
     pairs = enumerate(zip(left, right, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(left), len(right)))
+    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
 def _refuse_overlaps(answers: Mapping[int, Answer], located: Sequence[Sequence[Span]]) -> None:
     for number, answer in answers.items():
-        for other, places in enumerate(located):
-            if other != number and any(answer.span.overlaps(place) for place in places):
+        for other, contents in enumerate(located):
+            if other != number and any(answer.span.overlaps(content) for content in contents):
                 raise DataError(
                     "chat template",
                     f"mixes the text of message {other + 1} with answer {number + 1}, which would be learned too",
@@ -249,7 +249,7 @@ def _unclear(number: int) -> DataError:
 
 
 def _try(render: Render, messages: Sequence[Content], add_generation_prompt: bool | None) -> str | None:
-    """The text, or None where the template refuses the dialogue."""
+    """Return the rendered text, or None if the template refuses the dialogue."""
     try:
         return render(messages, add_generation_prompt)
     except DataError:
@@ -262,21 +262,21 @@ def _try(render: Render, messages: Sequence[Content], add_generation_prompt: boo
 def _align(
     probed: str | None, text: str, messages: Sequence[Content], probes: Sequence[str]
 ) -> list[list[Span]] | None:
-    """The places of all contents from one rendering, where `text` is the same with the contents in place.
+    """Locate all contents from one rendering with probes, if `text` is equal apart from the contents.
 
-    None where it is not, because the template's text depends on what the messages say.
+    Return None if it is not, because the text of the template depends on the contents.
     """
     if probed is None:
         return None
     numbers = {probe: number for number, probe in enumerate(probes)}
-    places = [at for at, character in enumerate(probed) if character in numbers]
+    positions = [index for index, character in enumerate(probed) if character in numbers]
     located: list[list[Span]] = [[] for _ in messages]
-    start = places[0] if places else len(probed)
+    start = positions[0] if positions else len(probed)
     if not text.startswith(probed[:start]):
         return None
-    for place, following in zip(places, [*places[1:], len(probed)], strict=True):
-        literal = probed[place + 1 : following]
-        number = numbers[probed[place]]
+    for position, following in zip(positions, [*positions[1:], len(probed)], strict=True):
+        literal = probed[position + 1 : following]
+        number = numbers[probed[position]]
         written = _written(text, start, messages[number]["content"], literal, last=following == len(probed))
         if written is None:
             return None
@@ -286,7 +286,7 @@ def _align(
 
 
 def _written(text: str, start: int, content: str, literal: str, *, last: bool) -> str | None:
-    """The content as the template wrote it at `start`, with or without the white space around it."""
+    """Return the content as the template wrote it at `start`, with or without surrounding white space."""
     for form in (content, content.strip(), content.rstrip(), content.lstrip()):
         end = start + len(form)
         if (
@@ -299,8 +299,8 @@ def _written(text: str, start: int, content: str, literal: str, *, last: bool) -
 
 
 def _locate(render: Render, messages: Sequence[Content], text: str, *, number: int, probe: str) -> list[Span]:
-    """The place of one content: what differs when a probe stands for it alone."""
-    probed = [{**message, "content": probe} if at == number else message for at, message in enumerate(messages)]
+    """Locate one content by the difference to a rendering in which only this content is a probe."""
+    probed = [{**message, "content": probe} if index == number else message for index, message in enumerate(messages)]
     rendered = _try(render, probed, None)
     if rendered is None:
         raise DataError("chat template", f"does not show which text is message {number + 1}'s", hint=HINT)
@@ -311,6 +311,6 @@ def _locate(render: Render, messages: Sequence[Content], text: str, *, number: i
     if aligned is not None:
         return aligned[0]
     start = common_prefix(text, rendered[: rendered.find(probe)])
-    behind = rendered[rendered.rfind(probe) + 1 :]
-    shared = common_prefix(text[start:][::-1], behind[::-1])
+    suffix = rendered[rendered.rfind(probe) + 1 :]
+    shared = common_prefix(text[start:][::-1], suffix[::-1])
     return [Span(start, len(text) - shared)] * count

@@ -1,8 +1,8 @@
-"""Byte-level byte-pair encoding: learnt from text, written as `tokenizer.json`, and handed to tiktoken.
+"""Byte-level byte-pair encoding: training, the definition for `tokenizer.json`, and the ranks for tiktoken.
 
-Text is split into words by `PATTERN` (GPT-4's, with digits in ones and twos); inside a word, the most frequent
-pair of neighbours becomes a new token, again and again (Sennrich et al. 2016, on bytes). A merge list is an
-order, so the same file drives rustbpe, `tokenizers` and tiktoken to the same tokens.
+Text is split into words by `PATTERN` (GPT-4's, with one or two digits per token); inside a word, the most frequent pair
+of adjacent tokens is merged repeatedly (Sennrich et al. 2016, on bytes). The merges are ordered, so rustbpe,
+`tokenizers` and tiktoken produce the same tokens from the same file.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ PATTERN = (
     r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How text is split into words. Contractions are spelled in both cases, since engines fold case differently."""
+"""Pattern that splits text into words. Contractions are listed in both cases, since engines fold case differently."""
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-"""What a `ByteLevel` pre-tokenizer splits by on its own."""
+"""Default pattern of a `ByteLevel` pre-tokenizer."""
 
-_PROVEN = (PATTERN, GPT2_PATTERN)
-"""Patterns that match every character and that all engines read alike (a test compares them)."""
+_VERIFIED_PATTERNS = (PATTERN, GPT2_PATTERN)
+"""Patterns that match every character and that all engines interpret equally (a test compares them)."""
 
-_LONGEST = 100_000
-"""Characters handed to a trainer at once: a run of a million spaces is more than its regex engine can hold."""
+_MAX_CHARACTERS = 100_000
+"""Maximum number of characters per text for a trainer: its regex engine fails on a run of a million spaces."""
 
 TRAINERS = ("rustbpe", "tokenizers")
 
 
 def learn(texts: Iterable[str], *, size: int, trainer: str | None = None) -> list[bytes]:
-    """The `size` tokens learnt from `texts`, best first, after the 256 single bytes.
+    """Learn `size` tokens from `texts`, in merge order, in addition to the 256 single bytes.
 
-    `trainer` is rustbpe where it is installed, else `tokenizers`; both are exact and differ in ties only.
+    `trainer` is rustbpe if it is installed, else `tokenizers`; both are exact and differ only in ties.
     """
     if size == 0:
         return []
@@ -58,14 +58,14 @@ def learn(texts: Iterable[str], *, size: int, trainer: str | None = None) -> lis
 
 
 def definition(tokens: Sequence[bytes], *, specials: Sequence[str]) -> dict[str, Any]:
-    """The content of `tokenizer.json`: token `i` of `tokens` has id 256 + i, the specials the last ids."""
-    everything = [bytes([value]) for value in range(256)] + list(tokens)
-    ids = {token: i for i, token in enumerate(everything)}
+    """Return the content of `tokenizer.json`: token `i` of `tokens` has id 256 + i, special tokens the last ids."""
+    all_tokens = [bytes([value]) for value in range(256)] + list(tokens)
+    ids = {token: i for i, token in enumerate(all_tokens)}
     merges = [f"{spell(left)} {spell(right)}" for left, right in (_parts(token, ids) for token in tokens)]
     split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     added = [
-        {"id": len(everything) + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+        {"id": len(all_tokens) + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
          "normalized": False, "special": True}
         for i, name in enumerate(specials)
     ]  # fmt: skip
@@ -94,28 +94,28 @@ def definition(tokens: Sequence[bytes], *, specials: Sequence[str]) -> dict[str,
 
 
 def tiktoken_ranks(definition: Mapping[str, Any], engine: Any) -> tuple[dict[bytes, int], str] | None:
-    """(rank of each token, pattern) when tiktoken gives the tokens that `engine` gives, else None.
+    """Return (rank of each token, pattern) if tiktoken gives the same tokens as `engine`, else None.
 
-    tiktoken merges any neighbours whose union is a token, in the order of ranks; `tokenizers` merges listed pairs.
-    Both end alike when each token comes from exactly one merge and is what its own text encodes to: at the first
+    tiktoken merges any adjacent tokens whose union is a token, in the order of ranks; `tokenizers` merges listed pairs.
+    Both give the same result if each token comes from exactly one merge and its own text encodes to it: at the first
     step where they differed, the text of that token alone would have been stuck before it was made.
     """
     pattern = _pattern(definition)
     model = definition["model"]
-    ordinary = (
+    is_plain_bpe = (
         model.get("type", "BPE") == "BPE"
         and not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
         and not model.get("byte_fallback")
         and not definition.get("normalizer")
         and all(token["special"] for token in definition.get("added_tokens") or ())
     )
-    if pattern is None or not ordinary:
+    if pattern is None or not is_plain_bpe:
         return None
     vocabulary: dict[str, int] = model["vocab"]
     specials = {token["content"] for token in definition.get("added_tokens") or ()}
     merged = ["".join(_pair(merge)) for merge in model["merges"]]
-    rest = set(vocabulary) - set(merged) - specials
-    if len(set(merged)) != len(merged) or rest != {spell(bytes([value])) for value in range(256)}:
+    unmerged = set(vocabulary) - set(merged) - specials
+    if len(set(merged)) != len(merged) or unmerged != {spell(bytes([value])) for value in range(256)}:
         return None
     for token in merged:
         pieces = engine.model.tokenize(token)
@@ -127,42 +127,42 @@ def tiktoken_ranks(definition: Mapping[str, Any], engine: Any) -> tuple[dict[byt
 
 
 def spell(token: bytes) -> str:
-    """Bytes as the printable characters that byte-level tokenizer files use for them."""
+    """Return bytes as the printable characters that byte-level tokenizer files use for them."""
     return "".join(_CHARACTERS[value] for value in token)
 
 
 def unspell(token: str) -> bytes:
-    """The bytes behind `spell`'s characters."""
+    """Return the bytes of a token that `spell` wrote."""
     return bytes(_BYTES[character] for character in token)
 
 
 def is_spelled(token: str) -> bool:
-    """Whether every character of `token` stands for a byte."""
+    """Return True if every character of `token` represents a byte."""
     return all(character in _BYTES for character in token)
 
 
 def sample(texts: Iterable[str], *, limit: int, total: int) -> Iterator[str]:
-    """Pieces that amount to at most `limit` bytes, spread evenly over `texts`, which hold `total` bytes.
+    """Yield pieces of at most `limit` bytes in total, spread evenly over `texts`, which have `total` bytes.
 
-    A piece is taken whenever what was taken so far lags behind its share of what went by: the choice depends on
-    nothing but the texts, and no part of them is preferred.
+    A piece is taken if the bytes taken so far are less than their share of the bytes read. The choice depends only on
+    the texts, and no part of them is preferred.
     """
     share = min(1.0, limit / total) if total else 1.0
-    seen = taken = 0
+    num_read = num_taken = 0
     for text in texts:
         for piece in [text] if share == 1.0 else _pieces(text, 4096):
             size = len(piece.encode("utf-8", "surrogatepass"))
-            seen += size
-            if taken + size <= seen * share:
-                taken += size
+            num_read += size
+            if num_taken + size <= num_read * share:
+                num_taken += size
                 yield piece
 
 
 def _alphabet() -> list[str]:
-    """The character of each byte: itself where it prints, else the next one from U+0100 on (as GPT-2 set it)."""
+    """Return the character of each byte: the byte itself if printable, else the next one from U+0100 (as in GPT-2)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(value if value in printable else next(others)) for value in range(256)]
+    substitutes = iter(range(0x100, 0x200))
+    return [chr(value if value in printable else next(substitutes)) for value in range(256)]
 
 
 _CHARACTERS = _alphabet()
@@ -172,8 +172,8 @@ _BYTES = {character: value for value, character in enumerate(_CHARACTERS)}
 def _learn_with_rustbpe(texts: Iterable[str], size: int) -> list[bytes]:
     trainer = import_module("rustbpe").Tokenizer()
     trainer.train_from_iterator(iter(texts), 256 + size, buffer_size=256, pattern=PATTERN)
-    ranked = sorted(trainer.get_mergeable_ranks(), key=lambda entry: entry[1])
-    return [bytes(token) for token, rank in ranked if rank >= 256]
+    tokens_and_ranks = sorted(trainer.get_mergeable_ranks(), key=lambda entry: entry[1])
+    return [bytes(token) for token, rank in tokens_and_ranks if rank >= 256]
 
 
 def _learn_with_tokenizers(texts: Iterable[str], size: int) -> list[bytes]:
@@ -195,19 +195,19 @@ def _learn_with_tokenizers(texts: Iterable[str], size: int) -> list[bytes]:
 
 
 def _parts(token: bytes, ids: Mapping[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens that `token` is merged from: its bytes, merged by every earlier merge."""
+    """Return the two tokens that `token` is merged from, by applying every earlier merge to its bytes."""
     parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        joined = [ids.get(left + right, len(ids)) for left, right in itertools.pairwise(parts)]
-        best = min(joined)
+        merged_ids = [ids.get(left + right, len(ids)) for left, right in itertools.pairwise(parts)]
+        best = min(merged_ids)
         assert best < ids[token], "a learnt token is made of earlier ones"
-        at = joined.index(best)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        index = merged_ids.index(best)
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
     return parts[0], parts[1]
 
 
 def _pattern(definition: Mapping[str, Any]) -> str | None:
-    """The one pattern that the pre-tokenizer splits by, when it is one that every engine reads alike."""
+    """Return the pattern of the pre-tokenizer if every engine interprets it equally, else None."""
     part: dict[str, Any] = definition.get("pre_tokenizer") or {}
     parts: list[dict[str, Any]] = part["pretokenizers"] if part.get("type") == "Sequence" else [part]
     pattern = None
@@ -218,12 +218,12 @@ def _pattern(definition: Mapping[str, Any]) -> str | None:
     last = parts[-1]
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
         return None
-    uses_own = last.get("use_regex", True)
-    if len(parts) == 1 and uses_own:
+    uses_default = last.get("use_regex", True)
+    if len(parts) == 1 and uses_default:
         pattern = GPT2_PATTERN
-    elif uses_own:
+    elif uses_default:
         return None
-    return pattern if pattern in _PROVEN else None
+    return pattern if pattern in _VERIFIED_PATTERNS else None
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
@@ -234,11 +234,11 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
 def _bounded(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        yield from [clean] if len(clean) <= _LONGEST else _pieces(clean, _LONGEST)
+        yield from [clean] if len(clean) <= _MAX_CHARACTERS else _pieces(clean, _MAX_CHARACTERS)
 
 
 def _pieces(text: str, length: int) -> Iterator[str]:
-    """`text` in pieces of at most `length` characters, cut after a line or a space where there is one."""
+    """Split `text` into pieces of at most `length` characters, after a line or a space if there is one."""
     start = 0
     while len(text) - start > length:
         end = start + length
@@ -251,5 +251,5 @@ def _pieces(text: str, length: int) -> Iterator[str]:
 
 
 def installed(name: str) -> bool:
-    """Whether a library can be imported."""
+    """Return True if a library can be imported."""
     return find_spec(name) is not None

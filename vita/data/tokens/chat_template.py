@@ -1,11 +1,11 @@
-"""Dialogues as tokens: a Jinja template writes them, and says which tokens the model is to learn.
+"""Chat templates: dialogues as tokens, with a mask of the tokens that the model learns.
 
     template = ChatTemplate.load(model_folder)             # or ChatTemplate.default(): ChatML
     encode(tokenizer, template, messages)                  # Encoded(ids, learn)
-    encode_prompt(tokenizer, template, messages)           # the ids alone, for answering
+    encode_prompt(tokenizer, template, messages)           # only the ids, for generation
 
-The template is the one in the model's folder, so training, testing and serving see the same tokens. What it writes
-between `{% generation %}` and `{% endgeneration %}` is learned, and no such block may hold the text of another role.
+The template is the one in the model's folder, so training, testing and serving see the same tokens. Text between
+`{% generation %}` and `{% endgeneration %}` is learned, and no such block may contain the text of another role.
 For a template without these tags, `answers` locates each answer by rendering the dialogue with and without it. Names
 of special tokens inside a message stay plain text.
 """
@@ -54,14 +54,14 @@ CHATML = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
-"""The template of our own: `<|im_start|>role`, the content, `<|im_end|>`."""
+"""The default template: `<|im_start|>role`, the content, `<|im_end|>`."""
 
 FILE = "chat_template.jinja"
 
 TRAINING_DATE = datetime(2024, 7, 26)
-"""The date that templates see in training and testing, so that results do not depend on the day.
+"""The date for templates in training and testing, so that results do not depend on the day.
 
-It is the date that the templates of Llama 3 name themselves where no clock is available.
+It is the date that the templates of Llama 3 use if no clock is available.
 """
 
 
@@ -72,30 +72,30 @@ def training_clock() -> datetime:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A dialogue in tokens; `learn` marks those that the model is to learn to give."""
+    """A dialogue in tokens; `learn` marks the tokens that the model learns."""
 
     ids: list[int]
     learn: list[bool]
     rewritten: tuple[int, ...] = ()
-    """Answers, by message, that are not learned because the template changes them once other turns follow."""
+    """Message numbers of answers that are not learned because the template changes them if other turns follow."""
     omitted: tuple[str, ...] = ()
-    """Roles of messages whose text the template leaves out."""
+    """Roles of messages whose text the template omits."""
     altered: bool = False
-    """Whether an answer is learned in other words than the row has, because the template changes it."""
+    """True if the text of a learned answer differs from the row because the template changes it."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A chat template, with the names of special tokens that it may refer to (`bos_token`, ...)."""
+    """A chat template with the names of the special tokens that it may use (`bos_token`, ...)."""
 
     source: str
     names: Mapping[str, str] = field(default_factory=dict)
     clock: Callable[[], datetime] = training_clock
-    """The time that `strftime_now` formats; a server uses the real one (`with_clock`)."""
+    """Clock of `strftime_now`; a server uses the real time (`with_clock`)."""
 
     @classmethod
     def default(cls) -> ChatTemplate:
-        """ChatML."""
+        """Return the ChatML template."""
         return cls(CHATML)
 
     @classmethod
@@ -104,8 +104,8 @@ class ChatTemplate:
         files = ModelFiles.of(folder)
         config = read_settings(files, "tokenizer_config.json")
         source = config.get("chat_template")
-        if isinstance(source, list):  # several named ones
-            source = {one["name"]: one["template"] for one in source}.get("default")
+        if isinstance(source, list):  # several named templates
+            source = {template["name"]: template["template"] for template in source}.get("default")
         if files.exists(FILE):
             source = files.text(FILE)
         if not source:
@@ -116,7 +116,7 @@ class ChatTemplate:
         return cls(source, _special_names({**read_settings(files, "special_tokens_map.json"), **config}))
 
     def with_clock(self, clock: Callable[[], datetime]) -> ChatTemplate:
-        """The same template with another clock."""
+        """Return the same template with another clock."""
         return replace(self, clock=clock)
 
     def save(self, folder: str | Path) -> None:
@@ -124,20 +124,20 @@ class ChatTemplate:
         (Path(folder) / FILE).write_text(self.source, encoding="utf-8")
 
     def save_where_missing(self, folder: str | Path) -> None:
-        """Write `chat_template.jinja` unless the folder holds a template already, which stays byte for byte."""
+        """Write `chat_template.jinja` unless the folder contains a template, which is not changed."""
         try:
             ChatTemplate.load(folder)
         except ModelError:
             self.save(folder)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
-        """The dialogue as text, as transformers' `apply_chat_template(tokenize=False)` gives it."""
+        """Return the dialogue as text, equal to transformers' `apply_chat_template(tokenize=False)`."""
         return self._render(_plain(messages), add_generation_prompt=add_generation_prompt, marks=("", ""))
 
     @cached_property
     def marks_answers(self) -> bool:
-        """Whether the template itself says what is learnt."""
-        _ = self._compiled  # refuses what is not Jinja
+        """True if the template marks the learned text with `{% generation %}`."""
+        _ = self._compiled  # raises an error if the source is not Jinja
         blocks = self._environment.parse(self.source).find_all(nodes.CallBlock)
         return any(isinstance(block.call.node, nodes.ExtensionAttribute) for block in blocks)
 
@@ -155,7 +155,7 @@ class ChatTemplate:
 
     @cached_property
     def _environment(self) -> ImmutableSandboxedEnvironment:
-        # Settings, extensions and functions are those of transformers, so that a template gives the same text in both.
+        # Settings, extensions and functions equal those of transformers, so that templates give the same text in both.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
@@ -180,10 +180,10 @@ def encode(
     add_generation_prompt: bool = False,
     learn_from: int = 0,
 ) -> Encoded:
-    """The dialogue in tokens, with the assistant's answers and ends of turn marked as learned.
+    """Encode a dialogue, with the assistant's answers and ends of turn marked as learned.
 
-    Ids are those of transformers' `apply_chat_template`, except that names of special tokens inside a message stay
-    plain text. Answers before message `learn_from`, and those that their row masks, are context only.
+    Ids equal those of transformers' `apply_chat_template`, except that names of special tokens in a message remain
+    plain text. Answers before message `learn_from`, and answers that the row masks, are context only.
     """
     contents, restore = _with_stand_ins(messages, tokenizer, template)
     marks = ("", "")
@@ -195,7 +195,7 @@ def encode(
     )
     learned = {number for number, message in enumerate(messages) if message.learned and number >= learn_from}
     layout = _Layout.of(tokenizer, template, contents, restore, text, add_generation_prompt=add_generation_prompt)
-    answers = layout.marked(marked) if template.marks_answers else layout.found()
+    answers = layout.marked_answers(marked) if template.marks_answers else layout.find_answers()
     rewritten = layout.rewritten(answers, learned)
     spans = tokenizer.template_spans(text, restore=restore)
     ids = spans.ids.tolist()
@@ -208,37 +208,41 @@ def encode(
 
 
 def encode_training(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> list[Encoded]:
-    """The sequences from which all answers of a dialogue are learned.
+    """Return the sequences from which all answers of a dialogue are learned.
 
-    This is one sequence, unless the template changes an answer once other turns follow it (it removes the reasoning,
-    for instance). Such an answer is learned from a sequence of its own that ends with it, as it is generated later.
+    This is one sequence, unless the template changes an answer if other turns follow it (for example, it removes the
+    reasoning). Such an answer is learned from a separate sequence that ends with it, as it is generated later.
     """
-    whole = encode(tokenizer, template, messages)
-    alone = [encode(tokenizer, template, messages[: n + 1], learn_from=n) for n in whole.rewritten]
-    return [whole, *alone] if any(whole.learn) or not alone else alone
+    full = encode(tokenizer, template, messages)
+    separate = [encode(tokenizer, template, messages[: n + 1], learn_from=n) for n in full.rewritten]
+    return [full, *separate] if any(full.learn) or not separate else separate
 
 
 def turn_ends(tokenizer: Tokenizer, template: ChatTemplate) -> frozenset[int]:
-    """The special tokens with which the template ends an answer, in the middle and at the end of a dialogue.
+    """Return the special tokens with which the template ends an answer, inside and at the end of a dialogue.
 
-    Generation has to stop at them. None are returned for a template that refuses a plain dialogue of four turns.
+    Generation must stop at them. The result is empty for a template that refuses a plain dialogue of four turns.
     """
     messages = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
     try:
         encoded = encode(tokenizer, template, messages)
     except DataError:
         return frozenset()
-    lasts = (at for at, learn in enumerate(encoded.learn) if learn and not any(encoded.learn[at + 1 : at + 2]))
-    return frozenset(encoded.ids[at] for at in lasts) & tokenizer.special_ids
+    last_positions = (
+        position
+        for position, learn in enumerate(encoded.learn)
+        if learn and not any(encoded.learn[position + 1 : position + 2])
+    )
+    return frozenset(encoded.ids[position] for position in last_positions) & tokenizer.special_ids
 
 
 def encode_prompt(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> list[int]:
-    """Ids of a dialogue that the model is to answer.
+    """Encode a dialogue that the model is to answer.
 
-    Nothing is computed about what would be learnt: a template that changes or drops earlier answers, such as one that
-    removes their reasoning, can be served although it could not be trained on.
+    No learned tokens are computed: a template that changes or drops earlier answers, for example to remove their
+    reasoning, can be served although it cannot be used for training.
     """
     contents, restore = _with_stand_ins(messages, tokenizer, template)
     text = template._render(contents, add_generation_prompt=add_generation_prompt, marks=("", ""))
@@ -246,9 +250,9 @@ def encode_prompt(
 
 
 def omitted_roles(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, ...]:
-    """The roles of a prompt's messages whose text the template leaves out.
+    """Return the roles of the prompt messages whose text the template omits.
 
-    None are returned where the template does not show which text belongs to which message.
+    The result is empty if the text of a message cannot be located in the rendering.
     """
     contents, restore = _with_stand_ins(messages, tokenizer, template)
     text = template._render(contents, add_generation_prompt=True, marks=("", ""))
@@ -264,9 +268,9 @@ def omitted_roles(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequen
 def _with_stand_ins(
     messages: Sequence[Message], tokenizer: Tokenizer, template: ChatTemplate
 ) -> tuple[list[dict[str, str]], dict[int, str]]:
-    """The messages with the first character of every special token's name replaced by an unused one.
+    """Replace the first character of every special token's name in the messages by an unused character.
 
-    Rendered like this, the only special tokens in the text are the template's; the second value undoes it.
+    In the rendered text, the only special tokens are then those of the template. The second value is the inverse map.
     """
     contents = _plain(messages)
     pattern = tokenizer.special_pattern
@@ -275,28 +279,28 @@ def _with_stand_ins(
     firsts = sorted({name[0] for name in tokenizer.specials})
     stand_ins = dict(zip(firsts, _unused(template.source, contents, {}, count=len(firsts)), strict=True))
     for message in contents:
-        while pattern.search(message["content"]):  # again, since names may overlap
+        while pattern.search(message["content"]):  # repeated, since names may overlap
             message["content"] = pattern.sub(lambda m: stand_ins[m.group()[0]] + m.group()[1:], message["content"])
     return contents, {ord(stand_in): first for first, stand_in in stand_ins.items()}
 
 
 def _unused(source: str, contents: list[dict[str, str]], restore: Mapping[int, str], *, count: int) -> list[str]:
-    """Private-use characters that occur nowhere in what is rendered."""
+    """Return private-use characters that occur neither in the template nor in the messages."""
     used = set(source).union(*(message["content"] for message in contents), map(chr, restore))
-    found: list[str] = []
+    characters: list[str] = []
     for code in range(0x10FFFD, 0xF0000, -1):
         if chr(code) not in used:
-            found.append(chr(code))
-        if len(found) == count:
-            return found
+            characters.append(chr(code))
+        if len(characters) == count:
+            return characters
     raise DataError("chat", "the messages use every private-use character")
 
 
-# -- what is learnt
+# -- learned tokens
 
 
 class _Generation(Extension):
-    """`{% generation %}`: what it encloses is put between the two marks of the rendering."""
+    """The Jinja extension for `{% generation %}`, which encloses its text in the two marks of the rendering."""
 
     tags = {"generation"}
 
@@ -313,38 +317,38 @@ class _Generation(Extension):
 
 
 def _unmarked(text: str, start: str, end: str) -> tuple[str, list[Span]]:
-    """The text without marks, and the characters that stood between them."""
+    """Return the text without marks, and the spans between the marks."""
     if not start:
         return text, []
     parts = re.split(f"([{start}{end}])", text)
-    kept: list[str] = []
+    texts: list[str] = []
     answers: list[Span] = []
-    at = opened = 0
+    position = start_position = 0
     for part in parts:
         if part == start:
-            opened = at
+            start_position = position
         elif part == end:
-            answers.append(Span(opened, at))
+            answers.append(Span(start_position, position))
         else:
-            kept.append(part)
-            at += len(part)
-    return "".join(kept), answers
+            texts.append(part)
+            position += len(part)
+    return "".join(texts), answers
 
 
 class _Answer(NamedTuple):
-    """What is learned of one message."""
+    """The learned span of one message."""
 
     message: int
     span: Span
     written: str
     """The message's text as the template wrote it."""
-    ends: bool
-    """Whether the span ends with a special token."""
+    has_end: bool
+    """True if the span ends with a special token."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """A rendered dialogue, of which the places of the answers are wanted."""
+    """A rendered dialogue, in which the answers are located."""
 
     tokenizer: Tokenizer
     render: Render
@@ -365,14 +369,14 @@ class _Layout:
     ) -> _Layout:
         def render(messages: Sequence[Content], prompt: bool | None) -> str:
             asks = add_generation_prompt if prompt is None else prompt
-            return template._render([dict(one) for one in messages], add_generation_prompt=asks, marks=("", ""))
+            return template._render([dict(message) for message in messages], add_generation_prompt=asks, marks=("", ""))
 
         return cls(tokenizer, render, contents, text, _unused(template.source, contents, restore, count=len(contents)))
 
-    def found(self) -> list[_Answer]:
-        """The answers of a template without `{% generation %}`."""
+    def find_answers(self) -> list[_Answer]:
+        """Return the answers of a template without `{% generation %}`."""
         stops = {name for name, token in self.tokenizer.specials.items() if token in self.tokenizer.stops}
-        found = find_answers(
+        answers = find_answers(
             self.render,
             self.contents,
             self.text,
@@ -388,36 +392,34 @@ class _Layout:
                 self.text[slice(*answer.content)],
                 answer.end is not None and bool(self._markers(self.text[slice(*answer.end)])),
             )
-            for number, answer in found.items()
+            for number, answer in answers.items()
         ]
 
-    def marked(self, spans: Sequence[Span]) -> list[_Answer]:
-        """The answers that the template marks; a mark around the text of another role is refused."""
+    def marked_answers(self, spans: Sequence[Span]) -> list[_Answer]:
+        """Return the answers that the template marks; marks around the text of another role are refused."""
         check_marked(spans, self.contents, self.located)
         owners = assign_marked(spans, self.contents, self.located)
         return [
-            _Answer(number, span, self.text[slice(*place)], self._ends(span))
-            for span, (number, place) in zip(spans, owners, strict=True)
+            _Answer(number, span, self.text[slice(*content)], self._has_end(span))
+            for span, (number, content) in zip(spans, owners, strict=True)
         ]
 
     @cached_property
     def located(self) -> list[list[Span]]:
-        """The places of each message's text."""
+        """The spans of each message's text."""
         return locate_contents(self.render, self.contents, self.text, probes=self.probes)
 
     def omitted(self) -> tuple[str, ...]:
-        """The roles of messages whose text the template leaves out."""
+        """Return the roles of messages whose text the template omits."""
         pairs = zip(self.contents, self.located, strict=True)
-        return tuple(
-            sorted({message["role"] for message, places in pairs if message["content"].strip() and not places})
-        )
+        return tuple(sorted({message["role"] for message, spans in pairs if message["content"].strip() and not spans}))
 
     def is_altered(self, answer: _Answer) -> bool:
-        """Whether the template writes an answer in other words than the row has."""
+        """Return True if the template changes the text of an answer."""
         return self.contents[answer.message]["content"].strip() not in self.text[slice(*answer.span)]
 
     def rewritten(self, answers: Sequence[_Answer], learned: Collection[int]) -> tuple[int, ...]:
-        """The answers that the template writes in full only while they are the last message."""
+        """Return the answers that the template writes in full only if they are the last message."""
         return tuple(answer.message for answer in answers if answer.message in learned and self._is_rewritten(answer))
 
     def _is_rewritten(self, answer: _Answer) -> bool:
@@ -427,11 +429,11 @@ class _Layout:
             return False
         return content in self.render(self.contents[: answer.message + 1], False)
 
-    def _ends(self, span: Span) -> bool:
-        """Whether a span contains a token that stops generation, or ends with a special token."""
+    def _has_end(self, span: Span) -> bool:
+        """Return True if a span contains a token that stops generation, or ends with a special token."""
         text = self.text[slice(*span)]
         markers = self._markers(text)
-        stops = any(self.tokenizer.specials[text[slice(*one)]] in self.tokenizer.stops for one in markers)
+        stops = any(self.tokenizer.specials[text[slice(*marker)]] in self.tokenizer.stops for marker in markers)
         return stops or (bool(markers) and not text[markers[-1].end :].strip())
 
     def _markers(self, text: str) -> list[Span]:
@@ -439,31 +441,29 @@ class _Layout:
 
 
 def _overlaps(spans: Spans, answers: Iterable[Span]) -> np.ndarray:
-    """Which tokens hold a character of an answer."""
+    """Return a mask of the tokens that contain a character of an answer."""
     learn = np.zeros(len(spans.ids), dtype=bool)
     for start, end in answers:
-        learn |= (spans.starts < end) & (spans.ends > start)
+        learn |= (spans.starts < end) & (spans.stops > start)
     return learn
 
 
 def _check_start(tokenizer: Tokenizer, ids: Sequence[int]) -> None:
-    """Refuse what would show the model its first token twice."""
+    """Raise an error if the sequence begins with the BOS token twice."""
     if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos:
         name = tokenizer.name_of("bos_token")
-        raise DataError(
-            "chat template", f"begins with {name} twice", hint="leave it out of the template or the message"
-        )
+        raise DataError("chat template", f"begins with {name} twice", hint="remove it from the template or the message")
 
 
 def _check_last_answer(
     tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], answers: Sequence[_Answer]
 ) -> None:
-    """Refuse a template that never ends an answer, also for a dialogue that ends with another message.
+    """Raise an error for a template that never ends an answer, also if the dialogue ends with another message.
 
-    An answer may be without an end because the template writes it after the last message alone. The dialogue up to
-    this answer decides.
+    An answer may have no end because the template writes the end only after the last message. Therefore the dialogue up
+    to this answer is checked.
     """
-    if any(answer.ends for answer in answers) or not answers:
+    if any(answer.has_end for answer in answers) or not answers:
         return
     last = max(answer.message for answer in answers)
     if last == len(messages) - 1:
@@ -476,9 +476,9 @@ def _check_last_answer(
 
 
 def _check_end(tokenizer: Tokenizer, answers: Sequence[_Answer], *, last: int) -> None:
-    """Refuse what would train a model that does not stop."""
+    """Raise an error if the last answer has no end, because the model would not learn to stop."""
     final = next((answer for answer in reversed(answers) if answer.message == last), None)
-    if final is None or final.ends:
+    if final is None or final.has_end:
         return
     name = tokenizer.decode([tokenizer.end_of_turn], special=True)
     hint = f"put {name} before {{% endgeneration %}}, or right after the answer, so that the model learns to stop"

@@ -1,10 +1,10 @@
-"""The documents of a domain in tokens, some of them held out, and a sample of these to be read as they are.
+"""The tokenized documents of a domain, split into training and held-out shards, with a sample of held-out documents.
 
     domain = Domain.read(sources, tokenizer, folder, held_out=0.05, sample=500)
-    domain.learnt, domain.heldout           # Shards
-    domain.kept                             # list[Document]
+    domain.train, domain.heldout            # Shards
+    domain.samples                          # list[Document]
 
-Which documents are held out is decided by their text, so that a copy of one is never learnt.
+Held-out documents are selected by the hash of their text, so that no copy of them is in the training shards.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vita.spine.errors import DataError
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain on the disk."""
+    """The shards of a domain on disk."""
 
-    learnt: Shards
+    train: Shards
     heldout: Shards
-    kept: list[Document]
-    """Of the held-out documents as many as were asked for."""
+    samples: list[Document]
+    """A sample of the held-out documents, of the requested size."""
     dropped: Counter[str]
 
     @classmethod
@@ -47,35 +47,36 @@ class Domain:
         seed: int = 0,
         tell: Callable[[int], None] = lambda count: None,
     ) -> Domain:
-        """Writes both parts to `folder`, since a domain may be larger than the memory."""
-        dropped, kept = Counter[str](), Sample(sample, seed=seed)
+        """Tokenize the sources and write both parts to `folder`, since a domain may exceed the memory."""
+        dropped, samples = Counter[str](), Sample(sample, seed=seed)
 
-        def drop(one: Drop) -> None:
-            dropped[one.reason] += 1
+        def count_drop(drop: Drop) -> None:
+            dropped[drop.reason] += 1
 
-        def encoded(*, aside: bool) -> Iterator[tuple[Document, np.ndarray]]:
-            for number, (document, repeat) in enumerate(_documents(sources, (lambda one: None) if aside else drop)):
-                if (hash_fraction(document.text, f"{seed}/held out") < held_out) == aside:
-                    if aside:
-                        kept.add(document)
+        def encode_part(*, is_held_out: bool) -> Iterator[tuple[Document, np.ndarray]]:
+            on_drop = (lambda drop: None) if is_held_out else count_drop  # the second pass counts no drops again
+            for number, (document, repeat) in enumerate(_documents(sources, on_drop)):
+                if (hash_fraction(document.text, f"{seed}/held out") < held_out) == is_held_out:
+                    if is_held_out:
+                        samples.add(document)
                     ids = np.asarray(tokenizer.encode(document.text))
-                    for _ in range(1 if aside else repeat_count(repeat, document.text)):
+                    for _ in range(1 if is_held_out else repeat_count(repeat, document.text)):
                         yield document, ids
                 if number % 500 == 0:
                     tell(number)
 
         about = {"vocabulary": tokenizer.vocabulary, "document": tokenizer.document, "tokenizer": tokenizer.digest}
-        learnt = write_shards(folder / "train", encoded(aside=False), **about)
-        heldout = write_shards(folder / "heldout", encoded(aside=True), **about)
-        if not learnt.documents or not heldout.documents:
-            total, what = learnt.documents + heldout.documents, "hold out" if learnt.documents else "learn from"
+        train = write_shards(folder / "train", encode_part(is_held_out=False), **about)
+        heldout = write_shards(folder / "heldout", encode_part(is_held_out=True), **about)
+        if not train.documents or not heldout.documents:
+            total, purpose = train.documents + heldout.documents, "hold out" if train.documents else "learn from"
             hint = "more documents, or another share of `held_out`"
-            raise DataError("domain", f"of its {total} documents none is left to {what}", hint=hint)
-        return cls(learnt, heldout, kept.taken(), dropped)
+            raise DataError("domain", f"of its {total} documents none is left to {purpose}", hint=hint)
+        return cls(train, heldout, samples.documents(), dropped)
 
 
 class Sample:
-    """Some of many documents, drawn by what they say: the same whatever their order."""
+    """A sample of documents, selected by the hash of their text, independent of their order."""
 
     def __init__(self, size: int, *, seed: int) -> None:
         self.size, self.seed = size, seed
@@ -83,32 +84,32 @@ class Sample:
         self._offered = 0
 
     def add(self, document: Document) -> None:
-        """Offer a document."""
-        self._offered += 1  # tells two like documents apart
+        """Add a document to the candidates."""
+        self._offered += 1  # distinguishes two equal documents
         entry = (-hash_fraction(document.text, f"{self.seed}/sample"), document.id, self._offered, document)
         if len(self._heap) < self.size:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
             heapq.heapreplace(self._heap, entry)
 
-    def taken(self) -> list[Document]:
-        """Those with the lowest draws."""
+    def documents(self) -> list[Document]:
+        """Return the sampled documents, those with the smallest hashes."""
         return [document for *_, document in sorted(self._heap, key=lambda entry: entry[:2], reverse=True)]
 
 
-def sample_of(shards: Shards, tokenizer: Tokenizer, *, size: int, seed: int = 0) -> list[Document]:
-    """Some documents of a token stream as text again."""
+def sample_documents(shards: Shards, tokenizer: Tokenizer, *, size: int, seed: int = 0) -> list[Document]:
+    """Return a sample of the documents of a token stream, decoded to text."""
     sample = Sample(size, seed=seed)
     for span in shards.documents_between(0, shards.tokens):
         ids = shards.read(span.start + 1, span.stop).tolist()  # after the token that begins it
         document = Document(span.id, tokenizer.decode(ids), span.source, span.licence)
         if document.text:
             sample.add(document)
-    return sample.taken()
+    return sample.documents()
 
 
 def _documents(sources: Sequence[Source], drop: Dropped) -> Iterator[tuple[Document, float]]:
-    """Each document, and how often its source is to be passed over in training."""
+    """Yield each document that is not empty, with the `repeat` of its source."""
     for source in sources:
         for document in documents(source, dropped=drop):
             if document.text.strip():

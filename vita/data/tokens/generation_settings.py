@@ -1,4 +1,4 @@
-"""The sampling that a model folder recommends in `generation_config.json`: what serving and chat use by default."""
+"""Sampling settings of a model folder from `generation_config.json`, the defaults of serving and chat."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ NEUTRAL = {
 
 
 def sampling_defaults(folder: str | Path) -> dict[str, Any]:
-    """`temperature`, `top_k` and `top_p` where the folder sets them; greedy (temperature 0) for `do_sample: false`."""
+    """Return `temperature`, `top_k` and `top_p` if the folder sets them; temperature 0 for `do_sample: false`."""
     settings = read_settings(folder, FILE)
     if settings.get("do_sample") is False:
         return {"temperature": 0.0}
-    found = {name: settings.get(name) for name in ("temperature", "top_k", "top_p")}
-    return {name: value for name, value in found.items() if _is_valid(name, value)}
+    values = {name: settings.get(name) for name in ("temperature", "top_k", "top_p")}
+    return {name: value for name, value in values.items() if _is_valid(name, value)}
 
 
 def ignored_settings(folder: str | Path) -> list[str]:
-    """Settings of the folder that change what transformers generates and that are not applied here: `name value`."""
+    """Return the settings of the folder that affect transformers but are not applied here, as `name value`."""
     settings = read_settings(folder, FILE)
     return [
         f"{name} {settings[name]}" for name, neutral in NEUTRAL.items() if settings.get(name) not in (None, neutral)

@@ -1,8 +1,8 @@
-"""Tokens as people read them: one by one, what is learnt in green, special tokens in bold, what is cut off counted.
+"""Display of tokens for inspection: learned tokens in green, special tokens in bold, truncated tokens counted.
 
     for line in examples(path, tokenizer=model_folder, count=3): console.print(line)
 
-Where colours cannot be shown, `«` and `»` enclose what is learnt all the same.
+`«` and `»` also enclose learned tokens, for terminals without colors.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from vita.spine.errors import ConfigError, DataError, ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder
 
 UNLIMITED = 1 << 30
-"""The length of a tokenizer without a model."""
-LEARNT, SPECIAL, BETWEEN = "green", "bold magenta", "│"
+"""The maximum length for a tokenizer without a model."""
+LEARNED, SPECIAL, BETWEEN = "green", "bold magenta", "│"
 
 
 STREAM_ROW = 256
@@ -41,7 +41,7 @@ STREAM_ROW = 256
 
 @dataclass(frozen=True)
 class Reading:
-    """How a stage reads its rows: the settings of the stage, or their defaults."""
+    """The settings with which a stage reads its rows, or their defaults."""
 
     length: int | None = None
     """Tokens of the longest sequence; without it the model's context."""
@@ -54,18 +54,20 @@ class Reading:
 def examples(
     path: str | Path, *, tokenizer: str | Path | None, count: int, reading: Reading = Reading()
 ) -> Iterator[Text]:
-    """The first `count` rows of a tokens artifact, a corpus, or a file of dialogues, preferences or documents.
+    """Yield the first `count` rows of a tokens artifact, a corpus, or a file of dialogues, preferences or documents.
 
     `tokenizer` is the folder of a tokenizer or model; a tokens artifact has its own. A model's context is the length
     to which dialogues and preferences are cut, as in the stages.
     """
     path = Path(path)
-    own = path / "tokenizer"
-    if tokenizer is None and not own.is_dir():
+    artifact_tokenizer = path / "tokenizer"
+    if tokenizer is None and not artifact_tokenizer.is_dir():
         raise ConfigError("data show", "needs a tokenizer", hint="name a model or a tokens artifact with --model")
-    folder = ModelFiles(tokenizer if tokenizer is not None else own)
+    folder = ModelFiles(tokenizer if tokenizer is not None else artifact_tokenizer)
     opened = Tokenizer.load(folder)
-    stream = next((at for at in (path, path / "train") if (at / "index.json").is_file()), None)
+    stream = next(
+        (folder_path for folder_path in (path, path / "train") if (folder_path / "index.json").is_file()), None
+    )
     if stream is not None:
         yield legend()
         yield from shard_rows(Shards.open(stream), opened, count=count, context=reading.length or STREAM_ROW)
@@ -78,7 +80,7 @@ def examples(
 def source_rows(
     sources: Sequence[Source], tokenizer: Tokenizer, *, folder: ModelFolder, count: int, reading: Reading
 ) -> Iterator[Text]:
-    """The first records of sources, as the stage that reads records of their kind reads them."""
+    """Yield the first records of sources, read as the stage for their kind reads them."""
     context = context_of(folder)
     if reading.length and context and reading.length > context:
         raise ConfigError("data show: length", expected=f"at most {context}, the model's context", got=reading.length)
@@ -86,15 +88,15 @@ def source_rows(
     kind = _kind_of(sources[0])
     yield legend()
     if kind == "documents":
-        shown = document_rows(sources, tokenizer, length=length or STREAM_ROW)
+        rows = document_rows(sources, tokenizer, length=length or STREAM_ROW)
     elif kind == "ratings":
-        shown = rating_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
+        rows = rating_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
     elif kind == "preferences":
-        shown = pair_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
+        rows = pair_rows(sources, tokenizer, _template(folder), _settings(reading, length, "drop"))
     else:
-        shown = dialogue_rows(sources, tokenizer, _template(folder), _settings(reading, length, "truncate"))
+        rows = dialogue_rows(sources, tokenizer, _template(folder), _settings(reading, length, "truncate"))
     empty = True
-    for lines in islice(shown, count):
+    for lines in islice(rows, count):
         empty = False
         yield from lines
     if empty:
@@ -103,7 +105,7 @@ def source_rows(
 
 
 def context_of(folder: ModelFolder) -> int | None:
-    """How many tokens the model in a folder reads at once; None for a tokenizer without a model."""
+    """Return the context length of the model in a folder; None for a tokenizer without a model."""
     context = read_settings(folder, "config.json").get("max_position_embeddings")
     return context if isinstance(context, int) else None
 
@@ -113,7 +115,7 @@ def _settings(reading: Reading, length: int | None, on_long: OnLong) -> TuningSe
 
 
 def _kind_of(source: Source) -> str:
-    """Whether a source holds dialogues, preferences, ratings or documents, by its first row."""
+    """Return the kind of records of a source by its first row: dialogues, preferences, ratings or documents."""
     artifact = _kind_of_artifact(Path(source.path)) if source.path else None
     if artifact:
         return artifact
@@ -133,27 +135,27 @@ def _kind_of(source: Source) -> str:
 
 
 def legend() -> Text:
-    """What the marks mean."""
+    """Return the legend of the marks."""
     text = Text("tokens are parted by ")
-    text.append(BETWEEN, "dim").append("; ").append("«learnt»", LEARNT).append("; ").append("<special>", SPECIAL)
+    text.append(BETWEEN, "dim").append("; ").append("«learnt»", LEARNED).append("; ").append("<special>", SPECIAL)
     return text
 
 
 def shard_rows(shards: Shards, tokenizer: Tokenizer, *, count: int, context: int) -> Iterator[Text]:
-    """The stream's first rows as pretraining reads them, with the documents that each holds."""
+    """Yield the first rows of a token stream as pretraining reads them, with the documents of each."""
     if shards.tokenizer != tokenizer.digest:
         raise DataError(str(shards.folder), "was written with another tokenizer")
     for start in islice(range(0, shards.tokens, context), count):
         stop = min(start + context, shards.tokens)
         ids = shards.read(start, stop).tolist()
-        held = [span.id for span in shards.documents_between(start, stop)]
-        names = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
+        document_ids = [span.id for span in shards.documents_between(start, stop)]
+        names = ", ".join(document_ids[:3]) + (f" and {len(document_ids) - 3} more" if len(document_ids) > 3 else "")
         yield _heading(f"tokens {start:,} to {stop:,} of {shards.tokens:,}, from {names}")
         yield tokens(ids, tokenizer, learn=[True] * len(ids))
 
 
 def _kind_of_artifact(folder: Path) -> str | None:
-    """What the first file with rows in the folder of a preferences artifact holds; None for any other path."""
+    """Return the kind of records in the first non-empty file of a preferences artifact; None for any other path."""
     kinds = {"preferences": "preferences", "rated": "ratings", "dialogues": "dialogues"}
     files = {name: folder / f"{name}.jsonl" for name in kinds}
     if not files["preferences"].is_file():
@@ -174,10 +176,12 @@ def dialogue_rows(
         lines = []
         for number, encoded in enumerate(dialogue.sequences, 1):
             part = f", sequence {number} of {len(dialogue.sequences)}" if len(dialogue.sequences) > 1 else ""
-            whole = dialogue.tokens if dialogue.truncated and number == 1 else len(encoded.ids)
+            length = dialogue.tokens if dialogue.truncated and number == 1 else len(encoded.ids)
             fate = ", held out" if dialogue.held_out else ""
-            told = f"{_extent(whole, settings.length)}, {_targets(encoded)} learnt{fate}{_template_effects(encoded)}"
-            lines += [_heading(f"{name}{part}: {told}"), tokens(encoded.ids, tokenizer, learn=encoded.learn)]
+            summary = (
+                f"{_extent(length, settings.length)}, {_targets(encoded)} learnt{fate}{_template_effects(encoded)}"
+            )
+            lines += [_heading(f"{name}{part}: {summary}"), tokens(encoded.ids, tokenizer, learn=encoded.learn)]
         yield lines
 
 
@@ -193,8 +197,8 @@ def pair_rows(
         lines = []
         for name, encoded in zip(("better", "worse"), pair.answers, strict=True):
             fate = ", cut" if pair.truncated else ""
-            told = f"{len(encoded.ids)} tokens{fate}, {_targets(encoded)} learnt{_template_effects(encoded)}"
-            lines.append(_heading(f"pair {pair.id} from {pair.source}, {name} answer: {told}"))
+            summary = f"{len(encoded.ids)} tokens{fate}, {_targets(encoded)} learnt{_template_effects(encoded)}"
+            lines.append(_heading(f"pair {pair.id} from {pair.source}, {name} answer: {summary}"))
             lines.append(tokens(encoded.ids, tokenizer, learn=encoded.learn))
         yield lines
 
@@ -208,12 +212,12 @@ def rating_rows(
         if isinstance(answer, Drop):
             yield [_heading(f"answer {answer.id} from {answer.source}: dropped: {counts.describe(answer.reason)}")]
             continue
-        rated, (whole, _) = answer
-        ids, learn = whole.ids[: settings.length], whole.learn[: settings.length]
+        rated, (encoded, _) = answer
+        ids, learn = encoded.ids[: settings.length], encoded.learn[: settings.length]
         verdict = "good" if rated.good else "bad"
-        told = f"{_extent(len(whole.ids), settings.length)}, {sum(learn[1:])} learnt{_template_effects(whole)}"
+        summary = f"{_extent(len(encoded.ids), settings.length)}, {sum(learn[1:])} learnt{_template_effects(encoded)}"
         yield [
-            _heading(f"{verdict} answer {rated.id} from {rated.source}: {told}"),
+            _heading(f"{verdict} answer {rated.id} from {rated.source}: {summary}"),
             tokens(ids, tokenizer, learn=learn),
         ]
 
@@ -233,7 +237,7 @@ def _targets(encoded: Encoded) -> int:
 
 
 def _template_effects(encoded: Encoded) -> str:
-    """What the chat template leaves out or changes, for a heading."""
+    """Return the messages that the chat template omits or changes, for a heading."""
     omitted = "".join(f", a {role} message is left out by the chat template" for role in encoded.omitted)
     return omitted + (", an answer is changed by the chat template" if encoded.altered else "")
 
@@ -243,25 +247,25 @@ def _size(length: int) -> str:
 
 
 def tokens(ids: Sequence[int], tokenizer: Tokenizer, *, learn: Sequence[bool]) -> Text:
-    """Tokens one by one, with marks."""
+    """Return tokens one by one, with marks."""
     text = Text()
-    before = False
-    for i, (token, learnt) in enumerate(zip(ids, learn, strict=True)):
-        if learnt != before:
-            text.append("«" if learnt else "»", LEARNT)
+    previous = False
+    for i, (token, learned) in enumerate(zip(ids, learn, strict=True)):
+        if learned != previous:
+            text.append("«" if learned else "»", LEARNED)
         elif i:
             text.append(BETWEEN, "dim")
         special = token in tokenizer.special_ids
         style = SPECIAL if special else ""
         text.append(
-            _visible(tokenizer.token_bytes(token)), f"{style} {LEARNT if learnt and not special else ''}".strip()
+            _visible(tokenizer.token_bytes(token)), f"{style} {LEARNED if learned and not special else ''}".strip()
         )
-        before = learnt
-    return text.append("»", LEARNT) if before else text
+        previous = learned
+    return text.append("»", LEARNED) if previous else text
 
 
 def _visible(token: bytes) -> str:
-    """A token's text, with line ends shown and taken, and what cannot be seen spelled out."""
+    """Return the text of a token with visible line ends and escaped invisible characters."""
     try:
         text = token.decode()
     except UnicodeDecodeError:
@@ -286,7 +290,7 @@ def _heading(text: str) -> Text:
 
 
 def _template(folder: ModelFolder) -> ChatTemplate:
-    """The model's own template; a tokenizer alone has the default one."""
+    """Return the template of the model, or the default template for a tokenizer alone."""
     try:
         return ChatTemplate.load(folder)
     except ModelError:

@@ -1,4 +1,4 @@
-"""Batches of pretraining: a pure function of the step, so that resuming is arithmetic.
+"""The pretraining data loader: batches are a pure function of the step, so that training can resume at any step.
 
 The token stream is cut into blocks of `context`, each with the one token after it as its last target; the last
 block runs on at the stream's beginning, so no token is left out and none is padding. Blocks come in an order of
@@ -56,18 +56,18 @@ class Loader:
         return Batch(np.stack([self._read(start) for start in self._starts(sequence, count)]))
 
     def documents(self, step: int) -> list[DocumentSpan]:
-        """What the step was trained on: the part of each document that its inputs held, row by row."""
+        """Return the part of each document in the inputs of a step, row by row."""
         spans: list[DocumentSpan] = []
         for start in self._starts(*self._mine(step, 0, 1)):
-            at, left = start, self.context
-            while left:  # more than once where a block runs on at the beginning
-                stop = min(at + left, self.shards.tokens)
-                spans += self.shards.documents_between(at, stop)
-                left, at = left - (stop - at), 0
+            position, remaining = start, self.context
+            while remaining:  # more than once where a block runs on at the beginning
+                stop = min(position + remaining, self.shards.tokens)
+                spans += self.shards.documents_between(position, stop)
+                remaining, position = remaining - (stop - position), 0
         return spans
 
     def serves(self, spans: Sequence[DocumentSpan], *, steps: int) -> bool:
-        """Whether training on the first `steps` steps reads a token of one of the spans."""
+        """Return True if training on the first `steps` steps reads a token of one of the spans."""
         if self.start == 0 and steps * self.rows >= self.blocks:
             return bool(spans)
         starts = np.sort(np.array(self._starts(self.start, steps * self.rows), np.int64))
@@ -89,7 +89,7 @@ class Loader:
         return self.start + step * self.rows + rank * count, count
 
     def _starts(self, sequence: int, count: int) -> list[int]:
-        """Where each sequence starts in the stream."""
+        """Return the start of each sequence in the stream."""
         starts: list[int] = []
         for epoch, blocks in shuffled(sequence, count, size=self.blocks, seed=self.seed):
             shift = _shift(self.seed, epoch) % self.context
@@ -113,5 +113,5 @@ def document_ids(ids: Int[np.ndarray, "rows width"], *, separator: int) -> Int[n
 
 
 def _shift(seed: int, epoch: int) -> int:
-    """How far the cuts move in an epoch; not at all in the first."""
+    """Return the shift of the block boundaries in an epoch; 0 in the first."""
     return int(Permutation(2**30, seed=seed, epoch=0)(np.array([epoch]))[0]) if epoch else 0

@@ -1,4 +1,4 @@
-"""Dialogues of different lengths packed whole into rows of `context` tokens, with little left empty.
+"""Packing of whole dialogues of different lengths into rows of `context` tokens, with little padding.
 
     packing = Packing(encoded, context=512, pad=tokenizer.pad)
     packing.batch(step, rows=16, seed=0)        # Packed(ids, learn, documents, positions)
@@ -60,11 +60,11 @@ class Packing:
         self.dropped: Counter[str] = Counter()
         self._ids: list[np.ndarray] = []
         self._learn: list[np.ndarray] = []
-        self.kept: list[int] = []
-        """Of each dialogue that was kept, its place among those given."""
-        for place, dialogue in enumerate(dialogues):
+        self.used: list[int] = []
+        """Input index of each dialogue that is used."""
+        for index, dialogue in enumerate(dialogues):
             if self._take(dialogue, drop=too_long == "drop"):
-                self.kept.append(place)
+                self.used.append(index)
         if not self._ids:
             lost = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items())) or "none were given"
             raise DataError("packing", f"no dialogue is left to learn from in {context} tokens ({lost})")
@@ -73,7 +73,7 @@ class Packing:
 
     @property
     def dialogues(self) -> int:
-        """How many were kept."""
+        """The number of dialogues that are used."""
         return len(self._ids)
 
     @cached_property
@@ -88,7 +88,7 @@ class Packing:
 
     @cached_property
     def targets(self) -> int:
-        """Tokens learnt in an epoch."""
+        """The number of learned tokens in an epoch."""
         return int(self._row_targets.sum())
 
     def batch(self, step: int, *, rows: int, seed: int, rank: int = 0, world_size: int = 1) -> Packed:
@@ -99,12 +99,12 @@ class Packing:
         return self.take(self.order(step * rows + rank * count, count, seed=seed))
 
     def order(self, sequence: int, count: int, *, seed: int) -> list[int]:
-        """Which rows come as number `sequence` and following, counted from the beginning of training."""
+        """Return the rows from number `sequence` on, counted from the beginning of training."""
         runs = shuffled(sequence, count, size=len(self.rows), seed=seed)
         return [row for _, rows in runs for row in rows.tolist()]
 
     def targets_in(self, step: int, *, rows: int, seed: int) -> int:
-        """Tokens learnt in `step`, over the whole world: what its loss is divided by."""
+        """Return the number of learned tokens in `step` over all processes, by which its loss is divided."""
         return int(self._row_targets[self.order(step * rows, rows, seed=seed)].sum())
 
     def take(self, chosen: Sequence[int]) -> Packed:
@@ -140,22 +140,22 @@ class Packing:
 
 
 def best_fit_decreasing(lengths: Sequence[int], *, context: int) -> list[list[int]]:
-    """Which items share a row: each, from the longest on, goes where it leaves the least room."""
+    """Pack items into rows, longest first; each goes into the row where it leaves the least room."""
     rows: list[list[int]] = []
     with_room: dict[int, deque[int]] = {}
     rooms: list[int] = []  # the keys of `with_room`, in order
     for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
         length = lengths[item]
         assert 0 < length <= context, "what is longer was truncated or dropped"
-        found = bisect.bisect_left(rooms, length)
-        if found == len(rooms):
+        position = bisect.bisect_left(rooms, length)
+        if position == len(rooms):
             room, row = context, len(rows)
             rows.append([])
         else:
-            room = rooms[found]
+            room = rooms[position]
             row = with_room[room].popleft()
             if not with_room[room]:
-                del with_room[room], rooms[found]
+                del with_room[room], rooms[position]
         rows[row].append(item)
         if room - length:
             if room - length not in with_room:

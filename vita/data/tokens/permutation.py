@@ -20,10 +20,10 @@ def shuffled(sequence: int, count: int, *, size: int, seed: int) -> Iterator[tup
     """(epoch, items) for the next `count` of an endless sequence that serves all `size` items in every epoch."""
     stop = sequence + count
     while sequence < stop:
-        epoch, place = divmod(sequence, size)
-        end = min(place + stop - sequence, size)
-        yield epoch, _permutation(size, seed, epoch)(np.arange(place, end))
-        sequence += end - place
+        epoch, position = divmod(sequence, size)
+        end = min(position + stop - sequence, size)
+        yield epoch, _permutation(size, seed, epoch)(np.arange(position, end))
+        sequence += end - position
 
 
 class Permutation:
@@ -37,12 +37,12 @@ class Permutation:
         digest = hashlib.shake_256(f"{seed}/{epoch}".encode()).digest(8 * ROUNDS)
         self._keys = np.frombuffer(digest, dtype="<u8")
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        """Where each place goes."""
-        found = self._mix(places.astype(np.uint64))
-        while (outside := found >= self.size).any():
-            found[outside] = self._mix(found[outside])
-        return found.astype(np.int64)
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Return the new position of each position."""
+        targets = self._mix(positions.astype(np.uint64))
+        while (outside := targets >= self.size).any():
+            targets[outside] = self._mix(targets[outside])
+        return targets.astype(np.int64)
 
     def _mix(self, values: np.ndarray) -> np.ndarray:
         left, right = values >> self._half, values & self._mask
@@ -57,7 +57,7 @@ def _permutation(size: int, seed: int, epoch: int) -> Permutation:
 
 
 def _scramble(value: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al. 2014): every bit in touches every bit out."""
+    """Apply the finalizer of splitmix64 (Steele et al. 2014): every input bit affects every output bit."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

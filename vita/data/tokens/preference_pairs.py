@@ -1,11 +1,11 @@
-"""Two answers to a prompt in tokens, and rows of them for training, in which both always stand together.
+"""Preference pairs in tokens, and rows for training that always contain both answers of a pair.
 
-    found = read_pairs(sources, tokenizer, template, length=512)
-    found.counts.summary()
-    rows = PairRows(found.learnt, pad=tokenizer.pad, context=512)
+    pairs = read_pairs(sources, tokenizer, template, length=512)
+    pairs.counts.summary()
+    rows = PairRows(pairs.train, pad=tokenizer.pad, context=512)
     rows.take(rows.order(step, rows=16, seed=0))        # ids and learn: [16, 2, tokens]
 
-Only an answer's own tokens are learnt or scored, with its end of turn. What is dropped is counted by its reason.
+Only the tokens of an answer are learned or scored, with its end of turn. Drops are counted by reason.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WIDTHS = 16
 
 @dataclass(frozen=True)
 class TokenPair:
-    """Two answers to one prompt: the better and the worse one, or a rated answer and somebody else's."""
+    """Two answers to one prompt: chosen and rejected, or a rated answer and an answer to another prompt."""
 
     id: str
     source: str
@@ -45,36 +45,36 @@ class TokenPair:
     answers: tuple[Encoded, Encoded]
     margin: float = 0.0
     good: bool = True
-    """Of a rated answer: whether it was found good."""
+    """True if a rated answer was rated good."""
     columns: Mapping[str, Any] = field(default_factory=dict)
-    """What else the row holds, which a reward is told."""
+    """Further fields of the row, which rewards can use."""
     truncated: bool = False
-    """Whether an answer lost its end."""
+    """True if an answer was truncated."""
 
-    def turned(self) -> TokenPair:
-        """The other way round."""
+    def swapped(self) -> TokenPair:
+        """Return the pair with its answers swapped."""
         return replace(self, answers=(self.answers[1], self.answers[0]))
 
 
 @dataclass
 class Found:
-    """What the sources hold."""
+    """The training and held-out pairs of the sources, with counts."""
 
     counts: Counts
-    learnt: list[TokenPair] = field(default_factory=list)
+    train: list[TokenPair] = field(default_factory=list)
     heldout: list[TokenPair] = field(default_factory=list)
 
     def facts(self) -> dict[str, int]:
         """The counts; a pair that its source repeats counts as often in `pairs`."""
-        return {"pairs": len(self.learnt), "heldout_pairs": len(self.heldout), **self.counts.facts()}
+        return {"pairs": len(self.train), "heldout_pairs": len(self.heldout), **self.counts.facts()}
 
 
-def asked_of(sources: Sequence[Source], cleaned: Path | None, *, where: str) -> list[Source]:
-    """The sources, and preferences that were cleaned already where there are any; none at all are refused."""
-    own = [Source(path=InputPath(str(cleaned)), name="preferences")] if cleaned else []
-    if not sources and not own:
+def pair_sources(sources: Sequence[Source], preferences_folder: Path | None, *, where: str) -> list[Source]:
+    """Return the sources, preceded by the preferences artifact if there is one; raise an error if both are missing."""
+    artifact = [Source(path=InputPath(str(preferences_folder)), name="preferences")] if preferences_folder else []
+    if not sources and not artifact:
         raise ConfigError(f"{where}.sources", "is required, or the input `preferences`")
-    return [*sources, *own]
+    return [*sources, *artifact]
 
 
 def read_pairs(
@@ -89,12 +89,12 @@ def read_pairs(
     shuffle_labels: bool = False,
     tell: Callable[[int], None] = lambda count: None,
 ) -> Found:
-    """Every pair of the sources; a share of the *prompts* is held out, so that none is on both sides.
+    """Read every pair of the sources; a share of the *prompts* is held out, so that no prompt is in both splits.
 
-    `shuffle_labels` turns half of the learnt pairs round, by a coin: a control in which there is nothing to learn.
+    `shuffle_labels` swaps the answers of a random half of the training pairs: a control without a signal to learn.
     """
     counts = Counts("pairs", length)
-    found = Found(counts)
+    pairs = Found(counts)
     settings = TuningSettings(length, on_long)
     for source in sources:
         for pair in examine_pairs([source], tokenizer, template, settings):
@@ -102,15 +102,15 @@ def read_pairs(
                 counts.drop_record(pair)
                 continue
             counts.add_metadata(pair.columns, source)
-            aside = _is_held_out(pair.prompt, held_out, seed)
-            if shuffle_labels and not aside and hash_fraction(pair.id, f"{seed}/label") < 0.5:
-                pair = pair.turned()
-            side = found.heldout if aside else found.learnt
-            side += [pair] * (1 if aside else repeat_count(source.repeat, pair.id))
-            counts.keep(held_out=aside, truncated=pair.truncated)
+            is_held_out = _is_held_out(pair.prompt, held_out, seed)
+            if shuffle_labels and not is_held_out and hash_fraction(pair.id, f"{seed}/label") < 0.5:
+                pair = pair.swapped()
+            side = pairs.heldout if is_held_out else pairs.train
+            side += [pair] * (1 if is_held_out else repeat_count(source.repeat, pair.id))
+            counts.keep(held_out=is_held_out, truncated=pair.truncated)
             counts.note_template(pair.answers)
-            tell(len(found.learnt) + len(found.heldout))
-    return found
+            tell(len(pairs.train) + len(pairs.heldout))
+    return pairs
 
 
 def examine_pairs(
@@ -144,10 +144,10 @@ def read_ratings(
     shuffle_labels: bool = False,
     tell: Callable[[int], None] = lambda count: None,
 ) -> Found:
-    """Every rated answer of the sources, each beside an answer that belongs to another prompt, as KTO wants it."""
+    """Read every rated answer of the sources, each with an answer to another prompt, as KTO requires."""
     counts = Counts("answers", length)
-    found = Found(counts)
-    alone: dict[bool, list[tuple[Rated, Halves]]] = {False: [], True: []}
+    pairs = Found(counts)
+    answers_by_split: dict[bool, list[tuple[Rated, Halves]]] = {False: [], True: []}
     settings = TuningSettings(length, on_long)
     for source in sources:
         for answer in examine_ratings([source], tokenizer, template, settings):
@@ -156,19 +156,25 @@ def read_ratings(
                 continue
             rated, halves = answer
             counts.add_metadata(rated.metadata, source)
-            aside = _is_held_out(rated.prompt, held_out, seed)
-            alone[aside] += [(rated, halves)] * (1 if aside else repeat_count(source.repeat, rated.id))
-            counts.keep(held_out=aside, truncated=len(halves.whole.ids) > length)
-            counts.note_template([halves.whole])
-            tell(sum(map(len, alone.values())))
-    if any(len({rated.prompt for rated, _ in side}) == 1 for side in alone.values()):  # without another's answer
-        alone = {False: alone[False] + alone[True], True: []}
-    found.learnt, found.heldout = (_beside_strays(alone[aside], length, seed) for aside in (False, True))
+            is_held_out = _is_held_out(rated.prompt, held_out, seed)
+            answers_by_split[is_held_out] += [(rated, halves)] * (
+                1 if is_held_out else repeat_count(source.repeat, rated.id)
+            )
+            counts.keep(held_out=is_held_out, truncated=len(halves.encoded.ids) > length)
+            counts.note_template([halves.encoded])
+            tell(sum(map(len, answers_by_split.values())))
+    if any(
+        len({rated.prompt for rated, _ in side}) == 1 for side in answers_by_split.values()
+    ):  # without another's answer
+        answers_by_split = {False: answers_by_split[False] + answers_by_split[True], True: []}
+    pairs.train, pairs.heldout = (
+        _pair_with_mismatched(answers_by_split[is_held_out], length, seed) for is_held_out in (False, True)
+    )
     if shuffle_labels:
-        order = sorted(range(len(found.learnt)), key=lambda at: hash_fraction(found.learnt[at].id, f"{seed}/label"))
-        goods = [found.learnt[at].good for at in order]
-        found.learnt = [replace(pair, good=good) for pair, good in zip(found.learnt, goods, strict=True)]
-    return found
+        order = sorted(range(len(pairs.train)), key=lambda index: hash_fraction(pairs.train[index].id, f"{seed}/label"))
+        goods = [pairs.train[index].good for index in order]
+        pairs.train = [replace(pair, good=good) for pair, good in zip(pairs.train, goods, strict=True)]
+    return pairs
 
 
 def examine_ratings(
@@ -185,7 +191,7 @@ def examine_ratings(
             except DataError as error:
                 yield refused_by_template(error, rated.id, rated.source, source)
                 continue
-            fitted = fit(halves.whole, length=settings.length, on_long=settings.on_long)
+            fitted = fit(halves.encoded, length=settings.length, on_long=settings.on_long)
             yield Drop(rated.id, rated.source, fitted) if isinstance(fitted, str) else (rated, halves)
         yield from drops
         drops.clear()
@@ -196,7 +202,7 @@ class Rows(NamedTuple):
 
     ids: Int64[np.ndarray, "pairs 2 width"]
     learn: Bool[np.ndarray, "pairs 2 width"]
-    """The answers' own tokens."""
+    """The tokens of the answers."""
 
 
 class PairRows:
@@ -211,25 +217,25 @@ class PairRows:
 
     @cached_property
     def tokens(self) -> Int64[np.ndarray, "pairs 2"]:
-        """Of each answer."""
-        return np.array([[sum(one.learn) for one in pair.answers] for pair in self.pairs], dtype=np.int64)
+        """Number of tokens of each answer."""
+        return np.array([[sum(answer.learn) for answer in pair.answers] for pair in self.pairs], dtype=np.int64)
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "pairs"]:
         """Tokens of the longer answer with its prompt."""
-        return np.array([max(len(one.ids) for one in pair.answers) for pair in self.pairs], dtype=np.int64)
+        return np.array([max(len(answer.ids) for answer in pair.answers) for pair in self.pairs], dtype=np.int64)
 
     def order(self, step: int, *, rows: int, seed: int) -> list[int]:
-        """Which pairs `step` learns from, over all processes."""
+        """Return the pairs of `step`, over all processes."""
         runs = shuffled(step * rows, rows, size=len(self.pairs), seed=seed)
         return [pair for _, run in runs for pair in run.tolist()]
 
     def width(self, numbers: Sequence[int]) -> int:
-        """How wide rows for these pairs are."""
+        """Return the width of rows for these pairs."""
         return min(-(-int(self.lengths[list(numbers)].max()) // WIDTHS) * WIDTHS, self.context)
 
     def take(self, numbers: Sequence[int], *, width: int | None = None) -> Rows:
-        """Rows by their number, as wide as the longest of them or `width`."""
+        """Return rows by number, as wide as the longest of them or `width`."""
         shape = (len(numbers), 2, width or self.width(numbers))
         ids, learn = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
         for row, number in enumerate(numbers):
@@ -243,28 +249,28 @@ class PairRows:
 
 
 class Halves(NamedTuple):
-    """A prompt and an answer, and where the one ends and the other begins."""
+    """An encoded prompt with its answer, and the position where the answer begins."""
 
-    whole: Encoded
+    encoded: Encoded
     start: int
 
 
 def encode_answer(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
 ) -> Encoded:
-    """A dialogue of which only the answer's tokens are learnt, not what the assistant said before."""
-    return _encoded(tokenizer, template, prompt, answer).whole
+    """Encode a dialogue of which only the tokens of the answer are learned, not earlier assistant messages."""
+    return _encoded(tokenizer, template, prompt, answer).encoded
 
 
 def _encoded(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
 ) -> Halves:
-    whole = encode(tokenizer, template, [*prompt, *answer], learn_from=len(prompt))
-    before = encode_prompt(tokenizer, template, prompt)
-    # As far as both agree: where the answer's first letters join the last token of the prompt, it begins there.
-    pairs = enumerate(zip(before, whole.ids, strict=False))
-    start = next((at for at, (a, b) in pairs if a != b), min(len(before), len(whole.ids)))
-    return Halves(replace(whole, learn=[False] * start + whole.learn[start:]), start)
+    encoded = encode(tokenizer, template, [*prompt, *answer], learn_from=len(prompt))
+    prompt_ids = encode_prompt(tokenizer, template, prompt)
+    # The common prefix: if the first letters of the answer merge with the last token of the prompt, it begins there.
+    pairs = enumerate(zip(prompt_ids, encoded.ids, strict=False))
+    start = next((at for at, (a, b) in pairs if a != b), min(len(prompt_ids), len(encoded.ids)))
+    return Halves(replace(encoded, learn=[False] * start + encoded.learn[start:]), start)
 
 
 def _halves(rated: Rated, tokenizer: Tokenizer, template: ChatTemplate) -> Halves:
@@ -302,31 +308,33 @@ def _cut(side: Encoded, length: int) -> Encoded:
     return replace(side, ids=side.ids[:length], learn=side.learn[:length])
 
 
-def _beside_strays(alone: list[tuple[Rated, Halves]], length: int, seed: int) -> list[TokenPair]:
-    """Each rated answer with another one's put in its place: whose is drawn once, so that it can be scored once."""
-    order = sorted(range(len(alone)), key=lambda at: hash_fraction(alone[at][0].id, f"{seed}/stray"))
-    strays = {at: _stray(order, place, alone) for place, at in enumerate(order)}
+def _pair_with_mismatched(rated_answers: list[tuple[Rated, Halves]], length: int, seed: int) -> list[TokenPair]:
+    """Pair each rated answer with an answer to another prompt, selected once by hash so that it is scored once."""
+    order = sorted(
+        range(len(rated_answers)), key=lambda index: hash_fraction(rated_answers[index][0].id, f"{seed}/stray")
+    )
+    strays = {index: _mismatched_index(order, position, rated_answers) for position, index in enumerate(order)}
     pairs = []
-    for at, (rated, halves) in enumerate(alone):
-        _, other = alone[strays[at]]
-        ids = halves.whole.ids[: halves.start] + other.whole.ids[other.start :]
-        learn = [False] * halves.start + other.whole.learn[other.start :]
-        answers = (_cut(halves.whole, length), _cut(Encoded(ids, learn), length))
-        own = rated.id, rated.source, rated.prompt
-        pairs.append(TokenPair(*own, answers, good=rated.good, columns=rated.metadata))
+    for index, (rated, halves) in enumerate(rated_answers):
+        _, other = rated_answers[strays[index]]
+        ids = halves.encoded.ids[: halves.start] + other.encoded.ids[other.start :]
+        learn = [False] * halves.start + other.encoded.learn[other.start :]
+        token_pairs = (_cut(halves.encoded, length), _cut(Encoded(ids, learn), length))
+        fields = rated.id, rated.source, rated.prompt
+        pairs.append(TokenPair(*fields, token_pairs, good=rated.good, columns=rated.metadata))
     return pairs
 
 
-def _stray(order: list[int], place: int, alone: list[tuple[Rated, Halves]]) -> int:
-    """The nearest one before in the drawn order that answers another prompt."""
-    own = alone[order[place]][0].prompt
-    others = (order[place - back] for back in range(1, len(order)))
-    other = next((at for at in others if alone[at][0].prompt != own), None)
+def _mismatched_index(order: list[int], position: int, answers: list[tuple[Rated, Halves]]) -> int:
+    """Return the nearest previous answer in hash order that belongs to another prompt."""
+    prompt = answers[order[position]][0].prompt
+    candidates = (order[position - back] for back in range(1, len(order)))
+    other = next((index for index in candidates if answers[index][0].prompt != prompt), None)
     if other is None:
         raise DataError("kto", "every answer is to the same prompt", hint="kto needs answers to two prompts or more")
     return other
 
 
 def _is_held_out(prompt: Sequence[Message], share: float, seed: int) -> bool:
-    """By the prompt, so that no answer to it is learnt."""
+    """Return True if the prompt is held out, so that no answer to it is learned."""
     return hash_fraction(messages_text(prompt), f"{seed}/held out") < share

@@ -1,4 +1,4 @@
-"""Text of the pretraining among later rows, so that a model does not forget what it was: how much, and whose.
+"""Replay of pretraining text in later training, against forgetting: the number of rows and their shards.
 
 replayed = replayed_rows(0.25, rows=8, where="sft")         # 2
 general = pretraining(folder, tokenizer, where="sft")       # its shards, in the model's own tokens

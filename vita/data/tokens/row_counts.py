@@ -1,4 +1,4 @@
-"""What became of the rows that a stage read: learned, held out, or dropped for a reason; the numbers add up.
+"""Counts of the rows that a stage read: learned, held out, or dropped by reason; the numbers add up.
 
 counts = Counts("dialogues", length=512)
 counts.drop("cut_before_answer")
@@ -25,7 +25,7 @@ LOUD = 0.1
 
 @dataclass
 class Counts:
-    """How many records were read, and what became of them."""
+    """The number of records read, learned, held out and dropped."""
 
     kind: str
     """What is counted: dialogues, pairs, answers."""
@@ -107,7 +107,7 @@ class Counts:
         return words.format(length=f"{self.length:,}")
 
     def summary(self) -> str:
-        """What was read and what became of it, in one sentence."""
+        """Return the counts in one sentence."""
         text = f"{self.learned:,} {self.kind} to learn from, {self.heldout:,} held out"
         if self.dropped:
             text += f", {self.dropped.total():,} dropped"

@@ -29,7 +29,7 @@ _GROUPS_KEPT = 16
 
 
 class Provenance(Protocol):
-    """What the side file keeps of a document."""
+    """The fields of a document in the side file."""
 
     @property
     def id(self) -> str: ...
@@ -114,8 +114,8 @@ class Shards:
         """Read every file and refuse one whose content was altered."""
         for entry in _files(self.index):
             with (self.folder / entry["file"]).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != entry["sha256"]:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != entry["sha256"]:
                 problem = "was altered since it was written (its sha256 differs)"
                 raise StoreError(str(self.folder / entry["file"]), problem, hint="tokenize the corpus again")
 
@@ -152,7 +152,7 @@ class Shards:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Where each document starts; one more entry, the last, is where the stream ends."""
+        """The start of each document; the last entry is the end of the stream."""
         return np.memmap(self.folder / "starts.bin", dtype="<i8", mode="r")
 
     @cached_property

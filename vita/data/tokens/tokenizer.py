@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE of our own, or the tokenizer of any Hugging Face folder.
+"""Tokenizers: byte-level BPE trained by Vita, or the tokenizer of any Hugging Face folder.
 
     tokenizer = Tokenizer.train(texts, vocabulary=4096)
     tokenizer.save(folder)                       # transformers.AutoTokenizer opens it and gives the same ids
@@ -28,15 +28,15 @@ from vita.spine.model_files import ModelFiles, ModelFolder
 
 DOCUMENT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIALS = (DOCUMENT, START_OF_TURN, END_OF_TURN)
-"""The special tokens of a tokenizer of our own: always its last ids, in this order."""
+"""The special tokens of a tokenizer trained by Vita: always its last ids, in this order."""
 
 
 class Spans(NamedTuple):
-    """Token ids with the characters [start, end) that each stands for."""
+    """Token ids with the characters [start, stop) that each represents."""
 
     ids: np.ndarray
     starts: np.ndarray
-    ends: np.ndarray
+    stops: np.ndarray
 
 
 class Tokenizer:
@@ -92,9 +92,9 @@ class Tokenizer:
             **read_settings(files, "tokenizer_config.json"),
         }
         stops = read_settings(files, "generation_config.json").get("eos_token_id")
-        ends = [stops] if isinstance(stops, int) else stops or ()
+        extra_stops = [stops] if isinstance(stops, int) else stops or ()
         try:
-            return cls(definition, settings=settings, stops=ends)
+            return cls(definition, settings=settings, stops=extra_stops)
         except ModelError as error:
             raise ModelError(str(path), error.problem, expected=error.expected, hint=error.hint) from None
 
@@ -109,49 +109,49 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """Identifies the tokens that it gives."""
+        """The digest of the definition, which identifies the tokenization."""
         return hashlib.sha256(self._definition.encode()).hexdigest()
 
     @property
     def engine(self) -> str:
-        """What encodes: `tiktoken` or `tokenizers`."""
+        """The encoder library: `tiktoken` or `tokenizers`."""
         return "tiktoken" if self._fast else "tokenizers"
 
     # -- its special tokens
 
     def name_of(self, role: str) -> str | None:
-        """The token that the settings call `bos_token`, `eos_token`, `pad_token` or `unk_token`."""
+        """Return the token that the settings name `bos_token`, `eos_token`, `pad_token` or `unk_token`."""
         value = self.settings.get(role)
         return value.get("content") if isinstance(value, dict) else value
 
     def id_of(self, token: str | None) -> int | None:
-        """The id of a token by its name."""
+        """Return the id of a token by its name."""
         return None if token is None else self._ids.get(token)
 
     @cached_property
     def document(self) -> int:
-        """Stands at the start of every document (`<|endoftext|>`)."""
+        """The token at the start of every document (`<|endoftext|>`)."""
         names = (DOCUMENT, self.name_of("bos_token"), self.name_of("eos_token"), self.name_of("pad_token"))
-        found = next((i for i in map(self.id_of, names) if i is not None), None)
-        if found is None:
+        token = next((i for i in map(self.id_of, names) if i is not None), None)
+        if token is None:
             hint = f"give `bos_token` in its tokenizer_config.json, or add {DOCUMENT} to it"
             raise ModelError("tokenizer", "has no token that could stand between documents", hint=hint)
-        return found
+        return token
 
     @cached_property
     def bos(self) -> int | None:
-        """What the settings call the beginning of a sequence."""
+        """The id of `bos_token`, the beginning of a sequence, if the settings name one."""
         return self.id_of(self.name_of("bos_token"))
 
     @cached_property
     def pad(self) -> int:
-        """Fills rows; never looked at."""
+        """The padding token; it is never attended to."""
         named = self.id_of(self.name_of("pad_token"))
         return self.document if named is None else named
 
     @cached_property
     def end_of_turn(self) -> int:
-        """Ends an answer (`<|im_end|>`, else what the settings call the end of a sequence)."""
+        """The token that ends an answer (`<|im_end|>`, else `eos_token`)."""
         named = self.id_of(END_OF_TURN)
         if named is None:
             named = self.id_of(self.name_of("eos_token"))
@@ -177,8 +177,8 @@ class Tokenizer:
         """`encode` of many texts, each an array of uint32."""
         texts = [_valid(text) for text in texts]
         if self._fast is None:
-            found = self._plain.encode_batch_fast(texts, add_special_tokens=False)
-            return [np.array(encoding.ids, dtype=np.uint32) for encoding in found]
+            encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
+            return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         if threads <= 1 or len(texts) < 2:
             return [self._encode(text) for text in texts]
         with ThreadPoolExecutor(threads) as pool:
@@ -216,27 +216,27 @@ class Tokenizer:
             ids = [np.array([special]) if special is not None else self._encode(text[start:end].translate(restore))
                    for start, end, special in pieces]  # fmt: skip
             return self._spanned(text.translate(restore), np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64))
-        found = [Spans(np.zeros(0, dtype=np.int64), *np.zeros((2, 0), dtype=np.int64))]
+        parts = [Spans(np.zeros(0, dtype=np.int64), *np.zeros((2, 0), dtype=np.int64))]
         for start, end, special in pieces:
             if special is not None:
-                found.append(Spans(np.array([special]), np.array([start]), np.array([end])))
+                parts.append(Spans(np.array([special]), np.array([start]), np.array([end])))
             else:
-                ids, starts, ends = self.spans(text[start:end].translate(restore))
-                found.append(Spans(ids, starts + start, ends + start))
-        return Spans(*(np.concatenate(column) for column in zip(*found, strict=True)))
+                ids, starts, stops = self.spans(text[start:end].translate(restore))
+                parts.append(Spans(ids, starts + start, stops + start))
+        return Spans(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _pieces(self, text: str) -> list[tuple[int, int, int | None]]:
         """(start, end, id) of every special token in `text` and, with None, of what lies between."""
         if not self.specials:
             return [(0, len(text), None)] if text else []
         pieces: list[tuple[int, int, int | None]] = []
-        at = 0
+        position = 0
         for match in self.special_pattern.finditer(text):
-            if match.start() > at:
-                pieces.append((at, match.start(), None))
-            at = match.end()
-            pieces.append((match.start(), at, self.specials[match.group()]))
-        return pieces if at == len(text) else [*pieces, (at, len(text), None)]
+            if match.start() > position:
+                pieces.append((position, match.start(), None))
+            position = match.end()
+            pieces.append((match.start(), position, self.specials[match.group()]))
+        return pieces if position == len(text) else [*pieces, (position, len(text), None)]
 
     def _spanned(self, text: str, ids: np.ndarray) -> Spans:
         """Characters of each token of `text`, from the bytes that the tokens stand for."""
@@ -244,23 +244,23 @@ class Tokenizer:
             return Spans(*np.zeros((3, 0), dtype=np.int64))
         character = np.cumsum((np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80) - 1
         lengths = self._lengths[ids]
-        ends = np.cumsum(lengths)
-        return Spans(ids.astype(np.int64), character[ends - lengths], character[ends - 1] + 1)
+        stops = np.cumsum(lengths)
+        return Spans(ids.astype(np.int64), character[stops - lengths], character[stops - 1] + 1)
 
     # -- ids to text
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
         """The text of `ids`; special tokens are left out unless `special`."""
-        kept = list(map(int, ids))
+        tokens = list(map(int, ids))
         if not special:
             specials = self.special_ids
-            kept = [i for i in kept if i not in specials]
+            tokens = [i for i in tokens if i not in specials]
         if not self._byte_level:
-            return self._engine.decode(kept, skip_special_tokens=False)
+            return self._engine.decode(tokens, skip_special_tokens=False)
         table, size = self._bytes, self.vocabulary
-        if kept and (min(kept) < 0 or max(kept) >= size):
-            kept = [i for i in kept if 0 <= i < size]
-        return b"".join([table[i] for i in kept]).decode("utf-8", errors="replace")
+        if tokens and (min(tokens) < 0 or max(tokens) >= size):
+            tokens = [i for i in tokens if 0 <= i < size]
+        return b"".join([table[i] for i in tokens]).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; for a special one its name, for an unused id nothing."""
@@ -284,15 +284,15 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        found = [b""] * self.vocabulary
+        table = [b""] * self.vocabulary
         for token, i in self._ids.items():
             if token in self._added:
-                found[i] = token.encode()
+                table[i] = token.encode()
             elif self._byte_level and bpe.is_spelled(token):
-                found[i] = bpe.unspell(token)
+                table[i] = bpe.unspell(token)
             else:
-                found[i] = _sentencepiece_bytes(token)
-        return found
+                table[i] = _sentencepiece_bytes(token)
+        return table
 
     @cached_property
     def _lengths(self) -> np.ndarray:
@@ -320,13 +320,13 @@ class _Tiktoken:
 
     @classmethod
     def of(cls, definition: Mapping[str, Any], engine: Any) -> _Tiktoken | None:
-        """None where tiktoken is missing or cannot give the same tokens."""
+        """Create the encoder; None if tiktoken is missing or cannot give the same tokens."""
         if not bpe.installed("tiktoken"):
             return None
-        found = bpe.tiktoken_ranks(definition, engine)
-        if found is None:
+        result = bpe.tiktoken_ranks(definition, engine)
+        if result is None:
             return None
-        ranks, pattern = found
+        ranks, pattern = result
         vocabulary = definition["model"]["vocab"]
         ids = np.zeros(len(ranks), dtype=np.uint32)
         for token, rank in ranks.items():
@@ -336,10 +336,10 @@ class _Tiktoken:
     def encode(self, text: str) -> np.ndarray | None:
         """Ids, or None for the rare text (a run of a million spaces) that is too much for its regex engine."""
         try:
-            found = self._encoding.encode_to_numpy(text, disallowed_special=())
+            tokens = self._encoding.encode_to_numpy(text, disallowed_special=())
         except ValueError:
             return None
-        return found if self._ids is None else self._ids[found]
+        return tokens if self._ids is None else self._ids[tokens]
 
 
 _NEVER_SPECIAL = "\U0010ffff<|never special|>"

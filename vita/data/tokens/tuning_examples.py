@@ -24,7 +24,7 @@ from vita.spine.errors import DataError
 
 @dataclass(frozen=True)
 class TuningSettings:
-    """How records become token sequences."""
+    """The settings for the conversion of records to token sequences."""
 
     length: int
     """Tokens of the longest sequence."""
@@ -74,7 +74,7 @@ def refused_by_template(error: DataError, id: str, name: str, source: Source) ->
 
 
 def is_held_out(messages: Sequence[Message], settings: TuningSettings) -> bool:
-    """Whether a dialogue is held out, by what is said in it, so that a copy of it is not learned."""
+    """Return True if a dialogue is held out, by the hash of its text, so that no copy of it is learned."""
     return hash_fraction(messages_text(messages), f"{settings.seed}/held out") < settings.held_out
 
 
@@ -90,12 +90,12 @@ def prepare_dialogue(
     if flaw:
         return _dropped(Drop(dialogue.id, dialogue.source, flaw.reason, flaw.detail))
     try:
-        whole = encode_training(tokenizer, template, dialogue.messages)
+        encodings = encode_training(tokenizer, template, dialogue.messages)
     except DataError as error:
         return _dropped(refused_by_template(error, dialogue.id, dialogue.source, source))
-    fitted = [fit(encoded, length=settings.length, on_long=settings.on_long) for encoded in whole]
+    fitted = [fit(encoded, length=settings.length, on_long=settings.on_long) for encoded in encodings]
     sequences = tuple(encoded for encoded in fitted if isinstance(encoded, Encoded))
-    tokens = max(len(encoded.ids) for encoded in whole)
+    tokens = max(len(encoded.ids) for encoded in encodings)
     if not sequences:
         reason = next(reason for reason in fitted if isinstance(reason, str))
         return TuningDialogue(
