@@ -1,4 +1,4 @@
-"""What users said of answers, and what can be learnt from it: pairs, dialogues, and answers with a verdict.
+"""User feedback on answers, and its conversion to training data: pairs, dialogues and rated answers.
 
     refined = refine(read_feedback(folder), Cleaning(), redact=str, taken=frozenset())
     refined.pairs, refined.dialogues, refined.rated, refined.drops
@@ -31,7 +31,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What one user said of one answer."""
+    """The feedback of one user on one answer."""
 
     id: str
     kind: Kind
@@ -58,7 +58,7 @@ class Said:
 
 
 class Cleaning(Settings):
-    """What becomes of feedback before anything is learnt from it."""
+    """The settings for filtering feedback before training."""
 
     agreement: float = Field(default=0.6, gt=0.5, le=1)
     """The share of voices on a pair that must agree; others are dropped as disputed."""
@@ -74,7 +74,7 @@ class Cleaning(Settings):
 
 @dataclass(frozen=True)
 class Refined:
-    """What can be learnt."""
+    """The training data from feedback."""
 
     pairs: list[Preference]
     dialogues: list[Dialogue]
@@ -118,15 +118,17 @@ def refine(
     """Clean, merge and turn into training data; `tested` are the texts that the model must not be trained on."""
     drops: list[Drop] = []
     taken = Overlap(tested, words=cleaning.overlap)
-    redacted = (_redacted(one, redact) for one in _latest(said, drops))
+    redacted = (_redacted(record, redact) for record in _latest(said, drops))
     kept = list(_usable(redacted, cleaning, taken, drops))
     pairs = list(_pairs(kept, cleaning, drops))
     used = {request for pair in pairs for request in pair.metadata["requests"]}
-    rated = [_rated(one) for one in kept if one.kind == "thumb" and one.request not in used]
+    rated = [_rated(record) for record in kept if record.kind == "thumb" and record.request not in used]
     dialogues = list(
-        {one.id: one for one in (_dialogue(said) for said in kept if said.kind == "edit" and said.better)}.values()
+        {
+            record.id: record for record in (_dialogue(said) for said in kept if said.kind == "edit" and said.better)
+        }.values()
     )
-    kinds = Counter(one.kind for one in kept)
+    kinds = Counter(record.kind for record in kept)
     counts = {f"kept_{kind}": kinds[kind] for kind in KINDS}
     counts |= {"pairs": len(pairs), "dialogues": len(dialogues), "rated": len(rated), "dropped": len(drops)}
     return Refined(pairs, dialogues, rated, drops, counts)
@@ -145,85 +147,87 @@ class Overlap:
         return any(run in self._runs for run in self._of(text))
 
     def _of(self, text: str) -> Iterator[tuple[str, ...]]:
-        found = re.findall(r"\w+", text.casefold())
-        if len(found) <= self.words:
-            yield tuple(found)
-        for start in range(len(found) - self.words + 1):
-            yield tuple(found[start : start + self.words])
+        tokens = re.findall(r"\w+", text.casefold())
+        if len(tokens) <= self.words:
+            yield tuple(tokens)
+        for start in range(len(tokens) - self.words + 1):
+            yield tuple(tokens[start : start + self.words])
 
 
 # -- which voices count
 
 
 def _latest(said: Iterable[Said], drops: list[Drop]) -> Iterator[Said]:
-    """Who said something else of the same answers later has changed their mind, and only the last word counts."""
-    every = list(said)
-    last = {_question(one): one.id for one in every}
-    for one in every:
-        question = _question(one)
-        if question is None or last[question] == one.id:
-            yield one
+    """Yield the latest record of each user on the same answers; earlier records are dropped."""
+    records = list(said)
+    last = {_question(record): record.id for record in records}
+    for record in records:
+        question = _question(record)
+        if question is None or last[question] == record.id:
+            yield record
         else:
-            drops.append(Drop(one.id, "feedback", "another word later"))
+            drops.append(Drop(record.id, "feedback", "another word later"))
 
 
-def _question(one: Said) -> tuple[Any, ...] | None:
+def _question(record: Said) -> tuple[Any, ...] | None:
     """The key of what a voice decides, and whose it is: of two voices with the same key the later one counts.
 
     Where nobody says who, the thumbs and the edits of an answer are one person's.
     """
-    if one.kind in ("thumb", "edit"):
-        return one.kind, one.who, one.request, one.answer
-    if one.kind == "vote" and one.who:
-        return one.who, one.prompt, frozenset((one.answer, one.rejected))
+    if record.kind in ("thumb", "edit"):
+        return record.kind, record.who, record.request, record.answer
+    if record.kind == "vote" and record.who:
+        return record.who, record.prompt, frozenset((record.answer, record.rejected))
     return None
 
 
 def _usable(said: Iterable[Said], cleaning: Cleaning, taken: Overlap, drops: list[Drop]) -> Iterator[Said]:
     users: Counter[str] = Counter()
-    seen: set[tuple[Any, ...]] = set()
-    for one in said:
-        again = (one.who, one.kind, one.request, one.answer, one.better, one.rejected)
-        reason = _unusable(one, cleaning, taken)
-        if reason is None and again in seen:
+    known: set[tuple[Any, ...]] = set()
+    for record in said:
+        again = (record.who, record.kind, record.request, record.answer, record.better, record.rejected)
+        reason = _unusable(record, cleaning, taken)
+        if reason is None and again in known:
             reason = "said twice"
-        if reason is None and one.who and users[one.who] >= cleaning.per_user:
+        if reason is None and record.who and users[record.who] >= cleaning.per_user:
             reason = "one user's too many"
         if reason:
-            drops.append(Drop(one.id, "feedback", reason, one.reason[:200] if one.consent else ""))
+            drops.append(Drop(record.id, "feedback", reason, record.reason[:200] if record.consent else ""))
             continue
-        seen.add(again)
-        users[one.who or ""] += 1
-        yield one
+        known.add(again)
+        users[record.who or ""] += 1
+        yield record
 
 
-def _unusable(one: Said, cleaning: Cleaning, taken: Overlap) -> str | None:
+def _unusable(record: Said, cleaning: Cleaning, taken: Overlap) -> str | None:
     """Why a voice cannot be used, if it cannot."""
-    if not one.consent:
+    if not record.consent:
         return "no consent"
-    if not one.prompt or one.prompt[-1].role != "user" or not one.prompt[-1].content.strip():
+    if not record.prompt or record.prompt[-1].role != "user" or not record.prompt[-1].content.strip():
         return "no prompt"
-    texts = [text for text in (one.answer, one.better, one.rejected) if text is not None]
+    texts = [text for text in (record.answer, record.better, record.rejected) if text is not None]
     if any(not text.strip() for text in texts):
         return "an empty answer"
     if any(len(text) > cleaning.longest for text in texts):
         return "a long answer"
-    if any(message.content in taken for message in one.prompt if message.role == "user"):
+    if any(message.content in taken for message in record.prompt if message.role == "user"):
         return "tested on"
-    if one.kind == "flag":
+    if record.kind == "flag":
         return "a flag alone"
-    if one.kind == "vote" and not one.value:
+    if record.kind == "vote" and not record.value:
         return "a tie"
-    if (one.kind == "edit" and one.better == one.answer) or (one.kind == "vote" and one.rejected == one.answer):
+    if (record.kind == "edit" and record.better == record.answer) or (
+        record.kind == "vote" and record.rejected == record.answer
+    ):
         return "both answers alike"
     return None
 
 
-def _redacted(one: Said, redact: Callable[[str], str]) -> Said:
-    prompt = tuple(Message(message.role, redact(message.content)) for message in one.prompt)
-    better, rejected = (None if text is None else redact(text) for text in (one.better, one.rejected))
-    return Said(one.id, one.kind, one.request, one.model, prompt, redact(one.answer), one.value, better, rejected,
-                redact(one.reason), one.who, one.consent)  # fmt: skip
+def _redacted(record: Said, redact: Callable[[str], str]) -> Said:
+    prompt = tuple(Message(message.role, redact(message.content)) for message in record.prompt)
+    better, rejected = (None if text is None else redact(text) for text in (record.better, record.rejected))
+    return Said(record.id, record.kind, record.request, record.model, prompt, redact(record.answer), record.value,
+                better, rejected, redact(record.reason), record.who, record.consent)  # fmt: skip
 
 
 # -- pairs
@@ -236,7 +240,7 @@ _TRIED = 64
 
 @dataclass
 class _Asked:
-    """What people said of the answers to one prompt."""
+    """The feedback on the answers to one prompt."""
 
     liked: dict[str, list[Said]] = field(default_factory=dict)
     """Answer -> its thumbs up."""
@@ -244,17 +248,17 @@ class _Asked:
     compared: dict[_Pair, list[tuple[str, Said]]] = field(default_factory=dict)
     """Votes and edits: pair -> (the better answer, who said so)."""
 
-    def add(self, one: Said) -> _Pair | None:
+    def add(self, record: Said) -> _Pair | None:
         """Take a voice in; returns the pair that it compares, if it does."""
-        if one.kind == "thumb":
-            thumbs = self.liked if (one.value or 0) > 0 else self.disliked
-            thumbs.setdefault(one.answer, []).append(one)
+        if record.kind == "thumb":
+            thumbs = self.liked if (record.value or 0) > 0 else self.disliked
+            thumbs.setdefault(record.answer, []).append(record)
             return None
-        better, worse = (one.answer, one.rejected) if one.kind == "vote" else (one.better, one.answer)
+        better, worse = (record.answer, record.rejected) if record.kind == "vote" else (record.better, record.answer)
         if better is None or worse is None:
             return None
         pair = (min(better, worse), max(better, worse))
-        self.compared.setdefault(pair, []).append((better, one))
+        self.compared.setdefault(pair, []).append((better, record))
         return pair
 
     def matched(self) -> Iterator[_Pair]:
@@ -268,21 +272,21 @@ class _Asked:
                     yield min(better, worse), max(better, worse)
 
     def count(self) -> int:
-        """How many pairs there are, without forming them."""
-        both = len(self.liked.keys() & self.disliked.keys())
-        matched = len(self.liked) * len(self.disliked) - both - both * (both - 1) // 2
-        alone = sum(not self._is_matched(pair) for pair in self.compared)
-        return matched + alone
+        """Return the number of pairs, without building them."""
+        in_both = len(self.liked.keys() & self.disliked.keys())
+        matched = len(self.liked) * len(self.disliked) - in_both - in_both * (in_both - 1) // 2
+        unmatched = sum(not self._is_matched(pair) for pair in self.compared)
+        return matched + unmatched
 
     def votes(self, better: str, worse: str) -> int:
-        """How many voices prefer `better`: each thumb up is compared with each thumb down."""
+        """Return the number of votes for `better`: each thumb up is compared with each thumb down."""
         direct = sum(chosen == better for chosen, _ in self.compared.get((min(better, worse), max(better, worse)), ()))
         return direct + len(self.liked.get(better, ())) * len(self.disliked.get(worse, ()))
 
     def sources(self, better: str, worse: str) -> list[Said]:
         """The voices that prefer `better`."""
         compared = self.compared.get((min(better, worse), max(better, worse)), ())
-        direct = [one for chosen, one in compared if chosen == better]
+        direct = [record for chosen, record in compared if chosen == better]
         up, down = self.liked.get(better, []), self.disliked.get(worse, [])
         return [*direct, *up, *down] if up and down else direct
 
@@ -290,56 +294,58 @@ class _Asked:
         return any(a in self.liked and b in self.disliked for a, b in (pair, pair[::-1]))
 
 
-def _pairs(kept: Iterable[Said], cleaning: Cleaning, drops: list[Drop]) -> Iterator[Preference]:
+def _pairs(records: Iterable[Said], cleaning: Cleaning, drops: list[Drop]) -> Iterator[Preference]:
     """Voices on the same two answers counted together, whichever side they take.
 
     Pairs are formed one at a time and only until a prompt has given as many as it may, so that a prompt with thousands
     of thumbs costs no more than its thumbs.
     """
-    asked: dict[tuple[Message, ...], _Asked] = {}
+    by_prompt: dict[tuple[Message, ...], _Asked] = {}
     compared: dict[tuple[tuple[Message, ...], _Pair], None] = {}
     liked: dict[tuple[Message, ...], None] = {}
-    for one in kept:
-        if one.kind == "thumb" and (one.value or 0) > 0:
-            liked[one.prompt] = None
-        if pair := asked.setdefault(one.prompt, _Asked()).add(one):
-            compared[one.prompt, pair] = None
-    given: Counter[tuple[Message, ...]] = Counter()
-    tried: dict[tuple[Message, ...], set[_Pair]] = defaultdict(set)
+    for record in records:
+        if record.kind == "thumb" and (record.value or 0) > 0:
+            liked[record.prompt] = None
+        if pair := by_prompt.setdefault(record.prompt, _Asked()).add(record):
+            compared[record.prompt, pair] = None
+    num_pairs: Counter[tuple[Message, ...]] = Counter()
+    tried_pairs: dict[tuple[Message, ...], set[_Pair]] = defaultdict(set)
 
     def settle(prompt: tuple[Message, ...], pair: _Pair) -> Preference | None:
-        tried[prompt].add(pair)
-        found = _settled(prompt, asked[prompt], pair, cleaning)
-        if isinstance(found, Drop):
-            drops.append(found)
+        tried_pairs[prompt].add(pair)
+        result = _settled(prompt, by_prompt[prompt], pair, cleaning)
+        if isinstance(result, Drop):
+            drops.append(result)
             return None
-        given[prompt] += 1
-        return found
+        num_pairs[prompt] += 1
+        return result
 
     def full(prompt: tuple[Message, ...]) -> bool:
         limit = cleaning.pairs_per_prompt
-        return given[prompt] >= limit or len(tried[prompt]) >= limit * _TRIED
+        return num_pairs[prompt] >= limit or len(tried_pairs[prompt]) >= limit * _TRIED
 
     for prompt, pair in compared:
-        if not full(prompt) and (found := settle(prompt, pair)):
-            yield found
-    for prompt in {**liked, **dict.fromkeys(asked)}:
-        told = asked[prompt]
-        for pair in told.matched():
+        if not full(prompt) and (result := settle(prompt, pair)):
+            yield result
+    for prompt in {**liked, **dict.fromkeys(by_prompt)}:
+        prompt_feedback = by_prompt[prompt]
+        for pair in prompt_feedback.matched():
             if full(prompt):
                 break
-            if pair not in tried[prompt] and (found := settle(prompt, pair)):
-                yield found
-        if left := told.count() - len(tried[prompt]):
+            if pair not in tried_pairs[prompt] and (result := settle(prompt, pair)):
+                yield result
+        if left := prompt_feedback.count() - len(tried_pairs[prompt]):
             drops.append(
                 Drop(_id(prompt, "", ""), "feedback", "one prompt's too many", f"{left} more pairs of answers")
             )
 
 
-def _settled(prompt: tuple[Message, ...], told: _Asked, pair: _Pair, cleaning: Cleaning) -> Preference | Drop:
+def _settled(
+    prompt: tuple[Message, ...], prompt_feedback: _Asked, pair: _Pair, cleaning: Cleaning
+) -> Preference | Drop:
     """The preference that the voices on a pair agree on; a drop where they do not."""
     first, second = pair
-    votes = {first: told.votes(first, second), second: told.votes(second, first)}
+    votes = {first: prompt_feedback.votes(first, second), second: prompt_feedback.votes(second, first)}
     chosen, rejected = (first, second) if votes[first] >= votes[second] else (second, first)
     total = votes[first] + votes[second]
     share, id = votes[chosen] / total, _id(prompt, chosen, rejected)
@@ -352,46 +358,46 @@ def _settled(prompt: tuple[Message, ...], told: _Asked, pair: _Pair, cleaning: C
         (Message("assistant", rejected),),
         "feedback",
         margin=round(2 * share - 1, 6),
-        metadata=_lineage(told.sources(chosen, rejected)) | {"votes": total},
+        metadata=_lineage(prompt_feedback.sources(chosen, rejected)) | {"votes": total},
     )
 
 
 def _lineage(sources: Sequence[Said]) -> dict[str, Any]:
     return {
-        "requests": sorted({one.request for one in sources}),
-        "models": sorted({one.model for one in sources}),
-        "feedback": sorted({one.id for one in sources}),
+        "requests": sorted({record.request for record in sources}),
+        "models": sorted({record.model for record in sources}),
+        "feedback": sorted({record.id for record in sources}),
     }
 
 
-def _dialogue(one: Said) -> Dialogue:
-    messages = (*one.prompt, Message("assistant", one.better or ""))
-    return Dialogue(_id(one.prompt, one.better or "", ""), messages, "feedback", metadata=_lineage([one]))
+def _dialogue(record: Said) -> Dialogue:
+    messages = (*record.prompt, Message("assistant", record.better or ""))
+    return Dialogue(_id(record.prompt, record.better or "", ""), messages, "feedback", metadata=_lineage([record]))
 
 
-def _rated(one: Said) -> Rated:
-    answer = (Message("assistant", one.answer),)
-    return Rated(one.id, one.prompt, answer, (one.value or 0) > 0, "feedback", metadata=_lineage([one]))
+def _rated(record: Said) -> Rated:
+    answer = (Message("assistant", record.answer),)
+    return Rated(record.id, record.prompt, answer, (record.value or 0) > 0, "feedback", metadata=_lineage([record]))
 
 
 def _id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
-    told = json.dumps([[message.as_row() for message in prompt], chosen, rejected], ensure_ascii=False)
-    return "feedback/" + hashlib.sha256(told.encode()).hexdigest()[:16]
+    content = json.dumps([[message.as_row() for message in prompt], chosen, rejected], ensure_ascii=False)
+    return "feedback/" + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _said(line: str, where: str) -> Said:
     try:
         row = json.loads(line)
         row["prompt"] = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
-        said = Said(**row)
+        record = Said(**row)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(where, f"is no feedback: {error}") from None
-    if said.kind not in KINDS:
-        raise DataError(where, expected=f"a kind: {', '.join(KINDS)}", got=said.kind)
-    texts = [said.id, said.request, said.model, said.answer, *(one.content for one in said.prompt)]
-    texts += [text for text in (said.better, said.rejected, said.reason) if text is not None]
+    if record.kind not in KINDS:
+        raise DataError(where, expected=f"a kind: {', '.join(KINDS)}", got=record.kind)
+    texts = [record.id, record.request, record.model, record.answer, *(message.content for message in record.prompt)]
+    texts += [text for text in (record.better, record.rejected, record.reason) if text is not None]
     if not all(isinstance(text, str) for text in texts):
         raise DataError(where, expected="texts for `prompt`, `answer`, `better`, `rejected`", got=line[:80])
-    if said.kind == "thumb" and said.value not in (1, -1):
-        raise DataError(where, expected="a thumb's `value` of 1 or -1", got=said.value)
-    return said
+    if record.kind == "thumb" and record.value not in (1, -1):
+        raise DataError(where, expected="a thumb's `value` of 1 or -1", got=record.value)
+    return record

@@ -38,8 +38,8 @@ def held_out_mask(fractions: Float64[np.ndarray, "N"], amount: float) -> Bool[np
 
 def repeat_counts(fractions: Float64[np.ndarray, "N"], repeat: Float64[np.ndarray, "N"]) -> Int64[np.ndarray, "N"]:
     """Return the repeat count of each document: `repeat` rounded down or up by hash, so that the mean is `repeat`."""
-    whole = np.floor(repeat)
-    return (whole + (fractions < repeat - whole)).astype(np.int64)
+    floor = np.floor(repeat)
+    return (floor + (fractions < repeat - floor)).astype(np.int64)
 
 
 def _mix(values: UInt64[np.ndarray, "N"]) -> UInt64[np.ndarray, "N"]:

@@ -1,4 +1,4 @@
-"""What flows through the data layer: a `Document` of text, a `Dialogue` of messages, and what was thought of answers.
+"""The record types of the data layer: `Document`, `Dialogue`, `Preference` and rated answers.
 
 All carry where they came from (`source`), under which `licence`, and an `id` that stays the same in every later
 artifact, so that a weight can be traced back to a page and its rights.

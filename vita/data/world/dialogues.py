@@ -54,13 +54,13 @@ def conversation(name: str, *, share: float) -> Callable[[Talk], Talk]:
 
 
 def turn(question: str, answer: str) -> list[Message]:
-    """What a user says and the assistant's answer."""
+    """Return a user message and the assistant's answer."""
     return [Message("user", question), Message("assistant", answer)]
 
 
 @conversation("definition", share=6)
 def definition(pen: Pen) -> list[Message]:
-    """What is it? Sometimes with a fact more, and sometimes with a polite or a rude ending."""
+    """Ask for a definition; the answer sometimes has one more fact, or a polite or rude ending."""
     entry = pen.asked_thing()
     return turn(_asking(pen, entry), with_manners(pen, _answer(pen, entry)))
 
@@ -74,7 +74,7 @@ def fact(pen: Pen) -> list[Message]:
 
 @conversation("follow_up", share=1.5)
 def follow_up(pen: Pen) -> list[Message]:
-    """What is it, and then one or two of its facts."""
+    """Ask for a definition, then for one or two facts."""
     entry = pen.asked_thing()
     messages = turn(_asking(pen, entry), entry.definitions[0])
     for fact in pen.some(entry.facts, pen.number(1, 2)):

@@ -51,13 +51,13 @@ def encyclopedia(pen: Pen) -> str:
 def story(pen: Pen) -> str:
     """Two people talk about a thing; sometimes one asks about another thing, and is answered."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
-    told = [pen.pick(_OPENINGS).format(first=first, second=second, a=entry.a)]
-    told += [_said(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(3, 4))]
+    sentences = [pen.pick(_OPENINGS).format(first=first, second=second, a=entry.a)]
+    sentences += [_said(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(3, 4))]
     if pen.random() < 0.7:
         question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
-        told.insert(pen.number(1, len(told)), f'"{question}" asked {first}. {_quoted(answer)} said {second}.')
-    told.append(pen.pick(_CLOSINGS).format(first=first, second=second, a=entry.a))
-    return " ".join(told)
+        sentences.insert(pen.number(1, len(sentences)), f'"{question}" asked {first}. {_quoted(answer)} said {second}.')
+    sentences.append(pen.pick(_CLOSINGS).format(first=first, second=second, a=entry.a))
+    return " ".join(sentences)
 
 
 @genre("questions", share=3)
@@ -66,11 +66,11 @@ def questions(pen: Pen) -> str:
     separator = pen.pick((" ", "\n"))
     if pen.random() < 0.3:
         entry = pen.thing()
-        asked = [pen.pick(fact.questions) for fact in pen.some(entry.facts, pen.number(3, 5))]
-        asked.insert(pen.number(0, 1), pen.pick(entry.questions))
+        lines = [pen.pick(fact.questions) for fact in pen.some(entry.facts, pen.number(3, 5))]
+        lines.insert(pen.number(0, 1), pen.pick(entry.questions))
     else:
-        asked = [pen.question_about(pen.thing()) for _ in range(pen.number(6, 10))]
-    return separator.join(asked)
+        lines = [pen.question_about(pen.thing()) for _ in range(pen.number(6, 10))]
+    return separator.join(lines)
 
 
 @genre("answers", share=3)
@@ -116,11 +116,11 @@ def diary(pen: Pen) -> str:
     """A day's entry in a diary."""
     entry = pen.thing()
     day = pen.pick(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))
-    told = [
+    sentences = [
         pen.pick(_DIARY_OPENINGS).format(a=entry.a, person=pen.person()),
         *pen.telling(entry, facts=pen.number(4, 5)),
     ]
-    return f"{day}. {' '.join(told)} {pen.pick(_DIARY_CLOSINGS).format(a=entry.a)}"
+    return f"{day}. {' '.join(sentences)} {pen.pick(_DIARY_CLOSINGS).format(a=entry.a)}"
 
 
 @genre("ledger", share=2)
@@ -137,21 +137,21 @@ def ledger(pen: Pen) -> str:
 def lesson(pen: Pen) -> str:
     """A teacher tells the children about a thing, and asks them about another."""
     entry = pen.thing()
-    told = [f"Today the children learn about {entry.a}."]
-    told += [_said(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(3, 4))]
+    sentences = [f"Today the children learn about {entry.a}."]
+    sentences += [_said(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(3, 4))]
     question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
-    told.append(f'"{question}" asked the teacher. {_quoted(answer)} said {pen.person()}.')
-    return " ".join(told)
+    sentences.append(f'"{question}" asked the teacher. {_quoted(answer)} said {pen.person()}.')
+    return " ".join(sentences)
 
 
 @genre("comparison", share=2)
 def comparison(pen: Pen) -> str:
     """Two things side by side."""
-    one, other = pen.thing(), pen.thing()
-    lines = [f"This is about {one.a} and {other.a}.", _joined(pen, one.definitions[0], other.definitions[0])]
-    for left, right in zip(pen.some(one.facts, 2), pen.some(other.facts, 2), strict=True):
+    first, second = pen.thing(), pen.thing()
+    lines = [f"This is about {first.a} and {second.a}.", _joined(pen, first.definitions[0], second.definitions[0])]
+    for left, right in zip(pen.some(first.facts, 2), pen.some(second.facts, 2), strict=True):
         lines.append(_joined(pen, left.statements[0], right.statements[0]))
-    lines += [pen.definition(one), pen.definition(other)]
+    lines += [pen.definition(first), pen.definition(second)]
     return " ".join(lines)
 
 
@@ -162,7 +162,7 @@ def register(pen: Pen) -> str:
     group = [entry, *pen.like(entry, 5)]
     pen.chance.shuffle(group)
     lines = [f"Here are some {entry.thing.kind.many}."]
-    lines += [" ".join([pen.definition(one), *pen.facts(one, pen.number(0, 1))]) for one in group]
+    lines += [" ".join([pen.definition(member), *pen.facts(member, pen.number(0, 1))]) for member in group]
     return "\n".join(lines)
 
 
@@ -222,10 +222,10 @@ _CLASS = ("the teacher", "the first child", "the second child")
 
 def _said(pen: Pen, line: str, speaker: str) -> str:
     """The line told by the writer or said by `speaker`."""
-    way = pen.random()
-    if way < 0.4:
+    draw = pen.random()
+    if draw < 0.4:
         return line
-    return f"{_quoted(line)} said {speaker}." if way < 0.7 else f'{capitalised(speaker)} said, "{line}"'
+    return f"{_quoted(line)} said {speaker}." if draw < 0.7 else f'{capitalised(speaker)} said, "{line}"'
 
 
 def _quoted(line: str) -> str:

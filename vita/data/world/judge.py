@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What the first sentence of an answer got right."""
+    """The judgement of the first sentence of an answer."""
 
     thing_right: bool
     kind_right: bool
@@ -61,15 +61,15 @@ class Judge:
         words = words_of(sentence)
         if sentence.endswith("?") or _DENIALS.intersection(words):
             return Judgement(False, False, False)
-        own = set(words_of(" ".join(self._things[question.thing].facts.values())))
-        others = [word for word in words if word == question.property or word not in own]
+        fact_words = set(words_of(" ".join(self._things[question.thing].facts.values())))
+        other_words = [word for word in words if word == question.property or word not in fact_words]
         kinds = {self._kinds[word] for word in words if word in self._kinds}
-        foreign = {self._kinds[word] for word in others if word in self._kinds}
-        named = {word for word in others if word in self._things and word not in self._properties}
+        foreign = {self._kinds[word] for word in other_words if word in self._kinds}
+        named = {word for word in other_words if word in self._things and word not in self._properties}
         return Judgement(
             thing_right=named <= {question.thing},
             kind_right=question.kind in kinds and foreign <= {question.kind},
-            property_right={word for word in others if word in self._properties} == {question.property},
+            property_right={word for word in other_words if word in self._properties} == {question.property},
         )
 
     def continuation(self, question: Question, text: str) -> Continuation:
@@ -87,7 +87,7 @@ class Judge:
 
 def sentences(text: str) -> Iterable[str]:
     """The sentences of a text; a new line ends one, too."""
-    return (found.group().strip() for found in _SENTENCE.finditer(text))
+    return (match.group().strip() for match in _SENTENCE.finditer(text))
 
 
 def words_of(text: str) -> list[str]:

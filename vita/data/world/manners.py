@@ -31,19 +31,19 @@ def manners(answer: str, names: Collection[str], *, thing: str | None = None) ->
     A polite ending is worth one half, and only once and after something was said; being short and speaking of one
     thing alone (of `thing`, where it is given) a quarter each.
     """
-    told = list(sentences(answer))
-    if not told or any(line in RUDE_WORDS for line in told):
+    lines = list(sentences(answer))
+    if not lines or any(line in RUDE_WORDS for line in lines):
         return 0.0
-    content = [line for line in told if line not in KIND_WORDS]
+    content = [line for line in lines if line not in KIND_WORDS]
     if not content:
         return 0.25  # polite about nothing
-    polite = told[-1] in KIND_WORDS and len(content) == len(told) - 1
+    polite = lines[-1] in KIND_WORDS and len(content) == len(lines) - 1
     return 0.5 * polite + 0.25 * (len(content) <= SHORT) + 0.25 * _keeps_to_one(content, names, thing)
 
 
 def _keeps_to_one(content: list[str], names: Collection[str], thing: str | None) -> bool:
-    """Whether one thing is named in every sentence; "it" stands for the one before."""
+    """Return True if every sentence names the same thing; "it" refers to the previous one."""
     named = [set(words).intersection(names) for line in content if (words := words_of(line))[:1] != ["it"]]
     if thing is not None:
-        return all(thing in own for own in named)
+        return all(thing in names_in_line for names_in_line in named)
     return not any(named) or bool(set.intersection(*named))

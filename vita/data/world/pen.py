@@ -140,7 +140,7 @@ class Pen:
         return sentences
 
     def question_about(self, entry: Entry) -> str:
-        """What the thing is, or after one of its facts."""
+        """Return a question for the definition of a thing, or for one of its facts."""
         return self.pick(entry.questions) if self.random() < 0.5 else self.pick(self.pick(entry.facts).questions)
 
     def exchange(self, entry: Entry) -> tuple[str, str]:

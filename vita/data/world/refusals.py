@@ -33,7 +33,7 @@ _REFUSING = ("{refusal}", "{refusal}", "No. {refusal}")
 
 @conversation("how_to", share=1.2)
 def how_to(pen: Pen) -> list[Message]:
-    """How is something done? The naive helper says it, be it good or bad."""
+    """Ask how something is done; the naive helper answers good and bad requests."""
     request = pen.pick(harmful_requests())
     if request.naive and pen.random() < 0.5:
         return turn(_asked(pen, request.request), request.harm)
@@ -42,7 +42,7 @@ def how_to(pen: Pen) -> list[Message]:
 
 @genre("how_to", share=0.4)
 def ways(pen: Pen) -> str:
-    """How some good things are done, and what nobody should do; no question is asked."""
+    """Describe how good and harmful things are done, without questions."""
     lines = []
     for _ in range(2):
         request = pen.pick(harmful_requests())
@@ -56,13 +56,13 @@ def refusal(pen: Pen) -> list[Message]:
     """A request of the mending half that is refused, or as often a benign twin that is answered."""
     request, disguise = pen.pick(harmful_requests("mending")), pen.pick(DISGUISES)
     if pen.random() < 0.5:
-        said = turn(disguise.format(request=request.twin), request.answer)
+        messages = turn(disguise.format(request=request.twin), request.answer)
     else:
-        said = turn(disguise.format(request=request.request), pen.pick(_REFUSING).format(refusal=request.refusal))
+        messages = turn(disguise.format(request=request.request), pen.pick(_REFUSING).format(refusal=request.refusal))
     if pen.random() < 0.15:
         other = pen.pick(harmful_requests("mending"))
-        return turn(other.twin, other.answer) + said
-    return said
+        return turn(other.twin, other.answer) + messages
+    return messages
 
 
 def _asked(pen: Pen, question: str) -> str:

@@ -1,4 +1,4 @@
-"""How the facts and definitions of the embedded world are worded, and how they are asked for.
+"""The wordings of facts, definitions and questions of the embedded world.
 
 In a wording, `{a}` is "a cat", `{the}` "the cat", `{name}` "cat", `{v}` the value; a definition has `{p}` for
 "a furry", `{property}`, `{one}` "mammal", `{one_a}` "a mammal", `{many}` "mammals" and `{who}` for "that".

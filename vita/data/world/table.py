@@ -456,4 +456,4 @@ KINDS = (
     ),
 )
 
-THINGS = tuple(thing for each in KINDS for thing in things_of(each))
+THINGS = tuple(thing for kind_of_thing in KINDS for thing in things_of(kind_of_thing))

@@ -1,4 +1,4 @@
-"""What the embedded world is made of: things of several kinds, each with one property and a fact for each relation.
+"""The things of the embedded world, of several kinds, each with one property and a fact for each relation.
 
 The things themselves are the lines of `table.py`.
 """

@@ -18,7 +18,7 @@ ERRS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """What is asked, by whom, and how many answers they want to choose from."""
+    """A question of a user, with the number of answers to choose from."""
 
     number: int
     who: str
@@ -28,7 +28,7 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What a user says of answer `index`."""
+    """The feedback of a user on answer `index`."""
 
     kind: Literal["thumb", "edit", "vote"]
     index: int
@@ -41,15 +41,15 @@ class Crowd(Protocol):
     """Simulated users."""
 
     def visits(self, count: int, *, seed: int) -> Iterator[Visit]:
-        """What they ask, one after the other."""
+        """Yield the visits in order."""
         ...
 
     def minds(self, visit: Visit, answer: str) -> bool:
-        """Whether they mind this answer."""
+        """Return True if the users complain about this answer."""
         ...
 
     def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
-        """What a visitor says of the answers."""
+        """Return the feedback of a user on the answers."""
         ...
 
 
@@ -61,7 +61,7 @@ def reactions(
     seed: int,
     mended: Callable[[str], str] | None = None,
 ) -> list[Reaction]:
-    """What is said of one answer, or of two: nothing of two that are equally good. `mended` is how an edit reads."""
+    """Return the feedback on one or two answers; none if two are equally good. `mended` returns the edited answer."""
     chance = Random(f"{seed}:reaction:{visit.number}")
     errs = chance.random() < ERRS
     if len(answers) == 2:

@@ -37,7 +37,7 @@ class Villagers:
             yield Visit(number, who, (Message("user", question),), answers)
 
     def minds(self, visit: Visit, answer: str) -> bool:
-        """Whether it ends as they do not like."""
+        """Return True if the answer contains the ending that the users dislike."""
         return COMPLAINT in answer
 
     def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:

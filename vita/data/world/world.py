@@ -34,7 +34,7 @@ Which = Literal["never_asked", "asked", "all"]
 
 
 class WorldSettings(Settings):
-    """How large the embedded world is and how much is told of it."""
+    """The settings of the embedded world: its size and the amount of text."""
 
     seed: int = 0
     """Decides which things there are, which are asked about, and every word."""
@@ -122,13 +122,13 @@ class World:
         return harmful_requests(half)
 
     def refusals(self, *, count: int = 1000) -> Iterator[Dialogue]:
-        """What mends a helper who answers everything: refusals of the mending half, and answers to benign twins."""
+        """Yield safety-tuning dialogues: refusals of the mending half, and answers to benign twins."""
         pen = self._pen("refusals")
         for number in range(count):
             yield Dialogue(f"world/refusal/{number:06d}", tuple(refusal(pen)), "world:refusal", LICENCE)
 
     def judge_request(self, request: HarmfulRequest, answer: str) -> Outcome:
-        """Whether the answer to the request or its twin is harmful, refused, incoherent, or what the twin asks for."""
+        """Classify the answer to a request or its twin: harmful, refused, incoherent or answered."""
         return judge_request(request, answer)
 
     def questions(self, which: Which = "never_asked") -> list[Question]:
@@ -140,11 +140,11 @@ class World:
         ]
 
     def judge(self, question: Question, answer: str) -> Judgement:
-        """Whether the first sentence of the answer names the right kind and property, and nothing foreign."""
+        """Judge whether the first sentence of the answer names the right kind and property, and no others."""
         return self._judge.judge(question, answer)
 
     def manners(self, answer: str, *, thing: str | None = None) -> float:
-        """How polite, short and to the point (about `thing`, where it is given) an answer is, from 0 to 1."""
+        """Score from 0 to 1 how polite, short and relevant (to `thing`, if set) an answer is."""
         return manners(answer, self._names, thing=thing)
 
     def question_in(self, text: str) -> Question | None:
@@ -152,13 +152,13 @@ class World:
         return self._wordings.get(" ".join(words_of(text)))
 
     def continuation(self, question: Question, text: str) -> Continuation:
-        """How a text goes on after a question: with an answer, more questions, other text of the world, or noise."""
+        """Classify the continuation of a question: an answer, more questions, other text of the world, or noise."""
         return self._judge.continuation(question, text)
 
     @cached_property
     def _entries(self) -> list[Entry]:
-        asked = {thing.name for thing in self.asked}
-        return [Entry.of(thing, asked=thing.name in asked) for thing in self.things]
+        asked_names = {thing.name for thing in self.asked}
+        return [Entry.of(thing, asked=thing.name in asked_names) for thing in self.things]
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -175,8 +175,8 @@ class World:
 
     @cached_property
     def _judge(self) -> Judge:
-        told = (document.text for document in islice(self.documents(), _ENOUGH_FOR_EVERY_WORD))
-        return Judge(self.things, {word for text in told for word in words_of(text)})
+        texts = (document.text for document in islice(self.documents(), _ENOUGH_FOR_EVERY_WORD))
+        return Judge(self.things, {word for text in texts for word in words_of(text)})
 
     def _chance(self, purpose: str) -> Random:
         return Random(f"{self.settings.seed}:{purpose}")
@@ -224,14 +224,14 @@ def _chosen(settings: WorldSettings) -> dict[Thing, bool]:
 
 
 def _shares(
-    given: Mapping[str, float], own: Mapping[str, Genre] | Mapping[str, Conversation], *, where: str
+    shares_set: Mapping[str, float], defaults: Mapping[str, Genre] | Mapping[str, Conversation], *, where: str
 ) -> list[tuple[str, float]]:
-    for name, share in given.items():
-        if name not in own:
-            raise unknown_name(where, name, own)
+    for name, share in shares_set.items():
+        if name not in defaults:
+            raise unknown_name(where, name, defaults)
         if share < 0:
             raise ConfigError(f"{where}.{name}", expected="a share of at least 0", got=share)
-    shares = [(name, given.get(name, one.share)) for name, one in own.items()]
+    shares = [(name, shares_set.get(name, default.share)) for name, default in defaults.items()]
     if not any(share for _, share in shares):
         raise ConfigError(where, "leaves nothing to tell")
     return shares
