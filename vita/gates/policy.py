@@ -187,11 +187,11 @@ def figure(folder: Path, name: str) -> ReportFigure:
     figures = report.named()
     if name in figures:
         return figures[name]
-    if not figures:
-        raise DataError(str(folder), "the report holds no figures")
     if reasons := sorted(report.could_not_run.items())[:3]:
         problem = "; ".join(f"{probe} could not run: {reason}" for probe, reason in reasons)
         raise DataError(f"figure {name}", f"is not in the report; {problem}")
+    if not figures:
+        raise DataError(str(folder), "the report holds no figures")
     raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
 
 
