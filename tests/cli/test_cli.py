@@ -114,7 +114,7 @@ def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
         (["live", "cat", "--set", "sft.stepz=3"], 2, "`stepz` is not known here; did you mean `steps`?"),
         (["live", "cat", "--until", "sfd"], 2, "did you mean `sft`?"),
         (["chat", "nothing/there"], 4, "is no name, digest or folder here"),
-        (["curate", "nowhere.txt"], 3, "nowhere.txt: there is no such file"),
+        (["curate", "nowhere.txt"], 3, "nowhere.txt: no such file"),
         (["design", "--depth", "2", "--params", "1M"], 2, "give one of parameters, depth and budget"),
         (["design", "--budget", "soon"], 2, "budget"),
         (["generate", "x", "hello"], 4, "is no name"),

@@ -329,7 +329,8 @@ def test_prompts_whose_system_message_the_template_leaves_out_are_counted(vita: 
     rows = [{"prompt": f"Say {word}", "system": "Be brief."} for word in "AB"] + [{"prompt": f"Say {w}"} for w in "CD"]
     model = chat_model(Path("m"), template=IGNORES_SYSTEM)
     code, printed = vita("rlhf", written("prompts.jsonl", rows), "--model", model, "--name", "c", "--steps", "1",
-                         "--set", "rewards=[random_reward]", "--set", "prompts=2", "--set", "max_tokens=4")  # fmt: skip
+                         "--set", "rewards=[random_reward]", "--set", "prompts_per_step=2",
+                         "--set", "max_tokens=4")  # fmt: skip
     assert code == 0, printed
     assert "WARNING: the chat template leaves out a system message of 2 of 4 prompts" in printed
     assert facts_of(vita, "c/rlhf")["template_omits_system"] == 2
@@ -346,7 +347,8 @@ def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*asked, {"prompt": ""})) + "no JSON\n")
     source = "sources=[{path: prompts.jsonl, on_bad_row: drop}]"
     code, printed = vita("rlhf", "--model", chat_model(Path("m")), "--name", "c", "--steps", "1", "--set", source,
-                         "--set", "rewards=[random_reward]", "--set", "prompts=2", "--set", "max_tokens=4")  # fmt: skip
+                         "--set", "rewards=[random_reward]", "--set", "prompts_per_step=2",
+                         "--set", "max_tokens=4")  # fmt: skip
     assert code == 0, printed
     listed = json.loads(vita("ls", "--json")[1])
     folder = next(row["folder"] for row in listed if "c/rlhf" in row["names"])

@@ -19,7 +19,7 @@ from vita.spine.machine import Machine
 from vita.spine.ranks import connect
 
 VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()"]
-SFT = ("sft", "dialogues.jsonl", "--model", "base", "--steps", "4", "--rows", "2", "--replay", "0", "--set",
+SFT = ("sft", "dialogues.jsonl", "--model", "base", "--steps", "4", "--batch-size", "2", "--replay", "0", "--set",
        "allow_no_improvement=true")  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_all_processes_take_the_answer_for_which_the_first_one_waited(folder: Pa
 
 
 def test_a_failed_check_of_the_first_process_ends_all_processes(folder: Path) -> None:
-    words = [word.replace("allow_no_improvement=true", "rate=1e-30") for word in SFT]
+    words = [word.replace("allow_no_improvement=true", "learning_rate=1e-30") for word in SFT]
     (code, output), (other_code, other_output) = finish(start(folder, words))
     assert code == 7 and "error" in output, output
     assert other_code == 2 and "process 0 of the run stopped: " in other_output, other_output

@@ -44,25 +44,32 @@ def counted(folder: Path) -> Iterator[Counter[str]]:
 
 def run_dpo(model: Model, folder: Path) -> None:
     rewards = {"rewards": [{"use": "length", "options": {"words": 2}}], "prompts": 2}
-    values = {"sources": [written(folder)], "precision": "float32", "rows": 8, "steps": 2, "held_out": 0.3, **rewards}
+    values = {
+        "sources": [written(folder)],
+        "precision": "float32",
+        "batch_size": 8,
+        "steps": 2,
+        "eval_fraction": 0.3,
+        **rewards,
+    }
     dpo.run(_config(dpo, values), dpo.Inputs(model), context(folder / "scratch"))
 
 
 def run_rlhf(model: Model, folder: Path) -> None:
     values = {
         "sources": [_rows(folder, prompt=True)], "rewards": [{"use": "matches", "options": {"pattern": "!$"}}],
-        "max_tokens": 4, "steps": 1, "looks": 1, "held_out": 2, "prompts": 2, "samples": 2,
+        "max_tokens": 4, "steps": 1, "num_evals": 1, "eval_prompts": 2, "prompts_per_step": 2, "num_generations": 2,
     }  # fmt: skip
     rlhf.run(_config(rlhf, values), rlhf.Inputs(model), context(folder / "scratch"))
 
 
 def run_sft(model: Model, folder: Path) -> None:
-    values = {"sources": [_rows(folder)], "precision": "float32", "rows": 2, "steps": 2, "compiled": "no"}
+    values = {"sources": [_rows(folder)], "precision": "float32", "batch_size": 2, "steps": 2, "compile": "no"}
     sft.run(_config(sft, values), sft.Inputs(model), context(folder / "scratch"))
 
 
 def run_reward(model: Model, folder: Path) -> None:
-    values = {"sources": [written(folder)], "precision": "float32", "rows": 8, "steps": 2, "held_out": 0.3}
+    values = {"sources": [written(folder)], "precision": "float32", "batch_size": 8, "steps": 2, "eval_fraction": 0.3}
     reward.run(_config(reward, values), reward.Inputs(model), context(folder / "scratch"))
 
 
@@ -70,7 +77,7 @@ def run_adapt(model: Model, folder: Path) -> None:
     path = folder / "texts.jsonl"
     texts = [{"text": f"the cat number {number} sat on the mat and slept there all day"} for number in range(40)]
     path.write_text("".join(json.dumps(text) + "\n" for text in texts))
-    values = {"sources": [str(path)], "precision": "float32", "rows": 2, "steps": 2, "compiled": "no", "replay": 0}
+    values = {"sources": [str(path)], "precision": "float32", "batch_size": 2, "steps": 2, "compile": "no", "replay": 0}
     adapt.run(_config(adapt, values), adapt.Inputs(model), context(folder / "scratch"))
 
 
