@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 NOTHING = "none"
 """What an optional slot is given that is to stay empty."""
-_SHORT = {"parameters": ["--params"]}
-"""Shorter spellings of some settings."""
+_SHORT = {"parameters": ["--params"], "eval_fraction": ["--held-out"]}
+"""Other spellings of some settings: `--held-out` is the option of the stage `curate`, too."""
 
 
 def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
@@ -61,7 +61,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
             options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
             for former in former_names(field):
-                if former not in one.config.model_fields:
+                if former not in one.config.model_fields and f"--{former.replace('_', '-')}" not in spellings:
                     text = f"Former name of --{field.replace('_', '-')}, which is refused."
                     spelling = f"--{former.replace('_', '-')}"
                     options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))
