@@ -15,7 +15,8 @@ from vita.gates import decisions
 from vita.gates.people import add_person
 from vita.gates.policy import Evidence, Policy
 from vita.monitoring import request_log
-from vita.reporting.figures import REPORT_FILE, ReportContent
+from vita.reporting import REPORT_FILE
+from vita.reporting.figures import ReportContent
 from vita.spine import signing
 from vita.spine.config import build
 from vita.spine.ledger import Ledger

@@ -21,7 +21,7 @@ def test_feedback_is_collected_by_several_processes_at_once(tmp_path: Path) -> N
     with closing(Ledger(tmp_path / "vita-store" / "ledger.db")) as ledger:
         numbers = range(3000)
         write_log(ledger, [request_row(number) for number in numbers], [feedback_row(number) for number in numbers])
-    processes = [start(tmp_path, "feedback", "collect", "--name", "cat") for _ in range(4)]
+    processes = [start(tmp_path, "feedback", "collect", "--life", "cat") for _ in range(4)]
     for process in processes:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err

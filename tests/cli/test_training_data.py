@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,26 @@ def test_a_refused_connection_is_no_missing_file(vita: Vita) -> None:
         code, printed = vita("curate", f"http://127.0.0.1:9/{name}", "--name", "c")
         assert code == 3 and "cannot be reached" in printed and "check the address" in printed
         assert "no such file" not in printed and "Traceback" not in printed
+
+
+def test_a_single_file_is_read_over_http(vita: Vita) -> None:
+    Path("web").mkdir()
+    rows = [{"id": f"d{n}", "text": f"The cat number {n} sat on the mat."} for n in range(4)]
+    written("web/rows.jsonl", rows)
+    handler = functools.partial(QuietHandler, directory="web")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/rows.jsonl"
+        code, printed = vita("curate", url, "--set", "filters=[]", "--held-out", "0", "--name", "c")
+        server.shutdown()
+    assert code == 0, printed
+    assert facts_of(vita, "c/curate")["documents"]["read"] == 4
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None: ...
 
 
 def test_damaged_rows_are_named_when_no_row_can_be_read(vita: Vita) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import jsonschema
 
-from vita.reporting.figures import REPORT_FILE, ReportContent, read_report, schema_text
+from vita.reporting import REPORT_FILE
+from vita.reporting.figures import ReportContent, read_report, schema_text
 
 
 def valid_reports(folder: Path) -> list[ReportContent]:

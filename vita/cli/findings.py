@@ -21,7 +21,6 @@ app.add_typer(findings_app, name="findings")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 LifeOption = Annotated[str | None, typer.Option("--life", metavar="LIFE", help="Only findings of this life.")]
-LifeAlias = Annotated[str | None, typer.Option("--name", metavar="LIFE", hidden=True, help="Another name of --life.")]
 StateOption = Annotated[
     str | None, typer.Option(help="open, triaged, mitigated, retested, closed, accepted or false_positive.")
 ]
@@ -42,13 +41,12 @@ def overview(ctx: typer.Context) -> None:
 def list_findings(
     ctx: typer.Context,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     state: StateOption = None,
     probe: ProbeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List findings."""
-    _list(ctx, life=life or life_alias, state=state, probe=probe, settled=True, as_json=as_json)
+    _list(ctx, life=life, state=state, probe=probe, settled=True, as_json=as_json)
 
 
 @findings_app.command()
@@ -81,11 +79,10 @@ def triage(
     reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Confirm a finding."""
-    _move(ctx, "triaged", numbers, life or life_alias, probe, who=who, why=reason)
+    _move(ctx, "triaged", numbers, life, probe, who=who, why=reason)
 
 
 @findings_app.command()
@@ -95,11 +92,10 @@ def mitigate(
     reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Record a mitigation. The next red-team report on other weights closes the finding or keeps it open."""
-    _move(ctx, "mitigated", numbers, life or life_alias, probe, who=who, why=reason)
+    _move(ctx, "mitigated", numbers, life, probe, who=who, why=reason)
 
 
 @findings_app.command()
@@ -110,7 +106,6 @@ def accept(
     expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The date on which the finding is reopened.")],
     numbers: Numbers = None,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Accept the risk of a finding until a date."""
@@ -118,7 +113,7 @@ def accept(
         reopens = datetime.datetime.strptime(expires, "%Y-%m-%d").timestamp()
     except (ValueError, OverflowError):
         raise ConfigError("--expires", expected="a day such as 2030-12-31", got=expires) from None
-    _move(ctx, "accepted", numbers, life or life_alias, probe, who=who, why=reason, expires=reopens)
+    _move(ctx, "accepted", numbers, life, probe, who=who, why=reason, expires=reopens)
 
 
 @findings_app.command()
@@ -128,11 +123,10 @@ def close(
     reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Close a finding. It is reopened if the attack succeeds again."""
-    _move(ctx, "closed", numbers, life or life_alias, probe, who=who, why=reason)
+    _move(ctx, "closed", numbers, life, probe, who=who, why=reason)
 
 
 @findings_app.command("false-positive")
@@ -142,11 +136,10 @@ def false_positive(
     reason: Reason,
     numbers: Numbers = None,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     probe: ProbeOption = None,
 ) -> None:
     """Mark a finding as a false positive: the detector was wrong."""
-    _move(ctx, "false_positive", numbers, life or life_alias, probe, who=who, why=reason)
+    _move(ctx, "false_positive", numbers, life, probe, who=who, why=reason)
 
 
 @findings_app.command()
@@ -156,7 +149,6 @@ def export(
         Path | None, typer.Option("--output", "-o", help="Output file. Default: standard output.")
     ] = None,
     life: LifeOption = None,
-    life_alias: LifeAlias = None,
     state: StateOption = None,
     probe: ProbeOption = None,
 ) -> None:
@@ -164,9 +156,7 @@ def export(
 
     from vita.redteam import findings
 
-    lines = findings.exported(
-        findings.every(workspace(ctx).ledger, life=life or life_alias, state=_state(state), probe=probe)
-    )
+    lines = findings.exported(findings.every(workspace(ctx).ledger, life=life, state=_state(state), probe=probe))
     if output is None:
         typer.echo(lines.decode(), nl=False)
     else:

@@ -146,25 +146,19 @@ def _tell_consequences(here: Workspace, seen: Seen) -> None:
 def collect(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Option(help="Only feedback of this service.")] = None,
-    life: Annotated[
-        str | None, typer.Option("--life", metavar="LIFE", help="The life that the artifact belongs to (default: my).")
-    ] = None,
-    life_alias: Annotated[
-        str | None, typer.Option("--name", metavar="LIFE", hidden=True, help="Another name of --life.")
-    ] = None,
+    life: Annotated[str, typer.Option("--life", metavar="LIFE", help="The life that the artifact belongs to.")] = "my",
     since: Annotated[str | None, typer.Option(metavar="DAY", help="Only from this date on: 2027-01-31.")] = None,
 ) -> None:
     """Collect the feedback of users so far as an artifact, the input of `vita refine`."""
     from vita.data.feedback import write_feedback
-    from vita.monitoring.feedback_export import collect as voices
+    from vita.monitoring.feedback_export import collect as feedback_records
     from vita.spine.store import Draft
     from vita.stages.kinds import Feedback
 
     here = workspace(ctx)
-    life = life or life_alias or "my"
     begin = _begin_of(since) if since else 0.0
     with here.store.temporary("feedback") as folder:
-        number = write_feedback(voices(here.ledger, service=service, since=begin), folder)
+        number = write_feedback(feedback_records(here.ledger, service=service, since=begin), folder)
         if not number:
             raise DataError("feedback", "there is no feedback yet", hint="`vita serve` takes it at /v1/feedback")
         artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from vita.reporting import REPORT_FILE
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.console import open_console
@@ -42,22 +43,17 @@ _REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
     "tokens": ("tokenizer.json", StoreError, "make tokens with `vita tokenize`"),
     "model": ("config.json", ModelError, "a model is a Hugging Face model folder"),
     "reward": ("config.json", ModelError, "a reward model is a Hugging Face model folder"),
+    "report": (REPORT_FILE, StoreError, "make a report with `vita test`"),
     "release": ("release.json", ModelError, "make a release with `vita deploy`"),
     "feedback": ("feedback.jsonl", DataError, "collect feedback with `vita feedback collect`"),
     "preferences": ("preferences.jsonl", DataError, "make preferences with `vita refine`"),
 }
-"""Kind -> a file that each of its folders holds, and the error if it is missing; for reports see `_check_folder`."""
+"""Kind -> a file that each of its folders holds, and the error if it is missing."""
 
 
 def _check_folder(folder: Path, kind: str) -> None:
     """Refuse a folder of another kind before it is copied into the store, where later commands would meet it."""
-    if kind == "report":
-        from vita.reporting.figures import REPORT_FILE  # imports numpy
-
-        required = (REPORT_FILE, StoreError, "make a report with `vita test`")
-    else:
-        required = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
-    pattern, family, hint = required
+    pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
     if not any(folder.glob(pattern)):
         raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)
 

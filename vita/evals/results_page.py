@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from vita.evals import perplexity, samples, world_knowledge
 from vita.evals.ifeval import Followed
 from vita.evals.results import Figures, Findings, Metrics
+from vita.reporting import REPORT_FILE
 from vita.reporting.charts import histogram, intervals
-from vita.reporting.figures import REPORT_FILE
 from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table
 from vita.stats.intervals import Comparison, RatioComparison
 from vita.stats.paired import Versus

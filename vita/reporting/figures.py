@@ -20,13 +20,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from vita.reporting import REPORT_FILE
 from vita.reporting.metrics import higher_is_better, unit
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.store import Store
 from vita.stats.intervals import CONFIDENCE, Interval
 
-REPORT_FILE = "report.json"
 SCHEMA_VERSION: Literal[1] = 1
 UNKNOWN_STAGE = "unknown"
 """The stage of a report that was written before reports had a schema version."""

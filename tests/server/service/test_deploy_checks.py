@@ -18,7 +18,8 @@ from tests.server.releases import model_folder
 from vita.gates import decisions
 from vita.gates.clearance import UNGATED, Clearance, Terms
 from vita.gates.policy import Policy
-from vita.reporting.figures import REPORT_FILE, ReportContent
+from vita.reporting import REPORT_FILE
+from vita.reporting.figures import ReportContent
 from vita.server.release import ReleaseInfo, load_verified, read_release, release_of, verify_release
 from vita.server.service.deploy_checks import clearance_by
 from vita.spine.config import build
