@@ -111,6 +111,7 @@ def test_folders_and_files_without_permission_are_named(folder: Path) -> None:
     assert vita(folder, "verify")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_size_of_files_is_one_line_and_the_next_run_is_whole(folder: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n} it is"}]}

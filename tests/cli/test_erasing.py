@@ -119,6 +119,7 @@ def test_other_texts_under_the_same_id_stay(vita: Vita, tmp_path: Path) -> None:
     assert [row["text"] for row in rows(vita, "x/curate")] == ["The second letter.", "The third letter of all."]
 
 
+@pytest.mark.slow
 def test_models_are_told_what_they_did_with_a_document(vita: Vita, mail: Path, tmp_path: Path) -> None:
     chats = [
         {"id": f"c{n}", "messages": [{"role": "user", "content": f"Who is number {n}?"},
@@ -150,6 +151,7 @@ def test_models_are_told_what_they_did_with_a_document(vita: Vita, mail: Path, t
     assert before != after
 
 
+@pytest.mark.slow
 def test_dialogues_that_are_cut_dropped_or_erased_are_told_apart(vita: Vita, tmp_path: Path) -> None:
     save_chat_model(tmp_path / "base", context=128)
     write(tmp_path / "chats.jsonl",

@@ -98,6 +98,7 @@ def test_all_processes_take_the_answer_for_which_the_first_one_waited(folder: Pa
     assert runs(folder) == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_failed_check_of_the_first_process_ends_all_processes(folder: Path) -> None:
     words = [word.replace("allow_no_improvement=true", "learning_rate=1e-30") for word in SFT]
     (code, output), (other_code, other_output) = finish(start(folder, words))

@@ -133,6 +133,7 @@ async def test_a_draining_gateway_refuses_the_new_and_finishes_the_old(ledger):
 # -- versions
 
 
+@pytest.mark.slow
 @going
 async def test_a_canary_gets_its_share_and_a_user_stays_on_a_version(ledger):
     old, new = FakeReplica("a"), FakeReplica("b")

@@ -238,6 +238,7 @@ def test_serve_refuses_what_no_gate_approved_and_what_is_retired(vita: Vita, tmp
     assert code == 9 and "answers no more" in err, json.dumps(err)
 
 
+@pytest.mark.slow
 def test_a_retired_model_is_refused_by_name_digest_folder_and_link(vita: Vita, tmp_path: Path, monkeypatch) -> None:
     life, approved, _ = gated_life(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
@@ -254,6 +255,7 @@ def test_a_retired_model_is_refused_by_name_digest_folder_and_link(vita: Vita, t
         assert code == 9 and "answers no more" in err, (reference, err)
 
 
+@pytest.mark.slow
 def test_serve_knows_retired_and_rejected_weights_in_other_files(vita: Vita, tmp_path: Path, monkeypatch) -> None:
     life, *_ = gated_life(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
