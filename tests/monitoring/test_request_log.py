@@ -8,13 +8,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from tests.databases import any_ledger, ledger_url, postgres_server
 from tests.request_logs import feedback_row, request_row, write_log
 from vita.monitoring.feedback_export import collect
 from vita.monitoring.request_log import FIGURES, figures, quantile
 from vita.spine.ledger import Ledger
-
-__all__ = ["any_ledger", "ledger_url", "postgres_server"]
 
 
 def _answered(number: int, **values: Any) -> dict[str, Any]:

@@ -7,14 +7,12 @@ import time
 from collections import Counter
 from typing import Any
 
-from tests.databases import any_ledger, ledger_url, postgres_server
 from tests.request_logs import feedback_row, request_row, write_log
 from vita.monitoring.request_log import asked_since, figures, said_since
 from vita.monitoring.retention import BATCH, Retention, outdated, prune
 from vita.server.service.pruning import prune_regularly
 from vita.spine.ledger import Ledger
 
-__all__ = ["any_ledger", "ledger_url", "postgres_server"]
 DAY = 86_400.0
 NOW = time.time()
 

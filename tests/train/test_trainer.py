@@ -155,7 +155,7 @@ def test_compiling_waits_for_a_run_that_is_long_enough(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler gives them by itself
 def test_compiled_steps_are_those_that_are_not():
-    plain, quick = trainer(precision="bfloat16"), trainer(precision="bfloat16", compiled="yes")
+    plain, quick = trainer(precision="bfloat16"), trainer(precision="bfloat16", compile="yes")
     for step in range(4):
         one, other = plain.step(work(step)), quick.step(work(step))
         assert one.loss == pytest.approx(other.loss, rel=0.01)
