@@ -118,7 +118,7 @@ def test_every_command_shown_exists():
 def test_a_wrong_command_would_be_found():
     assert _mistake(["liv", "cat"]) == "no command `liv`"
     assert _mistake(["live", "cat", "--fersh"]) == "`live` has no option --fersh"
-    assert _mistake(["rollout", "a.jsonl", "--serving", "b"]) is None
+    assert _mistake(["canary", "a.jsonl", "--serving", "b"]) is None
     assert _mistake(["serve", "a", "b", "--port", "1"]) == "`serve` has no place for b"
     assert _mistake(["data", "show", "cat/sft", "--count", "2"]) is None
     assert _mistake(["--store", "elsewhere", "ls"]) is None

@@ -35,6 +35,7 @@ from vita.spine.config import InputPath, Settings, build, nearest, override, rea
 from vita.spine.errors import ConfigError, PlanError
 from vita.spine.plain_text import with_article
 from vita.spine.plan import Plan, Step
+from vita.spine.renamed_stages import present_stage
 from vita.spine.stage import Stage, read_stage
 from vita.spine.store import Artifact
 from vita.stages import own_stages
@@ -189,16 +190,23 @@ def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[St
         raise ConfigError(at, expected="`stage: NAME` and `inputs: {slot: step}`")
     if gate is not None and (not isinstance(gate, str) or gate not in file.gates):
         raise unknown_name(f"{at}.gate", str(gate), file.gates)
-    if called == name and called not in stages():
-        close = nearest(called, stages())
-        hint = f"did you mean `{close}`?" if close else "a step of your own name says which stage it is: `stage: test`"
-        raise ConfigError(f"{where}.stages", f"`{name}` is not a stage", hint=hint)
+    if called not in stages():
+        raise _unknown_stage(f"{where}.stages" if called == name else f"{at}.stage", called, is_step=called == name)
     one = stage(called)
     config = configure(one, given, where=at, shared=file.settings, base=base)
     wiring = wire(one, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
     if gate is not None and (own := wiring.get("model", file.gates[gate].model)) != file.gates[gate].model:
         raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{own}`")
     return Step(name, one, config, wiring, gate=f"{file.name}/{gate}" if gate else None)
+
+
+def _unknown_stage(where: str, name: str, *, is_step: bool) -> ConfigError:
+    """The error for a stage that does not exist; `is_step`: the name is that of the step."""
+    if not is_step or present_stage(name, stages()):
+        return unknown_name(where, name, stages())
+    close = nearest(name, stages())
+    hint = f"did you mean `{close}`?" if close else "a step of your own name says which stage it is: `stage: test`"
+    return ConfigError(where, f"`{name}` is not a stage", hint=hint)
 
 
 def _check_gates(file: LifeFile, steps: Sequence[Step], *, where: str) -> None:

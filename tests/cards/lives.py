@@ -123,12 +123,14 @@ def second_half(life: Life, chat: str) -> str:
     better = life.step("wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | shift, facts={"chat": True})
     rates = {"attack_success_rate": wilson(30, 60), "over_refusal": wilson(1, 30)}
     life.report("attack", better, {"redteam": {"redteam": rates}, "probes": {"encoded": rates}}, stage="redteam")
-    mended = life.step("mend", "model", stage="sft", inputs={"model": better}, files=shape, facts={"chat": True})
+    mended = life.step(
+        "safety_tuning", "model", stage="sft", inputs={"model": better}, files=shape, facts={"chat": True}
+    )
     rates = {"attack_success_rate": wilson(2, 60), "over_refusal": wilson(2, 30)}
     again = life.report("attack_again", mended, {"redteam": {"redteam": rates}}, stage="redteam")
     limits = (("attack_success_rate", 0.2), ("over_refusal", 0.1))
     bars = [{"report": "attack_again", "figure": f"redteam/{name}", "at_most": limit} for name, limit in limits]
-    policy = build(Policy, {"model": "mend", "bars": bars}, where="policy")
+    policy = build(Policy, {"model": "safety_tuning", "bars": bars}, where="policy")
     decisions.fix(life.ledger, f"{life.name}/release", policy)
     evidence = {"attack_again": Evidence(life.store.open(again).path, again, time.time() + 1)}
     key = registered(life.ledger, life.folder, "Ada")
@@ -137,8 +139,8 @@ def second_half(life: Life, chat: str) -> str:
     decisions.decide(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
     pinned = {"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}}
     about = {"name": "cat", "version": "1"}
-    release = life.step("deploy", "release", inputs={"model": mended}, facts=about, files=pinned)
-    life.ledger.move(mended, "serving", who="deploy", why="released as cat:1")
+    release = life.step("release", "release", inputs={"model": mended}, facts=about, files=pinned)
+    life.ledger.move(mended, "serving", who="release", why="released as cat:1")
     row = {"service": "cat", "model": mended, "release": release, "who": "Ada"}
     with life.ledger.transaction() as database:
         for version, action, share in (("cat:1", "start", 1.0), ("cat:2", "canary", 0.2), ("cat:1", "share", 0.8)):

@@ -16,13 +16,13 @@ def test_every_report_on_a_model_and_its_line_is_found(tmp_path):
     chat = first_half(life)
     mended = second_half(life, chat)
     base, better = (life.ledger.named(f"cat/{name}") for name in ("pretrain", "wiser"))
-    rollout = {"release": life.ledger.named("cat/deploy") or ""}
-    life.step("rollout", "report", files={"report.json": {"figures": {}}}, inputs=rollout)
+    served = {"release": life.ledger.named("cat/release") or ""}
+    life.step("canary", "report", files={"report.json": {"figures": {}}}, inputs=served)
     corpus = life.ledger.named("cat/curate") or ""
     life.step("test_sibling", "report", files={"report.json": {"figures": {}}}, inputs={"corpus": corpus})
     found = archive.reports_of(life.ledger, life.store, [mended, str(better), chat, str(base), corpus, "gone"])
     steps = {name.rpartition("-")[0] for name in found}
-    assert steps == {"attack", "attack_again", "test_base", "test_chat", "rollout"}
+    assert steps == {"attack", "attack_again", "test_base", "test_chat", "canary"}
     assert found[f"attack-{str(life.ledger.named('cat/attack'))[:8]}"] == life.ledger.named("cat/attack")
     archive.write_card(life.ledger, life.store, mended, tmp_path / "cards")
     assert {path.name for path in (tmp_path / "cards").iterdir()} == {"README.md", "card.html", "card.json"}

@@ -37,7 +37,8 @@ def test_a_whole_life_is_told_from_plan_to_farewell(life: Life, tmp_path: Path) 
     for said in (
         "A cat, if you please", "right about things it was never asked", "attacks that succeed",
         "harmless requests refused",
-        "release: waived for mend", "2 thumbs up, 1 thumbs down", "canary", "The successor of mend is sft", "foretold",
+        "release: waived for safety_tuning", "2 thumbs up, 1 thumbs down", "canary",
+        "The successor of safety_tuning is sft", "foretold",
         "Preferences: wiser", "The step strange was carried out by the stage from_elsewhere.",
     ):  # fmt: skip
         assert said in text, said

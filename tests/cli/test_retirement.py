@@ -25,8 +25,8 @@ gates:
 ).replace(
     "ask:",
     """  check: {stage: test, documents: 8, prompts: []}
-  deploy: {name: tiny, gate: release, golden: ["hi"], golden_tokens: 4}
-  retire: {reason: too small, inputs: {release: deploy}}
+  release: {name: tiny, gate: release, golden: ["hi"], golden_tokens: 4}
+  retire: {reason: too small, inputs: {release: release}}
 ask:""",
 )
 
@@ -84,7 +84,7 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
     assert code == 9
     assert "gate tiny/release: check:heldout/bits_per_byte at most 0.01: fail" in err
     assert vita("gate", "tiny/release")[0] == 10
-    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
+    code, _, err = vita("release", "tiny/sft", "--name", "tiny")
     assert code == 9 and "expected a model that a gate has approved" in err and "in the state candidate" in err
     assert vita("people", "add", "Ada")[0] == 0
     code, _, err = vita("approve", "tiny/sft", "--gate", "tiny/release", "--by", "Ada")
@@ -111,24 +111,24 @@ def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     now = time.time
     with monkeypatch.context() as later:
         later.setattr(time, "time", lambda: now() + 3 * 86400)
-        code, _, err = vita("deploy", "tiny/sft", "--name", "tiny")
+        code, _, err = vita("release", "tiny/sft", "--name", "tiny")
     assert code == 9 and "at most 0.01: fail" in err
     assert ledger.state(digest) == "candidate"
     assert vita(*give)[0] == 0 and ledger.state(digest) == "approved"
     assert live(0.01, "--until", "check", "--set", "sft.steps=2")[0] == 0
-    code, _, err = vita("deploy", digest[:12], "--name", "tiny", "--version", "1", "--set", "golden_tokens=4")
+    code, _, err = vita("release", digest[:12], "--name", "tiny", "--version", "1", "--set", "golden_tokens=4")
     assert code == 0, f"older weights are judged by the reports on themselves: {err}"
-    assert ledger.state(digest) == "approved" and ledger.named("release/tiny:1") == ledger.named("tiny/deploy")
+    assert ledger.state(digest) == "approved" and ledger.named("release/tiny:1") == ledger.named("tiny/release")
 
     newer = ledger.named("tiny/sft")
     assert newer is not None and newer != digest
     assert vita(*give)[0] == 0 and ledger.state(newer) == "approved"
-    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny", "--version", "1")
-    assert code == 9 and f"deploy tiny:1: has been the name of the weights {digest[:12]}" in err
-    code, _, err = vita("deploy", "tiny/sft", "--name", "tiny", "--version", "2", "--life", "other")
-    assert code == 0 and ledger.named("release/tiny:2") == ledger.named("other/deploy"), err
+    code, _, err = vita("release", "tiny/sft", "--name", "tiny", "--version", "1")
+    assert code == 9 and f"release tiny:1: has been the name of the weights {digest[:12]}" in err
+    code, _, err = vita("release", "tiny/sft", "--name", "tiny", "--version", "2", "--life", "other")
+    assert code == 0 and ledger.named("release/tiny:2") == ledger.named("other/release"), err
 
-    code, out, _ = vita("deprecate", "tiny/deploy", "--sunset", "30d", "--by", "Ada", "--successor", "tiny:2")
+    code, out, _ = vita("deprecate", "tiny/release", "--sunset", "30d", "--by", "Ada", "--successor", "tiny:2")
     assert code == 0 and f"{digest[:12]} is deprecated" in out and f"then {newer[:12]}" in out
     last = ledger.moves(digest)[-1]
     assert (last.state, last.details["successor"]) == ("deprecated", newer)

@@ -177,18 +177,18 @@ dpo binary --model text
 redteam text
 redteam
 redteam text --regressions binary
-deploy text
-deploy
-deploy text --version a/b
+release text
+release
+release text --version a/b
 refine
 refine --feedback text
 retire text --reason x
 retire
-rollout
-rollout text --release text --serving text
-trial
-trial text --release text
-trial --recorded text --release text
+canary
+canary text --release text --serving text
+pilot
+pilot text --release text
+pilot --recorded text --release text
 initialize --life ../x
 curate text --life a/b
 curate text --name

@@ -86,5 +86,5 @@ PAGES = {
     "docs/stages/rlhf.md": Page(files=prompt_files),
     "docs/stages/sft.md": Page(typed=QUESTION),
     "docs/stages/test.md": Page(files=other_model),
-    "docs/stages/trial.md": Page(files=prompt_files),
+    "docs/stages/pilot.md": Page(files=prompt_files),
 }

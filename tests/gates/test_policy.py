@@ -253,11 +253,11 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
 
     def refusal() -> str:
         with pytest.raises(GateError) as refused:
-            decisions.refuse_stale(ledger, store, MODEL, where="deploy.model")
+            decisions.refuse_stale(ledger, store, MODEL, where="release.model")
         return str(refused.value)
 
     assert (
-        "deploy.model: expected a model that a gate has approved, got the model aaaaaaaaaaaa in the state cand"
+        "release.model: expected a model that a gate has approved, got the model aaaaaaaaaaaa in the state cand"
         in refusal()
     )
     ledger.move(MODEL, "approved", who="Ada", why="by hand")
@@ -268,12 +268,12 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
     ledger.name("cat/sft", MODEL)
     report = _kept(store, ledger, _report(tmp_path / "r", hits=100, of=100))
     assert decisions.decide_by_name(ledger, store, "cat/release").green
-    ledger.move(MODEL, "serving", who="deploy", why="released")
-    decisions.refuse_stale(ledger, store, MODEL, where="deploy.model")
+    ledger.move(MODEL, "serving", who="release", why="released")
+    decisions.refuse_stale(ledger, store, MODEL, where="release.model")
 
     ledger.name("cat/sft", OTHER)
     _kept(store, ledger, _report(tmp_path / "other", hits=1, of=100, model=OTHER))
-    decisions.refuse_stale(ledger, store, MODEL, where="deploy.model")
+    decisions.refuse_stale(ledger, store, MODEL, where="release.model")
     assert decisions.decide_by_name(ledger, store, "cat/release").judged.findings[0].report != report
 
     _kept(store, ledger, _report(tmp_path / "worse", hits=10, of=100))
@@ -313,7 +313,7 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
     assert decisions.decide_by_name(ledger, store, "cat/release").green
 
     def release() -> None:
-        decisions.refuse_stale_release(ledger, store, MODEL, where="deploy.model", guard=released_with)
+        decisions.refuse_stale_release(ledger, store, MODEL, where="release.model", guard=released_with)
 
     with nullcontext() if refused is None else pytest.raises(GateError, match=refused):
         release()

@@ -41,12 +41,12 @@ ASSIGNMENTS = {
     "stages.rlhf.steps": 6,
     "stages.rlhf.learning_rate": 3e-3 * (256 / 96) ** 0.5 * 0.02,
     "stages.dpo.steps": 20,
-    "stages.mend.steps": 40,
-    "stages.trial": {
+    "stages.safety_tuning.steps": 40,
+    "stages.pilot": {
         "sources": [{"world": "${world}"}], "minds": {"use": "matches", "options": {"pattern": "[.!?]$"}}, "visits": 80,
     },
     "stages.next.eval_fraction": 0.4,
-    "stages.rollout.visits": 24,
+    "stages.canary.visits": 24,
     "gates.release.bars": [{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0}],
     "gates.next_release.bars": [{"report": "test_next", "figure": "world/never_asked/right", "at_least": 0}],
 }  # fmt: skip

@@ -36,7 +36,7 @@ def test_weights_whose_stage_read_the_document_by_itself_are_found(tmp_path, sta
     life, file = Life(tmp_path), tmp_path / "people.jsonl"
     file.write_text(json.dumps(ROWS[stage]) + "\n" + json.dumps({**ROWS[stage], "id": "ben"}) + "\n")
     model = _trained(life, stage, file)
-    release = life.step("deploy", "release", inputs={"model": model})
+    release = life.step("release", "release", inputs={"model": model})
     seen = who_saw("ann", life.store, life.ledger)
     assert [(one.kind, one.names) for one in seen.holders] == [("source", (str(file),))]
     assert [one.digest for one in seen.to_retire] == [model, release]
@@ -76,7 +76,7 @@ def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
     life, file = Life(tmp_path), tmp_path / "people.jsonl"
     file.write_text(json.dumps(ROWS["sft"]) + "\n")
     model = _trained(life, "sft", file)
-    releases = [life.step(f"deploy{number}", "release", inputs={"model": model}) for number in range(5)]
+    releases = [life.step(f"release{number}", "release", inputs={"model": model}) for number in range(5)]
     for state in ("approved", "deprecated"):
         life.ledger.move(releases[0], state, who="Ada", why="a test")
     life.ledger.move(releases[1], "serving", who="Ada", why="a test")

@@ -23,7 +23,8 @@ from vita.spine.ledger import Ledger
 from vita.spine.machine import Machine
 from vita.spine.plan import Context
 from vita.spine.store import Store
-from vita.stages import deploy, refine, retire
+from vita.stages import refine, retire
+from vita.stages import release as release_stage
 from vita.stages.kinds import Feedback, Model, Release
 
 
@@ -39,8 +40,10 @@ def model(folder: Path) -> Model:
 
 
 def release(folder: Path, own: Model, **settings: Any) -> Release:
-    draft = deploy.run(
-        build(deploy.Config, {"version": "1", **settings}, where="deploy"), deploy.Inputs(own), context(folder)
+    draft = release_stage.run(
+        build(release_stage.Config, {"version": "1", **settings}, where="release"),
+        release_stage.Inputs(own),
+        context(folder),
     )
     return Release("e" * 64, draft.folder, draft.facts)
 
@@ -55,7 +58,7 @@ def test_a_release_pins_every_file_and_brings_golden_answers(tmp_path):
     told = json.loads((made.path / "release.json").read_text())
     assert set(told["files"]) == {f"model/{path.name}" for path in (tmp_path / "model").iterdir()}
     assert (told["name"], told["version"], told["model"], told["limits"]["rows"]) == ("cat", "2", "2" * 64, 3)
-    assert len(told["golden"]) == len(deploy.GOLDEN)
+    assert len(told["golden"]) == len(release_stage.GOLDEN)
     assert all(len(one["greedy"]) <= 32 and one["logprob"] <= 0 for one in told["golden"])
 
 
@@ -64,12 +67,12 @@ def test_a_release_is_recorded_once_and_serves_nothing_by_itself(tmp_path):
     ledger.move(own.digest, "approved", who="Ada", why="a test")
     made = release(tmp_path / "scratch", own, name="cat")
     for _ in range(2):
-        deploy.record(made, deploy.Inputs(own), ledger)
+        release_stage.record(made, release_stage.Inputs(own), ledger)
     assert [move.state for move in ledger.moves(own.digest)] == ["approved", "approved"]
     assert state_of(ledger, own.digest) == "approved"
     assert ledger.named("release/cat:1") == made.digest
     again = Release("d" * 64, made.path, made.facts)
-    deploy.record(again, deploy.Inputs(own), ledger)
+    release_stage.record(again, release_stage.Inputs(own), ledger)
     assert [move.details["release"] for move in ledger.moves(own.digest)[1:]] == [made.digest, again.digest]
 
 
@@ -125,7 +128,7 @@ def test_an_archive_holds_the_whole_and_was_restored_once(tmp_path):
     )
     assert json.loads((draft.folder / "recipe.json").read_text())[0]["stage"] == "sft"
     assert json.loads((draft.folder / "tombstone.json").read_text())["name"] == "cat:1"
-    assert draft.facts["golden"] == len(deploy.GOLDEN)
+    assert draft.facts["golden"] == len(release_stage.GOLDEN)
 
 
 def test_a_committed_archive_comes_back_with_its_golden_answers(tmp_path):
@@ -133,7 +136,7 @@ def test_a_committed_archive_comes_back_with_its_golden_answers(tmp_path):
     draft, _ = retired(tmp_path)
     artifact = store.commit(draft)
     drilled = restore(artifact.path, tmp_path / "again")
-    assert drilled.golden == len(deploy.GOLDEN)
+    assert drilled.golden == len(release_stage.GOLDEN)
     assert (drilled.model / "model.safetensors").is_file()
     with pytest.raises(StoreError, match="is not empty"):
         restore(artifact.path, tmp_path / "again")
@@ -151,7 +154,7 @@ def test_other_golden_answers_are_told_apart(tmp_path):
     from vita.infer.engine import Engine
 
     own = model(tmp_path / "model")
-    golden = deploy.golden_answers(Engine.open(own.path), ("What?",), tokens=8)
+    golden = release_stage.golden_answers(Engine.open(own.path), ("What?",), tokens=8)
     check_golden(Engine.open(own.path), golden, where="archive")
     wrong = [{**golden[0], "greedy": [1, 2, 3]}]
     with pytest.raises(ModelError, match="gives another answer"):

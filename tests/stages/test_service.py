@@ -17,14 +17,14 @@ from vita.spine.errors import GateError, PlanError, VitaError
 from vita.spine.ledger import Ledger
 from vita.spine.stage import Context
 from vita.spine.store import Store
-from vita.stages import rollout, trial
+from vita.stages import canary, pilot
 
 WORLD = {"things": 20}
 
 
-def trial_of(folder: Path, given: trial.Inputs, **settings: Any) -> Any:
+def pilot_of(folder: Path, given: pilot.Inputs, **settings: Any) -> Any:
     values = {"world": WORLD, "visits": 6, "replicas": 1, "max_tokens": 4, "ungated": "a test", **settings}
-    return trial.run(build(trial.Config, values, where="trial"), given, serving_context(folder))
+    return pilot.run(build(pilot.Config, values, where="pilot"), given, serving_context(folder))
 
 
 def serving_context(folder: Path) -> Context:
@@ -34,15 +34,15 @@ def serving_context(folder: Path) -> Context:
 
 
 def test_a_release_that_no_gate_approves_is_served_in_a_life_only_for_a_reason(tmp_path):
-    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
+    given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
     with pytest.raises(GateError, match="which no gate has approved"):
-        trial_of(tmp_path / "scratch", given, ungated=None)
+        pilot_of(tmp_path / "scratch", given, ungated=None)
 
 
 @pytest.mark.slow
 def test_what_visitors_say_is_frozen_and_the_same_each_time(tmp_path):
-    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
-    first, second = (trial_of(tmp_path / name, given) for name in ("first", "second"))
+    given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
+    first, second = (pilot_of(tmp_path / name, given) for name in ("first", "second"))
     assert first.facts == second.facts and first.facts["visits"] == 6
     said = list(read_feedback(first.folder))
     assert said == list(read_feedback(second.folder))
@@ -54,8 +54,8 @@ def test_a_second_version_comes_in_without_a_failed_request(tmp_path):
     old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
     new = release(tmp_path / "new", model(tmp_path / "other"), name="cat", version="2")
     values = {"world": WORLD, "visits": 24, "replicas": 2, "max_tokens": 4, "share": 0.5, "ungated": "a test"}
-    config = build(rollout.Config, values, where="rollout")
-    draft = rollout.run(config, rollout.Inputs(new, serving=old), serving_context(tmp_path / "scratch"))
+    config = build(canary.Config, values, where="canary")
+    draft = canary.run(config, canary.Inputs(new, serving=old), serving_context(tmp_path / "scratch"))
     assert draft.facts["rollout/lost"] == 0 and draft.facts["promoted"]
     told = json.loads((draft.folder / "report.json").read_text())
     assert told["figures"]["service"]["rollout"]["minded/after"]["n"] > 0
@@ -63,13 +63,13 @@ def test_a_second_version_comes_in_without_a_failed_request(tmp_path):
 
 def test_two_releases_of_one_name_and_version_are_refused(tmp_path):
     old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
-    config = build(rollout.Config, {"world": WORLD}, where="rollout")
+    config = build(canary.Config, {"world": WORLD}, where="canary")
     with pytest.raises(PlanError, match="both releases are called cat:1"):
-        rollout.run(config, rollout.Inputs(old, serving=old), context(tmp_path / "scratch"))
+        canary.run(config, canary.Inputs(old, serving=old), context(tmp_path / "scratch"))
 
 
-def test_a_trial_takes_visitors_of_one_kind_or_what_was_recorded(tmp_path):
-    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model")))
+def test_a_pilot_takes_visitors_of_one_kind_or_what_was_recorded(tmp_path):
+    given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model")))
     asked = written(tmp_path, [{"prompt": "Say mu."}])
     minds = {"use": "matches", "options": {"pattern": "mu"}}
     for settings, message in (
@@ -81,15 +81,15 @@ def test_a_trial_takes_visitors_of_one_kind_or_what_was_recorded(tmp_path):
         ({"world": None, "sources": [asked], "minds": minds, "max_tokens": 120}, "expected prompts of at most 8 token"),
     ):
         with pytest.raises(VitaError, match=message):
-            trial_of(tmp_path / "scratch", given, **settings)
+            pilot_of(tmp_path / "scratch", given, **settings)
 
 
 @pytest.mark.slow
 def test_people_with_prompts_of_a_file_ask_these_and_mind_what_a_reward_says(tmp_path):
-    given = trial.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="mu"))
+    given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="mu"))
     asked = written(tmp_path, [{"prompt": f"Say {word}."} for word in ("mu", "ba", "ko")])
     settings = {"sources": [asked], "minds": {"use": "matches", "options": {"pattern": "[a-m]"}}}
-    made = trial_of(tmp_path / "scratch", given, world=None, visits=12, **settings)
+    made = pilot_of(tmp_path / "scratch", given, world=None, visits=12, **settings)
     said = list(read_feedback(made.folder))
     assert {one.prompt[-1].content for one in said} <= {"Say mu.", "Say ba.", "Say ko."} and said
     assert made.facts["visits"] == 12 and 0 <= made.facts["complaints"] <= 1

@@ -35,7 +35,7 @@ def write_card(ledger: Ledger, store: Store, model: str, folder: Path) -> None:
 
 
 def reports_of(ledger: Ledger, store: Store, artifacts: Iterable[str]) -> dict[str, str]:
-    """Every report on the models among these and on their releases: tests, red teams, reviews, rollouts."""
+    """Every report on the models among these and on their releases: tests, red teams, reviews, canaries."""
     found: dict[str, str] = {}
     there = [digest for digest in dict.fromkeys(artifacts) if store.has(digest)]
     taken = [digest for digest in there if store.manifest(digest).kind in ("model", "reward")]

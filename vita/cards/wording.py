@@ -39,9 +39,9 @@ STAGES: Mapping[str, tuple[str, str]] = {
     "test": ("Test", "It was measured on what it had never seen."),
     "review": ("Human review", "People judged its answers without knowing which version had given them."),
     "redteam": ("Red team", "It was attacked, to find out what it can be made to say."),
-    "deploy": ("Release", "Exactly these weights were pinned, byte for byte, for the replicas that serve them."),
-    "trial": ("Trial", "It was put before users for a while, and what they said of its answers was kept."),
-    "rollout": ("Rollout", "The new version came in beside the old one, to some of the users first."),
+    "release": ("Release", "Exactly these weights were pinned, byte for byte, for the replicas that serve them."),
+    "pilot": ("Pilot", "It was put before users for a while, and what they said of its answers was kept."),
+    "canary": ("Canary", "The new version came in beside the old one, to some of the users first."),
     "refine": ("Refinement", "What users said of its answers became data for the next version."),
     "retire": ("Retirement", "The version was sealed in a signed archive, and brought back from it once as a proof."),
 }
@@ -82,7 +82,7 @@ _HEADLINES: Mapping[str, tuple[str, ...]] = {
     "reward": ("accuracy", "heldout_accuracy"),
     "adapt": ("domain/bits_per_byte",),
     "review": ("win_rate", "alpha"),
-    "rollout": ("minded/change", "lost"),
+    "canary": ("minded/change", "lost"),
 }
 
 
@@ -109,8 +109,8 @@ def headline(step: StepRecord, figures: Mapping[str, Interval] | None = None) ->
         return "its artifact is no longer in the store"
     told = {
         "design": _designed, "curate": _curated, "tokenize": _tokenized, "initialize": _initialized,
-        "pretrain": _pretrained, "sft": _tuned, "deploy": _released, "retire": _retired, "refine": _refined,
-        "trial": _tried,
+        "pretrain": _pretrained, "sft": _tuned, "release": _released, "retire": _retired, "refine": _refined,
+        "pilot": _tried,
     }.get(step.stage)  # fmt: skip
     said = told(facts) if told else ""
     return said or _by_figure(step.stage, own) or _by_fact(facts)

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from vita.cli.app import app
 from vita.cli.stage_command import stage_command
+from vita.spine.renamed_stages import RENAMED_STAGES
 from vita.stages import own_stages
 
 _ORDER = (
     "design", "curate", "tokenize", "initialize", "pretrain", "test", "adapt", "sft", "reward", "rlhf", "dpo",
-    "redteam", "deploy", "refine", "retire",
+    "redteam", "release", "pilot", "refine", "canary", "retire",
 )  # fmt: skip
 
 RENAMED = {
     "who-saw": "trace-document", "story": "report", "init": "initialize", "ls": "list", "--why": "--reason",
     "--fresh": "--rerun-all (vita live) or --rerun (a stage)", "--again": "--rerun", "--out": "--output",
-    "--name": "--life",
+    "--name": "--life", **RENAMED_STAGES,
 }  # fmt: skip
 """Former names of commands and options, which are refused with the present name."""
 

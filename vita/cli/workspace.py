@@ -19,6 +19,7 @@ from vita.spine.disk import explain_disk
 from vita.spine.errors import DataError, ModelError, StoreError, VitaError
 from vita.spine.events import Events, JsonLines
 from vita.spine.machine import Machine
+from vita.spine.renamed_stages import RENAMED_STAGES
 from vita.spine.store import Artifact, Draft, Store
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
     "model": ("config.json", ModelError, "a model is a Hugging Face model folder"),
     "reward": ("config.json", ModelError, "a reward model is a Hugging Face model folder"),
     "report": (REPORT_FILE, StoreError, "make a report with `vita test`"),
-    "release": ("release.json", ModelError, "make a release with `vita deploy`"),
+    "release": ("release.json", ModelError, "make a release with `vita release`"),
     "feedback": ("feedback.jsonl", DataError, "collect feedback with `vita feedback collect`"),
     "preferences": ("preferences.jsonl", DataError, "make preferences with `vita refine`"),
 }
@@ -56,6 +57,13 @@ def _check_folder(folder: Path, kind: str) -> None:
     pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
     if not any(folder.glob(pattern)):
         raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)
+
+
+def _present_reference(reference: str, ledger: Ledger) -> str | None:
+    """Return the name of a step that is called as its stage, for a reference with the stage's former name."""
+    life, slash, step = reference.rpartition("/")
+    present = f"{life}{slash}{RENAMED_STAGES.get(step, step)}"
+    return present if present != reference and ledger.named(present) else None
 
 
 class Workspace:
@@ -117,12 +125,12 @@ class Workspace:
             return found[0]
         if found:
             raise StoreError(reference, f"begins {len(found)} digests", hint="give more of it")
-        close = nearest(reference, self.ledger.all_names())
+        close = _present_reference(reference, self.ledger) or nearest(reference, self.ledger.all_names())
         hint = f"did you mean `{close}`?" if close else "`vita ls` lists what there is"
         raise StoreError(reference, "is no name, digest or folder here", hint=hint)
 
     def weights(self, reference: str) -> str:
-        """Return the digest of a model, or of the model that a release (`cat/deploy`, `cat:1`) pins."""
+        """Return the digest of a model, or of the model that a release (`cat/release`, `cat:1`) pins."""
         digest = self.ledger.named(f"release/{reference}") or self.digest(reference)
         kind = self.store.manifest(digest).kind
         if kind == "release":

@@ -92,7 +92,7 @@ def require_approval(
 ) -> str:
     """Return the gate that approves a model of the store now, behind this guard; raise `GateError` if none does.
 
-    The stage `deploy` calls this before it pins a model, and `clear` before it serves one. With `deprecated`, a
+    The stage `release` calls this before it pins a model, and `clear` before it serves one. With `deprecated`, a
     deprecated model counts as approved until its sunset.
     """
     states = decisions.SERVABLE if deprecated else decisions.LET_OUT
@@ -112,7 +112,7 @@ def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, l
         f"release {label}",
         expected=f"the files of the model {claim[:12]}, which it says it holds",
         got=f"those of {match.digest[:12]}",
-        hint="make a new release with `vita deploy`",
+        hint="make a new release with `vita release`",
     )
 
 

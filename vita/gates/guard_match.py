@@ -51,7 +51,7 @@ def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | 
     if cleared_guards and cleared_guards != {release_guard}:
         hint = (
             "release the weights with just the guard that they are attacked behind (`redteam: {guard: ...}`, "
-            f"`deploy: {{guard: ...}}`), or `vita waive {model[:12]} --gate {gate} --bar {GUARD}`"
+            f"`release: {{guard: ...}}`), or `vita waive {model[:12]} --gate {gate} --bar {GUARD}`"
         )
         expected = " and ".join(sorted(_told(digest) for digest in cleared_guards))
         raise GateError(f"gate {gate}", expected=f"what cleared it: {expected}", got=_told(release_guard), hint=hint)

@@ -21,7 +21,7 @@ from vita.spine.errors import DataError, StoreError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
-_LOST = ("test", "redteam", "rollout")
+_LOST = ("test", "redteam", "canary")
 """Stages whose reports hold figures; one whose report is lost or cannot be read may have measured any figure."""
 
 

@@ -1,6 +1,7 @@
 """The bars that a version must clear, and the verdict on each from the reports of exactly these weights.
 
-    policy = Policy(model="mend", bars=[{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0.8}])
+    bar = {"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0.8}
+    policy = Policy(model="safety_tuning", bars=[bar])
     judge(policy, model=digest, evidence={"test_chat": Evidence(folder, digest, began)}, since={...}).verdict
 
 An interval that straddles its limit is `unsure`: the measurement cannot tell. A report that is missing, is of other

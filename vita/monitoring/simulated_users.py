@@ -1,6 +1,6 @@
 """Simulated users of a released model: people of the embedded world, or users with the prompts of a source.
 
-    crowd = users.crowd(release.folder / "model", where="trial")
+    crowd = users.crowd(release.folder / "model", where="pilot")
     for visit in crowd.visits(200, seed=0): ...
 
 The people of a source ask its prompts and mind what a reward thinks little of: an answer that breaks off, one that is

@@ -185,6 +185,6 @@ _READ_BY: Mapping[str, Records] = {
     "dpo": _of_opinions,
     "reward": _of_opinions,
     "rlhf": _of_prompts,
-    "trial": _of_prompts,
+    "pilot": _of_prompts,
 }
 """stage -> function that reads its sources; the records of `curate` are in its corpus."""

@@ -104,7 +104,7 @@ def read_release(folder: Path) -> ReleaseInfo:
     """Read what a release's folder says; its files are not verified."""
     path = folder / DESCRIPTION
     if not path.is_file() or path.is_symlink():
-        raise ModelError(str(folder), "holds no release.json", hint="make a release with `vita deploy`")
+        raise ModelError(str(folder), "holds no release.json", hint="make a release with `vita release`")
     data = path.read_bytes()
     try:
         content = json.loads(data)

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vita.spine.errors import ConfigError
 from vita.spine.renamed_settings import hint_for, present_name
+from vita.spine.renamed_stages import present_stage
 from vita.spine.yaml_text import read_yaml as read_yaml
 from vita.spine.yaml_text import yaml_value as yaml_value
 
@@ -189,7 +190,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 def unknown_name(where: str, name: str, names: Iterable[str]) -> ConfigError:
     """Return the error for a name that is not in `names`, with its present name, the closest one, or all of them."""
     names = sorted(names)
-    present = present_name(name, names)
+    present = present_name(name, names) or present_stage(name, names)
     if present:
         return ConfigError(where, f"`{name}` has been renamed to `{present}`", hint=hint_for(present))
     close = nearest(name, names)

@@ -53,14 +53,14 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
     if config.recorded is not None:
         if config.world or config.sources:
-            raise ConfigError("trial", expected="one of `world`, `sources` and `recorded`", got="several")
+            raise ConfigError("pilot", expected="one of `world`, `sources` and `recorded`", got="several")
         said = list(read_feedback(Path(config.recorded)))
         return _frozen(said, {"visits": 0}, context)
-    crowd = config.crowd(inputs.release.path / "model", where="trial")
+    crowd = config.crowd(inputs.release.path / "model", where="pilot")
     visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, crowd, context))
     problems = [problem for one in visited for problem in one.failed]
     if problems:
-        raise VitaError("trial", f"{counted(len(problems), 'request')} failed, the first with {problems[0]}")
+        raise VitaError("pilot", f"{counted(len(problems), 'request')} failed, the first with {problems[0]}")
     answers = [answer for one in visited for answer in one.answers]
     minded = share([one for visit in visited for one in visit.minded])
     context.emit(
@@ -82,7 +82,7 @@ async def _serve_and_visit(
     ledger, pinned = Ledger(place / "ledger.db"), read_release(release)
     service = Service(
         name=pinned.name, release=pinned, ledger=ledger, controls=place, clear=context_clearance(context),
-        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="trial",
+        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="pilot",
     )  # fmt: skip
     coming = list(crowd.visits(config.visits, seed=config.seed))
 

@@ -62,7 +62,7 @@ class Inputs:
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
     """Refuse a model that no gate approves now, for exactly these weights behind this guard."""
-    clearance.require_approval(ledger, store, inputs.model.digest, where="deploy.model", guard=_guard(config))
+    clearance.require_approval(ledger, store, inputs.model.digest, where="release.model", guard=_guard(config))
     _refuse_taken(ledger, f"{config.name}:{_version(config, inputs.model)}", model=inputs.model.digest)
 
 
@@ -102,7 +102,7 @@ def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
     ledger.name(f"release/{label}", artifact.digest)
     known = {move.details.get("release") for move in ledger.moves(model)}
     if clearance.is_approved(ledger, model) and artifact.digest not in known:
-        ledger.move(model, ledger.state(model), who="deploy", why=f"released as {label}", release=artifact.digest)
+        ledger.move(model, ledger.state(model), who="release", why=f"released as {label}", release=artifact.digest)
 
 
 def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:
@@ -111,7 +111,7 @@ def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:
     for run in ledger.find(artifact=other, state="done") if other else ():
         if (taken := ledger.inputs(run.id).get("model")) not in (None, model):
             hint = "give these weights a `version` of their own"
-            raise GateError(f"deploy {label}", f"has been the name of the weights {taken[:12]}", hint=hint)
+            raise GateError(f"release {label}", f"has been the name of the weights {taken[:12]}", hint=hint)
 
 
 def _version(config: Config, model: Model) -> str:
@@ -128,7 +128,7 @@ def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> 
     for prompt in prompts:
         ids = engine.chat_ids([Message("user", prompt)]) if engine.template else engine.text_ids(prompt)
         if len(ids) >= engine.model.architecture.context:
-            raise DataError("deploy.golden", "a prompt leaves no room for an answer", got=prompt[:80])
+            raise DataError("release.golden", "a prompt leaves no room for an answer", got=prompt[:80])
         answer = engine.generate([ids], Sampling(temperature=0, max_tokens=tokens))[0]
         logprob = round(sum(answer.logprobs), 4)
         found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": logprob})

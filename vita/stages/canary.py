@@ -58,7 +58,7 @@ class Inputs:
     release: Release
     """The new one."""
     serving: Release
-    """The one that serves now: choose it with `inputs: {serving: deploy}`."""
+    """The one that serves now: choose it with `inputs: {serving: release}`."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     new, old = read_release(inputs.release.path), read_release(inputs.serving.path)
     if new.id == old.id:
         hint = "choose the old one with `inputs: {serving: STEP}`, and give the new one a `version` of its own"
-        raise PlanError("rollout.serving", f"both releases are called {new.id}", hint=hint)
+        raise PlanError("canary.serving", f"both releases are called {new.id}", hint=hint)
     watched = asyncio.run(_change(config, old, new, context))
     requests = sum(len(one.requests) for one in (*watched.canary, *watched.shifting))
     lost = share([*[True] * len(watched.failed), *[False] * requests])
@@ -99,7 +99,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         "minded/change": watched.change,
     }
     report = ReportContent.of(
-        "rollout",
+        "canary",
         {"service": {"rollout": figures}},
         model=watched.models[new.id],
         baseline=watched.models[old.id],
@@ -109,7 +109,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
     rows += [("answers of the canary", str(sum(_of(new, watched.canary))), ""), ("verdict", verdict, "")]
     lead = f"{new.id} came in beside {old.id} while users were there, and was {verdict}."
-    write(Page("Rollout", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder)
+    write(Page("Canary release", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder)
     facts = {f"rollout/{name}": round(one.value, 6) for name, one in figures.items()}
     return Draft(Report, folder, {**facts, "requests": requests, "promoted": watched.promoted})
 
@@ -121,10 +121,10 @@ async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: C
     place = context.scratch / "service"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    ledger, crowd = Ledger(place / "ledger.db"), config.crowd(new.folder / "model", where="rollout")
+    ledger, crowd = Ledger(place / "ledger.db"), config.crowd(new.folder / "model", where="canary")
     service = Service(
         name=old.name, release=old, ledger=ledger, controls=place, clear=context_clearance(context),
-        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="rollout",
+        ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="canary",
     )  # fmt: skip
     coming = list(crowd.visits(config.visits + config.visits // 2, seed=config.seed))
     async with service.served() as running:
