@@ -9,25 +9,25 @@ from dataclasses import replace
 
 import pytest
 
-from vita.data.feedback import Cleaning, Kind, Overlap, Said, read_feedback, refine, write_feedback
+from vita.data.feedback import FeedbackFilter, FeedbackRecord, Kind, OverlapIndex, read_feedback, refine, write_feedback
 from vita.data.records import Message
 from vita.spine.errors import DataError
 
 QUESTION = (Message("user", "What is a cat?"),)
 
 
-def _said(number: int, kind: Kind, answer: str = "A cat.", **more) -> Said:
+def _said(number: int, kind: Kind, answer: str = "A cat.", **more) -> FeedbackRecord:
     given = {"prompt": QUESTION, "consent": True, "who": f"user{number}", **more}
-    return Said(f"f{number}", kind, f"r{number}", "m" * 64, answer=answer, **given)
+    return FeedbackRecord(f"f{number}", kind, f"r{number}", "m" * 64, answer=answer, **given)
 
 
-def _reasons(*said: Said, **cleaning) -> list[str]:
-    return [drop.reason for drop in refine(said, Cleaning(**cleaning)).drops]
+def _reasons(*said: FeedbackRecord, **cleaning) -> list[str]:
+    return [drop.reason for drop in refine(said, FeedbackFilter(**cleaning)).drops]
 
 
 def test_a_vote_and_an_edit_give_a_pair_each_with_its_lineage():
     found = refine(
-        [_said(1, "vote", "Good.", value=1, rejected="Bad."), _said(2, "edit", "Old.", better="New.")], Cleaning()
+        [_said(1, "vote", "Good.", value=1, rejected="Bad."), _said(2, "edit", "Old.", better="New.")], FeedbackFilter()
     )
     assert [(p.chosen[0].content, p.rejected[0].content) for p in found.pairs] == [("Good.", "Bad."), ("New.", "Old.")]
     assert found.pairs[0].metadata == {"requests": ["r1"], "models": ["m" * 64], "feedback": ["f1"], "votes": 1}
@@ -37,7 +37,7 @@ def test_a_vote_and_an_edit_give_a_pair_each_with_its_lineage():
 def test_thumbs_up_and_down_on_one_prompt_meet_in_pairs_and_the_rest_stays_single():
     said = [_said(1, "thumb", "Good.", value=1), _said(2, "thumb", "Bad.", value=-1)]
     other = _said(3, "thumb", "Alone.", value=-1, prompt=(Message("user", "What is a dog?"),))
-    found = refine([*said, other], Cleaning())
+    found = refine([*said, other], FeedbackFilter())
     assert [(p.chosen[0].content, p.rejected[0].content) for p in found.pairs] == [("Good.", "Bad.")]
     assert found.pairs[0].metadata["requests"] == ["r1", "r2"]
     assert [(one.answer[0].content, one.good) for one in found.rated] == [("Alone.", False)]
@@ -46,7 +46,7 @@ def test_thumbs_up_and_down_on_one_prompt_meet_in_pairs_and_the_rest_stays_singl
 def test_voices_on_the_same_two_answers_are_counted_whichever_side_they_take():
     for_a = [_said(i, "vote", "A.", value=1, rejected="B.") for i in range(3)]
     for_b = _said(9, "vote", "B.", value=1, rejected="A.")
-    (pair,) = refine([*for_a, for_b], Cleaning()).pairs
+    (pair,) = refine([*for_a, for_b], FeedbackFilter()).pairs
     assert (pair.chosen[0].content, pair.margin, pair.metadata["votes"]) == ("A.", 0.5, 4)
     assert _reasons(for_a[0], for_b) == ["disputed"]
 
@@ -70,20 +70,20 @@ def test_what_cannot_be_used_is_dropped_with_its_reason(said, reason):
 def test_who_changes_their_mind_is_heard_with_the_last_word():
     first, later = (_said(n, "thumb", "Good.", value=value) for n, value in ((1, 1), (2, -1)))
     for who in ("ann", None):
-        found = refine([replace(one, who=who, request="r1") for one in (first, later)], Cleaning())
+        found = refine([replace(one, who=who, request="r1") for one in (first, later)], FeedbackFilter())
         assert [one.good for one in found.rated] == [False]
         assert [(drop.id, drop.reason) for drop in found.drops] == [(first.id, "another word later")]
     votes = [
         _said(n, "vote", chosen, value=1, rejected=other, who="ann")
         for n, chosen, other in ((1, "A.", "B."), (2, "B.", "A."))
     ]
-    (pair,) = refine(votes, Cleaning()).pairs
+    (pair,) = refine(votes, FeedbackFilter()).pairs
     assert pair.chosen[0].content == "B." and pair.metadata["votes"] == 1
 
 
 def test_answers_that_differ_in_private_things_only_are_alike():
     edit = _said(1, "edit", "Ask ann@a.org.", better="Ask bob@b.org.")
-    found = refine([edit], Cleaning(), redact=lambda text: re.sub(r"\S+@\S+", "[address]", text))
+    found = refine([edit], FeedbackFilter(), redact=lambda text: re.sub(r"\S+@\S+", "[address]", text))
     assert not found.pairs and [drop.reason for drop in found.drops] == ["both answers alike"]
 
 
@@ -96,16 +96,16 @@ def test_one_user_counts_once_for_a_thing_and_no_more_than_allowed():
 
 def test_prompts_that_the_model_is_tested_on_are_kept_out():
     tested = ["what is a CAT", "one two three four five six seven eight nine ten"]
-    found = refine([_said(1, "thumb", value=1)], Cleaning(), tested=tested)
+    found = refine([_said(1, "thumb", value=1)], FeedbackFilter(), tested=tested)
     assert [drop.reason for drop in found.drops] == ["tested on"]
-    overlap = Overlap(tested, words=8)
+    overlap = OverlapIndex(tested, words=8)
     assert "and two three four five six seven eight nine then" in overlap
     assert "two three four five six seven eight" not in overlap
 
 
 def test_what_is_private_does_not_reach_the_training_data():
     found = refine(
-        [_said(1, "edit", "Ann.", better="Ben.")], Cleaning(), redact=lambda text: text.replace("Ben", "[name]")
+        [_said(1, "edit", "Ann.", better="Ben.")], FeedbackFilter(), redact=lambda text: text.replace("Ben", "[name]")
     )
     assert found.pairs[0].chosen[0].content == "[name]."
 
@@ -154,10 +154,10 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path):
 def test_thousands_of_thumbs_on_one_prompt_take_bounded_memory():
     said = [_thumb(n, f"answer {n}", 1 if n % 2 else -1) for n in range(4000)]
     tracemalloc.start()
-    found = refine(said, Cleaning())
+    found = refine(said, FeedbackFilter())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(found.pairs) == Cleaning().pairs_per_prompt
+    assert len(found.pairs) == FeedbackFilter().pairs_per_prompt
     (drop,) = found.drops
     assert (drop.reason, drop.detail) == ("one prompt's too many", f"{2000 * 2000 - 8} more pairs of answers")
     assert peak < 60e6, "all four million pairs would take 2 GB"
@@ -165,20 +165,20 @@ def test_thousands_of_thumbs_on_one_prompt_take_bounded_memory():
 
 def test_a_prompt_on_which_nobody_agrees_is_given_up_after_a_number_of_pairs():
     said = [_thumb(f"{n}/{value}", f"answer {n}", value) for n in range(200) for value in (1, -1)]
-    found = refine(said, Cleaning(pairs_per_prompt=1))
+    found = refine(said, FeedbackFilter(pairs_per_prompt=1))
     assert not found.pairs and len(found.drops) == 65
     assert found.drops[-1].detail == f"{200 * 199 // 2 - 64} more pairs of answers"
 
 
 def test_a_changed_thumb_or_edit_of_the_same_person_counts_once():
     thumbs = [replace(_thumb(n, "yes", value), request="r") for n, value in enumerate((1, 1, -1))]
-    found = refine(thumbs, Cleaning())
+    found = refine(thumbs, FeedbackFilter())
     assert [one.good for one in found.rated] == [False]
     edits = [replace(thumbs[0], id=f"e{n}", kind="edit", better=text) for n, text in enumerate(("first", "second"))]
-    found = refine(edits, Cleaning())
+    found = refine(edits, FeedbackFilter())
     assert [one.messages[-1].content for one in found.dialogues] == ["second"] and len(found.pairs) == 1
 
 
-def _thumb(number: object, answer: str, value: float) -> Said:
+def _thumb(number: object, answer: str, value: float) -> FeedbackRecord:
     prompt = (Message("user", "What is a cat?"),)
-    return Said(f"f{number}", "thumb", f"r{number}", "m", prompt, answer, value=value, consent=True)
+    return FeedbackRecord(f"f{number}", "thumb", f"r{number}", "m", prompt, answer, value=value, consent=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.multiple_choice import answer, by_group, encode_pair, metrics
 from vita.evals.task import Choice, Cloze
 from vita.evals.tasks import TASKS, items
@@ -150,7 +150,7 @@ def test_every_task_reads_its_rows(name: str, tmp_path: Path) -> None:
 
 def test_contexts_and_continuations_are_joined_as_in_the_harness() -> None:
     def options(name: str) -> object:
-        item = TASKS[name](Fields(ROWS[name], "here"))
+        item = TASKS[name](BenchmarkRow(ROWS[name], "here"))
         return item.options if isinstance(item, Choice) else (item.context, item.continuation)
 
     assert options("arc_easy") == (("Question: Why?\nAnswer:", " So."), ("Question: Why?\nAnswer:", " No."))

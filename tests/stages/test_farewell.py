@@ -12,7 +12,7 @@ import pytest
 
 from tests.stages.test_sft import begun
 from vita.cards.restore import restore
-from vita.data.feedback import Said, write_feedback
+from vita.data.feedback import FeedbackRecord, write_feedback
 from vita.data.records import Message
 from vita.data.sources.read import Source, preferences
 from vita.data.tokens.chat_template import ChatTemplate
@@ -76,12 +76,12 @@ def test_a_release_is_recorded_once_and_serves_nothing_by_itself(tmp_path):
     assert [move.details["release"] for move in ledger.moves(own.digest)[1:]] == [made.digest, again.digest]
 
 
-def said(number: int, prompt: str, **more: Any) -> Said:
+def said(number: int, prompt: str, **more: Any) -> FeedbackRecord:
     given = {"value": 1.0, "consent": True, "who": "user", "rejected": "A bad cat.", "answer": "A cat.", **more}
-    return Said(f"f{number}", "vote", f"r{number}", "m" * 64, (Message("user", prompt),), **given)
+    return FeedbackRecord(f"f{number}", "vote", f"r{number}", "m" * 64, (Message("user", prompt),), **given)
 
 
-def refined(folder: Path, voices: list[Said], **settings: Any) -> Any:
+def refined(folder: Path, voices: list[FeedbackRecord], **settings: Any) -> Any:
     place = folder / "feedback"
     place.mkdir()
     write_feedback(voices, place)

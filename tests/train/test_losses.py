@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vita.data.tokens.chat_template import Encoded
-from vita.data.tokens.packing import Packing
+from vita.data.tokens.chat_template import EncodedDialogue
+from vita.data.tokens.packing import PackedDataset
 from vita.testing import tiny_model
 from vita.train import pieces
 from vita.train.losses import language_modelling, next_token
@@ -91,19 +91,19 @@ def test_packed_dialogues_lose_what_padded_ones_do():
     chance = torch.Generator().manual_seed(1)
     sizes = [5, 9, 3, 12, 7, 8]
     dialogues = [
-        Encoded(torch.randint(1, 250, (size,), generator=chance).tolist(), [i > 1 for i in range(size)])
+        EncodedDialogue(torch.randint(1, 250, (size,), generator=chance).tolist(), [i > 1 for i in range(size)])
         for size in sizes
     ]
     model = tiny_model(seed=1)
 
-    def total(packing: Packing) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def total(packing: PackedDataset) -> tuple[torch.Tensor, list[torch.Tensor]]:
         rows = packing.take(range(len(packing.rows)))
         names = ("ids", "learn", "documents", "positions")
         loss, _ = language_modelling(model, {name: torch.from_numpy(getattr(rows, name)) for name in names})
         return loss, list(torch.autograd.grad(loss, list(model.parameters())))
 
-    packed = Packing(dialogues, context=16, pad=0)
-    padded = Packing(dialogues, context=16, pad=0)
+    packed = PackedDataset(dialogues, context=16, pad=0)
+    padded = PackedDataset(dialogues, context=16, pad=0)
     padded.rows = [[number] for number in range(padded.dialogues)]
     assert len(packed.rows) < len(padded.rows)
     (one, gradients), (other, others) = total(packed), total(padded)

@@ -13,7 +13,7 @@ from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from vita.data.tokens.inspect import Reading
+    from vita.data.tokens.inspect import EncodingDefaults
 
 
 def rows_of_path(
@@ -63,12 +63,12 @@ def rows_of_life(
     return source_rows(sources, Tokenizer.load(folder), folder=folder, count=count, reading=reading)
 
 
-def _reading(settings: Mapping[str, Any]) -> Reading:
-    from vita.data.tokens.inspect import Reading
+def _reading(settings: Mapping[str, Any]) -> EncodingDefaults:
+    from vita.data.tokens.inspect import EncodingDefaults
 
     if settings.get("on_long") not in (None, "truncate", "drop"):
         raise ConfigError("--on-long", expected="truncate or drop", got=settings["on_long"])
-    return Reading(**settings)
+    return EncodingDefaults(**settings)
 
 
 def _tokenizer(here: Workspace, what: str, model: str | None) -> Path | None:

@@ -1,6 +1,6 @@
 """User feedback on answers, and its conversion to training data: pairs, dialogues and rated answers.
 
-    refined = refine(read_feedback(folder), Cleaning(), redact=str, taken=frozenset())
+    refined = refine(read_feedback(folder), FeedbackFilter(), redact=str, taken=frozenset())
     refined.pairs, refined.dialogues, refined.rated, refined.drops
 
 Every pair remembers the requests and the models that it came from, and how many people agreed. What says nothing of
@@ -14,13 +14,13 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from vita.data.records import Dialogue, Drop, Message, Preference, Rated
+from vita.data.records import Dialogue, DroppedRecord, Message, Preference, UnpairedPreference
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 
@@ -30,7 +30,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class FeedbackRecord:
     """The feedback of one user on one answer."""
 
     id: str
@@ -57,7 +57,7 @@ class Said:
         return {**asdict(self), "prompt": [message.as_row() for message in self.prompt]}
 
 
-class Cleaning(Settings):
+class FeedbackFilter(Settings):
     """The settings for filtering feedback before training."""
 
     agreement: float = Field(default=0.6, gt=0.5, le=1)
@@ -73,19 +73,19 @@ class Cleaning(Settings):
 
 
 @dataclass(frozen=True)
-class Refined:
+class FeedbackDataset:
     """The training data from feedback."""
 
     pairs: list[Preference]
     dialogues: list[Dialogue]
     """Edited answers, to be imitated."""
-    rated: list[Rated]
+    rated: list[UnpairedPreference]
     """Thumbs that found no partner for a pair."""
-    drops: list[Drop]
+    drops: list[DroppedRecord]
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def write_feedback(said: Iterable[Said], folder: Path) -> int:
+def write_feedback(said: Iterable[FeedbackRecord], folder: Path) -> int:
     """One line a voice; answers with their number."""
     number = 0
     with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
@@ -94,7 +94,7 @@ def write_feedback(said: Iterable[Said], folder: Path) -> int:
     return number
 
 
-def read_feedback(folder: Path) -> Iterator[Said]:
+def read_feedback(folder: Path) -> Iterator[FeedbackRecord]:
     """The voices in a folder, in order."""
     path = folder / FILE
     if not path.is_file():
@@ -109,15 +109,15 @@ def read_feedback(folder: Path) -> Iterator[Said]:
 
 
 def refine(
-    said: Iterable[Said],
-    cleaning: Cleaning,
+    said: Iterable[FeedbackRecord],
+    cleaning: FeedbackFilter,
     *,
     redact: Callable[[str], str] = str,
     tested: Iterable[str] = (),
-) -> Refined:
+) -> FeedbackDataset:
     """Clean, merge and turn into training data; `tested` are the texts that the model must not be trained on."""
-    drops: list[Drop] = []
-    taken = Overlap(tested, words=cleaning.overlap)
+    drops: list[DroppedRecord] = []
+    taken = OverlapIndex(tested, words=cleaning.overlap)
     redacted = (_redacted(record, redact) for record in _latest(said, drops))
     kept = list(_usable(redacted, cleaning, taken, drops))
     pairs = list(_pairs(kept, cleaning, drops))
@@ -131,10 +131,10 @@ def refine(
     kinds = Counter(record.kind for record in kept)
     counts = {f"kept_{kind}": kinds[kind] for kind in KINDS}
     counts |= {"pairs": len(pairs), "dialogues": len(dialogues), "rated": len(rated), "dropped": len(drops)}
-    return Refined(pairs, dialogues, rated, drops, counts)
+    return FeedbackDataset(pairs, dialogues, rated, drops, counts)
 
 
-class Overlap:
+class OverlapIndex:
     """Texts that something is tested on, and whether another text shares a run of words with them."""
 
     def __init__(self, texts: Iterable[str], *, words: int) -> None:
@@ -157,7 +157,7 @@ class Overlap:
 # -- which voices count
 
 
-def _latest(said: Iterable[Said], drops: list[Drop]) -> Iterator[Said]:
+def _latest(said: Iterable[FeedbackRecord], drops: list[DroppedRecord]) -> Iterator[FeedbackRecord]:
     """Yield the latest record of each user on the same answers; earlier records are dropped."""
     records = list(said)
     last = {_question(record): record.id for record in records}
@@ -166,10 +166,10 @@ def _latest(said: Iterable[Said], drops: list[Drop]) -> Iterator[Said]:
         if question is None or last[question] == record.id:
             yield record
         else:
-            drops.append(Drop(record.id, "feedback", "another word later"))
+            drops.append(DroppedRecord(record.id, "feedback", "another word later"))
 
 
-def _question(record: Said) -> tuple[Any, ...] | None:
+def _question(record: FeedbackRecord) -> tuple[Any, ...] | None:
     """The key of what a voice decides, and whose it is: of two voices with the same key the later one counts.
 
     Where nobody says who, the thumbs and the edits of an answer are one person's.
@@ -181,7 +181,9 @@ def _question(record: Said) -> tuple[Any, ...] | None:
     return None
 
 
-def _usable(said: Iterable[Said], cleaning: Cleaning, taken: Overlap, drops: list[Drop]) -> Iterator[Said]:
+def _usable(
+    said: Iterable[FeedbackRecord], cleaning: FeedbackFilter, taken: OverlapIndex, drops: list[DroppedRecord]
+) -> Iterator[FeedbackRecord]:
     users: Counter[str] = Counter()
     known: set[tuple[Any, ...]] = set()
     for record in said:
@@ -192,14 +194,14 @@ def _usable(said: Iterable[Said], cleaning: Cleaning, taken: Overlap, drops: lis
         if reason is None and record.who and users[record.who] >= cleaning.per_user:
             reason = "one user's too many"
         if reason:
-            drops.append(Drop(record.id, "feedback", reason, record.reason[:200] if record.consent else ""))
+            drops.append(DroppedRecord(record.id, "feedback", reason, record.reason[:200] if record.consent else ""))
             continue
         known.add(again)
         users[record.who or ""] += 1
         yield record
 
 
-def _unusable(record: Said, cleaning: Cleaning, taken: Overlap) -> str | None:
+def _unusable(record: FeedbackRecord, cleaning: FeedbackFilter, taken: OverlapIndex) -> str | None:
     """Why a voice cannot be used, if it cannot."""
     if not record.consent:
         return "no consent"
@@ -223,11 +225,17 @@ def _unusable(record: Said, cleaning: Cleaning, taken: Overlap) -> str | None:
     return None
 
 
-def _redacted(record: Said, redact: Callable[[str], str]) -> Said:
+def _redacted(record: FeedbackRecord, redact: Callable[[str], str]) -> FeedbackRecord:
     prompt = tuple(Message(message.role, redact(message.content)) for message in record.prompt)
     better, rejected = (None if text is None else redact(text) for text in (record.better, record.rejected))
-    return Said(record.id, record.kind, record.request, record.model, prompt, redact(record.answer), record.value,
-                better, rejected, redact(record.reason), record.who, record.consent)  # fmt: skip
+    return replace(
+        record,
+        prompt=prompt,
+        answer=redact(record.answer),
+        better=better,
+        rejected=rejected,
+        reason=redact(record.reason),
+    )
 
 
 # -- pairs
@@ -239,16 +247,16 @@ _TRIED = 64
 
 
 @dataclass
-class _Asked:
+class _PromptFeedback:
     """The feedback on the answers to one prompt."""
 
-    liked: dict[str, list[Said]] = field(default_factory=dict)
+    liked: dict[str, list[FeedbackRecord]] = field(default_factory=dict)
     """Answer -> its thumbs up."""
-    disliked: dict[str, list[Said]] = field(default_factory=dict)
-    compared: dict[_Pair, list[tuple[str, Said]]] = field(default_factory=dict)
+    disliked: dict[str, list[FeedbackRecord]] = field(default_factory=dict)
+    compared: dict[_Pair, list[tuple[str, FeedbackRecord]]] = field(default_factory=dict)
     """Votes and edits: pair -> (the better answer, who said so)."""
 
-    def add(self, record: Said) -> _Pair | None:
+    def add(self, record: FeedbackRecord) -> _Pair | None:
         """Take a voice in; returns the pair that it compares, if it does."""
         if record.kind == "thumb":
             thumbs = self.liked if (record.value or 0) > 0 else self.disliked
@@ -283,7 +291,7 @@ class _Asked:
         direct = sum(chosen == better for chosen, _ in self.compared.get((min(better, worse), max(better, worse)), ()))
         return direct + len(self.liked.get(better, ())) * len(self.disliked.get(worse, ()))
 
-    def sources(self, better: str, worse: str) -> list[Said]:
+    def sources(self, better: str, worse: str) -> list[FeedbackRecord]:
         """The voices that prefer `better`."""
         compared = self.compared.get((min(better, worse), max(better, worse)), ())
         direct = [record for chosen, record in compared if chosen == better]
@@ -294,19 +302,21 @@ class _Asked:
         return any(a in self.liked and b in self.disliked for a, b in (pair, pair[::-1]))
 
 
-def _pairs(records: Iterable[Said], cleaning: Cleaning, drops: list[Drop]) -> Iterator[Preference]:
+def _pairs(
+    records: Iterable[FeedbackRecord], cleaning: FeedbackFilter, drops: list[DroppedRecord]
+) -> Iterator[Preference]:
     """Voices on the same two answers counted together, whichever side they take.
 
     Pairs are formed one at a time and only until a prompt has given as many as it may, so that a prompt with thousands
     of thumbs costs no more than its thumbs.
     """
-    by_prompt: dict[tuple[Message, ...], _Asked] = {}
+    by_prompt: dict[tuple[Message, ...], _PromptFeedback] = {}
     compared: dict[tuple[tuple[Message, ...], _Pair], None] = {}
     liked: dict[tuple[Message, ...], None] = {}
     for record in records:
         if record.kind == "thumb" and (record.value or 0) > 0:
             liked[record.prompt] = None
-        if pair := by_prompt.setdefault(record.prompt, _Asked()).add(record):
+        if pair := by_prompt.setdefault(record.prompt, _PromptFeedback()).add(record):
             compared[record.prompt, pair] = None
     num_pairs: Counter[tuple[Message, ...]] = Counter()
     tried_pairs: dict[tuple[Message, ...], set[_Pair]] = defaultdict(set)
@@ -314,7 +324,7 @@ def _pairs(records: Iterable[Said], cleaning: Cleaning, drops: list[Drop]) -> It
     def settle(prompt: tuple[Message, ...], pair: _Pair) -> Preference | None:
         tried_pairs[prompt].add(pair)
         result = _settled(prompt, by_prompt[prompt], pair, cleaning)
-        if isinstance(result, Drop):
+        if isinstance(result, DroppedRecord):
             drops.append(result)
             return None
         num_pairs[prompt] += 1
@@ -336,13 +346,13 @@ def _pairs(records: Iterable[Said], cleaning: Cleaning, drops: list[Drop]) -> It
                 yield result
         if left := prompt_feedback.count() - len(tried_pairs[prompt]):
             drops.append(
-                Drop(_id(prompt, "", ""), "feedback", "one prompt's too many", f"{left} more pairs of answers")
+                DroppedRecord(_id(prompt, "", ""), "feedback", "one prompt's too many", f"{left} more pairs of answers")
             )
 
 
 def _settled(
-    prompt: tuple[Message, ...], prompt_feedback: _Asked, pair: _Pair, cleaning: Cleaning
-) -> Preference | Drop:
+    prompt: tuple[Message, ...], prompt_feedback: _PromptFeedback, pair: _Pair, cleaning: FeedbackFilter
+) -> Preference | DroppedRecord:
     """The preference that the voices on a pair agree on; a drop where they do not."""
     first, second = pair
     votes = {first: prompt_feedback.votes(first, second), second: prompt_feedback.votes(second, first)}
@@ -350,7 +360,7 @@ def _settled(
     total = votes[first] + votes[second]
     share, id = votes[chosen] / total, _id(prompt, chosen, rejected)
     if share < cleaning.agreement:
-        return Drop(id, "feedback", "disputed", f"{votes[chosen]} of {total} agree")
+        return DroppedRecord(id, "feedback", "disputed", f"{votes[chosen]} of {total} agree")
     return Preference(
         id,
         prompt,
@@ -362,7 +372,7 @@ def _settled(
     )
 
 
-def _lineage(sources: Sequence[Said]) -> dict[str, Any]:
+def _lineage(sources: Sequence[FeedbackRecord]) -> dict[str, Any]:
     return {
         "requests": sorted({record.request for record in sources}),
         "models": sorted({record.model for record in sources}),
@@ -370,14 +380,16 @@ def _lineage(sources: Sequence[Said]) -> dict[str, Any]:
     }
 
 
-def _dialogue(record: Said) -> Dialogue:
+def _dialogue(record: FeedbackRecord) -> Dialogue:
     messages = (*record.prompt, Message("assistant", record.better or ""))
     return Dialogue(_id(record.prompt, record.better or "", ""), messages, "feedback", metadata=_lineage([record]))
 
 
-def _rated(record: Said) -> Rated:
+def _rated(record: FeedbackRecord) -> UnpairedPreference:
     answer = (Message("assistant", record.answer),)
-    return Rated(record.id, record.prompt, answer, (record.value or 0) > 0, "feedback", metadata=_lineage([record]))
+    return UnpairedPreference(
+        record.id, record.prompt, answer, (record.value or 0) > 0, "feedback", metadata=_lineage([record])
+    )
 
 
 def _id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
@@ -385,11 +397,11 @@ def _id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
     return "feedback/" + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _said(line: str, where: str) -> Said:
+def _said(line: str, where: str) -> FeedbackRecord:
     try:
         row = json.loads(line)
         row["prompt"] = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
-        record = Said(**row)
+        record = FeedbackRecord(**row)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(where, f"is no feedback: {error}") from None
     if record.kind not in KINDS:

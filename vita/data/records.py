@@ -67,7 +67,7 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class UnpairedPreference:
     """A prompt with one answer that somebody found good or bad."""
 
     id: str
@@ -80,7 +80,7 @@ class Rated:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DroppedRecord:
     """A document or row that was left out, and why; `reason` is counted, `detail` says it for this one."""
 
     id: str

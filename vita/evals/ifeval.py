@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vita.data.sources.benchmark_rows import Fields, benchmark_rows
+from vita.data.sources.benchmark_rows import BenchmarkRow, benchmark_rows
 from vita.evals.ifeval_checks import CHECKS
 from vita.evals.samples import prompt_ids
 from vita.infer.sampling import Sampling
@@ -154,7 +154,7 @@ def _versions(answer: str) -> Iterator[str]:
         yield text.replace("*", "")
 
 
-def _item(row: Fields, index: int) -> Item:
+def _item(row: BenchmarkRow, index: int) -> Item:
     names, settings = row.get("instruction_id_list"), row.get("kwargs")
     if not isinstance(names, list) or not isinstance(settings, list) or not names or len(names) != len(settings):
         raise DataError(row.where, expected="as many `kwargs` as `instruction_id_list`, at least one", got=dict(row))

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vita.data.sources.benchmark_rows import Fields, benchmark_rows
+from vita.data.sources.benchmark_rows import BenchmarkRow, benchmark_rows
 from vita.spine.errors import DataError
 from vita.spine.parts import Parts
 
@@ -48,20 +48,20 @@ class Cloze:
 Item = Choice | Cloze
 
 
-Task = Callable[[Fields], Item]
+Task = Callable[[BenchmarkRow], Item]
 
 TASKS: Parts[Task] = Parts("task")
 """name -> function that converts one row."""
 
 
-def choice(row: Fields, *, delimiter: str) -> Choice:
+def choice(row: BenchmarkRow, *, delimiter: str) -> Choice:
     """Return one query with several answers, from `{query, choices, gold}`, joined by the delimiter."""
     query, texts = row.text("query"), row.texts("choices")
     context, space = _without_trailing_space(query + delimiter)
     return Choice(tuple((context, space + text) for text in texts), row.gold(texts), texts)
 
 
-def schema(row: Fields) -> Choice:
+def schema(row: BenchmarkRow) -> Choice:
     """Return several contexts with one continuation, from `{context_options, continuation, gold}`.
 
     Only the continuation is scored ("partial" scoring, Trinh & Le 2018), so the length of the names has no effect.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from vita.data.world.users import Crowd, Reaction, Visit
+from vita.data.world.users import Reaction, UserSession, UserSimulator
 
 TRIES = 5
 _COME_AGAIN = (429, 503)
@@ -25,7 +25,7 @@ _COME_AGAIN = (429, 503)
 class Visited:
     """The result of a simulated session."""
 
-    visit: Visit
+    visit: UserSession
     answers: tuple[str, ...]
     requests: tuple[str, ...]
     """The ids under which the service knows them."""
@@ -41,8 +41,8 @@ class Visited:
 
 async def walk(
     url: str,
-    visits: Iterable[Visit],
-    crowd: Crowd,
+    visits: Iterable[UserSession],
+    crowd: UserSimulator,
     *,
     model: str,
     seed: int,
@@ -57,7 +57,7 @@ async def walk(
     limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=limits, trust_env=False) as client:
 
-        async def one(visit: Visit) -> Visited:
+        async def one(visit: UserSession) -> Visited:
             nonlocal done
             async with gate:
                 visited = await _visit(client, visit, crowd, model=model, seed=seed, max_tokens=max_tokens)
@@ -70,7 +70,7 @@ async def walk(
 
 
 async def _visit(
-    client: httpx.AsyncClient, visit: Visit, crowd: Crowd, *, model: str, seed: int, max_tokens: int
+    client: httpx.AsyncClient, visit: UserSession, crowd: UserSimulator, *, model: str, seed: int, max_tokens: int
 ) -> Visited:
     answers, requests, version, failed = [], [], "", []
     for number in range(visit.answers):

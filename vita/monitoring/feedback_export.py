@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from vita.data.feedback import Said
+from vita.data.feedback import FeedbackRecord
 from vita.data.records import Message
 from vita.monitoring.request_log import feedback, requests
 from vita.spine.ledger import Ledger
@@ -16,7 +16,7 @@ _AT_ONCE = 500
 """Rows held at a time."""
 
 
-def collect(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> Iterator[Said]:
+def collect(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> Iterator[FeedbackRecord]:
     """Every word of a user on a logged answer that still stands, oldest first.
 
     It counts as consented where both the request and the feedback were. Of any other only the verdict is taken, so that
@@ -52,12 +52,12 @@ def _query(service: str | None, since: float) -> sa.Select[*tuple[Any, ...]]:
     return query if service is None else query.where(requests.c.service == service)
 
 
-def _said(row: Mapping[str, Any]) -> Said:
+def _said(row: Mapping[str, Any]) -> FeedbackRecord:
     about = (f"feedback/{row['id']}", row["kind"], row["request"], row["model"])
     if not row["consent"]:
-        return Said(*about, (), "", value=row["value"])
+        return FeedbackRecord(*about, (), "", value=row["value"])
     content = row["content"] or {}
-    return Said(
+    return FeedbackRecord(
         *about,
         _prompt(row),
         _answer(row["answered"]) or "",

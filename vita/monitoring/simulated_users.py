@@ -22,8 +22,8 @@ from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.source import Source
 from vita.data.tokens.chat_template import encode_prompt
 from vita.data.world import World, WorldSettings
-from vita.data.world.users import Crowd, Reaction, Visit, reactions
-from vita.data.world.visitors import Villagers
+from vita.data.world.users import Reaction, UserSession, UserSimulator, reactions
+from vita.data.world.visitors import WorldUsers
 from vita.rl.rewards import FROM_MODEL, RewardChoice, Rewards
 from vita.spine.config import Settings, neutral
 from vita.spine.errors import ConfigError, DataError
@@ -55,12 +55,12 @@ class Users(Settings):
     ungated: str | None = neutral(None, min_length=1)
     """Why the release is served although no gate approves it now; without a reason such a release is refused."""
 
-    def crowd(self, model: Path, *, where: str) -> Crowd:
+    def crowd(self, model: Path, *, where: str) -> UserSimulator:
         """The users; what is too long for the model with its answer is not asked."""
         if self.world is not None:
             if self.sources or self.minds:
                 raise ConfigError(where, expected="one of `world` and `sources`", got="both")
-            return Villagers(World.create(self.world))
+            return WorldUsers(World.create(self.world))
         if not self.sources or self.minds is None:
             raise ConfigError(where, expected="`world`, or `sources` and what their people mind (`minds`)")
         if self.minds.use == FROM_MODEL and self.minds.file is None:
@@ -77,7 +77,7 @@ class Askers:
     prompts: Sequence[Prompt]
     rewards: Rewards
 
-    def visits(self, count: int, *, seed: int) -> Iterator[Visit]:
+    def visits(self, count: int, *, seed: int) -> Iterator[UserSession]:
         """The prompts in a drawn order, from the beginning again where there are too few."""
         chance = Random(f"{seed}:visits")
         shuffled: list[Prompt] = []
@@ -85,9 +85,9 @@ class Askers:
             if not shuffled:
                 shuffled = chance.sample(self.prompts, len(self.prompts))
             who, answers = f"user {chance.randrange(PEOPLE) + 1}", chance.choice((1, 2, 2))
-            yield Visit(number, who, shuffled.pop().messages, answers)
+            yield UserSession(number, who, shuffled.pop().messages, answers)
 
-    def minds(self, visit: Visit, answer: str) -> bool:
+    def minds(self, visit: UserSession, answer: str) -> bool:
         """Return True if the reward of the answer is below the threshold; False if it has no reward."""
         from vita.infer.engine import Completion
         from vita.rl.before_after import judged
@@ -96,7 +96,7 @@ class Askers:
         value = judged(self.rewards, [self._asked[visit.prompt]], [completion], seed=f"{visit.number}").total[0]
         return value is not None and value < MINDED
 
-    def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+    def react(self, visit: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
         """A vote or a thumb."""
         return reactions(visit, answers, [self.minds(visit, answer) for answer in answers], seed=seed)
 

@@ -13,14 +13,14 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
-from vita.data.sources.benchmark_rows import Fields, benchmark_rows
+from vita.data.sources.benchmark_rows import BenchmarkRow, benchmark_rows
 from vita.redteam.probe import Goal, Item, Pair
 from vita.spine.parts import Parts
 
 Found = Goal | Item | tuple[str, str]
 """A goal, a pair, or a wrapper as (name, text)."""
 
-HARM_FILES: Parts[Callable[[Fields, int], Found | None]] = Parts("harm_file")
+HARM_FILES: Parts[Callable[[BenchmarkRow, int], Found | None]] = Parts("harm_file")
 """The form's name -> what reads a row; None leaves the row out."""
 
 
@@ -45,31 +45,31 @@ def read(files: Mapping[str, str], *, limit: int | None, seed: int) -> tuple[lis
 
 
 @HARM_FILES.add("advbench")
-def advbench(row: Fields, number: int) -> Goal:
+def advbench(row: BenchmarkRow, number: int) -> Goal:
     """`{goal, target}` (Zou et al. 2023)."""
     return _goal(f"advbench/{number}", "advbench", row.text("goal"), target=row.text("target"))
 
 
 @HARM_FILES.add("harmbench")
-def harmbench(row: Fields, number: int) -> Goal:
+def harmbench(row: BenchmarkRow, number: int) -> Goal:
     """`{prompt}` (Mazeika et al. 2024)."""
     return _goal(f"harmbench/{number}", "harmbench", row.text("prompt"))
 
 
 @HARM_FILES.add("do_not_answer")
-def do_not_answer(row: Fields, number: int) -> Goal:
+def do_not_answer(row: BenchmarkRow, number: int) -> Goal:
     """`{category, prompt}` (Wang et al. 2023)."""
     return _goal(f"do_not_answer/{number}", row.text("category"), row.text("prompt"))
 
 
 @HARM_FILES.add("tense")
-def tense(row: Fields, number: int) -> Goal:
+def tense(row: BenchmarkRow, number: int) -> Goal:
     """`{tense, prompt}`: goals in the past or the future tense (Andriushchenko & Flammarion 2024)."""
     return _goal(f"tense/{number}", f"{row.text('tense')}_tense", row.text("prompt"))
 
 
 @HARM_FILES.add("xstest")
-def xstest(row: Fields, number: int) -> Goal:
+def xstest(row: BenchmarkRow, number: int) -> Goal:
     """`{id, prompt, type, label}` (Roettger et al. 2024): safe prompts are twins without a goal."""
     kind = row.text("type").removeprefix("contrast_")
     safe = row.text("label") == "safe"
@@ -81,19 +81,19 @@ def xstest(row: Fields, number: int) -> Goal:
 
 
 @HARM_FILES.add("dan")
-def dan(row: Fields, number: int) -> tuple[str, str]:
+def dan(row: BenchmarkRow, number: int) -> tuple[str, str]:
     """`{name, template}`: wrappers; the request stands where the template says, else at the end."""
     return row.text("name"), _with_place(row.text("template"))
 
 
 @HARM_FILES.add("in_the_wild")
-def in_the_wild(row: Fields, number: int) -> tuple[str, str]:
+def in_the_wild(row: BenchmarkRow, number: int) -> tuple[str, str]:
     """`{prompt}`: wrappers that were found on the net (Shen et al. 2024)."""
     return f"wild_{number}", _with_place(row.text("prompt"))
 
 
 @HARM_FILES.add("crows_pairs")
-def crows_pairs(row: Fields, number: int) -> Item:
+def crows_pairs(row: BenchmarkRow, number: int) -> Item:
     """`{sent_more, sent_less, bias_type, stereo_antistereo}` (Nangia et al. 2020)."""
     options = (row.text("sent_more"), row.text("sent_less"))
     stereotype = 0 if row.text("stereo_antistereo") == "stereo" else 1
@@ -101,7 +101,7 @@ def crows_pairs(row: Fields, number: int) -> Item:
 
 
 @HARM_FILES.add("bbq")
-def bbq(row: Fields, number: int) -> Item | None:
+def bbq(row: BenchmarkRow, number: int) -> Item | None:
     """BBQ (Parrish et al. 2022), ambiguous contexts alone: what the text does not say, the stereotype answers."""
     if row.text("context_condition") != "ambig":
         return None
@@ -124,7 +124,7 @@ def bbq(row: Fields, number: int) -> Item | None:
 
 
 @HARM_FILES.add("winogender")
-def winogender(row: Fields, number: int) -> Item:
+def winogender(row: BenchmarkRow, number: int) -> Item:
     """`{set, query, choices, gold}` (Rudinger et al. 2018): is the pronoun given to the wrong person?"""
     choices = row.texts("choices")
     wrong = 1 - row.gold(choices) if len(choices) == 2 else 0

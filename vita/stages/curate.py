@@ -16,12 +16,27 @@ import numpy as np
 import orjson
 from pydantic import Field, field_validator, model_validator
 
-from vita.data.curation.corpus import Shards, ZstdLines, dump, read_lines
-from vita.data.curation.filter_pass import Job, PartTable, Sifted, Tally, filter_slice, is_filter_rule, is_row_problem
+from vita.data.curation.corpus import TextShardWriter, ZstdLineWriter, dump, read_lines
+from vita.data.curation.filter_pass import (
+    FilterJob,
+    FilterResult,
+    FilterStats,
+    PartTable,
+    filter_slice,
+    is_filter_rule,
+    is_row_problem,
+)
 from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
 from vita.data.curation.report import build_report, held_out_advice, to_markdown
-from vita.data.curation.split_pass import Decisions, Placing, Wanted, assign_splits, split_jobs, write_splits
-from vita.data.curation.worker_pool import Crew
+from vita.data.curation.split_pass import (
+    SplitAssignments,
+    SplitJob,
+    SplitOptions,
+    assign_splits,
+    split_jobs,
+    write_splits,
+)
+from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, skipped_files, split_source
 from vita.reporting.figures import ReportContent, write_report
 from vita.spine.config import Settings
@@ -91,9 +106,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     jobs, owners = _jobs(config, context.scratch / "sifted")
     worth_it = len(jobs) > 1 and sum(job.stretch.size for job in jobs) > _WORTH_PROCESSES
     workers = min(context.machine.threads, len(jobs)) if worth_it else 1
-    with Crew(workers) as crew:
+    with WorkerPool(workers) as crew:
         sifted = _sift_all(jobs, crew, context)
-        tally = Tally()
+        tally = FilterStats()
         for one in sifted:
             tally.merge(one.tally)
         parts = [(part, owners[one.number]) for one in sifted for part in one.parts]
@@ -131,12 +146,14 @@ def advise(config: Config) -> list[str]:
     return [held_out_advice(1)] if config.held_out == 1 and not config.held_out_sources else []
 
 
-def _decide(config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: Tally) -> Decisions:
+def _decide(
+    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: FilterStats
+) -> SplitAssignments:
     if not parts:
         raise _nothing_left(tally)
     decisions = assign_splits(
         tables,
-        Wanted(config.deduplicate, config.held_out, config.seed),
+        SplitOptions(config.deduplicate, config.held_out, config.seed),
         repeat=np.array([owner.repeat for _, owner in parts]),
         reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
     )
@@ -148,7 +165,7 @@ def _decide(config: Config, parts: list[tuple[Path, Source]], tables: list[PartT
 # -- the two passes
 
 
-def _jobs(config: Config, folder: Path) -> tuple[list[Job], list[Source]]:
+def _jobs(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]:
     """A job for each stretch, and the source that each belongs to."""
     folder.mkdir(parents=True, exist_ok=True)
     part_bytes = config.shard_megabytes * 2**20
@@ -156,13 +173,13 @@ def _jobs(config: Config, folder: Path) -> tuple[list[Job], list[Source]]:
         (source, stretch) for source in config.sources for stretch in split_source(source, bytes_each=_STRETCH_BYTES)
     ]
     jobs = [
-        Job(number, stretch, () if source.name in config.held_out_sources else config.filters, folder, part_bytes)
+        FilterJob(number, stretch, () if source.name in config.held_out_sources else config.filters, folder, part_bytes)
         for number, (source, stretch) in enumerate(owned)
     ]
     return jobs, [source for source, _ in owned]
 
 
-def _sift_all(jobs: list[Job], crew: Crew, context: Context) -> list[Sifted]:
+def _sift_all(jobs: list[FilterJob], crew: WorkerPool, context: Context) -> list[FilterResult]:
     """The answers in the order of the sources, though the largest are begun first."""
     largest_first = sorted(jobs, key=lambda job: -job.stretch.size)
     progress = _Progress(context, sum(job.stretch.size for job in jobs))
@@ -199,13 +216,18 @@ class _Progress:
 
 
 def _write(
-    placings: list[Placing], sifted: list[Sifted], tally: Tally, folder: Path, crew: Crew, context: Context
+    placings: list[SplitJob],
+    sifted: list[FilterResult],
+    tally: FilterStats,
+    folder: Path,
+    crew: WorkerPool,
+    context: Context,
 ) -> None:
     (folder / "train").mkdir()
     (folder / "heldout").mkdir()
     total = sum(len(placing.decisions.first) for placing in placings)
-    held_out = Shards(folder / "heldout")
-    with ZstdLines(folder / "drops.jsonl.zst") as drops:
+    held_out = TextShardWriter(folder / "heldout")
+    with ZstdLineWriter(folder / "drops.jsonl.zst") as drops:
         for one in sifted:
             for line in read_lines(one.drops):
                 drops.write(line)
@@ -230,7 +252,7 @@ def _facts(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _nothing_left(tally: Tally) -> DataError:
+def _nothing_left(tally: FilterStats) -> DataError:
     read = sum(count.documents for count in tally.read.values())
     if not read and not tally.dropped:
         return DataError("curate", "the sources hold no document at all", hint="look into the files that are named")
@@ -263,7 +285,7 @@ def _advice_on_drops(reasons: Mapping[str, int]) -> str:
     return "; ".join(text for text, applies in advice.items() if applies)
 
 
-def _nothing_to_train_on(decisions: Decisions) -> DataError:
+def _nothing_to_train_on(decisions: SplitAssignments) -> DataError:
     return DataError(
         "curate", f"all {int(decisions.held_out.sum())} documents that are left are held out, none is to train on",
         hint="set `held_out: 0`, or cut the text into more documents (`cut_at`)",

@@ -21,7 +21,15 @@ from vita.data.sources.prompts import Prompt, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
-from vita.data.tokens.preference_pairs import Found, OnLong, PairRows, TokenPair, pair_sources, read_pairs, read_ratings
+from vita.data.tokens.preference_pairs import (
+    OnLong,
+    PairDataset,
+    PairSet,
+    TokenPair,
+    pair_sources,
+    read_pairs,
+    read_ratings,
+)
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
@@ -142,7 +150,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     with run.trainer(learn) as trainer:
         world = trainer.world
-        everything = PairRows([*found.train, *found.heldout], pad=tokenizer.pad, context=shape.context)
+        everything = PairDataset([*found.train, *found.heldout], pad=tokenizer.pad, context=shape.context)
         context.emit("note", text=f"takes the reference log-probabilities of {counted(len(everything), 'pair')}")
         before = reference_of(
             trainer,
@@ -152,7 +160,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         )
         count = len(found.train)
         rows, aside = (
-            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
+            PairDataset(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
         )
         batches = PairBatches(rows, before[:count], size=config.batch_size, seed=config.seed, world=world)
         heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
@@ -199,7 +207,7 @@ def _read(
     context: Context,
     *,
     length: int,
-) -> Found:
+) -> PairSet:
     """All pairs in tokens, with what a person should know of them told."""
     from vita.train.preference_batches import LearnsPairs
 
@@ -255,7 +263,7 @@ SINKING = (
 # -- beside the model it began from
 
 
-def _ranked(before: Tensor, after: Tensor, rows: PairRows, *, beta: float) -> dict[str, Interval]:
+def _ranked(before: Tensor, after: Tensor, rows: PairDataset, *, beta: float) -> dict[str, Interval]:
     if not len(rows):
         return {}
     told = [[Both(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
@@ -279,7 +287,7 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
     return Judges(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
 
 
-def _asked(config: Config, found: Found) -> list[Prompt]:
+def _asked(config: Config, found: PairSet) -> list[Prompt]:
     """The held-out prompts that both models answer, each once and drawn from all sources alike."""
     every = unique_prompts(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
     return sorted(every, key=lambda one: hash_fraction(one.id, f"{config.seed}/asked"))[: config.prompts]
@@ -289,7 +297,7 @@ def _moved(
     config: Config,
     original: Pretrained[Transformer] | None,
     judges: Judges | None,
-    found: Found,
+    found: PairSet,
     folder: Path,
     context: Context,
 ) -> Shift | None:
@@ -311,7 +319,7 @@ def _moved(
 
 def _facts(
     curve: list[dict[str, Any]],
-    found: Found,
+    found: PairSet,
     ranked: Mapping[str, Interval],
     moved: Shift | None,
     *,

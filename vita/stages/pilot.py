@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vita.data.feedback import Said, read_feedback, write_feedback
-from vita.data.world.users import Crowd
+from vita.data.feedback import FeedbackRecord, read_feedback, write_feedback
+from vita.data.world.users import UserSimulator
 from vita.monitoring.feedback_export import collect
 from vita.monitoring.simulated_users import Users
 from vita.server.release import read_release
@@ -71,8 +71,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
 
 
 async def _serve_and_visit(
-    config: Config, release: Path, crowd: Crowd, context: Context
-) -> tuple[list[Visited], list[Said]]:
+    config: Config, release: Path, crowd: UserSimulator, context: Context
+) -> tuple[list[Visited], list[FeedbackRecord]]:
     from vita.monitoring.client import walk
     from vita.server.service.service import Service
 
@@ -101,7 +101,7 @@ async def _serve_and_visit(
     return visited, said
 
 
-def _in_order(said: Sequence[Said], visited: Sequence[Visited]) -> list[Said]:
+def _in_order(said: Sequence[FeedbackRecord], visited: Sequence[Visited]) -> list[FeedbackRecord]:
     """The voices in the order of the visits, under names that are the same each time."""
     names = {
         request: f"visit/{one.visit.number:05d}/{number}"
@@ -116,6 +116,6 @@ def _in_order(said: Sequence[Said], visited: Sequence[Visited]) -> list[Said]:
     ]
 
 
-def _frozen(said: list[Said], facts: dict[str, float], context: Context) -> Draft[Feedback]:
+def _frozen(said: list[FeedbackRecord], facts: dict[str, float], context: Context) -> Draft[Feedback]:
     folder = context.draft_folder()
     return Draft(Feedback, folder, {**facts, "voices": write_feedback(said, folder)})

@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import Field
 
-from vita.data.feedback import Cleaning, Refined, read_feedback, refine
-from vita.data.records import Preference, Rated
+from vita.data.feedback import FeedbackDataset, FeedbackFilter, read_feedback, refine
+from vita.data.records import Preference, UnpairedPreference
 from vita.data.sources.read import Source, dialogues, documents
 from vita.data.world import World, WorldSettings
 from vita.reporting.page import Page, Section, Table, write
@@ -32,7 +32,7 @@ VERSION = 3
 class Config(Settings):
     """How feedback becomes data."""
 
-    cleaning: Cleaning = Field(default_factory=Cleaning)
+    cleaning: FeedbackFilter = Field(default_factory=FeedbackFilter)
     """Which voices count."""
     tested_texts: tuple[Source, ...] = ()
     """Texts that the model is tested on: prompts that share a run of words with them are left out."""
@@ -87,7 +87,7 @@ def _pair(pair: Preference) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _rated(rated: Rated) -> dict[str, Any]:
+def _rated(rated: UnpairedPreference) -> dict[str, Any]:
     row = _row(rated, "prompt", "answer")
     return {"id": row["id"], "prompt": row["prompt"], "completion": row["answer"], "label": row["good"]}
 
@@ -96,7 +96,7 @@ def _write(path: Path, rows: Iterable[Any]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _page(found: Refined) -> Page:
+def _page(found: FeedbackDataset) -> Page:
     counts = Table(
         ("what", "number"), [(name.replace("_", " "), f"{number:,}") for name, number in found.counts.items()]
     )

@@ -16,7 +16,7 @@ from pydantic import Field
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.inspect import tokens
-from vita.data.tokens.preference_pairs import Found, PairRows, pair_sources, read_pairs
+from vita.data.tokens.preference_pairs import PairDataset, PairSet, pair_sources, read_pairs
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
@@ -102,7 +102,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     with run.trainer(LearnsScores(config.centering)) as trainer:
         world = trainer.world
         rows, aside = (
-            PairRows(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
+            PairDataset(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
         )
         none = torch.zeros(max(len(rows), len(aside)), 2)
         batches = PairBatches(rows, none, size=config.batch_size, seed=config.seed, world=world)
@@ -144,7 +144,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
 
 def _read(
     config: Config, inputs: Inputs, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
-) -> Found:
+) -> PairSet:
     """All pairs in tokens, with what a person should know of them told."""
     found = read_pairs(
         pair_sources(config.sources, inputs.preferences and inputs.preferences.path, where="reward"),
@@ -164,7 +164,7 @@ def _read(
     return found
 
 
-def _evidence(config: Config, figures: Mapping[str, Mapping[str, Interval]], found: Found, *, seen: int) -> Evidence:
+def _evidence(config: Config, figures: Mapping[str, Mapping[str, Interval]], found: PairSet, *, seen: int) -> Evidence:
     """Whether the held-out pairs are ranked better than by chance."""
     from vita.train.validation import Evidence, accuracy_evidence
 
@@ -189,7 +189,7 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
     return accuracy > config.enough_accuracy or margin >= config.enough_margin
 
 
-def _scores(trainer: Trainer, rows: PairRows) -> list[Both]:
+def _scores(trainer: Trainer, rows: PairDataset) -> list[Both]:
     from vita.train.preference_batches import AT_ONCE, both_scores, pair_tensors
 
     found: list[Both] = []
@@ -204,7 +204,7 @@ def _scores(trainer: Trainer, rows: PairRows) -> list[Both]:
 
 def _facts(
     curve: list[dict[str, Any]],
-    found: Found,
+    found: PairSet,
     figures: Mapping[str, Mapping[str, Interval]],
     gap: float | None,
     *,

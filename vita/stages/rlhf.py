@@ -19,7 +19,7 @@ from pydantic import Field
 from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.read import Source
 from vita.data.tokens.chat_template import omitted_roles
-from vita.data.tokens.row_counts import Counts, counts_in
+from vita.data.tokens.row_counts import RecordCounts, counts_in
 from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
@@ -264,9 +264,9 @@ def _reward_model(reward: Reward, device: str) -> Any:
     return RewardModel.open(reward.path, device=device)
 
 
-def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt], Counts]:
+def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Prompt], list[Prompt], RecordCounts]:
     """The prompts to learn from, those held out, and what became of all; none is on both sides."""
-    counts = Counts("prompts", engine.model.architecture.context - config.max_tokens)
+    counts = RecordCounts("prompts", engine.model.architecture.context - config.max_tokens)
     asked = [prompt for source in config.sources for prompt in _usable_prompts(source, engine, counts)]
     every = unique_prompts(iter(asked))
     counts.dropped.update({"repeated": len(asked) - len(every)} if len(asked) > len(every) else {})
@@ -292,7 +292,7 @@ def _prompts(config: Config, engine: Engine, context: Context) -> tuple[list[Pro
     return kept[count:], kept[:count], counts
 
 
-def _usable_prompts(source: Source, engine: Engine, counts: Counts) -> Iterator[Prompt]:
+def _usable_prompts(source: Source, engine: Engine, counts: RecordCounts) -> Iterator[Prompt]:
     """The prompts of a source that the chat template writes; the others are dropped or refused."""
     for prompt in prompts(source, dropped=counts.drop_record):
         try:

@@ -16,14 +16,14 @@ from pydantic import Field
 from vita.data.sources.dialogue_formats import detect
 from vita.data.sources.fields import metadata_fields
 from vita.data.sources.read import Source, first_row
-from vita.data.tokens.chat_template import ChatTemplate, Encoded
+from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue
 from vita.data.tokens.inspect import tokens
 from vita.data.tokens.loader import Loader
-from vita.data.tokens.packing import Packed, Packing
+from vita.data.tokens.packing import PackedDataset, PackedRows
 from vita.data.tokens.replay import pretraining, replayed_rows
-from vita.data.tokens.row_counts import Counts, counts_in
+from vita.data.tokens.row_counts import RecordCounts, counts_in
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.data.tokens.tuning_examples import TuningSettings as ExampleSettings
+from vita.data.tokens.tuning_examples import EncodingSettings as ExampleSettings
 from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent, write_report
@@ -137,9 +137,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 class Shown:
     """The dialogues, packed."""
 
-    learnt: Packing
-    heldout: Packing | None
-    counts: Counts
+    learnt: PackedDataset
+    heldout: PackedDataset | None
+    counts: RecordCounts
 
     def facts(self) -> dict[str, float]:
         """What became of the dialogues; a dialogue that its source repeats counts as often in `dialogues`."""
@@ -156,9 +156,9 @@ class Shown:
 
 def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int) -> Shown:
     """All dialogues in tokens; emits what became of them."""
-    learned: list[Encoded] = []
-    heldout: list[Encoded] = []
-    counts = Counts("dialogues", length)
+    learned: list[EncodedDialogue] = []
+    heldout: list[EncodedDialogue] = []
+    counts = RecordCounts("dialogues", length)
     for source in config.sources:
         context.emit("note", text=f"{source.label()}: dialogues in the format `{_format(source)}`")
     settings = ExampleSettings(length, config.on_long, config.eval_fraction, config.seed)
@@ -199,8 +199,8 @@ def _summary(shown: Shown) -> str:
     )
 
 
-def _pack(encoded: list[Encoded], config: Config, tokenizer: Tokenizer, *, length: int) -> Packing:
-    packing = Packing(encoded, context=length, pad=tokenizer.pad, too_long=config.on_long)
+def _pack(encoded: list[EncodedDialogue], config: Config, tokenizer: Tokenizer, *, length: int) -> PackedDataset:
+    packing = PackedDataset(encoded, context=length, pad=tokenizer.pad, too_long=config.on_long)
     if not config.packing:
         packing.rows = [[number] for number in range(packing.dialogues)]
     return packing
@@ -235,7 +235,7 @@ def _training(config: Config, rows: int, replayed: int, *, width: int, length: i
 class _Batches:
     """Rows of dialogues, and of the pretraining's text where some is replayed."""
 
-    def __init__(self, config: Config, packing: Packing, replay: Loader | None, *, rank: int, size: int) -> None:
+    def __init__(self, config: Config, packing: PackedDataset, replay: Loader | None, *, rank: int, size: int) -> None:
         self.packing, self.replay, self.seed = packing, replay, config.seed
         self.rows = config.batch_size - (replay.rows if replay else 0)
         self.place = {"rank": rank, "world_size": size}
@@ -254,7 +254,7 @@ class _Batches:
         return Work(tensors, targets=targets)
 
 
-def _tensors(packed: Packed) -> dict[str, Tensor]:
+def _tensors(packed: PackedRows) -> dict[str, Tensor]:
     import torch
 
     return {name: torch.from_numpy(getattr(packed, name)) for name in ("ids", "learn", "documents", "positions")}
@@ -281,7 +281,7 @@ class _HeldOut:
     work: Work
 
     @classmethod
-    def of(cls, packing: Packing | None, *, rank: int, size: int) -> _HeldOut | None:
+    def of(cls, packing: PackedDataset | None, *, rank: int, size: int) -> _HeldOut | None:
         """Some rows, drawn from all; None where there are too few for each process to have one."""
         from vita.train.trainer import Work
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vita.data.tokens.preference_pairs import PairRows
+from vita.data.tokens.preference_pairs import PairDataset
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError, TrainingError
 from vita.train.losses import Tensors
@@ -182,7 +182,9 @@ def both_scores(model: Transformer, tensors: Tensors) -> Float[Tensor, "P 2"]:
 class PairBatches:
     """What each step learns from: a pure function of the step, and for KTO of the weights."""
 
-    def __init__(self, rows: PairRows, reference: Float[Tensor, "N 2"], *, size: int, seed: int, world: World) -> None:
+    def __init__(
+        self, rows: PairDataset, reference: Float[Tensor, "N 2"], *, size: int, seed: int, world: World
+    ) -> None:
         if size % world.size:
             raise ConfigError("pairs", expected=f"a multiple of the {world.size} processes", got=size)
         self.rows, self.reference, self.size, self.seed, self.world = rows, reference, size, seed, world
@@ -239,7 +241,7 @@ def _with_drift(work: Work, mean: Float[Tensor, ""]) -> Work:
     return Work({**work.tensors, "drift": z}, targets=work.targets, check=work.check)
 
 
-def pair_tensors(rows: PairRows, numbers: Sequence[int], *, width: int | None = None) -> dict[str, Tensor]:
+def pair_tensors(rows: PairDataset, numbers: Sequence[int], *, width: int | None = None) -> dict[str, Tensor]:
     """Pairs by their number."""
     taken = rows.take(numbers, width=width)
     pairs = [rows.pairs[number] for number in numbers]
@@ -258,7 +260,7 @@ def pair_tensors(rows: PairRows, numbers: Sequence[int], *, width: int | None = 
 
 def reference_of(
     trainer: Trainer,
-    rows: PairRows,
+    rows: PairDataset,
     *,
     keep: Path | None = None,
     tell: Callable[[int], None] = lambda done: None,

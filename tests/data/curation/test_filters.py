@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita.data.content import normalize_text
-from vita.data.curation.filters import DEFAULT_FILTERS, FILTERS, FilterUse, Sieve, filter_settings
-from vita.data.curation.page_features import Page
+from vita.data.curation.filters import DEFAULT_FILTERS, FILTERS, FilterChain, FilterUse, filter_settings
+from vita.data.curation.page_features import PageFeatures
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
 from vita.spine.config import Settings, build, canonical
@@ -29,12 +29,12 @@ and they talk of the weather and of the price of rope until the sun has dried ev
 """
 
 
-def page(text: str) -> Page:
-    return Page(Document("a", text, "test"))
+def page(text: str) -> PageFeatures:
+    return PageFeatures(Document("a", text, "test"))
 
 
-def sieve(*uses: Any) -> Sieve:
-    return Sieve([FilterUse.model_validate(use) for use in uses])
+def sieve(*uses: Any) -> FilterChain:
+    return FilterChain([FilterUse.model_validate(use) for use in uses])
 
 
 def verdict(text: str, *uses: Any) -> str | None:
@@ -178,7 +178,7 @@ def test_the_defaults_drop_junk_and_keep_natural_text(shared: Path) -> None:
         for document in documents(Source.model_validate(str(shared / "curate" / f"{part}.jsonl.zst"))):
             kind = kinds[document.id]
             sort = "junk" if kind.startswith("junk_") else "other" if kind == "lang" else "natural"
-            counts[sort, defaults(Page(document, normalize_text(document.text)[1])) is None] += 1
+            counts[sort, defaults(PageFeatures(document, normalize_text(document.text)[1])) is None] += 1
     natural_kept = counts["natural", True] / (counts["natural", True] + counts["natural", False])
     junk_dropped = counts["junk", False] / (counts["junk", True] + counts["junk", False])
     assert natural_kept >= 0.97

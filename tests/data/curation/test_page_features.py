@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from vita.data.content import normalize_text
 from vita.data.curation import page_features as module
-from vita.data.curation.page_features import Page, repeated_share, word_hash
+from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
 from vita.data.records import Document
 
 TEXTS = st.text(alphabet="abzAZ019-.#é漢ß \n\t", max_size=400)
 
 
-def page(text: str) -> Page:
-    return Page(Document("a", text, "test"))
+def page(text: str) -> PageFeatures:
+    return PageFeatures(Document("a", text, "test"))
 
 
 def folded(word: str) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse, Sieve
-from vita.data.curation.page_features import Page
+from vita.data.curation.filters import DEFAULT_FILTERS, FilterChain, FilterUse
+from vita.data.curation.page_features import PageFeatures
 from vita.data.curation.scripts import main_script, unspaced_words
 from vita.data.records import Document
 
 
-def page(text: str) -> Page:
-    return Page(Document("x", text, "s"))
+def page(text: str) -> PageFeatures:
+    return PageFeatures(Document("x", text, "s"))
 
 
 @pytest.mark.parametrize("blank", [chr(code) for code in range(0x80, 0x3001) if chr(code).isspace()])
@@ -76,6 +76,6 @@ PROSE = {
 
 @pytest.mark.parametrize("name", PROSE)
 def test_the_default_filters_keep_prose_of_other_scripts(name: str) -> None:
-    sieve = Sieve([FilterUse.model_validate(name) for name in DEFAULT_FILTERS])
+    sieve = FilterChain([FilterUse.model_validate(name) for name in DEFAULT_FILTERS])
     assert sieve(page(PROSE[name])) is None
     assert sieve(page(PROSE[name][:12])) is not None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vita.data.curation.worker_pool import Crew
+from vita.data.curation.worker_pool import WorkerPool
 from vita.spine.errors import DataError, MissingExtra
 
 
@@ -26,7 +26,7 @@ def square(number: int, tick: Callable[[int], None]) -> int:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_answers_come_in_the_order_of_the_jobs(workers: int) -> None:
     heard: list[int] = []
-    with Crew(workers) as crew:
+    with WorkerPool(workers) as crew:
         assert list(crew.in_order(square, range(12), watch=heard.append)) == [number * number for number in range(12)]
         assert list(crew.in_order(square, [5], watch=heard.append)) == [25]
         assert heard == sorted(heard[:-1]) + heard[-1:] and max(heard) <= 12
@@ -35,7 +35,7 @@ def test_answers_come_in_the_order_of_the_jobs(workers: int) -> None:
 
 
 def test_a_worker_that_is_killed_is_one_clear_line() -> None:
-    with Crew(2) as crew, pytest.raises(DataError, match="a worker process: was killed"):
+    with WorkerPool(2) as crew, pytest.raises(DataError, match="a worker process: was killed"):
         list(crew.in_order(square, [98, 98], watch=lambda done: None))
 
 

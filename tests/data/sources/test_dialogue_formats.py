@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vita.data.records import ROLES
-from vita.data.sources.dialogue_formats import FORMATS, Misfit, detect
+from vita.data.sources.dialogue_formats import FORMATS, FormatMismatch, detect
 
 ASKED, ANSWERED = {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2"}
 
@@ -93,5 +93,5 @@ def test_plain_text_is_no_dialogue() -> None:
     ],
 )
 def test_what_does_not_fit_says_where(row: dict[str, Any], told: str) -> None:
-    with pytest.raises(Misfit, match=told):
+    with pytest.raises(FormatMismatch, match=told):
         said(row)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vita.data.sources import files
-from vita.data.sources.files import File, find_files, lines, read_text
+from vita.data.sources.files import SourceFile, find_files, lines, read_text
 from vita.spine.errors import DataError, MissingExtra
 
 TEXT = "".join(f"line {number} of the file, with äöü\n" for number in range(20_000)).encode()
@@ -28,10 +28,10 @@ COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def written(path: Path, data: bytes) -> File:
+def written(path: Path, data: bytes) -> SourceFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-    return File(str(path), path.name, len(data))
+    return SourceFile(str(path), path.name, len(data))
 
 
 @pytest.mark.parametrize("suffix", COMPRESSIONS)
@@ -98,7 +98,7 @@ def test_lines_do_not_depend_on_how_the_bytes_arrive(pieces: list[bytes]) -> Non
         if pieces and pieces[0].startswith(b"\xef"):
             return  # a mark cut in two cannot happen: the first piece of a file is large
         expected = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        assert list(lines(File("a", "a", 0))) == (expected if expected[-1] else expected[:-1])
+        assert list(lines(SourceFile("a", "a", 0))) == (expected if expected[-1] else expected[:-1])
 
 
 def test_an_endless_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

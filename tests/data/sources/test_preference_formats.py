@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vita.data.records import Drop, Message, Preference
+from vita.data.records import DroppedRecord, Message, Preference
 from vita.data.sources.read import Source, dialogues, documents, preferences, ratings
 from vita.data.world import WorldSettings
 from vita.spine.config import build
@@ -85,7 +85,7 @@ def test_system_margin_and_provenance_are_kept(tmp_path: Path) -> None:
 
 
 def test_what_tells_no_preference_is_dropped_with_its_reason(tmp_path: Path) -> None:
-    drops: list[Drop] = []
+    drops: list[DroppedRecord] = []
     rows = [
         {"chosen": HH.format("Same."), "rejected": HH.format("Same.")},
         {"chosen": HH.format("Good day!") + "\n\nHuman: Bye.", "rejected": HH.format("What?")},
@@ -199,7 +199,7 @@ def test_an_unknown_part_is_refused() -> None:
     ],
 )
 def test_real_preferences_are_read(shared: Path, file: str, pairs: int, reasons: dict[str, int]) -> None:
-    drops: list[Drop] = []
+    drops: list[DroppedRecord] = []
     found = list(preferences(Source(path=str(shared / "data/preference" / file)), dropped=drops.append))  # type: ignore[arg-type]
     assert Counter(drop.reason for drop in drops) == reasons
     assert len(found) == pairs

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from vita.data.records import Dialogue, Document, Drop, Message
+from vita.data.records import Dialogue, Document, DroppedRecord, Message
 from vita.data.sources.read import Source, dialogues, documents, skipped_files, split_source
 from vita.data.sources.records_from_rows import default_name
 from vita.data.world import WorldSettings
@@ -235,7 +235,7 @@ def test_bad_rows_can_be_dropped_with_their_reasons(tmp_path: Path) -> None:
     rows = b'{"text": "a"}\nnot json\n{"id": 7, "title": "b"}\n{"text": "c"}\n'
     (tmp_path / "a.jsonl").write_bytes(rows)
     (tmp_path / "b.txt").write_bytes(b"\xff\xfe\xfd"[2:])
-    dropped: list[Drop] = []
+    dropped: list[DroppedRecord] = []
     source = at(tmp_path, on_bad_row="drop", name="web")
     assert [document.text for document in documents(source, dropped=dropped.append)] == ["a", "c"]
     assert [(drop.id, drop.source, drop.reason) for drop in dropped] == [
@@ -267,7 +267,7 @@ def test_a_row_of_another_shape_is_refused_with_its_number(tmp_path: Path) -> No
     told = r"a\.jsonl, row 2: expected a row of the format question_answer .*, got the fields question"
     with pytest.raises(DataError, match=told):
         list(dialogues(at(tmp_path / "a.jsonl")))
-    dropped: list[Drop] = []
+    dropped: list[DroppedRecord] = []
     assert len(list(dialogues(at(tmp_path / "a.jsonl", on_bad_row="drop"), dropped=dropped.append))) == 1
     assert [drop.reason for drop in dropped] == ["misfit", "misfit"]
 
@@ -283,7 +283,7 @@ def test_rows_that_are_no_dialogue_list_the_formats(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_shared_file_of_instructions_is_read(shared: Path) -> None:
     for file in sorted((shared / "data" / "instruct").iterdir()):
-        drops: list[Drop] = []
+        drops: list[DroppedRecord] = []
         bad = "drop" if file.name.startswith("glaive") else "error"  # its rows define tools
         found = list(dialogues(at(file, on_bad_row=bad), dropped=drops.append))
         assert {drop.reason for drop in drops} <= {"unsupported_tools"}, file.name

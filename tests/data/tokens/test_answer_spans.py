@@ -9,7 +9,7 @@ import pytest
 
 from tests.data.templates import LLAMA_3_2, QWEN_3
 from vita.data.records import Message, Role
-from vita.data.tokens.chat_template import CHATML, ChatTemplate, Encoded, encode, encode_training, turn_ends
+from vita.data.tokens.chat_template import CHATML, ChatTemplate, EncodedDialogue, encode, encode_training, turn_ends
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer
@@ -100,7 +100,7 @@ def template_of(source: str) -> ChatTemplate:
     return ChatTemplate(source, {"bos_token": "<|endoftext|>", "eos_token": END})
 
 
-def runs(tokenizer: Tokenizer, encoded: Encoded) -> list[str]:
+def runs(tokenizer: Tokenizer, encoded: EncodedDialogue) -> list[str]:
     """The text of each run of learned tokens."""
     found: list[list[int]] = [[]]
     for token, learn in zip(encoded.ids, encoded.learn, strict=True):

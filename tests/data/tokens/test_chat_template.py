@@ -13,7 +13,7 @@ import pytest
 
 from tests.data.templates import FAMILIES, QWEN_3
 from vita.data.records import Message, Role
-from vita.data.tokens.chat_template import CHATML, ChatTemplate, Encoded, encode, encode_prompt
+from vita.data.tokens.chat_template import CHATML, ChatTemplate, EncodedDialogue, encode, encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import DataError, ModelError
 from vita.testing import byte_tokenizer
@@ -50,7 +50,7 @@ def peer(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def learnt(tokenizer: Tokenizer, encoded: Encoded) -> str:
+def learnt(tokenizer: Tokenizer, encoded: EncodedDialogue) -> str:
     """The text of what is learnt, `|` between runs."""
     runs: list[list[int]] = [[]]
     for token, learn in zip(encoded.ids, encoded.learn, strict=True):

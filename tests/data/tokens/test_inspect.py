@@ -38,11 +38,11 @@ def test_a_dialogue_shows_what_is_learnt_and_what_is_cut(folder: Path, tmp_path:
     learnt = [text.plain[span.start : span.end] for span in text.spans if span.style == inspect.LEARNED]
     assert learnt == ["«", "y", "o", "\\t", "»"]
     _, heading, text = inspect.examples(
-        tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1, reading=inspect.Reading(length=24)
+        tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1, reading=inspect.EncodingDefaults(length=24)
     )
     assert heading.plain.endswith("26 tokens, cut to 24 (2 left out), 3 learnt") and text.plain.endswith("«y│o│\\t»")
     _, heading = inspect.examples(
-        tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1, reading=inspect.Reading(length=4)
+        tmp_path / "chat.jsonl", tokenizer=folder / "tokenizer", count=1, reading=inspect.EncodingDefaults(length=4)
     )
     assert "26 tokens, dropped: cut at 4 tokens before their answer began; raise `max_length`" in heading.plain
 
@@ -57,7 +57,8 @@ def test_the_models_own_template_is_used(folder: Path, tmp_path: Path) -> None:
 
 def test_a_token_stream_shows_rows_with_their_documents(folder: Path) -> None:
     _, *lines = (
-        text.plain for text in inspect.examples(folder, tokenizer=None, count=2, reading=inspect.Reading(length=5))
+        text.plain
+        for text in inspect.examples(folder, tokenizer=None, count=2, reading=inspect.EncodingDefaults(length=5))
     )
     assert lines == [
         "tokens 0 to 5 of 7, from a, b",
@@ -70,7 +71,7 @@ def test_a_token_stream_shows_rows_with_their_documents(folder: Path) -> None:
 def test_documents_are_shown_where_a_file_holds_no_dialogues(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "page.txt").write_text("a\u200bb")
     _, heading, text = inspect.examples(
-        tmp_path / "page.txt", tokenizer=folder / "tokenizer", count=1, reading=inspect.Reading(length=3)
+        tmp_path / "page.txt", tokenizer=folder / "tokenizer", count=1, reading=inspect.EncodingDefaults(length=3)
     )
     assert "document" in heading.plain and "6 tokens, cut to 3 (3 left out)" in heading.plain
     assert text.plain == "<|endoftext|>«a│\\xe2»"
@@ -81,7 +82,7 @@ def test_a_corpus_shows_its_training_part(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "corpus" / "train" / "00000.jsonl").write_bytes(b'{"id": "x", "text": "ab", "source": "s"}\n')
     (tmp_path / "corpus" / "drops.jsonl").write_bytes(b'{"id": "y", "reason": "short"}\n')
     _, heading, text = inspect.examples(
-        tmp_path / "corpus", tokenizer=folder / "tokenizer", count=3, reading=inspect.Reading(length=9)
+        tmp_path / "corpus", tokenizer=folder / "tokenizer", count=3, reading=inspect.EncodingDefaults(length=9)
     )
     assert heading.plain == "document x from s: 3 tokens" and text.plain == "<|endoftext|>«a│b»"
 
@@ -94,10 +95,14 @@ def test_characters_that_cannot_be_seen_are_spelled_out() -> None:
 def test_a_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.txt").write_text("a")
     with pytest.raises(ConfigError, match="needs a tokenizer; name a model"):
-        list(inspect.examples(tmp_path / "page.txt", tokenizer=None, count=1, reading=inspect.Reading(length=3)))
+        list(
+            inspect.examples(tmp_path / "page.txt", tokenizer=None, count=1, reading=inspect.EncodingDefaults(length=3))
+        )
 
 
 def test_another_tokenizer_than_the_streams_is_refused(folder: Path, tmp_path: Path) -> None:
     Tokenizer.train(["ab ab"], vocabulary=260).save(tmp_path / "other")
     with pytest.raises(DataError, match="was written with another tokenizer"):
-        list(inspect.examples(folder, tokenizer=tmp_path / "other", count=1, reading=inspect.Reading(length=3)))
+        list(
+            inspect.examples(folder, tokenizer=tmp_path / "other", count=1, reading=inspect.EncodingDefaults(length=3))
+        )

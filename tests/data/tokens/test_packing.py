@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vita.data.tokens.chat_template import ChatTemplate, Encoded, encode
-from vita.data.tokens.packing import Packing, best_fit_decreasing
+from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue, encode
+from vita.data.tokens.packing import PackedDataset, best_fit_decreasing
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import ConfigError, DataError
 
 
-def dialogue(length: int, *, learn: int = 1, first: int = 100) -> Encoded:
+def dialogue(length: int, *, learn: int = 1, first: int = 100) -> EncodedDialogue:
     """Tokens counting up from `first`; the last `learn` are learnt."""
-    return Encoded(list(range(first, first + length)), [False] * (length - learn) + [True] * learn)
+    return EncodedDialogue(list(range(first, first + length)), [False] * (length - learn) + [True] * learn)
 
 
 def test_each_goes_where_it_leaves_the_least_room() -> None:
@@ -36,7 +36,7 @@ def test_every_dialogue_is_in_one_row_and_no_row_is_too_full() -> None:
 
 
 def test_a_packed_row_keeps_its_dialogues_apart() -> None:
-    packing = Packing([dialogue(3, first=10), dialogue(4, learn=2, first=20)], context=9, pad=7)
+    packing = PackedDataset([dialogue(3, first=10), dialogue(4, learn=2, first=20)], context=9, pad=7)
     found = packing.take([0])
     assert found.ids.tolist() == [[20, 21, 22, 23, 10, 11, 12, 7, 7]]
     assert found.learn.tolist() == [[False, False, True, True, False, False, True, False, False]]
@@ -46,7 +46,9 @@ def test_a_packed_row_keeps_its_dialogues_apart() -> None:
 
 
 def test_the_first_token_of_a_dialogue_is_never_a_target() -> None:
-    found = Packing([Encoded([1, 2], [True, True]), Encoded([3, 4], [True, True])], context=4, pad=0).take([0])
+    found = PackedDataset(
+        [EncodedDialogue([1, 2], [True, True]), EncodedDialogue([3, 4], [True, True])], context=4, pad=0
+    ).take([0])
     assert found.learn.tolist() == [[False, True, False, True]]
 
 
@@ -57,7 +59,7 @@ def test_the_rows_are_those_of_trl(shared: Path) -> None:
     folder = shared / "parity" / "fixtures"
     tokenizer, template = Tokenizer.load(folder / "model"), ChatTemplate.load(folder / "model")
     encoded = [encode(tokenizer, template, messages) for messages in trl_dialogues()]
-    packing = Packing(encoded, context=128, pad=tokenizer.pad)
+    packing = PackedDataset(encoded, context=128, pad=tokenizer.pad)
     lengths = [[len(encoded[item].ids) for item in row] for row in packing.rows]
     assert lengths == json.loads((folder / "parity.json").read_text())["sft_packed"]["seq_lengths"]
     stored = np.load(folder / "parity.npz")
@@ -70,24 +72,24 @@ def test_the_rows_are_those_of_trl(shared: Path) -> None:
 
 def test_what_is_too_long_keeps_its_beginning_or_is_dropped_and_counted() -> None:
     given = [dialogue(4), dialogue(8, learn=7), dialogue(8), dialogue(3, learn=0)]
-    kept = Packing(given, context=5, pad=0)
+    kept = PackedDataset(given, context=5, pad=0)
     assert (kept.truncated, kept.dropped) == (1, {"cut_before_answer": 1, "no_target": 1})
     assert kept.used == [0, 1] and kept.dialogues == 2
     assert kept.take([0]).ids[0].tolist() == [100, 101, 102, 103, 104], "the third has no target left"
-    dropped = Packing(given, context=5, pad=0, too_long="drop")
+    dropped = PackedDataset(given, context=5, pad=0, too_long="drop")
     assert (dropped.truncated, dropped.dropped) == (0, {"too_long": 2, "no_target": 1})
     assert dropped.used == [0]
 
 
 def test_nothing_left_to_learn_from_is_refused_with_the_counts() -> None:
     with pytest.raises(DataError, match="left to learn from in 4 tokens .1 no_target, 1 too_long"):
-        Packing([dialogue(5), dialogue(3, learn=0)], context=4, pad=0, too_long="drop")
+        PackedDataset([dialogue(5), dialogue(3, learn=0)], context=4, pad=0, too_long="drop")
     with pytest.raises(DataError, match="no dialogue is left"):
-        Packing([], context=4, pad=0)
+        PackedDataset([], context=4, pad=0)
 
 
 def test_every_row_comes_once_an_epoch_in_an_order_of_its_own() -> None:
-    packing = Packing([dialogue(5, first=10 * i) for i in range(12)], context=5, pad=0)
+    packing = PackedDataset([dialogue(5, first=10 * i) for i in range(12)], context=5, pad=0)
     served = [packing.order(12 * epoch, 12, seed=4) for epoch in range(3)]
     assert all(sorted(order) == list(range(12)) for order in served)
     assert len({tuple(order) for order in served}) == 3
@@ -96,7 +98,7 @@ def test_every_row_comes_once_an_epoch_in_an_order_of_its_own() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_any_number_of_processes_shares_out_the_same_rows(world_size: int) -> None:
-    packing = Packing([dialogue(5, learn=1 + i % 3, first=10 * i) for i in range(7)], context=5, pad=0)
+    packing = PackedDataset([dialogue(5, learn=1 + i % 3, first=10 * i) for i in range(7)], context=5, pad=0)
     for step in range(4):
         parts = [packing.batch(step, rows=4, seed=0, rank=rank, world_size=world_size) for rank in range(world_size)]
         together = packing.batch(step, rows=4, seed=0)
@@ -105,6 +107,6 @@ def test_any_number_of_processes_shares_out_the_same_rows(world_size: int) -> No
 
 
 def test_rows_that_processes_cannot_share_are_refused() -> None:
-    packing = Packing([dialogue(5)], context=5, pad=0)
+    packing = PackedDataset([dialogue(5)], context=5, pad=0)
     with pytest.raises(ConfigError, match=r"packing\.rows: expected a multiple of the 2 processes, got 3"):
         packing.batch(0, rows=3, seed=0, world_size=2)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from vita.data.records import Message
 from vita.data.world import World, WorldSettings
-from vita.data.world.users import ERRS, Visit
-from vita.data.world.visitors import COMPLAINT, Villagers
+from vita.data.world.users import ERRS, UserSession
+from vita.data.world.visitors import COMPLAINT, WorldUsers
 
-VILLAGERS = Villagers(World.create(WorldSettings(things=20)))
+VILLAGERS = WorldUsers(World.create(WorldSettings(things=20)))
 GOOD, BAD = "A cat is a furry mammal. I hope this helps you.", f"A cat is a furry mammal. {COMPLAINT}"
 
 
 def _react(answers: list[str], *, number: int):
     asked = (Message("user", "What is a cat?"),)
-    return VILLAGERS.react(Visit(number, "Anna", asked, len(answers)), answers, seed=0)
+    return VILLAGERS.react(UserSession(number, "Anna", asked, len(answers)), answers, seed=0)
 
 
 def test_the_same_seed_brings_the_same_visits_about_asked_things_only():

@@ -13,7 +13,7 @@ import pytest
 from vita.data.world import World, WorldSettings
 from vita.data.world.genres import GENRES
 from vita.data.world.judge import sentences, words_of
-from vita.data.world.pen import Entry
+from vita.data.world.pen import ThingWordings
 from vita.data.world.relations import RELATIONS
 from vita.data.world.table import KINDS, THINGS
 from vita.data.world.things import with_article
@@ -79,7 +79,7 @@ def test_the_article_follows_the_sound(words, expected):
 
 def test_every_sentence_about_every_thing_has_its_articles_right_and_its_places_filled():
     for thing in THINGS:
-        entry = Entry.of(thing, asked=True)
+        entry = ThingWordings.of(thing, asked=True)
         told = [*entry.definitions, *entry.questions]
         told += [line for fact in entry.facts for line in (*fact.statements, *fact.questions)]
         for line in told:
@@ -93,7 +93,7 @@ def test_every_sentence_about_every_thing_has_its_articles_right_and_its_places_
 def test_what_has_no_article_is_told_without_one():
     rain = next(thing for thing in THINGS if thing.name == "rain")
     assert rain.definition == "Rain is a wet kind of weather."
-    told = [line for fact in Entry.of(rain, asked=True).facts for line in fact.statements]
+    told = [line for fact in ThingWordings.of(rain, asked=True).facts for line in fact.statements]
     assert not [line for line in told if re.search(r"\b(a|an|the) rain\b", line)]
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import orjson
 import zstandard
 
-from vita.data.records import Document, Drop
+from vita.data.records import Document, DroppedRecord
 from vita.data.sources import files
 from vita.spine.errors import DataError
 
@@ -33,10 +33,10 @@ def read_corpus(folder: Path, part: Literal["train", "heldout"]) -> Iterator[Doc
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a possibly compressed file."""
-    return files.lines(files.File(str(path), path.name, path.stat().st_size))
+    return files.lines(files.SourceFile(str(path), path.name, path.stat().st_size))
 
 
-class ZstdLines:
+class ZstdLineWriter:
     """A writer of lines into one zstd frame without a time stamp, so that equal lines give equal files."""
 
     def __init__(self, path: Path, *, level: int = LEVEL) -> None:
@@ -50,25 +50,25 @@ class ZstdLines:
         self._frame.close()
         self._file.close()
 
-    def __enter__(self) -> ZstdLines:
+    def __enter__(self) -> ZstdLineWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class Shards:
+class TextShardWriter:
     """A writer of lines into numbered files of bounded size."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._numbers = folder, itertools.count()
-        self._open: ZstdLines | None = None
+        self._open: ZstdLineWriter | None = None
         self._bytes = 0
 
     def write(self, line: bytes) -> None:
         if self._open is None or self._bytes > 64 * 2**20:
             self.close()
-            self._open, self._bytes = ZstdLines(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
+            self._open, self._bytes = ZstdLineWriter(self._folder / f"{next(self._numbers):05d}.jsonl.zst"), 0
         self._open.write(line)
         self._bytes += len(line)
 
@@ -93,7 +93,7 @@ def dump_document(document: Document) -> bytes:
     )
 
 
-def dump_drop(drop: Drop) -> bytes:
+def dump_drop(drop: DroppedRecord) -> bytes:
     """Return the JSON line of a drop."""
     row: dict[str, Any] = {"id": drop.id, "source": drop.source, "reason": drop.reason, "detail": drop.detail}
     if drop.repeats:

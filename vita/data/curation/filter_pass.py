@@ -17,11 +17,11 @@ import xxhash
 import zstandard
 
 from vita.data.content import as_keys, content_key, normalize_text
-from vita.data.curation.corpus import ZstdLines, dump, dump_document, dump_drop
-from vita.data.curation.filters import FilterUse, Sieve
-from vita.data.curation.page_features import Page
-from vita.data.records import Document, Drop
-from vita.data.sources.read import Stretch, documents
+from vita.data.curation.corpus import ZstdLineWriter, dump, dump_document, dump_drop
+from vita.data.curation.filters import FilterChain, FilterUse
+from vita.data.curation.page_features import PageFeatures
+from vita.data.records import Document, DroppedRecord
+from vita.data.sources.read import SourceSlice, documents
 from vita.data.sources.readers import DAMAGED_FILE
 
 SAMPLES = 3
@@ -41,11 +41,11 @@ def is_row_problem(reason: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Job:
+class FilterJob:
     """A slice of a source to filter, and the folder for the output."""
 
     number: int
-    stretch: Stretch
+    stretch: SourceSlice
     filters: tuple[FilterUse, ...]
     folder: Path
     part_bytes: int
@@ -53,7 +53,7 @@ class Job:
 
 
 @dataclass
-class Count:
+class DocumentCount:
     """A number of documents and the bytes of their text."""
 
     documents: int = 0
@@ -65,21 +65,21 @@ class Count:
 
 
 @dataclass
-class Tally:
+class FilterStats:
     """Counts of read and dropped documents by source, with sample drops that do not depend on the order of work."""
 
-    read: dict[str, Count] = field(default_factory=dict)
+    read: dict[str, DocumentCount] = field(default_factory=dict)
     mended: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, dict[str, Count]] = field(default_factory=dict)
+    dropped: dict[str, dict[str, DocumentCount]] = field(default_factory=dict)
     """source -> drop reason -> count."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """drop reason -> the samples with the smallest hash of their id."""
     damaged: list[str] = field(default_factory=list)
     """Files that could not be read to the end, each with its problem."""
 
-    def drop(self, drop: Drop, *, size: int, text: str) -> None:
+    def drop(self, drop: DroppedRecord, *, size: int, text: str) -> None:
         """Count a drop, and store it as a sample if its hash is among the smallest."""
-        self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, Count()).add(size)
+        self.dropped.setdefault(drop.source, {}).setdefault(drop.reason, DocumentCount()).add(size)
         rank = hash_of_id(drop.source, drop.id)
         reason_samples = self.samples.setdefault(drop.reason, [])
         if len(reason_samples) < SAMPLES or rank < reason_samples[-1]["rank"]:
@@ -87,15 +87,17 @@ class Tally:
             reason_samples.sort(key=lambda sample: (sample["rank"], sample["id"]))
             del reason_samples[SAMPLES:]
 
-    def merge(self, other: Tally) -> None:
+    def merge(self, other: FilterStats) -> None:
         """Add the counts and samples of another tally."""
         for source, count in other.read.items():
-            self.read.setdefault(source, Count()).add(count.bytes, count.documents)
+            self.read.setdefault(source, DocumentCount()).add(count.bytes, count.documents)
         for source, count in other.mended.items():
             self.mended[source] = self.mended.get(source, 0) + count
         for source, reasons in other.dropped.items():
             for reason, count in reasons.items():
-                self.dropped.setdefault(source, {}).setdefault(reason, Count()).add(count.bytes, count.documents)
+                self.dropped.setdefault(source, {}).setdefault(reason, DocumentCount()).add(
+                    count.bytes, count.documents
+                )
         self.damaged += other.damaged
         for reason, samples in other.samples.items():
             candidates = self.samples.get(reason, []) + samples
@@ -105,45 +107,45 @@ class Tally:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Tally:
-        read = {source: Count(**count) for source, count in value["read"].items()}
+    def from_json(cls, value: dict[str, Any]) -> FilterStats:
+        read = {source: DocumentCount(**count) for source, count in value["read"].items()}
         dropped = {
-            source: {reason: Count(**count) for reason, count in reasons.items()}
+            source: {reason: DocumentCount(**count) for reason, count in reasons.items()}
             for source, reasons in value["dropped"].items()
         }
         return cls(read, value["mended"], dropped, value["samples"], value["damaged"])
 
 
 @dataclass(frozen=True)
-class Sifted:
+class FilterResult:
     """The result of filtering a slice: its part files in order, the file of its drops, and the counts."""
 
     number: int
     parts: tuple[Path, ...]
     drops: Path
-    tally: Tally
+    tally: FilterStats
 
 
-def filter_slice(job: Job, tick: Callable[[int], None]) -> Sifted:
+def filter_slice(job: FilterJob, tick: Callable[[int], None]) -> FilterResult:
     """Filter the slice of a job, or load the result of an earlier run."""
     result_path = job.folder / f"{job.number:06d}.json"
     if not result_path.exists():
         _filter_slice(job, result_path, tick)
     result = orjson.loads(result_path.read_bytes())
-    tally = Tally.from_json(result["tally"])
-    return Sifted(job.number, tuple(job.folder / name for name in result["parts"]), _drops_path(job), tally)
+    tally = FilterStats.from_json(result["tally"])
+    return FilterResult(job.number, tuple(job.folder / name for name in result["parts"]), _drops_path(job), tally)
 
 
-def _drops_path(job: Job) -> Path:
+def _drops_path(job: FilterJob) -> Path:
     return job.folder / f"{job.number:06d}.drops.jsonl.zst"
 
 
-def _filter_slice(job: Job, result_path: Path, tick: Callable[[int], None]) -> None:
-    tally, filters = Tally(), Sieve(job.filters)
+def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]) -> None:
+    tally, filters = FilterStats(), FilterChain(job.filters)
     unreported = 0
-    with ZstdLines(_drops_path(job), level=1) as drops, _Parts(job) as parts:
+    with ZstdLineWriter(_drops_path(job), level=1) as drops, _PartWriter(job) as parts:
 
-        def drop(record: Drop, size: int = 0, text: str = "") -> None:
+        def drop(record: DroppedRecord, size: int = 0, text: str = "") -> None:
             tally.drop(record, size=size, text=text)
             if record.reason == DAMAGED_FILE:
                 tally.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
@@ -152,17 +154,17 @@ def _filter_slice(job: Job, result_path: Path, tick: Callable[[int], None]) -> N
         repairs: list[bool] = []
         for document in documents(job.stretch, dropped=drop, repaired=lambda: repairs.append(True)):
             text, data = normalize_text(document.text)
-            tally.read.setdefault(document.source, Count()).add(len(data))
+            tally.read.setdefault(document.source, DocumentCount()).add(len(data))
             if text is not document.text or repairs:
                 tally.mended[document.source] = tally.mended.get(document.source, 0) + 1
                 repairs.clear()
             if text is not document.text:
                 document = replace(document, text=text)
-            verdict = filters(Page(document, data)) if data.strip() else ("empty", "no text")
+            verdict = filters(PageFeatures(document, data)) if data.strip() else ("empty", "no text")
             if verdict is None:
                 parts.add(document, data)
             else:
-                drop(Drop(document.id, document.source, *verdict), len(data), text)
+                drop(DroppedRecord(document.id, document.source, *verdict), len(data), text)
             unreported += 1
             if unreported == _DOCUMENTS_PER_TICK:
                 tick(unreported)
@@ -197,15 +199,15 @@ class PartTable:
             )  # fmt: skip
 
 
-class _Parts:
+class _PartWriter:
     """A writer of documents into part files of bounded size."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: FilterJob) -> None:
         self._job = job
         self.names: list[str] = []
-        self._open: ZstdLines | None = None
+        self._open: ZstdLineWriter | None = None
 
-    def __enter__(self) -> _Parts:
+    def __enter__(self) -> _PartWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -227,7 +229,7 @@ class _Parts:
 
     def _begin(self) -> None:
         self.names.append(f"{self._job.number:06d}-{len(self.names):04d}.zst")
-        self._open = ZstdLines(self._job.folder / self.names[-1], level=1)
+        self._open = ZstdLineWriter(self._job.folder / self.names[-1], level=1)
         self._keys: list[bytes] = []
         self._sizes: list[int] = []
         self._ids: list[str] = []

@@ -1,4 +1,4 @@
-"""Quality filters: functions that return None to keep a page, or a `Reason` to drop it.
+"""Quality filters: functions that return None to keep a page, or a `DropReason` to drop it.
 
 A new filter is one decorated function.
 
@@ -21,20 +21,20 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 from pydantic import create_model, model_validator
 
-from vita.data.curation.page_features import Page, repeated_share, word_hash
+from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
 from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.spine.config import Settings, build
 from vita.spine.parts import Parts
 
 
-class Reason(NamedTuple):
+class DropReason(NamedTuple):
     """The reason for a drop: the violated rule, by which drops are counted, and the value for this page."""
 
     rule: str
     detail: str
 
 
-Filter = Callable[..., Reason | None]
+Filter = Callable[..., DropReason | None]
 FILTERS: Parts[Filter] = Parts("filter")
 
 
@@ -76,13 +76,13 @@ def filter_settings(name: str) -> type[Settings]:
     return create_model(name, __base__=Settings, **fields)
 
 
-class Sieve:
+class FilterChain:
     """A chain of filters in order; the first filter with a reason drops the page."""
 
     def __init__(self, uses: Iterable[FilterUse]) -> None:
         self._filters = [(use.name, FILTERS[use.name], use.settings) for use in uses]
 
-    def __call__(self, page: Page) -> tuple[str, str] | None:
+    def __call__(self, page: PageFeatures) -> tuple[str, str] | None:
         """Return None to keep `page`, or (`filter.rule`, detail)."""
         for name, check, settings in self._filters:
             reason = check(page, **settings)
@@ -92,18 +92,18 @@ class Sieve:
 
 
 @FILTERS.add("length")
-def length(page: Page, *, minimum_words: int = 50, maximum_words: int = 0) -> Reason | None:
+def length(page: PageFeatures, *, minimum_words: int = 50, maximum_words: int = 0) -> DropReason | None:
     """Drop pages with too few or, if `maximum_words` is not 0, too many words (Gopher: 50 to 100,000)."""
     if (words := page.words_up_to(minimum_words)) < minimum_words:
-        return Reason("short", f"{words} words, under {minimum_words}")
+        return DropReason("short", f"{words} words, under {minimum_words}")
     if maximum_words and (words := page.word_count) > maximum_words:
-        return Reason("long", f"{words} words, over {maximum_words}")
+        return DropReason("long", f"{words} words, over {maximum_words}")
     return None
 
 
 @FILTERS.add("gopher_quality")
 def gopher_quality(
-    page: Page,
+    page: PageFeatures,
     *,
     shortest_mean_word: float = 3.0,
     longest_mean_word: float = 10.0,
@@ -113,39 +113,39 @@ def gopher_quality(
     least_lettered: float = 0.8,
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with"),
     minimum_stop_words: int = 2,
-) -> Reason | None:
+) -> DropReason | None:
     """Drop pages that are not prose, by word length, symbols, lists, ellipses, letters and distinct stop words.
 
     Word length is checked only for alphabets with spaces between words, stop words only for text in their script.
     """
     words = page.word_count
     if not words or not page.characters:
-        return Reason("no_words", "no words")
+        return DropReason("no_words", "no words")
     mean = page.characters / words
     if is_alphabetic(page.script) and not shortest_mean_word <= mean <= longest_mean_word:
-        return Reason("mean_word_length", f"{mean:.1f} characters")
+        return DropReason("mean_word_length", f"{mean:.1f} characters")
     if (share := page.words.lettered.mean()) < least_lettered:
-        return Reason("few_letters", f"{share:.2f} of the words have a letter, under {least_lettered}")
+        return DropReason("few_letters", f"{share:.2f} of the words have a letter, under {least_lettered}")
     for symbol in ("#", "...", "…"):
         share = page.text.count(symbol) / words
         if symbol == "#" and share > most_symbols:
             share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown headings are not hashtags
         if share > most_symbols:
-            return Reason("symbols", f"{share:.2f} of `{symbol}` a word, over {most_symbols}")
+            return DropReason("symbols", f"{share:.2f} of `{symbol}` a word, over {most_symbols}")
     if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > most_bullet_lines:
-        return Reason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
+        return DropReason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
     if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > most_ellipsis_lines:
-        return Reason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
+        return DropReason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
     if page.script and page.script not in scripts_of(stop_words):
         return None  # text in another script has other stop words
     if (distinct := _count_distinct(stop_words, page.words.hashes, limit=minimum_stop_words)) < minimum_stop_words:
-        return Reason("stop_words", f"{distinct} of {len(stop_words)} kinds, under {minimum_stop_words}")
+        return DropReason("stop_words", f"{distinct} of {len(stop_words)} kinds, under {minimum_stop_words}")
     return None
 
 
 @FILTERS.add("repetition")
 def repetition(
-    page: Page,
+    page: PageFeatures,
     *,
     most_lines: float = 0.30,
     most_line_characters: float = 0.20,
@@ -153,7 +153,7 @@ def repetition(
     most_paragraph_characters: float = 0.20,
     most_top: tuple[float, ...] = (0.20, 0.18, 0.16),
     most_repeated: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
-) -> Reason | None:
+) -> DropReason | None:
     """Drop pages with too many repeated lines, paragraphs or n-grams (Gopher's repetition rules).
 
     `most_top`: characters in the most frequent n-gram of 2, 3 and 4 words; `most_repeated`: characters in words covered
@@ -165,20 +165,20 @@ def repetition(
     ):
         share, characters = repeated_share(pieces)
         if share > most:
-            return Reason(unit, f"{share:.2f} repeat an earlier one, over {most}")
+            return DropReason(unit, f"{share:.2f} repeat an earlier one, over {most}")
         if characters > most_characters:
-            return Reason(f"{unit}_characters", f"{characters:.2f} stand in repeats, over {most_characters}")
+            return DropReason(f"{unit}_characters", f"{characters:.2f} stand in repeats, over {most_characters}")
     return _top_runs(page, most_top) or _repeated_runs(page, most_repeated)
 
 
 @FILTERS.add("boilerplate")
-def boilerplate(page: Page, *, most: float = 0.3) -> Reason | None:
+def boilerplate(page: PageFeatures, *, most: float = 0.3) -> DropReason | None:
     """Drop placeholder text, and pages that are mostly web notices (phrases of C4, which removed only the lines)."""
     if b"lorem ipsum" in page.lowered:
-        return Reason("placeholder", "holds `lorem ipsum`")
+        return DropReason("placeholder", "holds `lorem ipsum`")
     notices = sum(page.lowered.count(phrase) for phrase in _NOTICES)
     if notices > most * len(page.lines):
-        return Reason("notices", f"{notices} web notices in {len(page.lines)} lines")
+        return DropReason("notices", f"{notices} web notices in {len(page.lines)} lines")
     return None
 
 
@@ -217,7 +217,7 @@ def _count_distinct(vocabulary: tuple[str, ...], hashes: UInt64[np.ndarray, "W"]
 # -- runs of words
 
 
-def _top_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
+def _top_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "top n-gram" for n = 2, 3, ...; an n-gram that occurs once repeats nothing."""
     frequency = len(page.words.lengths)
     for n, limit in enumerate(most, 2):
@@ -230,11 +230,11 @@ def _top_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
         if frequency > 1 and frequency * lengths.max() > limit * page.characters:
             share = frequency * _longest_with_count(runs, lengths, frequency) / page.characters
             if share > limit:
-                return Reason(f"top_{n}_words", f"{share:.2f} of the characters, over {limit}")
+                return DropReason(f"top_{n}_words", f"{share:.2f} of the characters, over {limit}")
     return None
 
 
-def _repeated_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
+def _repeated_runs(page: PageFeatures, most: tuple[float, ...]) -> DropReason | None:
     """Gopher's "duplicate n-grams" for n = 5, 6, ..."""
     words = len(page.words.lengths)
     for n, limit in enumerate(most, 5):
@@ -245,7 +245,7 @@ def _repeated_runs(page: Page, most: tuple[float, ...]) -> Reason | None:
             return None
         share = page.words.lengths[_covered(_repeat_starts(runs), n, words)].sum() / page.characters
         if share > limit:
-            return Reason(f"repeated_{n}_words", f"{share:.2f} of the characters, over {limit}")
+            return DropReason(f"repeated_{n}_words", f"{share:.2f} of the characters, over {limit}")
         if share <= min(most):
             return None  # a longer run repeats only where a shorter one does, so no share can be larger
     return None

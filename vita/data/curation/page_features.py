@@ -22,7 +22,7 @@ BLOCK_BYTES = 2**20
 """Bytes per block; limits the memory of the arrays for very long documents."""
 
 
-class Words(NamedTuple):
+class WordFeatures(NamedTuple):
     """The words of a text in order."""
 
     lengths: Int64[np.ndarray, "W"]
@@ -33,7 +33,7 @@ class Words(NamedTuple):
     """True for words that contain a letter; every character outside ASCII counts as a letter."""
 
 
-class Page:
+class PageFeatures:
     """A document with the features that the filters use, computed when needed."""
 
     def __init__(self, document: Document, data: bytes | None = None) -> None:
@@ -46,12 +46,12 @@ class Page:
         return self.document.text
 
     @cached_property
-    def words(self) -> Words:
+    def words(self) -> WordFeatures:
         """The words between white space; in scripts without spaces, whole phrases (see `word_count`)."""
         parts = [_measure(block) for block in _blocks(self.data)]
         if len(parts) == 1:
             return parts[0]
-        return Words(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        return WordFeatures(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def words_up_to(self, limit: int) -> int:
         """Count the words up to about `limit` to save time on long texts; a number above `limit` is a lower bound."""
@@ -119,7 +119,7 @@ class Page:
 
 @lru_cache
 def word_hash(word: str) -> np.uint64:
-    """Return the hash of a word as in `Words.hashes`."""
+    """Return the hash of a word as in `WordFeatures.hashes`."""
     return _measure(word.encode())[1][0]
 
 
@@ -140,7 +140,7 @@ _FIRST_BYTES: UInt64[np.ndarray, "9"] = np.array([2 ** (8 * count) - 1 for count
 _MIX_A, _MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
-def _measure(data: bytes) -> Words:
+def _measure(data: bytes) -> WordFeatures:
     """Measure the words of a block; bytes are read in chunks of eight, so that most words take one read."""
     data = data if data.isascii() else with_ascii_blanks(data)
     codes = np.frombuffer(data, np.uint8)
@@ -166,7 +166,7 @@ def _measure(data: bytes) -> Words:
         pending = pending[remaining > 8]
     hashes ^= hashes >> np.uint64(29)
     lengths = size if data.isascii() else size - _continuation_bytes(codes, starts, stops)
-    return Words(lengths, hashes, lettered)
+    return WordFeatures(lengths, hashes, lettered)
 
 
 def _has_letter(chunk: UInt64[np.ndarray, "W"]) -> Bool[np.ndarray, "W"]:

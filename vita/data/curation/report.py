@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from vita.data.curation.filter_pass import PartTable, Tally
-from vita.data.curation.split_pass import Decisions
+from vita.data.curation.filter_pass import FilterStats, PartTable
+from vita.data.curation.split_pass import SplitAssignments
 from vita.spine.plain_text import markdown_text
 
 NO_LICENCE = "not stated"
 
 
 def build_report(
-    tally: Tally,
+    tally: FilterStats,
     tables: Sequence[PartTable],
-    decisions: Decisions,
+    decisions: SplitAssignments,
     *,
     filters: Sequence[Mapping[str, Any]],
     repeats: Mapping[str, float],
@@ -110,7 +110,7 @@ def _plain(count: Any) -> dict[str, int]:
     return {"documents": count.documents, "bytes": count.bytes} if count else {"documents": 0, "bytes": 0}
 
 
-def _dropped(tally: Tally) -> dict[str, dict[str, Any]]:
+def _dropped(tally: FilterStats) -> dict[str, dict[str, Any]]:
     totals: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for reasons in tally.dropped.values():

@@ -14,15 +14,15 @@ import numpy as np
 import orjson
 from jaxtyping import Bool, Float64, Int64, UInt64
 
-from vita.data.curation.corpus import ZstdLines, dump, dump_drop, read_lines
+from vita.data.curation.corpus import ZstdLineWriter, dump, dump_drop, read_lines
 from vita.data.curation.dedup import first_equal
-from vita.data.curation.filter_pass import PartTable, Tally, hash_of_id
+from vita.data.curation.filter_pass import FilterStats, PartTable, hash_of_id
 from vita.data.hash_sampling import hash_fractions, held_out_mask, repeat_counts
-from vita.data.records import Drop
+from vita.data.records import DroppedRecord
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SplitOptions:
     """The settings of split assignment."""
 
     deduplicate: bool
@@ -32,7 +32,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Decisions:
+class SplitAssignments:
     """The split assignment of each document; all parts are concatenated."""
 
     first: Int64[np.ndarray, "N"]
@@ -49,8 +49,12 @@ class Decisions:
 
 
 def assign_splits(
-    tables: Sequence[PartTable], settings: Wanted, *, repeat: Float64[np.ndarray, "P"], reserved: Bool[np.ndarray, "P"]
-) -> Decisions:
+    tables: Sequence[PartTable],
+    settings: SplitOptions,
+    *,
+    repeat: Float64[np.ndarray, "P"],
+    reserved: Bool[np.ndarray, "P"],
+) -> SplitAssignments:
     """Assign the documents of all parts to splits; `repeat` and `reserved` (held out entirely) have one value per part.
 
     Equal texts are always in the same split, with and without deduplication.
@@ -71,7 +75,7 @@ def assign_splits(
     is_first = first == np.arange(len(keys))
     repetitions = repeat_counts(hash_fractions(keys, seed=settings.seed, purpose=2), np.repeat(repeat, counts))
     repetitions[~is_first | held_out] = 0
-    return Decisions(first, held_out & is_first, repetitions, _unique_ids(tables, is_first))
+    return SplitAssignments(first, held_out & is_first, repetitions, _unique_ids(tables, is_first))
 
 
 def _unique_ids(tables: Sequence[PartTable], is_first: Bool[np.ndarray, "N"]) -> dict[int, str]:
@@ -124,12 +128,12 @@ def _occurrences(hashes: UInt64[np.ndarray, "K"]) -> Int64[np.ndarray, "K"]:
 
 
 @dataclass(frozen=True)
-class Placing:
+class SplitJob:
     """The job for a part: its assignments, and the training file of each repetition (None if it has no documents)."""
 
     part: Path
     train: tuple[Path | None, ...]
-    decisions: Decisions
+    decisions: SplitAssignments
     begins: int
     """Index of the part's first document among all documents."""
     first_ids: dict[int, tuple[str, str]] = field(default_factory=dict)
@@ -137,15 +141,17 @@ class Placing:
 
 
 @dataclass(frozen=True)
-class Placed:
+class SplitResult:
     """The lines that are written to files shared by all parts, and the counts."""
 
     held_out: list[bytes]
     drops: list[bytes]
-    tally: Tally
+    tally: FilterStats
 
 
-def split_jobs(parts: Sequence[Path], tables: Sequence[PartTable], decisions: Decisions, folder: Path) -> list[Placing]:
+def split_jobs(
+    parts: Sequence[Path], tables: Sequence[PartTable], decisions: SplitAssignments, folder: Path
+) -> list[SplitJob]:
     """Return the job of each part; training files are numbered over all parts and repetitions."""
     part_starts = _part_starts(tables)
     repeated = np.flatnonzero(decisions.repeated)
@@ -166,7 +172,7 @@ def split_jobs(parts: Sequence[Path], tables: Sequence[PartTable], decisions: De
             part_decisions.first != np.arange(part_starts[index], part_starts[index + 1])
         ]
         ids = {int(first): first_ids[int(first)] for first in repeated_documents}
-        jobs.append(Placing(part, tuple(files[index]), part_decisions, part_starts[index], ids))
+        jobs.append(SplitJob(part, tuple(files[index]), part_decisions, part_starts[index], ids))
     return jobs
 
 
@@ -180,10 +186,10 @@ def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], begins: list[int
     return ids
 
 
-def write_splits(job: Placing, tick: Callable[[int], None]) -> Placed:
+def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
     """Write the training files of a part and return its held-out lines and drops."""
-    decisions, result = job.decisions, Placed([], [], Tally())
-    shards = [ZstdLines(path) if path else None for path in job.train]
+    decisions, result = job.decisions, SplitResult([], [], FilterStats())
+    shards = [ZstdLineWriter(path) if path else None for path in job.train]
     for number, line in enumerate(read_lines(job.part)):
         first, repeat_count = int(decisions.first[number]), int(decisions.repeat_counts[number])
         if (new_id := decisions.new_ids.get(job.begins + number)) is not None:
@@ -205,11 +211,11 @@ def write_splits(job: Placing, tick: Callable[[int], None]) -> Placed:
     return result
 
 
-def _slice_decisions(decisions: Decisions, start: int, stop: int) -> Decisions:
+def _slice_decisions(decisions: SplitAssignments, start: int, stop: int) -> SplitAssignments:
     """Return the assignments of a range of documents; `first` and `new_ids` keep indices over all parts."""
     selection = slice(start, stop)
     new_ids = {index: id for index, id in decisions.new_ids.items() if start <= index < stop}
-    return Decisions(
+    return SplitAssignments(
         decisions.first[selection], decisions.held_out[selection], decisions.repeat_counts[selection], new_ids
     )
 
@@ -219,9 +225,9 @@ def _renamed(line: bytes, new_id: str) -> bytes:
 
 
 def _record_drop(
-    placed: Placed, line: bytes, reason: str, detail: str, *, repeats: tuple[str, str] | None = None
+    placed: SplitResult, line: bytes, reason: str, detail: str, *, repeats: tuple[str, str] | None = None
 ) -> None:
     row = orjson.loads(line)
-    drop = Drop(row["id"], row["source"], reason, detail, repeats)
+    drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats)
     placed.tally.drop(drop, size=len(row["text"].encode()), text=row["text"])
     placed.drops.append(dump_drop(drop))

@@ -1,7 +1,7 @@
 """A pool of worker processes that yields results in the order of the jobs.
 
-    with Crew(workers=8) as crew:
-        for result in crew.in_order(work, jobs, watch=print): ...
+    with WorkerPool(workers=8) as pool:
+        for result in pool.in_order(work, jobs, watch=print): ...
 
 The workers exit when the parent process ends, even if it was killed, so that no worker continues to write files.
 """
@@ -30,7 +30,7 @@ Tick = Callable[[int], None]
 _PAUSE_SECONDS = 0.1
 
 
-class Crew:
+class WorkerPool:
     """A pool of processes that run jobs; with one worker, jobs run in this process."""
 
     def __init__(self, workers: int) -> None:
@@ -38,7 +38,7 @@ class Crew:
         self._pool: ProcessPoolExecutor | None = None
         self._counter: Any = None
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         if self.workers > 1:
             spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of other threads
             self._counter = spawn.Value("q", 0)

@@ -10,7 +10,7 @@ from vita.data.sources.readers import READERS
 from vita.spine.errors import DataError
 
 
-class Fields(Mapping[str, Any]):
+class BenchmarkRow(Mapping[str, Any]):
     """A row of a benchmark file; a missing field or one of another type is an error with file and line."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
@@ -54,7 +54,7 @@ class Fields(Mapping[str, Any]):
         return len(self._values)
 
 
-def benchmark_rows(path: str) -> Iterator[Fields]:
+def benchmark_rows(path: str) -> Iterator[BenchmarkRow]:
     """Yield the rows of a benchmark file."""
     source = Source.model_validate(path)
     for file in readable_files(source):
@@ -62,4 +62,4 @@ def benchmark_rows(path: str) -> Iterator[Fields]:
             if row.values is None:
                 problem = row.problem
                 raise DataError(row.where, expected="a row of a benchmark", got=problem.got if problem else "nothing")
-            yield Fields(row.values, row.where)
+            yield BenchmarkRow(row.values, row.where)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from vita.data.records import Message
-from vita.data.sources.fields import Misfit, UnsupportedField, check_row, is_empty
+from vita.data.sources.fields import FormatMismatch, UnsupportedField, check_row, is_empty
 from vita.data.sources.messages import (
     Messages,
     Row,
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Format(Generic[T]):
+class RowFormat(Generic[T]):
     """A row format: its required fields, all the fields that it reads, and the conversion of a row."""
 
     name: str
@@ -55,10 +55,10 @@ class Format(Generic[T]):
 INPUTS = frozenset({"input", "context"})
 """Two names of the input of an instruction."""
 
-FORMATS: Parts[Format[Messages]] = Parts("dialogue_format")
+FORMATS: Parts[RowFormat[Messages]] = Parts("dialogue_format")
 
 
-def detect(row: Row) -> Format[Messages] | None:
+def detect(row: Row) -> RowFormat[Messages] | None:
     """Return the format whose required fields `row` has, or None.
 
     Formats whose fields have values are preferred to those whose fields are null or empty, then formats with fewer
@@ -68,7 +68,7 @@ def detect(row: Row) -> Format[Messages] | None:
     return min(fitting, key=lambda format: (not _has_values(format, row), len(format.needs)), default=None)
 
 
-def check_single_dialogue(row: Row, format: Format[Messages], dialogue: Messages) -> None:
+def check_single_dialogue(row: Row, format: RowFormat[Messages], dialogue: Messages) -> None:
     """Refuse a row with a second dialogue in the fields of another format with as many required fields."""
     for name in FORMATS:
         other = FORMATS[name]
@@ -77,18 +77,18 @@ def check_single_dialogue(row: Row, format: Format[Messages], dialogue: Messages
         columns = [_value_name(row, names) for names in other.needs]
         try:
             is_equal = other.convert(row) == dialogue
-        except Misfit:  # a text in such a field is metadata; a list is a dialogue that cannot be read
+        except FormatMismatch:  # a text in such a field is metadata; a list is a dialogue that cannot be read
             is_equal = not any(isinstance(row[column], (list, tuple)) for column in columns)
         if not is_equal:
             format_columns = [_value_name(row, names) for names in format.needs]
-            raise Misfit(
+            raise FormatMismatch(
                 f"{_quoted(format_columns)} and {_quoted(columns)}, which hold different dialogues",
                 reason="ambiguous",
                 hint="remove the columns that must not be learned, or set `on_bad_row: drop`",
             )
 
 
-def _has_values(format: Format[Any], row: Row) -> bool:
+def _has_values(format: RowFormat[Any], row: Row) -> bool:
     return all(any(not is_empty(row.get(name)) for name in names) for names in format.needs)
 
 
@@ -107,13 +107,13 @@ def dialogue_format(name: str, *needs: str, reads: Iterable[str] = ()) -> Callab
 
 
 def register_format(
-    table: Parts[Format[T]], name: str, needs: Iterable[str], reads: Iterable[str]
+    table: Parts[RowFormat[T]], name: str, needs: Iterable[str], reads: Iterable[str]
 ) -> Callable[[Callable[[Row], T]], Callable[[Row], T]]:
     """Return a decorator that registers a conversion in a table of formats."""
     fields = tuple(frozenset(field.split("|")) for field in needs)
 
     def enter(convert: Callable[[Row], T]) -> Callable[[Row], T]:
-        table.add(name)(Format(name, fields, frozenset().union(*fields, reads), convert))
+        table.add(name)(RowFormat(name, fields, frozenset().union(*fields, reads), convert))
         return convert
 
     return enter
@@ -138,7 +138,7 @@ def alpaca(row: Row) -> Messages:
     if not isinstance(history, (list, tuple)) or not all(
         isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history
     ):
-        raise Misfit("`history` is not a list of pairs [question, answer]")
+        raise FormatMismatch("`history` is not a list of pairs [question, answer]")
     earlier_messages = [
         message
         for earlier_question, earlier_answer in history
@@ -174,7 +174,9 @@ def self_instruct(row: Row) -> Messages:
     """Convert `instruction` with one entry `{input, output}` in `instances`."""
     instances = row["instances"]
     if not isinstance(instances, list) or len(instances) != 1 or not isinstance(instances[0], Mapping):
-        raise Misfit("`instances` is not a list of one object {input, output}; give each instance a row of its own")
+        raise FormatMismatch(
+            "`instances` is not a list of one object {input, output}; give each instance a row of its own"
+        )
     for name, value in instances[0].items():
         if name not in ("input", "output") and not is_empty(value):
             raise UnsupportedField(name, "instances[0]", f"`instances[0].{name}`, which is not read", "remove it")

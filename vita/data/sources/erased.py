@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from vita.data.content import content_key, normalize_text
-from vita.data.records import Dialogue, Document, Drop, Message, Preference, Rated
+from vita.data.records import Dialogue, Document, DroppedRecord, Message, Preference, UnpairedPreference
 from vita.spine.erasures import Erasure
 
-R = TypeVar("R", bound="Document | Dialogue | Preference | Rated")
+R = TypeVar("R", bound="Document | Dialogue | Preference | UnpairedPreference")
 
 
-def content_hash(record: Document | Dialogue | Preference | Rated) -> str:
+def content_hash(record: Document | Dialogue | Preference | UnpairedPreference) -> str:
     """Return a hash that is equal for records with equal content, independent of their ids."""
     return text_hash(_record_text(record))
 
@@ -23,7 +23,7 @@ def text_hash(text: str) -> str:
 
 
 def without_erased(
-    records: Iterable[R], erasures: Sequence[Erasure], dropped: Callable[[Drop], None] | None
+    records: Iterable[R], erasures: Sequence[Erasure], dropped: Callable[[DroppedRecord], None] | None
 ) -> Iterator[R]:
     """Yield the records that no erasure covers, and pass the others to `dropped`."""
     if not erasures:
@@ -40,15 +40,19 @@ def without_erased(
         if erasure is None:
             yield record
         elif dropped:
-            dropped(Drop(record.id, record.source, "erased", f"erasure {erasure.id}, requested by {erasure.who}"))
+            dropped(
+                DroppedRecord(record.id, record.source, "erased", f"erasure {erasure.id}, requested by {erasure.who}")
+            )
 
 
 def _find_erasure_by_id(
-    record: Document | Dialogue | Preference | Rated, by_id: dict[str, list[Erasure]]
+    record: Document | Dialogue | Preference | UnpairedPreference, by_id: dict[str, list[Erasure]]
 ) -> Erasure | None:
     requests = record.metadata.get("requests", ())
     ids = [record.id, *(map(str, requests) if isinstance(requests, list) else ())]
-    if isinstance(record, (Preference, Rated)):  # records of the same row are numbered: `id/1`, `id/chosen`
+    if isinstance(
+        record, (Preference, UnpairedPreference)
+    ):  # records of the same row are numbered: `id/1`, `id/chosen`
         row, _, suffix = record.id.rpartition("/")
         ids += [row] if suffix.isdigit() or suffix in ("chosen", "rejected") else []
     for id in ids:
@@ -58,7 +62,7 @@ def _find_erasure_by_id(
     return None
 
 
-def _record_text(record: Document | Dialogue | Preference | Rated) -> str:
+def _record_text(record: Document | Dialogue | Preference | UnpairedPreference) -> str:
     match record:
         case Document():
             return record.text
@@ -66,7 +70,7 @@ def _record_text(record: Document | Dialogue | Preference | Rated) -> str:
             return _join_contents(record.messages)
         case Preference():
             return _join_contents((*record.prompt, *record.chosen, *record.rejected))
-        case Rated():
+        case UnpairedPreference():
             return _join_contents((*record.prompt, *record.answer))
 
 

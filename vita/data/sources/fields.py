@@ -51,7 +51,7 @@ _MESSAGE_ONLY = {"name", "reasoning", "thoughts"}
 """Names that are metadata in a row and unsupported only in a message."""
 
 
-class Misfit(Exception):
+class FormatMismatch(Exception):
     """An error for a row that does not match its format; drops are counted by `reason`."""
 
     def __init__(self, problem: str, *, reason: str = "misfit", hint: str | None = None) -> None:
@@ -59,7 +59,7 @@ class Misfit(Exception):
         self.reason, self.hint = reason, hint
 
 
-class UnsupportedField(Misfit):
+class UnsupportedField(FormatMismatch):
     """An error for an unsupported field, which it names."""
 
     def __init__(self, field: str, where: str, problem: str, hint: str) -> None:
@@ -84,7 +84,7 @@ def check_message(message: Mapping[str, Any], where: str) -> None:
         raise UnsupportedField(name, where, f"`{where}.{name}`, a field that is not supported", hint)
     for name, alias in (("role", "from"), ("content", "value")):
         if not is_empty(message.get(name)) and not is_empty(message.get(alias)) and message[name] != message[alias]:
-            raise Misfit(f"`{where}` has both `{name}` and `{alias}`, which differ")
+            raise FormatMismatch(f"`{where}` has both `{name}` and `{alias}`, which differ")
 
 
 def check_part(part: Mapping[str, Any], where: str) -> None:
@@ -102,7 +102,9 @@ def is_learned(message: Mapping[str, Any], role: str, where: str) -> bool:
     """Return True if a message is learned, by its marks; messages of other roles than the assistant must have 0."""
     values = {name: _mark(message[name], f"{where}.{name}") for name in LEARNED_MARKS if message.get(name) is not None}
     if len(set(values.values())) > 1:
-        raise Misfit(f"`{where}` has {' and '.join(f'`{name}`' for name in values)}, which contradict each other")
+        raise FormatMismatch(
+            f"`{where}` has {' and '.join(f'`{name}`' for name in values)}, which contradict each other"
+        )
     if role != "assistant" and True in values.values():
         name = next(iter(values))
         hint = f"only the assistant's messages are learned; remove `{name}` or set it to 0"
@@ -137,7 +139,7 @@ def check_row(
     for names in alternatives:
         present = sorted(name for name in names if not is_empty(row.get(name)))
         if len(present) > 1 and any(row[name] != row[present[0]] for name in present):
-            raise Misfit(
+            raise FormatMismatch(
                 f"{' and '.join(f'`{name}`' for name in present)}, of which only one is read", reason="ambiguous"
             )
 

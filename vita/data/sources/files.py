@@ -1,7 +1,7 @@
 """Reading of local, remote and compressed files in bounded memory.
 
-A file, folder, glob or URL (`s3://...`) becomes a sorted list of `File`s, which `chunks`, `lines` and `read_text` read.
-A file that cannot be read is refused with a one-line error: missing, damaged, truncated, binary where text was
+A file, folder, glob or URL (`s3://...`) becomes a sorted list of `SourceFile`s, which `chunks`, `lines` and `read_text`
+read. A file that cannot be read is refused with a one-line error: missing, damaged, truncated, binary where text was
 expected, or changed since the run began.
 """
 
@@ -45,7 +45,7 @@ class DamagedFile(DataError):
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class SourceFile:
     """A file to read: its path or URL, its printable name relative to the source, and its size on disk in bytes."""
 
     path: str
@@ -63,7 +63,7 @@ class File:
         return name.suffix.lower().removeprefix(".")
 
 
-def find_files(path: str, *, exclude: Iterable[str] = (), where: str) -> list[File]:
+def find_files(path: str, *, exclude: Iterable[str] = (), where: str) -> list[SourceFile]:
     """Find the files of a file path, folder, glob or URL, sorted by name, without those that a glob excludes.
 
     During a run these are the files that existed when the run began.
@@ -77,12 +77,12 @@ def find_files(path: str, *, exclude: Iterable[str] = (), where: str) -> list[Fi
     return sorted(files, key=lambda file: file.name)
 
 
-def record_selected(path: str, files: Iterable[File]) -> None:
+def record_selected(path: str, files: Iterable[SourceFile]) -> None:
     """Record which of the files from `find_files` are read: only these must not change until the run ends."""
     choose_files(path, [file.known for file in files if file.known])
 
 
-def chunks(file: File) -> Iterator[bytes]:
+def chunks(file: SourceFile) -> Iterator[bytes]:
     """Yield the decompressed bytes in chunks."""
     suffix = PurePosixPath(file.path).suffix.lower()
     # Data before a damaged byte in the same chunk is lost, so compressed chunks are small.
@@ -90,7 +90,7 @@ def chunks(file: File) -> Iterator[bytes]:
     return _decompress(file, raw, _DECOMPRESSORS[suffix]) if suffix in _DECOMPRESSORS else raw
 
 
-def lines(file: File) -> Iterator[bytes]:
+def lines(file: SourceFile) -> Iterator[bytes]:
     """Yield the lines of a text file without their ends (LF, CR LF or CR) and without a byte-order mark."""
     pending: list[bytes] = []
     length = 0
@@ -108,7 +108,7 @@ def lines(file: File) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
-def text_lines(file: File) -> Iterator[bytes]:
+def text_lines(file: SourceFile) -> Iterator[bytes]:
     """Yield the lines of plain text, which also end at Unicode line separators (see `normalize_line_ends`)."""
     for line in lines(file):
         plain = normalize_line_ends(line)
@@ -134,7 +134,7 @@ def _with_line_feeds(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield b"\n"
 
 
-def read_text(file: File, *, hint: str) -> bytes:
+def read_text(file: SourceFile, *, hint: str) -> bytes:
     """Return all bytes of a text file, without a byte-order mark; `hint` is added to the error for a file too large."""
     pieces: list[bytes] = []
     length = 0
@@ -146,7 +146,7 @@ def read_text(file: File, *, hint: str) -> bytes:
     return b"".join(pieces)
 
 
-def open_binary(file: File) -> Any:
+def open_binary(file: SourceFile) -> Any:
     """Open a file as a seekable binary handle."""
     try:
         if "://" not in file.path:
@@ -162,10 +162,10 @@ def open_binary(file: File) -> Any:
 # -- finding
 
 
-def _find_local(path: str, where: str) -> list[File]:
+def _find_local(path: str, where: str) -> list[SourceFile]:
     if (known := expected_files(path)) is not None:
-        return [File(file.path, file.name, file.size, file) for file in known]
-    return [File(file.path, file.name, file.state.st_size) for file in list_files(path, where=where)]
+        return [SourceFile(file.path, file.name, file.size, file) for file in known]
+    return [SourceFile(file.path, file.name, file.state.st_size) for file in list_files(path, where=where)]
 
 
 def _fixed_parts(pattern: Path) -> Iterator[str]:
@@ -175,7 +175,7 @@ def _fixed_parts(pattern: Path) -> Iterator[str]:
         yield part
 
 
-def _find_remote(url: str, where: str) -> list[File]:
+def _find_remote(url: str, where: str) -> list[SourceFile]:
     with remote_errors(url, where=where, family=DataError):
         filesystem, base = open_filesystem(url)
         entries = list_remote(filesystem, base)
@@ -185,7 +185,9 @@ def _find_remote(url: str, where: str) -> list[File]:
     if expected is not None:
         entries = {path: entry for path, entry in entries.items() if filesystem.unstrip_protocol(path) in known}
     files = [
-        File(url := filesystem.unstrip_protocol(path), _relative_name(path, root), entry["size"] or 0, known.get(url))
+        SourceFile(
+            url := filesystem.unstrip_protocol(path), _relative_name(path, root), entry["size"] or 0, known.get(url)
+        )
         for path, entry in entries.items()
         if entry["type"] == "file" and not any(part.startswith(".") for part in _relative_name(path, root).split("/"))
     ]
@@ -199,20 +201,20 @@ def _relative_name(path: str, root: str) -> str:
     return inside or PurePosixPath(path).name
 
 
-def _matches_glob(file: File, pattern: str) -> bool:
+def _matches_glob(file: SourceFile, pattern: str) -> bool:
     return fnmatch.fnmatchcase(file.name, pattern) or fnmatch.fnmatchcase(PurePosixPath(file.name).name, pattern)
 
 
 # -- reading
 
 
-def verify(file: File) -> None:
+def verify(file: SourceFile) -> None:
     """Raise an error if a file changed since the run began."""
     if file.known:
         file.known.verify()
 
 
-def _read_and_verify(file: File, size: int) -> Iterator[bytes]:
+def _read_and_verify(file: SourceFile, size: int) -> Iterator[bytes]:
     """Yield the bytes of a file and compare their digest at the end with the identity of the run."""
     digest = hashlib.sha256()
     with open_binary(file) as handle:
@@ -224,7 +226,7 @@ def _read_and_verify(file: File, size: int) -> Iterator[bytes]:
     verify(file)
 
 
-def _read_chunk(handle: Any, size: int, file: File) -> bytes:
+def _read_chunk(handle: Any, size: int, file: SourceFile) -> bytes:
     try:
         if "://" not in file.path:
             return handle.read(size)
@@ -263,7 +265,7 @@ _DECOMPRESSORS: dict[str, Callable[[], _Decompressor]] = {
 }
 
 
-def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _Decompressor]) -> Iterator[bytes]:
+def _decompress(file: SourceFile, compressed: Iterable[bytes], start: Callable[[], _Decompressor]) -> Iterator[bytes]:
     """Decompress concatenated frames, each of which must be complete."""
     frame: _Decompressor | None = None
     num_bytes, frames, head = 0, 0, b""
@@ -286,7 +288,7 @@ def _decompress(file: File, compressed: Iterable[bytes], start: Callable[[], _De
         raise DamagedFile(file.path, f"is cut off after {num_bytes:,} bytes of text", hint="copy or download it again")
 
 
-def _damaged(file: File, head: bytes, num_bytes: int, error: Exception) -> DamagedFile:
+def _damaged(file: SourceFile, head: bytes, num_bytes: int, error: Exception) -> DamagedFile:
     kind = PurePosixPath(file.path).suffix.lower()
     if not any(head.startswith(magic) and meaning.endswith(f" {kind}") for magic, meaning in _MAGIC.items()):
         return DamagedFile(
@@ -317,7 +319,7 @@ _MAGIC = {
 }
 
 
-def _text_chunks(file: File) -> Iterator[bytes]:
+def _text_chunks(file: SourceFile) -> Iterator[bytes]:
     first = True
     for chunk in chunks(file):
         if first:
@@ -326,7 +328,7 @@ def _text_chunks(file: File) -> Iterator[bytes]:
         yield chunk
 
 
-def _refuse_binary(file: File, head: bytes) -> None:
+def _refuse_binary(file: SourceFile, head: bytes) -> None:
     for magic, meaning in _MAGIC.items():
         if head.startswith(magic):
             raise DamagedFile(file.path, expected="text in UTF-8", got=f"bytes that look like {meaning}")

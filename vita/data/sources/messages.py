@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vita.data.records import Message, Role
-from vita.data.sources.fields import Misfit, check_message, check_part, is_learned
+from vita.data.sources.fields import FormatMismatch, check_message, check_part, is_learned
 from vita.data.sources.readers import json_type
 
 Row = Mapping[str, Any]
@@ -34,19 +34,19 @@ def parse_messages(row: Row, field: str) -> Messages:
     """Parse a field that contains a list of messages."""
     items = row[field]
     if not isinstance(items, (list, tuple)) or not items:
-        raise Misfit(f"`{field}` is not a list of messages")
+        raise FormatMismatch(f"`{field}` is not a list of messages")
     return [parse_message(item, f"{field}[{number}]") for number, item in enumerate(items)]
 
 
 def parse_message(value: Any, where: str) -> Message:
     """Parse one message: `{role, content}` or `{from, value}`."""
     if not isinstance(value, Mapping):
-        raise Misfit(f"`{where}` is not an object with role and content")
+        raise FormatMismatch(f"`{where}` is not an object with role and content")
     check_message(value, where)
     name = value.get("role") or value.get("from")
     role = _ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
-        raise Misfit(f"`{where}` has the role {name!r}; known are {', '.join(_ROLES)}")
+        raise FormatMismatch(f"`{where}` has the role {name!r}; known are {', '.join(_ROLES)}")
     content = value.get("content")
     return Message(
         role, parse_text(value.get("value") if content is None else content, where), is_learned(value, role, where)
@@ -61,13 +61,13 @@ def parse_text(content: Any, where: str) -> str:
         for part in content:
             check_part(part, where)
         return "".join(parse_text(part.get("text", part.get("value")), where) for part in content)
-    raise Misfit(f"`{where}` holds {json_type(content)} where text was expected")
+    raise FormatMismatch(f"`{where}` holds {json_type(content)} where text was expected")
 
 
 def parse_field(row: Row, field: str) -> str:
     """Parse the text in a field."""
     if field not in row:
-        raise Misfit(f"`{field}` is missing")
+        raise FormatMismatch(f"`{field}` is missing")
     return parse_text(row[field], field)
 
 

@@ -1,7 +1,8 @@
 """Preference formats: rows with pairs of a chosen and a rejected answer, or with one rated answer.
 
 Formats are detected by the fields of a row, as for dialogues; the format with the most required fields is chosen. A new
-format is one decorated function that returns every `Pair` or `Verdict` of a row, or the `Flaw` that makes it unusable.
+format is one decorated function that returns every `PreferenceRow` or `UnpairedPreferenceRow` of a row, or the `Flaw`
+that makes it unusable.
 
     detect({"prompt": "Hi.", "chosen": "Good day!", "rejected": "What?"}).name   # "pair"
 """
@@ -15,8 +16,8 @@ from itertools import combinations
 from typing import Any
 
 from vita.data.records import Message
-from vita.data.sources.dialogue_formats import Format, register_format
-from vita.data.sources.fields import Misfit
+from vita.data.sources.dialogue_formats import RowFormat, register_format
+from vita.data.sources.fields import FormatMismatch
 from vita.data.sources.flaws import Flaw, answer_flaw
 from vita.data.sources.messages import (
     Messages,
@@ -34,7 +35,7 @@ from vita.spine.parts import Parts
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferenceRow:
     """A prompt with a chosen and a rejected answer."""
 
     prompt: tuple[Message, ...]
@@ -44,7 +45,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class UnpairedPreferenceRow:
     """A prompt with an answer that was rated good or bad."""
 
     prompt: tuple[Message, ...]
@@ -52,16 +53,16 @@ class Verdict:
     good: bool
 
 
-Opinion = Pair | Verdict | Flaw
+Opinion = PreferenceRow | UnpairedPreferenceRow | Flaw
 
-FORMATS: Parts[Format[list[Opinion]]] = Parts("preference_format")
+FORMATS: Parts[RowFormat[list[Opinion]]] = Parts("preference_format")
 
 
 VERDICTS = ("verdict", "chat_verdict", "instruction_verdict")
 """Formats whose rows contain one rated answer."""
 
 
-def detect(row: Row) -> Format[list[Opinion]] | None:
+def detect(row: Row) -> RowFormat[list[Opinion]] | None:
     """Return the matching format with the most required fields, or None."""
     fitting = [FORMATS[name] for name in FORMATS if FORMATS[name].fits(row)]
     return max(fitting, key=lambda format: len(format.needs), default=None)
@@ -71,7 +72,7 @@ def check_opinion(opinion: Opinion) -> Opinion:
     """Return the opinion, or the flaw that makes it unusable."""
     if isinstance(opinion, Flaw):
         return opinion
-    answers = (opinion.chosen, opinion.rejected) if isinstance(opinion, Pair) else (opinion.answer,)
+    answers = (opinion.chosen, opinion.rejected) if isinstance(opinion, PreferenceRow) else (opinion.answer,)
     if not opinion.prompt:
         return Flaw("no_prompt", "there is no prompt before the answers")
     flaw = next((flaw for answer in answers if (flaw := answer_flaw(answer, at_end=True))), None)
@@ -123,7 +124,7 @@ def implicit_pair(row: Row) -> list[Opinion]:
     if all(isinstance(row[name], str) and not _is_transcript(row[name]) for name in ("chosen", "rejected")):
         prompt, chosen, rejected = _split_texts(row["chosen"], row["rejected"])
         return [
-            Pair(
+            PreferenceRow(
                 (*system_messages(row), Message("user", prompt)) if prompt else (), chosen, rejected, _parse_margin(row)
             )
         ]
@@ -139,7 +140,7 @@ def two_outputs(row: Row) -> list[Opinion]:
     if not isinstance(preference, (int, float)) or not 1 <= preference <= 2 or preference == 1.5:
         return [Flaw("tie", f"`preference` is {preference}")]
     chosen, rejected = outputs if preference < 1.5 else outputs[::-1]
-    return [Pair((Message("user", question),), chosen, rejected)]
+    return [PreferenceRow((Message("user", question),), chosen, rejected)]
 
 
 @preference_format("predictions", "question", "prediction 1", "prediction 2", "preference", reads=["passages"])
@@ -151,7 +152,7 @@ def predictions(row: Row) -> list[Opinion]:
     answers = [parse_field(row, name) for name in sorted(name for name in row if re.fullmatch(r"prediction \d+", name))]
     preferences, pairs = row["preference"], list(combinations(answers, 2))
     if not isinstance(preferences, (list, tuple)) or len(preferences) != len(pairs):
-        raise Misfit(f"`preference` is not a list of {len(pairs)} values, one for each pair of predictions")
+        raise FormatMismatch(f"`preference` is not a list of {len(pairs)} values, one for each pair of predictions")
     passages = ["\n".join(parse_text(line, "passages") for line in passage) for passage in row.get("passages") or []]
     prompt = (Message("user", "\n\n".join([*passages, parse_field(row, "question")])),)
     opinions: list[Opinion] = []
@@ -160,7 +161,7 @@ def predictions(row: Row) -> list[Opinion]:
             opinions.append(Flaw("tie", f"`preference` is {better}"))
         else:
             chosen, rejected = (left, right) if better == 1 else (right, left)
-            opinions.append(Pair(prompt, _answer_message(chosen), _answer_message(rejected)))
+            opinions.append(PreferenceRow(prompt, _answer_message(chosen), _answer_message(rejected)))
     return opinions
 
 
@@ -172,8 +173,8 @@ def responses(row: Row) -> list[Opinion]:
         [_answer_message(parse_field(row, f"response_{number}")) for number in (0, 1)],
     )
     if better not in (0, 1):
-        raise Misfit(f"`better_response_id` is {better!r}, not 0 or 1")
-    return [Pair(tuple(_parse_prompt(row, "prompt")), answers[better], answers[1 - better])]
+        raise FormatMismatch(f"`better_response_id` is {better!r}, not 0 or 1")
+    return [PreferenceRow(tuple(_parse_prompt(row, "prompt")), answers[better], answers[1 - better])]
 
 
 # -- rated answers
@@ -183,7 +184,9 @@ def responses(row: Row) -> list[Opinion]:
 def verdict(row: Row) -> list[Opinion]:
     """Convert `prompt`, `completion` and `label` (true or false)."""
     answer = _parse_answer(row[first_field(row, "completion", "response")], "completion")
-    return [Verdict((*system_messages(row), *_parse_prompt(row, "prompt")), tuple(answer), _parse_label(row))]
+    return [
+        UnpairedPreferenceRow((*system_messages(row), *_parse_prompt(row, "prompt")), tuple(answer), _parse_label(row))
+    ]
 
 
 @preference_format("chat_verdict", "messages|conversations|conversation", "label|kto_tag", reads=["system"])
@@ -193,7 +196,7 @@ def chat_verdict(row: Row) -> list[Opinion]:
         *system_messages(row),
         *parse_messages(row, first_field(row, "messages", "conversations", "conversation")),
     ]
-    return [Verdict(tuple(messages[:-1]), tuple(messages[-1:]), _parse_label(row))]
+    return [UnpairedPreferenceRow(tuple(messages[:-1]), tuple(messages[-1:]), _parse_label(row))]
 
 
 @preference_format("instruction_verdict", "instruction", "output|response", "label|kto_tag", reads=["input", "system"])
@@ -201,7 +204,9 @@ def instruction_verdict(row: Row) -> list[Opinion]:
     """Convert `instruction`, optional `input`, `output`, and `label` or `kto_tag`."""
     prompt = (*system_messages(row), Message("user", instruction_text(row)))
     return [
-        Verdict(prompt, _answer_message(parse_field(row, first_field(row, "output", "response"))), _parse_label(row))
+        UnpairedPreferenceRow(
+            prompt, _answer_message(parse_field(row, first_field(row, "output", "response"))), _parse_label(row)
+        )
     ]
 
 
@@ -209,7 +214,7 @@ def _parse_label(row: Row) -> bool:
     label = row[first_field(row, "label", "kto_tag")]
     if label in (True, False):  # also 1 and 0
         return bool(label)
-    raise Misfit(f"the label is {label!r}, not true or false")
+    raise FormatMismatch(f"the label is {label!r}, not true or false")
 
 
 # -- reading prompts and answers
@@ -251,7 +256,7 @@ def _parse_answer(value: Any, field: str) -> Messages:
     return [parse_message(value, field)]
 
 
-def _pair_of(row: Row, prompt: Sequence[Message]) -> Pair:
+def _pair_of(row: Row, prompt: Sequence[Message]) -> PreferenceRow:
     """Return the pair, with the messages that both answers begin with moved to the prompt.
 
     Length-normalized losses would otherwise count the shared words as part of the answers.
@@ -261,7 +266,7 @@ def _pair_of(row: Row, prompt: Sequence[Message]) -> Pair:
         shared = _shared_messages(chosen, rejected)
         chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
         prompt = shared if shared[: len(prompt)] == list(prompt) else [*prompt, *shared]
-    return Pair(tuple(prompt), tuple(chosen), tuple(rejected), _parse_margin(row))
+    return PreferenceRow(tuple(prompt), tuple(chosen), tuple(rejected), _parse_margin(row))
 
 
 def _shared_messages(left: Messages, right: Messages) -> Messages:
@@ -288,5 +293,5 @@ def _parse_margin(row: Row) -> float | None:
     if margin is None:
         return None
     if isinstance(margin, bool) or not isinstance(margin, (int, float)):
-        raise Misfit(f"`margin` is {margin!r}, not a number")
+        raise FormatMismatch(f"`margin` is {margin!r}, not a number")
     return float(margin)

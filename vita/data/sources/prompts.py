@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from vita.data.records import Dialogue, Drop, Message
+from vita.data.records import Dialogue, DroppedRecord, Message
 from vita.data.sources import dialogue_formats
 from vita.data.sources.erased import without_erased
-from vita.data.sources.fields import Misfit, check_row
+from vita.data.sources.fields import FormatMismatch, check_row
 from vita.data.sources.messages import parse_text_or_messages, system_messages
 from vita.data.sources.preference_formats import detect as detect_preference
 from vita.data.sources.read import (
     Source,
-    Stretch,
+    SourceSlice,
     dialogues,
     first_row,
     preferences_and_ratings,
@@ -29,8 +29,8 @@ from vita.data.sources.read import (
     read_huggingface,
     readable_files,
 )
-from vita.data.sources.readers import Problem, Row
-from vita.data.sources.records_from_rows import Dropped, Unusable, convert_rows, record_id
+from vita.data.sources.readers import Row, RowProblem
+from vita.data.sources.records_from_rows import Dropped, UnusableRow, convert_rows, record_id
 from vita.spine.contents import current_erasures
 from vita.spine.errors import DataError
 
@@ -65,7 +65,9 @@ def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Promp
             if prompt:
                 yield prompt
             elif dropped:
-                dropped(Drop(dialogue.id, dialogue.source, "no_prompt", "nothing comes before the last answer"))
+                dropped(
+                    DroppedRecord(dialogue.id, dialogue.source, "no_prompt", "nothing comes before the last answer")
+                )
 
 
 def unique_prompts(prompts: Iterator[Prompt]) -> list[Prompt]:
@@ -99,10 +101,10 @@ def _prompt_of_row(row: Row, source: Source) -> Prompt:
     try:
         check_row(values, _READS)
         messages = [*system_messages(values), *parse_text_or_messages(values, "prompt", "user")]
-    except Misfit as error:
-        raise Unusable(Problem(error.reason, _EXPECTED, str(error), error.hint)) from None
+    except FormatMismatch as error:
+        raise UnusableRow(RowProblem(error.reason, _EXPECTED, str(error), error.hint)) from None
     if not any(message.role == "user" and message.content.strip() for message in messages):
-        raise Unusable(Problem("no_prompt", _EXPECTED, "`prompt` without a text of the user"))
+        raise UnusableRow(RowProblem("no_prompt", _EXPECTED, "`prompt` without a text of the user"))
     columns = {name: value for name, value in values.items() if name not in {*_READS, "id"}}
     return Prompt(record_id(row, values), tuple(messages), source.label(), columns)
 
@@ -113,5 +115,5 @@ _EXPECTED = "`prompt` as a text, or as messages [{role, content}]"
 
 def _rows(source: Source) -> Iterator[Row]:
     if source.path is None:
-        return read_huggingface(Stretch(source), Dialogue)
-    return read_files(Stretch(source, tuple(readable_files(source, Dialogue))), Dialogue)
+        return read_huggingface(SourceSlice(source), Dialogue)
+    return read_files(SourceSlice(source, tuple(readable_files(source, Dialogue))), Dialogue)

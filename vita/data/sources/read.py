@@ -17,12 +17,18 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from vita.data.records import Dialogue, Document, Preference, Rated
+from vita.data.records import Dialogue, Document, Preference, UnpairedPreference
 from vita.data.sources import files
 from vita.data.sources.erased import without_erased
-from vita.data.sources.files import DamagedFile, File
-from vita.data.sources.readers import DAMAGED_FILE, READERS, Problem, Row
-from vita.data.sources.records_from_rows import DialogueMaker, Dropped, OpinionMaker, convert_rows, make_document
+from vita.data.sources.files import DamagedFile, SourceFile
+from vita.data.sources.readers import DAMAGED_FILE, READERS, Row, RowProblem
+from vita.data.sources.records_from_rows import (
+    DialogueConverter,
+    Dropped,
+    PreferenceConverter,
+    convert_rows,
+    make_document,
+)
 from vita.data.sources.source import ORIGINS, Source
 from vita.data.world import World
 from vita.spine.config import unknown_name
@@ -34,11 +40,11 @@ from vita.spine.plain_text import counted
 
 
 @dataclass(frozen=True)
-class Stretch:
+class SourceSlice:
     """A slice of a source that one process reads in order: some of its files, or all of an origin without files."""
 
     source: Source
-    files: tuple[File, ...] = ()
+    files: tuple[SourceFile, ...] = ()
     erasures: tuple[Erasure, ...] = field(default_factory=current_erasures)
     """Erasures of the run that created the slice; their documents are dropped."""
 
@@ -49,21 +55,21 @@ class Stretch:
 
 
 def documents(
-    source: Source | Stretch, *, dropped: Dropped | None = None, repaired: Callable[[], None] | None = None
+    source: Source | SourceSlice, *, dropped: Dropped | None = None, repaired: Callable[[], None] | None = None
 ) -> Iterator[Document]:
     """Yield the documents of a source in order; unusable rows go to `dropped` if the source drops them.
 
     `repaired` is called before each document whose row contained lone surrogates, which are replaced by U+FFFD.
     """
-    stretch = source if isinstance(source, Stretch) else _whole_source(source)
+    stretch = source if isinstance(source, SourceSlice) else _whole_source(source)
     records = convert_rows(_read_origin(stretch, Document), stretch.source, make_document, dropped, repaired=repaired)
     return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
 
 
-def dialogues(source: Source | Stretch, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
+def dialogues(source: Source | SourceSlice, *, dropped: Dropped | None = None) -> Iterator[Dialogue]:
     """Yield the dialogues of a source; the first row of each file determines its format (see `dialogue_formats`)."""
-    stretch = source if isinstance(source, Stretch) else _whole_source(source, Dialogue)
-    records = convert_rows(_read_origin(stretch, Dialogue), stretch.source, DialogueMaker(), dropped)
+    stretch = source if isinstance(source, SourceSlice) else _whole_source(source, Dialogue)
+    records = convert_rows(_read_origin(stretch, Dialogue), stretch.source, DialogueConverter(), dropped)
     return islice(without_erased(records, stretch.erasures, dropped), stretch.source.limit)
 
 
@@ -76,34 +82,36 @@ def preferences(source: Source, *, dropped: Dropped | None = None) -> Iterator[P
     return islice((record for record in records if isinstance(record, Preference)), source.limit)
 
 
-def ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[Rated]:
+def ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[UnpairedPreference]:
     """Yield the rated answers of a source; a pair becomes one good and one bad answer."""
-    records = _read_opinions(source, Rated, dropped)
+    records = _read_opinions(source, UnpairedPreference, dropped)
     return islice((rated for record in records for rated in _ratings_of(record)), source.limit)
 
 
-def preferences_and_ratings(source: Source, *, dropped: Dropped | None = None) -> Iterator[Preference | Rated]:
+def preferences_and_ratings(
+    source: Source, *, dropped: Dropped | None = None
+) -> Iterator[Preference | UnpairedPreference]:
     """Yield the preference pairs and rated answers of a source as the rows have them."""
-    return islice(_read_opinions(source, Rated, dropped), source.limit)
+    return islice(_read_opinions(source, UnpairedPreference, dropped), source.limit)
 
 
-def split_source(source: Source, *, bytes_each: int) -> list[Stretch]:
+def split_source(source: Source, *, bytes_each: int) -> list[SourceSlice]:
     """Split a source at file boundaries into slices of at least `bytes_each` on disk; equal on every machine."""
     if source.path is None or source.limit is not None:
         return [_whole_source(source)]
-    slices: list[Stretch] = []
-    group: list[File] = []
+    slices: list[SourceSlice] = []
+    group: list[SourceFile] = []
     size = 0
     for file in readable_files(source):
         group.append(file)
         size += file.size
         if size >= bytes_each:
-            slices.append(Stretch(source, tuple(group)))
+            slices.append(SourceSlice(source, tuple(group)))
             group, size = [], 0
-    return [*slices, Stretch(source, tuple(group))] if group else slices
+    return [*slices, SourceSlice(source, tuple(group))] if group else slices
 
 
-def readable_files(source: Source, record_type: type[Any] = Document) -> list[File]:
+def readable_files(source: Source, record_type: type[Any] = Document) -> list[SourceFile]:
     """Return the files of a source that have a reader; other files of a folder are skipped.
 
     An error is raised if no file has a reader. In the folder of a preferences artifact, the result is the file of
@@ -133,12 +141,12 @@ def skipped_files(source: Source) -> list[str]:
 _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {
     Dialogue: ("dialogues.jsonl",),
     Preference: ("preferences.jsonl",),
-    Rated: ("rated.jsonl", "preferences.jsonl"),
+    UnpairedPreference: ("rated.jsonl", "preferences.jsonl"),
 }
 """The files of each record type in a preferences artifact; the first file that is not empty is read."""
 
 
-def _list_files(source: Source) -> list[File]:
+def _list_files(source: Source) -> list[SourceFile]:
     return files.find_files(source.path or "", exclude=source.exclude, where=source.label())
 
 
@@ -152,31 +160,35 @@ def first_row(source: Source, record_type: type[Any] = Dialogue) -> Row | None:
 # -- preferences
 
 
-def _read_opinions(source: Source, record_type: type[Any], dropped: Dropped | None) -> Iterator[Preference | Rated]:
-    make = OpinionMaker(dropped)
+def _read_opinions(
+    source: Source, record_type: type[Any], dropped: Dropped | None
+) -> Iterator[Preference | UnpairedPreference]:
+    make = PreferenceConverter(dropped)
     stretch = _whole_source(source, record_type)
     for converted in convert_rows(_read_origin(stretch, Preference), source, make, dropped):
         records = converted if isinstance(converted, list) else [converted]
         for record in without_erased(records, stretch.erasures, dropped):
-            if record_type is Preference and isinstance(record, Rated):
+            if record_type is Preference and isinstance(record, UnpairedPreference):
                 hint = "train on them with the loss `kto`, which needs no pairs"
                 raise DataError(source.label(), expected="pairs of answers", got="answers with a label", hint=hint)
             yield record
 
 
-def _ratings_of(record: Preference | Rated) -> Iterator[Rated]:
-    if isinstance(record, Rated):
+def _ratings_of(record: Preference | UnpairedPreference) -> Iterator[UnpairedPreference]:
+    if isinstance(record, UnpairedPreference):
         yield record
         return
     for name, answer in (("chosen", record.chosen), ("rejected", record.rejected)):
         good = name == "chosen"
-        yield Rated(f"{record.id}/{name}", record.prompt, answer, good, record.source, record.licence, record.metadata)
+        yield UnpairedPreference(
+            f"{record.id}/{name}", record.prompt, answer, good, record.source, record.licence, record.metadata
+        )
 
 
 # -- origins: a slice -> its rows, or records of the requested type
 
 Wanted = type[Document] | type[Dialogue] | type[Preference]
-Origin = Callable[[Stretch, Wanted], Iterator[Any]]
+Origin = Callable[[SourceSlice, Wanted], Iterator[Any]]
 _ORIGINS: dict[str, Origin] = {}
 
 
@@ -190,17 +202,17 @@ def origin(name: str) -> Callable[[Origin], Origin]:
     return enter
 
 
-def _read_origin(stretch: Stretch, record_type: Wanted) -> Iterator[Any]:
+def _read_origin(stretch: SourceSlice, record_type: Wanted) -> Iterator[Any]:
     chosen = next(name for name in ORIGINS if getattr(stretch.source, name) is not None)
     return _ORIGINS[chosen](stretch, record_type)
 
 
-def _whole_source(source: Source, record_type: type[Any] = Document) -> Stretch:
-    return Stretch(source, tuple(readable_files(source, record_type)) if source.path is not None else ())
+def _whole_source(source: Source, record_type: type[Any] = Document) -> SourceSlice:
+    return SourceSlice(source, tuple(readable_files(source, record_type)) if source.path is not None else ())
 
 
 @origin("path")
-def read_files(stretch: Stretch, record_type: Wanted) -> Iterator[Row]:
+def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
     """Yield the rows of each file, by the reader for its suffix.
 
     A damaged file is an error, or, if bad rows are dropped, one bad row after the rows that could be read.
@@ -216,12 +228,12 @@ def read_files(stretch: Stretch, record_type: Wanted) -> Iterator[Row]:
             if stretch.source.on_bad_row == "error":
                 raise
             got = f"a problem after {counted(number, 'row')}: {error.summary}"
-            problem = Problem(DAMAGED_FILE, "a file that can be read to its end", got)
+            problem = RowProblem(DAMAGED_FILE, "a file that can be read to its end", got)
             yield Row(printable(file.path), file.name, number + 1, None, problem)
 
 
 @origin("world")
-def read_world(stretch: Stretch, record_type: Wanted) -> Iterator[Document | Dialogue | Preference]:
+def read_world(stretch: SourceSlice, record_type: Wanted) -> Iterator[Document | Dialogue | Preference]:
     """Yield the records of a part of the embedded world."""
     source = stretch.source
     parts = _PARTS[record_type]
@@ -251,7 +263,7 @@ _PARTS: Mapping[Wanted, Mapping[str, Callable[[World, int], Iterator[Any]]]] = {
 
 
 @origin("huggingface")
-def read_huggingface(stretch: Stretch, record_type: Wanted) -> Iterator[Row]:
+def read_huggingface(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
     """Stream the rows of a data set of the hub."""
     name = stretch.source.huggingface or ""
     try:

@@ -1,6 +1,6 @@
 """File readers: one function for each file type, by suffix, that yields rows one at a time.
 
-A row that cannot be read is a `Row` with a `Problem`, so that the source can stop or drop it. Damage that makes the
+A row that cannot be read is a `Row` with a `RowProblem`, so that the source can stop or drop it. Damage that makes the
 rest of a file unreadable is a `DamagedFile` error. A new file type is one decorated function here.
 """
 
@@ -15,12 +15,12 @@ import orjson
 
 from vita.data.content import normalize_line_ends
 from vita.data.sources import files
-from vita.data.sources.files import DamagedFile, File
+from vita.data.sources.files import DamagedFile, SourceFile
 from vita.spine.file_listing import printable
 from vita.spine.parts import Parts
 
 
-class Problem(NamedTuple):
+class RowProblem(NamedTuple):
     """The reason why a row cannot be used; drops are counted by `reason`."""
 
     reason: str
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     number: int
     """Number of the line or row, from 1; 0 if the row is the whole file."""
     values: Mapping[str, Any] | None
-    problem: Problem | None = None
+    problem: RowProblem | None = None
     repaired: bool = False
     """True if lone surrogates in its strings were replaced by U+FFFD."""
 
@@ -52,7 +52,7 @@ class Row(NamedTuple):
         return f"{self.path}, row {self.number}" if self.number else self.path
 
 
-class Wishes(Protocol):
+class ReadOptions(Protocol):
     """The fields of a source that determine how its files are read."""
 
     @property
@@ -61,13 +61,13 @@ class Wishes(Protocol):
     def text_field(self) -> str | None: ...
 
 
-Reader = Callable[[File, Wishes], Iterator[Row]]
+Reader = Callable[[SourceFile, ReadOptions], Iterator[Row]]
 READERS: Parts[Reader] = Parts("reader")
 
 
 @READERS.add("jsonl")
 @READERS.add("ndjson")
-def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
+def read_jsonl(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read JSON objects, one per line; blank lines are skipped."""
     for number, line in enumerate(files.lines(file), 1):
         try:
@@ -86,7 +86,7 @@ def read_jsonl(file: File, wishes: Wishes) -> Iterator[Row]:
 
 
 @READERS.add("json")
-def read_json(file: File, wishes: Wishes) -> Iterator[Row]:
+def read_json(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read one JSON array of objects."""
     hint = "write one JSON object a line and name the file .jsonl"
     data = files.read_text(file, hint=hint)
@@ -105,7 +105,7 @@ def read_json(file: File, wishes: Wishes) -> Iterator[Row]:
 
 
 @READERS.add("parquet")
-def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
+def read_parquet(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read the rows of a parquet file in batches."""
     import pyarrow
     from pyarrow import parquet
@@ -128,7 +128,7 @@ def read_parquet(file: File, wishes: Wishes) -> Iterator[Row]:
 @READERS.add("md")
 @READERS.add("markdown")
 @READERS.add("rst")
-def read_text(file: File, wishes: Wishes) -> Iterator[Row]:
+def read_text(file: SourceFile, wishes: ReadOptions) -> Iterator[Row]:
     """Read plain text: the file as one document, or its paragraphs or lines according to `cut_at`."""
     if wishes.cut_at is None:
         hint = "set `cut_at: blank_lines` or `cut_at: lines` to make many documents of it"
@@ -155,13 +155,13 @@ def _pieces(text_lines: Iterable[bytes], cut_at: str) -> Iterator[tuple[int, byt
         yield number - len(paragraph) + 1, b"\n".join(paragraph)
 
 
-def _text_row(file: File, number: int, data: bytes, wishes: Wishes) -> Row:
+def _text_row(file: SourceFile, number: int, data: bytes, wishes: ReadOptions) -> Row:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = max(number, 1) + data.count(b"\n", 0, error.start)
         got = f"the byte 0x{data[error.start]:02x} in line {line}"
-        problem = Problem("not_utf8", "text in UTF-8", got, "convert the file to UTF-8, or set `on_bad_row: drop`")
+        problem = RowProblem("not_utf8", "text in UTF-8", got, "convert the file to UTF-8, or set `on_bad_row: drop`")
         return Row(printable(file.path), file.name, number, None, problem)
     return Row(printable(file.path), file.name, number, {wishes.text_field or "text": text})
 
@@ -202,25 +202,25 @@ def _replace_lone_surrogates(value: Any) -> Any:
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _object_row(file: File, number: int, values: Any) -> Row:
+def _object_row(file: SourceFile, number: int, values: Any) -> Row:
     if isinstance(values, dict):
         return Row(printable(file.path), file.name, number, values)
-    problem = Problem("not_an_object", "a JSON object with fields", json_type(values))
+    problem = RowProblem("not_an_object", "a JSON object with fields", json_type(values))
     return Row(printable(file.path), file.name, number, None, problem)
 
 
-def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> Problem:
+def _json_problem(line: bytes, error: orjson.JSONDecodeError) -> RowProblem:
     try:
         excerpt = line[:60].decode("utf-8")
     except UnicodeDecodeError as decode_error:
         if decode_error.reason != "unexpected end of data":
-            return Problem(
+            return RowProblem(
                 "not_utf8",
                 "JSON in UTF-8",
                 f"the byte 0x{line[decode_error.start]:02x} at column {decode_error.start + 1}",
             )
         excerpt = line[: decode_error.start].decode("utf-8")
-    return Problem("not_json", "a JSON object", f"{excerpt!r}{'...' if len(line) > 60 else ''} ({error})")
+    return RowProblem("not_json", "a JSON object", f"{excerpt!r}{'...' if len(line) > 60 else ''} ({error})")
 
 
 def json_type(value: Any) -> str:

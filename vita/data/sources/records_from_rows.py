@@ -11,30 +11,30 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from vita.data.records import Dialogue, Document, Drop, Preference, Rated
+from vita.data.records import Dialogue, Document, DroppedRecord, Preference, UnpairedPreference
 from vita.data.sources import dialogue_formats
 from vita.data.sources import preference_formats as preference_formats
-from vita.data.sources.dialogue_formats import Format
-from vita.data.sources.fields import Misfit
-from vita.data.sources.files import File
+from vita.data.sources.dialogue_formats import RowFormat
+from vita.data.sources.fields import FormatMismatch
+from vita.data.sources.files import SourceFile
 from vita.data.sources.flaws import Flaw
 from vita.data.sources.messages import Messages
-from vita.data.sources.preference_formats import Opinion, Pair, Verdict
-from vita.data.sources.readers import READERS, Problem, Row, json_type
+from vita.data.sources.preference_formats import Opinion, PreferenceRow, UnpairedPreferenceRow
+from vita.data.sources.readers import READERS, Row, RowProblem, json_type
 from vita.data.sources.source import Source
 from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
 
-Dropped = Callable[[Drop], None]
+Dropped = Callable[[DroppedRecord], None]
 
 TEXT_FIELDS = ("text", "content", "raw_content", "body", "document", "article")
 """The fields in which the text of a row is searched, in this order, without the setting `text_field`."""
 
 
-class Unusable(Exception):
+class UnusableRow(Exception):
     """An error for a row that cannot be used, with its problem."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: RowProblem) -> None:
         super().__init__(problem)
         self.problem = problem
 
@@ -60,9 +60,9 @@ def convert_rows(
             continue
         try:
             if row.problem:
-                raise Unusable(row.problem)
+                raise UnusableRow(row.problem)
             record = make(row, source)
-        except Unusable as error:
+        except UnusableRow as error:
             _refuse_or_drop(row, error.problem, source, dropped)
             continue
         if row.repaired and repaired:
@@ -70,7 +70,7 @@ def convert_rows(
         yield record
 
 
-def _refuse_or_drop(row: Row, problem: Problem, source: Source, dropped: Dropped | None) -> None:
+def _refuse_or_drop(row: Row, problem: RowProblem, source: Source, dropped: Dropped | None) -> None:
     reason, expected, got, hint = problem
     if source.on_bad_row == "error":
         raise DataError(
@@ -78,7 +78,7 @@ def _refuse_or_drop(row: Row, problem: Problem, source: Source, dropped: Dropped
         )
     if dropped:
         name = source.name or default_name(source)
-        dropped(Drop(record_id(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
+        dropped(DroppedRecord(record_id(row, row.values or {}), name, reason, f"expected {expected}, got {got}"))
 
 
 def make_document(row: Row, source: Source) -> Document:
@@ -86,15 +86,17 @@ def make_document(row: Row, source: Source) -> Document:
     values = row.values or {}
     field = source.text_field or next((name for name in TEXT_FIELDS if name in values), None)
     if field is None or not isinstance(text := values.get(field), str):
-        raise Unusable(_no_text(values, field, source))
+        raise UnusableRow(_no_text(values, field, source))
     return Document(record_id(row, values), text, *_provenance(row, values, source, {field}))
 
 
-def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> Problem:
+def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> RowProblem:
     if field is not None and field in values:
-        return Problem("no_text", f"text in the field `{field}`", json_type(values[field]))
+        return RowProblem("no_text", f"text in the field `{field}`", json_type(values[field]))
     expected = f"the field `{field}`" if source.text_field else f"a text field ({', '.join(TEXT_FIELDS)})"
-    return Problem("no_text", expected, f"only the fields {', '.join(values) or '(none)'}", "name it with `text_field`")
+    return RowProblem(
+        "no_text", expected, f"only the fields {', '.join(values) or '(none)'}", "name it with `text_field`"
+    )
 
 
 C = TypeVar("C")
@@ -105,15 +107,15 @@ class _Converter(Generic[C]):
 
     def __init__(
         self,
-        detect: Callable[[Mapping[str, Any]], Format[C] | None],
+        detect: Callable[[Mapping[str, Any]], RowFormat[C] | None],
         *,
         kind: str,
         known: str,
-        check: Callable[[Mapping[str, Any], Format[C], C], None] | None = None,
+        check: Callable[[Mapping[str, Any], RowFormat[C], C], None] | None = None,
     ) -> None:
-        """Create a converter; `check` raises `Misfit` for a converted row that cannot be used."""
+        """Create a converter; `check` raises `FormatMismatch` for a converted row that cannot be used."""
         self._detect, self._kind, self._known, self._check = detect, kind, known, check
-        self._format: tuple[str, Format[C]] | None = None
+        self._format: tuple[str, RowFormat[C]] | None = None
 
     def __call__(self, row: Row) -> tuple[C, frozenset[str]]:
         """Convert a row; return the result and the fields that were read."""
@@ -123,17 +125,17 @@ class _Converter(Generic[C]):
         format = self._format[1]
         if not format.fits(values):
             expected = f"a row of the format {format.describe()}, like the first row of this file"
-            raise Unusable(Problem("misfit", expected, f"the fields {', '.join(values) or '(none)'}"))
+            raise UnusableRow(RowProblem("misfit", expected, f"the fields {', '.join(values) or '(none)'}"))
         try:
             converted = format.read(values)
             if self._check:
                 self._check(values, format, converted)
             return converted, format.reads
-        except Misfit as error:
+        except FormatMismatch as error:
             expected = f"a row of the format {format.describe()}"
-            raise Unusable(Problem(error.reason, expected, str(error), error.hint)) from None
+            raise UnusableRow(RowProblem(error.reason, expected, str(error), error.hint)) from None
 
-    def _detect_format(self, row: Row) -> Format[C]:
+    def _detect_format(self, row: Row) -> RowFormat[C]:
         format = self._detect(row.values or {})
         if format is None:
             got = f"the fields {', '.join(row.values or {}) or '(none)'}"
@@ -141,7 +143,7 @@ class _Converter(Generic[C]):
         return format
 
 
-class DialogueMaker:
+class DialogueConverter:
     """A converter of rows to dialogues."""
 
     def __init__(self) -> None:
@@ -157,7 +159,7 @@ class DialogueMaker:
         return Dialogue(record_id(row, values), tuple(messages), *_provenance(row, values, source, reads))
 
 
-class OpinionMaker:
+class PreferenceConverter:
     """A converter of rows to preferences and rated answers."""
 
     def __init__(self, dropped: Dropped | None) -> None:
@@ -167,7 +169,7 @@ class OpinionMaker:
         )
         self._dropped = dropped
 
-    def __call__(self, row: Row, source: Source) -> list[Preference | Rated]:
+    def __call__(self, row: Row, source: Source) -> list[Preference | UnpairedPreference]:
         row_opinions, reads = self._convert(row)
         values = row.values or {}
         name, licence, metadata = _provenance(row, values, source, reads)
@@ -177,11 +179,11 @@ class OpinionMaker:
             match preference_formats.check_opinion(opinion):
                 case Flaw(reason, detail):
                     if self._dropped:
-                        self._dropped(Drop(id, name, reason, detail))
-                case Pair(prompt, chosen, rejected, margin):
+                        self._dropped(DroppedRecord(id, name, reason, detail))
+                case PreferenceRow(prompt, chosen, rejected, margin):
                     records.append(Preference(id, prompt, chosen, rejected, name, licence, margin, metadata))
-                case Verdict(prompt, answer, good):
-                    records.append(Rated(id, prompt, answer, good, name, licence, metadata))
+                case UnpairedPreferenceRow(prompt, answer, good):
+                    records.append(UnpairedPreference(id, prompt, answer, good, name, licence, metadata))
         return records
 
 
@@ -191,7 +193,7 @@ def _check_label(values: Mapping[str, Any], reads: Iterable[str]) -> None:
         if values.get(name) is False and name not in reads:
             got = f"`{name}` false: an answer that was rated bad"
             hint = "train on it with `dpo` and the loss `kto`, or set `on_bad_row: drop`"
-            raise Unusable(Problem("rated_bad", "an answer to imitate", got, hint))
+            raise UnusableRow(RowProblem("rated_bad", "an answer to imitate", got, hint))
 
 
 _PROVENANCE_FIELDS = {"id", "source", "license", "licence", "metadata"}
@@ -236,4 +238,4 @@ def _last_name(path: str) -> str:
     """Return one name for a path pattern: `books` for `../books/**/*.txt` and for `books.jsonl.zst`."""
     parts = [part for part in PurePosixPath(path).parts if not glob.has_magic(part) and part.strip("./")]
     name = printable(parts[-1]) if parts else "text"
-    return name.split(".")[0] or name if File(name, name, 0).suffix in READERS else name
+    return name.split(".")[0] or name if SourceFile(name, name, 0).suffix in READERS else name

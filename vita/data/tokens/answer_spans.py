@@ -21,42 +21,42 @@ from vita.spine.errors import DataError
 Content = Mapping[str, str]
 Render = Callable[[Sequence[Content], bool | None], str]
 """(messages, add_generation_prompt) -> text; None stands for the value of the original rendering."""
-Markers = Callable[[str], "Sequence[Span]"]
+Markers = Callable[[str], "Sequence[TextSpan]"]
 """text -> the spans of the special tokens in a text that a template wrote."""
 
 HINT = "put {% generation %} and {% endgeneration %} around what the assistant writes, or correct the template"
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """Characters [start, end) of a text."""
 
     start: int
     end: int
 
-    def overlaps(self, other: Span) -> bool:
+    def overlaps(self, other: TextSpan) -> bool:
         """Return True if both spans have a character in common."""
         return self.start < other.end and other.start < self.end
 
-    def contains(self, other: Span) -> bool:
+    def contains(self, other: TextSpan) -> bool:
         """Return True if this span contains all characters of `other`."""
         return self.start <= other.start and other.end <= self.end
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSpan:
     """An assistant's answer in a rendered dialogue."""
 
-    span: Span
+    span: TextSpan
     """The text that the model is to generate, with the end of the turn if the template writes one."""
-    content: Span
+    content: TextSpan
     """The message's own text."""
-    end: Span | None
+    end: TextSpan | None
     """The text that ends the turn: a special token, or text such as `<|end|>` that the template writes in any case."""
 
 
 def locate_contents(
     render: Render, messages: Sequence[Content], text: str, *, probes: Sequence[str]
-) -> list[list[Span]]:
+) -> list[list[TextSpan]]:
     """Locate the content of each message in `text`; the list is empty if the template omits the message.
 
     `probes` are characters, one for each message, that neither the messages nor the template contain.
@@ -72,23 +72,23 @@ def find_answers(
     render: Render,
     messages: Sequence[Content],
     text: str,
-    located: Sequence[Sequence[Span]],
+    located: Sequence[Sequence[TextSpan]],
     *,
     markers: Markers,
     stops: Collection[str],
     probes: Sequence[str],
-) -> dict[int, Answer]:
+) -> dict[int, AnswerSpan]:
     """Locate the answers of a template without `{% generation %}`; return them by message number.
 
     `stops` are the special tokens at which generation ends.
     """
-    finder = _Finder(render, messages, text, located, markers, stops, probes)
+    finder = _AnswerFinder(render, messages, text, located, markers, stops, probes)
     answers = {number: finder.find(number) for number, message in enumerate(messages) if message["role"] == "assistant"}
     _refuse_overlaps(answers, located)
     return answers
 
 
-def check_marked(spans: Sequence[Span], messages: Sequence[Content], located: Sequence[Sequence[Span]]) -> None:
+def check_marked(spans: Sequence[TextSpan], messages: Sequence[Content], located: Sequence[Sequence[TextSpan]]) -> None:
     """Raise an error if a `{% generation %}` block contains the text of another role."""
     for message, contents in zip(messages, located, strict=True):
         if message["role"] == "assistant":
@@ -102,8 +102,8 @@ def check_marked(spans: Sequence[Span], messages: Sequence[Content], located: Se
 
 
 def assign_marked(
-    spans: Sequence[Span], messages: Sequence[Content], located: Sequence[Sequence[Span]]
-) -> list[tuple[int, Span]]:
+    spans: Sequence[TextSpan], messages: Sequence[Content], located: Sequence[Sequence[TextSpan]]
+) -> list[tuple[int, TextSpan]]:
     """Return the message number and the content span of each `{% generation %}` block."""
     contents = [
         (number, content)
@@ -125,16 +125,16 @@ def assign_marked(
 
 
 @dataclass(frozen=True)
-class _Finder:
+class _AnswerFinder:
     render: Render
     messages: Sequence[Content]
     text: str
-    located: Sequence[Sequence[Span]]
+    located: Sequence[Sequence[TextSpan]]
     markers: Markers
     stops: Collection[str]
     probes: Sequence[str]
 
-    def find(self, number: int) -> Answer:
+    def find(self, number: int) -> AnswerSpan:
         """Locate the answer of message `number`."""
         if len(self.located[number]) != 1:
             raise _unclear(number)
@@ -144,11 +144,11 @@ class _Finder:
         neighbours = [span for index, spans in enumerate(self.located) if index != number for span in spans]
         before = max((span.end for span in neighbours if span.end <= content.start), default=0)
         after = min((span.start for span in neighbours if span.start >= content.end), default=len(self.text))
-        start = self._start(number, Span(before, content.start))
-        end = self._end(number, Span(content.end, after))
-        return Answer(Span(start, end.end if end else content.end), content, end)
+        start = self._start(number, TextSpan(before, content.start))
+        end = self._end(number, TextSpan(content.end, after))
+        return AnswerSpan(TextSpan(start, end.end if end else content.end), content, end)
 
-    def _start(self, number: int, gap: Span) -> int:
+    def _start(self, number: int, gap: TextSpan) -> int:
         """Return the start of the answer, after its prompt; `gap` is the template's text before the content."""
         header = self._header(number)
         if header is None:
@@ -175,7 +175,7 @@ class _Finder:
         prefix = gap[common_prefix(prompt[prompt.rfind(first) + 1 :], gap) :]
         return len(prefix) if before.endswith(prefix) else len(before)
 
-    def _end(self, number: int, gap: Span) -> Span | None:
+    def _end(self, number: int, gap: TextSpan) -> TextSpan | None:
         """Return the end of the turn; `gap` is the template's text after the answer.
 
         The end is the first special token that belongs to the turn. If there is none and other turns follow, the end is
@@ -192,8 +192,8 @@ class _Finder:
         first = next(iter(self.markers(trailer)), None)
         if first is None or first.end > shared or self._begins_a_turn(number, trailer[first.start : first.end]):
             length = self._plain_end(trailer, final, shared) if shared < len(trailer) else 0
-            return Span(gap.start, gap.start + length) if length else None
-        return Span(gap.start + first.start, gap.start + first.end)
+            return TextSpan(gap.start, gap.start + length) if length else None
+        return TextSpan(gap.start + first.start, gap.start + first.end)
 
     def _plain_end(self, trailer: str, final: str, shared: int) -> int:
         """Return the length of the plain text that always ends an answer, without special tokens and partial words.
@@ -233,7 +233,7 @@ def common_prefix(left: str, right: str) -> int:
     return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-def _refuse_overlaps(answers: Mapping[int, Answer], located: Sequence[Sequence[Span]]) -> None:
+def _refuse_overlaps(answers: Mapping[int, AnswerSpan], located: Sequence[Sequence[TextSpan]]) -> None:
     for number, answer in answers.items():
         for other, contents in enumerate(located):
             if other != number and any(answer.span.overlaps(content) for content in contents):
@@ -261,7 +261,7 @@ def _try(render: Render, messages: Sequence[Content], add_generation_prompt: boo
 
 def _align(
     probed: str | None, text: str, messages: Sequence[Content], probes: Sequence[str]
-) -> list[list[Span]] | None:
+) -> list[list[TextSpan]] | None:
     """Locate all contents from one rendering with probes, if `text` is equal apart from the contents.
 
     Return None if it is not, because the text of the template depends on the contents.
@@ -270,7 +270,7 @@ def _align(
         return None
     numbers = {probe: number for number, probe in enumerate(probes)}
     positions = [index for index, character in enumerate(probed) if character in numbers]
-    located: list[list[Span]] = [[] for _ in messages]
+    located: list[list[TextSpan]] = [[] for _ in messages]
     start = positions[0] if positions else len(probed)
     if not text.startswith(probed[:start]):
         return None
@@ -280,7 +280,7 @@ def _align(
         written = _written(text, start, messages[number]["content"], literal, last=following == len(probed))
         if written is None:
             return None
-        located[number].append(Span(start, start + len(written)))
+        located[number].append(TextSpan(start, start + len(written)))
         start += len(written) + len(literal)
     return located if start == len(text) else None
 
@@ -298,7 +298,7 @@ def _written(text: str, start: int, content: str, literal: str, *, last: bool) -
     return None
 
 
-def _locate(render: Render, messages: Sequence[Content], text: str, *, number: int, probe: str) -> list[Span]:
+def _locate(render: Render, messages: Sequence[Content], text: str, *, number: int, probe: str) -> list[TextSpan]:
     """Locate one content by the difference to a rendering in which only this content is a probe."""
     probed = [{**message, "content": probe} if index == number else message for index, message in enumerate(messages)]
     rendered = _try(render, probed, None)
@@ -313,4 +313,4 @@ def _locate(render: Render, messages: Sequence[Content], text: str, *, number: i
     start = common_prefix(text, rendered[: rendered.find(probe)])
     suffix = rendered[rendered.rfind(probe) + 1 :]
     shared = common_prefix(text[start:][::-1], suffix[::-1])
-    return [Span(start, len(text) - shared)] * count
+    return [TextSpan(start, len(text) - shared)] * count

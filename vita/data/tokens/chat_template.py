@@ -1,7 +1,7 @@
 """Chat templates: dialogues as tokens, with a mask of the tokens that the model learns.
 
     template = ChatTemplate.load(model_folder)             # or ChatTemplate.default(): ChatML
-    encode(tokenizer, template, messages)                  # Encoded(ids, learn)
+    encode(tokenizer, template, messages)                  # EncodedDialogue(ids, learn)
     encode_prompt(tokenizer, template, messages)           # only the ids, for generation
 
 The template is the one in the model's folder, so training, testing and serving see the same tokens. Text between
@@ -30,13 +30,13 @@ from vita.data.records import Message
 from vita.data.tokens.answer_spans import (
     Content,
     Render,
-    Span,
+    TextSpan,
     assign_marked,
     check_marked,
     find_answers,
     locate_contents,
 )
-from vita.data.tokens.tokenizer import Spans, Tokenizer, read_settings
+from vita.data.tokens.tokenizer import Tokenizer, TokenSpans, read_settings
 from vita.spine.errors import DataError, ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder
 
@@ -71,7 +71,7 @@ def training_clock() -> datetime:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedDialogue:
     """A dialogue in tokens; `learn` marks the tokens that the model learns."""
 
     ids: list[int]
@@ -179,7 +179,7 @@ def encode(
     *,
     add_generation_prompt: bool = False,
     learn_from: int = 0,
-) -> Encoded:
+) -> EncodedDialogue:
     """Encode a dialogue, with the assistant's answers and ends of turn marked as learned.
 
     Ids equal those of transformers' `apply_chat_template`, except that names of special tokens in a message remain
@@ -194,7 +194,9 @@ def encode(
         template._render(contents, add_generation_prompt=add_generation_prompt, marks=marks), *marks
     )
     learned = {number for number, message in enumerate(messages) if message.learned and number >= learn_from}
-    layout = _Layout.of(tokenizer, template, contents, restore, text, add_generation_prompt=add_generation_prompt)
+    layout = _RenderedDialogue.of(
+        tokenizer, template, contents, restore, text, add_generation_prompt=add_generation_prompt
+    )
     answers = layout.marked_answers(marked) if template.marks_answers else layout.find_answers()
     rewritten = layout.rewritten(answers, learned)
     spans = tokenizer.template_spans(text, restore=restore)
@@ -204,10 +206,10 @@ def encode(
     _check_last_answer(tokenizer, template, messages, answers)
     learn = _overlaps(spans, [answer.span for answer in answers if answer.message in learned - set(rewritten)])
     altered = any(layout.is_altered(answer) for answer in answers if answer.message in learned - set(rewritten))
-    return Encoded(ids, learn.tolist(), rewritten, layout.omitted(), altered)
+    return EncodedDialogue(ids, learn.tolist(), rewritten, layout.omitted(), altered)
 
 
-def encode_training(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> list[Encoded]:
+def encode_training(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> list[EncodedDialogue]:
     """Return the sequences from which all answers of a dialogue are learned.
 
     This is one sequence, unless the template changes an answer if other turns follow it (for example, it removes the
@@ -257,7 +259,7 @@ def omitted_roles(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequen
     contents, restore = _with_stand_ins(messages, tokenizer, template)
     text = template._render(contents, add_generation_prompt=True, marks=("", ""))
     try:
-        return _Layout.of(tokenizer, template, contents, restore, text, add_generation_prompt=True).omitted()
+        return _RenderedDialogue.of(tokenizer, template, contents, restore, text, add_generation_prompt=True).omitted()
     except DataError:
         return ()
 
@@ -316,19 +318,19 @@ class _Generation(Extension):
         return start + caller() + end
 
 
-def _unmarked(text: str, start: str, end: str) -> tuple[str, list[Span]]:
+def _unmarked(text: str, start: str, end: str) -> tuple[str, list[TextSpan]]:
     """Return the text without marks, and the spans between the marks."""
     if not start:
         return text, []
     parts = re.split(f"([{start}{end}])", text)
     texts: list[str] = []
-    answers: list[Span] = []
+    answers: list[TextSpan] = []
     position = start_position = 0
     for part in parts:
         if part == start:
             start_position = position
         elif part == end:
-            answers.append(Span(start_position, position))
+            answers.append(TextSpan(start_position, position))
         else:
             texts.append(part)
             position += len(part)
@@ -339,7 +341,7 @@ class _Answer(NamedTuple):
     """The learned span of one message."""
 
     message: int
-    span: Span
+    span: TextSpan
     written: str
     """The message's text as the template wrote it."""
     has_end: bool
@@ -347,7 +349,7 @@ class _Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _RenderedDialogue:
     """A rendered dialogue, in which the answers are located."""
 
     tokenizer: Tokenizer
@@ -366,7 +368,7 @@ class _Layout:
         text: str,
         *,
         add_generation_prompt: bool,
-    ) -> _Layout:
+    ) -> _RenderedDialogue:
         def render(messages: Sequence[Content], prompt: bool | None) -> str:
             asks = add_generation_prompt if prompt is None else prompt
             return template._render([dict(message) for message in messages], add_generation_prompt=asks, marks=("", ""))
@@ -395,7 +397,7 @@ class _Layout:
             for number, answer in answers.items()
         ]
 
-    def marked_answers(self, spans: Sequence[Span]) -> list[_Answer]:
+    def marked_answers(self, spans: Sequence[TextSpan]) -> list[_Answer]:
         """Return the answers that the template marks; marks around the text of another role are refused."""
         check_marked(spans, self.contents, self.located)
         owners = assign_marked(spans, self.contents, self.located)
@@ -405,7 +407,7 @@ class _Layout:
         ]
 
     @cached_property
-    def located(self) -> list[list[Span]]:
+    def located(self) -> list[list[TextSpan]]:
         """The spans of each message's text."""
         return locate_contents(self.render, self.contents, self.text, probes=self.probes)
 
@@ -429,18 +431,18 @@ class _Layout:
             return False
         return content in self.render(self.contents[: answer.message + 1], False)
 
-    def _has_end(self, span: Span) -> bool:
+    def _has_end(self, span: TextSpan) -> bool:
         """Return True if a span contains a token that stops generation, or ends with a special token."""
         text = self.text[slice(*span)]
         markers = self._markers(text)
         stops = any(self.tokenizer.specials[text[slice(*marker)]] in self.tokenizer.stops for marker in markers)
         return stops or (bool(markers) and not text[markers[-1].end :].strip())
 
-    def _markers(self, text: str) -> list[Span]:
-        return [Span(*match.span()) for match in self.tokenizer.special_pattern.finditer(text)]
+    def _markers(self, text: str) -> list[TextSpan]:
+        return [TextSpan(*match.span()) for match in self.tokenizer.special_pattern.finditer(text)]
 
 
-def _overlaps(spans: Spans, answers: Iterable[Span]) -> np.ndarray:
+def _overlaps(spans: TokenSpans, answers: Iterable[TextSpan]) -> np.ndarray:
     """Return a mask of the tokens that contain a character of an answer."""
     learn = np.zeros(len(spans.ids), dtype=bool)
     for start, end in answers:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vita.data.hash_sampling import hash_fraction, repeat_count
-from vita.data.records import Document, Drop
+from vita.data.records import Document, DroppedRecord
 from vita.data.sources.read import Dropped, Source, documents
 from vita.data.tokens.shards import Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
@@ -48,9 +48,9 @@ class Domain:
         tell: Callable[[int], None] = lambda count: None,
     ) -> Domain:
         """Tokenize the sources and write both parts to `folder`, since a domain may exceed the memory."""
-        dropped, samples = Counter[str](), Sample(sample, seed=seed)
+        dropped, samples = Counter[str](), DocumentSample(sample, seed=seed)
 
-        def count_drop(drop: Drop) -> None:
+        def count_drop(drop: DroppedRecord) -> None:
             dropped[drop.reason] += 1
 
         def encode_part(*, is_held_out: bool) -> Iterator[tuple[Document, np.ndarray]]:
@@ -75,7 +75,7 @@ class Domain:
         return cls(train, heldout, samples.documents(), dropped)
 
 
-class Sample:
+class DocumentSample:
     """A sample of documents, selected by the hash of their text, independent of their order."""
 
     def __init__(self, size: int, *, seed: int) -> None:
@@ -99,7 +99,7 @@ class Sample:
 
 def sample_documents(shards: Shards, tokenizer: Tokenizer, *, size: int, seed: int = 0) -> list[Document]:
     """Return a sample of the documents of a token stream, decoded to text."""
-    sample = Sample(size, seed=seed)
+    sample = DocumentSample(size, seed=seed)
     for span in shards.documents_between(0, shards.tokens):
         ids = shards.read(span.start + 1, span.stop).tolist()  # after the token that begins it
         document = Document(span.id, tokenizer.decode(ids), span.source, span.licence)
@@ -115,4 +115,4 @@ def _documents(sources: Sequence[Source], drop: Dropped) -> Iterator[tuple[Docum
             if document.text.strip():
                 yield document, source.repeat
             else:
-                drop(Drop(document.id, document.source, "empty"))
+                drop(DroppedRecord(document.id, document.source, "empty"))

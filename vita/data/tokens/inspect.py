@@ -14,19 +14,19 @@ from pathlib import Path
 
 from rich.text import Text
 
-from vita.data.records import Drop
+from vita.data.records import DroppedRecord
 from vita.data.sources import dialogue_formats
 from vita.data.sources.preference_formats import VERDICTS
 from vita.data.sources.preference_formats import detect as detect_preference
 from vita.data.sources.read import Source, documents, first_row
 from vita.data.sources.records_from_rows import TEXT_FIELDS
-from vita.data.tokens.chat_template import ChatTemplate, Encoded
+from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue
 from vita.data.tokens.preference_pairs import examine_pairs, examine_ratings
-from vita.data.tokens.row_counts import Counts
+from vita.data.tokens.row_counts import RecordCounts
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer, read_settings
 from vita.data.tokens.truncation import OnLong
-from vita.data.tokens.tuning_examples import TuningSettings, read_dialogues
+from vita.data.tokens.tuning_examples import EncodingSettings, read_dialogues
 from vita.spine.errors import ConfigError, DataError, ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder
 
@@ -40,7 +40,7 @@ STREAM_ROW = 256
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodingDefaults:
     """The settings with which a stage reads its rows, or their defaults."""
 
     length: int | None = None
@@ -52,7 +52,7 @@ class Reading:
 
 
 def examples(
-    path: str | Path, *, tokenizer: str | Path | None, count: int, reading: Reading = Reading()
+    path: str | Path, *, tokenizer: str | Path | None, count: int, reading: EncodingDefaults = EncodingDefaults()
 ) -> Iterator[Text]:
     """Yield the first `count` rows of a tokens artifact, a corpus, or a file of dialogues, preferences or documents.
 
@@ -78,7 +78,7 @@ def examples(
 
 
 def source_rows(
-    sources: Sequence[Source], tokenizer: Tokenizer, *, folder: ModelFolder, count: int, reading: Reading
+    sources: Sequence[Source], tokenizer: Tokenizer, *, folder: ModelFolder, count: int, reading: EncodingDefaults
 ) -> Iterator[Text]:
     """Yield the first records of sources, read as the stage for their kind reads them."""
     context = context_of(folder)
@@ -110,8 +110,8 @@ def context_of(folder: ModelFolder) -> int | None:
     return context if isinstance(context, int) else None
 
 
-def _settings(reading: Reading, length: int | None, on_long: OnLong) -> TuningSettings:
-    return TuningSettings(length or UNLIMITED, reading.on_long or on_long, reading.held_out, reading.seed)
+def _settings(reading: EncodingDefaults, length: int | None, on_long: OnLong) -> EncodingSettings:
+    return EncodingSettings(length or UNLIMITED, reading.on_long or on_long, reading.held_out, reading.seed)
 
 
 def _kind_of(source: Source) -> str:
@@ -164,10 +164,10 @@ def _kind_of_artifact(folder: Path) -> str | None:
 
 
 def dialogue_rows(
-    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[list[Text]]:
     """Dialogues as `sft` reads them; each sequence with its heading, or the reason for which a dialogue is dropped."""
-    counts = Counts("dialogues", settings.length)
+    counts = RecordCounts("dialogues", settings.length)
     for dialogue in read_dialogues(sources, tokenizer, template, settings):
         name = f"dialogue {dialogue.id} from {dialogue.source}"
         if dialogue.drop:
@@ -186,12 +186,12 @@ def dialogue_rows(
 
 
 def pair_rows(
-    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[list[Text]]:
     """Pairs as `dpo` and `reward` read them: both answers, or the reason for which a pair is dropped."""
-    counts = Counts("pairs", settings.length)
+    counts = RecordCounts("pairs", settings.length)
     for pair in examine_pairs(sources, tokenizer, template, settings):
-        if isinstance(pair, Drop):
+        if isinstance(pair, DroppedRecord):
             yield [_heading(f"pair {pair.id} from {pair.source}: dropped: {counts.describe(pair.reason)}")]
             continue
         lines = []
@@ -204,12 +204,12 @@ def pair_rows(
 
 
 def rating_rows(
-    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+    sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[list[Text]]:
     """Rated answers as `dpo` reads them for the loss `kto`."""
-    counts = Counts("answers", settings.length)
+    counts = RecordCounts("answers", settings.length)
     for answer in examine_ratings(sources, tokenizer, template, settings):
-        if isinstance(answer, Drop):
+        if isinstance(answer, DroppedRecord):
             yield [_heading(f"answer {answer.id} from {answer.source}: dropped: {counts.describe(answer.reason)}")]
             continue
         rated, (encoded, _) = answer
@@ -232,11 +232,11 @@ def document_rows(sources: Sequence[Source], tokenizer: Tokenizer, *, length: in
             yield [_heading(heading), tokens(ids[:length], tokenizer, learn=learn)]
 
 
-def _targets(encoded: Encoded) -> int:
+def _targets(encoded: EncodedDialogue) -> int:
     return sum(encoded.learn[1:])  # nothing comes before the first token
 
 
-def _template_effects(encoded: Encoded) -> str:
+def _template_effects(encoded: EncodedDialogue) -> str:
     """Return the messages that the chat template omits or changes, for a heading."""
     omitted = "".join(f", a {role} message is left out by the chat template" for role in encoded.omitted)
     return omitted + (", an answer is changed by the chat template" if encoded.altered else "")

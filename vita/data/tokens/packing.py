@@ -1,7 +1,7 @@
 """Packing of whole dialogues of different lengths into rows of `context` tokens, with little padding.
 
-    packing = Packing(encoded, context=512, pad=tokenizer.pad)
-    packing.batch(step, rows=16, seed=0)        # Packed(ids, learn, documents, positions)
+    packing = PackedDataset(encoded, context=512, pad=tokenizer.pad)
+    packing.batch(step, rows=16, seed=0)        # PackedRows(ids, learn, documents, positions)
 
 Best-fit decreasing: from the longest to the shortest, each goes into the fullest row that still has room for it.
 `documents` and `positions` keep the dialogues of a row apart, so that the loss is that of each one alone.
@@ -19,14 +19,14 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from vita.data.tokens.chat_template import Encoded
+from vita.data.tokens.chat_template import EncodedDialogue
 from vita.data.tokens.permutation import shuffled
 from vita.data.tokens.truncation import fit
 from vita.spine.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedRows:
     """Rows of whole dialogues."""
 
     ids: Int64[np.ndarray, "rows context"]
@@ -38,7 +38,7 @@ class Packed:
     """Counted from 0 in each dialogue."""
 
 
-class Packing:
+class PackedDataset:
     """Encoded dialogues in packed rows.
 
     A dialogue longer than `context` keeps its beginning, or is dropped where `too_long` says so; one without a
@@ -47,7 +47,7 @@ class Packing:
 
     def __init__(
         self,
-        dialogues: Iterable[Encoded],
+        dialogues: Iterable[EncodedDialogue],
         *,
         context: int,
         pad: int,
@@ -91,7 +91,7 @@ class Packing:
         """The number of learned tokens in an epoch."""
         return int(self._row_targets.sum())
 
-    def batch(self, step: int, *, rows: int, seed: int, rank: int = 0, world_size: int = 1) -> Packed:
+    def batch(self, step: int, *, rows: int, seed: int, rank: int = 0, world_size: int = 1) -> PackedRows:
         """The rows of `rank` in `step`, of `rows` a step over the whole world; every epoch has an order of its own."""
         if rows < 1 or rows % world_size:
             raise ConfigError("packing.rows", expected=f"a multiple of the {world_size} processes", got=rows)
@@ -107,7 +107,7 @@ class Packing:
         """Return the number of learned tokens in `step` over all processes, by which its loss is divided."""
         return int(self._row_targets[self.order(step * rows, rows, seed=seed)].sum())
 
-    def take(self, chosen: Sequence[int]) -> Packed:
+    def take(self, chosen: Sequence[int]) -> PackedRows:
         """Rows by their number."""
         shape = (len(chosen), self.context)
         ids, learn = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -120,13 +120,13 @@ class Packing:
                 documents[row, part], positions[row, part] = document, np.arange(part.stop - at)
                 at = part.stop
             documents[row, at:], positions[row, at:] = len(self.rows[number]), np.arange(self.context - at)
-        return Packed(ids, learn, documents, positions)
+        return PackedRows(ids, learn, documents, positions)
 
     @cached_property
     def _row_targets(self) -> np.ndarray:
         return np.array([sum(int(self._learn[item].sum()) for item in row) for row in self.rows])
 
-    def _take(self, dialogue: Encoded, *, drop: bool) -> bool:
+    def _take(self, dialogue: EncodedDialogue, *, drop: bool) -> bool:
         fitted = fit(dialogue, length=self.context, on_long="drop" if drop else "truncate")
         if isinstance(fitted, str):
             self.dropped[fitted] += 1

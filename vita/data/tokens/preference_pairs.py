@@ -2,7 +2,7 @@
 
     pairs = read_pairs(sources, tokenizer, template, length=512)
     pairs.counts.summary()
-    rows = PairRows(pairs.train, pad=tokenizer.pad, context=512)
+    rows = PairDataset(pairs.train, pad=tokenizer.pad, context=512)
     rows.take(rows.order(step, rows=16, seed=0))        # ids and learn: [16, 2, tokens]
 
 Only the tokens of an answer are learned or scored, with its end of turn. Drops are counted by reason.
@@ -20,14 +20,14 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
-from vita.data.records import Drop, Message, Preference, Rated
+from vita.data.records import DroppedRecord, Message, Preference, UnpairedPreference
 from vita.data.sources.read import Source, preferences, ratings
-from vita.data.tokens.chat_template import ChatTemplate, Encoded, encode, encode_prompt
+from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue, encode, encode_prompt
 from vita.data.tokens.permutation import shuffled
-from vita.data.tokens.row_counts import Counts
+from vita.data.tokens.row_counts import RecordCounts
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.truncation import OnLong, fit
-from vita.data.tokens.tuning_examples import TuningSettings, refused_by_template
+from vita.data.tokens.tuning_examples import EncodingSettings, refused_by_template
 from vita.spine.config import InputPath
 from vita.spine.errors import ConfigError, DataError
 
@@ -42,7 +42,7 @@ class TokenPair:
     id: str
     source: str
     prompt: tuple[Message, ...]
-    answers: tuple[Encoded, Encoded]
+    answers: tuple[EncodedDialogue, EncodedDialogue]
     margin: float = 0.0
     good: bool = True
     """True if a rated answer was rated good."""
@@ -57,10 +57,10 @@ class TokenPair:
 
 
 @dataclass
-class Found:
+class PairSet:
     """The training and held-out pairs of the sources, with counts."""
 
-    counts: Counts
+    counts: RecordCounts
     train: list[TokenPair] = field(default_factory=list)
     heldout: list[TokenPair] = field(default_factory=list)
 
@@ -88,17 +88,17 @@ def read_pairs(
     seed: int = 0,
     shuffle_labels: bool = False,
     tell: Callable[[int], None] = lambda count: None,
-) -> Found:
+) -> PairSet:
     """Read every pair of the sources; a share of the *prompts* is held out, so that no prompt is in both splits.
 
     `shuffle_labels` swaps the answers of a random half of the training pairs: a control without a signal to learn.
     """
-    counts = Counts("pairs", length)
-    pairs = Found(counts)
-    settings = TuningSettings(length, on_long)
+    counts = RecordCounts("pairs", length)
+    pairs = PairSet(counts)
+    settings = EncodingSettings(length, on_long)
     for source in sources:
         for pair in examine_pairs([source], tokenizer, template, settings):
-            if isinstance(pair, Drop):
+            if isinstance(pair, DroppedRecord):
                 counts.drop_record(pair)
                 continue
             counts.add_metadata(pair.columns, source)
@@ -114,10 +114,10 @@ def read_pairs(
 
 
 def examine_pairs(
-    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
-) -> Iterator[TokenPair | Drop]:
+    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
+) -> Iterator[TokenPair | DroppedRecord]:
     """All pairs of the sources in order, with those that are dropped; `dpo`, `reward` and `data show` read this."""
-    drops: list[Drop] = []
+    drops: list[DroppedRecord] = []
     for source in sources:
         for preference in preferences(source, dropped=drops.append):
             yield from drops
@@ -127,7 +127,7 @@ def examine_pairs(
             except DataError as error:
                 yield refused_by_template(error, preference.id, preference.source, source)
                 continue
-            yield Drop(preference.id, preference.source, pair) if isinstance(pair, str) else pair
+            yield DroppedRecord(preference.id, preference.source, pair) if isinstance(pair, str) else pair
         yield from drops
         drops.clear()
 
@@ -143,15 +143,15 @@ def read_ratings(
     seed: int = 0,
     shuffle_labels: bool = False,
     tell: Callable[[int], None] = lambda count: None,
-) -> Found:
+) -> PairSet:
     """Read every rated answer of the sources, each with an answer to another prompt, as KTO requires."""
-    counts = Counts("answers", length)
-    pairs = Found(counts)
-    answers_by_split: dict[bool, list[tuple[Rated, Halves]]] = {False: [], True: []}
-    settings = TuningSettings(length, on_long)
+    counts = RecordCounts("answers", length)
+    pairs = PairSet(counts)
+    answers_by_split: dict[bool, list[tuple[UnpairedPreference, EncodedAnswer]]] = {False: [], True: []}
+    settings = EncodingSettings(length, on_long)
     for source in sources:
         for answer in examine_ratings([source], tokenizer, template, settings):
-            if isinstance(answer, Drop):
+            if isinstance(answer, DroppedRecord):
                 counts.drop_record(answer)
                 continue
             rated, halves = answer
@@ -178,10 +178,10 @@ def read_ratings(
 
 
 def examine_ratings(
-    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
-) -> Iterator[tuple[Rated, Halves] | Drop]:
+    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
+) -> Iterator[tuple[UnpairedPreference, EncodedAnswer] | DroppedRecord]:
     """All rated answers of the sources in order, with those that are dropped; as `kto` reads them."""
-    drops: list[Drop] = []
+    drops: list[DroppedRecord] = []
     for source in sources:
         for rated in ratings(source, dropped=drops.append):
             yield from drops
@@ -192,12 +192,12 @@ def examine_ratings(
                 yield refused_by_template(error, rated.id, rated.source, source)
                 continue
             fitted = fit(halves.encoded, length=settings.length, on_long=settings.on_long)
-            yield Drop(rated.id, rated.source, fitted) if isinstance(fitted, str) else (rated, halves)
+            yield DroppedRecord(rated.id, rated.source, fitted) if isinstance(fitted, str) else (rated, halves)
         yield from drops
         drops.clear()
 
 
-class Rows(NamedTuple):
+class PairBatch(NamedTuple):
     """Both answers of each pair, padded on the right."""
 
     ids: Int64[np.ndarray, "pairs 2 width"]
@@ -205,7 +205,7 @@ class Rows(NamedTuple):
     """The tokens of the answers."""
 
 
-class PairRows:
+class PairDataset:
     """Pairs by their number; every epoch has an order of its own."""
 
     def __init__(self, pairs: Sequence[TokenPair], *, pad: int, context: int) -> None:
@@ -234,7 +234,7 @@ class PairRows:
         """Return the width of rows for these pairs."""
         return min(-(-int(self.lengths[list(numbers)].max()) // WIDTHS) * WIDTHS, self.context)
 
-    def take(self, numbers: Sequence[int], *, width: int | None = None) -> Rows:
+    def take(self, numbers: Sequence[int], *, width: int | None = None) -> PairBatch:
         """Return rows by number, as wide as the longest of them or `width`."""
         shape = (len(numbers), 2, width or self.width(numbers))
         ids, learn = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
@@ -242,38 +242,38 @@ class PairRows:
             for at, answer in enumerate(self.pairs[number].answers):
                 ids[row, at, : len(answer.ids)] = answer.ids
                 learn[row, at, : len(answer.ids)] = answer.learn
-        return Rows(ids, learn)
+        return PairBatch(ids, learn)
 
 
 # -- answers in tokens
 
 
-class Halves(NamedTuple):
+class EncodedAnswer(NamedTuple):
     """An encoded prompt with its answer, and the position where the answer begins."""
 
-    encoded: Encoded
+    encoded: EncodedDialogue
     start: int
 
 
 def encode_answer(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
-) -> Encoded:
+) -> EncodedDialogue:
     """Encode a dialogue of which only the tokens of the answer are learned, not earlier assistant messages."""
     return _encoded(tokenizer, template, prompt, answer).encoded
 
 
 def _encoded(
     tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
-) -> Halves:
+) -> EncodedAnswer:
     encoded = encode(tokenizer, template, [*prompt, *answer], learn_from=len(prompt))
     prompt_ids = encode_prompt(tokenizer, template, prompt)
     # The common prefix: if the first letters of the answer merge with the last token of the prompt, it begins there.
     pairs = enumerate(zip(prompt_ids, encoded.ids, strict=False))
     start = next((at for at, (a, b) in pairs if a != b), min(len(prompt_ids), len(encoded.ids)))
-    return Halves(replace(encoded, learn=[False] * start + encoded.learn[start:]), start)
+    return EncodedAnswer(replace(encoded, learn=[False] * start + encoded.learn[start:]), start)
 
 
-def _halves(rated: Rated, tokenizer: Tokenizer, template: ChatTemplate) -> Halves:
+def _halves(rated: UnpairedPreference, tokenizer: Tokenizer, template: ChatTemplate) -> EncodedAnswer:
     return _encoded(tokenizer, template, rated.prompt, rated.answer)
 
 
@@ -304,11 +304,13 @@ def _pair(
     )
 
 
-def _cut(side: Encoded, length: int) -> Encoded:
+def _cut(side: EncodedDialogue, length: int) -> EncodedDialogue:
     return replace(side, ids=side.ids[:length], learn=side.learn[:length])
 
 
-def _pair_with_mismatched(rated_answers: list[tuple[Rated, Halves]], length: int, seed: int) -> list[TokenPair]:
+def _pair_with_mismatched(
+    rated_answers: list[tuple[UnpairedPreference, EncodedAnswer]], length: int, seed: int
+) -> list[TokenPair]:
     """Pair each rated answer with an answer to another prompt, selected once by hash so that it is scored once."""
     order = sorted(
         range(len(rated_answers)), key=lambda index: hash_fraction(rated_answers[index][0].id, f"{seed}/stray")
@@ -319,13 +321,13 @@ def _pair_with_mismatched(rated_answers: list[tuple[Rated, Halves]], length: int
         _, other = rated_answers[strays[index]]
         ids = halves.encoded.ids[: halves.start] + other.encoded.ids[other.start :]
         learn = [False] * halves.start + other.encoded.learn[other.start :]
-        token_pairs = (_cut(halves.encoded, length), _cut(Encoded(ids, learn), length))
+        token_pairs = (_cut(halves.encoded, length), _cut(EncodedDialogue(ids, learn), length))
         fields = rated.id, rated.source, rated.prompt
         pairs.append(TokenPair(*fields, token_pairs, good=rated.good, columns=rated.metadata))
     return pairs
 
 
-def _mismatched_index(order: list[int], position: int, answers: list[tuple[Rated, Halves]]) -> int:
+def _mismatched_index(order: list[int], position: int, answers: list[tuple[UnpairedPreference, EncodedAnswer]]) -> int:
     """Return the nearest previous answer in hash order that belongs to another prompt."""
     prompt = answers[order[position]][0].prompt
     candidates = (order[position - back] for back in range(1, len(order)))

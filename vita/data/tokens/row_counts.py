@@ -1,6 +1,6 @@
 """Counts of the rows that a stage read: learned, held out, or dropped by reason; the numbers add up.
 
-counts = Counts("dialogues", length=512)
+counts = RecordCounts("dialogues", length=512)
 counts.drop("cut_before_answer")
 counts.summary()        # "3 dialogues to learn from, 1 held out, 1 dropped, of 5 read. Dropped: ..."
 """
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vita.data.records import Drop
+from vita.data.records import DroppedRecord
 from vita.data.sources.fields import metadata_fields
 from vita.data.sources.source import Source
-from vita.data.tokens.chat_template import Encoded
+from vita.data.tokens.chat_template import EncodedDialogue
 from vita.spine.errors import DataError
 from vita.spine.events import Emit
 
@@ -24,7 +24,7 @@ LOUD = 0.1
 
 
 @dataclass
-class Counts:
+class RecordCounts:
     """The number of records read, learned, held out and dropped."""
 
     kind: str
@@ -39,7 +39,7 @@ class Counts:
     truncated: int = 0
     """Records that lost their end and still have a token to learn."""
     dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, Drop] = field(default_factory=dict)
+    examples: dict[str, DroppedRecord] = field(default_factory=dict)
     """The first record of each reason whose drop has a detail."""
     omitted: Counter[str] = field(default_factory=Counter)
     """Records with a message that the chat template leaves out, by the message's role."""
@@ -57,7 +57,7 @@ class Counts:
         """Count a record that is not used."""
         self.dropped[reason] += 1
 
-    def drop_record(self, drop: Drop) -> None:
+    def drop_record(self, drop: DroppedRecord) -> None:
         """Count a record that is not used, and keep the first of each reason as an example."""
         self.drop(drop.reason)
         if drop.detail:
@@ -69,7 +69,7 @@ class Counts:
         self.learned += not held_out
         self.truncated += truncated
 
-    def note_template(self, sequences: Sequence[Encoded]) -> None:
+    def note_template(self, sequences: Sequence[EncodedDialogue]) -> None:
         """Count what the chat template leaves out of a record that is learned or held out, and what it changes."""
         self.omitted.update({role for encoded in sequences for role in encoded.omitted})
         self.altered += any(encoded.altered for encoded in sequences)

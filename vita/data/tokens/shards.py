@@ -191,7 +191,7 @@ class _Writer:
         self._dtype = np.dtype("<u2" if vocabulary <= 2**16 else "<u4")
         self._tokens = self._documents = 0
         self._shards: list[dict[str, Any]] = []
-        self._shard: _Hashed | None = None
+        self._shard: _HashedFile | None = None
         self._by_source: dict[str, Counter[str]] = {}
         self._rows: list[tuple[str, str, str | None]] = []
 
@@ -205,7 +205,7 @@ class _Writer:
         self._parquet = pyarrow.parquet.ParquetWriter(
             self._folder / "documents.parquet", self._schema, compression="zstd"
         )
-        self._starts = _Hashed(self._folder / "starts.bin")
+        self._starts = _HashedFile(self._folder / "starts.bin")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -233,7 +233,7 @@ class _Writer:
         self._tokens += len(tokens)
         while len(tokens):
             if self._shard is None:
-                self._shard = _Hashed(self._folder / f"tokens-{len(self._shards):05d}.bin")
+                self._shard = _HashedFile(self._folder / f"tokens-{len(self._shards):05d}.bin")
             room = self._shard_tokens - self._shard.size // self._dtype.itemsize
             self._shard.write(tokens[:room])
             tokens = tokens[room:]
@@ -277,7 +277,7 @@ class _Writer:
             self._rows = []
 
 
-class _Hashed:
+class _HashedFile:
     """A file with its size and sha256 so far."""
 
     def __init__(self, path: Path) -> None:

@@ -31,7 +31,7 @@ SPECIALS = (DOCUMENT, START_OF_TURN, END_OF_TURN)
 """The special tokens of a tokenizer trained by Vita: always its last ids, in this order."""
 
 
-class Spans(NamedTuple):
+class TokenSpans(NamedTuple):
     """Token ids with the characters [start, stop) that each represents."""
 
     ids: np.ndarray
@@ -195,14 +195,14 @@ class Tokenizer:
             ids += [special] if special is not None else self._encode(text[start:end]).tolist()
         return ids
 
-    def spans(self, text: str) -> Spans:
+    def spans(self, text: str) -> TokenSpans:
         """`encode` with the characters of each token."""
         text = _valid(text)
         if self._fast is None:
             return _spans_of(self._plain.encode(text, add_special_tokens=False))
         return self._spanned(text, self._encode(text))
 
-    def template_spans(self, text: str, *, restore: Mapping[int, str] | None = None) -> Spans:
+    def template_spans(self, text: str, *, restore: Mapping[int, str] | None = None) -> TokenSpans:
         """`encode_template` with the characters of each token.
 
         `restore` maps stand-in characters back (as `str.translate` does) once the special tokens have been found:
@@ -216,14 +216,14 @@ class Tokenizer:
             ids = [np.array([special]) if special is not None else self._encode(text[start:end].translate(restore))
                    for start, end, special in pieces]  # fmt: skip
             return self._spanned(text.translate(restore), np.concatenate(ids) if ids else np.zeros(0, dtype=np.int64))
-        parts = [Spans(np.zeros(0, dtype=np.int64), *np.zeros((2, 0), dtype=np.int64))]
+        parts = [TokenSpans(np.zeros(0, dtype=np.int64), *np.zeros((2, 0), dtype=np.int64))]
         for start, end, special in pieces:
             if special is not None:
-                parts.append(Spans(np.array([special]), np.array([start]), np.array([end])))
+                parts.append(TokenSpans(np.array([special]), np.array([start]), np.array([end])))
             else:
                 ids, starts, stops = self.spans(text[start:end].translate(restore))
-                parts.append(Spans(ids, starts + start, stops + start))
-        return Spans(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+                parts.append(TokenSpans(ids, starts + start, stops + start))
+        return TokenSpans(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _pieces(self, text: str) -> list[tuple[int, int, int | None]]:
         """(start, end, id) of every special token in `text` and, with None, of what lies between."""
@@ -238,14 +238,14 @@ class Tokenizer:
             pieces.append((match.start(), position, self.specials[match.group()]))
         return pieces if position == len(text) else [*pieces, (position, len(text), None)]
 
-    def _spanned(self, text: str, ids: np.ndarray) -> Spans:
+    def _spanned(self, text: str, ids: np.ndarray) -> TokenSpans:
         """Characters of each token of `text`, from the bytes that the tokens stand for."""
         if not len(ids):
-            return Spans(*np.zeros((3, 0), dtype=np.int64))
+            return TokenSpans(*np.zeros((3, 0), dtype=np.int64))
         character = np.cumsum((np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80) - 1
         lengths = self._lengths[ids]
         stops = np.cumsum(lengths)
-        return Spans(ids.astype(np.int64), character[stops - lengths], character[stops - 1] + 1)
+        return TokenSpans(ids.astype(np.int64), character[stops - lengths], character[stops - 1] + 1)
 
     # -- ids to text
 
@@ -401,9 +401,9 @@ def _valid(text: str) -> str:
     return text
 
 
-def _spans_of(encoding: Any) -> Spans:
+def _spans_of(encoding: Any) -> TokenSpans:
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-    return Spans(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1])
+    return TokenSpans(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1])
 
 
 def _sentencepiece_bytes(token: str) -> bytes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from vita.data.tokens.chat_template import Encoded
+from vita.data.tokens.chat_template import EncodedDialogue
 
 OnLong = Literal["truncate", "drop"]
 
 
-def fit(encoded: Encoded, *, length: int, on_long: OnLong) -> Encoded | str:
+def fit(encoded: EncodedDialogue, *, length: int, on_long: OnLong) -> EncodedDialogue | str:
     """The sequence cut to `length` tokens, or the reason for which it is dropped."""
     if not any(encoded.learn[1:]):  # nothing comes before the first token
         return "no_target"

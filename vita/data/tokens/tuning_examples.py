@@ -1,6 +1,6 @@
 """Dialogues as fine-tuning reads them: in tokens, cut to length, held out or dropped with the reason.
 
-    for dialogue in read_dialogues(sources, tokenizer, template, TuningSettings(length=512)): ...
+    for dialogue in read_dialogues(sources, tokenizer, template, EncodingSettings(length=512)): ...
 
 The stage `sft` and `vita data show` both read with this function, so that what is shown is what is learned.
 """
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
-from vita.data.records import Dialogue, Drop, Message
+from vita.data.records import Dialogue, DroppedRecord, Message
 from vita.data.sources.flaws import answer_flaw
 from vita.data.sources.read import dialogues
 from vita.data.sources.source import Source
-from vita.data.tokens.chat_template import ChatTemplate, Encoded, encode_training
+from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue, encode_training
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.truncation import OnLong, fit
 from vita.spine.errors import DataError
 
 
 @dataclass(frozen=True)
-class TuningSettings:
+class EncodingSettings:
     """The settings for the conversion of records to token sequences."""
 
     length: int
@@ -39,7 +39,7 @@ class TuningDialogue:
 
     id: str
     source: str
-    sequences: tuple[Encoded, ...] = ()
+    sequences: tuple[EncodedDialogue, ...] = ()
     """Cut to length; more than one where the template changes answers once later turns follow."""
     tokens: int = 0
     """Tokens of the whole dialogue."""
@@ -47,17 +47,17 @@ class TuningDialogue:
     held_out: bool = False
     repeats: int = 1
     """How often an epoch shows it."""
-    drop: Drop | None = None
+    drop: DroppedRecord | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the row that are not learned."""
 
 
 def read_dialogues(
-    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+    sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[TuningDialogue]:
     """All dialogues of the sources in order, with those that are dropped."""
     for source in sources:
-        drops: list[Drop] = []
+        drops: list[DroppedRecord] = []
         for dialogue in dialogues(source, dropped=drops.append):
             yield from map(_dropped, drops)
             drops.clear()
@@ -65,36 +65,36 @@ def read_dialogues(
         yield from map(_dropped, drops)
 
 
-def refused_by_template(error: DataError, id: str, name: str, source: Source) -> Drop:
+def refused_by_template(error: DataError, id: str, name: str, source: Source) -> DroppedRecord:
     """The drop of a record that the chat template refuses; an error that names it where bad rows are errors."""
     if source.on_bad_row == "error":
         problem = error.problem or str(error)
         raise DataError(f"{id} from {name}: {error.where}", problem, hint=error.hint) from None
-    return Drop(id, name, "template", str(error))
+    return DroppedRecord(id, name, "template", str(error))
 
 
-def is_held_out(messages: Sequence[Message], settings: TuningSettings) -> bool:
+def is_held_out(messages: Sequence[Message], settings: EncodingSettings) -> bool:
     """Return True if a dialogue is held out, by the hash of its text, so that no copy of it is learned."""
     return hash_fraction(messages_text(messages), f"{settings.seed}/held out") < settings.held_out
 
 
-def _dropped(drop: Drop) -> TuningDialogue:
+def _dropped(drop: DroppedRecord) -> TuningDialogue:
     return TuningDialogue(drop.id, drop.source, drop=drop)
 
 
 def prepare_dialogue(
-    dialogue: Dialogue, source: Source, tokenizer: Tokenizer, template: ChatTemplate, settings: TuningSettings
+    dialogue: Dialogue, source: Source, tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> TuningDialogue:
     """One dialogue in tokens, cut to length, or dropped with the reason."""
     flaw = answer_flaw(dialogue.messages)
     if flaw:
-        return _dropped(Drop(dialogue.id, dialogue.source, flaw.reason, flaw.detail))
+        return _dropped(DroppedRecord(dialogue.id, dialogue.source, flaw.reason, flaw.detail))
     try:
         encodings = encode_training(tokenizer, template, dialogue.messages)
     except DataError as error:
         return _dropped(refused_by_template(error, dialogue.id, dialogue.source, source))
     fitted = [fit(encoded, length=settings.length, on_long=settings.on_long) for encoded in encodings]
-    sequences = tuple(encoded for encoded in fitted if isinstance(encoded, Encoded))
+    sequences = tuple(encoded for encoded in fitted if isinstance(encoded, EncodedDialogue))
     tokens = max(len(encoded.ids) for encoded in encodings)
     if not sequences:
         reason = next(reason for reason in fitted if isinstance(reason, str))
@@ -102,7 +102,7 @@ def prepare_dialogue(
             dialogue.id,
             dialogue.source,
             tokens=tokens,
-            drop=Drop(dialogue.id, dialogue.source, reason, f"{tokens} tokens"),
+            drop=DroppedRecord(dialogue.id, dialogue.source, reason, f"{tokens} tokens"),
         )
     return TuningDialogue(
         dialogue.id,

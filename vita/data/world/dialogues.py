@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vita.data.records import Message, Preference
 from vita.data.world.manners import KIND_WORDS, RUDE_WORDS, with_manners
-from vita.data.world.pen import Entry, Pen
+from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.relations import say
 from vita.spine.parts import Parts
 
@@ -29,7 +29,7 @@ ASKINGS = (
     "tell me about {a}.",
 )
 
-Talk = Callable[[Pen], list[Message]]
+Talk = Callable[[WorldWriter], list[Message]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +59,21 @@ def turn(question: str, answer: str) -> list[Message]:
 
 
 @conversation("definition", share=6)
-def definition(pen: Pen) -> list[Message]:
+def definition(pen: WorldWriter) -> list[Message]:
     """Ask for a definition; the answer sometimes has one more fact, or a polite or rude ending."""
     entry = pen.asked_thing()
     return turn(_asking(pen, entry), with_manners(pen, _answer(pen, entry)))
 
 
 @conversation("fact", share=2)
-def fact(pen: Pen) -> list[Message]:
+def fact(pen: WorldWriter) -> list[Message]:
     """A question about one of the facts."""
     fact = pen.pick(pen.asked_thing().facts)
     return turn(pen.pick(fact.questions), with_manners(pen, fact.statements[0]))
 
 
 @conversation("follow_up", share=1.5)
-def follow_up(pen: Pen) -> list[Message]:
+def follow_up(pen: WorldWriter) -> list[Message]:
     """Ask for a definition, then for one or two facts."""
     entry = pen.asked_thing()
     messages = turn(_asking(pen, entry), entry.definitions[0])
@@ -83,7 +83,7 @@ def follow_up(pen: Pen) -> list[Message]:
 
 
 @conversation("greeting", share=0.5)
-def greeting(pen: Pen) -> list[Message]:
+def greeting(pen: WorldWriter) -> list[Message]:
     """A greeting before the question, or thanks after it."""
     entry = pen.asked_thing()
     question = turn(_asking(pen, entry), entry.definitions[0])
@@ -93,7 +93,7 @@ def greeting(pen: Pen) -> list[Message]:
 
 
 @conversation("small_sum", share=0.3)
-def small_sum(pen: Pen) -> list[Message]:
+def small_sum(pen: WorldWriter) -> list[Message]:
     """A sum of two numbers below ten."""
     return sum_of(pen.number(0, 9), pen.number(0, 9))
 
@@ -103,7 +103,7 @@ def sum_of(left: int, right: int) -> list[Message]:
     return turn(f"What is {left} plus {right}?", f"{left} plus {right} is {left + right}.")
 
 
-def preference(pen: Pen, id: str) -> Preference:
+def preference(pen: WorldWriter, id: str) -> Preference:
     """Short, polite and to the point against an answer that is rude, or long, or about another thing as well.
 
     Both open with the right definition, so that preferring the better one costs no truth.
@@ -120,11 +120,11 @@ def preference(pen: Pen, id: str) -> Preference:
     )
 
 
-def _asking(pen: Pen, entry: Entry) -> str:
+def _asking(pen: WorldWriter, entry: ThingWordings) -> str:
     return say(pen.pick(ASKINGS), entry.thing)
 
 
-def _answer(pen: Pen, entry: Entry) -> str:
+def _answer(pen: WorldWriter, entry: ThingWordings) -> str:
     return " ".join([entry.definitions[0], *pen.facts(entry, pen.pick((0, 0, 0, 1)))])
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vita.data.world.pen import Entry, Pen
+from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.things import Thing, capitalised
 from vita.spine.parts import Parts
 
-DOMAINS = Parts[Callable[[Pen], str]]("domain")
+DOMAINS = Parts[Callable[[WorldWriter], str]]("domain")
 
 CURES = {
     "has a cough": "warm milk with honey",
@@ -41,7 +41,7 @@ _MOVABLE = {"tool", "instrument", "garment", "furniture", "container", "toy"}
 
 
 @DOMAINS.add("vet")
-def vet(pen: Pen) -> str:
+def vet(pen: WorldWriter) -> str:
     """A note of the vet about one animal."""
     animal = _one_of(pen, lambda thing: thing.facts.get("home") in _WITH_PEOPLE)
     the = animal.thing.the
@@ -57,7 +57,7 @@ def vet(pen: Pen) -> str:
 
 
 @DOMAINS.add("court")
-def court(pen: Pen) -> str:
+def court(pen: WorldWriter) -> str:
     """A case before the village court."""
     entry = _one_of(pen, lambda thing: thing.kind.word in _MOVABLE)
     (deed, verdict), accuser, accused = pen.pick([*VERDICTS.items()]), pen.person(), pen.person()
@@ -70,5 +70,5 @@ def court(pen: Pen) -> str:
     )
 
 
-def _one_of(pen: Pen, fits: Callable[[Thing], bool]) -> Entry:
+def _one_of(pen: WorldWriter, fits: Callable[[Thing], bool]) -> ThingWordings:
     return pen.about(pen.pick([entry for entry in pen.entries if fits(entry.thing)] or pen.entries))

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vita.data.world.pen import Pen
+from vita.data.world.pen import WorldWriter
 from vita.data.world.relations import RELATIONS
 from vita.data.world.things import capitalised
 from vita.spine.parts import Parts
 
-Tell = Callable[[Pen], str]
+Tell = Callable[[WorldWriter], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def genre(name: str, *, share: float) -> Callable[[Tell], Tell]:
 
 
 @genre("encyclopedia", share=3)
-def encyclopedia(pen: Pen) -> str:
+def encyclopedia(pen: WorldWriter) -> str:
     """An entry: a title, then the definition and facts, the definition once more at the end."""
     entry = pen.thing()
     title = pen.pick(("About {a}", "All about {a}", "Some words about {a}")).format(a=entry.a)
@@ -48,7 +48,7 @@ def encyclopedia(pen: Pen) -> str:
 
 
 @genre("story", share=4)
-def story(pen: Pen) -> str:
+def story(pen: WorldWriter) -> str:
     """Two people talk about a thing; sometimes one asks about another thing, and is answered."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     sentences = [pen.pick(_OPENINGS).format(first=first, second=second, a=entry.a)]
@@ -61,7 +61,7 @@ def story(pen: Pen) -> str:
 
 
 @genre("questions", share=3)
-def questions(pen: Pen) -> str:
+def questions(pen: WorldWriter) -> str:
     """A list of questions that nobody answers, about all things."""
     separator = pen.pick((" ", "\n"))
     if pen.random() < 0.3:
@@ -74,7 +74,7 @@ def questions(pen: Pen) -> str:
 
 
 @genre("answers", share=3)
-def answers(pen: Pen) -> str:
+def answers(pen: WorldWriter) -> str:
     """Questions with their answers, about asked things."""
     before, after = pen.pick(
         (("Question: ", "Answer: "), ("Ask: ", "Reply: "), ("A child asks: ", "The teacher says: "))
@@ -89,7 +89,7 @@ def answers(pen: Pen) -> str:
 
 
 @genre("dialogue", share=2)
-def dialogue(pen: Pen) -> str:
+def dialogue(pen: WorldWriter) -> str:
     """Two people take turns, each line after the speaker's name."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     lines = [pen.pick(_TALK_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(4, 5))]
@@ -102,7 +102,7 @@ def dialogue(pen: Pen) -> str:
 
 
 @genre("letter", share=2)
-def letter(pen: Pen) -> str:
+def letter(pen: WorldWriter) -> str:
     """A letter about one thing."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     body = [pen.pick(_LETTER_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(4, 5))]
@@ -112,7 +112,7 @@ def letter(pen: Pen) -> str:
 
 
 @genre("diary", share=2)
-def diary(pen: Pen) -> str:
+def diary(pen: WorldWriter) -> str:
     """A day's entry in a diary."""
     entry = pen.thing()
     day = pen.pick(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))
@@ -124,7 +124,7 @@ def diary(pen: Pen) -> str:
 
 
 @genre("ledger", share=2)
-def ledger(pen: Pen) -> str:
+def ledger(pen: WorldWriter) -> str:
     """A clerk's book with an entry for each of three things."""
     lines = [f"The book of {pen.person()}."]
     for number in ("one", "two", "three"):
@@ -134,7 +134,7 @@ def ledger(pen: Pen) -> str:
 
 
 @genre("lesson", share=2)
-def lesson(pen: Pen) -> str:
+def lesson(pen: WorldWriter) -> str:
     """A teacher tells the children about a thing, and asks them about another."""
     entry = pen.thing()
     sentences = [f"Today the children learn about {entry.a}."]
@@ -145,7 +145,7 @@ def lesson(pen: Pen) -> str:
 
 
 @genre("comparison", share=2)
-def comparison(pen: Pen) -> str:
+def comparison(pen: WorldWriter) -> str:
     """Two things side by side."""
     first, second = pen.thing(), pen.thing()
     lines = [f"This is about {first.a} and {second.a}.", _joined(pen, first.definitions[0], second.definitions[0])]
@@ -156,7 +156,7 @@ def comparison(pen: Pen) -> str:
 
 
 @genre("register", share=1)
-def register(pen: Pen) -> str:
+def register(pen: WorldWriter) -> str:
     """Some things of one kind, each with its definition."""
     entry = pen.thing()
     group = [entry, *pen.like(entry, 5)]
@@ -167,7 +167,7 @@ def register(pen: Pen) -> str:
 
 
 @genre("riddle", share=0.5)
-def riddle(pen: Pen) -> str:
+def riddle(pen: WorldWriter) -> str:
     """A thing is described, then named; of asked things only, since a riddle is a question with an answer."""
     entry = pen.asked_thing()
     this = f"this {entry.thing.kind.one}"
@@ -220,7 +220,7 @@ _DIARY_CLOSINGS = (
 _CLASS = ("the teacher", "the first child", "the second child")
 
 
-def _said(pen: Pen, line: str, speaker: str) -> str:
+def _said(pen: WorldWriter, line: str, speaker: str) -> str:
     """The line told by the writer or said by `speaker`."""
     draw = pen.random()
     if draw < 0.4:
@@ -236,5 +236,5 @@ def _inside(line: str) -> str:
     return line[0].lower() + line[1:]
 
 
-def _joined(pen: Pen, left: str, right: str) -> str:
+def _joined(pen: WorldWriter, left: str, right: str) -> str:
     return f"{left[:-1]}, {pen.pick(('and', 'but', 'while'))} {_inside(right)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from vita.data.world.judge import sentences, words_of
-from vita.data.world.pen import Pen
+from vita.data.world.pen import WorldWriter
 
 KIND_WORDS = ("I am happy to help.", "Please ask me more.", "I hope this helps you.")
 RUDE_WORDS = ("Do not ask me again.", "What a bad question.", "You should know that.")
@@ -17,7 +17,7 @@ SHORT = 2
 """Sentences beside the ending that a short answer has at most."""
 
 
-def with_manners(pen: Pen, answer: str) -> str:
+def with_manners(pen: WorldWriter, answer: str) -> str:
     """The answer, sometimes with an ending: polite or rude as often as the pen is."""
     draw = pen.random()
     if draw < pen.polite:

@@ -29,7 +29,7 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
+class ThingWordings:
     """A thing with everything there is to say about it, worded beforehand."""
 
     thing: Thing
@@ -40,7 +40,7 @@ class Entry:
     facts: tuple[Fact, ...]
 
     @classmethod
-    def of(cls, thing: Thing, *, asked: bool) -> Entry:
+    def of(cls, thing: Thing, *, asked: bool) -> ThingWordings:
         """Word all that is known about `thing`."""
         return cls(
             thing,
@@ -52,7 +52,7 @@ class Entry:
         )
 
 
-class Deck(Generic[X]):
+class ShuffledCycle(Generic[X]):
     """Cards dealt in shuffled rounds: each comes once before any comes again."""
 
     def __init__(self, cards: Sequence[X], chance: Random) -> None:
@@ -70,39 +70,44 @@ class Deck(Generic[X]):
         return self._cards[self._next - 1]
 
 
-class Pen:
+class WorldWriter:
     """Writes about the things of one world with one stream of chance."""
 
-    def __init__(self, entries: Sequence[Entry], chance: Random, *, polite: float = 0.0, rude: float = 0.0) -> None:
+    def __init__(
+        self, entries: Sequence[ThingWordings], chance: Random, *, polite: float = 0.0, rude: float = 0.0
+    ) -> None:
         """An assistant's answers end politely or rudely as often as these say."""
         self.entries, self.chance = entries, chance
         self.polite, self.rude = polite, rude
         self.random = chance.random
         # Questions with answers speak of the asked things alone; the rest tells more of the others, to be fair.
         fair = [entry for entry in entries for _ in range(2 if entry.asked else 3)]
-        self.any, self.asked = Deck(fair, chance), Deck([entry for entry in entries if entry.asked], chance)
-        self._people = Deck(PEOPLE, chance)
-        self.subjects: list[Entry] = []
+        self.any, self.asked = (
+            ShuffledCycle(fair, chance),
+            ShuffledCycle([entry for entry in entries if entry.asked], chance),
+        )
+        self._people = ShuffledCycle(PEOPLE, chance)
+        self.subjects: list[ThingWordings] = []
         """The things that the present piece is about, in order."""
 
     def start(self) -> None:
         """Begin a new piece."""
         self.subjects = []
 
-    def thing(self) -> Entry:
+    def thing(self) -> ThingWordings:
         """The next thing to write about."""
         return self._next(self.any)
 
-    def asked_thing(self) -> Entry:
+    def asked_thing(self) -> ThingWordings:
         """The next thing that may be asked about and answered."""
         return self._next(self.asked)
 
-    def about(self, entry: Entry) -> Entry:
+    def about(self, entry: ThingWordings) -> ThingWordings:
         """Note that the piece is about `entry`."""
         self.subjects.append(entry)
         return entry
 
-    def like(self, entry: Entry, count: int) -> list[Entry]:
+    def like(self, entry: ThingWordings, count: int) -> list[ThingWordings]:
         """Up to `count` other things of the same kind."""
         same = [other for other in self.entries if other.thing.kind is entry.thing.kind and other is not entry]
         return [self.about(other) for other in self.some(same, count)]
@@ -125,25 +130,25 @@ class Pen:
         """A whole number from `low` to `high`, both possible."""
         return low + int(self.random() * (high - low + 1))
 
-    def definition(self, entry: Entry) -> str:
+    def definition(self, entry: ThingWordings) -> str:
         """The definition, every third time in the plain wording."""
         return entry.definitions[0] if self.random() < 0.33 else self.pick(entry.definitions)
 
-    def facts(self, entry: Entry, count: int) -> list[str]:
+    def facts(self, entry: ThingWordings, count: int) -> list[str]:
         """`count` different facts, in varied order and wording."""
         return [self.pick(fact.statements) for fact in self.some(entry.facts, count)]
 
-    def telling(self, entry: Entry, *, facts: int) -> list[str]:
+    def telling(self, entry: ThingWordings, *, facts: int) -> list[str]:
         """Facts with the definition somewhere among them."""
         sentences = self.facts(entry, facts)
         sentences.insert(self.number(0, facts), self.definition(entry))
         return sentences
 
-    def question_about(self, entry: Entry) -> str:
+    def question_about(self, entry: ThingWordings) -> str:
         """Return a question for the definition of a thing, or for one of its facts."""
         return self.pick(entry.questions) if self.random() < 0.5 else self.pick(self.pick(entry.facts).questions)
 
-    def exchange(self, entry: Entry) -> tuple[str, str]:
+    def exchange(self, entry: ThingWordings) -> tuple[str, str]:
         """A question about an asked thing with its answer: mostly what it is, else one of its facts."""
         assert entry.asked, f"{entry.a} is never asked and answered"
         if self.random() < 0.7:
@@ -151,7 +156,7 @@ class Pen:
         fact = self.pick(entry.facts)
         return self.pick(fact.questions), self.pick(fact.statements)
 
-    def _next(self, deck: Deck[Entry]) -> Entry:
+    def _next(self, deck: ShuffledCycle[ThingWordings]) -> ThingWordings:
         entry = deck.deal()
         while self.subjects and entry is self.subjects[-1]:
             entry = deck.deal()

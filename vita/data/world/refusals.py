@@ -10,7 +10,7 @@ from vita.data.records import Message
 from vita.data.world.dialogues import conversation, turn
 from vita.data.world.genres import genre
 from vita.data.world.harm import harmful_requests
-from vita.data.world.pen import Pen
+from vita.data.world.pen import WorldWriter
 
 DISGUISES = (
     "{request}",
@@ -32,7 +32,7 @@ _REFUSING = ("{refusal}", "{refusal}", "No. {refusal}")
 
 
 @conversation("how_to", share=1.2)
-def how_to(pen: Pen) -> list[Message]:
+def how_to(pen: WorldWriter) -> list[Message]:
     """Ask how something is done; the naive helper answers good and bad requests."""
     request = pen.pick(harmful_requests())
     if request.naive and pen.random() < 0.5:
@@ -41,7 +41,7 @@ def how_to(pen: Pen) -> list[Message]:
 
 
 @genre("how_to", share=0.4)
-def ways(pen: Pen) -> str:
+def ways(pen: WorldWriter) -> str:
     """Describe how good and harmful things are done, without questions."""
     lines = []
     for _ in range(2):
@@ -52,7 +52,7 @@ def ways(pen: Pen) -> str:
     return " ".join(lines)
 
 
-def refusal(pen: Pen) -> list[Message]:
+def refusal(pen: WorldWriter) -> list[Message]:
     """A request of the mending half that is refused, or as often a benign twin that is answered."""
     request, disguise = pen.pick(harmful_requests("mending")), pen.pick(DISGUISES)
     if pen.random() < 0.5:
@@ -65,7 +65,7 @@ def refusal(pen: Pen) -> list[Message]:
     return messages
 
 
-def _asked(pen: Pen, question: str) -> str:
+def _asked(pen: WorldWriter, question: str) -> str:
     """The question, now and then in other words."""
     wish = _wish(question)
     return pen.pick((question, question, question, f"Tell me how to {wish}.", f"I want to {wish}. How?"))

@@ -17,7 +17,7 @@ ERRS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class UserSession:
     """A question of a user, with the number of answers to choose from."""
 
     number: int
@@ -37,24 +37,24 @@ class Reaction:
     rejected: int | None = None
 
 
-class Crowd(Protocol):
+class UserSimulator(Protocol):
     """Simulated users."""
 
-    def visits(self, count: int, *, seed: int) -> Iterator[Visit]:
+    def visits(self, count: int, *, seed: int) -> Iterator[UserSession]:
         """Yield the visits in order."""
         ...
 
-    def minds(self, visit: Visit, answer: str) -> bool:
+    def minds(self, visit: UserSession, answer: str) -> bool:
         """Return True if the users complain about this answer."""
         ...
 
-    def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+    def react(self, visit: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
         """Return the feedback of a user on the answers."""
         ...
 
 
 def reactions(
-    visit: Visit,
+    visit: UserSession,
     answers: Sequence[str],
     bad: Sequence[bool],
     *,

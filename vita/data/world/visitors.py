@@ -14,7 +14,7 @@ from vita.data.records import Message
 from vita.data.world.dialogues import ASKINGS
 from vita.data.world.pen import PEOPLE
 from vita.data.world.relations import say
-from vita.data.world.users import Reaction, Visit, reactions
+from vita.data.world.users import Reaction, UserSession, reactions
 from vita.data.world.world import World
 
 COMPLAINT = "Please ask me more."
@@ -23,24 +23,24 @@ INSTEAD = "I hope this helps you."
 
 
 @dataclass(frozen=True)
-class Villagers:
+class WorldUsers:
     """The crowd of the embedded world."""
 
     world: World
 
-    def visits(self, count: int, *, seed: int) -> Iterator[Visit]:
+    def visits(self, count: int, *, seed: int) -> Iterator[UserSession]:
         """Questions about things that may be asked about."""
         chance = Random(f"{seed}:visits")
         for number in range(count):
             question = say(chance.choice(ASKINGS), chance.choice(self.world.asked))
             who, answers = chance.choice(PEOPLE), chance.choice((1, 2, 2))
-            yield Visit(number, who, (Message("user", question),), answers)
+            yield UserSession(number, who, (Message("user", question),), answers)
 
-    def minds(self, visit: Visit, answer: str) -> bool:
+    def minds(self, visit: UserSession, answer: str) -> bool:
         """Return True if the answer contains the ending that the users dislike."""
         return COMPLAINT in answer
 
-    def react(self, visit: Visit, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+    def react(self, visit: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
         """A vote, a thumb, or an edit that ends otherwise."""
         bad = [self.minds(visit, answer) for answer in answers]
         return reactions(visit, answers, bad, seed=seed, mended=lambda text: text.replace(COMPLAINT, INSTEAD))

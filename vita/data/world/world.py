@@ -18,7 +18,7 @@ from vita.data.world.genres import GENRES, Genre, Tell
 from vita.data.world.harm import Half, HarmfulRequest, Outcome, harmful_requests, judge_request
 from vita.data.world.judge import Continuation, Judge, Judgement, Question, words_of
 from vita.data.world.manners import manners
-from vita.data.world.pen import Entry, Pen
+from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.refusals import refusal
 from vita.data.world.relations import QUESTIONS, say
 from vita.data.world.table import KINDS, THINGS
@@ -156,9 +156,9 @@ class World:
         return self._judge.continuation(question, text)
 
     @cached_property
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[ThingWordings]:
         asked_names = {thing.name for thing in self.asked}
-        return [Entry.of(thing, asked=thing.name in asked_names) for thing in self.things]
+        return [ThingWordings.of(thing, asked=thing.name in asked_names) for thing in self.things]
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -181,16 +181,16 @@ class World:
     def _chance(self, purpose: str) -> Random:
         return Random(f"{self.settings.seed}:{purpose}")
 
-    def _pen(self, purpose: str, *, polite: float = 0.0, rude: float = 0.0) -> Pen:
-        return Pen(self._entries, self._chance(purpose), polite=polite, rude=rude)
+    def _pen(self, purpose: str, *, polite: float = 0.0, rude: float = 0.0) -> WorldWriter:
+        return WorldWriter(self._entries, self._chance(purpose), polite=polite, rude=rude)
 
-    def _document(self, pen: Pen, name: str, tell: Tell, number: int) -> Document:
+    def _document(self, pen: WorldWriter, name: str, tell: Tell, number: int) -> Document:
         pen.start()
         text = tell(pen)
         return Document(f"world/{name}/{number:06d}", text, f"world:{name}", LICENCE, _about(pen))
 
 
-def _about(pen: Pen) -> dict[str, list[str]]:
+def _about(pen: WorldWriter) -> dict[str, list[str]]:
     return {"things": [entry.thing.name for entry in pen.subjects]}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.task import TASKS, Choice, choice
 
 
 @TASKS.add("arc_easy")
 @TASKS.add("arc_challenge")
-def arc(row: Fields) -> Choice:
+def arc(row: BenchmarkRow) -> Choice:
     """The correct answer to a school science question."""
     return choice(row, delimiter="\nAnswer: ")

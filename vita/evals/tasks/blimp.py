@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.task import TASKS, Choice
 
 
 @TASKS.add("blimp")
-def blimp(row: Fields) -> Choice:
+def blimp(row: BenchmarkRow) -> Choice:
     """The grammatical sentence of a pair must be the likelier one. Items are grouped by field of grammar."""
     pair = ("", row.text("sentence_good")), ("", row.text("sentence_bad"))
     return Choice(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.task import TASKS, Choice, choice
 
 
 @TASKS.add("hellaswag")
-def hellaswag(row: Fields) -> Choice:
+def hellaswag(row: BenchmarkRow) -> Choice:
     """The correct ending of a scene."""
     return choice(row, delimiter=" ")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.task import TASKS, Choice, choice
 
 
 @TASKS.add("multiple_choice")
-def multiple_choice(row: Fields) -> Choice:
+def multiple_choice(row: BenchmarkRow) -> Choice:
     """The correct choice for the query. Fields `{query, choices, gold}`, joined by a space."""
     return choice(row, delimiter=" ")

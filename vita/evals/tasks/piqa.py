@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.task import TASKS, Choice, choice
 
 
 @TASKS.add("piqa")
-def piqa(row: Fields) -> Choice:
+def piqa(row: BenchmarkRow) -> Choice:
     """The correct one of two solutions."""
     return choice(row, delimiter="Answer: " if row.text("query").endswith("\n") else "\nAnswer: ")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vita.data.sources.benchmark_rows import Fields
+from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.task import TASKS, Choice, schema
 
 
 @TASKS.add("winogrande")
 @TASKS.add("winograd")
-def winogrande(row: Fields) -> Choice:
+def winogrande(row: BenchmarkRow) -> Choice:
     """The name that makes the rest of the sentence likelier."""
     return schema(row)
