@@ -29,10 +29,10 @@ import httpx
 
 from vita.gates.clearance import Terms
 from vita.monitoring.request_log import asked_since, quantile
-from vita.server.release import ReleaseInfo, read_release, release_of
-from vita.server.service.deploy_checks import clearance_by
+from vita.server.release import ReleaseInfo, create_release, read_release
+from vita.server.service.deploy_checks import ledger_clearance
 from vita.server.service.replica_process import Command, replica_command
-from vita.server.service.service import Running, Service
+from vita.server.service.service import RunningService, Service
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store
@@ -170,7 +170,7 @@ class Told(list[str]):
 WHY = "a load test"
 
 
-async def events(running: Running, second: ReleaseInfo, seconds: float, told: list[str]) -> None:
+async def events(running: RunningService, second: ReleaseInfo, seconds: float, told: list[str]) -> None:
     """What happens meanwhile: a kill, a drain, a canary and its promotion, over the time there is."""
     began = time.monotonic()
 
@@ -199,8 +199,8 @@ async def load(
     ledger = Ledger(folder / "ledger.db")
     service = Service(
         name="load", release=first, ledger=ledger, controls=folder / "services", port=0,
-        clear=clearance_by(ledger, Store(folder / "store")), ungated=WHY,
-        replicas=options.replicas, threads=options.replicas, command=command, tell=told.append,
+        clear=ledger_clearance(ledger, Store(folder / "store")), ungated=WHY,
+        replicas=options.replicas, threads=options.replicas, command=command, notify=told.append,
         settings=ServiceSettings(in_flight=options.clients + 8, header_seconds=3.0, patience=30.0),
     )  # fmt: skip
     async with service.served() as running:
@@ -211,7 +211,7 @@ async def load(
             happening = events(running, second, options.seconds, told)
             await asyncio.gather(*users, happening, abuser(http, tally, until), dawdler(running.url, tally, until))
             alive = (await http.get("/health")).status_code == 200
-        await running.settled()
+        await running.flush_log()
         tally.lost += refused_after_death(asked_since(service.ledger))
     if not alive:
         tally.wrong.append("the gateway died")
@@ -259,7 +259,7 @@ def releases(model: Path | None, folder: Path) -> Iterable[ReleaseInfo]:
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             (model / name).write_text(name)
     for version in ("1", "2"):
-        yield read_release(release_of(model, folder / f"release-{version}", name="load", version=version))
+        yield read_release(create_release(model, folder / f"release-{version}", name="load", version=version))
 
 
 def main() -> int:

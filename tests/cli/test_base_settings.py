@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from tests.cli.test_validation import DIALOGUES, listing, vita
 from tests.stages.preferring import written
 from vita.data.tokens.chat_template import CHATML
-from vita.server.release import release_of
+from vita.server.release import create_release
 from vita.testing import byte_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -168,7 +168,7 @@ def test_a_release_of_a_model_tuned_twice_opens_in_transformers_as_the_base_says
     tuned("sft", capsys)
     assert vita(*STAGES["dpo"], "--model", "my/sft", "--steps", "1") == 0
     made = Path(listing(capsys)["my/dpo"]["folder"])
-    release = release_of(made, folder / "release", name="a", version="1")
+    release = create_release(made, folder / "release", name="a", version="1")
     assert json.loads((release / "release.json").read_text())["sampling"] == {
         "temperature": 0.6, "top_p": 0.9, "top_k": 20
     }  # fmt: skip

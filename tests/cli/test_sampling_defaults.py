@@ -10,7 +10,7 @@ import pytest
 from tests.stages.preferring import chatting
 from vita.cli import main
 from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
-from vita.server.release import release_of
+from vita.server.release import create_release
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def test_a_release_of_a_folder_takes_its_sampling(model: Path, tmp_path: Path) -
     recommend(model, temperature=0.6, top_p=0.9, top_k=20)
     told = [
         json.loads(
-            (release_of(model, tmp_path / name, name="a", version="1", sampling=chosen) / "release.json").read_text()
+            (
+                create_release(model, tmp_path / name, name="a", version="1", sampling=chosen) / "release.json"
+            ).read_text()
         )
         for name, chosen in (("one", None), ("two", {"temperature": 0.2}))
     ]

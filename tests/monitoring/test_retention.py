@@ -71,7 +71,7 @@ def test_a_running_service_removes_old_rows_beside_its_requests(any_ledger: Ledg
     told: list[str] = []
 
     async def run() -> int:
-        pruning = asyncio.create_task(prune_regularly(any_ledger, Retention(), seconds=60, tell=told.append))
+        pruning = asyncio.create_task(prune_regularly(any_ledger, Retention(), seconds=60, notify=told.append))
         turns = 0
         while not told:
             await asyncio.sleep(0.005)

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from vita.gates.clearance import Clearance, Terms
-from vita.server.gateway.routing import Backend, Routes, Version
+from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 
 
@@ -120,14 +120,14 @@ class Network(httpx.AsyncBaseTransport):
         return await self.replicas[request.url.host].answer(request)
 
 
-def routes_to(*replicas: FakeReplica, version: str = "cat:1", model: str = "a" * 64) -> Routes:
-    """Routes of a service `cat` with one version on these replicas."""
-    routes = Routes("cat")
+def routes_to(*replicas: FakeReplica, version: str = "cat:1", model: str = "a" * 64) -> Router:
+    """Router of a service `cat` with one version on these replicas."""
+    routes = Router("cat")
     routes.add(version_of(*replicas, version=version, model=model, share=1.0))
     return routes
 
 
-def version_of(*replicas: FakeReplica, version: str, model: str, share: float, created: float = 1.0) -> Version:
+def version_of(*replicas: FakeReplica, version: str, model: str, share: float, created: float = 1.0) -> ServedVersion:
     """A version on these replicas, all ready."""
     backends = [Backend(one.name, f"http://{one.name}", ready=True) for one in replicas]
-    return Version(version, model, model, name="cat", created=created, share=share, backends=backends)
+    return ServedVersion(version, model, model, name="cat", created=created, share=share, backends=backends)

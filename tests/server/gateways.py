@@ -13,7 +13,7 @@ import httpx
 from tests.server.fakes import FakeReplica, Network, routes_to
 from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
-from vita.server.gateway.routing import Routes
+from vita.server.gateway.routing import Router
 from vita.server.service.listener import listener, open_socket
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
@@ -23,7 +23,7 @@ CHAT = {"model": "cat", "messages": [{"role": "user", "content": "What is a cat?
 
 @asynccontextmanager
 async def service(
-    ledger: Ledger, *replicas: FakeReplica, routes: Routes | None = None, research: bool = False, **settings: Any
+    ledger: Ledger, *replicas: FakeReplica, routes: Router | None = None, research: bool = False, **settings: Any
 ) -> AsyncIterator[tuple[Gateway, httpx.AsyncClient]]:
     """A gateway on a free port before these replicas, and a client of it."""
     client = httpx.AsyncClient(transport=Network(*replicas))

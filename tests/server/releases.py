@@ -9,7 +9,7 @@ from typing import Any
 from vita.data.tokens.chat_template import CHATML, ChatTemplate
 from vita.nn import hf
 from vita.nn.transformer import Transformer
-from vita.server.release import release_of
+from vita.server.release import create_release
 from vita.testing import byte_tokenizer, tiny_model
 
 
@@ -31,4 +31,4 @@ def model_folder(
 def release_folder(folder: Path, *, version: str = "1", **given: Any) -> Path:
     """A release `m` of such a model."""
     model = model_folder(folder / f"model-{version}", **given)
-    return release_of(model, folder / f"release-{version}", name="m", version=version)
+    return create_release(model, folder / f"release-{version}", name="m", version=version)

@@ -12,14 +12,14 @@ from typing import Any
 import orjson
 import pytest
 
-from vita.server.api import ChatRequest, CompletionRequest, EmbeddingRequest, Request, TokenizeRequest, parse
+from vita.server.api import ChatRequest, CompletionRequest, EmbeddingRequest, RequestBody, TokenizeRequest, parse
 from vita.server.errors import ApiError, invalid, too_busy, unavailable
 
 CHAT = {"model": "cat", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "cat"}
 
 
-def refusal(kind: type[Request], **body: Any) -> tuple[str | None, str | None, str]:
+def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | None, str]:
     with pytest.raises(ApiError) as error:
         parse(kind, json.dumps(body).encode())
     assert error.value.status == 400
@@ -76,7 +76,7 @@ def test_a_wrong_value_is_named(body: dict[str, Any], param: str) -> None:
     ],
 )
 def test_what_cannot_be_honoured_is_told_apart_from_what_is_misspelt(
-    model: type[Request], body: dict[str, Any], param: str
+    model: type[RequestBody], body: dict[str, Any], param: str
 ) -> None:
     assert refusal(model, **body)[:2] == (param, "unsupported_parameter")
     assert refusal(model, **body, tempreature=1)[1] in ("unknown_parameter", "unsupported_parameter")

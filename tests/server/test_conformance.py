@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from tests.server.serving import DIGEST, serving, tiny_app
 from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
-from vita.server.gateway.routing import Backend, Routes, Version
+from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger
 
@@ -46,9 +46,9 @@ def replica() -> Iterator[Starlette]:
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a gateway before a replica."""
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "ledger.db")
-    routes = Routes("cat")
+    routes = Router("cat")
     backends = [Backend("a", "http://a", ready=True)]
-    routes.add(Version("cat:1", DIGEST, DIGEST, name="cat", created=1.0, share=1.0, backends=backends))
+    routes.add(ServedVersion("cat:1", DIGEST, DIGEST, name="cat", created=1.0, share=1.0, backends=backends))
     with replica() as app:
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         with serving(gateway_app(Gateway(routes, ledger, ServiceSettings(), client=client))) as url:

@@ -27,10 +27,10 @@ from vita.spine.ledger import Ledger
 
 def hang(gateway: Any, name: str, hung: bool = True) -> None:
     """Do what the supervisor does when a replica stops answering its probes, or answers again."""
-    for _, backend in gateway.routes.backends():
+    for _, backend in gateway.router.backends():
         if backend.name == name:
             backend.hung, backend.ready = hung, not hung
-    gateway.routes.wake()
+    gateway.router.wake()
 
 
 @going
@@ -116,8 +116,8 @@ def test_a_change_that_cannot_be_recorded_yet_is_recorded_when_the_ledger_is_fre
         journal = Journal(ledger, lines.append)
         async with locked(tmp_path / "ledger.db"):
             journal.add(row)
-            assert not await journal.settled(0.5)
-        assert await journal.settled(10)
+            assert not await journal.flush(0.5)
+        assert await journal.flush(10)
         await journal.close(seconds=1)
 
     asyncio.run(asyncio.wait_for(run(), 30))
@@ -205,7 +205,7 @@ def test_the_operator_sees_what_replicas_say_and_clients_how_much_they_take(tmp_
         lines: list[str] = []
         release = pinned(tmp_path, "1")
         (release.folder / "warn").touch()
-        async with running(tmp_path, release=release, replicas=1, tell=lines.append) as (url, control):
+        async with running(tmp_path, release=release, replicas=1, notify=lines.append) as (url, control):
             (replica,) = (await told(control, "/status"))["replicas"]
             assert replica["warnings"] == ["something is odd"] and replica["reason"] == ""
             assert lines.count("warning: r1: something is odd") == 1

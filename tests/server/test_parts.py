@@ -14,7 +14,7 @@ from vita.server.gateway import keys
 from vita.server.gateway.circuit_breaker import Breaker
 from vita.server.gateway.redaction import redact, redact_all
 from vita.server.gateway.routing import NoReplica
-from vita.server.release import read_release, release_of
+from vita.server.release import create_release, read_release
 from vita.server.settings import ServiceSettings
 from vita.spine.config import build, override
 from vita.spine.errors import ConfigError, ModelError
@@ -100,20 +100,20 @@ def test_a_keys_allowance_refills_as_time_goes_by(any_ledger):
 
 
 def test_a_release_pins_every_file_by_name_and_sum(model, tmp_path):
-    target = release_of(model, tmp_path / "release", name="cat", version="1", limits={"queue": 2})
+    target = create_release(model, tmp_path / "release", name="cat", version="1", limits={"queue": 2})
     told = json.loads((target / "release.json").read_text())
     assert set(told["files"]) == {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
     assert told["limits"] == {"queue": 2, "rows": 16} and told["golden"] == [] and told["guard"] is None
     pinned = read_release(target)
     assert pinned.id == "cat:1" and len(pinned.digest) == 64
-    again = release_of(model, tmp_path / "again", name="cat", version="1", limits={"queue": 2})
+    again = create_release(model, tmp_path / "again", name="cat", version="1", limits={"queue": 2})
     assert read_release(again).digest == pinned.digest, "the same model makes the same release"
 
 
 def test_what_is_no_model_or_no_release_is_refused(model, tmp_path):
     (model / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"holds no tokenizer\.json"):
-        release_of(model, tmp_path / "release", name="cat", version="1")
+        create_release(model, tmp_path / "release", name="cat", version="1")
     with pytest.raises(ModelError, match=r"holds no release\.json"):
         read_release(tmp_path)
     (tmp_path / "release.json").write_text('{"format": 1}')
@@ -122,7 +122,7 @@ def test_what_is_no_model_or_no_release_is_refused(model, tmp_path):
 
 
 def test_a_breaker_rests_longer_with_each_failure_and_forgets_with_a_success():
-    breaker = Breaker(failures_allowed=2, rest=1.0, longest=3.0)
+    breaker = Breaker(failures_allowed=2, pause=1.0, max_pause=3.0)
     breaker.failed(0.0)
     assert breaker.closed(0.0)
     rests = []

@@ -14,7 +14,7 @@ from vita.monitoring.request_log import deployments
 from vita.server.gateway import keys
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.model_states import Catalog
-from vita.server.gateway.routing import Routes
+from vita.server.gateway.routing import Router
 from vita.server.settings import ServiceSettings
 from vita.spine.ledger import Ledger, names, states
 
@@ -42,7 +42,7 @@ def fill(ledger: Ledger) -> None:
 
 def test_a_refresh_reads_what_is_new_however_much_there_is(any_ledger: Ledger) -> None:
     fill(any_ledger)
-    gateway = Gateway(Routes("cat"), any_ledger, ServiceSettings())
+    gateway = Gateway(Router("cat"), any_ledger, ServiceSettings())
     try:
         assert gateway.catalog.digest("life/77") == f"{77:064x}"
         for _ in range(10):

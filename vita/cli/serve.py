@@ -55,7 +55,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a model with an OpenAI-compatible API, and a chat page at `/`."""
-    from vita.server.service.deploy_checks import clearance_by
+    from vita.server.service.deploy_checks import ledger_clearance
     from vita.server.service.service import Service
     from vita.server.settings import ServiceSettings
     from vita.spine.config import build, override
@@ -71,7 +71,7 @@ def serve(
             release=release,
             ledger=here.ledger,
             controls=_controls(here),
-            clear=clearance_by(here.ledger, here.store),
+            clear=ledger_clearance(here.ledger, here.store),
             ungated=ungated,
             settings=settings,
             host=host,
@@ -79,7 +79,7 @@ def serve(
             replicas=replicas,
             threads=here.machine.threads,
             research=research,
-            tell=lambda text: here.console.print(text),
+            notify=lambda text: here.console.print(text),
             ready=lambda url: _announce(here, url, name or release.name),
         )
         cut = asyncio.run(service.run())
@@ -104,21 +104,21 @@ def _announce(here: Workspace, url: str, name: str) -> None:
 
 def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> ReleaseInfo:
     """Return the release of a reference; a model folder gets a temporary release."""
-    from vita.server.release import read_release, release_of
+    from vita.server.release import create_release, read_release
     from vita.stages.kinds import Model, Release
 
     given = Path(reference)
     if given.is_dir() and reference not in here.ledger.all_names():
         if (given / "release.json").is_file():
             return read_release(given.resolve())
-        release_of(given, folder, name=_plain(name or given.resolve().name), digest=_digest_of(here, given))
+        create_release(given, folder, name=_plain(name or given.resolve().name), digest=_digest_of(here, given))
         return read_release(folder)
     digest = here.digest(reference)
     if here.store.manifest(digest).kind == Release.kind:
         return read_release(here.store.open(digest, Release).path)
     model = here.store.open(digest, Model)
     called = name or (reference if reference in here.ledger.all_names() else digest[:12])
-    release_of(model.path, folder, name=_plain(called), digest=digest)
+    create_release(model.path, folder, name=_plain(called), digest=digest)
     return read_release(folder)
 
 
@@ -180,7 +180,7 @@ def fleet_drain(
 ) -> None:
     """Drain a replica: it finishes its requests and stops; a new replica replaces it."""
     here = workspace(ctx)
-    told = _control(here, service).call("POST", "/drain", {"replica": replica, "again": not stop})
+    told = _control(here, service).call("POST", "/drain", {"replica": replica, "restart": not stop})
     _show(here, told.json())
 
 

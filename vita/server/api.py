@@ -23,7 +23,7 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class Request(BaseModel):
+class RequestBody(BaseModel):
     """Base of every request body."""
 
     model_config = ConfigDict(
@@ -35,14 +35,14 @@ class Request(BaseModel):
     """Fields of the OpenAI API that are accepted only with these values."""
 
 
-class StreamOptions(Request):
+class StreamOptions(RequestBody):
     """Options of a streamed response."""
 
     include_usage: bool = False
     """Send the token usage in a last chunk without choices."""
 
 
-class Decoding(Request):
+class Decoding(RequestBody):
     """Fields that completions and chat completions share."""
 
     model: str = Field(min_length=1, max_length=200)
@@ -123,7 +123,7 @@ class CompletionRequest(Decoding):
         return _as_list(self.prompt)
 
 
-class Message(Request):
+class ChatMessage(RequestBody):
     """One message of a dialogue."""
 
     unsupported = {"name": (), "tool_calls": ([],), "function_call": (), "refusal": (), "audio": (),
@@ -150,7 +150,7 @@ class Message(Request):
         return "".join(texts)
 
 
-class ResponseFormat(Request):
+class ResponseFormat(RequestBody):
     """The format of the response."""
 
     type: Literal["text"]
@@ -168,7 +168,7 @@ class ChatRequest(Decoding):
         "echo": (False,),
     }  # fmt: skip
 
-    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
     """The messages of the dialogue."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31)
     """Maximum number of tokens of the completion; the newer name of `max_tokens`."""
@@ -200,7 +200,7 @@ class ChatRequest(Decoding):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-class EmbeddingRequest(Request):
+class EmbeddingRequest(RequestBody):
     """POST /v1/embeddings."""
 
     unsupported = {"dimensions": ()}
@@ -230,14 +230,14 @@ class EmbeddingRequest(Request):
         return _as_list(self.input)
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(RequestBody):
     """POST /tokenize: a text or a dialogue."""
 
     model: str | None = None
     """The name of the model."""
     prompt: str | None = None
     """A text; names of special tokens in it are encoded as special tokens."""
-    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=4096)] | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=4096)] | None = None
     """A dialogue; names of special tokens in it are encoded as plain text."""
     add_generation_prompt: bool = True
     """End the dialogue with the start of an assistant message."""
@@ -253,7 +253,7 @@ class TokenizeRequest(Request):
         return self
 
 
-class DetokenizeRequest(Request):
+class DetokenizeRequest(RequestBody):
     """POST /detokenize."""
 
     model: str | None = None
@@ -262,7 +262,7 @@ class DetokenizeRequest(Request):
     """Token ids."""
 
 
-R = TypeVar("R", bound=Request)
+R = TypeVar("R", bound=RequestBody)
 
 
 def parse(model: type[R], body: bytes) -> R:
@@ -283,33 +283,33 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 def read(model: type[R], values: Mapping[str, Any]) -> R:
     """Validate the values of a request; raises `ApiError` with the wrong field."""
-    given = _known(model, values, "")
-    if isinstance(given.get("messages"), list):
-        given["messages"] = [
-            _known(Message, message, f"messages[{index}].") if isinstance(message, dict) else message
-            for index, message in enumerate(given["messages"])
+    fields = _supported_fields(model, values, "")
+    if isinstance(fields.get("messages"), list):
+        fields["messages"] = [
+            _supported_fields(ChatMessage, message, f"messages[{index}].") if isinstance(message, dict) else message
+            for index, message in enumerate(fields["messages"])
         ]
     try:
-        return model.model_validate(given)
+        return model.model_validate(fields)
     except ValidationError as error:
         raise _explained(error) from None
 
 
-def _known(model: type[Request], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _supported_fields(model: type[RequestBody], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Drop nulls and neutral values of unsupported fields; refuses unknown and unsupported fields."""
-    given = {}
+    fields = {}
     for name, value in values.items():
         if name in model.model_fields:
             if value is not None:
-                given[name] = value
+                fields[name] = value
         elif name in model.unsupported:
             if value is not None and not any(value == neutral for neutral in model.unsupported[name]):
-                message = f"`{where}{name}` is not supported by this server"
-                raise invalid(message, f"{where}{name}", code="unsupported_parameter")
+                message = f"`{prefix}{name}` is not supported by this server"
+                raise invalid(message, f"{prefix}{name}", code="unsupported_parameter")
         else:
-            message = f"Unrecognized request argument supplied: {where}{name[:100]}"
-            raise invalid(message, f"{where}{name[:100]}", code="unknown_parameter")
-    return given
+            message = f"Unrecognized request argument supplied: {prefix}{name[:100]}"
+            raise invalid(message, f"{prefix}{name[:100]}", code="unknown_parameter")
+    return fields
 
 
 def _texts_or_ids(value: Any, name: str) -> Any:
@@ -332,7 +332,7 @@ def _are_ids(value: list[Any]) -> bool:
 
 
 def _is_bias(token: Any, bias: Any) -> bool:
-    """Tell whether an entry of `logit_bias` is valid."""
+    """Return True if an entry of `logit_bias` is valid."""
     number = type(bias) in (int, float) and -100 <= bias <= 100
     return number and isinstance(token, str) and token.isascii() and token.isdigit() and len(token) <= 9
 
@@ -369,8 +369,8 @@ def _explained(error: ValidationError) -> ApiError:
         return invalid(f"Unrecognized request argument supplied: {param}", param, code="unknown_parameter")
     problem = str(raised) if raised else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
     if not isinstance(first["input"], (dict, list)) and not raised:
-        shown = repr(first["input"])
-        problem += f", got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+        input_text = repr(first["input"])
+        problem += f", got {input_text if len(input_text) <= 80 else input_text[:77] + '...'}"
     return invalid(f"Invalid `{param}`: {problem}", param, code="invalid_value")
 
 

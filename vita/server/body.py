@@ -11,7 +11,7 @@ from vita.server.errors import body_timeout, too_large
 
 
 def declared_length(request: Request) -> int:
-    """The value of Content-Length, 0 where it is absent or not a number."""
+    """Return the value of Content-Length, or 0 if it is absent or not a number."""
     text = request.headers.get("content-length", "0")
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else 0
 

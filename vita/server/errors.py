@@ -25,19 +25,19 @@ class ApiError(Exception):
         code: str | None = None,
         kind: str | None = None,
         headers: dict[str, str] | None = None,
-        more: dict[str, Any] | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> None:
-        """`kind` is the `type` in the body, by default that of the status; `more` are additional fields of the body."""
+        """`kind` is the `type` in the body, by default that of the status; `extra` are more fields of the body."""
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
         self.code = code or CODES.get(status)
         self.kind = kind or TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        self.headers, self.more = headers or {}, more or {}
+        self.headers, self.extra = headers or {}, extra or {}
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body of the response."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": {**error, **self.more}}
+        return {"error": {**error, **self.extra}}
 
 
 class ClientLeft(Exception):

@@ -1,12 +1,12 @@
 """A release: a folder that pins a model and how it is served, byte for byte.
 
-    release_of(model_folder, target, name="cat", version="1") -> target     # release.json + model/
+    create_release(model_folder, target, name="cat", version="1") -> target     # release.json + model/
     release = read_release(target)
     files = verify_release(release)                                         # every file hashed, nothing else there
 
-The release's digest is the sha256 of release.json, which names the sha256 of every other file: a replica that is given
-the digest can verify by itself that it serves exactly this release. What release.json says about the identity of the
-model is a claim; `vita.gates.clearance` computes the identity from the verified files.
+The digest of the release is the sha256 of release.json, which names the sha256 of every other file. A replica that has
+the digest can verify that it serves exactly this release. The digest of the model in release.json is a claim;
+`vita.gates.clearance` computes the identity from the verified files.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class ReleaseInfo:
 
     @property
     def id(self) -> str:
-        """How a request names just this version."""
+        """The name with which a request selects exactly this version."""
         return f"{self.name}:{self.version}"
 
 
-def release_of(
+def create_release(
     model: Path,
     target: Path,
     *,
@@ -69,12 +69,10 @@ def release_of(
     sampling: Mapping[str, Any] | None = None,
     golden: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """Make the folder `target` a release of a Hugging Face model folder.
+    """Create a release of a Hugging Face model folder in the folder `target`.
 
-    `digest` is the model's digest in the store, by default the one that its files have there; `version` is by default
-    the beginning of that digest.
-
-    A request that names no sampling gets `sampling`, and for the rest what the model\'s `generation_config.json` says.
+    `digest` is the digest of the model in the store, by default computed from its files; `version` is by default the
+    beginning of that digest. `sampling` holds the defaults of requests, before those of `generation_config.json`.
     """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
@@ -101,10 +99,10 @@ def release_of(
 
 
 def read_release(folder: Path) -> ReleaseInfo:
-    """Read what a release's folder says; its files are not verified."""
+    """Read the release.json of a folder; the files are not verified."""
     path = folder / DESCRIPTION
     if not path.is_file() or path.is_symlink():
-        raise ModelError(str(folder), "holds no release.json", hint="make a release with `vita release`")
+        raise ModelError(str(folder), "holds no release.json", hint="create a release with `vita release`")
     data = path.read_bytes()
     try:
         content = json.loads(data)
@@ -133,12 +131,12 @@ def verify_release(release: ReleaseInfo) -> dict[str, tuple[str, int]]:
         if name not in present:
             raise StoreError(str(release.folder / name), "is missing from the release")
     if stray := sorted(present.keys() - release.files.keys() - {DESCRIPTION}):
-        hint = "a release holds nothing else; remove the file"
+        hint = "a release contains no other files; remove it"
         raise StoreError(str(release.folder / stray[0]), "is not named in release.json", hint=hint)
     for name, expected in release.files.items():
-        if (found := file_sha256(present[name])) != expected:
+        if (actual := file_sha256(present[name])) != expected:
             raise StoreError(
-                str(present[name]), expected=f"the released bytes (sha256 {expected[:12]})", got=found[:12]
+                str(present[name]), expected=f"the released bytes (sha256 {expected[:12]})", got=actual[:12]
             )
     prefix = f"{MODEL}/"
     return {
@@ -158,23 +156,23 @@ def load_verified(folder: Path, load: Callable[[ReleaseInfo, Files], T], *, dige
     set it.
     """
     for _ in range(READ_ATTEMPTS):
-        before = _fingerprint(folder)
+        fingerprint = _fingerprint(folder)
         release = read_release(folder)
         if digest is not None and release.digest != digest:
             raise StoreError(str(folder / DESCRIPTION), expected=f"the release {digest}", got=release.digest)
         loaded = load(release, verify_release(release))
-        if _fingerprint(folder) == before:
+        if _fingerprint(folder) == fingerprint:
             return loaded
     raise StoreError(str(folder), "its files change while they are loaded")
 
 
 def _fingerprint(folder: Path) -> list[tuple[str, int, int, int, int]]:
     """Name, device, inode, size and change time of every file and folder."""
-    found: list[tuple[str, int, int, int, int]] = []
+    states: list[tuple[str, int, int, int, int]] = []
     for path in sorted([folder, *folder.rglob("*")]):
-        seen = path.lstat()
-        found.append((str(path), seen.st_dev, seen.st_ino, seen.st_size, seen.st_ctime_ns))
-    return found
+        status = path.lstat()
+        states.append((str(path), status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns))
+    return states
 
 
 def _take_files(model: Path, target: Path) -> dict[str, tuple[str, int]]:

@@ -17,9 +17,9 @@ from vita.server.api import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    RequestBody,
     TokenizeRequest,
 )
-from vita.server.api import Request as ApiRequest
 
 JSON, EVENTS, TEXT, HTML = "application/json", "text/event-stream", "text/plain", "text/html"
 ANY_MODEL_SCOPE = ("chat", "completions", "embeddings")
@@ -68,7 +68,7 @@ class Route:
 class ModelRoute(Route):
     """A route that a replica answers and that the gateway forwards to one."""
 
-    request: type[ApiRequest] | None = None
+    request: type[RequestBody] | None = None
     errors: tuple[int, ...] = MODEL_ERRORS
 
 

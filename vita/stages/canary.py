@@ -32,7 +32,7 @@ from vita.stats.intervals import Interval, difference, share
 
 if TYPE_CHECKING:
     from vita.monitoring.client import Visited
-    from vita.server.service.service import Running
+    from vita.server.service.service import RunningService
 
 VERSION = 3
 LINEAGE = True
@@ -130,7 +130,7 @@ async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: C
     async with service.served() as running:
         terms = Terms(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)
-        models = {version.id: version.model for version in running.fleet.routes.versions.values()}
+        models = {version.id: version.model for version in running.fleet.router.versions.values()}
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
 
         async def told(done: int) -> None:
@@ -151,7 +151,7 @@ async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: C
     return Watched(canary, shifting, promoted, minded, change, models)
 
 
-def _kill_one(running: Running, old: ReleaseInfo) -> None:
+def _kill_one(running: RunningService, old: ReleaseInfo) -> None:
     victim = next((one.pid for one in running.fleet.of_version(old.id) if one.pid), None)
     if victim is not None:
         os.kill(victim, signal.SIGKILL)

@@ -95,7 +95,7 @@ async def _serve_and_visit(
             f"{running.url}/v1", coming, crowd, model=pinned.name, seed=config.seed,
             at_once=config.at_once, max_tokens=config.max_tokens, on_visit=told,
         )  # fmt: skip
-        await running.settled()
+        await running.flush_log()
     said = _in_order(list(collect(ledger)), visited)
     ledger.close()
     return visited, said

@@ -18,7 +18,7 @@ from vita.data.tokens.generation_settings import sampling_defaults
 from vita.gates import clearance
 from vita.infer.content_filter import Guard
 from vita.infer.sampling import Sampling
-from vita.server.release import release_of
+from vita.server.release import create_release
 from vita.spine.config import Settings
 from vita.spine.errors import DataError, GateError
 from vita.spine.ledger import Ledger
@@ -72,7 +72,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     engine, version = Engine.open(inputs.model.path), _version(config, inputs.model)
     golden = golden_answers(engine, config.golden, tokens=config.golden_tokens)
     folder = context.draft_folder()
-    release_of(
+    create_release(
         inputs.model.path,
         folder,
         name=config.name,

@@ -143,7 +143,7 @@ async def test_an_error_in_a_stream_is_passed_on_once_and_asked_of_nobody_else(l
         *parts, last = [json.loads(one.removeprefix("data: ")) for one in answer.text.split("\n\n") if one]
         assert last["error"]["code"] == "internal_error" and not [one for one in parts if "error" in one]
         assert not other.asked and lost(gateway) == {"fault": 1.0}
-        assert [backend.breaker.failures for _, backend in gateway.routes.backends()] == [0, 0]
+        assert [backend.breaker.failures for _, backend in gateway.router.backends()] == [0, 0]
         gateway.log.flush()
         assert [row["status"] for row in asked_since(ledger)] == [502]
 
@@ -175,5 +175,5 @@ async def test_a_client_that_leaves_stops_the_work_streaming_or_not(ledger):
                 await client.post("/v1/chat/completions", json=body, timeout=0.15 if body is CHAT else 0.2)
         await asyncio.sleep(0.6)
         assert slow.cancelled == 2
-        assert gateway.in_flight == 0 and gateway.routes.in_flight == 0
+        assert gateway.in_flight == 0 and gateway.router.in_flight == 0
         assert gateway.telemetry.cancelled._value.get() == 2

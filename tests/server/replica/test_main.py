@@ -16,7 +16,7 @@ import pytest
 from tests.server.serving import tiny_engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf
-from vita.server.release import release_of
+from vita.server.release import create_release
 from vita.server.replica.main import check_golden, main, open_app, verify
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError, StoreError
@@ -32,7 +32,7 @@ def release(tmp_path: Path) -> Path:
     prompt = engine.text_ids("a cat")
     (answer,) = engine.generate([prompt], Sampling(temperature=0, max_tokens=8))
     golden = [{"prompt": prompt, "greedy": list(answer.ids), "logprob": sum(answer.logprobs)}]
-    return release_of(
+    return create_release(
         tmp_path / "made", tmp_path / "release", name="cat", version="1", golden=golden,
         sampling={"temperature": 0.0, "max_tokens": 5}, limits={"rows": 2, "queue": 4},
         guard={"words": ["poison"], "refusal": "No."},

@@ -17,7 +17,7 @@ from tests.server.releases import model_folder, release_folder
 from tests.server.serving import serving
 from vita.data.tokens.chat_template import CHATML
 from vita.nn.transformer import Transformer
-from vita.server.release import release_of
+from vita.server.release import create_release
 from vita.server.replica.main import open_app
 from vita.spine.errors import ModelError
 
@@ -95,7 +95,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_sampling_settings_that_fail_every_request_are_refused(tmp_path: Path) -> None:
     model = model_folder(tmp_path / "model")
-    release = release_of(model, tmp_path / "release", name="m", version="1", sampling={"top_p": 7.0})
+    release = create_release(model, tmp_path / "release", name="m", version="1", sampling={"top_p": 7.0})
     with pytest.raises(ModelError, match="responds to its first request to /v1/.*completions with 500"):
         open_app(release)
 
@@ -110,9 +110,9 @@ def test_recommended_settings_that_are_not_applied_are_a_warning(tmp_path: Path)
     model = model_folder(tmp_path / "model")
     settings = {"temperature": 0.7, "repetition_penalty": 1.1, "min_p": 0.05, "num_beams": 1}
     (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, **settings}))
-    with serving(open_app(release_of(model, tmp_path / "release", name="m", version="1"))) as url:
+    with serving(open_app(create_release(model, tmp_path / "release", name="m", version="1"))) as url:
         (warning,) = httpx.get(f"{url}/ready").json()["warnings"]
-        assert "repetition_penalty 1.1, min_p 0.05, which is not applied" in warning
+        assert "repetition_penalty 1.1, min_p 0.05, which the server ignores" in warning
 
 
 def test_weights_that_only_some_requests_meet_are_a_warning(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_weights_that_only_some_requests_meet_are_a_warning(tmp_path: Path) -> N
 
     with serving(open_app(release_folder(tmp_path, change=change, tied=False))) as url:
         (warning,) = httpx.get(f"{url}/ready").json()["warnings"]
-        assert "1 parameters hold NaN or infinity, model.embed_tokens.weight" in warning
+        assert "NaN or infinity in 1 parameter, for example model.embed_tokens.weight" in warning
 
 
 @pytest.mark.slow

@@ -9,15 +9,17 @@ import pytest
 from vita.infer.content_filter import Guard
 from vita.infer.detokenizer import TextStream
 from vita.infer.request import Piece, Scored
-from vita.server.replica.responses import HOLD, Choice, ChoiceDelta
+from vita.server.replica.responses import HOLD, ChoiceDelta, ResponseChoice
 from vita.testing import byte_tokenizer
 
 LONG = "a cat sat on the mat and looked out of the window, and then it said "
 
 
-def told(answer: str, *, guard: Guard | None, stop: tuple[str, ...] = ()) -> Iterator[tuple[Choice, ChoiceDelta]]:
+def told(
+    answer: str, *, guard: Guard | None, stop: tuple[str, ...] = ()
+) -> Iterator[tuple[ResponseChoice, ChoiceDelta]]:
     """What goes out of an answer whose tokens are bytes, as it grows."""
-    choice, stream = Choice(0, byte_tokenizer(), guard), TextStream(stop)
+    choice, stream = ResponseChoice(0, byte_tokenizer(), guard), TextStream(stop)
     data = answer.encode()
     for place, token in enumerate(data):
         last = place == len(data) - 1

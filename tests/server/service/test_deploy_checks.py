@@ -20,8 +20,8 @@ from vita.gates.clearance import UNGATED, Clearance, Terms
 from vita.gates.policy import Policy
 from vita.reporting import REPORT_FILE
 from vita.reporting.figures import ReportContent
-from vita.server.release import ReleaseInfo, load_verified, read_release, release_of, verify_release
-from vita.server.service.deploy_checks import clearance_by
+from vita.server.release import ReleaseInfo, create_release, load_verified, read_release, verify_release
+from vita.server.service.deploy_checks import ledger_clearance
 from vita.spine.config import build
 from vita.spine.errors import GateError, ModelError, StoreError
 from vita.spine.store import Draft
@@ -48,11 +48,11 @@ def release(life: Life, model: str, *, claim: str | None = None, guard: dict[str
     """A release of a model of the store, which may claim to hold another model."""
     target = life.folder / "releases" / str(time.monotonic_ns())
     source = life.store.open(model).path
-    return read_release(release_of(source, target, name="cat", version="1", digest=claim or model, guard=guard))
+    return read_release(create_release(source, target, name="cat", version="1", digest=claim or model, guard=guard))
 
 
 def clear(life: Life, pinned: ReleaseInfo, **terms: Any) -> Clearance:
-    return clearance_by(life.ledger, life.store)(pinned, Terms(**terms))
+    return ledger_clearance(life.ledger, life.store)(pinned, Terms(**terms))
 
 
 def copy_of(life: Life, model: str, name: str, **changed: str) -> Path:
@@ -104,10 +104,10 @@ def test_the_same_files_are_the_same_model_at_every_path(tmp_path):
     life, approved, draft = gated_life(tmp_path)
     copies = [copy_of(life, approved, name) for name in ("one", "two")]
     for number, folder in enumerate(copies):
-        pinned = read_release(release_of(folder, tmp_path / f"release-{number}", name="copy"))
+        pinned = read_release(create_release(folder, tmp_path / f"release-{number}", name="copy"))
         assert clear(life, pinned).model == approved
     other = [copy_of(life, draft, name, own__txt="new") for name in ("three", "four")]
-    first, second = (read_release(release_of(one, tmp_path / f"r-{one.name}", name="copy")) for one in other)
+    first, second = (read_release(create_release(one, tmp_path / f"r-{one.name}", name="copy")) for one in other)
     assert first.model == second.model and first.version == first.model[:8]
 
 
@@ -115,7 +115,7 @@ def test_the_same_files_are_the_same_model_at_every_path(tmp_path):
 def test_a_copy_with_other_files_beside_approved_weights_is_not_approved(tmp_path, changed):
     life, approved, _ = gated_life(tmp_path)
     folder = copy_of(life, approved, "copy", **changed)
-    pinned = read_release(release_of(folder, tmp_path / "release", name="copy", digest=None))
+    pinned = read_release(create_release(folder, tmp_path / "release", name="copy", digest=None))
     with pytest.raises(GateError, match="holds the weights of the approved model .* but other files"):
         clear(life, pinned)
     assert clear(life, pinned, ungated="a trial of the tokenizer").model != approved
@@ -135,7 +135,7 @@ def test_a_guard_belongs_to_the_approval(tmp_path):
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_retired_model_is_refused_at_every_path_and_served_for_research_only_where_it_was_kept(tmp_path, kept):
     life, approved, _ = gated_life(tmp_path)
-    edited = release_of(copy_of(life, approved, "copy", own__txt="edited"), tmp_path / "edited", name="copy")
+    edited = create_release(copy_of(life, approved, "copy", own__txt="edited"), tmp_path / "edited", name="copy")
     life.ledger.move(approved, "retired", who="ann", why="old", research=kept)
     for terms in ({}, {"ungated": "please"}):
         for pinned in (release(life, approved), read_release(edited)):
@@ -165,7 +165,7 @@ def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_la
         clear(life, release(life, rejected))
     copy = copy_of(life, rejected, "copy", own__txt="edited")
     with pytest.raises(GateError, match="holds weights that the gate cat/release rejected"):
-        clear(life, read_release(release_of(copy, tmp_path / "release", name="copy")))
+        clear(life, read_release(create_release(copy, tmp_path / "release", name="copy")))
     easy = build(
         Policy, {"model": "sft", "bars": [{"report": "other", "figure": "a/b", "at_least": 0.1}]}, where="gate"
     )
@@ -195,7 +195,7 @@ def test_a_release_with_a_symbolic_link_or_a_stray_file_is_refused(tmp_path):
     folder = copy_of(life, approved, "linked")
     (folder / "secret.txt").symlink_to("/etc/hostname")
     with pytest.raises(ModelError, match=r"secret\.txt: is a symbolic link"):
-        release_of(folder, tmp_path / "release", name="cat")
+        create_release(folder, tmp_path / "release", name="cat")
 
 
 def test_a_file_that_is_replaced_between_verification_and_loading_is_not_loaded(tmp_path):

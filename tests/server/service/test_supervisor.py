@@ -57,7 +57,7 @@ async def running(
     service = Service(
         name="cat", release=release or pinned(folder, "1"), ledger=Ledger(folder / "ledger.db"), clear=clear_any,
         controls=folder / "services", settings=ServiceSettings(**{"drain_seconds": 5, **settings}), port=0,
-        replicas=replicas, command=stub_command, ready=address.set_result, tell=tell,
+        replicas=replicas, command=stub_command, ready=address.set_result, notify=tell,
     )  # fmt: skip
     task = asyncio.create_task(service.run())
     await asyncio.wait({task, address}, return_when=asyncio.FIRST_COMPLETED)
@@ -278,5 +278,5 @@ def test_a_public_address_needs_a_key(tmp_path):
         clear=clear_any,
         host="0.0.0.0",
     )
-    with pytest.raises(ConfigError, match="there is no API key; make one with `vita keys create NAME`"):
+    with pytest.raises(ConfigError, match="there is no API key; create one with `vita keys create NAME`"):
         asyncio.run(service.run())

@@ -18,14 +18,14 @@ from starlette.requests import Request
 from vita.server.api import json_object
 from vita.server.body import declared_length, read_body
 from vita.server.errors import ApiError, invalid, too_busy, too_large, unavailable
-from vita.server.gateway.keys import ANYBODY, Key, Keyring
+from vita.server.gateway.keys import ANONYMOUS_KEY, Key, Keyring
 from vita.server.gateway.proxy import FULL
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.settings import ServiceSettings
 
 
 @dataclass
-class Slot:
+class AdmissionSlot:
     """The share of the gateway's capacity that one request takes; only `Admission` changes it."""
 
     entered: bool = False
@@ -54,12 +54,14 @@ class Admission:
 
     def authorize(self, key: Key, scopes: tuple[str, ...]) -> None:
         """Require that the key has one of the scopes; with no scopes, any key is enough."""
-        if scopes and not any(key.allows(scope) for scope in scopes) and not (key is ANYBODY and scopes == ("admin",)):
+        if key is ANONYMOUS_KEY and scopes == ("admin",):
+            return
+        if scopes and not any(key.allows(scope) for scope in scopes):
             self._rejected("scope")
             message = f"This API key does not have the required scope {' or '.join(f'`{scope}`' for scope in scopes)}."
             raise ApiError(403, message, code="insufficient_scope")
 
-    def enter(self, request: Request, key: Key, slot: Slot) -> bool:
+    def enter(self, request: Request, key: Key, slot: AdmissionSlot) -> bool:
         """Take a slot for a request; returns whether its content may be stored."""
         self._check_rate(key)
         length = declared_length(request)
@@ -78,7 +80,7 @@ class Admission:
     def _key(self, request: Request) -> Key:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if self.keys.open and self.local:
-            return ANYBODY
+            return ANONYMOUS_KEY
         if scheme.lower() != "bearer" or not secret.strip():
             self._rejected("no key")
             message = "This service requires an API key: send it as `Authorization: Bearer vk-...`."
@@ -114,7 +116,7 @@ class Admission:
             wait = max(1, round(seconds + 0.5))
             raise too_busy(f"The rate limit of this API key is exceeded; try again in {wait} s", retry_after=wait)
 
-    async def body(self, request: Request, slot: Slot) -> dict[str, Any]:
+    async def body(self, request: Request, slot: AdmissionSlot) -> dict[str, Any]:
         """Read the JSON object in the body of a request; {} for a request without a body."""
         if not declared_length(request) and "transfer-encoding" not in request.headers:
             return {}
@@ -135,7 +137,7 @@ class Admission:
             raise
         return json_object(content)
 
-    def _hold(self, slot: Slot, count: int) -> None:
+    def _hold(self, slot: AdmissionSlot, count: int) -> None:
         slot.bytes_held += count
         self.bytes_held += count
         if self.bytes_held > self.settings.in_flight_bytes:
@@ -145,7 +147,7 @@ class Admission:
     def _rejected(self, reason: str) -> None:
         self.telemetry.rejected.labels(reason).inc()
 
-    def leave(self, slot: Slot) -> None:
+    def leave(self, slot: AdmissionSlot) -> None:
         """Free the slot of a request that has ended."""
         self.bytes_held -= slot.bytes_held
         slot.bytes_held = 0
@@ -156,10 +158,10 @@ class Admission:
 
 def _consent(request: Request, key: Key, settings: ServiceSettings) -> bool:
     """Return whether content may be stored: from the request, else its key, else the settings of the service."""
-    said = request.headers.get("x-vita-consent", "").strip().lower()
-    if said in ("yes", "no"):
-        return said == "yes"
-    if said:
+    choice = request.headers.get("x-vita-consent", "").strip().lower()
+    if choice in ("yes", "no"):
+        return choice == "yes"
+    if choice:
         raise invalid("`X-Vita-Consent` is `yes` or `no`", "X-Vita-Consent")
     return key.consent or settings.consent
 

@@ -59,7 +59,7 @@ def gateway_app(gateway: Gateway) -> Starlette:
         (CHAT_PAGE, chat_page),
     ]
     return create_application(
-        endpoints, description=_description(gateway.routes.service), middleware=standard_middleware()
+        endpoints, description=_description(gateway.router.service), middleware=standard_middleware()
     )
 
 

@@ -1,8 +1,8 @@
 """Continues a stream on another replica.
 
 The same request with the same seed has the same completion on every replica. So when a replica dies during a stream,
-the request is sent to another one and the part that the client has is skipped: `Continuation` inspects each event and
-stores, per choice, the text and the number of log-probabilities that were sent.
+the request is sent to another one and the part that the client has is skipped: `StreamContinuation` inspects each event
+and stores, per choice, the text and the number of log-probabilities that were sent.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ class Diverged(Exception):
     """The second replica generates a different completion than the first; the stream cannot continue."""
 
 
-async def sse_events(parts: AsyncIterator[bytes], *, longest: int = 8 * 2**20) -> AsyncIterator[bytes]:
+async def sse_events(parts: AsyncIterator[bytes], *, max_bytes: int = 8 * 2**20) -> AsyncIterator[bytes]:
     """Yield the data of each server-sent event; comments are skipped."""
-    rest = b""
+    buffer = b""
     async for part in parts:
-        rest += part
-        *whole, rest = rest.replace(b"\r\n", b"\n").split(b"\n\n")
-        if len(rest) > longest:
-            raise ValueError(f"an event of the stream is longer than {longest} bytes")
-        for event in whole:
+        buffer += part
+        *events, buffer = buffer.replace(b"\r\n", b"\n").split(b"\n\n")
+        if len(buffer) > max_bytes:
+            raise ValueError(f"an event of the stream is longer than {max_bytes} bytes")
+        for event in events:
             lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
             if lines:
                 yield b"\n".join(lines)
@@ -57,7 +57,7 @@ class _Choice:
 
 
 @dataclass
-class Continuation:
+class StreamContinuation:
     """Forwards every event once, across several replicas."""
 
     wants_usage: bool
@@ -78,12 +78,12 @@ class Continuation:
     def finishes(self) -> list[str | None]:
         return [self._choices[index].finish for index in sorted(self._choices)]
 
-    def begin_again(self) -> None:
+    def restart(self) -> None:
         """Start to read the stream of another replica."""
         for choice in self._choices.values():
             choice.text_seen = choice.logprobs_seen = 0
 
-    def pass_on(self, data: bytes) -> bytes | None:
+    def forward(self, data: bytes) -> bytes | None:
         """Return the event for the client, or None when it has no new content.
 
         Raises `Faulted` for an error event, and `Stopping` when the error is the shutdown of the replica.
@@ -105,68 +105,68 @@ class Continuation:
             return _event(event)
         if not self.wants_usage:
             event.pop("usage", None)
-        fresh = [choice for choice in event["choices"] if self._news(choice)]
-        return _event({**event, "choices": fresh}) if fresh else None
+        new_choices = [choice for choice in event["choices"] if self._remove_sent_part(choice)]
+        return _event({**event, "choices": new_choices}) if new_choices else None
 
-    def _news(self, told: dict[str, Any]) -> bool:
+    def _remove_sent_part(self, choice: dict[str, Any]) -> bool:
         """Remove the part of a choice that was already sent; returns whether anything remains."""
-        kept = self._choices.setdefault(told.get("index", 0), _Choice())
-        chat = "delta" in told
-        holder, name = (told["delta"], "content") if chat else (told, "text")
+        progress = self._choices.setdefault(choice.get("index", 0), _Choice())
+        chat = "delta" in choice
+        holder, name = (choice["delta"], "content") if chat else (choice, "text")
         text = holder.get(name) or ""
-        fresh_text = self._fresh_text(kept, text)
-        entries = _logprob_entries(told)
-        old = min(max(0, kept.logprobs - kept.logprobs_seen), entries)
-        kept.logprobs_seen += entries
-        self._count_logprobs(told, old)
-        _cut_logprobs(told, old)
-        kept.logprobs = max(kept.logprobs, kept.logprobs_seen)
-        opens = chat and "role" in holder and not kept.opened
-        if chat and "role" in holder and kept.opened:
+        fresh_text = self._fresh_text(progress, text)
+        entries = _logprob_entries(choice)
+        repeated = min(max(0, progress.logprobs - progress.logprobs_seen), entries)
+        progress.logprobs_seen += entries
+        self._count_logprobs(choice, repeated)
+        _cut_logprobs(choice, repeated)
+        progress.logprobs = max(progress.logprobs, progress.logprobs_seen)
+        opens = chat and "role" in holder and not progress.opened
+        if chat and "role" in holder and progress.opened:
             holder.pop("role")
-        kept.opened |= opens
-        ends = bool(told.get("finish_reason")) and kept.finish is None
-        if ends:
-            kept.finish = told["finish_reason"]
+        progress.opened |= opens
+        finishes = bool(choice.get("finish_reason")) and progress.finish is None
+        if finishes:
+            progress.finish = choice["finish_reason"]
         if name in holder:
             holder[name] = fresh_text
-        others = any(value for key, value in holder.items() if key not in ("content", "role")) if chat else False
-        return bool(fresh_text) or opens or ends or entries > old or others
+        other_content = any(value for key, value in holder.items() if key not in ("content", "role")) if chat else False
+        return bool(fresh_text) or opens or finishes or entries > repeated or other_content
 
-    def _fresh_text(self, kept: _Choice, text: str) -> str:
-        known = kept.text[kept.text_seen : kept.text_seen + len(text)]
-        if text[: len(known)] != known:
+    def _fresh_text(self, progress: _Choice, text: str) -> str:
+        sent = progress.text[progress.text_seen : progress.text_seen + len(text)]
+        if text[: len(sent)] != sent:
             raise Diverged
-        kept.text_seen += len(text)
-        fresh = text[len(known) :]
-        kept.text += fresh
-        return fresh
+        progress.text_seen += len(text)
+        new_text = text[len(sent) :]
+        progress.text += new_text
+        return new_text
 
-    def _count_logprobs(self, told: dict[str, Any], old: int) -> None:
-        values = logprob_values(told)[old:]
+    def _count_logprobs(self, choice: dict[str, Any], repeated: int) -> None:
+        values = logprob_values(choice)[repeated:]
         self.logprob_sum += sum(value for value in values if value is not None)
         self.logprob_count += sum(value is not None for value in values)
 
 
-def logprob_values(told: dict[str, Any]) -> list[float | None]:
-    found = told.get("logprobs") or {}
-    if "content" in found:
-        return [entry.get("logprob") for entry in found["content"] or []]
-    return list(found.get("token_logprobs") or [])
+def logprob_values(choice: dict[str, Any]) -> list[float | None]:
+    logprobs = choice.get("logprobs") or {}
+    if "content" in logprobs:
+        return [entry.get("logprob") for entry in logprobs["content"] or []]
+    return list(logprobs.get("token_logprobs") or [])
 
 
-def _logprob_entries(told: dict[str, Any]) -> int:
-    return len(logprob_values(told))
+def _logprob_entries(choice: dict[str, Any]) -> int:
+    return len(logprob_values(choice))
 
 
-def _cut_logprobs(told: dict[str, Any], old: int) -> None:
+def _cut_logprobs(choice: dict[str, Any], repeated: int) -> None:
     """Remove the log-probabilities of the first `old` tokens of a choice, in the format of either route."""
-    found = told.get("logprobs")
-    if not found or not old:
+    logprobs = choice.get("logprobs")
+    if not logprobs or not repeated:
         return
-    for name, value in found.items():
+    for name, value in logprobs.items():
         if isinstance(value, list):
-            found[name] = value[old:]
+            logprobs[name] = value[repeated:]
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -12,23 +12,28 @@ and only where the service stores content.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import sqlalchemy as sa
 from pydantic import Field, ValidationError, model_validator
 
 from vita.monitoring.request_log import feedback, requests
-from vita.server.errors import ApiError
+from vita.server.errors import ApiError, unavailable
 from vita.server.gateway.keys import Key
 from vita.server.gateway.redaction import redact
-from vita.server.gateway.request_log import Kept
+from vita.server.gateway.request_log import RequestLog, StoragePolicy
 from vita.spine.config import Settings
+from vita.spine.errors import LedgerError, VitaError
 from vita.spine.ledger import Ledger
 
 TEXT = 32_768
 TEXTS = ("better", "reason")
 """Fields with free text."""
+STORE_SECONDS, MAX_WAITING = 10.0, 64
+"""Timeout of storing feedback, and the maximum number of waiting feedback requests."""
 
 _FIELDS = {
     "thumb": ({"request_id", "value"}, {"reason"}),
@@ -62,10 +67,10 @@ class FeedbackRequest(Settings):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> FeedbackRequest:
         needed, possible = _FIELDS[self.kind]
-        given = {name for name in type(self).model_fields if getattr(self, name) is not None} - {"kind", "consent"}
-        for name in sorted(needed - given):
+        used = {name for name in type(self).model_fields if getattr(self, name) is not None} - {"kind", "consent"}
+        for name in sorted(needed - used):
             raise ValueError(f"`{name}` is required for the kind `{self.kind}`")
-        for name in sorted(given - needed - possible):
+        for name in sorted(used - needed - possible):
             raise ValueError(f"`{name}` does not belong to the kind `{self.kind}`")
         if self.value is not None and self.value == {"thumb": 0, "vote": -1}.get(self.kind):
             raise ValueError(f"`value` of the kind `{self.kind}` is 1 or {-1 if self.kind == 'thumb' else 0}")
@@ -81,36 +86,68 @@ def read_feedback(body: Any) -> FeedbackRequest:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
-        named = message.split("`")[1] if first["type"] == "value_error" else None
-        param = named or ".".join(map(str, first["loc"])) or None
-        told = message if named else f"`{param}`: {message}"
-        raise ApiError(400, told, param=param, code="invalid_feedback") from None
+        field = message.split("`")[1] if first["type"] == "value_error" else None
+        param = field or ".".join(map(str, first["loc"])) or None
+        if not field:
+            message = f"`{param}`: {message}"
+        raise ApiError(400, message, param=param, code="invalid_feedback") from None
 
 
-def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kept) -> dict[str, Any]:
+class FeedbackStore:
+    """Stores feedback in threads, within a time limit, so that a slow ledger delays no other request."""
+
+    def __init__(self, ledger: Ledger, log: RequestLog) -> None:
+        self._ledger, self._log = ledger, log
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="feedback")
+        self._waiting = 0
+
+    async def store(self, request: FeedbackRequest, key: Key) -> dict[str, Any]:
+        """Store feedback; raises `ApiError` 503 when the ledger is slow or too many feedback requests wait."""
+        refusal = unavailable("The feedback could not be stored; send it again", code="not_stored")
+        if self._waiting >= MAX_WAITING:
+            raise refusal
+        self._waiting += 1
+        storing = asyncio.get_running_loop().run_in_executor(self._threads, self._store, request, key)
+        try:
+            return await asyncio.wait_for(storing, STORE_SECONDS)
+        except (VitaError, TimeoutError):
+            raise refusal from None
+        finally:
+            self._waiting -= 1
+
+    def _store(self, request: FeedbackRequest, key: Key) -> dict[str, Any]:
+        if not self._log.flush(STORE_SECONDS):  # the feedback may refer to a request that has just ended
+            raise LedgerError("feedback", "the request log is not written yet")
+        return store_feedback(self._ledger, request, key=key, policy=self._log.policy)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def store_feedback(ledger: Ledger, request: FeedbackRequest, *, key: Key, policy: StoragePolicy) -> dict[str, Any]:
     """Store feedback and return a description of it; a request of another key counts as not found."""
-    about = _logged(ledger, said.chosen_request_id or said.request_id or "", key)
+    about = _logged(ledger, request.chosen_request_id or request.request_id or "", key)
     content: dict[str, Any] = {}
-    if said.kind == "vote":
-        content["rejected_request_id"] = _logged(ledger, said.rejected_request_id or "", key)["request"]
-    texts = {name: text for name in TEXTS if (text := getattr(said, name)) is not None}
-    if said.consent and kept.level == "content":
-        content |= {name: redact(text) if kept.redact else text for name, text in texts.items()}
+    if request.kind == "vote":
+        content["rejected_request_id"] = _logged(ledger, request.rejected_request_id or "", key)["request"]
+    texts = {name: text for name in TEXTS if (text := getattr(request, name)) is not None}
+    if request.consent and policy.level == "content":
+        content |= {name: redact(text) if policy.redact else text for name, text in texts.items()}
     left_out = [name for name in texts if name not in content]
-    value = said.value if said.value is not None or said.kind != "vote" else 1
-    consent = said.consent and not left_out  # incomplete feedback is not used for training
-    row = {"request": about["request"], "model": about["model"], "kind": said.kind, "value": value,
+    value = request.value if request.value is not None or request.kind != "vote" else 1
+    consent = request.consent and not left_out  # incomplete feedback is not used for training
+    row = {"request": about["request"], "model": about["model"], "kind": request.kind, "value": value,
            "content": content, "who": key.hint or None, "consent": consent, "at": time.time()}  # fmt: skip
     with ledger.exclusive(f"feedback of {row['who']}") as database:
         earlier = _standing(database, row)
-        repeated = [one for one in earlier if _same_words(dict(one), row)]
+        repeated = [record for record in earlier if _same_words(dict(record), row)]
         if repeated:
             number = repeated[-1]["id"]
         else:
-            ids = [one["id"] for one in earlier]
+            ids = [record["id"] for record in earlier]
             database.execute(sa.update(feedback).where(feedback.c.id.in_(ids)).values(replaced=row["at"]))
             number = database.execute(sa.insert(feedback).values(row).returning(feedback.c.id)).scalar_one()
-    return {"id": number, "object": "feedback", "request_id": about["request"], "kind": said.kind,
+    return {"id": number, "object": "feedback", "request_id": about["request"], "kind": request.kind,
             "version": about["version"], "left_out": left_out, "repeated": bool(repeated),
             "replaces": None if repeated or not earlier else earlier[-1]["id"]}  # fmt: skip
 
@@ -118,18 +155,20 @@ def store_feedback(ledger: Ledger, said: FeedbackRequest, *, key: Key, kept: Kep
 def _standing(database: sa.Connection, row: dict[str, Any]) -> list[Any]:
     """Return the current feedback of the same kind by the same key on the same responses."""
     rejected = feedback.c.content["rejected_request_id"].as_string()
-    same: Any = feedback.c.request == row["request"]
+    same_responses: Any = feedback.c.request == row["request"]
     if row["kind"] == "vote":
         other = row["content"]["rejected_request_id"]
         swapped = sa.and_(feedback.c.request == other, rejected == row["request"])
-        same = sa.or_(sa.and_(same, rejected == other), swapped)
-    who = feedback.c.who.is_(None) if row["who"] is None else feedback.c.who == row["who"]
-    query = sa.select(feedback).where(same, feedback.c.kind == row["kind"], who, feedback.c.replaced.is_(None))
+        same_responses = sa.or_(sa.and_(same_responses, rejected == other), swapped)
+    same_key = feedback.c.who.is_(None) if row["who"] is None else feedback.c.who == row["who"]
+    query = sa.select(feedback).where(
+        same_responses, feedback.c.kind == row["kind"], same_key, feedback.c.replaced.is_(None)
+    )
     return list(database.execute(query.order_by(feedback.c.id)).mappings())
 
 
 def _same_words(earlier: dict[str, Any], row: dict[str, Any]) -> bool:
-    """Tell whether only the time differs, as when a client retries."""
+    """Return True if only the time differs, as when a client retries."""
     return all(earlier[name] == row[name] for name in ("request", "value", "content", "consent"))
 
 
@@ -139,8 +178,8 @@ def _logged(ledger: Ledger, reference: str, key: Key) -> dict[str, Any]:
     query = sa.select(*columns).where(sa.or_(requests.c.request == reference, requests.c.response == reference))
     with ledger.transaction() as database:
         rows = [dict(row) for row in database.execute(query.order_by(requests.c.id.desc())).mappings()]
-    mine = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]
-    if not mine:
+    readable = [row for row in rows if key.allows("admin") or row["key"] == (key.hint or None)]
+    if not readable:
         message = f"This API key has no logged request `{reference}`; feedback refers to a logged request."
         raise ApiError(404, message, param="request_id", code="request_not_found")
-    return mine[0]
+    return readable[0]

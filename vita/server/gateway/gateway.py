@@ -1,6 +1,6 @@
 """The gateway of a service: checks requests, forwards them to the replicas of a version, and records them.
 
-    gateway = Gateway(routes, ledger, settings); app = gateway_app(gateway)
+    gateway = Gateway(router, ledger, settings); app = gateway_app(gateway)
 
 A request without permission is refused before its body is read (`admission`). An accepted request receives a response
 even when replicas die while they work on it (`proxy`).
@@ -26,29 +26,28 @@ from vita.monitoring.request_log import SHED
 from vita.server import routes as api_routes
 from vita.server.api import read
 from vita.server.application import CLIENT_CLOSED_REQUEST
-from vita.server.errors import ApiError, ClientLeft, invalid, unavailable
-from vita.server.gateway.admission import Admission, Slot
-from vita.server.gateway.continuation import Continuation
+from vita.server.errors import ApiError, ClientLeft
+from vita.server.gateway.admission import Admission, AdmissionSlot
+from vita.server.gateway.continuation import StreamContinuation
 from vita.server.gateway.event_stream import CUT, EventStream, StartedStream, unless_disconnected
-from vita.server.gateway.feedback import read_feedback, store_feedback
+from vita.server.gateway.feedback import FeedbackStore, read_feedback
 from vita.server.gateway.keys import Key, Keyring
-from vita.server.gateway.model_states import Catalog, as_header, iso, lifecycle_headers, retired, unknown_model
-from vita.server.gateway.proxy import ProxiedRequest, ReplicaProxy, Reply, no_replica
-from vita.server.gateway.request_log import Kept, RequestLog
+from vita.server.gateway.model_directory import ModelDirectory
+from vita.server.gateway.model_states import Catalog, escape_header, lifecycle_headers
+from vita.server.gateway.proxy import ProxiedRequest, ReplicaProxy, ReplicaResponse
+from vita.server.gateway.request_log import RequestLog, StoragePolicy
 from vita.server.gateway.request_record import RequestRecord
 from vita.server.gateway.routes import FEEDBACK
-from vita.server.gateway.routing import Backend, Routes, Version
+from vita.server.gateway.routing import Backend, Router
 from vita.server.gateway.telemetry import CONTENT_TYPE, Telemetry
 from vita.server.json_response import error_response, json_response
 from vita.server.routes import ModelRoute, Route
 from vita.server.settings import ServiceSettings
-from vita.spine.errors import LedgerError, VitaError
+from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
-FEEDBACK_SECONDS, FEEDBACK_WAITING = 10.0, 64
-"""Timeout of storing feedback, and the maximum number of waiting feedback requests."""
 REFRESH_ROWS = 500
 """Number of rows of a table that are read and applied at once while requests are processed."""
 
@@ -58,7 +57,7 @@ class Gateway:
 
     def __init__(
         self,
-        routes: Routes,
+        router: Router,
         ledger: Ledger,
         settings: ServiceSettings,
         *,
@@ -67,19 +66,19 @@ class Gateway:
         client: httpx.AsyncClient | None = None,
     ) -> None:
         """`local` is true when only this machine can reach the gateway; then no key is required while none exists."""
-        self.routes, self.ledger, self.settings, self.research = routes, ledger, settings, research
+        self.router, self.ledger, self.settings = router, ledger, settings
         self.telemetry = Telemetry()
-        self.keys, self.catalog = Keyring(ledger), Catalog(ledger, routes.service)
-        self._writers = ThreadPoolExecutor(2, thread_name_prefix="feedback")
-        self._feedback_waiting = 0
+        self.keys, self.catalog = Keyring(ledger), Catalog(ledger, router.service)
+        self.directory = ModelDirectory(router, self.catalog, research=research)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ledger refresh")
         self.admission = Admission(self.keys, settings, self.telemetry, local=local)
-        self.log = RequestLog(ledger, Kept(settings.log, settings.redact))
+        self.log = RequestLog(ledger, StoragePolicy(settings.log, settings.redact))
+        self._feedback_store = FeedbackStore(ledger, self.log)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
         patience = httpx.Timeout(settings.answer_seconds, connect=5.0, pool=None)
         self.client = client or httpx.AsyncClient(limits=limits, timeout=patience, trust_env=False)
-        self._proxy = ReplicaProxy(routes, self.client, self.telemetry, settings)
-        self.cut = 0
+        self._proxy = ReplicaProxy(router, self.client, self.telemetry, settings)
+        self.interrupted = 0
         """Number of accepted requests that failed because the service stopped."""
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in settings.refusal_patterns]
         self.refresh()
@@ -130,14 +129,14 @@ class Gateway:
     async def close(self) -> None:
         await self.client.aclose()
         await asyncio.to_thread(self.log.close)
-        for threads in (self._reader, self._writers):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._feedback_store.close()
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
     # -- forwarding
 
     async def forward(self, request: Request, route: ModelRoute) -> Response:
         """Respond to a request with the response of a replica."""
-        record, slot = self._open_record(request, route), Slot()
+        record, slot = self._open_record(request, route), AdmissionSlot()
         end = partial(self._end, record, slot)
         streaming = False
         try:
@@ -145,12 +144,12 @@ class Gateway:
             body = await self.admission.body(request, slot) if route.request is not None else {}
             if route.request is not None:
                 read(route.request, body)  # refuses what every replica would refuse
-            record.address(self._addressed(body))
+            record.address(self.directory.addressed(body.get("model")))
             proxied_request = self._proxied_request(record.request_id, route, body, key)
             record.forward(proxied_request)
             if body.get("stream") is True and route.generates:
                 response = await unless_disconnected(request.receive, self._start_stream(proxied_request))
-                if not isinstance(response, Reply):
+                if not isinstance(response, ReplicaResponse):
                     record.begin_stream()
                     streaming = True
                     return EventStream(
@@ -161,7 +160,7 @@ class Gateway:
                         end=end,
                     )
             else:
-                response = await unless_disconnected(request.receive, self._proxy.whole(proxied_request))
+                response = await unless_disconnected(request.receive, self._proxy.complete_response(proxied_request))
                 record.read_response(response.content)
             end(response.status)
             return Response(response.content, response.status, {**response.headers, **self._headers(record)})
@@ -178,7 +177,7 @@ class Gateway:
             if not streaming:
                 end(500)  # without effect when the request ended above
 
-    def _admit(self, request: Request, route: Route, record: RequestRecord, slot: Slot) -> Key:
+    def _admit(self, request: Request, route: Route, record: RequestRecord, slot: AdmissionSlot) -> Key:
         """Check everything that is known before the body is read; returns the API key."""
         key = self.admission.authenticate(request)
         record.identify(key)
@@ -187,38 +186,33 @@ class Gateway:
             record.admit(consent=self.admission.enter(request, key, slot))
         return key
 
-    async def _start_stream(self, proxied_request: ProxiedRequest) -> Reply | StartedStream:
+    async def _start_stream(self, proxied_request: ProxiedRequest) -> ReplicaResponse | StartedStream:
         """Wait for the first event, so that an error before it has its own status."""
         stream = await self._proxy.stream(proxied_request)
-        return stream if isinstance(stream, Reply) else StartedStream(await anext(stream), stream)
+        return stream if isinstance(stream, ReplicaResponse) else StartedStream(await anext(stream), stream)
 
     def _proxied_request(self, request_id: str, route: ModelRoute, body: dict[str, Any], key: Key) -> ProxiedRequest:
         """Create the request to a replica: for one version, and with a seed, so that it can be repeated."""
         identity = self._identity(body, key)
-        version, pinned = self._version(body, key, identity, needed=route.generates)
-        asked = dict(body)
-        if "model" in asked:
-            asked["model"] = version.name or version.id
+        version, pinned = self.directory.select(body.get("model"), identity=identity, key=key, required=route.generates)
+        fields = dict(body)
+        if "model" in fields:
+            fields["model"] = version.name or version.id
         wants_usage = True
         if route.generates:
-            if asked.get("seed") is None:
-                asked["seed"] = secrets.randbelow(2**31)
-            if asked.get("stream") is True:
-                options = asked.get("stream_options")
+            if fields.get("seed") is None:
+                fields["seed"] = secrets.randbelow(2**31)
+            if fields.get("stream") is True:
+                options = fields.get("stream_options")
                 wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
                 if options is None or isinstance(options, Mapping):
-                    asked["stream_options"] = {**(options or {}), "include_usage": True}
-        sent = asked if route.request is not None else None
-        continuation = Continuation(wants_usage)
+                    fields["stream_options"] = {**(options or {}), "include_usage": True}
+        sent = fields if route.request is not None else None
+        continuation = StreamContinuation(wants_usage)
+        retired_ids = self.directory.retired_ids()
         return ProxiedRequest(
-            request_id, route.method, route.path, sent, version, pinned, self._gone(), identity, continuation
+            request_id, route.method, route.path, sent, version, pinned, retired_ids, identity, continuation
         )
-
-    def _addressed(self, body: Mapping[str, Any]) -> Version | None:
-        """Return the version a request counts for if no replica responds: the one it names, or the main one."""
-        name = body.get("model")
-        named = self.find(name) if isinstance(name, str) and name != self.routes.service else None
-        return named or max(self.routes.versions.values(), key=lambda version: version.share, default=None)
 
     def _identity(self, body: Mapping[str, Any], key: Key) -> str | None:
         """Return the identity that keeps a client on one version: its key and its `user`; None for a random version."""
@@ -229,100 +223,19 @@ class Gateway:
 
     # -- models
 
-    def _version(
-        self, body: Mapping[str, Any], key: Key, identity: str | None, *, needed: bool
-    ) -> tuple[Version, bool]:
-        """Return the version for a request, and whether the request names this version."""
-        name = body.get("model")
-        if name is None and not needed:
-            name = self.routes.service
-        if not isinstance(name, str) or not name:
-            raise invalid("`model` is required and must be a string; GET /v1/models lists the models", "model")
-        if name == self.routes.service:
-            gone = self._gone()
-            chosen = self.routes.choose(identity, exclude=gone)
-            if chosen:
-                return chosen, False
-            if gone:
-                newest = max((self.routes.versions[one] for one in gone), key=lambda one: one.created)
-                raise retired(name, self._model_state(newest.model))
-            raise no_replica()
-        version = self.find(name)
-        digest = version.model if version else self.catalog.digest(name)
-        model_state = self._model_state(digest) if digest else None
-        if model_state and model_state.state == "retired" and not (version and self._for_research(key, model_state)):
-            raise retired(name, model_state)
-        if version is None:
-            raise unknown_model(name, self.known())
-        return version, True
-
-    def find(self, name: str) -> Version | None:
-        """Return the running version with this name, digest or ledger name."""
-        if version := self.routes.named(name):
-            return version
-        digest = self.catalog.digest(name)
-        found = [one for one in self.routes.versions.values() if one.model == digest] if digest else []
-        return max(found, key=lambda one: one.share) if found else None
-
-    def known(self) -> list[str]:
-        """Return the model names that a request can use."""
-        return [self.routes.service, *(name for name in self.routes.versions if name not in self._gone())]
-
-    def _model_state(self, model: str) -> ModelState:
-        return self.catalog.model_state(model)
-
-    def _gone(self) -> frozenset[str]:
-        """Return the retired versions, which only a request that names them can get."""
-        return frozenset(
-            one.id for one in self.routes.versions.values() if self._model_state(one.model).state == "retired"
-        )
-
-    def _for_research(self, key: Key, model_state: ModelState) -> bool:
-        """Tell whether the service, the key and the retirement allow research access."""
-        return self.research and key.allows("research") and model_state.for_research
-
     async def models(self, request: Request) -> Response:
         """List the available models."""
-        return await self._respond(request, api_routes.MODELS, lambda *_: self._models())
+        return await self._respond(request, api_routes.MODELS, lambda *_: self._list_models())
+
+    async def _list_models(self) -> Response:
+        return self.directory.list_models()
 
     async def model(self, request: Request) -> Response:
         """Describe a model; a retired one has a tombstone with status 410."""
-        return await self._respond(request, api_routes.MODEL, lambda *_: self._model(request.path_params["id"]))
+        return await self._respond(request, api_routes.MODEL, lambda *_: self._describe(request.path_params["id"]))
 
-    async def _models(self) -> Response:
-        living = [one for one in self.routes.versions.values() if one.id not in self._gone()]
-        first = [self._described(self.routes.service, max(living, key=lambda one: one.share))] if living else []
-        return json_response({"object": "list", "data": first + [self._described(one.id, one) for one in living]})
-
-    async def _model(self, name: str) -> Response:
-        version = self.find(name)
-        if version is None and name == self.routes.service and self.routes.versions:
-            version = max(self.routes.versions.values(), key=lambda one: one.share)
-        digest = version.model if version else self.catalog.digest(name)
-        model_state = self._model_state(digest) if digest else ModelState()
-        if digest and model_state.state == "retired":
-            tombstone = {"id": name, "object": "model", "model": digest, "state": "retired"}
-            tombstone |= {
-                "retired_at": iso(model_state.since),
-                "reason": model_state.why,
-                "replacement": model_state.successor,
-            }
-            return json_response({**tombstone, **retired(name, model_state).body()}, 410)
-        if version is None:
-            raise unknown_model(name, self.known())
-        return json_response(self._described(name, version), headers=lifecycle_headers(model_state))
-
-    def _described(self, name: str, version: Version) -> dict[str, Any]:
-        model_state = self._model_state(version.model)
-        state = "serving" if model_state.state == "approved" else model_state.state
-        more = {"version": version.id, "model": version.model, "release": version.release, "state": state}
-        more |= {"gate": dict(version.gate)}
-        if model_state.state == "deprecated":
-            sunset = None if model_state.sunset is None else iso(model_state.sunset)
-            more |= {"deprecated_at": iso(model_state.since), "sunset": sunset, "replacement": model_state.successor}
-        told = {"id": name, "object": "model", "created": int(version.created), "owned_by": "vita"}
-        more |= {"bitwise_reproducible": version.reproducible, "warnings": list(version.warnings)}
-        return {**told, "max_model_len": version.context, "vita": {**more, "share": round(version.share, 6)}}
+    async def _describe(self, name: str) -> Response:
+        return self.directory.describe(name)
 
     # -- feedback and health
 
@@ -330,35 +243,16 @@ class Gateway:
         """Store feedback on a response."""
         return await self._respond(request, FEEDBACK, lambda key, slot: self._feedback(request, key, slot))
 
-    async def _feedback(self, request: Request, key: Key, slot: Slot) -> Response:
-        said = read_feedback(await self.admission.body(request, slot))
-        stored = await self._stored_feedback(said, key)
-        value = "" if said.value is None else str(said.value)
+    async def _feedback(self, request: Request, key: Key, slot: AdmissionSlot) -> Response:
+        feedback = read_feedback(await self.admission.body(request, slot))
+        stored = await self._feedback_store.store(feedback, key)
+        value = "" if feedback.value is None else str(feedback.value)
         if stored["repeated"]:
             return json_response(stored, 200)
-        self.telemetry.feedback.labels(stored["version"], said.kind, value).inc()
+        self.telemetry.feedback.labels(stored["version"], feedback.kind, value).inc()
         if stored["replaces"] is not None:
-            self.telemetry.feedback_replaced.labels(stored["version"], said.kind).inc()
+            self.telemetry.feedback_replaced.labels(stored["version"], feedback.kind).inc()
         return json_response(stored, 201)
-
-    async def _stored_feedback(self, said: Any, key: Key) -> dict[str, Any]:
-        """Store feedback in a thread; refused when the ledger is slow or too much feedback waits."""
-        problem = unavailable("The feedback could not be stored; send it again", code="not_stored")
-        if self._feedback_waiting >= FEEDBACK_WAITING:
-            raise problem
-        self._feedback_waiting += 1
-        storing = asyncio.get_running_loop().run_in_executor(self._writers, self._store_feedback, said, key)
-        try:
-            return await asyncio.wait_for(storing, FEEDBACK_SECONDS)
-        except (VitaError, TimeoutError):
-            raise problem from None
-        finally:
-            self._feedback_waiting -= 1
-
-    def _store_feedback(self, said: Any, key: Key) -> dict[str, Any]:
-        if not self.log.flush(FEEDBACK_SECONDS):  # the request may have just ended
-            raise LedgerError("feedback", "the request log is not written yet")
-        return store_feedback(self.ledger, said, key=key, kept=self.log.kept)
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics of the gateway and of all replicas."""
@@ -374,15 +268,15 @@ class Gateway:
         counts.log_dropped.set(self.log.dropped)
         for gauge in (counts.share, counts.replica_up, counts.replica_in_flight):
             gauge.clear()
-        for version in self.routes.versions.values():
+        for version in self.router.versions.values():
             counts.share.labels(version.id).set(version.share)
-        for version, backend in self.routes.backends():
+        for version, backend in self.router.backends():
             counts.replica_up.labels(version.id, backend.name).set(backend.ready and not backend.draining)
             counts.replica_in_flight.labels(version.id, backend.name).set(backend.in_flight)
-        backends = [backend for _, backend in self.routes.backends()]
+        backends = [backend for _, backend in self.router.backends()]
         texts = await asyncio.gather(*(self._replica_metrics(backend) for backend in backends))
-        told = {backend.name: text for backend, text in zip(backends, texts, strict=True) if text}
-        return counts.render(told)
+        reasons = {backend.name: text for backend, text in zip(backends, texts, strict=True) if text}
+        return counts.render(reasons)
 
     async def _replica_metrics(self, backend: Backend) -> str:
         try:
@@ -395,17 +289,17 @@ class Gateway:
         """Report whether requests are accepted."""
         if self.draining:
             return json_response({"ready": False, "why": "draining"}, 503, headers={"Retry-After": "2"})
-        if not self.routes.ready:
-            reasons = {backend.name: backend.reason for _, backend in self.routes.backends() if backend.reason}
-            told = {"ready": False, "why": "no replica is ready", "replicas": reasons}
-            return json_response(told, 503, headers={"Retry-After": "2"})
+        if not self.router.ready:
+            reasons = {backend.name: backend.reason for _, backend in self.router.backends() if backend.reason}
+            texts_by_replica = {"ready": False, "why": "no replica is ready", "replicas": reasons}
+            return json_response(texts_by_replica, 503, headers={"Retry-After": "2"})
         return json_response({"ready": True})
 
     async def _respond(
-        self, request: Request, route: Route, work: Callable[[Key, Slot], Awaitable[Response]]
+        self, request: Request, route: Route, work: Callable[[Key, AdmissionSlot], Awaitable[Response]]
     ) -> Response:
         """Respond to a request that is not forwarded."""
-        record, slot = self._open_record(request, route), Slot()
+        record, slot = self._open_record(request, route), AdmissionSlot()
         try:
             response = await work(self._admit(request, route, record, slot), slot)
         except ApiError as error:
@@ -418,21 +312,20 @@ class Gateway:
         return response
 
     def _open_record(self, request: Request, route: Route) -> RequestRecord:
-        return RequestRecord(
-            self.routes.service, request.state.request_id, route.template, self.telemetry, self._addressed({})
-        )
+        addressed = self.directory.addressed(None)
+        return RequestRecord(self.router.service, request.state.request_id, route.template, self.telemetry, addressed)
 
     def _headers(self, record: RequestRecord) -> dict[str, str]:
         """Return the headers that describe the version of a response."""
         model_state = (
-            self._model_state(record.proxied_request.version.model) if record.proxied_request else ModelState()
+            self.directory.state(record.proxied_request.version.model) if record.proxied_request else ModelState()
         )
         headers = {"X-Vita-Version": record.version}
         if model_state.state == "retired":
             headers["X-Vita-Model-State"] = "retired"
-        return {name: as_header(value) for name, value in {**headers, **lifecycle_headers(model_state)}.items()}
+        return {name: escape_header(value) for name, value in {**headers, **lifecycle_headers(model_state)}.items()}
 
-    def _end(self, record: RequestRecord, slot: Slot, status: int) -> None:
+    def _end(self, record: RequestRecord, slot: AdmissionSlot, status: int) -> None:
         """Close the record of a request and free its slot; only the first call has an effect."""
         row = record.close(status, self._patterns)
         if row is None:
@@ -440,7 +333,7 @@ class Gateway:
         if status == CLIENT_CLOSED_REQUEST:
             self.telemetry.cancelled.inc()
         if self.draining and record.proxied_request is not None and status >= 500:
-            self.cut += 1
+            self.interrupted += 1
         if record.proxied_request is not None:
             self.log.add(row)
         elif status in SHED or status >= 500:

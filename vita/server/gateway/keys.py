@@ -65,7 +65,7 @@ class Key:
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
-ANYBODY = Key(0, "anybody", "", "", USUAL_SCOPES, None, False, 0.0, None, None)
+ANONYMOUS_KEY = Key(0, "anybody", "", "", USUAL_SCOPES, None, False, 0.0, None, None)
 """The key of every client of a service that has no API keys."""
 
 
@@ -109,20 +109,20 @@ def all_keys(ledger: Ledger) -> list[Key]:
 
 def revoke(ledger: Ledger, reference: str) -> Key:
     """Revoke the key with this hint (`3f9c2a7e`), or with this name when it is unique."""
-    standing = [key for key in all_keys(ledger) if key.revoked is None]
-    found = [key for key in standing if key.hint == reference or f"vk-{key.hint}" == reference]
-    found = found or [key for key in standing if key.name == reference]
-    if not found:
-        raise unknown_name("keys", reference, [key.hint for key in standing] + [key.name for key in standing])
-    if len(found) > 1:
-        hints = ", ".join(key.hint for key in found)
+    valid_keys = [key for key in all_keys(ledger) if key.revoked is None]
+    matches = [key for key in valid_keys if key.hint == reference or f"vk-{key.hint}" == reference]
+    matches = matches or [key for key in valid_keys if key.name == reference]
+    if not matches:
+        raise unknown_name("keys", reference, [key.hint for key in valid_keys] + [key.name for key in valid_keys])
+    if len(matches) > 1:
+        hints = ", ".join(key.hint for key in matches)
         raise ConfigError(
-            "keys", f"{len(found)} keys are called `{reference}`", hint=f"name one by its letters: {hints}"
+            "keys", f"{len(matches)} keys are called `{reference}`", hint=f"name one by its letters: {hints}"
         )
     with ledger.transaction() as database:
-        database.execute(sa.update(api_keys).where(api_keys.c.id == found[0].id).values(revoked=time.time()))
-        _log(database, REVOKED, found[0].hint, name=found[0].name)
-    return found[0]
+        database.execute(sa.update(api_keys).where(api_keys.c.id == matches[0].id).values(revoked=time.time()))
+        _log(database, REVOKED, matches[0].hint, name=matches[0].name)
+    return matches[0]
 
 
 class Keyring:
@@ -172,18 +172,18 @@ class Keyring:
     def find(self, secret: str, *, now: float | None = None) -> Key | None:
         """Return the valid key with this secret, or None."""
         parts = secret.split("-", 2)
-        known = self._keys.get(parts[1]) if len(parts) == 3 and parts[0] == "vk" else None
+        key = self._keys.get(parts[1]) if len(parts) == 3 and parts[0] == "vk" else None
         # Compare also for an unknown key, so that the response time reveals nothing.
-        same = hmac.compare_digest(_sha256(secret), known.hash if known else "0" * 64)
-        return known if same and known and known.valid(time.time() if now is None else now) else None
+        matches = hmac.compare_digest(_sha256(secret), key.hash if key else "0" * 64)
+        return key if matches and key and key.valid(time.time() if now is None else now) else None
 
     def wait(self, key: Key, *, now: float) -> float:
         """Count a request against the rate limit; returns 0.0 when it is allowed, else the seconds to wait."""
         if key.requests_per_minute is None:
             return 0.0
         rate = key.requests_per_minute / 60
-        level, then = self._buckets.get(key.hint, (max(1.0, key.requests_per_minute), now))
-        level = min(max(1.0, key.requests_per_minute), level + (now - then) * rate)
+        level, updated = self._buckets.get(key.hint, (max(1.0, key.requests_per_minute), now))
+        level = min(max(1.0, key.requests_per_minute), level + (now - updated) * rate)
         allowed = level >= 1
         self._buckets[key.hint] = (level - 1 if allowed else level, now)
         return 0.0 if allowed else (1 - level) / rate

@@ -50,7 +50,7 @@ class Catalog:
         self._states, self._names = Tail(states), Tail(names, names.c.name, names.c.artifact)
         self._served: dict[str, str] = {}
         """Every version that the service has served -> digest of the model."""
-        self._given: dict[str, str] = {}
+        self._digest_by_name: dict[str, str] = {}
         """Every name in the ledger, as requests use it -> digest that it refers to now."""
         self._moves: dict[str, Move] = {}
         self._models: dict[str, str] = {}
@@ -67,11 +67,11 @@ class Catalog:
         """Read the rows since the last call, at most `limit` of each table; the first call reads all rows."""
         tails = self._deployments, self._states, self._names
         with self.ledger.transaction() as database:
-            served, moved, given = (tail.read(database, limit=limit) for tail in tails)
-        moves = [Move(**row) for row in moved]
-        for tail, rows in zip(tails, (served, moved, given), strict=True):
+            deployment_rows, move_rows, name_rows = (tail.read(database, limit=limit) for tail in tails)
+        moves = [Move(**row) for row in move_rows]
+        for tail, rows in zip(tails, (deployment_rows, move_rows, name_rows), strict=True):
             tail.advance(rows)
-        return CatalogRows(served, moves, given)
+        return CatalogRows(deployment_rows, moves, name_rows)
 
     def apply(self, rows: CatalogRows) -> None:
         """Apply rows that `read` returned."""
@@ -99,8 +99,8 @@ class Catalog:
         """Return the digest of the model with this name or digest."""
         if name in self._served:
             return self._served[name]
-        if name in self._given:
-            return self._models.get(self._given[name], self._given[name])
+        if name in self._digest_by_name:
+            return self._models.get(self._digest_by_name[name], self._digest_by_name[name])
         return name if name in self._moves else None
 
     def name_of(self, model: str) -> str:
@@ -113,10 +113,10 @@ class Catalog:
         return model
 
     def _rename(self, name: str, digest: str) -> None:
-        before = self._given.get(name)
-        if before is not None:
-            self._names_of[before].pop(name, None)
-        self._given[name] = digest
+        previous = self._digest_by_name.get(name)
+        if previous is not None:
+            self._names_of[previous].pop(name, None)
+        self._digest_by_name[name] = digest
         self._names_of.setdefault(digest, {})[name] = None
 
 
@@ -134,19 +134,19 @@ def lifecycle_headers(model_state: ModelState) -> dict[str, str]:
     if model_state.successor:
         headers["Link"] = f'</v1/models/{quote(model_state.successor)}>; rel="successor-version"'
         parts.append(f"successor={model_state.successor}")
-    return {**headers, "X-Vita-Model-Deprecation": as_header("; ".join(parts))}
+    return {**headers, "X-Vita-Model-Deprecation": escape_header("; ".join(parts))}
 
 
 def retired(name: str, model_state: ModelState, *, status: int = 404) -> ApiError:
     """Create the error for a retired model: 404 for a request to the model, 410 for its description."""
     instead = f" Use `{model_state.successor}` instead." if model_state.successor else ""
     message = f"The model `{name}` was retired on {iso(model_state.since)[:10]} and is no longer available.{instead}"
-    more = {
+    details = {
         "replacement": model_state.successor,
         "retired_at": iso(model_state.since),
         "reason": model_state.why or None,
     }
-    return ApiError(status, message, param="model", code="model_retired", kind="invalid_request_error", more=more)
+    return ApiError(status, message, param="model", code="model_retired", kind="invalid_request_error", extra=details)
 
 
 def unknown_model(name: str, known: list[str]) -> ApiError:
@@ -164,6 +164,6 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def as_header(text: str) -> str:
+def escape_header(text: str) -> str:
     """Escape characters that a header must not contain."""
     return text.encode("ascii", "backslashreplace").decode()

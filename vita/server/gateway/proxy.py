@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 
 from vita.server.errors import ApiError, too_busy, unavailable
-from vita.server.gateway.continuation import DONE, Continuation, Diverged, Faulted, Stopping, sse_events
-from vita.server.gateway.routing import Backend, Hung, NoReplica, Routes, Version, Watch
+from vita.server.gateway.continuation import DONE, Diverged, Faulted, Stopping, StreamContinuation, sse_events
+from vita.server.gateway.routing import Backend, Hung, NoReplica, Router, ServedVersion, Watch
 from vita.server.gateway.telemetry import Telemetry
 from vita.server.settings import ServiceSettings
 
@@ -41,13 +41,13 @@ class ProxiedRequest:
     method: str
     path: str
     body: dict[str, Any] | None
-    version: Version
+    version: ServedVersion
     pinned: bool
     """True when only this version may respond."""
-    gone: frozenset[str] = frozenset()
+    retired_versions: frozenset[str] = frozenset()
     """Versions that must not respond instead."""
     identity: str | None = None
-    continuation: Continuation = field(default_factory=lambda: Continuation(wants_usage=False))
+    continuation: StreamContinuation = field(default_factory=lambda: StreamContinuation(wants_usage=False))
     backend: str | None = None
     """Name of the replica of the last attempt."""
     deaths: int = 0
@@ -59,13 +59,13 @@ class ProxiedRequest:
     """Deadline for finding another replica after a failure, on the clock of the event loop."""
 
     @property
-    def begun(self) -> bool:
+    def may_have_started(self) -> bool:
         """True when a replica may have started the request, which then has priority over new requests."""
         return self.deaths > 0 or self.moves > 0
 
 
 @dataclass(frozen=True)
-class Reply:
+class ReplicaResponse:
     """A complete response."""
 
     status: int
@@ -84,11 +84,11 @@ class ReplicaProxy:
     """Sends requests to replicas and returns their responses."""
 
     def __init__(
-        self, routes: Routes, client: httpx.AsyncClient, telemetry: Telemetry, settings: ServiceSettings
+        self, router: Router, client: httpx.AsyncClient, telemetry: Telemetry, settings: ServiceSettings
     ) -> None:
-        self._routes, self._client, self._telemetry, self._settings = routes, client, telemetry, settings
+        self._router, self._client, self._telemetry, self._settings = router, client, telemetry, settings
 
-    async def whole(self, request: ProxiedRequest) -> Reply:
+    async def complete_response(self, request: ProxiedRequest) -> ReplicaResponse:
         """Return the complete response."""
         while True:
             opened = await self._open(request)
@@ -100,23 +100,23 @@ class ReplicaProxy:
             request.complete = True
             return reply
 
-    async def stream(self, request: ProxiedRequest) -> Reply | AsyncGenerator[bytes]:
+    async def stream(self, request: ProxiedRequest) -> ReplicaResponse | AsyncGenerator[bytes]:
         """Return the events of a streamed response, or the complete response when the replica does not stream."""
         opened = await self._open(request)
         if opened.response.status_code == 200:
             return self._events(request, opened)
         return await self._reply(request, opened)
 
-    async def _reply(self, request: ProxiedRequest, opened: _Opened) -> Reply:
+    async def _reply(self, request: ProxiedRequest, opened: _Opened) -> ReplicaResponse:
         """Read the complete response of a replica."""
         async with opened.stack, self._watch(request, opened.backend):
             content = await opened.response.aread()
         if opened.response.status_code >= 500:
             self._telemetry.lost.labels("fault").inc()
-        return Reply(opened.response.status_code, _kept_headers(opened.response), content)
+        return ReplicaResponse(opened.response.status_code, _kept_headers(opened.response), content)
 
     async def _events(self, request: ProxiedRequest, opened: _Opened) -> AsyncGenerator[bytes]:
-        told, begun = request.continuation, False
+        continuation, sent_any = request.continuation, False
         while True:
             try:
                 async with opened.stack:
@@ -126,8 +126,8 @@ class ReplicaProxy:
                             request.complete = True
                             yield DONE
                             return
-                        if (event := told.pass_on(data)) is not None:
-                            request.pinned = begun = True  # the rest must come from the same weights
+                        if (event := continuation.forward(data)) is not None:
+                            request.pinned = sent_any = True  # the rest must come from the same weights
                             yield event
                 raise httpx.RemoteProtocolError("the stream ended before [DONE]")
             except (httpx.TransportError, Stopping, Hung) as error:
@@ -143,11 +143,11 @@ class ReplicaProxy:
                 return
             try:
                 self._failed(request, opened.backend, broken)
-                told.begin_again()
+                continuation.restart()
                 opened = await self._open(request)
-                await self._same(opened)
+                await self._require_success(opened)
             except ApiError as refusal:
-                if not begun:
+                if not sent_any:
                     raise  # the client has received nothing yet, so the error has its own status
                 yield _as_event(refusal)
                 return
@@ -168,20 +168,20 @@ class ReplicaProxy:
         return Watch(backend, lambda: self._movable(request, backend))
 
     def _movable(self, request: ProxiedRequest, backend: Backend) -> bool:
-        """Tell whether another replica can take the request."""
+        """Return True if another replica can take the request."""
         if request.moves >= MOVES_ALLOWED:
             return False
         versions = [request.version]
         if not request.pinned:
             versions += [
                 version
-                for version in self._routes.versions.values()
-                if version.share > 0 and version.id not in request.gone
+                for version in self._router.versions.values()
+                if version.share > 0 and version.id not in request.retired_versions
             ]
         now = asyncio.get_running_loop().time()
         return any(other.takes(now) for version in versions for other in version.backends if other is not backend)
 
-    async def _same(self, opened: _Opened) -> None:
+    async def _require_success(self, opened: _Opened) -> None:
         """Require that the next replica also responds with 200."""
         if opened.response.status_code != 200:
             await opened.stack.aclose()
@@ -190,7 +190,7 @@ class ReplicaProxy:
 
     async def _open(self, request: ProxiedRequest) -> _Opened:
         """Send the request to a replica and read the headers of its response."""
-        if request.version.owed and not request.begun:
+        if request.version.owed and not request.may_have_started:
             raise too_busy(FULL)
         while True:
             async with AsyncExitStack() as stack:
@@ -211,7 +211,7 @@ class ReplicaProxy:
             self._avoid(request, backend)
             if not full:
                 backend.ready = False  # until the next health probe
-            elif not self._others(request):
+            elif not self._has_other_replica(request):
                 await self._wait_for_room(request)
             self._telemetry.retries.labels("full" if full else "not ready").inc()
 
@@ -230,26 +230,26 @@ class ReplicaProxy:
         seconds = self._settings.patience if request.until is None else request.until - now
         async with AsyncExitStack() as stack:
             try:
-                borrowed = self._routes.borrow(request.version, seconds=seconds, exclude=request.avoided)
+                borrowed = self._router.borrow(request.version, seconds=seconds, exclude=request.avoided)
                 backend = await stack.enter_async_context(borrowed)
             except NoReplica:
                 other = (
                     None
                     if request.pinned
-                    else self._routes.choose(request.identity, exclude={request.version.id, *request.gone})
+                    else self._router.choose(request.identity, exclude={request.version.id, *request.retired_versions})
                 )
                 if other is None:
                     raise self._given_up(request, "no replica") from None
                 request.version = other
                 try:
-                    backend = await stack.enter_async_context(self._routes.borrow(other, seconds=1.0))
+                    backend = await stack.enter_async_context(self._router.borrow(other, seconds=1.0))
                 except NoReplica:
                     raise self._given_up(request, "no replica") from None
             yield backend
 
     def _given_up(self, request: ProxiedRequest, reason: str) -> ApiError:
         """Create the error for a request without a replica; 503 only if no replica has started it."""
-        if not request.begun:
+        if not request.may_have_started:
             return no_replica()
         self._telemetry.lost.labels(reason).inc()
         return ApiError(502, LOST, code="replica_failed", headers={"Retry-After": "2"})
@@ -260,14 +260,14 @@ class ReplicaProxy:
         if request.until is None or died:
             request.until = asyncio.get_running_loop().time() + self._settings.patience_again
 
-    def _others(self, request: ProxiedRequest) -> bool:
-        """Tell whether there is an available replica that has not failed this request."""
+    def _has_other_replica(self, request: ProxiedRequest) -> bool:
+        """Return True if there is an available replica that has not failed this request."""
         now = asyncio.get_running_loop().time()
         return any(backend.takes(now) and backend not in request.avoided for backend in request.version.backends)
 
     async def _wait_for_room(self, request: ProxiedRequest) -> None:
         """Wait because all replicas are full; a new request is refused instead."""
-        if not request.begun:
+        if not request.may_have_started:
             raise too_busy(FULL)
         if request.until is not None and asyncio.get_running_loop().time() >= request.until:
             raise self._given_up(request, "full")
@@ -283,9 +283,9 @@ class ReplicaProxy:
         if isinstance(error, Hung):
             request.moves += 1
             self._avoid(request, backend, died=True)
-            if not request.pinned and not self._others(request):
+            if not request.pinned and not self._has_other_replica(request):
                 request.version = (
-                    self._routes.choose(request.identity, exclude={request.version.id, *request.gone})
+                    self._router.choose(request.identity, exclude={request.version.id, *request.retired_versions})
                     or request.version
                 )
             self._telemetry.retries.labels("hung").inc()

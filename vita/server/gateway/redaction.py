@@ -25,9 +25,9 @@ def redact(text: str) -> str:
     """Redact a text."""
     text = _SECRET.sub("[secret]", text)
     text = _EMAIL.sub("[email]", text)
-    text = _IPV6.sub(lambda found: "[ip]" if _is_address(found[0]) else found[0], text)
-    text = _IPV4.sub(lambda found: "[ip]" if _is_address(found[0]) else found[0], text)
-    text = _CARD.sub(lambda found: "[card]" if _luhn(found[0]) else found[0], text)
+    text = _IPV6.sub(lambda match: "[ip]" if _is_address(match[0]) else match[0], text)
+    text = _IPV4.sub(lambda match: "[ip]" if _is_address(match[0]) else match[0], text)
+    text = _CARD.sub(lambda match: "[card]" if _luhn(match[0]) else match[0], text)
     return _PHONE_IN_GROUPS.sub("[phone]", _PHONE.sub("[phone]", text))
 
 
@@ -36,9 +36,9 @@ def redact_all(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {name: redact_all(below) for name, below in value.items()}
+        return {name: redact_all(content) for name, content in value.items()}
     if isinstance(value, (list, tuple)):
-        return [redact_all(below) for below in value]
+        return [redact_all(item) for item in value]
     return value
 
 
@@ -51,7 +51,7 @@ def _is_address(text: str) -> bool:
 
 
 def _luhn(text: str) -> bool:
-    """Tell whether the check digit of a card number is correct (ISO/IEC 7812-1, annex B)."""
+    """Return True if the check digit of a card number is correct (ISO/IEC 7812-1, annex B)."""
     digits = [int(letter) for letter in reversed(text) if letter.isdigit()]
-    doubled = [digit if place % 2 == 0 else sum(divmod(2 * digit, 10)) for place, digit in enumerate(digits)]
+    doubled = [digit if index % 2 == 0 else sum(divmod(2 * digit, 10)) for index, digit in enumerate(digits)]
     return sum(doubled) % 10 == 0

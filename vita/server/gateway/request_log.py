@@ -26,27 +26,27 @@ _END = object()
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Which data of a request are stored."""
+class StoragePolicy:
+    """The parts of a request that the log may store."""
 
     level: LogLevel
     redact: bool
 
     def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the row with only the data that may be stored."""
-        kept = {**row, **monitored(row["figures"])}
-        if self.level != "content" or not kept["consent"]:
-            return {**kept, "asked": {}, "answered": {}, "has_content": False}
+        stored = {**row, **monitored(row["figures"])}
+        if self.level != "content" or not stored["consent"]:
+            return {**stored, "asked": {}, "answered": {}, "has_content": False}
         if self.redact:
-            kept |= {name: redact_all(kept[name]) for name in ("asked", "answered")}
-        return {**kept, "has_content": bool(kept["asked"] or kept["answered"])}
+            stored |= {name: redact_all(stored[name]) for name in ("asked", "answered")}
+        return {**stored, "has_content": bool(stored["asked"] or stored["answered"])}
 
 
 class RequestLog:
     """Writes rows of `requests` in a separate thread."""
 
-    def __init__(self, ledger: Ledger, kept: Kept, *, room: int = 10_000) -> None:
-        self._ledger, self.kept = ledger, kept
+    def __init__(self, ledger: Ledger, policy: StoragePolicy, *, room: int = 10_000) -> None:
+        self._ledger, self.policy = ledger, policy
         self._rows: queue.Queue[Any] = queue.Queue(maxsize=room)
         self.dropped = 0
         """Number of rows that were lost because the database was too slow or refused them."""
@@ -55,7 +55,7 @@ class RequestLog:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row to the queue."""
-        if self.kept.level == "none":
+        if self.policy.level == "none":
             return
         try:
             self._rows.put_nowait(dict(row))
@@ -66,7 +66,7 @@ class RequestLog:
         """Add the row of a request that reached no replica; such rows use at most half of the queue."""
         if self._rows.qsize() < self._rows.maxsize // 2:
             self.add(row)
-        elif self.kept.level != "none":
+        elif self.policy.level != "none":
             self.dropped += 1
 
     def flush(self, seconds: float = 10.0) -> bool:
@@ -87,13 +87,13 @@ class RequestLog:
         self._thread.join(timeout=30)
 
     def _write(self) -> None:
-        going = True
-        while going:
+        running = True
+        while running:
             batch = [self._rows.get()]
             while len(batch) < _BATCH and not self._rows.empty():
                 batch.append(self._rows.get_nowait())
-            going = _END not in batch
-            rows = [self.kept.row(one) for one in batch if isinstance(one, dict)]
+            running = _END not in batch
+            rows = [self.policy.row(row) for row in batch if isinstance(row, dict)]
             if rows:
                 self._insert(rows)
             for waiting in batch:

@@ -19,7 +19,7 @@ from typing import Any
 from vita.server.gateway.continuation import logprob_values
 from vita.server.gateway.keys import Key
 from vita.server.gateway.proxy import ProxiedRequest
-from vita.server.gateway.routing import Version
+from vita.server.gateway.routing import ServedVersion
 from vita.server.gateway.telemetry import Telemetry
 
 _NOT_KEPT = ("model", "stream", "stream_options", "user")
@@ -33,7 +33,7 @@ class RequestRecord:
     request_id: str
     route: str
     telemetry: Telemetry
-    addressed: Version | None = None
+    addressed: ServedVersion | None = None
     """The version that the request counts for when it reaches no replica."""
     proxied_request: ProxiedRequest | None = field(default=None, init=False)
     closed: bool = field(default=False, init=False)
@@ -62,7 +62,7 @@ class RequestRecord:
         """Note that the request is admitted, and whether its content may be stored."""
         self._consent = consent
 
-    def address(self, version: Version | None) -> None:
+    def address(self, version: ServedVersion | None) -> None:
         """Note the version that the request names."""
         self.addressed = version
 
@@ -113,7 +113,7 @@ class RequestRecord:
         self._count(status, seconds, refused)
         answering = self.proxied_request.version if self.proxied_request else self.addressed
         body = (self.proxied_request.body if self.proxied_request else None) or {}
-        asked = {name: value for name, value in body.items() if name not in _NOT_KEPT}
+        parameters = {name: value for name, value in body.items() if name not in _NOT_KEPT}
         figures = {
             "seconds": round(seconds, 6),
             "ttft": None if self._ttft is None else round(self._ttft, 6),
@@ -136,7 +136,7 @@ class RequestRecord:
             "key": (self._key.hint or None) if self._key else None,
             "route": self.route,
             "status": status,
-            "asked": asked,
+            "asked": parameters,
             "answered": {"choices": self._texts} if self._texts else {},
             "figures": figures,
             "consent": self._consent,

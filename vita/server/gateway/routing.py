@@ -1,8 +1,8 @@
 """Selects the version and the replica for a request, by traffic shares, load and health.
 
-routes = Routes("cat"); routes.add(Version(...)); routes.share({"cat:1": 0.9, "cat:2": 0.1})
-version = routes.choose(identity="key 7")             # sticky: the same identity stays on its version
-async with routes.borrow(version, seconds=10) as backend: ...
+router = Router("cat"); router.add(ServedVersion(...)); router.share({"cat:1": 0.9, "cat:2": 0.1})
+version = router.choose(identity="key 7")             # sticky: the same identity stays on its version
+async with router.borrow(version, seconds=10) as backend: ...
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Hung(Exception):
 class Watch:
     """A wait for a replica, which raises `Hung` when the request should move to another replica.
 
-    async with Watch(backend, lambda: routes.can_move(...)):
+    async with Watch(backend, lambda: router.can_move(...)):
         response = await client.send(...)
     """
 
@@ -84,12 +84,12 @@ class Backend:
         return {SECRET_HEADER: self.secret} if self.secret else {}
 
     def takes(self, now: float) -> bool:
-        """Tell whether the replica accepts a new request."""
+        """Return True if the replica accepts a new request."""
         return self.ready and not self.draining and self.breaker.closed(now)
 
 
 @dataclass(eq=False)
-class Version:
+class ServedVersion:
     """One release of a service, and the replicas that serve it."""
 
     id: str
@@ -116,15 +116,15 @@ class Version:
     """Number of requests that wait for capacity after their replica died; they have priority over new requests."""
 
 
-class Routes:
+class Router:
     """The versions of a service; used from one event loop only."""
 
     def __init__(self, service: str) -> None:
         self.service = service
-        self.versions: dict[str, Version] = {}
+        self.versions: dict[str, ServedVersion] = {}
         self._changed = asyncio.Event()
 
-    def add(self, version: Version) -> None:
+    def add(self, version: ServedVersion) -> None:
         self.versions[version.id] = version
 
     def remove(self, version_id: str) -> None:
@@ -137,7 +137,7 @@ class Routes:
             version.share = shares.get(version.id, 0.0)
         self.wake()
 
-    def named(self, model: str) -> Version | None:
+    def find(self, model: str) -> ServedVersion | None:
         """Return the version with this `name:version`, model digest or digest prefix."""
         if model in self.versions:
             return self.versions[model]
@@ -146,7 +146,7 @@ class Routes:
             return matches[0] if len(matches) == 1 else None
         return None
 
-    def choose(self, identity: str | None, *, exclude: Collection[str] = ()) -> Version | None:
+    def choose(self, identity: str | None, *, exclude: Collection[str] = ()) -> ServedVersion | None:
         """Choose a version by its share; an identity gets the same version as long as the shares do not change."""
         candidates = [version for version in self.versions.values() if version.share > 0 and version.id not in exclude]
         ready = [version for version in candidates if any(backend.ready for backend in version.backends)] or candidates
@@ -161,7 +161,7 @@ class Routes:
                 return version
         return ready[0]
 
-    def backends(self) -> list[tuple[Version, Backend]]:
+    def backends(self) -> list[tuple[ServedVersion, Backend]]:
         return [(version, backend) for version in self.versions.values() for backend in version.backends]
 
     def served(self) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ class Routes:
 
     @asynccontextmanager
     async def borrow(
-        self, version: Version, *, seconds: float, exclude: Collection[Backend] = ()
+        self, version: ServedVersion, *, seconds: float, exclude: Collection[Backend] = ()
     ) -> AsyncIterator[Backend]:
         """Take the least busy replica of a version, within `seconds`; avoids `exclude` if possible."""
         backend = await self._wait(version, seconds, exclude)
@@ -203,19 +203,19 @@ class Routes:
             backend.in_flight -= 1
             self.wake()
 
-    async def _wait(self, version: Version, seconds: float, exclude: Collection[Backend]) -> Backend:
+    async def _wait(self, version: ServedVersion, seconds: float, exclude: Collection[Backend]) -> Backend:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while True:
             available = [backend for backend in version.backends if backend.takes(loop.time())]
             if preferred := [backend for backend in available if backend not in exclude] or available:
                 return min(preferred, key=lambda backend: backend.in_flight)
-            left = deadline - loop.time()
-            if left <= 0 or not version.backends:
+            remaining = deadline - loop.time()
+            if remaining <= 0 or not version.backends:
                 raise NoReplica
             try:
                 # A circuit breaker closes by time and sends no notification, so check every half second.
-                async with asyncio.timeout(min(left, 0.5)):
+                async with asyncio.timeout(min(remaining, 0.5)):
                     await self._changed.wait()
             except TimeoutError:
                 pass

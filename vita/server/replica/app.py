@@ -10,7 +10,7 @@ import base64
 import secrets
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,9 +32,17 @@ from vita.server.middleware import standard_middleware
 from vita.server.openapi import ApiDescription
 from vita.server.replica.metrics import CONTENT_TYPE
 from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
-from vita.server.replica.request_checks import RequestChecks, ServedModel, messages_of
+from vita.server.replica.request_checks import RequestChecks, ServedModel, to_messages
 from vita.server.replica.request_events import RequestEvents
-from vita.server.replica.responses import Body, Chat, Choice, Completions, Echo, token_text, usage
+from vita.server.replica.responses import (
+    ChatBody,
+    CompletionsBody,
+    Echo,
+    ResponseBody,
+    ResponseChoice,
+    token_text,
+    usage,
+)
 
 DONE = b"data: [DONE]\n\n"
 
@@ -107,91 +115,91 @@ class ReplicaRoutes(RequestChecks):
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions"""
-        asked = await self.read(request, api.ChatRequest)
-        self.check_model(asked.model)
-        scheduler = self.admit(asked.n)
-        messages = messages_of(asked.messages)
+        params = await self.read(request, api.ChatRequest)
+        self.check_model(params.model)
+        scheduler = self.admit(params.n)
+        messages = to_messages(params.messages)
         dropped = 0
-        if asked.truncation == "auto":
-            usual = self.served.sampling.get("max_tokens")
-            answer_tokens = asked.limit or (int(usual) if usual else None)
+        if params.truncation == "auto":
+            default_limit = self.served.sampling.get("max_tokens")
+            answer_tokens = params.limit or (int(default_limit) if default_limit else None)
             fitted = await self.fitted_ids(scheduler, messages, answer_tokens=answer_tokens)
             messages, ids, dropped = fitted.messages, fitted.ids, fitted.dropped
         else:
             ids = await self.chat_ids(scheduler, messages)
             self.check_length(scheduler, ids, "messages", room=1)
         refused = self.refused(messages)
-        top = (asked.top_logprobs or 0) if asked.logprobs else None
-        ask = self._ask(asked, ids, limit=asked.limit, top=top)
-        head = {**self._head("chatcmpl", asked), **({"dropped_messages": dropped} if dropped else {})}
-        body = Chat(head, scheduler.engine.tokenizer, logprobs=asked.logprobs)
-        choices = [Choice(index, scheduler.engine.tokenizer, self.served.guard) for index in range(asked.n)]
-        return await self._answer(request, asked, body, [ask], choices, refused, prompt_tokens=len(ids))
+        top = (params.top_logprobs or 0) if params.logprobs else None
+        ask = self._ask(params, ids, limit=params.limit, top=top)
+        head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
+        body = ChatBody(head, scheduler.engine.tokenizer, logprobs=params.logprobs)
+        choices = [ResponseChoice(index, scheduler.engine.tokenizer, self.served.guard) for index in range(params.n)]
+        return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
 
     # -- completions
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions"""
-        asked = await self.read(request, api.CompletionRequest)
-        self.check_model(asked.model)
-        scheduler = self.admit(len(asked.prompts) * asked.n)
+        params = await self.read(request, api.CompletionRequest)
+        self.check_model(params.model)
+        scheduler = self.admit(len(params.prompts) * params.n)
         tokenizer = scheduler.engine.tokenizer
-        room = 0 if asked.max_tokens == 0 else 1
-        prompts = [await self.prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in asked.prompts]
+        room = 0 if params.max_tokens == 0 else 1
+        prompts = [await self.prompt_ids(scheduler, prompt, "prompt", room=room) for prompt in params.prompts]
         texts = [tokenizer.decode(ids, special=True) for ids in prompts]
-        refused = next((found for text in texts if (found := self.refused([Message("user", text)]))), None)
+        refused = next((refusal for text in texts if (refusal := self.refused([Message("user", text)]))), None)
         asks = [
             self._ask(
-                asked, ids, limit=asked.max_tokens, top=asked.logprobs,
-                prompt_logprobs=asked.echo and asked.logprobs is not None,
+                params, ids, limit=params.max_tokens, top=params.logprobs,
+                prompt_logprobs=params.echo and params.logprobs is not None,
             )
             for ids in prompts
         ]  # fmt: skip
         echoes = [
-            Echo(given if isinstance(given, str) and given else text, ids)
-            for given, text, ids in zip(asked.prompts, texts, prompts, strict=True)
+            Echo(prompt if isinstance(prompt, str) and prompt else text, ids)
+            for prompt, text, ids in zip(params.prompts, texts, prompts, strict=True)
         ]
-        logprobs = asked.logprobs is not None
-        body = Completions(
-            self._head("cmpl", asked), tokenizer, n=asked.n, logprobs=logprobs, echoes=echoes if asked.echo else None
+        logprobs = params.logprobs is not None
+        body = CompletionsBody(
+            self._head("cmpl", params), tokenizer, n=params.n, logprobs=logprobs, echoes=echoes if params.echo else None
         )
-        choices = [Choice(index, tokenizer, self.served.guard) for index in range(len(prompts) * asked.n)]
+        choices = [ResponseChoice(index, tokenizer, self.served.guard) for index in range(len(prompts) * params.n)]
         prompt_tokens = sum(map(len, prompts))
-        return await self._answer(request, asked, body, asks, choices, refused, prompt_tokens=prompt_tokens)
+        return await self._answer(request, params, body, asks, choices, refused, prompt_tokens=prompt_tokens)
 
     # -- both
 
     def _ask(
-        self, asked: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
+        self, params: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
     ) -> Ask:
-        usual = self.served.sampling
-        self.check_ids(list(asked.biases), "logit_bias")
-        given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
-        how = {name: usual.get(name) if value is None else value for name, value in given.items()}
-        if how["top_p"] == 0:
-            how["top_p"] = 1e-9  # only the most likely token
+        defaults = self.served.sampling
+        self.check_ids(list(params.biases), "logit_bias")
+        requested = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
+        values = {name: defaults.get(name) if value is None else value for name, value in requested.items()}
+        if values["top_p"] == 0:
+            values["top_p"] = 1e-9  # only the most likely token
         if limit is None:
             # Default without a setting of the release: 16 for a completion as OpenAI has it, the context for a chat.
-            otherwise = 16 if isinstance(asked, api.CompletionRequest) else self.ready_or_refuse().context
-            limit = int(usual.get("max_tokens") or otherwise)
+            default_limit = 16 if isinstance(params, api.CompletionRequest) else self.ready_or_refuse().context
+            limit = int(defaults.get("max_tokens") or default_limit)
         sampling = Sampling.model_validate(
-            {name: value for name, value in how.items() if value is not None}
-            | {"max_tokens": max(1, limit), "stop": asked.stops or tuple(usual.get("stop") or ())}
+            {name: value for name, value in values.items() if value is not None}
+            | {"max_tokens": max(1, limit), "stop": params.stops or tuple(defaults.get("stop") or ())}
             # Python's generator uses the absolute value of a seed; the modulo keeps all seeds distinct.
-            | {"seed": secrets.randbits(63) if asked.seed is None else asked.seed % 2**64}
+            | {"seed": secrets.randbits(63) if params.seed is None else params.seed % 2**64}
         )
         return Ask(
-            ids, sampling, answers=asked.n if limit else 0, top=top, biases=asked.biases,
-            presence=asked.presence_penalty, frequency=asked.frequency_penalty, prompt_logprobs=prompt_logprobs,
+            ids, sampling, answers=params.n if limit else 0, top=top, biases=params.biases,
+            presence=params.presence_penalty, frequency=params.frequency_penalty, prompt_logprobs=prompt_logprobs,
         )  # fmt: skip
 
     async def _answer(
         self,
         request: Request,
-        asked: api.Decoding,
-        body: Body,
+        params: api.Decoding,
+        body: ResponseBody,
         asks: list[Ask],
-        choices: list[Choice],
+        choices: list[ResponseChoice],
         refused: str | None,
         *,
         prompt_tokens: int,
@@ -199,11 +207,11 @@ class ReplicaRoutes(RequestChecks):
         """Create the response: complete or streamed, or the refusal of the content filter."""
         request_events = RequestEvents(self.ready_or_refuse(), self.metrics, request.receive)
         updates = self._updates(request_events, asks, choices, refused, body)
-        if not asked.stream:
+        if not params.stream:
             async for _ in updates:
                 pass
-            return json_response({**body.whole(choices), "usage": usage(prompt_tokens, choices)})
-        with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+            return json_response({**body.complete(choices), "usage": usage(prompt_tokens, choices)})
+        with_usage = params.stream_options is not None and params.stream_options.include_usage
         # Wait for the first event before the headers, so that an early error has its own status.
         first = await anext(updates, None)
 
@@ -231,13 +239,18 @@ class ReplicaRoutes(RequestChecks):
         return StreamingResponse(chunks(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
     @staticmethod
-    def _chunks(body: Body, choice: Choice) -> Iterable[dict[str, Any]]:
+    def _chunks(body: ResponseBody, choice: ResponseChoice) -> Iterable[dict[str, Any]]:
         delta = choice.take_delta()
         return () if delta is None else body.chunks(choice, delta)
 
     async def _updates(
-        self, request_events: RequestEvents, asks: list[Ask], choices: list[Choice], refused: str | None, body: Body
-    ) -> AsyncGenerator[Choice]:
+        self,
+        request_events: RequestEvents,
+        asks: list[Ask],
+        choices: list[ResponseChoice],
+        refused: str | None,
+        body: ResponseBody,
+    ) -> AsyncGenerator[ResponseChoice]:
         """Yield a choice each time that it has a new token."""
         if refused is not None:
             self.metrics.add("guard_refusals", label="input")
@@ -263,30 +276,28 @@ class ReplicaRoutes(RequestChecks):
                 if choice.refused:
                     self.metrics.add("guard_refusals", label="output")
                     if all(choice.finish for choice in prompt_choices):
-                        request_events.enough(index)
+                        request_events.finish_prompt(index)
                 yield choice
 
     # -- embeddings
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings"""
-        asked = await self.read(request, api.EmbeddingRequest)
-        self.check_model(asked.model)
-        scheduler = self.admit(len(asked.inputs))
-        inputs = [await self.prompt_ids(scheduler, text, "input", room=0, plain=True) for text in asked.inputs]
+        params = await self.read(request, api.EmbeddingRequest)
+        self.check_model(params.model)
+        scheduler = self.admit(len(params.inputs))
+        inputs = [await self.prompt_ids(scheduler, text, "input", room=0, plain=True) for text in params.inputs]
         request_events = RequestEvents(scheduler, self.metrics, request.receive)
         request_events.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
-        found: dict[int, Any] = {}
+        embeddings: dict[int, Any] = {}
         async for index, event in request_events.events():
             assert isinstance(event, Read)
             assert event.embedding is not None
-            numbers = event.embedding
-            packed = asked.encoding_format == "base64"
-            found[index] = base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode() if packed else numbers
-        data = [{"object": "embedding", "index": index, "embedding": found[index]} for index in range(len(inputs))]
+            embeddings[index] = _base64(event.embedding) if params.encoding_format == "base64" else event.embedding
+        data = [{"object": "embedding", "index": index, "embedding": embeddings[index]} for index in range(len(inputs))]
         tokens = sum(map(len, inputs))
-        told = {"object": "list", "data": data, "model": asked.model}
-        return json_response({**told, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+        response = {"object": "list", "data": data, "model": params.model}
+        return json_response({**response, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
 
     # -- models, tokens
 
@@ -302,38 +313,38 @@ class ReplicaRoutes(RequestChecks):
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize"""
-        asked = await self.read(request, api.TokenizeRequest)
-        if asked.model is not None:
-            self.check_model(asked.model)
+        params = await self.read(request, api.TokenizeRequest)
+        if params.model is not None:
+            self.check_model(params.model)
         scheduler = self.ready_or_refuse()
         tokenizer = scheduler.engine.tokenizer
-        if asked.prompt is not None:
-            ids = await asyncio.to_thread(tokenizer.encode_template, asked.prompt)
+        if params.prompt is not None:
+            ids = await asyncio.to_thread(tokenizer.encode_template, params.prompt)
         else:
-            messages = messages_of(asked.messages or ())
-            ids = await self.chat_ids(scheduler, messages, answer=asked.add_generation_prompt)
-        strings = [token_text(tokenizer, token) for token in ids] if asked.return_token_strs else None
+            messages = to_messages(params.messages or ())
+            ids = await self.chat_ids(scheduler, messages, answer=params.add_generation_prompt)
+        strings = [token_text(tokenizer, token) for token in ids] if params.return_token_strs else None
         return json_response(
             {"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings}
         )
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize"""
-        asked = await self.read(request, api.DetokenizeRequest)
-        if asked.model is not None:
-            self.check_model(asked.model)
+        params = await self.read(request, api.DetokenizeRequest)
+        if params.model is not None:
+            self.check_model(params.model)
         tokenizer = self.ready_or_refuse().engine.tokenizer
-        self.check_ids(asked.tokens, "tokens")
-        return json_response({"prompt": tokenizer.decode(asked.tokens, special=True)})
+        self.check_ids(params.tokens, "tokens")
+        return json_response({"prompt": tokenizer.decode(params.tokens, special=True)})
 
     async def tokenizer_info(self, _: Request) -> Response:
         """GET /tokenizer_info"""
         engine = self.ready_or_refuse().engine
         names = ("bos_token", "eos_token", "pad_token", "unk_token")
         template = engine.template.source if engine.template is not None else None
-        told = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "add_bos_token": False}
-        told |= {"vocab_size": engine.tokenizer.vocabulary, "model_max_length": self.ready_or_refuse().context}
-        return json_response({**told, **{name: engine.tokenizer.name_of(name) for name in names}})
+        info = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": template, "add_bos_token": False}
+        info |= {"vocab_size": engine.tokenizer.vocabulary, "model_max_length": self.ready_or_refuse().context}
+        return json_response({**info, **{name: engine.tokenizer.name_of(name) for name in names}})
 
     # -- probes
 
@@ -347,11 +358,11 @@ class ReplicaRoutes(RequestChecks):
         """GET /ready"""
         scheduler = self.scheduler
         if scheduler is None or scheduler.draining or not scheduler.alive:
-            why = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
-            raise unavailable(f"The replica is {why}", code=why)
-        told = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
-        told |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.steady}
-        return json_response({**told, "warnings": list(self.served.warnings)})
+            reason = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
+            raise unavailable(f"The replica is {reason}", code=reason)
+        status = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
+        status |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.steady}
+        return json_response({**status, "warnings": list(self.served.warnings)})
 
     async def figures(self, _: Request) -> Response:
         """GET /metrics"""
@@ -363,16 +374,21 @@ class ReplicaRoutes(RequestChecks):
         scheduler.drain()
         return json_response({"draining": True, "in_flight": scheduler.in_flight})
 
-    def _head(self, kind: str, asked: api.Decoding) -> dict[str, Any]:
+    def _head(self, kind: str, params: api.Decoding) -> dict[str, Any]:
         name = "chat.completion" if kind == "chatcmpl" else "text_completion"
-        told = {"id": f"{kind}-{secrets.token_hex(14)}", "object": name, "created": int(time.time())}
-        return {**told, "model": asked.model, "system_fingerprint": self.served.digest[:12]}
+        head = {"id": f"{kind}-{secrets.token_hex(14)}", "object": name, "created": int(time.time())}
+        return {**head, "model": params.model, "system_fingerprint": self.served.digest[:12]}
 
     def _card(self, name: str) -> dict[str, Any]:
-        told = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
+        card = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
         context, steady = (self.scheduler.context, self.scheduler.steady) if self.scheduler else (None, None)
-        told |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
-        return {**told, "bitwise_reproducible": steady}
+        card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
+        return {**card, "bitwise_reproducible": steady}
+
+
+def _base64(numbers: Sequence[float]) -> str:
+    """Encode numbers as little-endian float32 in base64."""
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -1,10 +1,10 @@
-"""One replica: a release's folder in, answers out. It verifies every byte first, writes nothing, and knows no keys.
+"""The process of a replica: verifies a release and serves it over HTTP.
 
     python -m vita.server.replica.main --release FOLDER --digest SHA --port N [--host 127.0.0.1] [--threads T]
 
-It ends with one line and the exit code 4 when a file is missing or is not the one that was released, 6 when the model
-cannot be opened or does not answer as it did when it was released. Asked to stop (SIGTERM), it finishes what it has.
-A service that starts it gives it a secret (`VITA_REPLICA_SECRET`), without which it answers only whether it is alive.
+It exits with one line and code 4 when a file is missing or changed, and with code 6 when the model cannot be loaded or
+gives other answers than at its release. On SIGTERM it finishes the requests in flight. The service passes a
+secret in `VITA_REPLICA_SECRET`; requests without it reach only `/health`. A replica writes no files and has no keys.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from vita.gates.weights import Files, model_digest
 from vita.server.release import MODEL, ReleaseInfo, load_verified
 from vita.spine import machine
 from vita.spine.errors import ModelError, VitaError
+from vita.spine.plain_text import counted
 
 GOLDEN_TOLERANCE = 0.01
-"""By how much a token's log-probability may differ between two kinds of processor."""
+"""Allowed difference of a token's log-probability between two kinds of processor."""
 
 
 def verify(folder: Path, *, digest: str | None) -> tuple[ReleaseInfo, Files]:
-    """Verify every file of the release in `folder`, which must be the one with this digest."""
+    """Verify every file of the release in `folder`, and that it has this digest."""
     return load_verified(folder, lambda release, files: (release, files), digest=digest)
 
 
 def open_app(
     folder: Path, *, digest: str | None = None, model: str | None = None, device: str = "cpu", secret: str = ""
 ) -> Any:
-    """Create the application of a verified release, its model loaded and tested.
+    """Verify a release, load and test its model, and create its application.
 
     `model` is the digest under which the service cleared the model; by default it is computed from the files.
     """
@@ -63,7 +64,7 @@ def open_app(
         warnings=_warnings(engine, scheduler, folder=folder / MODEL),
     )
     try:
-        check_answers(create_app(scheduler, served), engine, model=release.name)  # with figures of its own
+        check_answers(create_app(scheduler, served), engine, model=release.name)  # with separate metrics
     except VitaError:
         scheduler.close()
         raise
@@ -71,7 +72,7 @@ def open_app(
 
 
 def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
-    """What the operator should know about a replica that serves."""
+    """Return the warnings about a replica for the operator."""
     import torch
 
     from vita.data.tokens.generation_settings import ignored_settings
@@ -79,48 +80,52 @@ def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
 
     warnings = []
     if ignored := ignored_settings(folder):
-        warnings.append(f"generation_config.json also sets {', '.join(ignored)}, which is not applied here")
+        warnings.append(f"generation_config.json also sets {', '.join(ignored)}, which the server ignores")
     if not scheduler.steady:
         threads = torch.get_num_threads()
         warnings.append(
-            f"answers are not bitwise reproducible: with {threads} threads on this processor the last bits of "
-            f"log-probabilities depend on the other requests (VITA_THREADS=1 avoids it)"
+            f"completions are not bitwise reproducible: with {threads} threads on this processor the last bits of "
+            f"log-probabilities depend on concurrent requests (VITA_THREADS=1 avoids this)"
         )
-    if found := unusable_weights(engine):
-        warnings.append(f"{len(found)} parameters hold NaN or infinity, {found[0]} among them; some requests will fail")
+    if bad_parameters := unusable_weights(engine):
+        count, first = len(bad_parameters), bad_parameters[0]
+        warnings.append(
+            f"NaN or infinity in {counted(count, 'parameter')}, for example {first}; some requests will fail"
+        )
     return warnings
 
 
 def check_golden(engine: Any, golden: list[dict[str, Any]]) -> None:
-    """The model gives the released answers the log-probability that they had when it was released."""
-    known = [one for one in golden if one.get("prompt") and one.get("greedy")]
-    for one, score in zip(known, engine.score([(one["prompt"], one["greedy"]) for one in known]), strict=True):
-        # Written so that a log-probability that is no number fails, too.
-        if not abs(score.logprob - one["logprob"]) <= GOLDEN_TOLERANCE * len(one["greedy"]):
+    """Check that the log-probabilities of the golden answers are the same as at the release."""
+    answers = [answer for answer in golden if answer.get("prompt") and answer.get("greedy")]
+    scores = engine.score([(answer["prompt"], answer["greedy"]) for answer in answers])
+    for answer, score in zip(answers, scores, strict=True):
+        # The condition is negated so that NaN fails also.
+        if not abs(score.logprob - answer["logprob"]) <= GOLDEN_TOLERANCE * len(answer["greedy"]):
             raise ModelError(
                 "release.golden",
-                expected=f"log-probability {one['logprob']:.4f} of a golden answer",
+                expected=f"log-probability {answer['logprob']:.4f} of a golden answer",
                 got=round(score.logprob, 4),
-                hint="this machine or these libraries calculate something else",
+                hint="this machine or these libraries give different results",
             )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until it is told to stop."""
+    """Serve a release until SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m vita.server.replica.main", description="Serve one release.")
-    parser.add_argument("--release", type=Path, required=True, help="the release's folder")
-    parser.add_argument("--digest", help="the sha256 of its release.json; another one is refused")
-    parser.add_argument("--model", help="the model's digest, as the service computed it from the files")
+    parser.add_argument("--release", type=Path, required=True, help="folder of the release")
+    parser.add_argument("--digest", help="required sha256 of release.json")
+    parser.add_argument("--model", help="digest of the model, as the service computed it from the files")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads of a step")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument(
         "--device", default=machine.chosen_device() or "cpu", help="cpu, cuda or mps (else VITA_DEVICE)"
     )
-    parser.add_argument("--drain-seconds", type=int, default=30, help="how long requests may take after SIGTERM")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--drain-seconds", type=int, default=30, help="time for requests in flight after SIGTERM")
+    options = parser.parse_args(arguments)
     try:
-        app = _opened(given)
+        app = _opened(options)
     except VitaError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the one line that its parent reads
         return error.exit_code
@@ -133,24 +138,24 @@ def main(arguments: list[str] | None = None) -> int:
     uvicorn.run(
         app,
         log_config=None,
-        host=given.host,
-        port=given.port,
+        host=options.host,
+        port=options.port,
         log_level="warning",
         access_log=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=given.drain_seconds,
+        timeout_graceful_shutdown=options.drain_seconds,
         server_header=False,
     )
     return 0
 
 
-def _opened(given: argparse.Namespace) -> Any:
-    verify(given.release, digest=given.digest)  # before torch is loaded, since a wrong release should say so at once
+def _opened(options: argparse.Namespace) -> Any:
+    verify(options.release, digest=options.digest)  # before the import of torch, which takes seconds
     import torch
 
-    torch.set_num_threads(max(1, given.threads))
+    torch.set_num_threads(max(1, options.threads))
     secret = machine.replica_secret()
-    return open_app(given.release, digest=given.digest, model=given.model, device=given.device, secret=secret)
+    return open_app(options.release, digest=options.digest, model=options.model, device=options.device, secret=secret)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def check_answers(app: ASGIApp, engine: Engine, *, model: str) -> None:
 
 def unusable_weights(engine: Engine) -> list[str]:
     """Return the names of parameters with values that are not finite."""
-    named = engine.model.named_parameters()
-    return [name for name, parameter in named if not bool(torch.isfinite(parameter).all())]
+    parameters = engine.model.named_parameters()
+    return [name for name, parameter in parameters if not bool(torch.isfinite(parameter).all())]
 
 
 def _dialogue(engine: Engine) -> tuple[tuple[Message, ...], list[int]]:
@@ -87,10 +87,10 @@ def _check_logits(engine: Engine, ids: list[int]) -> None:
     logits = engine.logits(engine.model.hidden(torch.tensor([ids], device=engine.device))[:, -1])
     if bool(logits.isfinite().all()):
         return
-    found = unusable_weights(engine)
-    if not found:
+    bad_parameters = unusable_weights(engine)
+    if not bad_parameters:
         raise ModelError("model", NOT_NUMBERS, hint="its weights are finite; they may be too large for this precision")
-    some = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    some = ", ".join(bad_parameters[:3]) + (f" and {len(bad_parameters) - 3} more" if len(bad_parameters) > 3 else "")
     raise ModelError("model", NOT_NUMBERS, hint=f"NaN or infinity is in {some}")
 
 

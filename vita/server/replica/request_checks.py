@@ -25,7 +25,7 @@ from vita.server.replica.metrics import Metrics
 from vita.server.replica.request_events import refusal
 from vita.spine.errors import DataError
 
-R = TypeVar("R", bound=api.Request)
+R = TypeVar("R", bound=api.RequestBody)
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,6 @@ class RequestChecks:
         return None if self.served.guard is None else self.served.guard.refuses_input(messages)
 
 
-def messages_of(messages: Sequence[api.Message]) -> list[Message]:
+def to_messages(messages: Sequence[api.ChatMessage]) -> list[Message]:
     """Convert the messages of a request for the chat template."""
     return [Message("system" if message.role == "developer" else message.role, message.content) for message in messages]

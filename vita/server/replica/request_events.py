@@ -22,7 +22,7 @@ class RequestEvents:
         self._scheduler, self._metrics, self._receive = scheduler, metrics, receive
         self._arrivals: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._jobs: list[Job] = []
-        self._enough: set[int] = set()
+        self._finished: set[int] = set()
         self._last: dict[tuple[int, int], tuple[float, int]] = {}
 
     def begin(self, asks: Sequence[Ask]) -> None:
@@ -49,25 +49,25 @@ class RequestEvents:
     async def events(self) -> AsyncGenerator[tuple[int, Event]]:
         """Yield the index of a prompt and its event; cancels the work when the consumer or the client stops."""
         watch = asyncio.create_task(self._watch_client())
-        left, end = len(self._jobs), "cancelled"
+        remaining, end = len(self._jobs), "cancelled"
         try:
-            while left:
+            while remaining:
                 index, event = await self._arrivals.get()
                 self._observe(index, event)
                 if isinstance(event, Failed):
                     end = "error"
                     raise _fault(event)
                 if isinstance(event, Ended):
-                    if event.cancelled and index not in self._enough:
+                    if event.cancelled and index not in self._finished:
                         raise ClientLeft
-                    left -= 1
+                    remaining -= 1
                     continue
                 yield index, event
         finally:
             watch.cancel()
-            if left:
+            if remaining:
                 self.cancel()
-                self._metrics.add("request_finished", left, label=end)
+                self._metrics.add("request_finished", remaining, label=end)
                 self._metrics.add("requests_cancelled", int(end == "cancelled"))
 
     def cancel(self) -> None:
@@ -75,9 +75,9 @@ class RequestEvents:
         for job in self._jobs:
             job.cancel()
 
-    def enough(self, index: int) -> None:
+    def finish_prompt(self, index: int) -> None:
         """Cancel the work on one prompt whose remaining events are not needed."""
-        self._enough.add(index)
+        self._finished.add(index)
         self._jobs[index].cancel()
 
     async def _watch_client(self) -> None:
@@ -92,11 +92,11 @@ class RequestEvents:
             metrics.observe("request_queue_time_seconds", job.started - job.arrived)
         elif isinstance(event, Piece):
             metrics.add("generation_tokens")
-            before, count = self._last.get((index, event.answer), (None, 0))
-            if before is None:
+            previous, count = self._last.get((index, event.answer), (None, 0))
+            if previous is None:
                 metrics.observe("time_to_first_token_seconds", event.at - job.arrived)
             else:
-                metrics.observe("inter_token_latency_seconds", event.at - before)
+                metrics.observe("inter_token_latency_seconds", event.at - previous)
             self._last[index, event.answer] = event.at, count + 1
             if event.finish:
                 metrics.observe("request_generation_tokens", count + 1)

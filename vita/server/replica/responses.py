@@ -32,7 +32,7 @@ class ChoiceDelta:
 
 
 @dataclass
-class Choice:
+class ResponseChoice:
     """One completion as its client sees it, after the content filter."""
 
     index: int
@@ -46,7 +46,7 @@ class Choice:
     refused: bool = False
     _sent: int = 0
     _sent_scores: int = 0
-    _looked: int = 0
+    _checked: int = 0
     _reaches: list[int] = field(default_factory=list)
     """End position in the text of each token of `scores`; used with a content filter."""
     _decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _utf8("replace"))
@@ -63,8 +63,8 @@ class Choice:
         if self.guard is None:
             return
         self._reaches.append(self._reach(piece.scored.id))
-        if piece.finish or len(self.text) - self._looked >= STRIDE:
-            self._looked = len(self.text)
+        if piece.finish or len(self.text) - self._checked >= STRIDE:
+            self._checked = len(self.text)
             if (refusal := self.guard.refuses_output(self.text)) is not None:
                 # Text that was sent cannot be withdrawn; otherwise the refusal replaces the completion.
                 self.refused, self.finish = True, "content_filter"
@@ -75,7 +75,7 @@ class Choice:
         """Return the part that can be sent now; None when there is none."""
         until = len(self.text)
         if self.guard is not None and not self.finish:
-            until = max(self._sent, self._looked - HOLD)
+            until = max(self._sent, self._checked - HOLD)
         if until == self._sent and not self.finish:
             return None
         text, self._sent = self.text[self._sent : until], until
@@ -91,7 +91,7 @@ class Choice:
         return self._decoded + bool(self._decoder.getstate()[0])
 
 
-def usage(prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, int]:
+def usage(prompt_tokens: int, choices: Sequence[ResponseChoice]) -> dict[str, int]:
     """Count prompt and completion tokens; the token that ends a completion counts."""
     completion_tokens = sum(choice.tokens for choice in choices)
     total = prompt_tokens + completion_tokens
@@ -157,7 +157,7 @@ class CompletionLogprobs:
 # -- bodies
 
 
-class Body(ABC):
+class ResponseBody(ABC):
     """Formats the choices of one request, complete or in chunks."""
 
     def __init__(self, head: dict[str, Any], tokenizer: Tokenizer, *, logprobs: bool) -> None:
@@ -177,27 +177,27 @@ class Body(ABC):
         return self.head
 
     @abstractmethod
-    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+    def complete(self, choices: Sequence[ResponseChoice]) -> dict[str, Any]:
         """Return the body of a response that is not streamed."""
 
     @abstractmethod
-    def opening(self, choices: Sequence[Choice]) -> Iterator[dict[str, Any]]:
+    def opening(self, choices: Sequence[ResponseChoice]) -> Iterator[dict[str, Any]]:
         """Yield the first chunks of a stream."""
 
     @abstractmethod
-    def chunks(self, choice: Choice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
+    def chunks(self, choice: ResponseChoice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
         """Yield the chunks for a new part of a choice."""
 
 
-class Chat(Body):
+class ChatBody(ResponseBody):
     """The format of /v1/chat/completions."""
 
     @property
     def chunk_head(self) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk"}
 
-    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        told = [
+    def complete(self, choices: Sequence[ResponseChoice]) -> dict[str, Any]:
+        entries = [
             {
                 "index": choice.index,
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
@@ -206,21 +206,21 @@ class Chat(Body):
             }
             for choice in choices
         ]
-        return {**self.head, "choices": told}
+        return {**self.head, "choices": entries}
 
-    def opening(self, choices: Sequence[Choice]) -> Iterator[dict[str, Any]]:
+    def opening(self, choices: Sequence[ResponseChoice]) -> Iterator[dict[str, Any]]:
         for choice in choices:
             yield self._chunk(choice, {"role": "assistant", "content": ""})
 
-    def chunks(self, choice: Choice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
+    def chunks(self, choice: ResponseChoice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
         if delta.text or (delta.scores and self.logprobs):
             yield self._chunk(choice, {"content": delta.text}, logprobs=self._logprobs(delta.scores))
         if delta.finish:
             yield self._chunk(choice, {}, finish=delta.finish)
 
-    def _chunk(self, choice: Choice, delta: dict[str, Any], *, logprobs: Any = None, finish: Any = None) -> Any:
-        told = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return {**self.chunk_head, "choices": [told]}
+    def _chunk(self, choice: ResponseChoice, delta: dict[str, Any], *, logprobs: Any = None, finish: Any = None) -> Any:
+        entry = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return {**self.chunk_head, "choices": [entry]}
 
     def _logprobs(self, scores: Sequence[Scored]) -> dict[str, Any] | None:
         return chat_logprobs(self.tokenizer, scores) if self.logprobs else None
@@ -235,7 +235,7 @@ class Echo:
     scores: Sequence[Scored] = ()
 
 
-class Completions(Body):
+class CompletionsBody(ResponseBody):
     """The format of /v1/completions."""
 
     def __init__(
@@ -249,38 +249,38 @@ class Completions(Body):
         if self._echoes is not None:
             self._echoes[prompt].scores = event.scores or ()
 
-    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
-        told = []
+    def complete(self, choices: Sequence[ResponseChoice]) -> dict[str, Any]:
+        entries = []
         for choice in choices:
             echo = self._echo(choice)
             lists = [*self._echoed(choice, echo), self._count(choice).of(choice.scores)] if self.logprobs else []
-            logprobs = {name: [one for part in lists for one in part[name]] for name in lists[0]} if lists else None
-            told.append(self._choice(choice, (echo.text if echo else "") + choice.text, logprobs, choice.finish))
-        return {**self.head, "choices": told}
+            logprobs = {name: [value for part in lists for value in part[name]] for name in lists[0]} if lists else None
+            entries.append(self._choice(choice, (echo.text if echo else "") + choice.text, logprobs, choice.finish))
+        return {**self.head, "choices": entries}
 
-    def opening(self, choices: Sequence[Choice]) -> Iterator[dict[str, Any]]:
+    def opening(self, choices: Sequence[ResponseChoice]) -> Iterator[dict[str, Any]]:
         for choice in choices:
             if (echo := self._echo(choice)) is not None:
                 (logprobs,) = self._echoed(choice, echo) or [None]
                 yield {**self.head, "choices": [self._choice(choice, echo.text, logprobs, None)]}
 
-    def chunks(self, choice: Choice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
+    def chunks(self, choice: ResponseChoice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
         logprobs = self._count(choice).of(delta.scores) if self.logprobs else None
         yield {**self.head, "choices": [self._choice(choice, delta.text, logprobs, delta.finish)]}
 
     @staticmethod
-    def _choice(choice: Choice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
+    def _choice(choice: ResponseChoice, text: str, logprobs: Any, finish: str | None) -> dict[str, Any]:
         return {"index": choice.index, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def _echo(self, choice: Choice) -> Echo | None:
+    def _echo(self, choice: ResponseChoice) -> Echo | None:
         """Return the prompt before a choice; None before a refusal."""
         refused = choice.refused and choice.tokens == 0
         return None if self._echoes is None or refused else self._echoes[choice.index // self._n]
 
-    def _echoed(self, choice: Choice, echo: Echo | None) -> list[dict[str, Any]]:
+    def _echoed(self, choice: ResponseChoice, echo: Echo | None) -> list[dict[str, Any]]:
         if echo is None or not self.logprobs:
             return []
         return [self._count(choice).of([echo.ids[0], *echo.scores], prompt=True)]
 
-    def _count(self, choice: Choice) -> CompletionLogprobs:
+    def _count(self, choice: ResponseChoice) -> CompletionLogprobs:
         return self._counts.setdefault(choice.index, CompletionLogprobs(self.tokenizer))

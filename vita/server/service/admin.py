@@ -42,13 +42,13 @@ class ServiceHandle:
     """The public URL."""
     admin: str
     token: str
-    place: str
+    host: str
     process: str
 
     @classmethod
     def of(cls, service: str, *, url: str, port: int) -> ServiceHandle:
-        place, process = machine.owner()
-        return cls(service, url, f"http://127.0.0.1:{port}", secrets.token_urlsafe(32), place, process)
+        host, process = machine.owner()
+        return cls(service, url, f"http://127.0.0.1:{port}", secrets.token_urlsafe(32), host, process)
 
     def write(self, folder: Path) -> Path:
         """Write the file; it has mode 600 from its creation on."""
@@ -63,34 +63,34 @@ class ServiceHandle:
     @classmethod
     def all(cls, folder: Path) -> list[ServiceHandle]:
         """Return the services that run on this machine; deletes the files of dead ones."""
-        found = []
+        handles = []
         for path in sorted(folder.glob("*.json")):
             try:
                 control = cls(**json.loads(path.read_text()))
             except (ValueError, TypeError, OSError):
                 continue
-            if machine.still_alive(control.place, control.process) is False:
+            if machine.still_alive(control.host, control.process) is False:
                 path.unlink(missing_ok=True)
             else:
-                found.append(control)
-        return found
+                handles.append(control)
+        return handles
 
     @classmethod
     def find(cls, folder: Path, service: str | None) -> ServiceHandle:
         """Return the running service with this name, or the only one."""
-        living = cls.all(folder)
-        named = [one for one in living if service in (None, one.service, one.url)]
-        if len(named) == 1:
-            return named[0]
-        if not living:
+        handles = cls.all(folder)
+        matches = [handle for handle in handles if service in (None, handle.service, handle.url)]
+        if len(matches) == 1:
+            return matches[0]
+        if not handles:
             raise ConfigError("fleet", "no service runs with this store", hint="start one with `vita serve MODEL`")
-        told = ", ".join(f"{one.service} at {one.url}" for one in living)
-        if not named:
-            raise ConfigError("fleet", f"no service `{service}` runs with this store", hint=f"there is {told}")
-        raise ConfigError("fleet", f"{len(named)} services run", hint=f"name one by its address: {told}")
+        available = ", ".join(f"{handle.service} at {handle.url}" for handle in handles)
+        if not matches:
+            raise ConfigError("fleet", f"no service `{service}` runs with this store", hint=f"there is {available}")
+        raise ConfigError("fleet", f"{len(matches)} services run", hint=f"name one by its address: {available}")
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Send a command to the service; raises `Refused` when it responds with an error."""
+        """Send a command to the service; raises `CommandRefused` when it responds with an error."""
         headers = {"Authorization": f"Bearer {self.token}"}
         try:
             with httpx.Client(timeout=httpx.Timeout(900, connect=5), trust_env=False) as client:
@@ -102,7 +102,7 @@ class ServiceHandle:
         return answer
 
 
-class Refused(VitaError):
+class CommandRefused(VitaError):
     """A running service refused a command."""
 
     def __init__(self, problem: str, *, exit_code: int = VitaError.exit_code) -> None:
@@ -110,14 +110,14 @@ class Refused(VitaError):
         self.exit_code = exit_code
 
 
-def _refused(answer: httpx.Response) -> Refused:
+def _refused(answer: httpx.Response) -> CommandRefused:
     """Create the error for a refused command, with the exit code that the service reports."""
     try:
         content = answer.json()
         problem = str(content["error"]).removeprefix("fleet: ")
-        return Refused(problem, exit_code=int(content.get("exit_code", VitaError.exit_code)))
+        return CommandRefused(problem, exit_code=int(content.get("exit_code", VitaError.exit_code)))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Refused(f"responded with {answer.status_code}")
+        return CommandRefused(f"responded with {answer.status_code}")
 
 
 def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starlette:
@@ -127,7 +127,7 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
         return {**supervisor.status(), "in_flight": gateway.in_flight, "draining": gateway.draining}
 
     async def drain(body: dict[str, Any]) -> Any:
-        await supervisor.drain(str(body.get("replica")), again=body.get("again") is not False)
+        await supervisor.drain(str(body.get("replica")), restart=body.get("restart") is not False)
         return await status({})
 
     async def roll(body: dict[str, Any]) -> Any:
@@ -154,16 +154,16 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
 
     def guarded(work: Callable[[dict[str, Any]], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(request: Request) -> Response:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
+            token_sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(token_sent.encode(), token.encode()):
                 return JSONResponse({"error": "the token is wrong"}, 401)
             try:
-                told = await work(await _body(request))
+                result = await work(await _body(request))
             except VitaError as error:
                 return JSONResponse({"error": str(error), "exit_code": error.exit_code}, 409)
             except ValueError as error:
                 return JSONResponse({"error": f"the body is not JSON: {error}"}, 400)
-            return told if isinstance(told, Response) else JSONResponse(told)
+            return result if isinstance(result, Response) else JSONResponse(result)
 
         return answer
 

@@ -1,6 +1,6 @@
 """Clearance of releases: the service hashes files and tensors itself before `vita.gates.clearance` decides.
 
-clear = clearance_by(ledger, store)
+clear = ledger_clearance(ledger, store)
 clear(release, Terms(ungated="a load test")).model        # the identity, computed from the files
 """
 
@@ -23,7 +23,7 @@ class ClearRelease(Protocol):
     def __call__(self, release: ReleaseInfo, terms: Terms, *, record: bool = True) -> Clearance: ...
 
 
-def clearance_by(ledger: Ledger, store: Store) -> ClearRelease:
+def ledger_clearance(ledger: Ledger, store: Store) -> ClearRelease:
     """The clearance function of a service: by the gates and states of this ledger, and the models of this store."""
 
     def clear_release(release: ReleaseInfo, terms: Terms, *, record: bool = True) -> Clearance:
@@ -43,4 +43,4 @@ def _files_and_tensors(release: ReleaseInfo, files: Files) -> tuple[Files, str |
 def context_clearance(context: Context) -> ClearRelease:
     """The clearance function of a stage that serves a release, by the ledger and store of its life."""
     assert context.ledger is not None and context.store is not None, "a stage that serves declares LINEAGE"
-    return clearance_by(context.ledger, context.store)
+    return ledger_clearance(context.ledger, context.store)

@@ -1,9 +1,9 @@
 """The record of deployments, written asynchronously.
 
-    journal = Journal(ledger, tell); journal.add(row); await journal.settled(2.0)
+    journal = Journal(ledger, notify); journal.add(row); await journal.flush(2.0)
 
 One thread writes the rows in order. While the ledger is locked or unreachable, a row is retried and the service
-continues: only `settled` waits, with a timeout.
+continues: only `flush` waits, with a timeout.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PAUSE_SECONDS = 1.0
 class Journal:
     """Writes rows of `deployments` in a separate thread."""
 
-    def __init__(self, ledger: Ledger, tell: Callable[[str], None]) -> None:
-        """`tell` receives a line for the operator when writes to the ledger start to fail, and when they work again."""
-        self._ledger, self._tell = ledger, tell
+    def __init__(self, ledger: Ledger, notify: Callable[[str], None]) -> None:
+        """`notify` receives a line when writes to the ledger start to fail, and one when they work again."""
+        self._ledger, self._notify = ledger, notify
         self._rows: queue.SimpleQueue[dict[str, Any] | threading.Event | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="deployment journal", daemon=True)
@@ -39,7 +39,7 @@ class Journal:
         """Add a row to the queue."""
         self._rows.put(dict(row))
 
-    async def settled(self, seconds: float) -> bool:
+    async def flush(self, seconds: float) -> bool:
         """Wait until all earlier rows are written; returns False after `seconds`."""
         written = threading.Event()
         self._rows.put(written)
@@ -51,8 +51,8 @@ class Journal:
 
     async def close(self, *, seconds: float) -> None:
         """Write the remaining rows within `seconds` and end the thread."""
-        if not await self.settled(seconds):
-            self._tell("the end of the service could not be recorded: the ledger cannot be written")
+        if not await self.flush(seconds):
+            self._notify("the end of the service could not be recorded: the ledger cannot be written")
         self._closing.set()
         self._rows.put(None)
 
@@ -72,9 +72,9 @@ class Journal:
                 break
             except VitaError as error:
                 if not failed:
-                    self._tell(f"{row['version']}: `{row['action']}` is not recorded yet, and tried again: {error}")
+                    self._notify(f"{row['version']}: `{row['action']}` is not recorded yet, and tried again: {error}")
                 failed = True
                 if self._closing.wait(PAUSE_SECONDS):
                     return
         if failed:
-            self._tell(f"{row['version']}: `{row['action']}` is recorded now")
+            self._notify(f"{row['version']}: `{row['action']}` is recorded now")

@@ -14,7 +14,9 @@ PAUSE_SECONDS = 0.1
 """Pause between two batches, in which requests can be written."""
 
 
-async def prune_regularly(ledger: Ledger, retention: Retention, *, seconds: float, tell: Callable[[str], None]) -> None:
+async def prune_regularly(
+    ledger: Ledger, retention: Retention, *, seconds: float, notify: Callable[[str], None]
+) -> None:
     """Remove expired rows now and every `seconds`; retries while the ledger cannot be written."""
     while True:
         removed: Counter[str] = Counter()
@@ -24,7 +26,7 @@ async def prune_regularly(ledger: Ledger, retention: Retention, *, seconds: floa
                 removed.update(step)
                 await asyncio.sleep(PAUSE_SECONDS)
         except VitaError as error:
-            tell(f"old requests could not be removed: {error}")
+            notify(f"old requests could not be removed: {error}")
         if removed:
-            tell("removed by age: " + ", ".join(f"{number:,} {what}" for what, number in removed.items()))
+            notify("removed by age: " + ", ".join(f"{number:,} {table}" for table, number in removed.items()))
         await asyncio.sleep(seconds)

@@ -50,18 +50,18 @@ class ReplicaProcess:
     starts: int = 0
     failures: int = 0
     was_ready: bool = False
-    leaving: bool = False
+    stopping: bool = False
     """True when the replica stops and is not restarted."""
     warnings: tuple[str, ...] = ()
     """Warnings of the current process."""
-    tell: Callable[[str], None] = lambda _: None
+    notify: Callable[[str], None] = lambda _: None
     """Receives lines for the operator."""
-    began: float = 0.0
+    started_at: float = 0.0
     ready_at: float = 0.0
     """Last time when the current process was ready, on the monotonic clock."""
-    last_words: deque[str] = field(default_factory=lambda: deque(maxlen=20))
-    keeper: asyncio.Task[None] | None = None
-    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+    keep_task: asyncio.Task[None] | None = None
+    start_finished: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the replica is ready for the first time, or has failed."""
 
     @property
@@ -72,9 +72,9 @@ class ReplicaProcess:
         """Start a process with a new port and a new secret."""
         port = _free_port()
         self.backend.url, self.backend.secret = f"http://127.0.0.1:{port}", secrets.token_urlsafe(32)
-        self.state, self.began = "starting", time.monotonic()
+        self.state, self.started_at = "starting", time.monotonic()
         self.starts += 1
-        self.last_words.clear()
+        self.last_lines.clear()
         self.warnings, self.backend.reason = (), "it is starting"
         # A new session, so that Ctrl-C in the terminal reaches only the supervisor, which drains first.
         self.process = subprocess.Popen(
@@ -86,8 +86,8 @@ class ReplicaProcess:
             start_new_session=True,
         )
         assert self.process.stderr is not None
-        told = (self.process.stderr, self.last_words, lambda line: self.tell(f"{self.name}: {line}"))
-        threading.Thread(target=_listen, args=told, name=f"{self.name} stderr", daemon=True).start()
+        reader_args = (self.process.stderr, self.last_lines, lambda line: self.notify(f"{self.name}: {line}"))
+        threading.Thread(target=_listen, args=reader_args, name=f"{self.name} stderr", daemon=True).start()
 
     async def end(self, *, until: float) -> None:
         """Terminate the process, and kill it at the time `until` of the event loop."""
@@ -112,9 +112,9 @@ class ReplicaProcess:
     def cause(self) -> str:
         """Describe how the process ended, with the last line of its output."""
         code = self.process.poll() if self.process else None
-        said = next((line for line in reversed(self.last_words) if line.strip()), "")
-        how = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
-        return f"ended {how}" + (f": {said}" if said else "")
+        last_line = next((line for line in reversed(self.last_lines) if line.strip()), "")
+        ending = f"by signal {-code}" if code is not None and code < 0 else f"with code {code}"
+        return f"ended {ending}" + (f": {last_line}" if last_line else "")
 
 
 LOGGED = ("WARNING: ", "ERROR: ", "CRITICAL: ")
@@ -123,16 +123,16 @@ LINES_FORWARDED = 20
 """Maximum number of different lines of one process that are forwarded."""
 
 
-def _listen(stream: Any, last_words: deque[str], tell: Callable[[str], None]) -> None:
+def _listen(stream: Any, last_lines: deque[str], notify: Callable[[str], None]) -> None:
     """Store the last lines of standard error, and forward each log line once."""
     forwarded: set[str] = set()
     with stream:
         for data in stream:
             line = data.decode(errors="replace").rstrip()
-            last_words.append(line)
+            last_lines.append(line)
             if line.startswith(LOGGED) and line not in forwarded and len(forwarded) < LINES_FORWARDED:
                 forwarded.add(line)
-                tell(line)
+                notify(line)
 
 
 def _free_port() -> int:

@@ -1,9 +1,9 @@
-"""A whole service in one process tree: the gateway on the public port, its replicas, and the operators' port.
+"""A service in one process tree: the gateway on the public port, its replicas, and the administration interface.
 
     await Service(name="cat", release=release, ledger=ledger, ...).run()         # until SIGINT or SIGTERM
 
-When it is told to stop it says so (/ready is 503), finishes what it has accepted up to `drain_seconds`, and takes
-its replicas along. A second signal stops at once, whatever it is at by then.
+On a signal, `/ready` returns 503, accepted requests have up to `drain_seconds` to finish, and the replicas are stopped.
+A second signal stops immediately.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vita.monitoring.retention import Retention
 from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.keys import all_keys
-from vita.server.gateway.routing import Routes
+from vita.server.gateway.routing import Router
 from vita.server.release import ReleaseInfo
 from vita.server.service.admin import ServiceHandle, admin_app
 from vita.server.service.deploy_checks import ClearRelease
@@ -37,31 +37,31 @@ from vita.spine.ledger import Ledger
 
 
 @dataclass(frozen=True)
-class Running:
-    """A service that runs: where, and by what it can be steered."""
+class RunningService:
+    """A running service: its URL, its gateway and its supervisor."""
 
     url: str
     gateway: Gateway
     fleet: Supervisor
 
-    async def settled(self) -> None:
-        """Wait until all that was asked so far is in the log."""
+    async def flush_log(self) -> None:
+        """Wait until all finished requests are in the request log."""
         await asyncio.to_thread(self.gateway.log.flush)
 
 
 @dataclass
 class Service:
-    """What is served, where, and by how many."""
+    """The configuration of a service; `run` starts it."""
 
     name: str
     release: ReleaseInfo
     ledger: Ledger
     controls: Path
-    """The folder for the operators' file."""
+    """The folder for the file with the address and token of the administration interface."""
     clear: ClearRelease
-    """Decides whether a release may be served, whenever a replica is started."""
+    """Decides whether a release may be served; called whenever a replica is started."""
     ungated: str | None = None
-    """Why the first release is served without the approval of a gate."""
+    """The reason for serving the first release without the approval of a gate."""
     settings: ServiceSettings = field(default_factory=ServiceSettings)
     host: str = "127.0.0.1"
     port: int = 8000
@@ -70,17 +70,17 @@ class Service:
     research: bool = False
     who: str = ""
     command: Command = replica_command
-    tell: Callable[[str], None] = lambda _: None
+    notify: Callable[[str], None] = lambda _: None
     ready: Callable[[str], None] = lambda _: None
-    """Called with the public address when requests are answered."""
+    """Called with the public URL when the service accepts requests."""
 
     async def run(self) -> int:
-        """Serve until told to stop; returns how many accepted requests were cut off."""
+        """Serve until a signal; returns the number of accepted requests that were interrupted."""
         stop = _Stop()
         stop.on_signals()
         async with self._open(stop) as running:
             starting = asyncio.create_task(self._start(running.fleet))
-            waiting = asyncio.create_task(stop.asked.wait())
+            waiting = asyncio.create_task(stop.requested.wait())
             await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
                 starting.result()
@@ -89,11 +89,11 @@ class Service:
             else:
                 starting.cancel()
             await self._drain(running.gateway, stop)
-        return running.gateway.cut
+        return running.gateway.interrupted
 
     @asynccontextmanager
-    async def served(self) -> AsyncIterator[Running]:
-        """The service while the block lasts, every replica ready; what is in flight at its end is finished."""
+    async def served(self) -> AsyncIterator[RunningService]:
+        """Run the service during a `with` block, with all replicas ready; requests in flight at its end finish."""
         stop = _Stop()
         async with self._open(stop) as running:
             await self._start(running.fleet)
@@ -105,31 +105,32 @@ class Service:
         await fleet.start(self.release, replicas=self.replicas, terms=terms)
 
     @asynccontextmanager
-    async def _open(self, stop: _Stop) -> AsyncIterator[Running]:
-        """The gateway and the operators' port, and no replica yet."""
+    async def _open(self, stop: _Stop) -> AsyncIterator[RunningService]:
+        """Open the gateway and the administration interface, without replicas."""
         local = is_loopback(self.host)
         if not local and not all_keys(self.ledger):
-            hint = "make one with `vita keys create NAME`, or serve on 127.0.0.1"
-            raise ConfigError("serve.host", f"{self.host} can be reached by others, and there is no API key", hint=hint)
+            hint = "create one with `vita keys create NAME`, or serve on 127.0.0.1"
+            problem = f"other machines can reach {self.host}, and there is no API key"
+            raise ConfigError("serve.host", problem, hint=hint)
         public, private = open_socket(self.host, self.port), open_socket("127.0.0.1", 0)
-        url = f"http://{_shown(self.host)}:{public.getsockname()[1]}"
-        gateway = Gateway(Routes(self.name), self.ledger, self.settings, local=local, research=self.research)
+        url = f"http://{_bracketed(self.host)}:{public.getsockname()[1]}"
+        gateway = Gateway(Router(self.name), self.ledger, self.settings, local=local, research=self.research)
         fleet = Supervisor(
-            gateway.routes, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
-            command=self.command, who=self.who, tell=self.tell,
+            gateway.router, self.ledger, self.settings, client=gateway.client, clear=self.clear, threads=self.threads,
+            command=self.command, who=self.who, notify=self.notify,
         )  # fmt: skip
         control = ServiceHandle.of(self.name, url=url, port=private.getsockname()[1])
         path = control.write(self.controls)
         servers = [self._listener(gateway_app(gateway)), self._listener(admin_app(gateway, fleet, token=control.token))]
         pairs = zip(servers, (public, private), strict=True)
-        tasks = [asyncio.create_task(server.serve(sockets=[one])) for server, one in pairs]
+        tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in pairs]
         upkeep = [asyncio.create_task(gateway.keep_fresh()), asyncio.create_task(self._prune())]
-        reporter = Reporter(Presence(self.ledger, self.name, url), gateway.routes.served)
+        reporter = Reporter(Presence(self.ledger, self.name, url), gateway.router.served)
         try:
-            yield Running(url, gateway, fleet)
+            yield RunningService(url, gateway, fleet)
         finally:
             path.unlink(missing_ok=True)
-            await stop.hurrying(fleet.stop(seconds=0), fleet.kill)  # what may take its time had it in `_drain`
+            await stop.wait_or_kill(fleet.stop(seconds=0), fleet.kill)  # requests had their time in `_drain`
             for server in servers:
                 await server.stop(at_once=stop.at_once.is_set())
             await asyncio.to_thread(reporter.close)
@@ -139,37 +140,37 @@ class Service:
             await gateway.close()
 
     async def _drain(self, gateway: Gateway, stop: _Stop) -> None:
-        """Take nothing new and finish the rest, unless the time is up or a second signal comes."""
+        """Refuse new requests, and wait for those in flight until the deadline or a second signal."""
         gateway.draining = True
         deadline = asyncio.get_running_loop().time() + self.settings.drain_seconds
         if gateway.in_flight:
-            self.tell(f"finishing {gateway.in_flight} requests; Ctrl-C again stops at once")
+            self.notify(f"finishing {gateway.in_flight} requests; Ctrl-C again stops at once")
         while gateway.in_flight and not stop.at_once.is_set() and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
 
     async def _prune(self) -> None:
-        """Remove what the settings say is too old, again and again."""
-        told = self.settings
+        """Remove expired rows at intervals."""
+        settings = self.settings
         retention = Retention(
-            content_days=told.content_days, request_days=told.request_days, request_rows=told.request_rows
+            content_days=settings.content_days, request_days=settings.request_days, request_rows=settings.request_rows
         )
-        await prune_regularly(self.ledger, retention, seconds=told.prune_seconds, tell=self.tell)
+        await prune_regularly(self.ledger, retention, seconds=settings.prune_seconds, notify=self.notify)
 
     def _listener(self, app: object) -> Listener:
-        told = self.settings
+        settings = self.settings
         return listener(
             app,  # type: ignore[arg-type]
-            header_seconds=told.header_seconds,
-            connections=told.connections,
+            header_seconds=settings.header_seconds,
+            connections=settings.connections,
             drain_seconds=2.0,
         )
 
 
 class _Stop:
-    """What signals ask for: the first to finish and stop, the second to stop at once."""
+    """The signals received so far: the first requests a graceful stop, the second an immediate one."""
 
     def __init__(self) -> None:
-        self.asked, self.at_once = asyncio.Event(), asyncio.Event()
+        self.requested, self.at_once = asyncio.Event(), asyncio.Event()
 
     def on_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -177,20 +178,20 @@ class _Stop:
             loop.add_signal_handler(number, self._signal)
 
     def _signal(self) -> None:
-        (self.at_once if self.asked.is_set() else self.asked).set()
+        (self.at_once if self.requested.is_set() else self.requested).set()
 
-    async def hurrying(self, work: Coroutine[Any, Any, None], hurry: Callable[[], None]) -> None:
-        """Wait for `work`, which `hurry` ends soon when there is no time left for it."""
-        working, called = asyncio.create_task(work), asyncio.create_task(self.at_once.wait())
-        await asyncio.wait({working, called}, return_when=asyncio.FIRST_COMPLETED)
+    async def wait_or_kill(self, work: Coroutine[Any, Any, None], kill: Callable[[], None]) -> None:
+        """Wait for `work`; on a second signal call `kill`, which ends it soon."""
+        working, second_signal = asyncio.create_task(work), asyncio.create_task(self.at_once.wait())
+        await asyncio.wait({working, second_signal}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            hurry()
-        called.cancel()
+            kill()
+        second_signal.cancel()
         await working
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return True if only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -199,5 +200,5 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _shown(host: str) -> str:
+def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host

@@ -1,9 +1,9 @@
-"""Keeps the replicas of a service alive, and changes what it serves while it serves.
+"""Supervises the replicas of a service: starts, restarts and drains them, and rolls out new versions.
 
-Every replica is a process of its own on a loopback port (`process`). One that dies is started again, after a pause that
-grows with each failure in a row; one that lives and is not ready for long is ended first. A new version is started
-beside the old, gets traffic when it is ready, and the old one leaves when it has answered what it had begun: `roll`,
-`promote`, `roll back`.
+Each replica is a process on a loopback port (`replica_process`). A replica that dies is restarted, after a pause that
+grows with consecutive failures; a replica that stays unready for too long is killed and restarted. A new version starts
+beside the old one and receives traffic when it is ready; the old one finishes its requests and stops (`roll`,
+`promote`, `roll_back`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from vita.gates.clearance import Terms
-from vita.server.gateway.routing import Backend, Routes, Version
+from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.journal import Journal
@@ -29,23 +29,24 @@ from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError, LedgerError, ModelError, VitaError
 from vita.spine.ledger import Ledger
 
-FIRST_PAUSE, LONGEST_PAUSE, LONG_LIFE = 0.5, 30.0, 60.0
-STARTS_IN_VAIN = 3
-"""A replica that was never ready and has ended this often is given up: the release is at fault."""
-REFUSALS = range(2, 10)
-"""Exit codes of errors that a second start would meet again, as `vita.spine.errors` has them."""
+FIRST_PAUSE, MAX_PAUSE, STABLE_SECONDS = 0.5, 30.0, 60.0
+"""First and longest pause before a restart; a process that ran for `STABLE_SECONDS` resets the failure count."""
+MAX_FAILED_STARTS = 3
+"""A replica that was never ready is not restarted after this number of failures: the release is at fault."""
+PERMANENT_ERRORS = range(2, 10)
+"""Exit codes of errors that a restart does not resolve (`vita.spine.errors`)."""
 JOURNAL_SECONDS = 2.0
-"""How long a change waits until it is recorded in the ledger; then it goes on, and is recorded later."""
+"""Maximum time to wait until a change is recorded in the ledger; the change continues, and is recorded later."""
 GRACE_SECONDS = 5.0
-"""How long a process may take to end when nobody waits for its answers any more."""
+"""Maximum time for a drained process to end."""
 
 
 class Supervisor:
-    """The replicas of one service. Everything happens on one event loop."""
+    """The replicas of one service; used from one event loop only."""
 
     def __init__(
         self,
-        routes: Routes,
+        router: Router,
         ledger: Ledger,
         settings: ServiceSettings,
         *,
@@ -54,335 +55,337 @@ class Supervisor:
         threads: int = 1,
         command: Command = replica_command,
         who: str = "",
-        tell: Callable[[str], None] = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.routes, self._settings, self._client = routes, settings, client
-        self._journal = Journal(ledger, tell)
-        self._threads, self._command, self._who, self._tell = threads, command, who, tell
+        self.router, self._settings, self._client = router, settings, client
+        self._journal = Journal(ledger, notify)
+        self._threads, self._command, self._who, self._notify = threads, command, who, notify
         self._clear = clear
         self.replicas: dict[str, ReplicaProcess] = {}
         self._numbers = itertools.count(1)
         self._changing = asyncio.Lock()
 
-    # -- what an operator can do
+    # -- commands of the operator
 
     async def start(
         self, release: ReleaseInfo, *, replicas: int, share: float = 1.0, terms: Terms | None = None
-    ) -> Version:
-        """Serve a release by `replicas` processes once it is cleared; returns when all are ready."""
-        if release.id in self.routes.versions:
-            raise ConfigError("fleet", f"{release.id} is being served already", hint="give the release another version")
+    ) -> ServedVersion:
+        """Clear a release and start `replicas` processes for it; returns when all are ready."""
+        if release.id in self.router.versions:
+            raise ConfigError("fleet", f"{release.id} is already served", hint="give the release another version")
         terms = terms or Terms()
         clearance = await asyncio.to_thread(self._clear, release, terms)
         release = replace(release, model=clearance.model)
-        version = Version(
+        version = ServedVersion(
             release.id, release.model, release.digest, name=release.name, created=time.time(),
             gate=clearance.as_json(),
         )  # fmt: skip
-        self.routes.add(version)
+        self.router.add(version)
         threads = max(1, self._threads // replicas)
-        begun = [self._begin(release, version, threads, terms=terms) for _ in range(replicas)]
+        started = [self._launch(release, version, threads, terms=terms) for _ in range(replicas)]
         try:
-            await self._all_ready(begun)
+            await self._all_ready(started)
         except ModelError:
-            self.routes.remove(version.id)
+            self.router.remove(version.id)
             raise
         await self._record(version, "started", share)
-        if share >= 1.0 or len(self.routes.versions) == 1:
-            self.routes.share({version.id: 1.0})
+        if share >= 1.0 or len(self.router.versions) == 1:
+            self.router.share({version.id: 1.0})
         else:
-            others = {one.id: one.share * (1 - share) for one in self.routes.versions.values() if one is not version}
-            self.routes.share({**others, version.id: share})
+            shares = {served.id: served.share * (1 - share) for served in self.router.versions.values()}
+            self.router.share({**shares, version.id: share})
         return version
 
-    async def roll(self, release: ReleaseInfo, *, share: float = 1.0, terms: Terms | None = None) -> Version:
-        """Bring in a new version: the whole of the traffic, or a share of it until it is promoted or rolled back."""
+    async def roll(self, release: ReleaseInfo, *, share: float = 1.0, terms: Terms | None = None) -> ServedVersion:
+        """Start a new version with all of the traffic, or with a share of it until it is promoted or rolled back."""
         if not 0 < share <= 1:
             raise ConfigError("fleet.share", expected="a number above 0, up to 1", got=share)
         async with self._changing:
-            present = self.of_version(self._stable().id)
-            count = max(1, math.ceil(len(present) * share))
+            replicas = self.of_version(self._stable().id)
+            count = max(1, math.ceil(len(replicas) * share))
             version = await self.start(release, replicas=count, share=share, terms=terms)
             if share >= 1.0:
                 await self._retire_all_but(version)
             return version
 
-    async def promote(self, *, terms: Terms | None = None) -> Version:
-        """Give the newest version all of the traffic once it is cleared again, and let the others leave."""
+    async def promote(self, *, terms: Terms | None = None) -> ServedVersion:
+        """Clear the newest version again, send it all of the traffic, and drain the other versions."""
         async with self._changing:
             newest, stable = self._newest(), self._stable()
             if newest is stable:
                 raise ConfigError("fleet", "there is no second version to promote", hint="vita fleet roll RELEASE")
             missing = len(self.of_version(stable.id)) - len(self.of_version(newest.id))
-            present = self.of_version(newest.id)[0]
-            terms = replace(terms or Terms(), research=present.terms.research)
-            clearance = await asyncio.to_thread(self._clear, present.release, terms)
+            template = self.of_version(newest.id)[0]
+            terms = replace(terms or Terms(), research=template.terms.research)
+            clearance = await asyncio.to_thread(self._clear, template.release, terms)
             newest.gate = clearance.as_json()
             for replica in self.of_version(newest.id):
                 replica.terms = terms
-            added = [self._begin(present.release, newest, present.threads, terms=terms) for _ in range(missing)]
+            added = [self._launch(template.release, newest, template.threads, terms=terms) for _ in range(missing)]
             await self._all_ready(added)
-            self.routes.share({newest.id: 1.0})
+            self.router.share({newest.id: 1.0})
             await self._record(newest, "promoted", 1.0)
             await self._retire_all_but(newest)
             return newest
 
-    async def roll_back(self) -> Version:
-        """Give the older version all of the traffic, and let the newest leave."""
+    async def roll_back(self) -> ServedVersion:
+        """Send all of the traffic to the older version, and drain the newest."""
         async with self._changing:
             newest = self._newest()
-            others = [one for one in self.routes.versions.values() if one is not newest]
-            if not others:
+            candidates = [version for version in self.router.versions.values() if version is not newest]
+            if not candidates:
                 raise ConfigError("fleet", "there is no other version to go back to")
-            stable = max(others, key=lambda one: (one.share, one.created))
-            self.routes.share({stable.id: 1.0})
+            stable = max(candidates, key=lambda version: (version.share, version.created))
+            self.router.share({stable.id: 1.0})
             await self._record(stable, "rolled back", 1.0)
             await self._retire_all_but(stable)
             return stable
 
-    async def drain(self, name: str, *, again: bool = True) -> None:
-        """Let a replica finish what it has begun and stop; a fresh one takes its place first, if `again`.
+    async def drain(self, name: str, *, restart: bool = True) -> None:
+        """Drain a replica: it finishes its requests and stops. With `restart`, a new replica is started first.
 
-        The old one stays when no fresh one can be started.
+        If the new replica does not start, the old one continues.
         """
         async with self._changing:
             replica = self.replicas.get(name)
             if replica is None:
                 raise unknown_name("fleet.replica", name, self.replicas)
-            version = self.routes.versions[replica.release.id]
-            if again:
+            version = self.router.versions[replica.release.id]
+            if restart:
                 await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
-                await self._all_ready([self._begin(replica.release, version, replica.threads, terms=replica.terms)])
-            await self._leave(replica)
+                await self._all_ready([self._launch(replica.release, version, replica.threads, terms=replica.terms)])
+            await self._stop_replica(replica)
 
     async def stop(self, *, seconds: float) -> None:
-        """Let every replica stop, and finish what it has if that takes no longer."""
-        await asyncio.gather(*(self._leave(one, seconds=seconds) for one in list(self.replicas.values())))
-        for version in self.routes.versions.values():
+        """Stop all replicas; requests in flight have `seconds` to finish."""
+        replicas = list(self.replicas.values())
+        await asyncio.gather(*(self._stop_replica(replica, seconds=seconds) for replica in replicas))
+        for version in self.router.versions.values():
             self._note_deployment(version, "stopped", 0.0)
         await self._journal.close(seconds=JOURNAL_SECONDS)
 
     def kill(self) -> None:
-        """End every process at once."""
+        """Kill all processes."""
         for replica in self.replicas.values():
             replica.kill()
 
     def status(self) -> dict[str, Any]:
-        """What is served by whom."""
+        """Return the versions and replicas of the service as JSON values."""
         return {
-            "service": self.routes.service,
+            "service": self.router.service,
             "versions": [
-                {"version": one.id, "model": one.model, "release": one.release, "share": one.share,
-                 "gate": dict(one.gate)}
-                for one in self.routes.versions.values()
+                {"version": version.id, "model": version.model, "release": version.release, "share": version.share,
+                 "gate": dict(version.gate)}
+                for version in self.router.versions.values()
             ],
             "replicas": [
-                {"replica": one.name, "version": one.release.id, "state": one.state, "reason": one.backend.reason,
-                 "warnings": list(one.warnings), "url": one.backend.url,
-                 "pid": one.pid, "in_flight": one.backend.in_flight, "starts": one.starts}
-                for one in self.replicas.values()
+                {"replica": replica.name, "version": replica.release.id, "state": replica.state,
+                 "reason": replica.backend.reason, "warnings": list(replica.warnings), "url": replica.backend.url,
+                 "pid": replica.pid, "in_flight": replica.backend.in_flight, "starts": replica.starts}
+                for replica in self.replicas.values()
             ],
         }  # fmt: skip
 
     def of_version(self, version_id: str) -> list[ReplicaProcess]:
-        return [one for one in self.replicas.values() if one.release.id == version_id and not one.leaving]
+        replicas = self.replicas.values()
+        return [replica for replica in replicas if replica.release.id == version_id and not replica.stopping]
 
     # -- versions
 
-    def _newest(self) -> Version:
-        return max(self.routes.versions.values(), key=lambda one: one.created)
+    def _newest(self) -> ServedVersion:
+        return max(self.router.versions.values(), key=lambda version: version.created)
 
-    def _stable(self) -> Version:
+    def _stable(self) -> ServedVersion:
         """The version with the largest share."""
-        if not self.routes.versions:
-            raise ConfigError("fleet", "nothing is being served")
-        return max(self.routes.versions.values(), key=lambda one: (one.share, -one.created))
+        if not self.router.versions:
+            raise ConfigError("fleet", "no version is served")
+        return max(self.router.versions.values(), key=lambda version: (version.share, -version.created))
 
-    async def _retire_all_but(self, kept: Version) -> None:
-        gone = [one for one in self.routes.versions.values() if one is not kept]
-        leaving = [one for one in self.replicas.values() if one.release.id != kept.id]
-        await asyncio.gather(*(self._leave(one) for one in leaving))
-        for version in gone:
-            self.routes.remove(version.id)
+    async def _retire_all_but(self, version_kept: ServedVersion) -> None:
+        removed = [version for version in self.router.versions.values() if version is not version_kept]
+        stopping = [replica for replica in self.replicas.values() if replica.release.id != version_kept.id]
+        await asyncio.gather(*(self._stop_replica(replica) for replica in stopping))
+        for version in removed:
+            self.router.remove(version.id)
             await self._record(version, "stopped", 0.0)
 
-    async def _record(self, version: Version, action: str, share: float) -> None:
-        """Have a change written to the ledger, and wait a little for it; a locked ledger holds up nothing else."""
+    async def _record(self, version: ServedVersion, action: str, share: float) -> None:
+        """Record a change in the ledger, and wait for it at most `JOURNAL_SECONDS`, since the ledger may be locked."""
         self._note_deployment(version, action, share)
-        await self._journal.settled(JOURNAL_SECONDS)
+        await self._journal.flush(JOURNAL_SECONDS)
 
-    def _note_deployment(self, version: Version, action: str, share: float) -> None:
-        row = {"service": self.routes.service, "version": version.id, "model": version.model,
+    def _note_deployment(self, version: ServedVersion, action: str, share: float) -> None:
+        row = {"service": self.router.service, "version": version.id, "model": version.model,
                "release": version.release, "action": action, "share": share, "who": self._who,
                "at": time.time()}  # fmt: skip
         self._journal.add(row)
 
     # -- one replica
 
-    def _begin(self, release: ReleaseInfo, version: Version, threads: int, *, terms: Terms) -> ReplicaProcess:
+    def _launch(self, release: ReleaseInfo, version: ServedVersion, threads: int, *, terms: Terms) -> ReplicaProcess:
         name = f"r{next(self._numbers)}"
-        replica = ReplicaProcess(name, release, Backend(name, ""), threads, terms=terms, tell=self._tell)
+        replica = ReplicaProcess(name, release, Backend(name, ""), threads, terms=terms, notify=self._notify)
         self.replicas[name] = replica
         version.backends.append(replica.backend)
-        replica.keeper = asyncio.create_task(self._keep(replica))
+        replica.keep_task = asyncio.create_task(self._keep_alive(replica))
         return replica
 
-    async def _all_ready(self, begun: Sequence[ReplicaProcess]) -> None:
-        """Wait until all of these serve; when one was given up none stays, and its last words are the error."""
-        await asyncio.gather(*(one.settled.wait() for one in begun))
-        if failed := next((one for one in begun if not one.was_ready), None):
+    async def _all_ready(self, replicas: Sequence[ReplicaProcess]) -> None:
+        """Wait until all replicas are ready; if one has failed, stop all and raise an error with its last output."""
+        await asyncio.gather(*(replica.start_finished.wait() for replica in replicas))
+        if failed := next((replica for replica in replicas if not replica.was_ready), None):
             problem = failed.cause()
-            await asyncio.gather(*(self._leave(one) for one in begun))
+            await asyncio.gather(*(self._stop_replica(replica) for replica in replicas))
             raise ModelError(f"replica {failed.name} of {failed.release.id}", problem)
 
-    async def _keep(self, replica: ReplicaProcess) -> None:
-        """Start a replica, look after it, and start it again when it has died."""
-        while not replica.leaving:
+    async def _keep_alive(self, replica: ReplicaProcess) -> None:
+        """Start a replica, probe it, and restart it when it dies."""
+        while not replica.stopping:
             if replica.starts and not await self._cleared_again(replica):
                 replica.state = "stopped"
-                replica.settled.set()
+                replica.start_finished.set()
                 return
             replica.spawn(self._command)
-            await self._look_after(replica)
+            await self._probe_until_exit(replica)
             replica.backend.ready = False
-            self.routes.wake()
-            if replica.leaving:
+            self.router.wake()
+            if replica.stopping:
                 return
-            lived = time.monotonic() - replica.began
-            replica.failures = 1 if lived > LONG_LIFE else replica.failures + 1
+            lived = time.monotonic() - replica.started_at
+            replica.failures = 1 if lived > STABLE_SECONDS else replica.failures + 1
             code = replica.process.poll() if replica.process else None
-            if not replica.was_ready and (replica.failures >= STARTS_IN_VAIN or code in REFUSALS):
+            if not replica.was_ready and (replica.failures >= MAX_FAILED_STARTS or code in PERMANENT_ERRORS):
                 replica.state = "stopped"
                 replica.backend.reason = replica.cause()
-                replica.settled.set()
+                replica.start_finished.set()
                 return
-            # One that had served is started again at once; only failing again and again is answered by waiting.
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (replica.failures - 2)) if replica.failures > 1 else 0.0
+            # The first restart of a replica that was ready is immediate; only repeated failures are delayed.
+            pause = min(MAX_PAUSE, FIRST_PAUSE * 2 ** (replica.failures - 2)) if replica.failures > 1 else 0.0
             replica.state = "waiting"
             replica.backend.reason = replica.cause()
-            self._tell(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
+            self._notify(f"{replica.name} ended ({replica.cause()}); it starts again in {pause:g} s")
             await asyncio.sleep(pause)
 
     async def _cleared_again(self, replica: ReplicaProcess) -> bool:
-        """Clear a release again before its replica restarts; what was cleared holds while the ledger is unreachable."""
+        """Clear a release again before its replica restarts; an unreachable ledger does not prevent the restart."""
         try:
             await asyncio.to_thread(self._clear, replica.release, replica.terms, record=False)
         except LedgerError as error:
-            self._tell(f"{replica.name} restarts without a new clearance: {error}")
+            self._notify(f"{replica.name} restarts without a new clearance: {error}")
         except VitaError as error:
             replica.backend.reason = f"it does not restart: {error}"
-            self._tell(f"{replica.name} does not restart: {error}")
+            self._notify(f"{replica.name} does not restart: {error}")
             return False
         return True
 
-    async def _look_after(self, replica: ReplicaProcess) -> None:
-        """Ask again and again whether it is ready, until its process has ended."""
+    async def _probe_until_exit(self, replica: ReplicaProcess) -> None:
+        """Probe the readiness of a replica until its process ends."""
         assert replica.process is not None
         process = replica.process
         while process.poll() is None:
             ready = await self._ready(replica)
-            if not replica.leaving:
-                self._note(replica, ready)
-                if late := self._late(replica):
-                    replica.last_words.append(late)
+            if not replica.stopping:
+                self._update_state(replica, ready)
+                if timeout := self._timeout_reason(replica):
+                    replica.last_lines.append(timeout)
                     process.kill()
             await asyncio.sleep(0.5 if replica.state == "ready" else 0.1)
-        self._answers(replica, True)
+        self._set_responding(replica, True)
         if process.stdin is not None:
             process.stdin.close()
 
-    def _note(self, replica: ReplicaProcess, ready: bool) -> None:
+    def _update_state(self, replica: ReplicaProcess, ready: bool) -> None:
         if ready != replica.backend.ready:
             replica.backend.ready = ready
             if ready:
                 replica.backend.breaker.succeeded()
-            self.routes.wake()
+            self.router.wake()
         if ready:
             replica.state, replica.was_ready, replica.ready_at = "ready", True, time.monotonic()
-            replica.settled.set()
+            replica.start_finished.set()
         elif replica.state == "ready":
             replica.state = "unready"
 
-    def _late(self, replica: ReplicaProcess) -> str | None:
-        """Why a replica that is not ready must end: it is silent or refuses for too long, and nobody told it to."""
+    def _timeout_reason(self, replica: ReplicaProcess) -> str | None:
+        """Return the reason to kill a replica that was not ready for too long, or None."""
         starting = replica.state == "starting"
         seconds = self._settings.ready_seconds if starting else self._settings.unready_seconds
-        if time.monotonic() - (replica.began if starting else replica.ready_at) <= seconds:
+        if time.monotonic() - (replica.started_at if starting else replica.ready_at) <= seconds:
             return None
-        return f"it was not ready {'in' if starting else 'for'} {seconds:g} s and was ended"
+        return f"it was not ready {'within' if starting else 'for'} {seconds:g} s and was killed"
 
     async def _ready(self, replica: ReplicaProcess) -> bool:
-        """Whether it says that it is ready; one that says nothing in time counts as hung."""
+        """Return True if a replica reports that it is ready; a replica that does not respond in time counts as hung."""
         backend, seconds = replica.backend, self._settings.probe_seconds
         try:
             async with asyncio.timeout(seconds):
                 answer = await self._client.get(f"{backend.url}/ready", headers=backend.auth_headers)
         except (TimeoutError, httpx.TimeoutException):
-            self._answers(replica, False)
+            self._set_responding(replica, False)
             return False
         except httpx.HTTPError:
-            self._answers(replica, True)  # there is no process, or none that listens: it has not hung
+            self._set_responding(replica, True)  # the connection was refused: the process has ended, it does not hang
             return False
-        self._answers(replica, True)
+        self._set_responding(replica, True)
         if answer.status_code != 200:
             backend.reason = _reason(answer)
             return False
         backend.reason = ""
-        self._learn(replica, answer)
+        self._read_status(replica, answer)
         return True
 
-    def _learn(self, replica: ReplicaProcess, answer: httpx.Response) -> None:
-        """Take over what a ready replica says of itself; its warnings go to the operator, once."""
+    def _read_status(self, replica: ReplicaProcess, answer: httpx.Response) -> None:
+        """Read the properties and the warnings that a ready replica reports; each warning is printed once."""
         try:
             content = answer.json()
             warnings = tuple(str(warning) for warning in content.get("warnings") or ())
             context, reproducible = content.get("max_model_len"), content.get("bitwise_reproducible")
         except (ValueError, AttributeError, TypeError):
             return
-        if version := self.routes.versions.get(replica.release.id):
+        if version := self.router.versions.get(replica.release.id):
             version.context, version.reproducible, version.warnings = context, reproducible, warnings
         for warning in warnings:
             if warning not in replica.warnings:
-                self._tell(f"warning: {replica.name}: {warning}")
+                self._notify(f"warning: {replica.name}: {warning}")
         replica.warnings = warnings
 
-    def _answers(self, replica: ReplicaProcess, answers: bool) -> None:
-        """Note whether a replica answers its probes; the requests of one that does not go to others."""
+    def _set_responding(self, replica: ReplicaProcess, responding: bool) -> None:
+        """Store whether a replica responds to probes; the requests of a hung replica move to others."""
         backend = replica.backend
-        if backend.hung is not answers:
+        if backend.hung is not responding:
             return
-        backend.hung = not answers
+        backend.hung = not responding
         if backend.hung:
             backend.ready = False
-            replica.backend.reason = f"it does not answer within {self._settings.probe_seconds:g} s"
-        if replica.was_ready and not replica.leaving:
-            self._tell(f"{replica.name} does not answer and is left out" if backend.hung else
-                       f"{replica.name} answers again")  # fmt: skip
-        self.routes.wake()
+            replica.backend.reason = f"it does not respond within {self._settings.probe_seconds:g} s"
+        if replica.was_ready and not replica.stopping:
+            self._notify(f"{replica.name} does not respond and receives no requests" if backend.hung else
+                       f"{replica.name} responds again")  # fmt: skip
+        self.router.wake()
 
-    async def _leave(self, replica: ReplicaProcess, *, seconds: float | None = None) -> None:
-        """No new requests; then, when the old ones are answered or the time is up, the end of the process."""
-        replica.leaving = replica.backend.draining = True
+    async def _stop_replica(self, replica: ReplicaProcess, *, seconds: float | None = None) -> None:
+        """Drain a replica: send it no new requests, wait for those in flight until the deadline, end its process."""
+        replica.stopping = replica.backend.draining = True
         replica.state = "draining"
-        self.routes.wake()
+        self.router.wake()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self._settings.drain_seconds if seconds is None else seconds)
         while replica.backend.in_flight and loop.time() < deadline:
             await asyncio.sleep(0.05)
         await replica.end(until=deadline + GRACE_SECONDS)
-        if replica.keeper is not None:
-            replica.keeper.cancel()
-            await asyncio.gather(replica.keeper, return_exceptions=True)
+        if replica.keep_task is not None:
+            replica.keep_task.cancel()
+            await asyncio.gather(replica.keep_task, return_exceptions=True)
         replica.state = "stopped"
-        replica.settled.set()
+        replica.start_finished.set()
         self.replicas.pop(replica.name, None)
-        if (version := self.routes.versions.get(replica.release.id)) and replica.backend in version.backends:
+        if (version := self.router.versions.get(replica.release.id)) and replica.backend in version.backends:
             version.backends.remove(replica.backend)
 
 
 def _reason(answer: httpx.Response) -> str:
-    """Why a replica says that it is not ready."""
+    """Return the reason that a replica reports for not being ready."""
     try:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"it answers {answer.status_code}"
+        return f"it responds with {answer.status_code}"
