@@ -53,8 +53,8 @@ def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
     from vita.nn.init import initialize
     from vita.nn.transformer import Transformer
     from vita.train.losses import language_modelling
+    from vita.train.trainer import StepBatch, TrainerConfig
     from vita.train.trainer import Trainer as VitaTrainer
-    from vita.train.trainer import Training, Work
 
     architecture = Architecture.model_validate(
         {
@@ -72,10 +72,12 @@ def vita(shape: Shape, *, dtype: str, compiled: str = "yes") -> Trainer:
     model = Transformer(architecture)
     initialize(model, "normal", seed=0)
     settings = {"schedule": {"steps": 1000}, "precision": dtype, "compile": compiled}
-    trainer = VitaTrainer(model, language_modelling, Training.model_validate(settings), threads=torch.get_num_threads())
+    trainer = VitaTrainer(
+        model, language_modelling, TrainerConfig.model_validate(settings), threads=torch.get_num_threads()
+    )
 
     def step(ids: Tensor) -> float:
-        return trainer.step(Work({"ids": ids}, targets=ids[:, 1:].numel())).loss
+        return trainer.step(StepBatch({"ids": ids}, targets=ids[:, 1:].numel())).loss
 
     flops = shape.flops_per_token(architecture.matrix_parameters())
     return Trainer(step, _count(model), flops, trainer.precision.name)

@@ -51,7 +51,7 @@ def chat_model(folder: Path, *, template: str | None = None, tokenizer: Tokenize
     initialize(model, "normal", seed=0)
     hf.save(model, folder)
     (tokenizer or byte_tokenizer()).save(folder)
-    hf.save_generation(hf.Generation(start=256, padding=256, stop=(256,)), folder)
+    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(256,)), folder)
     names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
     (ChatTemplate(template, names) if template else ChatTemplate.default()).save(folder)
     return str(folder)

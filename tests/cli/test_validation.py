@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from tests.stages.preferring import chatting, written
 from vita.cli import main
-from vita.train.loop import Learnt
+from vita.train.loop import TrainResult
 from vita.train.validation import accuracy_evidence, gain_evidence, loss_evidence, step_problems
 
 DIALOGUES = [
@@ -175,11 +175,11 @@ def row(step: int, loss: float, **more: Any) -> dict[str, Any]:
     return {"step": step, "loss": loss, "learning_rate": 1e-3, **more}
 
 
-def run_of(losses: list[float], **ends: tuple[float, float]) -> Learnt:
+def run_of(losses: list[float], **ends: tuple[float, float]) -> TrainResult:
     curve = [row(step, loss) for step, loss in enumerate(losses, 1)]
     first = {"step": 0, **{name: values[0] for name, values in ends.items()}}
     curve[-1] |= {name: values[1] for name, values in ends.items()}
-    return Learnt(len(losses), 0, [first, *curve])
+    return TrainResult(len(losses), 0, [first, *curve])
 
 
 @pytest.mark.parametrize(

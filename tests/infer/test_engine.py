@@ -48,7 +48,7 @@ def test_greedy_answers_are_those_of_transformers(kv_heads: int, tmp_path: Path)
     transformers = pytest.importorskip("transformers")
     tokenizer = byte_tokenizer()
     hf.save(tiny_model(std=0.3, kv_heads=kv_heads), tmp_path)
-    hf.save_generation(hf.Generation(start=256, padding=256, stop=(258, 256)), tmp_path)
+    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(258, 256)), tmp_path)
     tokenizer.save(tmp_path)
     engine = Engine.open(tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -214,7 +214,7 @@ def test_chat_renders_answers_and_streams(engine: Engine) -> None:
 
 def test_a_folder_opens_with_its_template_and_its_stops(tmp_path: Path) -> None:
     hf.save(tiny_model(std=0.3), tmp_path)
-    hf.save_generation(hf.Generation(stop=(7, 258)), tmp_path)
+    hf.save_generation(hf.GenerationTokens(stop=(7, 258)), tmp_path)
     byte_tokenizer().save(tmp_path)
     opened = Engine.open(tmp_path)
     assert opened.template is None

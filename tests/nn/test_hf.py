@@ -93,7 +93,7 @@ def test_the_names_are_exactly_those_of_transformers(tmp_path: Path) -> None:
 
 
 def test_generation_settings_and_companions_are_carried(tmp_path: Path) -> None:
-    generation = hf.Generation(start=256, padding=256, stop=(258, 256))
+    generation = hf.GenerationTokens(start=256, padding=256, stop=(258, 256))
     hf.save(tiny_model(), tmp_path / "a")
     hf.save_generation(generation, tmp_path / "a")
     (tmp_path / "a" / "tokenizer.json").write_text("{}")
@@ -104,7 +104,7 @@ def test_generation_settings_and_companions_are_carried(tmp_path: Path) -> None:
 
 def test_stops_are_read_from_the_config_where_there_is_no_generation_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"eos_token_id": 7, "bos_token_id": 3}')
-    assert hf.load_generation(tmp_path) == hf.Generation(start=3, padding=None, stop=(7,))
+    assert hf.load_generation(tmp_path) == hf.GenerationTokens(start=3, padding=None, stop=(7,))
 
 
 # -- refusals

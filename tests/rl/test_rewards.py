@@ -10,7 +10,7 @@ import pytest
 
 from vita.data.records import Message
 from vita.data.world import WorldSettings
-from vita.rl.rewards import REWARDS, Given, RewardChoice, Rewards
+from vita.rl.rewards import REWARDS, RewardChoice, Rewards, RewardValues
 from vita.spine.config import Settings, build, canonical, input_paths
 from vita.spine.errors import ConfigError, DataError
 
@@ -21,7 +21,7 @@ def asked(*texts: str) -> list[list[Message]]:
     return [[Message("user", text)] for text in texts]
 
 
-def given(choices: Sequence[Any], prompts: Any, completions: Sequence[str], **columns: Any) -> Given:
+def given(choices: Sequence[Any], prompts: Any, completions: Sequence[str], **columns: Any) -> RewardValues:
     chosen = [RewardChoice.model_validate(choice) for choice in choices]
     return Rewards.open(chosen, where="rlhf.rewards", world=WORLD)(prompts, completions, **columns)
 

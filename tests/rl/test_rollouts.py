@@ -15,9 +15,9 @@ from vita.infer.engine import Completion
 from vita.infer.sampling import Sampling
 from vita.rl.before_after import judged
 from vita.rl.rewards import RewardChoice, Rewards
-from vita.rl.rollouts import Answers, answer, told, worth
+from vita.rl.rollouts import SampledAnswers, answer, told, worth
 from vita.testing import byte_tokenizer
-from vita.train.policy_objective import Looked
+from vita.train.policy_objective import TokenStats
 
 END, PAD = 258, 256
 PROMPTS = [Prompt("a", (Message("user", "a"),), "test", {"truth": 1}), Prompt("bcd", (Message("user", "bcd"),), "test")]
@@ -40,7 +40,7 @@ class Fake:
         ]
 
 
-def answers() -> Answers:
+def answers() -> SampledAnswers:
     engine: Any = Fake()
     return answer(engine, PROMPTS, max_tokens=3, chance=Random(0))
 
@@ -66,7 +66,7 @@ def test_an_answer_that_did_not_end_earns_nothing_and_may_lose() -> None:
 
 
 def test_a_coin_falls_anew_for_each_answer_and_the_same_for_the_same_round() -> None:
-    many = Answers(PROMPTS * 50, answers().completions[:1] * 100, answers().ids, answers().mask)
+    many = SampledAnswers(PROMPTS * 50, answers().completions[:1] * 100, answers().ids, answers().mask)
     first = worth(rewards("random_reward"), many, penalty=0, seed="7").total
     assert first == worth(rewards("random_reward"), many, penalty=0, seed="7").total
     assert first != worth(rewards("random_reward"), many, penalty=0, seed="8").total and set(first) == {0.0, 1.0}
@@ -87,7 +87,7 @@ def test_a_reward_is_told_the_rows_columns_the_tokens_and_a_number() -> None:
 def test_a_round_in_figures_is_as_worked_by_hand() -> None:
     found = answers()
     given = worth(rewards("json"), found, penalty=0.0, seed="0")
-    old = Looked(torch.where(found.mask, -1.0, 0.0), torch.where(found.mask, 2.0, 0.0))
+    old = TokenStats(torch.where(found.mask, -1.0, 0.0), torch.where(found.mask, 2.0, 0.0))
     figures = told(found, given, old, torch.where(found.mask, -1.5, 0.0), size=2)
     assert figures == {
         "kl": pytest.approx((2 * 0.5 + 3 * 0.5) / 2),

@@ -30,7 +30,7 @@ def chatting(folder: Path, *, context: int = 128) -> Model:
     hf.save(model, folder)
     byte_tokenizer().save(folder)
     ChatTemplate.default().save(folder)
-    hf.save_generation(hf.Generation(start=256, padding=256, stop=(256, 258)), folder)
+    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(256, 258)), folder)
     return Model("2" * 64, folder, {})
 
 

@@ -72,7 +72,7 @@ def test_the_new_model_knows_nothing_and_is_a_whole_folder(tmp_path: Path) -> No
         "report/activations.svg",
         "report/weights.svg",
     }
-    assert hf.load_generation(draft.folder) == hf.Generation(start=256, padding=256, stop=(256, 258))
+    assert hf.load_generation(draft.folder) == hf.GenerationTokens(start=256, padding=256, stop=(256, 258))
     engine = Engine.open(draft.folder)
     assert engine.template is not None
     assert engine.generate([engine.text_ids("What is a cat?")], Sampling(max_tokens=4))[0].ids

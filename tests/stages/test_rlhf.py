@@ -36,7 +36,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Model:
     initialize(model, "normal", seed=0)
     hf.save(model, folder / "begun")
     byte_tokenizer().save(folder / "begun")
-    hf.save_generation(hf.Generation(start=256, padding=256, stop=(256,)), folder / "begun")
+    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(256,)), folder / "begun")
     rows = [{"instruction": f"{word}?", "output": word + end} for word in WORDS for end in "!?." for _ in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {
@@ -180,7 +180,7 @@ def test_training_must_mean_the_tokens_that_were_sampled(
 
     def shifted(*given: Any, **named: Any) -> Any:
         found = right(*given, **named)
-        return rollouts.Answers(found.prompts, found.completions, found.ids, found.mask.roll(-1, dims=1))
+        return rollouts.SampledAnswers(found.prompts, found.completions, found.ids, found.mask.roll(-1, dims=1))
 
     monkeypatch.setattr(rollouts, "answer", shifted)
     with pytest.raises(TrainingError, match="expected training to find the log-probabilities that sampling told"):

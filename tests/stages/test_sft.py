@@ -40,7 +40,7 @@ def begun(folder: Path, *, context: int = 128) -> Model:
     initialize(model, "normal", seed=0)
     hf.save(model, folder)
     byte_tokenizer().save(folder)
-    hf.save_generation(hf.Generation(start=256, padding=256, stop=(256,)), folder)
+    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(256,)), folder)
     return Model("2" * 64, folder, {})
 
 

@@ -11,20 +11,20 @@ import torch
 
 from vita.nn import hf
 from vita.testing import tiny_model
-from vita.train.loop import Learnt, Look, train
+from vita.train.loop import EvalHook, TrainResult, train
 from vita.train.losses import language_modelling
-from vita.train.parallel import World
-from vita.train.trainer import Trainer, Training, Work
+from vita.train.parallel import DataParallelGroup
+from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 ROWS, LENGTH = 4, 16
 EAGER = {"precision": "bfloat16", "compile": "no"}
 
 
-def batch(step: int, *, rank: int = 0, size: int = 1) -> Work:
+def batch(step: int, *, rank: int = 0, size: int = 1) -> StepBatch:
     """Text with something to learn: runs of counting upwards."""
     chance = torch.Generator().manual_seed(step)
     ids = (torch.randint(200, (ROWS, 1), generator=chance) + torch.arange(LENGTH + 1)) % 259
-    return Work({"ids": ids[rank * ROWS // size : (rank + 1) * ROWS // size]}, targets=ROWS * LENGTH)
+    return StepBatch({"ids": ids[rank * ROWS // size : (rank + 1) * ROWS // size]}, targets=ROWS * LENGTH)
 
 
 def go(
@@ -33,13 +33,13 @@ def go(
     *,
     steps: int = 12,
     stop_at: int | None = None,
-    world: World | None = None,
+    world: DataParallelGroup | None = None,
     checkpoint_seconds: float = 0.0,
     threads: int = 1,
-) -> Learnt:
+) -> TrainResult:
     """Train to the end and save the model; `stop_at` ends it with an interruption after that step."""
-    training = Training.model_validate({"schedule": {"steps": steps, "warmup": 2}, **settings})
-    place = world or World()
+    training = TrainerConfig.model_validate({"schedule": {"steps": steps, "warmup": 2}, **settings})
+    place = world or DataParallelGroup()
     trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=place, threads=threads)
 
     def look(one: Trainer) -> dict[str, float]:
@@ -53,7 +53,7 @@ def go(
         lambda step: batch(step, rank=place.rank, size=place.size),
         folder=folder,
         emit=lambda event, **fields: None,
-        looks=[Look(1 if stop_at else 5, look, at_start=True)],
+        looks=[EvalHook(1 if stop_at else 5, look, at_start=True)],
         tokens_per_step=ROWS * LENGTH,
         flops_per_token=1e5,
         checkpoint_seconds=checkpoint_seconds,

@@ -17,8 +17,8 @@ from vita.testing import tiny_architecture, tiny_model
 from vita.train import loop
 from vita.train.hardware import matmul_peak, peak_memory, reset_peak_memory
 from vita.train.losses import language_modelling
-from vita.train.parallel import World
-from vita.train.trainer import Trainer, Training, Work
+from vita.train.parallel import DataParallelGroup
+from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,8 +28,10 @@ pytestmark = [
 
 def losses(device: str, *, precision: str, compiled: str = "no", steps: int = 8) -> list[float]:
     settings = {"schedule": {"steps": steps, "warmup": 2}, "precision": precision, "compile": compiled}
-    training = Training.model_validate(settings)
-    trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=World(device=device), threads=1)
+    training = TrainerConfig.model_validate(settings)
+    trainer = Trainer(
+        tiny_model(std=0.05), language_modelling, training, world=DataParallelGroup(device=device), threads=1
+    )
     return [trainer.step(batch(step)).loss for step in range(steps)]
 
 
@@ -49,7 +51,7 @@ def test_a_compiled_model_learns_as_an_eager_one_does() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_that_is_interrupted_ends_in_the_same_bytes(tmp_path: Path, precision: str) -> None:
-    settings, world = {**EAGER, "precision": precision}, World(device="cuda")
+    settings, world = {**EAGER, "precision": precision}, DataParallelGroup(device="cuda")
     go(tmp_path / "straight", settings, world=world)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "stopped", settings, world=world, stop_at=5)
@@ -79,15 +81,15 @@ def test_utilization_of_a_model_that_fills_the_device_is_between_a_tenth_and_one
     )
     model = Transformer(shape)
     initialize(model, "normal", seed=0)
-    training = Training.model_validate(
+    training = TrainerConfig.model_validate(
         {"schedule": {"steps": 24, "warmup": 2}, "precision": "bfloat16", "compile": "no"}
     )
     rows, length = 16, 1024
-    trainer = Trainer(model, language_modelling, training, world=World(device="cuda"))
+    trainer = Trainer(model, language_modelling, training, world=DataParallelGroup(device="cuda"))
 
-    def work(step: int) -> Work:
+    def work(step: int) -> StepBatch:
         ids = torch.randint(8192, (rows, length + 1), generator=torch.Generator().manual_seed(step))
-        return Work({"ids": ids}, targets=rows * length)
+        return StepBatch({"ids": ids}, targets=rows * length)
 
     learnt = loop.train(
         trainer,

@@ -15,10 +15,10 @@ import torch
 from tests.train.runs import EAGER, batch, go
 from vita.testing import tiny_model
 from vita.train import loop
-from vita.train.loop import Look, train
+from vita.train.loop import EvalHook, train
 from vita.train.losses import language_modelling
 from vita.train.schedule import Schedule
-from vita.train.trainer import Trainer, Training
+from vita.train.trainer import Trainer, TrainerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +132,7 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
             told.append(str(fields["text"]))
 
     def once(steps_of_look: list[int], **settings: object) -> None:
-        training = Training.model_validate({"schedule": Schedule(steps=4), "compile": "no", **settings})
+        training = TrainerConfig.model_validate({"schedule": Schedule(steps=4), "compile": "no", **settings})
         trainer = Trainer(tiny_model(), language_modelling, training, threads=1)
 
         def look(one: Trainer) -> dict[str, float]:
@@ -140,7 +140,7 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
                 raise KeyboardInterrupt
             return {}
 
-        train(trainer, batch, folder=tmp_path, emit=say, looks=[Look(1, look)], checkpoint_seconds=0)
+        train(trainer, batch, folder=tmp_path, emit=say, looks=[EvalHook(1, look)], checkpoint_seconds=0)
 
     with pytest.raises(KeyboardInterrupt):
         once([3], precision="float32")
@@ -153,7 +153,7 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
 
 def test_progress_and_metrics_are_told(tmp_path):
     events: list[tuple[str, dict]] = []
-    training = Training(schedule=Schedule(steps=30), precision="float32", compile="no")
+    training = TrainerConfig(schedule=Schedule(steps=30), precision="float32", compile="no")
     trainer = Trainer(tiny_model(), language_modelling, training, threads=1)
     train(
         trainer, batch, folder=tmp_path, emit=lambda event, **fields: events.append((event, fields)),

@@ -7,7 +7,7 @@ import torch
 
 from vita.spine.errors import StoreError
 from vita.testing import tiny_model
-from vita.train.optim import RULES, Optimization, Optimizer, orthogonal, part_of
+from vita.train.optim import RULES, Optimizer, OptimizerConfig, orthogonal, part_of
 
 
 def named(*shapes: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -24,7 +24,7 @@ def give_gradients(parameters: dict[str, torch.Tensor], *, seed: int) -> None:
 def test_muon_is_torch_muon_to_the_rounding_of_its_products():
     shapes = ((8, 8), (8, 24), (24, 8), (8, 8))
     ours, theirs = named(*shapes), named(*shapes)
-    settings = Optimization(matrix_rate=0.02, weight_decay=0.1, momentum=0.95)
+    settings = OptimizerConfig(matrix_rate=0.02, weight_decay=0.1, momentum=0.95)
     mine = Optimizer(ours, settings)
     reference = torch.optim.Muon(list(theirs.values()), lr=0.02, weight_decay=0.1, momentum=0.95)
     for step in range(5):
@@ -40,7 +40,7 @@ def test_muon_is_torch_muon_to_the_rounding_of_its_products():
 
 def test_adamw_is_torch_adamw():
     ours, theirs = named((6, 4), (5,)), named((6, 4), (5,))
-    settings = Optimization(matrices="adamw", matrix_rate=0.01, scalar_rate=0.01, betas=(0.8, 0.9), epsilon=1e-8)
+    settings = OptimizerConfig(matrices="adamw", matrix_rate=0.01, scalar_rate=0.01, betas=(0.8, 0.9), epsilon=1e-8)
     mine = Optimizer(ours, settings)
     reference = torch.optim.AdamW(list(theirs.values()), lr=0.01, betas=(0.8, 0.9), eps=1e-8, weight_decay=0.0)
     for step in range(5):
@@ -64,7 +64,7 @@ def test_orthogonal_keeps_the_directions_and_evens_out_the_sizes():
 
 @pytest.mark.parametrize("rule", RULES.names())
 def test_every_rule_descends_decays_and_goes_on_from_its_state(rule):
-    settings = Optimization(matrices=rule, matrix_rate=0.05, weight_decay=0.0)
+    settings = OptimizerConfig(matrices=rule, matrix_rate=0.05, weight_decay=0.0)
     goal = torch.randn(6, 9, generator=torch.Generator().manual_seed(3))
 
     def steps(optimizer: Optimizer, count: int) -> float:
@@ -95,7 +95,7 @@ def test_every_rule_descends_decays_and_goes_on_from_its_state(rule):
 def test_each_part_of_a_model_has_its_own_rate():
     model = tiny_model(tied=False)
     parameters = dict(model.named_parameters())
-    groups = Optimizer(parameters, Optimization(head_rate=0.5)).groups
+    groups = Optimizer(parameters, OptimizerConfig(head_rate=0.5)).groups
     assert {part_of(name, parameter) for name, parameter in parameters.items()} == set(groups)
     assert groups["head"].names == ["lm_head.weight"] and groups["head"].rate == 0.5
     assert groups["embedding"].names == ["model.embed_tokens.weight"]
@@ -104,7 +104,7 @@ def test_each_part_of_a_model_has_its_own_rate():
 
 
 def test_a_state_of_other_parameters_is_refused_by_name():
-    optimizer = Optimizer(named((4, 4)), Optimization())
+    optimizer = Optimizer(named((4, 4)), OptimizerConfig())
     with pytest.raises(StoreError, match=r"does not fit this run: `matrix0/momentum`"):
         optimizer.load({}, steps=1)
     with pytest.raises(StoreError, match=r"matrix0/momentum: expected \(4, 4\), got \(4, 5\)"):

@@ -9,11 +9,11 @@ from torch import Tensor
 from tests.train.test_advantage import close
 from vita.nn.critic import ActorCritic
 from vita.testing import tiny_model
-from vita.train.optim import Optimization, Optimizer
+from vita.train.optim import Optimizer, OptimizerConfig
 from vita.train.policy_losses import token_weights
-from vita.train.policy_objective import Objective, look, look_at, objective, values_at
+from vita.train.policy_objective import PolicyLossConfig, look, look_at, objective, values_at
 from vita.train.schedule import Schedule
-from vita.train.trainer import Trainer, Training, Work
+from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 
 def answers(model: ActorCritic) -> dict[str, Tensor]:
@@ -53,19 +53,19 @@ def test_at_first_ratios_are_1_and_a_step_in_pieces_is_the_same_step(kl: float) 
     for micro_tokens in (1000, 8):
         model = ActorCritic.of(tiny_model())
         tensors = answers(model)
-        training = Training(
+        training = TrainerConfig(
             schedule=Schedule(steps=2),
-            optimization=Optimization(matrices="adamw", matrix_rate=1e-3, epsilon=1e-4),
+            optimization=OptimizerConfig(matrices="adamw", matrix_rate=1e-3, epsilon=1e-4),
             micro_batch_tokens=micro_tokens,
             precision="float32",
             compile="no",
             outliers=False,
         )
-        trainer = Trainer(model, objective(Objective(kl=kl)), training)
-        outcome = trainer.step(Work(tensors, targets=1.0))
+        trainer = Trainer(model, objective(PolicyLossConfig(kl=kl)), training)
+        outcome = trainer.step(StepBatch(tensors, targets=1.0))
         assert outcome.figures["ratio_off"] < 1e-5 and outcome.figures["clip_fraction"] == 0
         assert outcome.figures["value_loss"] == pytest.approx(0.5)
-        assert trainer.step(Work(tensors, targets=1.0)).figures["ratio_off"] > 1e-4
+        assert trainer.step(StepBatch(tensors, targets=1.0)).figures["ratio_off"] > 1e-4
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     assert (weights[0] - weights[1]).abs().max() < 2e-5
 
@@ -76,16 +76,16 @@ def test_a_check_sees_the_figures_and_stops_the_step_before_it_is_taken() -> Non
 
     model = ActorCritic.of(tiny_model())
     before = model.head_weight.detach().clone()
-    training = Training(schedule=Schedule(steps=1), precision="float32", compile="no")
-    trainer = Trainer(model, objective(Objective()), training)
+    training = TrainerConfig(schedule=Schedule(steps=1), precision="float32", compile="no")
+    trainer = Trainer(model, objective(PolicyLossConfig()), training)
     with pytest.raises(ValueError, match="not so"):
-        trainer.step(Work(answers(model), targets=1.0, check=refuse))
+        trainer.step(StepBatch(answers(model), targets=1.0, check=refuse))
     assert torch.equal(model.head_weight, before) and trainer.done == 0
 
 
 def test_a_critic_has_a_rate_of_its_own() -> None:
     named = dict(ActorCritic.of(tiny_model()).named_parameters())
-    optimizer = Optimizer(named, Optimization(matrices="adamw", critic_rate=0.5))
+    optimizer = Optimizer(named, OptimizerConfig(matrices="adamw", critic_rate=0.5))
     assert optimizer.groups["critic"].rate == 0.5
     assert all(name.startswith("critic.") for name in optimizer.groups["critic"].names)
     rest = [group for part, group in optimizer.groups.items() if part != "critic"]
@@ -93,10 +93,10 @@ def test_a_critic_has_a_rate_of_its_own() -> None:
 
 
 def test_losses_near_nothing_are_no_outliers_unless_they_are_asked_for() -> None:
-    from vita.train.step_filter import Guard
+    from vita.train.step_filter import StepFilter
 
     def judged(outliers: bool) -> list[str | None]:
-        guard = Guard(outliers=outliers)
+        guard = StepFilter(outliers=outliers)
         for step in range(20):
             guard.judge(step, loss=1e-9 * (step % 2), gradient_norm=1.0)
         return [guard.judge(20, loss=0.5, gradient_norm=1.0), guard.judge(21, loss=float("nan"), gradient_norm=1.0)]

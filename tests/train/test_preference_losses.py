@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from vita.spine.errors import ConfigError
-from vita.train.preference_losses import PREFERENCE_LOSSES, Answers, bradley_terry, drift, kto
+from vita.train.preference_losses import PREFERENCE_LOSSES, AnswerLogprobs, bradley_terry, drift, kto
 from vita.train.settings import PreferenceLossConfig as LossConfig
 
 NAMES = PREFERENCE_LOSSES.names()
 
 
-def answers(policy: list[float], reference: list[float], tokens: list[float]) -> Answers:
-    return Answers(*(torch.tensor(values, dtype=torch.float64) for values in (policy, reference, tokens)))
+def answers(policy: list[float], reference: list[float], tokens: list[float]) -> AnswerLogprobs:
+    return AnswerLogprobs(*(torch.tensor(values, dtype=torch.float64) for values in (policy, reference, tokens)))
 
 
 CHOSEN = answers([-8.0, -6.0], [-9.0, -5.0], [4.0, 2.0])  # c = 1, -1
@@ -81,7 +81,7 @@ def test_the_sft_term_is_a_mean_over_the_tokens_of_the_step_however_it_is_cut() 
     mean = torch.full((1,), 3.0, dtype=torch.float64)
     policy, reference, tokens = CHOSEN[:3]
     parts = [slice(0, 1), slice(1, 2)]
-    pieces = [Answers(policy[part], reference[part], tokens[part], mean) for part in parts]
+    pieces = [AnswerLogprobs(policy[part], reference[part], tokens[part], mean) for part in parts]
     cut = sum(PREFERENCE_LOSSES["sft"].of(piece, REJECTED, KNOBS).sum().item() for piece in pieces) / 2
     assert cut == pytest.approx(whole.item())
 
@@ -162,10 +162,10 @@ def values(parity: Path) -> dict[str, Any]:
     return json.loads((parity / "parity.json").read_text())
 
 
-def of_fixture(arrays: dict[str, Tensor]) -> tuple[Answers, Answers]:
+def of_fixture(arrays: dict[str, Tensor]) -> tuple[AnswerLogprobs, AnswerLogprobs]:
     tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).double().chunk(2)
     held = [
-        Answers(
+        AnswerLogprobs(
             arrays[f"dpo_inputs/policy_{name}_logps"].double(), arrays[f"dpo_inputs/ref_{name}_logps"].double(), count
         )
         for name, count in zip(("chosen", "rejected"), tokens, strict=True)
@@ -198,7 +198,7 @@ def test_the_dpo_family_equals_trl_s(arrays: dict[str, Tensor], values: dict[str
 def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
     chosen, rejected = of_fixture(arrays)
     one = torch.ones(len(arrays["orpo/avg_chosen_logps"]), dtype=torch.float64)
-    means = [Answers(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
+    means = [AnswerLogprobs(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
     found = {
         "orpo": PREFERENCE_LOSSES["orpo"].of(means[0], means[1], LossConfig(beta=0.1)).mean().item(),
         "simpo": PREFERENCE_LOSSES["simpo"].of(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0)).mean().item(),
@@ -241,7 +241,7 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
     now = summed(policy, "dpo_inputs").chunk(2)
     before = summed(reference, "dpo_inputs").detach().chunk(2)
     tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).float().chunk(2)
-    sides = [Answers(*side) for side in zip(now, before, tokens, strict=True)]
+    sides = [AnswerLogprobs(*side) for side in zip(now, before, tokens, strict=True)]
     loss = PREFERENCE_LOSSES["sigmoid"].of(sides[0], sides[1], LossConfig(beta=0.1)).mean()
     weight = policy.get_parameter("model.layers.0.self_attn.q_proj.weight")
     (gradient,) = torch.autograd.grad(loss, [weight])
@@ -253,7 +253,7 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
     labels = values["kto"].get("label") or [True, False, True, False]
     one = torch.ones_like(own[0])
     found = kto(
-        Answers(own[0], own[1], one),
+        AnswerLogprobs(own[0], own[1], one),
         torch.tensor(labels),
         drift=drift(stray[0] - stray[1]),
         knobs=LossConfig(beta=0.1),

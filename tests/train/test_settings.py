@@ -15,7 +15,7 @@ from vita.spine.config import Settings, build, canonical
 from vita.spine.errors import ConfigError
 from vita.spine.renamed_settings import RENAMED, recorded_value
 from vita.stages import dpo, pretrain, reward, rlhf, sft
-from vita.train.optim import Optimization
+from vita.train.optim import OptimizerConfig
 from vita.train.settings import TrainingSettings
 from vita.train.trainer_config import scaled
 
@@ -113,7 +113,7 @@ def test_a_learning_rate_is_a_number_above_zero_or_auto(value: Any) -> None:
 
 
 def test_an_absolute_learning_rate_scales_all_parts_and_auto_takes_the_rule() -> None:
-    rule = Optimization(matrix_rate=0.02, embedding_rate=0.06, head_rate=6e-3, scalar_rate=3e-3)
+    rule = OptimizerConfig(matrix_rate=0.02, embedding_rate=0.06, head_rate=6e-3, scalar_rate=3e-3)
     assert scaled(rule, "auto") == rule
     absolute = scaled(rule, 0.0024)
     assert (absolute.matrix_rate, absolute.embedding_rate, absolute.scalar_rate) == (0.0024, 0.06 * 0.12, 3e-3 * 0.12)

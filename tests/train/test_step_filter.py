@@ -9,10 +9,10 @@ import random
 import pytest
 
 from vita.spine.errors import TrainingError
-from vita.train.step_filter import Guard
+from vita.train.step_filter import StepFilter
 
 
-def healthy(guard: Guard, count: int, *, seed: int = 0, begun: int = 0) -> list[str | None]:
+def healthy(guard: StepFilter, count: int, *, seed: int = 0, begun: int = 0) -> list[str | None]:
     """A falling loss with noise, and gradients whose lengths are spread over orders of magnitude."""
     chance = random.Random(seed)
     return [
@@ -27,12 +27,12 @@ def healthy(guard: Guard, count: int, *, seed: int = 0, begun: int = 0) -> list[
 
 @pytest.mark.parametrize("seed", range(5))
 def test_noise_is_never_punished(seed):
-    assert healthy(Guard(), 2000, seed=seed) == [None] * 2000
+    assert healthy(StepFilter(), 2000, seed=seed) == [None] * 2000
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_left_out_and_poisons_nothing(bad):
-    guard = Guard()
+    guard = StepFilter()
     assert guard.judge(0, loss=bad, gradient_norm=1.0) == f"a loss of {bad}"
     assert guard.judge(1, loss=1.0, gradient_norm=bad) == f"a gradient norm of {bad}"
     assert healthy(guard, 300) == [None] * 300
@@ -42,7 +42,7 @@ def test_what_is_no_number_is_left_out_and_poisons_nothing(bad):
 
 
 def test_a_spike_is_left_out_and_a_good_surprise_is_not():
-    guard = Guard()
+    guard = StepFilter()
     healthy(guard, 200)
     assert "a loss of 9 where 3" in (guard.judge(201, loss=9.0, gradient_norm=1.0) or "")
     assert "gradient norm of 1e+06" in (guard.judge(202, loss=3.0, gradient_norm=1e6) or "")
@@ -50,7 +50,7 @@ def test_a_spike_is_left_out_and_a_good_surprise_is_not():
 
 
 def test_too_many_in_a_row_end_the_run_with_advice():
-    guard = Guard(patience=3)
+    guard = StepFilter(patience=3)
     assert guard.judge(0, loss=math.nan, gradient_norm=1.0)
     assert guard.judge(1, loss=math.nan, gradient_norm=1.0)
     with pytest.raises(TrainingError, match=r"training, step 2: 3 steps in a row .* a loss of nan; lower the learning"):
@@ -58,7 +58,7 @@ def test_too_many_in_a_row_end_the_run_with_advice():
 
 
 def test_a_restored_guard_judges_alike():
-    guard, other = Guard(), Guard()
+    guard, other = StepFilter(), StepFilter()
     healthy(guard, 100)
     other.load(json.loads(json.dumps(guard.state())))
     assert healthy(guard, 50, seed=2, begun=100) == healthy(other, 50, seed=2, begun=100)

@@ -13,22 +13,22 @@ from vita.spine.errors import TrainingError
 from vita.testing import tiny_model
 from vita.train.losses import Tensors, language_modelling
 from vita.train.schedule import Schedule
-from vita.train.trainer import Trainer, Training, Work
+from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 
 def trainer(model: Transformer | None = None, *, loss: Any = language_modelling, **changes: Any) -> Trainer:
     settings = {"schedule": Schedule(steps=100), "precision": "float32", "compile": "no", **changes}
-    return Trainer(model or tiny_model(), loss, Training.model_validate(settings), threads=1)
+    return Trainer(model or tiny_model(), loss, TrainerConfig.model_validate(settings), threads=1)
 
 
-def work(step: int = 0, *, rows: int = 4, length: int = 16, learn: bool = True) -> Work:
+def work(step: int = 0, *, rows: int = 4, length: int = 16, learn: bool = True) -> StepBatch:
     chance = torch.Generator().manual_seed(step)
     ids = torch.randint(259, (rows, length + 1), generator=chance)
     if not learn:
-        return Work({"ids": ids}, targets=rows * length)
+        return StepBatch({"ids": ids}, targets=rows * length)
     mask = torch.rand(ids.shape, generator=chance) < 0.4
     mask[0] = False  # a micro-batch without any target must do no harm
-    return Work({"ids": ids, "learn": mask}, targets=int(mask[:, 1:].sum()))
+    return StepBatch({"ids": ids, "learn": mask}, targets=int(mask[:, 1:].sum()))
 
 
 def weights(one: Trainer) -> dict[str, Tensor]:
@@ -88,9 +88,9 @@ def test_a_loss_that_is_no_number_changes_nothing_and_healthy_steps_go_on():
 
     one = trainer(loss=spoilt)
 
-    def given(step: int, factor: float) -> Work:
+    def given(step: int, factor: float) -> StepBatch:
         plain = work(step)
-        return Work({**plain.tensors, "factor": torch.full((4, 1), factor / 4)}, targets=plain.targets)
+        return StepBatch({**plain.tensors, "factor": torch.full((4, 1), factor / 4)}, targets=plain.targets)
 
     one.step(given(0, 1.0))
     before, state = weights(one), {name: tensor.clone() for name, tensor in one.optimizer.state().items()}
@@ -106,7 +106,7 @@ def test_a_step_without_targets_is_left_out():
     one, given = trainer(), work()
     before = weights(one)
     nothing = torch.zeros_like(given.tensors["learn"])
-    outcome = one.step(Work({**given.tensors, "learn": nothing}, targets=0))
+    outcome = one.step(StepBatch({**given.tensors, "learn": nothing}, targets=0))
     assert outcome.left_out == "no targets" and outcome.loss == 0.0
     assert all(torch.equal(tensor, weights(one)[name]) for name, tensor in before.items())
 
@@ -147,7 +147,7 @@ def test_it_learns(tied):
 
 def test_compiling_waits_for_a_run_that_is_long_enough(monkeypatch):
     monkeypatch.setattr("vita.train.trainer._can_compile", lambda device: True)
-    settings = Training(schedule=Schedule(steps=1))
+    settings = TrainerConfig(schedule=Schedule(steps=1))
     assert not Trainer(tiny_model(), language_modelling, settings, flops=1e9).compiled
     assert Trainer(tiny_model(), language_modelling, settings, flops=1e15).compiled
 

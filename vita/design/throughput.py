@@ -17,10 +17,10 @@ from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.train.hardware import choose_precision, matmul_peak
 from vita.train.losses import language_modelling
-from vita.train.optim import Optimization
-from vita.train.parallel import World
+from vita.train.optim import OptimizerConfig
+from vita.train.parallel import DataParallelGroup
 from vita.train.schedule import Schedule
-from vita.train.trainer import Trainer, Training, Work
+from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 WARM_STEPS = 2
 """Warmup steps before the measurement, for memory allocation and compilation."""
@@ -66,9 +66,9 @@ def measure_speed(
 
     Only the second half counts: a processor takes some seconds to reach its steady speed.
     """
-    training = Training.model_validate(
+    training = TrainerConfig.model_validate(
         {"schedule": Schedule.model_validate(plan.as_json()["schedule"]),
-         "optimization": Optimization.model_validate(plan.as_json()["optimization"])}
+         "optimization": OptimizerConfig.model_validate(plan.as_json()["optimization"])}
     )  # fmt: skip
     model = Transformer(shape)
     initialize(model, "normal", seed=0)
@@ -77,13 +77,13 @@ def measure_speed(
         model,
         language_modelling,
         training,
-        world=World(device=device),
+        world=DataParallelGroup(device=device),
         threads=threads,
         flops=float(flops * plan.tokens),
     )
     rng = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.vocabulary, (plan.rows, plan.context + 1), generator=rng)
-    work = Work({"ids": ids}, targets=float(plan.tokens_per_step))
+    work = StepBatch({"ids": ids}, targets=float(plan.tokens_per_step))
     first = sum(_timed(trainer, work) for _ in range(WARM_STEPS))
     times: list[float] = []
     while len(times) < steps or sum(times) < seconds:
@@ -101,7 +101,7 @@ def measure_speed(
     )
 
 
-def _timed(trainer: Trainer, work: Work) -> float:
+def _timed(trainer: Trainer, work: StepBatch) -> float:
     began = time.perf_counter()
     trainer.step(work)  # reads the loss back, so a device's queue is empty when it returns
     return time.perf_counter() - began

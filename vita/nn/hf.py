@@ -54,7 +54,7 @@ TEMPLATES = "additional_chat_templates"
 
 
 @dataclass(frozen=True)
-class Generation:
+class GenerationTokens:
     """The special token ids for generation: start, padding and end of a text."""
 
     start: int | None = None
@@ -119,19 +119,19 @@ def save(
     _write_json(folder / CONFIG, {**contents, **(config or {})})
 
 
-def load_generation(folder: ModelFolder) -> Generation:
+def load_generation(folder: ModelFolder) -> GenerationTokens:
     """Return the settings of `generation_config.json`, or those of `config.json` where there is no such file."""
     files = ModelFiles.of(folder)
     config = _read_json(files, GENERATION if files.exists(GENERATION) else CONFIG)
     stop = config.get("eos_token_id")
-    return Generation(
+    return GenerationTokens(
         start=config.get("bos_token_id"),
         padding=config.get("pad_token_id"),
         stop=() if stop is None else (stop,) if isinstance(stop, int) else tuple(stop),
     )
 
 
-def save_generation(generation: Generation, folder: str | Path) -> None:
+def save_generation(generation: GenerationTokens, folder: str | Path) -> None:
     """Write `generation_config.json`."""
     values = {"bos_token_id": generation.start, "pad_token_id": generation.padding, "eos_token_id": [*generation.stop]}
     _write_json(Path(folder) / GENERATION, values)

@@ -26,7 +26,7 @@ Role = Literal["embedding", "head", "inner", "residual"]
 
 
 @dataclass(frozen=True)
-class Place:
+class MatrixSpec:
     """A matrix: its shape, role and layer."""
 
     role: Role
@@ -46,7 +46,7 @@ class Place:
         return self.shape[1]
 
 
-Scheme = Callable[[Place, torch.Generator], Tensor]
+Scheme = Callable[[MatrixSpec, torch.Generator], Tensor]
 
 SCHEMES = Parts[Scheme]("scheme")
 
@@ -63,7 +63,7 @@ def initialize(model: Transformer, scheme: str = "normal", *, seed: int = 0) -> 
             parameter.copy_(values)
 
 
-def matrix_of(name: str, model: Transformer) -> Place:
+def matrix_of(name: str, model: Transformer) -> MatrixSpec:
     """Return shape, role and layer of the matrix `name`."""
     parts = name.split(".")
     roles: dict[str, Role] = {
@@ -73,7 +73,7 @@ def matrix_of(name: str, model: Transformer) -> Place:
         "down_proj": "residual",
     }
     rows, columns = model.get_parameter(name).shape
-    return Place(
+    return MatrixSpec(
         role=roles.get(parts[-2], "inner"),
         shape=(rows, columns),
         layer=int(parts[2]) if parts[1] == "layers" else 0,
@@ -93,19 +93,19 @@ def generator(seed: int, name: str) -> torch.Generator:
 
 
 @SCHEMES.add("normal")
-def normal(matrix: Place, rng: torch.Generator) -> Tensor:
+def normal(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """N(0, 0.02); residual matrices divided by sqrt(2 layers) (Radford et al. 2019, sec. 2.3)."""
     return _gaussian(matrix, 0.02 / math.sqrt(2 * matrix.layers) if matrix.role == "residual" else 0.02, rng)
 
 
 @SCHEMES.add("fan_in")
-def fan_in(matrix: Place, rng: torch.Generator) -> Tensor:
+def fan_in(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """N(0, 1/fan_in), so that a unit input gives a unit output (LeCun et al. 1998, sec. 4.6)."""
     return _gaussian(matrix, matrix.fan_in**-0.5, rng)
 
 
 @SCHEMES.add("llama")
-def llama(matrix: Place, rng: torch.Generator) -> Tensor:
+def llama(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """Truncated N(0, 0.02); residual matrices decrease with depth (Zhang et al. 2019).
 
     The Llama 3 initialization of TorchTitan: layer l writes with std 0.02 / sqrt(2 (l + 1)), the head 1 / sqrt(width).
@@ -118,14 +118,14 @@ def llama(matrix: Place, rng: torch.Generator) -> Tensor:
 
 
 @SCHEMES.add("mitchell")
-def mitchell(matrix: Place, rng: torch.Generator) -> Tensor:
+def mitchell(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """Truncated N(0, 1/fan_in); residual matrices decrease with depth (Groeneveld et al. 2024, OLMo)."""
     depth_scale = math.sqrt(2 * (matrix.layer + 1)) if matrix.role == "residual" else 1.0
     return _truncated(matrix, matrix.fan_in**-0.5 / depth_scale, rng)
 
 
 @SCHEMES.add("mup")
-def mup(matrix: Place, rng: torch.Generator) -> Tensor:
+def mup(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """N(0, 1/fan_in) in the layers; std 1/fan_in instead of its square root at the head (Yang et al. 2022, table 3).
 
     Logits then vanish as the width grows, independent of the width at which the rates were tuned. The zero queries of
@@ -137,7 +137,7 @@ def mup(matrix: Place, rng: torch.Generator) -> Tensor:
 
 
 @SCHEMES.add("zero_output")
-def zero_output(matrix: Place, rng: torch.Generator) -> Tensor:
+def zero_output(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """Zero residual matrices, so that every layer starts as the identity (Goyal et al. 2017, sec. 5.1).
 
     As in nanochat: uniform with std 1/sqrt(fan_in) in the layers, and a head so small that the loss is ln V. A tied
@@ -154,7 +154,7 @@ def zero_output(matrix: Place, rng: torch.Generator) -> Tensor:
 
 
 @SCHEMES.add("neighbours")
-def neighbours(matrix: Place, rng: torch.Generator) -> Tensor:
+def neighbours(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """`zero_output` with previous-token heads: heads of the first layer that attend to the preceding tokens.
 
     A model first learns from the one, two, three preceding tokens, and must discover attention to them by chance. Here
@@ -190,7 +190,7 @@ AHEAD = 8.0
 
 
 @SCHEMES.add("orthogonal")
-def orthogonal(matrix: Place, rng: torch.Generator) -> Tensor:
+def orthogonal(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """Orthogonal matrices (Saxe et al. 2014); residual matrices divided by sqrt(2 layers)."""
     if matrix.role in ("embedding", "head"):
         return _gaussian(matrix, 0.02, rng)
@@ -198,10 +198,10 @@ def orthogonal(matrix: Place, rng: torch.Generator) -> Tensor:
     return nn.init.orthogonal_(torch.empty(matrix.shape), gain=gain, generator=rng)
 
 
-def _gaussian(matrix: Place, std: float, rng: torch.Generator) -> Tensor:
+def _gaussian(matrix: MatrixSpec, std: float, rng: torch.Generator) -> Tensor:
     return torch.empty(matrix.shape).normal_(0.0, std, generator=rng)
 
 
-def _truncated(matrix: Place, std: float, rng: torch.Generator) -> Tensor:
+def _truncated(matrix: MatrixSpec, std: float, rng: torch.Generator) -> Tensor:
     """Draw from a normal distribution, truncated at three standard deviations."""
     return nn.init.trunc_normal_(torch.empty(matrix.shape), 0.0, std, -3 * std, 3 * std, generator=rng)

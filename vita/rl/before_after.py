@@ -1,6 +1,6 @@
 """Comparison before and after tuning: both models answer the same prompts and are compared in pairs.
 
-    judges = Judges(rewards, right)
+    judges = Evaluators(rewards, right)
     found = judges.beside(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
 
     found = shift(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
@@ -30,7 +30,7 @@ from vita.data.sources.prompts import Prompt
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.reporting.page import Section, Table
-from vita.rl.rewards import Given, Rewards, Values
+from vita.rl.rewards import Rewards, RewardValues, Values
 from vita.spine.errors import DataError
 from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, student, wilson
 
@@ -47,7 +47,7 @@ FEW = 30
 
 
 @dataclass(frozen=True)
-class Shift:
+class BeforeAfter:
     """The difference between two models."""
 
     figures: dict[str, Interval]
@@ -91,7 +91,7 @@ def shift(
     samples: int = 1,
     sampling: Sampling,
     seed: int,
-) -> Shift:
+) -> BeforeAfter:
     """Let both models answer every prompt `samples` times with the same chance, and compare."""
     if not prompts:
         raise DataError("shift", "there is no prompt to compare the models on")
@@ -124,7 +124,7 @@ def shift(
         "length/before": pairs.mean(lengths[0]),
         "length/after": pairs.mean(lengths[1]),
     }
-    return Shift(figures, pairs.items(repeated_prompts, earlier, later, scores, rights, drift))
+    return BeforeAfter(figures, pairs.items(repeated_prompts, earlier, later, scores, rights, drift))
 
 
 Grouped = Sequence[Sequence[Any]]
@@ -290,7 +290,7 @@ TRIED = Completion("I do not know.", (), "stop", ())
 
 
 @dataclass(frozen=True)
-class Judges:
+class Evaluators:
     """The rewards that score an answer and, if available, judge its correctness."""
 
     score: Rewards
@@ -311,7 +311,7 @@ class Judges:
         samples: int = 1,
         sampling: Sampling,
         seed: int,
-    ) -> Shift:
+    ) -> BeforeAfter:
         """Both models answer every prompt `samples` times; judges are told what is known of each prompt."""
 
         def values(rewards: Rewards, answers: Sequence[Completion]) -> Values:
@@ -347,7 +347,7 @@ def earned(value: float | None, answer: Completion, *, penalty: float = 0.0) -> 
     return value if answer.finish == "stop" else min(value or 0.0, 0.0) - penalty
 
 
-def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> Given:
+def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> RewardValues:
     """Compute the rewards of answers from the columns of the prompts, the token ids and a random number."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     chance = Random(f"{seed}/draws")

@@ -16,7 +16,7 @@ from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, share, stud
 BINS = 5
 
 
-class Both(NamedTuple):
+class PairValues(NamedTuple):
     """Of a pair: something of the chosen and of the rejected answer."""
 
     chosen: float
@@ -29,9 +29,9 @@ class Both(NamedTuple):
 
 
 def compare(
-    before: Sequence[Both],
-    after: Sequence[Both],
-    tokens: Sequence[Both],
+    before: Sequence[PairValues],
+    after: Sequence[PairValues],
+    tokens: Sequence[PairValues],
     *,
     beta: float,
     prompts: Sequence[Hashable] = (),
@@ -46,8 +46,8 @@ def compare(
         [_per_token(sums, count).ahead > 0 for sums, count in zip(values, tokens, strict=True)]
         for values in (before, after)
     )
-    log_ratios = [Both(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
-    over = Over(prompts or range(len(log_ratios)))
+    log_ratios = [PairValues(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
+    over = PromptMeans(prompts or range(len(log_ratios)))
     return {
         "accuracy/before": over.share(first),
         "accuracy/after": over.share(second),
@@ -60,7 +60,7 @@ def compare(
 
 
 def of_scores(
-    scores: Sequence[Both], sources: Sequence[str], prompts: Sequence[Hashable] = ()
+    scores: Sequence[PairValues], sources: Sequence[str], prompts: Sequence[Hashable] = ()
 ) -> dict[str, dict[str, Interval]]:
     """Return the accuracy and margin of a reward model on preference pairs, in total and per source."""
     prompt_keys = prompts or range(len(scores))
@@ -69,7 +69,7 @@ def of_scores(
         groups[source] = [index for index, source_name in enumerate(sources) if source_name == source]
     figures: dict[str, dict[str, Interval]] = {}
     for name, indices in groups.items():
-        pairs, over = [scores[index] for index in indices], Over([prompt_keys[index] for index in indices])
+        pairs, over = [scores[index] for index in indices], PromptMeans([prompt_keys[index] for index in indices])
         figures[name] = {
             "accuracy": over.share([pair.ahead > 0 for pair in pairs]),
             "margin": over.mean([pair.ahead for pair in pairs]),
@@ -79,7 +79,7 @@ def of_scores(
     return figures
 
 
-class Over:
+class PromptMeans:
     """Means with intervals over prompts: pairs of one prompt are not independent of each other.
 
     Where each prompt has one pair these are the intervals of single pairs; else whole prompts are resampled, and `n`
@@ -119,7 +119,7 @@ class Over:
         return bootstrap_ratio(sums, counts, seed=0)
 
 
-class Bin(NamedTuple):
+class CalibrationBin(NamedTuple):
     """Pairs that the model is about as sure of."""
 
     low: float
@@ -129,10 +129,10 @@ class Bin(NamedTuple):
     right: Interval
 
 
-def calibration(scores: Sequence[Both]) -> tuple[list[Bin], float]:
+def calibration(scores: Sequence[PairValues]) -> tuple[list[CalibrationBin], float]:
     """Return the accuracy per bin of confidence, and the expected calibration error."""
     confidences = [1 / (1 + math.exp(-min(abs(pair.ahead), 700.0))) for pair in scores]
-    bins, gap = list[Bin](), 0.0
+    bins, gap = list[CalibrationBin](), 0.0
     for number in range(BINS):
         low, high = 0.5 + number * 0.5 / BINS, 0.5 + (number + 1) * 0.5 / BINS
         last = number == BINS - 1
@@ -142,7 +142,7 @@ def calibration(scores: Sequence[Both]) -> tuple[list[Bin], float]:
                 sum(confidences[index] for index in members) / len(members),
                 share([scores[index].ahead > 0 for index in members]),
             )
-            bins.append(Bin(low, high, mean, right))
+            bins.append(CalibrationBin(low, high, mean, right))
             gap += len(members) / len(scores) * abs(mean - right.value)
     return bins, gap
 
@@ -153,12 +153,12 @@ def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = 
     return Section(title, [Table(("figure", "value", "pairs"), rows, note)])
 
 
-def calibration_section(bins: Sequence[Bin], gap: float) -> Section:
+def calibration_section(bins: Sequence[CalibrationBin], gap: float) -> Section:
     """Return the calibration of the confidence as a report section."""
     rows = [(f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.sure:.3f}", str(bin.right), str(bin.right.n)) for bin in bins]
     columns = ("how sure, from its margin", "mean", "how often right", "pairs")
     return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])
 
 
-def _per_token(sums: Both, count: Both) -> Both:
-    return Both(sums.chosen / count.chosen, sums.rejected / count.rejected)
+def _per_token(sums: PairValues, count: PairValues) -> PairValues:
+    return PairValues(sums.chosen / count.chosen, sums.rejected / count.rejected)

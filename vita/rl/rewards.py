@@ -73,7 +73,7 @@ class RewardChoice(Settings):
         return self.use.rpartition(":")[2]
 
 
-class ScoresDialogues(Protocol):
+class DialogueScorer(Protocol):
     """A reward model (`vita.infer.reward`)."""
 
     def fits(self, dialogue: Sequence[Message]) -> bool:
@@ -86,7 +86,7 @@ class ScoresDialogues(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class RewardValues:
     """The rewards of answers: the weighted sum (None where no reward applies), and the values of each reward."""
 
     total: Values
@@ -105,13 +105,13 @@ class Rewards:
         choices: Sequence[RewardChoice],
         *,
         where: str,
-        model: ScoresDialogues | None = None,
+        model: DialogueScorer | None = None,
         world: WorldSettings | None = None,
     ) -> Rewards:
         """Finds every function; `world` is handed to those that judge by it and are not told of another."""
         return cls(choices, [_function(choice, where, model, world) for choice in choices], where=where)
 
-    def __call__(self, prompts: Prompts, completions: Sequence[str], /, **columns: Sequence[Any]) -> Given:
+    def __call__(self, prompts: Prompts, completions: Sequence[str], /, **columns: Sequence[Any]) -> RewardValues:
         values_by_name: dict[str, Values] = {}
         total: Values = [None] * len(completions)
         for choice, function in zip(self.choices, self.functions, strict=True):
@@ -121,7 +121,7 @@ class Rewards:
             for index, value in enumerate(values):
                 if value is not None:
                     total[index] = (total[index] or 0.0) + choice.weight * value
-        return Given(total, values_by_name)
+        return RewardValues(total, values_by_name)
 
     def _asked(
         self,
@@ -175,7 +175,7 @@ def _number(value: Any, where: str) -> float | None:
 # -- finding the function
 
 
-def _function(choice: RewardChoice, where: str, model: ScoresDialogues | None, world: WorldSettings | None) -> Reward:
+def _function(choice: RewardChoice, where: str, model: DialogueScorer | None, world: WorldSettings | None) -> Reward:
     spot = f"{where}: {choice.name}"
     if choice.file is not None:
         return _in_module(_loaded(Path(choice.file), spot), choice.use, spot)
@@ -204,7 +204,7 @@ def _bound(function: Reward, world: WorldSettings) -> Reward:
     return lambda prompts, completions, **columns: function(prompts, completions, **{**columns, "world": world})
 
 
-def _by_model(model: ScoresDialogues) -> Reward:
+def _by_model(model: DialogueScorer) -> Reward:
     def reward(prompts: Prompts, completions: Sequence[str], **columns: Any) -> Values:
         pairs = zip(prompts, completions, strict=True)
         dialogues = [[*prompt, Message("assistant", text)] for prompt, text in pairs]

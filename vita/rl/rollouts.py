@@ -1,7 +1,7 @@
 """Answers that a policy gives while it learns, and what an optimizer step learns from them.
 
     rollouts = Rollouts(trainer, engine, reference, asked, rewards, plan, seed=0)
-    train(trainer, rollouts, ..., looks=[Look(1, rollouts.tell)], checkpoint_steps=plan.updates)
+    train(trainer, rollouts, ..., looks=[EvalHook(1, rollouts.tell)], checkpoint_steps=plan.updates)
 
 A round is one set of answers, sampled from the pure policy (temperature 1, nothing filtered: else ratios and
 divergences would belong to another distribution), and some optimizer steps on it. A round follows from the weights, the
@@ -26,13 +26,13 @@ from vita.infer.sampling import Sampling
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
 from vita.rl.before_after import earned, judged
-from vita.rl.rewards import Given, Rewards
+from vita.rl.rewards import Rewards, RewardValues
 from vita.spine.errors import TrainingError
 from vita.train.advantage import flat_groups, gae, k1, leave_one_out, relative, shaped, whitened
 from vita.train.choices import Aggregation, Method, Scale
 from vita.train.policy_losses import token_weights, without_truncated
-from vita.train.policy_objective import Looked, look_at, values_at
-from vita.train.trainer import Trainer, Work
+from vita.train.policy_objective import TokenStats, look_at, values_at
+from vita.train.trainer import StepBatch, Trainer
 
 # N answers of a round, T their longest target
 
@@ -43,7 +43,7 @@ SAME_ROUNDED = 0.05
 
 
 @dataclass(frozen=True)
-class Plan:
+class RolloutConfig:
     """The configuration of rollouts and of the updates on them."""
 
     method: Method
@@ -74,7 +74,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Answers:
+class SampledAnswers:
     """Answers to prompts, as text and as rows of tokens padded on the right."""
 
     prompts: list[Prompt]
@@ -90,7 +90,7 @@ class Answers:
 
 
 @dataclass
-class Round:
+class RolloutBatch:
     """A round's tensors, what it told, and its number."""
 
     number: int
@@ -108,22 +108,22 @@ class Rollouts:
         reference: Transformer,
         prompts: Sequence[Prompt],
         rewards: Rewards,
-        plan: Plan,
+        plan: RolloutConfig,
         *,
         seed: int,
     ) -> None:
         self.trainer, self.engine, self.reference, self.asked = trainer, engine, reference, list(prompts)
         self.rewards, self.plan, self.seed = rewards, plan, seed
-        self.latest: Round | None = None
+        self.latest: RolloutBatch | None = None
 
-    def __call__(self, step: int) -> Work:
+    def __call__(self, step: int) -> StepBatch:
         number, update = divmod(step, self.plan.updates)
         if self.latest is None or self.latest.number != number:
             assert update == 0, "a run goes on from the end of a round"
             self.latest = self._round(number)
         tensors = self._part(self.latest, update)
         targets = float(bool(tensors["mask"].any()))
-        return Work(self._weighed(tensors, number), targets=targets, check=self._first if update == 0 else None)
+        return StepBatch(self._weighed(tensors, number), targets=targets, check=self._first if update == 0 else None)
 
     def tell(self, trainer: Trainer) -> Mapping[str, float]:
         """The latest round's figures, at its first step."""
@@ -132,7 +132,7 @@ class Rollouts:
 
     # -- a round
 
-    def _round(self, number: int) -> Round:
+    def _round(self, number: int) -> RolloutBatch:
         plan = self.plan
         prompts = [prompt for prompt in self._drawn(number) for _ in range(plan.samples)]
         chance = Random(f"{self.seed}/answers/{number}")
@@ -154,7 +154,7 @@ class Rollouts:
         tensors = {"ids": answers.ids, "mask": mask, "old": old.logprobs, "reference": reference}
         if isinstance(policy, ActorCritic):
             tensors["values"] = torch.where(mask, values_at(policy, answers.ids, rows=rows), 0)
-        return Round(number, tensors | self._advantages(tensors, scores, number), figures)
+        return RolloutBatch(number, tensors | self._advantages(tensors, scores, number), figures)
 
     def _drawn(self, number: int) -> list[Prompt]:
         """The round's prompts: all come once, in an order of chance, before any comes again."""
@@ -185,7 +185,7 @@ class Rollouts:
 
     # -- an optimizer step
 
-    def _part(self, latest: Round, update: int) -> dict[str, Tensor]:
+    def _part(self, latest: RolloutBatch, update: int) -> dict[str, Tensor]:
         """The answers of one step: all, or a part of them in an order that changes with each pass."""
         plan = self.plan
         if plan.minibatches == 1:
@@ -217,7 +217,7 @@ class Rollouts:
                 "rlhf, first step of a round", expected="ratio 1 and nothing clipped", got=got, hint=hint
             )
 
-    def _agrees(self, answers: Answers, old: Looked, number: int) -> None:
+    def _agrees(self, answers: SampledAnswers, old: TokenStats, number: int) -> None:
         """Sampling and training must mean the same probabilities by the same tokens."""
         sampled = torch.zeros_like(old.logprobs)
         every = [logprob for completion in answers.completions for logprob in completion.logprobs]
@@ -234,14 +234,14 @@ HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutPrompts:
     """Prompts that the policy never learns from, answered with the same chance at each look."""
 
     engine: Engine
     reference: Transformer
     prompts: Sequence[Prompt]
     rewards: Rewards
-    plan: Plan
+    plan: RolloutConfig
     seed: int
 
     def look(self, trainer: Trainer) -> dict[str, float]:
@@ -258,7 +258,7 @@ class HeldOut:
 # -- answers and their worth
 
 
-def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance: Random) -> Answers:
+def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance: Random) -> SampledAnswers:
     """An answer to each prompt by the pure policy."""
     prompts_ids = [engine.chat_ids(prompt.messages) for prompt in prompts]
     plain = Sampling(max_tokens=max_tokens)
@@ -271,19 +271,19 @@ def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance
     places = torch.arange(1, longest, device=engine.device)
     starts = torch.tensor([len(prompt_row) for prompt_row in prompts_ids], device=engine.device)[:, None]
     stops = torch.tensor([len(row) for row in rows], device=engine.device)[:, None]
-    return Answers(list(prompts), completions, ids, (places >= starts) & (places < stops))
+    return SampledAnswers(list(prompts), completions, ids, (places >= starts) & (places < stops))
 
 
-def worth(rewards: Rewards, answers: Answers, *, penalty: float, seed: str) -> Given:
+def worth(rewards: Rewards, answers: SampledAnswers, *, penalty: float, seed: str) -> RewardValues:
     """Compute the rewards of the answers; a truncated answer gets 0 minus `penalty`."""
     judged_rewards = judged(rewards, answers.prompts, answers.completions, seed=seed)
     pairs = zip(judged_rewards.total, answers.completions, strict=True)
     total = [earned(value, completion, penalty=penalty) for value, completion in pairs]
-    return Given(total, judged_rewards.each)
+    return RewardValues(total, judged_rewards.each)
 
 
 def told(
-    answers: Answers, rewards: Given, old: Looked, reference: Float[Tensor, "N T"], *, size: int
+    answers: SampledAnswers, rewards: RewardValues, old: TokenStats, reference: Float[Tensor, "N T"], *, size: int
 ) -> dict[str, float]:
     """A round in figures: reward, divergence, entropy, shares of flat groups and of truncated answers, length."""
     known = [value for value in rewards.total if value is not None]

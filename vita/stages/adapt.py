@@ -36,9 +36,9 @@ from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings,
 if TYPE_CHECKING:
     from vita.infer.pretrained import Pretrained
     from vita.nn.transformer import Transformer
-    from vita.train.parallel import World
-    from vita.train.text import HeldOut
-    from vita.train.trainer import Trainer, Training, Work
+    from vita.train.parallel import DataParallelGroup
+    from vita.train.text import HeldOutText
+    from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 VERSION = 5
 PARALLEL = True
@@ -74,7 +74,7 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
     from vita.train.losses import language_modelling
-    from vita.train.text import HeldOut, is_masked
+    from vita.train.text import HeldOutText, is_masked
     from vita.train.validation import loss_evidence
 
     pretrained = Pretrained.load(inputs.model.path)
@@ -105,7 +105,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         batch = _Batches(config, domain.train, old, **parts, length=length, masked=masked, world=world)
         texts = {"domain": domain.heldout, "general": _general(inputs)}
         heldout = {
-            name: HeldOut.read(
+            name: HeldOutText.read(
                 shards,
                 tokenizer,
                 tokens=config.eval_tokens,
@@ -172,13 +172,13 @@ def _rows(config: Config, tokens: int, length: int) -> int:
     return max(scaling_rules.batch_tokens(max(1, whole), context=length) // length, least)
 
 
-def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> Training:
-    from vita.train.optim import Optimization
+def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> TrainerConfig:
+    from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import scaled, schedule_of, steps_of, trainer_config
 
     steps = steps_of(steps=config.steps, epochs=config.epochs, examples=tokens, batch_size=own * length)
     batch = rows * length
-    rule = Optimization(
+    rule = OptimizerConfig(
         matrices=config.optimizer,
         matrix_rate=scaling_rules.matrix_rate(batch),
         embedding_rate=scaling_rules.embedding_rate(width, batch),
@@ -202,7 +202,7 @@ class _Batches:
         replayed: int,
         length: int,
         masked: bool,
-        world: World,
+        world: DataParallelGroup,
     ) -> None:
         self.own = Loader(learnt, context=length, rows=own, seed=config.seed)
         self.old = None
@@ -211,21 +211,21 @@ class _Batches:
         self.place = {"rank": world.rank, "world_size": world.size}
         self.separator = learnt.document_token if masked else None
 
-    def __call__(self, step: int) -> Work:
+    def __call__(self, step: int) -> StepBatch:
         from vita.train.text import text_tensors
-        from vita.train.trainer import Work
+        from vita.train.trainer import StepBatch
 
         loaders = [self.own, *([self.old] if self.old else [])]
         ids = np.concatenate([loader.batch(step, **self.place).ids for loader in loaders])
         targets = sum(loader.rows * loader.context for loader in loaders)
-        return Work(text_tensors(ids, document=self.separator), targets=targets)
+        return StepBatch(text_tensors(ids, document=self.separator), targets=targets)
 
 
 def _general(inputs: Inputs) -> Shards | None:
     return Shards.open(inputs.tokens.path / "heldout") if inputs.tokens else None
 
 
-def _look(heldout: Mapping[str, HeldOut | None], trainer: Trainer) -> dict[str, float]:
+def _look(heldout: Mapping[str, HeldOutText | None], trainer: Trainer) -> dict[str, float]:
     looks = (text.look(trainer, name=kind) for kind, text in heldout.items() if text)
     return {name: value for look in looks for name, value in look.items()}
 
@@ -293,7 +293,7 @@ def _tell(figures: Mapping[str, Mapping[str, Interval]], context: Context) -> No
 def _write(
     inputs: Inputs,
     curve: list[dict[str, Any]],
-    training: Training,
+    training: TrainerConfig,
     facts: Mapping[str, Any],
     figures: Mapping[str, Mapping[str, Interval]],
     folder: Path,

@@ -37,7 +37,7 @@ from vita.infer.sampling import Sampling
 from vita.reporting.figures import Groups, ReportContent, write_report
 from vita.reporting.page import Section
 from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
-from vita.rl.preference_eval import Both, compare, figures_section
+from vita.rl.preference_eval import PairValues, compare, figures_section
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
 from vita.spine.events import Emit
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from vita.infer.pretrained import Pretrained
     from vita.nn.transformer import Transformer
-    from vita.rl.before_after import Judges, Shift
+    from vita.rl.before_after import BeforeAfter, Evaluators
     from vita.train.preference_batches import PairLearning
-    from vita.train.trainer import Training, Work
+    from vita.train.trainer import StepBatch, TrainerConfig
 
 VERSION = 7
 PARALLEL = True
@@ -117,7 +117,7 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
-    from vita.train.preference_batches import LearnsPairs, PairBatches, first_step, learning, reference_of
+    from vita.train.preference_batches import PairBatches, PairwiseLoss, first_step, learning, reference_of
     from vita.train.stops import save_stops
     from vita.train.trainer_config import preference_training
     from vita.train.validation import loss_evidence
@@ -166,7 +166,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
         check = first_step(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
 
-        def work(step: int) -> Work:
+        def work(step: int) -> StepBatch:
             made = batches.completed(batches(step), trainer)
             return made if step else replace(made, check=check)
 
@@ -186,7 +186,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     folder = trained.save(tokens=int(rows.tokens.sum()))
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
-    ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, LearnsPairs) else {}
+    ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, PairwiseLoss) else {}
     moved = _moved(config, original, judges, found, folder, context)
     curve = trained.learnt.curve
     facts = _facts(curve, found, ranked, moved, steps=run.steps) | shared
@@ -209,9 +209,9 @@ def _read(
     length: int,
 ) -> PairSet:
     """All pairs in tokens, with what a person should know of them told."""
-    from vita.train.preference_batches import LearnsPairs
+    from vita.train.preference_batches import PairwiseLoss
 
-    read, kind = (read_pairs, "pairs") if isinstance(learn, LearnsPairs) else (read_ratings, "answers with a verdict")
+    read, kind = (read_pairs, "pairs") if isinstance(learn, PairwiseLoss) else (read_ratings, "answers with a verdict")
     found = read(
         pair_sources(config.sources, inputs.preferences and inputs.preferences.path, where="dpo"),
         tokenizer,
@@ -230,9 +230,9 @@ def _read(
 
 
 def _names(pair: TokenPair, learn: PairLearning) -> tuple[str, str]:
-    from vita.train.preference_batches import LearnsPairs
+    from vita.train.preference_batches import PairwiseLoss
 
-    if isinstance(learn, LearnsPairs):
+    if isinstance(learn, PairwiseLoss):
         return "better answer", "worse answer"
     return f"{'good' if pair.good else 'bad'} answer", "answer of another prompt"
 
@@ -266,15 +266,15 @@ SINKING = (
 def _ranked(before: Tensor, after: Tensor, rows: PairDataset, *, beta: float) -> dict[str, Interval]:
     if not len(rows):
         return {}
-    told = [[Both(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
-    tokens = [Both(*pair) for pair in rows.tokens.tolist()]
+    told = [[PairValues(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
+    tokens = [PairValues(*pair) for pair in rows.tokens.tolist()]
     return compare(told[0], told[1], tokens, beta=beta, prompts=[pair.prompt for pair in rows.pairs])
 
 
-def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
+def _judges(config: Config, inputs: Inputs, context: Context) -> Evaluators | None:
     """Found before anything slow begins, so that a wrong name costs nothing."""
     from vita.infer.reward import RewardModel
-    from vita.rl.before_after import Judges
+    from vita.rl.before_after import Evaluators
 
     world = next((source.world for source in config.sources if source.world), None)
     choices, right = config.rewards, config.correctness
@@ -284,7 +284,7 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Judges | None:
         return None
     model = RewardModel.open(inputs.reward.path, device=context.machine.device) if inputs.reward else None
     rights = Rewards.open([right], where="dpo.correctness", model=model, world=world) if right else None
-    return Judges(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
+    return Evaluators(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
 
 
 def _asked(config: Config, found: PairSet) -> list[Prompt]:
@@ -296,11 +296,11 @@ def _asked(config: Config, found: PairSet) -> list[Prompt]:
 def _moved(
     config: Config,
     original: Pretrained[Transformer] | None,
-    judges: Judges | None,
+    judges: Evaluators | None,
     found: PairSet,
     folder: Path,
     context: Context,
-) -> Shift | None:
+) -> BeforeAfter | None:
     from vita.infer.engine import Engine
 
     prompts = _asked(config, found)
@@ -321,7 +321,7 @@ def _facts(
     curve: list[dict[str, Any]],
     found: PairSet,
     ranked: Mapping[str, Interval],
-    moved: Shift | None,
+    moved: BeforeAfter | None,
     *,
     steps: int,
 ) -> dict[str, Any]:
@@ -351,10 +351,10 @@ def _write(
     config: Config,
     inputs: Inputs,
     curve: list[dict[str, Any]],
-    training: Training,
+    training: TrainerConfig,
     facts: Mapping[str, Any],
     ranked: Mapping[str, Interval],
-    moved: Shift | None,
+    moved: BeforeAfter | None,
     folder: Path,
 ) -> None:
     sections: list[Section] = []

@@ -75,7 +75,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     folder = context.draft_folder()
     hf.save(model, folder)
     hf.save_generation(
-        hf.Generation(start=tokenizer.document, padding=tokenizer.pad, stop=tuple(sorted(tokenizer.stops))), folder
+        hf.GenerationTokens(start=tokenizer.document, padding=tokenizer.pad, stop=tuple(sorted(tokenizer.stops))),
+        folder,
     )
     tokenizer.save(folder)
     hf.pad_left(folder)

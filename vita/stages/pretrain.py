@@ -30,7 +30,7 @@ from vita.train.schedule import Schedule
 from vita.train.settings import BatchedTrainingSettings, Count, MatrixOptimizerSettings, TextSettings
 
 if TYPE_CHECKING:
-    from vita.train.trainer import Training
+    from vita.train.trainer import TrainerConfig
 
 VERSION = 3
 PARALLEL = True
@@ -56,8 +56,8 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.nn import hf
     from vita.train.losses import language_modelling
-    from vita.train.text import HeldOut, is_masked, text_tensors
-    from vita.train.trainer import Work
+    from vita.train.text import HeldOutText, is_masked, text_tensors
+    from vita.train.trainer import StepBatch
     from vita.train.validation import loss_evidence
 
     plan = json.loads((inputs.blueprint.path / "blueprint.json").read_text(encoding="utf-8"))["training"]
@@ -76,11 +76,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         masked = is_masked(config.document_mask, world.device)
         separator = shards.document_token if masked else None
 
-        def batch(step: int) -> Work:
+        def batch(step: int) -> StepBatch:
             ids = loader.batch(step, rank=world.rank, world_size=world.size).ids
-            return Work(text_tensors(ids, document=separator), targets=rows * length)
+            return StepBatch(text_tensors(ids, document=separator), targets=rows * length)
 
-        heldout = HeldOut.read(
+        heldout = HeldOutText.read(
             Shards.open(inputs.tokens.path / "heldout"),
             Tokenizer.load(inputs.tokens.path / "tokenizer"),
             tokens=config.eval_tokens,
@@ -112,9 +112,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     return Draft(Model, folder, facts)
 
 
-def training_of(config: Config, plan: Mapping[str, Any]) -> Training:
+def training_of(config: Config, plan: Mapping[str, Any]) -> TrainerConfig:
     """The blueprint's training with the settings that override it."""
-    from vita.train.optim import Optimization
+    from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import scaled, trainer_config
 
     planned = build(Schedule, plan["schedule"], where="blueprint.training.schedule")
@@ -130,7 +130,7 @@ def training_of(config: Config, plan: Mapping[str, Any]) -> Training:
             "decay": planned.decay if config.decay_fraction is None else config.decay_fraction,
         }
     )
-    optimization = build(Optimization, plan["optimization"], where="blueprint.training.optimization")
+    optimization = build(OptimizerConfig, plan["optimization"], where="blueprint.training.optimization")
     decay = optimization.weight_decay if config.weight_decay is None else config.weight_decay
     optimization = optimization.model_copy(update={"matrices": config.optimizer, "weight_decay": decay})
     return trainer_config(config, schedule=schedule, optimization=scaled(optimization, config.learning_rate))
@@ -148,6 +148,6 @@ def _check(shape: Architecture, shards: Shards, *, length: int) -> None:
         raise ConfigError("pretrain", f"the blueprint's rows of {length} tokens exceed the model's {shape.context}")
 
 
-def _settings(training: Training) -> dict[str, Any]:
+def _settings(training: TrainerConfig) -> dict[str, Any]:
     flat = training.model_dump(exclude={"schedule", "optimization"})
     return {**training.schedule.model_dump(), **training.optimization.model_dump(), **flat}

@@ -22,7 +22,7 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.training_report import Picture, mean_of_last, write_learning
-from vita.rl.preference_eval import Both, calibration, calibration_section, figures_section, of_scores
+from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, of_scores
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
@@ -31,8 +31,8 @@ from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
-    from vita.train.trainer import Trainer, Training
-    from vita.train.validation import Evidence
+    from vita.train.trainer import Trainer, TrainerConfig
+    from vita.train.validation import LearningEvidence
 
 VERSION = 7
 PARALLEL = True
@@ -81,7 +81,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     from vita.infer.pretrained import Pretrained
     from vita.nn import hf, reward
     from vita.nn.reward import RewardTransformer
-    from vita.train.preference_batches import LearnsScores, PairBatches
+    from vita.train.preference_batches import PairBatches, RewardModelLoss
     from vita.train.trainer_config import preference_training
 
     pretrained = Pretrained.load(inputs.model.path)
@@ -99,7 +99,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
         "reward", config, context, source=pretrained.files, model=model, training=training, row_length=length
     )
 
-    with run.trainer(LearnsScores(config.centering)) as trainer:
+    with run.trainer(RewardModelLoss(config.centering)) as trainer:
         world = trainer.world
         rows, aside = (
             PairDataset(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
@@ -164,12 +164,14 @@ def _read(
     return found
 
 
-def _evidence(config: Config, figures: Mapping[str, Mapping[str, Interval]], found: PairSet, *, seen: int) -> Evidence:
+def _evidence(
+    config: Config, figures: Mapping[str, Mapping[str, Interval]], found: PairSet, *, seen: int
+) -> LearningEvidence:
     """Whether the held-out pairs are ranked better than by chance."""
-    from vita.train.validation import Evidence, accuracy_evidence
+    from vita.train.validation import LearningEvidence, accuracy_evidence
 
     if not figures:
-        return Evidence("not judged", "no pairs were held out")
+        return LearningEvidence("not judged", "no pairs were held out")
     accuracy, prompts = figures["all"]["accuracy"], len({pair.prompt for pair in found.heldout})
     return accuracy_evidence(
         accuracy.value,
@@ -189,13 +191,13 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
     return accuracy > config.enough_accuracy or margin >= config.enough_margin
 
 
-def _scores(trainer: Trainer, rows: PairDataset) -> list[Both]:
+def _scores(trainer: Trainer, rows: PairDataset) -> list[PairValues]:
     from vita.train.preference_batches import AT_ONCE, both_scores, pair_tensors
 
-    found: list[Both] = []
+    found: list[PairValues] = []
     for start in range(0, len(rows), AT_ONCE):
         tensors = pair_tensors(rows, range(start, min(start + AT_ONCE, len(rows))))
-        found += [Both(*pair) for pair in trainer.each(tensors, both_scores).double().tolist()]
+        found += [PairValues(*pair) for pair in trainer.each(tensors, both_scores).double().tolist()]
     return found
 
 
@@ -228,10 +230,10 @@ def _write(
     config: Config,
     inputs: Inputs,
     curve: list[dict[str, Any]],
-    training: Training,
+    training: TrainerConfig,
     facts: Mapping[str, Any],
     figures: Mapping[str, Mapping[str, Interval]],
-    scores: list[Both],
+    scores: list[PairValues],
     folder: Any,
 ) -> None:
     sections = []

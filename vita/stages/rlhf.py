@@ -43,11 +43,11 @@ from vita.train.settings import TrainingSettings, Uncompiled
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
-    from vita.rl.before_after import Judges, Shift
-    from vita.rl.rollouts import Plan
-    from vita.train.loop import Learnt
-    from vita.train.policy_objective import Objective
-    from vita.train.trainer import Training
+    from vita.rl.before_after import BeforeAfter, Evaluators
+    from vita.rl.rollouts import RolloutConfig
+    from vita.train.loop import TrainResult
+    from vita.train.policy_objective import PolicyLossConfig
+    from vita.train.trainer import TrainerConfig
 
 VERSION = 6
 
@@ -81,8 +81,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.engine import Engine
     from vita.infer.pretrained import Pretrained
     from vita.nn.critic import ActorCritic
-    from vita.rl.rollouts import HeldOut, Rollouts
-    from vita.train.loop import Look
+    from vita.rl.rollouts import HeldOutPrompts, Rollouts
+    from vita.train.loop import EvalHook
     from vita.train.policy_objective import objective
     from vita.train.validation import gain_evidence
 
@@ -101,11 +101,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     plan = _plan(config, settled)
     with run.trainer(objective(_objective(config, settled)), model=model, alone=True) as trainer:
         rollouts = Rollouts(trainer, engine, reference.model, asked, rewards, plan, seed=config.seed)
-        heldout = HeldOut(engine, reference.model, aside[:LOOKED_AT], rewards, plan, seed=config.seed)
+        heldout = HeldOutPrompts(engine, reference.model, aside[:LOOKED_AT], rewards, plan, seed=config.seed)
         trained = run.train(
             trainer,
             rollouts,
-            hooks=[Look(1, rollouts.tell)],
+            hooks=[EvalHook(1, rollouts.tell)],
             evaluate=heldout.look,
             steps_per_round=plan.updates,
             result=lambda model: model.policy() if isinstance(model, ActorCritic) else model,
@@ -182,11 +182,11 @@ def _check(config: Config, values: MethodDefaults) -> None:
             raise ConfigError(f"rlhf.{name}", expected=expected, got=got)
 
 
-def _plan(config: Config, settled: MethodDefaults) -> Plan:
-    from vita.rl.rollouts import Plan
+def _plan(config: Config, settled: MethodDefaults) -> RolloutConfig:
+    from vita.rl.rollouts import RolloutConfig
 
     same = {"gamma", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
-    return Plan(
+    return RolloutConfig(
         **{name: getattr(config, name) for name in same},
         prompts=settled.prompts_per_step,
         samples=settled.num_generations,
@@ -198,11 +198,11 @@ def _plan(config: Config, settled: MethodDefaults) -> Plan:
     )
 
 
-def _objective(config: Config, settled: MethodDefaults) -> Objective:
-    from vita.train.policy_objective import Objective
+def _objective(config: Config, settled: MethodDefaults) -> PolicyLossConfig:
+    from vita.train.policy_objective import PolicyLossConfig
 
     loss = "plain" if config.method == "reinforce" else config.loss
-    return Objective(
+    return PolicyLossConfig(
         loss=loss,
         importance=settled.importance,
         low=settled.clip_low,
@@ -214,8 +214,8 @@ def _objective(config: Config, settled: MethodDefaults) -> Objective:
     )
 
 
-def _training(config: Config, settled: MethodDefaults, *, width: int) -> Training:
-    from vita.train.optim import Optimization
+def _training(config: Config, settled: MethodDefaults, *, width: int) -> TrainerConfig:
+    from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import schedule_of, trainer_config
 
     rule = scaling_rules.other_rate(width, 1)
@@ -227,7 +227,7 @@ def _training(config: Config, settled: MethodDefaults, *, width: int) -> Trainin
     return trainer_config(
         config.model_copy(update={"compile": "no"}),  # answers differ in length from round to round
         schedule=schedule,
-        optimization=Optimization(
+        optimization=OptimizerConfig(
             matrices="adamw",
             matrix_rate=rate,
             embedding_rate=rate,
@@ -243,9 +243,9 @@ def _training(config: Config, settled: MethodDefaults, *, width: int) -> Trainin
 # -- what is asked, and who judges
 
 
-def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judges]:
+def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Evaluators]:
     """What answers are worth while learning, and who judges at the end."""
-    from vita.rl.before_after import Judges
+    from vita.rl.before_after import Evaluators
 
     world = next((source.world for source in config.sources if source.world is not None), None)
     scorer = _reward_model(inputs.reward, device) if inputs.reward else None
@@ -255,7 +255,7 @@ def _judges(config: Config, inputs: Inputs, device: str) -> tuple[Rewards, Judge
 
     rewards = opened(config.rewards, "rewards")
     final = opened(config.eval_rewards, "eval_rewards") if config.eval_rewards else rewards
-    return rewards, Judges(final, opened([config.correctness], "correctness") if config.correctness else None)
+    return rewards, Evaluators(final, opened([config.correctness], "correctness") if config.correctness else None)
 
 
 def _reward_model(reward: Reward, device: str) -> Any:
@@ -307,7 +307,7 @@ def _usable_prompts(source: Source, engine: Engine, counts: RecordCounts) -> Ite
 
 
 def _facts(
-    config: Config, learnt: Learnt, found: Shift, *, asked: Sequence[Prompt], aside: Sequence[Prompt]
+    config: Config, learnt: TrainResult, found: BeforeAfter, *, asked: Sequence[Prompt], aside: Sequence[Prompt]
 ) -> dict[str, Any]:
     """What a later step or a person wants to know; the five headline figures of the run among it."""
     from vita.rl.rollouts import HEADLINE
@@ -328,7 +328,7 @@ def _facts(
     }
 
 
-def _story(facts: Mapping[str, Any], found: Shift) -> str:
+def _story(facts: Mapping[str, Any], found: BeforeAfter) -> str:
     figures = found.figures
     text = f"held out: reward {figures['score/before'].value:.3f} before, {figures['score/after'].value:.3f} after, "
     text += f"gain {figures['score/gain']}, {figures['kl'].value:.2f} nats from the start"
@@ -359,7 +359,9 @@ PICTURES = (
 )
 
 
-def _written(config: Config, inputs: Inputs, trained: TrainedModel, found: Shift, facts: Mapping[str, Any]) -> Path:
+def _written(
+    config: Config, inputs: Inputs, trained: TrainedModel, found: BeforeAfter, facts: Mapping[str, Any]
+) -> Path:
     folder, learnt = trained.save(), trained.learnt
     settings = {
         **config.model_dump(mode="json", exclude={"sources", "checkpoint_seconds"}),

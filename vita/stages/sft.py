@@ -37,7 +37,7 @@ from vita.train.settings import Count, Fraction, Rate, TuningSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vita.train.trainer import Trainer, Training, Work
+    from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 VERSION = 7
 PARALLEL = True
@@ -217,9 +217,9 @@ def _format(source: Source) -> str:
 # -- training
 
 
-def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> Training:
+def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> TrainerConfig:
     """The trainer's configuration; an epoch is a pass over `rows` dialogue rows, `replayed` rows of a step are text."""
-    from vita.train.optim import Optimization
+    from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import scaled, schedule_of, steps_of, trainer_config
 
     own = config.batch_size - replayed
@@ -227,7 +227,7 @@ def _training(config: Config, rows: int, replayed: int, *, width: int, length: i
     batch = config.batch_size * length
     other = scaling_rules.other_rate(width, batch)
     matrices = scaling_rules.matrix_rate(batch)
-    rule = Optimization(matrix_rate=matrices, embedding_rate=other, head_rate=other, scalar_rate=other)
+    rule = OptimizerConfig(matrix_rate=matrices, embedding_rate=other, head_rate=other, scalar_rate=other)
     optimization = scaled(rule, config.learning_rate, auto_share=AUTO_SHARE)
     return trainer_config(config, schedule=schedule_of(config, steps), optimization=optimization)
 
@@ -240,10 +240,10 @@ class _Batches:
         self.rows = config.batch_size - (replay.rows if replay else 0)
         self.place = {"rank": rank, "world_size": size}
 
-    def __call__(self, step: int) -> Work:
+    def __call__(self, step: int) -> StepBatch:
         import torch
 
-        from vita.train.trainer import Work
+        from vita.train.trainer import StepBatch
 
         tensors = _tensors(self.packing.batch(step, rows=self.rows, seed=self.seed, **self.place))
         targets = self.packing.targets_in(step, rows=self.rows, seed=self.seed)
@@ -251,7 +251,7 @@ class _Batches:
             text = _text_rows(self.replay.batch(step, **self.place).ids, apart=int(tensors["documents"].max()) + 1)
             tensors = {name: torch.cat((tensor, text[name])) for name, tensor in tensors.items()}
             targets += self.replay.rows * self.replay.context
-        return Work(tensors, targets=targets)
+        return StepBatch(tensors, targets=targets)
 
 
 def _tensors(packed: PackedRows) -> dict[str, Tensor]:
@@ -278,19 +278,19 @@ def _text_rows(ids: np.ndarray, *, apart: int) -> dict[str, Tensor]:
 class _HeldOut:
     """Dialogues that are never learnt."""
 
-    work: Work
+    work: StepBatch
 
     @classmethod
     def of(cls, packing: PackedDataset | None, *, rank: int, size: int) -> _HeldOut | None:
         """Some rows, drawn from all; None where there are too few for each process to have one."""
-        from vita.train.trainer import Work
+        from vita.train.trainer import StepBatch
 
         count = min(HELDOUT_ROWS, len(packing.rows)) // size * size if packing else 0
         rows = packing.order(0, count, seed=0) if packing else []
         if not packing or not rows:
             return None
         targets = int(packing.take(rows).learn.sum())
-        return cls(Work(_tensors(packing.take(rows[rank::size])), targets=targets))
+        return cls(StepBatch(_tensors(packing.take(rows[rank::size])), targets=targets))
 
     def look(self, trainer: Trainer) -> dict[str, float]:
         """Loss of the answers' tokens, and the share of them that are the likeliest."""

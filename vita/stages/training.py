@@ -28,10 +28,10 @@ from vita.train.settings import TrainingSettings
 if TYPE_CHECKING:
     from vita.nn.architecture import Architecture
     from vita.nn.transformer import Transformer
-    from vita.train.loop import Learnt, Look
+    from vita.train.loop import EvalHook, TrainResult
     from vita.train.losses import Loss
-    from vita.train.trainer import Trainer, Training, Work
-    from vita.train.validation import Evidence, RunCheck
+    from vita.train.trainer import StepBatch, Trainer, TrainerConfig
+    from vita.train.validation import LearningEvidence, RunCheck
 
 
 class TrainingRun:
@@ -48,7 +48,7 @@ class TrainingRun:
         *,
         source: ModelFolder,
         model: Transformer,
-        training: Training,
+        training: TrainerConfig,
         row_length: int | None = None,
     ) -> None:
         from vita.train.validation import fingerprint
@@ -69,12 +69,12 @@ class TrainingRun:
         """A trainer of `model` (the run's own by default) among all processes, or `alone` in this one."""
         from contextlib import nullcontext
 
-        from vita.train.parallel import World, joined
+        from vita.train.parallel import DataParallelGroup, joined
         from vita.train.trainer import Trainer
 
         machine = self.context.machine
         self.context.emit("note", text=self._description())
-        with nullcontext(World(device=machine.device)) if alone else joined(machine) as world:
+        with nullcontext(DataParallelGroup(device=machine.device)) if alone else joined(machine) as world:
             yield Trainer(
                 model or self.model,
                 loss,
@@ -87,10 +87,10 @@ class TrainingRun:
     def train(
         self,
         trainer: Trainer,
-        batches: Callable[[int], Work],
+        batches: Callable[[int], StepBatch],
         *,
         evaluate: Callable[[Trainer], Mapping[str, float]] | None = None,
-        hooks: Sequence[Look] = (),
+        hooks: Sequence[EvalHook] = (),
         tokens_per_step: int = 0,
         enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
         steps_per_round: int = 1,
@@ -103,7 +103,7 @@ class TrainingRun:
         the one that was trained.
         """
         from vita.nn import hf
-        from vita.train.loop import Look, train
+        from vita.train.loop import EvalHook, train
         from vita.train.validation import RunCheck
 
         interval = self.settings.eval_interval(self.steps // steps_per_round) * steps_per_round
@@ -112,7 +112,7 @@ class TrainingRun:
             batches,
             folder=self.context.scratch,
             emit=emit or self.context.emit,
-            looks=[*hooks, *([Look(interval, evaluate, at_start=True)] if evaluate else [])],
+            looks=[*hooks, *([EvalHook(interval, evaluate, at_start=True)] if evaluate else [])],
             tokens_per_step=tokens_per_step,
             flops_per_token=self.flops_per_token,
             enough=enough,
@@ -138,7 +138,7 @@ class TrainedModel:
     """The end of a training run; it is the same in all processes, and the leading one writes it."""
 
     run: TrainingRun
-    learnt: Learnt
+    learnt: TrainResult
     model: Transformer
     check: RunCheck
 
@@ -146,7 +146,7 @@ class TrainedModel:
         """Raise a `TrainingError` where weights or losses are not finite, or too many steps were skipped."""
         self.check.health()
 
-    def facts(self, evidence: Evidence) -> dict[str, Any]:
+    def facts(self, evidence: LearningEvidence) -> dict[str, Any]:
         """The facts that every training stage reports; raises a `TrainingError` where the run did not improve."""
         return {
             "learning_rate": self.run.training.optimization.matrix_rate,

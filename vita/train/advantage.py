@@ -59,7 +59,7 @@ def flat_groups(rewards: Float[Tensor, "N"], *, size: int, tolerance: float = 1e
     return ~(high - low > tolerance)
 
 
-class Estimate(NamedTuple):
+class AdvantageEstimate(NamedTuple):
     """Of each token."""
 
     advantages: Float[Tensor, "B T"]
@@ -74,7 +74,7 @@ def gae(
     *,
     gamma: float = 1.0,
     lam: float = 0.95,
-) -> Estimate:
+) -> AdvantageEstimate:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
     d_t = r_t + gamma V_(t+1) - V_t and A_t = d_t + gamma lam A_(t+1), where t+1 is the next token in the mask; after
@@ -90,7 +90,7 @@ def gae(
         found.append(torch.where(inside, advantage, 0))
         later, ahead = torch.where(inside, advantage, later), torch.where(inside, value, ahead)
     advantages = torch.stack(found[::-1], dim=1)
-    return Estimate(advantages, torch.where(mask, advantages + values, 0))
+    return AdvantageEstimate(advantages, torch.where(mask, advantages + values, 0))
 
 
 def whitened(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

@@ -1,7 +1,7 @@
 """The one loop all training stages share: batches in, a trained model out, and exactly that however often it is killed.
 
     trainer = Trainer(model, language_modelling, training, world=world, threads=machine.threads)
-    learnt = train(trainer, batches=lambda step: Work(...), folder=context.scratch, emit=context.emit)
+    learnt = train(trainer, batches=lambda step: StepBatch(...), folder=context.scratch, emit=context.emit)
 
 `batches` is a pure function of the step (and of the weights, where the model makes its own), so going on after a crash
 is: load the last checkpoint, cut the metrics back to it, and ask for the next step. Metrics go to `metrics.jsonl`, one
@@ -29,11 +29,11 @@ from vita.spine.events import Emit
 from vita.spine.interrupts import Interruption, deferred_interrupts
 from vita.train.checkpoint import Checkpoint, Checkpoints
 from vita.train.hardware import matmul_peak, peak_memory, reset_peak_memory
-from vita.train.trainer import Outcome, Trainer, Work
+from vita.train.trainer import StepBatch, StepResult, Trainer
 
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 OF_THE_CLOCK = ("tokens_per_second", "mfu")
-"""Figures in `metrics.jsonl` that differ from run to run; `Learnt.curve` leaves them out."""
+"""Figures in `metrics.jsonl` that differ from run to run; `TrainResult.curve` leaves them out."""
 TELL_SECONDS = 0.25
 CONTINUES = "the same command continues from its checkpoint"
 PROBE_STEPS = 20
@@ -41,7 +41,7 @@ PROBE_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Look:
+class EvalHook:
     """Something to look at every so many steps, and after the last; what it tells goes into the metrics.
 
     It sees the trainer and must not change it.
@@ -54,7 +54,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TrainResult:
     """What a whole run gave."""
 
     steps: int
@@ -68,18 +68,18 @@ class Learnt:
 
 def train(
     trainer: Trainer,
-    batches: Callable[[int], Work],
+    batches: Callable[[int], StepBatch],
     *,
     folder: Path,
     emit: Emit,
-    looks: Sequence[Look] = (),
+    looks: Sequence[EvalHook] = (),
     tokens_per_step: int = 0,
     flops_per_token: float = 0.0,
     enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
     checkpoint_seconds: float = 30.0,
     checkpoint_steps: int = 1,
     keep: int = 2,
-) -> Learnt:
+) -> TrainResult:
     """Train to the end of the schedule, from the last whole checkpoint in `folder` where there is one.
 
     Every process calls it; the leading one writes. `enough` is asked about the metrics of the last step, and ends the
@@ -107,23 +107,23 @@ def train(
 
 def _train(
     trainer: Trainer,
-    batches: Callable[[int], Work],
+    batches: Callable[[int], StepBatch],
     *,
     interruption: Interruption,
     folder: Path,
     emit: Emit,
-    looks: Sequence[Look],
+    looks: Sequence[EvalHook],
     tokens_per_step: int,
     flops_per_token: float,
     enough: Callable[[Mapping[str, Any]], bool],
     checkpoint_seconds: float,
     checkpoint_steps: int,
     keep: int,
-) -> Learnt:
+) -> TrainResult:
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=keep)
     resumed = _resume(trainer, checkpoints, emit)
-    metrics = _Metrics(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
-    pace = _Pace(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
+    metrics = _MetricsFile(folder / METRICS, upto=trainer.done if resumed else -1, writes=trainer.world.leads)
+    pace = _Throughput(trainer, tokens_per_step=tokens_per_step, flops_per_token=flops_per_token)
     _say_how(trainer, pace, emit)
     steps = trainer.training.schedule.steps
     saved = time.monotonic()
@@ -155,7 +155,7 @@ def _train(
         metrics.close()
     curve = [{name: value for name, value in row.items() if name not in OF_THE_CLOCK} for row in metrics.rows()]
     record = {**trainer.numerics(), **pace.record(), "resumed_at_step": resumed}
-    return Learnt(trainer.done, trainer.guard.left_out, curve, record)
+    return TrainResult(trainer.done, trainer.guard.left_out, curve, record)
 
 
 # -- going on
@@ -194,7 +194,7 @@ def _any_process(trainer: Trainer, here: bool) -> bool:
     return bool(trainer.world.total(vote).item())
 
 
-def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _Metrics) -> None:
+def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _MetricsFile) -> None:
     tensors = trainer.tensors()
     if trainer.world.leads:
         metrics.sync()
@@ -204,7 +204,7 @@ def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _Metrics) -> None
 # -- telling
 
 
-def _figures(outcome: Outcome, trainer: Trainer) -> dict[str, Any]:
+def _figures(outcome: StepResult, trainer: Trainer) -> dict[str, Any]:
     rate = trainer.training.optimization.matrix_rate * outcome.rate_share
     figures: dict[str, Any] = {"loss": outcome.loss, "learning_rate": rate, "gradient_norm": outcome.gradient_norm}
     if outcome.left_out:
@@ -212,17 +212,17 @@ def _figures(outcome: Outcome, trainer: Trainer) -> dict[str, Any]:
     return {**figures, **outcome.figures}
 
 
-def _seen(trainer: Trainer, looks: Sequence[Look]) -> dict[str, float]:
+def _seen(trainer: Trainer, looks: Sequence[EvalHook]) -> dict[str, float]:
     return {name: value for look in looks for name, value in look.tell(trainer).items()}
 
 
-def _say_how(trainer: Trainer, pace: _Pace, emit: Emit) -> None:
+def _say_how(trainer: Trainer, pace: _Throughput, emit: Emit) -> None:
     how = "compiled" if trainer.compiled else "not compiled"
     text = f"matrices are multiplied in {trainer.precision.name} ({trainer.precision.why}), {how}"
     emit("note", text=text + (f"; this machine's peak is {pace.peak / 1e9:,.0f} GFLOP/s" if pace.peak else ""))
 
 
-def _tell(emit: Emit, row: Mapping[str, Any], outcome: Outcome, trainer: Trainer, pace: _Pace) -> None:
+def _tell(emit: Emit, row: Mapping[str, Any], outcome: StepResult, trainer: Trainer, pace: _Throughput) -> None:
     steps = trainer.training.schedule.steps
     if outcome.left_out:
         emit("note", text=f"step {trainer.done} was left out, for {outcome.left_out}")
@@ -236,7 +236,7 @@ def _tell(emit: Emit, row: Mapping[str, Any], outcome: Outcome, trainer: Trainer
         )
 
 
-class _Pace:
+class _Throughput:
     """How fast it goes."""
 
     def __init__(self, trainer: Trainer, *, tokens_per_step: int, flops_per_token: float) -> None:
@@ -270,7 +270,7 @@ class _Pace:
     def seconds_left(self, steps: int) -> float:
         return round(steps * median(self._steps[-50:] or [0.0]), 1)
 
-    def smooth(self, outcome: Outcome) -> float:
+    def smooth(self, outcome: StepResult) -> float:
         """The loss over some steps, which is easier to watch than each one's."""
         self._losses.append(outcome.loss)
         return round(sum(self._losses) / len(self._losses), 4)
@@ -302,7 +302,7 @@ class _Pace:
 # -- metrics
 
 
-class _Metrics:
+class _MetricsFile:
     """The metrics' file: cut back to step `upto`, then added to."""
 
     def __init__(self, path: Path, *, upto: int, writes: bool) -> None:

@@ -40,7 +40,7 @@ def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, di
     return sums.loss, {"accuracy": sums.hits}
 
 
-class Sums(NamedTuple):
+class LossSums(NamedTuple):
     """Over all targets."""
 
     loss: Float[Tensor, ""]
@@ -58,7 +58,7 @@ def next_token(
     mask: Bool[Tensor, "B T"] | None = None,
     *,
     z_loss: float = 0.0,
-) -> Sums:
+) -> LossSums:
     """Cross-entropy of the targets under `hidden` and the head; logits of all positions are never held at once.
 
     `z_loss` adds that multiple of log(sum(exp(logits)))^2, which keeps logits from drifting (Chowdhery et al. 2022,
@@ -67,7 +67,7 @@ def next_token(
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
     flat = hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss
     loss, hits = _LinearCrossEntropy.apply(*flat)
-    return Sums(loss, hits, weights.sum())
+    return LossSums(loss, hits, weights.sum())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Optimizers by name, and the one object that steps them all: Muon for the matrices within, AdamW for the rest.
 
-    optimizer = Optimizer(named, Optimization())            # named: parameter name -> tensor
+    optimizer = Optimizer(named, OptimizerConfig())            # named: parameter name -> tensor
     optimizer.step(share=1.0)                               # reads each parameter's .grad
     optimizer.state()                                       # "model.norm.weight/mean" -> tensor
 
@@ -29,7 +29,7 @@ Part = Literal["matrices", "embedding", "head", "scalars", "critic"]
 """The layers' matrices; what looks tokens up; what scores them; norms; all of a critic beside the model."""
 
 
-class Optimization(Settings):
+class OptimizerConfig(Settings):
     """Rates and decays."""
 
     matrices: str = "muon"
@@ -54,7 +54,7 @@ class Optimization(Settings):
     """Keeps adamw from dividing by zero."""
 
 
-class Rule(Protocol):
+class UpdateRule(Protocol):
     """How weights follow from gradients."""
 
     @property
@@ -76,20 +76,20 @@ class Rule(Protocol):
         ...
 
 
-class MakesRule(Protocol):
-    def __call__(self, settings: Optimization, *, dtype: torch.dtype) -> Rule:
+class UpdateRuleFactory(Protocol):
+    def __call__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> UpdateRule:
         """`dtype` is what this machine multiplies quickly."""
         ...
 
 
-RULES = Parts[MakesRule]("optimizer")
+RULES = Parts[UpdateRuleFactory]("optimizer")
 
 
 @dataclass
-class Group:
+class ParameterGroup:
     """Parameters that share a rule and a rate."""
 
-    rule: Rule
+    rule: UpdateRule
     rate: float
     weight_decay: float
     names: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Optimizer:
     """Steps the named parameters, each part by its rule and rate."""
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], settings: Optimization, *, dtype: torch.dtype = torch.bfloat16
+        self, parameters: Mapping[str, Tensor], settings: OptimizerConfig, *, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         self.parameters, self.settings, self.steps = dict(parameters), settings, 0
         self.groups = _groups(self.parameters, settings, dtype)
@@ -153,14 +153,18 @@ def part_of(name: str, parameter: Tensor) -> Part:
     return "head" if name.startswith(("lm_head", "score")) else "matrices"
 
 
-def _groups(parameters: Mapping[str, Tensor], settings: Optimization, dtype: torch.dtype) -> dict[Part, Group]:
+def _groups(
+    parameters: Mapping[str, Tensor], settings: OptimizerConfig, dtype: torch.dtype
+) -> dict[Part, ParameterGroup]:
     other = RULES["adamw"](settings, dtype=dtype)
-    groups: dict[Part, Group] = {
-        "matrices": Group(RULES[settings.matrices](settings, dtype=dtype), settings.matrix_rate, settings.weight_decay),
-        "embedding": Group(other, settings.embedding_rate, 0.0),
-        "head": Group(other, settings.head_rate, 0.0),
-        "scalars": Group(other, settings.scalar_rate, 0.0),
-        "critic": Group(other, settings.critic_rate, 0.0),
+    groups: dict[Part, ParameterGroup] = {
+        "matrices": ParameterGroup(
+            RULES[settings.matrices](settings, dtype=dtype), settings.matrix_rate, settings.weight_decay
+        ),
+        "embedding": ParameterGroup(other, settings.embedding_rate, 0.0),
+        "head": ParameterGroup(other, settings.head_rate, 0.0),
+        "scalars": ParameterGroup(other, settings.scalar_rate, 0.0),
+        "critic": ParameterGroup(other, settings.critic_rate, 0.0),
     }
     for name, parameter in parameters.items():
         groups[part_of(name, parameter)].names.append(name)
@@ -181,7 +185,7 @@ class AdamW:
 
     state: tuple[str, ...] = ("mean", "square")
 
-    def __init__(self, settings: Optimization, *, dtype: torch.dtype) -> None:
+    def __init__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> None:
         self.betas, self.epsilon = settings.betas, settings.epsilon
 
     def update(
@@ -224,7 +228,7 @@ class Muon:
 
     state: tuple[str, ...] = ("momentum",)
 
-    def __init__(self, settings: Optimization, *, dtype: torch.dtype) -> None:
+    def __init__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> None:
         self.momentum, self.dtype = settings.momentum, dtype
 
     def update(

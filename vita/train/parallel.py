@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vita.spine.machine import Machine
 
 
-class World:
+class DataParallelGroup:
     """The processes that train together."""
 
     def __init__(self, *, rank: int = 0, size: int = 1, device: str = "cpu") -> None:
@@ -57,10 +57,10 @@ class World:
 
 
 @contextmanager
-def joined(machine: Machine) -> Iterator[World]:
+def joined(machine: Machine) -> Iterator[DataParallelGroup]:
     """This process's place among those that train together."""
     if machine.world_size == 1:
-        yield World(device=machine.device)
+        yield DataParallelGroup(device=machine.device)
         return
     device = f"cuda:{machine.local_rank}" if machine.device == "cuda" else machine.device
     if machine.device == "cuda":
@@ -69,7 +69,7 @@ def joined(machine: Machine) -> Iterator[World]:
     if own:
         torch.distributed.init_process_group("nccl" if machine.device == "cuda" else "gloo")
     try:
-        yield World(rank=machine.rank, size=machine.world_size, device=device)
+        yield DataParallelGroup(rank=machine.rank, size=machine.world_size, device=device)
     finally:
         if own:
             torch.distributed.destroy_process_group()

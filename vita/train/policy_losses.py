@@ -22,7 +22,7 @@ from vita.train.choices import Aggregation, Importance
 # B answer (row), T its token, N tokens of all answers, D width, V vocabulary
 
 
-class Terms(NamedTuple):
+class TokenLoss(NamedTuple):
     """Of each token."""
 
     loss: Float[Tensor, "B T"]
@@ -55,7 +55,7 @@ def clipped(
     high: float = 0.2,
     dual: float | None = None,
     importance: Importance = "token",
-) -> Terms:
+) -> TokenLoss:
     """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7; a higher `high` as in DAPO).
 
     `dual` bounds what a bad answer that became likely may cost: at most -dual x A (Ye et al. 2020, eq. 5).
@@ -79,7 +79,7 @@ def cispo(
     *,
     high: float = 5.0,
     importance: Importance = "token",
-) -> Terms:
+) -> TokenLoss:
     """-min(w, high) A log p, with the weight held fast: a clipped token still teaches (MiniMax 2025, eq. 4).
 
     `high` is the largest weight itself, not its distance from 1.
@@ -94,7 +94,7 @@ def plain(
     old: Float[Tensor, "B T"],
     advantages: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
-) -> Terms:
+) -> TokenLoss:
     """-A log p: REINFORCE (Williams 1992). Right only for samples of the policy as it is."""
     ratio = ratios(logprobs, old, mask, importance="token")
     return _inside(-advantages * logprobs, ratio, torch.zeros_like(mask), mask)
@@ -161,7 +161,7 @@ def without_truncated(mask: Bool[Tensor, "B T"], ended: Bool[Tensor, "B"]) -> Bo
     return mask & ended[:, None]
 
 
-class Chosen(NamedTuple):
+class TokenLogprobs(NamedTuple):
     """Of each chosen token."""
 
     logprobs: Float[Tensor, "N"]
@@ -171,7 +171,7 @@ class Chosen(NamedTuple):
 
 def chosen(
     hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"], *, at_once: int = 2**22
-) -> Chosen:
+) -> TokenLogprobs:
     """Log-probability of each token at temperature 1, and the entropy there.
 
     About `at_once` logits are held at a time; where there are more they are made anew on the way back.
@@ -181,15 +181,15 @@ def chosen(
     if len(parts) == 1:
         return _chosen(hidden, head, tokens)
     found = [checkpoint(_chosen, some, head, aims, use_reentrant=False) for some, aims in parts]
-    return Chosen(*(torch.cat(column) for column in zip(*found, strict=True)))
+    return TokenLogprobs(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
-def _chosen(hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]) -> Chosen:
+def _chosen(hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]) -> TokenLogprobs:
     logs = F.linear(hidden, head.to(hidden.dtype)).float().log_softmax(-1)
-    return Chosen(logs.gather(1, tokens[:, None])[:, 0], -(logs.exp() * logs).sum(-1))
+    return TokenLogprobs(logs.gather(1, tokens[:, None])[:, 0], -(logs.exp() * logs).sum(-1))
 
 
 def _inside(
     loss: Float[Tensor, "B T"], ratio: Float[Tensor, "B T"], stopped: Bool[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-) -> Terms:
-    return Terms(torch.where(mask, loss, 0), ratio, stopped & mask)
+) -> TokenLoss:
+    return TokenLoss(torch.where(mask, loss, 0), ratio, stopped & mask)

@@ -20,12 +20,12 @@ from vita.nn.transformer import Transformer
 from vita.spine.config import Settings
 from vita.train.choices import Importance
 from vita.train.losses import Loss, Tensors
-from vita.train.policy_losses import Terms, chosen, cispo, clipped, divergence, plain, value_loss
+from vita.train.policy_losses import TokenLoss, chosen, cispo, clipped, divergence, plain, value_loss
 
 # B answer (row), T its target
 
 
-class Objective(Settings):
+class PolicyLossConfig(Settings):
     """What the policy is moved by."""
 
     loss: Literal["clip", "cispo", "plain"] = "clip"
@@ -46,7 +46,7 @@ class Objective(Settings):
     """How far the critic may go from what it said, in one round."""
 
 
-def objective(settings: Objective) -> Loss:
+def objective(settings: PolicyLossConfig) -> Loss:
     """The loss; beside it come entropy, the mean distance of ratios from 1, and the share of clipped tokens."""
 
     def loss(model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,7 +77,7 @@ def objective(settings: Objective) -> Loss:
     return loss
 
 
-def _terms(settings: Objective, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> Terms:
+def _terms(settings: PolicyLossConfig, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -> TokenLoss:
     if settings.loss == "plain":
         return plain(*inputs)
     if settings.loss == "cispo":
@@ -86,26 +86,26 @@ def _terms(settings: Objective, inputs: tuple[Tensor, Tensor, Tensor, Tensor]) -
     return clipped(*inputs, **place, importance=settings.importance)
 
 
-class Looked(NamedTuple):
+class TokenStats(NamedTuple):
     """Of each target; 0 outside of the mask."""
 
     logprobs: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"]
 
 
-def look(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"]) -> Looked:
+def look(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"]) -> TokenStats:
     """Log-probability and entropy of the targets in the mask; the head is applied to nothing else."""
     hidden = model.hidden(ids[:, :-1])
     found = chosen(hidden[mask], model.head_weight, ids[:, 1:][mask])
     nothing = torch.zeros_like(mask, dtype=found.logprobs.dtype)
-    return Looked(*(nothing.masked_scatter(mask, values) for values in found))
+    return TokenStats(*(nothing.masked_scatter(mask, values) for values in found))
 
 
 @torch.no_grad()
-def look_at(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"], *, rows: int) -> Looked:
+def look_at(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"], *, rows: int) -> TokenStats:
     """The same without a gradient, some rows at a time."""
     parts = [look(model, some, inside) for some, inside in zip(ids.split(rows), mask.split(rows), strict=True)]
-    return Looked(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    return TokenStats(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 @torch.no_grad()

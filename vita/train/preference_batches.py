@@ -24,11 +24,11 @@ from vita.data.tokens.preference_pairs import PairDataset
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ConfigError, TrainingError
 from vita.train.losses import Tensors
-from vita.train.parallel import World
+from vita.train.parallel import DataParallelGroup
 from vita.train.policy_losses import chosen as of_chosen_tokens
-from vita.train.preference_losses import PREFERENCE_LOSSES, READ_BY, Answers, bradley_terry, drift, kto
+from vita.train.preference_losses import PREFERENCE_LOSSES, READ_BY, AnswerLogprobs, bradley_terry, drift, kto
 from vita.train.settings import PreferenceLossConfig
-from vita.train.trainer import Trainer, Work
+from vita.train.trainer import StepBatch, Trainer
 
 # B rows, T position, P pairs
 
@@ -57,7 +57,7 @@ def both(model: Transformer, tensors: Tensors) -> Float[Tensor, "P 2"]:
 
 
 @dataclass(frozen=True)
-class LearnsPairs:
+class PairwiseLoss:
     """Weighted losses of the table, over pairs of a better and a worse answer."""
 
     terms: Mapping[str, float]
@@ -65,7 +65,9 @@ class LearnsPairs:
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         policy, reference, tokens = both(model, tensors), tensors["reference"], tensors["tokens"]
-        sides = [Answers(policy[:, at], reference[:, at], tokens[:, at], tensors["mean_tokens"]) for at in (0, 1)]
+        sides = [
+            AnswerLogprobs(policy[:, at], reference[:, at], tokens[:, at], tensors["mean_tokens"]) for at in (0, 1)
+        ]
         chosen, rejected = sides
         each = {name: PREFERENCE_LOSSES[name].of(chosen, rejected, self.knobs).sum() for name in self.terms}
         total = torch.stack([weight * each[name] for name, weight in self.terms.items()]).sum()
@@ -90,7 +92,7 @@ class LearnsPairs:
 
 
 @dataclass(frozen=True)
-class LearnsVerdicts:
+class KTOLoss:
     """KTO, perhaps with the SFT term of the good answers, over answers that somebody rated."""
 
     terms: Mapping[str, float]
@@ -98,7 +100,7 @@ class LearnsVerdicts:
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         ids, learn, good = tensors["ids"][:, 0], tensors["learn"][:, 0], tensors["good"]
-        own = Answers(log_probabilities(model, ids, learn), tensors["reference"][:, 0], tensors["tokens"][:, 0])
+        own = AnswerLogprobs(log_probabilities(model, ids, learn), tensors["reference"][:, 0], tensors["tokens"][:, 0])
         each = {"kto": kto(own, good, drift=tensors["drift"], knobs=self.knobs).sum()}
         if "sft" in self.terms:
             each["sft"] = -(own.policy * good / tensors["mean_tokens"]).sum()
@@ -121,7 +123,7 @@ class LearnsVerdicts:
         return {"drift": 0.0, **({"loss/kto": 0.5 * self.knobs.desirable_weight} if same else {})}
 
 
-PairLearning = LearnsPairs | LearnsVerdicts
+PairLearning = PairwiseLoss | KTOLoss
 
 
 def learning(terms: Mapping[str, float], knobs: PreferenceLossConfig, *, where: str) -> PairLearning:
@@ -136,22 +138,22 @@ def learning(terms: Mapping[str, float], knobs: PreferenceLossConfig, *, where: 
     if "kto" not in wanted:
         for name in wanted:
             PREFERENCE_LOSSES[name]
-        return LearnsPairs(wanted, knobs)
+        return PairwiseLoss(wanted, knobs)
     other = sorted(wanted.keys() - {"kto", "sft"})
     if other:
         hint = "kto reads single answers; beside it only `sft` can stand"
         raise ConfigError(where, f"`{other[0]}` cannot stand beside `kto`", hint=hint)
-    return LearnsVerdicts(wanted, knobs)
+    return KTOLoss(wanted, knobs)
 
 
-class Scores(Protocol):
+class PositionScorer(Protocol):
     """A model that says how good a row is, at each position."""
 
     def scores(self, ids: Int[Tensor, "B T"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]: ...
 
 
 @dataclass(frozen=True)
-class LearnsScores:
+class RewardModelLoss:
     """Bradley-Terry over a reward model's scores of both answers."""
 
     centering: float
@@ -183,16 +185,16 @@ class PairBatches:
     """What each step learns from: a pure function of the step, and for KTO of the weights."""
 
     def __init__(
-        self, rows: PairDataset, reference: Float[Tensor, "N 2"], *, size: int, seed: int, world: World
+        self, rows: PairDataset, reference: Float[Tensor, "N 2"], *, size: int, seed: int, world: DataParallelGroup
     ) -> None:
         if size % world.size:
             raise ConfigError("pairs", expected=f"a multiple of the {world.size} processes", got=size)
         self.rows, self.reference, self.size, self.seed, self.world = rows, reference, size, seed, world
 
-    def __call__(self, step: int) -> Work:
+    def __call__(self, step: int) -> StepBatch:
         return self.of(self.rows.order(step, rows=self.size, seed=self.seed))
 
-    def of(self, numbers: Sequence[int], *, among: Sequence[int] | None = None) -> Work:
+    def of(self, numbers: Sequence[int], *, among: Sequence[int] | None = None) -> StepBatch:
         """The work of these pairs, of which this process takes its part; means are those of `among`, a whole step."""
         count = len(numbers) // self.world.size
         mine = list(numbers[self.world.rank * count : (self.world.rank + 1) * count])
@@ -206,11 +208,11 @@ class PairBatches:
             "mean_tokens": torch.full((len(mine),), max(mean.item(), 1e-9)),
             "good_share": torch.full((len(mine),), good.float().mean().item()),
         }
-        return Work(tensors, targets=len(numbers))
+        return StepBatch(tensors, targets=len(numbers))
 
-    def completed(self, work: Work, trainer: Trainer) -> Work:
+    def completed(self, work: StepBatch, trainer: Trainer) -> StepBatch:
         """The work of a step with what hangs on the weights as they are."""
-        if not isinstance(trainer.learner.loss, LearnsVerdicts):
+        if not isinstance(trainer.learner.loss, KTOLoss):
             return work
         return _with_drift(work, self.gained(work, trainer) / work.targets)
 
@@ -218,16 +220,16 @@ class PairBatches:
         """`heldout_loss` and the other figures of these pairs, of as many as the processes share evenly."""
         count, size = len(self.rows) // self.world.size * self.world.size, AT_ONCE * self.world.size
 
-        def pieces() -> Iterator[Work]:
+        def pieces() -> Iterator[StepBatch]:
             return (self.of(range(at, min(at + size, count)), among=range(count)) for at in range(0, count, size))
 
         works = pieces()
-        if count and isinstance(trainer.learner.loss, LearnsVerdicts):  # one reference point for all of them
+        if count and isinstance(trainer.learner.loss, KTOLoss):  # one reference point for all of them
             mean = torch.stack([self.gained(work, trainer) for work in pieces()]).sum() / count
             works = (_with_drift(work, mean) for work in works)
         return {f"heldout_{name}": round(value, 6) for name, value in trainer.evaluate(works).items()}
 
-    def gained(self, work: Work, trainer: Trainer) -> Float[Tensor, ""]:
+    def gained(self, work: StepBatch, trainer: Trainer) -> Float[Tensor, ""]:
         """What the answers of other prompts gained, summed over all processes: KTO's reference point is its mean."""
         strays = {"ids": work.tensors["ids"][:, 1], "learn": work.tensors["learn"][:, 1]}
         now = trainer.each(strays, lambda model, part: log_probabilities(model, part["ids"], part["learn"])).cpu()
@@ -235,10 +237,10 @@ class PairBatches:
         return self.world.total(gained.sum().double().to(self.world.device)).cpu()
 
 
-def _with_drift(work: Work, mean: Float[Tensor, ""]) -> Work:
+def _with_drift(work: StepBatch, mean: Float[Tensor, ""]) -> StepBatch:
     rows = len(work.tensors["ids"])
     z = drift(mean.float()[None]).expand(rows).clone()
-    return Work({**work.tensors, "drift": z}, targets=work.targets, check=work.check)
+    return StepBatch({**work.tensors, "drift": z}, targets=work.targets, check=work.check)
 
 
 def pair_tensors(rows: PairDataset, numbers: Sequence[int], *, width: int | None = None) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """What preferences ask of a model: pure losses on the log-probabilities of whole answers, one value for each pair.
 
-    dpo(Answers(policy, reference, tokens), Answers(...), PreferenceLossConfig(beta=0.1))
+    dpo(AnswerLogprobs(policy, reference, tokens), AnswerLogprobs(...), PreferenceLossConfig(beta=0.1))
     PREFERENCE_LOSSES["sigmoid"].of(chosen, rejected, knobs)         # the same by name
     bradley_terry(chosen, rejected, margin=margins, centering=0.01)  # of a reward model's scores
 
@@ -36,7 +36,7 @@ READ_BY: Mapping[str, frozenset[str]] = {
 """Coefficients that only some losses read, with the names of these losses."""
 
 
-class Answers(NamedTuple):
+class AnswerLogprobs(NamedTuple):
     """One answer of each pair."""
 
     policy: Float[Tensor, "B"]
@@ -59,11 +59,11 @@ class Answers(NamedTuple):
         return self.policy / self.tokens
 
 
-PairLoss = Callable[[Answers, Answers, PreferenceLossConfig], Float[Tensor, "B"]]
+PairLoss = Callable[[AnswerLogprobs, AnswerLogprobs, PreferenceLossConfig], Float[Tensor, "B"]]
 
 
 @dataclass(frozen=True)
-class Entry:
+class PreferenceLoss:
     """A loss, and whether it looks at the reference: such a loss has a known value before the first step."""
 
     of: PairLoss
@@ -71,18 +71,18 @@ class Entry:
 
     def at_start(self, knobs: PreferenceLossConfig) -> float:
         """The loss of a model that still is its reference."""
-        still = Answers(*(torch.full((1,), value) for value in (-1.0, -1.0, 1.0)))
+        still = AnswerLogprobs(*(torch.full((1,), value) for value in (-1.0, -1.0, 1.0)))
         return self.of(still, still, knobs).item()
 
 
-PREFERENCE_LOSSES: Parts[Entry] = Parts("preference_loss")
+PREFERENCE_LOSSES: Parts[PreferenceLoss] = Parts("preference_loss")
 
 
 def preference_loss(name: str, *, reference: bool = True) -> Callable[[PairLoss], PairLoss]:
     """Decorator: enter a loss in the table."""
 
     def enter(loss: PairLoss) -> PairLoss:
-        PREFERENCE_LOSSES.add(name)(Entry(loss, reference))
+        PREFERENCE_LOSSES.add(name)(PreferenceLoss(loss, reference))
         return loss
 
     return enter
@@ -92,57 +92,57 @@ def preference_loss(name: str, *, reference: bool = True) -> Callable[[PairLoss]
 
 
 @preference_loss("sigmoid")
-def dpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def dpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (c - r)) (Rafailov et al. 2023, eq. 7)."""
     return -logsigmoid(knobs.beta * _ahead(chosen, rejected))
 
 
 @preference_loss("sigmoid_norm")
-def dpo_norm(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def dpo_norm(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (c / n_c - r / n_r)): by the token, so that length does not count; wants a beta of about 5."""
     return -logsigmoid(knobs.beta * _ahead_per_token(chosen, rejected))
 
 
 @preference_loss("cdpo")
-def cdpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def cdpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-(1 - e) ln sigmoid(d) - e ln sigmoid(-d), d = beta (c - r): labels wrong with chance e (Mitchell 2023)."""
     ahead, wrong = knobs.beta * _ahead(chosen, rejected), knobs.label_smoothing
     return -(1 - wrong) * logsigmoid(ahead) - wrong * logsigmoid(-ahead)
 
 
 @preference_loss("robust")
-def robust(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def robust(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """What dpo would be without the wrong labels, in expectation (Chowdhury et al. 2024, eq. 12)."""
     ahead, wrong = knobs.beta * _ahead(chosen, rejected), knobs.label_smoothing
     return (-(1 - wrong) * logsigmoid(ahead) + wrong * logsigmoid(-ahead)) / (1 - 2 * wrong)
 
 
 @preference_loss("ipo")
-def ipo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def ipo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """(c - r - 1 / (2 beta))^2 of whole answers, as in the paper (Azar et al. 2023, eq. 17)."""
     return (_ahead(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
 
 
 @preference_loss("ipo_norm")
-def ipo_norm(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def ipo_norm(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """The same by the token, which others call ipo: it asks for 1 / (2 beta) nats a *token*; beta of 1 and more."""
     return (_ahead_per_token(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
 
 
 @preference_loss("hinge")
-def hinge(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def hinge(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """max(0, 1 - beta (c - r)) (Zhao et al. 2023, SLiC; Liu et al. 2024, RSO)."""
     return relu(1 - knobs.beta * _ahead(chosen, rejected))
 
 
 @preference_loss("apo_zero")
-def apo_zero(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def apo_zero(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """1 - sigmoid(beta c) + sigmoid(beta r): chosen up, rejected down (D'Oosterlinck et al. 2024)."""
     return 1 - torch.sigmoid(knobs.beta * chosen.gained) + torch.sigmoid(knobs.beta * rejected.gained)
 
 
 @preference_loss("nca_pair")
-def nca_pair(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def nca_pair(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta c) - ln sigmoid(-beta c) / 2 - ln sigmoid(-beta r) / 2 (Chen et al. 2024, NCA)."""
     better, worse = knobs.beta * chosen.gained, knobs.beta * rejected.gained
     return -logsigmoid(better) - 0.5 * logsigmoid(-better) - 0.5 * logsigmoid(-worse)
@@ -152,7 +152,7 @@ def nca_pair(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) ->
 
 
 @preference_loss("sft", reference=False)
-def sft(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def sft(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """The chosen answer's own loss; over a step its mean is -sum(log-probabilities) / sum(tokens).
 
     Beside dpo it keeps the chosen answers likely, which dpo alone does not (Pang et al. 2024, RPO).
@@ -162,7 +162,7 @@ def sft(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Floa
 
 
 @preference_loss("orpo", reference=False)
-def orpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def orpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-beta ln sigmoid(ln odds of chosen - ln odds of rejected), by mean log-probabilities (Hong et al. 2024, eq. 7).
 
     The paper's whole loss is this and `sft`, each with weight 1.
@@ -172,13 +172,13 @@ def orpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Flo
 
 
 @preference_loss("simpo", reference=False)
-def simpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def simpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (mean_c - mean_r) - gamma) (Meng et al. 2024, eq. 6); wants a beta of 2 or more."""
     return -logsigmoid(knobs.beta * (chosen.per_token - rejected.per_token) - knobs.simpo_gamma)
 
 
 @preference_loss("cpo", reference=False)
-def cpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def cpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (sum_c - sum_r)), dpo with a uniform reference (Xu et al. 2024, eq. 4); goes with `sft`."""
     return -logsigmoid(knobs.beta * (chosen.policy - rejected.policy))
 
@@ -187,7 +187,7 @@ def cpo(chosen: Answers, rejected: Answers, knobs: PreferenceLossConfig) -> Floa
 
 
 def kto(
-    answers: Answers,
+    answers: AnswerLogprobs,
     good: Bool[Tensor, "B"],
     *,
     drift: Float[Tensor, "B"] | Float[Tensor, ""],
@@ -225,11 +225,11 @@ def bradley_terry(
     return -logsigmoid(chosen - rejected - margin) + centering * (chosen + rejected) ** 2
 
 
-def _ahead(chosen: Answers, rejected: Answers) -> Float[Tensor, "B"]:
+def _ahead(chosen: AnswerLogprobs, rejected: AnswerLogprobs) -> Float[Tensor, "B"]:
     return chosen.gained - rejected.gained
 
 
-def _ahead_per_token(chosen: Answers, rejected: Answers) -> Float[Tensor, "B"]:
+def _ahead_per_token(chosen: AnswerLogprobs, rejected: AnswerLogprobs) -> Float[Tensor, "B"]:
     return chosen.gained / chosen.tokens - rejected.gained / rejected.tokens
 
 

@@ -26,7 +26,7 @@ LEAST = {"loss": 0.05, "gradient": 0.4}
 """A deviation counts for at least this much: a share of the loss, or of the gradient's logarithm."""
 
 
-class Guard:
+class StepFilter:
     """Judges each step before it is taken."""
 
     def __init__(self, *, patience: int = 20, outliers: bool = True) -> None:

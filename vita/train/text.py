@@ -16,8 +16,8 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.train.choices import Masking
 from vita.train.losses import Tensors
-from vita.train.parallel import World
-from vita.train.trainer import Trainer, Work
+from vita.train.parallel import DataParallelGroup
+from vita.train.trainer import StepBatch, Trainer
 
 
 def is_masked(choice: Masking, device: str) -> bool:
@@ -38,7 +38,7 @@ def text_tensors(ids: Int[np.ndarray, "B T"], *, document: int | None = None) ->
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutText:
     """Text that is never trained on."""
 
     tensors: Tensors
@@ -47,7 +47,7 @@ class HeldOut:
 
     @classmethod
     def read(
-        cls, shards: Shards, tokenizer: Tokenizer, *, tokens: int, length: int, mask: bool, world: World
+        cls, shards: Shards, tokenizer: Tokenizer, *, tokens: int, length: int, mask: bool, world: DataParallelGroup
     ) -> Self | None:
         """The beginning of the stream, `tokens` at most; None where there is too little for each process to have a row.
 
@@ -65,6 +65,6 @@ class HeldOut:
 
     def look(self, trainer: Trainer, *, name: str = "heldout") -> dict[str, float]:
         """Loss per token, and bits per byte."""
-        loss = trainer.evaluate(iter([Work(self.tensors, targets=self.targets)]))["loss"]
+        loss = trainer.evaluate(iter([StepBatch(self.tensors, targets=self.targets)]))["loss"]
         bits = loss * self.targets / math.log(2) / max(1, self.bytes)
         return {f"{name}_loss": round(loss, 6), f"{name}_bits_per_byte": round(bits, 6)}

@@ -1,7 +1,7 @@
 """A model that learns, one optimizer step at a time: forward, backward, judge, clip, update.
 
-    trainer = Trainer(model, language_modelling, Training(steps=1000, ...))
-    outcome = trainer.step(Work({"ids": ids}, targets=ids[:, 1:].numel()))
+    trainer = Trainer(model, language_modelling, TrainerConfig(steps=1000, ...))
+    outcome = trainer.step(StepBatch({"ids": ids}, targets=ids[:, 1:].numel()))
 
 The model's own float32 weights are the masters. Where bfloat16 is fast, the layers' matrices are multiplied in a
 rounded copy that is made anew after each update; embedding, head and norms are used as they are and rounded on the way.
@@ -26,23 +26,23 @@ from vita.nn.transformer import SelfAttention, Transformer
 from vita.spine.errors import ConfigError
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
-from vita.train.optim import Optimization, Optimizer, part_of
-from vita.train.parallel import World, like, whole
+from vita.train.optim import Optimizer, OptimizerConfig, part_of
+from vita.train.parallel import DataParallelGroup, like, whole
 from vita.train.pieces import rows_at_once
 from vita.train.schedule import Schedule, share
 from vita.train.settings import StepSettings
-from vita.train.step_filter import Guard
+from vita.train.step_filter import StepFilter
 
 COMPILING_PAYS = {"cpu": 2e13, "cuda": 1e16}
 """Operations of a whole run from which on compiling takes less time than it saves: half a minute's work or so."""
 
 
-class Training(StepSettings):
+class TrainerConfig(StepSettings):
     """The configuration of a trainer, whatever the loss."""
 
     schedule: Schedule
     """Steps, and how the learning rate goes over them."""
-    optimization: Optimization = Field(default_factory=Optimization)
+    optimization: OptimizerConfig = Field(default_factory=OptimizerConfig)
     """Rules and rates."""
     patience: int = Field(default=20, ge=1)
     """Steps in a row without a usable loss or gradient after which training gives up."""
@@ -51,7 +51,7 @@ class Training(StepSettings):
 
 
 @dataclass(frozen=True)
-class Work:
+class StepBatch:
     """What one optimizer step learns from: this process's rows, and the count over all processes."""
 
     tensors: Tensors
@@ -63,7 +63,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What a step gave."""
 
     loss: float
@@ -82,21 +82,21 @@ class Trainer:
         self,
         model: Transformer,
         loss: Loss,
-        training: Training,
+        training: TrainerConfig,
         *,
-        world: World | None = None,
+        world: DataParallelGroup | None = None,
         threads: int | None = None,
         flops: float = 0.0,
     ) -> None:
         """`flops` are the operations of the whole run, which decide whether compiling pays."""
-        self.training, self.world = training, world or World()
+        self.training, self.world = training, world or DataParallelGroup()
         self.model = model.to(self.world.device)
         keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)
         rounded = model if self.precision.dtype == torch.float32 or self.world.size > 1 else _rounded(model)
-        learner = Learner(rounded, loss)
+        learner = LossModule(rounded, loss)
         self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
         self.named = dict(model.named_parameters())
         self.rounded = {
@@ -112,11 +112,11 @@ class Trainer:
                     module.attend = blocked
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
         self.optimizer = Optimizer(self.named, training.optimization, dtype=self.precision.dtype)
-        self.guard = Guard(patience=training.patience, outliers=training.outliers)
+        self.guard = StepFilter(patience=training.patience, outliers=training.outliers)
         self.done = 0
         """Steps behind us, also those left out."""
 
-    def step(self, work: Work) -> Outcome:
+    def step(self, work: StepBatch) -> StepResult:
         """Learn from one batch."""
         part = share(self.training.schedule, self.done)
         with _repeatable():
@@ -134,10 +134,10 @@ class Trainer:
             self.optimizer.step(share=part)
             self._round()
         self.done += 1
-        return Outcome(loss, norm, part, left_out, told)
+        return StepResult(loss, norm, part, left_out, told)
 
     @torch.no_grad()
-    def evaluate(self, pieces: Iterator[Work]) -> dict[str, float]:
+    def evaluate(self, pieces: Iterator[StepBatch]) -> dict[str, float]:
         """Mean loss and other figures per target over held-out batches; changes nothing."""
         targets, sums = 0.0, dict[str, float]()
         for work in pieces:
@@ -201,7 +201,7 @@ class Trainer:
 
     # -- parts of a step
 
-    def _gradients(self, work: Work) -> dict[str, float]:
+    def _gradients(self, work: StepBatch) -> dict[str, float]:
         """Leaves the gradient of the mean loss in each parameter's `.grad`; answers with the sums."""
         self.optimizer.clear_gradients()
         sums: dict[str, Tensor] = {}
@@ -234,7 +234,7 @@ class Trainer:
         for start in range(0, rows, size):
             yield {name: tensor[start : start + size] for name, tensor in moved.items()}
 
-    def _judge(self, work: Work, loss: float, norm: float) -> str | None:
+    def _judge(self, work: StepBatch, loss: float, norm: float) -> str | None:
         return self.guard.judge(self.done, targets=work.targets, loss=loss, gradient_norm=norm)
 
     @torch.no_grad()
@@ -255,7 +255,7 @@ class Trainer:
         return pays and _can_compile(self.world.device)
 
 
-class Learner(nn.Module):
+class LossModule(nn.Module):
     """A model and its loss as one module, which is what is compiled or sharded."""
 
     def __init__(self, model: Transformer, loss: Loss) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 
-from vita.train.optim import Optimization
+from vita.train.optim import OptimizerConfig
 from vita.train.schedule import Schedule
 from vita.train.settings import StepSettings, TrainingSettings, TuningSettings
-from vita.train.trainer import Training
+from vita.train.trainer import TrainerConfig
 
 DEFAULT_DECAY = Schedule.model_fields["decay"].default
 
 
 def trainer_config(
-    settings: TrainingSettings, *, schedule: Schedule, optimization: Optimization, outliers: bool = True
-) -> Training:
+    settings: TrainingSettings, *, schedule: Schedule, optimization: OptimizerConfig, outliers: bool = True
+) -> TrainerConfig:
     """The trainer's configuration; what belongs to the step is taken from `settings`."""
     step = {name: getattr(settings, name) for name in StepSettings.model_fields}
-    return Training(schedule=schedule, optimization=optimization, outliers=outliers, **step)
+    return TrainerConfig(schedule=schedule, optimization=optimization, outliers=outliers, **step)
 
 
 def schedule_of(settings: TrainingSettings, steps: int) -> Schedule:
@@ -35,7 +35,7 @@ def steps_of(*, steps: int | None, epochs: float, examples: float, batch_size: f
 RATES = ("matrix_rate", "embedding_rate", "head_rate", "scalar_rate")
 
 
-def scaled(rule: Optimization, learning_rate: float | str, *, auto_share: float = 1.0) -> Optimization:
+def scaled(rule: OptimizerConfig, learning_rate: float | str, *, auto_share: float = 1.0) -> OptimizerConfig:
     """The optimizers at `learning_rate` for the layers' matrices, all rates in the ratio of `rule` to each other.
 
     `auto` takes `auto_share` of the rule. A share is rounded to 12 digits, so that 0.0024 is exactly 0.12 of 0.02.
@@ -46,12 +46,12 @@ def scaled(rule: Optimization, learning_rate: float | str, *, auto_share: float 
     return rule.model_copy(update={name: getattr(rule, name) * share for name in RATES} | changes)
 
 
-def single_rate(rate: float) -> Optimization:
+def single_rate(rate: float) -> OptimizerConfig:
     """AdamW with one learning rate for all parameters."""
-    return Optimization(matrices="adamw", matrix_rate=rate, embedding_rate=rate, head_rate=rate, scalar_rate=rate)
+    return OptimizerConfig(matrices="adamw", matrix_rate=rate, embedding_rate=rate, head_rate=rate, scalar_rate=rate)
 
 
-def preference_training(settings: TuningSettings, *, pairs: int, auto: float) -> Training:
+def preference_training(settings: TuningSettings, *, pairs: int, auto: float) -> TrainerConfig:
     """The configuration for learning from `pairs`: AdamW at one learning rate for all parameters, or at `auto`."""
     assert settings.batch_size is not None
     steps = steps_of(steps=settings.steps, epochs=settings.epochs, examples=pairs, batch_size=settings.batch_size)

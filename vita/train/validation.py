@@ -24,7 +24,7 @@ from torch import nn
 from vita.nn.hf import nonfinite_tensors
 from vita.nn.transformer import Transformer
 from vita.spine.errors import TrainingError
-from vita.train.loop import Learnt
+from vita.train.loop import TrainResult
 from vita.train.step_filter import NO_TARGETS
 
 MOST_SKIPPED = 0.1
@@ -40,7 +40,7 @@ Verdict = Literal["improved", "not improved", "not judged"]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class LearningEvidence:
     """Whether a run learned something, and why this is believed."""
 
     verdict: Verdict
@@ -52,7 +52,7 @@ class RunCheck:
     """The end of one training run."""
 
     stage: str
-    learnt: Learnt
+    learnt: TrainResult
     model: Transformer
     before: str
     """`fingerprint` of the weights that the run started from."""
@@ -69,7 +69,7 @@ class RunCheck:
             hint = "lower the learning rate, lengthen the warmup, or look at the data and the model that it began from"
             self._refuse(problems, hint=hint)
 
-    def improvement(self, evidence: Evidence) -> dict[str, str]:
+    def improvement(self, evidence: LearningEvidence) -> dict[str, str]:
         """Facts for the report; refuses a run that did not improve unless `allow_no_improvement` is set."""
         if evidence.verdict == "not improved" and not self.allow:
             hint = "set `allow_no_improvement: true` to keep the model all the same; the report then says so"
@@ -132,35 +132,37 @@ def step_problems(curve: Sequence[Mapping[str, Any]]) -> list[str]:
 # -- improvement
 
 
-def loss_evidence(learnt: Learnt, *, heldout: Iterable[str] = ("heldout_loss",), control: bool = False) -> Evidence:
+def loss_evidence(
+    learnt: TrainResult, *, heldout: Iterable[str] = ("heldout_loss",), control: bool = False
+) -> LearningEvidence:
     """Improvement of a loss: on held-out data, or of the training loss by more than its noise.
 
     A run is "not improved" when no held-out loss fell and the mean training loss of the last quarter of the steps is
     not below that of the first quarter by two standard errors; without held-out data, when it is not below at all.
     """
     if control:
-        return Evidence("not judged", "labels were shuffled as a control, which must not help")
+        return LearningEvidence("not judged", "labels were shuffled as a control, which must not help")
     taken = [row["loss"] for row in learnt.curve if "loss" in row and "left_out" not in row]
     if len(taken) < JUDGED_STEPS:
-        return Evidence("not judged", f"{len(taken)} steps are too few to tell; {JUDGED_STEPS} are needed")
+        return LearningEvidence("not judged", f"{len(taken)} steps are too few to tell; {JUDGED_STEPS} are needed")
     ends = {name: [row[name] for row in learnt.curve if name in row] for name in heldout}
     seen = {name: (values[0], values[-1]) for name, values in ends.items() if len(values) > 1}
     for name, (first, last) in seen.items():
         if last < first:
-            return Evidence("improved", f"{name} fell from {first:.4g} to {last:.4g}")
+            return LearningEvidence("improved", f"{name} fell from {first:.4g} to {last:.4g}")
     quarter = len(taken) // 4
     start, end = taken[:quarter], taken[-quarter:]
     noise = 2 * math.sqrt((variance(start) + variance(end)) / quarter) if seen else 0.0
     change = f"the training loss went from {fmean(start):.4g} (first quarter) to {fmean(end):.4g} (last quarter)"
     if fmean(end) < fmean(start) - noise:
-        return Evidence("improved", change)
+        return LearningEvidence("improved", change)
     told = "".join(f"; {name} went from {first:.4g} to {last:.4g}" for name, (first, last) in seen.items())
-    return Evidence("not improved", change + told)
+    return LearningEvidence("not improved", change + told)
 
 
 def accuracy_evidence(
     value: float, low: float, *, items: int, seen: int, available: int, control: bool = False
-) -> Evidence:
+) -> LearningEvidence:
     """Improvement of a ranking: the 95% interval of the held-out accuracy, which begins at `low`, lies above chance.
 
     Judged with at least `JUDGED_PAIRS` independent items, and when as many examples were `seen` as are `available`
@@ -168,20 +170,20 @@ def accuracy_evidence(
     """
     told = f"held-out accuracy {value:.3f} on {items} prompts, 95% interval from {low:.3f}"
     if low > 0.5:
-        return Evidence("improved", told)
+        return LearningEvidence("improved", told)
     if control:
-        return Evidence("not judged", "labels were shuffled as a control, which must not help")
+        return LearningEvidence("not judged", "labels were shuffled as a control, which must not help")
     if items < JUDGED_PAIRS:
-        return Evidence("not judged", f"{told}: fewer than {JUDGED_PAIRS} held-out prompts are too few to tell")
+        return LearningEvidence("not judged", f"{told}: fewer than {JUDGED_PAIRS} held-out prompts are too few to tell")
     if seen < min(available, ENOUGH_SEEN):
-        return Evidence("not judged", f"{told}: {seen} of {available} pairs were seen, too few to tell")
-    return Evidence("not improved", f"{told}, which does not differ from chance (0.5)")
+        return LearningEvidence("not judged", f"{told}: {seen} of {available} pairs were seen, too few to tell")
+    return LearningEvidence("not improved", f"{told}, which does not differ from chance (0.5)")
 
 
 ENOUGH_SEEN = 512
 
 
-def gain_evidence(value: float, low: float, high: float, *, other_judge: bool = False) -> Evidence:
+def gain_evidence(value: float, low: float, high: float, *, other_judge: bool = False) -> LearningEvidence:
     """Improvement of a reward on held-out prompts: refused only where the whole interval of the gain is below 0.
 
     A gain by `other_judge`, a reward that was not learned from, is reported and not judged.
@@ -190,9 +192,9 @@ def gain_evidence(value: float, low: float, high: float, *, other_judge: bool = 
     """
     told = f"the reward on held-out prompts changed by {value:.3f} ({low:.3f} to {high:.3f})"
     if other_judge:
-        return Evidence("not judged", f"{told}, by another reward than the one learned from")
+        return LearningEvidence("not judged", f"{told}, by another reward than the one learned from")
     if not math.isfinite(low) or not math.isfinite(high):
-        return Evidence("not judged", f"{told}: too few prompts to tell")
+        return LearningEvidence("not judged", f"{told}: too few prompts to tell")
     if low > 0:
-        return Evidence("improved", told)
-    return Evidence("not improved" if high < 0 else "not judged", told)
+        return LearningEvidence("improved", told)
+    return LearningEvidence("not improved" if high < 0 else "not judged", told)
