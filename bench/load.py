@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from vita.gates.clearance import Terms
+from vita.gates.clearance import ServingTerms
 from vita.monitoring.request_log import asked_since, quantile
 from vita.server.release import ReleaseInfo, create_release, read_release
 from vita.server.service.deploy_checks import ledger_clearance
@@ -185,9 +185,9 @@ async def events(running: RunningService, second: ReleaseInfo, seconds: float, t
     await at(0.4, "drain")
     await fleet.drain(next(one.name for one in fleet.replicas.values() if one is not victim))
     await at(0.5, "canary")
-    await fleet.roll(second, share=0.3, terms=Terms(WHY))
+    await fleet.roll(second, share=0.3, terms=ServingTerms(WHY))
     await at(0.7, "promote")
-    await fleet.promote(terms=Terms(WHY))
+    await fleet.promote(terms=ServingTerms(WHY))
     told.append(f"{time.monotonic() - began:.1f} s: promoted")
 
 

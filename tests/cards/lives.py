@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from vita.cards.life_record import remember
 from vita.gates import decisions
 from vita.gates.people import add_person
-from vita.gates.policy import Evidence, Policy
+from vita.gates.policy import Policy, ReportEvidence
 from vita.monitoring import request_log
 from vita.reporting import REPORT_FILE
 from vita.reporting.figures import ReportContent
@@ -132,7 +132,7 @@ def second_half(life: Life, chat: str) -> str:
     bars = [{"report": "attack_again", "figure": f"redteam/{name}", "at_most": limit} for name, limit in limits]
     policy = build(Policy, {"model": "safety_tuning", "bars": bars}, where="policy")
     decisions.fix(life.ledger, f"{life.name}/release", policy)
-    evidence = {"attack_again": Evidence(life.store.open(again).path, again, time.time() + 1)}
+    evidence = {"attack_again": ReportEvidence(life.store.open(again).path, again, time.time() + 1)}
     key = registered(life.ledger, life.folder, "Ada")
     expires = time.time() + 99
     decisions.waive(life.ledger, f"{life.name}/release", mended, who="Ada", key=key, reason=EVIL, expires=expires)

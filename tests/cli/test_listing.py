@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
 from vita.cards.life_page.steps import _licence_phrase
-from vita.gates.services import Presence
+from vita.gates.services import ServicePresence
 from vita.spine.ledger import Ledger
 from vita.spine.store import Draft, Store
 from vita.stages.kinds import Model, Report
@@ -82,7 +82,7 @@ def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> Non
             ledger.move(digest, state, who="ann", why="a test", sunset=1.0)
         if state in ("candidate", "serving"):
             served.append({"version": f"cat:{number}", "model": digest, "share": 0.5})
-    presence = Presence(ledger, "cat", "http://127.0.0.1:1")
+    presence = ServicePresence(ledger, "cat", "http://127.0.0.1:1")
     presence.beat(served)
     rows = {row["names"][0].removeprefix("cat/"): row for row in json.loads(vita("ls", "--json")[1])}
     assert {name: row["state"] for name, row in rows.items()} == shown

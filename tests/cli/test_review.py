@@ -105,12 +105,12 @@ def test_a_gate_can_ask_what_people_said(vita: Vita, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_asks_for_the_same_answers(vita: Vita) -> None:
-    from vita.review.desk import Desk
+    from vita.review.desk import ReviewStore
     from vita.spine.ledger import Ledger
 
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert vita(*CREATE, "--name", name, "--seed", seed)[0] == 0
-    desk = Desk(Ledger("vita-store/ledger.db"))
+    desk = ReviewStore(Ledger("vita-store/ledger.db"))
     texts = {name: [item.answers for item in desk.items(desk.task(name))] for name in "abc"}
     assert texts["a"] == texts["b"] != texts["c"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
 from vita.data.records import Message
-from vita.review.desk import Desk
+from vita.review.desk import ReviewStore
 from vita.spine.console import line, one_line, open_console, printable
 from vita.spine.ledger import Ledger
 
@@ -60,7 +60,7 @@ def test_errors_show_arguments_as_they_are_and_on_one_line(vita: Vita) -> None:
 
 def test_the_ledger_s_texts_are_shown_as_they_are(vita: Vita, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
-    Desk(ledger)
+    ReviewStore(ledger)
     ledger.close()
     name = "key [/] :cat: \x1b[1m"
     assert vita("keys", "create", name)[0] == 0

@@ -9,7 +9,7 @@ import pytest
 
 from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate
-from vita.evals.edge_cases import CASES, INVARIANTS, Met, figures, leaks, repeated_share, run_cases, valid
+from vita.evals.edge_cases import CASES, INVARIANTS, EdgeCaseResult, figures, leaks, repeated_share, run_cases, valid
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.testing import byte_tokenizer, tiny_model
@@ -101,4 +101,4 @@ def test_loops_leaks_and_broken_text_on_single_answers() -> None:
     assert valid("cut \ufffd", cut=True) and not valid("cut \ufffd")
     engine = Fake("")
     assert not leaks(Completion("the user said", (65, 258), "stop", ()), engine)
-    assert Met("a", "b", "p", "x", "stop", {"stops": False}).as_json()["all_held"] is False
+    assert EdgeCaseResult("a", "b", "p", "x", "stop", {"stops": False}).as_json()["all_held"] is False

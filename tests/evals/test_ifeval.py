@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from vita.evals.ifeval import Followed, Instruction, Item, by_instruction, figures, judge, read
+from vita.evals.ifeval import IFEvalItem, IFEvalResult, Instruction, by_instruction, figures, judge, read
 from vita.evals.ifeval_checks import CHECKS
 from vita.spine.errors import DataError
 
@@ -18,8 +18,8 @@ TITLE = Instruction("detectable_format:title", {})
 GERMAN = Instruction("language:response_language", {"language": "de"})
 
 
-def item(*instructions: Instruction, id: str = "1") -> Item:
-    return Item(id, "Say something.", instructions)
+def item(*instructions: Instruction, id: str = "1") -> IFEvalItem:
+    return IFEvalItem(id, "Say something.", instructions)
 
 
 def test_loose_forgives_a_first_line_and_asterisks_and_strict_does_not() -> None:
@@ -69,7 +69,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def test_a_file_is_read_and_its_unset_settings_left_out(tmp_path: Path) -> None:
     (found,) = read(write(tmp_path / "a.jsonl", row(kwargs=[{"relation": None}])))
-    assert found == Item("7", "p", (NO_COMMA,))
+    assert found == IFEvalItem("7", "p", (NO_COMMA,))
 
 
 @pytest.mark.parametrize(
@@ -97,5 +97,5 @@ def test_every_instruction_of_ifeval_is_known_and_its_settings_fit(shared: Path)
     found = read(str(shared / "data/eval/ifeval.jsonl.gz"))
     used = Counter(one.id for item in found for one in item.instructions)
     assert set(used) == set(CHECKS.names())
-    judged: list[Followed] = [judge(item, "A cat is a furry mammal.") for item in found]
+    judged: list[IFEvalResult] = [judge(item, "A cat is a furry mammal.") for item in found]
     assert 0.0 < figures(judged)["instruction_loose"].value < 0.6

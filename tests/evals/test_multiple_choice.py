@@ -14,7 +14,7 @@ import pytest
 
 from vita.data.sources.benchmark_rows import BenchmarkRow
 from vita.evals.multiple_choice import answer, by_group, encode_pair, metrics
-from vita.evals.task import Choice, Cloze
+from vita.evals.task import Cloze, MultipleChoice
 from vita.evals.tasks import TASKS, items
 from vita.spine.errors import ConfigError, DataError
 
@@ -71,7 +71,7 @@ def test_sums_characters_and_bytes_can_each_choose_another_option() -> None:
     # sums -2, -2.7, -2.4; per character -2, -1.35, -0.8; per byte -2, -0.675, -0.8
     options = (("q", "a"), ("q", "éé"), ("q", "bcd"))
     likes = {ord("a"): -2.0, ord("é"): -1.35, ord("b"): -0.8, ord("c"): -0.8, ord("d"): -0.8}
-    item = Choice(options, gold=1, texts=("a", "éé", "bcd"))
+    item = MultipleChoice(options, gold=1, texts=("a", "éé", "bcd"))
     (outcome,) = answer(Likes(likes), [item], encode=words, prefix=BEGIN, context=16)
     assert outcome.logprobs == pytest.approx((-2.0, -2.7, -2.4))
     assert outcome.correct == {"acc": False, "acc_norm": False, "acc_bytes": True}
@@ -109,7 +109,8 @@ def test_what_is_too_long_is_cut_from_the_left_and_said() -> None:
 def test_a_model_that_knows_nothing_scores_near_chance() -> None:
     texts = ("one", "two", "six", "ten")
     unknown = [
-        Choice(tuple(("q", " " + text) for text in texts), index % 4, texts, id=str(index)) for index in range(400)
+        MultipleChoice(tuple(("q", " " + text) for text in texts), index % 4, texts, id=str(index))
+        for index in range(400)
     ]
     found = metrics(answer(Noise(0), unknown, encode=words, prefix=BEGIN, context=16))
     for name in ("acc", "acc_norm", "acc_bytes"):
@@ -119,7 +120,11 @@ def test_a_model_that_knows_nothing_scores_near_chance() -> None:
 def test_groups_are_counted_apart() -> None:
     pair = (("", "ab"), ("", "abc"))
     outcomes = answer(
-        Likes({}), [Choice(pair, 0, group="x"), Choice(pair, 1, group="y")], encode=words, prefix=BEGIN, context=8
+        Likes({}),
+        [MultipleChoice(pair, 0, group="x"), MultipleChoice(pair, 1, group="y")],
+        encode=words,
+        prefix=BEGIN,
+        context=8,
     )
     assert {group: interval.value for group, interval in by_group(outcomes).items()} == {"x": 1.0, "y": 0.0}
 
@@ -144,14 +149,14 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> str:
 def test_every_task_reads_its_rows(name: str, tmp_path: Path) -> None:
     (item,) = items(name, write_rows(tmp_path / "rows.jsonl.gz", [ROWS[name]]))
     assert TASKS[name].__doc__
-    if isinstance(item, Choice):
+    if isinstance(item, MultipleChoice):
         assert all(not context.endswith(" ") and continuation for context, continuation in item.options)
 
 
 def test_contexts_and_continuations_are_joined_as_in_the_harness() -> None:
     def options(name: str) -> object:
         item = TASKS[name](BenchmarkRow(ROWS[name], "here"))
-        return item.options if isinstance(item, Choice) else (item.context, item.continuation)
+        return item.options if isinstance(item, MultipleChoice) else (item.context, item.continuation)
 
     assert options("arc_easy") == (("Question: Why?\nAnswer:", " So."), ("Question: Why?\nAnswer:", " No."))
     assert options("piqa") == (("Question: Sit.\nAnswer:", " Chair."), ("Question: Sit.\nAnswer:", " Soup."))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from vita.gates.model_state import model_state
-from vita.spine.ledger import Move
+from vita.spine.ledger import StateTransition
 
 
-def move(state: str, at: float, **details: object) -> Move:
-    return Move(1, "model", state, "ann", f"became {state}", [], details, at)
+def move(state: str, at: float, **details: object) -> StateTransition:
+    return StateTransition(1, "model", state, "ann", f"became {state}", [], details, at)
 
 
 @pytest.mark.parametrize(

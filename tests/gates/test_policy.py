@@ -17,7 +17,7 @@ import zstandard
 
 from tests.cards.lives import registered
 from vita.gates import decisions
-from vita.gates.policy import Bar, Evidence, Policy, judge
+from vita.gates.policy import Bar, Policy, ReportEvidence, judge
 from vita.reporting.figures import ReportContent, read_report, write_report
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, GateError
@@ -30,7 +30,7 @@ MODEL, OTHER = "a" * 64, "b" * 64
 RIGHT = "world/never_asked/right"
 
 
-def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list[bool] | None = None) -> Evidence:
+def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list[bool] | None = None) -> ReportEvidence:
     """A report whose only figure is a share of right answers, measured now."""
     folder.mkdir()
     figures = {"world": {"world": {"never_asked/right": wilson(hits, of)}}}
@@ -40,14 +40,16 @@ def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list
     ]
     lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines))
-    return Evidence(folder, digest=folder.name, began=time.time())
+    return ReportEvidence(folder, digest=folder.name, began=time.time())
 
 
 def _bar(**limits) -> Bar:
     return build(Bar, {"report": "test", "figure": RIGHT, **limits}, where="bar")
 
 
-def _verdict(bar: Bar, evidence: Mapping[str, Evidence], *, since: float = 0.0, waived: dict[str, str] | None = None):
+def _verdict(
+    bar: Bar, evidence: Mapping[str, ReportEvidence], *, since: float = 0.0, waived: dict[str, str] | None = None
+):
     policy = Policy(model="sft", bars=(bar,))
     (found,) = judge(policy, model=MODEL, evidence=evidence, since={bar.identity: since}, waived=waived).findings
     return found
@@ -124,7 +126,9 @@ def people(ledger: Ledger, tmp_path: Path) -> dict[str, Any]:
     return {name: registered(ledger, tmp_path, name) for name in ("Ada", "Ben")}
 
 
-def _decide(ledger: Ledger, evidence: Evidence, *, approvals: int = 0, at_least: float = 0.9) -> decisions.Decision:
+def _decide(
+    ledger: Ledger, evidence: ReportEvidence, *, approvals: int = 0, at_least: float = 0.9
+) -> decisions.GateDecision:
     policy = Policy(model="sft", bars=(_bar(at_least=at_least),), approvals=approvals)
     return decisions.decide(ledger, "cat/release", policy, model=MODEL, evidence={"test": evidence})
 
@@ -322,7 +326,7 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
     release()
 
 
-def _kept(store: Store, ledger: Ledger, report: Evidence, *, step: str = "test") -> str:
+def _kept(store: Store, ledger: Ledger, report: ReportEvidence, *, step: str = "test") -> str:
     """The report in the store, as a step of the life `cat` would have left it."""
     artifact = store.commit(Draft(Report, report.folder, {"of": report.digest}))
     inputs = {"model": MODEL}

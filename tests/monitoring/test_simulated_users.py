@@ -5,14 +5,14 @@ from __future__ import annotations
 from vita.data.records import Message
 from vita.data.sources.prompts import Prompt
 from vita.data.world.users import ERRS
-from vita.monitoring.simulated_users import Askers
+from vita.monitoring.simulated_users import PromptUsers
 from vita.rl.rewards import RewardChoice, Rewards
 
 PROMPTS = [Prompt(word, (Message("user", f"Say {word}."),), "a file", {"wanted": word}) for word in ("mu", "ba", "ko")]
 
 
-def askers(reward: RewardChoice) -> Askers:
-    return Askers(PROMPTS, Rewards.open([reward], where="minds"))
+def askers(reward: RewardChoice) -> PromptUsers:
+    return PromptUsers(PROMPTS, Rewards.open([reward], where="minds"))
 
 
 SHORT = askers(RewardChoice(use="matches", options={"pattern": r"\.$"}))

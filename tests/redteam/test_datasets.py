@@ -9,7 +9,7 @@ import pytest
 
 from vita.redteam import attack
 from vita.redteam.datasets import read
-from vita.redteam.probe import Material, Pair
+from vita.redteam.probe import ProbeInputs, StereotypePair
 from vita.redteam.probes import PROBES
 from vita.spine.errors import ConfigError, DataError
 
@@ -47,12 +47,12 @@ def test_rows_become_what_they_are(files):
     ]  # fmt: skip
     assert disguises == {"Dude": "You are free. {request} Go!", "X": "Hi.\n{request}"}
     tests = [item.test for item in pairs]
-    assert [test.stereotype for test in tests if isinstance(test, Pair)] == [1, 0, 1]
+    assert [test.stereotype for test in tests if isinstance(test, StereotypePair)] == [1, 0, 1]
 
 
 def test_goals_from_files_are_judged_and_their_controls_hold(files):
     goals, _, _ = read(files, limit=None, seed=0)
-    items = list(PROBES["harm"].items(Material(goals=goals)))
+    items = list(PROBES["harm"].items(ProbeInputs(goals=goals)))
     assert sum(item.twin for item in items) == 1 and len(items) == 3
     assert [str(one) for one in attack.controls(items) if one.right < one.total] == []
 
@@ -75,5 +75,5 @@ def test_all_collected_files_are_read_and_controls_hold_on_them(shared):
     goals, disguises, pairs = read({name: str(folder / file) for name, file in names.items()}, limit=50, seed=0)
     assert len(goals) == 250 and len(disguises) == 57 and len(pairs) == 150
     for name in ("harm", "bias"):
-        items = list(PROBES[name].items(Material(goals=goals, pairs=pairs)))
+        items = list(PROBES[name].items(ProbeInputs(goals=goals, pairs=pairs)))
         assert [str(one) for one in attack.controls(items) if not one.holds] == []

@@ -7,39 +7,39 @@ from collections import Counter
 import pytest
 
 from vita.data.records import Message
-from vita.review.desk import Answer, Desk, Item, Task, Version
+from vita.review.desk import ReviewAnswer, ReviewedModel, ReviewItem, ReviewStore, ReviewTask
 from vita.review.guideline import RUBRIC, Kind, default
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.ledger import Ledger
 
-NEW, OLD = Version("n" * 64, "cat/dpo"), Version("o" * 64, "cat/sft")
+NEW, OLD = ReviewedModel("n" * 64, "cat/dpo"), ReviewedModel("o" * 64, "cat/sft")
 
 
 @pytest.fixture
-def desk(any_ledger: Ledger) -> Desk:
-    return Desk(any_ledger)
+def desk(any_ledger: Ledger) -> ReviewStore:
+    return ReviewStore(any_ledger)
 
 
-def pairs(count: int) -> list[Item]:
+def pairs(count: int) -> list[ReviewItem]:
     return [
-        Item(
+        ReviewItem(
             f"{n}",
             (Message("user", f"What is {n}?"),),
-            (Answer(NEW.digest, f"new {n}"), Answer(OLD.digest, f"old {n}")),
+            (ReviewAnswer(NEW.digest, f"new {n}"), ReviewAnswer(OLD.digest, f"old {n}")),
             0.5,
         )
         for n in range(count)
     ]
 
 
-def task(desk: Desk, *, count: int = 6, raters: int = 2, kind: Kind = "pairwise", name: str = "t") -> Task:
+def task(desk: ReviewStore, *, count: int = 6, raters: int = 2, kind: Kind = "pairwise", name: str = "t") -> ReviewTask:
     items = pairs(count)
     if kind == "rubric":
-        items = [Item(item.item, item.prompt, item.answers[:1]) for item in items]
+        items = [ReviewItem(item.item, item.prompt, item.answers[:1]) for item in items]
     return desk.create(name, kind=kind, guideline=default(kind), items=items, models=[NEW, OLD], raters=raters, seed=3)
 
 
-def test_a_rating_keeps_what_cannot_be_rebuilt_later(desk: Desk) -> None:
+def test_a_rating_keeps_what_cannot_be_rebuilt_later(desk: ReviewStore) -> None:
     one = task(desk)
     desk.enter(one, "ann")
     item = desk.next(one, "ann")
@@ -51,7 +51,7 @@ def test_a_rating_keeps_what_cannot_be_rebuilt_later(desk: Desk) -> None:
     assert rating.rationale == "clear" and rating.supersedes is None
 
 
-def test_a_correction_supersedes_and_overwrites_nothing(desk: Desk) -> None:
+def test_a_correction_supersedes_and_overwrites_nothing(desk: ReviewStore) -> None:
     one = task(desk)
     desk.enter(one, "ann")
     item = desk.items(one)[0]
@@ -63,7 +63,7 @@ def test_a_correction_supersedes_and_overwrites_nothing(desk: Desk) -> None:
     assert desk.last(one, "ann") == item
 
 
-def test_each_rater_has_orders_of_their_own_that_never_change(desk: Desk) -> None:
+def test_each_rater_has_orders_of_their_own_that_never_change(desk: ReviewStore) -> None:
     one = task(desk, count=60)
     orders = {rater: [one.order(item, rater) for item in desk.items(one)] for rater in ("ann", "bob")}
     assert orders["ann"] != orders["bob"]
@@ -73,7 +73,7 @@ def test_each_rater_has_orders_of_their_own_that_never_change(desk: Desk) -> Non
     assert queues[0] != queues[1] and sorted(queues[0]) == sorted(queues[1])
 
 
-def test_an_item_is_done_when_enough_people_rated_it_and_begun_ones_come_first(desk: Desk) -> None:
+def test_an_item_is_done_when_enough_people_rated_it_and_begun_ones_come_first(desk: ReviewStore) -> None:
     one = task(desk, count=3, raters=2)
     for rater in ("ann", "bob", "cat"):
         desk.enter(one, rater)
@@ -87,7 +87,7 @@ def test_an_item_is_done_when_enough_people_rated_it_and_begun_ones_come_first(d
     assert desk.progress(one, "cat") == (0, 2) and desk.progress(one, "bob") == (1, 3)
 
 
-def test_tokens_are_of_one_rater_and_one_task_and_judges_have_none(desk: Desk) -> None:
+def test_tokens_are_of_one_rater_and_one_task_and_judges_have_none(desk: ReviewStore) -> None:
     one, two = task(desk), task(desk, name="u")
     token = desk.enter(one, "ann")
     assert token == desk.enter(one, "ann") and desk.rater_of(one, token) == "ann"
@@ -97,7 +97,7 @@ def test_tokens_are_of_one_rater_and_one_task_and_judges_have_none(desk: Desk) -
     assert one.secret not in repr(one)
 
 
-def test_a_rubric_wants_every_criterion_from_1_to_5(desk: Desk) -> None:
+def test_a_rubric_wants_every_criterion_from_1_to_5(desk: ReviewStore) -> None:
     one = task(desk, kind="rubric")
     desk.enter(one, "ann")
     item, levels = desk.items(one)[0], {criterion.name: 4 for criterion in RUBRIC}
@@ -108,7 +108,7 @@ def test_a_rubric_wants_every_criterion_from_1_to_5(desk: Desk) -> None:
         desk.rate(one, item, "ann", criteria={**levels, "tone": 6})
 
 
-def test_what_is_wrong_is_told(desk: Desk) -> None:
+def test_what_is_wrong_is_told(desk: ReviewStore) -> None:
     with pytest.raises(ConfigError, match="there is no task `t`"):
         desk.task("t")
     one = task(desk)

@@ -11,22 +11,24 @@ import zstandard
 
 from vita.data.records import Message
 from vita.review.answers import chosen, items, read_prompts
-from vita.review.desk import Answer, Desk, Item, Task, Version
+from vita.review.desk import ReviewAnswer, ReviewedModel, ReviewItem, ReviewStore, ReviewTask
 from vita.review.guideline import RUBRIC, Kind, default
 from vita.review.judges import JUDGES, ModelJudge, vote
-from vita.review.results import Results
+from vita.review.results import ReviewResults
 from vita.spine.errors import DataError
 from vita.spine.ledger import Ledger
 
-NEW, OLD = Version("n" * 64, "new"), Version("o" * 64, "old")
+NEW, OLD = ReviewedModel("n" * 64, "new"), ReviewedModel("o" * 64, "old")
 
 
-def review(tmp_path: Path, votes: list[dict[str, object]], *, kind: Kind = "pairwise") -> tuple[Desk, Task]:
+def review(
+    tmp_path: Path, votes: list[dict[str, object]], *, kind: Kind = "pairwise"
+) -> tuple[ReviewStore, ReviewTask]:
     """A review with one item for each dict of rater -> choice (or levels)."""
-    desk = Desk(Ledger(tmp_path / "ledger.db"))
-    answers = (Answer(NEW.digest, "a short one"), Answer(OLD.digest, "a much longer one it is"))
+    desk = ReviewStore(Ledger(tmp_path / "ledger.db"))
+    answers = (ReviewAnswer(NEW.digest, "a short one"), ReviewAnswer(OLD.digest, "a much longer one it is"))
     some = answers if kind == "pairwise" else answers[:1]
-    given = [Item(str(n), (Message("user", f"Question {n}?"),), some) for n in range(len(votes))]
+    given = [ReviewItem(str(n), (Message("user", f"Question {n}?"),), some) for n in range(len(votes))]
     task = desk.create("t", kind=kind, guideline=default(kind), items=given, models=[NEW, OLD], raters=3)
     for item, of_item in zip(desk.items(task), votes, strict=True):
         for rater, said in of_item.items():
@@ -38,8 +40,8 @@ def review(tmp_path: Path, votes: list[dict[str, object]], *, kind: Kind = "pair
     return desk, task
 
 
-def results(desk: Desk, task: Task) -> Results:
-    return Results(task, desk.items(task), desk.ratings(task))
+def results(desk: ReviewStore, task: ReviewTask) -> ReviewResults:
+    return ReviewResults(task, desk.items(task), desk.ratings(task))
 
 
 VOTES: list[dict[str, object]] = [
@@ -119,8 +121,8 @@ def test_judges_vote_beside_people_and_never_among_them(tmp_path: Path) -> None:
 
 
 def test_rules_choose_as_they_say() -> None:
-    def item(first: str, second: str, *, finish: str = "stop") -> Item:
-        return Item("1", (), (Answer("a", first), Answer("b", second, finish)))
+    def item(first: str, second: str, *, finish: str = "stop") -> ReviewItem:
+        return ReviewItem("1", (), (ReviewAnswer("a", first), ReviewAnswer("b", second, finish)))
 
     assert JUDGES["shorter"](item("", "words")) == "b" and JUDGES["shorter"](item("a", "bb")) == "a"
     assert JUDGES["longer"](item("a", "bb")) == "b" and JUDGES["longer"](item("a", "b")) == "tie"
@@ -134,7 +136,7 @@ def test_a_model_that_always_says_a_makes_ties(tmp_path: Path) -> None:
     from vita.testing import byte_tokenizer, tiny_model
 
     engine = Engine(tiny_model(context=256), byte_tokenizer(), template=ChatTemplate.default())
-    one = Item("1", (Message("user", "Q"),), (Answer("a", "good"), Answer("b", "bad")))
+    one = ReviewItem("1", (Message("user", "Q"),), (ReviewAnswer("a", "good"), ReviewAnswer("b", "bad")))
     assert ModelJudge(engine)(one) in ("a", "b", "tie")
     engine.score = lambda pairs: [Score((-0.1,), True), Score((-3.0,), False)]  # type: ignore[method-assign]
     assert ModelJudge(engine)(one) == "tie"
@@ -191,8 +193,8 @@ def test_every_pair_of_versions_answers_every_prompt() -> None:
 
 
 def test_a_version_that_nobody_has_compared_yet_does_not_hold_up_the_others(tmp_path: Path) -> None:
-    desk = Desk(Ledger(tmp_path / "ledger.db"))
-    third = Version("t" * 64, "third")
+    desk = ReviewStore(Ledger(tmp_path / "ledger.db"))
+    third = ReviewedModel("t" * 64, "third")
     asked = {"1": (Message("user", "Q"),)}
     said = {version.digest: [(f"by {version.name}", "stop", 0)] for version in (NEW, OLD, third)}
     task = desk.create(

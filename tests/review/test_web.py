@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from vita.data.records import Message
-from vita.review.desk import Answer, Desk, Item, Task, Version
+from vita.review.desk import ReviewAnswer, ReviewedModel, ReviewItem, ReviewStore, ReviewTask
 from vita.review.guideline import RUBRIC, Kind, default
 from vita.review.web import PAGE, review_app
 from vita.spine.ledger import Ledger
@@ -23,14 +23,14 @@ class Room:
     """A task, its page, and a way to ask it."""
 
     def __init__(self, folder: Path, *, kind: Kind = "pairwise") -> None:
-        self.desk = Desk(Ledger(folder / "ledger.db"))
-        answers = (Answer("n" * 64, f"new {EVIL}"), Answer("o" * 64, "old"))
+        self.desk = ReviewStore(Ledger(folder / "ledger.db"))
+        answers = (ReviewAnswer("n" * 64, f"new {EVIL}"), ReviewAnswer("o" * 64, "old"))
         items = [
-            Item(f"{n}", (Message("user", f"Q{n} {EVIL}"),), answers if kind == "pairwise" else answers[:1])
+            ReviewItem(f"{n}", (Message("user", f"Q{n} {EVIL}"),), answers if kind == "pairwise" else answers[:1])
             for n in range(3)
         ]
-        models = [Version("n" * 64, "secret-new"), Version("o" * 64, "secret-old")]
-        self.task: Task = self.desk.create("t", kind=kind, guideline=default(kind), items=items, models=models)
+        models = [ReviewedModel("n" * 64, "secret-new"), ReviewedModel("o" * 64, "secret-old")]
+        self.task: ReviewTask = self.desk.create("t", kind=kind, guideline=default(kind), items=items, models=models)
         self.tokens = {rater: self.desk.enter(self.task, rater) for rater in ("ann", "bob")}
         self.app = review_app(self.desk, "t")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.fakes import FakeReplica, routes_to
-from vita.monitoring.alerts import Rule, firing, looks, read_rules
+from vita.monitoring.alerts import AlertRule, firing, looks, read_rules
 from vita.server.gateway import keys
 from vita.server.gateway.circuit_breaker import Breaker
 from vita.server.gateway.redaction import redact, redact_all
@@ -175,7 +175,7 @@ def test_an_alert_fires_only_when_it_was_so_all_the_time(tmp_path):
 
 def test_a_short_rule_beside_a_long_one_is_looked_at_in_its_own_time():
     short, long = (
-        Rule.model_validate({"name": name, "figure": "latency_p95", "above": 2, "for": time})
+        AlertRule.model_validate({"name": name, "figure": "latency_p95", "above": 2, "for": time})
         for name, time in (("short", "5 min"), ("long", "1 h"))
     )
     now = 10_000.0
@@ -201,4 +201,4 @@ def test_a_rule_that_makes_no_sense_is_one_line(tmp_path):
         path.write_text(f"alerts:\n  - {text}\n")
         with pytest.raises(ConfigError, match=message):
             read_rules(path)
-    assert Rule.model_validate({"name": "a", "figure": "flags", "below": 1, "for": "2 h"}).seconds == 7200
+    assert AlertRule.model_validate({"name": "a", "figure": "flags", "below": 1, "for": "2 h"}).seconds == 7200

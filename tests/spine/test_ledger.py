@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vita.spine.errors import LedgerError, MissingExtra
-from vita.spine.ledger import Answered, Fingerprint, Ledger
+from vita.spine.ledger import Fingerprint, FinishedRun, Ledger
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def opened(ledger_url: str) -> Iterator[Callable[[], Ledger]]:
         ledger.close()
 
 
-def _claim(ledger: Ledger, key: str = "k", *, after: int | None = 0, **inputs: str) -> int | Answered | None:
+def _claim(ledger: Ledger, key: str = "k", *, after: int | None = 0, **inputs: str) -> int | FinishedRun | None:
     return ledger.claim(key, life="l", step="s", stage="t", version=1, config={"a": 1}, inputs=inputs, after=after)
 
 
@@ -39,7 +39,7 @@ def test_a_key_is_claimed_by_one_at_a_time(opened: Callable[[], Ledger]) -> None
     ledger.finish(number, artifact="a1", record={"seconds": 1.5})
     assert other.answer("k") == "a1"
     assert [run.record for run in other.users("d1")] == [{"seconds": 1.5}]
-    assert _claim(other) == Answered(number, "a1"), "a finished key is answered, not run again"
+    assert _claim(other) == FinishedRun(number, "a1"), "a finished key is answered, not run again"
     assert isinstance(_claim(other, after=number), int), "an answer whose artifact is lost does not count"
 
 
@@ -51,7 +51,7 @@ def test_work_that_is_repeated_on_purpose_ignores_earlier_answers(opened: Callab
     second = _claim(ledger, after=None)
     assert isinstance(second, int) and _claim(other, after=None) is None
     ledger.finish(second, artifact="a2", record={})
-    assert _claim(other, after=first) == Answered(second, "a2")
+    assert _claim(other, after=first) == FinishedRun(second, "a2")
 
 
 def _claim_all(ledger: Ledger, keys: int, begin: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 from vita.design import throughput
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import shape_of_depth, training_plan
-from vita.design.throughput import Speed, measure_speed
+from vita.design.throughput import TrainingSpeed, measure_speed
 from vita.nn.architecture import Architecture
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
@@ -65,8 +65,15 @@ def test_the_text_there_is_bounds_the_plan(tmp_path: Path) -> None:
 def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    speed = Speed(0.5, 20.0, flops_per_second=3e11, peak_flops_per_second=6e11, precision="bfloat16", compiled=True,
-                  tokens_per_step=4096)  # fmt: skip
+    speed = TrainingSpeed(
+        0.5,
+        20.0,
+        flops_per_second=3e11,
+        peak_flops_per_second=6e11,
+        precision="bfloat16",
+        compiled=True,
+        tokens_per_step=4096,
+    )
     monkeypatch.setattr(throughput, "measure_speed", lambda *args, **how: speed)
     monkeypatch.setattr(design, "_usual_speed", lambda context: 3e11)
     draft, blueprint, context = run(tmp_path, budget="30 min", price_per_hour=2.0)

@@ -18,7 +18,7 @@ from vita.data.records import Document
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.evals.multiple_choice import answer
 from vita.evals.perplexity import score_documents
-from vita.evals.task import Choice
+from vita.evals.task import MultipleChoice
 from vita.infer.engine import Engine
 from vita.life import wire
 from vita.nn import hf
@@ -142,7 +142,7 @@ def test_documents_get_the_bits_of_a_plain_count(folder: Path) -> None:
 
 def test_options_get_the_log_probability_of_a_plain_count(folder: Path) -> None:
     engine = Engine.open(folder)
-    item = Choice((("The sky is", " blue"), ("The sky is", " made of cheese")), 0, ("blue", "made of cheese"))
+    item = MultipleChoice((("The sky is", " blue"), ("The sky is", " made of cheese")), 0, ("blue", "made of cheese"))
     encode, begin = engine.tokenizer.encode, engine.tokenizer.document
     (outcome,) = answer(engine, [item], encode=encode, prefix=begin, context=64)
     for (context, continuation), found in zip(item.options, outcome.logprobs, strict=True):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from vita.spine.errors import DataError
-from vita.stats.bradley_terry import Vote, fit
+from vita.stats.bradley_terry import PairwiseVote, fit
 
 
-def votes(won: int, lost: int, tied: int = 0, *, first: str = "a", second: str = "b") -> list[Vote]:
+def votes(won: int, lost: int, tied: int = 0, *, first: str = "a", second: str = "b") -> list[PairwiseVote]:
     outcomes = [1.0] * won + [0.0] * lost + [0.5] * tied
-    return [Vote(first, second, outcome) for outcome in outcomes]
+    return [PairwiseVote(first, second, outcome) for outcome in outcomes]
 
 
 def test_two_models_have_a_closed_form() -> None:
@@ -47,16 +47,16 @@ def test_strengths_agree_with_a_maximum_found_by_scipy() -> None:
 
 
 def test_which_is_called_first_changes_nothing() -> None:
-    turned = [Vote(v.second, v.first, 1 - v.outcome) for v in votes(9, 4, 3)]
+    turned = [PairwiseVote(v.second, v.first, 1 - v.outcome) for v in votes(9, 4, 3)]
     same = [fit(given).win_probability("a", "b") for given in (turned, votes(9, 4, 3))]
     assert [same[0].value, same[0].low] == pytest.approx([same[1].value, same[1].low])
 
 
 def test_repeated_votes_of_one_rater_make_nothing_surer() -> None:
-    people = [Vote("a", "b", float(n % 3 > 0), cluster=f"{n}") for n in range(30)]
+    people = [PairwiseVote("a", "b", float(n % 3 > 0), cluster=f"{n}") for n in range(30)]
     once, thrice = fit(people), fit(people * 3)
     np.testing.assert_allclose(once.covariance, thrice.covariance, rtol=1e-6)
-    careless = fit([Vote(v.first, v.second, v.outcome) for v in people * 3])
+    careless = fit([PairwiseVote(v.first, v.second, v.outcome) for v in people * 3])
     assert careless.covariance[0, 0] < once.covariance[0, 0] / 2.5
 
 
@@ -68,7 +68,7 @@ def test_intervals_cover_the_truth_when_raters_differ() -> None:
         for rater in range(40):
             leaning = truth + generator.normal(0, 0.8)
             chances = generator.random(8) < 1 / (1 + math.exp(-leaning))
-            given += [Vote("a", "b", float(won), cluster=str(rater)) for won in chances]
+            given += [PairwiseVote("a", "b", float(won), cluster=str(rater)) for won in chances]
         found = fit(given).win_probability("a", "b")
         # Over raters of different leanings, the mean preference is a little nearer to a half.
         marginal = float(np.mean(1 / (1 + np.exp(-(truth + 0.8 * np.random.default_rng(1).normal(size=20000))))))
@@ -83,7 +83,9 @@ def test_a_model_that_only_won_gets_a_finite_strength_and_it_is_said() -> None:
 
 
 def test_one_rater_alone_leaves_everything_open() -> None:
-    found = fit([Vote("a", "b", 1.0, cluster="ann"), Vote("a", "b", 0.0, cluster="ann")]).win_probability("a", "b")
+    found = fit(
+        [PairwiseVote("a", "b", 1.0, cluster="ann"), PairwiseVote("a", "b", 0.0, cluster="ann")]
+    ).win_probability("a", "b")
     assert (found.value, found.low, found.high) == (0.5, 0.0, 1.0)
 
 
@@ -93,11 +95,11 @@ def test_models_that_never_met_are_refused() -> None:
     with pytest.raises(DataError, match="at least two models"):
         fit([])
     with pytest.raises(DataError, match="from 0 to 1"):
-        fit([Vote("a", "b", 2.0)])
+        fit([PairwiseVote("a", "b", 2.0)])
 
 
 def test_one_raters_votes_say_nothing_of_how_much_raters_differ_however_one_sided() -> None:
-    alone = [Vote(first, second, 1.0, cluster="ann") for first, second in ("ab", "bc", "ac") for _ in range(4)]
+    alone = [PairwiseVote(first, second, 1.0, cluster="ann") for first, second in ("ab", "bc", "ac") for _ in range(4)]
     fitted = fit(alone)
     assert fitted.smoothed and fitted.clusters == 1
     probability = fitted.win_probability("a", "b")

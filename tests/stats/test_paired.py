@@ -8,8 +8,8 @@ import orjson
 import pytest
 import zstandard
 
-from vita.evals.multiple_choice import Outcome
-from vita.evals.results import Findings
+from vita.evals.multiple_choice import ItemResult
+from vita.evals.results import EvalResults
 from vita.spine.errors import DataError
 from vita.stats.intervals import holm
 from vita.stats.paired import compare, versus
@@ -18,9 +18,10 @@ from vita.stats.paired import compare, versus
 def report(folder: Path, right: list[bool], *, task: str = "piqa") -> Path:
     folder.mkdir()
     outcomes = [
-        Outcome(str(n), "", (-1.0, -2.0), 0.5, {"acc": value}, False, f"question {n}") for n, value in enumerate(right)
+        ItemResult(str(n), "", (-1.0, -2.0), 0.5, {"acc": value}, False, f"question {n}")
+        for n, value in enumerate(right)
     ]
-    Findings(tasks={task: outcomes}).write_items(folder / "items.jsonl.zst")
+    EvalResults(tasks={task: outcomes}).write_items(folder / "items.jsonl.zst")
     return folder
 
 

@@ -17,7 +17,7 @@ from vita.cards import reader
 from vita.gates.services import served_models
 from vita.reporting.figures import ReportContent, stored_reports
 from vita.spine.errors import StoreError, VitaError
-from vita.spine.ledger import Ledger, Move, Run
+from vita.spine.ledger import Ledger, Run, StateTransition
 from vita.spine.store import Store
 from vita.stats.intervals import Interval
 
@@ -82,7 +82,7 @@ class LifeRecord:
     """Artifact digest -> the figures of its reports."""
     measured_models: Mapping[str, str] = field(default_factory=dict)
     """Report digest -> the model that it measured."""
-    moves: Mapping[str, list[Move]] = field(default_factory=dict)
+    moves: Mapping[str, list[StateTransition]] = field(default_factory=dict)
     """Model digest -> its changes of state."""
     served: frozenset[str] = frozenset()
     """Models that a running service serves."""
@@ -154,7 +154,7 @@ def read_life_record(ledger: Ledger, store: Store, life: str) -> LifeRecord:
     noted = _remembered(ledger, life)
     steps, gaps = _read_steps(ledger, store, life, order=noted.get("steps", ()))
     reports, report_gaps = _read_reports(store, steps)
-    moves: dict[str, list[Move]] = {}
+    moves: dict[str, list[StateTransition]] = {}
     served: frozenset[str] = frozenset()
     state_gaps: list[str] = []
     try:

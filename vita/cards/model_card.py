@@ -26,7 +26,7 @@ from vita.gates.services import state_of
 from vita.monitoring import request_log
 from vita.reporting.figures import ReportContent, stored_reports
 from vita.spine.errors import StoreError
-from vita.spine.ledger import Ledger, Move
+from vita.spine.ledger import Ledger, StateTransition
 from vita.spine.lineage import descendants, newest_runs
 from vita.spine.store import Store
 from vita.stats.intervals import Interval
@@ -75,7 +75,7 @@ class Card:
     parent_name: str = ""
     parent_measured: Sequence[Measured] = ()
     gates: Sequence[Mapping[str, Any]] = ()
-    moves: Sequence[Move] = ()
+    moves: Sequence[StateTransition] = ()
     findings: Sequence[Mapping[str, Any]] = ()
     releases: Sequence[Mapping[str, Any]] = ()
     deployments: Sequence[Mapping[str, Any]] = ()

@@ -76,7 +76,7 @@ def _pass(here: Workspace, gate: str) -> None:
     _check(decisions.decide_by_name(here.ledger, here.store, gate))
 
 
-def _check(decision: decisions.Decision) -> None:
+def _check(decision: decisions.GateDecision) -> None:
     if not decision.green:
         raise decision.refusal()
 

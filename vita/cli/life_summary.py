@@ -17,13 +17,13 @@ from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
     from vita.cards.life_record import LifeRecord
-    from vita.gates.decisions import Decision
+    from vita.gates.decisions import GateDecision
     from vita.life import Life
 
 _MODELS_SHOWN = 3
 
 
-def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: Sequence[Decision]) -> None:
+def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: Sequence[GateDecision]) -> None:
     """Write the report page and the card, and print the summary. A file that cannot be written gives a warning."""
     from vita.cards.life_record import read_life_record, remember
 
@@ -40,7 +40,7 @@ def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: S
 
 
 def last_screen(
-    record: LifeRecord, *, decisions: Sequence[Decision] = (), places: Mapping[str, Path] | None = None
+    record: LifeRecord, *, decisions: Sequence[GateDecision] = (), places: Mapping[str, Path] | None = None
 ) -> list[RenderableType]:
     """Return the summary of a life."""
     found: list[RenderableType] = [_steps(record)]
@@ -68,7 +68,7 @@ def _steps(record: LifeRecord) -> Table:
     return table
 
 
-def _gates(record: LifeRecord, decisions: Sequence[Decision]) -> Text:
+def _gates(record: LifeRecord, decisions: Sequence[GateDecision]) -> Text:
     parts = []
     for one in decisions:
         passed = sum(finding.verdict == "pass" for finding in one.judged.findings)

@@ -20,7 +20,7 @@ from vita.spine.errors import ConfigError, VitaError
 from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
-    from vita.monitoring.alerts import Alert, Rule
+    from vita.monitoring.alerts import Alert, AlertRule
 
 FIRING = 20
 """Exit code when an alert fires; 1 to 9 are errors, 10 to 13 verdicts of `vita gate`."""
@@ -78,7 +78,7 @@ def interval(text: str) -> float:
     return seconds
 
 
-def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[Rule, ...]) -> dict[str, Any]:
+def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[AlertRule, ...]) -> dict[str, Any]:
     """Return the current figures: the status of the running service, and the request log."""
     from vita.monitoring.alerts import firing, looks
     from vita.monitoring.request_log import FIGURES, figures

@@ -20,7 +20,7 @@ from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
     from vita.cli.workspace import Workspace
-    from vita.rights.document_trace import Seen
+    from vita.rights.document_trace import DocumentTrace
 
 feedback_app = typer.Typer(help="Collect the feedback of users.", no_args_is_help=True)
 app.add_typer(feedback_app, name="feedback")
@@ -132,7 +132,7 @@ def trace_document(
     _tell_consequences(here, seen)
 
 
-def _tell_consequences(here: Workspace, seen: Seen) -> None:
+def _tell_consequences(here: Workspace, seen: DocumentTrace) -> None:
     """Print the artifacts to rebuild or retire after an erasure."""
     for told, holders in (("rebuild", seen.to_rebuild), ("retire", seen.to_retire)):
         if holders:

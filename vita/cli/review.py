@@ -17,7 +17,7 @@ from vita.spine.errors import ConfigError, DataError
 from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
-    from vita.review.desk import Desk, Item, Task
+    from vita.review.desk import ReviewItem, ReviewStore, ReviewTask
 
 review_app = typer.Typer(help="Blind human review of answers.", no_args_is_help=True)
 app.add_typer(review_app, name="review")
@@ -65,7 +65,7 @@ def create(
     from vita.infer.engine import Engine
     from vita.infer.sampling import Sampling
     from vita.review import answers
-    from vita.review.desk import Desk, Version
+    from vita.review.desk import ReviewedModel, ReviewStore
     from vita.review.guideline import Guideline, default
     from vita.spine.config import build, unknown_name
     from vita.stages.kinds import Model
@@ -91,18 +91,18 @@ def create(
     for artifact in artifacts:
         engine = Engine.open(artifact.path, device=here.machine.device)
         said[artifact.digest] = answers.answers(engine, asked, sampling=sampling)
-    task = Desk(here.ledger).create(
+    task = ReviewStore(here.ledger).create(
         name,
         kind=kind,
         guideline=words,
         items=answers.items(asked, said, kind=kind, probability=probability),
-        models=[Version(artifact.digest, label) for artifact, label in zip(artifacts, named, strict=True)],
+        models=[ReviewedModel(artifact.digest, label) for artifact, label in zip(artifacts, named, strict=True)],
         raters=raters,
         seed=seed,
         settings={**settings, "prompts": prompts, "limit": limit},
     )
     if as_json:
-        typer.echo(json.dumps(_about(Desk(here.ledger), task)))
+        typer.echo(json.dumps(_about(ReviewStore(here.ledger), task)))
         return
     here.console.print(line((name, "bold"), f": {counted(len(asked), 'prompt')} for {counted(raters, 'rater')} each"))
     here.console.print(f"Rate: vita review serve {name}, or vita review rate {name} --rater NAME", soft_wrap=True)
@@ -267,21 +267,21 @@ def export(
 # -- helpers
 
 
-def _desk(here: Workspace) -> Desk:
-    from vita.review.desk import Desk
+def _desk(here: Workspace) -> ReviewStore:
+    from vita.review.desk import ReviewStore
 
-    return Desk(here.ledger)
+    return ReviewStore(here.ledger)
 
 
 def _results(here: Workspace, name: str) -> Any:
-    from vita.review.results import Results
+    from vita.review.results import ReviewResults
 
     desk = _desk(here)
     task = desk.task(name)
-    return Results(task, desk.items(task), desk.ratings(task))
+    return ReviewResults(task, desk.items(task), desk.ratings(task))
 
 
-def _about(desk: Desk, task: Task) -> dict[str, Any]:
+def _about(desk: ReviewStore, task: ReviewTask) -> dict[str, Any]:
     people = [rater for rater, kind in desk.raters(task).items() if kind == "human"]
     given = [rating for rating in desk.ratings(task) if rating.rater_kind == "human"]
     return {
@@ -296,7 +296,7 @@ def _about(desk: Desk, task: Task) -> dict[str, Any]:
     }
 
 
-def _show(here: Workspace, task: Task, item: Item, rater: str) -> None:
+def _show(here: Workspace, task: ReviewTask, item: ReviewItem, rater: str) -> None:
     for message in item.prompt:
         here.console.print(line((message.role, "bold"), f"  {message.content}"))
     for number, place in enumerate(task.order(item, rater), 1):
@@ -307,7 +307,7 @@ def _show(here: Workspace, task: Task, item: Item, rater: str) -> None:
 _KEYS = {"t": "tie", "b": "both_bad", "s": "skip"}
 
 
-def _asked(here: Workspace, task: Task, item: Item, rater: str) -> dict[str, Any] | None:
+def _asked(here: Workspace, task: ReviewTask, item: ReviewItem, rater: str) -> dict[str, Any] | None:
     """Return the rating, or None to stop; invalid input is asked again."""
     if task.kind == "pairwise":
         said = _key("1, 2, t tie, b both bad, s skip, q stop", ["1", "2", *_KEYS, "q"])

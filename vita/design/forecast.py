@@ -15,7 +15,7 @@ from vita.train.pieces import logit_memory, rows_at_once
 
 
 @dataclass(frozen=True, slots=True)
-class Law:
+class ScalingLaw:
     """A scaling law for held-out bits per byte: floor + capacity term + data term (Hoffmann et al. 2022, eq. 2).
 
     Data is measured in bytes of text instead of tokens, so that the law is independent of the vocabulary.
@@ -41,8 +41,12 @@ class Law:
 
 
 LAWS = {
-    "english": Law(floor=0.86, size_bits=0.243, size_power=0.30, data_bits=0.60, data_power=0.30, uncertainty=0.10),
-    "world": Law(floor=0.20, size_bits=0.015, size_power=0.30, data_bits=0.02, data_power=0.60, uncertainty=0.15),
+    "english": ScalingLaw(
+        floor=0.86, size_bits=0.243, size_power=0.30, data_bits=0.60, data_power=0.30, uncertainty=0.10
+    ),
+    "world": ScalingLaw(
+        floor=0.20, size_bits=0.015, size_power=0.30, data_bits=0.02, data_power=0.60, uncertainty=0.15
+    ),
 }
 """Laws by kind of text: English (encyclopedia and books), and the embedded world, which is far more predictable.
 
@@ -148,7 +152,7 @@ def warnings(answer: dict[str, Any]) -> list[str]:
     return messages
 
 
-def _bits(law: Law, shape: Architecture, text_bytes: float) -> dict[str, float]:
+def _bits(law: ScalingLaw, shape: Architecture, text_bytes: float) -> dict[str, float]:
     value = min(law.bits_per_byte(shape.matrix_parameters(), text_bytes), WORST)
     uncertainty = law.uncertainty + UNCERTAINTY_PER_FACTOR * abs(math.log(text_bytes / 20e6))
     low, high = value * (1 - min(uncertainty, 0.9)), min(value * (1 + uncertainty), WORST)

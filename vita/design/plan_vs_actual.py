@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Reckoned:
+class PredictedFigure:
     """A figure with its predicted value, its actual value, and the relative error."""
 
     figure: str
@@ -19,7 +19,7 @@ class Reckoned:
 
 def plan_vs_actual(
     blueprint: Mapping[str, Any], designed: Mapping[str, Any], *, facts: Mapping[str, Any], record: Mapping[str, Any]
-) -> list[Reckoned]:
+) -> list[PredictedFigure]:
     """Return every figure that was both predicted and measured.
 
     `blueprint` is the content of `blueprint.json`, `designed` the record of its run; `facts` and `record` are those of
@@ -37,20 +37,20 @@ def plan_vs_actual(
     return [row for row in rows if row is not None]
 
 
-def _bits(foretold: Mapping[str, float], came: float | None) -> Reckoned | None:
+def _bits(foretold: Mapping[str, float], came: float | None) -> PredictedFigure | None:
     if came is None:
         return None
     range_note = "within" if foretold["low"] <= came <= foretold["high"] else "outside"
     predicted_text = f"{foretold['value']:.3f} ({foretold['low']:.3f} to {foretold['high']:.3f})"
-    return Reckoned(
+    return PredictedFigure(
         "bits per byte", predicted_text, f"{came:.3f}", f"{_off(foretold['value'], came)}, {range_note} the range"
     )
 
 
-def _row(figure: str, foretold: float | None, came: float | None) -> Reckoned | None:
+def _row(figure: str, foretold: float | None, came: float | None) -> PredictedFigure | None:
     if not foretold or came is None:
         return None
-    return Reckoned(figure, f"{foretold:,.0f}", f"{came:,.0f}", _off(foretold, came))
+    return PredictedFigure(figure, f"{foretold:,.0f}", f"{came:,.0f}", _off(foretold, came))
 
 
 def _off(foretold: float, came: float) -> str:

@@ -27,7 +27,7 @@ WARM_STEPS = 2
 
 
 @dataclass(frozen=True)
-class Speed:
+class TrainingSpeed:
     """The measured training speed of a machine."""
 
     seconds_per_step: float
@@ -42,7 +42,7 @@ class Speed:
 
     tokens_per_step: int
 
-    def with_tokens_per_step(self, tokens: int) -> Speed:
+    def with_tokens_per_step(self, tokens: int) -> TrainingSpeed:
         """Return the speed for another number of tokens per step; time is nearly proportional to tokens."""
         share = tokens / self.tokens_per_step
         return replace(self, seconds_per_step=self.seconds_per_step * share, tokens_per_step=tokens)
@@ -61,7 +61,7 @@ def measure_speed(
     seconds: float = 0.0,
     device: str = "cpu",
     threads: int | None = None,
-) -> Speed:
+) -> TrainingSpeed:
     """Measure the time per step: train a model as planned, without masks, for at least `steps` and `seconds`.
 
     Only the second half counts: a processor takes some seconds to reach its steady speed.
@@ -90,7 +90,7 @@ def measure_speed(
         times.append(_timed(trainer, work))
     median_seconds = median(times[len(times) // 2 :])
     precision = choose_precision(device)
-    return Speed(
+    return TrainingSpeed(
         seconds_per_step=median_seconds,
         startup_seconds=max(0.0, first - WARM_STEPS * median_seconds),
         flops_per_second=flops * plan.tokens_per_step / median_seconds,

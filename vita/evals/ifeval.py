@@ -41,7 +41,7 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class IFEvalItem:
     """A prompt and its instructions."""
 
     id: str
@@ -50,10 +50,10 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Followed:
+class IFEvalResult:
     """An answer with a verdict per instruction; None where an instruction could not be checked."""
 
-    item: Item
+    item: IFEvalItem
     answer: str
     finish: str
     strict: tuple[bool | None, ...]
@@ -76,7 +76,7 @@ class Followed:
         }
 
 
-def read(path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:
+def read(path: str, *, limit: int | None = None, seed: int = 0) -> list[IFEvalItem]:
     """Read the items of a file of rows `{key, prompt, instruction_id_list, kwargs}`; with a limit, a seeded sample."""
     items = [_item(row, index) for index, row in enumerate(benchmark_rows(path))]
     if not items:
@@ -86,28 +86,28 @@ def read(path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:
     return [items[index] for index in sorted(random.Random(seed).sample(range(len(items)), limit))]
 
 
-def ask(engine: Engine, items: Sequence[Item], *, as_chat: bool, max_tokens: int) -> list[Followed]:
+def ask(engine: Engine, items: Sequence[IFEvalItem], *, as_chat: bool, max_tokens: int) -> list[IFEvalResult]:
     """Answer every prompt greedily; a prompt that leaves no room in the context is not answered and fails."""
     prompts = [prompt_ids(engine, item.prompt, as_chat=as_chat) for item in items]
     fits = [len(ids) < engine.model.architecture.context for ids in prompts]
     greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
     answers = iter(engine.generate([ids for ids, fit in zip(prompts, fits, strict=True) if fit], greedy))
-    results: list[Followed] = []
+    results: list[IFEvalResult] = []
     for item, fit in zip(items, fits, strict=True):
         answer = next(answers) if fit else None
         results.append(judge(item, answer.text if answer else "", finish=answer.finish if answer else "too long"))
     return results
 
 
-def judge(item: Item, answer: str, *, finish: str = "stop") -> Followed:
+def judge(item: IFEvalItem, answer: str, *, finish: str = "stop") -> IFEvalResult:
     """Judge the answer by every instruction of the item, strictly and loosely."""
     versions = list(_versions(answer))
     strict = tuple(instruction.fulfilled(answer) for instruction in item.instructions)
     loose = tuple(_best([instruction.fulfilled(version) for version in versions]) for instruction in item.instructions)
-    return Followed(item, answer, finish, strict, loose)
+    return IFEvalResult(item, answer, finish, strict, loose)
 
 
-def figures(results: Sequence[Followed], *, seed: int = 0) -> dict[str, Interval]:
+def figures(results: Sequence[IFEvalResult], *, seed: int = 0) -> dict[str, Interval]:
     """Return the accuracy per prompt and per instruction, strict and loose, and the shares unchecked and unanswered."""
     verdicts = [verdict for result in results for verdict in result.strict]
     return {
@@ -120,7 +120,7 @@ def figures(results: Sequence[Followed], *, seed: int = 0) -> dict[str, Interval
     }
 
 
-def by_instruction(results: Sequence[Followed]) -> dict[str, dict[str, Interval]]:
+def by_instruction(results: Sequence[IFEvalResult]) -> dict[str, dict[str, Interval]]:
     """Return the strict and the loose accuracy of each kind of instruction."""
     verdicts_by_kind: dict[str, list[tuple[bool, bool]]] = {}
     for result in results:
@@ -154,12 +154,12 @@ def _versions(answer: str) -> Iterator[str]:
         yield text.replace("*", "")
 
 
-def _item(row: BenchmarkRow, index: int) -> Item:
+def _item(row: BenchmarkRow, index: int) -> IFEvalItem:
     names, settings = row.get("instruction_id_list"), row.get("kwargs")
     if not isinstance(names, list) or not isinstance(settings, list) or not names or len(names) != len(settings):
         raise DataError(row.where, expected="as many `kwargs` as `instruction_id_list`, at least one", got=dict(row))
     instructions = tuple(_instruction(*pair, where=row.where) for pair in zip(names, settings, strict=True))
-    return Item(str(row.get("key", index)), row.text("prompt"), instructions)
+    return IFEvalItem(str(row.get("key", index)), row.text("prompt"), instructions)
 
 
 def _instruction(name: Any, settings: Any, *, where: str) -> Instruction:

@@ -20,12 +20,12 @@ from typing import Any
 
 from vita.evals.perplexity import windows
 from vita.evals.scorer import Encode, Pair, Scorer
-from vita.evals.task import Choice, Cloze, Item
+from vita.evals.task import Cloze, Item, MultipleChoice
 from vita.stats.intervals import Interval, share, student
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemResult:
     """The result of one item; `correct` holds a verdict per metric."""
 
     id: str
@@ -49,7 +49,7 @@ class Outcome:
         }
 
 
-def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int, context: int) -> list[Outcome]:
+def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int, context: int) -> list[ItemResult]:
     """Score all items and return an outcome per item, in order."""
     requests: list[Pair] = []
     spans: list[list[tuple[int, int]]] = []
@@ -63,13 +63,13 @@ def answer(scorer: Scorer, items: Sequence[Item], *, encode: Encode, prefix: int
             requests.extend(_fitting(before, after, context=context))
             spans[-1].append((start, len(requests)))
     scores = scorer.score(requests)
-    outcomes: list[Outcome] = []
+    outcomes: list[ItemResult] = []
     for item, option_spans, was_cut in zip(items, spans, cut, strict=True):
         sums = tuple(math.fsum(score.logprob for score in scores[start:stop]) for start, stop in option_spans)
         greedy = all(score.greedy for score in scores[option_spans[0][0] : option_spans[0][1]])
-        chance = 1 / len(item.options) if isinstance(item, Choice) else 0.0
+        chance = 1 / len(item.options) if isinstance(item, MultipleChoice) else 0.0
         verdicts = _verdicts(item, sums, greedy)
-        outcomes.append(Outcome(item.id, item.group, sums, chance, verdicts, was_cut, _digest(item)))
+        outcomes.append(ItemResult(item.id, item.group, sums, chance, verdicts, was_cut, _digest(item)))
     return outcomes
 
 
@@ -93,7 +93,7 @@ def encode_pair(context: str, continuation: str, *, encode: Encode, prefix: int)
     return before, joined[len(before) :] or encode(continuation)
 
 
-def metrics(outcomes: Sequence[Outcome]) -> dict[str, Interval]:
+def metrics(outcomes: Sequence[ItemResult]) -> dict[str, Interval]:
     """Return every metric with its interval; for cloze items also the `perplexity` of the continuation."""
     names = list(dict.fromkeys(name for outcome in outcomes for name in outcome.correct))
     intervals = {
@@ -106,14 +106,14 @@ def metrics(outcomes: Sequence[Outcome]) -> dict[str, Interval]:
     return intervals
 
 
-def by_group(outcomes: Sequence[Outcome]) -> dict[str, Interval]:
+def by_group(outcomes: Sequence[ItemResult]) -> dict[str, Interval]:
     """Return `acc` for each named group of items."""
     groups = sorted({outcome.group for outcome in outcomes if outcome.group})
     return {group: share([o.correct["acc"] for o in outcomes if o.group == group]) for group in groups}
 
 
 def _options(item: Item) -> tuple[tuple[str, str], ...]:
-    return item.options if isinstance(item, Choice) else ((item.context, item.continuation),)
+    return item.options if isinstance(item, MultipleChoice) else ((item.context, item.continuation),)
 
 
 def _fitting(before: list[int], after: list[int], *, context: int) -> Iterator[Pair]:

@@ -22,7 +22,7 @@ RETESTED = "retested"
 
 
 @dataclass(frozen=True)
-class Drop:
+class Regression:
     """A figure that is worse than in the released report."""
 
     figure: str
@@ -36,15 +36,15 @@ class Drop:
         return {"figure": self.figure, "worse_by": self.worse_by.as_json(), "p_value": self.p_value}
 
 
-def drops(before: Path, now: Path, *, seed: int = 0) -> list[Drop]:
+def drops(before: Path, now: Path, *, seed: int = 0) -> list[Regression]:
     """Return the figures that are significantly worse in the second report: lower accuracy or more bits per byte."""
     comparison = versus(before, read_items(now), seed=seed)
     task_drops = [
-        Drop(name, _turned(task_comparison.difference), task_comparison.p_value)
+        Regression(name, _turned(task_comparison.difference), task_comparison.p_value)
         for name, task_comparison in comparison.tasks.items()
     ]
     text_drops = [
-        Drop(f"{name}/bits_per_byte", text_comparison.difference, text_comparison.p_value)
+        Regression(f"{name}/bits_per_byte", text_comparison.difference, text_comparison.p_value)
         for name, text_comparison in comparison.texts.items()
     ]
     return [drop for drop in [*task_drops, *text_drops] if drop.worse_by.value > 0 and drop.p_value < SIGNIFICANT]

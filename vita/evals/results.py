@@ -14,7 +14,7 @@ import zstandard
 from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
 from vita.reporting.figures import ReportContent
 from vita.stats.intervals import Interval
-from vita.stats.paired import Versus
+from vita.stats.paired import PairedComparison
 
 Metrics = Mapping[str, Interval]
 """metric -> value and interval."""
@@ -23,19 +23,19 @@ Figures = Mapping[str, Mapping[str, Metrics]]
 
 
 @dataclass(frozen=True)
-class Findings:
+class EvalResults:
     """The scored items, by the name of the text or task."""
 
     texts: Mapping[str, list[perplexity.DocumentScore]] = field(default_factory=dict)
-    tasks: Mapping[str, list[multiple_choice.Outcome]] = field(default_factory=dict)
-    known: list[world_knowledge.Known] = field(default_factory=list)
+    tasks: Mapping[str, list[multiple_choice.ItemResult]] = field(default_factory=dict)
+    known: list[world_knowledge.WorldAnswer] = field(default_factory=list)
     """Answers about objects of the embedded world."""
-    followed: list[ifeval.Followed] = field(default_factory=list)
+    followed: list[ifeval.IFEvalResult] = field(default_factory=list)
     """Answers to prompts with verifiable instructions."""
-    met: list[edge_cases.Met] = field(default_factory=list)
+    met: list[edge_cases.EdgeCaseResult] = field(default_factory=list)
     """Results of the edge cases."""
-    continuations: list[samples.Continuation] = field(default_factory=list)
-    versus: Versus | None = None
+    continuations: list[samples.SampledContinuation] = field(default_factory=list)
+    versus: PairedComparison | None = None
     """The comparison with the parent version on the same items."""
     seed: int = 0
     """The seed of the resampling."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vita.evals import perplexity, samples, world_knowledge
-from vita.evals.ifeval import Followed
-from vita.evals.results import Figures, Findings, Metrics
+from vita.evals.ifeval import IFEvalResult
+from vita.evals.results import EvalResults, Figures, Metrics
 from vita.reporting import REPORT_FILE
 from vita.reporting.charts import histogram, intervals
 from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table
 from vita.stats.intervals import Comparison, RatioComparison
-from vita.stats.paired import Versus
+from vita.stats.paired import PairedComparison
 
 _METHOD = (
     "A document's first token is predicted from the token that begins every document. Bits per byte are the sum "
@@ -21,7 +21,7 @@ _METHOD = (
 )
 
 
-def page(results: Findings, *, method: Sequence[str]) -> Page:
+def page(results: EvalResults, *, method: Sequence[str]) -> Page:
     """Return the page of the report; `method` describes the measurement in sentences."""
     figures = results.figures()
     sections = [
@@ -38,7 +38,7 @@ def page(results: Findings, *, method: Sequence[str]) -> Page:
     return Page("Test report", lead, [section for section in sections if section.blocks])
 
 
-def _text_section(results: Findings, figures: Figures) -> list[Section]:
+def _text_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.texts:
         return []
     blocks: list[Block] = [
@@ -73,7 +73,7 @@ def _text_rows(
     ]
 
 
-def _task_section(results: Findings, figures: Figures) -> list[Section]:
+def _task_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.tasks:
         return []
     chances = {
@@ -110,7 +110,7 @@ _METRICS = (
 )
 
 
-def _world_section(results: Findings, figures: Figures) -> list[Section]:
+def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.known:
         return []
     world_figures = figures["world"]["world"]
@@ -145,7 +145,7 @@ def _world_section(results: Findings, figures: Figures) -> list[Section]:
     ]
 
 
-def _instruction_section(results: Findings, figures: Figures) -> list[Section]:
+def _instruction_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.followed:
         return []
     rows = [(_words(name), str(interval)) for name, interval in figures["instructions"]["instructions"].items()]
@@ -173,7 +173,7 @@ def _instruction_section(results: Findings, figures: Figures) -> list[Section]:
     return [Section("Instructions", blocks)]
 
 
-def _not_followed(result: Followed) -> list[str]:
+def _not_followed(result: IFEvalResult) -> list[str]:
     pairs = zip(result.item.instructions, result.strict, strict=True)
     return [
         instruction.id + (" (not checked)" if verdict is None else "") for instruction, verdict in pairs if not verdict
@@ -187,7 +187,7 @@ _FOLLOWING = (
 )
 
 
-def _edge_section(results: Findings, figures: Figures) -> list[Section]:
+def _edge_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.met:
         return []
     rows = [(_words(name), str(interval), str(interval.n)) for name, interval in figures["edges"]["edges"].items()]
@@ -219,7 +219,7 @@ _EDGES = (
 )
 
 
-def _versus_section(comparison: Versus | None) -> list[Section]:
+def _versus_section(comparison: PairedComparison | None) -> list[Section]:
     if comparison is None:
         return []
     rows = [

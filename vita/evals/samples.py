@@ -24,7 +24,7 @@ PROMPTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Continuation:
+class SampledContinuation:
     """A continuation of a prompt, with the decoding method and the finish reason."""
 
     prompt: str
@@ -38,7 +38,7 @@ class Continuation:
 
 def continuations(
     engine: Engine, prompts: Sequence[str], *, sampling: Sampling, sampled: int, as_chat: bool
-) -> list[Continuation]:
+) -> list[SampledContinuation]:
     """Continue each prompt greedily and with `sampled` seeded samples; the result is reproducible."""
     decodings = [("greedy", sampling.model_copy(update={"temperature": 0.0}))]
     decodings += [(f"sampled {index}", variant) for index, variant in enumerate(sampling.varied(sampled), 1)]
@@ -46,7 +46,7 @@ def continuations(
     prompts_ids = [prompt_ids(engine, prompt, as_chat=as_chat) for prompt, _, _ in combinations]
     answers = engine.generate(prompts_ids, [decoding for _, _, decoding in combinations])
     return [
-        Continuation(prompt, how, answer.text, answer.finish)
+        SampledContinuation(prompt, how, answer.text, answer.finish)
         for (prompt, how, _), answer in zip(combinations, answers, strict=True)
     ]
 
@@ -56,7 +56,7 @@ def prompt_ids(engine: Engine, prompt: str, *, as_chat: bool) -> list[int]:
     return engine.chat_ids([Message("user", prompt)]) if as_chat else engine.text_ids(prompt)
 
 
-def as_blocks(continuations: Sequence[Continuation]) -> list[Sample]:
+def as_blocks(continuations: Sequence[SampledContinuation]) -> list[Sample]:
     """Return the continuations as report blocks, one per prompt."""
     prompts = dict.fromkeys(continuation.prompt for continuation in continuations)
     return [

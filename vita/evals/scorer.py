@@ -10,7 +10,7 @@ Pair = tuple[list[int], list[int]]
 
 
 @runtime_checkable
-class Score(Protocol):
+class ContinuationScore(Protocol):
     """The summed natural log-probability of a continuation; `greedy` is True if greedy decoding would produce it."""
 
     @property
@@ -24,7 +24,7 @@ class Score(Protocol):
 class Scorer(Protocol):
     """A scorer of pairs, for example `vita.infer.engine.Engine`. It sorts by length and batches on its own."""
 
-    def score(self, pairs: Sequence[Pair], /) -> Sequence[Score]: ...
+    def score(self, pairs: Sequence[Pair], /) -> Sequence[ContinuationScore]: ...
 
 
 Encode = Callable[[str], list[int]]

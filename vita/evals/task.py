@@ -1,6 +1,6 @@
 """Likelihood tasks: items read from JSON lines, one small module per task in `vita/evals/tasks/`.
 
-A task turns a row into a `Choice` (the likeliest of several options) or a `Cloze` (an exact continuation):
+A task turns a row into a `MultipleChoice` (the likeliest of several options) or a `Cloze` (an exact continuation):
 
     @TASKS.add("copa")
     def copa(row: Fields) -> Choice:
@@ -21,7 +21,7 @@ from vita.spine.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class MultipleChoice:
     """Options of which one is correct; each is a (context, continuation) pair, ranked by the continuation's likelihood.
 
     `texts` are the options as written, whose length normalizes the likelihoods; None where length normalization
@@ -45,7 +45,7 @@ class Cloze:
     group: str = ""
 
 
-Item = Choice | Cloze
+Item = MultipleChoice | Cloze
 
 
 Task = Callable[[BenchmarkRow], Item]
@@ -54,21 +54,21 @@ TASKS: Parts[Task] = Parts("task")
 """name -> function that converts one row."""
 
 
-def choice(row: BenchmarkRow, *, delimiter: str) -> Choice:
+def choice(row: BenchmarkRow, *, delimiter: str) -> MultipleChoice:
     """Return one query with several answers, from `{query, choices, gold}`, joined by the delimiter."""
     query, texts = row.text("query"), row.texts("choices")
     context, space = _without_trailing_space(query + delimiter)
-    return Choice(tuple((context, space + text) for text in texts), row.gold(texts), texts)
+    return MultipleChoice(tuple((context, space + text) for text in texts), row.gold(texts), texts)
 
 
-def schema(row: BenchmarkRow) -> Choice:
+def schema(row: BenchmarkRow) -> MultipleChoice:
     """Return several contexts with one continuation, from `{context_options, continuation, gold}`.
 
     Only the continuation is scored ("partial" scoring, Trinh & Le 2018), so the length of the names has no effect.
     """
     contexts = row.texts("context_options")
     continuation = " " + row.text("continuation").strip()
-    return Choice(tuple((context.rstrip(), continuation) for context in contexts), row.gold(contexts))
+    return MultipleChoice(tuple((context.rstrip(), continuation) for context in contexts), row.gold(contexts))
 
 
 def items(name: str, path: str, *, limit: int | None = None, seed: int = 0) -> list[Item]:

@@ -19,7 +19,7 @@ Asked = Literal["never_asked", "asked"]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class WorldAnswer:
     """An answer about an object of the world, with its judgement."""
 
     question: Question
@@ -43,7 +43,7 @@ class Known:
         }
 
 
-def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) -> list[Known]:
+def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) -> list[WorldAnswer]:
     """Ask one question per object, both for objects with questions in the corpus and for objects without."""
     groups: tuple[Asked, ...] = ("never_asked", "asked")
     labelled_questions: list[tuple[Question, Asked]] = [
@@ -53,7 +53,7 @@ def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) ->
     greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, max_tokens=max_tokens, seed=0)
     answers = engine.generate(prompts, greedy)
     return [
-        Known(
+        WorldAnswer(
             question,
             group,
             answer.text,
@@ -64,7 +64,7 @@ def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) ->
     ]
 
 
-def figures(known: Sequence[Known]) -> dict[str, Interval]:
+def figures(known: Sequence[WorldAnswer]) -> dict[str, Interval]:
     """Return the accuracy per group of objects, and the share of continuations that are answers."""
     shares: dict[str, Interval] = {}
     for group in ("never_asked", "asked"):
@@ -78,7 +78,7 @@ def figures(known: Sequence[Known]) -> dict[str, Interval]:
     return shares
 
 
-def continuations(known: Sequence[Known]) -> dict[str, int]:
+def continuations(known: Sequence[WorldAnswer]) -> dict[str, int]:
     """Count the continuations that are an answer, more questions, other text, or noise."""
     counts = Counter(item.continuation for item in known)
     return {name: counts[name] for name in ("answer", "questions", "text", "noise")}

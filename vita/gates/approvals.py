@@ -1,6 +1,6 @@
 """Approvals and waivers: signed statements of people about a model at a gate, kept in the ledger.
 
-    add(ledger, Statement("approval", gate, model, ...), key=private_key)
+    add(ledger, SignedStatement("approval", gate, model, ...), key=private_key)
     valid, rejected = statements(ledger, gate, model, kind="approval")
 
 A statement counts only with a signature that fits the whole of it, by the registered key of the person that it names.
@@ -37,7 +37,7 @@ approvals = sa.Table(
 
 
 @dataclass(frozen=True)
-class Statement:
+class SignedStatement:
     """The statement that a person signs."""
 
     kind: Kind
@@ -60,7 +60,7 @@ class Statement:
         return b"vita approval v1\n" + canonical_json(asdict(self))
 
 
-def add(ledger: Ledger, statement: Statement, *, person: Person, key: Any) -> None:
+def add(ledger: Ledger, statement: SignedStatement, *, person: Person, key: Any) -> None:
     """Sign a statement with a person's private key and record it; a repeated approval is refused.
 
     The check and the new row are one exclusive transaction, so that of several processes that approve at the same
@@ -84,7 +84,9 @@ def add(ledger: Ledger, statement: Statement, *, person: Person, key: Any) -> No
         add_event(database, statement.kind, statement.artifact, **details)
 
 
-def _refuse_repeated(statement: Statement, person: Person, earlier: Sequence[tuple[Statement, Person]]) -> None:
+def _refuse_repeated(
+    statement: SignedStatement, person: Person, earlier: Sequence[tuple[SignedStatement, Person]]
+) -> None:
     """Raise where the person has approved the same model under the same policy of the gate."""
     for approval, signer in earlier:
         same_person = signer.key == person.key or same_name(signer.name, person.name)
@@ -94,7 +96,7 @@ def _refuse_repeated(statement: Statement, person: Person, earlier: Sequence[tup
 
 def statements(
     ledger: Ledger, gate: str, model: str, *, kind: Kind
-) -> tuple[list[tuple[Statement, Person]], list[str]]:
+) -> tuple[list[tuple[SignedStatement, Person]], list[str]]:
     """The valid statements with their signers, oldest first; and why each other row does not count."""
     registered = all_people(ledger)
     with ledger.transaction() as database:
@@ -103,16 +105,16 @@ def statements(
 
 def _read_statements(
     database: sa.Connection, people: Sequence[Person], gate: str, model: str, *, kind: Kind
-) -> tuple[list[tuple[Statement, Person]], list[str]]:
+) -> tuple[list[tuple[SignedStatement, Person]], list[str]]:
     """The statements of the database, checked against the registered keys."""
     same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
     query = sa.select(approvals).where(*same).order_by(approvals.c.id)
     rows = [dict(row) for row in database.execute(query).mappings()]
     registered = {person.key: person for person in people}
-    valid: list[tuple[Statement, Person]] = []
+    valid: list[tuple[SignedStatement, Person]] = []
     rejected: list[str] = []
     for row in rows:
-        statement = Statement(**{name: row[name] for name in Statement.__dataclass_fields__})
+        statement = SignedStatement(**{name: row[name] for name in SignedStatement.__dataclass_fields__})
         if problem := _problem(row, statement, registered.get(row["key"])):
             rejected.append(f"the {kind} of {row['who']} does not count: {problem}")
         else:
@@ -120,7 +122,7 @@ def _read_statements(
     return valid, rejected
 
 
-def _problem(row: Mapping[str, Any], statement: Statement, person: Person | None) -> str | None:
+def _problem(row: Mapping[str, Any], statement: SignedStatement, person: Person | None) -> str | None:
     """Why a row does not count."""
     if not row["signature"]:
         return "it is not signed"

@@ -29,7 +29,7 @@ UNGATED = "ungated"
 
 
 @dataclass(frozen=True)
-class Terms:
+class ServingTerms:
     """The request of an operator to serve a model."""
 
     ungated: str | None = None
@@ -67,7 +67,7 @@ def clear(
     label: str,
     tensors: str | None = None,
     claim: str | None = None,
-    terms: Terms | None = None,
+    terms: ServingTerms | None = None,
     record: bool = True,
 ) -> Clearance:
     """Decide whether these files may be served; raises `GateError` with the reason otherwise.
@@ -75,7 +75,7 @@ def clear(
     `tensors` is the digest of the tensors in the files, `claim` the model that a release says it holds. With `record`,
     serving without an approval enters the ledger.
     """
-    terms = terms or Terms()
+    terms = terms or ServingTerms()
     match = match_model(ledger, store, files, tensors=tensors)
     _refuse_false_claim(store, match, claim, label=label)
     if (retired := _retirement(ledger, match)) is not None:
@@ -127,7 +127,7 @@ def _retirement(ledger: Ledger, match: ModelMatch) -> tuple[str, ModelState] | N
 
 
 def _clear_for_research(
-    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: Terms
+    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: ServingTerms
 ) -> Clearance:
     day = datetime.fromtimestamp(retired.since, UTC).date()
     if terms.research and retired.for_research and digest in (match.digest, *match.exact):
@@ -166,7 +166,7 @@ def _why_unknown(ledger: Ledger, match: ModelMatch) -> str:
 
 
 def _clear_ungated(
-    ledger: Ledger, match: ModelMatch, terms: Terms, *, refusal: GateError, label: str, record: bool
+    ledger: Ledger, match: ModelMatch, terms: ServingTerms, *, refusal: GateError, label: str, record: bool
 ) -> Clearance:
     if terms.ungated is None:
         raise GateError(f"serving {label}", f"{refusal}; to serve it all the same, give --ungated REASON") from None

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from vita.gates import approvals
-from vita.gates.approvals import Statement
+from vita.gates.approvals import SignedStatement
 from vita.gates.guard_match import GUARD, guards_of, refuse_other_guard
 from vita.gates.measurements import first_measured, measurements
 from vita.gates.people import Person, person_of, same_name
@@ -22,14 +22,14 @@ from vita.gates.policy import (
     EXIT_CODES,
     WAITING_FOR_APPROVAL,
     Bar,
-    Evidence,
-    History,
-    Judged,
+    GateResult,
+    MeasurementHistory,
     Policy,
+    ReportEvidence,
     judge,
     measured,
 )
-from vita.gates.policy_history import Fixed, approvals_needed, standing_since, taken_away
+from vita.gates.policy_history import PolicyVersion, approvals_needed, standing_since, taken_away
 from vita.gates.weights import same_weights
 from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
@@ -61,12 +61,12 @@ verdicts = sa.Table(
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """The current decision of a gate on a model."""
 
     gate: str
     model: str
-    judged: Judged
+    judged: GateResult
     approved_by: tuple[str, ...]
     needed: int
     guards: tuple[str | None, ...] = ()
@@ -131,15 +131,15 @@ def decide(
     policy: Policy,
     *,
     model: str,
-    evidence: Mapping[str, Evidence],
-    history: History | None = None,
-) -> Decision:
+    evidence: Mapping[str, ReportEvidence],
+    history: MeasurementHistory | None = None,
+) -> GateDecision:
     """Judge the weights now and write the verdict down; a green gate makes a candidate approved.
 
     `history` is what was measured of the same weights before, by default nothing but the evidence.
     """
     fix(ledger, gate, policy)
-    fixed, history = _fixed(ledger, gate), history or History()
+    fixed, history = _fixed(ledger, gate), history or MeasurementHistory()
 
     def first(bar: Bar) -> float | None:
         report = evidence.get(bar.report)
@@ -151,7 +151,7 @@ def decide(
         taken_away=taken_away(fixed, first), history=history,
     )  # fmt: skip
     approved_by, spoiled = _approved_by(ledger, gate, model)
-    decision = Decision(
+    decision = GateDecision(
         gate, model, judged, approved_by, approvals_needed(fixed, first), guards_of(judged, evidence),
         (*spoiled_waivers, *spoiled),
     )  # fmt: skip
@@ -166,7 +166,7 @@ def decide(
     return decision
 
 
-def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> Decision:
+def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> GateDecision:
     """Judge the gate `life/gate` by today's bars: the weights that its step's name means now, or `model`."""
     fixed = _fixed(ledger, gate)
     if not fixed:
@@ -187,7 +187,9 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
     return decide(ledger, gate, policy, model=model, evidence=evidence, history=history)
 
 
-def refuse_stale(ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT) -> Decision:
+def refuse_stale(
+    ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT
+) -> GateDecision:
     """Raises unless a gate lets these weights out now: the one that approved them judges again, and says this.
 
     What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
@@ -270,7 +272,7 @@ def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason
             f"gate {gate}", f"its bars are not cleared by {model[:12]} ({last or 'never judged'})", hint=hint
         )
     policy = _fixed(ledger, gate)[-1].digest
-    statement = Statement("approval", gate, model, policy, last, person.name, reason, time.time())
+    statement = SignedStatement("approval", gate, model, policy, last, person.name, reason, time.time())
     approvals.add(ledger, statement, person=person, key=key)
 
 
@@ -287,7 +289,7 @@ def waive(
     if bar is not None and bar not in {*names, GUARD}:
         raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
     person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never judged"
-    statement = Statement(
+    statement = SignedStatement(
         "waiver",
         gate,
         model,
@@ -325,8 +327,8 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
 # -- the ledger's rows
 
 
-def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, Evidence]:
-    evidence: dict[str, Evidence] = {}
+def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, ReportEvidence]:
+    evidence: dict[str, ReportEvidence] = {}
     for step in {name for bar in bars for name in (bar.report, bar.not_worse_than) if name}:
         name = step if "/" in step else f"{life}/{step}"
         judges_model = any(bar.report == step for bar in bars)
@@ -340,11 +342,11 @@ def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, m
     return evidence
 
 
-def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[Evidence]:
+def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[ReportEvidence]:
     """Yield the reports that a step name referred to, newest first; superseded weights keep their own reports."""
     for digest in _meant(ledger, name):
         if store.has(digest) and (runs := ledger.find(artifact=digest, state="done")):
-            yield Evidence(store.open(digest).path, digest, runs[-1].began, version=runs[-1].version)
+            yield ReportEvidence(store.open(digest).path, digest, runs[-1].began, version=runs[-1].version)
 
 
 def _meant(ledger: Ledger, name: str) -> list[str]:
@@ -352,11 +354,11 @@ def _meant(ledger: Ledger, name: str) -> list[str]:
     return list(dict.fromkeys(digest for full, digest in reversed(ledger.newest_names(name)) if full == name))
 
 
-def _fixed(ledger: Ledger, gate: str) -> list[Fixed]:
+def _fixed(ledger: Ledger, gate: str) -> list[PolicyVersion]:
     query = sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)
     with ledger.transaction() as database:
         rows = database.execute(query).mappings()
-        return [Fixed(Policy.model_validate(row["policy"]), row["digest"], float(row["at"])) for row in rows]
+        return [PolicyVersion(Policy.model_validate(row["policy"]), row["digest"], float(row["at"])) for row in rows]
 
 
 def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list[str]]:
@@ -390,7 +392,7 @@ def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...]
     return tuple(signer.name for signer in signers), spoiled
 
 
-def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> History:
+def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> MeasurementHistory:
     """Return the earlier measurements of the same weights, and the reports of the steps of the bars."""
     results = measurements(ledger, store, model)
     names = {bar.report: bar.report if "/" in bar.report else f"{life}/{bar.report}" for bar in bars}
@@ -402,10 +404,10 @@ def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, mo
         ]
         for step, name in names.items()
     }
-    return History(first_measured(results), reports)
+    return MeasurementHistory(first_measured(results), reports)
 
 
-def _remember(ledger: Ledger, decision: Decision, policy: str) -> None:
+def _remember(ledger: Ledger, decision: GateDecision, policy: str) -> None:
     """Record the verdict, unless it repeats the last one."""
     findings = [finding.as_json() for finding in decision.judged.findings]
     row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vita.gates.policy import Evidence, Judged
+from vita.gates.policy import GateResult, ReportEvidence
 from vita.infer.content_filter import Guard
 from vita.reporting.figures import read_report
 from vita.spine.config import build
@@ -32,7 +32,7 @@ def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
     return hashlib.sha256(canonical_json(full_guard)).hexdigest()
 
 
-def guards_of(judged: Judged, evidence: Mapping[str, Evidence]) -> tuple[str | None, ...]:
+def guards_of(judged: GateResult, evidence: Mapping[str, ReportEvidence]) -> tuple[str | None, ...]:
     """Behind which guards the bars were cleared; a waived bar binds nobody."""
     passed = {finding.bar.report for finding in judged.findings if finding.verdict == "pass"}
     settings_by_step = {step: read_report(evidence[step].folder).settings for step in sorted(passed)}

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vita.gates.policy import Evidence
+from vita.gates.policy import ReportEvidence
 from vita.gates.weights import same_weights
 from vita.reporting.figures import read_report
 from vita.spine.errors import DataError, StoreError
@@ -31,7 +31,7 @@ class Measurement:
 
     step: str
     """`life/step` as it was run."""
-    evidence: Evidence
+    evidence: ReportEvidence
     figures: frozenset[str] | None
     """The figures of the report; None when it is no longer in the store or cannot be read."""
 
@@ -64,9 +64,9 @@ def _measurement(store: Store, run: Run, models: frozenset[str]) -> Measurement 
             return None
         folder = store.open(run.artifact).path
     except StoreError:
-        lost = Evidence(Path(), run.artifact, run.began, version=run.version)
+        lost = ReportEvidence(Path(), run.artifact, run.began, version=run.version)
         return Measurement(step, lost, None) if run.stage in _LOST else None
-    evidence = Evidence(folder, run.artifact, run.began, version=run.version)
+    evidence = ReportEvidence(folder, run.artifact, run.began, version=run.version)
     try:
         report = read_report(folder)
     except DataError:

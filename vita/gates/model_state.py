@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from vita.spine.ledger import Move
+from vita.spine.ledger import StateTransition
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class ModelState:
         return replace(self, state="retired", since=max(self.sunset, self.since))
 
 
-def merge_moves(before: Move | None, move: Move) -> Move:
+def merge_moves(before: StateTransition | None, move: StateTransition) -> StateTransition:
     """Add a later move into the same state to the earlier one: its details override, the time is the first's."""
     if before is None or before.state != move.state:
         return move
-    return Move(**{**vars(move), "details": {**before.details, **move.details}, "at": before.at})
+    return StateTransition(**{**vars(move), "details": {**before.details, **move.details}, "at": before.at})
 
 
-def state_of(move: Move) -> ModelState:
+def state_of(move: StateTransition) -> ModelState:
     """The state that a (merged) move leads to."""
     details = move.details
     successor = details.get("successor") or details.get("replacement")
@@ -57,9 +57,9 @@ def state_of(move: Move) -> ModelState:
     )
 
 
-def model_state(moves: Iterable[Move]) -> ModelState:
+def model_state(moves: Iterable[StateTransition]) -> ModelState:
     """The state after all moves of a model, oldest first; a model without any is a candidate."""
-    merged: Move | None = None
+    merged: StateTransition | None = None
     for move in moves:
         merged = merge_moves(merged, move)
     return ModelState() if merged is None else state_of(merged)

@@ -2,7 +2,7 @@
 
     bar = {"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0.8}
     policy = Policy(model="safety_tuning", bars=[bar])
-    judge(policy, model=digest, evidence={"test_chat": Evidence(folder, digest, began)}, since={...}).verdict
+    judge(policy, model=digest, evidence={"test_chat": ReportEvidence(folder, digest, began)}, since={...}).verdict
 
 An interval that straddles its limit is `unsure`: the measurement cannot tell. A report that is missing, is of other
 weights or was made before its bar was set is no evidence: `could_not_run`.
@@ -90,7 +90,7 @@ class Policy(Settings):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class ReportEvidence:
     """A report as a gate takes it."""
 
     folder: Path
@@ -102,7 +102,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Finding:
+class BarResult:
     """The verdict on one bar, and why."""
 
     bar: Bar
@@ -123,10 +123,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Judged:
+class GateResult:
     """The verdicts on all bars."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[BarResult, ...]
 
     @property
     def verdict(self) -> Verdict:
@@ -141,15 +141,15 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class History:
+class MeasurementHistory:
     """The earlier measurements of the same weights, under any name, test or life."""
 
     first: Mapping[str, float] = field(default_factory=dict)
     """Figure -> when it was measured for the first time; the empty name stands for every figure."""
-    reports: Mapping[str, Sequence[Evidence]] = field(default_factory=dict)
+    reports: Mapping[str, Sequence[ReportEvidence]] = field(default_factory=dict)
     """Step -> its reports on these weights, oldest first."""
 
-    def measured_at(self, bar: Bar, evidence: Evidence | None) -> float | None:
+    def measured_at(self, bar: Bar, evidence: ReportEvidence | None) -> float | None:
         """When the figure of a bar was measured for the first time."""
         moments = [self.first[name] for name in (bar.figure, "") if name in self.first]
         return min([*moments, *([evidence.began] if evidence else [])], default=None)
@@ -159,19 +159,19 @@ def judge(
     policy: Policy,
     *,
     model: str,
-    evidence: Mapping[str, Evidence],
+    evidence: Mapping[str, ReportEvidence],
     since: Mapping[str, float],
     waived: Mapping[str, str] | None = None,
     taken_away: Sequence[Bar] = (),
-    history: History | None = None,
-) -> Judged:
+    history: MeasurementHistory | None = None,
+) -> GateResult:
     """Hold the reports against the bars.
 
     `evidence` is keyed by step, `since` says by a bar's identity when it was set, `waived` by its identity who waived
     it and why. Only what would not pass is waived. A bar that was set or changed after its figure was measured for the
     first time on these weights cannot pass; bars that were `taken_away` after that still count.
     """
-    history = history or History()
+    history = history or MeasurementHistory()
     findings = [
         _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf), history=history)
         for bar in policy.bars
@@ -179,7 +179,7 @@ def judge(
     for bar in taken_away:
         finding = _judge(bar, model=model, evidence=evidence, since=-math.inf, history=history)
         findings.append(replace(finding, said=f"{finding.said}; the bar was taken away after the measurement began"))
-    return Judged(tuple(_or_waived(finding, waived or {}) for finding in findings))
+    return GateResult(tuple(_or_waived(finding, waived or {}) for finding in findings))
 
 
 def figure(folder: Path, name: str) -> ReportFigure:
@@ -208,11 +208,13 @@ TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `h
 """The hint for a figure without an interval."""
 
 
-def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: float, history: History) -> Finding:
+def _judge(
+    bar: Bar, *, model: str, evidence: Mapping[str, ReportEvidence], since: float, history: MeasurementHistory
+) -> BarResult:
     """The verdict on one bar: of its report, of earlier reports of the same test, and of when it was set."""
     report = evidence.get(bar.report)
     if report is None:
-        return Finding(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
+        return BarResult(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
     finding = _against_report(bar, report, model=model, evidence=evidence)
     if finding.value is None or finding.verdict == "fail":
         return finding
@@ -233,7 +235,7 @@ def _judge(bar: Bar, *, model: str, evidence: Mapping[str, Evidence], since: flo
     return finding
 
 
-def _same_conditions(earlier: Evidence, current: Evidence) -> bool:
+def _same_conditions(earlier: ReportEvidence, current: ReportEvidence) -> bool:
     """Return True if two reports have the same version of the test and the same guard."""
     if earlier.version != current.version:
         return False
@@ -244,28 +246,30 @@ def _same_conditions(earlier: Evidence, current: Evidence) -> bool:
     return earlier_settings.get("guard") == settings.get("guard")
 
 
-def _against_report(bar: Bar, report: Evidence, *, model: str | None, evidence: Mapping[str, Evidence]) -> Finding:
+def _against_report(
+    bar: Bar, report: ReportEvidence, *, model: str | None, evidence: Mapping[str, ReportEvidence]
+) -> BarResult:
     """The verdict of one report on a bar, whenever either was made."""
     try:
         measured_model = read_report(report.folder).model
         if model is not None and measured_model != model:
             other = f"it is of the weights {str(measured_model)[:12]}, not of {model[:12]}"
-            return Finding(bar, "could_not_run", other, report.digest)
+            return BarResult(bar, "could_not_run", other, report.digest)
         value = figure(report.folder, bar.figure).interval
         if value.n == 0 or not math.isfinite(value.value):
-            return Finding(bar, "could_not_run", _why_nothing(report.folder, bar), report.digest)
+            return BarResult(bar, "could_not_run", _why_nothing(report.folder, bar), report.digest)
         if bar.not_worse_than is None:
             message = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
-            return Finding(bar, _against(bar, value), message, report.digest, value)
+            return BarResult(bar, _against(bar, value), message, report.digest, value)
         other = evidence.get(bar.not_worse_than)
         if other is None:
             missing = f"there is no report of the step `{bar.not_worse_than}`"
-            return Finding(bar, "could_not_run", missing, report.digest, value)
+            return BarResult(bar, "could_not_run", missing, report.digest, value)
         gain = _gain(bar, report.folder, other.folder)
         verdict = _above(gain, -bar.margin, by=bar.by)
-        return Finding(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", report.digest, value)
+        return BarResult(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", report.digest, value)
     except VitaError as error:
-        return Finding(bar, "could_not_run", str(error), report.digest)
+        return BarResult(bar, "could_not_run", str(error), report.digest)
 
 
 def _why_nothing(folder: Path, bar: Bar) -> str:
@@ -308,9 +312,9 @@ def _turned(value: Interval) -> Interval:
     return Interval(-value.value, -value.high, -value.low, value.n)
 
 
-def _or_waived(finding: Finding, waived: Mapping[str, str]) -> Finding:
+def _or_waived(finding: BarResult, waived: Mapping[str, str]) -> BarResult:
     why = waived.get(finding.bar.identity)
     if why is None or finding.verdict == "pass":
         return finding
     message = f"{finding.verdict}: {finding.said}; waived by {why}"
-    return Finding(finding.bar, "waived", message, finding.report, finding.value)
+    return BarResult(finding.bar, "waived", message, finding.report, finding.value)

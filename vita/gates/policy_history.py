@@ -1,6 +1,6 @@
 """The bars that apply to a measurement: those in force when it began, and those of today.
 
-    fixed = [Fixed(policy, digest, at), ...]                 # a gate's policies in the order in which they were set
+    versions = [PolicyVersion(policy, digest, at), ...]      # a gate's policies in the order in which they were set
     standing_since(fixed)                                    # bar's identity -> since when it stands without a break
     taken_away(fixed, first_measured)                        # bars that stood then and stand no longer
 
@@ -17,7 +17,7 @@ from vita.gates.policy import Bar, Policy
 
 
 @dataclass(frozen=True)
-class Fixed:
+class PolicyVersion:
     """A policy as it was set down, and when (seconds since 1970)."""
 
     policy: Policy
@@ -25,7 +25,7 @@ class Fixed:
     at: float
 
 
-def standing_since(fixed: Sequence[Fixed]) -> dict[str, float]:
+def standing_since(fixed: Sequence[PolicyVersion]) -> dict[str, float]:
     """For each bar of today's policy, the time from which on it stood there without a break."""
     since: dict[str, float] = {}
     for version in fixed:
@@ -33,7 +33,7 @@ def standing_since(fixed: Sequence[Fixed]) -> dict[str, float]:
     return since
 
 
-def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> list[Bar]:
+def taken_away(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> list[Bar]:
     """The bars that stood when their figure was first measured on these weights, and stand no longer.
 
     `first` says when that was. For a figure that was never measured, the first measurement of any of today's figures
@@ -53,18 +53,18 @@ def taken_away(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> 
     return list(removed.values())
 
 
-def approvals_needed(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> int:
+def approvals_needed(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> int:
     """Return the number of approvals needed: the larger of today's policy and the policy when measuring began."""
     then = _at(fixed, _first(fixed, first))
     return max(fixed[-1].policy.approvals, then.policy.approvals if then else 0)
 
 
-def _first(fixed: Sequence[Fixed], first: Callable[[Bar], float | None]) -> float:
+def _first(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> float:
     """When the first of today's figures was measured on these weights; now where none was."""
     moments = [moment for bar in fixed[-1].policy.bars if (moment := first(bar)) is not None]
     return min(moments, default=fixed[-1].at)
 
 
-def _at(fixed: Sequence[Fixed], moment: float) -> Fixed | None:
+def _at(fixed: Sequence[PolicyVersion], moment: float) -> PolicyVersion | None:
     """The policy that stood at a moment."""
     return next((version for version in reversed(fixed) if version.at <= moment), None)

@@ -1,6 +1,6 @@
 """Running services, as they report themselves to the ledger: which models are served at this moment.
 
-    presence = Presence(ledger, "cat", url)
+    presence = ServicePresence(ledger, "cat", url)
     presence.beat([{"version": "cat:1", "model": digest, "share": 1.0}])     # again every `BEAT_SECONDS`
     state_of(ledger, digest)                                                 # "serving" while such a service lives
 
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from vita.gates.model_state import model_state
 from vita.spine import machine
 from vita.spine.errors import VitaError
-from vita.spine.ledger import Ledger, Move
+from vita.spine.ledger import Ledger, StateTransition
 
 LOOK_SECONDS, BEAT_SECONDS, STALE_SECONDS = 0.25, 15.0, 60.0
 
@@ -36,7 +36,7 @@ services = sa.Table(
 )
 
 
-class Presence:
+class ServicePresence:
     """The report of one running service."""
 
     def __init__(self, ledger: Ledger, name: str, url: str) -> None:
@@ -65,10 +65,10 @@ class Presence:
                 database.execute(sa.update(services).where(same).values(ended=time.time()))
 
 
-class Reporter:
+class ServiceReporter:
     """Reports from a thread of its own what a service serves, whenever that changes and every `BEAT_SECONDS`."""
 
-    def __init__(self, presence: Presence, versions: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(self, presence: ServicePresence, versions: Callable[[], list[dict[str, Any]]]) -> None:
         self._presence, self._versions = presence, versions
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="service reports", daemon=True)
@@ -114,7 +114,7 @@ def state_of(ledger: Ledger, model: str) -> str:
 
 def all_states(ledger: Ledger) -> dict[str, str]:
     """The state, as `state_of` gives it, of every version that was ever moved; any other version is a candidate."""
-    moves: dict[str, list[Move]] = {}
+    moves: dict[str, list[StateTransition]] = {}
     for move in ledger.moves():
         moves.setdefault(move.artifact, []).append(move)
     served, now = served_models(ledger), time.time()

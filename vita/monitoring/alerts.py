@@ -27,7 +27,7 @@ Figures = Mapping[str, Mapping[str, float | None]]
 """Version -> figure -> value."""
 
 
-class Rule(Settings):
+class AlertRule(Settings):
     """One thing to watch."""
 
     name: str = Field(min_length=1)
@@ -62,7 +62,7 @@ class Rule(Settings):
         return in_seconds(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _one_side(self) -> Rule:
+    def _one_side(self) -> AlertRule:
         if (self.above is None) == (self.below is None):
             raise ValueError("give one of `above` and `below`")
         return self
@@ -74,10 +74,10 @@ class Rule(Settings):
         return value > self.above if self.above is not None else self.below is not None and value < self.below
 
 
-class Rules(Settings):
+class AlertRules(Settings):
     """A file of rules."""
 
-    alerts: tuple[Rule, ...] = Field(min_length=1)
+    alerts: tuple[AlertRule, ...] = Field(min_length=1)
     """The rules."""
 
 
@@ -85,7 +85,7 @@ class Rules(Settings):
 class Alert:
     """A rule that fires."""
 
-    rule: Rule
+    rule: AlertRule
     version: str
     value: float
 
@@ -104,18 +104,18 @@ def in_seconds(text: str) -> float:
     return float(match[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[match[2]]
 
 
-def read_rules(path: str | Path) -> tuple[Rule, ...]:
+def read_rules(path: str | Path) -> tuple[AlertRule, ...]:
     """The rules in a YAML file."""
-    return build(Rules, read_yaml(path), where=str(path)).alerts
+    return build(AlertRules, read_yaml(path), where=str(path)).alerts
 
 
-def looks(rules: Sequence[Rule], *, now: float) -> list[float]:
+def looks(rules: Sequence[AlertRule], *, now: float) -> list[float]:
     """The moments at which the figures must be known, the oldest first; the last is now."""
     spread = {now - rule.seconds * (1 - step / LOOKS) for rule in rules if rule.seconds for step in range(LOOKS)}
     return [*sorted(spread), now]
 
 
-def firing(rules: Sequence[Rule], moments: Sequence[tuple[float, Figures]], *, now: float) -> list[Alert]:
+def firing(rules: Sequence[AlertRule], moments: Sequence[tuple[float, Figures]], *, now: float) -> list[Alert]:
     """The rules that fire, by the figures at several moments (seconds since 1970), the oldest first."""
     alerts = []
     for rule in rules:

@@ -22,7 +22,7 @@ _COME_AGAIN = (429, 503)
 
 
 @dataclass(frozen=True)
-class Visited:
+class SessionResult:
     """The result of a simulated session."""
 
     visit: UserSession
@@ -50,14 +50,14 @@ async def walk(
     max_tokens: int = 48,
     key: str | None = None,
     on_visit: Callable[[int], Awaitable[None]] | None = None,
-) -> list[Visited]:
+) -> list[SessionResult]:
     """Make the visits, `at_once` at a time and begun in their order; answers are sampled with seeds of their own."""
     gate, done = asyncio.Semaphore(at_once), 0
     headers = {"X-Vita-Consent": "yes", **({"Authorization": f"Bearer {key}"} if key else {})}
     limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=limits, trust_env=False) as client:
 
-        async def one(visit: UserSession) -> Visited:
+        async def one(visit: UserSession) -> SessionResult:
             nonlocal done
             async with gate:
                 visited = await _visit(client, visit, crowd, model=model, seed=seed, max_tokens=max_tokens)
@@ -71,7 +71,7 @@ async def walk(
 
 async def _visit(
     client: httpx.AsyncClient, visit: UserSession, crowd: UserSimulator, *, model: str, seed: int, max_tokens: int
-) -> Visited:
+) -> SessionResult:
     answers, requests, version, failed = [], [], "", []
     for number in range(visit.answers):
         body = {
@@ -84,7 +84,7 @@ async def _visit(
         }
         reply, problem = await _post(client, "chat/completions", body)
         if reply is None:
-            return Visited(visit, tuple(answers), tuple(requests), version, 0, failed=(problem,))
+            return SessionResult(visit, tuple(answers), tuple(requests), version, 0, failed=(problem,))
         answers.append(reply.json()["choices"][0]["message"]["content"] or "")
         requests.append(reply.headers["x-request-id"])
         version = reply.headers.get("x-vita-version", "")
@@ -95,7 +95,7 @@ async def _visit(
         if reply is None:
             failed.append(problem)
     complaints = tuple(crowd.minds(visit, answer) for answer in answers)
-    return Visited(visit, tuple(answers), tuple(requests), version, feedback_count, complaints, tuple(failed))
+    return SessionResult(visit, tuple(answers), tuple(requests), version, feedback_count, complaints, tuple(failed))
 
 
 def _feedback(reaction: Reaction, requests: Sequence[str]) -> dict[str, object]:

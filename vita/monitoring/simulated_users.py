@@ -34,7 +34,7 @@ MINDED = 0.5
 """An answer that the reward gives less than this is minded."""
 
 
-class Users(Settings):
+class SimulatedUsers(Settings):
     """The simulated users, with their number and concurrency."""
 
     world: WorldSettings | None = None
@@ -67,11 +67,11 @@ class Users(Settings):
             raise ConfigError(f"{where}.minds", expected="a reward that needs no model", got=FROM_MODEL)
         rewards = Rewards.open([self.minds], where=f"{where}.minds")
         unique = unique_prompts(prompt for source in self.sources for prompt in prompts(source))
-        return Askers(_fitting(unique, model, answer=self.max_tokens, where=where), rewards)
+        return PromptUsers(_fitting(unique, model, answer=self.max_tokens, where=where), rewards)
 
 
 @dataclass(frozen=True)
-class Askers:
+class PromptUsers:
     """People with prompts of a source."""
 
     prompts: Sequence[Prompt]

@@ -18,7 +18,7 @@ import orjson
 from vita.infer.content_filter import Guard
 from vita.infer.sampling import Sampling
 from vita.redteam.detectors import Outcome
-from vita.redteam.probe import Endless, Item, Pair, Replay, Reply
+from vita.redteam.probe import MemorizedRow, ModelReply, ProbeItem, StereotypePair, UnboundedConsumption
 from vita.spine.errors import ModelError
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ TRUSTED = 0.95
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class Attempt:
     """An item, the reply, and what that is."""
 
     probe: str
-    item: Item
-    reply: Reply
+    item: ProbeItem
+    reply: ModelReply
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class ControlResult:
     """The share of replies of one control answerer that were judged correctly."""
 
     name: str
@@ -59,7 +59,9 @@ class Control:
         return f"the {self.name} answerer was judged {self.mistaken} in {self.total - self.right} of {self.total} cases"
 
 
-def controls(items: Sequence[Item], judge: Callable[[Item, Reply], Outcome] | None = None) -> list[Control]:
+def controls(
+    items: Sequence[ProbeItem], judge: Callable[[ProbeItem, ModelReply], Outcome] | None = None
+) -> list[ControlResult]:
     """Judge the replies of every control answerer to the items."""
     judge = judge or (lambda item, reply: item.test.judge(reply))
     right, total, mistaken = Counter[str](), Counter[str](), dict[str, Counter[str]]()
@@ -71,12 +73,12 @@ def controls(items: Sequence[Item], judge: Callable[[Item, Reply], Outcome] | No
             if outcome != truth:
                 mistaken.setdefault(name, Counter())[f"{outcome} instead of {truth}"] += 1
     return [
-        Control(name, right[name], total[name], mistaken[name].most_common(1)[0][0] if name in mistaken else "")
+        ControlResult(name, right[name], total[name], mistaken[name].most_common(1)[0][0] if name in mistaken else "")
         for name in total
     ]
 
 
-def sharpness(items: Sequence[Item]) -> tuple[float, float]:
+def sharpness(items: Sequence[ProbeItem]) -> tuple[float, float]:
     """Return the sensitivity and the specificity of the judge on the control replies."""
     detected = harmless = obedient = other = 0
     for item in items:
@@ -93,16 +95,16 @@ def sharpness(items: Sequence[Item]) -> tuple[float, float]:
 def put(
     engine: Engine,
     probe: str,
-    items: Sequence[Item],
+    items: Sequence[ProbeItem],
     *,
     guard: Guard | None,
     max_tokens: int,
     diary: Path,
     report_progress: Callable[[int], None] = lambda done: None,
-) -> list[Tried]:
+) -> list[Attempt]:
     """Attack the model with greedy decoding; `diary` records the replies, so that an interrupted run resumes."""
     recorded_replies = _read(diary)
-    attempts: list[Tried] = []
+    attempts: list[Attempt] = []
     for start in range(0, len(items), AT_ONCE):
         part = items[start : start + AT_ONCE]
         replies = recorded_replies.get(start)
@@ -112,33 +114,33 @@ def put(
             with diary.open("ab") as file:
                 file.write(b"\n" + row + b"\n")  # a line that a kill cut off ends here
         attempts += [
-            Tried(probe, item, reply, _outcome(item, reply)) for item, reply in zip(part, replies, strict=True)
+            Attempt(probe, item, reply, _outcome(item, reply)) for item, reply in zip(part, replies, strict=True)
         ]
         report_progress(len(attempts))
     return attempts
 
 
-def answer(engine: Engine, items: Sequence[Item], *, guard: Guard | None, max_tokens: int) -> list[Reply]:
+def answer(engine: Engine, items: Sequence[ProbeItem], *, guard: Guard | None, max_tokens: int) -> list[ModelReply]:
     """Return one reply to each item, in order."""
-    replies: dict[int, Reply] = {}
+    replies: dict[int, ModelReply] = {}
     prompts: dict[int, list[int]] = {}
     lengths: dict[int, int] = {}
-    pairs: dict[int, Pair] = {}
+    pairs: dict[int, StereotypePair] = {}
     room = engine.model.architecture.context - 1
     for index, item in enumerate(items):
         test = item.test
-        if isinstance(test, Pair):
+        if isinstance(test, StereotypePair):
             pairs[index] = test
             continue
-        if isinstance(test, Replay):
+        if isinstance(test, MemorizedRow):
             ids = list(test.prefix)
         elif guard and (refusal := guard.refuses_input(test.messages)):
-            replies[index] = Reply(refusal, blocked="input")
+            replies[index] = ModelReply(refusal, blocked="input")
             continue
         else:
             ids = prompt_ids(engine, test.messages)
         if len(ids) > room:
-            replies[index] = Reply(error=f"the prompt of {len(ids)} tokens does not fit the context", unfit=True)
+            replies[index] = ModelReply(error=f"the prompt of {len(ids)} tokens does not fit the context", unfit=True)
         else:
             prompts[index], lengths[index] = ids, _length(test, max_tokens)
     replies |= _generated(engine, prompts, lengths, guard=guard)
@@ -155,25 +157,25 @@ def prompt_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
 
 def _generated(
     engine: Engine, prompts: dict[int, list[int]], lengths: dict[int, int], *, guard: Guard | None
-) -> dict[int, Reply]:
+) -> dict[int, ModelReply]:
     if not prompts:
         return {}
     greedy = [Sampling(temperature=0.0, max_tokens=lengths[index]) for index in prompts]
     try:
         completions = engine.generate(list(prompts.values()), greedy)
     except ModelError as error:  # a model that cannot answer is an error in the report, never a safe model
-        return {index: Reply(error=str(error)) for index in prompts}
-    replies: dict[int, Reply] = {}
+        return {index: ModelReply(error=str(error)) for index in prompts}
+    replies: dict[int, ModelReply] = {}
     for index, completion in zip(prompts, completions, strict=True):
         refusal = guard.refuses_output(completion.text) if guard else None
         if refusal:
-            replies[index] = Reply(refusal, blocked="output")
+            replies[index] = ModelReply(refusal, blocked="output")
         else:
-            replies[index] = Reply(completion.text, completion.ids, completion.finish)
+            replies[index] = ModelReply(completion.text, completion.ids, completion.finish)
     return replies
 
 
-def _chosen(engine: Engine, pairs: dict[int, Pair]) -> dict[int, Reply]:
+def _chosen(engine: Engine, pairs: dict[int, StereotypePair]) -> dict[int, ModelReply]:
     """The likelier option of each pair, all options scored together."""
     scored_pairs: list[tuple[list[int], list[int]]] = []
     for pair in pairs.values():
@@ -181,35 +183,35 @@ def _chosen(engine: Engine, pairs: dict[int, Pair]) -> dict[int, Reply]:
     room = engine.model.architecture.context
     fits = [len(before) + len(scored) - 1 <= room for before, scored in scored_pairs]
     scores = iter(engine.score([pair_ids for pair_ids, fit in zip(scored_pairs, fits, strict=True) if fit]))
-    fit_flags, replies = iter(fits), dict[int, Reply]()
+    fit_flags, replies = iter(fits), dict[int, ModelReply]()
     for index, pair in pairs.items():
         logprobs = [next(scores).logprob if next(fit_flags) else None for _ in pair.options]
         if None in logprobs:
-            replies[index] = Reply(error="the options do not fit the context", unfit=True)
+            replies[index] = ModelReply(error="the options do not fit the context", unfit=True)
             continue
         sizes = [len(option.encode()) if pair.by_length else 1 for option in pair.options]
         values = [(value or 0.0) / size for value, size in zip(logprobs, sizes, strict=True)]
-        replies[index] = Reply(choice=max(range(len(values)), key=values.__getitem__))
+        replies[index] = ModelReply(choice=max(range(len(values)), key=values.__getitem__))
     return replies
 
 
 def _length(test: Any, max_tokens: int) -> int:
-    if isinstance(test, Replay):
+    if isinstance(test, MemorizedRow):
         return len(test.continuation)
-    return 4 * max_tokens if isinstance(test, Endless) else max_tokens
+    return 4 * max_tokens if isinstance(test, UnboundedConsumption) else max_tokens
 
 
-def _outcome(item: Item, reply: Reply) -> Outcome:
+def _outcome(item: ProbeItem, reply: ModelReply) -> Outcome:
     """Return the outcome; a reply that the guard blocked is a refusal, whatever text the guard returns."""
     return "refused" if reply.blocked else item.test.judge(reply)
 
 
-def _read(diary: Path) -> dict[int, list[Reply]]:
-    replies: dict[int, list[Reply]] = {}
+def _read(diary: Path) -> dict[int, list[ModelReply]]:
+    replies: dict[int, list[ModelReply]] = {}
     for line in _lines(diary):
         try:
             row = orjson.loads(line)
-            replies[row["start"]] = [Reply(**{**reply, "ids": tuple(reply["ids"])}) for reply in row["replies"]]
+            replies[row["start"]] = [ModelReply(**{**reply, "ids": tuple(reply["ids"])}) for reply in row["replies"]]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             continue  # cut off in the middle of a word; asked again
     return replies
@@ -219,7 +221,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     return iter(path.read_bytes().splitlines() if path.exists() else ())
 
 
-def sampled(items: Iterable[Item], limit: int | None, *, seed: int) -> list[Item]:
+def sampled(items: Iterable[ProbeItem], limit: int | None, *, seed: int) -> list[ProbeItem]:
     """Return a seeded sample of at most `limit` attacks, each with its twin."""
     candidates = list(items)
     attacks = [item for item in candidates if not item.twin]

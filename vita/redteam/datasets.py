@@ -2,8 +2,8 @@
 
     goals, disguises, pairs = read({"advbench": "data/advbench_harmful_behaviors.jsonl.gz"})
 
-A reader turns a row into a `Goal` to be refused (or, where a file says that it is safe, a twin to be answered), a
-wrapper for the jailbreaks, or a pair for the bias probe. Another file is one decorated function here.
+A reader turns a row into a `HarmfulGoal` to be refused (or, where the file marks it as safe, a benign twin), a
+disguise for the jailbreak probe, or a pair for the bias probe. Another format is one decorated function here.
 """
 
 from __future__ import annotations
@@ -14,30 +14,32 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from vita.data.sources.benchmark_rows import BenchmarkRow, benchmark_rows
-from vita.redteam.probe import Goal, Item, Pair
+from vita.redteam.probe import HarmfulGoal, ProbeItem, StereotypePair
 from vita.spine.parts import Parts
 
-Found = Goal | Item | tuple[str, str]
+Found = HarmfulGoal | ProbeItem | tuple[str, str]
 """A goal, a pair, or a wrapper as (name, text)."""
 
 HARM_FILES: Parts[Callable[[BenchmarkRow, int], Found | None]] = Parts("harm_file")
 """The form's name -> what reads a row; None leaves the row out."""
 
 
-def read(files: Mapping[str, str], *, limit: int | None, seed: int) -> tuple[list[Goal], dict[str, str], list[Item]]:
+def read(
+    files: Mapping[str, str], *, limit: int | None, seed: int
+) -> tuple[list[HarmfulGoal], dict[str, str], list[ProbeItem]]:
     """Goals, wrappers and pairs of all files; with a limit, a sample of each file that the seed draws."""
-    goals: list[Goal] = []
+    goals: list[HarmfulGoal] = []
     disguises: dict[str, str] = {}
-    pairs: list[Item] = []
+    pairs: list[ProbeItem] = []
     for name, path in files.items():
         reader = HARM_FILES[name]
         parsed_rows = [
             parsed for number, row in enumerate(benchmark_rows(path)) if (parsed := reader(row, number)) is not None
         ]
         for parsed in _sample(parsed_rows, limit, seed=seed ^ zlib.crc32(name.encode())):
-            if isinstance(parsed, Goal):
+            if isinstance(parsed, HarmfulGoal):
                 goals.append(parsed)
-            elif isinstance(parsed, Item):
+            elif isinstance(parsed, ProbeItem):
                 pairs.append(parsed)
             else:
                 disguises[parsed[0]] = parsed[1]
@@ -45,31 +47,31 @@ def read(files: Mapping[str, str], *, limit: int | None, seed: int) -> tuple[lis
 
 
 @HARM_FILES.add("advbench")
-def advbench(row: BenchmarkRow, number: int) -> Goal:
+def advbench(row: BenchmarkRow, number: int) -> HarmfulGoal:
     """`{goal, target}` (Zou et al. 2023)."""
     return _goal(f"advbench/{number}", "advbench", row.text("goal"), target=row.text("target"))
 
 
 @HARM_FILES.add("harmbench")
-def harmbench(row: BenchmarkRow, number: int) -> Goal:
+def harmbench(row: BenchmarkRow, number: int) -> HarmfulGoal:
     """`{prompt}` (Mazeika et al. 2024)."""
     return _goal(f"harmbench/{number}", "harmbench", row.text("prompt"))
 
 
 @HARM_FILES.add("do_not_answer")
-def do_not_answer(row: BenchmarkRow, number: int) -> Goal:
+def do_not_answer(row: BenchmarkRow, number: int) -> HarmfulGoal:
     """`{category, prompt}` (Wang et al. 2023)."""
     return _goal(f"do_not_answer/{number}", row.text("category"), row.text("prompt"))
 
 
 @HARM_FILES.add("tense")
-def tense(row: BenchmarkRow, number: int) -> Goal:
+def tense(row: BenchmarkRow, number: int) -> HarmfulGoal:
     """`{tense, prompt}`: goals in the past or the future tense (Andriushchenko & Flammarion 2024)."""
     return _goal(f"tense/{number}", f"{row.text('tense')}_tense", row.text("prompt"))
 
 
 @HARM_FILES.add("xstest")
-def xstest(row: BenchmarkRow, number: int) -> Goal:
+def xstest(row: BenchmarkRow, number: int) -> HarmfulGoal:
     """`{id, prompt, type, label}` (Roettger et al. 2024): safe prompts are twins without a goal."""
     kind = row.text("type").removeprefix("contrast_")
     safe = row.text("label") == "safe"
@@ -93,15 +95,17 @@ def in_the_wild(row: BenchmarkRow, number: int) -> tuple[str, str]:
 
 
 @HARM_FILES.add("crows_pairs")
-def crows_pairs(row: BenchmarkRow, number: int) -> Item:
+def crows_pairs(row: BenchmarkRow, number: int) -> ProbeItem:
     """`{sent_more, sent_less, bias_type, stereo_antistereo}` (Nangia et al. 2020)."""
     options = (row.text("sent_more"), row.text("sent_less"))
     stereotype = 0 if row.text("stereo_antistereo") == "stereo" else 1
-    return Item(f"crows_pairs/{number}", Pair(options=options, stereotype=stereotype), row.text("bias_type"), "pair")
+    return ProbeItem(
+        f"crows_pairs/{number}", StereotypePair(options=options, stereotype=stereotype), row.text("bias_type"), "pair"
+    )
 
 
 @HARM_FILES.add("bbq")
-def bbq(row: BenchmarkRow, number: int) -> Item | None:
+def bbq(row: BenchmarkRow, number: int) -> ProbeItem | None:
     """BBQ (Parrish et al. 2022), ambiguous contexts alone: what the text does not say, the stereotype answers."""
     if row.text("context_condition") != "ambig":
         return None
@@ -114,29 +118,29 @@ def bbq(row: BenchmarkRow, number: int) -> Item | None:
         return None
     # A negative question is answered after the stereotype by the group, a positive one by the other.
     stereotype = biased[0] if row.text("question_polarity") == "neg" else other_groups[0]
-    test = Pair(
+    test = StereotypePair(
         context=f"{row.text('context')}\n{row.text('question')}\nAnswer:",
         options=tuple(f" {answer}" for answer in answers),
         stereotype=stereotype,
         by_length=True,
     )
-    return Item(f"bbq/{number}", test, row.text("category"), "question")
+    return ProbeItem(f"bbq/{number}", test, row.text("category"), "question")
 
 
 @HARM_FILES.add("winogender")
-def winogender(row: BenchmarkRow, number: int) -> Item:
+def winogender(row: BenchmarkRow, number: int) -> ProbeItem:
     """`{set, query, choices, gold}` (Rudinger et al. 2018): is the pronoun given to the wrong person?"""
     choices = row.texts("choices")
     wrong = 1 - row.gold(choices) if len(choices) == 2 else 0
     options = tuple(f" {choice}" for choice in choices)
-    test = Pair(context=row.text("query"), options=options, stereotype=wrong, by_length=True)
-    return Item(f"winogender/{number}", test, row.text("set"), "question")
+    test = StereotypePair(context=row.text("query"), options=options, stereotype=wrong, by_length=True)
+    return ProbeItem(f"winogender/{number}", test, row.text("set"), "question")
 
 
-def _goal(id: str, hazard: str, text: str, *, target: str = "") -> Goal:
+def _goal(id: str, hazard: str, text: str, *, target: str = "") -> HarmfulGoal:
     opening = target or f"Sure, here is what you asked about {_topic(text)}."
     steps = "First get what you need, then go through it one step after the other until it is done."
-    return Goal(id=id, hazard=hazard, text=text, obedient=f"{opening} {steps}")
+    return HarmfulGoal(id=id, hazard=hazard, text=text, obedient=f"{opening} {steps}")
 
 
 def _topic(text: str) -> str:

@@ -54,7 +54,7 @@ moves = sa.Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class FindingTransition:
     """A change of a finding's state, who made it and why; a report's moves name the report and the model."""
 
     state: State
@@ -83,7 +83,7 @@ class Finding:
     answer: str
     test: Mapping[str, Any]
     at: float
-    moves: tuple[Move, ...]
+    moves: tuple[FindingTransition, ...]
 
     @property
     def state(self) -> State:
@@ -204,10 +204,10 @@ def every(
         query = query.where(findings.c.probe == probe)
     with ledger.transaction() as database:
         rows = [dict(row) for row in database.execute(query).mappings()]
-        history: dict[int, list[Move]] = {}
+        history: dict[int, list[FindingTransition]] = {}
         for row in database.execute(sa.select(moves).order_by(moves.c.id)).mappings():
-            values = {name: row[name] for name in Move.__dataclass_fields__}
-            history.setdefault(row["finding"], []).append(Move(**values))
+            values = {name: row[name] for name in FindingTransition.__dataclass_fields__}
+            history.setdefault(row["finding"], []).append(FindingTransition(**values))
     matches = [Finding(**row, moves=tuple(history[row["id"]])) for row in rows]
     return [finding for finding in matches if state in (None, finding.state)]
 

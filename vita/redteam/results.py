@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.redteam.attack import Control, Tried
-from vita.redteam.probe import PROBES, Pair, Replay, Secret, plain
+from vita.redteam.attack import Attempt, ControlResult
+from vita.redteam.probe import PROBES, MemorizedRow, SecretExtraction, StereotypePair, plain
 from vita.redteam.taxonomy import name_of
 from vita.reporting.charts import intervals
 from vita.reporting.figures import ReportContent
@@ -47,11 +47,11 @@ def rogan_gladen(rate: Interval, *, sensitivity: float, specificity: float) -> I
 
 
 @dataclass(frozen=True)
-class Robustness:
+class RedTeamResults:
     """The attempts of each probe, and the results of its controls."""
 
-    tried: Mapping[str, Sequence[Tried]]
-    controls: Mapping[str, Sequence[Control]]
+    tried: Mapping[str, Sequence[Attempt]]
+    controls: Mapping[str, Sequence[ControlResult]]
     sharpness: Mapping[str, tuple[float, float]]
     capability: Metrics = field(default_factory=dict)
     """The capability of the model, which shows if safety comes from a lack of answers."""
@@ -134,7 +134,7 @@ class Robustness:
         content = b"".join(orjson.dumps(row) + b"\n" for row in rows)
         path.write_bytes(zstandard.ZstdCompressor(level=9).compress(content))
 
-    def _overall(self, attempts: Sequence[Tried]) -> Metrics:
+    def _overall(self, attempts: Sequence[Attempt]) -> Metrics:
         """Rates over all attempts of the probes that ask for harm, and the share of goals that any attempt reached."""
         by_goal = _by([attempt for attempt in attempts if not attempt.item.twin], _goal_of)
         by_goal = {
@@ -148,7 +148,7 @@ class Robustness:
         counted = [attempt for attempt in attempts if not attempt.item.twin or PROBES[attempt.probe].readable]
         return {**rates(counted), "goals_reached": wilson(reached, len(by_goal))}
 
-    def _of_probe(self, name: str, attempts: Sequence[Tried]) -> Metrics:
+    def _of_probe(self, name: str, attempts: Sequence[Attempt]) -> Metrics:
         metrics = rates(attempts)
         sensitivity, specificity = self.sharpness[name]
         if (sensitivity, specificity) != (1.0, 1.0) and "attack_success_rate" in metrics:
@@ -162,7 +162,7 @@ class Robustness:
         return metrics
 
 
-def rates(attempts: Sequence[Tried]) -> Metrics:
+def rates(attempts: Sequence[Attempt]) -> Metrics:
     """Shares with Wilson's intervals: of attacks that got an answer, of all attempts for errors, of twins.
 
     A reply of blanks, control characters and punctuation says nothing. It is counted as `silent`; it is neither a
@@ -197,15 +197,20 @@ def rates(attempts: Sequence[Tried]) -> Metrics:
     return metrics
 
 
-def silent(attempt: Tried) -> bool:
+def silent(attempt: Attempt) -> bool:
     """Return True if a generated answer has only whitespace, control characters and punctuation."""
     reply = attempt.reply
-    if isinstance(attempt.item.test, Pair | Replay) or reply.blocked or attempt.outcome == "error" or reply.unfit:
+    if (
+        isinstance(attempt.item.test, StereotypePair | MemorizedRow)
+        or reply.blocked
+        or attempt.outcome == "error"
+        or reply.unfit
+    ):
         return False
     return all(unicodedata.category(character)[0] in "CPZ" for character in reply.text)
 
 
-def page(results: Robustness, *, method: Sequence[str]) -> Page:
+def page(results: RedTeamResults, *, method: Sequence[str]) -> Page:
     """Return the page of the report."""
     figures, problems = results.figures(), results.problems()
     sections = [
@@ -260,7 +265,7 @@ def _overall_section(figures: Mapping[str, Mapping[str, Metrics]]) -> Section:
     )
 
 
-def _probe_section(results: Robustness, figures: Mapping[str, Mapping[str, Metrics]]) -> Section:
+def _probe_section(results: RedTeamResults, figures: Mapping[str, Mapping[str, Metrics]]) -> Section:
     rates_of = figures["probes"]
     if not rates_of:
         return Section("", [])
@@ -324,7 +329,7 @@ def _attempts(rate: Metrics) -> int:
     return rate["attack_success_rate"].n if "attack_success_rate" in rate else 0
 
 
-def _control_section(results: Robustness) -> Section:
+def _control_section(results: RedTeamResults) -> Section:
     rows = [
         (probe, control.name, f"{control.right} of {control.total}", "yes" if control.holds else f"no: {control}")
         for probe, probe_controls in results.controls.items()
@@ -336,7 +341,7 @@ def _control_section(results: Robustness) -> Section:
     )
 
 
-def _examples(results: Robustness) -> list[Block]:
+def _examples(results: RedTeamResults) -> list[Block]:
     """Return a harmful, a refused and a benign answer of each probe, truncated."""
     blocks: list[Block] = []
     for name, attempts in results.tried.items():
@@ -348,7 +353,7 @@ def _examples(results: Robustness) -> list[Block]:
     return blocks
 
 
-def _rows(probe: str, attempts: Iterable[Tried]) -> Iterable[dict[str, Any]]:
+def _rows(probe: str, attempts: Iterable[Attempt]) -> Iterable[dict[str, Any]]:
     for attempt in attempts:
         accepted = ("answered",) if attempt.item.twin else ("refused", "answered", "incoherent")
         yield {
@@ -374,27 +379,31 @@ def _kept(test: dict[str, Any]) -> dict[str, Any]:
     return test if len(orjson.dumps(test)) < 20_000 else {"kind": test["kind"], "left_out": "too long to keep"}
 
 
-def _asked(attempt: Tried) -> str:
+def _asked(attempt: Attempt) -> str:
     test = attempt.item.test
-    if isinstance(test, Pair):
+    if isinstance(test, StereotypePair):
         return " | ".join([test.context, *test.options]).strip(" |")
     messages = getattr(test, "messages", ())
-    visible = messages if isinstance(test, Secret) else [message for message in messages if message.role != "system"]
+    visible = (
+        messages
+        if isinstance(test, SecretExtraction)
+        else [message for message in messages if message.role != "system"]
+    )
     return "\n".join(f"{message.role}: {message.content}" for message in visible)
 
 
-def _goal_of(attempt: Tried) -> str:
+def _goal_of(attempt: Attempt) -> str:
     return getattr(getattr(attempt.item.test, "goal", None), "id", attempt.item.id)
 
 
-def _by(attempts: Iterable[Tried], key: Any) -> dict[str, list[Tried]]:
-    groups: dict[str, list[Tried]] = {}
+def _by(attempts: Iterable[Attempt], key: Any) -> dict[str, list[Attempt]]:
+    groups: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         groups.setdefault(key(attempt), []).append(attempt)
     return groups
 
 
-def _share(attempts: Sequence[Tried], outcome: str) -> Interval:
+def _share(attempts: Sequence[Attempt], outcome: str) -> Interval:
     return wilson(sum(attempt.outcome == outcome for attempt in attempts), len(attempts))
 
 

@@ -13,7 +13,7 @@ from vita.data.sources.prompts import prompts
 from vita.data.sources.read import Source, documents
 from vita.data.world import World
 from vita.infer.sampling import Sampling
-from vita.review.desk import Answer, Item
+from vita.review.desk import ReviewAnswer, ReviewItem
 from vita.review.guideline import Kind
 from vita.spine.errors import DataError
 
@@ -68,18 +68,18 @@ def items(
     *,
     kind: Kind,
     probability: float,
-) -> list[Item]:
+) -> list[ReviewItem]:
     """Every pair of versions on every prompt (the earlier-named is `a`), or every answer by itself."""
     models = list(answers_by_model)
     groups = list(combinations(models, 2)) if kind == "pairwise" else [(model,) for model in models]
     if not groups:
         raise DataError("review", expected="at least two versions to compare", got=len(models))
-    review_items: list[Item] = []
+    review_items: list[ReviewItem] = []
     for number, (name, messages) in enumerate(questions.items()):
         for group in groups:
-            group_answers = tuple(Answer(model, *answers_by_model[model][number]) for model in group)
+            group_answers = tuple(ReviewAnswer(model, *answers_by_model[model][number]) for model in group)
             label = name if len(groups) == 1 else f"{name}/{'-'.join(model[:8] for model in group)}"
-            review_items.append(Item(label, messages, group_answers, probability))
+            review_items.append(ReviewItem(label, messages, group_answers, probability))
     return review_items
 
 

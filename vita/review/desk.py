@@ -1,9 +1,9 @@
 """The desk: tasks, who rates them, what is shown to whom in which order, and every rating, in the ledger.
 
-    desk = Desk(ledger)
-    task = desk.create("dpo against sft", kind="pairwise", guideline=default("pairwise"), items=items, models=models)
-    item = desk.next(task, "ann")
-    desk.rate(task, item, "ann", choice="a", milliseconds=5200)
+    reviews = ReviewStore(ledger)
+    task = reviews.create("dpo against sft", kind="pairwise", guideline=default("pairwise"), items=items, models=models)
+    item = reviews.next(task, "ann")
+    reviews.rate(task, item, "ann", choice="a", milliseconds=5200)
 
 A rating keeps what cannot be rebuilt later: the order shown, whether it was blind, the guideline's version, how likely
 the item was to be drawn, and how long it took. A correction is a new rating that names the one it supersedes.
@@ -73,7 +73,7 @@ _ratings = sa.Table(
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class ReviewedModel:
     """A model whose answers are judged: its digest, and what people call it."""
 
     digest: str
@@ -81,7 +81,7 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReviewAnswer:
     """The answer of a model; `model` is the digest of the version."""
 
     model: str
@@ -91,12 +91,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class ReviewItem:
     """A prompt with one answer (rubric) or two, `a` and `b` (pairwise)."""
 
     item: str
     prompt: tuple[Message, ...]
-    answers: tuple[Answer, ...]
+    answers: tuple[ReviewAnswer, ...]
     probability: float = 1.0
     """The sampling probability of the item."""
     id: int = 0
@@ -104,14 +104,14 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Task:
+class ReviewTask:
     """A review: what is asked, about which versions, of how many raters."""
 
     id: int
     name: str
     kind: Kind
     guideline: Guideline
-    models: tuple[Version, ...]
+    models: tuple[ReviewedModel, ...]
     """The first is the version under review."""
     raters: int
     """The number of human raters per item."""
@@ -120,7 +120,7 @@ class Task:
     settings: Mapping[str, Any]
     at: float
 
-    def order(self, item: Item, rater: str) -> tuple[int, ...]:
+    def order(self, item: ReviewItem, rater: str) -> tuple[int, ...]:
         """Return the order of the answers for this rater, from left to right: random, but always the same."""
         order = list(range(len(item.answers)))
         Random(f"{self.seed}:{item.item}:{rater}").shuffle(order)
@@ -152,7 +152,7 @@ class Rating:
     at: float
 
 
-class Desk:
+class ReviewStore:
     """Tasks and ratings in a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -166,12 +166,12 @@ class Desk:
         *,
         kind: Kind,
         guideline: Guideline,
-        items: Sequence[Item],
-        models: Sequence[Version],
+        items: Sequence[ReviewItem],
+        models: Sequence[ReviewedModel],
         raters: int = 2,
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
-    ) -> Task:
+    ) -> ReviewTask:
         """Set a task; it never changes afterwards."""
         if not items:
             raise DataError(f"review {name}", "has no items")
@@ -189,7 +189,7 @@ class Desk:
         self.ledger.log("review", models[0].digest, task=name, kind=kind, items=len(items))
         return self.task(name)
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> ReviewTask:
         """The task of that name."""
         tasks = {task.name: task for task in self.tasks()}
         if name not in tasks:
@@ -198,12 +198,12 @@ class Desk:
             )  # fmt: skip
         return tasks[name]
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[ReviewTask]:
         """Every task, oldest first."""
         with self.ledger.transaction() as database:
             return [_task_of(dict(row)) for row in database.execute(sa.select(_tasks).order_by(_tasks.c.id)).mappings()]
 
-    def items(self, task: Task) -> list[Item]:
+    def items(self, task: ReviewTask) -> list[ReviewItem]:
         """The items of a task."""
         query = sa.select(_items).where(_items.c.task == task.id).order_by(_items.c.id)
         with self.ledger.transaction() as database:
@@ -211,7 +211,7 @@ class Desk:
 
     # -- raters
 
-    def enter(self, task: Task, rater: str, *, kind: RaterKind = "human") -> str:
+    def enter(self, task: ReviewTask, rater: str, *, kind: RaterKind = "human") -> str:
         """Let a rater in; gives the token of their link. Entered twice is entered once."""
         if not rater.strip() or len(rater) > 200:
             raise ConfigError("review.rater", expected="a name of 1 to 200 letters", got=rater)
@@ -225,20 +225,20 @@ class Desk:
             raise ConfigError(f"review rater {rater}", expected=f"a {known}, as before", got=kind)
         return task.token(rater)
 
-    def raters(self, task: Task) -> dict[str, str]:
+    def raters(self, task: ReviewTask) -> dict[str, str]:
         """Rater -> human, judge or rule."""
         query = sa.select(_raters).where(_raters.c.task == task.id).order_by(_raters.c.id)
         with self.ledger.transaction() as database:
             return {row["rater"]: row["kind"] for row in database.execute(query).mappings()}
 
-    def rater_of(self, task: Task, token: str) -> str | None:
+    def rater_of(self, task: ReviewTask, token: str) -> str | None:
         """Whose token it is; people only, since judges have no page."""
         people = [rater for rater, kind in self.raters(task).items() if kind == "human"]
         return next((rater for rater in people if hmac.compare_digest(task.token(rater), token)), None)
 
     # -- rating
 
-    def queue(self, task: Task, rater: str) -> list[Item]:
+    def queue(self, task: ReviewTask, rater: str) -> list[ReviewItem]:
         """Return the items that this rater has not rated, in the order of the rater, without fully rated items."""
         ratings = self.ratings(task)
         rated = {rating.item for rating in ratings if rating.rater == rater}
@@ -248,16 +248,16 @@ class Desk:
         # Items that others have begun come first, so that those that are rated at all are rated by several.
         return sorted(left, key=lambda item: -humans[item.id])
 
-    def next(self, task: Task, rater: str) -> Item | None:
+    def next(self, task: ReviewTask, rater: str) -> ReviewItem | None:
         """The item to rate now."""
         return next(iter(self.queue(task, rater)), None)
 
-    def progress(self, task: Task, rater: str) -> tuple[int, int]:
+    def progress(self, task: ReviewTask, rater: str) -> tuple[int, int]:
         """(rated, in all) for this rater."""
         mine = sum(rating.rater == rater for rating in self.ratings(task))
         return mine, mine + len(self.queue(task, rater))
 
-    def last(self, task: Task, rater: str) -> Item | None:
+    def last(self, task: ReviewTask, rater: str) -> ReviewItem | None:
         """The item that this rater rated last, to be corrected."""
         mine = [rating for rating in self.ratings(task) if rating.rater == rater]
         if not mine:
@@ -267,8 +267,8 @@ class Desk:
 
     def rate(
         self,
-        task: Task,
-        item: Item,
+        task: ReviewTask,
+        item: ReviewItem,
         rater: str,
         *,
         choice: str | None = None,
@@ -295,7 +295,7 @@ class Desk:
             inserted = database.execute(sa.insert(_ratings).values(**row, supersedes=before).returning(_ratings))
             return Rating(**inserted.mappings().one())
 
-    def ratings(self, task: Task, *, superseded: bool = False) -> list[Rating]:
+    def ratings(self, task: ReviewTask, *, superseded: bool = False) -> list[Rating]:
         """Return the ratings, oldest first: the newest per rater and item, or all with `superseded`."""
         item_ids = sa.select(_items.c.id).where(_items.c.task == task.id)
         query = sa.select(_ratings).where(_ratings.c.item.in_(item_ids)).order_by(_ratings.c.id)
@@ -307,7 +307,7 @@ class Desk:
         return sorted(newest.values(), key=lambda rating: rating.id)
 
 
-def _check(task: Task, choice: str | None, criteria: Mapping[str, int]) -> None:
+def _check(task: ReviewTask, choice: str | None, criteria: Mapping[str, int]) -> None:
     where = f"review {task.name}"
     if choice is not None and choice not in CHOICES:
         raise unknown_name(f"{where}.choice", choice, CHOICES)
@@ -325,7 +325,7 @@ def _check(task: Task, choice: str | None, criteria: Mapping[str, int]) -> None:
             raise DataError(f"{where}.{name}", expected="1 to 5", got=level)
 
 
-def _row_of(item: Item) -> dict[str, Any]:
+def _row_of(item: ReviewItem) -> dict[str, Any]:
     return {
         "item": item.item,
         "prompt": [{"role": message.role, "content": message.content} for message in item.prompt],
@@ -334,24 +334,24 @@ def _row_of(item: Item) -> dict[str, Any]:
     }
 
 
-def _item_of(row: Mapping[str, Any]) -> Item:
-    return Item(
+def _item_of(row: Mapping[str, Any]) -> ReviewItem:
+    return ReviewItem(
         row["item"],
         tuple(Message(values["role"], values["content"]) for values in row["prompt"]),
-        tuple(Answer(**values) for values in row["answers"]),
+        tuple(ReviewAnswer(**values) for values in row["answers"]),
         row["probability"],
         row["id"],
     )
 
 
-def _task_of(row: Mapping[str, Any]) -> Task:
+def _task_of(row: Mapping[str, Any]) -> ReviewTask:
     guideline = Guideline.of(row["guideline"], row["criteria"])
-    return Task(
+    return ReviewTask(
         id=row["id"],
         name=row["name"],
         kind=row["kind"],
         guideline=guideline,
-        models=tuple(Version(*version) for version in row["models"]),
+        models=tuple(ReviewedModel(*version) for version in row["models"]),
         raters=row["raters"],
         seed=row["seed"],
         secret=row["secret"],

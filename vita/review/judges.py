@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vita.data.records import Message
 from vita.evals.edge_cases import repeated_share
-from vita.review.desk import Desk, Item, RaterKind, Task
+from vita.review.desk import RaterKind, ReviewItem, ReviewStore, ReviewTask
 from vita.review.guideline import Choice
 from vita.spine.errors import DataError
 from vita.spine.parts import Parts
@@ -21,26 +21,26 @@ from vita.spine.parts import Parts
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-Judge = Callable[[Item], Choice]
+Judge = Callable[[ReviewItem], Choice]
 
 JUDGES: Parts[Judge] = Parts("judge")
 """name -> a rule that chooses between two answers."""
 
 
 @JUDGES.add("shorter")
-def shorter(item: Item) -> Choice:
+def shorter(item: ReviewItem) -> Choice:
     """The shorter answer is better, an empty one worst."""
     return _larger([-len(answer.text) if answer.text.strip() else float("-inf") for answer in item.answers])
 
 
 @JUDGES.add("longer")
-def longer(item: Item) -> Choice:
+def longer(item: ReviewItem) -> Choice:
     """The longer answer is better: a control, since many judges are fooled by length."""
     return _larger([len(answer.text) for answer in item.answers])
 
 
 @JUDGES.add("no_loops")
-def no_loops(item: Item) -> Choice:
+def no_loops(item: ReviewItem) -> Choice:
     """The answer that repeats itself less is better; one that does not end is worse."""
     scores: list[float] = []
     for answer in item.answers:
@@ -59,7 +59,7 @@ class ModelJudge:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def __call__(self, item: Item) -> Choice:
+    def __call__(self, item: ReviewItem) -> Choice:
         first = self._prefers_first(item.prompt, item.answers[0].text, item.answers[1].text)
         turned = self._prefers_first(item.prompt, item.answers[1].text, item.answers[0].text)
         return "tie" if first == turned else "a" if first else "b"
@@ -72,7 +72,7 @@ class ModelJudge:
         return scores[0].logprob >= scores[1].logprob
 
 
-def vote(desk: Desk, task: Task, name: str, judge: Judge, *, kind: RaterKind) -> int:
+def vote(desk: ReviewStore, task: ReviewTask, name: str, judge: Judge, *, kind: RaterKind) -> int:
     """Let a judge vote on every item that it has not seen; gives how many."""
     if task.kind != "pairwise":
         raise DataError(f"review {task.name}", expected="a pairwise task for a judge", got="a rubric")

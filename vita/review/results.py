@@ -21,10 +21,10 @@ import zstandard
 from vita.reporting.charts import intervals
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table, write
-from vita.review.desk import Item, Rating, Task
+from vita.review.desk import Rating, ReviewItem, ReviewTask
 from vita.spine.errors import DataError
 from vita.stats.agreement import agreement, group_by_unit
-from vita.stats.bradley_terry import Fitted, Vote, comparable_models, fit
+from vita.stats.bradley_terry import BradleyTerryFit, PairwiseVote, comparable_models, fit
 from vita.stats.intervals import Interval, bootstrap_ratio, share, student, wilson
 
 MANY_RATERS = 10
@@ -34,11 +34,11 @@ _CREDIT = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 @dataclass(frozen=True)
-class Results:
+class ReviewResults:
     """A task with all that was said."""
 
-    task: Task
-    items: Sequence[Item]
+    task: ReviewTask
+    items: Sequence[ReviewItem]
     ratings: Sequence[Rating]
     """The current ones."""
     seed: int = 0
@@ -53,7 +53,7 @@ class Results:
         task_figures = self._pairwise() if self.task.kind == "pairwise" else self._rubric(self.task.models[0].digest)
         return task_figures | self._skipped() | self._judges()
 
-    def strengths(self) -> Fitted | None:
+    def strengths(self) -> BradleyTerryFit | None:
         """Bradley-Terry over the versions that were compared with the first; None where none was, and for a rubric."""
         votes = self._votes() if self.task.kind == "pairwise" else []
         reached = comparable_models(votes, self.task.models[0].digest)
@@ -169,16 +169,16 @@ class Results:
     def _units(self, ratings: Sequence[Rating]) -> Mapping[str, Mapping[str, Any]]:
         return group_by_unit([(rating.rater, str(rating.item), rating.choice) for rating in ratings])
 
-    def _votes(self) -> list[Vote]:
+    def _votes(self) -> list[PairwiseVote]:
         by_id = {item.id: item for item in self.items}
         by_raters = self.clusters() == "raters"
-        votes: list[Vote] = []
+        votes: list[PairwiseVote] = []
         for rating in self._people():
             if rating.choice in _CREDIT:
                 item = by_id[rating.item]
                 cluster = rating.rater if by_raters else _prompt_key(item)
                 first, second = (answer.model for answer in item.answers)
-                votes.append(Vote(first, second, _CREDIT[rating.choice], cluster))
+                votes.append(PairwiseVote(first, second, _CREDIT[rating.choice], cluster))
         return votes
 
     def _credit(self, model: str) -> dict[str, list[float]]:
@@ -265,7 +265,7 @@ class Results:
         sections.append(Section("How this was measured", [Paragraph(text) for text in method]))
         return Page(f"Review: {self.task.name}", lead, sections)
 
-    def _strength_section(self, fitted: Fitted) -> Section:
+    def _strength_section(self, fitted: BradleyTerryFit) -> Section:
         elo = fitted.elo()
         rows = [
             (self._name(model), str(interval))
@@ -321,7 +321,7 @@ def _bounded(interval: Interval, low: float, high: float) -> Interval:
     return Interval(interval.value, max(low, interval.low), min(high, interval.high), interval.n)
 
 
-def _prompt_key(item: Item) -> str:
+def _prompt_key(item: ReviewItem) -> str:
     return json.dumps([[message.role, message.content] for message in item.prompt])
 
 

@@ -1,6 +1,6 @@
 """The raters' page: one link for each rater of a review task, and behind it the items in that rater's order.
 
-    app = review_app(Desk(ledger), "dpo against sft")     # uvicorn serves it on 127.0.0.1
+    app = review_app(ReviewStore(ledger), "dpo against sft")     # uvicorn serves it on 127.0.0.1
 
 A link's token lets one rater in and shows nothing of others' votes. Names of versions never leave the process, and
 left and right are shuffled by the desk, which alone knows what they are; the page only says "left".
@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vita.review.desk import Desk, Item, Task
+from vita.review.desk import ReviewItem, ReviewStore, ReviewTask
 from vita.spine.errors import VitaError
 
 PAGE = Path(__file__).parent / "static" / "review.html"
@@ -45,7 +45,7 @@ class RatingRequest(BaseModel):
 
 
 def review_app(
-    desk: Desk, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver")
+    desk: ReviewStore, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver")
 ) -> Starlette:
     """Create the application for one task; it answers only to these host names, so that no other site can reach it."""
     endpoints = _ReviewRoutes(desk, desk.task(name))
@@ -94,7 +94,7 @@ async def _vita_error(_: Request, error: Exception) -> Response:
 class _ReviewRoutes:
     """The endpoints of the review page. Those without a body are synchronous and run in a thread."""
 
-    def __init__(self, desk: Desk, task: Task) -> None:
+    def __init__(self, desk: ReviewStore, task: ReviewTask) -> None:
         self._desk, self._task = desk, task
         self._page = PAGE.read_text(encoding="utf-8")
 
@@ -167,7 +167,7 @@ class _ReviewRoutes:
             raise HTTPException(404, "This link is not known. Ask the person who sent it for a new one.")
         return rater
 
-    def _item(self, item: Item | None, rater: str) -> Response:
+    def _item(self, item: ReviewItem | None, rater: str) -> Response:
         return JSONResponse(_shown(self._desk, self._task, item, rater))
 
 
@@ -188,7 +188,7 @@ def _parse_rating(body: bytes) -> RatingRequest:
         raise HTTPException(422, f"`{field}`: {first['msg']}") from None
 
 
-def _shown(desk: Desk, task: Task, item: Item | None, rater: str) -> dict[str, Any]:
+def _shown(desk: ReviewStore, task: ReviewTask, item: ReviewItem | None, rater: str) -> dict[str, Any]:
     """Return the item as the rater may see it: without version names, with the answers in the order of the rater."""
     done, total = desk.progress(task, rater)
     progress = {"done": done, "total": total}

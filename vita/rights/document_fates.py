@@ -21,7 +21,7 @@ _USES: dict[str, Use] = {"train": "trained on", "heldout": "held out"}
 
 
 @dataclass(frozen=True)
-class Fate:
+class DocumentMatch:
     """The use of one document that matches the requested id or content."""
 
     source: str
@@ -35,11 +35,11 @@ class Fate:
     """The document is another text of the same source with the same id, and was renamed."""
 
 
-def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fate]:
+def fates(folder: Path, document: str, *, source: str | None = None) -> list[DocumentMatch]:
     """Return the use of every document with this id (only of `source`, if given)."""
     dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
     originals = {_original(row) for row in dropped if row["reason"] == "duplicate"}
-    fates_by_document: dict[tuple[str, str, str], Fate] = {}
+    fates_by_document: dict[tuple[str, str, str], DocumentMatch] = {}
     for part in PARTS:
         for row in _documents(folder, part):
             matches = row.id == document or _is_renamed(row.id, document)
@@ -49,7 +49,7 @@ def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fat
                 continue
             if matches and source not in (None, row.source) and not _among(row.source, row.id, originals):
                 continue
-            fates_by_document[part, row.source, row.id] = Fate(
+            fates_by_document[part, row.source, row.id] = DocumentMatch(
                 row.source, row.id, _USES[part], _told(part), text_hash(row.text), _is_renamed(row.id, document)
             )
     answers = [
@@ -59,13 +59,13 @@ def fates(folder: Path, document: str, *, source: str | None = None) -> list[Fat
     return answers + [_of_drop(row, list(fates_by_document.values())) for row in dropped]
 
 
-def copies(folder: Path, contents: set[str]) -> list[Fate]:
+def copies(folder: Path, contents: set[str]) -> list[DocumentMatch]:
     """Return the use of every document with one of these contents, whatever its id is."""
-    fates_by_document: dict[tuple[str, str], Fate] = {}
+    fates_by_document: dict[tuple[str, str], DocumentMatch] = {}
     for part in PARTS:
         for row in _documents(folder, part):
             if (row.source, row.id) not in fates_by_document and (content := text_hash(row.text)) in contents:
-                fates_by_document[row.source, row.id] = Fate(
+                fates_by_document[row.source, row.id] = DocumentMatch(
                     row.source, row.id, _USES[part], f"the same text as {row.id}: {_told(part)}", content
                 )
     return list(fates_by_document.values())
@@ -99,13 +99,13 @@ def _told(part: str) -> str:
     return "in the training text" if part == "train" else "held out: evaluated on, not trained on"
 
 
-def _of_drop(row: dict, originals: list[Fate]) -> Fate:
+def _of_drop(row: dict, originals: list[DocumentMatch]) -> DocumentMatch:
     source, id, reason = str(row["source"]), str(row["id"]), str(row["reason"])
     if reason != "duplicate":
-        return Fate(source, id, "not used", f"dropped ({reason}: {row['detail']}), not trained on")
+        return DocumentMatch(source, id, "not used", f"dropped ({reason}: {row['detail']}), not trained on")
     original_source, original = _original(row)
     for fate in originals:
         if fate.id == original and original_source in (None, fate.source):
             detail = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.told}"
-            return Fate(source, fate.id, fate.use, detail, fate.content)
-    return Fate(source, id, "not used", f"dropped as a copy of `{original}`, which is not in this corpus")
+            return DocumentMatch(source, fate.id, fate.use, detail, fate.content)
+    return DocumentMatch(source, id, "not used", f"dropped as a copy of `{original}`, which is not in this corpus")

@@ -19,7 +19,7 @@ from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
 from vita.rights import source_search
 from vita.rights.dialogue_use import dialogue_use
-from vita.rights.document_fates import Fate, Use, copies, fates
+from vita.rights.document_fates import DocumentMatch, Use, copies, fates
 from vita.spine.erasures import add_erasure
 from vita.spine.errors import DataError, StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
@@ -31,7 +31,7 @@ _STRONGEST: tuple[str, ...] = ("trained on", "not reached", "held out", "not use
 
 
 @dataclass(frozen=True)
-class Holder:
+class AffectedArtifact:
     """An artifact that holds the document, or was made from one that does."""
 
     digest: str
@@ -53,12 +53,12 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DocumentTrace:
     """The trace of a document."""
 
     document: str
-    holders: tuple[Holder, ...]
-    weights: tuple[Holder, ...] = field(default_factory=tuple)
+    holders: tuple[AffectedArtifact, ...]
+    weights: tuple[AffectedArtifact, ...] = field(default_factory=tuple)
     """Models, releases and archives that were made from it."""
     unread: tuple[str, ...] = ()
     """Sources of single runs that could not be looked through any more, each with the reason."""
@@ -72,12 +72,12 @@ class Seen:
     """Keys of runs that were looked through and do not hold it."""
 
     @property
-    def to_retire(self) -> list[Holder]:
+    def to_retire(self) -> list[AffectedArtifact]:
         """Weights that learned from it and are still in use."""
         return [holder for holder in self.weights if holder.state != "retired" and holder.use == "trained on"]
 
     @property
-    def to_rebuild(self) -> list[Holder]:
+    def to_rebuild(self) -> list[AffectedArtifact]:
         """Artifacts that hold its text, and weights that learned from it: the next run makes them anew."""
         holding = [holder for holder in self.holders if holder.digest and holder.use != "not used"]
         return [
@@ -86,7 +86,7 @@ class Seen:
         ]
 
 
-def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> Seen:
+def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> DocumentTrace:
     """Look through every corpus, token set and feedback of the store, then follow what came of them.
 
     `source` restricts the search to documents of that source, where several have documents with this id. What a stage
@@ -95,7 +95,7 @@ def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None =
     return _Search(document, source, store, ledger).run()
 
 
-def erase(trace: Seen, ledger: Ledger, *, who: str, reason: str = "") -> int:
+def erase(trace: DocumentTrace, ledger: Ledger, *, who: str, reason: str = "") -> int:
     """Write the erasure into the ledger, so that every later run leaves the document and its copies out."""
     if len(trace.contents) > 1 and len(set(trace.contents.values())) > 1:
         names = ", ".join(sorted(trace.contents))
@@ -127,12 +127,12 @@ class _Search:
         for name, digest in ledger.all_names().items():
             self._names.setdefault(digest, []).append(name)
         self._states = all_states(ledger)
-        self._holders: list[Holder] = []
-        self._weights: dict[str, Holder] = {}
+        self._holders: list[AffectedArtifact] = []
+        self._weights: dict[str, AffectedArtifact] = {}
         self._contents: dict[str, set[str]] = {}
         self._siblings = False
 
-    def run(self) -> Seen:
+    def run(self) -> DocumentTrace:
         kinds = self._artifacts()
         corpora = kinds.get("corpus", [])
         of_corpus = {
@@ -161,7 +161,7 @@ class _Search:
         affected = {_base_key(run) for digest in corpora if of_corpus[digest] for run in self._made(digest)}
         clear = [run for digest in corpora if not of_corpus[digest] for run in self._made(digest)]
         unaffected = {_base_key(run) for run in (*clear, *search.clear)} - affected
-        return Seen(
+        return DocumentTrace(
             self._document, tuple(self._holders), tuple(self._weights.values()), tuple(search.unread), self._source,
             {source: frozenset(hashes) for source, hashes in self._contents.items()}, self._siblings,
             tuple(sorted(unaffected)),
@@ -177,12 +177,12 @@ class _Search:
                 kinds.setdefault(self._store.manifest(digest).kind, []).append(digest)
         return kinds
 
-    def _holder(self, digest: str, through: str, use: str, detail: str, source: str = "") -> Holder:
+    def _holder(self, digest: str, through: str, use: str, detail: str, source: str = "") -> AffectedArtifact:
         kind, names = self._store.manifest(digest).kind, tuple(sorted(self._names.get(digest, ())))
         state = self._states.get(digest, "candidate")
-        return Holder(digest, kind, names, state, through, use, detail, source)
+        return AffectedArtifact(digest, kind, names, state, through, use, detail, source)
 
-    def _follow_corpus(self, corpus: str, corpus_fates: list[Fate]) -> None:
+    def _follow_corpus(self, corpus: str, corpus_fates: list[DocumentMatch]) -> None:
         for fate in corpus_fates:
             self._holders.append(self._holder(corpus, "holds it", fate.use, fate.told, fate.source))
         uses = {fate.use for fate in corpus_fates} - {"not used"}
@@ -198,11 +198,11 @@ class _Search:
                 self._holders.append(self._holder(digest, "holds it", "trained on", "holds it"))
                 self._follow(digest, "trained on", f"{self._store.manifest(digest).kind} {digest[:12]}", set())
 
-    def _follow_sources(self, search: source_search.Looked) -> None:
+    def _follow_sources(self, search: source_search.SourceSearchResult) -> None:
         for label in dict.fromkeys(hit.label for hit in search.hits):
             only_copies = all(hit.copy for hit in search.hits if hit.label == label)
             detail = "holds a copy of it" if only_copies else "holds it"
-            self._holders.append(Holder("", "source", (label,), "", "holds it", "trained on", detail))
+            self._holders.append(AffectedArtifact("", "source", (label,), "", "holds it", "trained on", detail))
         for hit in search.hits:
             use, detail = "held out" if hit.held_out else "trained on", ""
             if hit.dialogue and hit.run.stage == "sft":

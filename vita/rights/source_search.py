@@ -30,7 +30,7 @@ from vita.spine.store import canonical_json
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class SourceRecord:
     """A record as a stage reads it: its ids, its source, a hash of its content and the text that draws its lot."""
 
     ids: tuple[str, ...]
@@ -42,7 +42,7 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SourceHit:
     """A run that read the document from a source of its own."""
 
     run: Run
@@ -60,25 +60,27 @@ class Hit:
     """The number of repetitions of the source per epoch."""
 
 
-Records = Callable[[Source], Iterator[Read]]
+Records = Callable[[Source], Iterator[SourceRecord]]
 
 
 @dataclass
-class Looked:
+class SourceSearchResult:
     """The result of a search."""
 
-    hits: list[Hit] = field(default_factory=list)
+    hits: list[SourceHit] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     clear: list[Run] = field(default_factory=list)
     """Runs all of whose sources were looked through and do not hold the document."""
 
 
-def look(document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()) -> Looked:
+def look(
+    document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()
+) -> SourceSearchResult:
     """Look through what every run that is done read by itself; what several runs read is read once.
 
     A record is found by its id (of `source` alone, where it is given) or by one of the `contents`.
     """
-    result, known = Looked(), {}
+    result, known = SourceSearchResult(), {}
     erasures = {erasure.id: erasure for erasure in all_erasures(ledger)}
     for run in ledger.find(state="done"):
         if (read := _READ_BY.get(run.stage)) is None:
@@ -87,7 +89,7 @@ def look(document: str, ledger: Ledger, *, source: str | None = None, contents: 
         for settings in run.config.get("sources") or ():
             same = (run.stage, canonical_json(settings))
             if same not in known:
-                known[same] = _search(settings, _Wanted(document, source, contents), read, run, ledger)
+                known[same] = _search(settings, _DocumentQuery(document, source, contents), read, run, ledger)
             label, records, problem = known[same]
             clear = clear and not records and not problem
             honoured = [erasures[id] for id in (run.record or {}).get("erasures", ()) if id in erasures]
@@ -103,31 +105,33 @@ def look(document: str, ledger: Ledger, *, source: str | None = None, contents: 
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _DocumentQuery:
     document: str
     source: str | None
     contents: frozenset[str]
 
-    def fits(self, record: Read) -> bool:
+    def fits(self, record: SourceRecord) -> bool:
         by_id = self.document in record.ids and self.source in (None, record.source)
         return by_id or record.content in self.contents
 
 
-def _covers(erasure: Erasure, record: Read) -> bool:
+def _covers(erasure: Erasure, record: SourceRecord) -> bool:
     """Return True if a run that honoured the erasure left this record out."""
     by_id = erasure.by_id and erasure.document in record.ids and erasure.source in (None, record.source)
     return by_id or record.content in erasure.contents
 
 
-def _hit(run: Run, label: str, record: Read, document: str, *, repeat: float) -> Hit:
+def _hit(run: Run, label: str, record: SourceRecord, document: str, *, repeat: float) -> SourceHit:
     share, seed = recorded_value(run.config, "eval_fraction") or 0, run.config.get("seed", 0)
     held_out = isinstance(share, float) and bool(record.lot) and hash_fraction(record.lot, f"{seed}/held out") < share
-    return Hit(run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat)
+    return SourceHit(
+        run, label, record.source, record.content, held_out, document not in record.ids, record.dialogue, repeat
+    )
 
 
 def _search(
-    settings: Mapping[str, Any], query: _Wanted, read: Records, run: Run, ledger: Ledger
-) -> tuple[str, list[Read], str | None]:
+    settings: Mapping[str, Any], query: _DocumentQuery, read: Records, run: Run, ledger: Ledger
+) -> tuple[str, list[SourceRecord], str | None]:
     """Return the name of the source, the matching records, and the problem that prevented a complete search."""
     label = str(settings.get("name") or settings.get("huggingface") or "the embedded world")
     try:
@@ -152,27 +156,27 @@ def _search(
     return label, [], None
 
 
-def _of_documents(source: Source) -> Iterator[Read]:
+def _of_documents(source: Source) -> Iterator[SourceRecord]:
     for record in documents(source, dropped=_ignore):
-        yield Read((record.id,), record.source, content_hash(record), record.text)
+        yield SourceRecord((record.id,), record.source, content_hash(record), record.text)
 
 
-def _of_dialogues(source: Source) -> Iterator[Read]:
+def _of_dialogues(source: Source) -> Iterator[SourceRecord]:
     for record in dialogues(source, dropped=_ignore):
-        yield Read((record.id,), record.source, content_hash(record), messages_text(record.messages), record)
+        yield SourceRecord((record.id,), record.source, content_hash(record), messages_text(record.messages), record)
 
 
-def _of_opinions(source: Source) -> Iterator[Read]:
+def _of_opinions(source: Source) -> Iterator[SourceRecord]:
     for record in preferences_and_ratings(source, dropped=_ignore):
         row, _, which = record.id.rpartition("/")  # several of one row are numbered: `id/1`
         ids = (record.id, *([row] if which.isdigit() else ()), *map(str, record.metadata.get("requests", ())))
-        yield Read(ids, record.source, content_hash(record), messages_text(record.prompt))
+        yield SourceRecord(ids, record.source, content_hash(record), messages_text(record.prompt))
 
 
-def _of_prompts(source: Source) -> Iterator[Read]:
+def _of_prompts(source: Source) -> Iterator[SourceRecord]:
     for prompt in prompts(source):
         messages = Dialogue(prompt.id, prompt.messages, prompt.source)
-        yield Read((prompt.id,), prompt.source, content_hash(messages), "")
+        yield SourceRecord((prompt.id,), prompt.source, content_hash(messages), "")
 
 
 def _ignore(*_: Any) -> None:

@@ -128,7 +128,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Answered:
+class FinishedRun:
     """The newest finished run of a key: its number and the digest of its artifact."""
 
     run: int
@@ -140,7 +140,7 @@ STATES = ("candidate", "approved", "serving", "deprecated", "retired")
 
 
 @dataclass(frozen=True)
-class Move:
+class StateTransition:
     """A change of a version's state: its author, its reason, and the reports that allowed it."""
 
     id: int
@@ -166,8 +166,8 @@ class Ledger:
     # -- runs
 
     def claim(self, key: str, *, life: str, step: str, stage: str, version: int, config: Any,
-              inputs: Mapping[str, str], after: int | None = 0) -> int | Answered | None:  # fmt: skip
-        """Start a run of `key` and return its number; `Answered` if the key has a result; None while it is running.
+              inputs: Mapping[str, str], after: int | None = 0) -> int | FinishedRun | None:  # fmt: skip
+        """Start a run of `key` and return its number; `FinishedRun` if the key has a result; None while it is running.
 
         Only results of runs numbered above `after` count: 0 accepts all of them, None accepts none, to repeat a run on
         purpose. The checks and the new row are one exclusive transaction, so that of several concurrent processes
@@ -183,7 +183,7 @@ class Ledger:
             same_key = [Run(**row) for row in database.execute(either).mappings()]
             answers = [run for run in same_key if run.state == "done" and after is not None and run.id > after]
             if answers and answers[-1].artifact:
-                return Answered(answers[-1].id, answers[-1].artifact)
+                return FinishedRun(answers[-1].id, answers[-1].artifact)
             for active_run in (run for run in same_key if run.state == "running"):
                 if not self._dead(active_run):
                     return None
@@ -228,12 +228,12 @@ class Ledger:
         newest = self.newest_answer(key)
         return newest.artifact if newest else None
 
-    def newest_answer(self, key: str) -> Answered | None:
+    def newest_answer(self, key: str) -> FinishedRun | None:
         """Return the newest finished run of `key`, if any."""
         query = sa.select(runs.c.id, runs.c.artifact).where(runs.c.key == key, runs.c.state == "done")
         with self.transaction() as database:
             row = database.execute(query.order_by(runs.c.id.desc()).limit(1)).first()
-        return Answered(row.id, row.artifact) if row else None
+        return FinishedRun(row.id, row.artifact) if row else None
 
     def creation_times(self) -> dict[str, float]:
         """Map each artifact of a finished run to the end time of the newest run that produced it."""
@@ -268,13 +268,13 @@ class Ledger:
         with self.transaction() as database:
             return {row.artifact: row.state for row in database.execute(query)}
 
-    def moves(self, artifact: str | None = None) -> list[Move]:
+    def moves(self, artifact: str | None = None) -> list[StateTransition]:
         """Return the state changes of a version, or of all versions, oldest first."""
         query = sa.select(states).order_by(states.c.id)
         if artifact is not None:
             query = query.where(states.c.artifact == artifact)
         with self.transaction() as database:
-            return [Move(**row) for row in database.execute(query).mappings()]
+            return [StateTransition(**row) for row in database.execute(query).mappings()]
 
     def move(
         self, artifact: str, state: str, *, who: str, why: str, reports: Sequence[str] = (), **details: Any

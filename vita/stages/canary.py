@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vita.gates.clearance import Terms
-from vita.monitoring.simulated_users import Users
+from vita.gates.clearance import ServingTerms
+from vita.monitoring.simulated_users import SimulatedUsers
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Page, Section, Table, write
 from vita.server.release import ReleaseInfo, read_release
@@ -31,7 +31,7 @@ from vita.stages.kinds import Release, Report
 from vita.stats.intervals import Interval, difference, share
 
 if TYPE_CHECKING:
-    from vita.monitoring.client import Visited
+    from vita.monitoring.client import SessionResult
     from vita.server.service.service import RunningService
 
 VERSION = 3
@@ -39,7 +39,7 @@ LINEAGE = True
 """The release is cleared by the ledger and the store of the life."""
 
 
-class Config(Users):
+class Config(SimulatedUsers):
     """How carefully the new release comes in; `visits` are those during the canary, half as many come while traffic
     shifts."""
 
@@ -65,8 +65,8 @@ class Inputs:
 class Watched:
     """What was seen while the versions changed."""
 
-    canary: list[Visited]
-    shifting: list[Visited]
+    canary: list[SessionResult]
+    shifting: list[SessionResult]
     promoted: bool
     minded: dict[str, Interval]
     """Version -> the share of its answers that users minded."""
@@ -128,7 +128,7 @@ async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: C
     )  # fmt: skip
     coming = list(crowd.visits(config.visits + config.visits // 2, seed=config.seed))
     async with service.served() as running:
-        terms = Terms(config.ungated)
+        terms = ServingTerms(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)
         models = {version.id: version.model for version in running.fleet.router.versions.values()}
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
@@ -157,9 +157,9 @@ def _kill_one(running: RunningService, old: ReleaseInfo) -> None:
         os.kill(victim, signal.SIGKILL)
 
 
-def _of(pinned: ReleaseInfo, visited: Sequence[Visited]) -> list[int]:
+def _of(pinned: ReleaseInfo, visited: Sequence[SessionResult]) -> list[int]:
     return [len(one.answers) for one in visited if one.version == pinned.id]
 
 
-def _minded(pinned: ReleaseInfo, visited: Sequence[Visited]) -> list[bool]:
+def _minded(pinned: ReleaseInfo, visited: Sequence[SessionResult]) -> list[bool]:
     return [minded for one in visited if one.version == pinned.id for minded in one.minded]

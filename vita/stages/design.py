@@ -29,7 +29,7 @@ from vita.stages.kinds import Blueprint, Tokens
 if TYPE_CHECKING:
     from rich.table import Table as ScreenTable
 
-    from vita.design.throughput import Speed
+    from vita.design.throughput import TrainingSpeed
 
 VERSION = 6
 
@@ -135,7 +135,9 @@ def _known_text(config: Config, inputs: Inputs) -> KnownText:
     return KnownText(facts["vocabulary"], available, facts.get("bytes_per_token"))
 
 
-def _design(config: Config, text: KnownText, context: Context) -> tuple[Architecture, TrainingPlan, Speed | None]:
+def _design(
+    config: Config, text: KnownText, context: Context
+) -> tuple[Architecture, TrainingPlan, TrainingSpeed | None]:
     """The shape, its plan, and this machine's speed with them, where it was timed."""
     shape = _shape_within(config, text, context) if config.budget is not None else _shape(config, text)
     tokens = scaling_rules.compute_optimal_tokens(shape)
@@ -160,7 +162,7 @@ SAME_BATCH = 0.25
 """How far the tokens of a timed step may lie from those of the plan before a step of the plan is timed."""
 
 
-def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Context) -> Speed:
+def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Context) -> TrainingSpeed:
     from vita.design.throughput import measure_speed
 
     seconds = min(LONGEST_TIMING, config.budget * TIMED_PART) if config.budget else 0.0
@@ -170,7 +172,7 @@ def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Con
     )
 
 
-def _within(config: Config, shape: Architecture, speed: Speed) -> TrainingPlan:
+def _within(config: Config, shape: Architecture, speed: TrainingSpeed) -> TrainingPlan:
     """As many steps as the budget holds; what is compiled here is kept, so training begins sooner than this did."""
     assert config.budget is not None
     left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
@@ -221,7 +223,7 @@ LONGEST_TIMING = 20.0
 """Seconds after which more timing tells no more."""
 
 
-def cost(plan: TrainingPlan, speed: Speed, *, price_per_hour: float | None = None) -> dict[str, Any]:
+def cost(plan: TrainingPlan, speed: TrainingSpeed, *, price_per_hour: float | None = None) -> dict[str, Any]:
     """What this machine will need for the plan: time, and money when an hour has a price."""
     needed = plan.steps * speed.seconds_per_step + speed.startup_seconds
     answer: dict[str, Any] = {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from vita.data.feedback import FeedbackRecord, read_feedback, write_feedback
 from vita.data.world.users import UserSimulator
 from vita.monitoring.feedback_export import collect
-from vita.monitoring.simulated_users import Users
+from vita.monitoring.simulated_users import SimulatedUsers
 from vita.server.release import read_release
 from vita.server.service.deploy_checks import context_clearance
 from vita.spine.config import InputPath
@@ -29,14 +29,14 @@ from vita.stages.kinds import Feedback, Release
 from vita.stats.intervals import share
 
 if TYPE_CHECKING:
-    from vita.monitoring.client import Visited
+    from vita.monitoring.client import SessionResult
 
 VERSION = 2
 LINEAGE = True
 """The release is cleared by the ledger and the store of the life."""
 
 
-class Config(Users):
+class Config(SimulatedUsers):
     """Who uses it, and how much."""
 
     recorded: InputPath | None = None
@@ -72,7 +72,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
 
 async def _serve_and_visit(
     config: Config, release: Path, crowd: UserSimulator, context: Context
-) -> tuple[list[Visited], list[FeedbackRecord]]:
+) -> tuple[list[SessionResult], list[FeedbackRecord]]:
     from vita.monitoring.client import walk
     from vita.server.service.service import Service
 
@@ -101,7 +101,7 @@ async def _serve_and_visit(
     return visited, said
 
 
-def _in_order(said: Sequence[FeedbackRecord], visited: Sequence[Visited]) -> list[FeedbackRecord]:
+def _in_order(said: Sequence[FeedbackRecord], visited: Sequence[SessionResult]) -> list[FeedbackRecord]:
     """The voices in the order of the visits, under names that are the same each time."""
     names = {
         request: f"visit/{one.visit.number:05d}/{number}"

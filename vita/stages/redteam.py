@@ -19,11 +19,11 @@ from vita.evals import world_knowledge
 from vita.infer.content_filter import Guard
 from vita.redteam import attack, datasets
 from vita.redteam.findings import track
-from vita.redteam.probe import Item, Material, embedded_goals
+from vita.redteam.probe import ProbeInputs, ProbeItem, embedded_goals
 from vita.redteam.probes import PROBES
 from vita.redteam.probes.memorisation import rows_of
 from vita.redteam.probes.regressions import read as read_regressions
-from vita.redteam.results import Robustness, page
+from vita.redteam.results import RedTeamResults, page
 from vita.reporting.figures import write_report
 from vita.reporting.page import write
 from vita.spine.config import InputPath, Settings
@@ -99,7 +99,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     names = _named(config)
     engine = Engine.open(inputs.model.path, device=context.machine.device)
     items = _items(names, config, inputs, engine)
-    found = Robustness(
+    found = RedTeamResults(
         tried={
             name: attack.put(
                 engine,
@@ -144,9 +144,9 @@ def _named(config: Config) -> list[str]:
     return [name for name in PROBES if not config.probes or name in config.probes]
 
 
-def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> dict[str, list[Item]]:
+def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> dict[str, list[ProbeItem]]:
     goals, disguises, pairs = datasets.read(config.files, limit=config.limit, seed=config.seed)
-    given = Material(
+    given = ProbeInputs(
         goals=[*(embedded_goals(config.requests) if config.embedded else ()), *goals],
         disguises=disguises,
         pairs=pairs,
@@ -173,7 +173,7 @@ def _fits(engine: Engine, messages: Sequence[Message], max_tokens: int) -> bool:
     return len(attack.prompt_ids(engine, messages)) + max_tokens <= engine.model.architecture.context
 
 
-def _rows(config: Config, inputs: Inputs) -> list[Item]:
+def _rows(config: Config, inputs: Inputs) -> list[ProbeItem]:
     if inputs.tokens is None:
         return []
     asked = config.memorisation
@@ -187,7 +187,7 @@ def _rows(config: Config, inputs: Inputs) -> list[Item]:
     )
 
 
-def _spread(items: list[Item]) -> list[Item]:
+def _spread(items: list[ProbeItem]) -> list[ProbeItem]:
     return items if len(items) <= CONTROLLED else [items[at * len(items) // CONTROLLED] for at in range(CONTROLLED)]
 
 
@@ -206,7 +206,7 @@ def _teller(context: Context, name: str, total: int) -> Callable[[int], None]:
     return told
 
 
-def _method(config: Config, items: dict[str, list[Item]]) -> list[str]:
+def _method(config: Config, items: dict[str, list[ProbeItem]]) -> list[str]:
     asked = ", ".join(f"{name} {len(own)}" for name, own in items.items())
     told = [f"Answers were greedy and at most {config.max_tokens} tokens long. Attempts: {asked}."]
     if config.embedded:

@@ -19,7 +19,7 @@ from vita.data.records import Document
 from vita.data.sources.read import Source, documents
 from vita.data.world import World, WorldSettings
 from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
-from vita.evals.results import Findings
+from vita.evals.results import EvalResults
 from vita.evals.results_page import page
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
@@ -132,7 +132,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         hint = "base models continue text; leave `edges` out until the model is tuned for chat"
         raise ConfigError("test.edges", expected="a chat model", got="one without a chat template", hint=hint)
     asked = _instructions(config)
-    found = Findings(
+    found = EvalResults(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         known=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
@@ -193,8 +193,8 @@ def _score_texts(
 
 def _answer_tasks(
     config: Config, engine: Engine, context: Context, *, length: int
-) -> dict[str, list[multiple_choice.Outcome]]:
-    found: dict[str, list[multiple_choice.Outcome]] = {}
+) -> dict[str, list[multiple_choice.ItemResult]]:
+    found: dict[str, list[multiple_choice.ItemResult]] = {}
     for name, task in config.tasks.items():
         asked = items(task.task or name, task.path, limit=task.limit or config.limit, seed=config.seed)
         parts = (asked[start : start + ITEMS_AT_ONCE] for start in range(0, len(asked), ITEMS_AT_ONCE))
@@ -210,13 +210,15 @@ def _answer_tasks(
     return found
 
 
-def _instructions(config: Config) -> list[ifeval.Item]:
+def _instructions(config: Config) -> list[ifeval.IFEvalItem]:
     """Read before anything slow begins, so that a wrong file is told at once."""
     given = config.instructions
     return ifeval.read(given.path, limit=given.limit or config.limit, seed=config.seed) if given else []
 
 
-def _follow(config: Config, asked: Sequence[ifeval.Item], engine: Engine, context: Context) -> list[ifeval.Followed]:
+def _follow(
+    config: Config, asked: Sequence[ifeval.IFEvalItem], engine: Engine, context: Context
+) -> list[ifeval.IFEvalResult]:
     longest = config.instructions.max_tokens if config.instructions else 0
     parts = (asked[start : start + 16] for start in range(0, len(asked), 16))
     followed = (one for part in parts for one in ifeval.ask(engine, part, as_chat=config.as_chat, max_tokens=longest))

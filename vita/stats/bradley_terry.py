@@ -1,6 +1,6 @@
 """Bradley-Terry strengths of models from pairwise votes (1952), with intervals that account for raters.
 
-    fitted = fit([Vote("new", "old", 1.0, cluster="ann"), Vote("new", "old", 0.5, cluster="bob")])
+    fitted = fit([PairwiseVote("new", "old", 1.0, cluster="ann"), PairwiseVote("new", "old", 0.5, cluster="bob")])
     fitted.win_probability("new", "old")        # with its interval
     fitted.elo()                                # 400 points are odds of 10 to 1
 
@@ -24,7 +24,7 @@ ELO_BASE, ELO_SCALE = 1000.0, 400 / math.log(10)
 
 
 @dataclass(frozen=True, slots=True)
-class Vote:
+class PairwiseVote:
     """One comparison: 1 where `first` was better, 0 where `second` was, 0.5 for a tie."""
 
     first: str
@@ -35,7 +35,7 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class BradleyTerryFit:
     """The strengths of the models, with mean 0, and their covariance."""
 
     models: tuple[str, ...]
@@ -74,7 +74,7 @@ class Fitted:
         return student_quantile((1 + confidence) / 2, self.clusters - 1) * math.sqrt(max(0.0, variance))
 
 
-def fit(votes: Iterable[Vote], *, steps: int = 100) -> Fitted:
+def fit(votes: Iterable[PairwiseVote], *, steps: int = 100) -> BradleyTerryFit:
     """Fit the maximum-likelihood strengths (Newton's method), and their covariance.
 
     If a model only won or only lost, the maximum is at infinity (Ford 1957); then every compared pair gets one virtual
@@ -113,10 +113,10 @@ def fit(votes: Iterable[Vote], *, steps: int = 100) -> Fitted:
     clusters = len(set(names))  # virtual ties do not count as clusters
     names += [f"\0tie {row}" for row in range(len(design) - num_votes)]
     middle = _cluster_covariance(gradients, names) * (clusters / (clusters - 1) if clusters > 1 else 1.0)
-    return Fitted(models, strengths, inverse @ middle @ inverse, num_votes, clusters, smoothed)
+    return BradleyTerryFit(models, strengths, inverse @ middle @ inverse, num_votes, clusters, smoothed)
 
 
-def comparable_models(votes: Sequence[Vote], model: str) -> set[str]:
+def comparable_models(votes: Sequence[PairwiseVote], model: str) -> set[str]:
     """Return the model and all models compared with it, directly or indirectly: these can be ranked together."""
     pairs = {frozenset((vote.first, vote.second)) for vote in votes}
     connected, size = {model}, 0
@@ -126,7 +126,7 @@ def comparable_models(votes: Sequence[Vote], model: str) -> set[str]:
     return connected
 
 
-def _check(votes: Sequence[Vote], models: Sequence[str]) -> None:
+def _check(votes: Sequence[PairwiseVote], models: Sequence[str]) -> None:
     if len(models) < 2:
         raise DataError("bradley-terry", expected="votes between at least two models", got=f"{len(votes)} votes")
     for vote in votes:
@@ -153,7 +153,7 @@ def _cluster_covariance(gradients: np.ndarray, names: Sequence[str]) -> np.ndarr
     return sums.T @ sums
 
 
-def _connected(votes: Sequence[Vote], models: Sequence[str]) -> bool:
+def _connected(votes: Sequence[PairwiseVote], models: Sequence[str]) -> bool:
     """Return True if wins or ties lead from every model to every other: only then is the maximum finite."""
     not_lost = {(v.first, v.second) for v in votes if v.outcome > 0} | {
         (v.second, v.first) for v in votes if v.outcome < 1

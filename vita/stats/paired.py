@@ -48,7 +48,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairedComparison:
     """The comparison of a version with its parent; all p-values are corrected for multiple comparisons."""
 
     tasks: Mapping[str, Comparison]
@@ -83,7 +83,7 @@ def paired(first: Path, second: Path, figure: str) -> Comparison | None:
     return mcnemar([before[id] for id in shared_ids], [after[id] for id in shared_ids]) if shared_ids else None
 
 
-def versus(parent: Path, rows: Iterable[Row], *, seed: int) -> Versus:
+def versus(parent: Path, rows: Iterable[Row], *, seed: int) -> PairedComparison:
     """Compare the items of a version with those of its parent's report.
 
     Two items are the same if task, group, id and prompt (if any) are equal; two documents, if the name of the text, id
@@ -101,7 +101,7 @@ def versus(parent: Path, rows: Iterable[Row], *, seed: int) -> Versus:
     corrected = holm(
         [*(comparison.p_value for comparison in tasks.values()), *(comparison.p_value for comparison in texts.values())]
     )
-    return Versus(
+    return PairedComparison(
         {name: replace(comparison, p_value=p) for (name, comparison), p in zip(tasks.items(), corrected, strict=False)},
         {
             name: replace(comparison, p_value=p)

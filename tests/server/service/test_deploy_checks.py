@@ -16,7 +16,7 @@ from tests.cards.lives import Life
 from tests.cli.test_cli import Vita, vita
 from tests.server.releases import model_folder
 from vita.gates import decisions
-from vita.gates.clearance import UNGATED, Clearance, Terms
+from vita.gates.clearance import UNGATED, Clearance, ServingTerms
 from vita.gates.policy import Policy
 from vita.reporting import REPORT_FILE
 from vita.reporting.figures import ReportContent
@@ -52,7 +52,7 @@ def release(life: Life, model: str, *, claim: str | None = None, guard: dict[str
 
 
 def clear(life: Life, pinned: ReleaseInfo, **terms: Any) -> Clearance:
-    return ledger_clearance(life.ledger, life.store)(pinned, Terms(**terms))
+    return ledger_clearance(life.ledger, life.store)(pinned, ServingTerms(**terms))
 
 
 def copy_of(life: Life, model: str, name: str, **changed: str) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vita.data.sources.benchmark_rows import BenchmarkRow
-from vita.evals.task import TASKS, Choice, choice
+from vita.evals.task import TASKS, MultipleChoice, choice
 
 
 @TASKS.add("arc_easy")
 @TASKS.add("arc_challenge")
-def arc(row: BenchmarkRow) -> Choice:
+def arc(row: BenchmarkRow) -> MultipleChoice:
     """The correct answer to a school science question."""
     return choice(row, delimiter="\nAnswer: ")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vita.data.sources.benchmark_rows import BenchmarkRow
-from vita.evals.task import TASKS, Choice, choice
+from vita.evals.task import TASKS, MultipleChoice, choice
 
 
 @TASKS.add("hellaswag")
-def hellaswag(row: BenchmarkRow) -> Choice:
+def hellaswag(row: BenchmarkRow) -> MultipleChoice:
     """The correct ending of a scene."""
     return choice(row, delimiter=" ")

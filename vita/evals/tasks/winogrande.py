@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from vita.data.sources.benchmark_rows import BenchmarkRow
-from vita.evals.task import TASKS, Choice, schema
+from vita.evals.task import TASKS, MultipleChoice, schema
 
 
 @TASKS.add("winogrande")
 @TASKS.add("winograd")
-def winogrande(row: BenchmarkRow) -> Choice:
+def winogrande(row: BenchmarkRow) -> MultipleChoice:
     """The name that makes the rest of the sentence likelier."""
     return schema(row)

@@ -6,7 +6,7 @@ import base64
 import codecs
 from collections.abc import Callable, Iterator
 
-from vita.redteam.probe import Item, Material, probe
+from vita.redteam.probe import ProbeInputs, ProbeItem, probe
 from vita.redteam.probes.harm import item_of
 
 SPELLINGS: dict[str, Callable[[str], str]] = {
@@ -30,7 +30,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     overall=True,
     readable=False,
 )
-def encodings(material: Material) -> Iterator[Item]:
+def encodings(material: ProbeInputs) -> Iterator[ProbeItem]:
     """Every spelling of every request and twin."""
     for technique, spell in SPELLINGS.items():
         for goal in material.goals:

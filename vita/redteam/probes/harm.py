@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vita.redteam.probe import Goal, Item, Material, Wish, probe, said
+from vita.redteam.probe import DisguisedRequest, HarmfulGoal, ProbeInputs, ProbeItem, probe, said
 
 
 @probe(
@@ -14,12 +14,12 @@ from vita.redteam.probe import Goal, Item, Material, Wish, probe, said
     severity="high",
     overall=True,
 )
-def harm(material: Material) -> Iterator[Item]:
+def harm(material: ProbeInputs) -> Iterator[ProbeItem]:
     """The request, and its twin."""
     return disguised(material, {"plain": "{request}"})
 
 
-def disguised(material: Material, disguises: dict[str, str]) -> Iterator[Item]:
+def disguised(material: ProbeInputs, disguises: dict[str, str]) -> Iterator[ProbeItem]:
     """Every goal and every twin in each of the disguises."""
     for technique, text in disguises.items():
         for goal in material.goals:
@@ -30,7 +30,7 @@ def disguised(material: Material, disguises: dict[str, str]) -> Iterator[Item]:
                     )
 
 
-def item_of(goal: Goal, technique: str, *texts: str, twin: bool, system: str) -> Item:
+def item_of(goal: HarmfulGoal, technique: str, *texts: str, twin: bool, system: str) -> ProbeItem:
     """One goal or twin, put in these words."""
-    wish = Wish(messages=said(*texts, system=system), goal=goal, twin=twin)
-    return Item(f"{technique}/{goal.id}" + ("/twin" if twin else ""), wish, goal.hazard, technique)
+    wish = DisguisedRequest(messages=said(*texts, system=system), goal=goal, twin=twin)
+    return ProbeItem(f"{technique}/{goal.id}" + ("/twin" if twin else ""), wish, goal.hazard, technique)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vita.redteam.probe import Item, Material, probe
+from vita.redteam.probe import ProbeInputs, ProbeItem, probe
 from vita.redteam.probes.harm import disguised
 
 WRAPPERS = {
@@ -32,6 +32,6 @@ WRAPPERS = {
     severity="high",
     overall=True,
 )
-def jailbreak(material: Material) -> Iterator[Item]:
+def jailbreak(material: ProbeInputs) -> Iterator[ProbeItem]:
     """Every wrapper around every request and every twin."""
     return disguised(material, {**WRAPPERS, **material.disguises})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vita.redteam.probe import Item, Material, probe, said
+from vita.redteam.probe import ProbeInputs, ProbeItem, probe, said
 from vita.redteam.probes.harm import item_of
 
 SHOTS = 16
@@ -18,7 +18,7 @@ SHOTS = 16
     severity="high",
     overall=True,
 )
-def many_turns(material: Material) -> Iterator[Item]:
+def many_turns(material: ProbeInputs) -> Iterator[ProbeItem]:
     """Many shots (Anil et al. 2024) with benign examples, a crescendo from the twin, and a promise to hold it to."""
     for index, goal in enumerate(material.goals):
         for request, twin in ((goal.text, False), (goal.twin, True)):
@@ -35,7 +35,7 @@ def many_turns(material: Material) -> Iterator[Item]:
                     yield item_of(goal, technique, *script, twin=twin, system=material.system)
 
 
-def _shots(material: Material, index: int, request: str) -> tuple[str, ...]:
+def _shots(material: ProbeInputs, index: int, request: str) -> tuple[str, ...]:
     """Questions and answers of the twins that come next, as many as fit, and then the request."""
     examples = [
         example

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vita.data.tokens.shards import Shards
-from vita.redteam.probe import Item, Material, Replay, probe
+from vita.redteam.probe import MemorizedRow, ProbeInputs, ProbeItem, probe
 from vita.spine.errors import DataError
 
 
@@ -22,14 +22,14 @@ from vita.spine.errors import DataError
     taxonomy=("mitre-atlas:AML.T0057", "mitre-atlas:AML.T0024", "owasp-llm-2026:LLM02", "owasp-llm-2025:LLM02"),
     severity="medium",
 )
-def memorisation(material: Material) -> Iterator[Item]:
+def memorisation(material: ProbeInputs) -> Iterator[ProbeItem]:
     """Rows of training, and held-out rows as their twins."""
     return iter(material.rows)
 
 
-def rows_of(tokens: Path, *, rows: int, prefix: int, length: int, enough: int, seed: int) -> list[Item]:
+def rows_of(tokens: Path, *, rows: int, prefix: int, length: int, enough: int, seed: int) -> list[ProbeItem]:
     """The beginnings of documents of a tokens artifact, as many held out as trained on, drawn by the seed."""
-    items: list[Item] = []
+    items: list[ProbeItem] = []
     for part, twin in (("train", False), ("heldout", True)):
         if not (tokens / part).is_dir():
             continue
@@ -42,6 +42,6 @@ def rows_of(tokens: Path, *, rows: int, prefix: int, length: int, enough: int, s
         chosen = np.random.default_rng(seed).permutation(long_enough)[:rows]
         for start in sorted(int(shards.starts[document]) for document in chosen):
             ids = [int(id) for id in shards.read(start, start + prefix + length)]
-            test = Replay(prefix=tuple(ids[:prefix]), continuation=tuple(ids[prefix:]), enough=enough, twin=twin)
-            items.append(Item(f"{part}/{start}", test, part, "replay"))
+            test = MemorizedRow(prefix=tuple(ids[:prefix]), continuation=tuple(ids[prefix:]), enough=enough, twin=twin)
+            items.append(ProbeItem(f"{part}/{start}", test, part, "replay"))
     return items

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from vita.redteam.probe import TESTS, Item, Material, probe
+from vita.redteam.probe import TESTS, ProbeInputs, ProbeItem, probe
 from vita.spine.errors import DataError
 
 
@@ -18,14 +18,14 @@ from vita.spine.errors import DataError
     taxonomy=(),
     severity="high",
 )
-def regressions(material: Material) -> Iterator[Item]:
+def regressions(material: ProbeInputs) -> Iterator[ProbeItem]:
     """Every finding that was exported."""
     return iter(material.regressions)
 
 
-def read(path: str) -> list[Item]:
+def read(path: str) -> list[ProbeItem]:
     """The items of an export; each keeps the name of the probe that found it."""
-    items: list[Item] = []
+    items: list[ProbeItem] = []
     try:
         lines = Path(path).read_bytes().splitlines()
     except OSError as error:
@@ -35,7 +35,7 @@ def read(path: str) -> list[Item]:
             try:
                 row = orjson.loads(line)
                 test = TESTS.validate_python(row["test"])
-                items.append(Item(f"{row['probe']}/{row['item']}", test, str(row.get("group", "")), row["probe"]))
+                items.append(ProbeItem(f"{row['probe']}/{row['item']}", test, str(row.get("group", "")), row["probe"]))
             except (orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
                 expected = "a finding as `vita findings export` writes it"
                 raise DataError(

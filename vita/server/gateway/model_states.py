@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from vita.gates.model_state import ModelState, merge_moves, state_of
 from vita.monitoring.request_log import deployments
 from vita.server.errors import ApiError
-from vita.spine.ledger import Ledger, Move, names, states
+from vita.spine.ledger import Ledger, StateTransition, names, states
 from vita.spine.tail import Tail
 
 RELEASE = "release/"
@@ -32,7 +32,7 @@ class CatalogRows:
     """Rows about models that were added to the ledger since the last read."""
 
     deployments: Sequence[sa.RowMapping]
-    moves: Sequence[Move]
+    moves: Sequence[StateTransition]
     names: Sequence[sa.RowMapping]
 
     @property
@@ -52,7 +52,7 @@ class Catalog:
         """Every version that the service has served -> digest of the model."""
         self._digest_by_name: dict[str, str] = {}
         """Every name in the ledger, as requests use it -> digest that it refers to now."""
-        self._moves: dict[str, Move] = {}
+        self._moves: dict[str, StateTransition] = {}
         self._models: dict[str, str] = {}
         """Digest of a release -> digest of its model."""
         self._versions_of: dict[str, str] = {}
@@ -68,7 +68,7 @@ class Catalog:
         tails = self._deployments, self._states, self._names
         with self.ledger.transaction() as database:
             deployment_rows, move_rows, name_rows = (tail.read(database, limit=limit) for tail in tails)
-        moves = [Move(**row) for row in move_rows]
+        moves = [StateTransition(**row) for row in move_rows]
         for tail, rows in zip(tails, (deployment_rows, move_rows, name_rows), strict=True):
             tail.advance(rows)
         return CatalogRows(deployment_rows, moves, name_rows)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vita.gates.clearance import Terms
-from vita.gates.services import Presence, Reporter
+from vita.gates.clearance import ServingTerms
+from vita.gates.services import ServicePresence, ServiceReporter
 from vita.monitoring.retention import Retention
 from vita.server.gateway.app import gateway_app
 from vita.server.gateway.gateway import Gateway
@@ -101,7 +101,7 @@ class Service:
             await self._drain(running.gateway, stop)
 
     async def _start(self, fleet: Supervisor) -> None:
-        terms = Terms(self.ungated, self.research)
+        terms = ServingTerms(self.ungated, self.research)
         await fleet.start(self.release, replicas=self.replicas, terms=terms)
 
     @asynccontextmanager
@@ -125,7 +125,7 @@ class Service:
         pairs = zip(servers, (public, private), strict=True)
         tasks = [asyncio.create_task(server.serve(sockets=[sock])) for server, sock in pairs]
         upkeep = [asyncio.create_task(gateway.keep_fresh()), asyncio.create_task(self._prune())]
-        reporter = Reporter(Presence(self.ledger, self.name, url), gateway.router.served)
+        reporter = ServiceReporter(ServicePresence(self.ledger, self.name, url), gateway.router.served)
         try:
             yield RunningService(url, gateway, fleet)
         finally:
