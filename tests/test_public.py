@@ -50,8 +50,6 @@ def test_every_module_says_what_it_is():
 
 CONTRACT_CLASSES = {"Config", "Inputs"}
 """Classes that every stage module defines, as the contract of stages requires."""
-DUPLICATE_CLASSES = {"Message", "Request", "Slot"}
-"""Names that two modules still share; to be removed here when their modules are renamed."""
 
 
 def test_each_public_class_name_is_defined_in_one_module():
@@ -61,8 +59,7 @@ def test_each_public_class_name_is_defined_in_one_module():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 files.setdefault(node.name, set()).add(str(path.relative_to(ROOT)))
     duplicates = {name: sorted(paths) for name, paths in files.items() if len(paths) > 1}
-    allowed = CONTRACT_CLASSES | DUPLICATE_CLASSES
-    assert not {name: paths for name, paths in duplicates.items() if name not in allowed}
+    assert not {name: paths for name, paths in duplicates.items() if name not in CONTRACT_CLASSES}
 
 
 def test_every_setting_says_what_turning_it_does():
