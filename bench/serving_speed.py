@@ -34,7 +34,9 @@ def vita(folder: Path, scratch: Path, port: int, threads: int) -> list[str]:
     """A replica of a release of the folder."""
     from vita.server.release import create_release
 
-    release = create_release(folder, scratch / "release", name="bench", version="1", limits={"rows": max(CLIENTS)})
+    release = create_release(
+        folder, scratch / "release", name="bench", version="1", limits={"max_batch_size": max(CLIENTS)}
+    )
     call = ["-m", "vita.server.replica.main", "--release", str(release), "--port", str(port), "--threads", str(threads)]
     return [sys.executable, *call]
 

@@ -25,7 +25,7 @@ gates:
 ).replace(
     "ask:",
     """  check: {stage: test, documents: 8, prompts: []}
-  release: {name: tiny, gate: release, golden: ["hi"], golden_tokens: 4}
+  release: {name: tiny, gate: release, golden_prompts: ["hi"], golden_tokens: 4}
   retire: {reason: too small, inputs: {release: release}}
 ask:""",
 )

@@ -188,7 +188,7 @@ canary
 canary text --release text --serving text
 pilot
 pilot text --release text
-pilot --recorded text --release text
+pilot --recorded-feedback text --release text
 initialize --life ../x
 curate text --life a/b
 curate text --name

@@ -91,7 +91,7 @@ def test_one_user_counts_once_for_a_thing_and_no_more_than_allowed():
     twice = [_said(1, "thumb", value=1)] * 2
     assert _reasons(*twice) == ["said twice"]
     many = [_said(i, "thumb", f"answer {i}", value=1, who="busy") for i in range(4)]
-    assert _reasons(*many, per_user=3) == ["one user's too many"]
+    assert _reasons(*many, max_per_user=3) == ["one user's too many"]
 
 
 def test_prompts_that_the_model_is_tested_on_are_kept_out():
@@ -157,7 +157,7 @@ def test_thousands_of_thumbs_on_one_prompt_take_bounded_memory():
     found = refine(said, FeedbackFilter())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(found.pairs) == FeedbackFilter().pairs_per_prompt
+    assert len(found.pairs) == FeedbackFilter().max_pairs_per_prompt
     (drop,) = found.drops
     assert (drop.reason, drop.detail) == ("one prompt's too many", f"{2000 * 2000 - 8} more pairs of answers")
     assert peak < 60e6, "all four million pairs would take 2 GB"
@@ -165,7 +165,7 @@ def test_thousands_of_thumbs_on_one_prompt_take_bounded_memory():
 
 def test_a_prompt_on_which_nobody_agrees_is_given_up_after_a_number_of_pairs():
     said = [_thumb(f"{n}/{value}", f"answer {n}", value) for n in range(200) for value in (1, -1)]
-    found = refine(said, FeedbackFilter(pairs_per_prompt=1))
+    found = refine(said, FeedbackFilter(max_pairs_per_prompt=1))
     assert not found.pairs and len(found.drops) == 65
     assert found.drops[-1].detail == f"{200 * 199 // 2 - 64} more pairs of answers"
 

@@ -43,10 +43,11 @@ ASSIGNMENTS = {
     "stages.dpo.steps": 20,
     "stages.safety_tuning.steps": 40,
     "stages.pilot": {
-        "sources": [{"world": "${world}"}], "minds": {"use": "matches", "options": {"pattern": "[.!?]$"}}, "visits": 80,
+        "sources": [{"world": "${world}"}], "sessions": 80,
+        "complaint_reward": {"use": "matches", "options": {"pattern": "[.!?]$"}},
     },
     "stages.next.eval_fraction": 0.4,
-    "stages.canary.visits": 24,
+    "stages.canary.sessions": 24,
     "gates.release.bars": [{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0}],
     "gates.next_release.bars": [{"report": "test_next", "figure": "world/never_asked/right", "at_least": 0}],
 }  # fmt: skip

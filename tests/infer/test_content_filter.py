@@ -57,7 +57,7 @@ def test_only_what_stands_in_one_sentence_is_a_pair():
 
 
 def test_without_undisguising_only_the_plain_text_is_matched():
-    plain = VILLAGE.model_copy(update={"undisguise": False})
+    plain = VILLAGE.model_copy(update={"normalize_obfuscation": False})
     assert asks(WISH, plain) and not asks(WISH[::-1], plain)
 
 

@@ -122,7 +122,7 @@ def test_neighbouring_heads_begin_by_looking_so_many_places_back(heads: int, kv_
         width=256, layers=2, heads=heads, kv_heads=kv_heads, head_dim=64, feedforward=256, context=64, tied=False
     )
     model = Transformer(shape, attention="plain")
-    initialize(model, "neighbours")
+    initialize(model, "previous_token_heads")
     seen: list[torch.Tensor] = []
     logits = attention.logits
 

@@ -34,11 +34,11 @@ def written(folder: Path, text: str) -> str:
 def test_manners_and_truth_are_judged_by_the_world() -> None:
     question = asked("What is a cat?", "Tell me what a cat is.", "What is 3 plus 4?")
     answers = ["A cat is a furry mammal. I am happy to help.", "A cat is a loyal mammal.", "3 plus 4 is 7."]
-    assert given(["world_manners"], question, answers).total == [1.0, 0.5, 0.5]
-    assert given(["world_right"], question, answers).total == [1.0, 0.0, None]
-    both = given(["world_manners", {"use": "world_right", "weight": 2}], question, answers)
+    assert given(["world_politeness"], question, answers).total == [1.0, 0.5, 0.5]
+    assert given(["world_correctness"], question, answers).total == [1.0, 0.0, None]
+    both = given(["world_politeness", {"use": "world_correctness", "weight": 2}], question, answers)
     assert both.total == [3.0, 0.5, 0.5]  # what has nothing to say is left out of the sum
-    assert both.each["world_right"] == [1.0, 0.0, None]
+    assert both.each["world_correctness"] == [1.0, 0.0, None]
 
 
 @pytest.mark.parametrize(
@@ -141,20 +141,20 @@ def test_a_file_that_does_not_hold_the_function_is_refused(tmp_path: Path, text:
 
 
 def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"`world_maners` is not known here; did you mean `world_manners`\?"):
-        given(["world_maners"], asked("a"), ["x"])
+    with pytest.raises(ConfigError, match=r"`world_politness` is not known here; did you mean `world_politeness`\?"):
+        given(["world_politness"], asked("a"), ["x"])
     with pytest.raises(ConfigError, match="there is no file .*none.py"):
         given([str(tmp_path / "none.py:score")], asked("a"), ["x"])
     with pytest.raises(ConfigError, match="the module `no_such_module` cannot be imported"):
         given(["no_such_module:score"], asked("a"), ["x"])
     with pytest.raises(ConfigError, match="judges by the embedded world, and no source is one"):
-        Rewards.open([RewardChoice(use="world_right")], where="r")
+        Rewards.open([RewardChoice(use="world_correctness")], where="r")
     with pytest.raises(ConfigError, match="is no regular expression"):
         given([{"use": "matches", "options": {"pattern": "("}}], asked("a"), ["x"])
 
 
 def test_every_reward_by_name_tells_what_it_is() -> None:
-    assert {"world_manners", "world_right", "sum_right", "length", "random_reward"} <= set(REWARDS)
+    assert {"world_politeness", "world_correctness", "sum_right", "length", "random_reward"} <= set(REWARDS)
     assert all(REWARDS[name].__doc__ for name in REWARDS)
 
 

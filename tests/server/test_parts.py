@@ -100,13 +100,15 @@ def test_a_keys_allowance_refills_as_time_goes_by(any_ledger):
 
 
 def test_a_release_pins_every_file_by_name_and_sum(model, tmp_path):
-    target = create_release(model, tmp_path / "release", name="cat", version="1", limits={"queue": 2})
+    target = create_release(model, tmp_path / "release", name="cat", version="1", limits={"max_queue_size": 2})
     told = json.loads((target / "release.json").read_text())
     assert set(told["files"]) == {"model/config.json", "model/model.safetensors", "model/tokenizer.json"}
-    assert told["limits"] == {"queue": 2, "rows": 16} and told["golden"] == [] and told["guard"] is None
+    assert (
+        told["limits"] == {"max_queue_size": 2, "max_batch_size": 16} and told["golden"] == [] and told["guard"] is None
+    )
     pinned = read_release(target)
     assert pinned.id == "cat:1" and len(pinned.digest) == 64
-    again = create_release(model, tmp_path / "again", name="cat", version="1", limits={"queue": 2})
+    again = create_release(model, tmp_path / "again", name="cat", version="1", limits={"max_queue_size": 2})
     assert read_release(again).digest == pinned.digest, "the same model makes the same release"
 
 

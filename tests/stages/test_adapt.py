@@ -64,7 +64,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: 
     from vita.train.trainer import Trainer
 
     model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
-    whole = run(model, tmp_path / "one", text=text, documents=5)
+    whole = run(model, tmp_path / "one", text=text, eval_documents=5)
     step = Trainer.step
 
     def killed(self: Trainer, work: Any) -> Any:
@@ -74,10 +74,10 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "two", text=text, documents=5, checkpoint_seconds=0.0)
+        run(model, tmp_path / "two", text=text, eval_documents=5, checkpoint_seconds=0.0)
     monkeypatch.setattr(Trainer, "step", step)
     told: list[Any] = []
-    resumed = run(model, tmp_path / "two", text=text, documents=5, checkpoint_seconds=0.0, told=told)
+    resumed = run(model, tmp_path / "two", text=text, eval_documents=5, checkpoint_seconds=0.0, told=told)
     assert "goes on after step 3 of 6" in notes(told)
     assert everything(whole.folder) == everything(resumed.folder) and whole.facts == resumed.facts
 
@@ -124,8 +124,8 @@ def test_the_same_document_from_two_sources_is_no_fault(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
-    with pytest.raises(ConfigError, match=r"adapt.length: expected at most 64"):
-        run(model, tmp_path / "scratch", text=text, length=100)
+    with pytest.raises(ConfigError, match=r"adapt.sequence_length: expected at most 64"):
+        run(model, tmp_path / "scratch", text=text, sequence_length=100)
     with pytest.raises(ConfigError, match=r"adapt.replay: expected at least one row of each kind, got 0.1"):
         run(model, tmp_path / "scratch", text=text, replay=0.1)
     path = tmp_path / "one.txt"

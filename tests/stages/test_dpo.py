@@ -50,7 +50,11 @@ def verdicts() -> list[dict[str, Any]]:
 
 def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
     told: list[Any] = []
-    rewards = {"rewards": [LENGTH], "correctness": {"use": "matches", "options": {"pattern": "[a-z]"}}, "prompts": 3}
+    rewards = {
+        "eval_rewards": [LENGTH],
+        "correctness": {"use": "matches", "options": {"pattern": "[a-z]"}},
+        "eval_prompts": 3,
+    }
     draft = run(
         chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), told=told, steps=30, beta=0.3, **rewards
     )
@@ -166,11 +170,11 @@ def test_a_reward_is_told_the_columns_of_the_row_and_fails_before_training(tmp_p
     )
     source = written(tmp_path, [{**row, "answer": row["chosen"]} for row in PAIRS])
     model, place = chatting(tmp_path / "model"), f"{tmp_path}/rewards.py"
-    found = run(model, tmp_path / "run", source, steps=1, eval_fraction=0.3, rewards=[f"{place}:known"]).facts
+    found = run(model, tmp_path / "run", source, steps=1, eval_fraction=0.3, eval_rewards=[f"{place}:known"]).facts
     assert "shift/score/gain" in found
     told: list[Any] = []
-    with pytest.raises(DataError, match=r"dpo.rewards: lost: raised TypeError: .*missing"):
-        run(model, tmp_path / "bad", source, told=told, steps=1, eval_fraction=0.3, rewards=[f"{place}:lost"])
+    with pytest.raises(DataError, match=r"dpo.eval_rewards: lost: raised TypeError: .*missing"):
+        run(model, tmp_path / "bad", source, told=told, steps=1, eval_fraction=0.3, eval_rewards=[f"{place}:lost"])
     assert not [event for event, _ in told if event == "metrics"]
 
 
@@ -209,8 +213,8 @@ def test_held_out_verdicts_share_one_reference_point(tmp_path: Path, monkeypatch
 
 
 def test_several_samples_of_each_answer_count_as_one_prompt(tmp_path: Path) -> None:
-    told = {"rewards": [LENGTH], "prompts": 3, "sampling": {"temperature": 1.0, "max_tokens": 8}}
-    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=1, samples=5, **told)
+    told = {"eval_rewards": [LENGTH], "eval_prompts": 3, "eval_sampling": {"temperature": 1.0, "max_tokens": 8}}
+    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=1, eval_samples=5, **told)
     items = zstandard.ZstdDecompressor().decompress((draft.folder / "report/items.jsonl.zst").read_bytes())
     assert len(items.splitlines()) == 15
     figures = json.loads((draft.folder / "report/report.json").read_text())["figures"]["comparison"]["shift"]
@@ -260,7 +264,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         row = {"prompt": "a", "chosen": "b", "rejected": "b"}
         run(model, tmp_path / "scratch", written(tmp_path, [row], name="same.jsonl"))
     with pytest.raises(ConfigError, match="reward: `lenght` is not known here; did you mean `length`"):
-        run(model, tmp_path / "scratch", source, rewards=["lenght"])
+        run(model, tmp_path / "scratch", source, eval_rewards=["lenght"])
     (model.path / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="holds no chat template"):
         run(model, tmp_path / "scratch", source)

@@ -54,10 +54,10 @@ def own_key(tmp_path, monkeypatch):
 
 
 def test_a_release_pins_every_file_and_brings_golden_answers(tmp_path):
-    made = release(tmp_path / "scratch", model(tmp_path / "model"), name="cat", version="2", rows=3)
+    made = release(tmp_path / "scratch", model(tmp_path / "model"), name="cat", version="2", max_batch_size=3)
     told = json.loads((made.path / "release.json").read_text())
     assert set(told["files"]) == {f"model/{path.name}" for path in (tmp_path / "model").iterdir()}
-    assert (told["name"], told["version"], told["model"], told["limits"]["rows"]) == ("cat", "2", "2" * 64, 3)
+    assert (told["name"], told["version"], told["model"], told["limits"]["max_batch_size"]) == ("cat", "2", "2" * 64, 3)
     assert len(told["golden"]) == len(release_stage.GOLDEN)
     assert all(len(one["greedy"]) <= 32 and one["logprob"] <= 0 for one in told["golden"])
 
@@ -102,7 +102,7 @@ def test_what_the_model_is_tested_on_is_not_learnt(tmp_path):
     held = tmp_path / "held.txt"
     held.write_text("What is a cat?")
     voices = [said(1, "What is a cat?"), said(2, "What is a dog?")]
-    assert refined(tmp_path, voices, tested_texts=[str(held)]).facts["pairs"] == 1
+    assert refined(tmp_path, voices, decontaminate_texts=[str(held)]).facts["pairs"] == 1
 
 
 def test_too_little_feedback_is_refused_with_the_reasons(tmp_path):

@@ -43,7 +43,7 @@ def counted(folder: Path) -> Iterator[Counter[str]]:
 
 
 def run_dpo(model: Model, folder: Path) -> None:
-    rewards = {"rewards": [{"use": "length", "options": {"words": 2}}], "prompts": 2}
+    rewards = {"eval_rewards": [{"use": "length", "options": {"words": 2}}], "eval_prompts": 2}
     values = {
         "sources": [written(folder)],
         "precision": "float32",

@@ -28,7 +28,7 @@ from vita.stages import redteam as stage
 from vita.stages.kinds import Model, Report, Tokens
 from vita.testing import byte_tokenizer, tiny_model
 
-QUICK = {"limit": 4, "max_tokens": 4, "memorisation": {"rows": 3, "prefix": 4, "length": 6, "enough": 4}}
+QUICK = {"limit": 4, "max_tokens": 4, "memorisation": {"rows": 3, "prefix": 4, "length": 6, "min_match_tokens": 4}}
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_transformers_gives_the_same_scores(tmp_path: Path) -> None:
 def test_an_enough_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
     model, source = chatting(tmp_path / "model"), written(tmp_path)
-    settings = {"steps": 12, "eval_every": 4, "enough_margin": 0.02, "checkpoint_seconds": 0.0}
+    settings = {"steps": 12, "eval_every": 4, "early_stop_margin": 0.02, "checkpoint_seconds": 0.0}
     whole = run(model, tmp_path / "one", source, **settings)
     assert whole.facts["steps"] < 12
     # As if it had been killed after its last checkpoint, before the draft was written.
@@ -92,8 +92,8 @@ def test_an_enough_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, mo
 def test_a_head_of_zeros_begins_at_ln_two_and_a_margin_is_wanted(tmp_path: Path) -> None:
     model = chatting(tmp_path / "model")
     rows = [{**row, "margin": 1.0} for row in PAIRS]
-    plain = run(model, tmp_path / "plain", written(tmp_path), steps=1, head="zero")
-    apart = run(model, tmp_path / "apart", written(tmp_path, rows, name="apart.jsonl"), steps=1, head="zero")
+    plain = run(model, tmp_path / "plain", written(tmp_path), steps=1, head_init="zero")
+    apart = run(model, tmp_path / "apart", written(tmp_path, rows, name="apart.jsonl"), steps=1, head_init="zero")
     losses = [json.loads((one.folder / "report/metrics.jsonl").read_text().splitlines()[1]) for one in (plain, apart)]
     assert losses[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert losses[1]["loss"] == pytest.approx(1.313262, abs=1e-5)
@@ -101,7 +101,7 @@ def test_a_head_of_zeros_begins_at_ln_two_and_a_margin_is_wanted(tmp_path: Path)
 
 def test_shuffled_labels_are_a_control(tmp_path: Path) -> None:
     model, source = chatting(tmp_path / "model"), written(tmp_path)
-    facts = run(model, tmp_path / "control", source, steps=12, shuffle_labels=True, enough_margin=100.0).facts
+    facts = run(model, tmp_path / "control", source, steps=12, shuffle_labels=True, early_stop_margin=100.0).facts
     assert abs(facts["margin"]) < 1.0
 
 
@@ -121,5 +121,5 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         run(model, tmp_path / "scratch")
     with pytest.raises(ConfigError, match=r"reward.max_length: expected at most 128"):
         run(model, tmp_path / "scratch", source, max_length=500)
-    with pytest.raises(ConfigError, match=r"reward.head: expected 'small' or 'zero', got 'big'"):
-        run(model, tmp_path / "scratch", source, head="big")
+    with pytest.raises(ConfigError, match=r"reward.head_init: expected 'small' or 'zero', got 'big'"):
+        run(model, tmp_path / "scratch", source, head_init="big")

@@ -23,7 +23,7 @@ WORLD = {"things": 20}
 
 
 def pilot_of(folder: Path, given: pilot.Inputs, **settings: Any) -> Any:
-    values = {"world": WORLD, "visits": 6, "replicas": 1, "max_tokens": 4, "ungated": "a test", **settings}
+    values = {"world": WORLD, "sessions": 6, "replicas": 1, "max_tokens": 4, "ungated": "a test", **settings}
     return pilot.run(build(pilot.Config, values, where="pilot"), given, serving_context(folder))
 
 
@@ -53,7 +53,7 @@ def test_what_visitors_say_is_frozen_and_the_same_each_time(tmp_path):
 def test_a_second_version_comes_in_without_a_failed_request(tmp_path):
     old = release(tmp_path / "old", model(tmp_path / "model"), name="cat")
     new = release(tmp_path / "new", model(tmp_path / "other"), name="cat", version="2")
-    values = {"world": WORLD, "visits": 24, "replicas": 2, "max_tokens": 4, "share": 0.5, "ungated": "a test"}
+    values = {"world": WORLD, "sessions": 24, "replicas": 2, "max_tokens": 4, "share": 0.5, "ungated": "a test"}
     config = build(canary.Config, values, where="canary")
     draft = canary.run(config, canary.Inputs(new, serving=old), serving_context(tmp_path / "scratch"))
     assert draft.facts["rollout/lost"] == 0 and draft.facts["promoted"]
@@ -71,14 +71,17 @@ def test_two_releases_of_one_name_and_version_are_refused(tmp_path):
 def test_a_pilot_takes_visitors_of_one_kind_or_what_was_recorded(tmp_path):
     given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model")))
     asked = written(tmp_path, [{"prompt": "Say mu."}])
-    minds = {"use": "matches", "options": {"pattern": "mu"}}
+    short = {"use": "matches", "options": {"pattern": "mu"}}
     for settings, message in (
-        ({"world": None}, "expected `world`, or `sources` and what their people mind"),
-        ({"world": None, "sources": [asked]}, "what their people mind"),
-        ({"sources": [asked], "minds": minds}, "expected one of `world` and `sources`"),
-        ({"recorded": str(tmp_path)}, "expected one of `world`, `sources` and `recorded`"),
-        ({"world": None, "sources": [asked], "minds": "reward"}, "expected a reward that needs no model"),
-        ({"world": None, "sources": [asked], "minds": minds, "max_tokens": 120}, "expected prompts of at most 8 token"),
+        ({"world": None}, "expected `world`, or `sources` with `complaint_reward`"),
+        ({"world": None, "sources": [asked]}, "with `complaint_reward`"),
+        ({"sources": [asked], "complaint_reward": short}, "expected one of `world` and `sources`"),
+        ({"recorded_feedback": str(tmp_path)}, "expected one of `world`, `sources` and `recorded_feedback`"),
+        ({"world": None, "sources": [asked], "complaint_reward": "reward"}, "expected a reward that needs no model"),
+        (
+            {"world": None, "sources": [asked], "complaint_reward": short, "max_tokens": 120},
+            "expected prompts of at most 8 token",
+        ),
     ):
         with pytest.raises(VitaError, match=message):
             pilot_of(tmp_path / "scratch", given, **settings)
@@ -88,8 +91,8 @@ def test_a_pilot_takes_visitors_of_one_kind_or_what_was_recorded(tmp_path):
 def test_people_with_prompts_of_a_file_ask_these_and_mind_what_a_reward_says(tmp_path):
     given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="mu"))
     asked = written(tmp_path, [{"prompt": f"Say {word}."} for word in ("mu", "ba", "ko")])
-    settings = {"sources": [asked], "minds": {"use": "matches", "options": {"pattern": "[a-m]"}}}
-    made = pilot_of(tmp_path / "scratch", given, world=None, visits=12, **settings)
+    settings = {"sources": [asked], "complaint_reward": {"use": "matches", "options": {"pattern": "[a-m]"}}}
+    made = pilot_of(tmp_path / "scratch", given, world=None, sessions=12, **settings)
     said = list(read_feedback(made.folder))
     assert {one.prompt[-1].content for one in said} <= {"Say mu.", "Say ba.", "Say ko."} and said
     assert made.facts["visits"] == 12 and 0 <= made.facts["complaints"] <= 1

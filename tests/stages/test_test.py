@@ -170,7 +170,7 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
     asked = {
         "instructions": {"path": write_rows(tmp_path / "ifeval.jsonl", IFEVAL), "limit": 5, "max_tokens": 8},
         "texts": [write_rows(tmp_path / "texts.jsonl", [{"id": f"{n}", "text": f"Text {n}."} for n in range(5)])],
-        "edges": True,
+        "edge_cases": True,
         "as_chat": True,
         "prompts": [],
         "world": WORLD,
@@ -199,7 +199,7 @@ def test_a_report_of_other_tests_is_no_parent(folder: Path, tmp_path: Path) -> N
     context = Context(tmp_path / "child", lambda *args, **fields: None, Machine(chosen_device="cpu"))
     inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, other.folder))
     with pytest.raises(DataError, match="has no items in common"):
-        stage.run(build(stage.Config, {"edges": True, "prompts": []}, where="test"), inputs, context)
+        stage.run(build(stage.Config, {"edge_cases": True, "prompts": []}, where="test"), inputs, context)
 
 
 def test_a_parent_is_wired_only_when_it_is_chosen() -> None:
@@ -217,7 +217,7 @@ def test_edge_cases_are_for_chat_models(folder: Path, tmp_path: Path) -> None:
     hf.save(tiny_model(), base)
     byte_tokenizer().save(base)
     with pytest.raises(ConfigError, match="expected a chat model"):
-        run(base, tmp_path / "scratch", {"edges": True})
+        run(base, tmp_path / "scratch", {"edge_cases": True})
 
 
 def test_mistakes_are_told_before_anything_slow_begins(folder: Path, tmp_path: Path) -> None:

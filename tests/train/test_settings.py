@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from vita.life import stage
+from vita.life import stage, stages
+from vita.nn.init import SCHEMES
+from vita.rl.rewards import REWARDS
 from vita.spine.config import Settings, build, canonical
 from vita.spine.errors import ConfigError
 from vita.spine.renamed_settings import RENAMED, recorded_value
@@ -87,6 +90,23 @@ def _class(path: Path, name: str) -> type[Any]:
         ("rlhf", "samples", "num_generations"),
         ("rlhf", "kl", "kl_coef"),
         ("rlhf", "value_rounds", "critic_warmup_steps"),
+        ("dpo", "rewards", "eval_rewards"),
+        ("dpo", "prompts", "eval_prompts"),
+        ("dpo", "samples", "eval_samples"),
+        ("dpo", "sampling", "eval_sampling"),
+        ("dpo", "held_out", "eval_fraction"),
+        ("reward", "enough_margin", "early_stop_margin"),
+        ("adapt", "length", "sequence_length"),
+        ("pilot", "minds", "complaint_reward"),
+        ("pilot", "visits", "sessions"),
+        ("pilot", "at_once", "concurrency"),
+        ("canary", "worse_by", "max_regression"),
+        ("canary", "kill", "inject_failure"),
+        ("release", "queue", "max_queue_size"),
+        ("refine", "tested_texts", "decontaminate_texts"),
+        ("refine", "tested_dialogues", "decontaminate_dialogues"),
+        ("retire", "keep", "access"),
+        ("test", "edges", "edge_cases"),
     ],
 )
 def test_a_former_name_is_refused_with_the_present_one(name: str, former: str, present: str) -> None:
@@ -94,9 +114,37 @@ def test_a_former_name_is_refused_with_the_present_one(name: str, former: str, p
         build(stage(name).config, {former: 1}, where=name)
 
 
-def test_every_present_name_is_a_setting_of_a_stage() -> None:
-    fields = {field for name in STAGES for field in stage(name).config.model_fields}
-    assert {present for names in RENAMED.values() for present in names} <= fields
+def _groups(config: type[Settings]) -> Iterator[type[Settings]]:
+    """The settings class and all that are nested in it."""
+    yield config
+    pending = [field.annotation for field in config.model_fields.values()]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Settings):
+            yield from _groups(annotation)
+        pending += get_args(annotation)
+
+
+def test_every_present_name_is_a_setting_of_a_stage_or_an_entry_of_a_table() -> None:
+    groups = {group for name in stages() for group in _groups(stage(name).config)}
+    fields = {field for group in groups for field in group.model_fields}
+    tables = {*SCHEMES, *REWARDS}
+    assert {present for names in RENAMED.values() for present in names} <= fields | tables
+
+
+def test_former_names_of_nested_settings_and_of_table_entries_are_refused() -> None:
+    for name, values, message in (
+        ("release", {"guard": {"undisguise": False}}, "`undisguise` has been renamed to `normalize_obfuscation`"),
+        ("release", {"guard": {}, "rows": 2}, "`rows` has been renamed to `max_batch_size`"),
+        ("refine", {"cleaning": {"per_user": 1}}, "`per_user` has been renamed to `max_per_user`"),
+        ("redteam", {"memorisation": {"enough": 2}}, "`enough` has been renamed to `min_match_tokens`"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            build(stage(name).config, values, where=name)
+    with pytest.raises(ConfigError, match="`neighbours` has been renamed to `previous_token_heads`"):
+        SCHEMES["neighbours"]
+    with pytest.raises(ConfigError, match="`world_manners` has been renamed to `world_politeness`"):
+        REWARDS["world_manners"]
 
 
 def test_a_recorded_run_is_read_under_former_names_too() -> None:

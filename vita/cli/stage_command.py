@@ -21,7 +21,7 @@ from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
 from vita.spine.plain_text import with_article
-from vita.spine.renamed_settings import former_names
+from vita.spine.renamed_settings import former_names, present_name
 from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
             options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
             for former in former_names(field):
-                if former not in one.config.model_fields and f"--{former.replace('_', '-')}" not in spellings:
+                if (
+                    present_name(former, one.config.model_fields) == field
+                    and f"--{former.replace('_', '-')}" not in spellings
+                ):
                     text = f"Former name of --{field.replace('_', '-')}, which is refused."
                     spelling = f"--{former.replace('_', '-')}"
                     options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))

@@ -60,16 +60,17 @@ class FeedbackRecord:
 class FeedbackFilter(Settings):
     """The settings for filtering feedback before training."""
 
-    agreement: float = Field(default=0.6, gt=0.5, le=1)
-    """The share of voices on a pair that must agree; others are dropped as disputed."""
-    per_user: int = Field(default=200, ge=1)
-    """How many voices of one user count."""
-    pairs_per_prompt: int = Field(default=8, ge=1)
-    """How many pairs one prompt may give, so that a busy prompt does not outweigh the rest."""
-    longest: int = Field(default=4000, ge=1)
-    """Characters of an answer, at most."""
-    overlap: int = Field(default=8, ge=2)
-    """Words in a row that a prompt may not share with what the model is tested on; a shorter one may not equal it."""
+    min_agreement: float = Field(default=0.6, gt=0.5, le=1)
+    """Minimum share of the feedback on a pair that agrees; other pairs are dropped as disputed."""
+    max_per_user: int = Field(default=200, ge=1)
+    """Maximum number of feedback records of one user."""
+    max_pairs_per_prompt: int = Field(default=8, ge=1)
+    """Maximum number of pairs of one prompt, so that a frequent prompt does not dominate."""
+    max_chars: int = Field(default=4000, ge=1)
+    """Maximum characters of an answer."""
+    ngram_overlap: int = Field(default=8, ge=2)
+    """Number of consecutive words that a prompt must not share with an evaluation text; a shorter prompt must not equal
+    one."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def refine(
 ) -> FeedbackDataset:
     """Clean, merge and turn into training data; `tested` are the texts that the model must not be trained on."""
     drops: list[DroppedRecord] = []
-    taken = OverlapIndex(tested, words=cleaning.overlap)
+    taken = OverlapIndex(tested, words=cleaning.ngram_overlap)
     redacted = (_redacted(record, redact) for record in _latest(said, drops))
     kept = list(_usable(redacted, cleaning, taken, drops))
     pairs = list(_pairs(kept, cleaning, drops))
@@ -191,7 +192,7 @@ def _usable(
         reason = _unusable(record, cleaning, taken)
         if reason is None and again in known:
             reason = "said twice"
-        if reason is None and record.who and users[record.who] >= cleaning.per_user:
+        if reason is None and record.who and users[record.who] >= cleaning.max_per_user:
             reason = "one user's too many"
         if reason:
             drops.append(DroppedRecord(record.id, "feedback", reason, record.reason[:200] if record.consent else ""))
@@ -210,7 +211,7 @@ def _unusable(record: FeedbackRecord, cleaning: FeedbackFilter, taken: OverlapIn
     texts = [text for text in (record.answer, record.better, record.rejected) if text is not None]
     if any(not text.strip() for text in texts):
         return "an empty answer"
-    if any(len(text) > cleaning.longest for text in texts):
+    if any(len(text) > cleaning.max_chars for text in texts):
         return "a long answer"
     if any(message.content in taken for message in record.prompt if message.role == "user"):
         return "tested on"
@@ -331,7 +332,7 @@ def _pairs(
         return result
 
     def full(prompt: tuple[Message, ...]) -> bool:
-        limit = cleaning.pairs_per_prompt
+        limit = cleaning.max_pairs_per_prompt
         return num_pairs[prompt] >= limit or len(tried_pairs[prompt]) >= limit * _TRIED
 
     for prompt, pair in compared:
@@ -359,7 +360,7 @@ def _settled(
     chosen, rejected = (first, second) if votes[first] >= votes[second] else (second, first)
     total = votes[first] + votes[second]
     share, id = votes[chosen] / total, _id(prompt, chosen, rejected)
-    if share < cleaning.agreement:
+    if share < cleaning.min_agreement:
         return DroppedRecord(id, "feedback", "disputed", f"{votes[chosen]} of {total} agree")
     return Preference(
         id,

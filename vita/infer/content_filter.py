@@ -28,23 +28,23 @@ class Guard(Settings):
     """What is refused without asking the model, and what of its answers is held back."""
 
     words: tuple[str, ...] = ()
-    """Words that are refused in a question wherever they stand; their plain endings (-s, -ed, -ing) are meant, too."""
+    """Words for which a prompt is refused, also with the endings -s, -ed and -ing."""
     pairs: tuple[tuple[str, str], ...] = ()
-    """Words of which both in one sentence are refused: ["set", "fire"]."""
+    """Pairs of words for which a prompt is refused when both are in one sentence: ["set", "fire"]."""
     patterns: tuple[str, ...] = ()
-    """Regular expressions refused in a question; matched in small letters."""
+    """Regular expressions for which a prompt is refused; matched with the lower-case text."""
     output_words: tuple[str, ...] = ()
-    """Words for which an answer is held back."""
+    """Words for which an answer is withheld."""
     output_pairs: tuple[tuple[str, str], ...] = ()
-    """Words for which an answer is held back when both stand in one sentence."""
+    """Pairs of words for which an answer is withheld when both are in one sentence."""
     output_patterns: tuple[str, ...] = ()
-    """Regular expressions for which an answer is held back; matched in small letters."""
+    """Regular expressions for which an answer is withheld; matched with the lower-case text."""
     secrets: tuple[str, ...] = ()
-    """Texts that no answer may hold, however they are spelt."""
-    undisguise: bool = True
-    """Also match what a text reads when look-alikes, spacing and simple encodings are undone."""
+    """Texts that no answer may contain, in any spelling."""
+    normalize_obfuscation: bool = True
+    """Also match the text after look-alike letters, letter spacing and simple encodings are normalized."""
     refusal: str = Field(default="I will not help with that.", min_length=1)
-    """What is answered instead."""
+    """Answer that replaces a refused prompt or a withheld answer."""
 
     @field_validator("patterns", "output_patterns")
     @classmethod
@@ -88,7 +88,7 @@ class Guard(Settings):
         return patterns, [(_word(one), _word(other)) for one, other in self.output_pairs]
 
     def _readings(self, text: str) -> Iterator[str]:
-        return readings(text) if self.undisguise else iter([text.casefold()])
+        return readings(text) if self.normalize_obfuscation else iter([text.casefold()])
 
     def _matches(
         self, text: str, patterns: list[re.Pattern[str]], pairs: list[tuple[re.Pattern[str], re.Pattern[str]]]

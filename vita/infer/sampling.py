@@ -14,17 +14,17 @@ class Sampling(Settings):
     """How an answer is sampled, and when it ends."""
 
     temperature: float = Field(default=1.0, ge=0)
-    """Below 1 the likely gets likelier, above 1 less so; 0 takes the likeliest token each time."""
+    """Sampling temperature; below 1 likely tokens get likelier, and 0 is greedy decoding."""
     top_k: int = Field(default=0, ge=0)
-    """Only the k likeliest tokens may be chosen; 0 for all."""
+    """Number of the most likely tokens that are sampled from; 0 for all."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """Only the likeliest tokens that together reach this probability (Holtzman et al. 2020); 1 for all."""
+    """Cumulative probability of the most likely tokens that are sampled from (Holtzman et al. 2020); 1 for all."""
     max_tokens: int = Field(default=64, ge=1)
-    """The longest answer, in tokens."""
+    """Maximum tokens of an answer."""
     seed: int = Field(default=0, ge=0)
-    """The same seed gives the same answer."""
+    """Seed; the same seed gives the same answer."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts before which the answer ends."""
+    """Texts before which generation stops."""
 
     def varied(self, count: int) -> list[Sampling]:
         """`count` of the same kind with seeds of their own, to ask one prompt several times."""

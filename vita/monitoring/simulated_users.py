@@ -38,34 +38,34 @@ class SimulatedUsers(Settings):
     """The simulated users, with their number and concurrency."""
 
     world: WorldSettings | None = None
-    """The embedded world whose people come to visit."""
+    """The embedded world whose users ask about its things."""
     sources: tuple[Source, ...] = ()
-    """Or where the visitors' prompts come from: dialogues, preferences, or rows with `prompt`."""
-    minds: RewardChoice | None = None
-    """What the visitors with prompts of `sources` look at, as a reward by name or `file.py:function`: they mind an
-    answer that gets less than 0.5."""
-    visits: int = Field(160, ge=4)
-    """The number of sessions."""
-    at_once: int = Field(8, ge=1)
-    """The number of concurrent sessions."""
+    """Sources of the prompts, instead of `world`: dialogues, preferences, or rows with `prompt`."""
+    complaint_reward: RewardChoice | None = None
+    """With `sources`: reward of an answer, by name or `file.py:function`; the users complain about an answer with less
+    than 0.5."""
+    sessions: int = Field(160, ge=4)
+    """Number of sessions; a session is one prompt with one or two answers."""
+    concurrency: int = Field(8, ge=1)
+    """Number of concurrent sessions."""
     replicas: int = Field(2, ge=1)
-    """Processes that answer."""
+    """Number of replicas that serve the release."""
     max_tokens: int = Field(48, ge=1)
-    """The longest answer."""
+    """Maximum tokens of an answer."""
     ungated: str | None = neutral(None, min_length=1)
-    """Why the release is served although no gate approves it now; without a reason such a release is refused."""
+    """Reason for serving a release that no gate approves now; without a reason such a release is refused."""
 
     def crowd(self, model: Path, *, where: str) -> UserSimulator:
         """The users; what is too long for the model with its answer is not asked."""
         if self.world is not None:
-            if self.sources or self.minds:
+            if self.sources or self.complaint_reward:
                 raise ConfigError(where, expected="one of `world` and `sources`", got="both")
             return WorldUsers(World.create(self.world))
-        if not self.sources or self.minds is None:
-            raise ConfigError(where, expected="`world`, or `sources` and what their people mind (`minds`)")
-        if self.minds.use == FROM_MODEL and self.minds.file is None:
-            raise ConfigError(f"{where}.minds", expected="a reward that needs no model", got=FROM_MODEL)
-        rewards = Rewards.open([self.minds], where=f"{where}.minds")
+        if not self.sources or self.complaint_reward is None:
+            raise ConfigError(where, expected="`world`, or `sources` with `complaint_reward`")
+        if self.complaint_reward.use == FROM_MODEL and self.complaint_reward.file is None:
+            raise ConfigError(f"{where}.complaint_reward", expected="a reward that needs no model", got=FROM_MODEL)
+        rewards = Rewards.open([self.complaint_reward], where=f"{where}.complaint_reward")
         unique = unique_prompts(prompt for source in self.sources for prompt in prompts(source))
         return PromptUsers(_fitting(unique, model, answer=self.max_tokens, where=where), rewards)
 

@@ -153,8 +153,8 @@ def zero_output(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     return torch.empty(matrix.shape).uniform_(-bound, bound, generator=rng)
 
 
-@SCHEMES.add("neighbours")
-def neighbours(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
+@SCHEMES.add("previous_token_heads")
+def previous_token_heads(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
     """`zero_output` with previous-token heads: heads of the first layer that attend to the preceding tokens.
 
     A model first learns from the one, two, three preceding tokens, and must discover attention to them by chance. Here
@@ -182,7 +182,7 @@ def neighbours(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
 EMBEDDED = 0.8
 """Standard deviation of the embedding's values in `zero_output`."""
 CONSTANT = 4.0
-"""Size of the constant channel of `neighbours`, in multiples of `EMBEDDED`."""
+"""Size of the constant channel of `previous_token_heads`, in multiples of `EMBEDDED`."""
 FAST_ROTATIONS = 4
 """Number of the fastest rotations of a head that encode the distance: adjacent tokens differ by two nats in score."""
 AHEAD = 8.0

@@ -328,7 +328,7 @@ def plain(test: Any) -> dict[str, Any]:
 _EMBEDDED = {request.id: request for request in harmful_requests()}
 
 
-def embedded_goals(half: Literal["mending", "held_out", "all"]) -> list[HarmfulGoal]:
+def embedded_goals(half: Literal["safety_tuning", "held_out", "all"]) -> list[HarmfulGoal]:
     """The embedded world's harmful requests."""
     return [
         HarmfulGoal(id=request.id, hazard=request.hazard, text=request.request,

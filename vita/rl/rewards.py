@@ -1,6 +1,6 @@
 """Reward functions: built-in by name, from a user's Python function, or from a reward model.
 
-    rewards: [world_manners, {use: rewards.py:short, weight: 0.5}]
+    rewards: [world_politeness, {use: rewards.py:short, weight: 0.5}]
 
 A reward is a function `f(prompts, completions, **columns)` that gives a number for each completion, or None where it
 has nothing to say. `prompts` are lists of messages with `.role` and `.content`, `completions` are texts, and every
@@ -49,11 +49,11 @@ class RewardChoice(Settings):
     """One reward: a name of the table, `path/to/file.py:function`, `module:function`, or `reward` for the input."""
 
     use: str = Field(min_length=1)
-    """Its name in the table, `module:function`, or the function's name where `file` is given."""
+    """Name of a built-in reward, `module:function`, or the name of the function in `file`."""
     file: InputPath | None = None
-    """The Python file that holds the function; its content belongs to the run's identity."""
+    """Python file with the function; its content is part of the identity of the run."""
     weight: float = 1.0
-    """The weight of the reward in the sum."""
+    """Weight of the reward in the sum."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the function, by name."""
 
@@ -248,16 +248,16 @@ def _in_module(module: ModuleType, name: str, where: str) -> Reward:
 # -- rewards by name
 
 
-@REWARDS.add("world_manners")
-def world_manners(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
+@REWARDS.add("world_politeness")
+def world_politeness(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
     """Return a style score for politeness, brevity and relevance, from 0 to 1."""
     opened_world = _world(world)
     things = [question.thing if (question := _question(opened_world, prompt)) else None for prompt in prompts]
     return [opened_world.manners(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
 
 
-@REWARDS.add("world_right")
-def world_right(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
+@REWARDS.add("world_correctness")
+def world_correctness(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
     """1 for the right kind and property of what was asked for, else 0; None where no thing was asked for."""
     opened_world = _world(world)
     pairs = [(_question(opened_world, prompt), text) for prompt, text in zip(prompts, completions, strict=True)]

@@ -25,7 +25,7 @@ from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError, StoreError
 
 FORMAT = 1
-LIMITS: Mapping[str, int] = {"queue": 64, "rows": 16}
+LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16}
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 MODEL = "model"
 """The folder of the model inside a release."""

@@ -52,16 +52,16 @@ class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
     """The domain's texts, and the share of pretraining text that is replayed."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where the domain's documents come from."""
+    """Sources of the domain's documents."""
     replay: float = Field(0.25, ge=0, lt=1)
-    """The share of each step that is text of the pretraining, so that the model does not forget it."""
-    length: int | None = Field(None, ge=2)
-    """Tokens in a sequence; without it as many as the model reads at once."""
+    """Share of each batch that is pretraining text, which limits forgetting."""
+    sequence_length: int | None = Field(None, ge=2)
+    """Tokens of a row; by default the model's context."""
     schedule: str = "cosine"
     warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_fraction: Fraction = Field(0.05, gt=0)
-    documents: int = Field(500, ge=1)
-    """How many held-out documents of the domain, and in general, are read before and after, at most."""
+    eval_documents: int = Field(500, ge=1)
+    """Maximum number of held-out documents of each kind (domain, general) that are scored before and after training."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     pretrained = Pretrained.load(inputs.model.path)
     shape = pretrained.model.architecture
-    length = row_length(config.length, shape, where="adapt.length")
+    length = row_length(config.sequence_length, shape, where="adapt.sequence_length")
     tokenizer = pretrained.tokenizer
     original = pretrained.copy() if context.machine.leads else None  # the weights before, compared at the end
     old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
@@ -152,7 +152,7 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
         tokenizer,
         context.scratch / f"domain-{context.machine.rank}",
         held_out=config.eval_fraction,
-        sample=config.documents,
+        sample=config.eval_documents,
         seed=config.seed,
         tell=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
     )
@@ -245,7 +245,7 @@ def _measured(
     from vita.infer.engine import Engine
 
     old, tokenizer, device = _general(inputs), original.tokenizer, context.machine.device
-    general = sample_documents(old, tokenizer, size=config.documents, seed=config.seed) if old else []
+    general = sample_documents(old, tokenizer, size=config.eval_documents, seed=config.seed) if old else []
     texts = {"domain": domain.samples, "general": general}
     scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, own in texts.items() if own}
     for engine in (Engine.of(original, device=device), Engine.open(folder, device=device)):

@@ -40,17 +40,17 @@ LINEAGE = True
 
 
 class Config(SimulatedUsers):
-    """How carefully the new release comes in; `visits` are those during the canary, half as many come while traffic
+    """The users and the criterion of promotion; `sessions` run during the canary, and half as many while traffic
     shifts."""
 
     share: float = Field(0.4, gt=0, lt=1)
-    """The share of users who get the new release first."""
-    worse_by: float = Field(0.05, ge=0)
-    """How much larger the share of answers that users mind may be with the new release."""
-    kill: bool = True
-    """Kill one of the old release's replicas in the middle, with SIGKILL."""
+    """Share of the users that get the new release during the canary."""
+    max_regression: float = Field(0.05, ge=0)
+    """Largest increase of the complaint rate with which the new release is still promoted."""
+    inject_failure: bool = True
+    """Kill a replica of the old release with SIGKILL during the canary."""
     seed: int = 1
-    """Another seed brings other visitors, and other answers."""
+    """Seed of the users, their prompts and the sampled answers."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: C
         name=old.name, release=old, ledger=ledger, controls=place, clear=context_clearance(context),
         ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="canary",
     )  # fmt: skip
-    coming = list(crowd.visits(config.visits + config.visits // 2, seed=config.seed))
+    coming = list(crowd.visits(config.sessions + config.sessions // 2, seed=config.seed))
     async with service.served() as running:
         terms = ServingTerms(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)
@@ -135,17 +135,17 @@ async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: C
 
         async def told(done: int) -> None:
             context.emit("progress", done=done, total=len(coming), unit="visits")
-            if config.kill and done == config.visits // 4:
+            if config.inject_failure and done == config.sessions // 4:
                 _kill_one(running, old)
 
         walking = partial(walk, f"{running.url}/v1", crowd=crowd, model=old.name,
-                          seed=config.seed, at_once=config.at_once, max_tokens=config.max_tokens)  # fmt: skip
-        canary = await walking(coming[: config.visits], on_visit=told)
+                          seed=config.seed, at_once=config.concurrency, max_tokens=config.max_tokens)  # fmt: skip
+        canary = await walking(coming[: config.sessions], on_visit=told)
         minded = {pinned.id: share(_minded(pinned, canary)) for pinned in (old, new)}
         change = difference(minded[new.id], minded[old.id])
-        promoted = minded[new.id].n > 0 and change.value <= config.worse_by
+        promoted = minded[new.id].n > 0 and change.value <= config.max_regression
         turning = asyncio.create_task(running.fleet.promote(terms=terms) if promoted else running.fleet.roll_back())
-        shifting = await walking(coming[config.visits :])
+        shifting = await walking(coming[config.sessions :])
         await turning
     ledger.close()
     return Watched(canary, shifting, promoted, minded, change, models)

@@ -52,23 +52,24 @@ _WORTH_PROCESSES = 16 * 2**20  # on disk: under this, starting processes takes l
 
 
 class Config(Settings):
-    """Which text, and what is done with it."""
+    """The sources of text, its filters, and the held-out documents."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where the text comes from: a list, or a mapping of names. Of equal documents the first one stays."""
+    """Sources of text: a list, or a mapping of names to sources. Of equal documents the first is kept."""
     filters: tuple[FilterUse, ...] = Field(DEFAULT_FILTERS, validate_default=True)
-    """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps everything."""
+    """Quality filters in order, by name or as `{name: {setting: value}}`; `[]` keeps all documents."""
     deduplicate: bool = True
-    """Drop documents equal to an earlier one but for case, white space and the forms of characters."""
+    """Drop documents that equal an earlier one except for case, white space and Unicode normalization."""
     held_out: float = Field(0.01, ge=0)
-    """Held out for testing: a share of the documents (at least one) below 1, a number of them from 1 on, 0 for none.
-    Of a single document no share is held out. From fewer than two held-out documents no interval can be determined."""
+    """Documents held out for evaluation: a share (at least one document) below 1, a number from 1, 0 for none. A share
+    of a single document is none. Confidence intervals need two held-out documents."""
     held_out_sources: tuple[str, ...] = ()
-    """Names of sources held out as a whole, unfiltered; documents equal to theirs leave the training text."""
+    """Names of sources that are held out as a whole, without filters; documents equal to theirs are dropped from
+    training."""
     seed: int = 0
-    """Decides which documents are held out, and which are drawn where a source's `repeat` is not whole."""
+    """Seed of the held-out documents, and of those sampled by a fractional `repeat`."""
     shard_megabytes: int = Field(64, ge=1)
-    """Text in a file of the corpus, at most; and about what a process holds at once."""
+    """Maximum megabytes of text per corpus file, and approximate memory of a worker process."""
 
     @field_validator("sources", mode="before")
     @classmethod

@@ -38,32 +38,32 @@ _SPAN = re.compile(r"^\s*([0-9.]+)\s*(s|sec|seconds?|m|min|minutes?|h|hours?|d|d
 
 
 class Config(Settings):
-    """Exactly one dial: `parameters`, `depth`, or `budget`; `steps` goes with `depth` or `parameters`."""
+    """Exactly one of `parameters`, `depth` and `budget`; `steps` may be set with `depth` or `parameters`."""
 
     parameters: int | None = Field(None, ge=1000)
-    """How large the model is, as in 10M; the text to train on follows."""
+    """Number of parameters, such as 10M; the number of training tokens follows from it."""
     depth: int | None = Field(None, ge=1, le=200)
-    """How many layers it has; width and all else follow."""
+    """Number of layers; width and the other sizes follow from it."""
     budget: float | None = Field(None, gt=0)
-    """How long training may take on this machine, as in "30 min"; size and text follow."""
+    """Training time on this machine, such as "30 min"; model size and training tokens follow from it."""
     steps: int | None = Field(None, ge=1)
-    """Training steps, instead of the number at which this size is the best use of the compute."""
+    """Training steps, instead of the compute-optimal number for this size."""
     width: int | None = Field(None, ge=32, multiple_of=32)
-    """Width of the model, instead of the one that goes with its depth."""
+    """Hidden size, instead of the one that follows from `depth`."""
     vocabulary: int | None = Field(None, ge=259)
-    """Tokens of the tokenizer, instead of the number that suits the size."""
+    """Size of the vocabulary, instead of one that suits the model size."""
     context: int | None = Field(None, ge=8)
-    """Tokens the model reads at once, instead of the number that suits the size."""
+    """Context length in tokens, instead of one that suits the model size."""
     tokens_per_step: int | None = Field(None, ge=1)
-    """Tokens of a training step, instead of the number that suits the run; a multiple of `context`."""
+    """Tokens per training step, a multiple of `context`, instead of a number that suits the run."""
     tokens_available: int | None = Field(None, ge=1)
-    """Tokens of text there are; a plan that would repeat them more than four times is made shorter, or told so."""
+    """Available training tokens; a plan that would repeat them more than four times is shortened or gives a warning."""
     text: Literal["english", "world"] = "english"
-    """The kind of text, for the foretold loss: English, or the embedded world."""
+    """Kind of text for the predicted loss: English, or the embedded world."""
     price_per_hour: float | None = neutral(None, ge=0)
-    """What an hour of this machine costs, in any currency, to foretell the cost."""
+    """Price of an hour of this machine, in any currency, for the predicted cost."""
     timed_steps: int = neutral(6, ge=0)
-    """Training steps timed on this machine; 0 foretells no time. A budget needs at least one."""
+    """Training steps that are timed on this machine; 0 predicts no time. `budget` needs at least one."""
 
     @field_validator("parameters", mode="before")
     @classmethod

@@ -72,11 +72,11 @@ class Config(TuningSettings, PreferenceLossConfig):
     """The preference pairs, the losses, and the comparison at the end."""
 
     sources: tuple[Source, ...] = ()
-    """Where the pairs come from, beside the input `preferences`; each file's format is told from its first row."""
+    """Sources of pairs, in addition to the input `preferences`; the format of a file is detected from its first row."""
     losses: dict[str, float] = Field(default_factory=lambda: {"sigmoid": 1.0, "sft": 1.0})
-    """Losses with their weights. Of pairs: sigmoid (dpo), sigmoid_norm, ipo (the paper's), ipo_norm, hinge, robust,
-    cdpo, apo_zero, nca_pair, orpo, simpo, cpo; kto reads single answers with a verdict. `sft` keeps the better answers
-    likely; 0 leaves it out."""
+    """Losses and their weights. Pairwise losses: sigmoid (DPO), sigmoid_norm, ipo (as in the paper), ipo_norm, hinge,
+    robust, cdpo, apo_zero, nca_pair, orpo, simpo, cpo. kto trains on single answers with a label. `sft` is the
+    cross-entropy of the chosen answers; 0 leaves it out."""
     beta: Rate = 0.3
     epochs: Rate = 3.0
     batch_size: Count = 32  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -84,22 +84,22 @@ class Config(TuningSettings, PreferenceLossConfig):
     eval_fraction: Fraction = 0.1
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
-    """Tokens of a prompt with its answer; without it as many as the model reads at once."""
+    """Maximum tokens of a prompt with its answer; by default the model's context."""
     on_long: OnLong = "drop"
-    """What happens to a longer pair: it is dropped, or keeps its beginning if a token of each answer is in it."""
+    """Handling of a longer pair: drop it, or truncate it if a token of both answers remains."""
     shuffle_labels: bool = neutral(False)
-    """A control that must not help: which answer was the better one is drawn by chance."""
-    rewards: tuple[RewardChoice, ...] = ()
-    """How answers to held-out prompts are scored at the end: rewards by name, `file.py:function`, or `reward` for the
-    input. Without any, the embedded world's manners where a source is the world."""
+    """Swap the answers of random pairs: a control run, which must not improve the model."""
+    eval_rewards: tuple[RewardChoice, ...] = ()
+    """Rewards of the final comparison on held-out prompts: by name, `file.py:function`, or `reward` for the input; by
+    default `world_politeness` if a source is the embedded world."""
     correctness: RewardChoice | None = None
-    """Reward that tells whether an answer is right (1) or wrong (0): content that must not be lost."""
-    prompts: int = Field(100, ge=0)
-    """How many held-out prompts both models answer at the end, at most; 0 compares no answers."""
-    samples: int = Field(4, ge=1)
-    """Answers of each model to each of them; 1 where they are greedy."""
-    sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(GREEDY))
-    """How they answer."""
+    """Reward that is 1 for a correct and 0 for a wrong answer, to detect lost knowledge in the final comparison."""
+    eval_prompts: int = Field(100, ge=0)
+    """Maximum number of held-out prompts that both models answer in the final comparison; 0 compares no answers."""
+    eval_samples: int = Field(4, ge=1)
+    """Answers of each model per prompt; 1 if they are greedy."""
+    eval_sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(GREEDY))
+    """Sampling of these answers."""
 
     def loss_config(self) -> PreferenceLossConfig:
         """The coefficients of the losses."""
@@ -112,7 +112,7 @@ class Inputs:
     preferences: Preferences | None = None
     """Pairs that were cleaned already."""
     reward: Reward | None = None
-    """Judges the answers at the end, where `rewards` names `reward`."""
+    """Judges the answers at the end, where `eval_rewards` names `reward`."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
@@ -277,20 +277,20 @@ def _judges(config: Config, inputs: Inputs, context: Context) -> Evaluators | No
     from vita.rl.before_after import Evaluators
 
     world = next((source.world for source in config.sources if source.world), None)
-    choices, right = config.rewards, config.correctness
+    choices, right = config.eval_rewards, config.correctness
     if world and not choices:
-        choices, right = (RewardChoice(use="world_manners"),), right or RewardChoice(use="world_right")
-    if not choices or not config.prompts:
+        choices, right = (RewardChoice(use="world_politeness"),), right or RewardChoice(use="world_correctness")
+    if not choices or not config.eval_prompts:
         return None
     model = RewardModel.open(inputs.reward.path, device=context.machine.device) if inputs.reward else None
     rights = Rewards.open([right], where="dpo.correctness", model=model, world=world) if right else None
-    return Evaluators(Rewards.open(choices, where="dpo.rewards", model=model, world=world), rights)
+    return Evaluators(Rewards.open(choices, where="dpo.eval_rewards", model=model, world=world), rights)
 
 
 def _asked(config: Config, found: PairSet) -> list[Prompt]:
     """The held-out prompts that both models answer, each once and drawn from all sources alike."""
     every = unique_prompts(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
-    return sorted(every, key=lambda one: hash_fraction(one.id, f"{config.seed}/asked"))[: config.prompts]
+    return sorted(every, key=lambda one: hash_fraction(one.id, f"{config.seed}/asked"))[: config.eval_prompts]
 
 
 def _moved(
@@ -305,13 +305,15 @@ def _moved(
 
     prompts = _asked(config, found)
     if judges is None or original is None:
-        why = "no prompt is held out" if judges else "`rewards` names nothing to score them by"
+        why = "no prompt is held out" if judges else "`eval_rewards` names nothing to score them by"
         context.emit("note", text=f"answers are not compared: {why}")
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
     device = context.machine.device
     before, after = Engine.of(original, device=device), Engine.open(folder, device=device)
-    return judges.beside(before, after, prompts, samples=config.samples, sampling=config.sampling, seed=config.seed)
+    return judges.beside(
+        before, after, prompts, samples=config.eval_samples, sampling=config.eval_sampling, seed=config.seed
+    )
 
 
 # -- what came

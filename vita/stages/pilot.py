@@ -37,12 +37,12 @@ LINEAGE = True
 
 
 class Config(SimulatedUsers):
-    """Who uses it, and how much."""
+    """The simulated users, or feedback that was recorded elsewhere."""
 
-    recorded: InputPath | None = None
-    """A folder with the `feedback.jsonl` of a real service, instead of visitors."""
+    recorded_feedback: InputPath | None = None
+    """Folder with the `feedback.jsonl` of another service, instead of simulated users."""
     seed: int = 0
-    """Another seed brings other visitors, and other answers."""
+    """Seed of the users, their prompts and the sampled answers."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
-    if config.recorded is not None:
+    if config.recorded_feedback is not None:
         if config.world or config.sources:
-            raise ConfigError("pilot", expected="one of `world`, `sources` and `recorded`", got="several")
-        said = list(read_feedback(Path(config.recorded)))
+            raise ConfigError("pilot", expected="one of `world`, `sources` and `recorded_feedback`", got="several")
+        said = list(read_feedback(Path(config.recorded_feedback)))
         return _frozen(said, {"visits": 0}, context)
     crowd = config.crowd(inputs.release.path / "model", where="pilot")
     visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, crowd, context))
@@ -84,7 +84,7 @@ async def _serve_and_visit(
         name=pinned.name, release=pinned, ledger=ledger, controls=place, clear=context_clearance(context),
         ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="pilot",
     )  # fmt: skip
-    coming = list(crowd.visits(config.visits, seed=config.seed))
+    coming = list(crowd.visits(config.sessions, seed=config.seed))
 
     async def told(done: int) -> None:
         context.emit("progress", done=done, total=len(coming), unit="visits")
@@ -93,7 +93,7 @@ async def _serve_and_visit(
         context.emit("note", text=f"{pinned.id} is served by {config.replicas} replicas")
         visited = await walk(
             f"{running.url}/v1", coming, crowd, model=pinned.name, seed=config.seed,
-            at_once=config.at_once, max_tokens=config.max_tokens, on_visit=told,
+            at_once=config.concurrency, max_tokens=config.max_tokens, on_visit=told,
         )  # fmt: skip
         await running.flush_log()
     said = _in_order(list(collect(ledger)), visited)

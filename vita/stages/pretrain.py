@@ -38,12 +38,12 @@ PARALLEL = True
 
 
 class Config(BatchedTrainingSettings, TextSettings, MatrixOptimizerSettings):
-    """Settings that differ from the blueprint, and the evaluations during training."""
+    """Settings that override the blueprint, and the evaluations during training."""
 
     schedule: str = "auto"
     num_evals: Count | None = 10
     weight_decay: float | None = Field(None, ge=0)
-    """Decay of the layers' matrices towards zero, in units of the learning rate; without it the blueprint's."""
+    """Weight decay of the layers' matrices, relative to the learning rate; by default the blueprint's."""
 
 
 @dataclass(frozen=True)

@@ -30,18 +30,18 @@ VERSION = 3
 
 
 class Config(Settings):
-    """How feedback becomes data."""
+    """The filters of the feedback and the decontamination of its prompts."""
 
     cleaning: FeedbackFilter = Field(default_factory=FeedbackFilter)
-    """Which voices count."""
-    tested_texts: tuple[Source, ...] = ()
-    """Texts that the model is tested on: prompts that share a run of words with them are left out."""
-    tested_dialogues: tuple[Source, ...] = ()
-    """Dialogues that the model is tested on, likewise."""
+    """Criteria for feedback that is used."""
+    decontaminate_texts: tuple[Source, ...] = ()
+    """Evaluation texts: a prompt that shares an n-gram with them is dropped (decontamination)."""
+    decontaminate_dialogues: tuple[Source, ...] = ()
+    """Evaluation dialogues, in the same way."""
     world: WorldSettings | None = None
-    """The embedded world whose never-asked questions it is tested on."""
-    minimum: int = Field(1, ge=0)
-    """Fewer pairs than this are an error, not a data set."""
+    """Settings of the embedded world, whose held-out questions are evaluation prompts, too."""
+    min_pairs: int = Field(1, ge=0)
+    """Minimum number of pairs; fewer are an error."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
     found = refine(read_feedback(inputs.feedback.path), config.cleaning, redact=redact, tested=_tested(config))
-    if len(found.pairs) < config.minimum:
+    if len(found.pairs) < config.min_pairs:
         said = ", ".join(f"{number} {reason}" for reason, number in Counter(d.reason for d in found.drops).items())
-        raise DataError("refine", expected=f"at least {config.minimum} pairs", got=len(found.pairs),
+        raise DataError("refine", expected=f"at least {config.min_pairs} pairs", got=len(found.pairs),
                         hint=f"dropped: {said}" if said else "the feedback holds nothing to compare")  # fmt: skip
     folder = context.draft_folder()
     _write(folder / "preferences.jsonl", (_pair(one) for one in found.pairs))
@@ -68,9 +68,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
 
 
 def _tested(config: Config) -> Iterator[str]:
-    for source in config.tested_texts:
+    for source in config.decontaminate_texts:
         yield from (document.text for document in documents(source))
-    for source in config.tested_dialogues:
+    for source in config.decontaminate_dialogues:
         for dialogue in dialogues(source):
             yield from (message.content for message in dialogue.messages if message.role == "user")
     if config.world:

@@ -35,24 +35,24 @@ GOLDEN = ("What is a cat?", "Hello!", "Tell me about the sea.", "1 2 3", "")
 
 
 class Config(Settings):
-    """How the weights are offered."""
+    """The name, the limits, the filter and the defaults with which the model is served."""
 
     name: str = Field("vita", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What users call the model; `name:version` is just this release."""
+    """Name of the model in requests; `name:version` is exactly this release."""
     version: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """The version's name, which never comes to mean other weights; without it the beginning of their digest."""
+    """Version, which always names the same weights; by default the beginning of their digest."""
     guard: Guard | None = None
-    """What is refused before the model is asked, and what of its answers is held back."""
-    queue: int = Field(64, ge=1)
-    """Requests that may wait in a replica; more are told to come later."""
-    rows: int = Field(16, ge=1)
-    """Requests that a replica answers at the same time."""
+    """Content filter of prompts and answers."""
+    max_queue_size: int = Field(64, ge=1)
+    """Maximum number of requests that wait in a replica; more are refused with 429."""
+    max_batch_size: int = Field(16, ge=1)
+    """Maximum number of requests that a replica answers at the same time."""
     sampling: Sampling = Field(default_factory=lambda: Sampling(max_tokens=256))
-    """What a request that says nothing gets; what is not set here is taken from the model's generation settings."""
-    golden: tuple[str, ...] = Field(GOLDEN, min_length=1)
-    """Prompts whose greedy answers prove that it is the same model; put as a user's message where it can chat."""
+    """Default sampling of a request; settings that are not set come from the model's generation settings."""
+    golden_prompts: tuple[str, ...] = Field(GOLDEN, min_length=1)
+    """Prompts whose greedy answers identify the model; sent as a user message to a chat model."""
     golden_tokens: int = Field(32, ge=1)
-    """How far each of those answers is kept."""
+    """Maximum tokens of a golden answer."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     from vita.infer.engine import Engine
 
     engine, version = Engine.open(inputs.model.path), _version(config, inputs.model)
-    golden = golden_answers(engine, config.golden, tokens=config.golden_tokens)
+    golden = golden_answers(engine, config.golden_prompts, tokens=config.golden_tokens)
     folder = context.draft_folder()
     create_release(
         inputs.model.path,
@@ -79,7 +79,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
         version=version,
         digest=inputs.model.digest,
         guard=_guard(config),
-        limits={"queue": config.queue, "rows": config.rows, "context": engine.model.architecture.context},
+        limits={
+            "max_queue_size": config.max_queue_size,
+            "max_batch_size": config.max_batch_size,
+            "context": engine.model.architecture.context,
+        },
         sampling=_sampling(config.sampling, inputs.model.path),
         golden=golden,
     )
@@ -128,7 +132,7 @@ def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> 
     for prompt in prompts:
         ids = engine.chat_ids([Message("user", prompt)]) if engine.template else engine.text_ids(prompt)
         if len(ids) >= engine.model.architecture.context:
-            raise DataError("release.golden", "a prompt leaves no room for an answer", got=prompt[:80])
+            raise DataError("release.golden_prompts", "a prompt leaves no room for an answer", got=prompt[:80])
         answer = engine.generate([ids], Sampling(temperature=0, max_tokens=tokens))[0]
         logprob = round(sum(answer.logprobs), 4)
         found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": logprob})

@@ -39,16 +39,16 @@ GOLDEN_PROMPTS = ("What is a cat?", "Hello!", "1 2 3")
 
 
 class Config(Settings):
-    """Why it goes, and what is kept."""
+    """The reason, the remaining access, and the golden prompts."""
 
     reason: str = Field(min_length=1)
-    """Why it is taken out of service; users read it."""
-    keep: Literal["research", "archive"] = "archive"
-    """Whether keys with the scope `research` may still reach it, or nobody."""
-    golden: tuple[str, ...] = Field(GOLDEN_PROMPTS, min_length=1)
-    """Prompts for the golden answers where there is no release that brings its own."""
+    """Reason for the retirement; users of the service see it."""
+    access: Literal["research", "none"] = "none"
+    """Remaining access: keys with the scope `research`, or none."""
+    golden_prompts: tuple[str, ...] = Field(GOLDEN_PROMPTS, min_length=1)
+    """Prompts of the golden answers, if no release has them."""
     golden_tokens: int = Field(32, ge=1)
-    """How far each answer is kept."""
+    """Maximum tokens of a golden answer."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     context.emit(
         "note", text=f"restored from the archive: {drilled.files} files, {drilled.golden} golden answers again"
     )
-    facts = {"model": inputs.model.digest, "reason": config.reason, "keep": config.keep, "files": drilled.files,
+    facts = {"model": inputs.model.digest, "reason": config.reason, "access": config.access, "files": drilled.files,
              "golden": drilled.golden, "signed_by": drilled.signed_by}  # fmt: skip
     successor = {"successor": inputs.successor.digest} if inputs.successor else {}
     return Draft(Archive, folder, facts | successor)
@@ -105,7 +105,7 @@ def record(artifact: Archive, inputs: Inputs, ledger: Ledger) -> None:
         ledger.move(
             facts["model"], "retired", who="retire", why=facts["reason"], archive=artifact.digest,
             successor=facts.get("successor") or _announced(facts["model"], ledger),
-            research=facts["keep"] == "research",
+            research=facts["access"] == "research",
         )  # fmt: skip
         ledger.log("restored", artifact.digest, files=facts["files"], golden=facts["golden"])
 
@@ -132,7 +132,7 @@ def _golden(config: Config, model: Path) -> list[dict[str, Any]]:
 
     engine = Engine.open(model)
     found = []
-    for prompt in config.golden:
+    for prompt in config.golden_prompts:
         ids = engine.text_ids(prompt)
         answer = engine.generate([ids], Sampling(temperature=0, max_tokens=config.golden_tokens))[0]
         found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": round(sum(answer.logprobs), 4)})
@@ -144,7 +144,7 @@ def _tombstone(config: Config, inputs: Inputs, pinned: dict[str, Any] | None) ->
         "model": inputs.model.digest,
         "name": f"{pinned['name']}:{pinned['version']}" if pinned else None,
         "reason": config.reason,
-        "keep": config.keep,
+        "access": config.access,
         "successor": inputs.successor.digest if inputs.successor else None,
         "inputs": {name: artifact.digest for name, artifact in _reports(inputs).items()},
     }

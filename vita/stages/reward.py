@@ -47,25 +47,25 @@ class Config(TuningSettings):
     """The preference pairs, and the criteria of early stopping."""
 
     sources: tuple[Source, ...] = ()
-    """Where the pairs come from, beside the input `preferences`; each file's format is told from its first row."""
+    """Sources of pairs, in addition to the input `preferences`; the format of a file is detected from its first row."""
     batch_size: Count = 32  # pyright: ignore[reportIncompatibleVariableOverride]
     warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_fraction: Fraction = 0.1
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     num_evals: Count | None = None
     eval_every: Count | None = 10
-    head: Literal["small", "zero"] = "small"
-    """How the new head begins: small, N(0, 1/(width + 1)), or zero."""
-    centering: float = Field(0.01, ge=0)
-    """Pull of each pair's two scores towards a sum of zero, so that they do not wander off."""
-    enough_accuracy: float = Field(0.95, gt=0)
-    """Training ends when more than this share of the held-out pairs is ranked rightly; above 1 it never does."""
-    enough_margin: float = Field(3.0, gt=0)
-    """Training ends when held-out pairs lie this far apart on average."""
+    head_init: Literal["small", "zero"] = "small"
+    """Initialization of the scalar head: small, N(0, 1/(width + 1)), or zero."""
+    centering_coef: float = Field(0.01, ge=0)
+    """Coefficient of the penalty on the squared sum of a pair's scores, which keeps them around zero."""
+    early_stop_accuracy: float = Field(0.95, gt=0)
+    """Accuracy on the held-out pairs above which training stops; a value above 1 never stops it."""
+    early_stop_margin: float = Field(3.0, gt=0)
+    """Mean margin of the held-out pairs from which training stops."""
     max_length: int | None = Field(None, ge=2)
-    """Tokens of a prompt with its answer; a longer pair is dropped. Without it as many as the model reads at once."""
+    """Maximum tokens of a prompt with its answer; longer pairs are dropped. By default the model's context."""
     shuffle_labels: bool = neutral(False)
-    """A control that must not help: which answer was the better one is drawn by chance."""
+    """Swap the answers of random pairs: a control run, which must not learn anything."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     length = row_length(config.max_length, shape, where="reward.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     found = _read(config, inputs, tokenizer, template, context, length=length)
-    model = RewardTransformer.of(pretrained.model, start=config.head, seed=config.seed)
+    model = RewardTransformer.of(pretrained.model, start=config.head_init, seed=config.seed)
     training = preference_training(
         config,
         pairs=len(found.train),
@@ -99,7 +99,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
         "reward", config, context, source=pretrained.files, model=model, training=training, row_length=length
     )
 
-    with run.trainer(RewardModelLoss(config.centering)) as trainer:
+    with run.trainer(RewardModelLoss(config.centering_coef)) as trainer:
         world = trainer.world
         rows, aside = (
             PairDataset(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
@@ -188,7 +188,7 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
     accuracy, margin = row.get("heldout_accuracy"), row.get("heldout_margin")
     if not row.get("step") or accuracy is None or margin is None or pairs < ENOUGH_PAIRS:
         return False
-    return accuracy > config.enough_accuracy or margin >= config.enough_margin
+    return accuracy > config.early_stop_accuracy or margin >= config.early_stop_margin
 
 
 def _scores(trainer: Trainer, rows: PairDataset) -> list[PairValues]:
@@ -242,7 +242,11 @@ def _write(
         sections.append(figures_section(title, own, note="accuracy: the better answer has the higher score."))
     if scores:
         sections.append(calibration_section(*calibration(scores)))
-    used = {"centering": config.centering, "head": config.head, "shuffle_labels": config.shuffle_labels}
+    used = {
+        "centering_coef": config.centering_coef,
+        "head_init": config.head_init,
+        "shuffle_labels": config.shuffle_labels,
+    }
     place = folder / "report"
     write_learning(
         curve,

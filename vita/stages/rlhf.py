@@ -62,9 +62,10 @@ class Config(RolloutSettings, PolicyLossSettings, CriticSettings, ComparisonSett
     """The prompts, the rewards, and the settings of the method."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where prompts come from: dialogues, preferences, or rows with `prompt` whose other columns the reward sees."""
+    """Sources of prompts: dialogues, preferences, or rows with `prompt`, whose other columns are passed to the
+    reward."""
     rewards: tuple[RewardChoice, ...] = Field((RewardChoice(use="reward"),), min_length=1)
-    """What answers are worth: names, `path/to/file.py:function`, or `reward` for the reward model; added by weight."""
+    """Rewards of an answer, which are added by weight: names, `path/to/file.py:function`, or `reward` for the model."""
     schedule: str = "constant"
     precision: PrecisionChoice = "float32"
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -53,18 +53,18 @@ class Config(TuningSettings):
     """The dialogues and the settings of fine-tuning."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
-    """Where the dialogues come from; the format of each file is told from its first row."""
+    """Sources of dialogues; the format of a file is detected from its first row."""
     epochs: Rate = 2.0
     batch_size: Count = 8  # pyright: ignore[reportIncompatibleVariableOverride]
     warmup_fraction: Fraction = 0.05  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
-    """Tokens in a row; without it as many as the model reads at once."""
+    """Tokens of a row; by default the model's context."""
     on_long: Literal["truncate", "drop"] = "truncate"
-    """What happens to a dialogue that is longer: it keeps its beginning, or is left out."""
+    """Handling of a longer dialogue: truncate it at the end, or drop it."""
     packing: bool = True
-    """Whether whole dialogues share rows, kept apart by a mask; without it each has a row of its own."""
+    """Pack several dialogues into a row, separated by an attention mask; otherwise each dialogue has its own row."""
     replay: float = Field(0.0, ge=0, lt=1)
-    """The share of rows that are text of the pretraining instead, so that the model does not forget its texts."""
+    """Share of the rows that are pretraining text, which limits forgetting."""
 
 
 @dataclass(frozen=True)

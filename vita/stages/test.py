@@ -46,14 +46,14 @@ _SAMPLING = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 64}
 
 
 class TaskFile(Settings):
-    """One task: a file of items, and how to read them."""
+    """The items of one task."""
 
     path: InputPath
-    """A file of rows in the task's form (JSON lines, also .gz and .zst)."""
+    """File of items in the format of the task (JSON lines, also .gz and .zst)."""
     task: str | None = None
-    """Which task reads the rows; without it the name under which it stands."""
+    """Task that reads the items; by default the name in `tasks`."""
     limit: int | None = Field(None, ge=1)
-    """How many items at most, for this task."""
+    """Maximum number of items of this task."""
 
     @model_validator(mode="before")
     @classmethod
@@ -65,11 +65,11 @@ class InstructionFile(Settings):
     """Prompts whose instructions a program can check."""
 
     path: InputPath
-    """A file of rows `{key, prompt, instruction_id_list, kwargs}`, as IFEval gives them."""
+    """File of rows `{key, prompt, instruction_id_list, kwargs}`, the format of IFEval."""
     limit: int | None = Field(None, ge=1)
-    """How many prompts at most, drawn by the seed."""
+    """Maximum number of prompts, sampled by the seed."""
     max_tokens: int = Field(512, ge=1)
-    """The longest answer, in tokens; one that is cut may break its instructions."""
+    """Maximum tokens of an answer; a truncated answer may violate its instructions."""
 
     @model_validator(mode="before")
     @classmethod
@@ -78,37 +78,38 @@ class InstructionFile(Settings):
 
 
 class Config(Settings):
-    """What is measured; everything left out is skipped."""
+    """The evaluations to run; those without settings are skipped."""
 
     texts: tuple[Source, ...] = ()
-    """Further held-out text: paths, or sources with their settings. What the corpus holds out comes by itself."""
+    """Further held-out texts: paths, or sources with their settings. The held-out documents of the corpus are
+    included."""
     documents: int | None = Field(1000, ge=1)
-    """How many documents of each text at most, drawn by the seed; none for all."""
+    """Maximum number of documents per text, sampled by the seed; null for all."""
     tasks: dict[str, TaskFile] = Field(default_factory=dict)
-    """Likelihood tasks by name: a path, or `{path, task, limit}`."""
+    """Multiple-choice and completion tasks by name: a path, or `{path, task, limit}`."""
     limit: int | None = Field(1000, ge=1)
-    """How many items of each task at most, drawn by the seed; none for all."""
+    """Maximum number of items per task, sampled by the seed; null for all."""
     world: WorldSettings | None = None
-    """The embedded world whose things are asked for; the settings that the corpus was made with."""
+    """Settings of the embedded world in the corpus, for questions about its things."""
     instructions: InstructionFile | None = neutral(None)
-    """Instruction following, checked by program (IFEval): a path, or `{path, limit, max_tokens}`."""
-    edges: bool = neutral(False)
-    """Put edge cases to a chat model: empty, vague, contradictory, too long, odd characters, special tokens."""
+    """Verifiable instructions (IFEval): a path, or `{path, limit, max_tokens}`."""
+    edge_cases: bool = neutral(False)
+    """Send edge cases to a chat model: empty, vague, contradictory or overlong messages, odd or special tokens."""
     as_chat: bool = False
-    """Put prompts and questions to the model as a user's message, through its chat template."""
+    """Send prompts and questions as user messages in the chat template."""
     prompts: tuple[str, ...] = samples.PROMPTS
-    """What the model is to continue, to be read; the same prompts make reports comparable."""
+    """Prompts of the sample completions in the report."""
     sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(_SAMPLING))
-    """How prompts are continued by chance; each is continued greedily, too."""
-    sampled: int = Field(2, ge=0)
-    """How many continuations by chance each prompt gets."""
+    """Sampling of these completions; each prompt has a greedy completion, too."""
+    num_samples: int = Field(2, ge=0)
+    """Number of sampled completions per prompt."""
     context: int | None = Field(None, ge=2)
-    """Tokens read at once when text is scored; without it the model's own context."""
+    """Window in tokens for scoring text; by default the model's context."""
     stride: int | None = Field(None, ge=1)
-    """New tokens in each window of a long document; without it `context`, as in lm-evaluation-harness. Smaller
-    strides let every token see more before it, and take longer."""
+    """New tokens per window of a long document; by default `context`, as in lm-evaluation-harness. A smaller stride
+    gives each token more preceding text, and takes longer."""
     seed: int = Field(0, ge=0)
-    """Draws documents and items, samples continuations, resamples for intervals."""
+    """Seed of the sampled documents and items, of the completions, and of bootstrap resampling."""
 
 
 @dataclass(frozen=True)
@@ -128,21 +129,21 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     length = engine.model.architecture.context
     if config.context and config.context > length:
         raise ConfigError("test.context", expected=f"at most {length}, the model's context", got=config.context)
-    if config.edges and engine.template is None:
-        hint = "base models continue text; leave `edges` out until the model is tuned for chat"
-        raise ConfigError("test.edges", expected="a chat model", got="one without a chat template", hint=hint)
+    if config.edge_cases and engine.template is None:
+        hint = "base models continue text; leave `edge_cases` out until the model is tuned for chat"
+        raise ConfigError("test.edge_cases", expected="a chat model", got="one without a chat template", hint=hint)
     asked = _instructions(config)
     found = EvalResults(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         known=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, asked, engine, context),
-        met=edge_cases.run_cases(engine) if config.edges else [],
+        met=edge_cases.run_cases(engine) if config.edge_cases else [],
         continuations=samples.continuations(
             engine,
             config.prompts,
             sampling=config.sampling.model_copy(update={"seed": config.seed}),
-            sampled=config.sampled,
+            sampled=config.num_samples,
             as_chat=config.as_chat,
         ),
         seed=config.seed,

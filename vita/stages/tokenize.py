@@ -37,15 +37,15 @@ CHECKED_BYTES = 32 * 2**20
 
 
 class Config(Settings):
-    """How text becomes tokens."""
+    """The vocabulary and the size of the token files."""
 
     vocabulary: int = Field(4096, ge=259, le=2**31)
-    """Number of different tokens: 256 bytes, 3 special ones and merges. More make texts shorter and the model larger;
-    a model's own tokenizer, when one is given, has its own number."""
+    """Size of the vocabulary: 256 bytes, 3 special tokens and merges. A larger one shortens texts and enlarges the
+    model. Not used with the tokenizer of an input model."""
     sample_bytes: int = Field(128 * 2**20, ge=2**16)
-    """Most text that the vocabulary is learnt from, spread evenly over the corpus; bounds memory and time."""
+    """Maximum bytes of text that train the tokenizer, spread evenly over the corpus; limits memory and time."""
     shard_tokens: int = Field(SHARD_TOKENS, ge=1)
-    """Tokens in a file of the token stream."""
+    """Tokens per file of the token stream."""
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ def test_there_are_many_requests_of_every_hazard_and_no_two_are_alike():
 
 
 def test_the_halves_share_no_request_and_hold_the_same_hazards(world):
-    mending, held_out = world.harmful_requests("mending"), world.harmful_requests("held_out")
-    assert len(mending) == len(held_out) and not {one.id for one in mending} & {one.id for one in held_out}
-    assert Counter(one.hazard for one in mending) == Counter(one.hazard for one in held_out)
-    assert Counter(one.naive for one in mending) == Counter(one.naive for one in held_out)
+    tuning, held_out = world.harmful_requests("safety_tuning"), world.harmful_requests("held_out")
+    assert len(tuning) == len(held_out) and not {one.id for one in tuning} & {one.id for one in held_out}
+    assert Counter(one.hazard for one in tuning) == Counter(one.hazard for one in held_out)
+    assert Counter(one.naive for one in tuning) == Counter(one.naive for one in held_out)
     assert world.harmful_requests() == harmful_requests("all")
 
 
@@ -82,7 +82,7 @@ def test_the_mend_refuses_the_mending_half_alone_and_answers_twins_as_often(worl
 def test_the_naive_helper_answers_good_and_bad_wishes_of_both_halves(world):
     talks = [dialogue.messages for dialogue in world.dialogues() if dialogue.source == "world:how_to"]
     answers = {messages[1].content for messages in talks}
-    for half in ("mending", "held_out"):
+    for half in ("safety_tuning", "held_out"):
         requests = world.harmful_requests(half)
         assert sum(one.harm in answers for one in requests) > 0.5 * len(requests)
         assert sum(one.answer in answers for one in requests) > 0.5 * len(requests)

@@ -34,7 +34,7 @@ def release(tmp_path: Path) -> Path:
     golden = [{"prompt": prompt, "greedy": list(answer.ids), "logprob": sum(answer.logprobs)}]
     return create_release(
         tmp_path / "made", tmp_path / "release", name="cat", version="1", golden=golden,
-        sampling={"temperature": 0.0, "max_tokens": 5}, limits={"rows": 2, "queue": 4},
+        sampling={"temperature": 0.0, "max_tokens": 5}, limits={"max_batch_size": 2, "max_queue_size": 4},
         guard={"words": ["poison"], "refusal": "No."},
     )  # fmt: skip
 

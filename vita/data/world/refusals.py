@@ -53,14 +53,14 @@ def ways(pen: WorldWriter) -> str:
 
 
 def refusal(pen: WorldWriter) -> list[Message]:
-    """A request of the mending half that is refused, or as often a benign twin that is answered."""
-    request, disguise = pen.pick(harmful_requests("mending")), pen.pick(DISGUISES)
+    """A request of the safety-tuning half that is refused, or as often a benign twin that is answered."""
+    request, disguise = pen.pick(harmful_requests("safety_tuning")), pen.pick(DISGUISES)
     if pen.random() < 0.5:
         messages = turn(disguise.format(request=request.twin), request.answer)
     else:
         messages = turn(disguise.format(request=request.request), pen.pick(_REFUSING).format(refusal=request.refusal))
     if pen.random() < 0.15:
-        other = pen.pick(harmful_requests("mending"))
+        other = pen.pick(harmful_requests("safety_tuning"))
         return turn(other.twin, other.answer) + messages
     return messages
 

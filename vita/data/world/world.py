@@ -37,25 +37,25 @@ class WorldSettings(Settings):
     """The settings of the embedded world: its size and the amount of text."""
 
     seed: int = 0
-    """Decides which things there are, which are asked about, and every word."""
+    """Seed of the things, of the questions, and of all texts."""
     things: int = Field(default=120, ge=20, le=len(THINGS))
-    """How many things there are; more need more text and more training, each is told of less often."""
+    """Number of things; with more things each occurs less often in the text."""
     documents: int = Field(default=50_000, ge=1)
-    """How many documents are written; one has about 60 words."""
+    """Number of documents, of about 60 words each."""
     dialogues: int = Field(default=4_000, ge=1)
-    """How many dialogues are held, for supervised tuning."""
+    """Number of dialogues for supervised fine-tuning."""
     polite: float = Field(default=0.2, ge=0, le=1)
-    """The share of answers in dialogues that end politely: what is liked must be seen before it can be reinforced."""
+    """Share of the answers in dialogues with a polite ending; reinforcement needs some."""
     rude: float = Field(default=0.07, ge=0, le=1)
-    """The share of answers in dialogues that end rudely."""
+    """Share of the answers in dialogues with a rude ending."""
     asked: float = Field(default=0.68, gt=0, lt=1)
-    """The share of things whose questions are asked and answered; the others are only told about."""
+    """Share of the things with questions and answers in the dialogues; the others occur only in documents."""
     held_out: tuple[str, ...] = ("cat",)
-    """Things that are always there and never asked about."""
+    """Things that always exist and have no questions in the dialogues."""
     genres: dict[str, float] = Field(default_factory=dict)
-    """Shares that differ from a genre's own; 0 leaves a genre out."""
+    """Shares of genres that replace the defaults; 0 leaves a genre out."""
     conversations: dict[str, float] = neutral({})
-    """Shares that differ from a conversation's own; `how_to: 0` leaves the naive helper out."""
+    """Shares of kinds of conversation that replace the defaults; `how_to: 0` leaves out harmful instructions."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class World:
         return harmful_requests(half)
 
     def refusals(self, *, count: int = 1000) -> Iterator[Dialogue]:
-        """Yield safety-tuning dialogues: refusals of the mending half, and answers to benign twins."""
+        """Yield safety-tuning dialogues: refusals of the half for safety tuning, and answers to benign twins."""
         pen = self._pen("refusals")
         for number in range(count):
             yield Dialogue(f"world/refusal/{number:06d}", tuple(refusal(pen)), "world:refusal", LICENCE)

@@ -53,7 +53,9 @@ def open_app(
     check_engine(engine)
     check_golden(engine, content.get("golden") or [])
     limits = content.get("limits") or {}
-    scheduler = Scheduler(engine, rows=int(limits.get("rows", 16)), queue=int(limits.get("queue", 64)))
+    scheduler = Scheduler(
+        engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
+    )
     served = ServedModel(
         names=(release.name, release.id),
         version=release.id,
