@@ -82,11 +82,13 @@ def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
 def test_a_reference_that_is_another_model_is_refused_at_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = preference_batches.reference_of
+    right = preference_batches.reference_logprobs
     monkeypatch.setattr(
-        preference_batches, "reference_of", lambda *given, **named: right(*given, **named) + torch.tensor([1.0, 0.0])
+        preference_batches,
+        "reference_logprobs",
+        lambda *given, **named: right(*given, **named) + torch.tensor([1.0, 0.0]),
     )
-    with pytest.raises(TrainingError, match=r"the first step: `loss/sigmoid` must begin at 0.6931"):
+    with pytest.raises(TrainingError, match=r"the first step: `loss/sigmoid` must start at 0.6931"):
         run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=2)
 
 
@@ -254,9 +256,9 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
         run(model, tmp_path / "scratch")
     with pytest.raises(ConfigError, match=r"preference_loss: `sigmod` is not known here; did you mean `sigmoid`"):
         run(model, tmp_path / "scratch", source, losses={"sigmod": 1.0})
-    with pytest.raises(ConfigError, match=r"dpo.losses: `sigmoid` cannot stand beside `kto`"):
+    with pytest.raises(ConfigError, match=r"dpo.losses: `sigmoid` cannot be combined with `kto`"):
         run(model, tmp_path / "scratch", source, losses={"sigmoid": 1.0, "kto": 1.0})
-    with pytest.raises(ConfigError, match=r"dpo.losses: names no loss"):
+    with pytest.raises(ConfigError, match=r"dpo.losses: contains no loss"):
         run(model, tmp_path / "scratch", source, losses={"sft": 0.0})
     with pytest.raises(ConfigError, match=r"dpo.max_length: expected at most 128"):
         run(model, tmp_path / "scratch", source, max_length=500)

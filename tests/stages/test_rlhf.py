@@ -158,13 +158,13 @@ def test_answers_that_do_not_end_earn_nothing_and_are_told(tuned: Model, tmp_pat
 def test_a_model_that_does_not_compute_the_same_twice_is_refused(
     tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = policy_objective.look
+    right = policy_objective.compute_token_stats
 
     def noisy(model: Any, ids: Any, mask: Any) -> Any:
         found = right(model, ids, mask)
         return found._replace(logprobs=found.logprobs + 0.5 * torch.is_grad_enabled() * mask)
 
-    monkeypatch.setattr(policy_objective, "look", noisy)
+    monkeypatch.setattr(policy_objective, "compute_token_stats", noisy)
     with pytest.raises(
         TrainingError, match="first step of a round: expected ratio 1 and nothing clipped, got ratios 0.6"
     ):
@@ -208,7 +208,7 @@ def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, sett
 
 
 def test_rewards_that_say_nothing_end_the_run(tuned: Model, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="20 steps in a row could not be used, the last for no targets"):
+    with pytest.raises(TrainingError, match="20 steps in a row were skipped, the last for no targets"):
         run(tuned, tmp_path / "run", rewards=["sum_right"], steps=40)
 
 

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from vita.train.advantage import flat_groups, gae, k1, k3, leave_one_out, relative, shaped, whitened
+from vita.train.advantage import (
+    gae,
+    group_relative_advantage,
+    k1,
+    k3,
+    per_token_rewards,
+    rloo_advantage,
+    whiten,
+    zero_variance_groups,
+)
 
 NAN = math.nan
 
@@ -32,32 +41,41 @@ def parity(shared: Path) -> Path:
 
 def test_relative_advantages_are_as_worked_by_hand() -> None:
     rewards = torch.tensor([1.0, 0.0, 2.0, 2.0])
-    close(relative(rewards, size=2, scale="none"), [0.5, -0.5, 0, 0])
+    close(group_relative_advantage(rewards, size=2, scale="none"), [0.5, -0.5, 0, 0])
     deviation = math.sqrt(0.5)
-    close(relative(rewards, size=2), [0.5 / (deviation + 1e-4), -0.5 / (deviation + 1e-4), 0, 0])
+    close(group_relative_advantage(rewards, size=2), [0.5 / (deviation + 1e-4), -0.5 / (deviation + 1e-4), 0, 0])
     spread = rewards.std().item()
-    close(relative(rewards, size=2, scale="batch"), [0.5 / (spread + 1e-4), -0.5 / (spread + 1e-4), 0, 0])
+    close(
+        group_relative_advantage(rewards, size=2, scale="batch"), [0.5 / (spread + 1e-4), -0.5 / (spread + 1e-4), 0, 0]
+    )
 
 
 def test_an_answer_without_a_reward_is_in_no_mean_and_is_not_pushed() -> None:
     rewards = torch.tensor([1.0, NAN, 0.0, NAN, NAN, NAN])
-    close(relative(rewards, size=3, scale="none"), [0.5, 0, -0.5, 0, 0, 0])
-    close(relative(rewards, size=3), [0.5 / (math.sqrt(0.5) + 1e-4), 0, -0.5 / (math.sqrt(0.5) + 1e-4), 0, 0, 0])
-    close(leave_one_out(rewards, size=3), [1, 0, -1, 0, 0, 0])
-    assert flat_groups(rewards, size=3).tolist() == [False, True]
+    close(group_relative_advantage(rewards, size=3, scale="none"), [0.5, 0, -0.5, 0, 0, 0])
+    close(
+        group_relative_advantage(rewards, size=3),
+        [0.5 / (math.sqrt(0.5) + 1e-4), 0, -0.5 / (math.sqrt(0.5) + 1e-4), 0, 0, 0],
+    )
+    close(rloo_advantage(rewards, size=3), [1, 0, -1, 0, 0, 0])
+    assert zero_variance_groups(rewards, size=3).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("size", [2, 3, 6])
 def test_leaving_one_out_is_relative_without_scale_times_g_over_g_less_one(size: int) -> None:
     rewards = torch.randn(6, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
-    close(leave_one_out(rewards, size=size), relative(rewards, size=size, scale="none") * size / (size - 1), 1e-12)
+    close(
+        rloo_advantage(rewards, size=size),
+        group_relative_advantage(rewards, size=size, scale="none") * size / (size - 1),
+        1e-12,
+    )
 
 
 def test_groups_of_equal_rewards_are_known_and_push_nothing() -> None:
     rewards = torch.tensor([0.3, 0.3, 0.3, 0.4])
-    assert flat_groups(rewards, size=2).tolist() == [True, False]
-    assert relative(rewards, size=2)[:2].tolist() == [0, 0]
-    assert leave_one_out(torch.tensor([2.0, 3.0]), size=1).tolist() == [2.0, 3.0]
+    assert zero_variance_groups(rewards, size=2).tolist() == [True, False]
+    assert group_relative_advantage(rewards, size=2)[:2].tolist() == [0, 0]
+    assert rloo_advantage(torch.tensor([2.0, 3.0]), size=1).tolist() == [2.0, 3.0]
 
 
 def test_gae_is_as_worked_by_hand_and_stops_at_the_answers_end() -> None:
@@ -86,14 +104,14 @@ def test_another_speakers_words_within_an_answer_are_passed_over() -> None:
 
 def test_whitened_values_have_mean_0_and_variance_1_over_the_mask_alone() -> None:
     values, mask = torch.tensor([[1.0, 2.0, 3.0, 99.0]]), torch.tensor([[True, True, True, False]])
-    close(whitened(values, mask), [[-1, 0, 1, 0]])
-    assert whitened(values, torch.tensor([[True, False, False, False]])).tolist() == [[0, 0, 0, 0]]
+    close(whiten(values, mask), [[-1, 0, 1, 0]])
+    assert whiten(values, torch.tensor([[True, False, False, False]])).tolist() == [[0, 0, 0, 0]]
 
 
 def test_the_score_lands_on_the_answers_own_last_token() -> None:
     mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
     divergence = torch.full((3, 3), 0.5)
-    found = shaped(torch.tensor([1.0, 2.0, 3.0]), divergence, mask, kl=0.2)
+    found = per_token_rewards(torch.tensor([1.0, 2.0, 3.0]), divergence, mask, kl=0.2)
     close(found, [[-0.1, 0.9, 0], [-0.1, -0.1, 1.9], [0, 0, 0]], 1e-7)
 
 
@@ -124,7 +142,7 @@ def test_the_gradient_of_k3_is_not_that_of_the_divergence() -> None:
 def test_group_advantages_are_those_of_trl(parity: Path, scale: Any) -> None:
     values = np.load(parity / "parity.npz")
     rewards = torch.tensor(values["grpo_inputs/rewards"])
-    close(relative(rewards, size=4, scale=scale), values[f"grpo_adv/{scale}/advantages"])
+    close(group_relative_advantage(rewards, size=4, scale=scale), values[f"grpo_adv/{scale}/advantages"])
 
 
 def test_gae_and_whitening_are_those_of_trl(parity: Path) -> None:
@@ -136,11 +154,11 @@ def test_gae_and_whitening_are_those_of_trl(parity: Path) -> None:
     close(torch.where(inside, values["ppo/advantages_raw"], 0), found.advantages)
     close(found.returns, torch.where(inside, values["ppo/returns"], 0))
     tokens = values["ppo/token_mask"]
-    close(whitened(found.advantages, tokens), values["ppo/advantages"])
+    close(whiten(found.advantages, tokens), values["ppo/advantages"])
 
 
 def test_rewards_with_the_score_on_the_last_token_are_those_of_torchtune(parity: Path) -> None:
     values = {name: torch.tensor(array) for name, array in np.load(parity / "ppo.npz").items()}
     mask = values["ppo/token_mask"]
-    found = shaped(values["ppo/scores"], k1(values["ppo/old_logps"], values["ppo/ref_logps"]), mask, kl=0.05)
+    found = per_token_rewards(values["ppo/scores"], k1(values["ppo/old_logps"], values["ppo/ref_logps"]), mask, kl=0.05)
     close(found, torch.where(mask, values["torchtune/rewards"], 0))

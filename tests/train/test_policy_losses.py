@@ -15,15 +15,15 @@ from torch import Tensor
 from tests.train.test_advantage import close, parity  # noqa: F401 - a fixture
 from vita.nn.transformer import Transformer
 from vita.testing import tiny_model
-from vita.train.advantage import leave_one_out
+from vita.train.advantage import rloo_advantage
 from vita.train.policy_losses import (
     Aggregation,
-    chosen,
     cispo,
     clipped,
     divergence,
     plain,
     ratios,
+    token_logprobs,
     token_weights,
     value_loss,
     without_truncated,
@@ -68,7 +68,7 @@ def test_on_the_first_step_the_ratio_is_1_nothing_is_clipped_and_the_gradient_is
     batch: Batch, importance: Any, how: Aggregation
 ) -> None:
     logprobs, _, advantages, mask = batch.parts
-    weights = token_weights(mask, how=how, longest=5)
+    weights = token_weights(mask, aggregation=how, max_tokens=5)
     terms = clipped(logprobs, logprobs.detach(), advantages, mask, importance=importance)
     assert (terms.ratio == 1).all() and not terms.clipped.any()
     reinforce = plain(logprobs, logprobs.detach(), advantages, mask)
@@ -113,7 +113,7 @@ def test_padding_and_what_stands_in_it_do_not_matter(batch: Batch, how: Aggregat
         wide = advantages[:, :1].expand_as(mask)
         terms = clipped(logprobs, old, wide, mask)
         kl = divergence(logprobs, old, old - 0.1, mask)
-        loss = (token_weights(mask, how=how, longest=5) * (terms.loss + 0.1 * kl)).sum()
+        loss = (token_weights(mask, aggregation=how, max_tokens=5) * (terms.loss + 0.1 * kl)).sum()
         return loss, gradient(loss, logprobs)
 
     loss, slope = step(logprobs, old, mask)
@@ -131,7 +131,7 @@ def test_padding_and_what_stands_in_it_do_not_matter(batch: Batch, how: Aggregat
 @pytest.mark.parametrize("how", HOWS)
 def test_a_step_cut_in_pieces_is_the_same_step(batch: Batch, how: Aggregation) -> None:
     logprobs, old, advantages, mask = batch.parts
-    weights = token_weights(mask, how=how, longest=5)
+    weights = token_weights(mask, aggregation=how, max_tokens=5)
     whole = (weights * clipped(*batch.parts).loss).sum()
     pieces = sum(
         (weights[row] * clipped(logprobs[row], old[row], advantages[row], mask[row]).loss).sum()
@@ -143,7 +143,7 @@ def test_a_step_cut_in_pieces_is_the_same_step(batch: Batch, how: Aggregation) -
 def test_ways_to_average_are_as_worked_by_hand() -> None:
     mask = torch.tensor([[True, False, False], [True, True, True]])
     loss = torch.tensor([[6.0, 0, 0], [1.0, 2.0, 3.0]])
-    found = {how: (token_weights(mask, how=how, longest=4) * loss).sum().item() for how in HOWS}
+    found = {how: (token_weights(mask, aggregation=how, max_tokens=4) * loss).sum().item() for how in HOWS}
     assert found == pytest.approx({"grpo": 4.0, "bnpo": 3.0, "dapo": 3.0, "dr_grpo": 12 / 8, "luspo": 6.0})
 
 
@@ -151,8 +151,8 @@ def test_answers_that_did_not_end_leave_the_count_of_tokens_too() -> None:
     mask = torch.tensor([[True, True], [True, True]])
     kept = without_truncated(mask, torch.tensor([True, False]))
     assert kept.tolist() == [[True, True], [False, False]]
-    assert token_weights(kept, how="dapo").sum() == 1.0 and token_weights(kept, how="dapo")[0, 0] == 0.5
-    assert not token_weights(torch.zeros_like(mask), how="dapo").any()
+    assert token_weights(kept, aggregation="dapo").sum() == 1.0 and token_weights(kept, aggregation="dapo")[0, 0] == 0.5
+    assert not token_weights(torch.zeros_like(mask), aggregation="dapo").any()
 
 
 def test_a_critic_is_held_near_what_it_said() -> None:
@@ -182,7 +182,7 @@ def test_log_probabilities_in_pieces_are_those_of_the_whole() -> None:
     head = torch.randn(11, 6, generator=chance).requires_grad_()
     hidden = torch.randn(9, 6, generator=chance).requires_grad_()
     tokens = torch.randint(11, (9,), generator=chance)
-    whole, parts = chosen(hidden, head, tokens), chosen(hidden, head, tokens, at_once=22)
+    whole, parts = token_logprobs(hidden, head, tokens), token_logprobs(hidden, head, tokens, chunk_logits=22)
     close(parts.logprobs, whole.logprobs.detach(), 1e-6)
     close(parts.entropy, whole.entropy.detach(), 1e-6)
     for by in (hidden, head):
@@ -197,7 +197,7 @@ def test_one_step_of_each_loss_makes_the_better_answer_likelier() -> None:
         model = tiny_model(std=0.05)
         before = answers(model)
         terms = loss(before, before.detach(), torch.tensor([[1.0], [-1.0]]).expand_as(before), MASK)
-        (token_weights(MASK, how="dapo") * terms.loss).sum().backward()
+        (token_weights(MASK, aggregation="dapo") * terms.loss).sum().backward()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter -= 0.1 * parameter.grad if parameter.grad is not None else 0
@@ -210,7 +210,9 @@ MASK = torch.ones(2, 4, dtype=torch.bool)
 
 def answers(model: Transformer) -> Tensor:
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 9, 8, 7, 6]])
-    return chosen(model.hidden(ids[:, :-1]).flatten(0, 1), model.head_weight, ids[:, 1:].flatten()).logprobs.view(2, 4)
+    return token_logprobs(
+        model.hidden(ids[:, :-1]).flatten(0, 1), model.head_weight, ids[:, 1:].flatten()
+    ).logprobs.view(2, 4)
 
 
 # -- the same numbers as TRL 1.16 and, for PPO, TRL 1.12 and torchtune 0.6.1
@@ -274,7 +276,7 @@ def test_grpo_and_its_relatives_have_the_losses_clip_shares_and_gradients_of_trl
                 kl = kl * terms.ratio
             per_token = per_token + 0.04 * kl
             close((kl * mask).sum() / mask.sum(), trl.numbers[case]["metrics"]["kl"])
-        weights = token_weights(mask, how="dapo" if how == "cispo" else how, longest=12)  # type: ignore[arg-type]
+        weights = token_weights(mask, aggregation="dapo" if how == "cispo" else how, max_tokens=12)  # type: ignore[arg-type]
         loss = (weights * per_token).sum()
         close(loss, trl.numbers[case]["loss"])
         share = trl.numbers[case].get("metrics", {}).get("clip_ratio/region_mean")
@@ -293,10 +295,10 @@ def test_rloo_has_the_advantages_and_losses_of_trl(trl: Reference) -> None:
         spread = torch.where(mask, old[:, None] / mask.sum(1, keepdim=True), 0)
         inputs = logprobs, spread, advantages[:, None].expand_as(logprobs), mask
         terms = clipped(*inputs, low=0.2, high=0.2, importance="sum")
-        close((token_weights(mask, how="grpo") * terms.loss).sum(), trl.numbers[name]["loss"])
+        close((token_weights(mask, aggregation="grpo") * terms.loss).sum(), trl.numbers[name]["loss"])
     reference = torch.where(mask, trl.tensors["grpo_inputs/ref_per_token_logps"], 0)
     rewards = trl.tensors["grpo_inputs/rewards"] - 0.05 * ((logprobs.detach() * mask).sum(1) - reference.sum(1))
-    close(leave_one_out(rewards, size=4), trl.tensors["rloo/normFalse/advantages"])
+    close(rloo_advantage(rewards, size=4), trl.tensors["rloo/normFalse/advantages"])
 
 
 def test_truncated_answers_leave_the_count_as_in_trl(trl: Reference) -> None:
@@ -313,7 +315,7 @@ def test_ppo_has_the_losses_of_trl_and_torchtune(parity: Path) -> None:  # noqa:
     numbers = json.loads((parity / "ppo.json").read_text())
     mask, inside = values["token_mask"], values["value_mask"]
     terms = clipped(values["new_logps"], values["old_logps"], values["advantages"], mask, low=0.2, high=0.2)
-    policy = (token_weights(mask, how="dapo") * terms.loss).sum()
+    policy = (token_weights(mask, aggregation="dapo") * terms.loss).sum()
     critic = value_loss(values["values"], values["values"], values["returns"], inside, clip=0.2).sum() / inside.sum()
     close(policy, numbers["trl_ppo_step"]["loss/policy_avg"])
     close(critic, numbers["trl_ppo_step"]["loss/value_avg"])

@@ -11,7 +11,13 @@ from vita.nn.critic import ActorCritic
 from vita.testing import tiny_model
 from vita.train.optim import Optimizer, OptimizerConfig
 from vita.train.policy_losses import token_weights
-from vita.train.policy_objective import PolicyLossConfig, look, look_at, objective, values_at
+from vita.train.policy_objective import (
+    PolicyLossConfig,
+    compute_token_stats,
+    objective,
+    token_stats_in_chunks,
+    values_in_chunks,
+)
 from vita.train.schedule import Schedule
 from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
@@ -21,17 +27,17 @@ def answers(model: ActorCritic) -> dict[str, Tensor]:
     chance = torch.Generator().manual_seed(0)
     ids = torch.randint(259, (4, 9), generator=chance)
     mask = (torch.arange(8) >= 1) & (torch.arange(8) < torch.tensor([[3], [8], [5], [2]]))
-    old = look_at(model, ids, mask, rows=2)
-    share = token_weights(mask, how="dapo")
+    old = token_stats_in_chunks(model, ids, mask, rows=2)
+    share = token_weights(mask, aggregation="dapo")
     return {
         "ids": ids,
         "mask": mask,
         "old": old.logprobs,
         "reference": old.logprobs - 0.1 * mask,
         "advantages": torch.randn(4, 1, generator=chance).expand(4, 8).contiguous(),
-        "weights": token_weights(mask, how="grpo"),
+        "weights": token_weights(mask, aggregation="grpo"),
         "share": share,
-        "values": values_at(model, ids, rows=3) * mask,
+        "values": values_in_chunks(model, ids, rows=3) * mask,
         "returns": torch.ones(4, 8) * mask,
         "value_weights": share,
     }
@@ -41,7 +47,7 @@ def test_log_probabilities_of_answers_are_those_of_the_whole_logits() -> None:
     model = tiny_model()
     tensors = answers(ActorCritic.of(model))
     logs = model(tensors["ids"][:, :-1]).log_softmax(-1)
-    found = look(model, tensors["ids"], tensors["mask"])
+    found = compute_token_stats(model, tensors["ids"], tensors["mask"])
     want = logs.gather(2, tensors["ids"][:, 1:, None])[..., 0] * tensors["mask"]
     close(found.logprobs, want.detach(), 1e-5)
     close(found.entropy, (-(logs.exp() * logs).sum(-1) * tensors["mask"]).detach(), 1e-5)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from vita.spine.errors import ConfigError
-from vita.train.preference_losses import PREFERENCE_LOSSES, AnswerLogprobs, bradley_terry, drift, kto
+from vita.train.preference_losses import PREFERENCE_LOSSES, AnswerLogprobs, bradley_terry, estimate_kl_reference, kto
 from vita.train.settings import PreferenceLossConfig as LossConfig
 
 NAMES = PREFERENCE_LOSSES.names()
@@ -115,16 +115,16 @@ def test_a_certain_answer_keeps_the_odds_finite() -> None:
 
 def test_kto_by_hand() -> None:
     good = torch.tensor([True, False])
-    z = drift(torch.tensor([0.5, 0.1]))
+    z = estimate_kl_reference(torch.tensor([0.5, 0.1]))
     found = kto(
         answers([-3.0, -4.0], [-4.0, -3.0], [1.0, 1.0]),
         good,
-        drift=z,
+        kl_reference=z,
         knobs=LossConfig(beta=0.5, undesirable_weight=2.0),
     )
     assert z.item() == pytest.approx(0.3)
     assert found.tolist() == pytest.approx([1 - sigmoid(0.35), 2 * (1 - sigmoid(0.65))])
-    assert drift(torch.tensor([-1.0])).item() == 0.0
+    assert estimate_kl_reference(torch.tensor([-1.0])).item() == 0.0
 
 
 def test_bradley_terry_by_hand() -> None:
@@ -188,7 +188,7 @@ def test_the_dpo_family_equals_trl_s(arrays: dict[str, Tensor], values: dict[str
         found = entry.of(chosen, rejected, LossConfig(beta=beta, label_smoothing=smoothing)).mean().item()
         assert found == pytest.approx(value["loss"], rel=2e-5, abs=2e-5), key
         rewards = value["metrics"]
-        assert (beta * (chosen.gained - rejected.gained)).mean().item() == pytest.approx(
+        assert (beta * (chosen.log_ratio - rejected.log_ratio)).mean().item() == pytest.approx(
             rewards["rewards/margins"], rel=2e-5, abs=2e-5
         )
         seen.add(name)
@@ -255,7 +255,7 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
     found = kto(
         AnswerLogprobs(own[0], own[1], one),
         torch.tensor(labels),
-        drift=drift(stray[0] - stray[1]),
+        kl_reference=estimate_kl_reference(stray[0] - stray[1]),
         knobs=LossConfig(beta=0.1),
     )
     assert found.mean().item() == pytest.approx(values["kto"]["loss"], rel=2e-5)

@@ -117,7 +117,7 @@ def test_training_that_only_fails_gives_up_with_advice():
 
     one = trainer(loss=hopeless, patience=2)
     one.step(work())
-    with pytest.raises(TrainingError, match="2 steps in a row could not be used"):
+    with pytest.raises(TrainingError, match="2 steps in a row were skipped"):
         one.step(work())
 
 

@@ -28,10 +28,18 @@ from vita.nn.transformer import Transformer
 from vita.rl.before_after import earned, judged
 from vita.rl.rewards import Rewards, RewardValues
 from vita.spine.errors import TrainingError
-from vita.train.advantage import flat_groups, gae, k1, leave_one_out, relative, shaped, whitened
+from vita.train.advantage import (
+    gae,
+    group_relative_advantage,
+    k1,
+    per_token_rewards,
+    rloo_advantage,
+    whiten,
+    zero_variance_groups,
+)
 from vita.train.choices import Aggregation, Method, Scale
 from vita.train.policy_losses import token_weights, without_truncated
-from vita.train.policy_objective import TokenStats, look_at, values_at
+from vita.train.policy_objective import TokenStats, token_stats_in_chunks, values_in_chunks
 from vita.train.trainer import StepBatch, Trainer
 
 # N answers of a round, T their longest target
@@ -144,8 +152,8 @@ class Rollouts:
         rows = max(1, self.trainer.training.micro_batch_tokens // max(1, answers.mask.shape[1]))
         policy = self.trainer.learner.model
         assert isinstance(policy, Transformer)
-        old = look_at(policy, answers.ids, answers.mask, rows=rows)
-        reference = look_at(self.reference, answers.ids, answers.mask, rows=rows).logprobs
+        old = token_stats_in_chunks(policy, answers.ids, answers.mask, rows=rows)
+        reference = token_stats_in_chunks(self.reference, answers.ids, answers.mask, rows=rows).logprobs
         self._agrees(answers, old, number)
         figures = told(answers, rewards, old, reference, size=plan.samples)
         mask = answers.mask & ~scores.isnan()[:, None]
@@ -153,7 +161,7 @@ class Rollouts:
             mask = without_truncated(mask, answers.ended)
         tensors = {"ids": answers.ids, "mask": mask, "old": old.logprobs, "reference": reference}
         if isinstance(policy, ActorCritic):
-            tensors["values"] = torch.where(mask, values_at(policy, answers.ids, rows=rows), 0)
+            tensors["values"] = torch.where(mask, values_in_chunks(policy, answers.ids, rows=rows), 0)
         return RolloutBatch(number, tensors | self._advantages(tensors, scores, number), figures)
 
     def _drawn(self, number: int) -> list[Prompt]:
@@ -170,17 +178,19 @@ class Rollouts:
         plan, mask = self.plan, tensors["mask"]
         divergence = torch.where(mask, k1(tensors["old"], tensors["reference"]), 0)
         if plan.method == "ppo":
-            rewards = shaped(scores.nan_to_num(), divergence, mask, kl=plan.kl)
+            rewards = per_token_rewards(scores.nan_to_num(), divergence, mask, kl=plan.kl)
             estimate = gae(rewards, tensors["values"], mask, gamma=plan.gamma, lam=plan.lam)
-            return {"advantages": whitened(estimate.advantages, mask), "returns": estimate.returns}
+            return {"advantages": whiten(estimate.advantages, mask), "returns": estimate.returns}
         if plan.method == "grpo":  # the divergence is in the loss
-            advantages = relative(scores, size=plan.samples, scale=plan.scale)
+            advantages = group_relative_advantage(scores, size=plan.samples, scale=plan.scale)
         else:
             paid = scores - plan.kl * divergence.sum(1)
             if plan.method == "rloo":
-                advantages = leave_one_out(paid, size=plan.samples)
+                advantages = rloo_advantage(paid, size=plan.samples)
             else:
-                advantages = relative(paid, size=plan.samples if plan.samples > 1 else len(paid), scale="none")
+                advantages = group_relative_advantage(
+                    paid, size=plan.samples if plan.samples > 1 else len(paid), scale="none"
+                )
         return {"advantages": advantages[:, None].expand(mask.shape).contiguous()}
 
     # -- an optimizer step
@@ -198,8 +208,8 @@ class Rollouts:
 
     def _weighed(self, tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
         mask, plan = tensors["mask"], self.plan
-        share = token_weights(mask, how="dapo")
-        weights = token_weights(mask, how=plan.how, longest=plan.max_tokens)
+        share = token_weights(mask, aggregation="dapo")
+        weights = token_weights(mask, aggregation=plan.how, max_tokens=plan.max_tokens)
         if number < plan.value_rounds:
             weights = torch.zeros_like(weights)
         values = {"value_weights": share} if "values" in tensors else {}
@@ -250,7 +260,7 @@ class HeldOutPrompts:
         answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(seed))
         rewards = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=seed)
         models = self.engine.model, self.reference
-        now, start = (look_at(model, answers.ids, answers.mask, rows=rows) for model in models)
+        now, start = (token_stats_in_chunks(model, answers.ids, answers.mask, rows=rows) for model in models)
         metrics = told(answers, rewards, now, start.logprobs, size=1)
         return {f"heldout_{name}": metrics[name] for name in HEADLINE if name in metrics}
 
@@ -300,7 +310,7 @@ def told(
     if known:
         metrics["reward"] = fmean(known)
     if size > 1:
-        metrics["zero_variance"] = flat_groups(scores, size=size).cpu().double().mean().item()
+        metrics["zero_variance"] = zero_variance_groups(scores, size=size).cpu().double().mean().item()
     for name, values in rewards.each.items():
         known_rewards = [value for value in values if value is not None]
         if known_rewards and len(rewards.each) > 1:

@@ -117,7 +117,13 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.pretrained import Pretrained
-    from vita.train.preference_batches import PairBatches, PairwiseLoss, first_step, learning, reference_of
+    from vita.train.preference_batches import (
+        PairBatches,
+        PairwiseLoss,
+        first_step_check,
+        learning,
+        reference_logprobs,
+    )
     from vita.train.stops import save_stops
     from vita.train.trainer_config import preference_training
     from vita.train.validation import loss_evidence
@@ -152,11 +158,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         world = trainer.world
         everything = PairDataset([*found.train, *found.heldout], pad=tokenizer.pad, context=shape.context)
         context.emit("note", text=f"takes the reference log-probabilities of {counted(len(everything), 'pair')}")
-        before = reference_of(
+        before = reference_logprobs(
             trainer,
             everything,
             keep=context.scratch / "reference.safetensors",
-            tell=lambda done: context.emit("progress", done=done, total=len(everything), unit="pairs"),
+            on_progress=lambda done: context.emit("progress", done=done, total=len(everything), unit="pairs"),
         )
         count = len(found.train)
         rows, aside = (
@@ -164,7 +170,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         )
         batches = PairBatches(rows, before[:count], size=config.batch_size, seed=config.seed, world=world)
         heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
-        check = first_step(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
+        check = first_step_check(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
 
         def work(step: int) -> StepBatch:
             made = batches.completed(batches(step), trainer)
@@ -179,7 +185,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         )
         trained.health()
         shared = trained.facts(loss_evidence(trained.learnt, control=config.shuffle_labels))
-        after = reference_of(trainer, aside)
+        after = reference_logprobs(trainer, aside)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 

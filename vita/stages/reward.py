@@ -192,12 +192,12 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
 
 
 def _scores(trainer: Trainer, rows: PairDataset) -> list[PairValues]:
-    from vita.train.preference_batches import AT_ONCE, both_scores, pair_tensors
+    from vita.train.preference_batches import AT_ONCE, pair_scores, pair_tensors
 
     found: list[PairValues] = []
     for start in range(0, len(rows), AT_ONCE):
         tensors = pair_tensors(rows, range(start, min(start + AT_ONCE, len(rows))))
-        found += [PairValues(*pair) for pair in trainer.each(tensors, both_scores).double().tolist()]
+        found += [PairValues(*pair) for pair in trainer.each(tensors, pair_scores).double().tolist()]
     return found
 
 

@@ -1,1 +1,1 @@
-"""The one training loop and the pure losses it minimises."""
+"""Training: the training loop, losses, optimizers, schedules and checkpoints."""

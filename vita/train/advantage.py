@@ -1,7 +1,7 @@
-"""How much better an answer, or a token, was than expected: what a policy is pushed by.
+"""Advantages and returns for reinforcement learning, and estimators of the KL divergence.
 
-Answers to one prompt stand next to each other in groups of `size`. A reward that is NaN was not given: its answer
-takes no part in means and spreads, and its advantage is 0. Divergences from a reference are estimated here too.
+Completions of one prompt are adjacent, in groups of `size`. A NaN reward is missing: its completion is excluded from
+means and deviations, and its advantage is 0.
 """
 
 from __future__ import annotations
@@ -17,54 +17,56 @@ from vita.train.choices import Scale
 # N answers, B answer (row), T its token
 
 EPSILON = 1e-4
-"""Added to standard deviations, so that a group of nearly equal rewards is not blown up."""
+"""Added to standard deviations, so that nearly equal rewards are not amplified."""
 
 
-def relative(rewards: Float[Tensor, "N"], *, size: int, scale: Scale = "group") -> Float[Tensor, "N"]:
-    """(r - mean of the group) / (deviation + 1e-4): group-relative advantage (Shao et al. 2024, sec. 4.1.2).
+def group_relative_advantage(rewards: Float[Tensor, "N"], *, size: int, scale: Scale = "group") -> Float[Tensor, "N"]:
+    """Return (r - mean of the group) / (deviation + 1e-4): group-relative advantage (Shao et al. 2024, sec. 4.1.2).
 
-    The deviation is the unbiased one of the group, or of the whole batch; `none` leaves it out, as a division by it
-    favours prompts that are nearly always or nearly never solved (Liu et al. 2025, "Dr. GRPO").
+    The deviation is the unbiased one of the group, or of the batch. `none` omits it, because the division favours
+    prompts that are nearly always or nearly never solved (Liu et al. 2025, "Dr. GRPO").
     """
-    known = ~rewards.isnan()
+    valid = ~rewards.isnan()
     groups = rewards.nan_to_num().unflatten(0, (-1, size))
-    weights = known.to(rewards.dtype).unflatten(0, (-1, size))
+    weights = valid.to(rewards.dtype).unflatten(0, (-1, size))
     counts = weights.sum(1, keepdim=True).clamp(min=1)
-    off = (groups - (groups * weights).sum(1, keepdim=True) / counts) * weights
+    centered = (groups - (groups * weights).sum(1, keepdim=True) / counts) * weights
     if scale == "group":
-        off = off / (((off**2).sum(1, keepdim=True) / (counts - 1).clamp(min=1)).sqrt() + EPSILON)
+        centered = centered / (((centered**2).sum(1, keepdim=True) / (counts - 1).clamp(min=1)).sqrt() + EPSILON)
     elif scale == "batch":
-        given = rewards[known]
-        off = off / ((given.std() if len(given) > 1 else given.new_zeros(())) + EPSILON)
-    return off.flatten()
+        valid_rewards = rewards[valid]
+        centered = centered / (
+            (valid_rewards.std() if len(valid_rewards) > 1 else valid_rewards.new_zeros(())) + EPSILON
+        )
+    return centered.flatten()
 
 
-def leave_one_out(rewards: Float[Tensor, "N"], *, size: int) -> Float[Tensor, "N"]:
-    """r - mean of the *others* in the group (Kool et al. 2019; Ahmadian et al. 2024, "RLOO").
+def rloo_advantage(rewards: Float[Tensor, "N"], *, size: int) -> Float[Tensor, "N"]:
+    """Return r - mean of the *other* completions in the group (Kool et al. 2019; Ahmadian et al. 2024, "RLOO").
 
-    The baseline does not depend on the answer itself, so the gradient stays unbiased. It is `relative` without scale
-    times G / (G - 1); an answer that is alone has no others, and keeps its reward.
+    The baseline does not depend on the completion itself, so the gradient is unbiased. It equals
+    `group_relative_advantage` without scale times G / (G - 1); a single completion keeps its reward.
     """
-    known = (~rewards.isnan()).unflatten(0, (-1, size))
+    valid = (~rewards.isnan()).unflatten(0, (-1, size))
     groups = rewards.nan_to_num().unflatten(0, (-1, size))
-    others = (known.sum(1, keepdim=True) - 1).clamp(min=1)
-    baseline = (groups.sum(1, keepdim=True) - groups) / others
-    return torch.where(known, groups - baseline, 0).flatten()
+    num_others = (valid.sum(1, keepdim=True) - 1).clamp(min=1)
+    baseline = (groups.sum(1, keepdim=True) - groups) / num_others
+    return torch.where(valid, groups - baseline, 0).flatten()
 
 
-def flat_groups(rewards: Float[Tensor, "N"], *, size: int, tolerance: float = 1e-6) -> Bool[Tensor, "G"]:
-    """Which groups have no spread: all their answers got the same reward, so nothing can be learnt from them."""
+def zero_variance_groups(rewards: Float[Tensor, "N"], *, size: int, tolerance: float = 1e-6) -> Bool[Tensor, "G"]:
+    """Return True for groups with zero variance: all completions have the same reward, so there is no gradient."""
     groups = rewards.unflatten(0, (-1, size))
     low, high = groups.nan_to_num(float("inf")).amin(1), groups.nan_to_num(float("-inf")).amax(1)
     return ~(high - low > tolerance)
 
 
 class AdvantageEstimate(NamedTuple):
-    """Of each token."""
+    """Advantage and return of each token."""
 
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
-    """What the values should have been: advantage + value."""
+    """Targets of the value function: advantage + value."""
 
 
 def gae(
@@ -75,57 +77,60 @@ def gae(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> AdvantageEstimate:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    """Compute generalized advantage estimation (Schulman et al. 2016, eq. 16).
 
-    d_t = r_t + gamma V_(t+1) - V_t and A_t = d_t + gamma lam A_(t+1), where t+1 is the next token in the mask; after
-    the last nothing is to come. With lam = gamma = 1 and V = 0 it is the sum of the rewards to come.
+    d_t = r_t + gamma V_(t+1) - V_t and A_t = d_t + gamma lam A_(t+1), where t+1 is the next token in the mask; both
+    are 0 after the last token. With lam = gamma = 1 and V = 0 it is the sum of future rewards.
     """
-    later = torch.zeros_like(rewards[:, 0])
-    ahead = torch.zeros_like(later)
-    found: list[Tensor] = []
+    next_advantage = torch.zeros_like(rewards[:, 0])
+    next_value = torch.zeros_like(next_advantage)
+    reversed_advantages: list[Tensor] = []
     for reward, value, inside in zip(
         rewards.unbind(1)[::-1], values.unbind(1)[::-1], mask.unbind(1)[::-1], strict=True
     ):
-        advantage = reward + gamma * ahead - value + gamma * lam * later
-        found.append(torch.where(inside, advantage, 0))
-        later, ahead = torch.where(inside, advantage, later), torch.where(inside, value, ahead)
-    advantages = torch.stack(found[::-1], dim=1)
+        advantage = reward + gamma * next_value - value + gamma * lam * next_advantage
+        reversed_advantages.append(torch.where(inside, advantage, 0))
+        next_advantage, next_value = (
+            torch.where(inside, advantage, next_advantage),
+            torch.where(inside, value, next_value),
+        )
+    advantages = torch.stack(reversed_advantages[::-1], dim=1)
     return AdvantageEstimate(advantages, torch.where(mask, advantages + values, 0))
 
 
-def whitened(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """Mean 0 and unbiased variance 1 over the mask, 0 outside of it; the mean is taken away, not added back."""
+def whiten(values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Normalize to mean 0 and unbiased variance 1 over the mask; 0 outside of it."""
     inside = values[mask]
     if len(inside) < 2:
         return torch.zeros_like(values)
     return torch.where(mask, (values - inside.mean()) * (inside.var() + 1e-8).rsqrt(), 0)
 
 
-def shaped(
+def per_token_rewards(
     scores: Float[Tensor, "B"],
     divergence: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
     *,
     kl: float,
 ) -> Float[Tensor, "B T"]:
-    """Each token's reward: -kl x divergence, and the score at the answer's own last token (Ziegler et al. 2019, eq. 2).
+    """Return the reward per token: -kl x divergence, plus the score at the last token (Ziegler et al. 2019, eq. 2).
 
-    Not at the padding after it, where a value of nothing would be its baseline. An empty answer gets nothing.
+    The score is not at the padding, whose value would be the baseline. An empty completion gets no reward.
     """
-    places = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, places, -1).amax(1, keepdim=True)
-    return torch.where(mask, -kl * divergence + torch.where(places == last, scores[:, None], 0), 0)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, positions, -1).amax(1, keepdim=True)
+    return torch.where(mask, -kl * divergence + torch.where(positions == last, scores[:, None], 0), 0)
 
 
-# -- divergence from a reference, of one token, from the log-probabilities of the token taken (Schulman 2020)
+# -- estimators of the KL divergence from a reference, from the log-probabilities of the sampled token (Schulman 2020)
 
 
 def k1(policy: Float[Tensor, "*N"], reference: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """log p - log q: right on average, and often negative."""
+    """log p - log q: unbiased, and often negative."""
     return policy - reference
 
 
 def k3(policy: Float[Tensor, "*N"], reference: Float[Tensor, "*N"]) -> Float[Tensor, "*N"]:
-    """q/p - 1 - log(q/p): right on average, and never negative."""
-    off = reference - policy
-    return off.exp() - off - 1
+    """q/p - 1 - log(q/p): unbiased, and never negative."""
+    log_ratio = reference - policy
+    return log_ratio.exp() - log_ratio - 1

@@ -1,12 +1,12 @@
-"""A run's memory: everything needed to go on as if nothing had happened, written so that it is whole or not there.
+"""Checkpoints: the complete training state of a run, written atomically, from which it resumes exactly.
 
     checkpoints = Checkpoints(folder)
     checkpoints.save(100, tensors, {"step": 100, ...})     # returns at once; a thread writes
-    newest = checkpoints.newest()                          # the last one that is whole, or None
+    newest = checkpoints.newest()                          # the last intact checkpoint, or None
     checkpoints.wait()
 
 A checkpoint is a folder `step-00000100` with `tensors.safetensors` and `state.json`, which holds the former's sha256.
-It is written under another name, synced to the disk and renamed, so a process killed anywhere leaves no half of one.
+It is written under a temporary name, synced to the disk and renamed, so that a killed process leaves no partial one.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ TENSORS, STATE, FORMAT = "tensors.safetensors", "state.json", 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One that was read back and found whole."""
+    """A verified checkpoint."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 class Checkpoints:
-    """The last `keep` checkpoints of a run, in a folder of their own."""
+    """The last `keep` checkpoints of a run, in one folder."""
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         self.folder, self.keep = folder, keep
         self.passed_over: list[str] = []
-        """Of `newest`: the checkpoints that were not whole, with the reason."""
+        """Error messages of the corrupt checkpoints that `newest` skipped."""
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Copy all that is given, and write the copy while training goes on; waits for the one before."""
+        """Copy tensors and state, and write the copy in a thread; waits for the previous write."""
         self.wait()
         copies = {name: _copied(tensor) for name, tensor in tensors.items()}
         text = json.dumps(state)
@@ -60,12 +60,12 @@ class Checkpoints:
         self._writer.start()
 
     def settle(self) -> None:
-        """Let the write that is under way end, well or not."""
+        """Wait for a write in progress, without raising its error."""
         if self._writer:
             self._writer.join()
 
     def wait(self) -> None:
-        """Until the last save is on the disk; raises what went wrong with it."""
+        """Wait until the last checkpoint is on the disk; raise its error, if any."""
         if self._writer is not None:
             self._writer.join()
             self._writer = None
@@ -74,7 +74,7 @@ class Checkpoints:
             raise failure
 
     def newest(self) -> Checkpoint | None:
-        """The latest whole checkpoint; one that was damaged is passed over for the one before it."""
+        """Return the latest intact checkpoint; corrupt ones are skipped."""
         self.passed_over = []
         for folder in sorted(self._all(), reverse=True):
             try:
@@ -84,7 +84,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Remove them all, whole or not."""
+        """Remove all checkpoints."""
         self.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -98,46 +98,46 @@ class Checkpoints:
             self._failure = explain_disk(error, self.folder) or error
 
     def _write(self, step: int, tensors: dict[str, Tensor], text: str) -> None:
-        place = self.folder / f"step-{step:08d}"
-        aside = place.with_suffix(".partial")
-        for left_over in self.folder.glob("*.partial"):
-            shutil.rmtree(left_over)
-        aside.mkdir(parents=True)
+        target = self.folder / f"step-{step:08d}"
+        temporary = target.with_suffix(".partial")
+        for stale in self.folder.glob("*.partial"):
+            shutil.rmtree(stale)
+        temporary.mkdir(parents=True)
         try:
-            save_file(tensors, aside / TENSORS)
-            state = {"format": FORMAT, "sha256": file_sha256(aside / TENSORS), "state": json.loads(text)}
+            save_file(tensors, temporary / TENSORS)
+            state = {"format": FORMAT, "sha256": file_sha256(temporary / TENSORS), "state": json.loads(text)}
             body = json.dumps(state)
             seal = hashlib.sha256(body.encode()).hexdigest()
-            (aside / STATE).write_text(body + "\n" + seal + "\n", encoding="utf-8")
-            for path in (aside / TENSORS, aside / STATE, aside):
+            (temporary / STATE).write_text(body + "\n" + seal + "\n", encoding="utf-8")
+            for path in (temporary / TENSORS, temporary / STATE, temporary):
                 sync_to_disk(path)
-            if place.exists():  # of the same step, from before a crash; it says the same
-                shutil.rmtree(place)
-            aside.rename(place)
+            if target.exists():  # the same step, from before a crash; it is identical
+                shutil.rmtree(target)
+            temporary.rename(target)
             sync_to_disk(self.folder)
         except (OSError, SafetensorError):
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             raise
         for old in sorted(self._all())[: -self.keep]:
             shutil.rmtree(old)
 
 
 def read(folder: Path) -> Checkpoint:
-    """The checkpoint in `folder`; every byte of it is checked against what was written."""
+    """Read the checkpoint in `folder` and verify all its bytes."""
     try:
         body, seal, *_ = (folder / STATE).read_text(encoding="utf-8").split("\n")
         if hashlib.sha256(body.encode()).hexdigest() != seal:
-            raise StoreError(str(folder / STATE), "was altered since it was written")
+            raise StoreError(str(folder / STATE), "was changed after it was written")
         state = json.loads(body)
         if state["format"] != FORMAT:
             raise StoreError(str(folder), expected=f"a checkpoint of format {FORMAT}", got=state["format"])
         if file_sha256(folder / TENSORS) != state["sha256"]:
-            raise StoreError(str(folder / TENSORS), "was altered since it was written")
+            raise StoreError(str(folder / TENSORS), "was changed after it was written")
         return Checkpoint(load_file(folder / TENSORS), state["state"])
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise StoreError(str(folder), f"is no whole checkpoint ({error})") from None
+        raise StoreError(str(folder), f"is not a complete checkpoint ({error})") from None
 
 
 def _copied(tensor: Tensor) -> Tensor:
-    """On the CPU, contiguous, and sharing nothing with a tensor that training goes on to change."""
+    """Return a contiguous copy on the CPU, which shares no memory with the original."""
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -1,6 +1,6 @@
-"""Names of the methods that settings of training choose among.
+"""Choices of training settings.
 
-They stand apart from the code that carries them out, so that a stage's settings are read without PyTorch.
+They are separate from their implementations, so that the settings of a stage can be read without importing PyTorch.
 """
 
 from __future__ import annotations

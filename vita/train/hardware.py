@@ -30,7 +30,7 @@ from vita.train.choices import PrecisionChoice
 
 @dataclass(frozen=True)
 class Precision:
-    """What matrices are multiplied in, and why."""
+    """The dtype of matmuls, and the reason for it."""
 
     dtype: torch.dtype
     why: str
@@ -41,7 +41,7 @@ class Precision:
 
 
 def choose_precision(device: str, choice: PrecisionChoice = "auto") -> Precision:
-    """The type asked for, or the one this device is fast at."""
+    """Return the chosen precision, or the fast one of this device."""
     if choice != "auto":
         if choice not in ("bfloat16", "float32"):
             raise ConfigError("precision", expected="auto, bfloat16 or float32", got=choice)

@@ -1,7 +1,7 @@
-"""What is made small: pure functions of a model and a batch, which answer with *sums* over the targets.
+"""Training losses: pure functions of a model and a batch that return *sums* over the targets.
 
-The loop divides by the number of targets of the whole step, over all its micro-batches and ranks, so that cutting a
-step into other pieces changes nothing (a mean of means would weigh short pieces more).
+The loop divides by the number of targets of the whole step, over all micro-batches and ranks, so that the size of
+micro-batches has no influence (a mean of means would give short pieces more weight).
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from vita.train.pieces import positions_at_once
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Transformer, Tensors], tuple[Tensor, dict[str, Tensor]]]
-"""(model, a micro-batch) -> (the sum to make small, other sums to tell); the loop divides each by the targets."""
+"""(model, micro-batch) -> (the sum to minimize, sums of metrics); the loop divides each by the number of targets."""
 
 
 def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-    """Next-token loss over `ids` [B, T + 1]: all but the last are read, all but the first are targets.
+    """Compute the next-token loss over `ids` [B, T + 1]: inputs are all but the last, targets all but the first.
 
-    `learn` [B, T + 1] says which tokens count as targets (all, without it); `documents` and `positions` keep the texts
-    of a row apart.
+    `learn` [B, T + 1] marks the targets (all by default); `documents` and `positions` separate the texts of a row.
     """
     ids, learn, documents, positions = (tensors.get(name) for name in ("ids", "learn", "documents", "positions"))
-    assert ids is not None, "a batch has ids"
+    assert ids is not None, "a batch has `ids`"
     hidden = model.hidden(
         ids[:, :-1],
         documents=None if documents is None else documents[:, :-1],
@@ -41,14 +40,14 @@ def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, di
 
 
 class LossSums(NamedTuple):
-    """Over all targets."""
+    """Sums over all targets."""
 
     loss: Float[Tensor, ""]
     """Cross-entropy in nats."""
     hits: Float[Tensor, ""]
-    """Targets that were the likeliest token."""
+    """Number of targets that are the most likely token."""
     targets: Float[Tensor, ""]
-    """Their number."""
+    """Number of targets."""
 
 
 def next_token(
@@ -59,10 +58,10 @@ def next_token(
     *,
     z_loss: float = 0.0,
 ) -> LossSums:
-    """Cross-entropy of the targets under `hidden` and the head; logits of all positions are never held at once.
+    """Compute the cross-entropy of the targets in chunks, so that the logits of all positions are never in memory.
 
-    `z_loss` adds that multiple of log(sum(exp(logits)))^2, which keeps logits from drifting (Chowdhery et al. 2022,
-    sec. 5). With no target at all the sum is 0 and so is every gradient.
+    `z_loss` adds this multiple of log(sum(exp(logits)))^2, which prevents a drift of the logits (Chowdhery et al. 2022,
+    sec. 5). Without targets the sum and all gradients are 0.
     """
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
     flat = hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss
@@ -71,11 +70,11 @@ def next_token(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """The head and its cross-entropy as one: the gradients are made on the way forward, while the logits are there.
+    """Fused linear cross-entropy: the gradients are computed in the forward pass, while the logits are available.
 
-    With e = exp(logits - peak), its row sum s and lse = peak + ln s, a row's gradient by its logits is
-    (1 + 2 z lse) e / s - onehot. The first factor scales rows, so it is applied to the thin matrices (dH = e W,
-    dW = e' H) and not to the wide one, and the onehot part is a lookup.
+    With e = exp(logits - peak), its row sum s and lse = peak + ln s, the gradient of a row of logits is
+    (1 + 2 z lse) e / s - onehot. The first factor scales rows, so it is applied to the narrow matrices (dH = e W,
+    dW = e' H) instead of the wide one, and the onehot part is a lookup.
     """
 
     @staticmethod
@@ -88,16 +87,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        rounded = head.to(hidden.dtype)
+        cast_head = head.to(hidden.dtype)
         size = positions_at_once(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
         losses, hits, by_hidden, by_head = [], [], [], None
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            loss, hit, thin, wide = _chunk_loss(hidden[part], rounded, targets[part], weights[part], z_loss, needed)
+            loss, hit, hidden_gradient, head_gradient = _chunk_loss(
+                hidden[part], cast_head, targets[part], weights[part], z_loss, needed
+            )
             losses.append(loss)
             hits.append(hit)
-            by_hidden.append(thin)
-            by_head = wide if by_head is None or wide is None else by_head + wide
+            by_hidden.append(hidden_gradient)
+            by_head = head_gradient if by_head is None or head_gradient is None else by_head + head_gradient
         if needed:
             ctx.save_for_backward(torch.cat(by_hidden), by_head.to(head.dtype) if by_head is not None else None)
         loss, hit = torch.stack(losses).sum(), torch.stack(hits).sum()
@@ -119,20 +120,22 @@ def _chunk_loss(
     z_loss: float,
     needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    logits = (hidden @ head.mT).to(wide)
+    compute_dtype = torch.promote_types(hidden.dtype, torch.float32)
+    logits = (hidden @ head.mT).to(compute_dtype)
     peak = logits.amax(-1, keepdim=True)
     exponentials = torch.exp(logits - peak)
     total = exponentials.sum(-1)
     log_total = peak[:, 0] + torch.log(total)
-    chosen = logits.gather(1, targets[:, None])[:, 0]
-    loss = (weights * (log_total - chosen + z_loss * log_total**2)).sum()
-    hits = (weights * (chosen >= peak[:, 0])).sum()
+    target_logits = logits.gather(1, targets[:, None])[:, 0]
+    loss = (weights * (log_total - target_logits + z_loss * log_total**2)).sum()
+    hits = (weights * (target_logits >= peak[:, 0])).sum()
     if not needed:
         return loss, hits, None, None
-    share = exponentials.to(hidden.dtype)
+    cast_exponentials = exponentials.to(hidden.dtype)
     scale = (weights * (1 + 2 * z_loss * log_total) / total)[:, None]
-    by_hidden = (share @ head).to(wide) * scale - weights[:, None] * head[targets].to(wide)
-    by_head = (share.mT @ (hidden.to(wide) * scale).to(hidden.dtype)).to(wide)
-    by_head = by_head.index_add(0, targets, -weights[:, None] * hidden.to(wide))
+    by_hidden = (cast_exponentials @ head).to(compute_dtype) * scale - weights[:, None] * head[targets].to(
+        compute_dtype
+    )
+    by_head = (cast_exponentials.mT @ (hidden.to(compute_dtype) * scale).to(hidden.dtype)).to(compute_dtype)
+    by_head = by_head.index_add(0, targets, -weights[:, None] * hidden.to(compute_dtype))
     return loss, hits, by_hidden.to(hidden.dtype), by_head

@@ -1,11 +1,11 @@
-"""Optimizers by name, and the one object that steps them all: Muon for the matrices within, AdamW for the rest.
+"""Optimizers by name, and the object that steps all of them: Muon for the layers' matrices, AdamW for the rest.
 
     optimizer = Optimizer(named, OptimizerConfig())            # named: parameter name -> tensor
     optimizer.step(share=1.0)                               # reads each parameter's .grad
     optimizer.state()                                       # "model.norm.weight/mean" -> tensor
 
-The state is kept under the parameters' own names and in their whole shapes, so that it can be read back by another
-number of processes. A rule is a function of lists of tensors with a state of its own; adding one is one class here.
+The state is stored under the names of the parameters and with their full shapes, so that another number of processes
+can load it. A rule is a class with a state that updates lists of tensors; a new optimizer is one class in this file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch.optim.adamw import adamw
 from vita.spine.config import Settings
 from vita.spine.errors import StoreError
 from vita.spine.parts import Parts
-from vita.train.parallel import like, local, whole
+from vita.train.parallel import full_tensor, local_shard, shard_like
 
 Part = Literal["matrices", "embedding", "head", "scalars", "critic"]
-"""The layers' matrices; what looks tokens up; what scores them; norms; all of a critic beside the model."""
+"""Parameter groups: matrices of the layers, token embedding, output head, norms, and all parameters of a critic."""
 
 
 class OptimizerConfig(Settings):
@@ -55,11 +55,11 @@ class OptimizerConfig(Settings):
 
 
 class UpdateRule(Protocol):
-    """How weights follow from gradients."""
+    """An optimizer rule: updates weights from gradients."""
 
     @property
     def state(self) -> tuple[str, ...]:
-        """What is kept for each weight, in its shape and from zero on."""
+        """Names of the buffers per weight, which have its shape and start at zero."""
         ...
 
     def update(
@@ -78,7 +78,7 @@ class UpdateRule(Protocol):
 
 class UpdateRuleFactory(Protocol):
     def __call__(self, settings: OptimizerConfig, *, dtype: torch.dtype) -> UpdateRule:
-        """`dtype` is what this machine multiplies quickly."""
+        """Create the rule; `dtype` is the fast matmul type of the device."""
         ...
 
 
@@ -87,7 +87,7 @@ RULES = Parts[UpdateRuleFactory]("optimizer")
 
 @dataclass
 class ParameterGroup:
-    """Parameters that share a rule and a rate."""
+    """Parameters with the same rule and learning rate."""
 
     rule: UpdateRule
     rate: float
@@ -96,14 +96,14 @@ class ParameterGroup:
 
 
 class Optimizer:
-    """Steps the named parameters, each part by its rule and rate."""
+    """Update the named parameters, each group with its rule and learning rate."""
 
     def __init__(
         self, parameters: Mapping[str, Tensor], settings: OptimizerConfig, *, dtype: torch.dtype = torch.bfloat16
     ) -> None:
         self.parameters, self.settings, self.steps = dict(parameters), settings, 0
         self.groups = _groups(self.parameters, settings, dtype)
-        self.held: dict[str, dict[str, Tensor]] = {
+        self.buffers: dict[str, dict[str, Tensor]] = {
             name: {key: torch.zeros_like(self.parameters[name]) for key in group.rule.state}
             for group in self.groups.values()
             for name in group.names
@@ -111,12 +111,12 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, *, share: float = 1.0) -> None:
-        """One update from the gradients, at `share` of the peak rates."""
+        """Update all parameters from their gradients, with `share` of the peak rates."""
         self.steps += 1
         for group in self.groups.values():
             weights = [self.parameters[name] for name in group.names]
             gradients = [_gradient(name, weight) for name, weight in zip(group.names, weights, strict=True)]
-            state = {key: [self.held[name][key] for name in group.names] for key in group.rule.state}
+            state = {key: [self.buffers[name][key] for name in group.names] for key in group.rule.state}
             decay = group.weight_decay
             group.rule.update(weights, gradients, state, rate=group.rate * share, weight_decay=decay, step=self.steps)
 
@@ -125,25 +125,25 @@ class Optimizer:
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """All that is kept, by `parameter/key`."""
-        return {f"{name}/{key}": tensor for name, kept in self.held.items() for key, tensor in kept.items()}
+        """Return the optimizer state: `parameter/buffer` -> tensor."""
+        return {f"{name}/{key}": tensor for name, buffers in self.buffers.items() for key, tensor in buffers.items()}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor], *, steps: int) -> None:
-        """Take up a state again; one of other parameters or rules is refused."""
-        own = self.state()
-        if own.keys() != state.keys():
-            odd = sorted(own.keys() ^ state.keys())[0]
-            raise StoreError("checkpoint", f"its optimizer state does not fit this run: `{odd}`")
-        for name, tensor in own.items():
+        """Load a state; raise `StoreError` if its parameters or rules differ."""
+        current = self.state()
+        if current.keys() != state.keys():
+            mismatched_key = sorted(current.keys() ^ state.keys())[0]
+            raise StoreError("checkpoint", f"its optimizer state does not fit this run: `{mismatched_key}`")
+        for name, tensor in current.items():
             if tensor.shape != state[name].shape:
                 raise StoreError(f"checkpoint: {name}", expected=str(tuple(tensor.shape)), got=tuple(state[name].shape))
-            tensor.copy_(like(state[name].to(tensor.device), tensor))
+            tensor.copy_(shard_like(state[name].to(tensor.device), tensor))
         self.steps = steps
 
 
 def part_of(name: str, parameter: Tensor) -> Part:
-    """Which part of the model a parameter belongs to, by its name and shape."""
+    """Return the group of a parameter, by its name and shape."""
     if name.startswith("critic."):
         return "critic"
     if parameter.ndim < 2:
@@ -156,15 +156,15 @@ def part_of(name: str, parameter: Tensor) -> Part:
 def _groups(
     parameters: Mapping[str, Tensor], settings: OptimizerConfig, dtype: torch.dtype
 ) -> dict[Part, ParameterGroup]:
-    other = RULES["adamw"](settings, dtype=dtype)
+    adamw_rule = RULES["adamw"](settings, dtype=dtype)
     groups: dict[Part, ParameterGroup] = {
         "matrices": ParameterGroup(
             RULES[settings.matrices](settings, dtype=dtype), settings.matrix_rate, settings.weight_decay
         ),
-        "embedding": ParameterGroup(other, settings.embedding_rate, 0.0),
-        "head": ParameterGroup(other, settings.head_rate, 0.0),
-        "scalars": ParameterGroup(other, settings.scalar_rate, 0.0),
-        "critic": ParameterGroup(other, settings.critic_rate, 0.0),
+        "embedding": ParameterGroup(adamw_rule, settings.embedding_rate, 0.0),
+        "head": ParameterGroup(adamw_rule, settings.head_rate, 0.0),
+        "scalars": ParameterGroup(adamw_rule, settings.scalar_rate, 0.0),
+        "critic": ParameterGroup(adamw_rule, settings.critic_rate, 0.0),
     }
     for name, parameter in parameters.items():
         groups[part_of(name, parameter)].names.append(name)
@@ -172,7 +172,7 @@ def _groups(
 
 
 def _gradient(name: str, weight: Tensor) -> Tensor:
-    assert weight.grad is not None, f"{name} took no part in the loss"
+    assert weight.grad is not None, f"{name} has no gradient: the loss does not depend on it"
     return weight.grad
 
 
@@ -181,7 +181,7 @@ def _gradient(name: str, weight: Tensor) -> Tensor:
 
 @RULES.add("adamw")
 class AdamW:
-    """Mean over root mean square of the gradients, both bias-corrected (Loshchilov & Hutter 2019, alg. 2)."""
+    """AdamW (Loshchilov & Hutter 2019, alg. 2)."""
 
     state: tuple[str, ...] = ("mean", "square")
 
@@ -198,13 +198,13 @@ class AdamW:
         weight_decay: float,
         step: int,
     ) -> None:
-        # PyTorch's kernel adds one to the count before it uses it, and wants a count for each weight.
+        # PyTorch's kernel increments the step before its use, and needs one step tensor per weight.
         counts = [torch.tensor(float(step - 1), device=weight.device) for weight in weights]
         adamw(
-            [local(weight) for weight in weights],
-            [local(gradient) for gradient in gradients],
-            [local(mean) for mean in state["mean"]],
-            [local(square) for square in state["square"]],
+            [local_shard(weight) for weight in weights],
+            [local_shard(gradient) for gradient in gradients],
+            [local_shard(mean) for mean in state["mean"]],
+            [local_shard(square) for square in state["square"]],
             [],
             counts,
             fused=True,
@@ -220,10 +220,10 @@ class AdamW:
 
 @RULES.add("muon")
 class Muon:
-    """Momentum whose singular values are all made about one before it is applied (Jordan et al. 2024).
+    """Muon: momentum, orthogonalized before the update (Jordan et al. 2024).
 
-    The same as `torch.optim.Muon`, with matrices of like shape, also transposed ones, orthogonalised together: a few
-    large batched products instead of many small ones. A tall matrix takes a larger step, by the root of rows/columns.
+    It equals `torch.optim.Muon`, but matrices of equal (or transposed) shape are orthogonalized together: a few large
+    batched matmuls instead of many small ones. The step of a tall matrix is larger by sqrt(rows / columns).
     """
 
     state: tuple[str, ...] = ("momentum",)
@@ -241,45 +241,45 @@ class Muon:
         weight_decay: float,
         step: int,
     ) -> None:
-        ahead: list[Tensor] = []
+        directions: list[Tensor] = []
         for weight, gradient, momentum in zip(weights, gradients, state["momentum"], strict=True):
             momentum.lerp_(gradient, 1 - self.momentum)
-            ahead.append(gradient.lerp(momentum, self.momentum))  # Nesterov's look ahead
+            directions.append(gradient.lerp(momentum, self.momentum))  # Nesterov momentum
             weight.mul_(1 - rate * weight_decay)
-        for places in _alike(ahead).values():
-            full = [whole(ahead[place]) for place in places]
-            wide = [matrix if _is_wide(matrix) else matrix.mT for matrix in full]
-            for place, direction in zip(places, orthogonal(torch.stack(wide), dtype=self.dtype), strict=True):
-                weight = weights[place]
-                turned = direction if _is_wide(weight) else direction.mT
-                taller = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
-                weight.add_(like(turned.to(weight.dtype), weight), alpha=-rate * taller)
+        for indices in _indices_by_shape(directions).values():
+            full_matrices = [full_tensor(directions[index]) for index in indices]
+            wide_matrices = [matrix if _is_wide(matrix) else matrix.mT for matrix in full_matrices]
+            for index, direction in zip(indices, orthogonal(torch.stack(wide_matrices), dtype=self.dtype), strict=True):
+                weight = weights[index]
+                update = direction if _is_wide(weight) else direction.mT
+                shape_scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
+                weight.add_(shard_like(update.to(weight.dtype), weight), alpha=-rate * shape_scale)
 
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the quintic whose iteration lifts small singular values fastest (Jordan et al. 2024)."""
+"""Coefficients of the quintic iteration that increases small singular values fastest (Jordan et al. 2024)."""
 
 
 def orthogonal(matrices: Tensor, *, dtype: torch.dtype, iterations: int = 5) -> Tensor:
-    """Each [rows, columns] matrix with its singular values moved to about one (0.7 to 1.2), its vectors kept.
+    """Orthogonalize each [rows, columns] matrix: singular values become about one (0.7 to 1.2), vectors stay.
 
-    x <- a x + b (x x') x + c (x x')^2 x, from x scaled to norm one; rows should not outnumber columns.
+    x <- a x + b (x x') x + c (x x')^2 x, starting with x scaled to norm one; rows should not exceed columns.
     """
     a, b, c = NEWTON_SCHULZ
-    found = matrices.to(dtype)
-    found = found / found.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    result = matrices.to(dtype)
+    result = result / result.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
-        gram = found @ found.mT
-        found = torch.baddbmm(found, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)
-    return found
+        gram = result @ result.mT
+        result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), result, beta=a)
+    return result
 
 
-def _alike(tensors: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
-    """Places of the tensors by shape, whichever way round."""
-    found: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, tensor in enumerate(tensors):
-        found[tuple(sorted(tensor.shape))].append(place)
-    return found
+def _indices_by_shape(tensors: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
+    """Group the indices of the tensors by shape, with transposed shapes together."""
+    indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, tensor in enumerate(tensors):
+        indices_by_shape[tuple(sorted(tensor.shape))].append(index)
+    return indices_by_shape
 
 
 def _is_wide(matrix: Tensor) -> bool:

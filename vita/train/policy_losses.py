@@ -1,10 +1,10 @@
-"""What moves a policy towards answers that were better than expected: pure losses of log-probabilities, token by token.
+"""Policy-gradient losses: pure functions of log-probabilities and advantages, per token.
 
     terms = clipped(logprobs, old, advantages, mask, low=0.2, high=0.28)     # a loss for each token
-    loss = (token_weights(mask, how="dapo") * terms.loss).sum()              # how tokens and answers are averaged
+    loss = (token_weights(mask, aggregation="dapo") * terms.loss).sum()      # average over tokens and completions
 
-`mask` marks the tokens that a policy chose: an answer with the token that ended it, nothing after. What stands outside
-of it, padding or another's words, has no influence. Losses are to be made small.
+`mask` marks the tokens that the policy sampled: a completion with its end token. Tokens outside of the mask (padding,
+other speakers) have no influence. Losses are minimized.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from vita.train.choices import Aggregation, Importance
 
 
 class TokenLoss(NamedTuple):
-    """Of each token."""
+    """Loss, ratio and clip indicator of each token."""
 
     loss: Float[Tensor, "B T"]
     ratio: Float[Tensor, "B T"]
-    """Probability now over probability then."""
+    """Importance ratio: current over old probability."""
     clipped: Bool[Tensor, "B T"]
-    """Whether the clip decided, so that the token has no gradient."""
+    """True if the loss is clipped, so that the token has no gradient."""
 
 
 def ratios(
     logprobs: Float[Tensor, "B T"], old: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, importance: Importance
 ) -> Float[Tensor, "B T"]:
-    """exp(now - then); 1 outside of the mask, whatever stands there."""
-    off = torch.where(mask, logprobs - old, 0)
+    """Return the importance ratios exp(logprobs - old); 1 outside of the mask."""
+    log_ratio = torch.where(mask, logprobs - old, 0)
     if importance == "token":
-        return off.exp()
-    total = off.sum(1, keepdim=True)
+        return log_ratio.exp()
+    total = log_ratio.sum(1, keepdim=True)
     if importance == "sequence":
         total = total / mask.sum(1, keepdim=True).clamp(min=1)
-    return total.exp().expand_as(off)
+    return total.exp().expand_as(log_ratio)
 
 
 def clipped(
@@ -56,19 +56,19 @@ def clipped(
     dual: float | None = None,
     importance: Importance = "token",
 ) -> TokenLoss:
-    """-min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7; a higher `high` as in DAPO).
+    """Compute -min(w A, clip(w, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7; a higher `high` as in DAPO).
 
-    `dual` bounds what a bad answer that became likely may cost: at most -dual x A (Ye et al. 2020, eq. 5).
+    `dual` is the dual clip: it limits the loss for negative advantages to -dual x A (Ye et al. 2020, eq. 5).
     """
     ratio = ratios(logprobs, old, mask, importance=importance)
-    free, held = -ratio * advantages, -ratio.clamp(1 - low, 1 + high) * advantages
-    loss = torch.maximum(free, held)
-    stopped = held > free
+    unclipped_loss, clipped_loss = -ratio * advantages, -ratio.clamp(1 - low, 1 + high) * advantages
+    loss = torch.maximum(unclipped_loss, clipped_loss)
+    is_clipped = clipped_loss > unclipped_loss
     if dual is not None:
         bound = -dual * advantages
-        too_much = (advantages < 0) & (loss > bound)
-        loss, stopped = torch.where(too_much, bound, loss), stopped | too_much
-    return _inside(loss, ratio, stopped, mask)
+        exceeds_bound = (advantages < 0) & (loss > bound)
+        loss, is_clipped = torch.where(exceeds_bound, bound, loss), is_clipped | exceeds_bound
+    return _masked_terms(loss, ratio, is_clipped, mask)
 
 
 def cispo(
@@ -80,13 +80,13 @@ def cispo(
     high: float = 5.0,
     importance: Importance = "token",
 ) -> TokenLoss:
-    """-min(w, high) A log p, with the weight held fast: a clipped token still teaches (MiniMax 2025, eq. 4).
+    """Compute -min(w, high) A log p with a detached weight: clipped tokens keep a gradient (MiniMax 2025, eq. 4).
 
-    `high` is the largest weight itself, not its distance from 1.
+    `high` is the maximum weight, not its distance from 1.
     """
     ratio = ratios(logprobs, old, mask, importance=importance)
     loss = -ratio.clamp(max=high).detach() * advantages * logprobs
-    return _inside(loss, ratio, (ratio > high) & (advantages > 0), mask)
+    return _masked_terms(loss, ratio, (ratio > high) & (advantages > 0), mask)
 
 
 def plain(
@@ -95,9 +95,9 @@ def plain(
     advantages: Float[Tensor, "B T"],
     mask: Bool[Tensor, "B T"],
 ) -> TokenLoss:
-    """-A log p: REINFORCE (Williams 1992). Right only for samples of the policy as it is."""
+    """Compute -A log p: REINFORCE (Williams 1992); correct only for on-policy samples."""
     ratio = ratios(logprobs, old, mask, importance="token")
-    return _inside(-advantages * logprobs, ratio, torch.zeros_like(mask), mask)
+    return _masked_terms(-advantages * logprobs, ratio, torch.zeros_like(mask), mask)
 
 
 def value_loss(
@@ -108,11 +108,11 @@ def value_loss(
     *,
     clip: float | None = 0.2,
 ) -> Float[Tensor, "B T"]:
-    """0.5 max((V - R)^2, (V clipped to old +- clip - R)^2): a critic that changes no faster than the policy may."""
+    """Compute 0.5 max((V - R)^2, (V clipped to old +- clip - R)^2): the clipped value loss of PPO."""
     loss = (values - returns) ** 2
     if clip is not None:
-        near = torch.minimum(torch.maximum(values, old - clip), old + clip)
-        loss = torch.maximum(loss, (near - returns) ** 2)
+        clipped_values = torch.minimum(torch.maximum(values, old - clip), old + clip)
+        loss = torch.maximum(loss, (clipped_values - returns) ** 2)
     return torch.where(mask, 0.5 * loss, 0)
 
 
@@ -124,72 +124,77 @@ def divergence(
     *,
     corrected: bool = True,
 ) -> Float[Tensor, "B T"]:
-    """k3 of each token; `corrected` by its own ratio, so that it has the gradient of the divergence off-policy too.
+    """Estimate the KL divergence per token with k3; `corrected` weights it by the ratio for off-policy gradients.
 
-    The weight is always the token's, also where the policy's own loss weighs whole answers (DeepSeek-V3.2, eq. 8).
+    The weight is always per token, also if the policy loss uses ratios of sequences (DeepSeek-V3.2, eq. 8).
     """
-    off = torch.where(mask, reference - logprobs, 0)
-    found = off.exp() - off - 1
-    return found * ratios(logprobs, old, mask, importance="token") if corrected else found
+    log_ratio = torch.where(mask, reference - logprobs, 0)
+    kl = log_ratio.exp() - log_ratio - 1
+    return kl * ratios(logprobs, old, mask, importance="token") if corrected else kl
 
 
 def token_weights(
-    mask: Bool[Tensor, "B T"], *, how: Aggregation, longest: int | None = None, answers: int | None = None
+    mask: Bool[Tensor, "B T"], *, aggregation: Aggregation, max_tokens: int | None = None, answers: int | None = None
 ) -> Float[Tensor, "B T"]:
-    """What each token's loss counts in the whole step; the step's loss is the weighted sum.
+    """Return the weight of each token's loss in the step; the loss of the step is the weighted sum.
 
-    They are made for all answers of a step before it is cut in pieces, so that cutting changes nothing. A row without
-    tokens (a truncated answer that is left out) is in no token count; `answers` is the number of rows otherwise.
+    The weights cover all completions of a step, so that the size of micro-batches has no influence. A row without
+    tokens (an excluded truncated completion) has no weight; `answers` is the number of completions (default: rows).
 
-    grpo: mean over answers of their tokens' means, which favours short good and long bad answers. dapo and bnpo: mean
-    over all tokens. dr_grpo: sum over tokens, by `longest` (the most an answer may have) for each answer. luspo: mean
-    over answers of their tokens' sums.
+    grpo: mean over completions of their token means, which favours short good and long bad completions. dapo and bnpo:
+    mean over all tokens. dr_grpo: sum over tokens / (completions x `max_tokens`, the maximum completion length). luspo:
+    mean over completions of their token sums.
     """
     inside = mask.float()
     rows = answers or len(mask)
-    if how == "grpo":
+    if aggregation == "grpo":
         return inside / inside.sum(1, keepdim=True).clamp(min=1) / rows
-    if how == "dr_grpo":
-        return inside / (rows * (longest or mask.shape[1]))
-    if how == "luspo":
+    if aggregation == "dr_grpo":
+        return inside / (rows * (max_tokens or mask.shape[1]))
+    if aggregation == "luspo":
         return inside / rows
     return inside / inside.sum().clamp(min=1)
 
 
 def without_truncated(mask: Bool[Tensor, "B T"], ended: Bool[Tensor, "B"]) -> Bool[Tensor, "B T"]:
-    """Leaves out answers that did not end: whether they were good cannot be told (Yu et al. 2025, "DAPO", sec. 3.4)."""
+    """Mask truncated completions, whose quality is unknown (Yu et al. 2025, "DAPO", sec. 3.4)."""
     return mask & ended[:, None]
 
 
 class TokenLogprobs(NamedTuple):
-    """Of each chosen token."""
+    """Log-probability and entropy of each token."""
 
     logprobs: Float[Tensor, "N"]
     entropy: Float[Tensor, "N"]
-    """Of the distribution that it was chosen from, in nats."""
+    """Entropy of the predicted distribution, in nats."""
 
 
-def chosen(
-    hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"], *, at_once: int = 2**22
+def token_logprobs(
+    hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"], *, chunk_logits: int = 2**22
 ) -> TokenLogprobs:
-    """Log-probability of each token at temperature 1, and the entropy there.
+    """Compute the log-probability of each token at temperature 1, and the entropy.
 
-    About `at_once` logits are held at a time; where there are more they are made anew on the way back.
+    About `chunk_logits` logits are in memory at a time; several chunks are recomputed in the backward pass.
     """
-    size = max(1, at_once // len(head))
-    parts = list(zip(hidden.split(size), tokens.split(size), strict=True))
-    if len(parts) == 1:
-        return _chosen(hidden, head, tokens)
-    found = [checkpoint(_chosen, some, head, aims, use_reentrant=False) for some, aims in parts]
-    return TokenLogprobs(*(torch.cat(column) for column in zip(*found, strict=True)))
+    size = max(1, chunk_logits // len(head))
+    pieces = list(zip(hidden.split(size), tokens.split(size), strict=True))
+    if len(pieces) == 1:
+        return _chunk_logprobs(hidden, head, tokens)
+    chunks = [
+        checkpoint(_chunk_logprobs, hidden_chunk, head, token_chunk, use_reentrant=False)
+        for hidden_chunk, token_chunk in pieces
+    ]
+    return TokenLogprobs(*(torch.cat(column) for column in zip(*chunks, strict=True)))
 
 
-def _chosen(hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]) -> TokenLogprobs:
+def _chunk_logprobs(
+    hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]
+) -> TokenLogprobs:
     logs = F.linear(hidden, head.to(hidden.dtype)).float().log_softmax(-1)
     return TokenLogprobs(logs.gather(1, tokens[:, None])[:, 0], -(logs.exp() * logs).sum(-1))
 
 
-def _inside(
-    loss: Float[Tensor, "B T"], ratio: Float[Tensor, "B T"], stopped: Bool[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+def _masked_terms(
+    loss: Float[Tensor, "B T"], ratio: Float[Tensor, "B T"], is_clipped: Bool[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> TokenLoss:
-    return TokenLoss(torch.where(mask, loss, 0), ratio, stopped & mask)
+    return TokenLoss(torch.where(mask, loss, 0), ratio, is_clipped & mask)

@@ -1,9 +1,9 @@
-"""Learning from rewards as the loop knows it: a loss of a model and a batch of answers with their advantages.
+"""The reinforcement-learning objective of the training loop: a loss of a model and a batch of completions.
 
-A batch holds, for each answer: `ids` [B, T + 1], and over its targets [B, T] `mask` (tokens that the policy chose),
-`old` and `reference` (their log-probabilities then, and under the model that it began from), `advantages`, `weights`
-(what each token's loss counts in the whole step) and `share` (one over the number of tokens, for figures). With a
-critic there are `values`, `returns` and `value_weights`. All sums are over the whole step already: `targets` is 1.
+For each completion a batch contains `ids` [B, T + 1], and over its targets [B, T] `mask` (tokens that the policy
+sampled), `old` and `reference` (log-probabilities at sampling time and under the reference model), `advantages`,
+`weights` (weight of each token's loss in the step) and `share` (1 / number of tokens, for metrics). With a critic there
+are `values`, `returns` and `value_weights`. All sums are over the whole step: `targets` is 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vita.nn.transformer import Transformer
 from vita.spine.config import Settings
 from vita.train.choices import Importance
 from vita.train.losses import Loss, Tensors
-from vita.train.policy_losses import TokenLoss, chosen, cispo, clipped, divergence, plain, value_loss
+from vita.train.policy_losses import TokenLoss, cispo, clipped, divergence, plain, token_logprobs, value_loss
 
 # B answer (row), T its target
 
@@ -47,31 +47,31 @@ class PolicyLossConfig(Settings):
 
 
 def objective(settings: PolicyLossConfig) -> Loss:
-    """The loss; beside it come entropy, the mean distance of ratios from 1, and the share of clipped tokens."""
+    """Return the loss function; its metrics are entropy, mean distance of ratios from 1, and clipped share."""
 
     def loss(model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        now = look(model, tensors["ids"], tensors["mask"])
+        current = compute_token_stats(model, tensors["ids"], tensors["mask"])
         mask, share = tensors["mask"], tensors["share"]
-        inputs = now.logprobs, tensors["old"], tensors["advantages"], mask
+        inputs = current.logprobs, tensors["old"], tensors["advantages"], mask
         terms = _terms(settings, inputs)
         per_token = terms.loss
         if settings.kl:
             reference = tensors["reference"]
-            off = divergence(now.logprobs, tensors["old"], reference, mask)
-            per_token = per_token + settings.kl * off
+            kl = divergence(current.logprobs, tensors["old"], reference, mask)
+            per_token = per_token + settings.kl * kl
         total = (tensors["weights"] * per_token).sum()
         figures = {
-            "entropy": (share * now.entropy).sum(),
+            "entropy": (share * current.entropy).sum(),
             "ratio_off": (share * (terms.ratio - 1).abs()).sum(),
             "clip_fraction": (share * terms.clipped).sum(),
         }
         if "values" in tensors:
-            assert isinstance(model, ActorCritic), "values are told by a critic"
+            assert isinstance(model, ActorCritic), "values require a critic"
             values = model.values(tensors["ids"][:, :-1])
-            each = value_loss(values, tensors["values"], tensors["returns"], mask, clip=settings.value_clip)
-            worth = (tensors["value_weights"] * each).sum()
-            total = total + settings.value_weight * worth
-            figures["value_loss"] = worth
+            value_losses = value_loss(values, tensors["values"], tensors["returns"], mask, clip=settings.value_clip)
+            critic_loss = (tensors["value_weights"] * value_losses).sum()
+            total = total + settings.value_weight * critic_loss
+            figures["value_loss"] = critic_loss
         return total, {name: value.detach() for name, value in figures.items()}
 
     return loss
@@ -82,33 +82,38 @@ def _terms(settings: PolicyLossConfig, inputs: tuple[Tensor, Tensor, Tensor, Ten
         return plain(*inputs)
     if settings.loss == "cispo":
         return cispo(*inputs, high=settings.high, importance=settings.importance)
-    place = {"low": settings.low, "high": settings.high, "dual": settings.dual}
-    return clipped(*inputs, **place, importance=settings.importance)
+    clip_bounds = {"low": settings.low, "high": settings.high, "dual": settings.dual}
+    return clipped(*inputs, **clip_bounds, importance=settings.importance)
 
 
 class TokenStats(NamedTuple):
-    """Of each target; 0 outside of the mask."""
+    """Log-probability and entropy of each target; 0 outside of the mask."""
 
     logprobs: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"]
 
 
-def look(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"]) -> TokenStats:
-    """Log-probability and entropy of the targets in the mask; the head is applied to nothing else."""
+def compute_token_stats(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"]) -> TokenStats:
+    """Compute log-probability and entropy of the targets in the mask; the head is applied only to them."""
     hidden = model.hidden(ids[:, :-1])
-    found = chosen(hidden[mask], model.head_weight, ids[:, 1:][mask])
-    nothing = torch.zeros_like(mask, dtype=found.logprobs.dtype)
-    return TokenStats(*(nothing.masked_scatter(mask, values) for values in found))
+    stats = token_logprobs(hidden[mask], model.head_weight, ids[:, 1:][mask])
+    zeros = torch.zeros_like(mask, dtype=stats.logprobs.dtype)
+    return TokenStats(*(zeros.masked_scatter(mask, values) for values in stats))
 
 
 @torch.no_grad()
-def look_at(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"], *, rows: int) -> TokenStats:
-    """The same without a gradient, some rows at a time."""
-    parts = [look(model, some, inside) for some, inside in zip(ids.split(rows), mask.split(rows), strict=True)]
+def token_stats_in_chunks(
+    model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"], *, rows: int
+) -> TokenStats:
+    """Compute the token statistics without a gradient, `rows` rows at a time."""
+    parts = [
+        compute_token_stats(model, ids_chunk, mask_chunk)
+        for ids_chunk, mask_chunk in zip(ids.split(rows), mask.split(rows), strict=True)
+    ]
     return TokenStats(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
-def values_at(model: ActorCritic, ids: Int[Tensor, "B T1"], *, rows: int) -> Float[Tensor, "B T"]:
-    """What the critic expects before each target."""
-    return torch.cat([model.values(some[:, :-1]) for some in ids.split(rows)])
+def values_in_chunks(model: ActorCritic, ids: Int[Tensor, "B T1"], *, rows: int) -> Float[Tensor, "B T"]:
+    """Return the value that the critic predicts before each target."""
+    return torch.cat([model.values(ids_chunk[:, :-1]) for ids_chunk in ids.split(rows)])

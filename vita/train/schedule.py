@@ -1,7 +1,7 @@
-"""How the learning rate goes over a run: pure functions of the step, as shares of the peak rate.
+"""Learning rate schedules: pure functions of the step that return a fraction of the peak rate.
 
-`share(schedule, step)` rises linearly over `warmup` steps and then follows the named course. Nothing here is a state,
-so a resumed run finds its rate by arithmetic.
+`share(schedule, step)` rises linearly over `warmup` steps and then follows the named course. Schedules have no state:
+a resumed run computes its rate from the step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vita.spine.config import Settings
 from vita.spine.parts import Parts
 
 Course = Callable[[float, "Schedule"], float]
-"""(how much of the run after warmup is done, from 0 to 1; settings) -> share of the peak."""
+"""(progress after warmup, from 0 to 1; settings) -> fraction of the peak."""
 
 COURSES = Parts[Course]("schedule")
 
@@ -43,7 +43,7 @@ class Schedule(Settings):
 
 
 def share(schedule: Schedule, step: int) -> float:
-    """Which share of the peak rate `step` (counted from 0) takes."""
+    """Return the learning rate at `step` (counted from 0) as a fraction of the peak rate."""
     warmup = min(schedule.warmup, schedule.steps - 1)
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -51,30 +51,30 @@ def share(schedule: Schedule, step: int) -> float:
 
 
 @COURSES.add("warmup_stable_decay")
-def warmup_stable_decay(done: float, schedule: Schedule) -> float:
-    """At the peak, then straight down over the last `decay` of the run (Hu et al. 2024, sec. 4.2)."""
+def warmup_stable_decay(progress: float, schedule: Schedule) -> float:
+    """Constant at the peak, then linear decay over the last `decay` of the run (Hu et al. 2024, sec. 4.2)."""
     after_warmup = schedule.steps - min(schedule.warmup, schedule.steps - 1)
-    falling = min(1.0, schedule.decay * schedule.steps / after_warmup)
-    return 1.0 if done <= 1 - falling else _between(1.0, schedule.final, (done - (1 - falling)) / falling)
+    decay = min(1.0, schedule.decay * schedule.steps / after_warmup)
+    return 1.0 if progress <= 1 - decay else _between(1.0, schedule.final, (progress - (1 - decay)) / decay)
 
 
 @COURSES.add("cosine")
-def cosine(done: float, schedule: Schedule) -> float:
-    """Half a wave from the peak to `final` (Loshchilov & Hutter 2017, eq. 5)."""
-    return _between(1.0, schedule.final, (1 - math.cos(math.pi * done)) / 2)
+def cosine(progress: float, schedule: Schedule) -> float:
+    """Half a cosine from the peak to `final` (Loshchilov & Hutter 2017, eq. 5)."""
+    return _between(1.0, schedule.final, (1 - math.cos(math.pi * progress)) / 2)
 
 
 @COURSES.add("linear")
-def linear(done: float, schedule: Schedule) -> float:
-    """Straight down from the peak to `final`."""
-    return _between(1.0, schedule.final, done)
+def linear(progress: float, schedule: Schedule) -> float:
+    """Linear decay from the peak to `final`."""
+    return _between(1.0, schedule.final, progress)
 
 
 @COURSES.add("constant")
-def constant(done: float, schedule: Schedule) -> float:
-    """The peak throughout."""
+def constant(progress: float, schedule: Schedule) -> float:
+    """Constant at the peak."""
     return 1.0
 
 
-def _between(start: float, end: float, part: float) -> float:
-    return start + (end - start) * part
+def _between(start: float, end: float, fraction: float) -> float:
+    return start + (end - start) * fraction

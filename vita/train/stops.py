@@ -1,4 +1,4 @@
-"""The tokens at which a tuned model stops: those of the model before, and the ends of turn that it was trained on."""
+"""Stop tokens of a tuned model: those of the base model, and the end-of-turn tokens of its training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from vita.nn import hf
 
 
 def save_stops(tokenizer: Tokenizer, template: ChatTemplate, folder: Path) -> None:
-    """Add every token that ends an answer to the stops in `folder`; all other generation settings stay as they are.
+    """Add every token that ends an answer to the stop tokens in `folder`; other generation settings stay unchanged.
 
-    A template may end turns with a token that the settings do not name, `<|end|>` beside `<|endoftext|>` for instance.
-    The tuned model learns to write it, and would go on after it if it were no stop.
+    A template may end turns with a token that is not in the settings, for example `<|end|>` besides `<|endoftext|>`.
+    The tuned model learns to generate it, and would continue after it if it were not a stop token.
     """
-    ends = sorted({tokenizer.end_of_turn, *turn_ends(tokenizer, template)})
-    hf.add_stops(folder, ends, otherwise=tokenizer.stops)
+    end_tokens = sorted({tokenizer.end_of_turn, *turn_ends(tokenizer, template)})
+    hf.add_stops(folder, end_tokens, otherwise=tokenizer.stops)

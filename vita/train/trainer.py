@@ -27,7 +27,7 @@ from vita.spine.errors import ConfigError
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
 from vita.train.optim import Optimizer, OptimizerConfig, part_of
-from vita.train.parallel import DataParallelGroup, like, whole
+from vita.train.parallel import DataParallelGroup, full_tensor, shard_like
 from vita.train.pieces import rows_at_once
 from vita.train.schedule import Schedule, share
 from vita.train.settings import StepSettings
@@ -125,7 +125,7 @@ class Trainer:
         if work.check:
             work.check(told)
         loss, gradients = told.pop("loss"), [parameter.grad for parameter in self.named.values()]
-        norm = whole(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])).item()
+        norm = full_tensor(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])).item()
         left_out = self._judge(work, loss, norm)
         if left_out is None:
             longest = self.training.max_grad_norm
@@ -170,7 +170,7 @@ class Trainer:
         """Weights and optimizer state, whole; where training is sharded every process must ask together."""
         held = {f"weight/{name}": parameter.detach() for name, parameter in self.named.items()}
         held |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
-        return {name: whole(tensor) for name, tensor in held.items()}
+        return {name: full_tensor(tensor) for name, tensor in held.items()}
 
     def state(self) -> dict[str, Any]:
         """The plain values that belong to the tensors."""
@@ -185,7 +185,7 @@ class Trainer:
             by_kind[kind][rest] = tensor
         self.optimizer.load(by_kind["optimizer"], steps=state["updates"])
         for name, parameter in self.named.items():
-            parameter.copy_(like(by_kind["weight"][name].to(self.world.device), parameter))
+            parameter.copy_(shard_like(by_kind["weight"][name].to(self.world.device), parameter))
         self.guard.load(state["guard"])
         self.done = state["step"]
         self._round()
@@ -196,7 +196,7 @@ class Trainer:
             return self.model
         model = type(self.model)(self.model.architecture)
         for name, parameter in model.named_parameters():
-            parameter.data = whole(self.named[name]).detach().cpu()
+            parameter.data = full_tensor(self.named[name]).detach().cpu()
         return model
 
     # -- parts of a step
