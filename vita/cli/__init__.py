@@ -56,8 +56,8 @@ def _escape_help(command: Any) -> None:
     for described in (command, *command.params):
         if getattr(described, "help", None):
             described.help = escape(described.help)
-    for below in getattr(command, "commands", {}).values():
-        _escape_help(below)
+    for subcommand in getattr(command, "commands", {}).values():
+        _escape_help(subcommand)
 
 
 def _fail(error: Exception) -> int:

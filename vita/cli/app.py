@@ -26,15 +26,15 @@ def errors_console() -> Console:
     return open_console(stderr=True)
 
 
-def workspace(ctx: typer.Context) -> Workspace:
+def open_workspace(ctx: typer.Context) -> Workspace:
     """Return the store and ledger of this call."""
-    found = ctx.find_object(Workspace)
-    assert found is not None
-    return found
+    opened = ctx.find_object(Workspace)
+    assert opened is not None
+    return opened
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"vita {__version__}")
         raise typer.Exit
 

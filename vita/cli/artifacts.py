@@ -11,7 +11,7 @@ import typer
 from rich.markdown import Markdown
 from rich.table import Table
 
-from vita.cli.app import app, data_app, workspace
+from vita.cli.app import app, data_app, open_workspace
 from vita.cli.trace import Labels
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
@@ -34,38 +34,42 @@ def list_artifacts(
     as_json: JsonOption = False,
 ) -> None:
     """List the artifacts of the store, with the lifecycle state of each model."""
-    here = workspace(ctx)
-    rows = _artifact_rows(here, kind)
+    workspace = open_workspace(ctx)
+    rows = _artifact_rows(workspace, kind)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     table = Table("kind", "state", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
     for column in table.columns[:-1]:
         column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
-    narrow = here.console.is_terminal and here.console.width < _WIDE
+    narrow = workspace.console.is_terminal and workspace.console.width < _WIDE
     moment = "%Y-%m-%d" if narrow else "%Y-%m-%d %H:%M"
     for row in rows:
         state = row["state"] or ""
         if row["served"] and state != "serving":
             state += "\n(served)"
-        when = time.strftime(moment, time.localtime(row["made"])) if row["made"] else ""
+        created = time.strftime(moment, time.localtime(row["made"])) if row["made"] else ""
         names = "\n".join(row["names"])
         facts = _brief(row["facts"])
-        table.add_row(row["kind"], state, row["digest"][:12], names, _size(row["bytes"]), when, facts)
-    print_table(here.console, table)
+        table.add_row(row["kind"], state, row["digest"][:12], names, _size(row["bytes"]), created, facts)
+    print_table(workspace.console, table)
 
 
-def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
+def _artifact_rows(workspace: Workspace, kind: str | None) -> list[dict[str, Any]]:
     """Return one row per artifact of a kind (default: all kinds), oldest first."""
     from vita.gates.services import all_states, served_models
 
     names: dict[str, list[str]] = {}
-    for name, digest in here.ledger.all_names().items():
+    for name, digest in workspace.ledger.all_names().items():
         names.setdefault(digest, []).append(name)
-    made, states, served = here.ledger.creation_times(), all_states(here.ledger), served_models(here.ledger)
+    created, states, served = (
+        workspace.ledger.creation_times(),
+        all_states(workspace.ledger),
+        served_models(workspace.ledger),
+    )
     rows = []
-    for digest in here.store.digests():
-        manifest = here.store.manifest(digest)
+    for digest in workspace.store.digests():
+        manifest = workspace.store.manifest(digest)
         if kind in (None, manifest.kind):
             rows.append(
                 {
@@ -73,10 +77,10 @@ def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
                     "digest": digest,
                     "state": states.get(digest, "candidate") if manifest.kind == "model" else None,
                     "served": digest in served,
-                    "folder": str(here.store.root / "folders" / digest),
+                    "folder": str(workspace.store.root / "folders" / digest),
                     "names": names.get(digest, []),
                     "bytes": manifest.size,
-                    "made": made.get(digest),
+                    "made": created.get(digest),
                     "facts": dict(manifest.facts),
                 }
             )
@@ -86,56 +90,58 @@ def _artifact_rows(here: Workspace, kind: str | None) -> list[dict[str, Any]]:
 @app.command()
 def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
     """Show an artifact: its facts, its run, its report, and the plan compared with the actual run."""
-    here = workspace(ctx)
-    artifact = here.find(reference)
-    made = here.ledger.find(artifact=artifact.digest, state="done")
-    run = made[-1] if made else None
-    manifest = here.store.manifest(artifact.digest)
+    workspace = open_workspace(ctx)
+    artifact = workspace.find(reference)
+    runs = workspace.ledger.find(artifact=artifact.digest, state="done")
+    run = runs[-1] if runs else None
+    manifest = workspace.store.manifest(artifact.digest)
     if as_json:
         answer = {
             "kind": manifest.kind,
             "digest": artifact.digest,
             "folder": str(artifact.path),
-            "state": _state(here, artifact),
+            "state": _state(workspace, artifact),
             "facts": dict(manifest.facts),
             "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()},
-            "run": _run_as_json(here, run) if run else None,
+            "run": _run_as_json(workspace, run) if run else None,
         }
         typer.echo(json.dumps(answer, indent=1))
         return
-    print_facts(here, artifact, reference)
-    if state := _state(here, artifact):
-        here.console.print(f"state: {state}")
+    print_facts(workspace, artifact, reference)
+    if state := _state(workspace, artifact):
+        workspace.console.print(f"state: {state}")
     if run:
-        _print_run(here, run)
-    _print_reckoning(here, artifact)
+        _print_run(workspace, run)
+    _print_reckoning(workspace, artifact)
     report = next(
         (artifact.path / name for name in ("report.md", "report/report.md") if (artifact.path / name).exists()), None
     )
     if report:
-        here.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
+        workspace.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
 
 
 @app.command()
 def verify(ctx: typer.Context) -> None:
     """Verify every byte of the store. Corrupt artifacts are moved away, and the next run makes them again."""
-    here = workspace(ctx)
-    bad = 0
-    for digest, manifest, names in here.store.verify():
+    workspace = open_workspace(ctx)
+    corrupt = 0
+    for digest, manifest, names in workspace.store.verify():
         if names:
-            bad += 1
+            corrupt += 1
             files = ", ".join(names)
-            here.console.print(line(("corrupt", "red"), f" {manifest.kind} {digest[:12]}: {files}"))
-    count = len(here.store.digests())
-    if bad:
-        raise StoreError(here.store.location, f"{bad} of {count} artifacts are corrupt", hint="run their lives again")
-    here.console.print(f"all {count} artifacts are intact")
+            workspace.console.print(line(("corrupt", "red"), f" {manifest.kind} {digest[:12]}: {files}"))
+    count = len(workspace.store.digests())
+    if corrupt:
+        raise StoreError(
+            workspace.store.location, f"{corrupt} of {count} artifacts are corrupt", hint="run their lives again"
+        )
+    workspace.console.print(f"all {count} artifacts are intact")
 
 
 @data_app.command("show")
 def show_data(
     ctx: typer.Context,
-    what: Annotated[
+    data: Annotated[
         str, typer.Argument(help="A tokens artifact, a file of dialogues, preferences or text, or a life's file.")
     ],
     model: Annotated[
@@ -156,64 +162,64 @@ def show_data(
     """Show rows as the stages read them: trained tokens (coloured), truncated parts, reasons for dropped rows."""
     from vita.cli.data_rows import rows_of_life, rows_of_path
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     settings = {"length": context, "on_long": on_long}
     if step:
-        rows = rows_of_life(here, what, step=step, model=model, count=count, settings=settings)
+        rows = rows_of_life(workspace, data, step=step, model=model, count=count, settings=settings)
     else:
-        rows = rows_of_path(here, what, model=model, count=count, settings=settings)
+        rows = rows_of_path(workspace, data, model=model, count=count, settings=settings)
     for row in rows:
-        here.console.print(row)
+        workspace.console.print(row)
 
 
-def print_facts(here: Workspace, artifact: Artifact, name: str) -> None:
+def print_facts(workspace: Workspace, artifact: Artifact, name: str) -> None:
     """Print an artifact in a few lines."""
-    manifest = here.store.manifest(artifact.digest)
-    here.console.print(line((name, "bold"), f"  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}"))
-    here.console.print(str(artifact.path), style="dim", soft_wrap=True)
+    manifest = workspace.store.manifest(artifact.digest)
+    workspace.console.print(line((name, "bold"), f"  {manifest.kind} {artifact.digest[:12]}  {_size(manifest.size)}"))
+    workspace.console.print(str(artifact.path), style="dim", soft_wrap=True)
     for key, value in manifest.facts.items():
-        here.console.print(f"  {key}: {_value(value)}", soft_wrap=True)
+        workspace.console.print(f"  {key}: {_value(value)}", soft_wrap=True)
 
 
 # -- helpers
 
 
-def _state(here: Workspace, artifact: Artifact) -> str | None:
+def _state(workspace: Workspace, artifact: Artifact) -> str | None:
     """Return the lifecycle state of a model, or None for other artifacts."""
     from vita.gates.services import state_of
 
-    is_model = here.store.manifest(artifact.digest).kind == "model"
-    return state_of(here.ledger, artifact.digest) if is_model else None
+    is_model = workspace.store.manifest(artifact.digest).kind == "model"
+    return state_of(workspace.ledger, artifact.digest) if is_model else None
 
 
-def _print_run(here: Workspace, run: Run) -> None:
+def _print_run(workspace: Workspace, run: Run) -> None:
     from vita.spine.progress import clock
 
-    taken, labels = clock(run.seconds or 0), Labels(here)
-    here.console.print(
-        line("made by ", (run.stage, "bold"), f" (version {run.version}) in {taken}, step {run.life}/{run.step}")
+    duration, labels = clock(run.seconds or 0), Labels(workspace)
+    workspace.console.print(
+        line("made by ", (run.stage, "bold"), f" (version {run.version}) in {duration}, step {run.life}/{run.step}")
     )
-    for slot, digest in here.ledger.inputs(run.id).items():
-        here.console.print(line(f"  from {slot}: ", labels.title(digest)))
+    for slot, digest in workspace.ledger.inputs(run.id).items():
+        workspace.console.print(line(f"  from {slot}: ", labels.title(digest)))
     for name, value in (run.record or {}).items():
-        here.console.print(f"  {name}: {_value(value)}", style="dim", soft_wrap=True)
+        workspace.console.print(f"  {name}: {_value(value)}", style="dim", soft_wrap=True)
 
 
-def _print_reckoning(here: Workspace, artifact: Artifact) -> None:
+def _print_reckoning(workspace: Workspace, artifact: Artifact) -> None:
     """Print the plan of a model beside the actual run."""
-    made = here.ledger.find(artifact=artifact.digest, state="done")
-    planned = here.ledger.inputs(made[-1].id).get("blueprint") if made else None
-    if made and planned and made[-1].stage == "pretrain":
+    runs = workspace.ledger.find(artifact=artifact.digest, state="done")
+    planned = workspace.ledger.inputs(runs[-1].id).get("blueprint") if runs else None
+    if runs and planned and runs[-1].stage == "pretrain":
         from vita.stages.design import reckoning
         from vita.stages.kinds import Blueprint
 
-        designed = here.ledger.find(artifact=planned, state="done")
-        blueprint = here.store.open(planned, Blueprint)
+        designed = workspace.ledger.find(artifact=planned, state="done")
+        blueprint = workspace.store.open(planned, Blueprint)
         record = designed[-1].record if designed else {}
-        here.console.print(reckoning(blueprint.path, record or {}, artifact.facts, made[-1].record or {}))
+        workspace.console.print(reckoning(blueprint.path, record or {}, artifact.facts, runs[-1].record or {}))
 
 
-def _run_as_json(here: Workspace, run: Run) -> dict[str, Any]:
+def _run_as_json(workspace: Workspace, run: Run) -> dict[str, Any]:
     return {
         "key": run.key,
         "life": run.life,
@@ -221,7 +227,7 @@ def _run_as_json(here: Workspace, run: Run) -> dict[str, Any]:
         "stage": run.stage,
         "version": run.version,
         "config": run.config,
-        "inputs": here.ledger.inputs(run.id),
+        "inputs": workspace.ledger.inputs(run.id),
         "seconds": run.seconds,
         "record": run.record,
     }

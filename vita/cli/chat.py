@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vita.cli.app import app, errors_console, workspace
+from vita.cli.app import app, errors_console, open_workspace
 from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
 from vita.data.records import Message
@@ -59,12 +59,12 @@ def chat(
 
     When the context is full, the oldest turns are dropped, with a notice.
     """
-    here = workspace(ctx)
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    _sampling(**_chosen(given))  # an option out of range is refused before the model is loaded
-    folder = _folder(here, model)
-    sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(given)})
-    engine = _engine(here, model)
+    workspace = open_workspace(ctx)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    _sampling(**_chosen(options))  # an option out of range is refused before the model is loaded
+    folder = _folder(workspace, model)
+    sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(options)})
+    engine = _engine(workspace, model)
     opening = [Message("system", valid_text(system, where="--system"))] if system else []
     engine.chat_ids([*opening, _user("")])  # fails here where the model has no chat template
     Session(engine, sampling, opening).run(prompt="you> " if sys.stdin.isatty() else "")
@@ -143,15 +143,15 @@ def generate(
 
     Control characters in an answer are shown escaped; `--json` gives the exact text.
     """
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     prompts = list(prompt or ([sys.stdin.read()] if not sys.stdin.isatty() else []))
     prompts = [valid_text(text, where="prompt") for text in prompts]
     if not prompts:
         raise ConfigError("generate", "no prompt was given", hint='vita generate MODEL "Once upon a time"')
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
-    _sampling(**_chosen(given))  # an option out of range is refused before the model is loaded
-    sampling = _sampling(**{**_recommended(_folder(here, model)), **_chosen(given)}, stop=tuple(stop or ()))
-    engine = _engine(here, model)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
+    _sampling(**_chosen(options))  # an option out of range is refused before the model is loaded
+    sampling = _sampling(**{**_recommended(_folder(workspace, model)), **_chosen(options)}, stop=tuple(stop or ()))
+    engine = _engine(workspace, model)
     ids = [engine.chat_ids([_user(text)]) if as_chat else engine.text_ids(text) for text in prompts]
     if len(ids) == 1 and not as_json:
         for piece in engine.stream(ids[0], sampling):
@@ -163,7 +163,7 @@ def generate(
             answer = {"prompt": text, "text": completion.text, "finish": completion.finish, "ids": list(completion.ids)}
             typer.echo(json.dumps({**answer, "logprobs": [round(float(value), 6) for value in completion.logprobs]}))
         else:
-            here.console.print(line((text, "bold"), completion.text), soft_wrap=True)
+            workspace.console.print(line((text, "bold"), completion.text), soft_wrap=True)
 
 
 def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
@@ -192,16 +192,16 @@ def _user(text: str) -> Message:
     return Message("user", text)
 
 
-def _folder(here: Workspace, model: str) -> Path:
+def _folder(workspace: Workspace, model: str) -> Path:
     from vita.stages.kinds import Model
 
-    return Path(model) if Path(model).is_dir() else here.find(model, Model).path
+    return Path(model) if Path(model).is_dir() else workspace.find(model, Model).path
 
 
-def _engine(here: Workspace, model: str) -> Any:
+def _engine(workspace: Workspace, model: str) -> Any:
     from vita.infer.engine import Engine
 
-    return Engine.open(_folder(here, model), device=here.machine.device, clock=datetime.now)
+    return Engine.open(_folder(workspace, model), device=workspace.machine.device, clock=datetime.now)
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,8 +219,8 @@ def _recommended(folder: Path) -> dict[str, Any]:
     return sampling_defaults(folder)
 
 
-def _sampling(**how: Any) -> Any:
+def _sampling(**values: Any) -> Any:
     from vita.infer.sampling import Sampling
     from vita.spine.config import build
 
-    return build(Sampling, how, where="sampling")
+    return build(Sampling, values, where="sampling")

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
+from vita.cli.workspace import Workspace
 
 _DAYS = "DAYS"
 
@@ -46,36 +47,37 @@ def clean(
     from vita.spine import machine
     from vita.spine.cleanup import leftovers, remove
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     retention = Retention(
         content_days=content_days, request_days=request_days, request_rows=request_rows, event_days=event_days
     )
     rows: Counter[str] = Counter()
     if dry_run:
-        rows.update(outdated(here.ledger, retention))
+        rows.update(outdated(workspace.ledger, retention))
     else:
-        for step in prune(here.ledger, retention):
+        for step in prune(workspace.ledger, retention):
             rows.update(step)
     days = machine.scratch_days() if scratch_days is None else scratch_days
-    found = list(leftovers(here.store, here.ledger, days=days, log_days=log_days))
-    removed = [one for one in found if dry_run or remove(one, here.ledger)]
-    _show(ctx, rows, removed, dry_run=dry_run, as_json=as_json)
+    candidates = list(leftovers(workspace.store, workspace.ledger, days=days, log_days=log_days))
+    removed = [item for item in candidates if dry_run or remove(item, workspace.ledger)]
+    _show(workspace, rows, removed, dry_run=dry_run, as_json=as_json)
 
 
-def _show(ctx: typer.Context, rows: Counter[str], removed: list[Any], *, dry_run: bool, as_json: bool) -> None:
-    here = workspace(ctx)
-    files = [{"path": str(one.path), "bytes": one.size, "why": one.reason} for one in removed]
+def _show(workspace: Workspace, rows: Counter[str], removed: list[Any], *, dry_run: bool, as_json: bool) -> None:
+    files = [{"path": str(item.path), "bytes": item.size, "why": item.reason} for item in removed]
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, "rows": dict(rows), "files": files}, indent=1))
         return
     table = Table("what", "rows or bytes", "why", box=None, pad_edge=False)
-    for what, number in rows.items():
+    for table_name, number in rows.items():
         if number:
-            table.add_row(what, f"{number:,}", "too old, or too many")
-    for one in files:
-        table.add_row(one["path"], f"{one['bytes']:,}", one["why"])
+            table.add_row(table_name, f"{number:,}", "too old, or too many")
+    for file in files:
+        table.add_row(file["path"], f"{file['bytes']:,}", file["why"])
     if table.row_count:
-        here.console.print(table)
-    size = sum(one.size for one in removed)
+        workspace.console.print(table)
+    size = sum(item.size for item in removed)
     verb = "would be removed" if dry_run else "removed"
-    here.console.print(f"{sum(rows.values()):,} rows and {len(removed):,} files or folders ({size:,} bytes) {verb}")
+    workspace.console.print(
+        f"{sum(rows.values()):,} rows and {len(removed):,} files or folders ({size:,} bytes) {verb}"
+    )

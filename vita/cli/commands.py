@@ -27,8 +27,8 @@ RENAMED = {
 
 def stage_commands() -> dict[str, str]:
     """Return command -> stage, in the order of the lifecycle."""
-    found = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
-    return {name: name for name in found}
+    names = sorted(own_stages(), key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    return {name: name for name in names}
 
 
 def register(requested: str | None) -> None:

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def rows_of_path(
-    here: Workspace, what: str, *, model: str | None, count: int, settings: Mapping[str, Any]
+    workspace: Workspace, data: str, *, model: str | None, count: int, settings: Mapping[str, Any]
 ) -> Iterator[Text]:
     """Return the rows of a file or artifact, with the default settings of the stage that reads such rows."""
 
     from vita.data.tokens.inspect import examples
 
-    path = Path(what) if Path(what).exists() else here.find(what).path
-    return examples(path, tokenizer=_tokenizer(here, what, model), count=count, reading=_reading(settings))
+    path = Path(data) if Path(data).exists() else workspace.find(data).path
+    return examples(path, tokenizer=_tokenizer(workspace, data, model), count=count, reading=_reading(settings))
 
 
 def rows_of_life(
-    here: Workspace, life: str, *, step: str, model: str | None, count: int, settings: Mapping[str, Any]
+    workspace: Workspace, life: str, *, step: str, model: str | None, count: int, settings: Mapping[str, Any]
 ) -> Iterator[Text]:
     """Return the rows of a step's sources with the step's settings. Default model: the newest of the life."""
 
@@ -38,7 +38,7 @@ def rows_of_life(
     from vita.stages.kinds import Model
 
     read = read_life(life)
-    steps = {one.name: one for one in read.plan.steps}
+    steps = {step.name: step for step in read.plan.steps}
     if step not in steps:
         raise unknown_name("--step", step, steps)
     config = steps[step].config
@@ -55,11 +55,11 @@ def rows_of_life(
         }
         | {name: value for name, value in settings.items() if value is not None}
     )
-    digest = None if model else here.latest(read.name, Model)
+    digest = None if model else workspace.latest(read.name, Model)
     if not model and not digest:
         hint = "name one with --model"
         raise ConfigError("data show", f"the life `{read.name}` has no model yet whose tokenizer to use", hint=hint)
-    folder = _folder(here, model or f"@{digest}")
+    folder = _folder(workspace, model or f"@{digest}")
     return source_rows(sources, Tokenizer.load(folder), folder=folder, count=count, reading=reading)
 
 
@@ -71,12 +71,12 @@ def _reading(settings: Mapping[str, Any]) -> EncodingDefaults:
     return EncodingDefaults(**settings)
 
 
-def _tokenizer(here: Workspace, what: str, model: str | None) -> Path | None:
+def _tokenizer(workspace: Workspace, data: str, model: str | None) -> Path | None:
     if model:
-        return _folder(here, model)
-    return None if Path(what).exists() else _folder(here, what)
+        return _folder(workspace, model)
+    return None if Path(data).exists() else _folder(workspace, data)
 
 
-def _folder(here: Workspace, reference: str) -> Path:
-    folder = Path(reference) if Path(reference).is_dir() else here.find(reference).path
+def _folder(workspace: Workspace, reference: str) -> Path:
+    folder = Path(reference) if Path(reference).is_dir() else workspace.find(reference).path
     return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.spine.console import print_table
 from vita.spine.errors import GateError
 
@@ -31,19 +31,19 @@ def list_erasures(
         return
     from vita.spine.erasures import all_erasures
 
-    here = workspace(ctx)
-    erasures = all_erasures(here.ledger)
+    workspace = open_workspace(ctx)
+    erasures = all_erasures(workspace.ledger)
     if as_json:
         typer.echo(json.dumps([_as_json(erasure) for erasure in erasures], indent=1))
         return
     if not erasures:
-        here.console.print("no erasures")
+        workspace.console.print("no erasures")
         return
     table = Table("", "document", "source", "day", "by", "reason", "state", box=None, pad_edge=False)
     for erasure in erasures:
         table.add_row(str(erasure.id), erasure.document, erasure.source or "any", _day(erasure.at), erasure.who,
                       erasure.reason, _state(erasure))  # fmt: skip
-    print_table(here.console, table)
+    print_table(workspace.console, table)
 
 
 @erasures_app.command("withdraw")
@@ -59,9 +59,11 @@ def withdraw(
     for option, value in (("--by", by), ("--reason", reason)):
         if not value.strip():
             raise GateError("erasures withdraw", f"needs {option}: the ledger keeps who withdrew it and why")
-    here = workspace(ctx)
-    erasure = withdraw_erasure(here.ledger, number, who=by, reason=reason)
-    here.console.print(f"erasure {number} is withdrawn: later runs read `{erasure.document}` again", soft_wrap=True)
+    workspace = open_workspace(ctx)
+    erasure = withdraw_erasure(workspace.ledger, number, who=by, reason=reason)
+    workspace.console.print(
+        f"erasure {number} is withdrawn: later runs read `{erasure.document}` again", soft_wrap=True
+    )
 
 
 def _as_json(erasure: Erasure) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.workspace import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
@@ -34,7 +34,7 @@ Reason = Annotated[str, typer.Option("--reason", help="The reason, or the change
 def overview(ctx: typer.Context) -> None:
     """List the open findings when no command is given."""
     if ctx.invoked_subcommand is None:
-        _list(ctx, life=None, state=None, probe=None, settled=False, as_json=False)
+        _list(ctx, life=None, state=None, probe=None, include_closed=False, as_json=False)
 
 
 @findings_app.command("list")
@@ -46,7 +46,7 @@ def list_findings(
     as_json: JsonOption = False,
 ) -> None:
     """List findings."""
-    _list(ctx, life=life, state=state, probe=probe, settled=True, as_json=as_json)
+    _list(ctx, life=life, state=state, probe=probe, include_closed=True, as_json=as_json)
 
 
 @findings_app.command()
@@ -56,20 +56,25 @@ def show(
     """Show a finding: the attack, the answer, and its history."""
     from vita.redteam import findings
 
-    here = workspace(ctx)
-    found = findings.one(here.ledger, number)
+    workspace = open_workspace(ctx)
+    finding = findings.one(workspace.ledger, number)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1))
+        typer.echo(json.dumps(finding.as_json(), indent=1))
         return
-    here.console.print(
-        line((str(number), "bold"), f" {found.probe}: {found.item}  ", (found.state, "bold"), f"  {found.severity}")
+    workspace.console.print(
+        line(
+            (str(number), "bold"),
+            f" {finding.probe}: {finding.item}  ",
+            (finding.state, "bold"),
+            f"  {finding.severity}",
+        )
     )
-    here.console.print(f"life {found.life}, {', '.join(found.taxonomy)}", style="dim")
-    here.console.print(line(f"\n{found.prompt}\n\n", ("answer", "bold"), f" {found.answer}\n"))
-    for move in found.moves:
+    workspace.console.print(f"life {finding.life}, {', '.join(finding.taxonomy)}", style="dim")
+    workspace.console.print(line(f"\n{finding.prompt}\n\n", ("answer", "bold"), f" {finding.answer}\n"))
+    for move in finding.moves:
         day = datetime.datetime.fromtimestamp(move.at).strftime("%Y-%m-%d %H:%M")
         report = f" (report {move.report[:12]})" if move.report else ""
-        here.console.print(f"  {day}  {move.state} by {move.who}: {move.why}{report}")
+        workspace.console.print(f"  {day}  {move.state} by {move.who}: {move.why}{report}")
 
 
 @findings_app.command()
@@ -156,38 +161,40 @@ def export(
 
     from vita.redteam import findings
 
-    lines = findings.exported(findings.every(workspace(ctx).ledger, life=life, state=_state(state), probe=probe))
+    lines = findings.exported(findings.every(open_workspace(ctx).ledger, life=life, state=_state(state), probe=probe))
     if output is None:
         typer.echo(lines.decode(), nl=False)
     else:
         with writing(output):
             output.write_bytes(lines)
-        workspace(ctx).console.print(f"{counted(lines.count(10), 'finding')} in {output}")
+        open_workspace(ctx).console.print(f"{counted(lines.count(10), 'finding')} in {output}")
 
 
 # -- helpers
 
 
 def _list(
-    ctx: typer.Context, *, life: str | None, state: str | None, probe: str | None, settled: bool, as_json: bool
+    ctx: typer.Context, *, life: str | None, state: str | None, probe: str | None, include_closed: bool, as_json: bool
 ) -> None:
     from vita.redteam import findings
 
-    here = workspace(ctx)
-    found = findings.every(here.ledger, life=life, state=_state(state), probe=probe)
-    if not settled:
-        found = [one for one in found if one.state not in ("closed", "false_positive")]
+    workspace = open_workspace(ctx)
+    matches = findings.every(workspace.ledger, life=life, state=_state(state), probe=probe)
+    if not include_closed:
+        matches = [finding for finding in matches if finding.state not in ("closed", "false_positive")]
     if as_json:
-        typer.echo(json.dumps([one.as_json() for one in found], indent=1))
+        typer.echo(json.dumps([finding.as_json() for finding in matches], indent=1))
         return
     table = Table("", "life", "probe", "item", "severity", "state", "since", box=None, pad_edge=False)
-    for one in found:
-        since = datetime.datetime.fromtimestamp(one.moves[-1].at).strftime("%Y-%m-%d")
-        table.add_row(str(one.id), one.life, one.probe, one.item, one.severity, one.state, since)
-    if found:
-        print_table(here.console, table)
+    for finding in matches:
+        since = datetime.datetime.fromtimestamp(finding.moves[-1].at).strftime("%Y-%m-%d")
+        table.add_row(
+            str(finding.id), finding.life, finding.probe, finding.item, finding.severity, finding.state, since
+        )
+    if matches:
+        print_table(workspace.console, table)
     else:
-        here.console.print("no findings")
+        workspace.console.print("no findings")
 
 
 def _move(
@@ -203,16 +210,16 @@ def _move(
 ) -> None:
     from vita.redteam import findings
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     chosen = list(numbers or ())
     if not chosen and (life or probe):
         unsettled = ("closed", "false_positive", state)
-        found = findings.every(here.ledger, life=life, probe=probe)
-        chosen = [one.id for one in found if one.state not in unsettled]
+        matches = findings.every(workspace.ledger, life=life, probe=probe)
+        chosen = [finding.id for finding in matches if finding.state not in unsettled]
     if not chosen:
         raise ConfigError("findings", "none was chosen", hint="give numbers, or --life and --probe")
-    findings.move(here.ledger, chosen, state, who=who, why=why, expires=expires)
-    here.console.print(f"{counted(len(chosen), 'finding')} now {state}")
+    findings.move(workspace.ledger, chosen, state, who=who, why=why, expires=expires)
+    workspace.console.print(f"{counted(len(chosen), 'finding')} now {state}")
 
 
 def _state(state: str | None) -> str | None:

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.people import private_key
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
@@ -37,24 +37,24 @@ def gate(
     from vita.gates import decisions
     from vita.gates.policy import WAITING_FOR_APPROVAL
 
-    here = workspace(ctx)
-    decision = decisions.decide_by_name(here.ledger, here.store, name)
+    workspace = open_workspace(ctx)
+    decision = decisions.decide_by_name(workspace.ledger, workspace.store, name)
     if as_json:
         typer.echo(json.dumps(decision.as_json(), indent=1))
         raise typer.Exit(decision.exit_code)
     table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
-    for one in decision.judged.findings:
-        table.add_row(str(one.bar), Text(one.verdict, style=_COLOURS[one.verdict]), one.said)
-    print_table(here.console, table)
+    for result in decision.judged.findings:
+        table.add_row(str(result.bar), Text(result.verdict, style=_COLOURS[result.verdict]), result.said)
+    print_table(workspace.console, table)
     people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
     waits = (
         f", waits for {decision.needed - len(decision.approved_by)} to approve"
         if decision.exit_code == WAITING_FOR_APPROVAL
         else ""
     )
-    here.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{people}{waits}")
+    workspace.console.print(f"{name}: {decision.judged.verdict} for {decision.model[:12]}{people}{waits}")
     for problem in decision.not_counted:
-        here.console.print(line((problem, "yellow")))
+        workspace.console.print(line((problem, "yellow")))
     raise typer.Exit(decision.exit_code)
 
 
@@ -71,12 +71,12 @@ def approve(
 
     from vita.gates import decisions
 
-    here = workspace(ctx)
-    digest = here.weights(model)
-    decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
-    decisions.approve(here.ledger, gate, digest, who=by, key=private_key(here, by, key), reason=reason)
-    decision = decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
-    here.console.print(f"{digest[:12]} is {here.ledger.state(digest)}; {len(decision.approved_by)} approved")
+    workspace = open_workspace(ctx)
+    digest = workspace.weights(model)
+    decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    decisions.approve(workspace.ledger, gate, digest, who=by, key=private_key(workspace, by, key), reason=reason)
+    decision = decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    workspace.console.print(f"{digest[:12]} is {workspace.ledger.state(digest)}; {len(decision.approved_by)} approved")
 
 
 @app.command()
@@ -96,15 +96,15 @@ def waive(
 
     from vita.gates import decisions
 
-    here = workspace(ctx)
-    digest = here.weights(model)
-    decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
+    workspace = open_workspace(ctx)
+    digest = workspace.weights(model)
+    decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
     decisions.waive(
-        here.ledger, gate, digest, who=by, key=private_key(here, by, key), reason=reason,
+        workspace.ledger, gate, digest, who=by, key=private_key(workspace, by, key), reason=reason,
         expires=end_of(expires, option="--expires"), bar=bar,
     )  # fmt: skip
-    decision = decisions.decide_by_name(here.ledger, here.store, gate, model=digest)
-    here.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {here.ledger.state(digest)}")
+    decision = decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    workspace.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {workspace.ledger.state(digest)}")
 
 
 def end_of(day: str, *, option: str) -> float:

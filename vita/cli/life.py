@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vita.cli import life_summary
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.workspace import Workspace
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
@@ -43,37 +43,37 @@ def live(
     from vita.life import read_life
     from vita.spine.plan import execute
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
     steps = [step.name for step in read.plan.steps]
     for name in rerun or ():
         if name not in steps:
             raise unknown_name("--rerun", name, steps)
-    events = here.events(read.name, trackers=tuple(tracker or ()))
+    events = workspace.events(read.name, trackers=tuple(tracker or ()))
     gates = {f"{read.name}/{name}": policy for name, policy in read.file.gates.items()}
-    if here.machine.leads:
+    if workspace.machine.leads:
         for gate, policy in gates.items():
-            decisions.fix(here.ledger, gate, policy)
+            decisions.fix(workspace.ledger, gate, policy)
     try:
-        made = execute(
-            read.plan, here.store, here.ledger, machine=here.machine, events=events,
-            fresh=steps if rerun_all else rerun or (), check_gate=lambda gate: _pass(here, gate),
+        artifacts = execute(
+            read.plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
+            fresh=steps if rerun_all else rerun or (), check_gate=lambda gate: _pass(workspace, gate),
         )  # fmt: skip
     finally:
         events.close()
-    if here.machine.leads:
-        decided = [] if until else [decisions.decide_by_name(here.ledger, here.store, gate) for gate in gates]
-        life_summary.tell(here, read, made, decided)
+    if workspace.machine.leads:
+        decided = [] if until else [decisions.decide_by_name(workspace.ledger, workspace.store, gate) for gate in gates]
+        life_summary.print_summary(workspace, read, artifacts, decided)
         for decision in decided:
             _check(decision)
 
 
-def _pass(here: Workspace, gate: str) -> None:
+def _pass(workspace: Workspace, gate: str) -> None:
     """Raise `GateError` unless the gate passes."""
 
     from vita.gates import decisions
 
-    _check(decisions.decide_by_name(here.ledger, here.store, gate))
+    _check(decisions.decide_by_name(workspace.ledger, workspace.store, gate))
 
 
 def _check(decision: decisions.GateDecision) -> None:
@@ -95,32 +95,32 @@ def plan(
     from vita.life import read_life
     from vita.spine.plan import forecast
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     read = read_life(life, assignments=set_ or (), until=until)
-    answers = forecast(read.plan, here.store, here.ledger)
-    known = {one.step.name: one.artifact for one in answers if one.artifact}
-    advice = doubts(read.plan, read.file.gates, known=known, store=here.store)
+    predictions = forecast(read.plan, workspace.store, workspace.ledger)
+    artifacts = {prediction.step.name: prediction.artifact for prediction in predictions if prediction.artifact}
+    advice = doubts(read.plan, read.file.gates, known=artifacts, store=workspace.store)
     if as_json:
         rows = [
-            {"step": one.step.name, "stage": one.step.stage.name, "runs": one.runs, "why": one.reason,
-             "key": one.key, "artifact": one.artifact,
-             "doubts": [told for told in advice if told.startswith(f"{one.step.name}: ")]}
-            for one in answers
+            {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
+             "why": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
+             "doubts": [doubt for doubt in advice if doubt.startswith(f"{prediction.step.name}: ")]}
+            for prediction in predictions
         ]  # fmt: skip
         typer.echo(json.dumps(rows, indent=1))
         return
     table = Table("step", "stage", "", "why", box=None, pad_edge=False)
-    for one in answers:
-        verdict = Text("runs", style="green") if one.runs else Text("skipped", style="dim")
-        why = one.reason if one.runs else f"{one.reason} ({(one.artifact or '')[:12]})"
-        table.add_row(one.step.name, one.step.stage.name, verdict, why)
-    print_table(here.console, table)
-    running = sum(one.runs for one in answers)
-    here.console.print(
-        f"{running} of {len(answers)} steps would run" if running else "nothing to do: all steps have a result"
+    for prediction in predictions:
+        verdict = Text("runs", style="green") if prediction.runs else Text("skipped", style="dim")
+        reason = prediction.reason if prediction.runs else f"{prediction.reason} ({(prediction.artifact or '')[:12]})"
+        table.add_row(prediction.step.name, prediction.step.stage.name, verdict, reason)
+    print_table(workspace.console, table)
+    running = sum(prediction.runs for prediction in predictions)
+    workspace.console.print(
+        f"{running} of {len(predictions)} steps would run" if running else "nothing to do: all steps have a result"
     )
-    for told in advice:
-        here.console.print(Text(f"doubtful: {told}", style="yellow"), soft_wrap=True)
+    for doubt in advice:
+        workspace.console.print(Text(f"doubtful: {doubt}", style="yellow"), soft_wrap=True)
 
 
 @app.command("recipes")
@@ -132,4 +132,4 @@ def list_recipes(ctx: typer.Context) -> None:
     table = Table("recipe", "about", box=None, pad_edge=False)
     for name, path in recipes().items():
         table.add_row(name, str(read_yaml(path).get("about", "")))
-    print_table(workspace(ctx).console, table)
+    print_table(open_workspace(ctx).console, table)

@@ -23,33 +23,35 @@ if TYPE_CHECKING:
 _MODELS_SHOWN = 3
 
 
-def tell(here: Workspace, life: Life, made: Mapping[str, Artifact], decisions: Sequence[GateDecision]) -> None:
+def print_summary(
+    workspace: Workspace, life: Life, artifacts: Mapping[str, Artifact], decisions: Sequence[GateDecision]
+) -> None:
     """Write the report page and the card, and print the summary. A file that cannot be written gives a warning."""
     from vita.cards.life_record import read_life_record, remember
 
     remember(
-        here.ledger, life.name, about=life.file.about, steps=list(life.file.stages), questions=life.file.ask,
-        answers=_asked(here, life, made),
+        workspace.ledger, life.name, about=life.file.about, steps=list(life.file.stages), questions=life.file.ask,
+        answers=_answers_of(workspace, life, artifacts),
     )  # fmt: skip
-    record = read_life_record(here.ledger, here.store, life.name)
-    places, problems = _written(here, record)
-    for one in last_screen(record, decisions=decisions, places=places):
-        here.console.print(one)
+    record = read_life_record(workspace.ledger, workspace.store, life.name)
+    paths, problems = _write_reports(workspace, record)
+    for part in last_screen(record, decisions=decisions, paths=paths):
+        workspace.console.print(part)
     for problem in problems:
-        here.console.print(Text(problem, style="yellow"), soft_wrap=True)
+        workspace.console.print(Text(problem, style="yellow"), soft_wrap=True)
 
 
 def last_screen(
-    record: LifeRecord, *, decisions: Sequence[GateDecision] = (), places: Mapping[str, Path] | None = None
+    record: LifeRecord, *, decisions: Sequence[GateDecision] = (), paths: Mapping[str, Path] | None = None
 ) -> list[RenderableType]:
     """Return the summary of a life."""
-    found: list[RenderableType] = [_steps(record)]
+    parts: list[RenderableType] = [_steps(record)]
     if decisions:
-        found.append(_gates(record, decisions))
+        parts.append(_gates(record, decisions))
     if answers := _answers(record):
-        found.append(answers)
-    found += _where(record, places or {})
-    return found
+        parts.append(answers)
+    parts += _where(record, paths or {})
+    return parts
 
 
 def _steps(record: LifeRecord) -> Table:
@@ -62,82 +64,84 @@ def _steps(record: LifeRecord) -> Table:
     table.add_column(overflow="fold", ratio=1)
     table.add_column(justify="right", no_wrap=True, style="dim")
     for step in steps:
-        told = wording.headline(step, record.figures.get(step.digest))
-        table.add_row(step.name, told, clock(step.seconds))
+        headline = wording.headline(step, record.figures.get(step.digest))
+        table.add_row(step.name, headline, clock(step.seconds))
     table.add_row("", Text("This life took in all", style="dim"), clock(sum(step.seconds for step in steps)))
     return table
 
 
 def _gates(record: LifeRecord, decisions: Sequence[GateDecision]) -> Text:
     parts = []
-    for one in decisions:
-        passed = sum(finding.verdict == "pass" for finding in one.judged.findings)
-        people = f", approved by {', '.join(one.approved_by)}" if one.approved_by else ""
-        bars = f"{passed} of {len(one.judged.findings)} bars"
-        verdict = one.judged.verdict.replace("_", " ")
-        said = f"Gate {one.gate}: {verdict} for {record.label(one.model)}, {bars}{people}"
-        parts.append((said, "green" if one.green else "red"))
-    return Text("\n").join(Text(said, style=style) for said, style in parts)
+    for decision in decisions:
+        passed = sum(finding.verdict == "pass" for finding in decision.judged.findings)
+        people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
+        bars = f"{passed} of {len(decision.judged.findings)} bars"
+        verdict = decision.judged.verdict.replace("_", " ")
+        text = f"Gate {decision.gate}: {verdict} for {record.label(decision.model)}, {bars}{people}"
+        parts.append((text, "green" if decision.green else "red"))
+    return Text("\n").join(Text(text, style=style) for text, style in parts)
 
 
 def _answers(record: LifeRecord) -> Table | None:
     models = [step for step in record.models if step.digest in record.answers]
-    shown = [*models[-_MODELS_SHOWN:-1], models[-1]] if models else []
-    if not shown or not record.questions:
+    recent = [*models[-_MODELS_SHOWN:-1], models[-1]] if models else []
+    if not recent or not record.questions:
         return None
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("asked", overflow="fold", style="bold")
-    for step in shown:
+    for step in recent:
         table.add_column(f"{record.name}/{step.name}", overflow="fold", ratio=1)
-    for question, *row in zip(record.questions, *(record.answers[one.digest] for one in shown), strict=False):
+    for question, *row in zip(record.questions, *(record.answers[step.digest] for step in recent), strict=False):
         table.add_row(question, *(" ".join(answer.split()) for answer in row))
     return table
 
 
-def _where(record: LifeRecord, places: Mapping[str, Path]) -> list[RenderableType]:
+def _where(record: LifeRecord, paths: Mapping[str, Path]) -> list[RenderableType]:
     lines = list[RenderableType]()
     if record.models:
         last = record.models[-1]
         state = record.state(last.digest)
         lines.append(line(f"{record.name}/{last.name} is ", (f"{'a ' if state == 'candidate' else ''}{state}", "bold")))
-    talkers = [one for one in record.models if one.facts.get("chat") and record.state(one.digest) != "retired"]
+    talkers = [step for step in record.models if step.facts.get("chat") and record.state(step.digest) != "retired"]
     if talkers:
         lines.append(f"Talk to it: vita chat {record.name}/{talkers[-1].name}")
-    for what, path in places.items():
-        lines.append(Text.assemble((f"{what}: ", ""), (str(_relative(path)), "dim"), no_wrap=True, overflow="ignore"))
+    for title, path in paths.items():
+        lines.append(Text.assemble((f"{title}: ", ""), (str(_relative(path)), "dim"), no_wrap=True, overflow="ignore"))
     return lines
 
 
-def _asked(here: Workspace, life: Life, made: Mapping[str, Artifact]) -> dict[str, list[str]]:
+def _answers_of(workspace: Workspace, life: Life, artifacts: Mapping[str, Artifact]) -> dict[str, list[str]]:
     """Return the answers of every model; answers to the same questions are reused."""
     from vita.cards.life_record import known_answers
 
-    models = {artifact.digest: artifact for artifact in made.values() if artifact.kind == "model"}
+    models = {artifact.digest: artifact for artifact in artifacts.values() if artifact.kind == "model"}
     if not life.file.ask or not models:
         return {}
-    known = known_answers(here.ledger, life.name, life.file.ask)
-    if missing := [digest for digest in models if digest not in known]:
+    answers_by_model = known_answers(workspace.ledger, life.name, life.file.ask)
+    if missing := [digest for digest in models if digest not in answers_by_model]:
         from vita.cli.chat import answers
 
-        known |= {digest: answers(models[digest], life.file.ask) for digest in missing}
-    return {digest: known[digest] for digest in models}
+        answers_by_model |= {digest: answers(models[digest], life.file.ask) for digest in missing}
+    return {digest: answers_by_model[digest] for digest in models}
 
 
-def _written(here: Workspace, record: LifeRecord) -> tuple[dict[str, Path], list[str]]:
+def _write_reports(workspace: Workspace, record: LifeRecord) -> tuple[dict[str, Path], list[str]]:
     """Return the paths of the page and the last model's card, and the problems of writing them."""
     from vita.cards import model_card, model_card_page
     from vita.cards.life_page import write_story
 
-    folder, places, problems = here.store.root / "lives" / record.name, dict[str, Path](), list[str]()
+    folder, paths, problems = workspace.store.root / "lives" / record.name, dict[str, Path](), list[str]()
     try:
-        places["The whole story"] = write_story(record, folder / "life.html")
+        paths["The whole story"] = write_story(record, folder / "life.html")
         if record.models:
             last = record.models[-1].digest
-            model_card_page.write(model_card.gather(here.ledger, here.store, last, record=record), folder / "card")
-            places["The model's card"] = folder / "card" / "README.md"
+            model_card_page.write(
+                model_card.gather(workspace.ledger, workspace.store, last, record=record), folder / "card"
+            )
+            paths["The model's card"] = folder / "card" / "README.md"
     except (VitaError, OSError) as error:
         problems.append(f"The life is carried out, but its page or card could not be written: {error}")
-    return places, problems
+    return paths, problems
 
 
 def _relative(path: Path) -> Path:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vita.cli.app import app, errors_console, workspace
+from vita.cli.app import app, errors_console, open_workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, VitaError
@@ -45,22 +45,22 @@ def monitor(
     """Show load, latency, errors and feedback for each version of a service."""
     from vita.monitoring.alerts import read_rules
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     rules = read_rules(alerts) if alerts else ()
     seconds_between = interval(every)
     if watch:
-        with Live(console=here.console, refresh_per_second=4) as live:
+        with Live(console=workspace.console, refresh_per_second=4) as live:
             while True:
-                live.update(_page(_look(here, service, minutes * 60, rules)))
+                live.update(_page(_status(workspace, service, minutes * 60, rules)))
                 time.sleep(seconds_between)
-    seen = _look(here, service, minutes * 60, rules)
+    status = _status(workspace, service, minutes * 60, rules)
     if as_json:
-        shown = {**seen, "alerts": [_as_json(alert) for alert in seen["alerts"]]}
-        typer.echo(json.dumps(shown, indent=1))
+        content = {**status, "alerts": [_as_json(alert) for alert in status["alerts"]]}
+        typer.echo(json.dumps(content, indent=1))
     else:
-        here.console.print(_page(seen))
-    if seen["alerts"]:
-        for alert in seen["alerts"]:
+        workspace.console.print(_page(status))
+    if status["alerts"]:
+        for alert in status["alerts"]:
             errors_console().print(line(("alert", "bold red"), f" {alert}"), soft_wrap=True)
         raise typer.Exit(FIRING)
 
@@ -78,38 +78,42 @@ def interval(text: str) -> float:
     return seconds
 
 
-def _look(here: Workspace, service: str | None, seconds: float, rules: tuple[AlertRule, ...]) -> dict[str, Any]:
+def _status(workspace: Workspace, service: str | None, seconds: float, rules: tuple[AlertRule, ...]) -> dict[str, Any]:
     """Return the current figures: the status of the running service, and the request log."""
     from vita.monitoring.alerts import firing, looks
     from vita.monitoring.request_log import FIGURES, figures
 
     now = time.time()
-    running = _running(here, service)
+    running = _running(workspace, service)
     name = running["service"] if running else service
 
     def at(moment: float) -> dict[str, dict[str, float | None]]:
-        wanted = FIGURES if moment == now else [rule.figure for rule in rules]
-        return figures(here.ledger, service=name, since=moment - seconds, until=moment, names=wanted)
+        names = FIGURES if moment == now else [rule.figure for rule in rules]
+        return figures(workspace.ledger, service=name, since=moment - seconds, until=moment, names=names)
 
-    looked = [(moment, at(moment)) for moment in looks(rules, now=now)]
+    points = [(moment, at(moment)) for moment in looks(rules, now=now)]
     return {
         "service": name,
         "minutes": seconds / 60,
         "running": running,
-        "versions": looked[-1][1],
-        "alerts": firing(rules, looked, now=now),
+        "versions": points[-1][1],
+        "alerts": firing(rules, points, now=now),
     }
 
 
-def _running(here: Workspace, service: str | None) -> dict[str, Any] | None:
+def _running(workspace: Workspace, service: str | None) -> dict[str, Any] | None:
     """Return the status of the service of that name on this machine, or None."""
     from vita.server.service.admin import ServiceHandle
 
-    living = [one for one in ServiceHandle.all(here.store.root / "services") if service in (None, one.service, one.url)]
-    if len(living) != 1:
+    handles = [
+        handle
+        for handle in ServiceHandle.all(workspace.store.root / "services")
+        if service in (None, handle.service, handle.url)
+    ]
+    if len(handles) != 1:
         return None
     try:
-        return {**living[0].call("GET", "/status").json(), "url": living[0].url}
+        return {**handles[0].call("GET", "/status").json(), "url": handles[0].url}
     except VitaError:
         return None
 
@@ -126,22 +130,22 @@ _FIGURES = {
 }  # fmt: skip
 
 
-def _page(seen: dict[str, Any]) -> RenderableType:
-    running = seen["running"]
-    minutes = "minute" if seen["minutes"] == 1 else f"{seen['minutes']:g} minutes"
-    head = f"{seen['service'] or 'all services'}, the last {minutes}"
+def _page(status: dict[str, Any]) -> RenderableType:
+    running = status["running"]
+    minutes = "minute" if status["minutes"] == 1 else f"{status['minutes']:g} minutes"
+    head = f"{status['service'] or 'all services'}, the last {minutes}"
     if running:
-        ready = sum(one["state"] == "ready" for one in running["replicas"])
+        ready = sum(replica["state"] == "ready" for replica in running["replicas"])
         head += f"; at {running['url']}, {ready} of {len(running['replicas'])} replicas ready, "
         head += f"{counted(running['in_flight'], 'request')} in flight"
-    shares = {one["version"]: one["share"] for one in running["versions"]} if running else {}
-    versions = sorted({*seen["versions"], *shares})
+    shares = {version["version"]: version["share"] for version in running["versions"]} if running else {}
+    versions = sorted({*status["versions"], *shares})
     table = Table("", *versions, box=None, pad_edge=False)
-    table.add_row("share", *(f"{shares[one]:.0%}" if one in shares else "" for one in versions))
+    table.add_row("share", *(f"{shares[version]:.0%}" if version in shares else "" for version in versions))
     for name, (title, form) in _FIGURES.items():
-        values = [seen["versions"].get(version, {}).get(name) for version in versions]
+        values = [status["versions"].get(version, {}).get(name) for version in versions]
         table.add_row(title, *("" if value is None else form.format(value) for value in values))
-    firing = [Text(str(alert), style="bold red") for alert in seen["alerts"]]
+    firing = [Text(str(alert), style="bold red") for alert in status["alerts"]]
     return Group(Text(head, style="bold"), table, *firing)
 
 

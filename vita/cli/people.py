@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.workspace import Workspace
 from vita.spine import machine
 from vita.spine.errors import ConfigError, DataError, GateError
@@ -35,21 +35,21 @@ def people_add(
     from vita.gates.people import add_person
     from vita.spine import signing
 
-    here, path = workspace(ctx), key_path(name)
+    workspace, path = open_workspace(ctx), key_path(name)
     if public_key is None:
-        _keep_revoked_key(here, path)
+        _keep_revoked_key(workspace, path)
         public = signing.load_or_create_key(path).public_key()
     elif public_key.is_file():
         public = signing.public_from_text(public_key.read_text("ascii", "replace"), where=str(public_key))
     else:
         raise DataError(str(public_key), "there is no such file")
-    person = add_person(here.ledger, name, public)
-    here.console.print(f"{person.name} signs with the key {person.key[:12]}")
+    person = add_person(workspace.ledger, name, public)
+    workspace.console.print(f"{person.name} signs with the key {person.key[:12]}")
     if public_key is None:
-        here.console.print(f"the private key is {path}; only its owner may read it", soft_wrap=True)
+        workspace.console.print(f"the private key is {path}; only its owner may read it", soft_wrap=True)
 
 
-def _keep_revoked_key(here: Workspace, path: Path) -> None:
+def _keep_revoked_key(workspace: Workspace, path: Path) -> None:
     """Rename the file of a private key that was revoked, so that a new key can be made."""
     from vita.gates.people import all_people
     from vita.spine import signing
@@ -57,7 +57,7 @@ def _keep_revoked_key(here: Workspace, path: Path) -> None:
     if not path.is_file():
         return
     key = signing.key_id(signing.load_key(path).public_key())
-    if any(person.key == key and person.revoked is not None for person in all_people(here.ledger)):
+    if any(person.key == key and person.revoked is not None for person in all_people(workspace.ledger)):
         path.rename(path.with_name(f"{path.stem}-revoked-{key[:12]}.pem"))
 
 
@@ -66,7 +66,7 @@ def people_list(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--jso
     """List the people and their keys."""
     from vita.gates.people import all_people
 
-    everybody = all_people(workspace(ctx).ledger)
+    everybody = all_people(open_workspace(ctx).ledger)
     if as_json:
         typer.echo(json.dumps([vars(person) for person in everybody], indent=1))
         return
@@ -74,7 +74,7 @@ def people_list(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--jso
     for person in everybody:
         added = datetime.fromtimestamp(person.added, UTC).strftime("%Y-%m-%d")
         table.add_row(person.name, person.key[:12], added, "revoked" if person.revoked else "valid")
-    workspace(ctx).console.print(table)
+    open_workspace(ctx).console.print(table)
 
 
 @people_app.command("revoke")
@@ -89,10 +89,10 @@ def people_revoke(
     """Revoke a person's key. Signatures from now on, or since a date, do not count."""
     from vita.gates.people import revoke_person
 
-    here = workspace(ctx)
-    person = revoke_person(here.ledger, name, since=None if since is None else _start_of(since))
+    workspace = open_workspace(ctx)
+    person = revoke_person(workspace.ledger, name, since=None if since is None else _start_of(since))
     begin = "" if since is None else f"; its signatures since {since} do not count"
-    here.console.print(f"the key {person.key[:12]} of {person.name} is revoked{begin}")
+    workspace.console.print(f"the key {person.key[:12]} of {person.name} is revoked{begin}")
 
 
 def _start_of(day: str) -> float:
@@ -112,12 +112,12 @@ def key_path(name: str) -> Path:
     return machine.personal_keys() / f"{slug}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}.pem"
 
 
-def private_key(here: Workspace, name: str, file: Path | None) -> Any:
+def private_key(workspace: Workspace, name: str, file: Path | None) -> Any:
     """Return the private key of a person: the file of `--key`, or the key that `vita people add` created."""
     from vita.gates.people import person_of
     from vita.spine import signing
 
-    person = person_of(here.ledger, name)
+    person = person_of(workspace.ledger, name)
     path = file or key_path(name)
     if not path.is_file():
         hint = "give your private key with --key FILE"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.workspace import writing
 
 
@@ -22,11 +22,11 @@ def report(
     from vita.cards.life_page import write_story
     from vita.cards.life_record import read_life_record
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
     with writing(output):
-        page = write_story(read_life_record(here.ledger, here.store, name), output)
-    here.console.print(f"the report of {name} is {page!s}")
+        page = write_story(read_life_record(workspace.ledger, workspace.store, name), output)
+    workspace.console.print(f"the report of {name} is {page!s}")
 
 
 @app.command()
@@ -35,7 +35,7 @@ def card(
     model: Annotated[str, typer.Argument(help="A model: a name (cat/sft) or the beginning of a digest.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Write README.md, card.html and card.json here."),
+        typer.Option("--output", "-o", metavar="FOLDER", help="Write README.md, card.html and card.json workspace."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
@@ -46,14 +46,14 @@ def card(
     from vita.cards.model_card_page import page, write
     from vita.reporting.page import markdown
 
-    here = workspace(ctx)
-    model_card = gather(here.ledger, here.store, here.digest(model))
+    workspace = open_workspace(ctx)
+    model_card = gather(workspace.ledger, workspace.store, workspace.digest(model))
     if output is not None:
         with writing(output):
             write(model_card, output)
     if as_json:
         typer.echo(json.dumps(model_card.as_json(), indent=1, default=str))
     elif output is not None:
-        here.console.print(f"the card of {model_card.name} is in {output!s}: README.md, card.html, card.json")
+        workspace.console.print(f"the card of {model_card.name} is in {output!s}: README.md, card.html, card.json")
     else:
-        here.console.print(Markdown(markdown(page(model_card)), hyperlinks=False))
+        workspace.console.print(Markdown(markdown(page(model_card)), hyperlinks=False))

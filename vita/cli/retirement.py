@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.gates import end_of
 from vita.cli.workspace import writing
 from vita.spine.console import line, print_table
@@ -38,19 +38,19 @@ def deprecate(
     reason: Annotated[str, typer.Option(help="The reason that users read.")] = "a newer version takes its place",
 ) -> None:
     """Deprecate a version: it continues to serve until the sunset date, and its responses name date and successor."""
-    here = workspace(ctx)
-    digest, day = here.weights(model), end_of(sunset, option="--sunset")
-    instead = here.weights(successor) if successor else None
+    workspace = open_workspace(ctx)
+    digest, day = workspace.weights(model), end_of(sunset, option="--sunset")
+    instead = workspace.weights(successor) if successor else None
     if day <= time.time():
         raise ConfigError("--sunset", expected="a day to come", got=sunset)
     if instead == digest:
         raise GateError("deprecate", "a version cannot be its own successor")
-    if here.ledger.state(digest) == "retired":
+    if workspace.ledger.state(digest) == "retired":
         raise GateError(f"deprecate {digest[:12]}", "it is retired already")
-    here.ledger.move(digest, "deprecated", who=by, why=reason, sunset=day, successor=instead)
-    told = datetime.fromtimestamp(day, UTC).date()
-    here.console.print(
-        f"{digest[:12]} is deprecated and answers until {told}" + (f"; then {instead[:12]}" if instead else "")
+    workspace.ledger.move(digest, "deprecated", who=by, why=reason, sunset=day, successor=instead)
+    last_day = datetime.fromtimestamp(day, UTC).date()
+    workspace.console.print(
+        f"{digest[:12]} is deprecated and answers until {last_day}" + (f"; then {instead[:12]}" if instead else "")
     )
 
 
@@ -65,20 +65,20 @@ def restore(
     from vita.cards.restore import restore as drill
     from vita.spine import signing
 
-    here = workspace(ctx)
-    place = Path(archive) if Path(archive).is_dir() else here.find(archive).path
+    workspace = open_workspace(ctx)
+    archive_folder = Path(archive) if Path(archive).is_dir() else workspace.find(archive).path
     public = None
     if public_key is not None:
         if not public_key.is_file():
             raise DataError(str(public_key), "there is no such file")
         public = signing.public_from_text(public_key.read_text("ascii", "replace"), where=str(public_key))
     with writing(folder):
-        drilled = drill(place, folder, public=public)
+        drilled = drill(archive_folder, folder, public=public)
     if not Path(archive).is_dir():
-        here.ledger.log("restored", here.digest(archive), files=drilled.files, golden=drilled.golden)
+        workspace.ledger.log("restored", workspace.digest(archive), files=drilled.files, golden=drilled.golden)
     trust = "the key you gave" if public else f"the key in the archive, {drilled.signed_by[:12]}; compare it"
-    here.console.print(f"{drilled.files} files as signed by {trust}; {drilled.golden} golden answers as archived")
-    here.console.print(f"the model lies in {drilled.model!s}")
+    workspace.console.print(f"{drilled.files} files as signed by {trust}; {drilled.golden} golden answers as archived")
+    workspace.console.print(f"the model lies in {drilled.model!s}")
 
 
 @app.command("trace-document")
@@ -99,47 +99,47 @@ def trace_document(
     """Trace a document: its use in every corpus and model, and the artifacts to rebuild if it is erased."""
     from vita.rights import document_trace
 
-    here = workspace(ctx)
-    seen = document_trace.who_saw(document, here.store, here.ledger, source=source)
+    workspace = open_workspace(ctx)
+    trace = document_trace.who_saw(document, workspace.store, workspace.ledger, source=source)
     number = None
     if erase:
         if not (by or "").strip():
             raise GateError("trace-document --erase", "needs --by: an erasure has a name to it")
-        number = document_trace.erase(seen, here.ledger, who=str(by), reason=reason)
+        number = document_trace.erase(trace, workspace.ledger, who=str(by), reason=reason)
     if as_json:
-        told = {"document": document, "holders": [one.as_json() for one in seen.holders],
-                "weights": [one.as_json() for one in seen.weights], "unread": list(seen.unread),
-                "erasure": number, "rebuild": [one.digest for one in seen.to_rebuild],
-                "retire": [one.digest for one in seen.to_retire]}  # fmt: skip
-        typer.echo(json.dumps(told, indent=1))
+        use = {"document": document, "holders": [holder.as_json() for holder in trace.holders],
+                "weights": [weights.as_json() for weights in trace.weights], "unread": list(trace.unread),
+                "erasure": number, "rebuild": [holder.digest for holder in trace.to_rebuild],
+                "retire": [holder.digest for holder in trace.to_retire]}  # fmt: skip
+        typer.echo(json.dumps(use, indent=1))
         return
-    for problem in seen.unread:
-        here.console.print(line(("not searched", "yellow"), f": {problem}"), soft_wrap=True)
-    if seen.holders:
+    for problem in trace.unread:
+        workspace.console.print(line(("not searched", "yellow"), f": {problem}"), soft_wrap=True)
+    if trace.holders:
         table = Table("kind", "digest", "names", "state", "source", "what became of it", box=None, pad_edge=False)
-        for one in (*seen.holders, *seen.weights):
-            told = one.told if one in seen.holders else f"{one.told}, through {one.through}"
-            table.add_row(one.kind, one.digest[:12], ", ".join(one.names), one.state, one.source, told)
-        print_table(here.console, table)
+        for holder in (*trace.holders, *trace.weights):
+            use = holder.told if holder in trace.holders else f"{holder.told}, through {holder.through}"
+            table.add_row(holder.kind, holder.digest[:12], ", ".join(holder.names), holder.state, holder.source, use)
+        print_table(workspace.console, table)
     else:
-        here.console.print(f"nothing here holds `{document}`")
+        workspace.console.print(f"nothing here holds `{document}`")
     if number is not None:
-        here.console.print(f"erasure {number} is in force: later runs leave `{document}` and its copies out")
-        if not seen.holders:
-            here.console.print(
+        workspace.console.print(f"erasure {number} is in force: later runs leave `{document}` and its copies out")
+        if not trace.holders:
+            workspace.console.print(
                 f"no corpus or source here has `{document}`; `vita erasures` lists and withdraws erasures"
             )
-    _tell_consequences(here, seen)
+    _print_consequences(workspace, trace)
 
 
-def _tell_consequences(here: Workspace, seen: DocumentTrace) -> None:
+def _print_consequences(workspace: Workspace, trace: DocumentTrace) -> None:
     """Print the artifacts to rebuild or retire after an erasure."""
-    for told, holders in (("rebuild", seen.to_rebuild), ("retire", seen.to_retire)):
+    for action, holders in (("rebuild", trace.to_rebuild), ("retire", trace.to_retire)):
         if holders:
-            names = ", ".join(one.names[0] if one.names else one.digest[:12] for one in holders)
-            here.console.print(f"to remove it, {told}: {names}", soft_wrap=True)
-    if seen.to_rebuild:
-        here.console.print("`vita live` rebuilds what an erasure concerns; `vita retire` takes weights out of use")
+            names = ", ".join(holder.names[0] if holder.names else holder.digest[:12] for holder in holders)
+            workspace.console.print(f"to remove it, {action}: {names}", soft_wrap=True)
+    if trace.to_rebuild:
+        workspace.console.print("`vita live` rebuilds what an erasure concerns; `vita retire` takes weights out of use")
 
 
 @feedback_app.command("collect")
@@ -155,17 +155,17 @@ def collect(
     from vita.spine.store import Draft
     from vita.stages.kinds import Feedback
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     begin = _begin_of(since) if since else 0.0
-    with here.store.temporary("feedback") as folder:
-        number = write_feedback(feedback_records(here.ledger, service=service, since=begin), folder)
+    with workspace.store.temporary("feedback") as folder:
+        number = write_feedback(feedback_records(workspace.ledger, service=service, since=begin), folder)
         if not number:
             raise DataError("feedback", "there is no feedback yet", hint="`vita serve` takes it at /v1/feedback")
-        artifact = here.store.commit(Draft(Feedback, folder, {"voices": number}))
-    here.ledger.name(f"{life}/feedback", artifact.digest)
-    here.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
+        artifact = workspace.store.commit(Draft(Feedback, folder, {"voices": number}))
+    workspace.ledger.name(f"{life}/feedback", artifact.digest)
+    workspace.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
     records = counted(number, "record")
-    here.console.print(f"{records} in {life}/feedback ({artifact.digest[:12]}); next: vita refine --life {life}")
+    workspace.console.print(f"{records} in {life}/feedback ({artifact.digest[:12]}); next: vita refine --life {life}")
 
 
 def _begin_of(day: str) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, VitaError
@@ -60,30 +60,30 @@ def serve(
     from vita.server.settings import ServiceSettings
     from vita.spine.config import build, override
 
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     settings = build(ServiceSettings, override({}, assignments or []), where="serve")
     with tempfile.TemporaryDirectory(prefix="vita-release-") as folder:
-        release = _release(here, model, Path(folder), name=name)
-        told = "" if replicas == 1 else f" on {replicas} replicas"
-        here.console.print(f"starting {release.id}{told} ...")
+        release = _release(workspace, model, Path(folder), name=name)
+        count_text = "" if replicas == 1 else f" on {replicas} replicas"
+        workspace.console.print(f"starting {release.id}{count_text} ...")
         service = Service(
             name=name or release.name,
             release=release,
-            ledger=here.ledger,
-            controls=_controls(here),
-            clear=ledger_clearance(here.ledger, here.store),
+            ledger=workspace.ledger,
+            controls=_controls(workspace),
+            clear=ledger_clearance(workspace.ledger, workspace.store),
             ungated=ungated,
             settings=settings,
             host=host,
             port=port,
             replicas=replicas,
-            threads=here.machine.threads,
+            threads=workspace.machine.threads,
             research=research,
-            notify=lambda text: here.console.print(text),
-            ready=lambda url: _announce(here, url, name or release.name),
+            notify=lambda text: workspace.console.print(text),
+            ready=lambda url: _announce(workspace, url, name or release.name),
         )
         cut = asyncio.run(service.run())
-    here.console.print(f"stopped; {_ended(cut)}")
+    workspace.console.print(f"stopped; {_ended(cut)}")
 
 
 def _ended(cut: int) -> str:
@@ -92,32 +92,32 @@ def _ended(cut: int) -> str:
     return f"{cut} request{'s' * (cut > 1)} that had been accepted {'were' if cut > 1 else 'was'} cut off"
 
 
-def _announce(here: Workspace, url: str, name: str) -> None:
+def _announce(workspace: Workspace, url: str, name: str) -> None:
     body = json.dumps({"model": name, "messages": [{"role": "user", "content": "What is a cat?"}]})
-    here.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), ", with a chat page at /"))
+    workspace.console.print(line(("serving", "bold"), f" {name} at ", (url, "bold"), ", with a chat page at /"))
     curl = f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    here.console.print(curl, soft_wrap=True)
-    here.console.print(
+    workspace.console.print(curl, soft_wrap=True)
+    workspace.console.print(
         "Ctrl-C finishes the running requests and stops; `vita fleet status` in another terminal shows the state"
     )
 
 
-def _release(here: Workspace, reference: str, folder: Path, *, name: str | None) -> ReleaseInfo:
+def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | None) -> ReleaseInfo:
     """Return the release of a reference; a model folder gets a temporary release."""
     from vita.server.release import create_release, read_release
     from vita.stages.kinds import Model, Release
 
-    given = Path(reference)
-    if given.is_dir() and reference not in here.ledger.all_names():
-        if (given / "release.json").is_file():
-            return read_release(given.resolve())
-        create_release(given, folder, name=_plain(name or given.resolve().name), digest=_digest_of(here, given))
+    path = Path(reference)
+    if path.is_dir() and reference not in workspace.ledger.all_names():
+        if (path / "release.json").is_file():
+            return read_release(path.resolve())
+        create_release(path, folder, name=_plain(name or path.resolve().name), digest=_digest_of(workspace, path))
         return read_release(folder)
-    digest = here.digest(reference)
-    if here.store.manifest(digest).kind == Release.kind:
-        return read_release(here.store.open(digest, Release).path)
-    model = here.store.open(digest, Model)
-    called = name or (reference if reference in here.ledger.all_names() else digest[:12])
+    digest = workspace.digest(reference)
+    if workspace.store.manifest(digest).kind == Release.kind:
+        return read_release(workspace.store.open(digest, Release).path)
+    model = workspace.store.open(digest, Model)
+    called = name or (reference if reference in workspace.ledger.all_names() else digest[:12])
     create_release(model.path, folder, name=_plain(called), digest=digest)
     return read_release(folder)
 
@@ -145,11 +145,11 @@ def _keep_release(release: ReleaseInfo, folder: Path) -> Path:
     return folder
 
 
-def _digest_of(here: Workspace, folder: Path) -> str:
+def _digest_of(workspace: Workspace, folder: Path) -> str:
     """Return the digest of a model folder from its files; a model of the store keeps its digest."""
     from vita.gates.weights import hash_files, match_model
 
-    return match_model(here.ledger, here.store, hash_files(folder.resolve())).digest
+    return match_model(workspace.ledger, workspace.store, hash_files(folder.resolve())).digest
 
 
 def _plain(name: str) -> str:
@@ -157,8 +157,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
-def _controls(here: Workspace) -> Path:
-    return here.store.root / "services"
+def _controls(workspace: Workspace) -> Path:
+    return workspace.store.root / "services"
 
 
 # -- the fleet
@@ -167,8 +167,8 @@ def _controls(here: Workspace) -> Path:
 @fleet_app.command("status")
 def fleet_status(ctx: typer.Context, service: ServiceOption = None, as_json: JsonOption = False) -> None:
     """Show the versions and replicas of a running service."""
-    here = workspace(ctx)
-    _show(here, _control(here, service).call("GET", "/status").json(), as_json=as_json)
+    workspace = open_workspace(ctx)
+    _show(workspace, _control(workspace, service).call("GET", "/status").json(), as_json=as_json)
 
 
 @fleet_app.command("drain")
@@ -179,9 +179,9 @@ def fleet_drain(
     service: ServiceOption = None,
 ) -> None:
     """Drain a replica: it finishes its requests and stops; a new replica replaces it."""
-    here = workspace(ctx)
-    told = _control(here, service).call("POST", "/drain", {"replica": replica, "restart": not stop})
-    _show(here, told.json())
+    workspace = open_workspace(ctx)
+    response = _control(workspace, service).call("POST", "/drain", {"replica": replica, "restart": not stop})
+    _show(workspace, response.json())
 
 
 @fleet_app.command("roll")
@@ -194,58 +194,65 @@ def fleet_roll(
     service: ServiceOption = None,
 ) -> None:
     """Start another version beside the current one, without losing a request."""
-    here = workspace(ctx)
+    workspace = open_workspace(ctx)
     if not 0 < share <= 1:
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
-    control = _control(here, service)
-    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(here)) as folder:
-        own = Path(folder) / "release"
-        pinned = _release(here, release, own, name=None)
+    control = _control(workspace, service)
+    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
+        created = Path(folder) / "release"
+        pinned = _release(workspace, release, created, name=None)
         lasting = pinned.folder
-        if lasting == own:  # made by this command, which it must outlive
-            lasting = _keep_release(pinned, _controls(here) / "releases" / pinned.digest)
+        if lasting == created:  # made by this command, which it must outlive
+            lasting = _keep_release(pinned, _controls(workspace) / "releases" / pinned.digest)
         terms = {"ungated": ungated, "research": research}
-        _show(here, control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json())
+        _show(workspace, control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json())
 
 
 @fleet_app.command("promote")
 def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None) -> None:
     """Send all traffic to the newest version and drain the others."""
-    here = workspace(ctx)
-    _show(here, _control(here, service).call("POST", "/promote", {"ungated": ungated}).json())
+    workspace = open_workspace(ctx)
+    _show(workspace, _control(workspace, service).call("POST", "/promote", {"ungated": ungated}).json())
 
 
 @fleet_app.command("rollback")
 def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
     """Send all traffic to the previous version and drain the newest."""
-    here = workspace(ctx)
-    _show(here, _control(here, service).call("POST", "/rollback").json())
+    workspace = open_workspace(ctx)
+    _show(workspace, _control(workspace, service).call("POST", "/rollback").json())
 
 
-def _control(here: Workspace, service: str | None) -> ServiceHandle:
+def _control(workspace: Workspace, service: str | None) -> ServiceHandle:
     from vita.server.service.admin import ServiceHandle
 
-    return ServiceHandle.find(_controls(here), service)
+    return ServiceHandle.find(_controls(workspace), service)
 
 
-def _show(here: Workspace, status: dict[str, Any], *, as_json: bool = False) -> None:
+def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps(status, indent=1))
         return
-    here.console.print(line((status["service"], "bold"), f", {status['in_flight']} requests in flight"))
+    workspace.console.print(line((status["service"], "bold"), f", {status['in_flight']} requests in flight"))
     versions = Table("version", "share", "model", "gate", box=None, pad_edge=False)
-    for one in status["versions"]:
-        gate = one["gate"].get("gate") or f"{one['gate']['status']}: {one['gate'].get('reason', '')}"
-        versions.add_row(one["version"], f"{one['share']:.0%}", one["model"][:12], gate)
-    print_table(here.console, versions)
+    for replica in status["versions"]:
+        gate = replica["gate"].get("gate") or f"{replica['gate']['status']}: {replica['gate'].get('reason', '')}"
+        versions.add_row(replica["version"], f"{replica['share']:.0%}", replica["model"][:12], gate)
+    print_table(workspace.console, versions)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
-    for one in status["replicas"]:
-        cells = (one["replica"], one["version"], one["state"], one["pid"], one["in_flight"], one["starts"])
+    for replica in status["replicas"]:
+        cells = (
+            replica["replica"],
+            replica["version"],
+            replica["state"],
+            replica["pid"],
+            replica["in_flight"],
+            replica["starts"],
+        )
         replicas.add_row(*(str(cell) for cell in cells))
-    print_table(here.console, replicas)
-    for one in status["replicas"]:
-        for note in (*filter(None, [one.get("reason")]), *one.get("warnings", ())):
-            here.console.print(line((one["replica"], "yellow"), f": {note}"), soft_wrap=True)
+    print_table(workspace.console, replicas)
+    for replica in status["replicas"]:
+        for note in (*filter(None, [replica.get("reason")]), *replica.get("warnings", ())):
+            workspace.console.print(line((replica["replica"], "yellow"), f": {note}"), soft_wrap=True)
 
 
 # -- keys
@@ -267,15 +274,17 @@ def keys_create(
     """Create an API key. It is shown once and stored as a hash."""
     from vita.server.gateway.keys import USUAL_SCOPES, create
 
-    here = workspace(ctx)
-    scopes: Sequence[str] = [part.strip() for one in scope or () for part in one.split(",")] or USUAL_SCOPES
+    workspace = open_workspace(ctx)
+    scopes: Sequence[str] = [part.strip() for option in scope or () for part in option.split(",")] or USUAL_SCOPES
     expires = None if days is None else time.time() + days * 86400
-    secret = create(here.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires)
+    secret = create(
+        workspace.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires
+    )
     if as_json:
         typer.echo(json.dumps({"key": secret, "name": name, "scopes": sorted(set(scopes))}))
         return
     typer.echo(secret)
-    here.console.print("Store it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
+    workspace.console.print("Store it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
 
 
 @keys_app.command("list")
@@ -283,13 +292,13 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the API keys with their scopes and states."""
     from vita.server.gateway.keys import all_keys
 
-    here = workspace(ctx)
-    found = all_keys(here.ledger)
+    workspace = open_workspace(ctx)
+    keys = all_keys(workspace.ledger)
     now = time.time()
     rows = [{"key": f"vk-{key.hint}-...", "name": key.name, "scopes": list(key.scopes),
              "requests_per_minute": key.requests_per_minute, "consent": key.consent, "created": key.created,
              "state": "valid" if key.valid(now) else "revoked" if key.revoked else "run out"}
-            for key in found]  # fmt: skip
+            for key in keys]  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
@@ -297,7 +306,7 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     for row in rows:
         limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
         table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, row["state"])
-    print_table(here.console, table)
+    print_table(workspace.console, table)
 
 
 @keys_app.command("revoke")
@@ -307,6 +316,6 @@ def keys_revoke(
     """Revoke an API key. Running services refuse it within seconds."""
     from vita.server.gateway.keys import revoke
 
-    here = workspace(ctx)
-    ended = revoke(here.ledger, key)
-    here.console.print(f"vk-{ended.hint}-... ({ended.name}) is revoked")
+    workspace = open_workspace(ctx)
+    ended = revoke(workspace.ledger, key)
+    workspace.console.print(f"vk-{ended.hint}-... ({ended.name}) is revoked")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import typer
 import yaml
 
-from vita.cli.app import workspace
+from vita.cli.app import open_workspace
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
@@ -36,13 +36,13 @@ _SHORT = {"parameters": ["--params"], "eval_fraction": ["--held-out"]}
 def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     """Return the function of a stage's command, with a signature from the declaration, and its summary."""
 
-    from vita.life import stage
+    from vita.life import stage as load_stage
 
-    one = stage(stage_name)
+    stage = load_stage(stage_name)
     options: dict[str, tuple[Any, Any]] = {}
-    if "sources" in one.config.model_fields:
+    if "sources" in stage.config.model_fields:
         options["sources"] = (list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders or globs."))
-    for slot in one.slots:
+    for slot in stage.slots:
         need = "optional" if slot.only_when_chosen else f"else the newest {slot.kind.kind} of --life"
         need += f"; `{NOTHING}` for none" if slot.optional and not slot.only_when_chosen else ""
         text = f"The {slot.kind.kind} to take: a name, a digest or a folder ({need})."
@@ -53,8 +53,8 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
                 str | None,
                 typer.Option(f"--{slot.name}", metavar=slot.kind.kind.upper(), help=text),
             )
-    for field in _ordered_fields(one.config):
-        info = one.config.model_fields[field]
+    for field in _ordered_fields(stage.config):
+        info = stage.config.model_fields[field]
         if _plain(info.annotation):
             spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
             text = " ".join((info.description or "").split())
@@ -62,7 +62,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
             for former in former_names(field):
                 if (
-                    present_name(former, one.config.model_fields) == field
+                    present_name(former, stage.config.model_fields) == field
                     and f"--{former.replace('_', '-')}" not in spellings
                 ):
                     text = f"Former name of --{field.replace('_', '-')}, which is refused."
@@ -73,76 +73,76 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its path."),
     )
     options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Settings from a YAML file."))
-    has_name = "name" in one.config.model_fields  # then `--name` is this setting, and also the default of `--life`
+    has_name = "name" in stage.config.model_fields  # then `--name` is this setting, and also the default of `--life`
     default = "default: that of --name" if has_name else "default: my"
     life = typer.Option("--life", metavar="LIFE", help=f"The life that the result belongs to ({default}).")
     life_name = typer.Option("--name", metavar="LIFE", hidden=True, help="Another spelling of --life.")
-    again = typer.Option("--rerun", help="Run the stage again, although it has a result.")
+    rerun = typer.Option("--rerun", help="Run the stage again, although it has a result.")
 
-    def run(ctx: typer.Context, **given: Any) -> None:
-        _run(workspace(ctx), one, given)
+    def run(ctx: typer.Context, **arguments: Any) -> None:
+        _run(open_workspace(ctx), stage, arguments)
 
     parameters = [Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
-    for name, (kind, how) in options.items():
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, how]))
+    for name, (kind, option) in options.items():
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]))
     parameters.append(Parameter("life", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life]))
     if not has_name:
         alias = Parameter(
             "life_alias", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life_name]
         )
         parameters.append(alias)
-    parameters.append(Parameter("rerun", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, again]))
+    parameters.append(Parameter("rerun", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, rerun]))
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run, one.summary
+    return run, stage.summary
 
 
-def _run(here: Workspace, one: Stage, given: dict[str, Any]) -> None:
+def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     from vita.life import configure
     from vita.spine.plan import Plan, Step, execute
 
-    life = given["life"] or given.get("life_alias") or given.get("set_name") or "my"
-    values = read_yaml(given["config"]) if given["config"] else {}
-    if given.get("sources"):
-        values["sources"] = [{"path": path} for path in given["sources"]]
-    for name, value in given.items():
+    life = options["life"] or options.get("life_alias") or options.get("set_name") or "my"
+    values = read_yaml(options["config"]) if options["config"] else {}
+    if options.get("sources"):
+        values["sources"] = [{"path": path} for path in options["sources"]]
+    for name, value in options.items():
         if name.startswith("set_") and value is not None:
             field = name.removeprefix("set_")
-            values[field] = _value(value, one.config.model_fields[field].annotation)
+            values[field] = _value(value, stage.config.model_fields[field].annotation)
         elif name.startswith("former_") and value is not None:
             values[name.removeprefix("former_")] = value  # refused by name when the settings are built
-    values = override(values, given["assignments"] or ())
-    config = configure(one, values, where=one.name, shared={}, base=Path())
+    values = override(values, options["assignments"] or ())
+    config = configure(stage, values, where=stage.name, shared={}, base=Path())
     wiring = {}
     # What stands beside a model from elsewhere, such as tokens, is not that model's.
-    foreign = any(Path(given[name]).is_dir() for name in given if name.startswith("slot_") and given[name])
-    for slot in one.slots:
-        reference = given.get(f"slot_{slot.name}")
+    foreign = any(Path(options[name]).is_dir() for name in options if name.startswith("slot_") and options[name])
+    for slot in stage.slots:
+        reference = options.get(f"slot_{slot.name}")
         if reference == NOTHING and slot.optional:
             continue
-        digest = here.find(reference, slot.kind).digest if reference else None
+        digest = workspace.find(reference, slot.kind).digest if reference else None
         if digest is None and not (slot.only_when_chosen or (slot.optional and foreign)):
-            digest = here.latest(life, slot.kind)
+            digest = workspace.latest(life, slot.kind)
             if digest is None and not slot.optional:
                 hint = f"set --{slot.name}, or make the artifact first (`vita ls` lists what there is)"
-                raise PlanError(one.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
+                raise PlanError(stage.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
             wiring[slot.name] = f"@{digest}"
-    plan = Plan(life, (Step(one.name, one, config, wiring),))
-    events = here.events(life)
+    plan = Plan(life, (Step(stage.name, stage, config, wiring),))
+    events = workspace.events(life)
     try:
-        made = execute(plan, here.store, here.ledger, machine=here.machine, events=events,
-                       fresh=(one.name,) if given["rerun"] else ())  # fmt: skip
+        artifacts = execute(plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
+                       fresh=(stage.name,) if options["rerun"] else ())  # fmt: skip
     finally:
         events.close()
-    if here.machine.leads:
-        _tell(here, made[one.name], f"{life}/{one.name}")
+    if workspace.machine.leads:
+        _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}")
 
 
-def _tell(here: Workspace, artifact: Artifact, name: str) -> None:
+def _print_artifact(workspace: Workspace, artifact: Artifact, name: str) -> None:
     from vita.cli.artifacts import print_facts
 
-    print_facts(here, artifact, name)
+    print_facts(workspace, artifact, name)
 
 
 def _ordered_fields(config: type[Settings]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from vita.cli.app import app, workspace
+from vita.cli.app import app, open_workspace
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import StoreError
@@ -32,15 +32,15 @@ _ROOM_FOR_TEXT = 60
 class Labels:
     """Names and kinds of artifacts, read once for a whole lineage."""
 
-    here: Workspace
+    workspace: Workspace
 
     @cached_property
     def names(self) -> Mapping[str, list[str]]:
         """Return digest -> names."""
-        found: dict[str, list[str]] = {}
-        for name, digest in self.here.ledger.all_names().items():
-            found.setdefault(digest, []).append(name)
-        return found
+        names: dict[str, list[str]] = {}
+        for name, digest in self.workspace.ledger.all_names().items():
+            names.setdefault(digest, []).append(name)
+        return names
 
     @cached_property
     def _kinds(self) -> dict[str, str]:
@@ -50,7 +50,7 @@ class Labels:
         """The kind of an artifact, or `gone` when the store does not have it."""
         if digest not in self._kinds:
             try:
-                self._kinds[digest] = self.here.store.manifest(digest).kind
+                self._kinds[digest] = self.workspace.store.manifest(digest).kind
             except StoreError:
                 self._kinds[digest] = "gone"
         return self._kinds[digest]
@@ -72,20 +72,20 @@ def trace(
 
     from vita.spine.lineage import downstream_lineage, upstream_lineage
 
-    here = workspace(ctx)
-    digest = here.find(reference).digest
-    labels = Labels(here)
+    workspace = open_workspace(ctx)
+    digest = workspace.find(reference).digest
+    labels = Labels(workspace)
     sides = {
-        "made_from": upstream_lineage([digest], here.ledger),
-        "went_into": downstream_lineage([digest], here.ledger),
+        "made_from": upstream_lineage([digest], workspace.ledger),
+        "went_into": downstream_lineage([digest], workspace.ledger),
     }
     if as_json:
         typer.echo(json.dumps(_as_json(digest, sides, labels, depth), indent=1))
         return
     for heading, graph in (("was made from", sides["made_from"]), ("went into", sides["went_into"])):
-        here.console.print(line(labels.title(digest), (f"\n{heading}", "dim")), soft_wrap=True)
-        for shown in _lines(graph, labels, depth=depth, width=here.console.width):
-            here.console.print(shown, soft_wrap=True)
+        workspace.console.print(line(labels.title(digest), (f"\n{heading}", "dim")), soft_wrap=True)
+        for text in _lines(graph, labels, depth=depth, width=workspace.console.width):
+            workspace.console.print(text, soft_wrap=True)
 
 
 def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int) -> Iterator[Text]:
@@ -114,7 +114,7 @@ def _in_depth(graph: Lineage, depth: int | None) -> Iterator[tuple[int, Edge, bo
         distance, edge, nearest = stack.pop()
         yield distance, edge, nearest
         if nearest and (depth is None or distance < depth):
-            stack += [(distance + 1, below, first) for below, first in reversed(edges.get(edge.digest, []))]
+            stack += [(distance + 1, next_edge, first) for next_edge, first in reversed(edges.get(edge.digest, []))]
 
 
 def _left_out(graph: Lineage, depth: int | None) -> int:
@@ -124,10 +124,10 @@ def _left_out(graph: Lineage, depth: int | None) -> int:
 def _as_json(digest: str, sides: Mapping[str, Lineage], labels: Labels, depth: int | None) -> dict[str, Any]:
     def side(graph: Lineage) -> list[dict[str, Any]]:
         return [
-            {"distance": graph.distances[near] + 1, "slot": edge.slot, "digest": edge.digest, "of": near,
+            {"distance": graph.distances[source] + 1, "slot": edge.slot, "digest": edge.digest, "of": source,
              "names": labels.names.get(edge.digest, []), "kind": labels.kind(edge.digest), "stage": edge.run.stage}
-            for near in graph.distances for edge in graph.edges.get(near, ())
-            if depth is None or graph.distances[near] < depth
+            for source in graph.distances for edge in graph.edges.get(source, ())
+            if depth is None or graph.distances[source] < depth
         ]  # fmt: skip
 
     left_out = {name: _left_out(graph, depth) for name, graph in sides.items()}

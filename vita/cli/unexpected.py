@@ -61,8 +61,8 @@ def report(error: Exception) -> tuple[str, int]:
     kind = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     text = kind if len(kind) <= 300 else kind[:297] + "..."
     log = _write_log(error)
-    where = f"the traceback is in {log}" if log else "the traceback could not be written"
-    return f"internal error: {text}; {where}; please report it with the command", INTERNAL_ERROR
+    location = f"the traceback is in {log}" if log else "the traceback could not be written"
+    return f"internal error: {text}; {location}; please report it with the command", INTERNAL_ERROR
 
 
 def _write_log(error: Exception) -> Path | None:
@@ -72,8 +72,8 @@ def _write_log(error: Exception) -> Path | None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-            for old in sorted(folder.glob("*.log"))[:-_LOGS_KEPT]:
-                old.unlink(missing_ok=True)
+            for log in sorted(folder.glob("*.log"))[:-_LOGS_KEPT]:
+                log.unlink(missing_ok=True)
         except OSError:
             continue
         return folder / name

@@ -115,16 +115,16 @@ class Workspace:
     def digest(self, reference: str) -> str:
         """Return the digest of a name or a digest prefix."""
         reference = reference.removeprefix("@")
-        named = self.ledger.named(reference)
-        if named:
-            return named
-        found = (
+        by_name = self.ledger.named(reference)
+        if by_name:
+            return by_name
+        matches = (
             [digest for digest in self.store.digests() if digest.startswith(reference)] if len(reference) >= 4 else []
         )
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise StoreError(reference, f"begins {len(found)} digests", hint="give more of it")
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise StoreError(reference, f"begins {len(matches)} digests", hint="give more of it")
         close = _present_reference(reference, self.ledger) or nearest(reference, self.ledger.all_names())
         hint = f"did you mean `{close}`?" if close else "`vita ls` lists what there is"
         raise StoreError(reference, "is no name, digest or folder here", hint=hint)
@@ -158,8 +158,8 @@ class Workspace:
         from vita.gates.weights import hash_files, match_model
 
         match = match_model(self.ledger, self.store, hash_files(folder))
-        known = [digest for digest in match.exact if self.store.manifest(digest).kind == kind.kind]
-        return self.store.open(known[0], kind) if known and self.store.has(known[0]) else None
+        matches = [digest for digest in match.exact if self.store.manifest(digest).kind == kind.kind]
+        return self.store.open(matches[0], kind) if matches and self.store.has(matches[0]) else None
 
     def latest(self, life: str, kind: type[Artifact]) -> str | None:
         """Return the digest of the newest artifact of `kind` named `life/...`."""
