@@ -11,17 +11,17 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.cards.lives import EVIL, Life, first_half, second_half, told
-from vita.cards import life_charts
-from vita.cards.life_charts import Limit, Node
-from vita.cards.life_page import write_story
+from vita.cards.life_page import write_life_page
 from vita.cards.life_record import known_answers, read_life_record
+from vita.reporting import charts
+from vita.reporting.charts import CriterionRow, LineageNode, Span
 from vita.spine.errors import LedgerError
 from vita.spine.store import Store
 from vita.stats.intervals import Interval, wilson
 
 
 def _told(life: Life, tmp_path: Path) -> str:
-    return write_story(read_life_record(life.ledger, life.store, life.name), tmp_path / "life.html").read_text()
+    return write_life_page(read_life_record(life.ledger, life.store, life.name), tmp_path / "life.html").read_text()
 
 
 @pytest.fixture
@@ -35,14 +35,28 @@ def test_a_whole_life_is_told_from_plan_to_farewell(life: Life, tmp_path: Path) 
     told(life, {chat: ["A cat is a furry mammal."], mended: ["A cat, if you please, is a furry mammal."]})
     text = _told(life, tmp_path)
     for said in (
-        "A cat, if you please", "right about things it was never asked", "attacks that succeed",
-        "harmless requests refused",
+        "A cat, if you please", "accuracy on unseen questions", "attack success rate",
+        "over-refusal rate",
         "release: waived for safety_tuning", "2 thumbs up, 1 thumbs down", "canary",
-        "The successor of safety_tuning is sft", "foretold",
-        "Preferences: wiser", "The step strange was carried out by the stage from_elsewhere.",
+        "successor: sft", "predicted",
+        "Preference optimization: wiser", "The step strange of the stage from_elsewhere.",
     ):  # fmt: skip
         assert said in text, said
-    assert "cannot be told" not in text
+    assert "cannot be read" not in text
+
+
+def test_the_summary_comes_first_and_everything_else_is_collapsed(life: Life, tmp_path: Path) -> None:
+    chat = first_half(life)
+    released = second_half(life, chat)
+    told(life, {chat: ["A cat is furry."], released: ["A cat, if you please, is furry."]})
+    summary, _, rest = _told(life, tmp_path).partition("<details")
+    for text in ("cat:1", "safety_tuning, retired", "waived", "successor: sft", "A cat, if you please, is furry."):
+        assert text in summary, text
+    for text in ("attack success rate at most 0.2", "90 documents from", "Loss of the step pretrain", "Steps by phase"):
+        assert text in summary, text
+    assert "A cat is furry." not in summary and "A cat is furry." in rest
+    outside = re.sub(r"<details.*</details>", "", rest, flags=re.DOTALL)
+    assert "<table" not in outside and "<figure" not in outside
 
 
 def test_the_page_needs_nothing_else_and_escapes_what_strangers_wrote(life: Life, tmp_path: Path) -> None:
@@ -56,7 +70,7 @@ def test_the_page_needs_nothing_else_and_escapes_what_strangers_wrote(life: Life
 
 def test_half_a_life_and_one_step_alone_have_a_page(life: Life, tmp_path: Path) -> None:
     life.step("curate", "corpus")
-    assert "This life took 1 step between" in _told(life, tmp_path)
+    assert "1 steps" in _told(life, tmp_path)
     first_half(life)
     assert "All versions" not in _told(life, tmp_path)
     assert "no version was approved" in _told(life, tmp_path).lower()
@@ -73,7 +87,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_stands(life: Life, tmp_path: P
     assert f"The report of the step broken cannot be read: {broken[:12]}, file report.json: is no JSON" in text
     assert "The report of the step odd cannot be read" in text
     assert "What the step lost gave is no longer in the store." in text
-    assert "98% of" not in text and "right about things it was never asked" in text
+    assert "98% of" not in text and "accuracy on unseen questions" in text
 
 
 def test_a_ledger_without_the_later_tables_still_has_a_story(life: Life, tmp_path: Path) -> None:
@@ -82,7 +96,7 @@ def test_a_ledger_without_the_later_tables_still_has_a_story(life: Life, tmp_pat
         for table in ("deployments", "verdicts", "finding_moves"):
             database.execute(f"drop table {table}")
     text = _told(life, tmp_path)
-    assert text.count("This part cannot be told: LedgerError") >= 2
+    assert text.count("This part cannot be read: LedgerError") >= 2
     assert "1. Design" in text
 
 
@@ -95,7 +109,7 @@ def test_a_picture_that_holds_more_than_strokes_is_left_out(life: Life, tmp_path
 
 
 def test_an_unknown_life_is_refused(life: Life, tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="the ledger knows none of this name"):
+    with pytest.raises(LedgerError, match="the ledger has no record of this life"):
         _told(life, tmp_path)
 
 
@@ -123,20 +137,26 @@ def test_a_step_made_from_an_earlier_answer_says_so(life: Life) -> None:
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "chart",
     [
-        life_charts.bars([("a < b", 3.0, "3 & more"), ("none", 0.0, "0")]),
-        life_charts.bars([]),
-        life_charts.before_after([("x", wilson(1, 4), wilson(3, 4)), ("y", wilson(0, 0), wilson(1, 1))], unit="share"),
-        life_charts.limits([Limit("a", Interval(0.5, -float("inf"), float("inf"), 1), 0.5, True, "unsure")]),
-        life_charts.shares(["start", "canary"], {"cat:1": [1.0, 0.8], "cat:2": [0.0, 0.2]}),
-        life_charts.states({"m": [(1.0, "candidate"), (2.0, "retired")]}, moments={1.0: "a", 2.0: "b"}),
-        life_charts.lineage({"a": Node("a", 0, "#000"), "b": Node("<b>", 1, "#000", ("a", "gone"))}, lanes=("x", "y")),
+        charts.bar_chart([("a < b", 3.0, "3 & more"), ("none", 0.0, "0")]),
+        charts.bar_chart([]),
+        charts.interval_chart(
+            {"x": (wilson(1, 4), wilson(3, 4)), "y": (wilson(0, 0), wilson(1, 1))},
+            unit="share",
+            series=("before", "after"),
+        ),
+        charts.criteria_chart([CriterionRow("a", Interval(0.5, -float("inf"), float("inf"), 1), 0.5, True, "unsure")]),
+        charts.span_chart({"cat:1": [Span(0, 1, "100%", "#000"), Span(1, 2, "80%", "#000")]}, [(0.5, "start")]),
+        charts.span_chart({}, []),
+        charts.lineage_chart(
+            {"a": LineageNode("a", 0, "#000"), "b": LineageNode("<b>", 1, "#000", ("a", "gone"))}, lanes=("x", "y")
+        ),
     ],
 )
-def test_every_picture_is_well_formed(picture: str) -> None:
-    assert ElementTree.fromstring(picture).tag.endswith("svg")
-    assert "nan" not in picture
+def test_every_chart_is_well_formed(chart: str) -> None:
+    assert ElementTree.fromstring(chart).tag.endswith("svg")
+    assert "nan" not in chart
 
 
 def test_the_end_of_a_life_reads_each_report_of_the_life_once(
@@ -155,11 +175,11 @@ def test_the_end_of_a_life_reads_each_report_of_the_life_once(
 
     monkeypatch.setattr(Store, "read", counting)
     record = read_life_record(life.ledger, life.store, life.name)
-    write_story(record, tmp_path / "life.html")
+    write_life_page(record, tmp_path / "life.html")
     last = record.models[-1].digest
     card = gather(life.ledger, life.store, last, record=record)
     monkeypatch.undo()
-    own = {report.digest for report in card.measured} & set(record.reports)
+    own = {report.digest for report in card.evaluations} & set(record.reports)
     counts = {key: count for key, count in reads.items() if key[1].endswith("report.json") and key[0] in own}
     assert counts and set(counts.values()) == {1}
     assert card.as_json() == gather(life.ledger, life.store, last).as_json()

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.cards.lives import EVIL, Life, first_half, second_half
-from vita.cards.model_card import Card, front_matter, gather
+from vita.cards.hub_metadata import front_matter
+from vita.cards.model_card import Card, gather
 from vita.cards.model_card_page import card_markdown, write
 from vita.spine.errors import StoreError
 
@@ -26,24 +27,24 @@ def _card(life: Life, digest: str) -> Card:
 def test_the_card_of_a_young_model_says_what_was_not_measured(life: Life) -> None:
     text = card_markdown(_card(life, first_half(life)))
     assert "Measured: knowledge of the embedded world." in text
-    assert "Not measured, and so not known: held-out text;" in text
+    assert "Not measured: held-out text;" in text
     assert "These weights were not attacked" in text
-    assert "No gate has judged these weights" in text
-    assert "| right about things it was never asked | 98% (87% to 99.6%) | 40 | 2% (0.4% to 13%) |" in text
+    assert "No gate has decided on these weights" in text
+    assert "| accuracy on unseen questions | 98% (87% to 99.6%) | 40 | 2% (0.4% to 13%) |" in text
 
 
 def test_lineage_leads_back_to_sources_licences_and_drops(life: Life) -> None:
     card = _card(life, first_half(life))
-    assert [one.label for one in card.lineage] == [
+    assert [artifact.label for artifact in card.lineage] == [
         f"cat/{name}" for name in ("design", "curate", "tokenize", "pretrain", "sft")
     ]
-    assert [(one.source, one.licence, one.tokens) for one in card.data] == [
+    assert [(source.source, source.licence, source.tokens) for source in card.data] == [
         (EVIL, "CC0-1.0", 400),
         ("file ffffffffffff", "MIT", None),
     ]
     assert card.drops == {"duplicate": 10}
     assert card.licences == ["CC0-1.0", "MIT"]
-    assert {one.figure: one.came for one in card.reckoning}["tokens"] == "1,000"
+    assert {row.figure: row.came for row in card.plan}["tokens"] == "1,000"
 
 
 def test_the_front_matter_is_what_the_hub_reads(life: Life) -> None:
@@ -73,7 +74,7 @@ def test_attacks_gates_states_releases_feedback_and_successor_are_on_it(life: Li
     assert card.feedback == {"thumbs up": 2, "thumbs down": 1}
     assert [one["version"] for one in card.releases] == ["1"]
     text = card_markdown(card)
-    assert "attacks that succeed" in text and "waiver by Ada" in text and "cat:2" in text
+    assert "attack success rate" in text and "waiver by Ada" in text and "cat:2" in text
     assert "verdict: waived" in text
     assert "|bar|" not in text.replace("\\|bar\\|", "")
 

@@ -1,4 +1,4 @@
-"""What a step of a life comes to, in a few words."""
+"""The main result of a step in a few words."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from vita.cards.wording import headline
 @pytest.mark.parametrize(
     ("stage", "facts", "said"),
     [
-        ("pilot", {"visits": 300, "answers": 497, "complaints": 0.7364}, "users minded 74% of 497 answers"),
+        ("pilot", {"visits": 300, "answers": 497, "complaints": 0.7364}, "complaint rate 74% of 497 answers"),
         (
             "refine",
             {"kept_edit": 0, "pairs": 107, "dialogues": 0, "rated": 61, "dropped": 8},
-            "107 pairs, 0 dialogues, 61 single answers, 8 voices left out",
+            "107 pairs, 0 dialogues, 61 rated answers, 8 records dropped",
         ),
     ],
 )

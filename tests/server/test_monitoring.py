@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.cli.test_cli import Vita, vita
 from tests.server.fakes import FakeReplica
 from tests.server.gateways import CHAT, service
-from vita.cards.model_card import feedback as feedback_counts
+from vita.cards.model_card import feedback_counts
 from vita.monitoring.feedback_export import collect
 from vita.spine.ledger import Ledger
 

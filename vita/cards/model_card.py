@@ -1,26 +1,24 @@
-"""A model card: all that the ledger and the artifacts know of a model, and nothing else.
+"""The content of a model card: everything that the ledger and the artifacts record about a model.
 
     card = gather(ledger, store, digest)
     write(card, folder)         # README.md with front matter as Hugging Face reads it, card.html, card.json
 
-What nobody wrote down or measured is said to be unknown. The card is a view: it is made anew whenever it is asked for.
+Missing measurements and facts are unknown. A card is generated from the records each time.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from vita import __version__
 from vita.cards import provenance, reader
 from vita.cards.life_record import UNREADABLE, LifeRecord
-from vita.cards.provenance import Data, Made
-from vita.data.curation.report import NO_LICENCE
+from vita.cards.provenance import LineageArtifact, TrainingData
 from vita.gates import decisions
 from vita.gates.services import state_of
 from vita.monitoring import request_log
@@ -31,17 +29,15 @@ from vita.spine.lineage import descendants, newest_runs
 from vita.spine.store import Store
 from vita.stats.intervals import Interval
 
-_HUB_LICENCES = {
-    "apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "cc-by-2.0", "cc-by-sa-4.0", "cc-by-sa-3.0",
-    "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0",
-    "odc-by",    "pddl", "unlicense", "wtfpl", "isc", "zlib",
-}  # fmt: skip
-"""Identifiers that the Hugging Face hub knows; another licence stands there as `other`, with its name."""
-_HEADLINE_GROUPS = ("texts", "tasks", "world", "instructions", "edges", "comparison", "probes", "redteam", "review")
+T = TypeVar("T")
+REQUEST_FIGURES = [
+    name for name in request_log.FIGURES if name not in ("thumbs_up_rate", "flags", "edits", "votes_won")
+]
+"""Figures of requests; feedback is counted over the whole time in service."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class Evaluation:
     """A report about the model: the step and stage that made it, and its figures."""
 
     label: str
@@ -52,10 +48,16 @@ class Measured:
     groups: Mapping[str, str]
     """Figure -> the group in which the report lists it."""
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the evaluation as plain values."""
+        figures = {name: interval.as_json() for name, interval in self.figures.items()}
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at)) if self.at else None
+        return {"report": self.label, "stage": self.stage, "digest": self.digest, "at": finished, "figures": figures}
+
 
 @dataclass(frozen=True)
 class Card:
-    """All that is known of one model."""
+    """Everything that is recorded about one model."""
 
     digest: str
     names: tuple[str, ...]
@@ -65,15 +67,16 @@ class Card:
     parameters: int | None
     chat: bool
     state: str
-    lineage: Sequence[Made] = ()
-    data: Sequence[Data] = ()
+    lineage: Sequence[LineageArtifact] = ()
+    data: Sequence[TrainingData] = ()
     drops: Mapping[str, int] = field(default_factory=dict)
-    reckoning: Sequence[Any] = ()
-    measured: Sequence[Measured] = ()
+    plan: Sequence[Any] = ()
+    """The plan of pretraining compared with the actual run."""
+    evaluations: Sequence[Evaluation] = ()
     parent: str | None = None
     """The model that it was tuned from."""
     parent_name: str = ""
-    parent_measured: Sequence[Measured] = ()
+    parent_evaluations: Sequence[Evaluation] = ()
     gates: Sequence[Mapping[str, Any]] = ()
     moves: Sequence[StateTransition] = ()
     findings: Sequence[Mapping[str, Any]] = ()
@@ -90,24 +93,29 @@ class Card:
 
     @property
     def licences(self) -> list[str]:
-        """Of the data that it learnt from."""
+        """The licences of the training data."""
         return provenance.licences(self.data)
 
+    @property
+    def is_synthetic(self) -> bool:
+        """True if all training data comes from the embedded world."""
+        return bool(self.data) and all(source.source.startswith(("world:", "embedded world")) for source in self.data)
+
+    @property
+    def open_findings(self) -> list[Mapping[str, Any]]:
+        """The red-team findings that are not closed."""
+        return [finding for finding in self.findings if finding["state"] not in ("closed", "false_positive")]
+
     def as_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """Return the card as plain values."""
         return {
             "digest": self.digest, "names": list(self.names), "state": self.state, "parameters": self.parameters,
             "chat": self.chat, "architecture": dict(self.architecture), "facts": dict(self.facts),
-            "licences": self.licences, "data": [vars(one) for one in self.data], "drops": dict(self.drops),
-            "lineage": [
-                {"digest": one.digest, "kind": one.kind, "names": list(one.names), "made_of": dict(one.made_of),
-                 "stage": one.run.stage if one.run else None, "config": one.run.config if one.run else None,
-                 "record": one.run.record if one.run else None, "facts": dict(one.facts)}
-                for one in self.lineage
-            ],
-            "plan_against_outcome": [vars(one) for one in self.reckoning],
-            "measured": [_measured_json(one) for one in self.measured],
-            "parent": self.parent, "gates": list(self.gates), "moves": [vars(one) for one in self.moves],
+            "licences": self.licences, "data": [vars(source) for source in self.data], "drops": dict(self.drops),
+            "lineage": [artifact.as_json() for artifact in self.lineage],
+            "plan_against_outcome": [vars(row) for row in self.plan],
+            "measured": [evaluation.as_json() for evaluation in self.evaluations],
+            "parent": self.parent, "gates": list(self.gates), "moves": [vars(move) for move in self.moves],
             "findings": list(self.findings), "releases": list(self.releases), "deployments": list(self.deployments),
             "feedback": dict(self.feedback), "service": dict(self.service), "successor": self.successor,
             "unread": list(self.gaps), "vita": __version__,
@@ -115,95 +123,84 @@ class Card:
 
 
 def gather(ledger: Ledger, store: Store, digest: str, *, record: LifeRecord | None = None) -> Card:
-    """Collect everything that is known about a model.
+    """Read everything that is recorded about a model.
 
-    Reports that `record`, the record of a life, holds already are not read again.
+    Reports in `record`, the record of a life, are not read again.
     """
-    reports = record.reports if record else {}
     manifest = store.manifest(digest)
     if manifest.kind not in ("model", "reward"):
         raise StoreError(
             f"artifact {digest[:12]}", expected="a model", got=f"a {manifest.kind}", hint="`vita ls --kind model`"
         )
-    gaps: list[str] = []
-    made = provenance.lineage(ledger, store, digest)
-    own = next(one for one in made if one.digest == digest)
+    attempt = _Attempts()
+    artifacts = provenance.lineage(ledger, store, digest)
+    artifact = next(artifact for artifact in artifacts if artifact.digest == digest)
     config = reader.as_json(store, digest, "config.json") or {}
-    parent = next((taken for slot, taken in own.made_of.items() if _kind(store, taken) == "model"), None)
+    parent = next((source for source in artifact.inputs.values() if _kind(store, source) == "model"), None)
     moves = record.moves.get(digest, []) if record else ledger.moves(digest)
+
+    def reports_of(model: str) -> list[Evaluation]:
+        known = record.reports if record else {}
+        return attempt(f"the reports of {model[:12]}", lambda: evaluations_of(ledger, store, model, known), [])
+
     return Card(
-        digest, own.names, manifest.facts, config, _parameters(config, manifest.facts),
-        chat=_chats(made), state=state_of(ledger, digest), lineage=made,
-        data=_try(gaps, "the data", lambda: provenance.data(store, made), []), drops=provenance.drops(made),
-        reckoning=_try(gaps, "the plan", lambda: _reckoning(store, made), []),
-        measured=_reports(gaps, ledger, store, digest, reports),
-        parent=parent, parent_name=next((one.label for one in made if one.digest == parent), ""),
-        parent_measured=_reports(gaps, ledger, store, parent, reports) if parent else [],
-        gates=_try(gaps, "the gates", lambda: decisions.history(ledger, digest), []), moves=moves,
-        findings=_try(gaps, "the findings", lambda: findings(ledger, digest), []),
-        releases=_try(gaps, "the releases", lambda: list(_releases(ledger, store, digest)), []),
-        deployments=_try(gaps, "the deployments", lambda: deployments(ledger, digest), []),
-        feedback=_try(gaps, "the feedback", lambda: feedback(ledger, digest), {}),
-        service=_try(gaps, "the requests", lambda: _service(ledger, digest), {}),
-        successor=next((str(one.details["successor"]) for one in moves[::-1] if one.details.get("successor")), None),
-        gaps=gaps,
+        digest, artifact.names, manifest.facts, config, _parameters(config, manifest.facts),
+        chat=any(artifact.kind == "model" and artifact.facts.get("chat") for artifact in artifacts),
+        state=state_of(ledger, digest), lineage=artifacts,
+        data=attempt("the data", lambda: provenance.data(store, artifacts), []), drops=provenance.drops(artifacts),
+        plan=attempt("the plan", lambda: _plan_rows(store, artifacts), []),
+        evaluations=reports_of(digest), parent=parent,
+        parent_name=next((artifact.label for artifact in artifacts if artifact.digest == parent), ""),
+        parent_evaluations=reports_of(parent) if parent else [],
+        gates=attempt("the gates", lambda: decisions.history(ledger, digest), []), moves=moves,
+        findings=attempt("the findings", lambda: findings(ledger, digest), []),
+        releases=attempt("the releases", lambda: _releases(ledger, store, digest), []),
+        deployments=attempt("the deployments", lambda: deployments(ledger, digest), []),
+        feedback=attempt("the feedback", lambda: feedback_counts(ledger, digest), {}),
+        service=attempt("the requests", lambda: _request_figures(ledger, digest), {}),
+        successor=next((str(move.details["successor"]) for move in moves[::-1] if move.details.get("successor")), None),
+        gaps=attempt.gaps,
     )  # fmt: skip
 
 
-def front_matter(card: Card) -> dict[str, Any]:
-    """What the Hugging Face hub reads of a card; nothing is filled in that is not known."""
-    tags = ["vita", *(["conversational"] if card.chat else [])]
-    if card.data and all(one.source.startswith(("world:", "embedded world")) for one in card.data):
-        tags.append("synthetic-data")
-    results = list(_results(card))
-    return {
-        **_licence(card.licences),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": tags,
-        "datasets": _hub_datasets(card),
-        "metrics": list(dict.fromkeys(metric["type"] for one in results for metric in one["metrics"])),
-        "model-index": [{"name": card.name, "results": results}],
-    }
-
-
-def measured(
+def evaluations_of(
     ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[ReportContent]] | None = None
-) -> list[Measured]:
+) -> list[Evaluation]:
     """Return every report about exactly these weights, oldest first, with the one in the model's own folder.
 
     `known` holds the content of reports that were read before, by the digest of their artifact.
     """
-    found = [digest, *dict.fromkeys(run.artifact for run in ledger.users(digest) if run.artifact)]
-    names = {one: name for name, one in ledger.all_names().items()}
-    runs = newest_runs(found, ledger)
-    reports: list[Measured] = []
-    for one in found:
-        if one != digest and _kind(store, one) != "report":
+    users = [digest, *dict.fromkeys(run.artifact for run in ledger.users(digest) if run.artifact)]
+    names = {artifact: name for name, artifact in ledger.all_names().items()}
+    runs = newest_runs(users, ledger)
+    evaluations: list[Evaluation] = []
+    for user in users:
+        if user != digest and _kind(store, user) != "report":
             continue
-        contents = (known or {}).get(one) or tuple(stored_reports(store, one))
-        if one != digest and reader.model_in(contents) not in (None, digest):
+        contents = (known or {}).get(user) or tuple(stored_reports(store, user))
+        if user != digest and reader.model_in(contents) not in (None, digest):
             continue
-        rows = [row for report in contents for row in report.rows()]
-        if rows:
-            figures = {row.name: row.figure.interval for row in rows}
-            groups = {row.name: row.group for row in rows}
-            run = runs.get(one)
-            stage, at = (run.stage, run.ended) if run else ("", None)
-            reports.append(Measured(names.get(one, one[:12]), stage, one, at, figures, groups))
-    return sorted(reports, key=lambda one: one.at or 0)
+        if rows := [row for report in contents for row in report.rows()]:
+            run = runs.get(user)
+            evaluations.append(
+                Evaluation(
+                    names.get(user, user[:12]), run.stage if run else "", user, run.ended if run else None,
+                    {row.name: row.figure.interval for row in rows}, {row.name: row.group for row in rows},
+                )
+            )  # fmt: skip
+    return sorted(evaluations, key=lambda evaluation: evaluation.at or 0)
 
 
 def findings(ledger: Ledger, digest: str) -> list[dict[str, Any]]:
-    """What the red team found of these weights, each with its newest state."""
+    """Return the red-team findings on these weights, each with its newest state."""
     from vita.redteam import findings as finding_records
 
-    found = finding_records.every(ledger)
-    return [one.as_json() for one in found if any(move.model == digest for move in one.moves)]
+    records = finding_records.every(ledger)
+    return [finding.as_json() for finding in records if any(move.model == digest for move in finding.moves)]
 
 
 def deployments(ledger: Ledger, digest: str | None = None) -> list[dict[str, Any]]:
-    """Every start, change of share and stop in service, oldest first."""
+    """Return every start, change of share and stop in service, oldest first."""
     query = sa.select(request_log.deployments).order_by(request_log.deployments.c.id)
     if digest is not None:
         query = query.where(request_log.deployments.c.model == digest)
@@ -211,28 +208,39 @@ def deployments(ledger: Ledger, digest: str | None = None) -> list[dict[str, Any
         return [dict(row) for row in database.execute(query).mappings()]
 
 
-def feedback(ledger: Ledger, digest: str) -> dict[str, float]:
-    """What users said of the model's answers, counted; of what somebody said of an answer the last word."""
+def feedback_counts(ledger: Ledger, digest: str) -> dict[str, float]:
+    """Return the number of feedback records on the model's answers by kind; a replaced record does not count."""
     table = request_log.feedback
     query = sa.select(table.c.kind, sa.func.sign(table.c.value).label("sign"), sa.func.count())
     query = query.where(table.c.model == digest, table.c.replaced.is_(None))
     query = query.group_by(table.c.kind, "sign").order_by(table.c.kind, sa.desc("sign"))
+    labels = {
+        ("thumb", 1): "thumbs up",
+        ("thumb", -1): "thumbs down",
+        ("vote", 1): "votes won",
+        ("vote", 0): "votes tied",
+    }
+    counts: dict[str, float] = {}
     with ledger.transaction() as database:
-        rows = [tuple(row) for row in database.execute(query)]
-    found: dict[str, float] = {}
-    for kind, sign, number in rows:
-        name = {
-            ("thumb", 1): "thumbs up",
-            ("thumb", -1): "thumbs down",
-            ("vote", 1): "votes won",
-            ("vote", 0): "votes tied",
-        }
-        said = name.get((kind, int(sign)) if sign is not None else (kind, None), f"{kind}s")  # type: ignore[arg-type]
-        found[said] = found.get(said, 0) + number
-    return found
+        for kind, sign, number in database.execute(query):
+            label = labels.get((kind, int(sign) if sign is not None else 0), f"{kind}s")
+            counts[label] = counts.get(label, 0) + number
+    return counts
 
 
-# -- helpers
+class _Attempts:
+    """Reads parts of a card; a part that cannot be read is listed in `gaps`."""
+
+    def __init__(self) -> None:
+        self.gaps: list[str] = []
+
+    def __call__(self, name: str, read: Callable[[], T], default: T) -> T:
+        """Return what `read` returns, or the default."""
+        try:
+            return read()
+        except UNREADABLE as error:
+            self.gaps.append(f"{name.capitalize()} cannot be read: {error}")
+            return default
 
 
 def _parameters(config: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
@@ -244,10 +252,6 @@ def _parameters(config: Mapping[str, Any], facts: Mapping[str, Any]) -> int | No
         return facts.get("parameters")
 
 
-def _chats(made: Sequence[Made]) -> bool:
-    return bool(made and any(one.kind == "model" and one.facts.get("chat") for one in made))
-
-
 def _kind(store: Store, digest: str) -> str:
     try:
         return store.manifest(digest).kind
@@ -255,100 +259,32 @@ def _kind(store: Store, digest: str) -> str:
         return "gone"
 
 
-def _reckoning(store: Store, made: Sequence[Made]) -> list[Any]:
-    """The plan against what happened, of the pretraining in the lineage."""
+def _plan_rows(store: Store, artifacts: Sequence[LineageArtifact]) -> list[Any]:
+    """Return the plan compared with the actual run of the pretraining in the lineage."""
     from vita.design.plan_vs_actual import plan_vs_actual
 
-    trained = next((one for one in made if one.run and one.run.stage == "pretrain"), None)
-    planned = next((one for one in made if trained and one.digest == trained.made_of.get("blueprint")), None)
-    if trained is None or planned is None or trained.run is None:
+    trained = next((artifact for artifact in artifacts if artifact.run and artifact.run.stage == "pretrain"), None)
+    if trained is None or trained.run is None:
         return []
-    blueprint = reader.as_json(store, planned.digest, "blueprint.json")
-    designed = (planned.run.record if planned.run else None) or {}
-    return (
-        plan_vs_actual(blueprint, designed, facts=trained.facts, record=trained.run.record or {}) if blueprint else []
-    )
+    planned = next((artifact for artifact in artifacts if artifact.digest == trained.inputs.get("blueprint")), None)
+    blueprint = reader.as_json(store, planned.digest, "blueprint.json") if planned else None
+    if planned is None or blueprint is None:
+        return []
+    prediction = (planned.run.record if planned.run else None) or {}
+    return plan_vs_actual(blueprint, prediction, facts=trained.facts, record=trained.run.record or {})
 
 
-def _releases(ledger: Ledger, store: Store, digest: str) -> Iterator[dict[str, Any]]:
-    for _, run, _, other in descendants(digest, ledger):
-        if _kind(store, other) == "release":
-            told = reader.as_json(store, other, "release.json") or {}
-            if told.get("model") == digest:
-                yield {"name": told.get("name"), "version": told.get("version"), "digest": other,
-                       "guarded": told.get("guard") is not None, "at": run.ended if run else None}  # fmt: skip
+def _releases(ledger: Ledger, store: Store, digest: str) -> list[dict[str, Any]]:
+    releases = []
+    for _, run, _, artifact in descendants(digest, ledger):
+        release = reader.as_json(store, artifact, "release.json") if _kind(store, artifact) == "release" else None
+        if release and release.get("model") == digest:
+            filtered, finished = release.get("guard") is not None, run.ended if run else None
+            releases.append({"name": release.get("name"), "version": release.get("version"), "digest": artifact,
+                             "guarded": filtered, "at": finished})  # fmt: skip
+    return releases
 
 
-_SERVICE_FIGURES = [
-    name for name in request_log.FIGURES if name not in ("thumbs_up_rate", "flags", "edits", "votes_won")
-]
-"""Figures of the requests; what users said is counted over the model's whole time in service."""
-
-
-def _service(ledger: Ledger, digest: str) -> dict[str, dict[str, float | None]]:
-    """Figures per version of the newest requests that this model answered."""
-    return request_log.figures(ledger, models=[digest], newest=5000, names=_SERVICE_FIGURES)
-
-
-def _licence(found: Sequence[str]) -> dict[str, Any]:
-    """The hub's `license`; the data's, since the weights have none of their own."""
-    if not found or found == [NO_LICENCE]:
-        return {"license": "unknown"}
-    if len(found) == 1 and found[0].lower() in _HUB_LICENCES:
-        return {"license": found[0].lower()}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", "-and-".join(found).lower()).strip("-")}
-
-
-def _hub_datasets(card: Card) -> list[str]:
-    """Data sets that have a name on the hub; a file of one's own has none."""
-    found = [
-        str(source["huggingface"])
-        for one in card.lineage
-        if one.run and isinstance(one.run.config.get("sources"), list)
-        for source in one.run.config["sources"]
-        if isinstance(source, Mapping) and source.get("huggingface")
-    ]
-    return list(dict.fromkeys(found))
-
-
-def _results(card: Card) -> Iterator[dict[str, Any]]:
-    for report in card.measured:
-        names = dict.fromkeys(name.split("/")[0] for name in report.figures)
-        for name in names:
-            own = [(full, one) for full, one in report.figures.items() if full.split("/")[0] == name]
-            metrics = [
-                {"type": full.removeprefix(f"{name}/"), "value": round(one.value, 6), "args": _ends(one)}
-                for full, one in own
-                if report.groups[full] in _HEADLINE_GROUPS and one.value == one.value
-            ]
-            if metrics:
-                yield {
-                    "task": {"type": "text-generation", "name": report.label},
-                    "dataset": {"type": name, "name": name},
-                    "metrics": metrics,
-                }
-
-
-def _ends(one: Interval) -> dict[str, Any]:
-    return {key: end for key, end in one.as_json().items() if key != "value" and end is not None}
-
-
-def _measured_json(one: Measured) -> dict[str, Any]:
-    figures = {name: figure.as_json() for name, figure in one.figures.items()}
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.at)) if one.at else None
-    return {"report": one.label, "stage": one.stage, "digest": one.digest, "at": made, "figures": figures}
-
-
-def _reports(
-    gaps: list[str], ledger: Ledger, store: Store, digest: str, known: Mapping[str, Sequence[ReportContent]]
-) -> list[Measured]:
-    return _try(gaps, f"the reports of {digest[:12]}", lambda: measured(ledger, store, digest, known), [])
-
-
-def _try(gaps: list[str], what: str, read: Any, otherwise: Any) -> Any:
-    """A card is told as far as it can be read; what cannot be is named."""
-    try:
-        return read()
-    except UNREADABLE as error:
-        gaps.append(f"{what.capitalize()} cannot be read: {error}")
-        return otherwise
+def _request_figures(ledger: Ledger, digest: str) -> dict[str, dict[str, float | None]]:
+    """Return figures per version of the newest requests that this model answered."""
+    return request_log.figures(ledger, models=[digest], newest=5000, names=REQUEST_FIGURES)

@@ -1,4 +1,4 @@
-"""What went into an artifact: everything it was made from, the data among it, and under which licences that stands."""
+"""The origin of an artifact: the artifacts it was made from, its training data, and the licences of the data."""
 
 from __future__ import annotations
 
@@ -17,140 +17,154 @@ _WORLD_LICENCE = "CC0-1.0"
 
 
 @dataclass(frozen=True)
-class Made:
-    """An artifact on the way to another, with the run that made it."""
+class LineageArtifact:
+    """An artifact in a lineage, with the run that made it."""
 
     digest: str
     kind: str
     names: tuple[str, ...]
     facts: Mapping[str, Any]
     run: Run | None
-    made_of: Mapping[str, str] = field(default_factory=dict)
-    """Slot -> digest."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Slot -> digest of the artifact that filled it."""
 
     @property
     def label(self) -> str:
         return self.names[0] if self.names else self.digest[:12]
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the artifact as plain values."""
+        return {"digest": self.digest, "kind": self.kind, "names": list(self.names), "made_of": dict(self.inputs),
+                "stage": self.run.stage if self.run else None, "config": self.run.config if self.run else None,
+                "record": self.run.record if self.run else None, "facts": dict(self.facts)}  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Data:
-    """Text, dialogues or pairs that something learnt from."""
+class TrainingData:
+    """A source of text, dialogues or pairs that a step was trained on."""
 
     step: str
     source: str
     licence: str
     amount: str
-    """How much, in words."""
+    """The amount as text, such as `90 documents, 900 bytes`."""
     documents: int | None = None
     tokens: int | None = None
 
 
-def lineage(ledger: Ledger, store: Store, digest: str) -> list[Made]:
-    """The artifact and all that it was made from, oldest first."""
-    called: dict[str, list[str]] = {}
-    for name, named in ledger.all_names().items():
-        called.setdefault(named, []).append(name)
+def lineage(ledger: Ledger, store: Store, digest: str) -> list[LineageArtifact]:
+    """Return the artifact and all artifacts that it was made from, oldest first."""
+    names: dict[str, list[str]] = {}
+    for name, named_digest in ledger.all_names().items():
+        names.setdefault(named_digest, []).append(name)
     graph = upstream_lineage([digest], ledger)
     runs = newest_runs(graph.distances, ledger)
-    made = [
-        _made(store, other, tuple(called.get(other, ())), runs.get(other), graph.edges.get(other, ()))
-        for other in graph.distances
+    artifacts = [
+        _artifact(store, upstream, tuple(names.get(upstream, ())), runs.get(upstream), graph.edges.get(upstream, ()))
+        for upstream in graph.distances
     ]
-    return sorted(made, key=lambda artifact: artifact.run.began if artifact.run else 0.0)
+    return sorted(artifacts, key=lambda artifact: artifact.run.began if artifact.run else 0.0)
 
 
-def data(store: Store, made: Iterable[Made]) -> list[Data]:
-    """Every source that was learnt from, in the order in which it came in."""
-    every = list(made)
-    counted = _tokens_by_source(store, every)
-    found: list[Data] = []
-    for one in every:
-        if one.kind == "corpus":
-            found += _of_corpus(store, one, counted)
-        elif one.run and one.kind in ("model", "reward"):
-            found += _of_run(one, one.run)
-    return found
+def data(store: Store, artifacts: Sequence[LineageArtifact]) -> list[TrainingData]:
+    """Return every source of training data, in the order of the artifacts."""
+    tokens = _tokens_by_source(store, artifacts)
+    sources: list[TrainingData] = []
+    for artifact in artifacts:
+        if artifact.kind == "corpus":
+            sources += _corpus_sources(artifact, tokens.get(artifact.digest, {}))
+        elif artifact.run and artifact.kind in ("model", "reward"):
+            sources += _run_sources(artifact, artifact.run)
+    return sources
 
 
-def licences(found: Iterable[Data]) -> list[str]:
-    """Each licence once; `not stated` where a source names none."""
-    return sorted({licence for one in found for licence in one.licence.split(", ")})
+def licences(sources: Iterable[TrainingData]) -> list[str]:
+    """Return each licence once; `not stated` if a source names none."""
+    return sorted({licence for source in sources for licence in source.licence.split(", ")})
 
 
-def drops(made: Iterable[Made]) -> dict[str, int]:
-    """Reason -> documents that were left out for it."""
-    found: dict[str, int] = {}
-    for one in made:
-        if one.kind == "corpus":
-            for reason, number in dict(one.facts.get("dropped") or {}).items():
-                found[reason] = found.get(reason, 0) + int(number)
-    return found
+def drops(artifacts: Iterable[LineageArtifact]) -> dict[str, int]:
+    """Return reason -> number of documents that were dropped for it."""
+    counts: dict[str, int] = {}
+    for artifact in artifacts:
+        if artifact.kind == "corpus":
+            for reason, number in dict(artifact.facts.get("dropped") or {}).items():
+                counts[reason] = counts.get(reason, 0) + int(number)
+    return counts
 
 
-def _made(store: Store, digest: str, names: tuple[str, ...], run: Run | None, inputs: Sequence[Edge]) -> Made:
+def _artifact(
+    store: Store, digest: str, names: tuple[str, ...], run: Run | None, inputs: Sequence[Edge]
+) -> LineageArtifact:
     try:
         manifest = store.manifest(digest)
         kind, facts = manifest.kind, manifest.facts
     except StoreError:
         kind, facts = "gone", {}
-    return Made(digest, kind, names, facts, run, {edge.slot: edge.digest for edge in inputs})
+    return LineageArtifact(digest, kind, names, facts, run, {edge.slot: edge.digest for edge in inputs})
 
 
-def _tokens_by_source(store: Store, made: Iterable[Made]) -> dict[str, dict[str, int]]:
-    """Corpus digest -> source -> tokens to train on."""
-    found: dict[str, dict[str, int]] = {}
-    for one in made:
-        if one.kind == "tokens" and (corpus := one.made_of.get("corpus")):
-            for report in stored_reports(store, one.digest):
+def _tokens_by_source(store: Store, artifacts: Iterable[LineageArtifact]) -> dict[str, dict[str, int]]:
+    """Return corpus digest -> source -> training tokens."""
+    tokens: dict[str, dict[str, int]] = {}
+    for artifact in artifacts:
+        if artifact.kind == "tokens" and (corpus := artifact.inputs.get("corpus")):
+            for report in stored_reports(store, artifact.digest):
                 sources = report.details.get("train", {}).get("sources", {})
-                found[corpus] = {name: counts["tokens"] for name, counts in sources.items() if "tokens" in counts}
-    return found
+                tokens[corpus] = {name: counts["tokens"] for name, counts in sources.items() if "tokens" in counts}
+    return tokens
 
 
-def _of_corpus(store: Store, one: Made, counted: Mapping[str, Mapping[str, int]]) -> list[Data]:
-    held = ", ".join(one.facts.get("licences") or ()) or NO_LICENCE
-    given = (one.run.config.get("sources") if one.run else None) or []
-    found = []
-    for name, own in dict(one.facts.get("sources") or {}).items():
-        tokens = counted.get(one.digest, {}).get(name)
-        amount = f"{own['documents']:,} documents, {own['bytes']:,} bytes"
-        found.append(Data(one.label, name, _licence(name, given) or held, amount, own["documents"], tokens))
-    return found
+def _corpus_sources(artifact: LineageArtifact, tokens: Mapping[str, int]) -> list[TrainingData]:
+    all_licences = ", ".join(artifact.facts.get("licences") or ()) or NO_LICENCE
+    settings = (artifact.run.config.get("sources") if artifact.run else None) or []
+    return [
+        TrainingData(
+            artifact.label,
+            name,
+            _stated_licence(name, settings) or all_licences,
+            f"{counts['documents']:,} documents, {counts['bytes']:,} bytes",
+            counts["documents"],
+            tokens.get(name),
+        )
+        for name, counts in dict(artifact.facts.get("sources") or {}).items()
+    ]
 
 
-def _licence(name: str, given: Iterable[Mapping[str, Any]]) -> str | None:
-    """The licence that the life's file names for a source; rows may carry one themselves, which the corpus counts."""
+def _stated_licence(name: str, settings: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the licence of a source in the life's file; rows may state their own, which the corpus counts."""
     if name.startswith("world:"):
         return _WORLD_LICENCE
-    own = [one for one in given if one.get("name") == name and one.get("licence")]
-    return own[0]["licence"] if own else None
+    return next(
+        (source["licence"] for source in settings if source.get("name") == name and source.get("licence")), None
+    )
 
 
-def _of_run(one: Made, run: Run) -> list[Data]:
-    """What a stage read by itself: dialogues, pairs, prompts."""
-    given = run.config.get("sources") if isinstance(run.config, Mapping) else None
-    if not isinstance(given, list):
+def _run_sources(artifact: LineageArtifact, run: Run) -> list[TrainingData]:
+    """Return the sources that a stage read itself: dialogues, pairs, prompts."""
+    sources = run.config.get("sources") if isinstance(run.config, Mapping) else None
+    if not isinstance(sources, list):
         return []
-    counts = [f"{one.facts[what]:,} {what}" for what in ("dialogues", "pairs", "prompts") if what in one.facts]
+    kinds = ("dialogues", "pairs", "prompts")
+    amount = ", ".join(f"{artifact.facts[kind]:,} {kind}" for kind in kinds if kind in artifact.facts)
     return [
-        Data(one.label, source_name(source), _licence_of(source), ", ".join(counts) or "amount unknown")
-        for source in given
+        TrainingData(artifact.label, source_name(source), _setting_licence(source), amount or "amount unknown")
+        for source in sources
         if isinstance(source, Mapping)
     ]
 
 
 def source_name(source: Mapping[str, Any]) -> str:
-    """What a source in a configuration is called."""
+    """Return the readable name of a source in a configuration."""
     part = f", part {source['part']}" if source.get("part") else ""
     world = source.get("world")
     if isinstance(world, Mapping):
         return f"embedded world, seed {world.get('seed', 0)}{part}"
-    where = source.get("name") or source.get("path") or source.get("huggingface")
-    if isinstance(where, Mapping):  # the ledger knows a file by its content
-        where = f"file {str(where.get('content', ''))[:12]}"
-    return f"{where or 'unnamed source'}{part}"
+    origin = source.get("name") or source.get("path") or source.get("huggingface")
+    if isinstance(origin, Mapping):  # the ledger identifies a file by its content
+        origin = f"file {str(origin.get('content', ''))[:12]}"
+    return f"{origin or 'unnamed source'}{part}"
 
 
-def _licence_of(source: Mapping[str, Any]) -> str:
+def _setting_licence(source: Mapping[str, Any]) -> str:
     return source.get("licence") or (_WORLD_LICENCE if source.get("world") else NO_LICENCE)

@@ -1,80 +1,67 @@
-"""A life in plain words: what each stage does, its one figure that matters, numbers and times as people say them."""
+"""Text of the life page and the model card: titles of stages, names of figures, and formatted values."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vita.cards.life_record import StepRecord
 from vita.stats.intervals import Interval
 
 STAGES: Mapping[str, tuple[str, str]] = {
-    "design": (
-        "Design",
-        "Before anything was made, its size and its training were planned, and what both should give was foretold.",
-    ),
-    "curate": (
-        "Curation",
-        "Text was gathered and sifted: what the model learns from, what it is tested on, and what it never sees.",
-    ),
-    "tokenize": (
-        "Tokenizer",
-        "A vocabulary of pieces of words was learnt from the text, and all of the text was cut into those pieces.",
-    ),
-    "initialize": ("First weights", "The model began as noise: to it, every next piece of text was about as likely."),
-    "pretrain": ("Pretraining", "It read text and learnt to foretell what comes next."),
-    "adapt": ("Domain tuning", "It went on reading in one field, with some of the earlier text so as not to forget."),
-    "sft": (
-        "Fine-tuning",
-        "It was shown dialogues until it answered: that a question wants an answer, and where one ends.",
-    ),
-    "reward": ("Reward model", "A second model learnt from pairs of answers to tell the better from the worse."),
-    "rlhf": (
-        "Reinforcement",
-        "It answered again and again, each answer was scored, and it learnt from what scored well.",
-    ),
-    "dpo": ("Preferences", "It was shown pairs of answers and learnt to give the better one."),
-    "test": ("Test", "It was measured on what it had never seen."),
-    "review": ("Human review", "People judged its answers without knowing which version had given them."),
-    "redteam": ("Red team", "It was attacked, to find out what it can be made to say."),
-    "release": ("Release", "Exactly these weights were pinned, byte for byte, for the replicas that serve them."),
-    "pilot": ("Pilot", "It was put before users for a while, and what they said of its answers was kept."),
-    "canary": ("Canary", "The new version came in beside the old one, to some of the users first."),
-    "refine": ("Refinement", "What users said of its answers became data for the next version."),
-    "retire": ("Retirement", "The version was sealed in a signed archive, and brought back from it once as a proof."),
+    "design": ("Design", "Plans the size of the model and its training, and predicts the results."),
+    "curate": ("Curation", "Filters the text and splits it into training and held-out documents."),
+    "tokenize": ("Tokenizer", "Trains the tokenizer and encodes the text."),
+    "initialize": ("Initialization", "Creates the model with random weights."),
+    "pretrain": ("Pretraining", "Trains the model to predict the next token of the text."),
+    "adapt": ("Continued pretraining", "Trains the model on text of one domain, with a share of the earlier text."),
+    "sft": ("Supervised fine-tuning", "Trains the model on dialogues, so that it answers requests."),
+    "reward": ("Reward model", "Trains a model on preference pairs to score answers."),
+    "rlhf": ("Reinforcement learning", "Trains the model on its own answers, each scored by a reward."),
+    "dpo": ("Preference optimization", "Trains the model on pairs of a preferred and a rejected answer."),
+    "test": ("Evaluation", "Measures the model on data that it was not trained on."),
+    "review": ("Human review", "People rate the answers without knowing the version."),
+    "redteam": ("Red teaming", "Attacks the model and measures how often it gives harmful answers."),
+    "release": ("Release", "Pins the exact weights that replicas serve."),
+    "pilot": ("Pilot", "Simulated users talk to the release and give feedback."),
+    "canary": ("Canary", "Serves the new version to a part of the users, next to the current version."),
+    "refine": ("Feedback data", "Converts the feedback of users to training data."),
+    "retire": ("Retirement", "Archives and signs the version, and restores the archive once as a check."),
 }
+"""Stage -> its title and one sentence about it."""
 
 FIGURES: Mapping[str, str] = {
-    "world/never_asked/right": "right about things it was never asked",
-    "world/asked/right": "right about things it was asked",
-    "world/never_asked/kind": "says the right kind of things never asked",
-    "world/never_asked/property": "says a right property of things never asked",
-    "world/asked/kind": "says the right kind of things asked",
-    "world/asked/property": "says a right property of things asked",
-    "world/answers": "answers where text would go on with a question",
-    "heldout/bits_per_byte": "bits per byte of held-out text",
-    "domain/bits_per_byte": "bits per byte of the new field",
-    "general/bits_per_byte": "bits per byte of the earlier text",
-    "score": "score",
-    "right": "right answers",
-    "length": "tokens an answer",
-    "pairs/accuracy": "pairs ranked rightly",
-    "heldout/perplexity": "perplexity of held-out text",
-    "attack_success_rate": "attacks that succeed",
-    "over_refusal": "harmless requests refused",
-    "win_rate": "prompts on which the later version wins",
-    "score/gain": "gain in score",
-    "minded/before": "answers that users minded, before",
-    "minded/after": "answers that users minded, after",
-    "minded/change": "change in answers that users minded",
-    "lost": "requests lost",
-    "right/change": "change in right answers",
-    "kl": "distance from where it began (KL, nats an answer)",
+    "world/never_asked/right": "accuracy on unseen questions",
+    "world/asked/right": "accuracy on training questions",
+    "world/never_asked/kind": "accuracy of the category, unseen questions",
+    "world/never_asked/property": "accuracy of the property, unseen questions",
+    "world/asked/kind": "accuracy of the category, training questions",
+    "world/asked/property": "accuracy of the property, training questions",
+    "world/answers": "share of completions that answer",
+    "heldout/bits_per_byte": "bits per byte on held-out text",
+    "domain/bits_per_byte": "bits per byte on domain text",
+    "general/bits_per_byte": "bits per byte on general text",
+    "heldout/perplexity": "perplexity on held-out text",
+    "score": "reward score",
+    "score/gain": "change in reward score",
+    "right": "accuracy",
+    "right/change": "change in accuracy",
+    "length": "answer length in tokens",
+    "pairs/accuracy": "accuracy on preference pairs",
+    "attack_success_rate": "attack success rate",
+    "over_refusal": "over-refusal rate",
+    "win_rate": "win rate against the parent",
+    "minded/before": "complaint rate before",
+    "minded/after": "complaint rate after",
+    "minded/change": "change in complaint rate",
+    "lost": "failed requests",
+    "kl": "KL divergence from the parent (nats per answer)",
 }
+"""Name of a figure, or the end of it -> its readable name."""
 
-_HEADLINES: Mapping[str, tuple[str, ...]] = {
+HEADLINES: Mapping[str, tuple[str, ...]] = {
     "test": ("world/never_asked/right", "instructions/prompt_strict", "heldout/bits_per_byte"),
     "redteam": ("redteam/attack_success_rate", "jailbreak/attack_success_rate", "attack_success_rate"),
     "dpo": ("win_rate", "score/gain", "heldout_accuracy"),
@@ -84,92 +71,83 @@ _HEADLINES: Mapping[str, tuple[str, ...]] = {
     "review": ("win_rate", "alpha"),
     "canary": ("minded/change", "lost"),
 }
+"""Stage -> the figures that describe it best, the first choice first."""
 
 
 def title(step: StepRecord) -> str:
-    """`Test: test_base`, or just `Curation` where the step is called as its stage."""
+    """Return the title of a step: `Evaluation: test_base`, or `Curation` if it has the name of its stage."""
     label = STAGES.get(step.stage, (step.stage.replace("_", " ").capitalize() or step.kind.capitalize(), ""))[0]
     return label if step.name == step.stage else f"{label}: {step.name}"
 
 
 def sentence(step: StepRecord) -> str:
-    """What happened in it."""
-    known = STAGES.get(step.stage)
-    if known:
-        return known[1]
-    by = f" by the stage {step.stage}" if step.stage else ""
-    made = f" It gave a {step.kind}." if step.kind != "gone" else ""
-    return f"The step {step.name} was carried out{by}.{made}"
+    """Return one sentence about the step."""
+    if step.stage in STAGES:
+        return STAGES[step.stage][1]
+    stage = f" of the stage {step.stage}" if step.stage else ""
+    artifact = f" It made an artifact of kind {step.kind}." if step.kind != "gone" else ""
+    return f"The step {step.name}{stage}.{artifact}"
 
 
 def headline(step: StepRecord, figures: Mapping[str, Interval] | None = None) -> str:
-    """The one thing to know of it, in a few words; `figures` are its reports', where there are any."""
-    own, facts = figures or {}, step.facts
+    """Return the main result of a step; `figures` are those of its reports."""
     if step.kind == "gone":
         return "its artifact is no longer in the store"
-    told = {
-        "design": _designed, "curate": _curated, "tokenize": _tokenized, "initialize": _initialized,
-        "pretrain": _pretrained, "sft": _tuned, "release": _released, "retire": _retired, "refine": _refined,
-        "pilot": _tried,
-    }.get(step.stage)  # fmt: skip
-    said = told(facts) if told else ""
-    return said or _by_figure(step.stage, own) or _by_fact(facts)
+    describe = _HEADLINES_FROM_FACTS.get(step.stage)
+    text = describe(step.facts) if describe else ""
+    return text or _from_figures(step.stage, figures or {}) or _from_facts(step.facts)
 
 
 def figure_name(name: str) -> str:
-    """A figure's name as people say it."""
+    """Return the readable name of a figure."""
     name = name.removeprefix("shift/").removeprefix("all/")
     if name in FIGURES:
         return FIGURES[name]
-    for ending, said in FIGURES.items():
+    for ending, label in FIGURES.items():
         if name.endswith(f"/{ending}"):
-            return f"{name.removesuffix(f'/{ending}').replace('_', ' ').replace('/', ', ')}: {said}"
+            return f"{name.removesuffix(f'/{ending}').replace('_', ' ').replace('/', ', ')}: {label}"
     parts = name.replace("_", " ").split("/")
     return ", ".join(part for index, part in enumerate(parts) if index == 0 or part != parts[index - 1])
 
 
-def is_share(name: str, one: Interval) -> bool:
-    """Whether a figure is a part of a whole, which is told in percent."""
-    ending = name.rpartition("/")[2]
-    unlike = ("bits_per_byte", "perplexity", "kl", "before", "after", "gain", "loss", "alpha", "change")
-    known = all(0 <= end <= 1 for end in (one.value, one.low, one.high) if math.isfinite(end))
-    return known and ending not in unlike and not name.startswith(("score/", "length/"))
+def is_share(name: str, interval: Interval) -> bool:
+    """Return True if a figure is a share, which is formatted in percent."""
+    numbers = ("bits_per_byte", "perplexity", "kl", "before", "after", "gain", "loss", "alpha", "change", "margin")
+    bounded = all(0 <= end <= 1 for end in (interval.value, interval.low, interval.high) if math.isfinite(end))
+    return (
+        bounded
+        and name.rpartition("/")[2] not in numbers
+        and not {"score", "length", "reward", "log_ratio"} & set(name.split("/")[:-1])
+    )
 
 
-def said(name: str, one: Interval) -> str:
-    """A figure with its range: `97% (91% to 99%)`, or `0.253 (0.241 to 0.265)`."""
-    if not math.isfinite(one.value):
+def figure_text(name: str, interval: Interval) -> str:
+    """Format a figure with its interval: `97% (91% to 99%)`, or `0.253 (0.241 to 0.265)`."""
+    if not math.isfinite(interval.value):
         return "unknown"
-    form = percent if is_share(name, one) else _plain
-    if math.isfinite(one.low) and math.isfinite(one.high):
-        return f"{form(one.value)} ({form(one.low)} to {form(one.high)})"
-    return form(one.value)
+    form = percent if is_share(name, interval) else _decimal
+    if math.isfinite(interval.low) and math.isfinite(interval.high):
+        return f"{form(interval.value)} ({form(interval.low)} to {form(interval.high)})"
+    return form(interval.value)
 
 
 def percent(value: float) -> str:
-    """`97%`; with a decimal near the ends, where it matters."""
-    if value in (0, 1) or 0.02 <= value <= 0.98:
-        return f"{value:.0%}"
-    return f"{value:.1%}"
+    """Format a share: `97%`, with a decimal close to 0 and 1."""
+    return f"{value:.0%}" if value in (0, 1) or 0.02 <= value <= 0.98 else f"{value:.1%}"
 
 
 def count(value: Any) -> str:
-    """`3.7 million`, `44,765`."""
+    """Format a large number: `3.7M`, `44,765`."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return "unknown"
-    for unit, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if abs(value) >= unit:
-            return f"{value / unit:,.{1 if abs(value) < 100 * unit else 0}f} {name}"
+            return f"{value / unit:,.{1 if abs(value) < 100 * unit else 0}f}{name}"
     return f"{value:,.0f}"
 
 
-def number_of(number: float, what: str) -> str:
-    """`1 step`, `2 steps`."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
 def size(amount: float) -> str:
-    """`12.7 MB`."""
+    """Format a number of bytes: `12.7 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if amount < 1000:
             return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
@@ -178,116 +156,128 @@ def size(amount: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`3.8 s`, `12 min`, `2 h 05 min`."""
+    """Format a duration: `3.8 s`, `12 min`, `2 h 05 min`."""
     if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if 0 < seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def moment(at: float | None) -> str:
-    """A time in UTC, to the minute."""
-    return time.strftime("%d %b %Y %H:%M", time.gmtime(at)) if at else "unknown"
+def moment(timestamp: float | None) -> str:
+    """Format a time in UTC, to the minute."""
+    return time.strftime("%d %b %Y %H:%M", time.gmtime(timestamp)) if timestamp else "unknown"
 
 
-def value(one: Any) -> str:
-    """Any fact as text."""
-    if isinstance(one, bool):
-        return "yes" if one else "no"
-    if isinstance(one, int):
-        return f"{one:,}"
-    if isinstance(one, float):
-        return f"{one:,.4g}" if abs(one) < 1000 else f"{one:,.0f}"
-    if isinstance(one, Mapping):
-        return ", ".join(f"{name}: {value(own)}" for name, own in one.items())
-    if isinstance(one, (list, tuple)):
-        return ", ".join(value(own) for own in one)
-    return "none" if one is None else str(one)
+def value(fact: Any) -> str:
+    """Format any fact or setting."""
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, int):
+        return f"{fact:,}"
+    if isinstance(fact, float):
+        return f"{fact:,.4g}" if abs(fact) < 1000 else f"{fact:,.0f}"
+    if isinstance(fact, Mapping):
+        return ", ".join(f"{name}: {value(part)}" for name, part in fact.items() if part not in (None, "", [], {}))
+    if isinstance(fact, (list, tuple)):
+        return ", ".join(value(part) for part in fact)
+    return "none" if fact is None else str(fact)
+
+
+def one_line(text: str, *, limit: int = 100) -> str:
+    """Return text as one line of at most `limit` letters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 # -- headlines
 
 
-def _designed(facts: Mapping[str, Any]) -> str:
+def _design(facts: Mapping[str, Any]) -> str:
     if "parameters" not in facts:
         return ""
-    plan = f"{count(facts['parameters'])} parameters, {count(facts.get('tokens'))} tokens to read"
+    plan = f"{count(facts['parameters'])} parameters, {count(facts.get('tokens'))} training tokens"
     bits = facts.get("bits_per_byte")
-    return (
-        f"{plan}, {bits['value']:.3f} bits per byte foretold" if isinstance(bits, Mapping) and "value" in bits else plan
-    )
+    predicted = isinstance(bits, Mapping) and "value" in bits
+    return f"{plan}, predicted {bits['value']:.3f} bits per byte" if bits and predicted else plan
 
 
-def _curated(facts: Mapping[str, Any]) -> str:
-    documents, amount = facts.get("documents"), facts.get("bytes")
-    if not isinstance(documents, Mapping) or not isinstance(amount, Mapping):
+def _curate(facts: Mapping[str, Any]) -> str:
+    documents, sizes = facts.get("documents"), facts.get("bytes")
+    if not isinstance(documents, Mapping) or not isinstance(sizes, Mapping):
         return ""
-    kept = f"{documents.get('train', 0):,} documents ({size(amount.get('train', 0))})"
-    return f"{kept}, {documents.get('dropped', 0):,} left out"
+    train = f"{documents.get('train', 0):,} training documents ({size(sizes.get('train', 0))})"
+    return f"{train}, {documents.get('dropped', 0):,} dropped"
 
 
-def _tokenized(facts: Mapping[str, Any]) -> str:
+def _tokenize(facts: Mapping[str, Any]) -> str:
     if "train_tokens" not in facts:
         return ""
-    return f"{count(facts['train_tokens'])} tokens of {facts.get('bytes_per_token', math.nan):.2f} bytes"
+    return f"{count(facts['train_tokens'])} tokens, {facts.get('bytes_per_token', math.nan):.2f} bytes per token"
 
 
-def _initialized(facts: Mapping[str, Any]) -> str:
+def _initialize(facts: Mapping[str, Any]) -> str:
     if "loss" not in facts:
         return ""
-    return f"loss {facts['loss']:.2f}, as pure chance has it ({facts.get('ln_vocabulary', math.nan):.2f})"
+    return f"loss {facts['loss']:.2f}; a uniform prediction has {facts.get('ln_vocabulary', math.nan):.2f}"
 
 
-def _pretrained(facts: Mapping[str, Any]) -> str:
+def _pretrain(facts: Mapping[str, Any]) -> str:
     bits = facts.get("heldout_bits_per_byte")
     return f"{bits:.3f} bits per byte on held-out text after {count(facts.get('tokens'))} tokens" if bits else ""
 
 
-def _tuned(facts: Mapping[str, Any]) -> str:
+def _sft(facts: Mapping[str, Any]) -> str:
     after, before = facts.get("heldout_accuracy"), facts.get("heldout_accuracy_before")
     if after is None:
         return ""
-    was = f" (was {percent(before)})" if before is not None else ""
-    return f"{percent(after)} of held-out answer tokens foretold{was}"
+    return f"token accuracy on held-out answers: {percent(after)}" + (
+        f", before {percent(before)}" if before is not None else ""
+    )
 
 
-def _released(facts: Mapping[str, Any]) -> str:
+def _release(facts: Mapping[str, Any]) -> str:
     if "name" not in facts:
         return ""
-    guard = "with a filter" if facts.get("guarded") else "without a filter"
-    return f"{facts['name']}:{facts.get('version', '?')}, {guard}, {facts.get('golden', 0)} golden answers pinned"
+    content_filter = "with content filter" if facts.get("guarded") else "without content filter"
+    return f"{facts['name']}:{facts.get('version', '?')}, {content_filter}, {facts.get('golden', 0)} golden answers"
 
 
-def _retired(facts: Mapping[str, Any]) -> str:
-    return f"{facts['reason']}; {facts.get('files', 0)} files restored as a proof" if "reason" in facts else ""
+def _retire(facts: Mapping[str, Any]) -> str:
+    return f"{facts['reason']}; {facts.get('files', 0)} files archived and restored" if "reason" in facts else ""
 
 
-def _tried(facts: Mapping[str, Any]) -> str:
+def _pilot(facts: Mapping[str, Any]) -> str:
     if not facts.get("answers"):
         return ""
-    return f"users minded {percent(facts.get('complaints', 0.0))} of {facts['answers']:,} answers"
+    return f"complaint rate {percent(facts.get('complaints', 0.0))} of {facts['answers']:,} answers"
 
 
-def _refined(facts: Mapping[str, Any]) -> str:
-    names = {"pairs": "pairs", "dialogues": "dialogues", "rated": "single answers", "dropped": "voices left out"}
-    return ", ".join(f"{facts[name]:,} {called}" for name, called in names.items() if name in facts)
+def _refine(facts: Mapping[str, Any]) -> str:
+    names = {"pairs": "pairs", "dialogues": "dialogues", "rated": "rated answers", "dropped": "records dropped"}
+    return ", ".join(f"{facts[name]:,} {label}" for name, label in names.items() if name in facts)
 
 
-def _by_figure(stage: str, figures: Mapping[str, Interval]) -> str:
-    for wanted in (*_HEADLINES.get(stage, ()), *_HEADLINES["test"]):
-        if f"{wanted}/before" in figures and f"{wanted}/after" in figures:
-            before, after = figures[f"{wanted}/before"], figures[f"{wanted}/after"]
-            return f"{figure_name(wanted)}: {said(wanted, after)}, before {said(wanted, before)}"
-        for name, one in figures.items():
-            if name == wanted or name.endswith(f"/{wanted}"):
-                return f"{figure_name(name)}: {said(name, one)}"
-    return next((f"{figure_name(name)}: {said(name, one)}" for name, one in figures.items()), "")
+_HEADLINES_FROM_FACTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "design": _design, "curate": _curate, "tokenize": _tokenize, "initialize": _initialize, "pretrain": _pretrain,
+    "sft": _sft, "release": _release, "retire": _retire, "pilot": _pilot, "refine": _refine,
+}  # fmt: skip
 
 
-def _by_fact(facts: Mapping[str, Any]) -> str:
-    plain = {name: one for name, one in facts.items() if isinstance(one, (int, float)) and not isinstance(one, bool)}
-    return ", ".join(f"{figure_name(name)} {value(one)}" for name, one in list(plain.items())[:3])
+def _from_figures(stage: str, figures: Mapping[str, Interval]) -> str:
+    for ending in (*HEADLINES.get(stage, ()), *HEADLINES["test"]):
+        before, after = figures.get(f"{ending}/before"), figures.get(f"{ending}/after")
+        if before and after:
+            return f"{figure_name(ending)}: {figure_text(ending, after)}, before {figure_text(ending, before)}"
+        for name, interval in figures.items():
+            if name == ending or name.endswith(f"/{ending}"):
+                return f"{figure_name(name)}: {figure_text(name, interval)}"
+    return next((f"{figure_name(name)}: {figure_text(name, interval)}" for name, interval in figures.items()), "")
 
 
-def _plain(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+def _from_facts(facts: Mapping[str, Any]) -> str:
+    numbers = [name for name, fact in facts.items() if type(fact) in (int, float)]
+    return ", ".join(f"{figure_name(name)} {value(facts[name])}" for name in numbers[:3])
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.3f}" if abs(number) < 100 else f"{number:,.0f}"

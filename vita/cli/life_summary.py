@@ -128,11 +128,11 @@ def _answers_of(workspace: Workspace, life: Life, artifacts: Mapping[str, Artifa
 def _write_reports(workspace: Workspace, record: LifeRecord) -> tuple[dict[str, Path], list[str]]:
     """Return the paths of the page and the last model's card, and the problems of writing them."""
     from vita.cards import model_card, model_card_page
-    from vita.cards.life_page import write_story
+    from vita.cards.life_page import write_life_page
 
     folder, paths, problems = workspace.store.root / "lives" / record.name, dict[str, Path](), list[str]()
     try:
-        paths["The whole story"] = write_story(record, folder / "life.html")
+        paths["The whole story"] = write_life_page(record, folder / "life.html")
         if record.models:
             last = record.models[-1].digest
             model_card_page.write(

@@ -19,13 +19,13 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Output file.")] = Path("life.html"),
 ) -> None:
     """Write a report of a life as one HTML page."""
-    from vita.cards.life_page import write_story
+    from vita.cards.life_page import write_life_page
     from vita.cards.life_record import read_life_record
 
     workspace = open_workspace(ctx)
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
     with writing(output):
-        page = write_story(read_life_record(workspace.ledger, workspace.store, name), output)
+        page = write_life_page(read_life_record(workspace.ledger, workspace.store, name), output)
     workspace.console.print(f"the report of {name} is {page!s}")
 
 
@@ -43,8 +43,7 @@ def card(
     from rich.markdown import Markdown
 
     from vita.cards.model_card import gather
-    from vita.cards.model_card_page import page, write
-    from vita.reporting.page import markdown
+    from vita.cards.model_card_page import card_body, write
 
     workspace = open_workspace(ctx)
     model_card = gather(workspace.ledger, workspace.store, workspace.digest(model))
@@ -56,4 +55,4 @@ def card(
     elif output is not None:
         workspace.console.print(f"the card of {model_card.name} is in {output!s}: README.md, card.html, card.json")
     else:
-        workspace.console.print(Markdown(markdown(page(model_card)), hyperlinks=False))
+        workspace.console.print(Markdown(card_body(model_card), hyperlinks=False))

@@ -8,8 +8,8 @@ from vita.evals import perplexity, samples, world_knowledge
 from vita.evals.ifeval import IFEvalResult
 from vita.evals.results import EvalResults, Figures, Metrics
 from vita.reporting import REPORT_FILE
-from vita.reporting.charts import histogram, intervals
-from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table
+from vita.reporting.charts import histogram, interval_chart
+from vita.reporting.page import Block, Figure, Paragraph, ReportPage, Section, Table
 from vita.stats.intervals import Comparison, RatioComparison
 from vita.stats.paired import PairedComparison
 
@@ -21,7 +21,7 @@ _METHOD = (
 )
 
 
-def page(results: EvalResults, *, method: Sequence[str]) -> Page:
+def page(results: EvalResults, *, method: Sequence[str]) -> ReportPage:
     """Return the page of the report; `method` describes the measurement in sentences."""
     figures = results.figures()
     sections = [
@@ -35,7 +35,7 @@ def page(results: EvalResults, *, method: Sequence[str]) -> Page:
         Section("How this was measured", [Paragraph(text) for text in (*_METHOD, *method)]),
     ]
     lead = "Brackets show 95% confidence intervals. Every item is in items.jsonl.zst."
-    return Page("Test report", lead, [section for section in sections if section.blocks])
+    return ReportPage("Test report", lead, [section for section in sections if section.blocks])
 
 
 def _text_section(results: EvalResults, figures: Figures) -> list[Section]:
@@ -49,9 +49,11 @@ def _text_section(results: EvalResults, figures: Figures) -> list[Section]:
     if len(results.sources) > len(results.texts):
         rows = _text_rows(figures["sources"], results.sources)
         blocks.append(Table(("source", "bits per byte", "perplexity", "documents", "bytes"), rows))
-        dots = [(name, metrics["bits_per_byte"], None) for name, metrics in figures["sources"].items()]
+        dots = {name: metrics["bits_per_byte"] for name, metrics in figures["sources"].items()}
         blocks.append(
-            Figure("bits_per_byte", intervals(dots, unit="bits per byte"), "Bits per byte by source; lower is better")
+            Figure(
+                "bits_per_byte", interval_chart(dots, unit="bits per byte"), "Bits per byte by source; lower is better"
+            )
         )
     document_bits = [score.bits / score.bytes for scores in results.texts.values() for score in scores]
     blocks.append(Figure("documents", histogram(document_bits, x="bits per byte"), "Documents by their bits per byte"))
@@ -87,12 +89,14 @@ def _task_section(results: EvalResults, figures: Figures) -> list[Section]:
         chance = f"{chances[name]:.3f}" if chances[name] else ""
         rows.append((name, *cells, chance, f"{len(results.tasks[name]):,}", f"{cut:,}"))
     blocks: list[Block] = [Table(("task", *metric_names, "chance", "items", "cut"), rows, note=_METRICS)]
-    best = [
-        (name, values.get("acc_norm", values["acc"]), chances[name] or None)
-        for name, values in figures["tasks"].items()
-    ]
+    best = {name: values.get("acc_norm", values["acc"]) for name, values in figures["tasks"].items()}
+    marks = {name: chance for name, chance in chances.items() if chance}
     blocks.append(
-        Figure("tasks", intervals(best, unit="accuracy"), "Accuracy (acc_norm where available); vertical lines: chance")
+        Figure(
+            "tasks",
+            interval_chart(best, unit="accuracy", marks=marks),
+            "Accuracy (acc_norm where available); vertical lines: chance",
+        )
     )
     if words := [
         (name, str(values["perplexity"])) for name, values in figures["tasks"].items() if "perplexity" in values
@@ -136,7 +140,7 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
                 ),
                 Figure(
                     "world",
-                    intervals([(name, interval, None) for name, interval in world_figures.items()], unit="share"),
+                    interval_chart(world_figures, unit="share"),
                     "Answers about things of the world; never_asked are those whose questions no text answers",
                 ),
                 Table(("question", "answer", "right"), examples),

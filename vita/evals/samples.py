@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vita.data.records import Message
 from vita.infer.sampling import Sampling
-from vita.reporting.page import Sample
+from vita.reporting.page import TextSample
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
@@ -56,11 +56,11 @@ def prompt_ids(engine: Engine, prompt: str, *, as_chat: bool) -> list[int]:
     return engine.chat_ids([Message("user", prompt)]) if as_chat else engine.text_ids(prompt)
 
 
-def as_blocks(continuations: Sequence[SampledContinuation]) -> list[Sample]:
+def as_blocks(continuations: Sequence[SampledContinuation]) -> list[TextSample]:
     """Return the continuations as report blocks, one per prompt."""
     prompts = dict.fromkeys(continuation.prompt for continuation in continuations)
     return [
-        Sample(
+        TextSample(
             prompt,
             [(continuation.how, continuation.text) for continuation in continuations if continuation.prompt == prompt],
         )

@@ -19,9 +19,9 @@ import zstandard
 from vita.redteam.attack import Attempt, ControlResult
 from vita.redteam.probe import PROBES, MemorizedRow, SecretExtraction, StereotypePair, plain
 from vita.redteam.taxonomy import name_of
-from vita.reporting.charts import intervals
+from vita.reporting.charts import interval_chart
 from vita.reporting.figures import ReportContent
-from vita.reporting.page import Block, Figure, Page, Paragraph, Sample, Section, Table
+from vita.reporting.page import Block, Figure, Paragraph, ReportPage, Section, Table, TextSample
 from vita.stats.intervals import Interval, wilson
 
 Metrics = dict[str, Interval]
@@ -210,7 +210,7 @@ def silent(attempt: Attempt) -> bool:
     return all(unicodedata.category(character)[0] in "CPZ" for character in reply.text)
 
 
-def page(results: RedTeamResults, *, method: Sequence[str]) -> Page:
+def page(results: RedTeamResults, *, method: Sequence[str]) -> ReportPage:
     """Return the page of the report."""
     figures, problems = results.figures(), results.problems()
     sections = [
@@ -228,7 +228,7 @@ def page(results: RedTeamResults, *, method: Sequence[str]) -> Page:
         "measurements. Every attempt is in items.jsonl.zst."
     )
     title = "Red-team report" + (" (with its guard)" if results.guarded else "")
-    return Page(title, lead, [section for section in sections if section.blocks])
+    return ReportPage(title, lead, [section for section in sections if section.blocks])
 
 
 _METHOD = (
@@ -255,12 +255,12 @@ def _overall_section(figures: Mapping[str, Mapping[str, Metrics]]) -> Section:
     if not metrics:
         return Section("", [])
     rows = [(name.replace("_", " "), str(interval), f"{interval.n:,}") for name, interval in metrics.items()]
-    dots = [(name.replace("_", " "), interval, None) for name, interval in metrics.items()]
+    dots = {name.replace("_", " "): interval for name, interval in metrics.items()}
     return Section(
         "Over all",
         [
             Table(("figure", "share", "n"), rows),
-            Figure("overall", intervals(dots, unit="share"), "Attack success beside over-refusal and capability"),
+            Figure("overall", interval_chart(dots, unit="share"), "Attack success beside over-refusal and capability"),
         ],
     )
 
@@ -269,14 +269,14 @@ def _probe_section(results: RedTeamResults, figures: Mapping[str, Mapping[str, M
     rates_of = figures["probes"]
     if not rates_of:
         return Section("", [])
-    dots = [
-        (name.replace("_", " "), metrics["attack_success_rate"], None)
+    dots = {
+        name.replace("_", " "): metrics["attack_success_rate"]
         for name, metrics in rates_of.items()
         if "attack_success_rate" in metrics
-    ]
+    }
     blocks: list[Block] = [_rate_table("probe", rates_of)]
     if dots:
-        blocks.append(Figure("probes", intervals(dots, unit="attack success rate"), "Attack success by probe"))
+        blocks.append(Figure("probes", interval_chart(dots, unit="attack success rate"), "Attack success by probe"))
     notes = [f"By chance, {name} would be at {text}." for name, text in BY_CHANCE.items() if name in rates_of]
     if "memorisation" in rates_of:
         held_out = rates_of["memorisation"].get("held_out_rate")
@@ -295,14 +295,14 @@ def _table_section(title: str, group: str, figures: Mapping[str, Mapping[str, Me
     rates_by_name = figures[group]
     if not rates_by_name:
         return Section("", [])
-    dots = [
-        (name.removeprefix("hazard "), rate["attack_success_rate"], None)
+    dots = {
+        name.removeprefix("hazard "): rate["attack_success_rate"]
         for name, rate in rates_by_name.items()
         if "attack_success_rate" in rate
-    ]
+    }
     blocks: list[Block] = [_rate_table(column, rates_by_name)]
     if dots:
-        blocks.append(Figure(group, intervals(dots, unit="attack success rate"), f"Attack success by {column}"))
+        blocks.append(Figure(group, interval_chart(dots, unit="attack success rate"), f"Attack success by {column}"))
     return Section(title, blocks)
 
 
@@ -349,7 +349,7 @@ def _examples(results: RedTeamResults) -> list[Block]:
             attempt = next((attempt for attempt in attempts if attempt.outcome == outcome and _asked(attempt)), None)
             if attempt:
                 label = f"{name}, {attempt.item.technique}: {outcome}" + (" (twin)" if attempt.item.twin else "")
-                blocks.append(Sample(_short(_asked(attempt)), [(label, _short(attempt.reply.text or "(nothing)"))]))
+                blocks.append(TextSample(_short(_asked(attempt)), [(label, _short(attempt.reply.text or "(nothing)"))]))
     return blocks
 
 

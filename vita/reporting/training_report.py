@@ -1,6 +1,6 @@
-"""The report of a training run: its curve as a picture, its figures as a table, its metrics as JSON lines.
+"""The report of a training run: charts of its metrics, a table of its figures, and its metrics as JSON lines.
 
-write_learning(learnt.curve, folder / "report", title="Pretraining", lead="...", facts=facts)
+write_training_report(curve, folder / "report", title="Pretraining", lead="...", facts=facts, settings=settings)
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vita.reporting import charts
-from vita.reporting.page import Block, Figure, Page, Section, Table, write
+from vita.reporting.charts import line_chart
+from vita.reporting.page import Block, Figure, ReportPage, Section, Table, write_page
 
 Row = Mapping[str, Any]
 POINTS = 200
-"""A picture shows the mean of neighbouring steps where there are more than this."""
+"""Largest number of points of a line; beyond it, neighbouring steps are averaged."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Which columns of the metrics are drawn together, each under a name, and what is to be seen."""
+class MetricChart:
+    """Columns of the metrics that are drawn in one chart, each with its name in the legend."""
 
     name: str
     lines: Mapping[str, str]
@@ -29,7 +29,20 @@ class Picture:
     caption: str
 
 
-def write_learning(
+LOSS_CHARTS = (
+    MetricChart(
+        "loss", {"training": "loss", "held out": "heldout_loss"}, "nats per token", "Training and held-out loss."
+    ),
+    MetricChart("bits_per_byte", {"held out": "heldout_bits_per_byte"}, "bits per byte", "Held-out bits per byte."),
+    MetricChart("accuracy", {"held out": "heldout_accuracy"}, "accuracy", "Held-out accuracy of the next token."),
+)
+STEP_CHARTS = (
+    MetricChart("learning_rate", {"learning rate": "learning_rate"}, "rate", "Learning rate of the weight matrices."),
+    MetricChart("gradient_norm", {"gradient norm": "gradient_norm"}, "norm", "Norm of the gradient before clipping."),
+)
+
+
+def write_training_report(
     curve: Sequence[Row],
     folder: Path,
     *,
@@ -37,77 +50,60 @@ def write_learning(
     lead: str,
     facts: Mapping[str, Any],
     settings: Mapping[str, Any],
-    pictures: Sequence[Picture] = (),
+    charts: Sequence[MetricChart] = LOSS_CHARTS,
     sections: Sequence[Section] = (),
 ) -> None:
-    """`report.md`, `report.html` with pictures, and every step's metrics in `metrics.jsonl`.
+    """Write `report.md` and `report.html` with charts, and the metrics of every step in `metrics.jsonl`.
 
-    `pictures` stand in place of the loss, for training whose loss says little; `sections` come before all pictures.
+    `sections` come between the results and the charts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(dict(row)) + "\n" for row in curve)
     (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-    table = Table(("figure", "value"), [(name, _shown(value)) for name, value in facts.items()])
-    asked = Table(("setting", "value"), [(name, _shown(value)) for name, value in settings.items()])
-    drawn = [block for one in pictures for block in _drawn(curve, one)] if pictures else _losses(curve)
-    way = Section("On the way", [*drawn, *_steps(curve)])
-    write(Page(title, lead, [Section("What came", [table]), *sections, way, Section("Settings", [asked])]), folder)
+    figures: list[Block] = [figure for chart in (*charts, *STEP_CHARTS) if (figure := metric_figure(curve, chart))]
+    page = ReportPage(
+        title,
+        lead,
+        [
+            Section("Results", [Table(("figure", "value"), _rows(facts))]),
+            *sections,
+            Section("Training curves", figures),
+            Section("Settings", [Table(("setting", "value"), _rows(settings))]),
+        ],
+    )
+    write_page(page, folder)
 
 
-def last(curve: Sequence[Row], name: str) -> float | None:
-    """The last value that was told of `name`."""
+def metric_figure(curve: Sequence[Row], chart: MetricChart) -> Figure | None:
+    """Draw the columns of a chart that the metrics have; None if they have none of them."""
+    columns = {name: _points(curve, column) for name, column in chart.lines.items()}
+    lines = {name: points for name, points in columns.items() if points}
+    return Figure(chart.name, line_chart(lines, x="step", y=chart.unit), chart.caption) if lines else None
+
+
+def last_value(curve: Sequence[Row], name: str) -> float | None:
+    """Return the last recorded value of a metric."""
     return next((row[name] for row in reversed(curve) if name in row), None)
 
 
 def mean_of_last(curve: Sequence[Row], name: str, *, rows: int = 20) -> float | None:
-    """The mean of the last values of `name`, in which the noise of single batches is less."""
-    found = [row[name] for row in curve if name in row][-rows:]
-    return round(sum(found) / len(found), 6) if found else None
-
-
-def _drawn(curve: Sequence[Row], picture: Picture) -> list[Block]:
-    found = {name: _thinned(_points(curve, column)) for name, column in picture.lines.items()}
-    known = {name: points for name, points in found.items() if points}
-    return [_figure(picture.name, known, picture.unit, picture.caption)] if known else []
-
-
-def _losses(curve: Sequence[Row]) -> list[Block]:
-    losses = {"training": _thinned(_points(curve, "loss"))}
-    if heldout := _points(curve, "heldout_loss"):
-        losses["held out"] = heldout
-    blocks: list[Block] = [_figure("loss", losses, "nats per token", "The loss of each step, and on held-out text.")]
-    if bits := _points(curve, "heldout_bits_per_byte"):
-        blocks.append(_figure("bits_per_byte", {"held out": bits}, "bits per byte", "Held-out text, by its bytes."))
-    if accuracy := _points(curve, "heldout_accuracy"):
-        caption = "Held-out tokens that were the likeliest."
-        blocks.append(_figure("accuracy", {"held out": accuracy}, "accuracy", caption))
-    return blocks
-
-
-def _steps(curve: Sequence[Row]) -> list[Block]:
-    rates = {"learning rate": _thinned(_points(curve, "learning_rate"))}
-    norms = {"gradient norm": _thinned(_points(curve, "gradient_norm"))}
-    return [
-        _figure("learning_rate", rates, "rate", "The learning rate of the layers' matrices."),
-        _figure("gradient_norm", norms, "norm", "The gradient's length before clipping."),
-    ]
-
-
-def _figure(name: str, lines: Mapping[str, Sequence[tuple[float, float]]], unit: str, caption: str) -> Figure:
-    return Figure(name, charts.curves(lines, x="step", y=unit), caption)
+    """Return the mean of the last values of a metric, which is less noisy than a single batch."""
+    values = [row[name] for row in curve if name in row][-rows:]
+    return round(sum(values) / len(values), 6) if values else None
 
 
 def _points(curve: Sequence[Row], name: str) -> list[tuple[float, float]]:
-    return [(float(row["step"]), float(row[name])) for row in curve if name in row]
-
-
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    size = -(-len(points) // POINTS)
-    groups = [points[start : start + size] for start in range(0, len(points), max(1, size))]
+    points = [(float(row["step"]), float(row[name])) for row in curve if name in row]
+    size = max(1, -(-len(points) // POINTS))
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def _shown(value: Any) -> str:
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(name, _formatted(value)) for name, value in values.items()]
+
+
+def _formatted(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.reporting.charts import intervals
+from vita.reporting.charts import interval_chart
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import Block, Figure, Page, Paragraph, Section, Table, write
+from vita.reporting.page import Block, Figure, Paragraph, ReportPage, Section, Table, write_page
 from vita.review.desk import Rating, ReviewItem, ReviewTask
 from vita.spine.errors import DataError
 from vita.stats.agreement import agreement, group_by_unit
@@ -216,7 +216,7 @@ class ReviewResults:
         )
         lines = b"".join(orjson.dumps(row) + b"\n" for row in self._rows())
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
-        write(self._page(figures), folder)
+        write_page(self._page(figures), folder)
         facts = {f"review/{name}": round(interval.value, 6) for name, interval in figures.items()}
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
@@ -244,7 +244,7 @@ class ReviewResults:
             )  # fmt: skip
         return rows
 
-    def _page(self, figures: Mapping[str, Interval]) -> Page:
+    def _page(self, figures: Mapping[str, Interval]) -> ReportPage:
         people = {rating.rater for rating in self._people()}
         names = ", ".join(version.name for version in self.task.models)
         lead = (
@@ -263,7 +263,7 @@ class ReviewResults:
             f"Guideline {self.task.guideline.version}: {self.task.guideline.text}",
         ]
         sections.append(Section("How this was measured", [Paragraph(text) for text in method]))
-        return Page(f"Review: {self.task.name}", lead, sections)
+        return ReportPage(f"Review: {self.task.name}", lead, sections)
 
     def _strength_section(self, fitted: BradleyTerryFit) -> Section:
         elo = fitted.elo()
@@ -279,10 +279,9 @@ class ReviewResults:
         note += " One virtual tie was added to each pair, since a version only won or only lost." * fitted.smoothed
         blocks: list[Block] = [Table(("version", "Elo"), rows, note=note), Table(("preferred", "probability"), chances)]
         if all(math.isfinite(interval.low) and math.isfinite(interval.high) for interval in elo.values()):
-            dots = [(self._name(model), interval, 1000.0) for model, interval in elo.items()]
-            blocks.append(
-                Figure("elo", intervals(dots, unit="Elo"), "Strength of each version; upright line: the mean")
-            )
+            dots = {self._name(model): interval for model, interval in elo.items()}
+            chart = interval_chart(dots, unit="Elo", marks=dict.fromkeys(dots, 1000.0))
+            blocks.append(Figure("elo", chart, "Strength of each version; vertical line: the mean."))
         return Section("Strength", blocks)
 
     def _time_section(self) -> Section:

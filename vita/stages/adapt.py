@@ -26,7 +26,7 @@ from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import Section, Table
-from vita.reporting.training_report import Picture, mean_of_last, write_learning
+from vita.reporting.training_report import MetricChart, mean_of_last, write_training_report
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainingRun, row_length
@@ -303,22 +303,22 @@ def _write(
     note = "Bits per byte of whole held-out documents, with 95% intervals over documents; below 0 is a gain."
     table = Table(("text", "before", "after", "change", "documents"), rows, note)
     place = folder / "report"
-    write_learning(
+    write_training_report(
         curve,
         place,
         title="Reading on in a domain",
         lead=f"{facts['documents']:,} documents, {facts['tokens']:,} tokens, {facts['replayed']:.0%} of them replayed.",
         facts=facts,
         settings={**training.schedule.model_dump(), **training.optimization.model_dump()},
-        pictures=PICTURES,
+        charts=CHARTS,
         sections=[Section("Before and after", [table])],
     )
     write_report(ReportContent.of("adapt", {"text": figures}, baseline=inputs.model.digest), place)
 
 
-PICTURES = (
-    Picture("loss", {"training": "loss"}, "nats per token", "The loss of each step, replayed rows among them."),
-    Picture(
+CHARTS = (
+    MetricChart("loss", {"training": "loss"}, "nats per token", "The loss of each step, replayed rows among them."),
+    MetricChart(
         "bits_per_byte",
         {"domain": "domain_bits_per_byte", "general": "general_bits_per_byte"},
         "bits per byte",

@@ -21,7 +21,7 @@ from pydantic import Field
 from vita.gates.clearance import ServingTerms
 from vita.monitoring.simulated_users import SimulatedUsers
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import Page, Section, Table, write
+from vita.reporting.page import ReportPage, Section, Table, write_page
 from vita.server.release import ReleaseInfo, read_release
 from vita.server.service.deploy_checks import context_clearance
 from vita.spine.errors import PlanError
@@ -109,7 +109,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
     rows += [("answers of the canary", str(sum(_of(new, watched.canary))), ""), ("verdict", verdict, "")]
     lead = f"{new.id} came in beside {old.id} while users were there, and was {verdict}."
-    write(Page("Canary release", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder)
+    write_page(
+        ReportPage("Canary release", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder
+    )
     facts = {f"rollout/{name}": round(one.value, 6) for name, one in figures.items()}
     return Draft(Report, folder, {**facts, "requests": requests, "promoted": watched.promoted})
 

@@ -21,7 +21,7 @@ from vita.design.forecast import best_shape, prediction, warnings
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
-from vita.reporting.page import Page, Paragraph, Section, Table, markdown
+from vita.reporting.page import Paragraph, ReportPage, Section, Table, as_markdown
 from vita.spine.config import Settings, neutral
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Blueprint, Tokens
@@ -109,7 +109,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     folder = context.draft_folder()
     blueprint = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": foretold}
     (folder / "blueprint.json").write_text(json.dumps(blueprint, indent=2) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(markdown(_page(blueprint)), encoding="utf-8")
+    (folder / "report.md").write_text(as_markdown(_page(blueprint)), encoding="utf-8")
     if speed:
         context.record |= cost(plan, speed, price_per_hour=config.price_per_hour)
     for told in [_headline(shape, plan, context.record), *warnings(foretold)]:
@@ -293,11 +293,11 @@ def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]
     return told + (f", costing {record['cost']:.2f}" if "cost" in record else "")
 
 
-def _page(blueprint: Mapping[str, Any]) -> Page:
+def _page(blueprint: Mapping[str, Any]) -> ReportPage:
     shape, training, foretold = blueprint["architecture"], blueprint["training"], blueprint["prediction"]
     parts, memory, bits = foretold["parameters"], foretold["memory"], foretold["bits_per_byte"]
     share = {name: f"{count / parts['total']:.0%}" for name, count in parts.items()}
-    return Page(
+    return ReportPage(
         "Blueprint",
         "What is to be built, how it is to be trained, and what both are expected to give. Time and money depend on "
         "the machine and stand in the run's record.",

@@ -36,7 +36,7 @@ from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import Groups, ReportContent, write_report
 from vita.reporting.page import Section
-from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
+from vita.reporting.training_report import MetricChart, last_value, mean_of_last, write_training_report
 from vita.rl.preference_eval import PairValues, compare, figures_section
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
@@ -338,7 +338,7 @@ def _facts(
         **found.facts(),
         "loss": mean_of_last(curve, "loss"),
         "heldout_loss_before": curve[0].get("heldout_loss"),
-        "heldout_loss": last(curve, "heldout_loss"),
+        "heldout_loss": last_value(curve, "heldout_loss"),
         "log_ratio/chosen": mean_of_last(curve, "log_ratio/chosen"),
         **{f"pairs/{name}": round(one.value, 6) for name, one in ranked.items()},
         **({f"shift/{name}": value for name, value in moved.facts().items()} if moved else {}),
@@ -373,14 +373,14 @@ def _write(
         sections.append(moved.section())
     used = {"losses": json.dumps(config.losses), "beta": config.beta, "shuffle_labels": config.shuffle_labels}
     place = folder / "report"
-    write_learning(
+    write_training_report(
         curve,
         place,
         title="Learning from preferences",
         lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
         facts=facts,
         settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
-        pictures=PICTURES,
+        charts=CHARTS,
         sections=sections,
     )
     groups: Groups = {"held_out": {"pairs": ranked}}
@@ -391,15 +391,17 @@ def _write(
     write_report(ReportContent.of("dpo", groups, baseline=inputs.model.digest, details=details), place)
 
 
-PICTURES = (
-    Picture("loss", {"training": "loss", "held out": "heldout_loss"}, "weighted sum", "The losses, by their weights."),
-    Picture(
+CHARTS = (
+    MetricChart(
+        "loss", {"training": "loss", "held out": "heldout_loss"}, "weighted sum", "The losses, by their weights."
+    ),
+    MetricChart(
         "rewards",
         {"better": "rewards/chosen", "worse": "rewards/rejected"},
         "beta x nats",
         "What both answers gained on the model as it was; below 0 they have become less likely.",
     ),
-    Picture(
+    MetricChart(
         "accuracies",
         {"training": "rewards/accuracies", "held out": "heldout_rewards/accuracies"},
         "share",

@@ -19,7 +19,7 @@ from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
-from vita.reporting import charts
+from vita.reporting.charts import line_chart
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
@@ -123,7 +123,7 @@ def _activations(found: dict[str, Any]) -> str:
         for name, part in (("stream", "stream"), ("attention adds", "attention"), ("feed-forward adds", "feedforward"))
     }
     lines["stream"].insert(0, (0.0, found["embedding_rms"]))
-    return charts.curves(lines, x="layer", y="rms")
+    return line_chart(lines, x="layer", y="rms")
 
 
 def _weights(found: dict[str, Any]) -> str:
@@ -137,7 +137,7 @@ def _weights(found: dict[str, Any]) -> str:
                 if parameter.startswith(f"model.layers.{index}.") and parameter.split(".")[-2] in members
             ]
             lines.setdefault(name, []).append((index + 1.0, sum(stds) / len(stds)))
-    return charts.curves(lines, x="layer", y="std")
+    return line_chart(lines, x="layer", y="std")
 
 
 def _page(found: dict[str, Any], config: Config) -> str:

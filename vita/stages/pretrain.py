@@ -19,7 +19,7 @@ from vita.data.tokens.loader import Loader
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
-from vita.reporting.training_report import last, mean_of_last, write_learning
+from vita.reporting.training_report import last_value, mean_of_last, write_training_report
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import ModelFiles
@@ -101,14 +101,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "tokens": steps * rows * length,
         "epochs": round(steps / loader.steps_per_epoch, 3),
         "loss": mean_of_last(curve, "loss"),
-        "heldout_loss": last(curve, "heldout_loss"),
-        "heldout_bits_per_byte": last(curve, "heldout_bits_per_byte"),
+        "heldout_loss": last_value(curve, "heldout_loss"),
+        "heldout_bits_per_byte": last_value(curve, "heldout_bits_per_byte"),
         **shared,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
     settings = _settings(training) | {"document_mask": masked}
-    write_learning(curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=settings)
+    write_training_report(curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=settings)
     return Draft(Model, folder, facts)
 
 

@@ -25,7 +25,7 @@ from vita.redteam.probes.memorisation import rows_of
 from vita.redteam.probes.regressions import read as read_regressions
 from vita.redteam.results import RedTeamResults, page
 from vita.reporting.figures import write_report
-from vita.reporting.page import write
+from vita.reporting.page import write_page
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
@@ -123,7 +123,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     shown = config.model_dump(mode="json", exclude={"files", "regressions"})
     write_report(found.report(model=inputs.model.digest, settings=shown), folder)
     found.write_items(folder / "items.jsonl.zst")
-    write(page(found, method=_method(config, items)), folder)
+    write_page(page(found, method=_method(config, items)), folder)
     return Draft(Report, folder, {"model": inputs.model.digest, **found.facts()})
 
 

@@ -19,7 +19,7 @@ from vita.data.feedback import FeedbackDataset, FeedbackFilter, read_feedback, r
 from vita.data.records import Preference, UnpairedPreference
 from vita.data.sources.read import Source, dialogues, documents
 from vita.data.world import World, WorldSettings
-from vita.reporting.page import Page, Section, Table, write
+from vita.reporting.page import ReportPage, Section, Table, write_page
 from vita.server.gateway.redaction import redact
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
@@ -60,7 +60,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
     _write(folder / "dialogues.jsonl", (_row(one, "messages") for one in found.dialogues))
     _write(folder / "rated.jsonl", (_rated(one) for one in found.rated))
     _write(folder / "drops.jsonl", (asdict(one) for one in found.drops))
-    write(_page(found), folder)
+    write_page(_page(found), folder)
     context.emit(
         "note", text=", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found.counts.items())
     )
@@ -96,7 +96,7 @@ def _write(path: Path, rows: Iterable[Any]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _page(found: FeedbackDataset) -> Page:
+def _page(found: FeedbackDataset) -> ReportPage:
     counts = Table(
         ("what", "number"), [(name.replace("_", " "), f"{number:,}") for name, number in found.counts.items()]
     )
@@ -111,4 +111,4 @@ def _page(found: FeedbackDataset) -> Page:
     )
     lead = "Pairs of answers that users told apart, with a line back to the requests that they come from."
     sections = [Section("What came of it", [counts, dropped]), Section("The first pairs", [examples])]
-    return Page("Data from feedback", lead, sections)
+    return ReportPage("Data from feedback", lead, sections)

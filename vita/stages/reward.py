@@ -21,7 +21,7 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.training_report import Picture, mean_of_last, write_learning
+from vita.reporting.training_report import MetricChart, mean_of_last, write_training_report
 from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, of_scores
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
@@ -248,14 +248,14 @@ def _write(
         "shuffle_labels": config.shuffle_labels,
     }
     place = folder / "report"
-    write_learning(
+    write_training_report(
         curve,
         place,
         title="Learning what is preferred",
         lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
         facts=facts,
         settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
-        pictures=PICTURES,
+        charts=CHARTS,
         sections=sections,
     )
     details = {"counts": counts_in(facts)}
@@ -264,15 +264,15 @@ def _write(
     )
 
 
-PICTURES = (
-    Picture("loss", {"training": "loss", "held out": "heldout_loss"}, "nats per pair", "The loss of each step."),
-    Picture(
+CHARTS = (
+    MetricChart("loss", {"training": "loss", "held out": "heldout_loss"}, "nats per pair", "The loss of each step."),
+    MetricChart(
         "accuracy",
         {"training": "accuracy", "held out": "heldout_accuracy"},
         "share",
         "Pairs whose better answer has the higher score.",
     ),
-    Picture(
+    MetricChart(
         "margin",
         {"training": "margin", "held out": "heldout_margin"},
         "score",

@@ -24,7 +24,7 @@ from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.training_report import Picture, last, mean_of_last, write_learning
+from vita.reporting.training_report import MetricChart, last_value, mean_of_last, write_training_report
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.rl.settings import (
     METHOD_DEFAULTS,
@@ -314,7 +314,7 @@ def _facts(
     from vita.rl.rollouts import HEADLINE
 
     curve = learnt.curve
-    ends = {name: last(curve, f"heldout_{name}") for name in HEADLINE}
+    ends = {name: last_value(curve, f"heldout_{name}") for name in HEADLINE}
     begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("reward", "entropy")}
     flat = mean_of_last(curve, "zero_variance", rows=len(curve))
     figures = {"heldout_" + name: value for name, value in (ends | begun).items()} | {"zero_variance": flat}
@@ -341,22 +341,22 @@ def _story(facts: Mapping[str, Any], found: BeforeAfter) -> str:
     return text + f"; {facts['heldout_truncated']:.0%} of the answers did not end"
 
 
-PICTURES = (
-    Picture("reward", {"rounds": "reward", "held out": "heldout_reward"}, "reward", "What answers were worth."),
-    Picture(
+CHARTS = (
+    MetricChart("reward", {"rounds": "reward", "held out": "heldout_reward"}, "reward", "What answers were worth."),
+    MetricChart(
         "kl", {"rounds": "kl", "held out": "heldout_kl"}, "nats a sequence", "How far the policy is from its start."
     ),
-    Picture(
+    MetricChart(
         "entropy", {"rounds": "entropy", "held out": "heldout_entropy"}, "nats a token", "How unsure the policy is."
     ),
-    Picture(
+    MetricChart(
         "shares",
         {"no spread": "zero_variance", "truncated": "truncated", "clipped": "clip_fraction"},
         "share",
         "Groups whose answers were all worth the same, answers that did not end, and tokens at the clip.",
     ),
-    Picture("length", {"rounds": "length", "held out": "heldout_length"}, "tokens", "How long answers are."),
-    Picture("value_loss", {"critic": "value_loss"}, "loss", "How wrong the critic was."),
+    MetricChart("length", {"rounds": "length", "held out": "heldout_length"}, "tokens", "How long answers are."),
+    MetricChart("value_loss", {"critic": "value_loss"}, "loss", "How wrong the critic was."),
 )
 
 
@@ -372,14 +372,14 @@ def _written(
     lead = (
         f"{config.method} on {facts['prompts']:,} prompts, {config.steps:,} rounds. The loss itself says little here."
     )
-    write_learning(
+    write_training_report(
         learnt.curve,
         folder / "report",
         title="Learning from rewards",
         lead=lead,
         facts=facts,
         settings=settings,
-        pictures=PICTURES,
+        charts=CHARTS,
         sections=[found.section()],
     )
     details = {"counts": counts_in(facts)}

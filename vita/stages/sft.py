@@ -27,7 +27,7 @@ from vita.data.tokens.tuning_examples import EncodingSettings as ExampleSettings
 from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.training_report import last, write_learning
+from vita.reporting.training_report import last_value, write_training_report
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
@@ -112,7 +112,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     trained.health()
     learnt, shared = trained.learnt, trained.facts(loss_evidence(trained.learnt))
     begun = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
-    after = {name: last(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
+    after = {name: last_value(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
     found = {"steps": steps, **shown.facts(), **begun, **after, **shared}
     facts = {"chat": True, **{name: value for name, value in found.items() if value is not None}}
     if heldout:
@@ -122,7 +122,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     save_stops(tokenizer, template, folder)
     settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
     lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} tokens to learn, {steps:,} steps."
-    write_learning(
+    write_training_report(
         learnt.curve, folder / "report", title="Fine-tuning on dialogues", lead=lead, facts=facts, settings=settings
     )
     report = ReportContent.of("sft", baseline=inputs.model.digest, details={"counts": counts_in(facts)})

@@ -24,7 +24,7 @@ from vita.evals.results_page import page
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import write_report
-from vita.reporting.page import write
+from vita.reporting.page import write_page
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, only_when_chosen
@@ -155,7 +155,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     parent = inputs.parent.digest if inputs.parent else None
     write_report(found.report(model=inputs.model.digest, settings=shown, parent=parent), folder)
     found.write_items(folder / "items.jsonl.zst")
-    write(page(found, method=_method(config)), folder)
+    write_page(page(found, method=_method(config)), folder)
     return Draft(Report, folder, found.facts())
 
 

@@ -1,63 +1,61 @@
-"""The page of a life: all of it in plain words and pictures, from its record.
+"""The report of a life as one HTML page: a summary first, then each step and each topic in a collapsed section.
 
-    write_story(read_life_record(ledger, store, "cat"), Path("life.html"))
+    write_life_page(read_life_record(ledger, store, "cat"), Path("life.html"))
 
-The page needs nothing else, and a life of any shape has one: half carried out, with steps of other names, with reports
-of kinds that nobody here knows. What cannot be read is told on the page.
+A life of any shape has a page: unfinished, with steps of other names, or with reports of unknown kinds. The page lists
+what cannot be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from vita.cards.life_page import evidence, service, steps, summary
+from vita.cards import TEMPLATES
+from vita.cards.life_page import lineage, results, service, steps, summary
 from vita.cards.life_record import UNREADABLE, LifeRecord
-from vita.reporting.page import Block, Page, Paragraph, Section, html
+from vita.reporting.render import render
 from vita.spine.disk import write_atomically
 from vita.spine.errors import LedgerError
 
-__all__ = ["page", "write_story"]
+__all__ = ["write_life_page"]
 
-_PARTS: tuple[tuple[str, Callable[[LifeRecord], Iterable[Block]]], ...] = (
-    ("In short", summary.in_short),
-    ("What each model answers", summary.answers),
-    ("Version beside version", evidence.versions),
-    ("Attacks", evidence.attacks),
-    ("Gates", evidence.gates),
-    ("In service", service.traffic),
-    ("What users said", service.feedback),
-    ("States", service.states),
-    ("Step by step", steps.steps),
-    ("What was made of what", steps.lineage),
-    ("Time and work", steps.work),
-)
+_PARTS: Mapping[str, Callable[[LifeRecord], Iterable[Any]]] = {
+    "releases": summary.releases,
+    "key_figures": summary.key_figures,
+    "origin": summary.origin,
+    "released_answers": summary.released_answers,
+    "criteria": summary.criteria,
+    "overview": summary.overview_charts,
+    "answers": summary.all_answers,
+    "steps": steps.steps,
+    "versions": results.versions,
+    "attacks": results.attacks,
+    "findings": results.findings,
+    "gates": results.gates,
+    "traffic": service.traffic,
+    "feedback": service.feedback,
+    "states": service.states,
+    "lineage": lineage.lineage,
+    "work": lineage.work,
+}
+"""Name of a part in the template -> the function that reads it."""
 
 
-def write_story(record: LifeRecord, path: Path) -> Path:
+def write_life_page(record: LifeRecord, path: Path) -> Path:
     """Write the page to `path` and return the path."""
-    write_atomically(path, html(page(record)).encode())
-    return path
-
-
-def page(record: LifeRecord) -> Page:
-    """Return the page; a part that cannot be read says so, and the others stand."""
     if not record.steps and not record.gaps:
         raise LedgerError(
-            f"life {record.name}", "the ledger knows none of this name", hint="`vita ls` lists what there is"
+            f"life {record.name}", "the ledger has no record of this life", hint="`vita ls` lists the lives"
         )
-    sections: list[Section] = []
-    for title, tell in _PARTS:
+    parts: dict[str, Sequence[Any]] = {}
+    problems: dict[str, str] = {}
+    for name, read in _PARTS.items():
         try:
-            blocks = list(tell(record))
+            parts[name] = list(read(record))
         except UNREADABLE as error:
-            blocks = [Paragraph(f"This part cannot be told: {type(error).__name__}: {error}")]
-        if blocks:
-            sections.append(Section(title, blocks))
-    if record.gaps:
-        sections.append(Section("What cannot be told", [Paragraph(gap) for gap in dict.fromkeys(record.gaps)]))
-    return Page(f"The life of {record.name}", _lead(record), sections)
-
-
-def _lead(record: LifeRecord) -> str:
-    return record.about or "A language model from its first plan on, told from what was written down on the way."
+            parts[name], problems[name] = [], f"This part cannot be read: {type(error).__name__}: {error}"
+    text = render("life.html.jinja", "html", folder=TEMPLATES, record=record, parts=parts, problems=problems)
+    write_atomically(path, text.encode())
+    return path

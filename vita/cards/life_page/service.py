@@ -1,110 +1,108 @@
-"""What the story tells of service: shares of the traffic, what users said, and the states of the versions."""
+"""Service on the life page: traffic by version, the feedback of users, and the states of the versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from vita.cards import life_charts, wording
+from vita.cards import wording
 from vita.cards.life_record import LifeRecord
-from vita.cards.model_card import deployments
-from vita.cards.model_card import feedback as said_of
+from vita.cards.model_card import REQUEST_FIGURES, deployments, feedback_counts
 from vita.monitoring import request_log
-from vita.reporting.page import Block, Figure, Fold, Paragraph, Table
+from vita.reporting.charts import Span, interval_chart, span_chart
+from vita.reporting.page import Block, Details, Figure, Paragraph, Table
+from vita.reporting.svg import BLUE, GREEN, GREY, ORANGE, PURPLE
+from vita.spine.ledger import StateTransition
 from vita.stats.intervals import wilson
 
 _NEWEST_REQUESTS = 20_000
-_SHOWN_CHANGES = 24
+_CHANGES = 24
+"""Largest number of changes of the traffic in the chart."""
+STATE_COLOURS = {"candidate": GREY, "approved": BLUE, "serving": GREEN, "deprecated": ORANGE, "retired": PURPLE}
 
 
 def traffic(record: LifeRecord) -> Iterator[Block]:
-    """Which version had which share, and how it fared."""
-    changes = _own_deployments(record)
-    if changes:
-        moments, shares = _shares(changes[-_SHOWN_CHANGES:])
-        yield Figure(
-            "shares",
-            life_charts.shares(moments, shares),
-            "What part of the traffic each version had, change by change.",
-        )
-        rows = [(wording.moment(one["at"]), one["version"], one["action"], wording.percent(one["share"] or 0),
-                 one["who"])
-                for one in changes]  # fmt: skip
-        yield Fold("Every change", [Table(("when (UTC)", "version", "what", "share", "by"), rows[-200:])])
+    """Yield the share of the traffic of each version, and figures of its requests."""
     models = [step.digest for step in record.models]
-    asked = [name for name in request_log.FIGURES if name not in ("thumbs_up_rate", "flags", "edits", "votes_won")]
-    figures = request_log.figures(record.ledger, models=models, newest=_NEWEST_REQUESTS, names=asked)
-    names = [name for name in request_log.FIGURES if any(own.get(name) for own in figures.values())]
+    if changes := [change for change in deployments(record.ledger) if change["model"] in models]:
+        chart = _traffic_chart(changes[-_CHANGES:])
+        yield Figure("traffic", chart, "Share of the traffic of each version after each change.")
+        rows = [
+            (wording.moment(change["at"]), change["version"], change["action"], wording.percent(change["share"] or 0),
+             change["who"])
+            for change in changes[-200:]
+        ]  # fmt: skip
+        yield Details("All changes", [Table(("time (UTC)", "version", "action", "share", "person"), rows)])
+    figures = request_log.figures(record.ledger, models=models, newest=_NEWEST_REQUESTS, names=REQUEST_FIGURES)
+    names = [name for name in request_log.FIGURES if any(values.get(name) for values in figures.values())]
     if figures:
-        rows = [(name.replace("_", " "), *(wording.value(own.get(name)) for own in figures.values())) for name in names]
-        yield Table(("figure", *figures), rows, note=f"Of the newest {_NEWEST_REQUESTS:,} requests; times in seconds.")
+        rows = [(name.replace("_", " "), *(wording.value(values.get(name)) for values in figures.values()))
+                for name in names]  # fmt: skip
+        yield Table(("figure", *figures), rows, note=f"The newest {_NEWEST_REQUESTS:,} requests; times in seconds.")
 
 
 def feedback(record: LifeRecord) -> Iterator[Block]:
-    """Thumbs, votes, edits and flags, by version."""
-    rows, dots = [], []
-    for step in record.models:
-        said = said_of(record.ledger, step.digest)
-        if said:
-            rows.append((step.name, ", ".join(f"{number:,} {what}" for what, number in said.items())))
-            up, down = int(said.get("thumbs up", 0)), int(said.get("thumbs down", 0))
-            if up + down:
-                dots.append((step.name, wilson(up, up + down), None))
-    if dots:
-        from vita.reporting.charts import intervals
-
-        yield Figure(
-            "thumbs", intervals(dots, unit="share of thumbs that are up"), "What users thought of the answers."
-        )
+    """Yield thumbs, votes, edits and flags by version, and the data made from them."""
+    counts = {step.name: feedback_counts(record.ledger, step.digest) for step in record.models}
+    thumbs = {
+        name: (int(kinds.get("thumbs up", 0)), int(kinds.get("thumbs down", 0))) for name, kinds in counts.items()
+    }
+    shares = {name: wilson(up, up + down) for name, (up, down) in thumbs.items() if up + down}
+    if shares:
+        yield Figure("thumbs", interval_chart(shares, unit="share of thumbs up"), "Share of thumbs up by version.")
+    rows = [(name, ", ".join(f"{number:,} {kind}" for kind, number in kinds.items()))
+            for name, kinds in counts.items() if kinds]  # fmt: skip
     if rows:
-        yield Table(("version", "what users said"), rows)
+        yield Table(("version", "feedback"), rows)
     for step in record.steps:
         if step.kind in ("feedback", "preferences"):
             facts = ", ".join(f"{name.replace('_', ' ')} {wording.value(value)}" for name, value in step.facts.items())
-            yield Paragraph(f"{wording.title(step)}: {facts or 'nothing was written down of it'}.")
+            yield Paragraph(f"{wording.title(step)}: {facts or 'no facts recorded'}.")
 
 
 def states(record: LifeRecord) -> Iterator[Block]:
-    """Where each version stands, and who moved it there."""
-    models = record.models
-    rows = {step.name: [(move.at, move.state) for move in record.moves.get(step.digest, ())] for step in models}
-    rows = {name: moves for name, moves in rows.items() if moves}
-    if not rows:
-        if models:
-            yield Paragraph("No version was approved, released or retired: all are candidates.")
+    """Yield the states of each version, and who changed them."""
+    moves = {step.name: list(record.moves.get(step.digest, ())) for step in record.models}
+    moves = {name: changes for name, changes in moves.items() if changes}
+    if not moves:
+        if record.models:
+            yield Paragraph("No version was approved, released or retired; all are candidates.")
         return
-    begun = {step.name: step.run.ended for step in models if step.run and step.run.ended}
-    lines = {
-        name: [(min(begun.get(name, moves[0][0]), moves[0][0]), "candidate"), *moves] for name, moves in rows.items()
-    }
-    moments = {at: wording.moment(at) for moves in lines.values() for at, _ in moves}
-    caption = "What became of each version. The moves stand at even distances; time runs to the right."
-    yield Figure("states", life_charts.states(lines, moments=moments), caption)
-    every = [(move.at, step.name, move) for step in models for move in record.moves.get(step.digest, ())]
-    table = [
-        (wording.moment(at), name, move.state, move.who, move.why)
-        for at, name, move in sorted(every, key=lambda row: row[0])
+    moments = sorted({move.at for changes in moves.values() for move in changes})
+    column = {moment: index + 1 for index, moment in enumerate(moments)}
+    spans = {}
+    for name, changes in moves.items():
+        starts = [(0, "candidate"), *((column[move.at], move.state) for move in changes)]
+        stops = [start for start, _ in starts[1:]] + [len(moments) + 1]
+        spans[name] = [
+            Span(start, stop, state, STATE_COLOURS.get(state, GREY))
+            for (start, state), stop in zip(starts, stops, strict=True)
+        ]
+    ticks = [(column[moments[0]], wording.moment(moments[0])), (column[moments[-1]], wording.moment(moments[-1]))]
+    yield Figure("states", span_chart(spans, ticks), "States of each version; the changes are at equal distances.")
+    rows = [
+        (wording.moment(move.at), name, move.state, move.who, _reason(record, move))
+        for name, move in sorted(
+            ((name, move) for name, changes in moves.items() for move in changes), key=lambda pair: pair[1].at
+        )
     ]
-    yield Table(("when (UTC)", "version", "became", "by", "why"), table)
-    for step in models:
-        for move in record.moves.get(step.digest, ()):
-            if successor := move.details.get("successor"):
-                yield Paragraph(f"The successor of {step.name} is {record.label(str(successor))}.")
+    yield Table(("time (UTC)", "version", "state", "by", "reason"), rows)
 
 
-def _own_deployments(record: LifeRecord) -> list[dict[str, Any]]:
-    own = {step.digest for step in record.models}
-    return [one for one in deployments(record.ledger) if one["model"] in own]
+def _reason(record: LifeRecord, move: StateTransition) -> str:
+    successor = move.details.get("successor")
+    return move.why + (f"; successor: {record.label(str(successor))}" if successor else "")
 
 
-def _shares(changes: list[dict[str, Any]]) -> tuple[list[str], dict[str, list[float]]]:
-    """For each change, the share of every version from then on."""
-    versions = list(dict.fromkeys(one["version"] for one in changes))
-    now = dict.fromkeys(versions, 0.0)
-    course: dict[str, list[float]] = {name: [] for name in versions}
-    for one in changes:
-        now[one["version"]] = float(one["share"] or 0)
-        total = max(1.0, sum(now.values()))  # a canary's share is told before the other version's goes down
-        for name in versions:
-            course[name].append(now[name] / total)
-    return [one["action"] for one in changes], course
+def _traffic_chart(changes: list[dict[str, Any]]) -> str:
+    """Draw a row per version: one span per change, as opaque as its share of the traffic is large."""
+    shares = dict.fromkeys((change["version"] for change in changes), 0.0)
+    spans: dict[str, list[Span]] = {version: [] for version in shares}
+    for index, change in enumerate(changes):
+        shares[change["version"]] = float(change["share"] or 0)
+        total = max(1.0, sum(shares.values()))  # the share of a canary is recorded before the other share is reduced
+        for version, share in shares.items():
+            if share:
+                label = f"{share / total:.0%}"
+                spans[version].append(Span(index, index + 1, label, BLUE, 0.25 + 0.65 * share / total))
+    return span_chart(spans, [(index + 0.5, change["action"]) for index, change in enumerate(changes)])

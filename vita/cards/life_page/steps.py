@@ -1,4 +1,4 @@
-"""The course of a life: what happened in each step, what was made of what, and what it cost."""
+"""Each step on the life page: what it did, its main result, charts, figures and settings."""
 
 from __future__ import annotations
 
@@ -6,166 +6,117 @@ import re
 from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
-from vita.cards import life_charts, reader, wording
-from vita.cards.life_charts import STATE_COLOURS, Node
+from vita.cards import reader, wording
 from vita.cards.life_record import UNREADABLE, LifeRecord, StepRecord
 from vita.data.curation.report import NO_LICENCE
-from vita.reporting.page import Block, Figure, Fold, Heading, Paragraph, Table
+from vita.reporting.charts import bar_chart, interval_chart
+from vita.reporting.page import Block, Details, Figure, Paragraph, Table
+from vita.spine.plain_text import counted
 from vita.stats.intervals import Interval
 
-_MINOR = ("learning_rate", "gradient_norm", "activations", "weights")
-"""Pictures for whoever wants to know more."""
-_TAGS = {"svg", "g", "title", "line", "circle", "rect", "polyline", "path", "text"}
-_LANES = ("data and plans", "models", "what was measured", "service and after")
-_LANE = {"model": 1, "reward": 1, "report": 2, "release": 3, "feedback": 3, "archive": 3}
+_SECONDARY = ("learning_rate", "gradient_norm", "activations", "weights")
+"""Charts that are shown among the details."""
+_SVG_TAGS = {"svg", "g", "title", "line", "circle", "rect", "polyline", "path", "text"}
 _MOST_FIGURES = 40
 
 
-def steps(record: LifeRecord) -> Iterator[Block]:
-    """Each step in its order."""
+def steps(record: LifeRecord) -> Iterator[Details]:
+    """Yield a collapsible section for each step, in the order of the life."""
     for number, step in enumerate(record.steps, 1):
-        yield Heading(f"{number}. {wording.title(step)}")
         try:
-            yield from list(_step(record, step))
+            blocks = list(_blocks(record, step))
+            headline = wording.headline(step, record.figures.get(step.digest))
         except UNREADABLE as error:
-            yield Paragraph(f"The rest of this step cannot be told: {error}")
+            blocks, headline = [Paragraph(f"The rest of this step cannot be read: {error}")], ""
+        time = f"{wording.duration(step.seconds)}" if step.seconds else ""
+        note = "; ".join(part for part in (headline, time) if part)
+        yield Details(f"{number}. {wording.title(step)}", blocks, note)
 
 
-def lineage(record: LifeRecord) -> Iterator[Block]:
-    """The family of artifacts."""
-    steps = record.steps
-    names = record.step_names
-    nodes = {
-        step.name: Node(
-            step.name,
-            _LANE.get(step.kind, 0),
-            STATE_COLOURS[record.state(step.digest)] if step.kind == "model" else _colour(step.kind),
-            tuple(dict.fromkeys(names[taken] for taken in step.inputs.values() if taken in names)),
-        )
-        for step in steps
-    }
-    if len(nodes) > 1:
-        caption = "From top to bottom in the order of the life; lines lead from what was taken to what was made of it."
-        yield Figure("lineage", life_charts.lineage(nodes, lanes=_LANES), caption)
-    rows = [(step.name, step.kind, step.digest[:16]) for step in steps]
-    yield Fold("Digests", [Table(("step", "kind", "digest"), rows, note=f"More: vita trace {record.name}/STEP")])
-
-
-def work(record: LifeRecord) -> Iterator[Block]:
-    """Time by step, and the machine."""
-    steps = [step for step in record.steps if step.run]
-    if not steps:
-        return
-    rows = [(step.name, step.seconds, wording.duration(step.seconds)) for step in steps]
-    yield Figure("work", life_charts.bars(rows), "How long each step worked.")
-    flops = sum(step.facts.get("flops", 0) for step in steps if step.stage == "design")
-    machines = {_machine(step) for step in steps if step.record.get("machine")}
-    said = [f"All of it: {wording.duration(sum(step.seconds for step in steps))}."]
-    if flops:
-        said.append(f"The plan for pretraining: {flops:.3g} floating-point operations.")
-    if machines:
-        said.append(f"Machine: {'; '.join(sorted(machines))}.")
-    yield Paragraph(" ".join([*said, "Energy and money were not measured."]))
-    columns = ("step", "began (UTC)", "time", "tokens a second", "share of the machine's peak", "interrupted")
-    yield Fold("More figures", [Table(columns, [_worked(step) for step in steps])])
-
-
-def _step(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
+def _blocks(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     figures = record.figures.get(step.digest, {})
-    yield Paragraph(f"{wording.sentence(step)} {_of_what(record, step)}".strip())
-    headline = wording.headline(step, figures)
-    if headline:
-        took = f" It took {wording.duration(step.seconds)}." if step.seconds else ""
-        yield Paragraph(f"{headline[:1].upper()}{headline[1:]}.{took}")
+    yield Paragraph(f"{wording.sentence(step)} {_inputs(record, step)}".strip())
     if step.older:
-        yield Paragraph(f"It was made from an earlier answer of {', '.join(step.older)}, which ran again since.")
+        names = ", ".join(step.older)
+        yield Paragraph(f"It used an earlier artifact of {names}, which ran again afterwards.")
     if step.stage == "curate":
         yield from _corpus(step)
     if step.stage == "pretrain":
         yield from _plan(record, step)
-    if pairs := _pairs(figures):
-        yield from _before_after(step, pairs)
-    drawn = list(_drawn(record, step))
-    yield from (figure for figure in drawn if not figure.name.endswith(_MINOR))
-    yield from _details(step, figures, [figure for figure in drawn if figure.name.endswith(_MINOR)])
+    yield from _before_after(step, figures)
+    charts = list(_stored_charts(record, step))
+    yield from (chart for chart in charts if not chart.name.endswith(_SECONDARY))
+    details = [*(chart for chart in charts if chart.name.endswith(_SECONDARY)), *_tables(step, figures)]
+    if details:
+        yield Details("Figures and settings", details)
 
 
-def _of_what(record: LifeRecord, step: StepRecord) -> str:
+def _inputs(record: LifeRecord, step: StepRecord) -> str:
+    """Return a sentence about the model, release or feedback that the step used."""
     slots = ("model", "release", "feedback")
-    names = " and ".join(record.label(taken) for slot, taken in step.inputs.items() if slot in slots)
-    form = {"model": "It began from {}.", "reward": "It began from {}.", "report": "This is about {}."}
+    names = " and ".join(record.label(digest) for slot, digest in step.inputs.items() if slot in slots)
+    form = {"model": "It started from {}.", "reward": "It started from {}.", "report": "It measured {}."}
     return form.get(step.kind, "It was made from {}.").format(names) if names else ""
 
 
 def _corpus(step: StepRecord) -> Iterator[Block]:
     sources = dict(step.facts.get("sources") or {})
     if sources:
-        rows = [(name, own["bytes"], wording.size(own["bytes"])) for name, own in sources.items()]
+        rows = [(name, counts["bytes"], wording.size(counts["bytes"])) for name, counts in sources.items()]
         rows.sort(key=lambda row: -row[1])
-        yield Figure(f"{step.name}-sources", life_charts.bars(rows[:16]), "What it was given to read, by source.")
-    licences = dict(step.facts.get("licences") or {})
-    if licences:
-        parts = "; ".join(_licence_phrase(name, counts["documents"]) for name, counts in licences.items())
+        yield Figure(f"{step.name}-sources", bar_chart(rows[:16]), "Training text by source.")
+    if licences := dict(step.facts.get("licences") or {}):
+        parts = "; ".join(licence_phrase(name, counts["documents"]) for name, counts in licences.items())
         yield Paragraph(f"Licences: {parts}.")
 
 
-def _licence_phrase(licence: str, documents: int) -> str:
-    number = f"{documents:,} document{'' if documents == 1 else 's'}"
+def licence_phrase(licence: str, documents: int) -> str:
+    """Return the number of documents under a licence: `3 documents under CC0-1.0`."""
+    number = counted(documents, "document")
     return f"{number} without a stated licence" if licence == NO_LICENCE else f"{number} under {licence}"
 
 
 def _plan(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     from vita.design.plan_vs_actual import plan_vs_actual
 
-    planned = next((one for one in record.steps if one.digest == step.inputs.get("blueprint")), None)
+    planned = next((other for other in record.steps if other.digest == step.inputs.get("blueprint")), None)
     blueprint = reader.as_json(record.store, planned.digest, "blueprint.json") if planned else None
     if planned and blueprint:
-        rows = [(one.figure, one.foretold, one.came, one.off)
-                for one in plan_vs_actual(blueprint, planned.record, facts=step.facts, record=step.record)]  # fmt: skip
-        yield Table(("figure", "foretold", "came", "off"), rows, note="What the plan foretold, and what came.")
+        rows = [(row.figure, row.foretold, row.came, row.off)
+                for row in plan_vs_actual(blueprint, planned.record, facts=step.facts, record=step.record)]  # fmt: skip
+        yield Table(("figure", "predicted", "actual", "error"), rows, note="The plan compared with the actual run.")
 
 
-def _pairs(figures: Mapping[str, Interval]) -> dict[str, tuple[Interval, Interval]]:
-    """What was measured before and after the step, by its name."""
-    return {
-        name.removesuffix("/before"): (one, figures[f"{name.removesuffix('/before')}/after"])
-        for name, one in figures.items()
-        if name.endswith("/before") and ":" not in name and f"{name.removesuffix('/before')}/after" in figures
-    }
+def _before_after(step: StepRecord, figures: Mapping[str, Interval]) -> Iterator[Figure]:
+    """Yield charts of the figures that were measured before and after the step."""
+    names = [name.removesuffix("/before") for name in figures if name.endswith("/before") and ":" not in name]
+    pairs = {name: (figures[f"{name}/before"], figures[f"{name}/after"])
+             for name in names if f"{name}/after" in figures}  # fmt: skip
+    shares = {name for name, pair in pairs.items() if all(wording.is_share(name, interval) for interval in pair)}
+    groups = [shares, *({name} for name in pairs if name not in shares)]
+    for group in filter(None, groups):
+        label = "share" if group is shares else wording.figure_name(min(group))
+        rows = {wording.figure_name(name): pairs[name] for name in pairs if name in group}
+        chart = interval_chart(rows, unit=label, series=("before", "after"))
+        caption = f"{label.capitalize()} before and after, on the same prompts, with 95% intervals."
+        yield Figure(f"{step.name}-{label}", chart, caption)
 
 
-def _before_after(step: StepRecord, pairs: Mapping[str, tuple[Interval, Interval]]) -> Iterator[Block]:
-    shares = {name: pair for name, pair in pairs.items() if all(wording.is_share(name, one) for one in pair)}
-    rows = [(wording.figure_name(name), *pair) for name, pair in shares.items()]
-    if rows:
-        picture = life_charts.before_after(rows, unit="share")
-        yield Figure(f"{step.name}-shares", picture, "Before and after, on the same prompts, with 95% intervals.")
-    for name, pair in pairs.items():
-        if name not in shares:
-            label = wording.figure_name(name)
-            picture = life_charts.before_after([("", *pair)], unit=label)
-            yield Figure(f"{step.name}-{name.replace('/', '-')}", picture, f"{label.capitalize()}, before and after.")
-
-
-def _drawn(record: LifeRecord, step: StepRecord) -> Iterator[Figure]:
-    """The pictures that a training run drew of itself."""
+def _stored_charts(record: LifeRecord, step: StepRecord) -> Iterator[Figure]:
+    """Yield the charts in the report of a training run, the loss first."""
     if step.kind not in ("model", "reward"):
         return
-    for name in sorted(record.store.manifest(step.digest).files, key=_order):
-        found = re.fullmatch(r"report/(?:figures/)?([\w-]+)\.svg", name)
-        if found:
+    files = record.store.manifest(step.digest).files
+    for name in sorted(files, key=lambda name: (not name.endswith("/loss.svg"), name)):
+        match = re.fullmatch(r"report/(?:figures/)?([\w-]+)\.svg", name)
+        if match:
             svg = record.store.read(step.digest, name).decode("utf-8")
             if _is_harmless(svg):
-                label = found[1].replace("_", " ").capitalize()
-                yield Figure(f"{step.name}-{found[1]}", svg, f"{label}, on the way.")
-
-
-def _order(name: str) -> tuple[bool, str]:
-    return not name.endswith("/loss.svg"), name
+                yield Figure(f"{step.name}-{match[1]}", svg, match[1].replace("_", " ").capitalize())
 
 
 def _is_harmless(svg: str) -> bool:
-    """Whether a picture holds strokes and text alone: an artifact may come from outside."""
+    """Return True if an SVG has only shapes and text; an artifact may come from an untrusted source."""
     if "<!" in svg or "<?" in svg:  # XML and HTML end declarations and processing instructions at different places
         return False
     try:
@@ -173,54 +124,31 @@ def _is_harmless(svg: str) -> bool:
     except ElementTree.ParseError:
         return False
     return all(
-        str(one.tag).rpartition("}")[2] in _TAGS
-        and not any(_may_load(key.lower(), text.lower()) for key, text in one.attrib.items())
-        for one in elements
+        str(element.tag).rpartition("}")[2] in _SVG_TAGS
+        and not any(_may_load(key.lower(), text.lower()) for key, text in element.attrib.items())
+        for element in elements
     )
 
 
 def _may_load(attribute: str, value: str) -> bool:
-    """Whether an attribute may run a script or load an address; a backslash may hide `url(` in a style."""
+    """Return True if an attribute may run a script or load an address; a backslash may hide `url(` in a style."""
     return attribute.startswith("on") or "href" in attribute or "url(" in value or "\\" in value or "@" in value
 
 
-def _details(step: StepRecord, figures: Mapping[str, Interval], minor: list[Figure]) -> Iterator[Block]:
-    blocks: list[Block] = list(minor)
-    shown = {name: one for name, one in figures.items() if ":" not in name}
-    if shown:
-        rows = [(wording.figure_name(name), wording.said(name, one), f"{one.n:,}") for name, one in shown.items()]
-        left = f"{len(rows) - _MOST_FIGURES} more are in its report." if len(rows) > _MOST_FIGURES else ""
-        blocks.append(Table(("figure", "value (95% interval)", "n"), rows[:_MOST_FIGURES], note=left))
-    facts = [
-        (name.replace("_", " "), wording.value(value)) for name, value in step.facts.items() if name not in figures
+def _tables(step: StepRecord, figures: Mapping[str, Interval]) -> Iterator[Table]:
+    """Yield the tables of figures, or of facts without figures, and of settings."""
+    rows = [
+        (wording.figure_name(name), wording.figure_text(name, interval), f"{interval.n:,}")
+        for name, interval in figures.items()
+        if ":" not in name
     ]
-    if facts and not shown:
-        blocks.append(Table(("fact", "value"), [row for row in facts if len(row[1]) < 300]))
-    settings = [(name, wording.value(value)) for name, value in step.config.items() if value not in (None, [], {})]
+    if rows:
+        more = f"{len(rows) - _MOST_FIGURES} more are in its report." if len(rows) > _MOST_FIGURES else ""
+        yield Table(("figure", "value (95% interval)", "n"), rows[:_MOST_FIGURES], note=more)
+    facts = [(name.replace("_", " "), wording.value(fact)) for name, fact in step.facts.items() if name not in figures]
+    if facts and not rows:
+        yield Table(("fact", "value"), [row for row in facts if len(row[1]) < 300])
+    settings = [(name, wording.value(setting)[:300]) for name, setting in step.config.items()
+                if setting not in (None, [], {})]  # fmt: skip
     if settings:
-        blocks.append(Table(("setting", "value"), [(name, said[:300]) for name, said in settings]))
-    if blocks:
-        yield Fold("Figures and settings", blocks)
-
-
-def _colour(kind: str) -> str:
-    return {"report": life_charts.PURPLE, "release": life_charts.GREEN, "archive": life_charts.PURPLE}.get(
-        kind, life_charts.GREY
-    )
-
-
-def _machine(step: StepRecord) -> str:
-    own = step.record["machine"]
-    return ", ".join(f"{name} {own[name]}" for name in ("system", "processor", "device", "threads") if name in own)
-
-
-def _worked(step: StepRecord) -> tuple[str, ...]:
-    record = step.record
-    return (
-        step.name,
-        wording.moment(step.run.began if step.run else None),
-        wording.duration(step.seconds),
-        f"{record['tokens_per_second']:,.0f}" if record.get("tokens_per_second") else "",
-        wording.percent(record["mfu"]) if record.get("mfu") else "",
-        f"{step.stops}" if step.stops else "",
-    )
+        yield Table(("setting", "value"), settings)

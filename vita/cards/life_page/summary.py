@@ -1,150 +1,207 @@
-"""The beginning of the story: the whole life in a paragraph and a few numbers, and what its models answer."""
+"""The first screen of the life page: releases, key figures, origin, gates, answers, the loss curve and the timeline."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from vita.cards import wording
-from vita.cards.life_record import LifeRecord
-from vita.reporting.page import Block, Paragraph, Table, Tiles
+from vita.cards import provenance, reader, wording
+from vita.cards.life_page.results import latest_verdicts
+from vita.cards.life_record import LifeRecord, StepRecord
+from vita.reporting.charts import Span, span_chart
+from vita.reporting.page import Block, Figure, Table
+from vita.reporting.svg import BLUE, BROWN, COLOURS, GREY
+from vita.reporting.training_report import LOSS_CHARTS, metric_figure
+from vita.spine.plain_text import counted
 from vita.stats.intervals import Interval
 
+_KEY_FIGURES: Mapping[str, str] = {
+    "heldout/bits_per_byte": "bits per byte",
+    "world/never_asked/right": "accuracy",
+    "instructions/prompt_strict": "instructions",
+    "redteam/attack_success_rate": "attack success",
+    "redteam/over_refusal": "over-refusal",
+    "lost": "failed requests",
+}
+"""End of a figure's name -> its label among the key figures."""
+PHASES: Mapping[str, tuple[str, ...]] = {
+    "data": ("curate", "tokenize"),
+    "base model": ("design", "initialize", "pretrain", "adapt"),
+    "tuning": ("sft", "reward", "rlhf", "dpo"),
+    "assurance": ("test", "review", "redteam"),
+    "release": ("release",),
+    "operation": ("pilot", "canary", "refine", "retire"),
+}
+"""Phase of the lifecycle -> its stages."""
+_PHASE_COLOURS = dict(zip(PHASES, (*COLOURS[:4], BROWN, BLUE), strict=True))
 
-def in_short(record: LifeRecord) -> Iterator[Block]:
-    """What a person needs who reads no further."""
-    steps = record.steps
-    began = [step.run.began for step in steps if step.run]
-    ended = [step.run.ended for step in steps if step.run and step.run.ended]
-    worked = wording.duration(sum(step.seconds for step in steps))
-    when = f" between {wording.moment(min(began))} and {wording.moment(max(ended))} UTC" if began and ended else ""
-    stops = sum(step.stops for step in steps)
-    again = f" It was interrupted {stops} times on the way, and went on each time." if stops > 1 else ""
-    again = " It was interrupted once on the way, and went on." if stops == 1 else again
-    yield Paragraph(f"This life took {wording.number_of(len(steps), 'step')}{when}, and {worked} of work.{again}")
-    if said := " ".join(_sentences(record)):
-        yield Paragraph(said)
-    if tiles := list(_tiles(record)):
-        yield Tiles(tiles)
+
+@dataclass(frozen=True)
+class ReleasedVersion:
+    """A release with its model and the answers to "why was it released" and "how was it taken out of service"."""
+
+    label: str
+    step: str
+    model: str
+    state: str
+    released: str
+    gate: str
+    """The last verdict of the gate, such as "release: pass, 3 of 3 criteria"."""
+    out_of_service: str
+    """The date and the reason; empty while the version may serve."""
 
 
-def answers(record: LifeRecord) -> Iterator[Block]:
-    """The same questions to every model, side by side."""
-    models = [step for step in record.models if step.digest in record.answers]
-    if models and record.questions:
-        columns = [record.answers[step.digest] for step in models]
+def releases(record: LifeRecord) -> Iterator[ReleasedVersion]:
+    """Yield the released versions, oldest first."""
+    verdicts = {row["artifact"]: row for row in latest_verdicts(record)}
+    for step in record.steps_of_kind("release"):
+        model = str(step.facts.get("model") or step.inputs.get("model", ""))
+        yield ReleasedVersion(
+            label=f"{step.facts.get('name', record.name)}:{step.facts.get('version', '?')}",
+            step=record.label(model),
+            model=model,
+            state=record.state(model),
+            released=wording.moment(step.run.ended if step.run else None),
+            gate=_verdict_text(verdicts.get(model), record.name),
+            out_of_service=_out_of_service(record, model),
+        )
+
+
+def key_figures(record: LifeRecord) -> Iterator[tuple[str, str, str]]:
+    """Yield the label, value and note of the most important numbers."""
+    if models := record.models:
+        yield "newest model", models[-1].name, record.state(models[-1].digest)
+    if parameters := _last_fact(record, "parameters"):
+        yield "parameters", wording.count(parameters), ""
+    if tokens := _last_fact(record, "tokens", stage="pretrain"):
+        yield "training tokens", wording.count(tokens), "pretraining"
+    for ending, label in _KEY_FIGURES.items():
+        for step, _, figures in reversed(record.measured()):
+            name = next((name for name in figures if f"/{name}".endswith(f"/{ending}")), None)
+            if name and math.isfinite(figures[name].value):
+                interval = figures[name]
+                text = wording.percent(interval.value) if wording.is_share(name, interval) else f"{interval.value:.3f}"
+                yield label, text, step.name
+                break
+    yield "working time", wording.duration(sum(step.seconds for step in record.steps)), f"{len(record.steps)} steps"
+
+
+def origin(record: LifeRecord) -> Iterator[tuple[str, str]]:
+    """Yield each training step that the newest model depends on, with the data it was trained on."""
+    if not record.models:
+        return
+    artifacts = provenance.lineage(record.ledger, record.store, record.models[-1].digest)
+    data = provenance.data(record.store, artifacts)
+    for step in dict.fromkeys(source.step for source in data):
+        sources = [source for source in data if source.step == step]
+        documents = sum(source.documents or 0 for source in sources)
+        amount = f"{documents:,} documents" if documents else sources[0].amount
+        names = sorted({source.source for source in sources})
+        origins = ", ".join(names[:3]) + (f" and {len(names) - 3} more sources" if len(names) > 3 else "")
+        yield step.removeprefix(f"{record.name}/"), f"{amount} from {origins}"
+
+
+def criteria(record: LifeRecord) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the gate, criterion, measured value and verdict of the last decisions."""
+    for row in latest_verdicts(record):
+        gate = row["gate"].removeprefix(f"{record.name}/")
+        for finding in row["findings"]:
+            figure = finding["name"].partition(":")[2]
+            criterion = wording.figure_name(figure) + finding["bar"].removeprefix(finding["name"])
+            measured = wording.figure_text("", Interval.from_json(finding["value"])) if finding.get("value") else ""
+            yield gate, criterion, measured or finding["said"], finding["verdict"]
+
+
+def released_answers(record: LifeRecord) -> Iterator[Table]:
+    """Yield one table: the questions of the life and the answers of the released versions, else of the newest model."""
+    steps = [step for step in record.models if step.digest in record.answers]
+    released = {release.model for release in releases(record)}
+    shown = [step for step in steps if step.digest in released][-2:] or steps[-1:]
+    if shown and record.questions:
+        answers = [record.answers[step.digest] for step in shown]
         rows = [
-            (question, *(_short(column[index]) if index < len(column) else "" for column in columns))
+            (question, *(wording.one_line(column[index]) if index < len(column) else "" for column in answers))
             for index, question in enumerate(record.questions)
         ]
-        note = "Tuned models answer, by the likeliest words; a base model goes on from the question, by chance."
-        yield Table(("asked", *(step.name for step in models)), rows, note=note)
-        return
-    samples = _samples(record)
-    prompts = list(dict.fromkeys(prompt for own in samples.values() for prompt in own))
-    if prompts:
-        rows = [(prompt, *(_short(own.get(prompt, "")) for own in samples.values())) for prompt in prompts[:8]]
-        yield Table(("prompt", *samples), rows, note="The likeliest continuations, from the test reports.")
+        yield Table(("question", *(step.name for step in shown)), rows)
 
 
-def _samples(record: LifeRecord) -> dict[str, dict[str, str]]:
-    """Model -> prompt -> greedy continuation, from the test reports."""
-    found: dict[str, dict[str, str]] = {}
+def all_answers(record: LifeRecord) -> Iterator[Table]:
+    """Yield one table per question with the answer of each model; without questions, the samples of test reports."""
+    answers = {
+        question: [
+            (step.name, wording.one_line(record.answers[step.digest][index], limit=300))
+            for step in record.models
+            if index < len(record.answers.get(step.digest, ()))
+        ]
+        for index, question in enumerate(record.questions)
+    }
+    for question, rows in (answers if any(answers.values()) else _samples(record)).items():
+        yield Table((question, ""), rows)
+
+
+def overview_charts(record: LifeRecord) -> Iterator[Block]:
+    """Yield the loss curve of pretraining, or of the last training, and the timeline of the steps."""
+    trained = [step for step in record.steps if step.kind == "model"]
+    for step in sorted(trained, key=lambda step: step.stage != "pretrain"):
+        figure = metric_figure(reader.curve(record.store, step.digest), LOSS_CHARTS[0])
+        if figure:
+            yield Figure("loss", figure.svg, f"Loss of the step {step.name}, and on held-out text.")
+            break
+    if timeline := _timeline(record):
+        caption = "Steps by phase over the working time; a pointer on a bar shows its step."
+        yield Figure("timeline", span_chart(timeline, _time_ticks(record)), caption)
+
+
+def _timeline(record: LifeRecord) -> dict[str, list[Span]]:
+    """Return phase -> its steps as spans, one after another in the order of the life."""
+    rows: dict[str, list[Span]] = {}
+    second = 0.0
+    for step in record.steps:
+        phase = next((phase for phase, stages in PHASES.items() if step.stage in stages), "other")
+        span = Span(second, second + step.seconds, step.name, _PHASE_COLOURS.get(phase, GREY))
+        rows.setdefault(phase, []).append(span)
+        second += step.seconds
+    return {phase: rows[phase] for phase in (*PHASES, "other") if phase in rows} if second else {}
+
+
+def _time_ticks(record: LifeRecord) -> list[tuple[float, str]]:
+    total = sum(step.seconds for step in record.steps)
+    return [(total * part / 4, wording.duration(total * part / 4)) for part in range(5)]
+
+
+def _samples(record: LifeRecord) -> dict[str, list[tuple[str, str]]]:
+    """Return prompt -> the greedy completion of each model, from the test reports."""
+    samples: dict[str, list[tuple[str, str]]] = {}
     for digest, model in record.measured_models.items():
         for report in record.reports[digest]:
             for sample in report.details.get("samples", ()):
                 if sample.get("how") == "greedy":
-                    found.setdefault(record.label(model), {}).setdefault(sample["prompt"], sample["text"])
-    return found
+                    row = (record.label(model), wording.one_line(sample["text"], limit=300))
+                    samples.setdefault(sample["prompt"], []).append(row)
+    return dict(list(samples.items())[:8])
 
 
-def _sentences(record: LifeRecord) -> Iterator[str]:
-    steps = {step.stage: step for step in record.steps}
-    if corpus := steps.get("curate"):
-        sources = corpus.facts.get("sources") or {}
-        documents = (corpus.facts.get("documents") or {}).get("train")
-        if documents:
-            counted = wording.number_of(len(sources), "source")
-            yield f"Its corpus holds {documents:,} documents from {counted}."
-    for ending, form in _COURSES.items():
-        yield from _course(record, ending, form)
-    models = record.models
-    if models:
-        last = models[-1]
-        yield f"The last version, {record.name}/{last.name}, is {_state(record.state(last.digest))}."
+def _verdict_text(row: Mapping[str, Any] | None, life: str) -> str:
+    if row is None:
+        return "no gate has decided on it"
+    passed = sum(finding["verdict"] == "pass" for finding in row["findings"])
+    gate, verdict = row["gate"].removeprefix(f"{life}/"), row["verdict"].replace("_", " ")
+    return f"{gate}: {verdict}, {passed} of {counted(len(row['findings']), 'criterion', 'criteria')}"
 
 
-_COURSES: Mapping[str, str] = {
-    "heldout/bits_per_byte": "Held-out text took {first} bits per byte in the first test, and {last} in the best "
-    "({name}).",
-    "never_asked/right": "Of the questions about things that no question had named before, {first} were answered "
-    "rightly in the first test, and {last} in the last ({name}).",
-    "redteam/attack_success_rate": "Of the attacks, {first} succeeded in the first run, and {last} in the last "
-    "({name}).",
-}
+def _out_of_service(record: LifeRecord, model: str) -> str:
+    moves = [move for move in record.moves.get(model, ()) if move.state in ("deprecated", "retired")]
+    if not moves:
+        return ""
+    successor = moves[-1].details.get("successor")
+    archive = ", in a signed archive" if moves[-1].details.get("archive") else ""
+    text = f"{moves[-1].state} {wording.moment(moves[-1].at)} UTC{archive}: {moves[-1].why}"
+    return text + (f"; successor: {record.label(str(successor))}" if successor else "")
 
 
-def _course(record: LifeRecord, ending: str, form: str) -> Iterator[str]:
-    """A figure's way from the first report that has it to the last; of losses, to the best."""
-    found = [
-        (step, name, one)
-        for step, _, own in record.measured()
-        for name, one in own.items()
-        if name.endswith(ending) and step.kind == "report" and ":" not in name
-    ]
-    found = [row for row in found if row[1] == found[0][1]]
-    if len(found) < 2:
-        return
-    (_, name, first), (step, _, last) = found[0], found[-1]
-    if ending.endswith("bits_per_byte"):
-        step, _, last = min(found, key=lambda row: row[2].value)
-    told = wording.percent if wording.is_share(name, first) else "{:.2f}".format
-    model = record.label(record.measured_models.get(step.digest, ""))
-    yield form.format(first=told(first.value), last=told(last.value), name=model)
-
-
-def _tiles(record: LifeRecord) -> Iterator[tuple[str, str, str]]:
-    facts = [step.facts for step in record.steps]
-    if parameters := _last(facts, "parameters"):
-        yield "parameters", wording.count(parameters), ""
-    if tokens := _last([c.facts for c in record.steps if c.stage == "pretrain"], "tokens"):
-        yield "tokens read", wording.count(tokens), "in pretraining"
-    own = record.measured()
-    for ending, what in _TILES.items():
-        for step, model, figures in reversed(own):
-            name = next((name for name in figures if name.endswith(ending)), None)
-            if name and figures[name].value == figures[name].value:
-                yield what, _headline(name, figures[name]), f"{record.label(model)}, in {step.name}"
-                break
-    if record.models:
-        last = record.models[-1]
-        yield "the last version", record.state(last.digest), last.name
-    yield "work", wording.duration(sum(step.seconds for step in record.steps)), ""
-
-
-_TILES: Mapping[str, str] = {
-    "texts/heldout/bits_per_byte": "bits per byte",
-    "heldout/bits_per_byte": "bits per byte, held out",
-    "world/never_asked/right": "right answers, never asked",
-    "instructions/prompt_strict": "instructions followed",
-    "shift/win_rate": "wins over its parent",
-    "redteam/attack_success_rate": "attacks that succeed",
-    "redteam/over_refusal": "harmless requests refused",
-    "rollout/lost": "requests lost in the rollout",
-}
-
-
-def _headline(name: str, one: Interval) -> str:
-    return wording.percent(one.value) if wording.is_share(name, one) else f"{one.value:.3f}"
-
-
-def _last(facts: list[Mapping[str, object]], name: str) -> object:
-    return next((own[name] for own in reversed(facts) if name in own), None)
-
-
-def _state(state: str) -> str:
-    return {"candidate": "a candidate: no gate has let it through yet", "serving": "in service"}.get(state, state)
-
-
-def _short(text: str, *, limit: int = 120) -> str:
-    bare = " ".join(text.split())
-    return bare if len(bare) <= limit else bare[: limit - 1] + "…"
+def _last_fact(record: LifeRecord, name: str, *, stage: str = "") -> Any:
+    steps: list[StepRecord] = [step for step in record.steps if not stage or step.stage == stage]
+    return next((step.facts[name] for step in reversed(steps) if name in step.facts), None)

@@ -1,0 +1,90 @@
+"""Rendering of jinja2 templates as HTML and as Markdown.
+
+    render_document("report.jinja", "markdown", title="Test report", lead="...", sections=sections)
+    render("life.html.jinja", "html", folder=Path(__file__).parent / "templates", record=record)
+
+Each value that a template prints is escaped for its format, unless it is markup (`Markup`); an unknown variable is an
+error. The macros of `html.jinja` and `markdown.jinja` have the same names and are available as `ui`, so that one
+template can serve both formats. Templates of other packages lie in a folder `templates` of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from markupsafe import Markup
+
+from vita.spine.plain_text import html_text, markdown_text, printable
+
+if TYPE_CHECKING:
+    import jinja2
+
+Format = Literal["html", "markdown"]
+SHARED = Path(__file__).parent / "templates"
+_LONG_WORD = 24
+"""Number of letters from which a word in a table cell may be broken, so that the table stays on the page."""
+
+
+def render_document(body: str, form: Format, *, title: str, lead: str, folder: Path = SHARED, **values: Any) -> str:
+    """Render a document with a title and a lead paragraph; `body` is a template for both formats."""
+    layout = f"document.{'html' if form == 'html' else 'md'}.jinja"
+    return render(layout, form, folder=folder, body=body, title=title, lead=lead, **values)
+
+
+def render(template: str, form: Format, *, folder: Path = SHARED, **values: Any) -> str:
+    """Render a template of `folder` or of the shared folder."""
+    return _environment(form, folder).get_template(template).render(values)
+
+
+@cache
+def _environment(form: Format, folder: Path) -> jinja2.Environment:
+    import jinja2
+
+    escape = html_text if form == "html" else markdown_text
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, SHARED]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if hasattr(value, "__html__") else Markup(escape(str(value))),
+    )
+    environment.filters.update(
+        anchor=_anchor,
+        cell_class=_cell_class,
+        figure_path=figure_path,
+        fenced=_fenced,
+        svg=Markup,
+        alternative=lambda caption: Markup(markdown_text(caption).replace("]", "\\]")),
+    )
+    environment.globals["file_text"] = lambda name: Markup(environment.get_template(name).render())
+    environment.globals["ui"] = environment.get_template(f"{form}.jinja").module
+    return environment
+
+
+def figure_path(name: str) -> str:
+    """Return the path of a figure beside its report."""
+    return f"figures/{re.sub(r'[^A-Za-z0-9._-]+', '-', name).lstrip('.') or 'figure'}.svg"
+
+
+def _anchor(title: str) -> str:
+    """Return the id of a section."""
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _cell_class(cell: str) -> str:
+    """Return the style of a table cell: `long` with a word that may be broken, `number` for a number."""
+    if any(len(word) > _LONG_WORD for word in cell.split()):
+        return "long"
+    return "number" if re.match(r"^[-+]?[\d.,]+([ %(]|$)", cell) and len(cell) < 32 else ""
+
+
+def _fenced(text: str) -> Markup:
+    """Return text as a fenced block of Markdown."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}text\n{printable(text)}\n{fence}")
