@@ -108,7 +108,7 @@ def assert_no_step_is_lost(folder: Path, stage: str, number: signal.Signals) -> 
     step, checkpoint, output = interrupt(folder, stage, number)
     assert checkpoint == step >= 6, output
     assert "stopping: writes a checkpoint" in output and "the same command continues" in output
-    assert f"goes on after step {step} " in finished(folder, stage, "store")
+    assert f"resumes after step {step} " in finished(folder, stage, "store")
     finished(folder, stage, "straight")
     assert weights(folder, "store", stage) == weights(folder, "straight", stage)
 

@@ -224,7 +224,7 @@ def test_an_accuracy_is_judged_when_there_is_enough_to_tell() -> None:
     assert accuracy_evidence(0.55, 0.42, **enough, control=True).verdict == "not judged"
     assert accuracy_evidence(0.55, 0.42, **{**enough, "items": 29}).verdict == "not judged"
     assert accuracy_evidence(0.55, 0.42, **{**enough, "seen": 32}).verdict == "not judged"
-    assert accuracy_evidence(0.55, 0.42, items=60, seen=512, available=100_000).verdict == "not improved"
+    assert accuracy_evidence(0.55, 0.42, items=60, examples_seen=512, available=100_000).verdict == "not improved"
 
 
 def test_a_gain_is_refused_only_where_it_is_below_zero_for_certain() -> None:

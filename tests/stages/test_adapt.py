@@ -78,7 +78,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Trainer, "step", step)
     told: list[Any] = []
     resumed = run(model, tmp_path / "two", text=text, eval_documents=5, checkpoint_seconds=0.0, told=told)
-    assert "goes on after step 3 of 6" in notes(told)
+    assert "resumes after step 3 of 6" in notes(told)
     assert everything(whole.folder) == everything(resumed.folder) and whole.facts == resumed.facts
 
 

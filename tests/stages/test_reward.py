@@ -84,7 +84,7 @@ def test_an_enough_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, mo
     # As if it had been killed after its last checkpoint, before the draft was written.
     told: list[Any] = []
     again = run(model, tmp_path / "one", source, told=told, **settings)
-    assert f"goes on after step {whole.facts['steps']}" in notes(told)
+    assert f"resumes after step {whole.facts['steps']}" in notes(told)
     other = run(model, tmp_path / "two", source, **{**settings, "checkpoint_seconds": 30.0})
     assert everything(again.folder) == everything(other.folder) and again.facts == other.facts == whole.facts
 

@@ -53,7 +53,7 @@ def go(
         lambda step: batch(step, rank=place.rank, size=place.size),
         folder=folder,
         emit=lambda event, **fields: None,
-        looks=[EvalHook(1 if stop_at else 5, look, at_start=True)],
+        hooks=[EvalHook(1 if stop_at else 5, look, at_start=True)],
         tokens_per_step=ROWS * LENGTH,
         flops_per_token=1e5,
         checkpoint_seconds=checkpoint_seconds,

@@ -95,7 +95,7 @@ def test_a_run_killed_ten_times_ends_in_the_same_bytes(tmp_path):
 
 def curve(folder: Path) -> list[dict]:
     rows = [json.loads(line) for line in (folder / loop.METRICS).read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in loop.OF_THE_CLOCK} for row in rows]
+    return [{name: value for name, value in row.items() if name not in loop.TIMING_METRICS} for row in rows]
 
 
 def test_a_damaged_checkpoint_costs_steps_and_changes_nothing(tmp_path):
@@ -140,15 +140,17 @@ def test_what_changed_around_a_resumed_run_is_said(tmp_path):
                 raise KeyboardInterrupt
             return {}
 
-        train(trainer, batch, folder=tmp_path, emit=say, looks=[EvalHook(1, look)], checkpoint_seconds=0)
+        train(trainer, batch, folder=tmp_path, emit=say, hooks=[EvalHook(1, look)], checkpoint_seconds=0)
 
     with pytest.raises(KeyboardInterrupt):
         once([3], precision="float32")
-    assert told == ["matrices are multiplied in float32 (as asked for), not compiled"]
+    assert told == ["matrices are multiplied in float32 (as set), not compiled"]
     told.clear()
     once([], precision="bfloat16")
-    assert told[0] == "goes on under other conditions (precision: float32 -> bfloat16): the last bits may differ"
-    assert told[1].startswith("goes on after step 2 of 4")
+    assert (
+        told[0] == "the environment has changed (precision: float32 -> bfloat16): results may differ in the last bits"
+    )
+    assert told[1].startswith("resumes after step 2 of 4")
 
 
 def test_progress_and_metrics_are_told(tmp_path):

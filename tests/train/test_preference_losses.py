@@ -120,7 +120,7 @@ def test_kto_by_hand() -> None:
         answers([-3.0, -4.0], [-4.0, -3.0], [1.0, 1.0]),
         good,
         kl_reference=z,
-        knobs=LossConfig(beta=0.5, undesirable_weight=2.0),
+        config=LossConfig(beta=0.5, undesirable_weight=2.0),
     )
     assert z.item() == pytest.approx(0.3)
     assert found.tolist() == pytest.approx([1 - sigmoid(0.35), 2 * (1 - sigmoid(0.65))])
@@ -256,7 +256,7 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
         AnswerLogprobs(own[0], own[1], one),
         torch.tensor(labels),
         kl_reference=estimate_kl_reference(stray[0] - stray[1]),
-        knobs=LossConfig(beta=0.1),
+        config=LossConfig(beta=0.1),
     )
     assert found.mean().item() == pytest.approx(values["kto"]["loss"], rel=2e-5)
 

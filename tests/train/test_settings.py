@@ -20,7 +20,7 @@ from vita.spine.renamed_settings import RENAMED, recorded_value
 from vita.stages import dpo, pretrain, reward, rlhf, sft
 from vita.train.optim import OptimizerConfig
 from vita.train.settings import TrainingSettings
-from vita.train.trainer_config import scaled
+from vita.train.trainer_config import scale_rates
 
 STAGES = ("pretrain", "adapt", "sft", "reward", "rlhf", "dpo")
 SOURCE = {"sources": ["a.jsonl"]}
@@ -162,10 +162,10 @@ def test_a_learning_rate_is_a_number_above_zero_or_auto(value: Any) -> None:
 
 def test_an_absolute_learning_rate_scales_all_parts_and_auto_takes_the_rule() -> None:
     rule = OptimizerConfig(matrix_rate=0.02, embedding_rate=0.06, head_rate=6e-3, scalar_rate=3e-3)
-    assert scaled(rule, "auto") == rule
-    absolute = scaled(rule, 0.0024)
+    assert scale_rates(rule, "auto") == rule
+    absolute = scale_rates(rule, 0.0024)
     assert (absolute.matrix_rate, absolute.embedding_rate, absolute.scalar_rate) == (0.0024, 0.06 * 0.12, 3e-3 * 0.12)
-    assert scaled(rule, 0.004) == scaled(rule, "auto", auto_share=0.2)
+    assert scale_rates(rule, 0.004) == scale_rates(rule, "auto", auto_share=0.2)
 
 
 def test_one_of_num_evals_and_eval_every_counts() -> None:

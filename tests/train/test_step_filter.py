@@ -38,7 +38,7 @@ def test_what_is_no_number_is_left_out_and_poisons_nothing(bad):
     assert healthy(guard, 300) == [None] * 300
     assert guard.judge(301, loss=bad, gradient_norm=1.0)
     assert healthy(guard, 300, seed=1, begun=300) == [None] * 300
-    assert guard.left_out == 3
+    assert guard.skipped == 3
 
 
 def test_a_spike_is_left_out_and_a_good_surprise_is_not():

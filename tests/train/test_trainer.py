@@ -95,10 +95,10 @@ def test_a_loss_that_is_no_number_changes_nothing_and_healthy_steps_go_on():
     one.step(given(0, 1.0))
     before, state = weights(one), {name: tensor.clone() for name, tensor in one.optimizer.state().items()}
     outcome = one.step(given(1, float("nan")))
-    assert outcome.left_out == "a loss of nan" and one.done == 2 and one.optimizer.steps == 1
+    assert outcome.skip_reason == "a loss of nan" and one.done == 2 and one.optimizer.steps == 1
     assert all(torch.equal(tensor, weights(one)[name]) for name, tensor in before.items())
     assert all(torch.equal(tensor, one.optimizer.state()[name]) for name, tensor in state.items())
-    assert one.step(given(2, 1.0)).left_out is None
+    assert one.step(given(2, 1.0)).skip_reason is None
     assert any(not torch.equal(tensor, weights(one)[name]) for name, tensor in before.items())
 
 
@@ -107,7 +107,7 @@ def test_a_step_without_targets_is_left_out():
     before = weights(one)
     nothing = torch.zeros_like(given.tensors["learn"])
     outcome = one.step(StepBatch({**given.tensors, "learn": nothing}, targets=0))
-    assert outcome.left_out == "no targets" and outcome.loss == 0.0
+    assert outcome.skip_reason == "no targets" and outcome.loss == 0.0
     assert all(torch.equal(tensor, weights(one)[name]) for name, tensor in before.items())
 
 

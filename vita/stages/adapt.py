@@ -174,7 +174,7 @@ def _rows(config: Config, tokens: int, length: int) -> int:
 
 def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> TrainerConfig:
     from vita.train.optim import OptimizerConfig
-    from vita.train.trainer_config import scaled, schedule_of, steps_of, trainer_config
+    from vita.train.trainer_config import scale_rates, schedule_of, steps_of, trainer_config
 
     steps = steps_of(steps=config.steps, epochs=config.epochs, examples=tokens, batch_size=own * length)
     batch = rows * length
@@ -185,7 +185,7 @@ def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, 
         head_rate=scaling_rules.head_rate(width, batch),
         scalar_rate=scaling_rules.other_rate(width, batch),
     )
-    optimization = scaled(rule, config.learning_rate, auto_share=AUTO_SHARE)
+    optimization = scale_rates(rule, config.learning_rate, auto_share=AUTO_SHARE)
     return trainer_config(config, schedule=schedule_of(config, steps), optimization=optimization)
 
 
@@ -226,7 +226,7 @@ def _general(inputs: Inputs) -> Shards | None:
 
 
 def _look(heldout: Mapping[str, HeldOutText | None], trainer: Trainer) -> dict[str, float]:
-    looks = (text.look(trainer, name=kind) for kind, text in heldout.items() if text)
+    looks = (text.evaluate(trainer, name=kind) for kind, text in heldout.items() if text)
     return {name: value for look in looks for name, value in look.items()}
 
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from vita.infer.pretrained import Pretrained
     from vita.nn.transformer import Transformer
     from vita.rl.before_after import BeforeAfter, Evaluators
-    from vita.train.preference_batches import PairLearning
+    from vita.train.preference_batches import PreferenceTrainingLoss
     from vita.train.trainer import StepBatch, TrainerConfig
 
 VERSION = 7
@@ -120,15 +120,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.preference_batches import (
         PairBatches,
         PairwiseLoss,
+        build_preference_loss,
         first_step_check,
-        learning,
         reference_logprobs,
     )
     from vita.train.stops import save_stops
     from vita.train.trainer_config import preference_training
     from vita.train.validation import loss_evidence
 
-    learn = learning(config.losses, config.loss_config(), where="dpo.losses")
+    learn = build_preference_loss(config.losses, config.loss_config(), where="dpo.losses")
     pretrained = Pretrained.load(inputs.model.path)
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="dpo.max_length")
@@ -173,13 +173,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         check = first_step_check(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
 
         def work(step: int) -> StepBatch:
-            made = batches.completed(batches(step), trainer)
+            made = batches.complete(batches(step), trainer)
             return made if step else replace(made, check=check)
 
         trained = run.train(
             trainer,
             work,
-            evaluate=heldout.look if len(aside) >= world.size else None,
+            evaluate=heldout.evaluate if len(aside) >= world.size else None,
             tokens_per_step=round(2 * config.batch_size * float(rows.lengths.mean())),
             emit=_watching(context.emit),
         )
@@ -207,7 +207,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 def _read(
     config: Config,
     inputs: Inputs,
-    learn: PairLearning,
+    learn: PreferenceTrainingLoss,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     context: Context,
@@ -235,7 +235,7 @@ def _read(
     return found
 
 
-def _names(pair: TokenPair, learn: PairLearning) -> tuple[str, str]:
+def _names(pair: TokenPair, learn: PreferenceTrainingLoss) -> tuple[str, str]:
     from vita.train.preference_batches import PairwiseLoss
 
     if isinstance(learn, PairwiseLoss):

@@ -88,7 +88,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             mask=masked,
             world=world,
         )
-        evaluate = heldout.look if heldout else None
+        evaluate = heldout.evaluate if heldout else None
         trained = run.train(trainer, batch, evaluate=evaluate, tokens_per_step=rows * length)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
@@ -115,7 +115,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 def training_of(config: Config, plan: Mapping[str, Any]) -> TrainerConfig:
     """The blueprint's training with the settings that override it."""
     from vita.train.optim import OptimizerConfig
-    from vita.train.trainer_config import scaled, trainer_config
+    from vita.train.trainer_config import scale_rates, trainer_config
 
     planned = build(Schedule, plan["schedule"], where="blueprint.training.schedule")
     steps = config.steps or planned.steps
@@ -133,7 +133,7 @@ def training_of(config: Config, plan: Mapping[str, Any]) -> TrainerConfig:
     optimization = build(OptimizerConfig, plan["optimization"], where="blueprint.training.optimization")
     decay = optimization.weight_decay if config.weight_decay is None else config.weight_decay
     optimization = optimization.model_copy(update={"matrices": config.optimizer, "weight_decay": decay})
-    return trainer_config(config, schedule=schedule, optimization=scaled(optimization, config.learning_rate))
+    return trainer_config(config, schedule=schedule, optimization=scale_rates(optimization, config.learning_rate))
 
 
 def _check(shape: Architecture, shards: Shards, *, length: int) -> None:

@@ -110,7 +110,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
         trained = run.train(
             trainer,
             batches,
-            evaluate=heldout.look if len(aside) >= world.size else None,
+            evaluate=heldout.evaluate if len(aside) >= world.size else None,
             tokens_per_step=round(2 * config.batch_size * float(rows.lengths.mean())),
             enough=lambda row: _is_enough(config, row, pairs=len(found.heldout)),
         )
@@ -177,7 +177,7 @@ def _evidence(
         accuracy.value,
         accuracy.low,
         items=prompts,
-        seen=seen,
+        examples_seen=seen,
         available=len(found.train),
         control=config.shuffle_labels,
     )
@@ -192,12 +192,12 @@ def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
 
 
 def _scores(trainer: Trainer, rows: PairDataset) -> list[PairValues]:
-    from vita.train.preference_batches import AT_ONCE, pair_scores, pair_tensors
+    from vita.train.preference_batches import EVAL_BATCH_PAIRS, pair_scores, pair_tensors
 
     found: list[PairValues] = []
-    for start in range(0, len(rows), AT_ONCE):
-        tensors = pair_tensors(rows, range(start, min(start + AT_ONCE, len(rows))))
-        found += [PairValues(*pair) for pair in trainer.each(tensors, pair_scores).double().tolist()]
+    for start in range(0, len(rows), EVAL_BATCH_PAIRS):
+        tensors = pair_tensors(rows, range(start, min(start + EVAL_BATCH_PAIRS, len(rows))))
+        found += [PairValues(*pair) for pair in trainer.map_rows(tensors, pair_scores).double().tolist()]
     return found
 
 

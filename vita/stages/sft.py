@@ -220,7 +220,7 @@ def _format(source: Source) -> str:
 def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> TrainerConfig:
     """The trainer's configuration; an epoch is a pass over `rows` dialogue rows, `replayed` rows of a step are text."""
     from vita.train.optim import OptimizerConfig
-    from vita.train.trainer_config import scaled, schedule_of, steps_of, trainer_config
+    from vita.train.trainer_config import scale_rates, schedule_of, steps_of, trainer_config
 
     own = config.batch_size - replayed
     steps = steps_of(steps=config.steps, epochs=config.epochs, examples=rows, batch_size=own)
@@ -228,7 +228,7 @@ def _training(config: Config, rows: int, replayed: int, *, width: int, length: i
     other = scaling_rules.other_rate(width, batch)
     matrices = scaling_rules.matrix_rate(batch)
     rule = OptimizerConfig(matrix_rate=matrices, embedding_rate=other, head_rate=other, scalar_rate=other)
-    optimization = scaled(rule, config.learning_rate, auto_share=AUTO_SHARE)
+    optimization = scale_rates(rule, config.learning_rate, auto_share=AUTO_SHARE)
     return trainer_config(config, schedule=schedule_of(config, steps), optimization=optimization)
 
 

@@ -112,10 +112,10 @@ class TrainingRun:
             batches,
             folder=self.context.scratch,
             emit=emit or self.context.emit,
-            looks=[*hooks, *([EvalHook(interval, evaluate, at_start=True)] if evaluate else [])],
+            hooks=[*hooks, *([EvalHook(interval, evaluate, at_start=True)] if evaluate else [])],
             tokens_per_step=tokens_per_step,
             flops_per_token=self.flops_per_token,
-            enough=enough,
+            should_stop=enough,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             checkpoint_steps=steps_per_round,
         )
@@ -150,7 +150,7 @@ class TrainedModel:
         """The facts that every training stage reports; raises a `TrainingError` where the run did not improve."""
         return {
             "learning_rate": self.run.training.optimization.matrix_rate,
-            "left_out": self.learnt.left_out,
+            "left_out": self.learnt.skipped_steps,
             **self.check.improvement(evidence),
         }
 

@@ -1,15 +1,15 @@
-"""The hardware of a training process: which numbers it multiplies quickly, its fastest matrix product, and its memory.
+"""The hardware of a training process: precision, peak of matrix products, and memory.
 
-Precision: bfloat16 where the device has units for it, float32 elsewhere. The choice is read from what the processor
-reports, never from a clock, so a restart decides alike. Masters, optimizer and sums stay in float32 either way.
+Precision: bfloat16 if the device has units for it, otherwise float32. The choice depends on the capabilities that the
+processor reports, not on timings, so that a restart makes the same choice. Master weights, optimizer state and sums are
+always float32.
 
-Peak: the fastest matrix product that the device reaches is the denominator of model FLOPs utilization (MFU). It is
-measured and not taken from a datasheet, so that MFU needs no table of devices and means the same on all of them. A
-datasheet's figure is higher (an H200 reaches about 785 of 989 TFLOP/s in bfloat16).
+Peak: the fastest matrix product of the device is the denominator of model FLOPs utilization (MFU). It is measured, so
+that MFU needs no table of devices and has the same meaning on all of them. The value of a datasheet is higher (an H200
+reaches about 785 of 989 TFLOP/s in bfloat16).
 
-Memory: glibc returns each large block at once, so a training step, which frees and asks for the same hundreds of
-megabytes again, has them zeroed by the kernel page by page. On a virtual machine that can cost more than the
-arithmetic.
+Memory: glibc returns each large block to the system at once. A training step frees and allocates the same hundreds of
+megabytes again, and the kernel zeroes them page by page. On a virtual machine this can cost more than the arithmetic.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def choose_precision(device: str, choice: PrecisionChoice = "auto") -> Precision
     if choice != "auto":
         if choice not in ("bfloat16", "float32"):
             raise ConfigError("precision", expected="auto, bfloat16 or float32", got=choice)
-        return Precision(getattr(torch, choice), "as asked for")
+        return Precision(getattr(torch, choice), "as set")
     kind = torch.device(device).type
     if kind == "cuda":
         major, minor = torch.cuda.get_device_capability()
@@ -67,14 +67,14 @@ SIZES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
 """Sizes of the square products by type of device. An accelerator reaches its peak only with large ones: on an H200
 2048 x 2048 gives 455 TFLOP/s and 8192 x 8192 gives 785."""
 LONGEST_PRODUCT = 0.5
-"""Seconds; a size whose product would take longer is left out on a slow device."""
+"""Maximum seconds of a product; larger sizes are skipped on a slow device."""
 
 
 def matmul_peak(dtype: torch.dtype, *, device: str = "cpu", seconds: float = 0.1) -> float:
-    """Operations per second of the fastest square product: the best of several timings of each size.
+    """Measure the operations per second of the fastest square product: the best of several timings of each size.
 
-    Each size is warmed up first and then timed for `seconds` and at least three times. On an accelerator a timing
-    covers several products in a queue, so that the time to launch them does not count.
+    Each size is warmed up and then timed for `seconds` and at least three times. On an accelerator a timing covers
+    several queued products, so that the launch time is not included.
     """
     kind = torch.device(device).type
     best = 0.0
@@ -85,7 +85,7 @@ def matmul_peak(dtype: torch.dtype, *, device: str = "cpu", seconds: float = 0.1
         try:
             best = max(best, operations / _seconds_per_product(size, dtype, device=device, seconds=seconds))
         except torch.OutOfMemoryError:
-            break  # beside a large model there may be no room for the larger sizes
+            break  # with a large model in memory, the larger sizes may not fit
     if kind == "cuda":
         torch.cuda.empty_cache()
     return best
@@ -93,7 +93,7 @@ def matmul_peak(dtype: torch.dtype, *, device: str = "cpu", seconds: float = 0.1
 
 def _seconds_per_product(size: int, dtype: torch.dtype, *, device: str, seconds: float) -> float:
     chance = torch.Generator(device).manual_seed(0)
-    # Random numbers: a GPU multiplies constants at a higher clock, since fewer bits change.
+    # Random numbers, because a GPU multiplies constants at a higher clock rate: fewer bits change.
     left, right = (torch.randn(size, size, device=device, generator=chance).to(dtype) for _ in range(2))
     out = torch.empty_like(left)
     queued = 1 if torch.device(device).type == "cpu" else 8
@@ -106,7 +106,7 @@ def _seconds_per_product(size: int, dtype: torch.dtype, *, device: str, seconds:
 
 
 def _timed(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, *, count: int) -> float:
-    """Seconds per product over `count` products in a row."""
+    """Return the seconds per product over `count` consecutive products."""
     _finish(left)
     began = time.perf_counter()
     for _ in range(count):
@@ -132,7 +132,7 @@ _STEP = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """From now on, blocks of any size come from a heap that never shrinks; False where there is no glibc."""
+    """Allocate blocks of any size from a heap that never shrinks; return False without glibc."""
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
@@ -147,7 +147,7 @@ def reset_peak_memory(device: str) -> None:
     try:
         _CLEAR.write_text("5")  # Linux: resets the peak resident set size (proc(5))
     except OSError:
-        return  # elsewhere the system keeps one peak for the whole life of the process
+        return  # other systems keep one peak for the lifetime of the process
 
 
 def peak_memory(device: str) -> int:

@@ -30,7 +30,7 @@ Part = Literal["matrices", "embedding", "head", "scalars", "critic"]
 
 
 class OptimizerConfig(Settings):
-    """Rates and decays."""
+    """Optimizers, learning rates and decay of the parameter groups."""
 
     matrices: str = "muon"
     """The rule for the layers' matrices: muon or adamw."""
@@ -39,19 +39,19 @@ class OptimizerConfig(Settings):
     embedding_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of the token embedding."""
     head_rate: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of an output head of its own."""
+    """Peak learning rate of the output head, if it is not tied to the embedding."""
     scalar_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of the norms."""
     critic_rate: float = Field(default=3e-4, gt=0)
-    """Peak learning rate of a critic, where there is one."""
+    """Peak learning rate of the critic, if there is one."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Pull of the layers' matrices towards zero, in units of the learning rate (Loshchilov & Hutter 2019)."""
+    """Decoupled weight decay of the matrices, in units of the learning rate (Loshchilov & Hutter 2019)."""
     momentum: float = Field(default=0.95, ge=0, lt=1)
-    """How much of its past direction muon keeps."""
+    """Momentum of muon."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """How much of their past the mean and the square of adamw keep."""
+    """Decay rates of the first and second moment of adamw."""
     epsilon: float = Field(default=1e-10, gt=0)
-    """Keeps adamw from dividing by zero."""
+    """Term in the denominator of adamw, which avoids a division by zero."""
 
 
 class UpdateRule(Protocol):

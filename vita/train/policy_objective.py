@@ -26,24 +26,24 @@ from vita.train.policy_losses import TokenLoss, cispo, clipped, divergence, plai
 
 
 class PolicyLossConfig(Settings):
-    """What the policy is moved by."""
+    """The loss of the policy and its coefficients."""
 
     loss: Literal["clip", "cispo", "plain"] = "clip"
     """clip as in PPO, cispo, or plain: REINFORCE."""
     importance: Importance = "token"
-    """What a ratio belongs to: a token, the mean of a whole answer (`sequence`), or its sum."""
+    """Unit of the importance ratio: each token, the mean over the completion (`sequence`), or its sum."""
     low: float = Field(default=0.2, gt=0, lt=1)
-    """How far a ratio may fall below 1 before it counts no more."""
+    """Lower clip range: ratios below 1 - low are clipped."""
     high: float = Field(default=0.28, gt=0)
-    """How far it may rise above 1; for cispo the largest weight itself."""
+    """Upper clip range: ratios above 1 + high are clipped; for cispo the maximum weight."""
     dual: float | None = Field(default=None, gt=1)
-    """What a bad answer that became likely may cost at most, as a multiple of its advantage."""
+    """Dual clip: maximum loss for negative advantages, as a multiple of the advantage."""
     kl: float = Field(default=0.0, ge=0)
-    """Weight of the divergence (k3) from the model that it began from."""
+    """Weight of the KL divergence (k3) from the reference model."""
     value_weight: float = Field(default=0.1, ge=0)
     """Weight of the critic's loss."""
     value_clip: float | None = Field(default=0.2, gt=0)
-    """How far the critic may go from what it said, in one round."""
+    """Clip range of the critic's values around those of the rollout."""
 
 
 def objective(settings: PolicyLossConfig) -> Loss:

@@ -39,7 +39,7 @@ from vita.train.trainer import StepBatch, Trainer
 
 # B rows, T position, P pairs
 
-AT_ONCE = 64
+EVAL_BATCH_PAIRS = 64
 """Pairs per evaluation batch."""
 
 
@@ -68,7 +68,7 @@ class PairwiseLoss:
     """Weighted preference losses over pairs of a chosen and a rejected completion."""
 
     terms: Mapping[str, float]
-    knobs: PreferenceLossConfig
+    config: PreferenceLossConfig
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         policy, reference, tokens = pair_logprobs(model, tensors), tensors["reference"], tensors["tokens"]
@@ -77,12 +77,12 @@ class PairwiseLoss:
             for side in (0, 1)
         ]
         chosen, rejected = sides
-        losses = {name: PREFERENCE_LOSSES[name].of(chosen, rejected, self.knobs).sum() for name in self.terms}
+        losses = {name: PREFERENCE_LOSSES[name].of(chosen, rejected, self.config).sum() for name in self.terms}
         total = torch.stack([weight * losses[name] for name, weight in self.terms.items()]).sum()
-        margins = self.knobs.beta * (chosen.log_ratio - rejected.log_ratio)
+        margins = self.config.beta * (chosen.log_ratio - rejected.log_ratio)
         metrics = {
-            "rewards/chosen": self.knobs.beta * chosen.log_ratio,
-            "rewards/rejected": self.knobs.beta * rejected.log_ratio,
+            "rewards/chosen": self.config.beta * chosen.log_ratio,
+            "rewards/rejected": self.config.beta * rejected.log_ratio,
             "rewards/margins": margins,
             "rewards/accuracies": (margins > 0).float(),
             "logps/chosen": chosen.policy,
@@ -95,7 +95,7 @@ class PairwiseLoss:
     def expected(self) -> dict[str, float]:
         """Return the metrics of the first step, which are independent of the data: all log-ratios are 0."""
         entries = {name: PREFERENCE_LOSSES[name] for name in self.terms}
-        losses = {f"loss/{name}": entry.at_start(self.knobs) for name, entry in entries.items() if entry.reference}
+        losses = {f"loss/{name}": entry.at_start(self.config) for name, entry in entries.items() if entry.reference}
         return {**losses, "rewards/margins": 0.0}
 
 
@@ -104,18 +104,18 @@ class KTOLoss:
     """KTO over rated single completions, optionally with the SFT term of the good ones."""
 
     terms: Mapping[str, float]
-    knobs: PreferenceLossConfig
+    config: PreferenceLossConfig
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         ids, learn, good = tensors["ids"][:, 0], tensors["learn"][:, 0], tensors["good"]
         answers = AnswerLogprobs(
             log_probabilities(model, ids, learn), tensors["reference"][:, 0], tensors["tokens"][:, 0]
         )
-        losses = {"kto": kto(answers, good, kl_reference=tensors["drift"], knobs=self.knobs).sum()}
+        losses = {"kto": kto(answers, good, kl_reference=tensors["drift"], config=self.config).sum()}
         if "sft" in self.terms:
             losses["sft"] = -(answers.policy * good / tensors["mean_tokens"]).sum()
         total = torch.stack([weight * losses[name] for name, weight in self.terms.items()]).sum()
-        rewards, share = self.knobs.beta * answers.log_ratio, tensors["good_share"]
+        rewards, share = self.config.beta * answers.log_ratio, tensors["good_share"]
         metrics = {
             "rewards/chosen": rewards * good / share.clamp(min=1e-9),
             "rewards/rejected": rewards * ~good / (1 - share).clamp(min=1e-9),
@@ -129,33 +129,37 @@ class KTOLoss:
 
     def expected(self) -> dict[str, float]:
         """Return the metrics of the first step; the loss is known if both weights are equal."""
-        equal_weights = self.knobs.desirable_weight == self.knobs.undesirable_weight
-        return {"drift": 0.0, **({"loss/kto": 0.5 * self.knobs.desirable_weight} if equal_weights else {})}
+        equal_weights = self.config.desirable_weight == self.config.undesirable_weight
+        return {"drift": 0.0, **({"loss/kto": 0.5 * self.config.desirable_weight} if equal_weights else {})}
 
 
-PairLearning = PairwiseLoss | KTOLoss
+PreferenceTrainingLoss = PairwiseLoss | KTOLoss
 
 
-def learning(terms: Mapping[str, float], knobs: PreferenceLossConfig, *, where: str) -> PairLearning:
+def build_preference_loss(
+    terms: Mapping[str, float], config: PreferenceLossConfig, *, where: str
+) -> PreferenceTrainingLoss:
     """Return the loss for these weighted names; `kto` uses single completions, all others use pairs."""
     used_terms = {name: weight for name, weight in terms.items() if weight}
     if not used_terms:
         raise ConfigError(where, "contains no loss", hint="a common choice is {sigmoid: 1, sft: 1}")
-    for knob, losses in READ_BY.items():
-        if getattr(knobs, knob) != PreferenceLossConfig.model_fields[knob].default and losses.isdisjoint(used_terms):
+    for setting, losses in READ_BY.items():
+        if getattr(config, setting) != PreferenceLossConfig.model_fields[setting].default and losses.isdisjoint(
+            used_terms
+        ):
             hint = f"only {' and '.join(sorted(losses))} use it"
             raise ConfigError(
-                where, f"`{knob}` is set, and none of {', '.join(sorted(used_terms))} reads it", hint=hint
+                where, f"`{setting}` is set, and none of {', '.join(sorted(used_terms))} reads it", hint=hint
             )
     if "kto" not in used_terms:
         for name in used_terms:
             PREFERENCE_LOSSES[name]
-        return PairwiseLoss(used_terms, knobs)
+        return PairwiseLoss(used_terms, config)
     incompatible = sorted(used_terms.keys() - {"kto", "sft"})
     if incompatible:
         hint = "kto uses single completions; it can be combined only with `sft`"
         raise ConfigError(where, f"`{incompatible[0]}` cannot be combined with `kto`", hint=hint)
-    return KTOLoss(used_terms, knobs)
+    return KTOLoss(used_terms, config)
 
 
 class PositionScorer(Protocol):
@@ -204,9 +208,9 @@ class PairBatches:
         self.rows, self.reference, self.size, self.seed, self.world = rows, reference, size, seed, world
 
     def __call__(self, step: int) -> StepBatch:
-        return self.of(self.rows.order(step, rows=self.size, seed=self.seed))
+        return self.batch_of(self.rows.order(step, rows=self.size, seed=self.seed))
 
-    def of(self, numbers: Sequence[int], *, among: Sequence[int] | None = None) -> StepBatch:
+    def batch_of(self, numbers: Sequence[int], *, among: Sequence[int] | None = None) -> StepBatch:
         """Return the batch of these pairs for this process; means are over `among`, a whole step."""
         count = len(numbers) // self.world.size
         local_numbers = list(numbers[self.world.rank * count : (self.world.rank + 1) * count])
@@ -222,19 +226,20 @@ class PairBatches:
         }
         return StepBatch(tensors, targets=len(numbers))
 
-    def completed(self, work: StepBatch, trainer: Trainer) -> StepBatch:
+    def complete(self, work: StepBatch, trainer: Trainer) -> StepBatch:
         """Add the tensors that depend on the current weights (the KL reference point of KTO)."""
         if not isinstance(trainer.learner.loss, KTOLoss):
             return work
         return _with_kl_reference(work, self.mismatched_log_ratio_sum(work, trainer) / work.targets)
 
-    def look(self, trainer: Trainer) -> dict[str, float]:
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
         """Evaluate `heldout_loss` and the other metrics of these pairs, rounded down to a multiple of the processes."""
-        count, size = len(self.rows) // self.world.size * self.world.size, AT_ONCE * self.world.size
+        count, size = len(self.rows) // self.world.size * self.world.size, EVAL_BATCH_PAIRS * self.world.size
 
         def pieces() -> Iterator[StepBatch]:
             return (
-                self.of(range(start, min(start + size, count)), among=range(count)) for start in range(0, count, size)
+                self.batch_of(range(start, min(start + size, count)), among=range(count))
+                for start in range(0, count, size)
             )
 
         works = pieces()
@@ -246,11 +251,11 @@ class PairBatches:
     def mismatched_log_ratio_sum(self, work: StepBatch, trainer: Trainer) -> Float[Tensor, ""]:
         """Return the sum of mismatched log-ratios over all processes; its mean is KTO's KL reference point."""
         mismatched = {"ids": work.tensors["ids"][:, 1], "learn": work.tensors["learn"][:, 1]}
-        logprobs = trainer.each(
+        logprobs = trainer.map_rows(
             mismatched, lambda model, part: log_probabilities(model, part["ids"], part["learn"])
         ).cpu()
-        gained = logprobs - work.tensors["reference"][:, 1]
-        return self.world.total(gained.sum().double().to(self.world.device)).cpu()
+        log_ratio = logprobs - work.tensors["reference"][:, 1]
+        return self.world.total(log_ratio.sum().double().to(self.world.device)).cpu()
 
 
 def _with_kl_reference(work: StepBatch, mean: Float[Tensor, ""]) -> StepBatch:
@@ -289,9 +294,9 @@ def reference_logprobs(
     if stored is not None:
         return stored
     parts = []
-    for start in range(0, len(rows), AT_ONCE):
-        numbers = range(start, min(start + AT_ONCE, len(rows)))
-        parts.append(trainer.each(pair_tensors(rows, numbers), pair_logprobs).cpu())
+    for start in range(0, len(rows), EVAL_BATCH_PAIRS):
+        numbers = range(start, min(start + EVAL_BATCH_PAIRS, len(rows)))
+        parts.append(trainer.map_rows(pair_tensors(rows, numbers), pair_logprobs).cpu())
         on_progress(numbers.stop)
     logprobs = torch.cat(parts) if parts else torch.zeros(0, 2)
     if keep is not None and trainer.world.leads:
@@ -315,7 +320,7 @@ def _read_cached(path: Path, digest: str) -> Tensor | None:
 
 
 def first_step_check(
-    learning_loss: PairLearning, *, where: str, tolerance: float
+    learning_loss: PreferenceTrainingLoss, *, where: str, tolerance: float
 ) -> Callable[[Mapping[str, float]], None]:
     """Return a check that raises if the first step has unexpected metrics (the dpo loss must be ln 2, margins 0)."""
 

@@ -1,7 +1,7 @@
 """Preference losses: pure functions of the log-probabilities of completions, one value per pair.
 
     dpo(AnswerLogprobs(policy, reference, tokens), AnswerLogprobs(...), PreferenceLossConfig(beta=0.1))
-    PREFERENCE_LOSSES["sigmoid"].of(chosen, rejected, knobs)         # the same by name
+    PREFERENCE_LOSSES["sigmoid"].of(chosen, rejected, config)         # the same by name
     bradley_terry(chosen, rejected, margin=margins, centering=0.01)  # on the scores of a reward model
 
 c and r are the log-ratios ln(policy / reference) of the chosen and the rejected completion. The log-probability of a
@@ -69,10 +69,10 @@ class PreferenceLoss:
     of: PairLoss
     reference: bool
 
-    def at_start(self, knobs: PreferenceLossConfig) -> float:
+    def at_start(self, config: PreferenceLossConfig) -> float:
         """Return the loss of a policy that equals its reference."""
         answers = AnswerLogprobs(*(torch.full((1,), value) for value in (-1.0, -1.0, 1.0)))
-        return self.of(answers, answers, knobs).item()
+        return self.of(answers, answers, config).item()
 
 
 PREFERENCE_LOSSES: Parts[PreferenceLoss] = Parts("preference_loss")
@@ -92,59 +92,59 @@ def preference_loss(name: str, *, reference: bool = True) -> Callable[[PairLoss]
 
 
 @preference_loss("sigmoid")
-def dpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def dpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (c - r)) (Rafailov et al. 2023, eq. 7)."""
-    return -logsigmoid(knobs.beta * _margin(chosen, rejected))
+    return -logsigmoid(config.beta * _margin(chosen, rejected))
 
 
 @preference_loss("sigmoid_norm")
-def dpo_norm(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def dpo_norm(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (c / n_c - r / n_r)): per token, so that length has no influence; use a beta of about 5."""
-    return -logsigmoid(knobs.beta * _margin_per_token(chosen, rejected))
+    return -logsigmoid(config.beta * _margin_per_token(chosen, rejected))
 
 
 @preference_loss("cdpo")
-def cdpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def cdpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-(1 - e) ln sigmoid(d) - e ln sigmoid(-d), d = beta (c - r): labels flipped with chance e (Mitchell 2023)."""
-    margin, smoothing = knobs.beta * _margin(chosen, rejected), knobs.label_smoothing
+    margin, smoothing = config.beta * _margin(chosen, rejected), config.label_smoothing
     return -(1 - smoothing) * logsigmoid(margin) - smoothing * logsigmoid(-margin)
 
 
 @preference_loss("robust")
-def robust(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def robust(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """An unbiased estimate of the dpo loss without label noise (Chowdhury et al. 2024, eq. 12)."""
-    margin, smoothing = knobs.beta * _margin(chosen, rejected), knobs.label_smoothing
+    margin, smoothing = config.beta * _margin(chosen, rejected), config.label_smoothing
     return (-(1 - smoothing) * logsigmoid(margin) + smoothing * logsigmoid(-margin)) / (1 - 2 * smoothing)
 
 
 @preference_loss("ipo")
-def ipo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def ipo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """(c - r - 1 / (2 beta))^2 on summed log-probabilities, as in the paper (Azar et al. 2023, eq. 17)."""
-    return (_margin(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
+    return (_margin(chosen, rejected) - 1 / (2 * config.beta)) ** 2
 
 
 @preference_loss("ipo_norm")
-def ipo_norm(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def ipo_norm(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """ipo per token, as in other libraries: the target is 1 / (2 beta) nats per *token*; use beta >= 1."""
-    return (_margin_per_token(chosen, rejected) - 1 / (2 * knobs.beta)) ** 2
+    return (_margin_per_token(chosen, rejected) - 1 / (2 * config.beta)) ** 2
 
 
 @preference_loss("hinge")
-def hinge(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def hinge(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """max(0, 1 - beta (c - r)) (Zhao et al. 2023, SLiC; Liu et al. 2024, RSO)."""
-    return relu(1 - knobs.beta * _margin(chosen, rejected))
+    return relu(1 - config.beta * _margin(chosen, rejected))
 
 
 @preference_loss("apo_zero")
-def apo_zero(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def apo_zero(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """1 - sigmoid(beta c) + sigmoid(beta r): chosen up, rejected down (D'Oosterlinck et al. 2024)."""
-    return 1 - torch.sigmoid(knobs.beta * chosen.log_ratio) + torch.sigmoid(knobs.beta * rejected.log_ratio)
+    return 1 - torch.sigmoid(config.beta * chosen.log_ratio) + torch.sigmoid(config.beta * rejected.log_ratio)
 
 
 @preference_loss("nca_pair")
-def nca_pair(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def nca_pair(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta c) - ln sigmoid(-beta c) / 2 - ln sigmoid(-beta r) / 2 (Chen et al. 2024, NCA)."""
-    better, worse = knobs.beta * chosen.log_ratio, knobs.beta * rejected.log_ratio
+    better, worse = config.beta * chosen.log_ratio, config.beta * rejected.log_ratio
     return -logsigmoid(better) - 0.5 * logsigmoid(-better) - 0.5 * logsigmoid(-worse)
 
 
@@ -152,7 +152,7 @@ def nca_pair(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: Preference
 
 
 @preference_loss("sft", reference=False)
-def sft(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def sft(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """The negative log-likelihood of the chosen completion; its mean over a step is -sum(logprobs) / sum(tokens).
 
     Combined with dpo it keeps the chosen completions likely, which dpo alone does not (Pang et al. 2024, RPO).
@@ -162,25 +162,25 @@ def sft(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossC
 
 
 @preference_loss("orpo", reference=False)
-def orpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def orpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-beta ln sigmoid(ln odds of chosen - ln odds of rejected), by mean log-probabilities (Hong et al. 2024, eq. 7).
 
     The loss of the paper is this plus `sft`, each with weight 1.
     """
     better, worse = chosen.per_token, rejected.per_token
-    return -knobs.beta * logsigmoid((better - worse) - (_log1mexp(better) - _log1mexp(worse)))
+    return -config.beta * logsigmoid((better - worse) - (_log1mexp(better) - _log1mexp(worse)))
 
 
 @preference_loss("simpo", reference=False)
-def simpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def simpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (mean_c - mean_r) - gamma) (Meng et al. 2024, eq. 6); use beta >= 2."""
-    return -logsigmoid(knobs.beta * (chosen.per_token - rejected.per_token) - knobs.simpo_gamma)
+    return -logsigmoid(config.beta * (chosen.per_token - rejected.per_token) - config.simpo_gamma)
 
 
 @preference_loss("cpo", reference=False)
-def cpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, knobs: PreferenceLossConfig) -> Float[Tensor, "B"]:
+def cpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLossConfig) -> Float[Tensor, "B"]:
     """-ln sigmoid(beta (sum_c - sum_r)), dpo with a uniform reference (Xu et al. 2024, eq. 4); combine with `sft`."""
-    return -logsigmoid(knobs.beta * (chosen.policy - rejected.policy))
+    return -logsigmoid(config.beta * (chosen.policy - rejected.policy))
 
 
 # -- rated single completions, and scores
@@ -191,15 +191,15 @@ def kto(
     good: Bool[Tensor, "B"],
     *,
     kl_reference: Float[Tensor, "B"] | Float[Tensor, ""],
-    knobs: PreferenceLossConfig,
+    config: PreferenceLossConfig,
 ) -> Float[Tensor, "B"]:
     """1 - sigmoid(beta (x - z)) if good, 1 - sigmoid(beta (z - x)) if bad (Ethayarajh et al. 2024, eq. 8).
 
     x is the log-ratio of the completion; z is `kl_reference`.
     """
-    margin = knobs.beta * (answers.log_ratio - kl_reference)
+    margin = config.beta * (answers.log_ratio - kl_reference)
     losses = 1 - torch.sigmoid(torch.where(good, margin, -margin))
-    return torch.where(good, knobs.desirable_weight, knobs.undesirable_weight) * losses
+    return torch.where(good, config.desirable_weight, config.undesirable_weight) * losses
 
 
 def estimate_kl_reference(mismatched: Float[Tensor, "B"]) -> Float[Tensor, ""]:

@@ -22,18 +22,18 @@ COURSES = Parts[Course]("schedule")
 
 
 class Schedule(Settings):
-    """The learning rate's way through a run."""
+    """The learning rate schedule of a run."""
 
     steps: int = Field(ge=1)
-    """Optimizer steps in all."""
+    """Number of optimizer steps."""
     name: str = "warmup_stable_decay"
-    """The course after warmup: warmup_stable_decay, cosine, linear or constant."""
+    """Course after the warmup: warmup_stable_decay, cosine, linear or constant."""
     warmup: int = Field(default=0, ge=0)
-    """Steps over which the rate rises from nothing."""
+    """Number of warmup steps, over which the learning rate rises from 0."""
     decay: float = Field(default=0.6, ge=0, le=1)
-    """Last part of the steps over which warmup_stable_decay falls."""
+    """Fraction of the steps at the end over which warmup_stable_decay falls."""
     final: float = Field(default=0.0, ge=0, le=1)
-    """Share of the peak that the course falls towards; reached one step after the last."""
+    """Final learning rate as a fraction of the peak; reached one step after the last."""
 
     @field_validator("name")
     @classmethod

@@ -31,24 +31,24 @@ class StepFilter:
 
     def __init__(self, *, patience: int = 20, outliers: bool = True) -> None:
         """Without `outliers` only non-finite steps are skipped, for losses that are naturally close to 0."""
-        self.patience, self.outliers, self.left_out = patience, outliers, 0
-        self._row = 0
+        self.patience, self.outliers, self.skipped = patience, outliers, 0
+        self._consecutive = 0
         self._healthy = {"loss": deque[float](maxlen=WINDOW), "gradient": deque[float](maxlen=WINDOW)}
 
     def judge(self, step: int, *, loss: float, gradient_norm: float, targets: float = 1.0) -> str | None:
         """Return None for a healthy step, else the reason to skip it; too many skipped steps in a row end the run."""
         reason = self._reason(loss, gradient_norm) if targets else NO_TARGETS
         if reason is None:
-            self._row = 0
+            self._consecutive = 0
             self._healthy["loss"].append(loss)
             self._healthy["gradient"].append(math.log(gradient_norm) if gradient_norm > 0 else -50.0)
             return None
-        self._row, self.left_out = self._row + 1, self.left_out + 1
-        if self._row >= self.patience:
+        self._consecutive, self.skipped = self._consecutive + 1, self.skipped + 1
+        if self._consecutive >= self.patience:
             hint = "lower the learning rate, lengthen the warmup, or check the data from this step on"
             raise TrainingError(
                 f"training, step {step}",
-                f"{self._row} steps in a row were skipped, the last for {reason}",
+                f"{self._consecutive} steps in a row were skipped, the last for {reason}",
                 hint=hint,
             )
         return reason
@@ -56,14 +56,14 @@ class StepFilter:
     def state(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
         return {
-            "row": self._row,
-            "left_out": self.left_out,
+            "row": self._consecutive,
+            "left_out": self.skipped,
             **{name: list(history) for name, history in self._healthy.items()},
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Restore `state`."""
-        self._row, self.left_out = state["row"], state["left_out"]
+        self._consecutive, self.skipped = state["row"], state["left_out"]
         for name, history in self._healthy.items():
             history.clear()
             history.extend(state[name])

@@ -65,7 +65,7 @@ class HeldOutText:
         document = shards.document_token if mask else None
         return cls(text_tensors(local_rows, document=document), rows * length, sum(sizes))
 
-    def look(self, trainer: Trainer, *, name: str = "heldout") -> dict[str, float]:
+    def evaluate(self, trainer: Trainer, *, name: str = "heldout") -> dict[str, float]:
         """Evaluate loss per token and bits per byte."""
         loss = trainer.evaluate(iter([StepBatch(self.tensors, targets=self.targets)]))["loss"]
         bits = loss * self.targets / math.log(2) / max(1, self.bytes)

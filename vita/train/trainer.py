@@ -1,10 +1,10 @@
-"""A model that learns, one optimizer step at a time: forward, backward, judge, clip, update.
+"""The trainer: one optimizer step at a time, from the forward pass to the update.
 
-    trainer = Trainer(model, language_modelling, TrainerConfig(steps=1000, ...))
-    outcome = trainer.step(StepBatch({"ids": ids}, targets=ids[:, 1:].numel()))
+    trainer = Trainer(model, language_modelling, TrainerConfig(schedule=Schedule(steps=1000)))
+    result = trainer.step(StepBatch({"ids": ids}, targets=ids[:, 1:].numel()))
 
-The model's own float32 weights are the masters. Where bfloat16 is fast, the layers' matrices are multiplied in a
-rounded copy that is made anew after each update; embedding, head and norms are used as they are and rounded on the way.
+The float32 weights of the model are the master weights. Where bfloat16 is fast, the layers compute with a bfloat16 copy
+of their matrices, which is renewed after each update; activations of embedding, head and norms are rounded.
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ from vita.train.schedule import Schedule, share
 from vita.train.settings import StepSettings
 from vita.train.step_filter import StepFilter
 
-COMPILING_PAYS = {"cpu": 2e13, "cuda": 1e16}
-"""Operations of a whole run from which on compiling takes less time than it saves: half a minute's work or so."""
+MIN_COMPILE_FLOPS = {"cpu": 2e13, "cuda": 1e16}
+"""Minimum operations of a run for which compilation saves more time than it takes: about half a minute of work."""
 
 
 class TrainerConfig(StepSettings):
-    """The configuration of a trainer, whatever the loss."""
+    """The configuration of a trainer, for any loss."""
 
     schedule: Schedule
-    """Steps, and how the learning rate goes over them."""
+    """Number of steps and the schedule of the learning rate."""
     optimization: OptimizerConfig = Field(default_factory=OptimizerConfig)
-    """Rules and rates."""
+    """Optimizers and learning rates."""
     patience: int = Field(default=20, ge=1)
-    """Steps in a row without a usable loss or gradient after which training gives up."""
+    """Number of consecutive skipped steps after which training fails."""
     outliers: bool = True
-    """Whether a loss or gradient far from the usual leaves a step out; not for losses that are near 0 by nature."""
+    """Skip steps whose loss or gradient norm is an outlier; off for losses that are naturally close to 0."""
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What one optimizer step learns from: this process's rows, and the count over all processes."""
+    """The batch of one optimizer step: the rows of this process, and the number of targets of all processes."""
 
     tensors: Tensors
-    """Rows first, all of the same number of rows."""
+    """Tensors whose first dimension is the row."""
     targets: float
-    """How many targets the whole step has, over all processes: what sums are divided by."""
+    """Number of targets of the step over all processes, by which sums are divided."""
     check: Callable[[Mapping[str, float]], None] | None = None
-    """Sees what the loss told before the step is taken, and raises where that cannot be."""
+    """Called with the metrics before the update; raises if they are impossible."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step gave."""
+    """The result of one optimizer step."""
 
     loss: float
     gradient_norm: float
     rate_share: float
-    left_out: str | None = None
-    """Why the step was not taken, when it was not."""
+    skip_reason: str | None = None
+    """The reason why the update was skipped, or None."""
     figures: dict[str, float] = field(default_factory=dict)
-    """What else the loss told, per target."""
+    """The other metrics of the loss, per target."""
 
 
 class Trainer:
-    """Owns the masters, the optimizer and the judgement; everything a checkpoint holds comes from here."""
+    """The master weights, the optimizer and the step filter: the complete state of a checkpoint."""
 
     def __init__(
         self,
@@ -88,14 +88,16 @@ class Trainer:
         threads: int | None = None,
         flops: float = 0.0,
     ) -> None:
-        """`flops` are the operations of the whole run, which decide whether compiling pays."""
+        """Create a trainer; `flops` are the operations of the whole run, which decide whether to compile."""
         self.training, self.world = training, world or DataParallelGroup()
         self.model = model.to(self.world.device)
         keep_freed_memory()
         if threads:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)
-        rounded = model if self.precision.dtype == torch.float32 or self.world.size > 1 else _rounded(model)
+        rounded = (
+            model if self.precision.dtype == torch.float32 or self.world.size > 1 else _with_rounded_matrices(model)
+        )
         learner = LossModule(rounded, loss)
         self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
         self.named = dict(model.named_parameters())
@@ -105,44 +107,45 @@ class Trainer:
             if parameter is not self.named[name]
         }
         self.learner = learner
-        self.compiled = self._compiles(flops)
+        self.compiled = self._should_compile(flops)
         if self.compiled and torch.device(self.world.device).type == "cpu" and self.rounded:
             for module in rounded.modules():
                 if isinstance(module, SelfAttention):
                     module.attend = blocked
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
         self.optimizer = Optimizer(self.named, training.optimization, dtype=self.precision.dtype)
-        self.guard = StepFilter(patience=training.patience, outliers=training.outliers)
+        self.step_filter = StepFilter(patience=training.patience, outliers=training.outliers)
         self.done = 0
-        """Steps behind us, also those left out."""
+        """Number of completed steps, including skipped ones."""
 
     def step(self, work: StepBatch) -> StepResult:
-        """Learn from one batch."""
-        part = share(self.training.schedule, self.done)
-        with _repeatable():
+        """Run one optimizer step on a batch."""
+        rate_share = share(self.training.schedule, self.done)
+        with _deterministic_sums():
             sums = self._gradients(work)
-        told = {name: value / max(work.targets, 1.0) for name, value in sums.items()}
+        means = {name: value / max(work.targets, 1.0) for name, value in sums.items()}
         if work.check:
-            work.check(told)
-        loss, gradients = told.pop("loss"), [parameter.grad for parameter in self.named.values()]
-        norm = full_tensor(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])).item()
-        left_out = self._judge(work, loss, norm)
-        if left_out is None:
-            longest = self.training.max_grad_norm
-            if norm > longest:
-                torch.nn.utils.clip_grads_with_norm_(self.named.values(), longest, torch.tensor(norm))
-            self.optimizer.step(share=part)
-            self._round()
+            work.check(means)
+        loss, gradients = means.pop("loss"), [parameter.grad for parameter in self.named.values()]
+        gradients = [gradient for gradient in gradients if gradient is not None]
+        norm = full_tensor(torch.nn.utils.get_total_norm(gradients)).item()
+        skip_reason = self._skip_reason(work, loss, norm)
+        if skip_reason is None:
+            max_norm = self.training.max_grad_norm
+            if norm > max_norm:
+                torch.nn.utils.clip_grads_with_norm_(self.named.values(), max_norm, torch.tensor(norm))
+            self.optimizer.step(share=rate_share)
+            self._update_rounded_copies()
         self.done += 1
-        return StepResult(loss, norm, part, left_out, told)
+        return StepResult(loss, norm, rate_share, skip_reason, means)
 
     @torch.no_grad()
     def evaluate(self, pieces: Iterator[StepBatch]) -> dict[str, float]:
-        """Mean loss and other figures per target over held-out batches; changes nothing."""
+        """Return the mean loss and other metrics per target over held-out batches, without changing any state."""
         targets, sums = 0.0, dict[str, float]()
         for work in pieces:
             targets += work.targets
-            for tensors in self._pieces(work.tensors):
+            for tensors in self._micro_batches(work.tensors):
                 loss, figures = self.learner(tensors)
                 for name, value in {"loss": loss, **figures}.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
@@ -150,13 +153,13 @@ class Trainer:
         return {name: value / max(targets, 1.0) for name, value in zip(sums, totals.tolist(), strict=True)}
 
     @torch.no_grad()
-    def each(self, tensors: Tensors, tell: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
-        """What `tell` says of each row under the weights as they are, a micro-batch at a time; changes nothing."""
-        with _repeatable():
-            return torch.cat([self.learner(piece, tell) for piece in self._pieces(tensors)])
+    def map_rows(self, tensors: Tensors, function: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
+        """Return the values of `function` for each row under the current weights, computed in micro-batches."""
+        with _deterministic_sums():
+            return torch.cat([self.learner(piece, function) for piece in self._micro_batches(tensors)])
 
     def numerics(self) -> dict[str, Any]:
-        """What the last bits of a result depend on beside the settings."""
+        """Return the properties of the environment on which the last bits of a result depend."""
         return {
             "torch": torch.__version__,
             "device": torch.device(self.world.device).type,
@@ -167,18 +170,18 @@ class Trainer:
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and optimizer state, whole; where training is sharded every process must ask together."""
-        held = {f"weight/{name}": parameter.detach() for name, parameter in self.named.items()}
-        held |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
-        return {name: full_tensor(tensor) for name, tensor in held.items()}
+        """Return weights and optimizer state, unsharded; all processes must call it together."""
+        tensors = {f"weight/{name}": parameter.detach() for name, parameter in self.named.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
+        return {name: full_tensor(tensor) for name, tensor in tensors.items()}
 
     def state(self) -> dict[str, Any]:
-        """The plain values that belong to the tensors."""
-        return {"step": self.done, "updates": self.optimizer.steps, "guard": self.guard.state()}
+        """Return the state that is not in tensors."""
+        return {"step": self.done, "updates": self.optimizer.steps, "guard": self.step_filter.state()}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint; training is then as if it had never stopped."""
+        """Restore a checkpoint; training continues as without an interruption."""
         by_kind: dict[str, dict[str, Tensor]] = {"weight": {}, "optimizer": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
@@ -186,12 +189,12 @@ class Trainer:
         self.optimizer.load(by_kind["optimizer"], steps=state["updates"])
         for name, parameter in self.named.items():
             parameter.copy_(shard_like(by_kind["weight"][name].to(self.world.device), parameter))
-        self.guard.load(state["guard"])
+        self.step_filter.load(state["guard"])
         self.done = state["step"]
-        self._round()
+        self._update_rounded_copies()
 
     def trained(self) -> Transformer:
-        """The model with what it learnt, whole; where training is sharded every process must ask together."""
+        """Return the trained model, unsharded; all processes must call it together."""
         if self.world.size == 1:
             return self.model
         model = type(self.model)(self.model.architecture)
@@ -202,20 +205,20 @@ class Trainer:
     # -- parts of a step
 
     def _gradients(self, work: StepBatch) -> dict[str, float]:
-        """Leaves the gradient of the mean loss in each parameter's `.grad`; answers with the sums."""
+        """Accumulate the gradient of the mean loss in each parameter's `.grad`, and return the sums of the metrics."""
         self.optimizer.clear_gradients()
         sums: dict[str, Tensor] = {}
-        for tensors in self._pieces(work.tensors):
+        for tensors in self._micro_batches(work.tensors):
             loss, figures = self.run(tensors)
             (loss / max(work.targets, 1.0)).backward()
-            self._hand_over()
+            self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         stacked = torch.stack([value.double() for value in sums.values()])
         return dict(zip(sums, self.world.total(stacked).tolist(), strict=True))
 
-    def _hand_over(self) -> None:
-        """Gradients of the rounded copies go to their masters, where they add up in float32."""
+    def _accumulate_master_gradients(self) -> None:
+        """Add the gradients of the rounded copies to those of their master weights in float32."""
         for master, copied in self.rounded.values():
             if copied.grad is None:
                 continue
@@ -225,28 +228,28 @@ class Trainer:
                 master.grad += copied.grad
             copied.grad = None
 
-    def _pieces(self, tensors: Tensors) -> Iterator[Tensors]:
-        """Micro-batches of equal numbers of rows, as few as `micro_batch_tokens` allows."""
+    def _micro_batches(self, tensors: Tensors) -> Iterator[Tensors]:
+        """Yield micro-batches of equal numbers of rows, as few as `micro_batch_tokens` allows."""
         rows, *inner, width = tensors["ids"].shape
         tokens_per_row = math.prod(inner) * (width - 1)
         size = rows_at_once(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_batch_tokens)
-        moved = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
+        device_tensors = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):
-            yield {name: tensor[start : start + size] for name, tensor in moved.items()}
+            yield {name: tensor[start : start + size] for name, tensor in device_tensors.items()}
 
-    def _judge(self, work: StepBatch, loss: float, norm: float) -> str | None:
-        return self.guard.judge(self.done, targets=work.targets, loss=loss, gradient_norm=norm)
+    def _skip_reason(self, work: StepBatch, loss: float, norm: float) -> str | None:
+        return self.step_filter.judge(self.done, targets=work.targets, loss=loss, gradient_norm=norm)
 
     @torch.no_grad()
-    def _round(self) -> None:
+    def _update_rounded_copies(self) -> None:
         for master, copied in self.rounded.values():
             copied.copy_(master)
 
-    def _compiles(self, flops: float) -> bool:
+    def _should_compile(self, flops: float) -> bool:
         if self.training.compile == "no" or self.world.size > 1:
             return False
         device = torch.device(self.world.device).type
-        pays = flops >= COMPILING_PAYS.get(device, float("inf"))
+        pays = flops >= MIN_COMPILE_FLOPS.get(device, float("inf"))
         if self.training.compile == "yes":
             if not _can_compile(self.world.device):
                 hint = "install a C++ compiler and Python's headers, or set `compile: no`"
@@ -256,34 +259,34 @@ class Trainer:
 
 
 class LossModule(nn.Module):
-    """A model and its loss as one module, which is what is compiled or sharded."""
+    """A model and its loss in one module, which is compiled or sharded as a whole."""
 
     def __init__(self, model: Transformer, loss: Loss) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, tensors: Tensors, tell: Callable[[Transformer, Tensors], Any] | None = None) -> Any:
-        """The loss, or what else is to be told: a sharded model is whole only in here."""
-        return (tell or self.loss)(self.model, tensors)
+    def forward(self, tensors: Tensors, function: Callable[[Transformer, Tensors], Any] | None = None) -> Any:
+        """Return the loss, or the value of `function`: a sharded model is complete only inside this call."""
+        return (function or self.loss)(self.model, tensors)
 
 
-def _rounded(model: Transformer) -> Transformer:
-    """The same model, computing in bfloat16: its matrices are rounded copies, all else is shared with `model`."""
-    kept = {
+def _with_rounded_matrices(model: Transformer) -> Transformer:
+    """Return a copy of the model for bfloat16: its matrices are rounded copies, other parameters are shared."""
+    parameters = {
         id(parameter): nn.Parameter(parameter.detach().bfloat16())
         if part_of(name, parameter) == "matrices"
         else parameter
         for name, parameter in model.named_parameters()
     }
-    rounded = copy.deepcopy(model, kept)
-    # Looked up in float32 and rounded then, so that a frequent token's gradients add up in float32.
-    rounded.model.embed_tokens.register_forward_hook(lambda module, given, states: states.bfloat16())
+    rounded = copy.deepcopy(model, parameters)
+    # The embedding is looked up in float32 and then rounded, so that gradients of frequent tokens add up in float32.
+    rounded.model.embed_tokens.register_forward_hook(lambda module, inputs, states: states.bfloat16())
     return rounded
 
 
 @contextmanager
-def _repeatable() -> Iterator[None]:
-    """Sums in one order: two runs of the same step give the same bits, also where threads share a sum."""
+def _deterministic_sums() -> Iterator[None]:
+    """Use deterministic algorithms, so that two runs of a step give the same bits with any order of threads."""
     before = torch.are_deterministic_algorithms_enabled()
     memory: Any = torch.utils.deterministic
     filling, memory.fill_uninitialized_memory = memory.fill_uninitialized_memory, False
@@ -296,15 +299,15 @@ def _repeatable() -> Iterator[None]:
 
 
 def _can_compile(device: str) -> bool:
-    """Whether a compiled function runs here: tried with a small one, since headers or a compiler may be missing."""
+    """Return True if a small function compiles and runs; headers or a compiler may be missing."""
     if torch.device(device).type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
         return False
     try:
-        torch.compile(_one_more, dynamic=False)(torch.zeros(8, device=device))
+        torch.compile(_add_one, dynamic=False)(torch.zeros(8, device=device))
     except (RuntimeError, OSError, ImportError):
         return False
     return True
 
 
-def _one_more(values: Tensor) -> Tensor:
+def _add_one(values: Tensor) -> Tensor:
     return values + 1

@@ -15,30 +15,30 @@ DEFAULT_DECAY = Schedule.model_fields["decay"].default
 def trainer_config(
     settings: TrainingSettings, *, schedule: Schedule, optimization: OptimizerConfig, outliers: bool = True
 ) -> TrainerConfig:
-    """The trainer's configuration; what belongs to the step is taken from `settings`."""
+    """Return the configuration of the trainer; the settings of a step are taken from `settings`."""
     step = {name: getattr(settings, name) for name in StepSettings.model_fields}
     return TrainerConfig(schedule=schedule, optimization=optimization, outliers=outliers, **step)
 
 
 def schedule_of(settings: TrainingSettings, steps: int) -> Schedule:
-    """The schedule over `steps` with the settings' shares for warmup and decay."""
+    """Return the schedule over `steps` with the fractions of the settings for warmup and decay."""
     decay = DEFAULT_DECAY if settings.decay_fraction is None else settings.decay_fraction
     warmup = round((settings.warmup_fraction or 0.0) * steps)
     return Schedule(steps=steps, name=settings.schedule, warmup=warmup, decay=decay)
 
 
 def steps_of(*, steps: int | None, epochs: float, examples: float, batch_size: float) -> int:
-    """The number of optimizer steps: `steps` where it is set, else those of `epochs` passes over the examples."""
+    """Return the number of optimizer steps: `steps` if set, otherwise the steps of `epochs` over the examples."""
     return steps or max(1, math.ceil(epochs * examples / batch_size))
 
 
 RATES = ("matrix_rate", "embedding_rate", "head_rate", "scalar_rate")
 
 
-def scaled(rule: OptimizerConfig, learning_rate: float | str, *, auto_share: float = 1.0) -> OptimizerConfig:
-    """The optimizers at `learning_rate` for the layers' matrices, all rates in the ratio of `rule` to each other.
+def scale_rates(rule: OptimizerConfig, learning_rate: float | str, *, auto_share: float = 1.0) -> OptimizerConfig:
+    """Return the optimizers with `learning_rate` for the matrices of the layers; other rates keep their ratio to it.
 
-    `auto` takes `auto_share` of the rule. A share is rounded to 12 digits, so that 0.0024 is exactly 0.12 of 0.02.
+    `auto` scales the rates by `auto_share`. A share is rounded to 12 digits, so that 0.0024 is exactly 0.12 of 0.02.
     """
     share, changes = auto_share, dict[str, float]()
     if not isinstance(learning_rate, str):
@@ -47,12 +47,12 @@ def scaled(rule: OptimizerConfig, learning_rate: float | str, *, auto_share: flo
 
 
 def single_rate(rate: float) -> OptimizerConfig:
-    """AdamW with one learning rate for all parameters."""
+    """Return AdamW with one learning rate for all parameters."""
     return OptimizerConfig(matrices="adamw", matrix_rate=rate, embedding_rate=rate, head_rate=rate, scalar_rate=rate)
 
 
 def preference_training(settings: TuningSettings, *, pairs: int, auto: float) -> TrainerConfig:
-    """The configuration for learning from `pairs`: AdamW at one learning rate for all parameters, or at `auto`."""
+    """Return the configuration for preference training: AdamW with one learning rate, which is `auto` by default."""
     assert settings.batch_size is not None
     steps = steps_of(steps=settings.steps, epochs=settings.epochs, examples=pairs, batch_size=settings.batch_size)
     rate = auto if isinstance(settings.learning_rate, str) else settings.learning_rate

@@ -1,8 +1,8 @@
 """Validation at the end of every training stage: the run must be healthy and must have improved, or it is rejected.
 
-    check = RunCheck("sft", learnt, trained, before, context.scratch, config.allow_no_improvement)
+    check = RunCheck("sft", result, model, before, context.scratch, config.allow_no_improvement)
     check.health()                                     # weights and steps; raises TrainingError
-    facts |= check.improvement(loss_evidence(learnt))  # raises TrainingError unless improved or allowed
+    facts |= check.improvement(loss_evidence(result))  # raises TrainingError unless improved or allowed
 
 A rejected run commits no artifact. Its metrics, checkpoints and `validation.json` with all reasons stay in the scratch
 folder of the run. The criteria are documented in docs/stages/pretrain.md.
@@ -52,7 +52,7 @@ class RunCheck:
     """The validation of one training run."""
 
     stage: str
-    learnt: TrainResult
+    result: TrainResult
     model: Transformer
     before: str
     """`fingerprint` of the initial weights."""
@@ -62,7 +62,7 @@ class RunCheck:
 
     def health(self) -> None:
         """Check that weights are finite and have changed, losses are finite, and few steps were skipped."""
-        problems = [*weight_problems(self.model), *step_problems(self.learnt.curve)]
+        problems = [*weight_problems(self.model), *step_problems(self.result.curve)]
         if not problems and self._should_have_changed() and fingerprint(self.model) == self.before:
             problems = ["no weight has changed although the learning rate was above 0"]
         if problems:
@@ -79,11 +79,11 @@ class RunCheck:
 
     def _should_have_changed(self) -> bool:
         """Return True if some step had a rate and a gradient; short RLHF runs with equal rewards have none."""
-        rows = [row for row in self.learnt.curve if row.get("learning_rate", 0) > 0 and "left_out" not in row]
+        rows = [row for row in self.result.curve if row.get("learning_rate", 0) > 0 and "left_out" not in row]
         return len(rows) >= JUDGED_STEPS or any(row["gradient_norm"] > 0 for row in rows)
 
     def _refuse(self, problems: Sequence[str], *, hint: str) -> None:
-        record = {"stage": self.stage, "steps": self.learnt.steps, "problems": list(problems), "hint": hint}
+        record = {"stage": self.stage, "steps": self.result.steps, "problems": list(problems), "hint": hint}
         path = self.scratch / "validation.json"
         path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         text = f"the trained model is not kept: {'; '.join(problems)}"
@@ -161,11 +161,11 @@ def loss_evidence(
 
 
 def accuracy_evidence(
-    value: float, low: float, *, items: int, seen: int, available: int, control: bool = False
+    value: float, low: float, *, items: int, examples_seen: int, available: int, control: bool = False
 ) -> LearningEvidence:
     """Judge a ranking: improved if the 95% interval of the held-out accuracy, from `low`, is above chance.
 
-    It is judged with at least `JUDGED_PAIRS` independent items, and when as many examples were `seen` as `available`
+    It is judged with at least `JUDGED_PAIRS` independent items, and when as many examples were seen as are available
     or `ENOUGH_SEEN`: a shorter run is a test run.
     """
     message = f"held-out accuracy {value:.3f} on {items} prompts, 95% interval from {low:.3f}"
@@ -177,8 +177,10 @@ def accuracy_evidence(
         return LearningEvidence(
             "not judged", f"{message}: fewer than {JUDGED_PAIRS} held-out prompts are too few to tell"
         )
-    if seen < min(available, ENOUGH_SEEN):
-        return LearningEvidence("not judged", f"{message}: {seen} of {available} pairs were seen, too few to tell")
+    if examples_seen < min(available, ENOUGH_SEEN):
+        return LearningEvidence(
+            "not judged", f"{message}: {examples_seen} of {available} pairs were seen, too few to tell"
+        )
     return LearningEvidence("not improved", f"{message}, which does not differ from chance (0.5)")
 
 
