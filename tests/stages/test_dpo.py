@@ -208,7 +208,7 @@ def test_held_out_verdicts_share_one_reference_point(tmp_path: Path, monkeypatch
     model, path = chatting(tmp_path / "model"), written(tmp_path, verdicts())
     told = []
     for size in (64, 3):
-        monkeypatch.setattr(preference_batches, "AT_ONCE", size)
+        monkeypatch.setattr(preference_batches, "EVAL_BATCH_PAIRS", size)
         draft = run(model, tmp_path / f"scratch{size}", path, steps=4, losses={"kto": 1.0}, num_evals=4)
         told.append([row["heldout_loss"] for row in curve(draft) if "heldout_loss" in row])
     assert told[0] == pytest.approx(told[1], abs=2e-6) and len(told[0]) == 5

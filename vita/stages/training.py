@@ -2,7 +2,7 @@
 
     run = TrainingRun("sft", config, context, source=pretrained.files, model=model, training=training, row_length=512)
     with run.trainer(loss, tokens_per_step=tokens) as trainer:
-        trained = run.train(trainer, batches, evaluate=heldout.look)
+        trained = run.train(trainer, batches, evaluate=heldout.evaluate)
     trained.health()                                       # raises TrainingError
     facts |= trained.facts(loss_evidence(trained.learnt))  # raises TrainingError
     folder = trained.save(tokens=count)
