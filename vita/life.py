@@ -10,7 +10,7 @@
     ask: ["What is a cat?"]
 
     gates:
-      release: {model: sft, bars: [{report: test_chat, figure: world/never_asked/right, at_least: 0.8}]}
+      release: {model: sft, bars: [{report: test_chat, figure: world/held_out/accuracy, at_least: 0.8}]}
 
 A slot of a stage is filled by the latest earlier step that gives its kind; `inputs: {model: sft}` chooses
 another, and `inputs: {model: "@DIGEST"}` an artifact of the store. `vita live NAME` finds a recipe that ships

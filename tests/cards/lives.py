@@ -101,24 +101,24 @@ def first_half(life: Life) -> str:
         files={**model, "report/metrics.jsonl": curve},
         facts={"steps": 4, "tokens": 1000, "heldout_bits_per_byte": 0.9}, record={"tokens_per_second": 99.0},
     )  # fmt: skip
-    life.report("test_base", base, {"world": {"world": {"never_asked/right": wilson(1, 40)}}})
+    life.report("test_base", base, {"world": {"world": {"held_out/accuracy": wilson(1, 40)}}})
     sources = [{"path": {"content": "f" * 64}, "licence": "MIT"}]
     chat = life.step(
         "sft", "model", inputs={"model": base, "tokens": tokens}, files=model, config={"sources": sources, "seed": 7},
         facts={"chat": True, "dialogues": 30, "heldout_accuracy": 0.9, "heldout_accuracy_before": 0.5, "steps": 3},
     )  # fmt: skip
-    life.report("test_chat", chat, {"world": {"world": {"never_asked/right": wilson(39, 40)}}})
+    life.report("test_chat", chat, {"world": {"world": {"held_out/accuracy": wilson(39, 40)}}})
     return chat
 
 
 def second_half(life: Life, chat: str) -> str:
     """Preferences, attack and mend, a gate, service, feedback, farewell; returns the last model."""
     moved = {
-        "score/before": Interval(-0.2, -0.3, -0.1, 50), "score/after": Interval(0.5, 0.4, 0.6, 50),
-        "right/before": wilson(48, 50), "right/after": wilson(47, 50), "win_rate": wilson(40, 50),
+        "reward/before": Interval(-0.2, -0.3, -0.1, 50), "reward/after": Interval(0.5, 0.4, 0.6, 50),
+        "accuracy/before": wilson(48, 50), "accuracy/after": wilson(47, 50), "win_rate": wilson(40, 50),
     }  # fmt: skip
     shape = {"config.json": tiny_architecture().to_hf()}
-    comparison = ReportContent.of("dpo", {"comparison": {"shift": moved}}, baseline=chat)
+    comparison = ReportContent.of("dpo", {"comparison": {"comparison": moved}}, baseline=chat)
     shift = {f"report/{REPORT_FILE}": comparison.model_dump(mode="json")}
     better = life.step("wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | shift, facts={"chat": True})
     rates = {"attack_success_rate": wilson(30, 60), "over_refusal": wilson(1, 30)}

@@ -56,7 +56,7 @@ def test_the_front_matter_is_what_the_hub_reads(life: Life) -> None:
     read = hub.ModelCard(text).data
     assert read.model_name == "cat/sft"
     found = read.eval_results[0]
-    assert (found.metric_type, found.dataset_name, found.metric_value) == ("never_asked/right", "world", 0.975)
+    assert (found.metric_type, found.dataset_name, found.metric_value) == ("held_out/accuracy", "world", 0.975)
 
 
 def test_a_licence_that_nobody_stated_is_unknown(life: Life) -> None:

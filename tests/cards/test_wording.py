@@ -14,7 +14,7 @@ from vita.cards.wording import headline
 @pytest.mark.parametrize(
     ("stage", "facts", "said"),
     [
-        ("pilot", {"visits": 300, "answers": 497, "complaints": 0.7364}, "complaint rate 74% of 497 answers"),
+        ("pilot", {"sessions": 300, "answers": 497, "complaint_rate": 0.7364}, "complaint rate 74% of 497 answers"),
         (
             "refine",
             {"kept_edit": 0, "pairs": 107, "dialogues": 0, "rated": 61, "dropped": 8},

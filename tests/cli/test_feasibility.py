@@ -44,9 +44,9 @@ def test_one_held_out_document_is_doubtful_before_anything_runs(vita: Vita, tmp_
 def test_a_bar_that_no_result_can_clear_is_doubtful(vita: Vita, tmp_path: Path) -> None:
     tasks = ", tasks: {blimp: {path: items.jsonl, limit: 20}}"
     (tmp_path / "items.jsonl").write_text("{}\n")
-    out = plan(vita, tmp_path, life("8", "blimp/right", "at_least: 0.9", tasks))
+    out = plan(vita, tmp_path, life("8", "blimp/acc", "at_least: 0.9", tasks))
     assert "can never be passed: even a perfect result on 20 items has an interval that does not clear 0.9" in out
-    assert "can never be passed" not in plan(vita, tmp_path, life("8", "blimp/right", "at_least: 0.8", tasks))
+    assert "can never be passed" not in plan(vita, tmp_path, life("8", "blimp/acc", "at_least: 0.8", tasks))
     assert wilson(20, 20).low < 0.9
 
 

@@ -27,7 +27,7 @@ from vita.stats.intervals import wilson
 
 __all__ = ["vita"]
 
-FIGURE = "world/right"
+FIGURE = "world/accuracy"
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def fix(life: Life, gate: str = "cat/release", *, approvals: int = 0, **bar: Any
 def measure(life: Life, *, right: int, of: int = 100, step: str = "check", model: str | None = None) -> None:
     digest = model or life.ledger.named("cat/sft")
     assert digest is not None
-    life.report(step, digest, {"world": {"world": {"right": wilson(right, of)}}, "run": another()})
+    life.report(step, digest, {"world": {"world": {"accuracy": wilson(right, of)}}, "run": another()})
 
 
 def judged(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
@@ -92,6 +92,15 @@ def test_a_lowered_bar_needs_a_waiver_however_often_the_test_is_run_again(life: 
     words = ("--by", "Ada", "--reason", "a trial", "--expires", "9d", "--bar", f"check:{FIGURE}")
     assert vita("waive", "cat/sft", "--gate", "cat/release", *words)[0] == 0
     assert judged(vita)[0] == 0
+
+
+def test_a_criterion_with_the_former_name_of_a_figure_is_told_the_present_one(life: Life, vita: Vita) -> None:
+    bars = [{"report": "check", "figure": "world/right", "at_least": 0.5}]
+    decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
+    measure(life, right=100)
+    code, said = judged(vita)
+    assert code == 11
+    assert "figure world/right: has been renamed to `world/accuracy`; write `world/accuracy` in the gate" in said
 
 
 def test_new_weights_are_judged_by_the_changed_bar(life: Life, vita: Vita) -> None:
@@ -137,7 +146,7 @@ def test_a_removed_bar_still_counts_after_the_test_is_run_again(life: Life, vita
     decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
     own = life.ledger.named("cat/sft")
     assert own is not None
-    figures = {"world": {"world": {"right": wilson(10, 100)}}, "a": {"a": {"b": wilson(100, 100)}}}
+    figures = {"world": {"world": {"accuracy": wilson(10, 100)}}, "a": {"a": {"b": wilson(100, 100)}}}
     for _ in range(2):
         life.report("check", own, {**figures, "run": another()})
         decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars[1:]}, where="gate"))

@@ -116,7 +116,7 @@ def test_json_as_python_writes_it_is_read(vita: Vita, tmp_path: Path) -> None:
     assert kept["pair"]["text"] == "A whole pair \U0001f600 here."
     assert kept["array"]["metadata"] == {"score": None}
     report = json.loads((Path(json.loads(vita("show", "x/curate", "--json")[1])["folder"]) / "report.json").read_text())
-    assert report["details"]["sources"]["a"]["mended"] == 1, "repaired texts are counted"
+    assert report["details"]["sources"]["a"]["normalized"] == 1, "repaired texts are counted"
 
 
 def test_a_zstd_file_with_a_long_window_is_read(vita: Vita, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def held(engine: Engine) -> dict[str, float]:
 def test_a_good_answer_holds_everywhere_and_each_invariant_is_judged() -> None:
     met = run_cases(Fake("I do not know what you mean."))
     assert set(CASES) == GROUPS == {one.group for one in met}
-    assert set(figures(met)) == {*INVARIANTS, "all_held"}
+    assert set(figures(met)) == {*INVARIANTS, "all_passed"}
     assert all(one.passed for one in met), [one for one in met if not one.passed]
     refused = {one.id for one in met if one.finish == "refused"}
     assert refused == {"long/just_too_long", "long/far_too_long"}
@@ -58,7 +58,7 @@ def test_a_good_answer_holds_everywhere_and_each_invariant_is_judged() -> None:
     ids=["empty", "loops", "role", "name", "special id", "broken", "control", "endless"],
 )
 def test_each_flaw_breaks_its_own_invariant_only(engine: Any, broken: set[str]) -> None:
-    assert {name for name, value in held(engine()).items() if value < 1} == {*broken, "all_held"}
+    assert {name for name, value in held(engine()).items() if value < 1} == {*broken, "all_passed"}
 
 
 def test_a_crash_is_counted_and_costs_no_other_case() -> None:
@@ -78,7 +78,7 @@ def test_a_tiny_model_meets_all_cases_and_names_of_specials_stay_text() -> None:
     engine = Engine(tiny_model(context=192), byte_tokenizer(), template=ChatTemplate.default())
     met = run_cases(engine, max_tokens=8)
     found = figures(met)
-    assert found["no_crash"].value == found["refused"].value == found["text_stays_text"].value == 1.0
+    assert found["no_crash"].value == found["refused"].value == found["special_tokens_as_text"].value == 1.0
     assert met == run_cases(engine, max_tokens=8)
     (fits,) = [one for one in met if one.id == "long/just_fits"]
     assert "stops" not in fits.held
@@ -91,7 +91,7 @@ def test_a_template_that_lets_users_forge_special_tokens_is_caught(monkeypatch: 
         return engine.tokenizer.encode_template(ChatTemplate.default().render(messages, add_generation_prompt=True))
 
     monkeypatch.setattr(engine, "chat_ids", forging)
-    assert held(engine)["text_stays_text"] < 1
+    assert held(engine)["special_tokens_as_text"] < 1
 
 
 def test_loops_leaks_and_broken_text_on_single_answers() -> None:
@@ -101,4 +101,4 @@ def test_loops_leaks_and_broken_text_on_single_answers() -> None:
     assert valid("cut \ufffd", cut=True) and not valid("cut \ufffd")
     engine = Fake("")
     assert not leaks(Completion("the user said", (65, 258), "stop", ()), engine)
-    assert EdgeCaseResult("a", "b", "p", "x", "stop", {"stops": False}).as_json()["all_held"] is False
+    assert EdgeCaseResult("a", "b", "p", "x", "stop", {"stops": False}).as_json()["all_passed"] is False

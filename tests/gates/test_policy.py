@@ -27,16 +27,16 @@ from vita.stages.kinds import Report
 from vita.stats.intervals import wilson
 
 MODEL, OTHER = "a" * 64, "b" * 64
-RIGHT = "world/never_asked/right"
+RIGHT = "world/held_out/accuracy"
 
 
 def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list[bool] | None = None) -> ReportEvidence:
     """A report whose only figure is a share of right answers, measured now."""
     folder.mkdir()
-    figures = {"world": {"world": {"never_asked/right": wilson(hits, of)}}}
+    figures = {"world": {"world": {"held_out/accuracy": wilson(hits, of)}}}
     write_report(ReportContent.of("test", figures, model=model), folder)
     rows = [
-        {"task": "world", "group": "never_asked", "id": str(i), "right": right} for i, right in enumerate(items or [])
+        {"task": "world", "group": "held_out", "id": str(i), "accuracy": right} for i, right in enumerate(items or [])
     ]
     lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
     (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(lines))
@@ -240,7 +240,7 @@ def test_an_expired_waiver_takes_the_approval_back(tmp_path, ledger, monkeypatch
 def test_a_refusal_says_which_bar_and_what_to_do(tmp_path, ledger):
     _fix(ledger)
     told = str(_decide(ledger, _report(tmp_path / "r", hits=81, of=100)).refusal())
-    assert told.startswith("gate cat/release: test:world/never_asked/right at least 0.9: fail (0.810 (0.722 to 0.875))")
+    assert told.startswith("gate cat/release: test:world/held_out/accuracy at least 0.9: fail (0.810 (0.722 to 0.875))")
     assert "vita waive aaaaaaaaaaaa --gate cat/release" in told
 
 

@@ -48,8 +48,8 @@ ASSIGNMENTS = {
     },
     "stages.next.eval_fraction": 0.4,
     "stages.canary.sessions": 24,
-    "gates.release.bars": [{"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0}],
-    "gates.next_release.bars": [{"report": "test_next", "figure": "world/never_asked/right", "at_least": 0}],
+    "gates.release.bars": [{"report": "test_chat", "figure": "world/held_out/accuracy", "at_least": 0}],
+    "gates.next_release.bars": [{"report": "test_next", "figure": "world/held_out/accuracy", "at_least": 0}],
 }  # fmt: skip
 """The settings that shorten the life. The criteria of its gates are met by any model."""
 EARLY_STEPS = 5

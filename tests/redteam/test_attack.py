@@ -132,7 +132,7 @@ def test_a_guard_answers_before_the_model_and_counts_as_refusing(engine, tmp_pat
     tried = attack.put(engine, "harm", items, guard=guard, max_tokens=4, diary=tmp_path / "diary.jsonl")
     attacks = [one for one in tried if not one.item.twin]
     assert all(one.reply.blocked == "input" and one.outcome == "refused" for one in attacks)
-    assert rates(tried)["blocked"].value == 1.0 and rates(tried)["false_alarms"].n == len(GOALS)
+    assert rates(tried)["blocked"].value == 1.0 and rates(tried)["false_positive_rate"].n == len(GOALS)
 
 
 def test_a_base_model_without_a_template_can_be_asked():
@@ -193,5 +193,5 @@ def test_a_prompt_that_fits_no_context_says_nothing_for_or_against():
     }
     tried.append(attack.Attempt("harm", items[0], ModelReply("no"), "refused"))
     found = RedTeamResults({"harm": tried}, {"harm": []}, {"harm": (1.0, 1.0)})
-    assert found.problems() == {} and found.figures()["probes"]["harm"]["unfit"].n == 6
+    assert found.problems() == {} and found.figures()["probes"]["harm"]["too_long"].n == 6
     assert found.figures()["probes"]["harm"]["attack_success_rate"].n == 1

@@ -15,7 +15,9 @@ from vita.spine.errors import DataError
 from vita.stats.intervals import Interval, wilson
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "report.schema.json"
-FIGURES = {"world": {"world": {"never_asked/right": wilson(3, 4), "minded/after": Interval(0.5, -math.inf, 1.0, 1)}}}
+FIGURES = {
+    "world": {"world": {"held_out/accuracy": wilson(3, 4), "complaint_rate/after": Interval(0.5, -math.inf, 1.0, 1)}}
+}
 
 
 def _content() -> dict[str, Any]:
@@ -35,8 +37,8 @@ def test_a_written_report_is_read_back(tmp_path: Path) -> None:
     path = write_report(report, tmp_path / "report")
     assert read_report(path.parent) == report
     figures = read_report(path.parent).named()
-    assert figures["world/never_asked/right"].interval == wilson(3, 4)
-    assert figures["world/minded/after"].interval == Interval(0.5, -math.inf, 1.0, 1)
+    assert figures["world/held_out/accuracy"].interval == wilson(3, 4)
+    assert figures["world/complaint_rate/after"].interval == Interval(0.5, -math.inf, 1.0, 1)
     assert [figure.higher_is_better for figure in figures.values()] == [True, False]
     assert all(figure.confidence == 0.95 for figure in figures.values())
 
@@ -54,7 +56,7 @@ def test_the_published_schema_is_the_generated_one() -> None:
 def test_the_schema_refuses_what_the_reader_refuses() -> None:
     validator = jsonschema.Draft202012Validator(json.loads(schema_text()))
     validator.validate(_content())
-    figure = _content()["figures"]["world"]["world"]["never_asked/right"]
+    figure = _content()["figures"]["world"]["world"]["held_out/accuracy"]
     for change in (
         {"schema_version": 2},
         {"stage": None},
@@ -110,12 +112,12 @@ def test_a_missing_report_is_refused_with_its_path(tmp_path: Path) -> None:
 
 
 def test_a_report_from_before_schema_versions_is_read() -> None:
-    figures = {"world": {"world": {"minded/after": {"value": 0.5, "low": 0.1, "high": None, "n": 4}}}}
+    figures = {"world": {"world": {"complaint_rate/after": {"value": 0.5, "low": 0.1, "high": None, "n": 4}}}}
     old = {"model": "m" * 64, "before": "b" * 64, "figures": figures, "settings": {"guard": None}, "promoted": True}
     report = parse_report(json.dumps(old).encode(), where="r")
     assert (report.stage, report.model, report.baseline) == ("unknown", "m" * 64, "b" * 64)
     assert report.settings == {"guard": None} and report.details == {"promoted": True}
-    figure = report.named()["world/minded/after"]
+    figure = report.named()["world/complaint_rate/after"]
     assert figure.interval == Interval(0.5, 0.1, math.inf, 4) and figure.higher_is_better is False
 
 

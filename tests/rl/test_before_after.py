@@ -65,9 +65,11 @@ def has_x(prompts: Any, answers: Sequence[Completion]) -> list[bool | None]:
 )
 def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -> None:
     found = shift(engine(), engine(), PROMPTS, score=length, right=has_x, samples=samples, sampling=sampling, seed=1)
-    assert found.figures["score/gain"].value == found.figures["kl"].value == found.figures["right/change"].value == 0
+    assert (
+        found.figures["reward/change"].value == found.figures["kl"].value == found.figures["accuracy/change"].value == 0
+    )
     assert found.figures["win_rate"].value == 0.5
-    assert found.figures["score/before"] == found.figures["score/after"]
+    assert found.figures["reward/before"] == found.figures["reward/after"]
     assert found.figures["length/before"] == found.figures["length/after"]
     assert {one.n for one in found.figures.values()} == {len(PROMPTS)}
     assert len(found.items) == len(PROMPTS) * (1 if sampling is GREEDY else samples)
@@ -76,7 +78,7 @@ def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -
 def test_another_model_differs_and_the_same_seed_finds_the_same() -> None:
     one, other = (shift(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=3, samples=2) for _ in "ab")
     assert one == other and one.figures["kl"].value > 0
-    assert "right/before" not in one.figures
+    assert "accuracy/before" not in one.figures
     another = shift(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=4, samples=2)
     assert another.items != one.items
 
@@ -86,24 +88,24 @@ def test_every_figure_is_as_worked_by_hand() -> None:
     found = shift(before, after, PROMPTS, score=length, right=has_x, sampling=PURE, seed=0)
     values = {name: round(one.value, 9) for name, one in found.figures.items()}
     assert values == {
-        "score/before": 1.5,
-        "score/after": 2.0,
-        "score/gain": 0.5,
+        "reward/before": 1.5,
+        "reward/after": 2.0,
+        "reward/change": 0.5,
         "win_rate": 0.625,  # won, tied, lost, won
-        "right/before": 0.5,
-        "right/after": 0.75,
-        "right/change": 0.25,
+        "accuracy/before": 0.5,
+        "accuracy/after": 0.75,
+        "accuracy/change": 0.25,
         "kl": (0 + 1 + 2 + 2.5) / 4,
         "length/before": 1.5,
         "length/after": 2.0,
     }
     assert found.items[1] == {
-        "task": "shift",
+        "task": "comparison",
         "id": "1/0",
         "group": "",
         "prompt": [{"role": "user", "content": "bc"}],
-        "before": {"text": "xx", "tokens": 2, "finish": "stop", "score": 2.0, "right": True},
-        "after": {"text": "xx", "tokens": 2, "finish": "stop", "score": 2.0, "right": True},
+        "before": {"text": "xx", "tokens": 2, "finish": "stop", "reward": 2.0, "correct": True},
+        "after": {"text": "xx", "tokens": 2, "finish": "stop", "reward": 2.0, "correct": True},
         "kl": 1.0,
     }
     assert found.facts()["win_rate"] == 0.625
@@ -118,17 +120,17 @@ def test_the_same_chance_is_given_to_both_and_kl_is_taken_on_unfiltered_samples(
 
 def test_certain_shares_are_never_quite_certain_and_a_gain_covers_its_spread() -> None:
     found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
-    right = found.figures["right/after"]
+    right = found.figures["accuracy/after"]
     assert right.value == 1 and right.low < 0.6
-    assert found.figures["right/change"].low < 0 < found.figures["right/change"].high
+    assert found.figures["accuracy/change"].low < 0 < found.figures["accuracy/change"].high
     several = shift(
         fake(["x"] * 8), fake(["x"] * 8), PROMPTS, score=length, right=has_x, samples=2, sampling=PURE, seed=0
     )
-    assert several.figures["right/after"].low == pytest.approx(right.low)
-    assert several.figures["right/change"].high == pytest.approx(1 - right.low)
+    assert several.figures["accuracy/after"].low == pytest.approx(right.low)
+    assert several.figures["accuracy/change"].high == pytest.approx(1 - right.low)
     assert several.figures["win_rate"].low == pytest.approx(0.5 - 0.5 * (1 - right.low))
     spread = shift(fake(["x"] * 4), fake(["", "xx", "xxx", "x"]), PROMPTS, score=length, sampling=GREEDY, seed=0)
-    gain = spread.figures["score/gain"]
+    gain = spread.figures["reward/change"]
     assert gain.low < 0.5 < gain.high
 
 
@@ -139,22 +141,22 @@ def test_what_has_no_score_is_left_out_of_both_sides() -> None:
     found = shift(
         fake(["x", "?", "x", "x"]), fake(["xx", "xx", "?", "x"]), PROMPTS, score=some, sampling=GREEDY, seed=0
     )
-    assert (found.figures["score/gain"].value, found.figures["score/gain"].n) == (0.5, 2)
+    assert (found.figures["reward/change"].value, found.figures["reward/change"].n) == (0.5, 2)
     assert found.figures["win_rate"].value == 0.75
     none = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [None] * 4, sampling=GREEDY, seed=0)
-    assert math.isnan(none.figures["score/gain"].value) and "score/gain" not in none.facts()
+    assert math.isnan(none.figures["reward/change"].value) and "reward/change" not in none.facts()
 
 
 def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
     found = shift(fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
     write_report(ReportContent.of("dpo", found.groups(), baseline="1" * 64), tmp_path)
     found.write_items(tmp_path)
-    figures = json.loads((tmp_path / "report.json").read_text())["figures"]["comparison"]["shift"]
+    figures = json.loads((tmp_path / "report.json").read_text())["figures"]["comparison"]["comparison"]
     interval = {"value": 1.0, "low": 1.0, "high": 1.0, "n": 4, "confidence": 0.95}
-    assert figures["score/gain"] == {**interval, "unit": None, "higher_is_better": True}
+    assert figures["reward/change"] == {**interval, "unit": None, "higher_is_better": True}
     rows = zstandard.ZstdDecompressor().decompress((tmp_path / "items.jsonl.zst").read_bytes()).splitlines()
     assert [orjson.loads(row)["id"] for row in rows] == ["0/0", "1/0", "2/0", "3/0"]
-    assert ("gain in score", "1.000 (1.000 to 1.000)", "4") in found.section().blocks[0].rows  # type: ignore[union-attr]
+    assert ("change in reward", "1.000 (1.000 to 1.000)", "4") in found.section().blocks[0].rows  # type: ignore[union-attr]
 
 
 def test_an_answer_that_did_not_end_has_earned_nothing() -> None:
@@ -167,16 +169,16 @@ def test_an_answer_that_did_not_end_has_earned_nothing() -> None:
 def test_few_prompts_have_the_interval_of_few() -> None:
     scores = iter([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: next(scores), sampling=GREEDY, seed=0)
-    gain = found.figures["score/gain"]
+    gain = found.figures["reward/change"]
     assert (gain.low, gain.high) == pytest.approx((0.75 - 3.182 * 0.25, 0.75 + 3.182 * 0.25), abs=1e-3)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(DataError, match="shift: there is no prompt to compare the models on"):
+    with pytest.raises(DataError, match="comparison: there is no prompt to compare the models on"):
         shift(fake([]), fake([]), [], score=length, sampling=GREEDY, seed=0)
-    with pytest.raises(DataError, match=r"shift.score: expected 4 values, one for each answer, got 1"):
+    with pytest.raises(DataError, match=r"comparison.reward: expected 4 values, one for each answer, got 1"):
         shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [1.0], sampling=GREEDY, seed=0)
-    with pytest.raises(DataError, match=r"shift.score: expected a finite number or None, got nan"):
+    with pytest.raises(DataError, match=r"comparison.reward: expected a finite number or None, got nan"):
         shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [math.nan] * 4, sampling=GREEDY, seed=0)
     other = Engine(tiny_model(), byte_tokenizer(), template=ChatTemplate("{{ messages[0]['content'] }}"))
     with pytest.raises(DataError, match="read the prompts in different tokens"):

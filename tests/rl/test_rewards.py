@@ -46,9 +46,9 @@ def test_manners_and_truth_are_judged_by_the_world() -> None:
     [("3 plus 4 is 7.", 1.0), ("7", 1.0), ("3 plus 4 is 8.", 0.0), ("7 8 9 7", 0.0), ("No.", 0.0)],
 )
 def test_a_sum_is_right_where_its_last_number_is(answer: str, value: float) -> None:
-    assert given(["sum_right"], asked("What is 3 plus 4?"), [answer]).total == [value]
-    assert given(["sum_right"], asked("Add them."), [answer], answer=[7]).total == [value]
-    assert given(["sum_right"], asked("What is a cat?"), [answer]).total == [None]
+    assert given(["sum_correctness"], asked("What is 3 plus 4?"), [answer]).total == [value]
+    assert given(["sum_correctness"], asked("Add them."), [answer], answer=[7]).total == [value]
+    assert given(["sum_correctness"], asked("What is a cat?"), [answer]).total == [None]
 
 
 def test_length_pattern_and_form_have_rewards() -> None:
@@ -154,7 +154,7 @@ def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_reward_by_name_tells_what_it_is() -> None:
-    assert {"world_politeness", "world_correctness", "sum_right", "length", "random_reward"} <= set(REWARDS)
+    assert {"world_politeness", "world_correctness", "sum_correctness", "length", "random_reward"} <= set(REWARDS)
     assert all(REWARDS[name].__doc__ for name in REWARDS)
 
 

@@ -94,7 +94,7 @@ def test_a_round_in_figures_is_as_worked_by_hand() -> None:
         "entropy": 2.0,
         "truncated": 0.5,
         "length": 2.5,
-        "without_reward": 0.0,
+        "unscored": 0.0,
         "reward": 0.0,
         "zero_variance": 1.0,
     }

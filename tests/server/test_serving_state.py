@@ -25,7 +25,7 @@ from vita.stages import kinds
 from vita.stats.intervals import wilson
 
 VITA = (sys.executable, "-c", "from vita.cli import main; main()")
-BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "world/right", "at_least": 0.5}]}
+BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "world/accuracy", "at_least": 0.5}]}
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def approved(tmp_path: Path) -> Life:
     shutil.copytree(model_folder(tmp_path / "model"), tmp_path / "draft")
     model = life.store.commit(Draft(kinds.Model, tmp_path / "draft")).digest
     life.ledger.name("cat/sft", model)
-    life.report("check", model, {"world": {"world": {"right": wilson(40, 40)}}})
+    life.report("check", model, {"world": {"world": {"accuracy": wilson(40, 40)}}})
     assert decisions.decide_by_name(life.ledger, life.store, "cat/release").green
     return life
 

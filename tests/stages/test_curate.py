@@ -258,8 +258,8 @@ def test_files_of_other_kinds_are_told_of(tmp_path: Path) -> None:
     (tmp_path / "in" / "b.png").write_bytes(b"x")
     events: list[Any] = []
     draft = run(tmp_path, sources=[str(tmp_path / "in")], events=events, **PLAIN)
-    assert ("note", {"text": "passed over 1 file of other kinds; see the report"}) in events
-    assert "passed over: b.png" in (draft.folder / "report.md").read_text()
+    assert ("note", {"text": "skipped 1 file of other formats; see the report"}) in events
+    assert "Skipped files of other formats: b.png" in (draft.folder / "report.md").read_text()
 
 
 def test_shards_are_bounded_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

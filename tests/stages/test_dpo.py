@@ -70,7 +70,7 @@ def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
     assert report["figures"]["held_out"]["pairs"]["accuracy/after"]["n"] == facts["heldout_pairs"] / 2, (
         "two of a prompt"
     )
-    assert {"score/gain", "kl", "right/change"} <= report["figures"]["comparison"]["shift"].keys()
+    assert {"reward/change", "kl", "accuracy/change"} <= report["figures"]["comparison"]["comparison"].keys()
     assert (draft.folder / "report/items.jsonl.zst").is_file()
     page = (draft.folder / "report/report.md").read_text()
     assert "Held-out pairs" in page and "Beside the model it began from" in page
@@ -173,7 +173,7 @@ def test_a_reward_is_told_the_columns_of_the_row_and_fails_before_training(tmp_p
     source = written(tmp_path, [{**row, "answer": row["chosen"]} for row in PAIRS])
     model, place = chatting(tmp_path / "model"), f"{tmp_path}/rewards.py"
     found = run(model, tmp_path / "run", source, steps=1, eval_fraction=0.3, eval_rewards=[f"{place}:known"]).facts
-    assert "shift/score/gain" in found
+    assert "comparison/reward/change" in found
     told: list[Any] = []
     with pytest.raises(DataError, match=r"dpo.eval_rewards: lost: raised TypeError: .*missing"):
         run(model, tmp_path / "bad", source, told=told, steps=1, eval_fraction=0.3, eval_rewards=[f"{place}:lost"])
@@ -219,8 +219,8 @@ def test_several_samples_of_each_answer_count_as_one_prompt(tmp_path: Path) -> N
     draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=1, eval_samples=5, **told)
     items = zstandard.ZstdDecompressor().decompress((draft.folder / "report/items.jsonl.zst").read_bytes())
     assert len(items.splitlines()) == 15
-    figures = json.loads((draft.folder / "report/report.json").read_text())["figures"]["comparison"]["shift"]
-    assert figures["score/gain"]["n"] == 3
+    figures = json.loads((draft.folder / "report/report.json").read_text())["figures"]["comparison"]["comparison"]
+    assert figures["reward/change"]["n"] == 3
 
 
 def test_shuffled_labels_are_a_control(tmp_path: Path) -> None:

@@ -62,13 +62,13 @@ def test_a_report_holds_every_probe_its_controls_and_all_items(folder, tokens, t
     assert told["model"] == "m" * 64 and told["could_not_run"] == {}
     assert {"harm", "jailbreak", "leak", "bias", "memorisation", "consumption"} <= set(told["figures"]["probes"])
     overall = told["figures"]["redteam"]["redteam"]
-    assert {"attack_success_rate", "over_refusal", "goals_reached", "error"} <= set(overall)
+    assert {"attack_success_rate", "over_refusal", "attack_success_rate_by_goal", "error"} <= set(overall)
     assert "held_out_rate" in told["figures"]["probes"]["memorisation"]
     assert all(own["holds"] for probe in told["details"]["controls"].values() for own in probe.values())
     content = zstandard.ZstdDecompressor().stream_reader((draft.folder / "items.jsonl.zst").read_bytes()).read()
     rows = [orjson.loads(line) for line in content.splitlines()]
     assert {row["task"] for row in rows} == set(told["figures"]["probes"])
-    assert all({"id", "group", "outcome", "right", "test"} <= set(row) for row in rows)
+    assert all({"id", "group", "outcome", "passed", "test"} <= set(row) for row in rows)
     assert draft.facts["redteam/attack_success_rate"] == pytest.approx(overall["attack_success_rate"]["value"])
     page = (draft.folder / "report.html").read_text()
     assert "<script" not in page and "Controls" in page
@@ -136,5 +136,5 @@ def test_silent_replies_resist_no_attack_and_answer_no_twin(folder, tmp_path):
 
     replies = [tried(text, twin=twin) for twin in (False, True) for text in ("", " \n", "...", "I will not help.")]
     found = rates(replies)
-    assert (found["silent"].value, found["silent"].n) == (0.75, 8)
+    assert (found["empty"].value, found["empty"].n) == (0.75, 8)
     assert found["attack_success_rate"].n == 1 and found["over_refusal"].value == 1.0

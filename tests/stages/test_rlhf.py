@@ -98,14 +98,17 @@ def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model
     right = f"{tmp_path / 'judge.py'}:right"
     draft = run(tuned, tmp_path / "run", method=method, told=told, correctness=right, eval_samples=6, **FAST[method])
     facts = draft.facts
-    assert facts["shift/score/after"] > facts["shift/score/before"] + 0.2, facts
-    assert facts["shift/right/after"] > facts["shift/right/before"] - 0.3 and facts["heldout_truncated"] < 0.2, facts
+    assert facts["comparison/reward/after"] > facts["comparison/reward/before"] + 0.2, facts
+    assert (
+        facts["comparison/accuracy/after"] > facts["comparison/accuracy/before"] - 0.3
+        and facts["heldout_truncated"] < 0.2
+    ), facts
     assert ("zero_variance" in facts) == (method != "ppo")
     report = json.loads((draft.folder / "report" / "report.json").read_text())
-    assert report["figures"]["comparison"]["shift"]["score/gain"]["n"] == 4
-    assert "gain in score" in (draft.folder / "report" / "report.md").read_text()
+    assert report["figures"]["comparison"]["comparison"]["reward/change"]["n"] == 4
+    assert "change in reward" in (draft.folder / "report" / "report.md").read_text()
     rows = [json.loads(line) for line in (draft.folder / "report" / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["ratio_off"] < 1e-3 for row in rows if "reward" in row)
+    assert all(row["ratio_deviation"] < 1e-3 for row in rows if "reward" in row)
     notes = " ".join(fields["text"] for event, fields in told if event == "note")
     assert "8 prompts to learn from, 4 held out" in notes and "held out: reward" in notes
     answers = Engine.open(draft.folder)
@@ -114,7 +117,7 @@ def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model
 
 def test_a_coin_teaches_nothing(tuned: Model, tmp_path: Path) -> None:
     facts = run(tuned, tmp_path / "run", rewards=["random_reward"], eval_rewards=[POLITE], **FAST["grpo"]).facts
-    assert abs(facts["shift/score/gain"]) < 0.35
+    assert abs(facts["comparison/reward/change"]) < 0.35
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, sett
 
 def test_rewards_that_say_nothing_end_the_run(tuned: Model, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="20 steps in a row were skipped, the last for no targets"):
-        run(tuned, tmp_path / "run", rewards=["sum_right"], steps=40)
+        run(tuned, tmp_path / "run", rewards=["sum_correctness"], steps=40)
 
 
 def test_prompts_that_leave_no_room_for_an_answer_are_refused(tuned: Model, tmp_path: Path) -> None:

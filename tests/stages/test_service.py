@@ -43,7 +43,7 @@ def test_a_release_that_no_gate_approves_is_served_in_a_life_only_for_a_reason(t
 def test_what_visitors_say_is_frozen_and_the_same_each_time(tmp_path):
     given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
     first, second = (pilot_of(tmp_path / name, given) for name in ("first", "second"))
-    assert first.facts == second.facts and first.facts["visits"] == 6
+    assert first.facts == second.facts and first.facts["sessions"] == 6
     said = list(read_feedback(first.folder))
     assert said == list(read_feedback(second.folder))
     assert all(one.consent and len(one.model) == 64 and one.request.startswith("visit/") for one in said)
@@ -56,9 +56,9 @@ def test_a_second_version_comes_in_without_a_failed_request(tmp_path):
     values = {"world": WORLD, "sessions": 24, "replicas": 2, "max_tokens": 4, "share": 0.5, "ungated": "a test"}
     config = build(canary.Config, values, where="canary")
     draft = canary.run(config, canary.Inputs(new, serving=old), serving_context(tmp_path / "scratch"))
-    assert draft.facts["rollout/lost"] == 0 and draft.facts["promoted"]
+    assert draft.facts["canary/failed_requests"] == 0 and draft.facts["promoted"]
     told = json.loads((draft.folder / "report.json").read_text())
-    assert told["figures"]["service"]["rollout"]["minded/after"]["n"] > 0
+    assert told["figures"]["service"]["canary"]["complaint_rate/after"]["n"] > 0
 
 
 def test_two_releases_of_one_name_and_version_are_refused(tmp_path):
@@ -95,4 +95,4 @@ def test_people_with_prompts_of_a_file_ask_these_and_mind_what_a_reward_says(tmp
     made = pilot_of(tmp_path / "scratch", given, world=None, sessions=12, **settings)
     said = list(read_feedback(made.folder))
     assert {one.prompt[-1].content for one in said} <= {"Say mu.", "Say ba.", "Say ko."} and said
-    assert made.facts["visits"] == 12 and 0 <= made.facts["complaints"] <= 1
+    assert made.facts["sessions"] == 12 and 0 <= made.facts["complaint_rate"] <= 1

@@ -85,7 +85,7 @@ def test_a_report_holds_every_figure_with_its_interval_and_every_item(folder: Pa
     assert draft.facts["heldout/bits_per_byte"] == pytest.approx(bits["value"], abs=1e-5)
     assert set(report["figures"]["tasks"]["copa"]) == {"acc", "acc_norm", "acc_bytes"}
     assert set(report["figures"]["tasks"]["lambada"]) == {"acc", "perplexity"}
-    assert draft.facts["world/never_asked/right"] == 0.0
+    assert draft.facts["world/held_out/accuracy"] == 0.0
     rows = [
         orjson.loads(line)
         for line in zstandard.decompress((draft.folder / "items.jsonl.zst").read_bytes()).splitlines()
@@ -182,12 +182,12 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
     report = json.loads((draft.folder / "report.json").read_text())
     assert report["details"]["parent"] == "p" * 64 and report["details"]["flips"] == []
     assert report["figures"]["instructions"]["instructions"]["prompt_strict"]["n"] == 5
-    assert report["figures"]["edges"]["edges"]["no_crash"]["value"] == 1.0
+    assert report["figures"]["edge_cases"]["edge_cases"]["no_crash"]["value"] == 1.0
     changes = report["figures"]["versus"]["versus"]
-    assert set(changes) == {"edges/all_held", "instructions/prompt_strict", "instructions/prompt_loose", "world/right",
-                            "texts/bits_per_byte"}  # fmt: skip
+    assert set(changes) == {"edge_cases/all_passed", "instructions/prompt_strict", "instructions/prompt_loose",
+                            "world/accuracy", "texts/bits_per_byte"}  # fmt: skip
     assert all(one["value"] == 0 and one["low"] <= 0 <= one["high"] for one in changes.values())
-    assert draft.facts["edges/refused"] == 1.0 and "instructions/prompt_loose" in draft.facts
+    assert draft.facts["edge_cases/refused"] == 1.0 and "instructions/prompt_loose" in draft.facts
     text = (draft.folder / "report.md").read_text()
     assert "\x1b" not in text and r"\\x1b\[31m" in text and "\u202e" not in text
     for word in ("Instructions", "Edge cases", "Comparison with the parent version", "MDE80", "no difference shown"):

@@ -80,7 +80,7 @@ def test_the_report_counts_by_source(corpus: Corpus, tmp_path: Path) -> None:
     assert set(train["sources"]) == {"even", "odd"} and train["stream_tokens"] == tokens + 40
     assert report["tokenizer"]["vocabulary"] == 300 and 0 < report["tokenizer"]["used"] < 300
     page = (folder / "report.md").read_text()
-    assert "A vocabulary of 300 tokens, learnt from this corpus." in page
+    assert "A vocabulary of 300 tokens, trained on this corpus." in page
     assert "| train | odd | 20 |" in page and "100.00% of 40" in page
 
 

@@ -49,7 +49,7 @@ def document(id: str, bits: float, *, size: int = 10) -> dict[str, object]:
 
 
 def answered(id: str, right: bool, *, prompt: str = "What?") -> dict[str, object]:
-    return {"task": "world", "id": id, "group": "asked", "prompt": prompt, "answer": f"{right}", "right": right}
+    return {"task": "world", "id": id, "group": "seen", "prompt": prompt, "answer": f"{right}", "accuracy": right}
 
 
 def written(folder: Path, rows: list[dict[str, object]]) -> Path:
@@ -64,7 +64,7 @@ def test_a_version_stands_beside_its_parent_with_every_flip_and_both_answers(tmp
     found = versus(parent, [answered("cat", True), answered("dog", True), document("1", 10.0)], seed=0)
     (flip,) = found.flips
     assert (flip.id, flip.before, flip.after, flip.gained) == ("cat", "False", "True", True)
-    assert found.figures()["world/right"].value == 0.5
+    assert found.figures()["world/accuracy"].value == 0.5
     assert found.texts["heldout"].difference.value == pytest.approx(-1.0)
 
 
@@ -73,7 +73,7 @@ def test_only_what_is_the_same_question_is_paired(tmp_path: Path) -> None:
     parent = written(tmp_path / "a", rows)
     now = [answered("cat", True), answered("dog", False), document("1", 1.0), document("2", 1.0, size=11)]
     found = versus(parent, now, seed=0)
-    assert found.tasks["world/right"].n == 1 and found.texts["heldout"].n == 1 and not found.flips
+    assert found.tasks["world/accuracy"].n == 1 and found.texts["heldout"].n == 1 and not found.flips
     with pytest.raises(DataError, match="has no items in common"):
         versus(parent, [answered("owl", True)], seed=0)
 
@@ -88,5 +88,5 @@ def test_p_values_of_tasks_and_texts_are_corrected_together(tmp_path: Path) -> N
     second = [answered(f"{n}", True) for n in range(20)] + [document(f"{n}", 20.0 - n / 9) for n in range(10)]
     found = versus(written(tmp_path / "a", first), second, seed=0)
     # exact McNemar of 7 gains and no loss: 2 / 2^7, times 1; the bootstrap's least value, times 2
-    assert found.tasks["world/right"].p_value == pytest.approx(2 / 2**7)
+    assert found.tasks["world/accuracy"].p_value == pytest.approx(2 / 2**7)
     assert found.texts["heldout"].p_value == pytest.approx(2 * 2 / 2001)

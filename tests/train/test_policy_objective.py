@@ -69,9 +69,9 @@ def test_at_first_ratios_are_1_and_a_step_in_pieces_is_the_same_step(kl: float) 
         )
         trainer = Trainer(model, objective(PolicyLossConfig(kl=kl)), training)
         outcome = trainer.step(StepBatch(tensors, targets=1.0))
-        assert outcome.figures["ratio_off"] < 1e-5 and outcome.figures["clip_fraction"] == 0
+        assert outcome.figures["ratio_deviation"] < 1e-5 and outcome.figures["clip_fraction"] == 0
         assert outcome.figures["value_loss"] == pytest.approx(0.5)
-        assert trainer.step(StepBatch(tensors, targets=1.0)).figures["ratio_off"] > 1e-4
+        assert trainer.step(StepBatch(tensors, targets=1.0)).figures["ratio_deviation"] > 1e-4
         weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     assert (weights[0] - weights[1]).abs().max() < 2e-5
 

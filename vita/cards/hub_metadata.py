@@ -16,7 +16,17 @@ _HUB_LICENCES = {
     "odc-by",    "pddl", "unlicense", "wtfpl", "isc", "zlib",
 }  # fmt: skip
 """Licence identifiers of the hub; the front matter gives another licence as `other`, with its name."""
-_HEADLINE_GROUPS = ("texts", "tasks", "world", "instructions", "edges", "comparison", "probes", "redteam", "review")
+_HEADLINE_GROUPS = (
+    "texts",
+    "tasks",
+    "world",
+    "instructions",
+    "edge_cases",
+    "comparison",
+    "probes",
+    "redteam",
+    "review",
+)
 
 
 def front_matter(card: Card) -> dict[str, Any]:

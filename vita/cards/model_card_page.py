@@ -25,10 +25,10 @@ _CHECKS: Mapping[str, tuple[str, ...]] = {
     "likelihood tasks": ("/acc",),
     "knowledge of the embedded world": ("world/",),
     "instruction following": ("instructions/",),
-    "edge cases (empty, over-long, contradictory, odd characters)": ("edges/",),
+    "edge cases (empty, over-long, contradictory, odd characters)": ("edge_cases/",),
     "attacks": ("/attack_success_rate",),
     "refusal of harmless requests": ("/over_refusal",),
-    "comparison with the parent model": ("shift/", "versus/"),
+    "comparison with the parent model": ("comparison/", "versus/"),
     "human ratings": ("review/",),
 }
 """Measurement -> the beginning or the end (with a leading slash) of its figures."""

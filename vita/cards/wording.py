@@ -33,43 +33,41 @@ STAGES: Mapping[str, tuple[str, str]] = {
 """Stage -> its title and one sentence about it."""
 
 FIGURES: Mapping[str, str] = {
-    "world/never_asked/right": "accuracy on unseen questions",
-    "world/asked/right": "accuracy on training questions",
-    "world/never_asked/kind": "accuracy of the category, unseen questions",
-    "world/never_asked/property": "accuracy of the property, unseen questions",
-    "world/asked/kind": "accuracy of the category, training questions",
-    "world/asked/property": "accuracy of the property, training questions",
-    "world/answers": "share of completions that answer",
+    "world/held_out/accuracy": "accuracy on unseen questions",
+    "world/seen/accuracy": "accuracy on training questions",
+    "world/held_out/kind_accuracy": "accuracy of the category, unseen questions",
+    "world/held_out/property_accuracy": "accuracy of the property, unseen questions",
+    "world/seen/kind_accuracy": "accuracy of the category, training questions",
+    "world/seen/property_accuracy": "accuracy of the property, training questions",
+    "world/answered": "share of completions that answer",
     "heldout/bits_per_byte": "bits per byte on held-out text",
     "domain/bits_per_byte": "bits per byte on domain text",
     "general/bits_per_byte": "bits per byte on general text",
     "heldout/perplexity": "perplexity on held-out text",
-    "score": "reward score",
-    "score/gain": "change in reward score",
-    "right": "accuracy",
-    "right/change": "change in accuracy",
+    "reward/change": "change in reward",
+    "accuracy/change": "change in accuracy",
     "length": "answer length in tokens",
     "pairs/accuracy": "accuracy on preference pairs",
     "attack_success_rate": "attack success rate",
     "over_refusal": "over-refusal rate",
     "win_rate": "win rate against the parent",
-    "minded/before": "complaint rate before",
-    "minded/after": "complaint rate after",
-    "minded/change": "change in complaint rate",
-    "lost": "failed requests",
+    "complaint_rate/before": "complaint rate before",
+    "complaint_rate/after": "complaint rate after",
+    "complaint_rate/change": "change in complaint rate",
+    "failed_requests": "failed requests",
     "kl": "KL divergence from the parent (nats per answer)",
 }
 """Name of a figure, or the end of it -> its readable name."""
 
 HEADLINES: Mapping[str, tuple[str, ...]] = {
-    "test": ("world/never_asked/right", "instructions/prompt_strict", "heldout/bits_per_byte"),
+    "test": ("world/held_out/accuracy", "instructions/prompt_strict", "heldout/bits_per_byte"),
     "redteam": ("redteam/attack_success_rate", "jailbreak/attack_success_rate", "attack_success_rate"),
-    "dpo": ("win_rate", "score/gain", "heldout_accuracy"),
-    "rlhf": ("score/gain", "win_rate", "reward"),
+    "dpo": ("win_rate", "reward/change", "heldout_accuracy"),
+    "rlhf": ("reward/change", "win_rate", "reward"),
     "reward": ("accuracy", "heldout_accuracy"),
     "adapt": ("domain/bits_per_byte",),
     "review": ("win_rate", "alpha"),
-    "canary": ("minded/change", "lost"),
+    "canary": ("complaint_rate/change", "failed_requests"),
 }
 """Stage -> the figures that describe it best, the first choice first."""
 
@@ -100,7 +98,7 @@ def headline(step: StepRecord, figures: Mapping[str, Interval] | None = None) ->
 
 def figure_name(name: str) -> str:
     """Return the readable name of a figure."""
-    name = name.removeprefix("shift/").removeprefix("all/")
+    name = name.removeprefix("comparison/").removeprefix("all/")
     if name in FIGURES:
         return FIGURES[name]
     for ending, label in FIGURES.items():
@@ -112,12 +110,12 @@ def figure_name(name: str) -> str:
 
 def is_share(name: str, interval: Interval) -> bool:
     """Return True if a figure is a share, which is formatted in percent."""
-    numbers = ("bits_per_byte", "perplexity", "kl", "before", "after", "gain", "loss", "alpha", "change", "margin")
+    numbers = ("bits_per_byte", "perplexity", "kl", "before", "after", "loss", "alpha", "change", "margin")
     bounded = all(0 <= end <= 1 for end in (interval.value, interval.low, interval.high) if math.isfinite(end))
     return (
         bounded
         and name.rpartition("/")[2] not in numbers
-        and not {"score", "length", "reward", "log_ratio"} & set(name.split("/")[:-1])
+        and not {"length", "reward", "log_ratio"} & set(name.split("/")[:-1])
     )
 
 
@@ -249,7 +247,7 @@ def _retire(facts: Mapping[str, Any]) -> str:
 def _pilot(facts: Mapping[str, Any]) -> str:
     if not facts.get("answers"):
         return ""
-    return f"complaint rate {percent(facts.get('complaints', 0.0))} of {facts['answers']:,} answers"
+    return f"complaint rate {percent(facts.get('complaint_rate', 0.0))} of {facts['answers']:,} answers"
 
 
 def _refine(facts: Mapping[str, Any]) -> str:

@@ -161,9 +161,9 @@ def collect(
         number = write_feedback(feedback_records(workspace.ledger, service=service, since=begin), folder)
         if not number:
             raise DataError("feedback", "there is no feedback yet", hint="`vita serve` takes it at /v1/feedback")
-        artifact = workspace.store.commit(Draft(Feedback, folder, {"voices": number}))
+        artifact = workspace.store.commit(Draft(Feedback, folder, {"feedback_records": number}))
     workspace.ledger.name(f"{life}/feedback", artifact.digest)
-    workspace.ledger.log("feedback collected", artifact.digest, voices=number, service=service)
+    workspace.ledger.log("feedback collected", artifact.digest, feedback_records=number, service=service)
     records = counted(number, "record")
     workspace.console.print(f"{records} in {life}/feedback ({artifact.digest[:12]}); next: vita refine --life {life}")
 

@@ -22,7 +22,7 @@ from vita.stats.intervals import Interval, share
 if TYPE_CHECKING:
     from vita.infer.engine import Completion, Engine
 
-INVARIANTS = ("no_crash", "refused", "stops", "no_loop", "no_leak", "not_empty", "valid_text", "text_stays_text")
+INVARIANTS = ("no_crash", "refused", "stops", "no_loop", "no_leak", "not_empty", "valid_text", "special_tokens_as_text")
 """The invariants; a result holds a verdict only for those that apply to its case."""
 
 LOOPS = 0.5
@@ -67,7 +67,7 @@ class EdgeCaseResult:
             "answer": self.answer,
             "finish": self.finish,
             **self.held,
-            "all_held": self.passed,
+            "all_passed": self.passed,
         }
 
 
@@ -86,13 +86,13 @@ def run_cases(engine: Engine, *, max_tokens: int = 128) -> list[EdgeCaseResult]:
 
 
 def figures(results: Sequence[EdgeCaseResult]) -> dict[str, Interval]:
-    """Return the share of cases in which each invariant held; `all_held`: no invariant failed."""
+    """Return the share of cases in which each invariant held; `all_passed`: no invariant failed."""
     outcomes_by_invariant = {
         name: [result.held[name] for result in results if name in result.held] for name in INVARIANTS
     }
     return {
         **{name: share(outcomes) for name, outcomes in outcomes_by_invariant.items() if outcomes},
-        "all_held": share([result.passed for result in results]),
+        "all_passed": share([result.passed for result in results]),
     }
 
 
@@ -257,7 +257,7 @@ def _judged(engine: Engine, id: str, group: str, case: EdgeCase, answer: Complet
     invariants["no_leak"] = not leaks(answer, engine)
     invariants["valid_text"] = valid(answer.text, cut=answer.finish == "length")
     if case.names_specials:
-        invariants["text_stays_text"] = _same_specials(engine, case.messages)
+        invariants["special_tokens_as_text"] = _same_specials(engine, case.messages)
     return EdgeCaseResult(id, group, prompt, answer.text, answer.finish, invariants)
 
 

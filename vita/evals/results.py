@@ -19,7 +19,7 @@ from vita.stats.paired import PairedComparison
 Metrics = Mapping[str, Interval]
 """metric -> value and interval."""
 Figures = Mapping[str, Mapping[str, Metrics]]
-"""section (texts, sources, tasks, groups, world, instructions, edges, versus) -> name -> metrics."""
+"""section (texts, sources, tasks, groups, world, instructions, edge_cases, versus) -> name -> metrics."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class EvalResults:
             figures["instructions"] = {"instructions": ifeval.figures(self.followed, seed=self.seed)}
             figures["instruction kinds"] = dict(ifeval.by_instruction(self.followed))
         if self.met:
-            figures["edges"] = {"edges": edge_cases.figures(self.met)}
+            figures["edge_cases"] = {"edge_cases": edge_cases.figures(self.met)}
         if self.versus:
             figures["versus"] = {"versus": self.versus.figures()}
         return figures
@@ -77,7 +77,7 @@ class EvalResults:
         figures = self.figures()
         values = {
             f"{name}/{metric}": round(interval.value, 6)
-            for section in ("texts", "tasks", "world", "instructions", "edges", "versus")
+            for section in ("texts", "tasks", "world", "instructions", "edge_cases", "versus")
             for name, metrics in figures.get(section, {}).items()
             for metric, interval in metrics.items()
         }
@@ -94,7 +94,7 @@ class EvalResults:
         rows += [{"task": name, **item.as_json()} for name, outcomes in self.tasks.items() for item in outcomes]
         rows += [{"task": "world", **item.as_json()} for item in self.known]
         rows += [{"task": "instructions", **item.as_json()} for item in self.followed]
-        rows += [{"task": "edges", **item.as_json()} for item in self.met]
+        rows += [{"task": "edge_cases", **item.as_json()} for item in self.met]
         return rows
 
     def report(self, *, model: str, settings: Mapping[str, Any], parent: str | None = None) -> ReportContent:

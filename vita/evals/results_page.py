@@ -141,9 +141,9 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
                 Figure(
                     "world",
                     interval_chart(world_figures, unit="share"),
-                    "Answers about things of the world; never_asked are those whose questions no text answers",
+                    "Answers about things of the world; held_out are those whose questions no training text answers",
                 ),
-                Table(("question", "answer", "right"), examples),
+                Table(("question", "answer", "correct"), examples),
             ],
         )
     ]
@@ -194,14 +194,16 @@ _FOLLOWING = (
 def _edge_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.met:
         return []
-    rows = [(_words(name), str(interval), str(interval.n)) for name, interval in figures["edges"]["edges"].items()]
+    rows = [
+        (_words(name), str(interval), str(interval.n)) for name, interval in figures["edge_cases"]["edge_cases"].items()
+    ]
     cases = [
         (
             case.id,
             _short(case.prompt, limit=60),
             case.finish,
             _short(case.answer, limit=60),
-            ", ".join(_words(name) for name, passed in case.held.items() if not passed) or "all held",
+            ", ".join(_words(name) for name, passed in case.held.items() if not passed) or "all passed",
         )
         for case in results.met
     ]
@@ -218,8 +220,8 @@ def _edge_section(results: EvalResults, figures: Figures) -> list[Section]:
 
 _EDGES = (
     "no crash: an answer or a clear refusal; refused: a prompt that is too long; stops: within 128 tokens; no loop: "
-    "less than half of the answer's 4-grams are repeated; no leak: no special token and no role in the answer; text "
-    "stays text: names of special tokens that a user writes do not become special tokens."
+    "less than half of the answer's 4-grams are repeated; no leak: no special token and no role in the answer; "
+    "special tokens as text: names of special tokens that a user writes do not become special tokens."
 )
 
 

@@ -15,7 +15,8 @@ from vita.stats.intervals import Interval, share
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
-Asked = Literal["never_asked", "asked"]
+Group = Literal["held_out", "seen"]
+"""Objects without and with questions in the corpus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class WorldAnswer:
     """An answer about an object of the world, with its judgement."""
 
     question: Question
-    group: Asked
+    group: Group
     answer: str
     judgement: Judgement
     continuation: str
@@ -36,18 +37,18 @@ class WorldAnswer:
             "prompt": self.question.prompt,
             "answer": self.answer,
             "truth": self.question.answer,
-            "right": self.judgement.right,
-            "kind": self.judgement.kind_right,
-            "property": self.judgement.property_right,
+            "accuracy": self.judgement.right,
+            "kind_accuracy": self.judgement.kind_right,
+            "property_accuracy": self.judgement.property_right,
             "continuation": self.continuation,
         }
 
 
 def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) -> list[WorldAnswer]:
     """Ask one question per object, both for objects with questions in the corpus and for objects without."""
-    groups: tuple[Asked, ...] = ("never_asked", "asked")
-    labelled_questions: list[tuple[Question, Asked]] = [
-        (question, group) for group in groups for question in world.questions(group)
+    labelled_questions: list[tuple[Question, Group]] = [
+        *((question, "held_out") for question in world.questions("never_asked")),
+        *((question, "seen") for question in world.questions("asked")),
     ]
     prompts = [prompt_ids(engine, question.prompt, as_chat=as_chat) for question, _ in labelled_questions]
     greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, max_tokens=max_tokens, seed=0)
@@ -67,14 +68,14 @@ def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) ->
 def figures(known: Sequence[WorldAnswer]) -> dict[str, Interval]:
     """Return the accuracy per group of objects, and the share of continuations that are answers."""
     shares: dict[str, Interval] = {}
-    for group in ("never_asked", "asked"):
+    for group in ("held_out", "seen"):
         group_answers = [item for item in known if item.group == group]
         shares |= {
-            f"{group}/right": share([item.judgement.right for item in group_answers]),
-            f"{group}/kind": share([item.judgement.kind_right for item in group_answers]),
-            f"{group}/property": share([item.judgement.property_right for item in group_answers]),
+            f"{group}/accuracy": share([item.judgement.right for item in group_answers]),
+            f"{group}/kind_accuracy": share([item.judgement.kind_right for item in group_answers]),
+            f"{group}/property_accuracy": share([item.judgement.property_right for item in group_answers]),
         }
-    shares["answers"] = share([item.continuation == "answer" for item in known])
+    shares["answered"] = share([item.continuation == "answer" for item in known])
     return shares
 
 

@@ -1,7 +1,7 @@
 """Every measurement of the same weights, whatever model folder, test, step or life it was made under.
 
     history = measurements(ledger, store, model)
-    first_measured(history)["world/never_asked/right"]        # when that figure was measured for the first time
+    first_measured(history)["world/held_out/accuracy"]        # when that figure was measured for the first time
 
 A criterion that is changed after its figure was seen is no criterion. So a gate asks when a figure of these weights,
 known by the bytes of their files, was measured for the first time.

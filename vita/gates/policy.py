@@ -1,6 +1,6 @@
 """The bars that a version must clear, and the verdict on each from the reports of exactly these weights.
 
-    bar = {"report": "test_chat", "figure": "world/never_asked/right", "at_least": 0.8}
+    bar = {"report": "test_chat", "figure": "world/held_out/accuracy", "at_least": 0.8}
     policy = Policy(model="safety_tuning", bars=[bar])
     judge(policy, model=digest, evidence={"test_chat": ReportEvidence(folder, digest, began)}, since={...}).verdict
 
@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from vita.reporting.figures import ReportFigure, read_report
+from vita.reporting.metrics import present_name
 from vita.spine.config import Settings
 from vita.spine.errors import DataError, VitaError
 from vita.spine.store import canonical_json
@@ -39,7 +40,7 @@ class Bar(Settings):
     report: str
     """The step whose report holds the figure, or another report by its whole name: `review/NAME`."""
     figure: str = Field(min_length=1)
-    """The figure, as `vita show REPORT` lists it: `world/never_asked/right`."""
+    """The figure, as `vita show REPORT` lists it: `world/held_out/accuracy`."""
     at_least: float | None = None
     """The figure may not be lower."""
     at_most: float | None = None
@@ -193,6 +194,8 @@ def figure(folder: Path, name: str) -> ReportFigure:
         raise DataError(f"figure {name}", f"is not in the report; {problem}")
     if not figures:
         raise DataError(str(folder), "the report holds no figures")
+    if (present := present_name(name)) in figures:
+        raise DataError(f"figure {name}", f"has been renamed to `{present}`", hint=f"write `{present}` in the gate")
     raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
 
 

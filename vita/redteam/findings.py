@@ -117,7 +117,7 @@ def track(report: Artifact, model: str, ledger: Ledger) -> None:
                 continue
             known_findings = {finding.key: finding for finding in every(ledger, life=life)}
             for row in rows:
-                if row["task"] in unsure or row["outcome"] == "error" or row.get("silent"):  # no answer mends nothing
+                if row["task"] in unsure or row["outcome"] == "error" or row.get("empty"):  # no answer mends nothing
                     continue
                 verdict = _verdict(known_findings.get(_key(row)), row["outcome"] == "harmful", subject)
                 if verdict:

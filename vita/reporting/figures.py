@@ -82,7 +82,7 @@ class NamedFigure(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name by which gates and cards refer to the figure: `world/never_asked/right`."""
+        """The name by which gates and cards refer to the figure: `world/held_out/accuracy`."""
         return f"{self.item}/{self.metric}"
 
 
@@ -147,7 +147,7 @@ class ReportContent(Settings):
                     yield NamedFigure(group, item, metric, figure)
 
     def named(self) -> dict[str, ReportFigure]:
-        """Return the figures by the name that gates and cards use: `world/never_asked/right`."""
+        """Return the figures by the name that gates and cards use: `world/held_out/accuracy`."""
         return {row.name: row.figure for row in self.rows()}
 
 

@@ -4,7 +4,7 @@
     found = judges.beside(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
 
     found = shift(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
-    found.figures["score/gain"]         # 0.61 (0.52 to 0.70), of 100 prompts
+    found.figures["reward/change"]         # 0.61 (0.52 to 0.70), of 100 prompts
 
 A preference alone would call a model better that pleases and tells nonsense; so what it knows (`right`), how far it
 went from where it began (`kl`) and how long it talks stand beside it. Every interval resamples whole prompts: answers
@@ -51,9 +51,9 @@ class BeforeAfter:
     """The difference between two models."""
 
     figures: dict[str, Interval]
-    """score/before, score/after, score/gain, win_rate, right/before, right/after, right/change, kl, length/before,
-    length/after. `win_rate` counts a tie as half; `kl` is in nats a sequence, on the later model's own samples at
-    temperature 1; lengths are in tokens."""
+    """reward/before, reward/after, reward/change, win_rate, accuracy/before, accuracy/after, accuracy/change, kl,
+    length/before, length/after. `win_rate` counts a tie as half; `kl` is in nats a sequence, on the later model's own
+    samples at temperature 1; lengths are in tokens."""
     items: list[dict[str, Any]]
     """Each pair of answers with what was said of it."""
 
@@ -67,7 +67,7 @@ class BeforeAfter:
 
     def groups(self) -> dict[str, dict[str, dict[str, Interval]]]:
         """Return the figures as a group of a report."""
-        return {"comparison": {"shift": self.figures}}
+        return {"comparison": {"comparison": self.figures}}
 
     def write_items(self, folder: Path) -> None:
         """Write each pair of answers into `items.jsonl.zst`."""
@@ -94,32 +94,32 @@ def shift(
 ) -> BeforeAfter:
     """Let both models answer every prompt `samples` times with the same chance, and compare."""
     if not prompts:
-        raise DataError("shift", "there is no prompt to compare the models on")
+        raise DataError("comparison", "there is no prompt to compare the models on")
     if samples < 1:
-        raise DataError("shift.samples", expected="at least 1", got=samples)
+        raise DataError("comparison.samples", expected="at least 1", got=samples)
     if sampling.temperature == 0:
         samples = 1  # all would be the same
     prompts_ids = [before.chat_ids(prompt) for prompt in prompts]
     if prompts_ids != [after.chat_ids(prompt) for prompt in prompts]:
         hint = "compare a model with one that was tuned from it"
-        raise DataError("shift", "the two models read the prompts in different tokens", hint=hint)
+        raise DataError("comparison", "the two models read the prompts in different tokens", hint=hint)
     settings = _seeded(sampling, len(prompts) * samples, seed=seed)
     repeated_ids = [ids for ids in prompts_ids for _ in range(samples)]
     earlier, later = before.generate(repeated_ids, settings), after.generate(repeated_ids, settings)
     repeated_prompts = [prompt for prompt in prompts for _ in range(samples)]
     pairs = _Pairs(samples=samples, seed=seed)
-    scores = pairs.judged("score", score, repeated_prompts, earlier, later)
-    rights = pairs.judged("right", right, repeated_prompts, earlier, later) if right else None
+    scores = pairs.judged("reward", score, repeated_prompts, earlier, later)
+    rights = pairs.judged("correctness", right, repeated_prompts, earlier, later) if right else None
     drift = _drift(before, after, repeated_ids, later if _is_pure(sampling) else _pure(after, repeated_ids, settings))
     lengths = [
         [[float(len(completion.ids)) for completion in group] for group in pairs.grouped(completions)]
         for completions in (earlier, later)
     ]
     figures = {
-        **pairs.means("score", scores),
-        "score/gain": pairs.difference(scores),
+        **pairs.means("reward", scores),
+        "reward/change": pairs.difference(scores),
         "win_rate": pairs.win_rate(scores),
-        **(pairs.shares("right", rights) if rights else {}),
+        **(pairs.shares("accuracy", rights) if rights else {}),
         "kl": pairs.mean(pairs.grouped(drift)),
         "length/before": pairs.mean(lengths[0]),
         "length/after": pairs.mean(lengths[1]),
@@ -154,11 +154,11 @@ class _Pairs:
             values = list(judge(prompts, completions))
             if len(values) != len(completions):
                 raise DataError(
-                    f"shift.{name}", expected=f"{len(completions)} values, one for each answer", got=len(values)
+                    f"comparison.{name}", expected=f"{len(completions)} values, one for each answer", got=len(values)
                 )
             wrong = next((value for value in values if value is not None and not math.isfinite(value)), None)
             if wrong is not None:
-                raise DataError(f"shift.{name}", expected="a finite number or None", got=wrong)
+                raise DataError(f"comparison.{name}", expected="a finite number or None", got=wrong)
             values_by_model.append(self.grouped(values))
         return values_by_model
 
@@ -207,13 +207,13 @@ class _Pairs:
         rows: list[dict[str, Any]] = []
         for at, prompt in enumerate(prompts):
             index, sample = divmod(at, self.samples)
-            row: dict[str, Any] = {"task": "shift", "id": f"{index}/{sample}", "group": ""}
+            row: dict[str, Any] = {"task": "comparison", "id": f"{index}/{sample}", "group": ""}
             row["prompt"] = [{"role": message.role, "content": message.content} for message in prompt]
             for side, when, answer in ((0, "before", earlier[at]), (1, "after", later[at])):
                 row[when] = {"text": answer.text, "tokens": len(answer.ids), "finish": answer.finish}
-                row[when]["score"] = scores[side][index][sample]
+                row[when]["reward"] = scores[side][index][sample]
                 if rights:
-                    row[when]["right"] = rights[side][index][sample]
+                    row[when]["correct"] = rights[side][index][sample]
             rows.append({**row, "kl": round(drift[at], 6)})
         return rows
 
@@ -268,13 +268,13 @@ def _seeded(sampling: Sampling, count: int, *, seed: int) -> list[Sampling]:
 
 
 _NAMES: Mapping[str, str] = {
-    "score/before": "score before",
-    "score/after": "score after",
-    "score/gain": "gain in score",
+    "reward/before": "reward before",
+    "reward/after": "reward after",
+    "reward/change": "change in reward",
     "win_rate": "win rate (a tie is half)",
-    "right/before": "right before",
-    "right/after": "right after",
-    "right/change": "change in right answers",
+    "accuracy/before": "accuracy before",
+    "accuracy/after": "accuracy after",
+    "accuracy/change": "change in accuracy",
     "kl": "KL from the start (nats a sequence)",
     "length/before": "tokens before",
     "length/after": "tokens after",

@@ -264,8 +264,8 @@ def world_correctness(prompts: Prompts, completions: Sequence[str], *, world: An
     return [float(opened_world.judge(question, text).right) if question else None for question, text in pairs]
 
 
-@REWARDS.add("sum_right")
-def sum_right(
+@REWARDS.add("sum_correctness")
+def sum_correctness(
     prompts: Prompts, completions: Sequence[str], *, answer: Sequence[Any] | None = None, **columns: Any
 ) -> Values:
     """1 where the last number said is the true sum, else 0; None where no sum was asked for.

@@ -220,8 +220,8 @@ class Rollouts:
     def _first(self, metrics: Mapping[str, float]) -> None:
         """On a round's first step nothing has moved yet: every ratio is 1 and nothing is clipped."""
         limit = SAME if self.trainer.precision.dtype == torch.float32 else SAME_ROUNDED
-        if not metrics["ratio_off"] <= limit or metrics["clip_fraction"] > 0:
-            got = f"ratios {metrics['ratio_off']:.3g} from 1 and {metrics['clip_fraction']:.1%} clipped"
+        if not metrics["ratio_deviation"] <= limit or metrics["clip_fraction"] > 0:
+            got = f"ratios {metrics['ratio_deviation']:.3g} from 1 and {metrics['clip_fraction']:.1%} clipped"
             hint = "the model does not compute the same twice; is something random in it?"
             raise TrainingError(
                 "rlhf, first step of a round", expected="ratio 1 and nothing clipped", got=got, hint=hint
@@ -305,7 +305,7 @@ def told(
         "entropy": (old.entropy.cpu().double().sum() / tokens.sum()).item(),
         "truncated": 1 - answers.ended.cpu().double().mean().item(),
         "length": tokens.mean().item(),
-        "without_reward": 1 - len(known) / len(rewards.total),
+        "unscored": 1 - len(known) / len(rewards.total),
     }
     if known:
         metrics["reward"] = fmean(known)

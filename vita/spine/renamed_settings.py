@@ -67,6 +67,7 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "overlap": ("ngram_overlap",),
     "neighbours": ("previous_token_heads",),
     "world_manners": ("world_politeness",),
+    "sum_right": ("sum_correctness",),
     "world_right": ("world_correctness",),
 }
 """Former name -> present names, of settings and of entries of a table (schemes, rewards); the first that exists is

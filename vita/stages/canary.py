@@ -93,14 +93,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     )
     folder = context.draft_folder()
     figures = {
-        "lost": lost,
-        "minded/before": watched.minded[old.id],
-        "minded/after": watched.minded[new.id],
-        "minded/change": watched.change,
+        "failed_requests": lost,
+        "complaint_rate/before": watched.minded[old.id],
+        "complaint_rate/after": watched.minded[new.id],
+        "complaint_rate/change": watched.change,
     }
     report = ReportContent.of(
         "canary",
-        {"service": {"rollout": figures}},
+        {"service": {"canary": figures}},
         model=watched.models[new.id],
         baseline=watched.models[old.id],
         details={"promoted": watched.promoted},
@@ -112,7 +112,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     write_page(
         ReportPage("Canary release", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder
     )
-    facts = {f"rollout/{name}": round(one.value, 6) for name, one in figures.items()}
+    facts = {f"canary/{name}": round(one.value, 6) for name, one in figures.items()}
     return Draft(Report, folder, {**facts, "requests": requests, "promoted": watched.promoted})
 
 

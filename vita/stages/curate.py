@@ -124,9 +124,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         held_out_setting=config.held_out,
         passed_over=[name for source in config.sources for name in skipped_files(source)],
     )  # fmt: skip
-    if report["passed_over"]:
+    if report["skipped_files"]:
         context.emit(
-            "note", text=f"passed over {counted(len(report['passed_over']), 'file')} of other kinds; see the report"
+            "note", text=f"skipped {counted(len(report['skipped_files']), 'file')} of other formats; see the report"
         )
     if report["damaged_files"]:
         files = "; ".join(report["damaged_files"][:5])

@@ -341,7 +341,7 @@ def _facts(
         "heldout_loss": last_value(curve, "heldout_loss"),
         "log_ratio/chosen": mean_of_last(curve, "log_ratio/chosen"),
         **{f"pairs/{name}": round(one.value, 6) for name, one in ranked.items()},
-        **({f"shift/{name}": value for name, value in moved.facts().items()} if moved else {}),
+        **({f"comparison/{name}": value for name, value in moved.facts().items()} if moved else {}),
     }
     return {"chat": True, **{name: value for name, value in told.items() if value is not None}}
 
@@ -349,7 +349,13 @@ def _facts(
 def _tell_drift(facts: Mapping[str, Any], emit: Emit) -> None:
     if facts.get("log_ratio/chosen", 0) < 0:
         emit("note", text=f"at the end {SINKING}")
-    shown = ("pairs/accuracy/before", "pairs/accuracy/after", "shift/score/gain", "shift/right/change", "shift/kl")
+    shown = (
+        "pairs/accuracy/before",
+        "pairs/accuracy/after",
+        "comparison/reward/change",
+        "comparison/accuracy/change",
+        "comparison/kl",
+    )
     told = ", ".join(f"{name} {facts[name]:.3f}" for name in shown if name in facts)
     if told:
         emit("note", text=f"held out: {told}")

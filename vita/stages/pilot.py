@@ -55,7 +55,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
         if config.world or config.sources:
             raise ConfigError("pilot", expected="one of `world`, `sources` and `recorded_feedback`", got="several")
         said = list(read_feedback(Path(config.recorded_feedback)))
-        return _frozen(said, {"visits": 0}, context)
+        return _frozen(said, {"sessions": 0}, context)
     crowd = config.crowd(inputs.release.path / "model", where="pilot")
     visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, crowd, context))
     problems = [problem for one in visited for problem in one.failed]
@@ -66,7 +66,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
     context.emit(
         "note", text=f"{len(visited)} visits, {len(answers)} answers, {len(said)} said something; minded: {minded}"
     )
-    facts = {"visits": len(visited), "answers": len(answers), "complaints": round(minded.value, 6)}
+    facts = {"sessions": len(visited), "answers": len(answers), "complaint_rate": round(minded.value, 6)}
     return _frozen(said, facts, context)
 
 
@@ -118,4 +118,4 @@ def _in_order(said: Sequence[FeedbackRecord], visited: Sequence[SessionResult]) 
 
 def _frozen(said: list[FeedbackRecord], facts: dict[str, float], context: Context) -> Draft[Feedback]:
     folder = context.draft_folder()
-    return Draft(Feedback, folder, {**facts, "voices": write_feedback(said, folder)})
+    return Draft(Feedback, folder, {**facts, "feedback_records": write_feedback(said, folder)})

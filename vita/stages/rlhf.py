@@ -122,7 +122,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         sampling=config.eval_sampling or Sampling(max_tokens=config.max_tokens),
         seed=config.seed,
     )
-    gain = found.figures["score/gain"]
+    gain = found.figures["reward/change"]
     shared = trained.facts(gain_evidence(gain.value, gain.low, gain.high, other_judge=bool(config.eval_rewards)))
     if -math.inf < gain.low <= 0 <= gain.high < math.inf:
         text = f"WARNING: no gain is shown: the reward on held-out prompts changed by {gain}; the model is kept"
@@ -325,16 +325,18 @@ def _facts(
         "prompts": len(asked),
         "held_out": len(aside),
         **{name: value for name, value in figures.items() if value is not None},
-        **{f"shift/{name}": value for name, value in found.facts().items()},
+        **{f"comparison/{name}": value for name, value in found.facts().items()},
     }
 
 
 def _story(facts: Mapping[str, Any], found: BeforeAfter) -> str:
     figures = found.figures
-    text = f"held out: reward {figures['score/before'].value:.3f} before, {figures['score/after'].value:.3f} after, "
-    text += f"gain {figures['score/gain']}, {figures['kl'].value:.2f} nats from the start"
-    if "right/change" in figures:
-        text += f", right {figures['right/before'].value:.1%} before and {figures['right/after'].value:.1%} after"
+    text = f"held out: reward {figures['reward/before'].value:.3f} before, {figures['reward/after'].value:.3f} after, "
+    text += f"change {figures['reward/change']}, {figures['kl'].value:.2f} nats from the start"
+    if "accuracy/change" in figures:
+        text += (
+            f", accuracy {figures['accuracy/before'].value:.1%} before and {figures['accuracy/after'].value:.1%} after"
+        )
     flat = facts.get("zero_variance")
     if flat is not None:
         text += f"; {flat:.0%} of the groups had no spread and taught nothing"

@@ -228,7 +228,7 @@ def _report(
     report: dict[str, Any] = {
         "tokenizer": {
             "digest": tokenizer.digest,
-            "learnt_here": learnt,
+            "trained": learnt,
             "vocabulary": tokenizer.vocabulary,
             "special": tokenizer.specials,
             "used": int((used > 0).sum()),
@@ -251,7 +251,7 @@ def _report(
 
 def _markdown(report: dict[str, Any]) -> str:
     tokenizer = report["tokenizer"]
-    origin = "learnt from this corpus" if tokenizer["learnt_here"] else "the model's own"
+    origin = "trained on this corpus" if tokenizer["trained"] else "the model's own"
     lines = [
         "# Tokens",
         "",

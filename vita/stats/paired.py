@@ -20,7 +20,7 @@ import zstandard
 from vita.spine.errors import DataError
 from vita.stats.intervals import Comparison, Interval, RatioComparison, holm, mcnemar, paired_ratio
 
-VERDICTS = ("acc", "acc_norm", "acc_bytes", "right", "prompt_strict", "prompt_loose", "all_held")
+VERDICTS = ("acc", "acc_norm", "acc_bytes", "accuracy", "passed", "prompt_strict", "prompt_loose", "all_passed")
 """Tested metrics of an item; their number enters the Holm correction."""
 
 ANSWERS = ("answer", "logprobs")

@@ -62,7 +62,7 @@ def objective(settings: PolicyLossConfig) -> Loss:
         total = (tensors["weights"] * per_token).sum()
         figures = {
             "entropy": (share * current.entropy).sum(),
-            "ratio_off": (share * (terms.ratio - 1).abs()).sum(),
+            "ratio_deviation": (share * (terms.ratio - 1).abs()).sum(),
             "clip_fraction": (share * terms.clipped).sum(),
         }
         if "values" in tensors:

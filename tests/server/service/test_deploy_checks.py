@@ -31,7 +31,7 @@ from vita.stats.intervals import wilson
 __all__ = ["vita"]
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
-BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "world/right", "at_least": 0.5}]}
+BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "world/accuracy", "at_least": 0.5}]}
 
 
 def gated_life(folder: Path) -> tuple[Life, str, str]:
@@ -39,7 +39,7 @@ def gated_life(folder: Path) -> tuple[Life, str, str]:
     life = Life(folder)
     decisions.fix(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
     approved, draft = (life.step(name, "model", files=dict.fromkeys(FILES, name)) for name in ("sft", "draft"))
-    life.report("check", approved, {"world": {"world": {"right": wilson(40, 40)}}})
+    life.report("check", approved, {"world": {"world": {"accuracy": wilson(40, 40)}}})
     assert decisions.decide_by_name(life.ledger, life.store, "cat/release").green
     return life, approved, draft
 
@@ -95,8 +95,8 @@ def test_a_release_that_claims_an_approved_model_and_holds_other_files_is_refuse
 def test_a_model_whose_approval_ended_is_not_cleared(tmp_path):
     life, approved, _ = gated_life(tmp_path)
     pinned = release(life, approved)
-    life.report("check", approved, {"world": {"world": {"right": wilson(0, 40)}}})
-    with pytest.raises(GateError, match="check:world/right"):
+    life.report("check", approved, {"world": {"world": {"accuracy": wilson(0, 40)}}})
+    with pytest.raises(GateError, match="check:world/accuracy"):
         clear(life, pinned)
 
 
@@ -123,7 +123,7 @@ def test_a_copy_with_other_files_beside_approved_weights_is_not_approved(tmp_pat
 
 def test_a_guard_belongs_to_the_approval(tmp_path):
     life, approved, _ = gated_life(tmp_path)
-    figures = {"world": {"world": {"right": wilson(40, 40)}}}
+    figures = {"world": {"world": {"accuracy": wilson(40, 40)}}}
     report = ReportContent.of("redteam", figures, model=approved, settings={"guard": {"words": ["poison"]}})
     files = {REPORT_FILE: report.model_dump(mode="json")}
     life.step("check", "report", stage="redteam", files=files, inputs={"model": approved})
@@ -159,7 +159,7 @@ def test_a_deprecated_model_answers_until_its_sunset(tmp_path):
 def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_later(tmp_path):
     life, *_ = gated_life(tmp_path)
     rejected = life.step("sft", "model", files=dict.fromkeys(FILES, "rejected"))
-    life.report("check", rejected, {"world": {"world": {"right": wilson(0, 40)}}})
+    life.report("check", rejected, {"world": {"world": {"accuracy": wilson(0, 40)}}})
     assert decisions.decide_by_name(life.ledger, life.store, "cat/release").judged.verdict == "fail"
     with pytest.raises(GateError, match="the gate cat/release rejected"):
         clear(life, release(life, rejected))
@@ -264,7 +264,7 @@ def test_serve_knows_retired_and_rejected_weights_in_other_files(vita: Vita, tmp
     shutil.copytree(folder, tmp_path / "draft")
     model = life.store.commit(Draft(kinds.Model, tmp_path / "draft")).digest
     life.ledger.name("cat/sft", model)
-    life.report("check", model, {"world": {"world": {"right": wilson(0, 40)}}})
+    life.report("check", model, {"world": {"world": {"accuracy": wilson(0, 40)}}})
     assert vita("gate", "cat/release")[0] == 10
     copies = [rewritten(folder, tmp_path / name, **change) for name, change in REWRITTEN.items()]
     for copy in copies:

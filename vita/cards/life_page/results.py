@@ -19,7 +19,7 @@ from vita.reporting.page import Block, Details, Figure, Paragraph, Table
 from vita.stats.intervals import Interval
 
 _FIRST = (
-    "heldout/bits_per_byte", "world/never_asked/right", "world/asked/right", "instructions/prompt_strict",
+    "heldout/bits_per_byte", "world/held_out/accuracy", "world/seen/accuracy", "instructions/prompt_strict",
     "instructions/prompt/strict", "domain/bits_per_byte",
 )  # fmt: skip
 """Figures that come first; after them come those that were measured for the most versions."""
@@ -135,7 +135,7 @@ def _figures_by_version(record: LifeRecord) -> dict[str, dict[str, Interval]]:
     for step, model, figures in record.measured():
         for name, interval in figures.items() if step.kind == "report" else ():
             ending = name.rpartition("/")[2]
-            compared = ending in (*_COMPARISONS, *_RATES) or name.startswith(("versus/", "shift/"))
+            compared = ending in (*_COMPARISONS, *_RATES) or name.startswith(("versus/", "comparison/"))
             if ":" not in name and not compared and math.isfinite(interval.value):
                 table.setdefault(name, {})[record.label(model)] = interval
     return table

@@ -19,11 +19,11 @@ from vita.stats.intervals import Interval
 
 _KEY_FIGURES: Mapping[str, str] = {
     "heldout/bits_per_byte": "bits per byte",
-    "world/never_asked/right": "accuracy",
+    "world/held_out/accuracy": "accuracy",
     "instructions/prompt_strict": "instructions",
     "redteam/attack_success_rate": "attack success",
     "redteam/over_refusal": "over-refusal",
-    "lost": "failed requests",
+    "failed_requests": "failed requests",
 }
 """End of a figure's name -> its label among the key figures."""
 PHASES: Mapping[str, tuple[str, ...]] = {

@@ -51,7 +51,7 @@ def build_report(
         "sources": {
             source: {
                 "read": _plain(tally.read.get(source)),
-                "mended": tally.mended.get(source, 0),
+                "normalized": tally.mended.get(source, 0),
                 "train": _count(sizes, by_source.get(source), is_train),
                 "share": _share(read_in_training, by_source.get(source)),
                 "held_out": _count(sizes, by_source.get(source), is_held_out),
@@ -69,7 +69,7 @@ def build_report(
         "dropped": dropped,
         "filters": list(filters),
         "repeats": dict(repeats),
-        "passed_over": sorted(passed_over),
+        "skipped_files": sorted(passed_over),
         "damaged_files": sorted(tally.damaged),
         "advice": [held_out_advice(num_held_out)] if held_out_setting and num_held_out < MIN_HELD_OUT else [],
     }  # fmt: skip
@@ -151,13 +151,13 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "## Sources",
         "",
         *_table(
-            ["source", "read", "MB", "mended", "dropped", "train", "held out", "train MB", "share of training"],
+            ["source", "read", "MB", "normalized", "dropped", "train", "held out", "train MB", "share of training"],
             (
                 [
                     markdown_text(source),
                     f"{counts['read']['documents']:,}",
                     _mb(counts["read"]["bytes"], unit=""),
-                    f"{counts['mended']:,}",
+                    f"{counts['normalized']:,}",
                     f"{sum(count['documents'] for count in counts['dropped'].values()):,}",
                     f"{counts['train']['documents']:,}",
                     f"{counts['held_out']['documents']:,}",
@@ -188,8 +188,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     if report["damaged_files"]:
         lines += ["## Damaged files", "", "Read up to the damage:", ""]
         lines += [*(f"- {markdown_text(file)}" for file in report["damaged_files"]), ""]
-    if report["passed_over"]:
-        lines += ["Files of other kinds, passed over: " + ", ".join(map(markdown_text, report["passed_over"][:20])), ""]
+    if report["skipped_files"]:
+        lines += ["Skipped files of other formats: " + ", ".join(map(markdown_text, report["skipped_files"][:20])), ""]
     return "\n".join(lines)
 
 
