@@ -87,7 +87,7 @@ def test_without_the_old_text_nothing_is_replayed_and_it_is_said(tmp_path: Path)
     model = begun(tmp_path / "model")
     facts = run(model, tmp_path / "scratch", told=told, replay=0.0, steps=1).facts
     assert facts["replayed"] == 0 and "general/bits_per_byte/after" not in facts
-    assert "it cannot be told what was forgotten" in notes(told)
+    assert "forgetting is not measured" in notes(told)
     with pytest.raises(ConfigError, match=r"adapt.replay: needs the pretraining's tokens as an input"):
         run(model, tmp_path / "scratch")
 

@@ -75,7 +75,7 @@ def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
     page = (draft.folder / "report/report.md").read_text()
     assert "Held-out pairs" in page and "Beside the model it began from" in page
     said = notes(told)
-    assert "the first better answer reads: <|im_start|>" in said.replace("│", "")
+    assert "the first chosen answer reads: <|im_start|>" in said.replace("│", "")
     assert f"{facts['pairs']} pairs to learn from" in said
 
 

@@ -83,7 +83,7 @@ def test_the_loss_falls_and_the_folder_is_a_whole_model(tmp_path: Path) -> None:
     assert draft.facts["heldout_loss"] == curve[-1]["heldout_loss"] < 3.5
     # every token of the byte tokenizer but the document's is one byte
     assert draft.facts["heldout_bits_per_byte"] == pytest.approx(curve[-1]["heldout_loss"] / 0.6931, rel=0.01)
-    assert draft.facts["tokens"] == 40 * 128 and draft.facts["left_out"] == 0
+    assert draft.facts["tokens"] == 40 * 128 and draft.facts["skipped_steps"] == 0
     assert {"tokens_per_second", "training_seconds", "peak_memory_bytes", "mfu"} <= record.keys()
     written = {path.relative_to(draft.folder).as_posix() for path in draft.folder.rglob("*") if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "vita.json", "report/report.md"} <= written

@@ -38,7 +38,7 @@ def dialogue(prompt: str, answer: str) -> list[Message]:
 def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
+    monkeypatch.setattr(reward, "MIN_STOPPING_PAIRS", 1)
     told: list[Any] = []
     draft = run(
         chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), told=told, steps=60, eval_every=5
@@ -46,7 +46,7 @@ def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
     assert draft.kind is Reward
     facts = draft.facts
     assert facts["accuracy"] > 0.95 and facts["steps"] < 60
-    assert f"it was enough after {facts['steps']} of 60 steps" in notes(told)
+    assert f"early stopping after {facts['steps']} of 60 steps" in notes(told)
     assert facts["pairs/accuracy"] == facts["accuracy"] and 0 <= facts["calibration_error"] <= 1
     page = (draft.folder / "report/report.md").read_text()
     assert "Calibration" in page and "Held-out pairs of pairs" in page
@@ -61,7 +61,7 @@ def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
 
 def test_a_few_pairs_never_say_that_it_is_enough(tmp_path: Path) -> None:
     draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", written(tmp_path), steps=12, eval_every=1)
-    assert draft.facts["heldout_pairs"] < reward.ENOUGH_PAIRS and draft.facts["steps"] == 12
+    assert draft.facts["heldout_pairs"] < reward.MIN_STOPPING_PAIRS and draft.facts["steps"] == 12
 
 
 def test_transformers_gives_the_same_scores(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_transformers_gives_the_same_scores(tmp_path: Path) -> None:
 
 
 def test_an_enough_run_that_was_killed_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward, "ENOUGH_PAIRS", 1)
+    monkeypatch.setattr(reward, "MIN_STOPPING_PAIRS", 1)
     model, source = chatting(tmp_path / "model"), written(tmp_path)
     settings = {"steps": 12, "eval_every": 4, "early_stop_margin": 0.02, "checkpoint_seconds": 0.0}
     whole = run(model, tmp_path / "one", source, **settings)

@@ -194,7 +194,7 @@ def test_training_must_mean_the_tokens_that_were_sampled(
     ("settings", "message"),
     [
         ({"num_generations": 1}, "rlhf.num_generations: expected at least 2, since grpo compares answers, got 1"),
-        ({"method": "reinforce", "epochs": 2}, "rlhf.epochs: expected 1 for reinforce, .* as it is, got 2"),
+        ({"method": "reinforce", "epochs": 2}, "rlhf.epochs: expected 1 for reinforce, .* current policy, got 2"),
         ({"method": "reinforce", "loss": "cispo"}, "rlhf.loss: expected none for reinforce, whose loss has no ratios"),
         ({"method": "reinforce", "clip_high": 0.3}, "rlhf.clip_high: expected none for reinforce"),
         ({"loss": "cispo", "dual_clip": 3}, "rlhf.dual_clip: expected none beside cispo"),
@@ -226,7 +226,7 @@ def test_every_prompt_comes_once_before_any_comes_again() -> None:
     class Asks(Rollouts):
         def __init__(self) -> None:
             self.asked, self.seed = [*range(7)], 0  # type: ignore[assignment]
-            self.plan = rlhf._plan(config, rlhf._settled(config))
+            self.plan = rlhf._plan(config, rlhf._resolve(config))
 
     asks = Asks()
     laps = [one for number in range(7) for one in asks._drawn(number)]

@@ -86,7 +86,7 @@ def test_it_learns_to_answer_and_to_stop(tmp_path: Path) -> None:
     assert (draft.folder / "chat_template.jinja").is_file()
     said = notes(told)
     assert "dialogues in the format `alpaca`" in said
-    assert "the first reads: <|im_start|>" in said.replace("│", "")
+    assert "the first dialogue: <|im_start|>" in said.replace("│", "")
     assert "of the tokens are learned" in said
     assert "held out: heldout_loss_before" in said
 

@@ -1,4 +1,4 @@
-"""One module per stage of a model's life; stages meet only through artifacts."""
+"""The stages of the lifecycle, one module each; they exchange data only through artifacts."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _NOT_STAGES = ("kinds", "training")
 
 
 def own_stages() -> list[str]:
-    """The names of the stages in this package; none is imported."""
+    """Return the names of the stages in this package without importing them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_STAGES)

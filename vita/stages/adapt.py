@@ -1,8 +1,8 @@
-"""Read on in one field, the law or a village's court, without forgetting the rest: continued pretraining on a domain.
+"""Continue pretraining on the text of one domain, such as law, with replay of the pretraining text.
 
-The learning rate rises again to a share of what it was, the domain's documents are read, and a share of every step is
-the text of the pretraining once more (`replay`). Before and after, both held-out texts are read: how much better the
-model knows the domain, and what it lost in general.
+The learning rate rises to a share of that of pretraining, and `replay` is the share of each batch that is pretraining
+text. Held-out text of the domain and of pretraining is scored before and after training: the gain in the domain, and
+the loss in general.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
-from vita.reporting.figures import ReportContent, write_report
+from vita.reporting.figures import ReportContent
 from vita.reporting.page import Section, Table
-from vita.reporting.training_report import MetricChart, mean_of_last, write_training_report
+from vita.reporting.training_report import MetricChart, mean_of_last
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.stages.training import TrainingRun, row_length
+from vita.stages.training import TrainedModel, TrainingRun, row_length
 from vita.stats.intervals import Interval, bootstrap_ratio
 from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings, TuningSettings
 
@@ -42,14 +42,14 @@ if TYPE_CHECKING:
 
 VERSION = 5
 PARALLEL = True
-"""All processes carry it out together."""
+"""All processes run this stage together."""
 
 AUTO_SHARE = 0.2
 """The learning rate `auto`, as a share of those that pretraining uses."""
 
 
 class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
-    """The domain's texts, and the share of pretraining text that is replayed."""
+    """The domain's text, and the share of replayed pretraining text."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Sources of the domain's documents."""
@@ -68,7 +68,7 @@ class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
 class Inputs:
     model: Model
     tokens: Tokens | None = None
-    """The pretraining's text: for `replay`, and to see what is lost in general."""
+    """The pretraining text, for `replay` and for the general evaluation."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
@@ -81,12 +81,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     shape = pretrained.model.architecture
     length = row_length(config.sequence_length, shape, where="adapt.sequence_length")
     tokenizer = pretrained.tokenizer
-    original = pretrained.copy() if context.machine.leads else None  # the weights before, compared at the end
-    old = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay))
+    original = pretrained.copy() if context.machine.leads else None  # the initial weights, for the comparison
+    pretraining_text = pretraining(
+        inputs.tokens and inputs.tokens.path, tokenizer, where="adapt", needed=bool(config.replay)
+    )
     domain = _read(config, tokenizer, context)
     rows = config.batch_size or _rows(config, domain.train.tokens, length)
     replayed = replayed_rows(config.replay, rows=rows, where="adapt")
-    training = _training(config, domain.train.tokens, rows=rows, own=rows - replayed, length=length, width=shape.width)
+    training = _training(
+        config, domain.train.tokens, rows=rows, domain_rows=rows - replayed, length=length, width=shape.width
+    )
     steps = training.schedule.steps
     run = TrainingRun(
         "adapt",
@@ -101,8 +105,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     with run.trainer(language_modelling, tokens_per_step=rows * length) as trainer:
         world = trainer.world
         masked = is_masked(config.document_mask, world.device)
-        parts = {"own": rows - replayed, "replayed": replayed}
-        batch = _Batches(config, domain.train, old, **parts, length=length, masked=masked, world=world)
+        counts = {"domain_rows": rows - replayed, "replay_rows": replayed}
+        batch = _Batches(config, domain.train, pretraining_text, **counts, length=length, masked=masked, world=world)
         texts = {"domain": domain.heldout, "general": _general(inputs)}
         heldout = {
             name: HeldOutText.read(
@@ -117,36 +121,40 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             if shards
         }
         trained = run.train(
-            trainer, batch, evaluate=lambda trainer: _look(heldout, trainer), tokens_per_step=rows * length
+            trainer, batch, evaluate=lambda trainer: _evaluate(heldout, trainer), tokens_per_step=rows * length
         )
     if original is None:
         return Draft(Model, context.scratch, {})
 
     trained.health()
-    learnt = trained.learnt
-    shared = trained.facts(loss_evidence(learnt, heldout=("domain_loss", "domain_bits_per_byte")))
+    result = trained.result
+    shared_facts = trained.facts(loss_evidence(result, heldout=("domain_loss", "domain_bits_per_byte")))
     folder = trained.save(tokens=steps * rows * length)
-    figures = _measured(config, inputs, original, domain, folder, context)
-    counted = {
+    figures = _score_before_and_after(config, inputs, original, domain, folder, context)
+    values = {
         "steps": steps,
         "tokens": steps * rows * length,
         "replayed": round(replayed / rows, 4),
         "documents": domain.train.documents,
         "heldout_documents": domain.heldout.documents,
         **{f"dropped_{reason}": count for reason, count in sorted(domain.dropped.items())},
-        "epochs": round(steps / batch.own.steps_per_epoch, 3),
-        "loss": mean_of_last(learnt.curve, "loss"),
-        **{f"{name}/{metric}": round(one.value, 6) for name, own in figures.items() for metric, one in own.items()},
-        **shared,
+        "epochs": round(steps / batch.domain.steps_per_epoch, 3),
+        "loss": mean_of_last(result.curve, "loss"),
+        **{
+            f"{name}/{metric}": round(interval.value, 6)
+            for name, metrics in figures.items()
+            for metric, interval in metrics.items()
+        },
+        **shared_facts,
     }
-    facts = {name: value for name, value in counted.items() if value is not None}
-    _tell(figures, context)
-    _write(inputs, learnt.curve, training, facts, figures, folder)
+    facts = {name: value for name, value in values.items() if value is not None}
+    _emit_summary(figures, context)
+    _write(inputs, trained, facts, figures, folder)
     return Draft(Model, folder, facts)
 
 
 def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
-    """The domain in the scratch folder; each process writes its own."""
+    """Encode the domain into the scratch folder; each process writes its own copy."""
     domain = Domain.read(
         config.sources,
         tokenizer,
@@ -156,9 +164,9 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
         seed=config.seed,
         tell=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
     )
-    learnt, heldout = domain.train, domain.heldout
-    told = f"{learnt.documents:,} documents, {learnt.tokens:,} tokens; {heldout.documents:,} held out"
-    context.emit("note", text=told + "".join(f", {n:,} dropped: {why}" for why, n in sorted(domain.dropped.items())))
+    train, heldout = domain.train, domain.heldout
+    summary = f"{train.documents:,} documents, {train.tokens:,} tokens; {heldout.documents:,} held out"
+    context.emit("note", text=summary + "".join(f", {n:,} dropped: {why}" for why, n in sorted(domain.dropped.items())))
     return domain
 
 
@@ -166,17 +174,17 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
 
 
 def _rows(config: Config, tokens: int, length: int) -> int:
-    """A batch that suits the whole run, with room for a row of each kind."""
-    whole = round(tokens * config.epochs / (1 - config.replay))
-    least = math.ceil(1 / min(config.replay, 1 - config.replay)) if config.replay else 1
-    return max(scaling_rules.batch_tokens(max(1, whole), context=length) // length, least)
+    """Return a batch size that suits the run, with at least one row of each kind."""
+    total_tokens = round(tokens * config.epochs / (1 - config.replay))
+    minimum = math.ceil(1 / min(config.replay, 1 - config.replay)) if config.replay else 1
+    return max(scaling_rules.batch_tokens(max(1, total_tokens), context=length) // length, minimum)
 
 
-def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, width: int) -> TrainerConfig:
+def _training(config: Config, tokens: int, *, rows: int, domain_rows: int, length: int, width: int) -> TrainerConfig:
     from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import scale_rates, schedule_of, steps_of, trainer_config
 
-    steps = steps_of(steps=config.steps, epochs=config.epochs, examples=tokens, batch_size=own * length)
+    steps = steps_of(steps=config.steps, epochs=config.epochs, examples=tokens, batch_size=domain_rows * length)
     batch = rows * length
     rule = OptimizerConfig(
         matrices=config.optimizer,
@@ -190,33 +198,33 @@ def _training(config: Config, tokens: int, *, rows: int, own: int, length: int, 
 
 
 class _Batches:
-    """Rows of the domain, and of the pretraining's text."""
+    """Batches with rows of the domain and replayed rows of pretraining text."""
 
     def __init__(
         self,
         config: Config,
-        learnt: Shards,
-        general: Shards | None,
+        domain: Shards,
+        general_text: Shards | None,
         *,
-        own: int,
-        replayed: int,
+        domain_rows: int,
+        replay_rows: int,
         length: int,
         masked: bool,
         world: DataParallelGroup,
     ) -> None:
-        self.own = Loader(learnt, context=length, rows=own, seed=config.seed)
-        self.old = None
-        if replayed and general:
-            self.old = Loader(general, context=length, rows=replayed, seed=config.seed)
-        self.place = {"rank": world.rank, "world_size": world.size}
-        self.separator = learnt.document_token if masked else None
+        self.domain = Loader(domain, context=length, rows=domain_rows, seed=config.seed)
+        self.replay = None
+        if replay_rows and general_text:
+            self.replay = Loader(general_text, context=length, rows=replay_rows, seed=config.seed)
+        self.process = {"rank": world.rank, "world_size": world.size}
+        self.separator = domain.document_token if masked else None
 
     def __call__(self, step: int) -> StepBatch:
         from vita.train.text import text_tensors
         from vita.train.trainer import StepBatch
 
-        loaders = [self.own, *([self.old] if self.old else [])]
-        ids = np.concatenate([loader.batch(step, **self.place).ids for loader in loaders])
+        loaders = [self.domain, *([self.replay] if self.replay else [])]
+        ids = np.concatenate([loader.batch(step, **self.process).ids for loader in loaders])
         targets = sum(loader.rows * loader.context for loader in loaders)
         return StepBatch(text_tensors(ids, document=self.separator), targets=targets)
 
@@ -225,15 +233,15 @@ def _general(inputs: Inputs) -> Shards | None:
     return Shards.open(inputs.tokens.path / "heldout") if inputs.tokens else None
 
 
-def _look(heldout: Mapping[str, HeldOutText | None], trainer: Trainer) -> dict[str, float]:
-    looks = (text.evaluate(trainer, name=kind) for kind, text in heldout.items() if text)
-    return {name: value for look in looks for name, value in look.items()}
+def _evaluate(heldout: Mapping[str, HeldOutText | None], trainer: Trainer) -> dict[str, float]:
+    evaluations = (text.evaluate(trainer, name=kind) for kind, text in heldout.items() if text)
+    return {name: value for evaluation in evaluations for name, value in evaluation.items()}
 
 
 # -- before and after
 
 
-def _measured(
+def _score_before_and_after(
     config: Config,
     inputs: Inputs,
     original: Pretrained[Transformer],
@@ -241,87 +249,90 @@ def _measured(
     folder: Path,
     context: Context,
 ) -> dict[str, dict[str, Interval]]:
-    """Bits per byte of whole held-out documents under both models, and the paired difference."""
+    """Return bits per byte of whole held-out documents under both models, and the paired difference."""
     from vita.infer.engine import Engine
 
-    old, tokenizer, device = _general(inputs), original.tokenizer, context.machine.device
-    general = sample_documents(old, tokenizer, size=config.eval_documents, seed=config.seed) if old else []
+    general_shards, tokenizer, device = _general(inputs), original.tokenizer, context.machine.device
+    general = (
+        sample_documents(general_shards, tokenizer, size=config.eval_documents, seed=config.seed)
+        if general_shards
+        else []
+    )
     texts = {"domain": domain.samples, "general": general}
-    scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, own in texts.items() if own}
+    scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, documents in texts.items() if documents}
     for engine in (Engine.of(original, device=device), Engine.open(folder, device=device)):
         for name in scores:
-            context.emit("note", text=f"reads {len(texts[name]):,} held-out documents, {name}")
-            read = score_documents(
+            context.emit("note", text=f"scores {len(texts[name]):,} held-out documents ({name})")
+            document_scores = score_documents(
                 engine,
                 texts[name],
                 encode=tokenizer.encode,
                 prefix=tokenizer.document,
                 context=engine.model.architecture.context,
             )
-            scores[name].append(list(read))
-    found: dict[str, dict[str, Interval]] = {}
+            scores[name].append(list(document_scores))
+    intervals: dict[str, dict[str, Interval]] = {}
     for name, (before, after) in scores.items():
-        found[name] = _compared(before, after, seed=config.seed)
+        intervals[name] = _compare(before, after, seed=config.seed)
         groups = by_source(before), by_source(after)
         if len(groups[0]) > 1:
-            for source, own in groups[0].items():
-                found[f"{name}/{source}"] = _compared(own, groups[1][source], seed=config.seed)
-    return found
+            for source, documents in groups[0].items():
+                intervals[f"{name}/{source}"] = _compare(documents, groups[1][source], seed=config.seed)
+    return intervals
 
 
-def _compared(before: Sequence[DocumentScore], after: Sequence[DocumentScore], *, seed: int) -> dict[str, Interval]:
-    changes = [now.bits - then.bits for then, now in zip(before, after, strict=True)]
+def _compare(before: Sequence[DocumentScore], after: Sequence[DocumentScore], *, seed: int) -> dict[str, Interval]:
+    changes = [later.bits - earlier.bits for earlier, later in zip(before, after, strict=True)]
     return {
         "bits_per_byte/before": bits_per_byte(before, seed=seed),
         "bits_per_byte/after": bits_per_byte(after, seed=seed),
-        "bits_per_byte/change": bootstrap_ratio(changes, [one.bytes for one in before], seed=seed),
+        "bits_per_byte/change": bootstrap_ratio(changes, [score.bytes for score in before], seed=seed),
     }
 
 
-# -- what came
+# -- report
 
 
-def _tell(figures: Mapping[str, Mapping[str, Interval]], context: Context) -> None:
+def _emit_summary(figures: Mapping[str, Mapping[str, Interval]], context: Context) -> None:
     for name in ("domain", "general"):
-        if own := figures.get(name):
-            before, after = own["bits_per_byte/before"], own["bits_per_byte/after"]
+        if metrics := figures.get(name):
+            before, after = metrics["bits_per_byte/before"], metrics["bits_per_byte/after"]
             context.emit("note", text=f"{name}, held out: {before} bits per byte before, {after} after")
     if "general" not in figures:
-        context.emit("note", text="without the pretraining's tokens it cannot be told what was forgotten")
+        context.emit("note", text="forgetting is not measured: the input `tokens` is missing")
 
 
 def _write(
     inputs: Inputs,
-    curve: list[dict[str, Any]],
-    training: TrainerConfig,
+    trained: TrainedModel,
     facts: Mapping[str, Any],
     figures: Mapping[str, Mapping[str, Interval]],
     folder: Path,
 ) -> None:
     names = ("bits_per_byte/before", "bits_per_byte/after", "bits_per_byte/change")
-    rows = [(name, *(str(own[metric]) for metric in names), str(own[names[0]].n)) for name, own in figures.items()]
+    rows = [
+        (name, *(str(intervals[metric]) for metric in names), str(intervals[names[0]].n))
+        for name, intervals in figures.items()
+    ]
     note = "Bits per byte of whole held-out documents, with 95% intervals over documents; below 0 is a gain."
     table = Table(("text", "before", "after", "change", "documents"), rows, note)
-    place = folder / "report"
-    write_training_report(
-        curve,
-        place,
-        title="Reading on in a domain",
+    trained.write_report(
+        folder,
+        facts,
+        title="Domain tuning",
         lead=f"{facts['documents']:,} documents, {facts['tokens']:,} tokens, {facts['replayed']:.0%} of them replayed.",
-        facts=facts,
-        settings={**training.schedule.model_dump(), **training.optimization.model_dump()},
+        report=ReportContent.of("adapt", {"text": figures}, baseline=inputs.model.digest),
         charts=CHARTS,
         sections=[Section("Before and after", [table])],
     )
-    write_report(ReportContent.of("adapt", {"text": figures}, baseline=inputs.model.digest), place)
 
 
 CHARTS = (
-    MetricChart("loss", {"training": "loss"}, "nats per token", "The loss of each step, replayed rows among them."),
+    MetricChart("loss", {"training": "loss"}, "nats per token", "Training loss, including replayed rows."),
     MetricChart(
         "bits_per_byte",
         {"domain": "domain_bits_per_byte", "general": "general_bits_per_byte"},
         "bits per byte",
-        "Held-out text of the domain, and of the pretraining.",
+        "Held-out text of the domain and of pretraining.",
     ),
 )

@@ -1,8 +1,8 @@
-"""Let the model learn what people prefer, from pairs of a better and a worse answer: direct preference optimization.
+"""Tune a model on preference pairs (direct preference optimization, DPO, and related losses).
 
-The better answer is to become likelier than the worse one, measured against the model as it was before. Alone this
-would push both down, so the better answer is learnt as well (the `sft` term). At the end the model and the one it was
-made from rank the same held-out pairs and answer the same held-out prompts.
+The loss raises the likelihood of the chosen over the rejected answer, relative to the initial model. The additional
+loss `sft` keeps the chosen answers likely. At the end the initial and the tuned model rank the same held-out pairs and
+answer the same held-out prompts.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
-from vita.reporting.figures import Groups, ReportContent, write_report
+from vita.reporting.figures import Groups, ReportContent
 from vita.reporting.page import Section
-from vita.reporting.training_report import MetricChart, last_value, mean_of_last, write_training_report
+from vita.reporting.training_report import MetricChart, last_value, mean_of_last
 from vita.rl.preference_eval import PairValues, compare, figures_section
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
@@ -44,7 +44,7 @@ from vita.spine.events import Emit
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.stages.training import TrainingRun, row_length
+from vita.stages.training import TrainedModel, TrainingRun, row_length
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, PreferenceLossConfig, Rate, TuningSettings, Uncompiled
 
@@ -55,21 +55,21 @@ if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
     from vita.rl.before_after import BeforeAfter, Evaluators
     from vita.train.preference_batches import PreferenceTrainingLoss
-    from vita.train.trainer import StepBatch, TrainerConfig
+    from vita.train.trainer import StepBatch
 
 VERSION = 7
 PARALLEL = True
-"""All processes carry it out together."""
+"""All processes run this stage together."""
 
 FIRST_STEP = {"float32": 1e-3, "bfloat16": 5e-2}
-"""How far from what is known the first step may be, by what matrices are multiplied in."""
-WATCHED = 10
-"""Steps over which it is seen whether the better answers become less likely."""
+"""Tolerance of the check of the first step, by the number format of matrix products."""
+WARNING_STEPS = 10
+"""Number of steps over which a falling likelihood of the chosen answers gives a warning."""
 GREEDY = {"temperature": 0.0, "max_tokens": 64}
 
 
 class Config(TuningSettings, PreferenceLossConfig):
-    """The preference pairs, the losses, and the comparison at the end."""
+    """The preference pairs, the losses, and the final comparison."""
 
     sources: tuple[Source, ...] = ()
     """Sources of pairs, in addition to the input `preferences`; the format of a file is detected from its first row."""
@@ -102,7 +102,7 @@ class Config(TuningSettings, PreferenceLossConfig):
     """Sampling of these answers."""
 
     def loss_config(self) -> PreferenceLossConfig:
-        """The coefficients of the losses."""
+        """Return the coefficients of the losses."""
         return PreferenceLossConfig(**{name: getattr(self, name) for name in PreferenceLossConfig.model_fields})
 
 
@@ -110,9 +110,9 @@ class Config(TuningSettings, PreferenceLossConfig):
 class Inputs:
     model: Model
     preferences: Preferences | None = None
-    """Pairs that were cleaned already."""
+    """Pairs of an earlier step, such as `refine`."""
     reward: Reward | None = None
-    """Judges the answers at the end, where `eval_rewards` names `reward`."""
+    """Reward model of the final comparison, for the reward `reward`."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
@@ -128,20 +128,20 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.trainer_config import preference_training
     from vita.train.validation import loss_evidence
 
-    learn = build_preference_loss(config.losses, config.loss_config(), where="dpo.losses")
+    loss = build_preference_loss(config.losses, config.loss_config(), where="dpo.losses")
     pretrained = Pretrained.load(inputs.model.path)
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="dpo.max_length")
-    judges = _judges(config, inputs, context)
+    evaluators = _evaluators(config, inputs, context)
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
-    found = _read(config, inputs, learn, tokenizer, template, context, length=length)
-    original = None  # the weights before training, which the comparison at the end answers with
-    if judges and (asked := _asked(config, found)):
-        judges.try_out(asked[0])
+    pairs = _read(config, inputs, loss, tokenizer, template, context, length=length)
+    original = None  # the initial weights, for the final comparison
+    if evaluators and (prompts := _eval_prompts(config, pairs)):
+        evaluators.try_out(prompts[0])
         original = pretrained.copy() if context.machine.leads else None
     training = preference_training(
         config,
-        pairs=len(found.train),
+        pairs=len(pairs.train),
         auto=scaling_rules.preference_rate(shape.parameters()),
     )
     run = TrainingRun(
@@ -154,50 +154,51 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         row_length=length,
     )
 
-    with run.trainer(learn) as trainer:
+    with run.trainer(loss) as trainer:
         world = trainer.world
-        everything = PairDataset([*found.train, *found.heldout], pad=tokenizer.pad, context=shape.context)
-        context.emit("note", text=f"takes the reference log-probabilities of {counted(len(everything), 'pair')}")
+        all_pairs = PairDataset([*pairs.train, *pairs.heldout], pad=tokenizer.pad, context=shape.context)
+        context.emit("note", text=f"computes the reference log-probabilities of {counted(len(all_pairs), 'pair')}")
         before = reference_logprobs(
             trainer,
-            everything,
+            all_pairs,
             keep=context.scratch / "reference.safetensors",
-            on_progress=lambda done: context.emit("progress", done=done, total=len(everything), unit="pairs"),
+            on_progress=lambda done: context.emit("progress", done=done, total=len(all_pairs), unit="pairs"),
         )
-        count = len(found.train)
-        rows, aside = (
-            PairDataset(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
+        count = len(pairs.train)
+        train, heldout_pairs = (
+            PairDataset(split, pad=tokenizer.pad, context=shape.context) for split in (pairs.train, pairs.heldout)
         )
-        batches = PairBatches(rows, before[:count], size=config.batch_size, seed=config.seed, world=world)
-        heldout = PairBatches(aside, before[count:], size=world.size, seed=config.seed, world=world)
-        check = first_step_check(learn, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
+        batches = PairBatches(train, before[:count], size=config.batch_size, seed=config.seed, world=world)
+        heldout = PairBatches(heldout_pairs, before[count:], size=world.size, seed=config.seed, world=world)
+        check = first_step_check(loss, where="dpo: the first step", tolerance=FIRST_STEP[trainer.precision.name])
 
-        def work(step: int) -> StepBatch:
-            made = batches.complete(batches(step), trainer)
-            return made if step else replace(made, check=check)
+        def next_batch(step: int) -> StepBatch:
+            batch = batches.complete(batches(step), trainer)
+            return batch if step else replace(batch, check=check)
 
         trained = run.train(
             trainer,
-            work,
-            evaluate=heldout.evaluate if len(aside) >= world.size else None,
-            tokens_per_step=round(2 * config.batch_size * float(rows.lengths.mean())),
-            emit=_watching(context.emit),
+            next_batch,
+            evaluate=heldout.evaluate if len(heldout_pairs) >= world.size else None,
+            tokens_per_step=round(2 * config.batch_size * float(train.lengths.mean())),
+            emit=_warn_of_sinking(context.emit),
         )
         trained.health()
-        shared = trained.facts(loss_evidence(trained.learnt, control=config.shuffle_labels))
-        after = reference_logprobs(trainer, aside)
+        shared_facts = trained.facts(loss_evidence(trained.result, control=config.shuffle_labels))
+        after = reference_logprobs(trainer, heldout_pairs)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
-    folder = trained.save(tokens=int(rows.tokens.sum()))
+    folder = trained.save(tokens=int(train.tokens.sum()))
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
-    ranked = _ranked(before[count:], after, aside, beta=config.beta) if isinstance(learn, PairwiseLoss) else {}
-    moved = _moved(config, original, judges, found, folder, context)
-    curve = trained.learnt.curve
-    facts = _facts(curve, found, ranked, moved, steps=run.steps) | shared
-    _tell_drift(facts, context.emit)
-    _write(config, inputs, curve, training, facts, ranked, moved, folder)
+    pair_figures = (
+        _compare_pairs(before[count:], after, heldout_pairs, beta=config.beta) if isinstance(loss, PairwiseLoss) else {}
+    )
+    comparison = _compare_answers(config, original, evaluators, pairs, folder, context)
+    facts = _facts(trained.result.curve, pairs, pair_figures, comparison, steps=run.steps) | shared_facts
+    _emit_summary(facts, context.emit)
+    _write(config, inputs, trained, facts, pair_figures, comparison, folder)
     return Draft(Model, folder, facts)
 
 
@@ -207,18 +208,18 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 def _read(
     config: Config,
     inputs: Inputs,
-    learn: PreferenceTrainingLoss,
+    loss: PreferenceTrainingLoss,
     tokenizer: Tokenizer,
     template: ChatTemplate,
     context: Context,
     *,
     length: int,
 ) -> PairSet:
-    """All pairs in tokens, with what a person should know of them told."""
+    """Read and encode all pairs, and emit their counts and the first pair."""
     from vita.train.preference_batches import PairwiseLoss
 
-    read, kind = (read_pairs, "pairs") if isinstance(learn, PairwiseLoss) else (read_ratings, "answers with a verdict")
-    found = read(
+    read, unit = (read_pairs, "pairs") if isinstance(loss, PairwiseLoss) else (read_ratings, "labelled answers")
+    pairs = read(
         pair_sources(config.sources, inputs.preferences and inputs.preferences.path, where="dpo"),
         tokenizer,
         template,
@@ -227,190 +228,188 @@ def _read(
         held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
-        tell=lambda count: context.emit("progress", done=count, total=None, unit=kind) if count % 200 == 1 else None,
+        tell=lambda count: context.emit("progress", done=count, total=None, unit=unit) if count % 200 == 1 else None,
     )
-    found.counts.report(context.emit, where="dpo")
-    for name, answer in zip(_names(found.train[0], learn), found.train[0].answers, strict=True):
+    pairs.counts.report(context.emit, where="dpo")
+    for name, answer in zip(_names(pairs.train[0], loss), pairs.train[0].answers, strict=True):
         context.emit("note", text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}")
-    return found
+    return pairs
 
 
-def _names(pair: TokenPair, learn: PreferenceTrainingLoss) -> tuple[str, str]:
+def _names(pair: TokenPair, loss: PreferenceTrainingLoss) -> tuple[str, str]:
     from vita.train.preference_batches import PairwiseLoss
 
-    if isinstance(learn, PairwiseLoss):
-        return "better answer", "worse answer"
+    if isinstance(loss, PairwiseLoss):
+        return "chosen answer", "rejected answer"
     return f"{'good' if pair.good else 'bad'} answer", "answer of another prompt"
 
 
-def _watching(emit: Emit) -> Emit:
-    """Says it once when the better answers become less likely than they were, over some steps together."""
-    seen = deque[float](maxlen=WATCHED)
+def _warn_of_sinking(emit: Emit) -> Emit:
+    """Return `emit` with one warning when the chosen answers become less likely than in the initial model."""
+    log_ratios = deque[float](maxlen=WARNING_STEPS)
     warned = False
 
-    def told(event: str, **fields: Any) -> None:
+    def emit_with_warning(event: str, **fields: Any) -> None:
         nonlocal warned
         emit(event, **fields)
         if event == "metrics" and "log_ratio/chosen" in fields:
-            seen.append(fields["log_ratio/chosen"])
-            if not warned and len(seen) == WATCHED and sum(seen) < 0:
+            log_ratios.append(fields["log_ratio/chosen"])
+            if not warned and len(log_ratios) == WARNING_STEPS and sum(log_ratios) < 0:
                 warned = True
                 emit("note", text=f"step {fields['step']}: {SINKING}")
 
-    return told
+    return emit_with_warning
 
 
 SINKING = (
-    "the better answers have become less likely than they were (log_ratio/chosen below 0); "
-    "give the loss `sft` more weight, raise `beta` or lower `learning_rate`"
+    "the chosen answers have become less likely than in the initial model (log_ratio/chosen below 0); "
+    "increase the weight of the loss `sft`, raise `beta`, or lower `learning_rate`"
 )
 
 
-# -- beside the model it began from
+# -- comparison with the initial model
 
 
-def _ranked(before: Tensor, after: Tensor, rows: PairDataset, *, beta: float) -> dict[str, Interval]:
-    if not len(rows):
+def _compare_pairs(before: Tensor, after: Tensor, pairs: PairDataset, *, beta: float) -> dict[str, Interval]:
+    if not len(pairs):
         return {}
-    told = [[PairValues(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
-    tokens = [PairValues(*pair) for pair in rows.tokens.tolist()]
-    return compare(told[0], told[1], tokens, beta=beta, prompts=[pair.prompt for pair in rows.pairs])
+    logprobs = [[PairValues(*pair) for pair in sums.double().tolist()] for sums in (before, after)]
+    tokens = [PairValues(*pair) for pair in pairs.tokens.tolist()]
+    return compare(logprobs[0], logprobs[1], tokens, beta=beta, prompts=[pair.prompt for pair in pairs.pairs])
 
 
-def _judges(config: Config, inputs: Inputs, context: Context) -> Evaluators | None:
-    """Found before anything slow begins, so that a wrong name costs nothing."""
+def _evaluators(config: Config, inputs: Inputs, context: Context) -> Evaluators | None:
+    """Load the rewards of the comparison; a wrong name is an error before training starts."""
     from vita.infer.reward import RewardModel
     from vita.rl.before_after import Evaluators
 
     world = next((source.world for source in config.sources if source.world), None)
-    choices, right = config.eval_rewards, config.correctness
+    choices, correctness = config.eval_rewards, config.correctness
     if world and not choices:
-        choices, right = (RewardChoice(use="world_politeness"),), right or RewardChoice(use="world_correctness")
+        choices = (RewardChoice(use="world_politeness"),)
+        correctness = correctness or RewardChoice(use="world_correctness")
     if not choices or not config.eval_prompts:
         return None
     model = RewardModel.open(inputs.reward.path, device=context.machine.device) if inputs.reward else None
-    rights = Rewards.open([right], where="dpo.correctness", model=model, world=world) if right else None
-    return Evaluators(Rewards.open(choices, where="dpo.eval_rewards", model=model, world=world), rights)
+    rewards = Rewards.open(choices, where="dpo.eval_rewards", model=model, world=world)
+    if correctness is None:
+        return Evaluators(rewards)
+    return Evaluators(rewards, Rewards.open([correctness], where="dpo.correctness", model=model, world=world))
 
 
-def _asked(config: Config, found: PairSet) -> list[Prompt]:
-    """The held-out prompts that both models answer, each once and drawn from all sources alike."""
-    every = unique_prompts(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in found.heldout)
-    return sorted(every, key=lambda one: hash_fraction(one.id, f"{config.seed}/asked"))[: config.eval_prompts]
+def _eval_prompts(config: Config, pairs: PairSet) -> list[Prompt]:
+    """Return a sample of the unique held-out prompts of all sources."""
+    prompts = unique_prompts(Prompt(pair.id, pair.prompt, pair.source, pair.columns) for pair in pairs.heldout)
+    return sorted(prompts, key=lambda prompt: hash_fraction(prompt.id, f"{config.seed}/asked"))[: config.eval_prompts]
 
 
-def _moved(
+def _compare_answers(
     config: Config,
     original: Pretrained[Transformer] | None,
-    judges: Evaluators | None,
-    found: PairSet,
+    evaluators: Evaluators | None,
+    pairs: PairSet,
     folder: Path,
     context: Context,
 ) -> BeforeAfter | None:
     from vita.infer.engine import Engine
 
-    prompts = _asked(config, found)
-    if judges is None or original is None:
-        why = "no prompt is held out" if judges else "`eval_rewards` names nothing to score them by"
-        context.emit("note", text=f"answers are not compared: {why}")
+    prompts = _eval_prompts(config, pairs)
+    if evaluators is None or original is None:
+        reason = "no prompt is held out" if evaluators else "`eval_rewards` is empty"
+        context.emit("note", text=f"answers are not compared: {reason}")
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
     device = context.machine.device
     before, after = Engine.of(original, device=device), Engine.open(folder, device=device)
-    return judges.beside(
+    return evaluators.beside(
         before, after, prompts, samples=config.eval_samples, sampling=config.eval_sampling, seed=config.seed
     )
 
 
-# -- what came
+# -- report
 
 
 def _facts(
     curve: list[dict[str, Any]],
-    found: PairSet,
-    ranked: Mapping[str, Interval],
-    moved: BeforeAfter | None,
+    pairs: PairSet,
+    pair_figures: Mapping[str, Interval],
+    comparison: BeforeAfter | None,
     *,
     steps: int,
 ) -> dict[str, Any]:
-    told = {
+    values = {
         "steps": steps,
-        **found.facts(),
+        **pairs.facts(),
         "loss": mean_of_last(curve, "loss"),
         "heldout_loss_before": curve[0].get("heldout_loss"),
         "heldout_loss": last_value(curve, "heldout_loss"),
         "log_ratio/chosen": mean_of_last(curve, "log_ratio/chosen"),
-        **{f"pairs/{name}": round(one.value, 6) for name, one in ranked.items()},
-        **({f"comparison/{name}": value for name, value in moved.facts().items()} if moved else {}),
+        **{f"pairs/{name}": round(interval.value, 6) for name, interval in pair_figures.items()},
+        **({f"comparison/{name}": value for name, value in comparison.facts().items()} if comparison else {}),
     }
-    return {"chat": True, **{name: value for name, value in told.items() if value is not None}}
+    return {"chat": True, **{name: value for name, value in values.items() if value is not None}}
 
 
-def _tell_drift(facts: Mapping[str, Any], emit: Emit) -> None:
+def _emit_summary(facts: Mapping[str, Any], emit: Emit) -> None:
     if facts.get("log_ratio/chosen", 0) < 0:
-        emit("note", text=f"at the end {SINKING}")
-    shown = (
+        emit("note", text=f"after training {SINKING}")
+    names = (
         "pairs/accuracy/before",
         "pairs/accuracy/after",
         "comparison/reward/change",
         "comparison/accuracy/change",
         "comparison/kl",
     )
-    told = ", ".join(f"{name} {facts[name]:.3f}" for name in shown if name in facts)
-    if told:
-        emit("note", text=f"held out: {told}")
+    summary = ", ".join(f"{name} {facts[name]:.3f}" for name in names if name in facts)
+    if summary:
+        emit("note", text=f"held out: {summary}")
 
 
 def _write(
     config: Config,
     inputs: Inputs,
-    curve: list[dict[str, Any]],
-    training: TrainerConfig,
+    trained: TrainedModel,
     facts: Mapping[str, Any],
-    ranked: Mapping[str, Interval],
-    moved: BeforeAfter | None,
+    pair_figures: Mapping[str, Interval],
+    comparison: BeforeAfter | None,
     folder: Path,
 ) -> None:
     sections: list[Section] = []
-    if ranked:
-        note = "accuracy: the better answer is the likelier one by the token. reward: beta x what was gained on before."
-        sections.append(figures_section("Held-out pairs", ranked, note=note))
-    if moved:
-        sections.append(moved.section())
-    used = {"losses": json.dumps(config.losses), "beta": config.beta, "shuffle_labels": config.shuffle_labels}
-    place = folder / "report"
-    write_training_report(
-        curve,
-        place,
-        title="Learning from preferences",
+    if pair_figures:
+        note = "accuracy: the chosen answer has the higher log-probability per token. reward: beta x log-ratio."
+        sections.append(figures_section("Held-out pairs", pair_figures, note=note))
+    if comparison:
+        sections.append(comparison.section())
+    groups: Groups = {"held_out": {"pairs": pair_figures}, **(comparison.groups() if comparison else {})}
+    details = {"counts": counts_in(facts)}
+    trained.write_report(
+        folder,
+        facts,
+        title="Preference tuning",
         lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
-        facts=facts,
-        settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
+        report=ReportContent.of("dpo", groups, baseline=inputs.model.digest, details=details),
+        settings={"losses": json.dumps(config.losses), "beta": config.beta, "shuffle_labels": config.shuffle_labels},
         charts=CHARTS,
         sections=sections,
     )
-    groups: Groups = {"held_out": {"pairs": ranked}}
-    if moved:
-        moved.write_items(place)
-        groups = {**groups, **moved.groups()}
-    details = {"counts": counts_in(facts)}
-    write_report(ReportContent.of("dpo", groups, baseline=inputs.model.digest, details=details), place)
+    if comparison:
+        comparison.write_items(folder / "report")
 
 
 CHARTS = (
     MetricChart(
-        "loss", {"training": "loss", "held out": "heldout_loss"}, "weighted sum", "The losses, by their weights."
+        "loss", {"training": "loss", "held out": "heldout_loss"}, "weighted sum", "The weighted sum of the losses."
     ),
     MetricChart(
         "rewards",
-        {"better": "rewards/chosen", "worse": "rewards/rejected"},
+        {"chosen": "rewards/chosen", "rejected": "rewards/rejected"},
         "beta x nats",
-        "What both answers gained on the model as it was; below 0 they have become less likely.",
+        "Log-ratio of both answers to the initial model; below 0 they have become less likely.",
     ),
     MetricChart(
         "accuracies",
         {"training": "rewards/accuracies", "held out": "heldout_rewards/accuracies"},
         "share",
-        "Pairs whose better answer gained more.",
+        "Share of the pairs in which the chosen answer has the higher reward.",
     ),
 )

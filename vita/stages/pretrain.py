@@ -1,9 +1,7 @@
-"""Learn to guess the next token of the text, every token of it, and nothing else.
+"""Train a language model from scratch on the tokens of the corpus.
 
-Nobody tells the model what a word means; that is what is left when it has become good at guessing. Asked a question
-it goes on as its texts would, often with another question. Steps, batch size and learning rates come from the
-blueprint; what is set here overrides it. Killed at any moment, it goes on from its last checkpoint and ends in the same
-bytes.
+The loss is the cross-entropy of every next token. Steps, batch size and learning rates come from the blueprint; the
+settings override it. A run that was killed continues from its last checkpoint to the same bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from vita.data.tokens.loader import Loader
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
-from vita.reporting.training_report import last_value, mean_of_last, write_training_report
+from vita.reporting.training_report import last_value, mean_of_last
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import ModelFiles
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 PARALLEL = True
-"""All processes carry it out together."""
+"""All processes run this stage together."""
 
 
 class Config(BatchedTrainingSettings, TextSettings, MatrixOptimizerSettings):
@@ -94,7 +92,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         return Draft(Model, context.scratch, {})
 
     trained.health()
-    shared, curve = trained.facts(loss_evidence(trained.learnt)), trained.learnt.curve
+    shared_facts, curve = trained.facts(loss_evidence(trained.result)), trained.result.curve
     folder = trained.save(tokens=steps * rows * length)
     facts = {
         "steps": steps,
@@ -103,17 +101,17 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         "loss": mean_of_last(curve, "loss"),
         "heldout_loss": last_value(curve, "heldout_loss"),
         "heldout_bits_per_byte": last_value(curve, "heldout_bits_per_byte"),
-        **shared,
+        **shared_facts,
     }
     facts = {name: value for name, value in facts.items() if value is not None}
     lead = f"{facts['tokens']:,} tokens in {steps:,} steps of {rows * length:,}."
-    settings = _settings(training) | {"document_mask": masked}
-    write_training_report(curve, folder / "report", title="Pretraining", lead=lead, facts=facts, settings=settings)
+    settings = {**training.model_dump(exclude={"schedule", "optimization"}), "document_mask": masked}
+    trained.write_report(folder, facts, title="Pretraining", lead=lead, settings=settings)
     return Draft(Model, folder, facts)
 
 
 def training_of(config: Config, plan: Mapping[str, Any]) -> TrainerConfig:
-    """The blueprint's training with the settings that override it."""
+    """Return the training of the blueprint with the settings that override it."""
     from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import scale_rates, trainer_config
 
@@ -146,8 +144,3 @@ def _check(shape: Architecture, shards: Shards, *, length: int) -> None:
         )
     if length > shape.context:
         raise ConfigError("pretrain", f"the blueprint's rows of {length} tokens exceed the model's {shape.context}")
-
-
-def _settings(training: TrainerConfig) -> dict[str, Any]:
-    flat = training.model_dump(exclude={"schedule", "optimization"})
-    return {**training.schedule.model_dump(), **training.optimization.model_dump(), **flat}

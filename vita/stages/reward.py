@@ -1,14 +1,15 @@
-"""Learn to say how good an answer is, from pairs of a better and a worse one: a reward model.
+"""Train a reward model on preference pairs.
 
-It begins as the tuned model without its output head; a new head reads one number at the last token of a dialogue. The
-number itself means nothing, only which of two is larger (Bradley & Terry 1952). It stops as soon as it ranks held-out
-pairs well: a longer run makes it surer and not righter, and what learns from it would exploit that.
+The model is the tuned model with a scalar head, which scores a dialogue at its last token. Only the difference of two
+scores has a meaning (Bradley & Terry 1952). Training stops early when the held-out pairs are ranked well: a longer run
+makes the model overconfident, which reinforcement learning would exploit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -20,27 +21,27 @@ from vita.data.tokens.preference_pairs import PairDataset, PairSet, pair_sources
 from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.training_report import MetricChart, mean_of_last, write_training_report
+from vita.reporting.figures import ReportContent
+from vita.reporting.training_report import MetricChart, mean_of_last
 from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, of_scores
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.stages.training import TrainingRun, row_length
+from vita.stages.training import TrainedModel, TrainingRun, row_length
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
-    from vita.train.trainer import Trainer, TrainerConfig
+    from vita.train.trainer import Trainer
     from vita.train.validation import LearningEvidence
 
 VERSION = 7
 PARALLEL = True
-"""All processes carry it out together."""
+"""All processes run this stage together."""
 AUTO_SHARE = 0.3
 """The learning rate `auto`, as a share of that of `dpo`."""
-ENOUGH_PAIRS = 30
-"""On fewer held-out pairs it is never decided that enough was learnt."""
+MIN_STOPPING_PAIRS = 30
+"""Minimum number of held-out pairs for early stopping."""
 
 
 class Config(TuningSettings):
@@ -72,7 +73,7 @@ class Config(TuningSettings):
 class Inputs:
     model: Model
     preferences: Preferences | None = None
-    """Pairs that were cleaned already."""
+    """Pairs of an earlier step, such as `refine`."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
@@ -88,11 +89,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="reward.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
-    found = _read(config, inputs, tokenizer, template, context, length=length)
+    pairs = _read(config, inputs, tokenizer, template, context, length=length)
     model = RewardTransformer.of(pretrained.model, start=config.head_init, seed=config.seed)
     training = preference_training(
         config,
-        pairs=len(found.train),
+        pairs=len(pairs.train),
         auto=scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE,
     )
     run = TrainingRun(
@@ -101,52 +102,52 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
 
     with run.trainer(RewardModelLoss(config.centering_coef)) as trainer:
         world = trainer.world
-        rows, aside = (
-            PairDataset(side, pad=tokenizer.pad, context=shape.context) for side in (found.train, found.heldout)
+        train, heldout_pairs = (
+            PairDataset(split, pad=tokenizer.pad, context=shape.context) for split in (pairs.train, pairs.heldout)
         )
-        none = torch.zeros(max(len(rows), len(aside)), 2)
-        batches = PairBatches(rows, none, size=config.batch_size, seed=config.seed, world=world)
-        heldout = PairBatches(aside, none, size=world.size, seed=config.seed, world=world)
+        no_reference = torch.zeros(max(len(train), len(heldout_pairs)), 2)
+        batches = PairBatches(train, no_reference, size=config.batch_size, seed=config.seed, world=world)
+        heldout = PairBatches(heldout_pairs, no_reference, size=world.size, seed=config.seed, world=world)
         trained = run.train(
             trainer,
             batches,
-            evaluate=heldout.evaluate if len(aside) >= world.size else None,
-            tokens_per_step=round(2 * config.batch_size * float(rows.lengths.mean())),
-            enough=lambda row: _is_enough(config, row, pairs=len(found.heldout)),
+            evaluate=heldout.evaluate if len(heldout_pairs) >= world.size else None,
+            tokens_per_step=round(2 * config.batch_size * float(train.lengths.mean())),
+            should_stop=lambda row: _should_stop(config, row, pairs=len(pairs.heldout)),
         )
         trained.health()
-        scores = _scores(trainer, aside)
+        scores = _scores(trainer, heldout_pairs)
     if not context.machine.leads:
         return Draft(Reward, context.scratch, {})
 
-    learnt = trained.learnt
+    result = trained.result
     assert isinstance(trained.model, RewardTransformer)
     figures = (
-        of_scores(scores, [one.source for one in found.heldout], [one.prompt for one in found.heldout])
+        of_scores(scores, [pair.source for pair in pairs.heldout], [pair.prompt for pair in pairs.heldout])
         if scores
         else {}
     )
-    shared = trained.facts(_evidence(config, figures, found, seen=learnt.steps * config.batch_size))
+    shared_facts = trained.facts(_evidence(config, figures, pairs, seen_pairs=result.steps * config.batch_size))
     folder = context.draft_folder()
     reward.save(trained.model, folder, padding=tokenizer.pad, source=pretrained.files)
     hf.copy_tokenizer_files(pretrained.files, folder)
     template.save_where_missing(folder)
-    hf.describe(shape, folder, steps=learnt.steps, tokens=int(rows.tokens.sum()))
+    hf.describe(shape, folder, steps=result.steps, tokens=int(train.tokens.sum()))
     gap = calibration(scores)[1] if scores else None
-    facts = _facts(learnt.curve, found, figures, gap, steps=learnt.steps) | shared
-    if learnt.steps < training.schedule.steps:
-        context.emit("note", text=f"it was enough after {learnt.steps} of {training.schedule.steps} steps")
+    facts = _facts(result.curve, pairs, figures, gap, steps=result.steps) | shared_facts
+    if result.steps < training.schedule.steps:
+        context.emit("note", text=f"early stopping after {result.steps} of {training.schedule.steps} steps")
     if figures:
         context.emit("note", text=f"held out: accuracy {figures['all']['accuracy']}, margin {figures['all']['margin']}")
-    _write(config, inputs, learnt.curve, training, facts, figures, scores, folder)
+    _write(config, inputs, trained, facts, figures, scores, folder)
     return Draft(Reward, folder, facts)
 
 
 def _read(
     config: Config, inputs: Inputs, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
 ) -> PairSet:
-    """All pairs in tokens, with what a person should know of them told."""
-    found = read_pairs(
+    """Read and encode all pairs, and emit their counts and the first pair."""
+    pairs = read_pairs(
         pair_sources(config.sources, inputs.preferences and inputs.preferences.path, where="reward"),
         tokenizer,
         template,
@@ -154,128 +155,124 @@ def _read(
         held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
-        tell=lambda n: context.emit("progress", done=n, total=None, unit="pairs") if n % 200 == 1 else None,
+        tell=lambda count: context.emit("progress", done=count, total=None, unit="pairs") if count % 200 == 1 else None,
     )
-    found.counts.truncates = False
-    found.counts.report(context.emit, where="reward")
-    for name, answer in zip(("better", "worse"), found.train[0].answers, strict=True):
+    pairs.counts.truncates = False
+    pairs.counts.report(context.emit, where="reward")
+    for name, answer in zip(("chosen", "rejected"), pairs.train[0].answers, strict=True):
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
         context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
-    return found
+    return pairs
 
 
 def _evidence(
-    config: Config, figures: Mapping[str, Mapping[str, Interval]], found: PairSet, *, seen: int
+    config: Config, figures: Mapping[str, Mapping[str, Interval]], pairs: PairSet, *, seen_pairs: int
 ) -> LearningEvidence:
-    """Whether the held-out pairs are ranked better than by chance."""
+    """Return the evidence that the held-out pairs are ranked better than by chance."""
     from vita.train.validation import LearningEvidence, accuracy_evidence
 
     if not figures:
         return LearningEvidence("not judged", "no pairs were held out")
-    accuracy, prompts = figures["all"]["accuracy"], len({pair.prompt for pair in found.heldout})
+    accuracy, prompts = figures["all"]["accuracy"], len({pair.prompt for pair in pairs.heldout})
     return accuracy_evidence(
         accuracy.value,
         accuracy.low,
         items=prompts,
-        examples_seen=seen,
-        available=len(found.train),
+        examples_seen=seen_pairs,
+        available=len(pairs.train),
         control=config.shuffle_labels,
     )
 
 
-def _is_enough(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
-    """Not before the first step, and not on a few pairs: what a new head ranks rightly of these is chance."""
+def _should_stop(config: Config, row: Mapping[str, Any], *, pairs: int) -> bool:
+    """Return True if the held-out pairs are ranked well enough; never before the first step or on few pairs."""
     accuracy, margin = row.get("heldout_accuracy"), row.get("heldout_margin")
-    if not row.get("step") or accuracy is None or margin is None or pairs < ENOUGH_PAIRS:
+    if not row.get("step") or accuracy is None or margin is None or pairs < MIN_STOPPING_PAIRS:
         return False
     return accuracy > config.early_stop_accuracy or margin >= config.early_stop_margin
 
 
-def _scores(trainer: Trainer, rows: PairDataset) -> list[PairValues]:
+def _scores(trainer: Trainer, pairs: PairDataset) -> list[PairValues]:
     from vita.train.preference_batches import EVAL_BATCH_PAIRS, pair_scores, pair_tensors
 
-    found: list[PairValues] = []
-    for start in range(0, len(rows), EVAL_BATCH_PAIRS):
-        tensors = pair_tensors(rows, range(start, min(start + EVAL_BATCH_PAIRS, len(rows))))
-        found += [PairValues(*pair) for pair in trainer.map_rows(tensors, pair_scores).double().tolist()]
-    return found
+    scores: list[PairValues] = []
+    for start in range(0, len(pairs), EVAL_BATCH_PAIRS):
+        tensors = pair_tensors(pairs, range(start, min(start + EVAL_BATCH_PAIRS, len(pairs))))
+        scores += [PairValues(*pair) for pair in trainer.map_rows(tensors, pair_scores).double().tolist()]
+    return scores
 
 
-# -- what came
+# -- report
 
 
 def _facts(
     curve: list[dict[str, Any]],
-    found: PairSet,
+    pairs: PairSet,
     figures: Mapping[str, Mapping[str, Interval]],
     gap: float | None,
     *,
     steps: int,
 ) -> dict[str, Any]:
-    own = {name: round(one.value, 6) for name, one in figures.get("all", {}).items()}
-    begun = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("accuracy", "margin")}
-    told = {
+    overall = {name: round(interval.value, 6) for name, interval in figures.get("all", {}).items()}
+    before = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("accuracy", "margin")}
+    values = {
         "steps": steps,
-        **found.facts(),
+        **pairs.facts(),
         "loss": mean_of_last(curve, "loss"),
-        **begun,
-        **own,
-        **{f"{name}/accuracy": round(one["accuracy"].value, 6) for name, one in figures.items() if name != "all"},
+        **before,
+        **overall,
+        **{
+            f"{name}/accuracy": round(interval["accuracy"].value, 6)
+            for name, interval in figures.items()
+            if name != "all"
+        },
         "calibration_error": None if gap is None else round(gap, 6),
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _write(
     config: Config,
     inputs: Inputs,
-    curve: list[dict[str, Any]],
-    training: TrainerConfig,
+    trained: TrainedModel,
     facts: Mapping[str, Any],
     figures: Mapping[str, Mapping[str, Interval]],
     scores: list[PairValues],
-    folder: Any,
+    folder: Path,
 ) -> None:
     sections = []
-    for name, own in figures.items():
+    for name, intervals in figures.items():
         title = "Held-out pairs" if name == "all" else f"Held-out pairs of {name}"
-        sections.append(figures_section(title, own, note="accuracy: the better answer has the higher score."))
+        sections.append(figures_section(title, intervals, note="accuracy: the chosen answer has the higher score."))
     if scores:
         sections.append(calibration_section(*calibration(scores)))
-    used = {
-        "centering_coef": config.centering_coef,
-        "head_init": config.head_init,
-        "shuffle_labels": config.shuffle_labels,
-    }
-    place = folder / "report"
-    write_training_report(
-        curve,
-        place,
-        title="Learning what is preferred",
+    details = {"counts": counts_in(facts)}
+    trained.write_report(
+        folder,
+        facts,
+        title="Reward model",
         lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
-        facts=facts,
-        settings={**used, **training.schedule.model_dump(), **training.optimization.model_dump()},
+        report=ReportContent.of("reward", {"held_out": figures}, baseline=inputs.model.digest, details=details),
+        settings={name: getattr(config, name) for name in ("centering_coef", "head_init", "shuffle_labels")},
         charts=CHARTS,
         sections=sections,
-    )
-    details = {"counts": counts_in(facts)}
-    write_report(
-        ReportContent.of("reward", {"held_out": figures}, baseline=inputs.model.digest, details=details), place
     )
 
 
 CHARTS = (
-    MetricChart("loss", {"training": "loss", "held out": "heldout_loss"}, "nats per pair", "The loss of each step."),
+    MetricChart(
+        "loss", {"training": "loss", "held out": "heldout_loss"}, "nats per pair", "Training and held-out loss."
+    ),
     MetricChart(
         "accuracy",
         {"training": "accuracy", "held out": "heldout_accuracy"},
         "share",
-        "Pairs whose better answer has the higher score.",
+        "Share of the pairs in which the chosen answer has the higher score.",
     ),
     MetricChart(
         "margin",
         {"training": "margin", "held out": "heldout_margin"},
         "score",
-        "How far apart the two answers of a pair are; much more than 3 is too sure.",
+        "Difference of the scores of a pair; values much above 3 mean an overconfident model.",
     ),
 )

@@ -1,8 +1,7 @@
-"""Show the model dialogues until it answers: supervised fine-tuning.
+"""Fine-tune a model on dialogues (supervised fine-tuning, SFT).
 
-It knew the world before; now it learns that a question wants an answer, and where an answer ends. Only what the
-assistant says is learnt, with the token that ends its turn. The chat template in the model's folder writes every
-dialogue, here as in testing and serving.
+The loss covers the assistant's tokens only, with the token that ends a turn. The chat template in the model folder
+formats the dialogues, here as in evaluation and serving.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.tuning_examples import EncodingSettings as ExampleSettings
 from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.training_report import last_value, write_training_report
+from vita.reporting.figures import ReportContent
+from vita.reporting.training_report import last_value
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
@@ -41,12 +40,12 @@ if TYPE_CHECKING:
 
 VERSION = 7
 PARALLEL = True
-"""All processes carry it out together."""
+"""All processes run this stage together."""
 
 AUTO_SHARE = 0.2
 """The learning rate `auto`, as a share of those that pretraining uses."""
 HELDOUT_ROWS = 64
-"""Held-out rows that are read at each look."""
+"""Number of held-out rows per evaluation."""
 
 
 class Config(TuningSettings):
@@ -71,7 +70,7 @@ class Config(TuningSettings):
 class Inputs:
     model: Model
     tokens: Tokens | None = None
-    """The pretraining's text, for `replay`."""
+    """The pretraining text, for `replay`."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
@@ -86,8 +85,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     tokenizer, template = pretrained.tokenizer, pretrained.template or ChatTemplate.default()
     replayed = replayed_rows(config.replay, rows=config.batch_size, where="sft")
     text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
-    shown = _shown(config, tokenizer, template, context, length=length)
-    training = _training(config, len(shown.learnt.rows), replayed, width=shape.width, length=length)
+    dialogues = _encode_dialogues(config, tokenizer, template, context, length=length)
+    training = _training(config, len(dialogues.train.rows), replayed, width=shape.width, length=length)
     steps = training.schedule.steps
     run = TrainingRun(
         "sft",
@@ -102,31 +101,27 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     with run.trainer(language_modelling, tokens_per_step=config.batch_size * length) as trainer:
         world = trainer.world
         replay = Loader(text, context=length - 1, rows=replayed, seed=config.seed) if replayed and text else None
-        batches = _Batches(config, shown.learnt, replay, rank=world.rank, size=world.size)
-        heldout = _HeldOut.of(shown.heldout, rank=world.rank, size=world.size)
-        evaluate = heldout.look if heldout else None
+        batches = _Batches(config, dialogues.train, replay, rank=world.rank, size=world.size)
+        heldout = _HeldOut.of(dialogues.heldout, rank=world.rank, size=world.size)
+        evaluate = heldout.evaluate if heldout else None
         trained = run.train(trainer, batches, evaluate=evaluate, tokens_per_step=config.batch_size * length)
     if not context.machine.leads:
         return Draft(Model, context.scratch, {})
 
     trained.health()
-    learnt, shared = trained.learnt, trained.facts(loss_evidence(trained.learnt))
-    begun = {f"{name}_before": learnt.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
-    after = {name: last_value(learnt.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
-    found = {"steps": steps, **shown.facts(), **begun, **after, **shared}
-    facts = {"chat": True, **{name: value for name, value in found.items() if value is not None}}
+    result, shared_facts = trained.result, trained.facts(loss_evidence(trained.result))
+    before = {f"{name}_before": result.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
+    after = {name: last_value(result.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
+    values = {"steps": steps, **dialogues.facts(), **before, **after, **shared_facts}
+    facts = {"chat": True, **{name: value for name, value in values.items() if value is not None}}
     if heldout:
-        context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**begun, **after}))
+        context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))
     folder = trained.save(tokens=batches.packing.targets)
     template.save_where_missing(folder)
     save_stops(tokenizer, template, folder)
-    settings = {**training.schedule.model_dump(), **training.optimization.model_dump()}
-    lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} tokens to learn, {steps:,} steps."
-    write_training_report(
-        learnt.curve, folder / "report", title="Fine-tuning on dialogues", lead=lead, facts=facts, settings=settings
-    )
+    lead = f"{facts['dialogues']:,} dialogues, {facts['targets']:,} target tokens, {steps:,} steps."
     report = ReportContent.of("sft", baseline=inputs.model.digest, details={"counts": counts_in(facts)})
-    write_report(report, folder / "report")
+    trained.write_report(folder, facts, title="Supervised fine-tuning", lead=lead, report=report)
     return Draft(Model, folder, facts)
 
 
@@ -134,16 +129,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The dialogues, packed."""
+class PackedDialogues:
+    """The packed dialogues for training and evaluation."""
 
-    learnt: PackedDataset
+    train: PackedDataset
     heldout: PackedDataset | None
     counts: RecordCounts
 
     def facts(self) -> dict[str, float]:
-        """What became of the dialogues; a dialogue that its source repeats counts as often in `dialogues`."""
-        rows = self.learnt
+        """Return the counts of the dialogues; a repeated dialogue counts repeatedly in `dialogues`."""
+        rows = self.train
         return {
             "dialogues": rows.dialogues,
             "rows": len(rows.rows),
@@ -154,9 +149,11 @@ class Shown:
         }
 
 
-def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int) -> Shown:
-    """All dialogues in tokens; emits what became of them."""
-    learned: list[EncodedDialogue] = []
+def _encode_dialogues(
+    config: Config, tokenizer: Tokenizer, template: ChatTemplate, context: Context, *, length: int
+) -> PackedDialogues:
+    """Encode and pack all dialogues, and emit their counts."""
+    train: list[EncodedDialogue] = []
     heldout: list[EncodedDialogue] = []
     counts = RecordCounts("dialogues", length)
     for source in config.sources:
@@ -174,24 +171,24 @@ def _shown(config: Config, tokenizer: Tokenizer, template: ChatTemplate, context
         if dialogue.held_out:
             heldout += dialogue.sequences
         else:
-            learned += dialogue.sequences * dialogue.repeats
+            train += dialogue.sequences * dialogue.repeats
     counts.report(context.emit, where="sft")
-    if not learned:
+    if not train:
         hint = "set `repeat` to 1 or more"
         raise DataError("sft", "the sources' `repeat` leaves no dialogue to learn from", hint=hint)
-    shown = Shown(
-        _pack(learned, config, tokenizer, length=length),
+    dialogues = PackedDialogues(
+        _pack(train, config, tokenizer, length=length),
         _pack(heldout, config, tokenizer, length=length) if heldout else None,
         counts,
     )
-    first = learned[0]
-    context.emit("note", text=f"the first reads: {tokens(first.ids, tokenizer, learn=first.learn).plain}")
-    context.emit("note", text=_summary(shown))
-    return shown
+    first = train[0]
+    context.emit("note", text=f"the first dialogue: {tokens(first.ids, tokenizer, learn=first.learn).plain}")
+    context.emit("note", text=_summary(dialogues))
+    return dialogues
 
 
-def _summary(shown: Shown) -> str:
-    rows = shown.learnt
+def _summary(dialogues: PackedDialogues) -> str:
+    rows = dialogues.train
     share = rows.targets / rows.tokens
     return (
         f"{rows.dialogues:,} dialogues in {len(rows.rows):,} rows, {rows.filled:.0%} filled; "
@@ -210,20 +207,20 @@ def _format(source: Source) -> str:
     if source.path is None:
         return "world" if source.world else "huggingface"
     row = first_row(source)
-    found = detect(row.values or {}) if row else None
-    return found.name if found else "unknown"
+    dialogue_format = detect(row.values or {}) if row else None
+    return dialogue_format.name if dialogue_format else "unknown"
 
 
 # -- training
 
 
 def _training(config: Config, rows: int, replayed: int, *, width: int, length: int) -> TrainerConfig:
-    """The trainer's configuration; an epoch is a pass over `rows` dialogue rows, `replayed` rows of a step are text."""
+    """Return the trainer's configuration; an epoch is `rows` dialogue rows, and `replayed` rows of a batch are text."""
     from vita.train.optim import OptimizerConfig
     from vita.train.trainer_config import scale_rates, schedule_of, steps_of, trainer_config
 
-    own = config.batch_size - replayed
-    steps = steps_of(steps=config.steps, epochs=config.epochs, examples=rows, batch_size=own)
+    dialogue_rows = config.batch_size - replayed
+    steps = steps_of(steps=config.steps, epochs=config.epochs, examples=rows, batch_size=dialogue_rows)
     batch = config.batch_size * length
     other = scaling_rules.other_rate(width, batch)
     matrices = scaling_rules.matrix_rate(batch)
@@ -233,22 +230,22 @@ def _training(config: Config, rows: int, replayed: int, *, width: int, length: i
 
 
 class _Batches:
-    """Rows of dialogues, and of the pretraining's text where some is replayed."""
+    """Batches with rows of dialogues and replayed rows of pretraining text."""
 
     def __init__(self, config: Config, packing: PackedDataset, replay: Loader | None, *, rank: int, size: int) -> None:
         self.packing, self.replay, self.seed = packing, replay, config.seed
         self.rows = config.batch_size - (replay.rows if replay else 0)
-        self.place = {"rank": rank, "world_size": size}
+        self.process = {"rank": rank, "world_size": size}
 
     def __call__(self, step: int) -> StepBatch:
         import torch
 
         from vita.train.trainer import StepBatch
 
-        tensors = _tensors(self.packing.batch(step, rows=self.rows, seed=self.seed, **self.place))
+        tensors = _tensors(self.packing.batch(step, rows=self.rows, seed=self.seed, **self.process))
         targets = self.packing.targets_in(step, rows=self.rows, seed=self.seed)
         if self.replay:
-            text = _text_rows(self.replay.batch(step, **self.place).ids, apart=int(tensors["documents"].max()) + 1)
+            text = _text_rows(self.replay.batch(step, **self.process).ids, document=int(tensors["documents"].max()) + 1)
             tensors = {name: torch.cat((tensor, text[name])) for name, tensor in tensors.items()}
             targets += self.replay.rows * self.replay.context
         return StepBatch(tensors, targets=targets)
@@ -260,8 +257,8 @@ def _tensors(packed: PackedRows) -> dict[str, Tensor]:
     return {name: torch.from_numpy(getattr(packed, name)) for name in ("ids", "learn", "documents", "positions")}
 
 
-def _text_rows(ids: np.ndarray, *, apart: int) -> dict[str, Tensor]:
-    """Rows of text in the form of packed ones: one document each, all of it learnt."""
+def _text_rows(ids: np.ndarray, *, document: int) -> dict[str, Tensor]:
+    """Convert rows of text to the form of packed rows: one document each, with a loss on all tokens."""
     import torch
 
     rows = torch.from_numpy(ids)
@@ -269,20 +266,20 @@ def _text_rows(ids: np.ndarray, *, apart: int) -> dict[str, Tensor]:
     return {
         "ids": rows,
         "learn": torch.ones_like(rows, dtype=torch.bool),
-        "documents": torch.full_like(rows, apart),
+        "documents": torch.full_like(rows, document),
         "positions": positions,
     }
 
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """Dialogues that are never learnt."""
+    """Held-out dialogues."""
 
-    work: StepBatch
+    batch: StepBatch
 
     @classmethod
     def of(cls, packing: PackedDataset | None, *, rank: int, size: int) -> _HeldOut | None:
-        """Some rows, drawn from all; None where there are too few for each process to have one."""
+        """Select some of the rows; None if there are fewer rows than processes."""
         from vita.train.trainer import StepBatch
 
         count = min(HELDOUT_ROWS, len(packing.rows)) // size * size if packing else 0
@@ -292,7 +289,7 @@ class _HeldOut:
         targets = int(packing.take(rows).learn.sum())
         return cls(StepBatch(_tensors(packing.take(rows[rank::size])), targets=targets))
 
-    def look(self, trainer: Trainer) -> dict[str, float]:
-        """Loss of the answers' tokens, and the share of them that are the likeliest."""
-        found = trainer.evaluate(iter([self.work]))
-        return {f"heldout_{name}": round(value, 6) for name, value in found.items()}
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
+        """Return the loss on the answer tokens, and the accuracy of the most likely token."""
+        metrics = trainer.evaluate(iter([self.batch]))
+        return {f"heldout_{name}": round(value, 6) for name, value in metrics.items()}

@@ -1,14 +1,15 @@
-"""The course that all training stages share: trainer, loop with evaluations, checks, and the folder of the result.
+"""The parts that all training stages share: trainer, training loop, checks, report, and the folder of the model.
 
     run = TrainingRun("sft", config, context, source=pretrained.files, model=model, training=training, row_length=512)
     with run.trainer(loss, tokens_per_step=tokens) as trainer:
         trained = run.train(trainer, batches, evaluate=heldout.evaluate)
     trained.health()                                       # raises TrainingError
-    facts |= trained.facts(loss_evidence(trained.learnt))  # raises TrainingError
+    facts |= trained.facts(loss_evidence(trained.result))  # raises TrainingError
     folder = trained.save(tokens=count)
+    trained.write_report(folder, facts, title="Fine-tuning", lead="...", report=ReportContent.of("sft"))
 
-A stage brings its data, its loss and its report. PyTorch is imported inside the functions, so that the settings of a
-stage are read without it.
+A stage has its data and its loss. PyTorch is imported inside the functions, because the settings of a stage are read
+without it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vita.reporting.figures import ReportContent, write_report
+from vita.reporting.page import Section
+from vita.reporting.training_report import LOSS_CHARTS, MetricChart, write_training_report
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
 from vita.spine.model_files import ModelFolder
@@ -35,9 +39,10 @@ if TYPE_CHECKING:
 
 
 class TrainingRun:
-    """One run of a training stage, from the model that it starts from to the trained model.
+    """One run of a training stage, from the initial model to the trained model.
 
-    `source` are the files of the first model. `row_length` are the tokens of a row, where all rows have the same.
+    `source` holds the files of the initial model. `row_length` is the number of tokens of a row, if all rows have the
+    same.
     """
 
     def __init__(
@@ -59,14 +64,14 @@ class TrainingRun:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Number of optimizer steps of the run."""
         return self.training.schedule.steps
 
     @contextmanager
     def trainer(
         self, loss: Loss, *, tokens_per_step: int = 0, model: Transformer | None = None, alone: bool = False
     ) -> Iterator[Trainer]:
-        """A trainer of `model` (the run's own by default) among all processes, or `alone` in this one."""
+        """Yield a trainer of `model`, by default that of the run, on all processes, or on this process if `alone`."""
         from contextlib import nullcontext
 
         from vita.train.parallel import DataParallelGroup, joined
@@ -92,22 +97,22 @@ class TrainingRun:
         evaluate: Callable[[Trainer], Mapping[str, float]] | None = None,
         hooks: Sequence[EvalHook] = (),
         tokens_per_step: int = 0,
-        enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+        should_stop: Callable[[Mapping[str, Any]], bool] = lambda row: False,
         steps_per_round: int = 1,
         emit: Emit | None = None,
-        result: Callable[[Transformer], Transformer] = lambda model: model,
+        select_model: Callable[[Transformer], Transformer] = lambda model: model,
     ) -> TrainedModel:
-        """Train to the end of the schedule, with evaluations at the interval of the settings and before the first step.
+        """Train to the end of the schedule, with evaluations before the first step and at the interval of the settings.
 
-        A checkpoint is taken only at the end of a round of `steps_per_round`. `result` takes the model to keep out of
-        the one that was trained.
+        Checkpoints are written at the end of a round of `steps_per_round` steps. `select_model` returns the model to
+        save from the trained one. `should_stop` gets the metrics of a step and ends the training early.
         """
         from vita.nn import hf
         from vita.train.loop import EvalHook, train
         from vita.train.validation import RunCheck
 
         interval = self.settings.eval_interval(self.steps // steps_per_round) * steps_per_round
-        learnt = train(
+        train_result = train(
             trainer,
             batches,
             folder=self.context.scratch,
@@ -115,19 +120,19 @@ class TrainingRun:
             hooks=[*hooks, *([EvalHook(interval, evaluate, at_start=True)] if evaluate else [])],
             tokens_per_step=tokens_per_step,
             flops_per_token=self.flops_per_token,
-            should_stop=enough,
+            should_stop=should_stop,
             checkpoint_seconds=self.settings.checkpoint_seconds,
             checkpoint_steps=steps_per_round,
         )
-        model = result(trainer.trained())
+        model = select_model(trainer.trained())
         hf.round_like(model, self.source)
-        self.context.record |= learnt.record
+        self.context.record |= train_result.record
         allow = self.settings.allow_no_improvement
-        check = RunCheck(self.stage, learnt, model, self.before, self.context.scratch, allow)
-        return TrainedModel(self, learnt, model, check)
+        check = RunCheck(self.stage, train_result, model, self.before, self.context.scratch, allow)
+        return TrainedModel(self, train_result, model, check)
 
     def _description(self) -> str:
-        """The values that the settings resolve to, for the log."""
+        """Return the resolved values of the settings, for the log."""
         schedule, automatic = self.training.schedule, self.settings.learning_rate == "auto"
         text = f"learning rate {self.training.optimization.matrix_rate:.4g}{' (auto)' if automatic else ''}, "
         return text + f"{schedule.name} schedule, {schedule.steps:,} steps, {schedule.warmup:,} of them warmup"
@@ -135,37 +140,67 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """The end of a training run; it is the same in all processes, and the leading one writes it."""
+    """The result of a training run. All processes have the same; the leading one writes it."""
 
     run: TrainingRun
-    learnt: TrainResult
+    result: TrainResult
     model: Transformer
     check: RunCheck
 
     def health(self) -> None:
-        """Raise a `TrainingError` where weights or losses are not finite, or too many steps were skipped."""
+        """Raise a `TrainingError` if weights or losses are not finite, or too many steps were skipped."""
         self.check.health()
 
     def facts(self, evidence: LearningEvidence) -> dict[str, Any]:
-        """The facts that every training stage reports; raises a `TrainingError` where the run did not improve."""
+        """Return the facts that every training stage reports; raise a `TrainingError` if the run did not improve."""
         return {
             "learning_rate": self.run.training.optimization.matrix_rate,
-            "left_out": self.learnt.skipped_steps,
+            "skipped_steps": self.result.skipped_steps,
             **self.check.improvement(evidence),
         }
 
     def save(self, *, tokens: int | None = None) -> Path:
-        """Write the model, as a successor of the first one, to the run's draft folder."""
+        """Write the model, as a successor of the initial one, to the draft folder of the run."""
         from vita.nn import hf
 
         folder = self.run.context.draft_folder()
         counts = {} if tokens is None else {"tokens": tokens}
-        hf.save_successor(self.model, folder, source=self.run.source, steps=self.learnt.steps, **counts)
+        hf.save_successor(self.model, folder, source=self.run.source, steps=self.result.steps, **counts)
         return folder
+
+    def write_report(
+        self,
+        folder: Path,
+        facts: Mapping[str, Any],
+        *,
+        title: str,
+        lead: str,
+        report: ReportContent | None = None,
+        settings: Mapping[str, Any] | None = None,
+        charts: Sequence[MetricChart] = LOSS_CHARTS,
+        sections: Sequence[Section] = (),
+    ) -> None:
+        """Write the pages, the charts and `report.json` below the folder of the model.
+
+        The page lists the settings of the schedule and the optimizers, and `settings`, which take precedence.
+        """
+        training = self.run.training
+        write_training_report(
+            self.result.curve,
+            folder / "report",
+            title=title,
+            lead=lead,
+            facts=facts,
+            settings={**training.schedule.model_dump(), **training.optimization.model_dump(), **(settings or {})},
+            charts=charts,
+            sections=sections,
+        )
+        if report:
+            write_report(report, folder / "report")
 
 
 def row_length(length: int | None, architecture: Architecture, *, where: str) -> int:
-    """The tokens of a row: the setting `where`, or the model's context; refuses more than the context."""
+    """Return the tokens of a row: the setting `where`, or the context of the model, which it must not exceed."""
     if length and length > architecture.context:
         raise ConfigError(where, expected=f"at most {architecture.context}, the model's context", got=length)
     return length or architecture.context
