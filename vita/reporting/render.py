@@ -10,10 +10,12 @@ template can serve both formats. Templates of other packages lie in a folder `te
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from markupsafe import Markup
 
@@ -34,6 +36,28 @@ def render_document(body: str, form: Format, *, title: str, lead: str, folder: P
     return render(layout, form, folder=folder, body=body, title=title, lead=lead, **values)
 
 
+class ServedPage(NamedTuple):
+    """An HTML page with its Content-Security-Policy, which allows its own style and script and nothing else."""
+
+    html: str
+    policy: str
+
+
+def served_page(template: str, *, folder: Path) -> ServedPage:
+    """Render an interactive page for a server."""
+    html = render(template, "html", folder=folder)
+    style, script = (
+        " ".join(_csp_hash(text) for text in re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL))
+        for tag in ("style", "script")
+    )
+    policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:"
+    return ServedPage(html, f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+
+
+def _csp_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
 def render(template: str, form: Format, *, folder: Path = SHARED, **values: Any) -> str:
     """Render a template of `folder` or of the shared folder."""
     return _environment(form, folder).get_template(template).render(values)
@@ -44,8 +68,9 @@ def _environment(form: Format, folder: Path) -> jinja2.Environment:
     import jinja2
 
     escape = html_text if form == "html" else markdown_text
+    loader = jinja2.FileSystemLoader([folder, SHARED])
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([folder, SHARED]),
+        loader=loader,
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -61,7 +86,7 @@ def _environment(form: Format, folder: Path) -> jinja2.Environment:
         svg=Markup,
         alternative=lambda caption: Markup(markdown_text(caption).replace("]", "\\]")),
     )
-    environment.globals["file_text"] = lambda name: Markup(environment.get_template(name).render())
+    environment.globals["file_text"] = lambda name: Markup(loader.get_source(environment, name)[0])
     environment.globals["ui"] = environment.get_template(f"{form}.jinja").module
     return environment
 

@@ -8,7 +8,6 @@ left and right are shuffled by the desk, which alone knows what they are; the pa
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,10 +23,11 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vita.reporting.render import served_page
 from vita.review.desk import ReviewItem, ReviewStore, ReviewTask
 from vita.spine.errors import VitaError
 
-PAGE = Path(__file__).parent / "static" / "review.html"
+_TEMPLATES = Path(__file__).parent / "templates"
 LARGEST_BODY = 64 * 1024
 _SEEN = Literal["left", "right", "tie", "both_bad", "skip"]
 
@@ -96,19 +96,14 @@ class _ReviewRoutes:
 
     def __init__(self, desk: ReviewStore, task: ReviewTask) -> None:
         self._desk, self._task = desk, task
-        self._page = PAGE.read_text(encoding="utf-8")
+        self._page = served_page("review.html.jinja", folder=_TEMPLATES)
 
     def no_token(self, _: Request) -> Response:
         return PlainTextResponse("Every rater has a personal link; ask the person who created the task.\n", 404)
 
     def page(self, request: Request) -> Response:
         self._rater(request)
-        nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        return HTMLResponse(self._page.replace("NONCE", nonce), headers={"Content-Security-Policy": policy})
+        return HTMLResponse(self._page.html, headers={"Content-Security-Policy": self._page.policy})
 
     def task(self, request: Request) -> Response:
         self._rater(request)
@@ -133,7 +128,7 @@ class _ReviewRoutes:
         shown_rating = {"choice": rating.choice, "criteria": dict(rating.criteria), "rationale": rating.rationale}
         if rating.choice in ("a", "b"):
             shown_rating["choice"] = "left" if rating.shown_order[0] == "ab".index(rating.choice) else "right"
-        return JSONResponse({**_shown(self._desk, self._task, item, rater), "said": shown_rating})
+        return JSONResponse({**_shown(self._desk, self._task, item, rater), "rating": shown_rating})
 
     async def rate(self, request: Request) -> Response:
         body = await _read_body(request)

@@ -6,9 +6,6 @@ so the browser executes nothing that a model writes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from vita import __version__
+from vita.reporting.render import served_page
 from vita.server import routes
 from vita.server.application import create_application
 from vita.server.gateway.gateway import Gateway
@@ -25,7 +23,7 @@ from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
 from vita.server.openapi import BODY_ERRORS, ApiDescription
 
-PAGE = Path(__file__).parent / "static" / "chat.html"
+_TEMPLATES = Path(__file__).parent / "templates"
 _PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -36,11 +34,11 @@ _PAGE_HEADERS = {
 
 def gateway_app(gateway: Gateway) -> Starlette:
     """Create the public application of a service."""
-    page = PAGE.read_text(encoding="utf-8")
-    page_headers = {"Content-Security-Policy": _content_security_policy(page), **_PAGE_HEADERS}
+    page = served_page("chat.html.jinja", folder=_TEMPLATES)
+    page_headers = {"Content-Security-Policy": page.policy, **_PAGE_HEADERS}
 
     async def chat_page(_: Request) -> Response:
-        return HTMLResponse(page, headers=page_headers)
+        return HTMLResponse(page.html, headers=page_headers)
 
     async def health(_: Request) -> Response:
         return json_response({"alive": True})
@@ -72,17 +70,3 @@ def _description(service: str) -> ApiDescription:
         security_optional=True,
         body_errors=(*BODY_ERRORS, 415),
     )
-
-
-def _content_security_policy(page: str) -> str:
-    """Create the policy that allows only the script and the style of this page."""
-    script, style = (
-        " ".join(_csp_hash(element) for element in re.findall(rf"<{tag}>(.*?)</{tag}>", page, flags=re.DOTALL))
-        for tag in ("script", "style")
-    )
-    policy = f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:"
-    return f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-
-
-def _csp_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
