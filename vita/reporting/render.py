@@ -79,13 +79,9 @@ def _environment(form: Format, folder: Path) -> jinja2.Environment:
         finalize=lambda value: value if hasattr(value, "__html__") else Markup(escape(str(value))),
     )
     environment.filters.update(
-        anchor=_anchor,
-        cell_class=_cell_class,
-        figure_path=figure_path,
-        fenced=_fenced,
-        svg=Markup,
-        alternative=lambda caption: Markup(markdown_text(caption).replace("]", "\\]")),
-    )
+        anchor=_anchor, cell_class=_cell_class, figure_path=figure_path, fenced=_fenced, code=_code, svg=Markup,
+        number=_number, megabytes=lambda size: _number(size / 1e6, ",.2f"), alternative=_alternative,
+    )  # fmt: skip
     environment.globals["file_text"] = lambda name: Markup(loader.get_source(environment, name)[0])
     environment.globals["ui"] = environment.get_template(f"{form}.jinja").module
     return environment
@@ -106,6 +102,21 @@ def _cell_class(cell: str) -> str:
     if any(len(word) > _LONG_WORD for word in cell.split()):
         return "long"
     return "number" if re.match(r"^[-+]?[\d.,]+([ %(]|$)", cell) and len(cell) < 32 else ""
+
+
+def _number(value: float | None, form: str = ",") -> str:
+    """Format a number; None, which was not measured, is empty."""
+    return "" if value is None else format(value, form)
+
+
+def _code(text: str) -> Markup:
+    """Return text as a code span of Markdown that also fits into a table cell."""
+    return Markup(f"`{printable(text.replace('`', chr(39)).replace(chr(10), '⏎').replace('|', '¦'))}`")
+
+
+def _alternative(caption: str) -> Markup:
+    """Return the alternative text of an image in Markdown."""
+    return Markup(markdown_text(caption).replace("]", "\\]"))
 
 
 def _fenced(text: str) -> Markup:

@@ -27,7 +27,7 @@ from vita.data.curation.filter_pass import (
     is_row_problem,
 )
 from vita.data.curation.filters import DEFAULT_FILTERS, FilterUse
-from vita.data.curation.report import build_report, held_out_advice, to_markdown
+from vita.data.curation.report import build_report, held_out_advice
 from vita.data.curation.split_pass import (
     SplitAssignments,
     SplitJob,
@@ -39,6 +39,7 @@ from vita.data.curation.split_pass import (
 from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, skipped_files, split_source
 from vita.reporting.figures import ReportContent, write_report
+from vita.reporting.render import render
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
@@ -137,7 +138,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     for advice in report["advice"]:
         context.emit("note", text=advice)
     write_report(ReportContent.of("curate", details=orjson.loads(dump(report))), folder)
-    (folder / "report.md").write_text(to_markdown(report), encoding="utf-8")
+    dropped = sorted(report["dropped"].items(), key=lambda row: (-row[1]["documents"], row[0]))
+    text = render("corpus.md.jinja", "markdown", report=report, dropped=dropped)
+    (folder / "report.md").write_text(text, encoding="utf-8")
     _record(context, report, time.monotonic() - began, workers)
     return Draft(Corpus, folder, _facts(report))
 

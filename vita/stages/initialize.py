@@ -20,6 +20,7 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
 from vita.reporting.charts import line_chart
+from vita.reporting.render import render
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
@@ -114,7 +115,8 @@ def _write_report(found: dict[str, Any], config: Config, folder: Path) -> None:
     (folder / "initialization.json").write_text(json.dumps({**config.model_dump(), **found}, indent=1) + "\n")
     (folder / "activations.svg").write_text(_activations(found), encoding="utf-8")
     (folder / "weights.svg").write_text(_weights(found), encoding="utf-8")
-    (folder / "initialization.md").write_text(_page(found, config), encoding="utf-8")
+    text = render("initialization.md.jinja", "markdown", report=found, config=config)
+    (folder / "initialization.md").write_text(text, encoding="utf-8")
 
 
 def _activations(found: dict[str, Any]) -> str:
@@ -138,47 +140,3 @@ def _weights(found: dict[str, Any]) -> str:
             ]
             lines.setdefault(name, []).append((index + 1.0, sum(stds) / len(stds)))
     return line_chart(lines, x="layer", y="std")
-
-
-def _page(found: dict[str, Any], config: Config) -> str:
-    layers = [
-        f"| {index} | {layer['stream']:.4g} | {layer['attention']:.4g} | {layer['feedforward']:.4g} "
-        f"| {layer['scores']['std']:.3g} | {layer['scores']['largest']:.3g} | {layer['scores']['evenness']:.3f} |"
-        for index, layer in enumerate(found["layers"], 1)
-    ]
-    weights = [
-        f"| `{name}` | {' x '.join(map(str, values['shape']))} "
-        f"| {values['mean']:.2e} | {values['std']:.4g} | {values['norm']:.4g} |"
-        for name, values in found["parameters"].items()
-    ]
-    logits = found["logits"]
-    return "\n".join(
-        [
-            "# A model begins",
-            "",
-            f"Scheme `{config.scheme}`, seed {config.seed}. Loss **{found['loss']:.4f}** on {found['tokens']:,} tokens "
-            f"of real text; guessing among all tokens costs ln V = **{found['ln_vocabulary']:.4f}**.",
-            f"Logits: mean {logits['mean']:.3g}, standard deviation {logits['std']:.3g}, "
-            f"largest {logits['largest']:.3g}.",
-            "",
-            "## On the way through the layers",
-            "",
-            f"Root mean squares; the embeddings enter with {found['embedding_rms']:.4g}. Scores are attention's: "
-            "evenness is their entropy as a share of what attending to everything alike would have.",
-            "",
-            "![activations](activations.svg)",
-            "",
-            "| layer | stream | attention adds | feed-forward adds | scores: std | largest | evenness |",
-            "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-            *layers,
-            "",
-            "## Weights",
-            "",
-            "![weights](weights.svg)",
-            "",
-            "| parameter | shape | mean | std | norm |",
-            "| :-- | --: | --: | --: | --: |",
-            *weights,
-            "",
-        ]
-    )

@@ -21,9 +21,9 @@ from vita.data.tokens import bpe
 from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.reporting.figures import ReportContent, write_report
+from vita.reporting.render import render
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
-from vita.spine.plain_text import markdown_text, printable
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus, Model, Tokens
 
@@ -83,7 +83,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
         context.record[f"{split}_bytes_per_second"] = round(total / seconds)
     report = _report(tokenizer, tallies, shards, learnt=inputs.model is None)
     write_report(ReportContent.of("tokenize", details=report), folder)
-    (folder / "report.md").write_text(_markdown(report), encoding="utf-8")
+    text = render("tokens.md.jinja", "markdown", report=report, splits=SPLITS)
+    (folder / "report.md").write_text(text, encoding="utf-8")
     facts = {
         "vocabulary": tokenizer.vocabulary,
         "train_tokens": shards["train"].tokens,
@@ -247,38 +248,6 @@ def _report(
             "sources": {name: counts.figures() for name, counts in sorted(tally.by_source.items())},
         }
     return report
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    tokenizer = report["tokenizer"]
-    origin = "trained on this corpus" if tokenizer["trained"] else "the model's own"
-    lines = [
-        "# Tokens",
-        "",
-        f"A vocabulary of {tokenizer['vocabulary']:,} tokens, {origin}. In the training text "
-        f"{tokenizer['used']:,} of them occur, {tokenizer['rare']:,} of these fewer than ten times.",
-        "",
-        "| part | source | documents | MB | tokens | bytes per token | tokens per word | exact round trip |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for split in SPLITS:
-        sources = ((markdown_text(name), figures) for name, figures in report[split]["sources"].items())
-        for name, figures in [("**all**", report[split]["all"]), *sources]:
-            cells = [split, name, f"{figures['documents']:,}", f"{figures['bytes'] / 1e6:,.2f}"]
-            cells += [f"{figures['tokens']:,}", _shown(figures["bytes_per_token"]), _shown(figures["tokens_per_word"])]
-            share = "" if figures["round_trip"] is None else f"{figures['round_trip']:.2%} of {figures['checked']:,}"
-            lines.append("| " + " | ".join([*cells, share]) + " |")
-    longest = ", ".join(f"`{_code(token)}`" for token in tokenizer["longest"])
-    lines += ["", "Each document has one more token, at its start.", "", f"The longest tokens: {longest}.", ""]
-    return "\n".join(lines)
-
-
-def _code(token: str) -> str:
-    return printable(token.replace("`", "'").replace("\n", "⏎").replace("|", "¦"))
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _ratio(part: int, whole: int) -> float | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vita.data.curation.filter_pass import FilterStats, PartTable
 from vita.data.curation.split_pass import SplitAssignments
-from vita.spine.plain_text import markdown_text
 
 NO_LICENCE = "not stated"
 
@@ -127,98 +126,3 @@ def _dropped(tally: FilterStats) -> dict[str, dict[str, Any]]:
         }
         for reason in sorted(totals)
     }
-
-
-# -- Markdown
-
-
-def to_markdown(report: Mapping[str, Any]) -> str:
-    """Return the report as Markdown."""
-    documents, size = report["documents"], report["bytes"]
-    lines = [
-        "# Corpus",
-        "",
-        f"{documents['read']:,} documents ({_mb(size['read'])}) were read, {documents['dropped']:,} dropped. "
-        f"{documents['train']:,} ({_mb(size['train'])}) train"
-        + (
-            f", {documents['train_with_repeats']:,} with repeats"
-            if documents["train_with_repeats"] != documents["train"]
-            else ""
-        )
-        + f"; {documents['held_out']:,} ({_mb(size['held_out'])}) are held out.",
-        "",
-        *(line for advice in report["advice"] for line in (f"**Note:** {advice}.", "")),
-        "## Sources",
-        "",
-        *_table(
-            ["source", "read", "MB", "normalized", "dropped", "train", "held out", "train MB", "share of training"],
-            (
-                [
-                    markdown_text(source),
-                    f"{counts['read']['documents']:,}",
-                    _mb(counts["read"]["bytes"], unit=""),
-                    f"{counts['normalized']:,}",
-                    f"{sum(count['documents'] for count in counts['dropped'].values()):,}",
-                    f"{counts['train']['documents']:,}",
-                    f"{counts['held_out']['documents']:,}",
-                    _mb(counts["train"]["bytes"], unit=""),
-                    f"{counts['share']:.1%}",
-                ]
-                for source, counts in report["sources"].items()
-            ),
-        ),
-        "## Licences",
-        "",
-        *_table(
-            ["licence", "documents", "MB"],
-            (
-                [markdown_text(licence), f"{counts['documents']:,}", _mb(counts["bytes"], unit="")]
-                for licence, counts in report["licences"].items()
-            ),
-        ),
-        "## Dropped",
-        "",
-        *_dropped_lines(report),
-    ]
-    if report["documents"]["renamed"]:
-        lines += [
-            f"{report['documents']['renamed']:,} documents shared their id with another text; they became `id#2`, ...",
-            "",
-        ]
-    if report["damaged_files"]:
-        lines += ["## Damaged files", "", "Read up to the damage:", ""]
-        lines += [*(f"- {markdown_text(file)}" for file in report["damaged_files"]), ""]
-    if report["skipped_files"]:
-        lines += ["Skipped files of other formats: " + ", ".join(map(markdown_text, report["skipped_files"][:20])), ""]
-    return "\n".join(lines)
-
-
-def _dropped_lines(report: Mapping[str, Any]) -> list[str]:
-    if not report["dropped"]:
-        return ["Nothing was dropped.", ""]
-    rows = sorted(report["dropped"].items(), key=lambda item: (-item[1]["documents"], item[0]))
-    lines = _table(
-        ["reason", "documents", "MB"],
-        ([f"`{reason}`", f"{counts['documents']:,}", _mb(counts["bytes"], unit="")] for reason, counts in rows),
-    )
-    for reason, counts in rows:
-        lines += [f"### `{reason}`", ""]
-        for sample in counts["samples"]:
-            excerpt = f": {markdown_text(sample['text'])}" if sample["text"] else ""
-            source, detail = markdown_text(sample["source"]), markdown_text(sample["detail"])
-            lines.append(f"- **{markdown_text(sample['id'])}** ({source}; {detail}){excerpt}")
-        lines.append("")
-    return lines
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "|".join(" --- " for _ in head) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-    ]
-
-
-def _mb(size: int, *, unit: str = " MB") -> str:
-    return f"{size / 1e6:,.2f}{unit}"
