@@ -44,7 +44,7 @@ def test_lineage_leads_back_to_sources_licences_and_drops(life: Life) -> None:
     ]
     assert card.drops == {"duplicate": 10}
     assert card.licences == ["CC0-1.0", "MIT"]
-    assert {row.figure: row.came for row in card.plan}["tokens"] == "1,000"
+    assert {row.figure: row.actual for row in card.plan}["tokens"] == "1,000"
 
 
 def test_the_front_matter_is_what_the_hub_reads(life: Life) -> None:

@@ -124,7 +124,7 @@ def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     assert newer is not None and newer != digest
     assert vita(*give)[0] == 0 and ledger.state(newer) == "approved"
     code, _, err = vita("release", "tiny/sft", "--name", "tiny", "--version", "1")
-    assert code == 9 and f"release tiny:1: has been the name of the weights {digest[:12]}" in err
+    assert code == 9 and f"release tiny:1: already names the weights {digest[:12]}" in err
     code, _, err = vita("release", "tiny/sft", "--name", "tiny", "--version", "2", "--life", "other")
     assert code == 0 and ledger.named("release/tiny:2") == ledger.named("other/release"), err
 

@@ -222,8 +222,8 @@ def corpus_of_several_files(tmp_path: Path) -> str:
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curate, "_STRETCH_BYTES", 1)
-    monkeypatch.setattr(curate, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(curate, "_SLICE_BYTES", 1)
+    monkeypatch.setattr(curate, "_MIN_PARALLEL_BYTES", 0)
     sources = [{"path": corpus_of_several_files(tmp_path), "repeat": 1.5}]
     alone = run(tmp_path / "alone", sources=sources, filters=[], held_out=0.1)
     together = run(tmp_path / "together", threads=2, sources=sources, filters=[], held_out=0.1)
@@ -234,7 +234,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monk
 
 
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curate, "_STRETCH_BYTES", 1)
+    monkeypatch.setattr(curate, "_SLICE_BYTES", 1)
     settings = {"sources": [corpus_of_several_files(tmp_path)], "filters": [], "held_out": 0.1}
     whole = run(tmp_path / "whole", **settings)
     real, begun = sifting.documents, []

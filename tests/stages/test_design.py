@@ -100,7 +100,7 @@ def test_the_speed_of_this_machine_is_that_of_real_steps() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "give one of parameters, depth and budget, not none"),
+        ({}, "set one of parameters, depth and budget, not none"),
         ({"depth": 4, "budget": "1 h"}, "not depth and budget"),
         ({"budget": "soon"}, "design.budget: expected a valid number"),
         ({"parameters": "ten"}, "design.parameters: expected a valid integer"),
@@ -131,12 +131,12 @@ def test_spans_of_time_are_read_as_people_write_them(text: str, value: float) ->
 
 def test_the_plan_is_scored_against_what_happened(tmp_path: Path) -> None:
     draft, blueprint, _ = run(tmp_path, depth=2, steps=100, timed_steps=0)
-    foretold = blueprint["prediction"]
-    came = {"heldout_bits_per_byte": foretold["bits_per_byte"]["value"] * 1.02, "tokens": foretold["tokens"]}
+    predicted = blueprint["prediction"]
+    actual = {"heldout_bits_per_byte": predicted["bits_per_byte"]["value"] * 1.02, "tokens": predicted["tokens"]}
     designed = {"training_seconds": 100.0, "tokens_per_second": 1000.0}
-    rows = {row.figure: row for row in plan_vs_actual(blueprint, designed, facts=came, record={"seconds": 110.0})}
-    assert rows["bits per byte"].off == "+2.0 %, within the range"
-    assert rows["tokens"].off == "+0.0 %"
-    assert rows["seconds"].off == "+10.0 %"
+    rows = {row.figure: row for row in plan_vs_actual(blueprint, designed, facts=actual, record={"seconds": 110.0})}
+    assert rows["bits per byte"].error == "+2.0 %, within the range"
+    assert rows["tokens"].error == "+0.0 %"
+    assert rows["seconds"].error == "+10.0 %"
     assert "bytes of memory" not in rows  # nobody measured it
-    assert design.reckoning(draft.folder, designed, came, {"seconds": 110.0}).row_count == 3
+    assert design.plan_table(draft.folder, designed, actual, {"seconds": 110.0}).row_count == 3

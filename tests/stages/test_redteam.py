@@ -97,7 +97,7 @@ def test_only_the_probes_asked_for_run_and_a_guard_is_told_of(folder, tmp_path):
 def test_names_that_are_not_known_and_nothing_to_ask_are_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"probe: `jailbrake` is not known here; did you mean `jailbreak`\?"):
         run(folder, tmp_path, {"probes": ["jailbrake"]})
-    with pytest.raises(ConfigError, match=r"redteam.probes: there is nothing to ask"):
+    with pytest.raises(ConfigError, match=r"redteam.probes: no probe has an item"):
         run(folder, tmp_path, {"probes": ["harm"], "embedded": False})
 
 

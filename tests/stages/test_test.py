@@ -225,5 +225,5 @@ def test_mistakes_are_told_before_anything_slow_begins(folder: Path, tmp_path: P
         run(folder, tmp_path, {"tasks": {"helaswag": "x.jsonl"}})
     with pytest.raises(ConfigError, match="test.context: expected at most 64, the model's context, got 65"):
         run(folder, tmp_path, {"context": 65})
-    with pytest.raises(DataError, match="holds no text"):
+    with pytest.raises(DataError, match="contains no text"):
         run(folder, tmp_path, {"texts": [write_rows(tmp_path / "none.jsonl", [{"id": "1", "text": ""}])]})

@@ -88,7 +88,7 @@ def _tables(card: Card) -> dict[str, Table]:
     drops = [(reason.replace("_", " "), f"{number:,}") for reason, number in card.drops.items()]
     lineage = [(artifact.label, artifact.kind, artifact.run.stage if artifact.run else "unknown", artifact.digest[:16])
                for artifact in card.lineage]  # fmt: skip
-    plan = [(row.figure, row.foretold, row.came, row.off) for row in card.plan]
+    plan = [(row.figure, row.predicted, row.actual, row.error) for row in card.plan]
     findings = [(str(finding["id"]), finding["probe"], finding["severity"], finding["state"],
                  wording.one_line(finding["prompt"])) for finding in card.open_findings[:20]]  # fmt: skip
     return {

@@ -112,7 +112,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
         workspace.console.print(f"state: {state}")
     if run:
         _print_run(workspace, run)
-    _print_reckoning(workspace, artifact)
+    _print_plan_table(workspace, artifact)
     report = next(
         (artifact.path / name for name in ("report.md", "report/report.md") if (artifact.path / name).exists()), None
     )
@@ -205,18 +205,18 @@ def _print_run(workspace: Workspace, run: Run) -> None:
         workspace.console.print(f"  {name}: {_value(value)}", style="dim", soft_wrap=True)
 
 
-def _print_reckoning(workspace: Workspace, artifact: Artifact) -> None:
+def _print_plan_table(workspace: Workspace, artifact: Artifact) -> None:
     """Print the plan of a model beside the actual run."""
     runs = workspace.ledger.find(artifact=artifact.digest, state="done")
     planned = workspace.ledger.inputs(runs[-1].id).get("blueprint") if runs else None
     if runs and planned and runs[-1].stage == "pretrain":
-        from vita.stages.design import reckoning
+        from vita.stages.design import plan_table
         from vita.stages.kinds import Blueprint
 
         designed = workspace.ledger.find(artifact=planned, state="done")
         blueprint = workspace.store.open(planned, Blueprint)
         record = designed[-1].record if designed else {}
-        workspace.console.print(reckoning(blueprint.path, record or {}, artifact.facts, runs[-1].record or {}))
+        workspace.console.print(plan_table(blueprint.path, record or {}, artifact.facts, runs[-1].record or {}))
 
 
 def _run_as_json(workspace: Workspace, run: Run) -> dict[str, Any]:

@@ -12,9 +12,9 @@ class PredictedFigure:
     """A figure with its predicted value, its actual value, and the relative error."""
 
     figure: str
-    foretold: str
-    came: str
-    off: str
+    predicted: str
+    actual: str
+    error: str
 
 
 def plan_vs_actual(
@@ -25,33 +25,36 @@ def plan_vs_actual(
     `blueprint` is the content of `blueprint.json`, `designed` the record of its run; `facts` and `record` are those of
     the trained model.
     """
-    foretold = blueprint["prediction"]
+    predicted = blueprint["prediction"]
     seconds = record.get("training_seconds", record.get("seconds"))
     rows = [
-        _bits(foretold["bits_per_byte"], facts.get("heldout_bits_per_byte")),
-        _row("tokens", foretold["tokens"], facts.get("tokens")),
+        _bits(predicted["bits_per_byte"], facts.get("heldout_bits_per_byte")),
+        _row("tokens", predicted["tokens"], facts.get("tokens")),
         _row("seconds", designed.get("training_seconds"), seconds),
         _row("tokens a second", designed.get("tokens_per_second"), record.get("tokens_per_second")),
-        _row("bytes of memory", foretold["memory"]["total"], record.get("peak_memory_bytes")),
+        _row("bytes of memory", predicted["memory"]["total"], record.get("peak_memory_bytes")),
     ]
     return [row for row in rows if row is not None]
 
 
-def _bits(foretold: Mapping[str, float], came: float | None) -> PredictedFigure | None:
-    if came is None:
+def _bits(predicted: Mapping[str, float], actual: float | None) -> PredictedFigure | None:
+    if actual is None:
         return None
-    range_note = "within" if foretold["low"] <= came <= foretold["high"] else "outside"
-    predicted_text = f"{foretold['value']:.3f} ({foretold['low']:.3f} to {foretold['high']:.3f})"
+    position = "within" if predicted["low"] <= actual <= predicted["high"] else "outside"
+    predicted_text = f"{predicted['value']:.3f} ({predicted['low']:.3f} to {predicted['high']:.3f})"
     return PredictedFigure(
-        "bits per byte", predicted_text, f"{came:.3f}", f"{_off(foretold['value'], came)}, {range_note} the range"
+        "bits per byte",
+        predicted_text,
+        f"{actual:.3f}",
+        f"{_relative_error(predicted['value'], actual)}, {position} the range",
     )
 
 
-def _row(figure: str, foretold: float | None, came: float | None) -> PredictedFigure | None:
-    if not foretold or came is None:
+def _row(figure: str, predicted: float | None, actual: float | None) -> PredictedFigure | None:
+    if not predicted or actual is None:
         return None
-    return PredictedFigure(figure, f"{foretold:,.0f}", f"{came:,.0f}", _off(foretold, came))
+    return PredictedFigure(figure, f"{predicted:,.0f}", f"{actual:,.0f}", _relative_error(predicted, actual))
 
 
-def _off(foretold: float, came: float) -> str:
-    return f"{(came / foretold - 1) * 100:+.1f} %"
+def _relative_error(predicted: float, actual: float) -> str:
+    return f"{(actual / predicted - 1) * 100:+.1f} %"

@@ -1,10 +1,10 @@
-"""Simulated users at a service's door: they ask, read, say what they think of it, and count what went wrong.
+"""Sessions of simulated users with a service over HTTP: requests, feedback, and the failures of both.
 
-    visited = asyncio.run(walk("http://127.0.0.1:8000/v1", crowd.visits(100, seed=0), crowd, model="cat", seed=0))
-    sum(one.failed for one in visited)
+    sessions = crowd.visits(100, seed=0)
+    results = asyncio.run(run_sessions("http://127.0.0.1:8000/v1", sessions, crowd, model="cat", seed=0))
+    sum(len(result.failed) for result in results)
 
-They come by HTTP like anybody else, wait when they are told to (429, 503 with Retry-After), and count as failed every
-request that they did not get an answer to in the end.
+The users retry after 429 and 503 as `Retry-After` says. A request that stays without an answer counts as failed.
 """
 
 from __future__ import annotations
@@ -25,77 +25,77 @@ _COME_AGAIN = (429, 503)
 class SessionResult:
     """The result of a simulated session."""
 
-    visit: UserSession
+    session: UserSession
     answers: tuple[str, ...]
     requests: tuple[str, ...]
-    """The ids under which the service knows them."""
+    """The ids of the requests in the service."""
     version: str
     """The version that answered."""
-    said: int
+    feedback_count: int
     """The number of feedback records that the server accepted."""
-    minded: tuple[bool, ...] = ()
+    complaints: tuple[bool, ...] = ()
     """One flag per answer: True if the user complains about it."""
     failed: tuple[str, ...] = ()
     """The failures, as messages."""
 
 
-async def walk(
+async def run_sessions(
     url: str,
-    visits: Iterable[UserSession],
+    sessions: Iterable[UserSession],
     crowd: UserSimulator,
     *,
     model: str,
     seed: int,
-    at_once: int = 8,
+    concurrency: int = 8,
     max_tokens: int = 48,
     key: str | None = None,
-    on_visit: Callable[[int], Awaitable[None]] | None = None,
+    on_session: Callable[[int], Awaitable[None]] | None = None,
 ) -> list[SessionResult]:
-    """Make the visits, `at_once` at a time and begun in their order; answers are sampled with seeds of their own."""
-    gate, done = asyncio.Semaphore(at_once), 0
+    """Run the sessions in their order, `concurrency` at a time; each answer is sampled with its own seed."""
+    semaphore, done = asyncio.Semaphore(concurrency), 0
     headers = {"X-Vita-Consent": "yes", **({"Authorization": f"Bearer {key}"} if key else {})}
-    limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, limits=limits, trust_env=False) as client:
 
-        async def one(visit: UserSession) -> SessionResult:
+        async def run(session: UserSession) -> SessionResult:
             nonlocal done
-            async with gate:
-                visited = await _visit(client, visit, crowd, model=model, seed=seed, max_tokens=max_tokens)
+            async with semaphore:
+                result = await _run_session(client, session, crowd, model=model, seed=seed, max_tokens=max_tokens)
             done += 1
-            if on_visit:
-                await on_visit(done)
-            return visited
+            if on_session:
+                await on_session(done)
+            return result
 
-        return list(await asyncio.gather(*(one(visit) for visit in visits)))
+        return list(await asyncio.gather(*(run(session) for session in sessions)))
 
 
-async def _visit(
-    client: httpx.AsyncClient, visit: UserSession, crowd: UserSimulator, *, model: str, seed: int, max_tokens: int
+async def _run_session(
+    client: httpx.AsyncClient, session: UserSession, crowd: UserSimulator, *, model: str, seed: int, max_tokens: int
 ) -> SessionResult:
     answers, requests, version, failed = [], [], "", []
-    for number in range(visit.answers):
+    for number in range(session.answers):
         body = {
             "model": model,
-            "messages": [{"role": message.role, "content": message.content} for message in visit.prompt],
+            "messages": [{"role": message.role, "content": message.content} for message in session.prompt],
             "temperature": 1.0,
             "max_tokens": max_tokens,
-            "seed": (seed * 1_000_003 + visit.number * 7 + number) % 2**31,
-            "user": visit.who,
+            "seed": (seed * 1_000_003 + session.number * 7 + number) % 2**31,
+            "user": session.who,
         }
         reply, problem = await _post(client, "chat/completions", body)
         if reply is None:
-            return SessionResult(visit, tuple(answers), tuple(requests), version, 0, failed=(problem,))
+            return SessionResult(session, tuple(answers), tuple(requests), version, 0, failed=(problem,))
         answers.append(reply.json()["choices"][0]["message"]["content"] or "")
         requests.append(reply.headers["x-request-id"])
         version = reply.headers.get("x-vita-version", "")
     feedback_count = 0
-    for reaction in crowd.react(visit, answers, seed=seed):
+    for reaction in crowd.react(session, answers, seed=seed):
         reply, problem = await _post(client, "feedback", _feedback(reaction, requests))
         feedback_count += reply is not None
         if reply is None:
             failed.append(problem)
-    complaints = tuple(crowd.minds(visit, answer) for answer in answers)
-    return SessionResult(visit, tuple(answers), tuple(requests), version, feedback_count, complaints, tuple(failed))
+    complaints = tuple(crowd.minds(session, answer) for answer in answers)
+    return SessionResult(session, tuple(answers), tuple(requests), version, feedback_count, complaints, tuple(failed))
 
 
 def _feedback(reaction: Reaction, requests: Sequence[str]) -> dict[str, object]:

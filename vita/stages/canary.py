@@ -1,8 +1,7 @@
-"""Bring a new release in beside the old while users are there: a canary first, then all of them, or back.
+"""Replace a release under traffic: the new one serves a share of the users, and is then promoted or rolled back.
 
-The old release serves; the new one gets a share of the users, who stay with the version that they were given. What they
-mind is compared. The new one is promoted unless it is worse; a replica is killed on the way, since replicas die in
-life, too; and not one request may fail.
+Each user stays with one version. The new release is promoted unless its complaint rate is too much higher. A replica of
+the old release is killed meanwhile, as a test. No request may fail.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 LINEAGE = True
-"""The release is cleared by the ledger and the store of the life."""
+"""The releases are checked with the ledger and the store of the life."""
 
 
 class Config(SimulatedUsers):
@@ -56,112 +55,118 @@ class Config(SimulatedUsers):
 @dataclass(frozen=True)
 class Inputs:
     release: Release
-    """The new one."""
+    """The new release."""
     serving: Release
-    """The one that serves now: choose it with `inputs: {serving: release}`."""
+    """The release that serves now: choose it with `inputs: {serving: release}`."""
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What was seen while the versions changed."""
+class CanaryOutcome:
+    """The sessions of the canary and of the transition, and the decision."""
 
     canary: list[SessionResult]
-    shifting: list[SessionResult]
+    shift: list[SessionResult]
     promoted: bool
-    minded: dict[str, Interval]
-    """Version -> the share of its answers that users minded."""
+    complaint_rates: dict[str, Interval]
+    """Version -> share of its answers with a complaint."""
     change: Interval
+    """Difference of the complaint rates, new minus old."""
     models: dict[str, str]
-    """Version -> the digest of its model, computed from its files."""
+    """Version -> digest of its model, computed from its files."""
 
     @property
     def failed(self) -> list[str]:
-        return [problem for one in (*self.canary, *self.shifting) for problem in one.failed]
+        """Return the errors of all failed requests."""
+        return [problem for session in (*self.canary, *self.shift) for problem in session.failed]
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
-    new, old = read_release(inputs.release.path), read_release(inputs.serving.path)
-    if new.id == old.id:
+    new_release, old_release = read_release(inputs.release.path), read_release(inputs.serving.path)
+    if new_release.id == old_release.id:
         hint = "choose the old one with `inputs: {serving: STEP}`, and give the new one a `version` of its own"
-        raise PlanError("canary.serving", f"both releases are called {new.id}", hint=hint)
-    watched = asyncio.run(_change(config, old, new, context))
-    requests = sum(len(one.requests) for one in (*watched.canary, *watched.shifting))
-    lost = share([*[True] * len(watched.failed), *[False] * requests])
-    verdict = "promoted" if watched.promoted else "rolled back"
-    context.emit(
-        "note", text=f"{new.id} {verdict}: minded {watched.minded[old.id]} before, {watched.minded[new.id]} now"
-    )
+        raise PlanError("canary.serving", f"both releases are called {new_release.id}", hint=hint)
+    outcome = asyncio.run(_run_canary(config, old_release, new_release, context))
+    answered_requests = sum(len(session.requests) for session in (*outcome.canary, *outcome.shift))
+    failed_requests = share([*[True] * len(outcome.failed), *[False] * answered_requests])
+    verdict = "promoted" if outcome.promoted else "rolled back"
+    before, after = outcome.complaint_rates[old_release.id], outcome.complaint_rates[new_release.id]
+    context.emit("note", text=f"{new_release.id} {verdict}: complaint rate {before} before, {after} now")
     folder = context.draft_folder()
     figures = {
-        "failed_requests": lost,
-        "complaint_rate/before": watched.minded[old.id],
-        "complaint_rate/after": watched.minded[new.id],
-        "complaint_rate/change": watched.change,
+        "failed_requests": failed_requests,
+        "complaint_rate/before": before,
+        "complaint_rate/after": after,
+        "complaint_rate/change": outcome.change,
     }
     report = ReportContent.of(
         "canary",
         {"service": {"canary": figures}},
-        model=watched.models[new.id],
-        baseline=watched.models[old.id],
-        details={"promoted": watched.promoted},
+        model=outcome.models[new_release.id],
+        baseline=outcome.models[old_release.id],
+        details={"promoted": outcome.promoted},
     )
     write_report(report, folder)
-    rows = [(name, str(one), str(one.n)) for name, one in figures.items()]
-    rows += [("answers of the canary", str(sum(_of(new, watched.canary))), ""), ("verdict", verdict, "")]
-    lead = f"{new.id} came in beside {old.id} while users were there, and was {verdict}."
+    rows = [(name, str(interval), str(interval.n)) for name, interval in figures.items()]
+    rows += [
+        ("answers of the canary", str(sum(_answer_counts(new_release, outcome.canary))), ""),
+        ("verdict", verdict, ""),
+    ]
+    lead = f"{new_release.id} served a share of the users beside {old_release.id}, and was {verdict}."
     write_page(
-        ReportPage("Canary release", lead, [Section("What was seen", [Table(("figure", "value", "n"), rows)])]), folder
+        ReportPage("Canary release", lead, [Section("Results", [Table(("figure", "value", "n"), rows)])]), folder
     )
-    facts = {f"canary/{name}": round(one.value, 6) for name, one in figures.items()}
-    return Draft(Report, folder, {**facts, "requests": requests, "promoted": watched.promoted})
+    facts = {f"canary/{name}": round(interval.value, 6) for name, interval in figures.items()}
+    return Draft(Report, folder, {**facts, "requests": answered_requests, "promoted": outcome.promoted})
 
 
-async def _change(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: Context) -> Watched:
-    from vita.monitoring.client import walk
+async def _run_canary(config: Config, old: ReleaseInfo, new: ReleaseInfo, context: Context) -> CanaryOutcome:
+    from vita.monitoring.client import run_sessions
     from vita.server.service.service import Service
 
-    place = context.scratch / "service"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
-    ledger, crowd = Ledger(place / "ledger.db"), config.crowd(new.folder / "model", where="canary")
+    folder = context.scratch / "service"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    ledger, crowd = Ledger(folder / "ledger.db"), config.crowd(new.folder / "model", where="canary")
     service = Service(
-        name=old.name, release=old, ledger=ledger, controls=place, clear=context_clearance(context),
+        name=old.name, release=old, ledger=ledger, controls=folder, clear=context_clearance(context),
         ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="canary",
     )  # fmt: skip
-    coming = list(crowd.visits(config.sessions + config.sessions // 2, seed=config.seed))
+    sessions = list(crowd.visits(config.sessions + config.sessions // 2, seed=config.seed))
     async with service.served() as running:
         terms = ServingTerms(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)
         models = {version.id: version.model for version in running.fleet.router.versions.values()}
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")
 
-        async def told(done: int) -> None:
-            context.emit("progress", done=done, total=len(coming), unit="visits")
+        async def report_progress(done: int) -> None:
+            context.emit("progress", done=done, total=len(sessions), unit="sessions")
             if config.inject_failure and done == config.sessions // 4:
-                _kill_one(running, old)
+                _kill_replica(running, old)
 
-        walking = partial(walk, f"{running.url}/v1", crowd=crowd, model=old.name,
-                          seed=config.seed, at_once=config.concurrency, max_tokens=config.max_tokens)  # fmt: skip
-        canary = await walking(coming[: config.sessions], on_visit=told)
-        minded = {pinned.id: share(_minded(pinned, canary)) for pinned in (old, new)}
-        change = difference(minded[new.id], minded[old.id])
-        promoted = minded[new.id].n > 0 and change.value <= config.max_regression
-        turning = asyncio.create_task(running.fleet.promote(terms=terms) if promoted else running.fleet.roll_back())
-        shifting = await walking(coming[config.sessions :])
-        await turning
+        run_part = partial(
+            run_sessions, f"{running.url}/v1", crowd=crowd, model=old.name, seed=config.seed,
+            concurrency=config.concurrency, max_tokens=config.max_tokens,
+        )  # fmt: skip
+        canary = await run_part(sessions[: config.sessions], on_session=report_progress)
+        complaint_rates = {release.id: share(_complaints(release, canary)) for release in (old, new)}
+        change = difference(complaint_rates[new.id], complaint_rates[old.id])
+        promoted = complaint_rates[new.id].n > 0 and change.value <= config.max_regression
+        transition = asyncio.create_task(running.fleet.promote(terms=terms) if promoted else running.fleet.roll_back())
+        shift = await run_part(sessions[config.sessions :])
+        await transition
     ledger.close()
-    return Watched(canary, shifting, promoted, minded, change, models)
+    return CanaryOutcome(canary, shift, promoted, complaint_rates, change, models)
 
 
-def _kill_one(running: RunningService, old: ReleaseInfo) -> None:
-    victim = next((one.pid for one in running.fleet.of_version(old.id) if one.pid), None)
-    if victim is not None:
-        os.kill(victim, signal.SIGKILL)
+def _kill_replica(running: RunningService, old: ReleaseInfo) -> None:
+    process_id = next((replica.pid for replica in running.fleet.of_version(old.id) if replica.pid), None)
+    if process_id is not None:
+        os.kill(process_id, signal.SIGKILL)
 
 
-def _of(pinned: ReleaseInfo, visited: Sequence[SessionResult]) -> list[int]:
-    return [len(one.answers) for one in visited if one.version == pinned.id]
+def _answer_counts(release: ReleaseInfo, sessions: Sequence[SessionResult]) -> list[int]:
+    return [len(session.answers) for session in sessions if session.version == release.id]
 
 
-def _minded(pinned: ReleaseInfo, visited: Sequence[SessionResult]) -> list[bool]:
-    return [minded for one in visited if one.version == pinned.id for minded in one.minded]
+def _complaints(release: ReleaseInfo, sessions: Sequence[SessionResult]) -> list[bool]:
+    return [complaint for session in sessions if session.version == release.id for complaint in session.complaints]

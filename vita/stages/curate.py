@@ -1,7 +1,7 @@
-"""Text is gathered, cleaned and chosen: what the model learns from, what it is tested on, and what it never sees.
+"""Build a corpus: read the sources, filter and deduplicate the documents, and hold some out for evaluation.
 
-Every document that is left out has its reason; every one that stays keeps its id, source and licence. A part is held
-out for testing, drawn by content so that equal texts are never on both sides.
+Every dropped document has a reason; every other one keeps its id, source and licence. Held-out documents are selected
+by content hash, so that equal texts are never in both splits.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from vita.stages.kinds import Corpus
 
 VERSION = 3
 
-_STRETCH_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
-_WORTH_PROCESSES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
+_SLICE_BYTES = 8 * 2**20  # on disk: small enough to share the work and to lose little when killed
+_MIN_PARALLEL_BYTES = 16 * 2**20  # on disk: under this, starting processes takes longer than the work
 
 
 class Config(Settings):
@@ -78,8 +78,8 @@ class Config(Settings):
         if not isinstance(value, dict):
             return value
         return [
-            {"name": name, **({"path": given} if isinstance(given, str) else given or {})}
-            for name, given in value.items()
+            {"name": name, **({"path": source} if isinstance(source, str) else source or {})}
+            for name, source in value.items()
         ]
 
     @model_validator(mode="after")
@@ -99,28 +99,28 @@ class Config(Settings):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Nothing: the life begins here."""
+    """No inputs: curation is the first stage."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
-    """Sift every source, decide on every document, and write the corpus with its report."""
-    began = time.monotonic()
-    jobs, owners = _jobs(config, context.scratch / "sifted")
-    worth_it = len(jobs) > 1 and sum(job.stretch.size for job in jobs) > _WORTH_PROCESSES
-    workers = min(context.machine.threads, len(jobs)) if worth_it else 1
-    with WorkerPool(workers) as crew:
-        sifted = _sift_all(jobs, crew, context)
-        tally = FilterStats()
-        for one in sifted:
-            tally.merge(one.tally)
-        parts = [(part, owners[one.number]) for one in sifted for part in one.parts]
+    """Filter all sources, assign all documents to splits, and write the corpus with its report."""
+    start = time.monotonic()
+    jobs, owners = _tasks(config, context.scratch / "sifted")
+    use_processes = len(jobs) > 1 and sum(job.stretch.size for job in jobs) > _MIN_PARALLEL_BYTES
+    workers = min(context.machine.threads, len(jobs)) if use_processes else 1
+    with WorkerPool(workers) as pool:
+        results = _filter_all(jobs, pool, context)
+        stats = FilterStats()
+        for result in results:
+            stats.merge(result.tally)
+        parts = [(part, owners[result.number]) for result in results for part in result.parts]
         tables = [PartTable.load(part) for part, _ in parts]
-        decisions = _decide(config, parts, tables, tally)
+        decisions = _decide(config, parts, tables, stats)
         folder = context.draft_folder()
-        placings = split_jobs([part for part, _ in parts], tables, decisions, folder)
-        _write(placings, sifted, tally, folder, crew, context)
+        split_tasks = split_jobs([part for part, _ in parts], tables, decisions, folder)
+        _write(split_tasks, results, stats, folder, pool, context)
     report = build_report(
-        tally, tables, decisions, filters=[use.model_dump() for use in config.filters],
+        stats, tables, decisions, filters=[use.model_dump() for use in config.filters],
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
         held_out_setting=config.held_out,
         passed_over=[name for source in config.sources for name in skipped_files(source)],
@@ -141,20 +141,20 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     dropped = sorted(report["dropped"].items(), key=lambda row: (-row[1]["documents"], row[0]))
     text = render("corpus.md.jinja", "markdown", report=report, dropped=dropped)
     (folder / "report.md").write_text(text, encoding="utf-8")
-    _record(context, report, time.monotonic() - began, workers)
+    _record(context, report, time.monotonic() - start, workers)
     return Draft(Corpus, folder, _facts(report))
 
 
 def advise(config: Config) -> list[str]:
-    """What can be told of these settings before anything runs."""
+    """Return advice about the settings that needs no data."""
     return [held_out_advice(1)] if config.held_out == 1 and not config.held_out_sources else []
 
 
 def _decide(
-    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], tally: FilterStats
+    config: Config, parts: list[tuple[Path, Source]], tables: list[PartTable], stats: FilterStats
 ) -> SplitAssignments:
     if not parts:
-        raise _nothing_left(tally)
+        raise _nothing_left(stats)
     decisions = assign_splits(
         tables,
         SplitOptions(config.deduplicate, config.held_out, config.seed),
@@ -169,27 +169,27 @@ def _decide(
 # -- the two passes
 
 
-def _jobs(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]:
-    """A job for each stretch, and the source that each belongs to."""
+def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]:
+    """Return a task for each slice of a source, and the source of each task."""
     folder.mkdir(parents=True, exist_ok=True)
     part_bytes = config.shard_megabytes * 2**20
-    owned = [
-        (source, stretch) for source in config.sources for stretch in split_source(source, bytes_each=_STRETCH_BYTES)
+    slices = [
+        (source, stretch) for source in config.sources for stretch in split_source(source, bytes_each=_SLICE_BYTES)
     ]
     jobs = [
         FilterJob(number, stretch, () if source.name in config.held_out_sources else config.filters, folder, part_bytes)
-        for number, (source, stretch) in enumerate(owned)
+        for number, (source, stretch) in enumerate(slices)
     ]
-    return jobs, [source for source, _ in owned]
+    return jobs, [source for source, _ in slices]
 
 
-def _sift_all(jobs: list[FilterJob], crew: WorkerPool, context: Context) -> list[FilterResult]:
-    """The answers in the order of the sources, though the largest are begun first."""
+def _filter_all(jobs: list[FilterJob], pool: WorkerPool, context: Context) -> list[FilterResult]:
+    """Filter all slices, the largest first; return the results in the order of the sources."""
     largest_first = sorted(jobs, key=lambda job: -job.stretch.size)
     progress = _Progress(context, sum(job.stretch.size for job in jobs))
     answers = []
     for job, answer in zip(
-        largest_first, crew.in_order(filter_slice, largest_first, watch=progress.watch), strict=True
+        largest_first, pool.in_order(filter_slice, largest_first, watch=progress.watch), strict=True
     ):
         progress.finished(job.stretch.size, sum(count.documents for count in answer.tally.read.values()))
         answers.append(answer)
@@ -197,12 +197,12 @@ def _sift_all(jobs: list[FilterJob], crew: WorkerPool, context: Context) -> list
 
 
 class _Progress:
-    """Tells how many documents are done; their total is guessed from the files that are finished."""
+    """Reports the number of processed documents; the total is estimated from the finished files."""
 
     def __init__(self, context: Context, size: int) -> None:
         self._context, self._size = context, size
         self._finished_size = self._finished_documents = 0
-        self._told_at = 0.0
+        self._reported_at = 0.0
 
     def finished(self, size: int, documents: int) -> None:
         self._finished_size += size
@@ -210,37 +210,37 @@ class _Progress:
 
     def watch(self, done: int) -> None:
         now = time.monotonic()
-        if now - self._told_at < 0.2:
+        if now - self._reported_at < 0.2:
             return
-        self._told_at = now
+        self._reported_at = now
         total = None
         if self._finished_size:
             total = max(done, round(self._finished_documents * self._size / self._finished_size))
-        self._context.emit("progress", done=done, total=total, unit="documents", doing="sifting")
+        self._context.emit("progress", done=done, total=total, unit="documents", doing="filtering")
 
 
 def _write(
-    placings: list[SplitJob],
-    sifted: list[FilterResult],
-    tally: FilterStats,
+    split_tasks: list[SplitJob],
+    results: list[FilterResult],
+    stats: FilterStats,
     folder: Path,
-    crew: WorkerPool,
+    pool: WorkerPool,
     context: Context,
 ) -> None:
     (folder / "train").mkdir()
     (folder / "heldout").mkdir()
-    total = sum(len(placing.decisions.first) for placing in placings)
+    total = sum(len(task.decisions.first) for task in split_tasks)
     held_out = TextShardWriter(folder / "heldout")
     with ZstdLineWriter(folder / "drops.jsonl.zst") as drops:
-        for one in sifted:
-            for line in read_lines(one.drops):
+        for result in results:
+            for line in read_lines(result.drops):
                 drops.write(line)
 
         def watch(done: int) -> None:
             context.emit("progress", done=done, total=total, unit="documents", doing="writing")
 
-        for answer in crew.in_order(write_splits, placings, watch=watch):
-            tally.merge(answer.tally)
+        for answer in pool.in_order(write_splits, split_tasks, watch=watch):
+            stats.merge(answer.tally)
             for line in answer.drops:
                 drops.write(line)
             for line in answer.held_out:
@@ -256,30 +256,34 @@ def _facts(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _nothing_left(tally: FilterStats) -> DataError:
-    read = sum(count.documents for count in tally.read.values())
-    if not read and not tally.dropped:
+def _nothing_left(stats: FilterStats) -> DataError:
+    read = sum(count.documents for count in stats.read.values())
+    if not read and not stats.dropped:
         return DataError("curate", "the sources hold no document at all", hint="look into the files that are named")
     reasons: dict[str, int] = {}
-    for counts in tally.dropped.values():
+    for counts in stats.dropped.values():
         for reason, count in counts.items():
             reasons[reason] = reasons.get(reason, 0) + count.documents
-    shown = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5])
+    reason_list = ", ".join(
+        f"{reason} {count}" for reason, count in sorted(reasons.items(), key=lambda item: -item[1])[:5]
+    )
     unreadable = [reason for reason in reasons if is_row_problem(reason)]
-    got = f"{counted(sum(reasons.values()), 'document')} dropped ({shown})"
+    got = f"{counted(sum(reasons.values()), 'document')} dropped ({reason_list})"
     examples = [
         f"{sample['id']} from {sample['source']} ({sample['reason']}): {sample['detail']}"
         for reason in unreadable
-        for sample in tally.samples[reason]
+        for sample in stats.samples[reason]
     ]
     if examples:
-        rest = sum(reasons[reason] for reason in unreadable) - len(examples[:5])
-        got += f"; rows that cannot be read: {'; '.join(examples[:5])}" + (f"; and {rest} more" if rest else "")
+        remaining = sum(reasons[reason] for reason in unreadable) - len(examples[:5])
+        got += f"; rows that cannot be read: {'; '.join(examples[:5])}" + (
+            f"; and {remaining} more" if remaining else ""
+        )
     return DataError("curate", f"no document is left: {got}", hint=_advice_on_drops(reasons))
 
 
 def _advice_on_drops(reasons: Mapping[str, int]) -> str:
-    """What to do when these reasons dropped all documents."""
+    """Return what to do when all documents were dropped for these reasons."""
     advice = {
         "correct the rows and files that cannot be read": any(map(is_row_problem, reasons)),
         "loosen or take out these filters in `filters`": any(map(is_filter_rule, reasons)),

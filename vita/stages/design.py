@@ -1,8 +1,8 @@
-"""Turn one dial into a whole plan: shape, batch, steps and rates, with what it will cost and give.
+"""Plan a model from its size or a time budget: architecture, batch size, steps and learning rates, cost and loss.
 
-The dial is a number of parameters, a depth, or a time budget; or depth and steps together, which leaves nothing to the
-machine's speed. `blueprint.json` holds only what follows from the dial. A time budget becomes a number of steps here,
-once, from training steps timed on this machine, so that a later restart on another machine changes nothing.
+The size is a number of parameters or a depth. `blueprint.json` contains only what follows from the settings. A time
+budget is converted to a number of steps once, with training steps timed on this machine, so that a restart on another
+machine changes nothing.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _one_dial(self) -> Self:
-        given = [name for name in ("parameters", "depth", "budget") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give one of parameters, depth and budget, not {' and '.join(given) or 'none'}")
+        set_names = [name for name in ("parameters", "depth", "budget") if getattr(self, name) is not None]
+        if len(set_names) != 1:
+            raise ValueError(f"set one of parameters, depth and budget, not {' and '.join(set_names) or 'none'}")
         if self.budget is not None and (self.steps is not None or self.width is not None):
             raise ValueError("a budget decides `steps` and `width` itself; leave them out, or give `depth`")
         if self.width is not None and self.depth is None:
@@ -96,30 +96,30 @@ class Config(Settings):
 @dataclass(frozen=True)
 class Inputs:
     tokens: Tokens | None = None
-    """Where the text is in tokens already, their number and vocabulary are known and need not be given."""
+    """The tokens of the corpus, which determine the vocabulary and the available tokens."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
-    """Derive the plan, time a few steps, foretell, and write it down."""
+    """Derive the plan, time some training steps, predict cost and loss, and write the blueprint."""
     text = _known_text(config, inputs)
     shape, plan, speed = _design(config, text, context)
-    foretold = prediction(
+    predicted = prediction(
         shape, plan, text=config.text, available=text.tokens_available, token_bytes=text.bytes_per_token
     )
     folder = context.draft_folder()
-    blueprint = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": foretold}
+    blueprint = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": predicted}
     (folder / "blueprint.json").write_text(json.dumps(blueprint, indent=2) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(as_markdown(_page(blueprint)), encoding="utf-8")
     if speed:
         context.record |= cost(plan, speed, price_per_hour=config.price_per_hour)
-    for told in [_headline(shape, plan, context.record), *warnings(foretold)]:
-        context.emit("note", text=told)
-    return Draft(Blueprint, folder, _facts(shape, plan, foretold))
+    for note in [_headline(shape, plan, context.record), *warnings(predicted)]:
+        context.emit("note", text=note)
+    return Draft(Blueprint, folder, _facts(shape, plan, predicted))
 
 
 @dataclass(frozen=True)
 class KnownText:
-    """What is known of the text before training; None where it is not."""
+    """Properties of the text that are known before training; None if unknown."""
 
     vocabulary: int | None
     tokens_available: int | None
@@ -130,7 +130,7 @@ def _known_text(config: Config, inputs: Inputs) -> KnownText:
     if inputs.tokens is None:
         return KnownText(config.vocabulary, config.tokens_available)
     facts = inputs.tokens.facts
-    # A small corpus may fill fewer places of the vocabulary than were asked for; what there is counts.
+    # A small corpus may yield a smaller vocabulary than was set; the actual one counts.
     available = config.tokens_available or facts["train_tokens"]
     return KnownText(facts["vocabulary"], available, facts.get("bytes_per_token"))
 
@@ -138,8 +138,8 @@ def _known_text(config: Config, inputs: Inputs) -> KnownText:
 def _design(
     config: Config, text: KnownText, context: Context
 ) -> tuple[Architecture, TrainingPlan, TrainingSpeed | None]:
-    """The shape, its plan, and this machine's speed with them, where it was timed."""
-    shape = _shape_within(config, text, context) if config.budget is not None else _shape(config, text)
+    """Return the architecture, its training plan, and the speed of this machine if it was timed."""
+    shape = _shape_within_budget(config, text, context) if config.budget is not None else _shape(config, text)
     tokens = scaling_rules.compute_optimal_tokens(shape)
     if config.budget is not None:
         tokens = round(config.budget * _usual_speed(context) / shape.flops_per_token(shape.context))
@@ -151,15 +151,15 @@ def _design(
     speed = _timed(config, shape, plan, context)
     if config.budget is None:
         return shape, plan, speed
-    plan = _within(config, shape, speed)
+    plan = _plan_within_budget(config, shape, speed)
     if abs(plan.tokens_per_step / speed.tokens_per_step - 1) > SAME_BATCH:
         speed = _timed(config, shape, plan, context)
-        plan = _within(config, shape, speed)
+        plan = _plan_within_budget(config, shape, speed)
     return shape, plan, speed.with_tokens_per_step(plan.tokens_per_step)
 
 
 SAME_BATCH = 0.25
-"""How far the tokens of a timed step may lie from those of the plan before a step of the plan is timed."""
+"""Relative difference in tokens between the timed step and a step of the plan that needs another timing."""
 
 
 def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Context) -> TrainingSpeed:
@@ -172,12 +172,12 @@ def _timed(config: Config, shape: Architecture, plan: TrainingPlan, context: Con
     )
 
 
-def _within(config: Config, shape: Architecture, speed: TrainingSpeed) -> TrainingPlan:
-    """As many steps as the budget holds; what is compiled here is kept, so training begins sooner than this did."""
+def _plan_within_budget(config: Config, shape: Architecture, speed: TrainingSpeed) -> TrainingPlan:
+    """Return the plan with as many steps as fit in the budget; compiled kernels are reused by training."""
     assert config.budget is not None
-    left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
-    possible = max(shape.context, int(left / speed.seconds_per_step * speed.tokens_per_step))
-    return training_plan(shape, tokens=possible, tokens_per_step=config.tokens_per_step)
+    seconds_left = config.budget * USED_FOR_STEPS - min(speed.startup_seconds, config.budget / 10)
+    max_tokens = max(shape.context, int(seconds_left / speed.seconds_per_step * speed.tokens_per_step))
+    return training_plan(shape, tokens=max_tokens, tokens_per_step=config.tokens_per_step)
 
 
 def _shape(config: Config, text: KnownText) -> Architecture:
@@ -194,8 +194,8 @@ def _shape(config: Config, text: KnownText) -> Architecture:
     return scaling_rules.shape_of_depth(config.depth, vocabulary=vocabulary, context=length, width=config.width)
 
 
-def _shape_within(config: Config, text: KnownText, context: Context) -> Architecture:
-    """The depth that learns most in the time; half an hour of a laptop is worth a vocabulary of 4,096."""
+def _shape_within_budget(config: Config, text: KnownText, context: Context) -> Architecture:
+    """Return the architecture with the lowest predicted loss in the time; the default vocabulary is 4,096."""
     assert config.budget is not None
     vocabulary = text.vocabulary or 4096
     flops = config.budget * _usual_speed(context)
@@ -205,7 +205,7 @@ def _shape_within(config: Config, text: KnownText, context: Context) -> Architec
 
 
 def _usual_speed(context: Context) -> float:
-    """Operations a second that training usually gets from this machine, good to a factor of two."""
+    """Estimate the operations per second of training on this machine, to a factor of two."""
     from vita.train.hardware import choose_precision, matmul_peak
 
     device = context.machine.device
@@ -214,64 +214,64 @@ def _usual_speed(context: Context) -> float:
 
 
 USUAL_UTILISATION = {"cpu": 0.25, "cuda": 0.4}
-"""The share of the peak that training gets, before any step was timed."""
+"""Typical utilisation of the peak speed, before a step was timed."""
 USED_FOR_STEPS = 0.97
-"""The rest of a time budget goes to evaluation and checkpoints."""
+"""Share of the time budget for training steps; the rest is for evaluation and checkpoints."""
 TIMED_PART = 0.02
-"""How long steps are timed, as a share of the budget that they decide about."""
+"""Maximum duration of the timing, as a share of the budget."""
 LONGEST_TIMING = 20.0
-"""Seconds after which more timing tells no more."""
+"""Maximum duration of the timing in seconds."""
 
 
 def cost(plan: TrainingPlan, speed: TrainingSpeed, *, price_per_hour: float | None = None) -> dict[str, Any]:
-    """What this machine will need for the plan: time, and money when an hour has a price."""
-    needed = plan.steps * speed.seconds_per_step + speed.startup_seconds
-    answer: dict[str, Any] = {
-        "training_seconds": round(needed, 1),
+    """Return the time that this machine needs for the plan, and the cost if an hour has a price."""
+    total_seconds = plan.steps * speed.seconds_per_step + speed.startup_seconds
+    values: dict[str, Any] = {
+        "training_seconds": round(total_seconds, 1),
         "tokens_per_second": round(plan.tokens_per_step / speed.seconds_per_step, 1),
         "utilisation": round(speed.utilisation, 3),
         "precision": speed.precision,
         "compiled": speed.compiled,
     }
     if price_per_hour is not None:
-        answer["cost"] = round(needed / 3600 * price_per_hour, 4)
-    return answer
+        values["cost"] = round(total_seconds / 3600 * price_per_hour, 4)
+    return values
 
 
 def count(text: str) -> int | str:
-    """10M, 1.5B or 500k as a number; anything else is left for the settings to refuse."""
-    found = _COUNT.match(text)
-    return round(float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[found[2].lower()]) if found else text
+    """Parse 10M, 1.5B or 500k as a number; return other text unchanged, which the settings refuse."""
+    match = _COUNT.match(text)
+    return round(float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[match[2].lower()]) if match else text
 
 
 def seconds(text: str) -> float | str:
-    """ "30 min", "2 h" or "90" as seconds; anything else is left for the settings to refuse."""
-    found = _SPAN.match(text)
-    if not found:
+    """Parse "30 min", "2 h" or "90" as seconds; return other text unchanged, which the settings refuse."""
+    match = _SPAN.match(text)
+    if not match:
         return text
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[(found[2] or "s")[0].lower()]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[(match[2] or "s")[0].lower()]
 
 
-def reckoning(
+def plan_table(
     folder: Path, designed: Mapping[str, Any], facts: Mapping[str, Any], record: Mapping[str, Any]
 ) -> ScreenTable:
-    """The plan in a blueprint's folder against what happened, to be shown.
+    """Return a table of the predicted and the actual figures of a blueprint.
 
-    `designed` is the record of the design, `facts` and `record` are those of the model that was trained by it.
+    `designed` is the record of the design, `facts` and `record` are those of the trained model.
     """
     from rich.table import Table as ScreenTable
 
     blueprint = json.loads((folder / "blueprint.json").read_text(encoding="utf-8"))
-    table = ScreenTable("", "foretold", "came", "off", title="the plan, and what happened", title_justify="left")
+    table = ScreenTable("", "predicted", "actual", "error", title="plan and actual run", title_justify="left")
     for row in plan_vs_actual(blueprint, designed, facts=facts, record=record):
-        table.add_row(row.figure, row.foretold, row.came, row.off)
+        table.add_row(row.figure, row.predicted, row.actual, row.error)
     return table
 
 
-# -- telling
+# -- report
 
 
-def _facts(shape: Architecture, plan: TrainingPlan, foretold: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(shape: Architecture, plan: TrainingPlan, predicted: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "parameters": shape.parameters(),
         "layers": shape.layers,
@@ -281,26 +281,26 @@ def _facts(shape: Architecture, plan: TrainingPlan, foretold: Mapping[str, Any])
         "steps": plan.steps,
         "tokens_per_step": plan.tokens_per_step,
         "tokens": plan.tokens,
-        "flops": foretold["flops"],
-        "bits_per_byte": foretold["bits_per_byte"],
+        "flops": predicted["flops"],
+        "bits_per_byte": predicted["bits_per_byte"],
     }
 
 
 def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]) -> str:
-    told = f"{shape.parameters() / 1e6:.1f}M parameters, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
+    text = f"{shape.parameters() / 1e6:.1f}M parameters, {plan.tokens / 1e6:.1f}M tokens in {plan.steps:,} steps"
     if "training_seconds" in record:
-        told += f", about {record['training_seconds'] / 60:.0f} min here at {record['tokens_per_second']:,.0f} tokens/s"
-    return told + (f", costing {record['cost']:.2f}" if "cost" in record else "")
+        text += f", about {record['training_seconds'] / 60:.0f} min here at {record['tokens_per_second']:,.0f} tokens/s"
+    return text + (f", costing {record['cost']:.2f}" if "cost" in record else "")
 
 
 def _page(blueprint: Mapping[str, Any]) -> ReportPage:
-    shape, training, foretold = blueprint["architecture"], blueprint["training"], blueprint["prediction"]
-    parts, memory, bits = foretold["parameters"], foretold["memory"], foretold["bits_per_byte"]
-    share = {name: f"{count / parts['total']:.0%}" for name, count in parts.items()}
+    shape, training, predicted = blueprint["architecture"], blueprint["training"], blueprint["prediction"]
+    parts, memory, bits = predicted["parameters"], predicted["memory"], predicted["bits_per_byte"]
+    shares = {name: f"{count / parts['total']:.0%}" for name, count in parts.items()}
     return ReportPage(
         "Blueprint",
-        "What is to be built, how it is to be trained, and what both are expected to give. Time and money depend on "
-        "the machine and stand in the run's record.",
+        "The architecture, its training, and the predicted results. Time and cost depend on the machine and are in the "
+        "record of the run.",
         [
             Section("Shape", [Table(("size", "value"), [(name, _plain(value)) for name, value in shape.items()])]),
             Section(
@@ -313,23 +313,23 @@ def _page(blueprint: Mapping[str, Any]) -> ReportPage:
                 ],
             ),
             Section(
-                "Foretold",
+                "Prediction",
                 [
                     Table(
                         ("figure", "value"),
                         [
                             ("bits per byte", f"{bits['value']:.3f} ({bits['low']:.3f} to {bits['high']:.3f})"),
-                            ("tokens", _plain(foretold["tokens"])),
-                            ("bytes of text", _plain(foretold["text_bytes"])),
-                            ("tokens per matrix parameter", _plain(foretold["tokens_per_parameter"])),
-                            ("operations per token", _plain(foretold["flops_per_token"])),
-                            ("operations", f"{foretold['flops']:.3g}"),
+                            ("tokens", _plain(predicted["tokens"])),
+                            ("bytes of text", _plain(predicted["text_bytes"])),
+                            ("tokens per matrix parameter", _plain(predicted["tokens_per_parameter"])),
+                            ("operations per token", _plain(predicted["flops_per_token"])),
+                            ("operations", f"{predicted['flops']:.3g}"),
                         ],
-                        note=f"The range holds 95 of 100 runs on {foretold['text']} text like that of the law's fit.",
+                        note=f"The range contains 95 of 100 runs on {predicted['text']} text like that of the fit.",
                     ),
-                    Table(("parameters", "number", "share"), [(n, _plain(c), share[n]) for n, c in parts.items()]),
+                    Table(("parameters", "number", "share"), [(n, _plain(c), shares[n]) for n, c in parts.items()]),
                     Table(("memory", "MB"), [(name, f"{size / 1e6:,.1f}") for name, size in memory.items()]),
-                    *(Paragraph(f"Note: {told}.") for told in warnings(foretold)),
+                    *(Paragraph(f"Note: {warning}.") for warning in warnings(predicted)),
                 ],
             ),
         ],

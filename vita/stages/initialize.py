@@ -1,8 +1,7 @@
-"""Build the model that the blueprint describes and give every weight its first, random value.
+"""Create the model of the blueprint with random weights.
 
-An empty container, then noise: the model knows its vocabulary and nothing about which token follows which, so its loss
-on real text should be about ln V, that of guessing. The report says whether it is, and whether signals keep their size
-on their way through the layers.
+The report shows the loss on real text, which should be about ln V, the loss of a uniform distribution over the
+vocabulary, and the scale of the activations in each layer.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from vita.stages.kinds import Blueprint, Model, Tokens
 VERSION = 2
 
 MEASURED_ROWS, MEASURED_TOKENS = 8, 256
-"""The text that passes through the new model: enough for statistics, little enough for any size of model."""
+"""Size of the text for the statistics of the new model."""
 
 
 class Config(Settings):
@@ -65,13 +64,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
 
     model = Transformer(architecture)
     initialize(model, config.scheme, seed=config.seed)
-    context.emit("note", text=f"{architecture.parameters():,} parameters, begun by the scheme `{config.scheme}`")
+    context.emit(
+        "note", text=f"{architecture.parameters():,} parameters, initialized with the scheme `{config.scheme}`"
+    )
     text = _text(inputs.tokens, length=min(MEASURED_TOKENS, architecture.context))
-    found = report(model, torch.from_numpy(text))
-    context.emit("note", text=f"loss {found['loss']:.4f}; ln {architecture.vocabulary} = {found['ln_vocabulary']:.4f}")
+    statistics = report(model, torch.from_numpy(text))
+    context.emit(
+        "note", text=f"loss {statistics['loss']:.4f}; ln {architecture.vocabulary} = {statistics['ln_vocabulary']:.4f}"
+    )
 
-    if problems := weight_problems(model, loss=found["loss"]):
-        raise TrainingError("initialize", "; ".join(problems), hint=f"the scheme `{config.scheme}` does not suit it")
+    if problems := weight_problems(model, loss=statistics["loss"]):
+        raise TrainingError(
+            "initialize", "; ".join(problems), hint=f"the scheme `{config.scheme}` does not suit this architecture"
+        )
 
     folder = context.draft_folder()
     hf.save(model, folder)
@@ -83,8 +88,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     hf.pad_left(folder)
     ChatTemplate.default().save(folder)
     hf.describe(architecture, folder, steps=0)
-    _write_report(found, config, folder / "report")
-    facts = {"parameters": architecture.parameters(), "loss": found["loss"], "ln_vocabulary": found["ln_vocabulary"]}
+    _write_report(statistics, config, folder / "report")
+    facts = {
+        "parameters": architecture.parameters(),
+        "loss": statistics["loss"],
+        "ln_vocabulary": statistics["ln_vocabulary"],
+    }
     return Draft(Model, folder, {**facts, "scheme": config.scheme})
 
 
@@ -98,10 +107,10 @@ def _check_vocabulary(architecture: Architecture, tokenizer: Tokenizer) -> None:
 
 
 def _text(tokens: Tokens, *, length: int) -> Int[np.ndarray, "B T"]:
-    """The beginning of the held-out text, or of the training text where none was held out."""
+    """Return the beginning of the held-out text, or of the training text if none was held out."""
 
     splits = (tokens.path / split for split in ("heldout", "train"))
-    shards = next((found for found in map(Shards.open, splits) if found.tokens > 1), None)
+    shards = next((shards for shards in map(Shards.open, splits) if shards.tokens > 1), None)
     if shards is None:
         raise DataError(str(tokens.path), "holds no text to measure the new model on")
     length = min(length, shards.tokens - 1)
@@ -110,32 +119,32 @@ def _text(tokens: Tokens, *, length: int) -> Int[np.ndarray, "B T"]:
     return np.lib.stride_tricks.sliding_window_view(stream, length + 1)[::length].copy()
 
 
-def _write_report(found: dict[str, Any], config: Config, folder: Path) -> None:
+def _write_report(statistics: dict[str, Any], config: Config, folder: Path) -> None:
     folder.mkdir()
-    (folder / "initialization.json").write_text(json.dumps({**config.model_dump(), **found}, indent=1) + "\n")
-    (folder / "activations.svg").write_text(_activations(found), encoding="utf-8")
-    (folder / "weights.svg").write_text(_weights(found), encoding="utf-8")
-    text = render("initialization.md.jinja", "markdown", report=found, config=config)
+    (folder / "initialization.json").write_text(json.dumps({**config.model_dump(), **statistics}, indent=1) + "\n")
+    (folder / "activations.svg").write_text(_activations(statistics), encoding="utf-8")
+    (folder / "weights.svg").write_text(_weights(statistics), encoding="utf-8")
+    text = render("initialization.md.jinja", "markdown", report=statistics, config=config)
     (folder / "initialization.md").write_text(text, encoding="utf-8")
 
 
-def _activations(found: dict[str, Any]) -> str:
+def _activations(statistics: dict[str, Any]) -> str:
     lines = {
-        name: [(float(index), layer[part]) for index, layer in enumerate(found["layers"], 1)]
+        name: [(float(index), layer[part]) for index, layer in enumerate(statistics["layers"], 1)]
         for name, part in (("stream", "stream"), ("attention adds", "attention"), ("feed-forward adds", "feedforward"))
     }
-    lines["stream"].insert(0, (0.0, found["embedding_rms"]))
+    lines["stream"].insert(0, (0.0, statistics["embedding_rms"]))
     return line_chart(lines, x="layer", y="rms")
 
 
-def _weights(found: dict[str, Any]) -> str:
+def _weights(statistics: dict[str, Any]) -> str:
     groups = {"q k v": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate up": ("gate_proj", "up_proj")}
     lines: dict[str, list[tuple[float, float]]] = {}
     for name, members in {**groups, "down": ("down_proj",)}.items():
-        for index in range(len(found["layers"])):
+        for index in range(len(statistics["layers"])):
             stds = [
                 values["std"]
-                for parameter, values in found["parameters"].items()
+                for parameter, values in statistics["parameters"].items()
                 if parameter.startswith(f"model.layers.{index}.") and parameter.split(".")[-2] in members
             ]
             lines.setdefault(name, []).append((index + 1.0, sum(stds) / len(stds)))

@@ -8,13 +8,13 @@ from vita.spine.store import Artifact
 
 
 class Blueprint(Artifact):
-    """`blueprint.json`: architecture, training plan and what both are expected to give."""
+    """A plan of a model, `blueprint.json`: architecture, training and prediction."""
 
     kind: ClassVar[str] = "blueprint"
 
 
 class Corpus(Artifact):
-    """Documents kept for training and held out, the drops with their reasons, and a report."""
+    """Training and held-out documents, dropped documents with reasons, and a report."""
 
     kind: ClassVar[str] = "corpus"
 
@@ -32,7 +32,7 @@ class Model(Artifact):
 
 
 class Report(Artifact):
-    """What was measured of a model, for people (`report.html`, `report.md`) and programs (`report.json`)."""
+    """Measurements of a model, as pages (`report.html`, `report.md`) and as data (`report.json`)."""
 
     kind: ClassVar[str] = "report"
 
@@ -44,24 +44,24 @@ class Reward(Artifact):
 
 
 class Release(Artifact):
-    """What replicas serve: `release.json`, which pins every file, and the model's folder `model/`."""
+    """A model ready to be served: `release.json`, which pins every file by sha256, and the model folder `model/`."""
 
     kind: ClassVar[str] = "release"
 
 
 class Feedback(Artifact):
-    """What users said of answers, frozen at one moment: `feedback.jsonl`."""
+    """User feedback on answers at one moment: `feedback.jsonl`."""
 
     kind: ClassVar[str] = "feedback"
 
 
 class Preferences(Artifact):
-    """Cleaned pairs of a better and a worse answer (`preferences.jsonl`), and dialogues to learn from."""
+    """Pairs of a chosen and a rejected answer (`preferences.jsonl`), and dialogues for training."""
 
     kind: ClassVar[str] = "preferences"
 
 
 class Archive(Artifact):
-    """A sealed model: weights, recipe, data digests, reports, cards, packages, golden prompts and a signature."""
+    """A signed archive of a model: weights, recipe, data digests, reports, cards, packages and golden answers."""
 
     kind: ClassVar[str] = "archive"

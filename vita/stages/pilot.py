@@ -1,8 +1,8 @@
-"""Put a release before users for a while, and keep what they say of its answers.
+"""Serve a release to simulated users and store their feedback.
 
-The release is served as it will be: replicas behind a gateway, over HTTP. Visitors ask, of the embedded world or with
-prompts of a source, and give thumbs, votes and edits; with `recorded`, what people said elsewhere is taken instead.
-What comes out is frozen feedback, from which `refine` makes the data of the next version.
+The release is served as in production: replicas behind a gateway, over HTTP. The users ask questions of the embedded
+world or prompts of a source, and give thumbs, votes and edits. `recorded_feedback` is the feedback of another service
+instead. `refine` converts the feedback to training data of the next version.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 2
 LINEAGE = True
-"""The release is cleared by the ledger and the store of the life."""
+"""The release is checked with the ledger and the store of the life."""
 
 
 class Config(SimulatedUsers):
@@ -54,68 +54,73 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Feedback]:
     if config.recorded_feedback is not None:
         if config.world or config.sources:
             raise ConfigError("pilot", expected="one of `world`, `sources` and `recorded_feedback`", got="several")
-        said = list(read_feedback(Path(config.recorded_feedback)))
-        return _frozen(said, {"sessions": 0}, context)
+        records = list(read_feedback(Path(config.recorded_feedback)))
+        return _draft(records, {"sessions": 0}, context)
     crowd = config.crowd(inputs.release.path / "model", where="pilot")
-    visited, said = asyncio.run(_serve_and_visit(config, inputs.release.path, crowd, context))
-    problems = [problem for one in visited for problem in one.failed]
+    session_results, records = asyncio.run(_serve_users(config, inputs.release.path, crowd, context))
+    problems = [problem for session in session_results for problem in session.failed]
     if problems:
         raise VitaError("pilot", f"{counted(len(problems), 'request')} failed, the first with {problems[0]}")
-    answers = [answer for one in visited for answer in one.answers]
-    minded = share([one for visit in visited for one in visit.minded])
-    context.emit(
-        "note", text=f"{len(visited)} visits, {len(answers)} answers, {len(said)} said something; minded: {minded}"
-    )
-    facts = {"sessions": len(visited), "answers": len(answers), "complaint_rate": round(minded.value, 6)}
-    return _frozen(said, facts, context)
+    answers = [answer for session in session_results for answer in session.answers]
+    complaint_rate = share([complaint for session in session_results for complaint in session.complaints])
+    counts = f"{len(session_results)} sessions, {len(answers)} answers, {len(records)} feedback records"
+    context.emit("note", text=f"{counts}; complaint rate {complaint_rate}")
+    facts = {
+        "sessions": len(session_results),
+        "answers": len(answers),
+        "complaint_rate": round(complaint_rate.value, 6),
+    }
+    return _draft(records, facts, context)
 
 
-async def _serve_and_visit(
+async def _serve_users(
     config: Config, release: Path, crowd: UserSimulator, context: Context
 ) -> tuple[list[SessionResult], list[FeedbackRecord]]:
-    from vita.monitoring.client import walk
+    from vita.monitoring.client import run_sessions
     from vita.server.service.service import Service
 
-    shutil.rmtree(context.scratch / "service", ignore_errors=True)
-    place = context.scratch / "service"
-    place.mkdir()
-    ledger, pinned = Ledger(place / "ledger.db"), read_release(release)
+    folder = context.scratch / "service"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    ledger, release_info = Ledger(folder / "ledger.db"), read_release(release)
     service = Service(
-        name=pinned.name, release=pinned, ledger=ledger, controls=place, clear=context_clearance(context),
+        name=release_info.name, release=release_info, ledger=ledger, controls=folder, clear=context_clearance(context),
         ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="pilot",
     )  # fmt: skip
-    coming = list(crowd.visits(config.sessions, seed=config.seed))
+    sessions = list(crowd.visits(config.sessions, seed=config.seed))
 
-    async def told(done: int) -> None:
-        context.emit("progress", done=done, total=len(coming), unit="visits")
+    async def report_progress(done: int) -> None:
+        context.emit("progress", done=done, total=len(sessions), unit="sessions")
 
     async with service.served() as running:
-        context.emit("note", text=f"{pinned.id} is served by {config.replicas} replicas")
-        visited = await walk(
-            f"{running.url}/v1", coming, crowd, model=pinned.name, seed=config.seed,
-            at_once=config.concurrency, max_tokens=config.max_tokens, on_visit=told,
+        context.emit("note", text=f"{release_info.id} is served by {config.replicas} replicas")
+        session_results = await run_sessions(
+            f"{running.url}/v1", sessions, crowd, model=release_info.name, seed=config.seed,
+            concurrency=config.concurrency, max_tokens=config.max_tokens, on_session=report_progress,
         )  # fmt: skip
         await running.flush_log()
-    said = _in_order(list(collect(ledger)), visited)
+    records = _with_stable_names(list(collect(ledger)), session_results)
     ledger.close()
-    return visited, said
+    return session_results, records
 
 
-def _in_order(said: Sequence[FeedbackRecord], visited: Sequence[SessionResult]) -> list[FeedbackRecord]:
-    """The voices in the order of the visits, under names that are the same each time."""
-    names = {
-        request: f"visit/{one.visit.number:05d}/{number}"
-        for one in visited
-        for number, request in enumerate(one.requests)
+def _with_stable_names(
+    records: Sequence[FeedbackRecord], session_results: Sequence[SessionResult]
+) -> list[FeedbackRecord]:
+    """Return the feedback in the order of the sessions, with request and user names that are equal in every run."""
+    request_names = {
+        request: f"visit/{result.session.number:05d}/{number}"
+        for result in session_results
+        for number, request in enumerate(result.requests)
     }
-    who = {request: one.visit.who for one in visited for request in one.requests}
-    ordered = sorted(said, key=lambda one: (names[one.request], one.kind))
+    users = {request: result.session.who for result in session_results for request in result.requests}
+    ordered = sorted(records, key=lambda record: (request_names[record.request], record.kind))
     return [
-        replace(one, id=f"feedback/{number:05d}", request=names[one.request], who=who[one.request])
-        for number, one in enumerate(ordered)
+        replace(record, id=f"feedback/{number:05d}", request=request_names[record.request], who=users[record.request])
+        for number, record in enumerate(ordered)
     ]
 
 
-def _frozen(said: list[FeedbackRecord], facts: dict[str, float], context: Context) -> Draft[Feedback]:
+def _draft(records: list[FeedbackRecord], facts: dict[str, float], context: Context) -> Draft[Feedback]:
     folder = context.draft_folder()
-    return Draft(Feedback, folder, {**facts, "feedback_records": write_feedback(said, folder)})
+    return Draft(Feedback, folder, {**facts, "feedback_records": write_feedback(records, folder)})

@@ -1,7 +1,7 @@
-"""Attack a model before others do: what it can be talked into, what it gives away, and what it refuses for nothing.
+"""Red-team a model: jailbreaks, prompt injection, leaks, memorisation and over-refusal.
 
-Every probe runs beside controls whose outcome is certain, every harmful request beside a benign twin. The answer
-depends on the model, the texts and the settings alone; what was answered is kept, so that a killed run goes on.
+Controls with a known outcome check every probe, and every harmful request has a benign variant. The result depends only
+on the model, the texts and the settings. Answers are stored as they arrive, so that a killed run continues.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 VERSION = 4
 
 CONTROLLED = 60
-"""Items of each probe, spread evenly, that the controls go through."""
+"""Number of evenly spread items per probe that the controls answer."""
 
 
 class Memorisation(Settings):
@@ -93,50 +93,50 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
-    """Ask, judge, then write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
+    """Run the probes, judge the answers, and write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
     from vita.infer.engine import Engine
 
-    names = _named(config)
+    names = _probe_names(config)
     engine = Engine.open(inputs.model.path, device=context.machine.device)
     items = _items(names, config, inputs, engine)
-    found = RedTeamResults(
+    results = RedTeamResults(
         tried={
             name: attack.put(
                 engine,
                 name,
-                own,
+                probe_items,
                 guard=config.guard,
                 max_tokens=config.max_tokens,
                 diary=context.scratch / f"{name}.jsonl",
-                report_progress=_teller(context, name, len(own)),
+                report_progress=_progress_reporter(context, name, len(probe_items)),
             )
-            for name, own in items.items()
+            for name, probe_items in items.items()
         },
-        controls={name: attack.controls(_spread(own)) for name, own in items.items()},
-        sharpness={name: attack.sharpness(_spread(own)) for name, own in items.items()},
+        controls={name: attack.controls(_spread(probe_items)) for name, probe_items in items.items()},
+        sharpness={name: attack.sharpness(_spread(probe_items)) for name, probe_items in items.items()},
         capability=_capability(engine, config),
         guarded=config.guard is not None,
     )
-    for name, problem in found.problems().items():
+    for name, problem in results.problems().items():
         context.emit("note", text=f"{name} could not run: {problem}")
     folder = context.draft_folder()
-    shown = config.model_dump(mode="json", exclude={"files", "regressions"})
-    write_report(found.report(model=inputs.model.digest, settings=shown), folder)
-    found.write_items(folder / "items.jsonl.zst")
-    write_page(page(found, method=_method(config, items)), folder)
-    return Draft(Report, folder, {"model": inputs.model.digest, **found.facts()})
+    settings = config.model_dump(mode="json", exclude={"files", "regressions"})
+    write_report(results.report(model=inputs.model.digest, settings=settings), folder)
+    results.write_items(folder / "items.jsonl.zst")
+    write_page(page(results, method=_method(config, items)), folder)
+    return Draft(Report, folder, {"model": inputs.model.digest, **results.facts()})
 
 
 def record(artifact: Report, inputs: Inputs, ledger: Ledger) -> None:
-    """Every success becomes a finding; a finding that succeeds no longer is retested, one that does again reopened."""
+    """Record each successful attack as a finding; update the findings of attacks that fail now or succeed again."""
     track(artifact, inputs.model.digest, ledger)
 
 
-# -- what is asked
+# -- items
 
 
-def _named(config: Config) -> list[str]:
-    """The probes, in their table's order; names are checked before anything slow begins."""
+def _probe_names(config: Config) -> list[str]:
+    """Return the probes in the order of their table; unknown names are an error before the model is loaded."""
     for name in config.probes:
         PROBES[name]
     for name in config.files:
@@ -146,7 +146,7 @@ def _named(config: Config) -> list[str]:
 
 def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> dict[str, list[ProbeItem]]:
     goals, disguises, pairs = datasets.read(config.files, limit=config.limit, seed=config.seed)
-    given = ProbeInputs(
+    probe_inputs = ProbeInputs(
         goals=[*(embedded_goals(config.requests) if config.embedded else ()), *goals],
         disguises=disguises,
         pairs=pairs,
@@ -158,15 +158,15 @@ def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> 
     )
     items = {
         name: attack.sampled(
-            PROBES[name].items(given), None if name == "regressions" else config.limit, seed=config.seed
+            PROBES[name].items(probe_inputs), None if name == "regressions" else config.limit, seed=config.seed
         )
         for name in names
     }
-    asked = {name: own for name, own in items.items() if own}
-    if not asked:
+    nonempty = {name: probe_items for name, probe_items in items.items() if probe_items}
+    if not nonempty:
         hint = "give harmful requests in `files`, a tokens artifact, or choose other probes"
-        raise ConfigError("redteam.probes", "there is nothing to ask", hint=hint)
-    return asked
+        raise ConfigError("redteam.probes", "no probe has an item", hint=hint)
+    return nonempty
 
 
 def _fits(engine: Engine, messages: Sequence[Message], max_tokens: int) -> bool:
@@ -176,19 +176,21 @@ def _fits(engine: Engine, messages: Sequence[Message], max_tokens: int) -> bool:
 def _rows(config: Config, inputs: Inputs) -> list[ProbeItem]:
     if inputs.tokens is None:
         return []
-    asked = config.memorisation
+    settings = config.memorisation
     return rows_of(
         inputs.tokens.path,
-        rows=asked.rows,
-        prefix=asked.prefix,
-        length=asked.length,
-        enough=asked.min_match_tokens,
+        rows=settings.rows,
+        prefix=settings.prefix,
+        length=settings.length,
+        enough=settings.min_match_tokens,
         seed=config.seed,
     )
 
 
 def _spread(items: list[ProbeItem]) -> list[ProbeItem]:
-    return items if len(items) <= CONTROLLED else [items[at * len(items) // CONTROLLED] for at in range(CONTROLLED)]
+    return (
+        items if len(items) <= CONTROLLED else [items[index * len(items) // CONTROLLED] for index in range(CONTROLLED)]
+    )
 
 
 def _capability(engine: Engine, config: Config) -> dict[str, Interval]:
@@ -199,23 +201,23 @@ def _capability(engine: Engine, config: Config) -> dict[str, Interval]:
     )
 
 
-def _teller(context: Context, name: str, total: int) -> Callable[[int], None]:
-    def told(done: int) -> None:
+def _progress_reporter(context: Context, name: str, total: int) -> Callable[[int], None]:
+    def emit_progress(done: int) -> None:
         context.emit("progress", done=done, total=total, unit=f"attempts of {name}")
 
-    return told
+    return emit_progress
 
 
 def _method(config: Config, items: dict[str, list[ProbeItem]]) -> list[str]:
-    asked = ", ".join(f"{name} {len(own)}" for name, own in items.items())
-    told = [f"Answers were greedy and at most {config.max_tokens} tokens long. Attempts: {asked}."]
+    counts = ", ".join(f"{name} {len(probe_items)}" for name, probe_items in items.items())
+    sentences = [f"Answers are greedy, with at most {config.max_tokens} tokens. Attempts: {counts}."]
     if config.embedded:
         halves: dict[str, str] = {
             "held_out": "held out from safety tuning",
             "safety_tuning": "used for safety tuning",
             "all": "all",
         }
-        told.append(f"The embedded harmful requests were those {halves[config.requests]}.")
+        sentences.append(f"Embedded harmful requests: {halves[config.requests]}.")
     if config.guard:
-        told.append("A guard stood before and after the model; what it refused counts as refused.")
-    return told
+        sentences.append("A content filter checked prompts and answers; what it refused counts as refused.")
+    return sentences

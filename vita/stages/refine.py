@@ -1,7 +1,7 @@
-"""Make training data of what users said: cleaned, merged, and with a line back to every request.
+"""Convert user feedback to training data: filtered, merged, and with the ids of the requests.
 
-Only what its sender let us learn from is used; what is private is blacked out, disputed voices and what the model
-is tested on are left out, each with its reason. The next `dpo` learns from the pairs.
+Only feedback with consent is used. Personal data is redacted. Disputed feedback and evaluation prompts are dropped with
+a reason. The next `dpo` trains on the pairs.
 """
 
 from __future__ import annotations
@@ -50,24 +50,26 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
-    found = refine(read_feedback(inputs.feedback.path), config.cleaning, redact=redact, tested=_tested(config))
-    if len(found.pairs) < config.min_pairs:
-        said = ", ".join(f"{number} {reason}" for reason, number in Counter(d.reason for d in found.drops).items())
-        raise DataError("refine", expected=f"at least {config.min_pairs} pairs", got=len(found.pairs),
-                        hint=f"dropped: {said}" if said else "the feedback holds nothing to compare")  # fmt: skip
-    folder = context.draft_folder()
-    _write(folder / "preferences.jsonl", (_pair(one) for one in found.pairs))
-    _write(folder / "dialogues.jsonl", (_row(one, "messages") for one in found.dialogues))
-    _write(folder / "rated.jsonl", (_rated(one) for one in found.rated))
-    _write(folder / "drops.jsonl", (asdict(one) for one in found.drops))
-    write_page(_page(found), folder)
-    context.emit(
-        "note", text=", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in found.counts.items())
+    refined = refine(
+        read_feedback(inputs.feedback.path), config.cleaning, redact=redact, tested=_evaluation_texts(config)
     )
-    return Draft(Preferences, folder, dict(found.counts))
+    if len(refined.pairs) < config.min_pairs:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in Counter(d.reason for d in refined.drops).items())
+        raise DataError("refine", expected=f"at least {config.min_pairs} pairs", got=len(refined.pairs),
+                        hint=f"dropped: {reasons}" if reasons else "the feedback contains no pairs")  # fmt: skip
+    folder = context.draft_folder()
+    _write(folder / "preferences.jsonl", (_pair(record) for record in refined.pairs))
+    _write(folder / "dialogues.jsonl", (_row(record, "messages") for record in refined.dialogues))
+    _write(folder / "rated.jsonl", (_rated(record) for record in refined.rated))
+    _write(folder / "drops.jsonl", (asdict(record) for record in refined.drops))
+    write_page(_page(refined), folder)
+    context.emit(
+        "note", text=", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in refined.counts.items())
+    )
+    return Draft(Preferences, folder, dict(refined.counts))
 
 
-def _tested(config: Config) -> Iterator[str]:
+def _evaluation_texts(config: Config) -> Iterator[str]:
     for source in config.decontaminate_texts:
         yield from (document.text for document in documents(source))
     for source in config.decontaminate_dialogues:
@@ -78,7 +80,7 @@ def _tested(config: Config) -> Iterator[str]:
 
 
 def _row(record: Any, *fields: str) -> dict[str, Any]:
-    """A record as a row; `fields` hold messages."""
+    """Return a record as a row; `fields` are its fields of messages."""
     return {**asdict(record), **{name: [message.as_row() for message in getattr(record, name)] for name in fields}}
 
 
@@ -96,19 +98,21 @@ def _write(path: Path, rows: Iterable[Any]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def _page(found: FeedbackDataset) -> ReportPage:
+def _page(refined: FeedbackDataset) -> ReportPage:
     counts = Table(
-        ("what", "number"), [(name.replace("_", " "), f"{number:,}") for name, number in found.counts.items()]
+        ("result", "number"), [(name.replace("_", " "), f"{number:,}") for name, number in refined.counts.items()]
     )
-    reasons = Counter(drop.reason for drop in found.drops)
-    dropped = Table(("left out for", "number"), [(reason, f"{number:,}") for reason, number in reasons.most_common()])
+    reasons = Counter(drop.reason for drop in refined.drops)
+    dropped = Table(
+        ("reason of the drop", "number"), [(reason, f"{number:,}") for reason, number in reasons.most_common()]
+    )
     examples = Table(
-        ("prompt", "better", "worse", "votes"),
+        ("prompt", "chosen", "rejected", "votes"),
         [
-            (one.prompt[-1].content, one.chosen[-1].content, one.rejected[-1].content, str(one.metadata["votes"]))
-            for one in found.pairs[:10]
+            (pair.prompt[-1].content, pair.chosen[-1].content, pair.rejected[-1].content, str(pair.metadata["votes"]))
+            for pair in refined.pairs[:10]
         ],
     )
-    lead = "Pairs of answers that users told apart, with a line back to the requests that they come from."
-    sections = [Section("What came of it", [counts, dropped]), Section("The first pairs", [examples])]
-    return ReportPage("Data from feedback", lead, sections)
+    lead = "Pairs of answers with the feedback of users, and the ids of their requests."
+    sections = [Section("Results", [counts, dropped]), Section("The first pairs", [examples])]
+    return ReportPage("Feedback data", lead, sections)

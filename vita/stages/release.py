@@ -1,8 +1,7 @@
-"""Pin exactly these weights for service: a release names the sha256 of every file that answers depend on.
+"""Make a release: the approved weights with the sha256 of every file, ready to be served.
 
-Only weights that a gate has approved become a release. It carries the input and output filter, the limits and the
-sampling defaults with it, and golden prompts with their greedy answers, by which a replica, and one day a restored
-archive, can be known to give what was released.
+Only weights that a gate has approved become a release. It includes the content filter, the limits, the sampling
+defaults, and golden prompts with their greedy answers, which verify a replica or a restored archive.
 """
 
 from __future__ import annotations
@@ -61,16 +60,16 @@ class Inputs:
 
 
 def admit(config: Config, inputs: Inputs, ledger: Ledger, store: Store) -> None:
-    """Refuse a model that no gate approves now, for exactly these weights behind this guard."""
+    """Refuse a model that no gate approves now with these weights and this guard."""
     clearance.require_approval(ledger, store, inputs.model.digest, where="release.model", guard=_guard(config))
-    _refuse_taken(ledger, f"{config.name}:{_version(config, inputs.model)}", model=inputs.model.digest)
+    _check_label(ledger, f"{config.name}:{_version(config, inputs.model)}", model=inputs.model.digest)
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
     from vita.infer.engine import Engine
 
     engine, version = Engine.open(inputs.model.path), _version(config, inputs.model)
-    golden = golden_answers(engine, config.golden_prompts, tokens=config.golden_tokens)
+    answers = golden_answers(engine, config.golden_prompts, tokens=config.golden_tokens)
     folder = context.draft_folder()
     create_release(
         inputs.model.path,
@@ -85,37 +84,37 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Release]:
             "context": engine.model.architecture.context,
         },
         sampling=_sampling(config.sampling, inputs.model.path),
-        golden=golden,
+        golden=answers,
     )
-    context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(golden)} golden answers")
+    context.emit("note", text=f"{config.name}:{version} pins {inputs.model.digest[:12]}, {len(answers)} golden answers")
     facts = {"name": config.name, "version": version, "model": inputs.model.digest}
-    return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(golden)})
+    return Draft(Release, folder, {**facts, "guarded": config.guard is not None, "golden": len(answers)})
 
 
-def _sampling(chosen: Sampling, folder: Path) -> dict[str, Any]:
-    """The chosen settings; temperature, top_k and top_p that were not chosen come from the model's folder."""
+def _sampling(sampling: Sampling, folder: Path) -> dict[str, Any]:
+    """Return the sampling settings; temperature, top_k and top_p that are not set come from the model folder."""
     recommended = sampling_defaults(folder)
-    rest = {name: value for name, value in recommended.items() if name not in chosen.model_fields_set}
-    return {**chosen.model_dump(mode="json"), **rest}
+    defaults = {name: value for name, value in recommended.items() if name not in sampling.model_fields_set}
+    return {**sampling.model_dump(mode="json"), **defaults}
 
 
 def record(artifact: Release, inputs: Inputs, ledger: Ledger) -> None:
-    """The model is released; it is `serving` only while a service serves it."""
+    """Record the release in the ledger; the model becomes `serving` only while a service serves it."""
     label, model = f"{artifact.facts['name']}:{artifact.facts['version']}", inputs.model.digest
-    _refuse_taken(ledger, label, model=model)
+    _check_label(ledger, label, model=model)
     ledger.name(f"release/{label}", artifact.digest)
-    known = {move.details.get("release") for move in ledger.moves(model)}
-    if clearance.is_approved(ledger, model) and artifact.digest not in known:
+    recorded = {move.details.get("release") for move in ledger.moves(model)}
+    if clearance.is_approved(ledger, model) and artifact.digest not in recorded:
         ledger.move(model, ledger.state(model), who="release", why=f"released as {label}", release=artifact.digest)
 
 
-def _refuse_taken(ledger: Ledger, label: str, *, model: str) -> None:
-    """A name that users were given means the same weights for ever."""
-    other = ledger.named(f"release/{label}")
-    for run in ledger.find(artifact=other, state="done") if other else ():
-        if (taken := ledger.inputs(run.id).get("model")) not in (None, model):
-            hint = "give these weights a `version` of their own"
-            raise GateError(f"release {label}", f"has been the name of the weights {taken[:12]}", hint=hint)
+def _check_label(ledger: Ledger, label: str, *, model: str) -> None:
+    """Raise a `GateError` if the label already names other weights."""
+    release = ledger.named(f"release/{label}")
+    for run in ledger.find(artifact=release, state="done") if release else ():
+        if (model_digest := ledger.inputs(run.id).get("model")) not in (None, model):
+            hint = "set another `version`"
+            raise GateError(f"release {label}", f"already names the weights {model_digest[:12]}", hint=hint)
 
 
 def _version(config: Config, model: Model) -> str:
@@ -127,13 +126,13 @@ def _guard(config: Config) -> dict[str, Any] | None:
 
 
 def golden_answers(engine: Engine, prompts: tuple[str, ...], *, tokens: int) -> list[dict[str, object]]:
-    """Each prompt's ids, the ids of its greedy answer, and their log-probability, computed in float32 on the CPU."""
-    found: list[dict[str, object]] = []
+    """Return each prompt's ids, the ids of its greedy answer and their log-probability, in float32 on the CPU."""
+    answers: list[dict[str, object]] = []
     for prompt in prompts:
         ids = engine.chat_ids([Message("user", prompt)]) if engine.template else engine.text_ids(prompt)
         if len(ids) >= engine.model.architecture.context:
             raise DataError("release.golden_prompts", "a prompt leaves no room for an answer", got=prompt[:80])
         answer = engine.generate([ids], Sampling(temperature=0, max_tokens=tokens))[0]
         logprob = round(sum(answer.logprobs), 4)
-        found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": logprob})
-    return found
+        answers.append({"prompt": ids, "greedy": list(answer.ids), "logprob": logprob})
+    return answers

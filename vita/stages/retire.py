@@ -1,9 +1,9 @@
-"""Take a version out of service for good: sealed, signed, and proven to come back if it must.
+"""Take a version out of service and store it in a signed archive, which is restored once as a check.
 
-The archive holds the weights, the recipe of every run behind them, the digests of the data, the model's card, every
-report on it and its line, golden answers, the packages it ran with, and a signature over all of it. Before it counts,
-a restore drill brings it back and asks the golden prompts again. From then on the service refuses the version and
-names its successor.
+The archive holds the weights, the recipes of all runs of their lineage, the digests of the data, the model card, the
+reports on the model and its ancestors, golden answers, the versions of the packages, and a signature. A restore drill
+must reproduce the golden answers before the archive counts. From then on the service refuses the version and names its
+successor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report
 
 VERSION = 3
 LINEAGE = True
-"""The archive tells what made the weights."""
+"""The archive contains the lineage of the weights."""
 
 LOCK = "constraints.txt"
 GOLDEN_PROMPTS = ("What is a cat?", "Hello!", "1 2 3")
@@ -56,7 +56,7 @@ class Inputs:
     model: Model
     release: Release | None = only_when_chosen()
     successor: Model | None = only_when_chosen()
-    """What takes its place."""
+    """The version that replaces it."""
     blueprint: Blueprint | None = None
     corpus: Corpus | None = None
     tokens: Tokens | None = None
@@ -67,20 +67,20 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     from vita.cards.restore import GOLDEN, PUBLIC, SIGNATURE, WEIGHTS, restore
 
     if inputs.successor and inputs.successor.digest == inputs.model.digest:
-        raise PlanError("retire.successor", "is the very model that is retired", hint="choose another with `inputs:`")
-    pinned = _release(inputs)
+        raise PlanError("retire.successor", "is the model that is retired", hint="choose another with `inputs:`")
+    release = _release(inputs)
     folder = context.draft_folder()
     shutil.copytree(inputs.model.path, folder / WEIGHTS)
     _dump(folder / "recipe.json", list(context.lineage))
-    _dump(folder / "tombstone.json", _tombstone(config, inputs, pinned))
+    _dump(folder / "tombstone.json", _tombstone(config, inputs, release))
     (folder / LOCK).write_text(archive.constraints(archive.packages()), encoding="utf-8")
-    _dump(folder / GOLDEN, pinned["golden"] if pinned else _golden(config, inputs.model.path))
+    _dump(folder / GOLDEN, release["golden"] if release else _golden(config, inputs.model.path))
     if inputs.release:
         shutil.copyfile(inputs.release.path / "release.json", folder / "release.json")
     for name, artifact in _reports(inputs).items():
         _copy_reports(artifact.path, folder / "reports" / name)
     if context.ledger and context.store:
-        _tell(inputs, context.ledger, context.store, lineage=context.lineage, folder=folder)
+        _add_card_and_reports(inputs, context.ledger, context.store, lineage=context.lineage, folder=folder)
     key = signing.load_or_create_key(machine.signing_key())
     (folder / PUBLIC).write_text(signing.public_to_text(key.public_key()), encoding="ascii")
     bundle = signing.sign(folder, name=f"model {inputs.model.digest}", key=key, leave_out=(SIGNATURE,))
@@ -90,7 +90,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     drilled = restore(folder, drill)
     shutil.rmtree(drill)
     context.emit(
-        "note", text=f"restored from the archive: {drilled.files} files, {drilled.golden} golden answers again"
+        "note", text=f"restored from the archive: {drilled.files} files, {drilled.golden} golden answers reproduced"
     )
     facts = {"model": inputs.model.digest, "reason": config.reason, "access": config.access, "files": drilled.files,
              "golden": drilled.golden, "signed_by": drilled.signed_by}  # fmt: skip
@@ -99,7 +99,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
 
 
 def record(artifact: Archive, inputs: Inputs, ledger: Ledger) -> None:
-    """The version is retired, and its archive was restored once."""
+    """Record the retirement of the model and the restore drill in the ledger."""
     facts = artifact.facts
     if ledger.state(facts["model"]) != "retired":
         ledger.move(
@@ -111,38 +111,38 @@ def record(artifact: Archive, inputs: Inputs, ledger: Ledger) -> None:
 
 
 def _announced(model: str, ledger: Ledger) -> str | None:
-    """The successor that users were told of before."""
-    named = [move.details.get("successor") for move in ledger.moves(model) if move.state == "deprecated"]
-    return next((one for one in reversed(named) if one), None)
+    """Return the successor that an earlier deprecation announced."""
+    successors = [move.details.get("successor") for move in ledger.moves(model) if move.state == "deprecated"]
+    return next((successor for successor in reversed(successors) if successor), None)
 
 
 def _release(inputs: Inputs) -> dict[str, Any] | None:
     if inputs.release is None:
         return None
-    pinned = json.loads((inputs.release.path / "release.json").read_text(encoding="utf-8"))
-    if pinned["model"] != inputs.model.digest:
-        own, other = inputs.model.digest[:12], pinned["model"][:12]
+    release = json.loads((inputs.release.path / "release.json").read_text(encoding="utf-8"))
+    if release["model"] != inputs.model.digest:
+        expected, got = inputs.model.digest[:12], release["model"][:12]
         hint = "choose the step with `inputs: {release: ...}`"
-        raise PlanError("retire.release", expected=f"a release of the model {own}", got=f"one of {other}", hint=hint)
-    return pinned if pinned["golden"] else None
+        raise PlanError("retire.release", expected=f"a release of the model {expected}", got=f"one of {got}", hint=hint)
+    return release if release["golden"] else None
 
 
 def _golden(config: Config, model: Path) -> list[dict[str, Any]]:
     from vita.infer.engine import Engine
 
     engine = Engine.open(model)
-    found = []
+    answers = []
     for prompt in config.golden_prompts:
         ids = engine.text_ids(prompt)
         answer = engine.generate([ids], Sampling(temperature=0, max_tokens=config.golden_tokens))[0]
-        found.append({"prompt": ids, "greedy": list(answer.ids), "logprob": round(sum(answer.logprobs), 4)})
-    return found
+        answers.append({"prompt": ids, "greedy": list(answer.ids), "logprob": round(sum(answer.logprobs), 4)})
+    return answers
 
 
-def _tombstone(config: Config, inputs: Inputs, pinned: dict[str, Any] | None) -> dict[str, Any]:
+def _tombstone(config: Config, inputs: Inputs, release: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "model": inputs.model.digest,
-        "name": f"{pinned['name']}:{pinned['version']}" if pinned else None,
+        "name": f"{release['name']}:{release['version']}" if release else None,
         "reason": config.reason,
         "access": config.access,
         "successor": inputs.successor.digest if inputs.successor else None,
@@ -150,33 +150,35 @@ def _tombstone(config: Config, inputs: Inputs, pinned: dict[str, Any] | None) ->
     }
 
 
-def _tell(inputs: Inputs, ledger: Ledger, store: Store, *, lineage: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """The card, and the reports on the model and on those that it was made from, as they are known today.
+def _add_card_and_reports(
+    inputs: Inputs, ledger: Ledger, store: Store, *, lineage: Sequence[Mapping[str, Any]], folder: Path
+) -> None:
+    """Write the model card, and copy the reports on the model and its ancestors.
 
-    The weights enter the ledger's index, by which a service knows them even when the store no longer holds them.
+    The weights enter the ledger's index, so that a service recognizes them without the artifact in the store.
     """
     same_weights(ledger, store, inputs.model.digest)
     archive.write_card(ledger, store, inputs.model.digest, folder / "cards")
-    line = [inputs.model.digest, *(run["artifact"] for run in lineage)]
-    there = {artifact.digest for artifact in _reports(inputs).values()}
-    for name, digest in archive.reports_of(ledger, store, line).items():
-        if digest not in there:
+    ancestors = [inputs.model.digest, *(run["artifact"] for run in lineage)]
+    included = {artifact.digest for artifact in _reports(inputs).values()}
+    for name, digest in archive.reports_of(ledger, store, ancestors).items():
+        if digest not in included:
             _copy_reports(store.open(digest).path, folder / "reports" / name)
 
 
 def _reports(inputs: Inputs) -> dict[str, Any]:
-    own = {"blueprint": inputs.blueprint, "corpus": inputs.corpus, "tokens": inputs.tokens, "test": inputs.report}
-    return {name: artifact for name, artifact in own.items() if artifact is not None}
+    artifacts = {"blueprint": inputs.blueprint, "corpus": inputs.corpus, "tokens": inputs.tokens, "test": inputs.report}
+    return {name: artifact for name, artifact in artifacts.items() if artifact is not None}
 
 
 def _copy_reports(source: Path, target: Path) -> None:
-    """What tells of an artifact, without the data itself, whose digests are in the recipe."""
+    """Copy the reports of an artifact without its data, whose digests are in the recipe."""
     for path in sorted(source.rglob("*")):
-        told = path.suffix in (".md", ".html", ".json", ".svg") or path.name == "items.jsonl.zst"
-        if path.is_file() and told and "tokenizer" not in path.parts:
-            place = target / path.relative_to(source)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+        is_report = path.suffix in (".md", ".html", ".json", ".svg") or path.name == "items.jsonl.zst"
+        if path.is_file() and is_report and "tokenizer" not in path.parts:
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _dump(path: Path, value: Any) -> None:

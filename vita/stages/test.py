@@ -1,8 +1,8 @@
-"""Measure a model: text, likelihood tasks, the embedded world, instructions, edge cases, and samples to read.
+"""Evaluate a model: held-out text, tasks, the embedded world, instruction following, edge cases, and samples.
 
-Every number comes with the interval that its items allow, and every item is kept in `items.jsonl.zst`, so that two
-models can be compared item by item: `inputs: {parent: test_base}` names the report of an earlier version to stand
-beside this one. The answer depends on the model, the texts, the settings and that report alone.
+Every figure has a confidence interval, and every item is stored in `items.jsonl.zst`, so that models can be compared
+item by item: `inputs: {parent: test_base}` compares with the report of an earlier version. The result depends only on
+the model, the texts, the settings and that report.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERSION = 4
 T = TypeVar("T")
 
 ITEMS_AT_ONCE = 256
-"""Items between two signs of progress."""
+"""Number of items per batch of a task."""
 
 
 _SAMPLING = {"temperature": 0.8, "top_p": 0.95, "max_tokens": 64}
@@ -62,7 +62,7 @@ class TaskFile(Settings):
 
 
 class InstructionFile(Settings):
-    """Prompts whose instructions a program can check."""
+    """Prompts with verifiable instructions."""
 
     path: InputPath
     """File of rows `{key, prompt, instruction_id_list, kwargs}`, the format of IFEval."""
@@ -117,11 +117,11 @@ class Inputs:
     model: Model
     corpus: Corpus | None = None
     parent: Report | None = only_when_chosen()
-    """The report of an earlier version on the same tests, to compare with."""
+    """The report of an earlier version on the same tests, for a paired comparison."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
-    """Measure, then write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
+    """Run the evaluations, and write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
     from vita.infer.engine import Engine
 
     _check(config)
@@ -132,12 +132,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     if config.edge_cases and engine.template is None:
         hint = "base models continue text; leave `edge_cases` out until the model is tuned for chat"
         raise ConfigError("test.edge_cases", expected="a chat model", got="one without a chat template", hint=hint)
-    asked = _instructions(config)
-    found = EvalResults(
+    instructions = _instructions(config)
+    results = EvalResults(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         known=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
-        followed=_follow(config, asked, engine, context),
+        followed=_follow(config, instructions, engine, context),
         met=edge_cases.run_cases(engine) if config.edge_cases else [],
         continuations=samples.continuations(
             engine,
@@ -149,21 +149,21 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         seed=config.seed,
     )
     if inputs.parent:
-        found = replace(found, versus=versus(inputs.parent.path, found.rows(), seed=config.seed))
+        results = replace(results, versus=versus(inputs.parent.path, results.rows(), seed=config.seed))
     folder = context.draft_folder()
-    shown = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
+    settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
     parent = inputs.parent.digest if inputs.parent else None
-    write_report(found.report(model=inputs.model.digest, settings=shown, parent=parent), folder)
-    found.write_items(folder / "items.jsonl.zst")
-    write_page(page(found, method=_method(config)), folder)
-    return Draft(Report, folder, found.facts())
+    write_report(results.report(model=inputs.model.digest, settings=settings, parent=parent), folder)
+    results.write_items(folder / "items.jsonl.zst")
+    write_page(page(results, method=_method(config)), folder)
+    return Draft(Report, folder, results.facts())
 
 
-# -- measuring
+# -- evaluations
 
 
 def _check(config: Config) -> None:
-    """Names are checked before anything slow begins."""
+    """Raise an error for unknown task names, before the model is loaded."""
     for name, task in config.tasks.items():
         TASKS[task.task or name]
 
@@ -171,94 +171,100 @@ def _check(config: Config) -> None:
 def _score_texts(
     config: Config, inputs: Inputs, engine: Engine, context: Context, *, length: int
 ) -> dict[str, list[perplexity.DocumentScore]]:
-    sources = _named(config.texts)
+    sources = _texts_by_name(config.texts)
     if inputs.corpus and any((inputs.corpus.path / "heldout").glob("*")):
         sources = {"heldout": Source.model_validate(str(inputs.corpus.path / "heldout")), **sources}
-    found: dict[str, list[perplexity.DocumentScore]] = {}
+    scores_by_text: dict[str, list[perplexity.DocumentScore]] = {}
     for name, source in sources.items():
-        chosen = _sample(documents(source), config.documents, seed=config.seed)
+        sample = _sample(documents(source), config.documents, seed=config.seed)
         scores = perplexity.score_documents(
             engine,
-            chosen,
+            sample,
             encode=engine.tokenizer.encode,
             prefix=engine.tokenizer.document,
             context=length,
             stride=config.stride,
             windows_at_once=128,
         )
-        found[name] = list(_told(scores, context, total=len(chosen), unit=f"documents of {name}"))
-        if not found[name]:
-            raise DataError(f"test.texts.{name}", "holds no text")
-    return found
+        scores_by_text[name] = list(_with_progress(scores, context, total=len(sample), unit=f"documents of {name}"))
+        if not scores_by_text[name]:
+            raise DataError(f"test.texts.{name}", "contains no text")
+    return scores_by_text
 
 
 def _answer_tasks(
     config: Config, engine: Engine, context: Context, *, length: int
 ) -> dict[str, list[multiple_choice.ItemResult]]:
-    found: dict[str, list[multiple_choice.ItemResult]] = {}
+    results_by_task: dict[str, list[multiple_choice.ItemResult]] = {}
     for name, task in config.tasks.items():
-        asked = items(task.task or name, task.path, limit=task.limit or config.limit, seed=config.seed)
-        parts = (asked[start : start + ITEMS_AT_ONCE] for start in range(0, len(asked), ITEMS_AT_ONCE))
+        task_items = items(task.task or name, task.path, limit=task.limit or config.limit, seed=config.seed)
+        parts = (task_items[start : start + ITEMS_AT_ONCE] for start in range(0, len(task_items), ITEMS_AT_ONCE))
         tokenizer = engine.tokenizer
         answers = (
-            one
+            result
             for part in parts
-            for one in multiple_choice.answer(
+            for result in multiple_choice.answer(
                 engine, part, encode=tokenizer.encode, prefix=tokenizer.document, context=length
             )
         )
-        found[name] = list(_told(answers, context, total=len(asked), unit=f"items of {name}"))
-    return found
+        results_by_task[name] = list(_with_progress(answers, context, total=len(task_items), unit=f"items of {name}"))
+    return results_by_task
 
 
 def _instructions(config: Config) -> list[ifeval.IFEvalItem]:
-    """Read before anything slow begins, so that a wrong file is told at once."""
-    given = config.instructions
-    return ifeval.read(given.path, limit=given.limit or config.limit, seed=config.seed) if given else []
+    """Read the instructions; a wrong file is an error before the model is loaded."""
+    instructions = config.instructions
+    return (
+        ifeval.read(instructions.path, limit=instructions.limit or config.limit, seed=config.seed)
+        if instructions
+        else []
+    )
 
 
 def _follow(
-    config: Config, asked: Sequence[ifeval.IFEvalItem], engine: Engine, context: Context
+    config: Config, items: Sequence[ifeval.IFEvalItem], engine: Engine, context: Context
 ) -> list[ifeval.IFEvalResult]:
-    longest = config.instructions.max_tokens if config.instructions else 0
-    parts = (asked[start : start + 16] for start in range(0, len(asked), 16))
-    followed = (one for part in parts for one in ifeval.ask(engine, part, as_chat=config.as_chat, max_tokens=longest))
-    return list(_told(followed, context, total=len(asked), unit="prompts with instructions"))
+    max_tokens = config.instructions.max_tokens if config.instructions else 0
+    parts = (items[start : start + 16] for start in range(0, len(items), 16))
+    results = (
+        result for part in parts for result in ifeval.ask(engine, part, as_chat=config.as_chat, max_tokens=max_tokens)
+    )
+    return list(_with_progress(results, context, total=len(items), unit="prompts with instructions"))
 
 
-def _named(texts: Sequence[Source]) -> dict[str, Source]:
-    """Each text by its name, else by the name of its file; a second of the same name gets a number."""
-    found: dict[str, Source] = {}
+def _texts_by_name(texts: Sequence[Source]) -> dict[str, Source]:
+    """Return the texts by name, or by the name of their file; further texts of the same name get a number."""
+    named: dict[str, Source] = {}
     for source in texts:
         label = source.name or PurePosixPath(source.label()).name.split(".")[0] or "text"
-        taken = sum(name == label or name.startswith(f"{label} ") for name in found)
-        found[f"{label} {taken + 1}" if taken or label == "heldout" else label] = source
-    return found
+        duplicates = sum(name == label or name.startswith(f"{label} ") for name in named)
+        named[f"{label} {duplicates + 1}" if duplicates or label == "heldout" else label] = source
+    return named
 
 
-def _sample(found: Iterable[Document], limit: int | None, *, seed: int) -> list[Document]:
-    """At most `limit` documents, each as likely as another, in their order (Vitter 1985, algorithm R)."""
+def _sample(records: Iterable[Document], limit: int | None, *, seed: int) -> list[Document]:
+    """Return a uniform sample of at most `limit` documents, in their order (Vitter 1985, algorithm R)."""
     if limit is None:
-        return list(found)
-    chance = random.Random(seed)
-    kept: list[tuple[int, Document]] = []
-    for index, document in enumerate(found):
+        return list(records)
+    rng = random.Random(seed)
+    sample: list[tuple[int, Document]] = []
+    for index, document in enumerate(records):
         if index < limit:
-            kept.append((index, document))
-        elif (place := chance.randrange(index + 1)) < limit:
-            kept[place] = (index, document)
-    return [document for _, document in sorted(kept, key=lambda pair: pair[0])]
+            sample.append((index, document))
+        elif (position := rng.randrange(index + 1)) < limit:
+            sample[position] = (index, document)
+    return [document for _, document in sorted(sample, key=lambda pair: pair[0])]
 
 
-def _told(found: Iterable[T], context: Context, *, total: int, unit: str) -> Iterator[T]:
-    for done, one in enumerate(found, 1):
+def _with_progress(items: Iterable[T], context: Context, *, total: int, unit: str) -> Iterator[T]:
+    for done, item in enumerate(items, 1):
         if done % 16 == 0 or done == total:
             context.emit("progress", done=done, total=total, unit=unit)
-        yield one
+        yield item
 
 
 def _method(config: Config) -> list[str]:
-    told = [f"Texts and tasks longer than their limit are sampled with seed {config.seed}."]
+    sentences = [f"Texts and tasks above their limit are sampled with seed {config.seed}."]
     if config.as_chat:
-        told.append("Prompts and questions were put through the model's chat template.")
-    return told
+        sentences.append("Prompts and questions are sent in the chat template of the model.")
+    return sentences

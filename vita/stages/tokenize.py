@@ -1,8 +1,7 @@
-"""Learn a vocabulary from the corpus, or take the model's own, and turn every document into tokens.
+"""Train a tokenizer on the corpus, or take that of a model, and encode all documents.
 
-The model will only ever see these numbers: frequent words become one token, rare ones several, and no text is
-impossible, since every byte is a token. Each document begins with `<|endoftext|>`, so that a model learns where one
-thing ends and another begins.
+The tokenizer is a byte-level BPE, so that every text can be encoded. Each document starts with `<|endoftext|>`, which
+teaches a model the boundaries of documents.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ VERSION = 2
 
 SPLITS: tuple[Literal["train", "heldout"], ...] = ("train", "heldout")
 BATCH_BYTES = 4 * 2**20
-"""Text encoded at once."""
+"""Bytes of text per batch of the encoder."""
 CHECKED_BYTES = 32 * 2**20
-"""Text that is decoded again and whose words are counted, spread over the corpus."""
+"""Bytes of text, spread over the corpus, that are decoded again and whose words are counted."""
 
 
 class Config(Settings):
@@ -52,25 +51,25 @@ class Config(Settings):
 class Inputs:
     corpus: Corpus
     model: Model | None = None
-    """Brings its own tokenizer, which is then used as it is."""
+    """The model whose tokenizer is used without changes."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
     folder = context.draft_folder()
     sizes = {split: _bytes_in(read_corpus(inputs.corpus.path, split)) for split in SPLITS}
     if not sizes["train"]:
-        raise DataError("tokenize", "the corpus holds no text to train on", hint="look at its drop report")
-    began = time.monotonic()
+        raise DataError("tokenize", "the corpus holds no text to train on", hint="see its report of dropped documents")
+    start = time.monotonic()
     tokenizer = _tokenizer(config, inputs, context, total=sizes["train"])
     tokenizer.save(folder / "tokenizer")
-    context.record["learning_seconds"] = round(time.monotonic() - began, 3)
+    context.record["learning_seconds"] = round(time.monotonic() - start, 3)
 
     tallies: dict[str, _Tally] = {}
     shards: dict[str, Shards] = {}
     for split in SPLITS:
         total = sizes[split]
         tally = tallies[split] = _Tally(tokenizer, share=min(1.0, CHECKED_BYTES / max(total, 1)))
-        began = time.monotonic()
+        start = time.monotonic()
         shards[split] = write_shards(
             folder / split,
             _encoded(read_corpus(inputs.corpus.path, split), tokenizer, tally, context, total=total),
@@ -79,9 +78,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
             tokenizer=tokenizer.digest,
             shard_tokens=config.shard_tokens,
         )
-        seconds = max(time.monotonic() - began, 1e-9)
+        seconds = max(time.monotonic() - start, 1e-9)
         context.record[f"{split}_bytes_per_second"] = round(total / seconds)
-    report = _report(tokenizer, tallies, shards, learnt=inputs.model is None)
+    report = _report(tokenizer, tallies, shards, trained=inputs.model is None)
     write_report(ReportContent.of("tokenize", details=report), folder)
     text = render("tokens.md.jinja", "markdown", report=report, splits=SPLITS)
     (folder / "report.md").write_text(text, encoding="utf-8")
@@ -105,7 +104,7 @@ def _tokenizer(config: Config, inputs: Inputs, context: Context, *, total: int) 
         context.emit("note", text=f"uses the model's own tokenizer of {tokenizer.vocabulary:,} tokens")
         return tokenizer
     progress = _Progress(context, total=total)
-    texts = (progress.passing(document.text) for document in read_corpus(inputs.corpus.path, "train"))
+    texts = (progress.count(document.text) for document in read_corpus(inputs.corpus.path, "train"))
     return Tokenizer.train(bpe.sample(texts, limit=config.sample_bytes, total=total), vocabulary=config.vocabulary)
 
 
@@ -121,42 +120,42 @@ def _size(text: str) -> int:
 
 
 def _encoded(
-    given: Iterable[Document], tokenizer: Tokenizer, tally: _Tally, context: Context, *, total: int
+    documents: Iterable[Document], tokenizer: Tokenizer, tally: _Tally, context: Context, *, total: int
 ) -> Iterator[tuple[Document, np.ndarray]]:
-    """Each document with its tokens, encoded some megabytes at a time."""
+    """Yield each document with its tokens, encoded in batches of some megabytes."""
     progress = _Progress(context, total=total)
-    for batch in _batches(given):
-        found = tokenizer.encode_batch([document.text for document in batch], threads=context.machine.threads)
-        tally.used += np.bincount(np.concatenate(found), minlength=tokenizer.vocabulary)
-        for document, ids in zip(batch, found, strict=True):
+    for batch in _batches(documents):
+        encoded = tokenizer.encode_batch([document.text for document in batch], threads=context.machine.threads)
+        tally.used += np.bincount(np.concatenate(encoded), minlength=tokenizer.vocabulary)
+        for document, ids in zip(batch, encoded, strict=True):
             tally.add(document, ids)
-            progress.passing(document.text)
+            progress.count(document.text)
             yield document, ids
 
 
-def _batches(given: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
     batch: list[Document] = []
-    held = 0
-    for document in given:
+    size = 0
+    for document in documents:
         batch.append(document)
-        held += len(document.text)
-        if held >= BATCH_BYTES:
+        size += len(document.text)
+        if size >= BATCH_BYTES:
             yield batch
-            batch, held = [], 0
+            batch, size = [], 0
     if batch:
         yield batch
 
 
 class _Progress:
-    """Tells how many bytes went by, every few megabytes."""
+    """Reports the number of processed bytes, every few megabytes."""
 
     def __init__(self, context: Context, *, total: int) -> None:
-        self._emit, self._total, self._done, self._told = context.emit, total, 0, 0
+        self._emit, self._total, self._done, self._reported = context.emit, total, 0, 0
 
-    def passing(self, text: str) -> str:
+    def count(self, text: str) -> str:
         self._done += _size(text)
-        if self._done - self._told >= BATCH_BYTES or self._done == self._total:
-            self._told = self._done
+        if self._done - self._reported >= BATCH_BYTES or self._done == self._total:
+            self._reported = self._done
             self._emit("progress", done=self._done, total=self._total, unit="bytes")
         return text
 
@@ -166,7 +165,7 @@ class _Progress:
 
 @dataclass
 class _Counts:
-    """What was counted of one source."""
+    """Counts of one source."""
 
     documents: int = 0
     bytes: int = 0
@@ -193,12 +192,12 @@ class _Counts:
 
 @dataclass
 class _Tally:
-    """Counts tokens by source and, of a share of the documents, words and exact round trips."""
+    """Counts of tokens by source, and of words and exact round trips in a share of the documents."""
 
     tokenizer: Tokenizer
     share: float
     by_source: dict[str, _Counts] = field(default_factory=dict)
-    seen: int = 0
+    bytes_seen: int = 0
     checked: int = 0
     used: np.ndarray = field(init=False)
 
@@ -211,8 +210,8 @@ class _Tally:
         counts.documents += 1
         counts.bytes += size
         counts.tokens += len(ids)
-        self.seen += size
-        if self.checked + size <= self.seen * self.share:
+        self.bytes_seen += size
+        if self.checked + size <= self.bytes_seen * self.share:
             self.checked += size
             counts.checked += 1
             counts.restored += self.tokenizer.decode(ids.tolist()) == document.text
@@ -221,22 +220,24 @@ class _Tally:
 
 
 def _report(
-    tokenizer: Tokenizer, tallies: dict[str, _Tally], shards: dict[str, Shards], *, learnt: bool
+    tokenizer: Tokenizer, tallies: dict[str, _Tally], shards: dict[str, Shards], *, trained: bool
 ) -> dict[str, Any]:
     used = tallies["train"].used
     ordinary = np.array([i not in tokenizer.special_ids for i in range(tokenizer.vocabulary)])
-    longest = sorted(range(tokenizer.vocabulary), key=lambda i: (-len(tokenizer.token_bytes(i)), i))
+    longest_first = sorted(range(tokenizer.vocabulary), key=lambda i: (-len(tokenizer.token_bytes(i)), i))
     report: dict[str, Any] = {
         "tokenizer": {
             "digest": tokenizer.digest,
-            "trained": learnt,
+            "trained": trained,
             "vocabulary": tokenizer.vocabulary,
             "special": tokenizer.specials,
             "used": int((used > 0).sum()),
             "unused_share": _ratio(int(((used == 0) & ordinary).sum()), int(ordinary.sum())),
             "rare": int(((used > 0) & (used < 10)).sum()),
             "longest": [
-                tokenizer.token_bytes(i).decode("utf-8", "replace") for i in longest if i not in tokenizer.special_ids
+                tokenizer.token_bytes(i).decode("utf-8", "replace")
+                for i in longest_first
+                if i not in tokenizer.special_ids
             ][:20],
         }
     }
@@ -250,5 +251,5 @@ def _report(
     return report
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return round(part / whole, 6) if whole else None
+def _ratio(part: int, total: int) -> float | None:
+    return round(part / total, 6) if total else None

@@ -82,7 +82,7 @@ def _plan(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     planned = next((other for other in record.steps if other.digest == step.inputs.get("blueprint")), None)
     blueprint = reader.as_json(record.store, planned.digest, "blueprint.json") if planned else None
     if planned and blueprint:
-        rows = [(row.figure, row.foretold, row.came, row.off)
+        rows = [(row.figure, row.predicted, row.actual, row.error)
                 for row in plan_vs_actual(blueprint, planned.record, facts=step.facts, record=step.record)]  # fmt: skip
         yield Table(("figure", "predicted", "actual", "error"), rows, note="The plan compared with the actual run.")
 
