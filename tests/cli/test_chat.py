@@ -36,7 +36,7 @@ def test_a_full_context_drops_the_oldest_turns_with_a_notice(vita: Vita, monkeyp
     _typed(monkeypatch, *[f"What is a cat number {number}?" for number in range(8)])
     code, out, err = vita("chat", "model", "--max-tokens", "20", "--system", "Be kind.")
     assert code == 0, err
-    assert "the context is full: the oldest 2 messages were dropped" in err and "/new begins again" in err
+    assert "the context is full: the oldest 2 messages were dropped" in err and "/new starts a new chat" in err
     assert out.count("\n") >= 8, "every question has its answer"
 
 

@@ -56,7 +56,7 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
     assert code == 0 and "6 of 6 steps would run" in out and not err
     code, out, err = vita("live", "life.yaml")
     assert code == 0, err
-    assert "What is a cat?" in out and "Talk to it: vita chat tiny/sft" in out
+    assert "What is a cat?" in out and "Chat with it: vita chat tiny/sft" in out
     code, out, _ = vita("plan", "life.yaml")
     assert "nothing to do: all steps have a result" in out
     code, out, _ = vita("plan", "life.yaml", "--set", "pretrain.learning_rate=0.01")
@@ -113,15 +113,15 @@ def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
         (["live", "nowhere.yaml"], 2, "nowhere.yaml: there is no such file"),
         (["live", "cat", "--set", "sft.stepz=3"], 2, "`stepz` is not known here; did you mean `steps`?"),
         (["live", "cat", "--until", "sfd"], 2, "did you mean `sft`?"),
-        (["chat", "nothing/there"], 4, "is no name, digest or folder here"),
+        (["chat", "nothing/there"], 4, "is not a name, digest or folder"),
         (["curate", "nowhere.txt"], 3, "nowhere.txt: no such file"),
         (["design", "--depth", "2", "--params", "1M"], 2, "give one of parameters, depth and budget"),
         (["design", "--budget", "soon"], 2, "budget"),
-        (["generate", "x", "hello"], 4, "is no name"),
+        (["generate", "x", "hello"], 4, "is not a name"),
         (
             ["feedback", "collect", "--since", "yesterday"],
             2,
-            "--since: expected a day such as",
+            "--since: expected a date such as",
         ),
         (["findings", "export", "-o", "missing/x"], 4, "missing/x: cannot be written: no such file or directory"),
     ],

@@ -57,7 +57,7 @@ def test_what_became_of_a_document_is_said(vita: Vita, mail: Path) -> None:
         ("trained on", f"dropped as a copy of `{FIRST}` of mail, which is in the training text")
     ]
     assert told(who_saw(vita, "short")) == [("not used", "dropped (length.short: 1 words, under 3), not trained on")]
-    assert "nothing here holds `nobody`" in vita("trace-document", "nobody")[1]
+    assert "no artifact contains `nobody`" in vita("trace-document", "nobody")[1]
 
 
 def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None:
@@ -78,7 +78,7 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
     assert TEXTS[FIRST] in {row["text"] for row in curate(vita)}
     curate(vita, "blog", "y")
     code, out, err = vita("trace-document", id, "--source", "mail", "--erase", "--by", "Ada")
-    assert code == 0 and f"later runs leave `{id}` and its copies out" in out and "rebuild: x/curate" in out, err
+    assert code == 0 and f"later runs exclude `{id}` and its copies" in out and "rebuild: x/curate" in out, err
     texts = {row["text"].lower() for row in curate(vita)}
     assert TEXTS[FIRST].lower() not in texts and len(texts) > 20
     erased = {row["id"]: row["detail"] for row in rows(vita, "x/curate", "drops") if row["reason"] == "erased"}
@@ -90,7 +90,7 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
     assert ("not used", "dropped (erased: erasure 1, requested by Ada), not trained on") in told(who_saw(vita, FIRST))
     code, out, _ = vita("curate", "blog", "--set", "filters=[{length: {minimum_words: 3}}]", "--held-out", "0.2",
                         "--name", "y")  # fmt: skip
-    assert "known" in out, "a corpus that never held it need not be built again"
+    assert "cached" in out, "a corpus that never held it need not be built again"
 
 
 def test_an_erasure_is_listed_and_can_be_withdrawn(vita: Vita, mail: Path) -> None:

@@ -29,7 +29,21 @@ def test_verdicts_and_alerts_share_no_exit_code_with_errors() -> None:
 def test_the_documentation_lists_every_exit_code() -> None:
     rows = re.findall(r"^\| (\d+)(?: to (\d+))? \|", (DOCS / "trouble.md").read_text(encoding="utf-8"), re.MULTILINE)
     documented = {code for low, high in rows for code in range(int(low), int(high or low) + 1)}
-    assert documented == {*_error_codes(), *range(10, 14), FIRING, 70, 130}
+    assert documented == {0, *_error_codes(), *range(10, 15), FIRING, 70, 130}
+
+
+def test_the_help_of_vita_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    rows = re.findall(r"^ +(\d+)(?:-(\d+))?  \S", capsys.readouterr().out.partition("Exit codes:")[2], re.MULTILINE)
+    listed = {code for low, high in rows for code in range(int(low), int(high or low) + 1)}
+    assert listed == {0, *_error_codes(), *range(10, 15), FIRING, 70, 130}
+
+
+def test_errors_verdicts_and_alerts_have_separate_ranges() -> None:
+    assert max(_error_codes()) <= 9
+    assert {*EXIT_CODES.values(), WAITING_FOR_APPROVAL} - {0} <= set(range(10, 15))
+    assert FIRING == 20
 
 
 def test_gate_with_an_unknown_name_is_an_error_and_not_a_verdict(

@@ -80,8 +80,8 @@ def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path)
     [
         (("list", "--state", "opne"), 2, "--state: `opne` is not known here; did you mean `open`?"),
         (("show", "9"), 5, "finding 9: there is none of this number"),
-        (("close", "--by", "A", "--reason", "x"), 2, "none was chosen; give numbers, or --life and --probe"),
-        (("accept", "1", "--by", "A", "--reason", "x", "--expires", "soon"), 2, "--expires: expected a day such as"),
+        (("close", "--by", "A", "--reason", "x"), 2, "no finding is selected; give numbers, or --life and --probe"),
+        (("accept", "1", "--by", "A", "--reason", "x", "--expires", "soon"), 2, "--expires: expected a date such as"),
         (("accept", "1", "--by", "A", "--reason", "x", "--expires", "2000-01-01"), 5, "expected a day in the future"),
     ],
 )

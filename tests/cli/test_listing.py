@@ -65,6 +65,25 @@ def terminal_output(folder: Path, *words: str, columns: int) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
 
 
+def test_ls_keeps_an_artifact_on_one_line_of_a_terminal_with_80_columns(vita: Vita, tmp_path: Path) -> None:
+    store, names = Store(tmp_path / "vita-store"), ["cat/pretrain", "my-long-life-name/test_base", NAME]
+    ledger = Ledger(store.root / "ledger.db")
+    for number, name in enumerate(names):
+        folder = tmp_path / f"draft-{number}"
+        folder.mkdir()
+        (folder / "report.md").write_text(name)
+        artifact = store.commit(Draft(Report, folder, {"a_long_fact_name": "a long value of a fact", "other": number}))
+        ledger.name(name, artifact.digest)
+    ledger.close()
+    lines = terminal_output(tmp_path, "ls", columns=80)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["name", "kind", "state", "digest", "size", "created"]
+    for name in names[:2]:
+        (row,) = (line for line in lines if line.startswith(name))
+        assert row.split()[1] == "report" and row.split()[-1] == "B"
+    assert NAME in "".join(line[:36].strip() for line in lines), "a long name is folded, never truncated"
+
+
 def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> None:
     store, states = Store(tmp_path / "vita-store"), ["candidate", "approved", "serving", "deprecated", "retired"]
     ledger = Ledger(store.root / "ledger.db")
@@ -91,7 +110,7 @@ def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> Non
     assert max(map(len, lines)) <= 80
     for name, state in shown.items():
         (line,) = [line for line in lines if f"cat/{name} " in line]
-        assert line.split()[:2] == ["model", state] and rows[name]["digest"][:12] in line
+        assert line.split()[1:3] == ["model", state] and rows[name]["digest"][:12] in line
     assert sum("(served)" in line for line in lines) == 1
     presence.end()
     ledger.close()

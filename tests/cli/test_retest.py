@@ -64,7 +64,7 @@ def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
     _serve(monkeypatch, good)
     for _ in range(2):  # known or not, it is measured
         code, out, err = vita("retest", "tiny", "tiny/check")
-        assert code == 0 and "tiny:1 is as good as it was" in out, err
+        assert code == 0 and "tiny:1 is not worse than before" in out, err
     kept = ledger.named(f"retests/tiny.check.{str(good)[:8]}")
     assert kept is not None and len(ledger.find(artifact=kept, state="done")) == 2
     assert ledger.named("tiny/check") == report

@@ -46,7 +46,7 @@ def test_generation_uses_the_sampling_of_the_folder_unless_an_option_says_otherw
     assert generated(capsys, "--top-k", "0")[0] == plain
     recommend(model, top_k=50, do_sample=False, repetition_penalty=1.1)
     text, notice = generated(capsys)
-    assert text == greedy and "repetition_penalty 1.1, which is not applied" in notice
+    assert text == greedy and "repetition_penalty 1.1, which vita ignores" in notice
 
 
 def test_a_release_of_a_folder_takes_its_sampling(model: Path, tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_every_dialogue_is_learned_held_out_or_dropped_for_its_own_reason(vita: 
     assert "2 without an answer" in printed and "1 with weight 0 for every answer" in printed
     assert f"{facts['heldout_dialogues']} held out, 6 dropped, of 48 read" in printed
     assert "2 cut short at 128 tokens" in printed
-    assert "WARNING: 6 of 48 dialogues are not learned" in printed
+    assert "6 of 48 dialogues are not learned" in printed
 
 
 def test_dialogues_that_are_all_cut_before_their_answer_are_refused_with_this_cause(vita: Vita) -> None:
@@ -238,7 +238,7 @@ def test_dropping_most_pairs_is_a_warning_and_the_report_counts_them(vita: Vita)
     code, printed = vita(
         "dpo", rows, "--model", chat_model(Path("m")), "--name", "c", "--steps", "1", "--batch-size", "4"
     )
-    assert code == 0 and "WARNING: 80 of 100 pairs are not learned: 80 longer than 128 tokens" in printed
+    assert code == 0 and "80 of 100 pairs are not learned: 80 longer than 128 tokens" in printed
     facts = facts_of(vita, "c/dpo")
     assert facts["read"] == 100 == facts["pairs"] + facts["heldout_pairs"] + facts["dropped_too_long"]
     code, printed = vita("dpo", written("none.jsonl", pairs[20:]), "--model", "m", "--steps", "1")
@@ -329,8 +329,8 @@ def test_messages_that_the_template_leaves_out_or_changes_are_counted_and_shown(
     code, printed = vita("sft", written("rows.jsonl", rows), "--model", model, "--name", "c", "--steps", "1",
                          "--eval-fraction", "0")  # fmt: skip
     assert code == 0, printed
-    assert "WARNING: the chat template leaves out a system message of 2 of 4 dialogues" in printed
-    assert "WARNING: the chat template changes the text of an answer in 1 of 4 dialogues" in printed
+    assert "the chat template leaves out a system message of 2 of 4 dialogues" in printed
+    assert "the chat template changes the text of an answer in 1 of 4 dialogues" in printed
     facts = facts_of(vita, "c/sft")
     assert (facts["template_omits_system"], facts["template_alters_answer"]) == (2, 1)
     code, printed = vita("data", "show", "rows.jsonl", "--model", model)
@@ -344,7 +344,7 @@ def test_pairs_whose_system_message_the_template_leaves_out_are_counted(vita: Vi
     code, printed = vita("dpo", written("pairs.jsonl", [pair] * 3), "--model", model, "--name", "c", "--steps", "1",
                          "--eval-fraction", "0")  # fmt: skip
     assert code == 0, printed
-    assert "WARNING: the chat template leaves out a system message of 3 of 3 pairs" in printed
+    assert "the chat template leaves out a system message of 3 of 3 pairs" in printed
     assert facts_of(vita, "c/dpo")["template_omits_system"] == 3
 
 
@@ -355,7 +355,7 @@ def test_prompts_whose_system_message_the_template_leaves_out_are_counted(vita: 
                          "--set", "rewards=[random_reward]", "--set", "prompts_per_step=2",
                          "--set", "max_tokens=4")  # fmt: skip
     assert code == 0, printed
-    assert "WARNING: the chat template leaves out a system message of 2 of 4 prompts" in printed
+    assert "the chat template leaves out a system message of 2 of 4 prompts" in printed
     assert facts_of(vita, "c/rlhf")["template_omits_system"] == 2
     listed = json.loads(vita("ls", "--json")[1])
     folder = next(row["folder"] for row in listed if "c/rlhf" in row["names"])

@@ -6,29 +6,47 @@ import io
 
 from rich.console import Console
 
-from vita.spine.events import Events
 from vita.spine.progress import Screen, clock
 
 
-def _carry_out(screen: Screen) -> None:
-    events = Events([screen], life_step="pretrain", stage="pretrain")
-    events.emit("step", state="begins", position=1, of=4)
-    events.emit("progress", step=5, steps=10, unit="steps", loss=2.5, tokens_per_second=8000.0, seconds_left=75.0)
-    events.emit("note", text="bf16 is fast here")
-    events.emit("step", state="done", artifact="ab" * 32, seconds=83.0)
-    events.emit("step", state="begins", position=2, of=4)
-    events.emit("step", state="known", artifact="cd" * 32)
-    events.close()
-
-
-def test_a_piped_run_prints_plain_lines() -> None:
+def test_a_piped_life_prints_one_line_per_step_and_warnings() -> None:
     out = io.StringIO()
-    _carry_out(Screen(Console(file=out, highlight=False, width=120)))
+    screen = Screen(Console(file=out, highlight=False, width=120), notes=False)
+    screen("step", {"state": "begins", "position": 0, "of": 2, "life_step": "sft"})
+    screen("note", {"text": "learning rate 0.0003", "learning_rate": 3e-4, "automatic": True})
+    for step in range(100):
+        screen("progress", {"step": step, "steps": 100, "loss": 1.25})
+    screen("note", {"text": "the first reads: <|user|>What is a cat?", "level": "detail"})
+    screen("note", {"text": "3 of 10 dialogues are dropped", "level": "warning"})
+    screen("step", {"state": "done", "artifact": "ab" * 32, "seconds": 83.0, "life_step": "sft"})
+    screen("step", {"state": "begins", "position": 1, "of": 2, "life_step": "test"})
+    screen("step", {"state": "known", "artifact": "cd" * 32, "life_step": "test"})
+    screen.close()
     assert out.getvalue().splitlines() == [
-        "  bf16 is fast here",
-        "  ok 2/4 pretrain             1:23  abababababab  loss 2.500  8,000 tokens/s",
-        "  =  3/4 pretrain       known       cdcdcdcdcdcd",
+        "warning: sft: 3 of 10 dialogues are dropped",
+        "  ok 1/2 sft                1:23  abababababab  loss 1.250  lr 0.0003 (auto)",
+        "  =  2/2 test             cached  cdcdcdcdcdcd",
     ]
+
+
+def test_a_stage_alone_prints_its_notes_but_no_details() -> None:
+    out = io.StringIO()
+    screen = Screen(Console(file=out, highlight=False, width=120))
+    screen("step", {"state": "begins", "position": 0, "of": 1, "life_step": "sft"})
+    screen("note", {"text": "bf16 is fast here"})
+    screen("note", {"text": "the first reads: <|user|>What is a cat?", "level": "detail"})
+    screen.close()
+    assert out.getvalue().splitlines() == ["  bf16 is fast here"]
+
+
+def test_the_live_line_of_a_narrow_terminal_stays_one_line() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    screen = Screen(console)
+    screen("step", {"state": "begins", "position": 9, "of": 17, "life_step": "a_step_with_a_long_name"})
+    progress = {"step": 1500, "steps": 20_000, "unit": "steps", "loss": 2.5, "tokens_per_second": 8e3, "mfu": 0.4}
+    screen("progress", {**progress, "seconds_left": 75_000.0})
+    assert len(console.render_lines(screen._line())) == 1
+    screen.close()
 
 
 def test_a_terminal_shows_step_loss_speed_and_time_left() -> None:

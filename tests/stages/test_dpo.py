@@ -237,7 +237,7 @@ def test_what_is_too_long_is_dropped_or_cut_and_counted(tmp_path: Path) -> None:
     told: list[Any] = []
     facts = run(model, tmp_path / "drop", source, steps=1, eval_fraction=0.0, told=told).facts
     assert facts["dropped_too_long"] == 4 and facts["pairs"] == len(PAIRS)
-    assert "WARNING: 4 of 28 pairs are not learned: 4 longer than 64 tokens" in notes(told)
+    assert "4 of 28 pairs are not learned: 4 longer than 64 tokens" in notes(told)
     facts = run(model, tmp_path / "cut", source, steps=1, eval_fraction=0.0, on_long="truncate").facts
     assert facts["pairs"] == len(PAIRS) + 3 and facts["dropped_cut_before_answer"] == 1
 

@@ -6,19 +6,62 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from vita import __version__
+from vita.cli.options import RESULTS
 from vita.cli.workspace import Workspace
 from vita.spine.console import open_console
 
+EXIT_CODES = {
+    "0": "success; a gate that passes",
+    "1": "an error without a code of its own",
+    "2": "a wrong option, setting or plan",
+    "3": "data that cannot be used",
+    "4": "the store: a missing or corrupt artifact, a full disk",
+    "5": "the ledger cannot be read or written",
+    "6": "a model that is incomplete or does not fit",
+    "7": "training cannot continue, or learned nothing",
+    "8": "an optional library is missing",
+    "9": "a gate refuses the command",
+    "10-14": "gate: 10 fail, 11 could not run, 12 unsure, 13 approvals missing, 14 reserved",
+    "20": "alert of `vita monitor` or `vita retest`",
+    "70": "internal error, with a log file",
+    "130": "stopped by Ctrl-C or SIGTERM",
+}
+"""Exit code, or range of codes -> meaning; `docs/trouble.md` has the same table."""
+
+
+def _epilog() -> str:
+    """Format the exit codes for `vita --help`."""
+    return "\n".join(["Exit codes:", *(f"{code:>6}  {meaning}" for code, meaning in EXIT_CODES.items())])
+
+
+_ORDER = (
+    "live", "plan", "recipes", "ls", "show", "data", "report", "card", "trace", "verify", "restore", "clean", "chat",
+    "generate", "gate", "approve", "waive", "people", "serve", "fleet", "keys", "monitor", "retest", "deprecate",
+    "review", "feedback", "findings", "trace-document", "erasures",
+)  # fmt: skip
+"""The order of commands in `vita --help`; stages follow."""
+
+
+class _Commands(TyperGroup):
+    """Lists the commands in the order of use, not of registration."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return sorted(self.commands, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Take a language model through its whole lifecycle with one file and one command.",
+    epilog=_epilog(),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Inspect data as the training stages read it.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel=RESULTS)
 
 
 def errors_console() -> Console:

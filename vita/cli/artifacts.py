@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markdown import Markdown
 from rich.table import Table
+from rich.text import Text
 
 from vita.cli.app import app, data_app, open_workspace
+from vita.cli.options import RESULTS, JsonOption, print_json
 from vita.cli.trace import Labels
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
@@ -21,13 +23,12 @@ from vita.spine.store import Artifact
 if TYPE_CHECKING:
     from vita.spine.ledger import Run
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-_WIDE = 100
-"""Columns from which on `vita ls` shows the time of day."""
+_MIN_WIDTH_FOR_FACTS = 120
+"""Width of a terminal in columns from which on `vita ls` shows facts and the time of day."""
 Reference = Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")]
 
 
-@app.command("ls")
+@app.command("ls", rich_help_panel=RESULTS)
 def list_artifacts(
     ctx: typer.Context,
     kind: Annotated[str | None, typer.Option(help="Only this kind: model, report, corpus, ...")] = None,
@@ -37,22 +38,27 @@ def list_artifacts(
     workspace = open_workspace(ctx)
     rows = _artifact_rows(workspace, kind)
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
-    table = Table("kind", "state", "digest", "names", "size", "made", "facts", box=None, pad_edge=False)
-    for column in table.columns[:-1]:
-        column.no_wrap = True  # facts give way first; names, which are typed into other commands, last
-    narrow = workspace.console.is_terminal and workspace.console.width < _WIDE
-    moment = "%Y-%m-%d" if narrow else "%Y-%m-%d %H:%M"
+    narrow = workspace.console.is_terminal and workspace.console.width < _MIN_WIDTH_FOR_FACTS
+    print_table(workspace.console, _artifact_table(rows, narrow=narrow))
+
+
+def _artifact_table(rows: Sequence[Mapping[str, Any]], *, narrow: bool) -> Table:
+    """Return one row per artifact; a narrow table has no facts, so that the other columns stay on one line."""
+    columns = ["name", "kind", "state", "digest", "size", "created", *([] if narrow else ["facts"])]
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:6]:
+        column.no_wrap = True  # only names and facts are folded
     for row in rows:
         state = row["state"] or ""
         if row["served"] and state != "serving":
             state += "\n(served)"
-        created = time.strftime(moment, time.localtime(row["made"])) if row["made"] else ""
-        names = "\n".join(row["names"])
-        facts = _brief(row["facts"])
-        table.add_row(row["kind"], state, row["digest"][:12], names, _size(row["bytes"]), created, facts)
-    print_table(workspace.console, table)
+        time_format = "%Y-%m-%d" if narrow else "%Y-%m-%d %H:%M"
+        created = time.strftime(time_format, time.localtime(row["created"])) if row["created"] else ""
+        cells = ["\n".join(row["names"]), row["kind"], state, row["digest"][:12], _size(row["bytes"]), created]
+        table.add_row(*cells, *([] if narrow else [_brief(row["facts"])]))
+    return table
 
 
 def _artifact_rows(workspace: Workspace, kind: str | None) -> list[dict[str, Any]]:
@@ -80,33 +86,22 @@ def _artifact_rows(workspace: Workspace, kind: str | None) -> list[dict[str, Any
                     "folder": str(workspace.store.root / "folders" / digest),
                     "names": names.get(digest, []),
                     "bytes": manifest.size,
-                    "made": created.get(digest),
+                    "created": created.get(digest),
                     "facts": dict(manifest.facts),
                 }
             )
-    return sorted(rows, key=lambda row: row["made"] or 0)
+    return sorted(rows, key=lambda row: row["created"] or 0)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
-    """Show an artifact: its facts, its run, its report, and the plan compared with the actual run."""
+    """Show an artifact: its facts, the run that created it, and its report."""
     workspace = open_workspace(ctx)
     artifact = workspace.find(reference)
-    runs = workspace.ledger.find(artifact=artifact.digest, state="done")
-    run = runs[-1] if runs else None
-    manifest = workspace.store.manifest(artifact.digest)
     if as_json:
-        answer = {
-            "kind": manifest.kind,
-            "digest": artifact.digest,
-            "folder": str(artifact.path),
-            "state": _state(workspace, artifact),
-            "facts": dict(manifest.facts),
-            "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()},
-            "run": _run_as_json(workspace, run) if run else None,
-        }
-        typer.echo(json.dumps(answer, indent=1))
+        print_json(artifact_as_json(workspace, artifact))
         return
+    run = _last_run(workspace, artifact)
     print_facts(workspace, artifact, reference)
     if state := _state(workspace, artifact):
         workspace.console.print(f"state: {state}")
@@ -120,34 +115,41 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
         workspace.console.print(Markdown(report.read_text(encoding="utf-8"), hyperlinks=False))
 
 
-@app.command()
-def verify(ctx: typer.Context) -> None:
-    """Verify every byte of the store. Corrupt artifacts are moved away, and the next run makes them again."""
+@app.command(rich_help_panel=RESULTS)
+def verify(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Verify every byte of the store. Corrupt artifacts are moved aside, and the next run creates them again."""
     workspace = open_workspace(ctx)
-    corrupt = 0
-    for digest, manifest, names in workspace.store.verify():
-        if names:
-            corrupt += 1
-            files = ", ".join(names)
-            workspace.console.print(line(("corrupt", "red"), f" {manifest.kind} {digest[:12]}: {files}"))
+    corrupt = [
+        {"kind": manifest.kind, "digest": digest, "files": list(names)}
+        for digest, manifest, names in workspace.store.verify()
+        if names
+    ]
     count = len(workspace.store.digests())
+    if as_json:
+        print_json({"artifacts": count, "corrupt": corrupt})
+    else:
+        for artifact in corrupt:
+            text = f" {artifact['kind']} {artifact['digest'][:12]}: {', '.join(artifact['files'])}"
+            workspace.console.print(line(("corrupt", "red"), text))
     if corrupt:
-        raise StoreError(
-            workspace.store.location, f"{corrupt} of {count} artifacts are corrupt", hint="run their lives again"
-        )
-    workspace.console.print(f"all {count} artifacts are intact")
+        problem = f"{len(corrupt)} of {count} artifacts are corrupt"
+        raise StoreError(workspace.store.location, problem, hint="run their lives again")
+    if not as_json:
+        workspace.console.print(f"all {count} artifacts are intact")
 
 
 @data_app.command("show")
 def show_data(
     ctx: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="A tokens artifact, a file of dialogues, preferences or text, or a life's file.")
+        str,
+        typer.Argument(help="A tokens artifact, a file of dialogues, preferences or text, or a life file with --step."),
     ],
     model: Annotated[
-        str | None, typer.Option(help="Model or tokens artifact whose tokenizer, template and context length to use.")
+        str | None,
+        typer.Option(help="Model or tokens artifact that provides the tokenizer, chat template and context length."),
     ] = None,
-    step: Annotated[str | None, typer.Option(help="The step of the life whose sources and settings to use.")] = None,
+    step: Annotated[str | None, typer.Option(help="Step of the life file; its sources and settings are used.")] = None,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of rows.")] = 3,
     context: Annotated[
         int | None,
@@ -158,8 +160,9 @@ def show_data(
     on_long: Annotated[
         str | None, typer.Option(help="Treatment of longer rows: truncate or drop. Default: that of the stage.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show rows as the stages read them: trained tokens (coloured), truncated parts, reasons for dropped rows."""
+    """Show rows as the stages read them: trained tokens in colour, truncated parts, and reasons for dropped rows."""
     from vita.cli.data_rows import rows_of_life, rows_of_path
 
     workspace = open_workspace(ctx)
@@ -168,8 +171,25 @@ def show_data(
         rows = rows_of_life(workspace, data, step=step, model=model, count=count, settings=settings)
     else:
         rows = rows_of_path(workspace, data, model=model, count=count, settings=settings)
+    if as_json:
+        print_json([_row_as_json(row) for row in rows])
+        return
     for row in rows:
         workspace.console.print(row)
+
+
+def artifact_as_json(workspace: Workspace, artifact: Artifact) -> dict[str, Any]:
+    """Return the facts, files and run of an artifact as JSON values."""
+    manifest, run = workspace.store.manifest(artifact.digest), _last_run(workspace, artifact)
+    return {
+        "kind": manifest.kind,
+        "digest": artifact.digest,
+        "folder": str(artifact.path),
+        "state": _state(workspace, artifact),
+        "facts": dict(manifest.facts),
+        "files": {name: {"sha256": sha, "bytes": size} for name, (sha, size) in manifest.files.items()},
+        "run": _run_as_json(workspace, run) if run else None,
+    }
 
 
 def print_facts(workspace: Workspace, artifact: Artifact, name: str) -> None:
@@ -192,12 +212,18 @@ def _state(workspace: Workspace, artifact: Artifact) -> str | None:
     return state_of(workspace.ledger, artifact.digest) if is_model else None
 
 
+def _last_run(workspace: Workspace, artifact: Artifact) -> Run | None:
+    """Return the last run that created an artifact."""
+    runs = workspace.ledger.find(artifact=artifact.digest, state="done")
+    return runs[-1] if runs else None
+
+
 def _print_run(workspace: Workspace, run: Run) -> None:
     from vita.spine.progress import clock
 
     duration, labels = clock(run.seconds or 0), Labels(workspace)
     workspace.console.print(
-        line("made by ", (run.stage, "bold"), f" (version {run.version}) in {duration}, step {run.life}/{run.step}")
+        line("created by ", (run.stage, "bold"), f" (version {run.version}) in {duration}, step {run.life}/{run.step}")
     )
     for slot, digest in workspace.ledger.inputs(run.id).items():
         workspace.console.print(line(f"  from {slot}: ", labels.title(digest)))
@@ -217,6 +243,14 @@ def _print_plan_table(workspace: Workspace, artifact: Artifact) -> None:
         blueprint = workspace.store.open(planned, Blueprint)
         record = designed[-1].record if designed else {}
         workspace.console.print(plan_table(blueprint.path, record or {}, artifact.facts, runs[-1].record or {}))
+
+
+def _row_as_json(row: Text) -> dict[str, Any]:
+    """Return the text of a line and the parts that training learns, as [start, end] in characters."""
+    from vita.data.tokens.inspect import LEARNED
+
+    learned = [[span.start, span.end] for span in row.spans if str(span.style) == LEARNED]
+    return {"text": row.plain, "learned": learned}
 
 
 def _run_as_json(workspace: Workspace, run: Run) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vita.cli.app import app, errors_console, open_workspace
+from vita.cli.options import MODELS, print_json
 from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
 from vita.data.records import Message
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vita.infer.sampling import Sampling
 
 ModelArgument = Annotated[str, typer.Argument(help="A name (cat/sft), a digest, or a Hugging Face model folder.")]
-_DEFAULT = " Default: what generation_config.json says, else {}."
+_DEFAULT = " Default: the value in generation_config.json, else {}."
 Temperature = Annotated[
     float | None,
     typer.Option(
@@ -44,7 +44,7 @@ MaxTokens = Annotated[int, typer.Option(help="Maximum length of an answer, in to
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answer.")]
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def chat(
     ctx: typer.Context,
     model: ModelArgument,
@@ -55,9 +55,10 @@ def chat(
     max_tokens: MaxTokens = 256,
     seed: Seed = 0,
 ) -> None:
-    """Chat with a model. An empty line or Ctrl-D ends the chat, `/new` starts a new one, Ctrl-C stops an answer.
+    """Chat with a model in the terminal.
 
-    When the context is full, the oldest turns are dropped, with a notice.
+    An empty line or Ctrl-D ends the chat, `/new` starts a new one, Ctrl-C stops an answer. When the context is full,
+    the oldest turns are dropped, with a notice.
     """
     workspace = open_workspace(ctx)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
@@ -66,7 +67,7 @@ def chat(
     sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(options)})
     engine = _engine(workspace, model)
     opening = [Message("system", valid_text(system, where="--system"))] if system else []
-    engine.chat_ids([*opening, _user("")])  # fails here where the model has no chat template
+    engine.chat_ids([*opening, _user("")])  # raises if the model has no chat template
     Session(engine, sampling, opening).run(prompt="you> " if sys.stdin.isatty() else "")
 
 
@@ -87,7 +88,7 @@ class Session:
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():
                     raise
-                _print_notice("\nan empty line or Ctrl-D ends, /new begins again")
+                _print_notice("\nan empty line or Ctrl-D ends the chat, /new starts a new one")
                 continue
             if not text.strip():
                 return
@@ -99,8 +100,8 @@ class Session:
             except KeyboardInterrupt:
                 _print_notice("\nthe answer was stopped")
             except BrokenPipeError:
-                raise  # nobody reads the answers any more: `vita chat cat/sft | head -1`
-            except Exception as error:  # noqa: BLE001 (whatever happens to one turn, the dialogue goes on)
+                raise  # standard output is closed: `vita chat cat/sft | head -1`
+            except Exception as error:  # noqa: BLE001 (an error in one turn does not end the dialogue)
                 print_error(error)
 
     def turn(self, text: str) -> None:
@@ -113,7 +114,7 @@ class Session:
             answer_tokens=self.sampling.max_tokens,
         )  # fmt: skip
         if fitted.dropped:
-            _print_notice(f"{dropped_notice(fitted.dropped)}; /new begins again")
+            _print_notice(f"{dropped_notice(fitted.dropped)}; /new starts a new chat")
         answer = ""
         try:
             for piece in self.engine.stream(fitted.ids, self.sampling):
@@ -125,11 +126,11 @@ class Session:
         self.messages = [*fitted.messages, Message("assistant", answer)]
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def generate(
     ctx: typer.Context,
     model: ModelArgument,
-    prompt: Annotated[list[str] | None, typer.Argument(help="Text to go on from; standard input when absent.")] = None,
+    prompt: Annotated[list[str] | None, typer.Argument(help="Text to continue. Default: standard input.")] = None,
     as_chat: Annotated[bool, typer.Option("--chat", help="Apply the chat template to the prompt.")] = False,
     temperature: Temperature = None,
     top_k: TopK = None,
@@ -137,11 +138,13 @@ def generate(
     max_tokens: MaxTokens = 128,
     seed: Seed = 0,
     stop: Annotated[list[str] | None, typer.Option(help="Stop at this text.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, with tokens and log-probabilities.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document, with token ids and log-probabilities.")
+    ] = False,
 ) -> None:
-    """Generate text from prompts. Several prompts are computed as one batch.
+    """Generate text from one or more prompts, which form one batch.
 
-    Control characters in an answer are shown escaped; `--json` gives the exact text.
+    Control characters in the text are escaped; `--json` prints the exact text.
     """
     workspace = open_workspace(ctx)
     prompts = list(prompt or ([sys.stdin.read()] if not sys.stdin.isatty() else []))
@@ -158,12 +161,22 @@ def generate(
             typer.echo(printable(piece), nl=False)
         typer.echo()
         return
-    for text, completion in zip(prompts, engine.generate(ids, sampling), strict=True):
-        if as_json:
-            answer = {"prompt": text, "text": completion.text, "finish": completion.finish, "ids": list(completion.ids)}
-            typer.echo(json.dumps({**answer, "logprobs": [round(float(value), 6) for value in completion.logprobs]}))
-        else:
-            workspace.console.print(line((text, "bold"), completion.text), soft_wrap=True)
+    completions = engine.generate(ids, sampling)
+    if as_json:
+        rows = [
+            {
+                "prompt": text,
+                "text": completion.text,
+                "finish": completion.finish,
+                "ids": list(completion.ids),
+                "logprobs": [round(float(value), 6) for value in completion.logprobs],
+            }
+            for text, completion in zip(prompts, completions, strict=True)
+        ]
+        print_json(rows[0] if len(rows) == 1 else rows)
+        return
+    for text, completion in zip(prompts, completions, strict=True):
+        workspace.console.print(line((text, "bold"), completion.text), soft_wrap=True)
 
 
 def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
@@ -215,7 +228,7 @@ def _recommended(folder: Path) -> dict[str, Any]:
     from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
 
     if ignored := ignored_settings(folder):
-        _print_notice(f"generation_config.json also sets {', '.join(ignored)}, which is not applied here")
+        _print_notice(f"generation_config.json also sets {', '.join(ignored)}, which vita ignores")
     return sampling_defaults(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Annotated, Any
 
@@ -10,12 +9,13 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import RESULTS, JsonOption, print_json
 from vita.cli.workspace import Workspace
 
 _DAYS = "DAYS"
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def clean(
     ctx: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed without removing it.")] = False,
@@ -40,7 +40,7 @@ def clean(
     log_days: Annotated[
         float, typer.Option(min=0, metavar=_DAYS, help="Retention of event logs after their last line.")
     ] = 90.0,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove old requests, events, scratch folders of failed runs and logs. Artifacts and audit records are kept."""
     from vita.monitoring.retention import Retention, outdated, prune
@@ -64,16 +64,16 @@ def clean(
 
 
 def _show(workspace: Workspace, rows: Counter[str], removed: list[Any], *, dry_run: bool, as_json: bool) -> None:
-    files = [{"path": str(item.path), "bytes": item.size, "why": item.reason} for item in removed]
+    files = [{"path": str(item.path), "bytes": item.size, "reason": item.reason} for item in removed]
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "rows": dict(rows), "files": files}, indent=1))
+        print_json({"dry_run": dry_run, "rows": dict(rows), "files": files})
         return
-    table = Table("what", "rows or bytes", "why", box=None, pad_edge=False)
+    table = Table("removed", "rows or bytes", "reason", box=None, pad_edge=False)
     for table_name, number in rows.items():
         if number:
-            table.add_row(table_name, f"{number:,}", "too old, or too many")
+            table.add_row(table_name, f"{number:,}", "over the age or number limit")
     for file in files:
-        table.add_row(file["path"], f"{file['bytes']:,}", file["why"])
+        table.add_row(file["path"], f"{file['bytes']:,}", file["reason"])
     if table.row_count:
         workspace.console.print(table)
     size = sum(item.size for item in removed)

@@ -8,6 +8,7 @@ import pkgutil
 from pathlib import Path
 
 from vita.cli.app import app
+from vita.cli.options import STAGES
 from vita.cli.stage_command import stage_command
 from vita.spine.renamed_stages import RENAMED_STAGES
 from vita.stages import own_stages
@@ -34,14 +35,14 @@ def stage_commands() -> dict[str, str]:
 def register(requested: str | None) -> None:
     """Register all commands. Of the stages, only the requested one is imported; the others show their summary."""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"vita.cli.{module.name}")  # their decorators enter the commands
+        importlib.import_module(f"vita.cli.{module.name}")  # its decorators register the commands
 
     for command, name in stage_commands().items():
         if command == requested:
             run, summary = stage_command(name)
         else:
             run, summary = _placeholder, _first_sentence(name)
-        app.command(command, help=summary, rich_help_panel="One stage alone")(run)
+        app.command(command, help=summary, rich_help_panel=STAGES)(run)
 
 
 def _placeholder() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import RIGHTS, ByOption, JsonOption, print_json
 from vita.spine.console import print_table
 from vita.spine.errors import GateError
 
@@ -19,27 +19,30 @@ if TYPE_CHECKING:
 erasures_app = typer.Typer(
     help="List and withdraw erasures: documents that later runs exclude.", invoke_without_command=True
 )
-app.add_typer(erasures_app, name="erasures")
+app.add_typer(erasures_app, name="erasures", rich_help_panel=RIGHTS)
 
 
 @erasures_app.callback()
-def list_erasures(
-    ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False
-) -> None:
-    """List the erasures of `vita trace-document ID --erase`; withdraw one that was a mistake."""
-    if ctx.invoked_subcommand is not None:
-        return
+def overview(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the erasures when no command is given."""
+    if ctx.invoked_subcommand is None:
+        list_erasures(ctx, as_json)
+
+
+@erasures_app.command("list")
+def list_erasures(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the erasures that `vita trace-document ID --erase` created, including withdrawn ones."""
     from vita.spine.erasures import all_erasures
 
     workspace = open_workspace(ctx)
     erasures = all_erasures(workspace.ledger)
     if as_json:
-        typer.echo(json.dumps([_as_json(erasure) for erasure in erasures], indent=1))
+        print_json([_as_json(erasure) for erasure in erasures])
         return
     if not erasures:
         workspace.console.print("no erasures")
         return
-    table = Table("", "document", "source", "day", "by", "reason", "state", box=None, pad_edge=False)
+    table = Table("", "document", "source", "date", "by", "reason", "state", box=None, pad_edge=False)
     for erasure in erasures:
         table.add_row(str(erasure.id), erasure.document, erasure.source or "any", _day(erasure.at), erasure.who,
                       erasure.reason, _state(erasure))  # fmt: skip
@@ -50,17 +53,21 @@ def list_erasures(
 def withdraw(
     ctx: typer.Context,
     number: Annotated[int, typer.Argument(help="The number of the erasure.")],
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Your name.")],
-    reason: Annotated[str, typer.Option(help="The reason for which the document may be used again.")],
+    by: ByOption,
+    reason: Annotated[str, typer.Option(help="The reason why the document may be used again.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Withdraw an erasure: later runs read the document again, and results from before the erasure are reused."""
     from vita.spine.erasures import withdraw_erasure
 
     for option, value in (("--by", by), ("--reason", reason)):
         if not value.strip():
-            raise GateError("erasures withdraw", f"needs {option}: the ledger keeps who withdrew it and why")
+            raise GateError("erasures withdraw", f"{option} is empty: the ledger records who withdrew it and why")
     workspace = open_workspace(ctx)
     erasure = withdraw_erasure(workspace.ledger, number, who=by, reason=reason)
+    if as_json:
+        print_json(_as_json(erasure))
+        return
     workspace.console.print(
         f"erasure {number} is withdrawn: later runs read `{erasure.document}` again", soft_wrap=True
     )
@@ -70,7 +77,7 @@ def _as_json(erasure: Erasure) -> dict[str, object]:
     return {
         "number": erasure.id, "document": erasure.document, "source": erasure.source, "by": erasure.who,
         "reason": erasure.reason, "at": erasure.at, "withdrawn_at": erasure.withdrawn_at,
-        "withdrawn_by": erasure.withdrawn_by, "withdrawn_why": erasure.withdrawn_why,
+        "withdrawn_by": erasure.withdrawn_by, "withdrawn_reason": erasure.withdrawn_why,
     }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,30 +10,29 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import RIGHTS, ByOption, JsonOption, print_json
 from vita.cli.workspace import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 from vita.spine.plain_text import counted
 
 findings_app = typer.Typer(help="List red-team findings and record their handling.", invoke_without_command=True)
-app.add_typer(findings_app, name="findings")
+app.add_typer(findings_app, name="findings", rich_help_panel=RIGHTS)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 LifeOption = Annotated[str | None, typer.Option("--life", metavar="LIFE", help="Only findings of this life.")]
 StateOption = Annotated[
     str | None, typer.Option(help="open, triaged, mitigated, retested, closed, accepted or false_positive.")
 ]
 ProbeOption = Annotated[str | None, typer.Option(help="Only findings of this probe.")]
-Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", help="Findings by their numbers.")]
-Who = Annotated[str, typer.Option("--by", help="Your name.")]
-Reason = Annotated[str, typer.Option("--reason", help="The reason, or the change that mitigates it.")]
+Numbers = Annotated[list[int] | None, typer.Argument(metavar="[NUMBER]...", help="Numbers of the findings.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="The reason, or the change that mitigates the finding.")]
 
 
 @findings_app.callback()
-def overview(ctx: typer.Context) -> None:
+def overview(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the open findings when no command is given."""
     if ctx.invoked_subcommand is None:
-        _list(ctx, life=None, state=None, probe=None, include_closed=False, as_json=False)
+        _list(ctx, life=None, state=None, probe=None, include_closed=False, as_json=as_json)
 
 
 @findings_app.command("list")
@@ -45,13 +43,15 @@ def list_findings(
     probe: ProbeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List findings."""
+    """List findings, including closed ones."""
     _list(ctx, life=life, state=state, probe=probe, include_closed=True, as_json=as_json)
 
 
 @findings_app.command()
 def show(
-    ctx: typer.Context, number: Annotated[int, typer.Argument(help="Its number.")], as_json: JsonOption = False
+    ctx: typer.Context,
+    number: Annotated[int, typer.Argument(help="Number of the finding.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Show a finding: the attack, the answer, and its history."""
     from vita.redteam import findings
@@ -59,7 +59,7 @@ def show(
     workspace = open_workspace(ctx)
     finding = findings.one(workspace.ledger, number)
     if as_json:
-        typer.echo(json.dumps(finding.as_json(), indent=1))
+        print_json(finding.as_json())
         return
     workspace.console.print(
         line(
@@ -77,97 +77,73 @@ def show(
         workspace.console.print(f"  {day}  {move.state} by {move.who}: {move.why}{report}")
 
 
-@findings_app.command()
-def triage(
-    ctx: typer.Context,
-    who: Who,
-    reason: Reason,
-    numbers: Numbers = None,
-    life: LifeOption = None,
-    probe: ProbeOption = None,
-) -> None:
-    """Confirm a finding."""
-    _move(ctx, "triaged", numbers, life, probe, who=who, why=reason)
+def _add_transition(name: str, state: str, summary: str) -> None:
+    """Add the command that moves findings to a state."""
+
+    @findings_app.command(name, help=summary)
+    def transition(
+        ctx: typer.Context,
+        by: ByOption,
+        reason: ReasonOption,
+        numbers: Numbers = None,
+        life: LifeOption = None,
+        probe: ProbeOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        _move(ctx, state, numbers, life, probe, by=by, reason=reason, as_json=as_json)
 
 
-@findings_app.command()
-def mitigate(
-    ctx: typer.Context,
-    who: Who,
-    reason: Reason,
-    numbers: Numbers = None,
-    life: LifeOption = None,
-    probe: ProbeOption = None,
-) -> None:
-    """Record a mitigation. The next red-team report on other weights closes the finding or keeps it open."""
-    _move(ctx, "mitigated", numbers, life, probe, who=who, why=reason)
+_add_transition("triage", "triaged", "Confirm findings.")
+_add_transition(
+    "mitigate",
+    "mitigated",
+    "Record a mitigation. The next red-team report on other weights closes the findings or keeps them open.",
+)
+_add_transition("close", "closed", "Close findings. They are reopened if the attack succeeds again.")
+_add_transition("false-positive", "false_positive", "Mark findings as false positives: the detector was wrong.")
 
 
 @findings_app.command()
 def accept(
     ctx: typer.Context,
-    who: Who,
-    reason: Reason,
+    by: ByOption,
+    reason: ReasonOption,
     expires: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="The date on which the finding is reopened.")],
     numbers: Numbers = None,
     life: LifeOption = None,
     probe: ProbeOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Accept the risk of a finding until a date."""
+    """Accept the risk of findings until a date."""
     try:
         reopens = datetime.datetime.strptime(expires, "%Y-%m-%d").timestamp()
     except (ValueError, OverflowError):
-        raise ConfigError("--expires", expected="a day such as 2030-12-31", got=expires) from None
-    _move(ctx, "accepted", numbers, life, probe, who=who, why=reason, expires=reopens)
-
-
-@findings_app.command()
-def close(
-    ctx: typer.Context,
-    who: Who,
-    reason: Reason,
-    numbers: Numbers = None,
-    life: LifeOption = None,
-    probe: ProbeOption = None,
-) -> None:
-    """Close a finding. It is reopened if the attack succeeds again."""
-    _move(ctx, "closed", numbers, life, probe, who=who, why=reason)
-
-
-@findings_app.command("false-positive")
-def false_positive(
-    ctx: typer.Context,
-    who: Who,
-    reason: Reason,
-    numbers: Numbers = None,
-    life: LifeOption = None,
-    probe: ProbeOption = None,
-) -> None:
-    """Mark a finding as a false positive: the detector was wrong."""
-    _move(ctx, "false_positive", numbers, life, probe, who=who, why=reason)
+        raise ConfigError("--expires", expected="a date such as 2030-12-31", got=expires) from None
+    _move(ctx, "accepted", numbers, life, probe, by=by, reason=reason, expires=reopens, as_json=as_json)
 
 
 @findings_app.command()
 def export(
     ctx: typer.Context,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Output file. Default: standard output.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Output file. Default: standard output.")
     ] = None,
     life: LifeOption = None,
     state: StateOption = None,
     probe: ProbeOption = None,
 ) -> None:
-    """Write findings as regression items, for `redteam.regressions`."""
+    """Export findings as JSON Lines: regression items for the setting `redteam.regressions`."""
 
     from vita.redteam import findings
 
-    lines = findings.exported(findings.every(open_workspace(ctx).ledger, life=life, state=_state(state), probe=probe))
+    workspace = open_workspace(ctx)
+    lines = findings.exported(findings.every(workspace.ledger, life=life, state=_valid_state(state), probe=probe))
     if output is None:
         typer.echo(lines.decode(), nl=False)
     else:
         with writing(output):
             output.write_bytes(lines)
-        open_workspace(ctx).console.print(f"{counted(lines.count(10), 'finding')} in {output}")
+        workspace.console.print(f"{counted(lines.count(10), 'finding')} in {output}")
 
 
 # -- helpers
@@ -179,18 +155,17 @@ def _list(
     from vita.redteam import findings
 
     workspace = open_workspace(ctx)
-    matches = findings.every(workspace.ledger, life=life, state=_state(state), probe=probe)
+    matches = findings.every(workspace.ledger, life=life, state=_valid_state(state), probe=probe)
     if not include_closed:
         matches = [finding for finding in matches if finding.state not in ("closed", "false_positive")]
     if as_json:
-        typer.echo(json.dumps([finding.as_json() for finding in matches], indent=1))
+        print_json([finding.as_json() for finding in matches])
         return
     table = Table("", "life", "probe", "item", "severity", "state", "since", box=None, pad_edge=False)
     for finding in matches:
         since = datetime.datetime.fromtimestamp(finding.moves[-1].at).strftime("%Y-%m-%d")
-        table.add_row(
-            str(finding.id), finding.life, finding.probe, finding.item, finding.severity, finding.state, since
-        )
+        cells = (finding.life, finding.probe, finding.item, finding.severity, finding.state, since)
+        table.add_row(str(finding.id), *cells)
     if matches:
         print_table(workspace.console, table)
     else:
@@ -204,25 +179,30 @@ def _move(
     life: str | None,
     probe: str | None,
     *,
-    who: str,
-    why: str,
+    by: str,
+    reason: str,
     expires: float | None = None,
+    as_json: bool,
 ) -> None:
     from vita.redteam import findings
 
     workspace = open_workspace(ctx)
-    chosen = list(numbers or ())
-    if not chosen and (life or probe):
-        unsettled = ("closed", "false_positive", state)
+    selected = list(numbers or ())
+    if not selected and (life or probe):
+        final_states = ("closed", "false_positive", state)
         matches = findings.every(workspace.ledger, life=life, probe=probe)
-        chosen = [finding.id for finding in matches if finding.state not in unsettled]
-    if not chosen:
-        raise ConfigError("findings", "none was chosen", hint="give numbers, or --life and --probe")
-    findings.move(workspace.ledger, chosen, state, who=who, why=why, expires=expires)
-    workspace.console.print(f"{counted(len(chosen), 'finding')} now {state}")
+        selected = [finding.id for finding in matches if finding.state not in final_states]
+    if not selected:
+        raise ConfigError("findings", "no finding is selected", hint="give numbers, or --life and --probe")
+    findings.move(workspace.ledger, selected, state, who=by, why=reason, expires=expires)
+    if as_json:
+        print_json({"state": state, "findings": selected})
+        return
+    workspace.console.print(f"{counted(len(selected), 'finding')} now {state}")
 
 
-def _state(state: str | None) -> str | None:
+def _valid_state(state: str | None) -> str | None:
+    """Return the state of the option `--state`; raises `ConfigError` if there is no such state."""
     from vita.redteam.findings import STATES
     from vita.spine.config import unknown_name
 

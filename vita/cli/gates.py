@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import GATES, ByOption, JsonOption, print_json
 from vita.cli.people import private_key
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 
 GateOption = Annotated[str, typer.Option("--gate", metavar="LIFE/GATE", help="The gate.")]
-ByOption = Annotated[str, typer.Option("--by", metavar="NAME", help="Your name.")]
+
 KeyOption = Annotated[
     Path | None,
     typer.Option("--key", metavar="FILE", help="Your private key. Default: the key that `vita people add` created."),
@@ -26,11 +26,11 @@ ModelArgument = Annotated[str, typer.Argument(help="The weights: the name or dig
 _COLOURS = {"pass": "green", "waived": "yellow", "unsure": "yellow", "fail": "red", "could_not_run": "red"}
 
 
-@app.command()
+@app.command(rich_help_panel=GATES)
 def gate(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, as `cat/release`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, such as `cat/release`.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Evaluate a gate. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
 
@@ -40,7 +40,7 @@ def gate(
     workspace = open_workspace(ctx)
     decision = decisions.decide_by_name(workspace.ledger, workspace.store, name)
     if as_json:
-        typer.echo(json.dumps(decision.as_json(), indent=1))
+        print_json(decision.as_json())
         raise typer.Exit(decision.exit_code)
     table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
     for result in decision.judged.findings:
@@ -58,7 +58,7 @@ def gate(
     raise typer.Exit(decision.exit_code)
 
 
-@app.command()
+@app.command(rich_help_panel=GATES)
 def approve(
     ctx: typer.Context,
     model: ModelArgument,
@@ -66,6 +66,7 @@ def approve(
     by: ByOption,
     reason: Annotated[str, typer.Option(help="The reason for the approval.")] = "",
     key: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Approve weights that meet the criteria of a gate, signed with your key (`vita people add NAME`)."""
 
@@ -76,10 +77,14 @@ def approve(
     decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
     decisions.approve(workspace.ledger, gate, digest, who=by, key=private_key(workspace, by, key), reason=reason)
     decision = decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
-    workspace.console.print(f"{digest[:12]} is {workspace.ledger.state(digest)}; {len(decision.approved_by)} approved")
+    if as_json:
+        print_json({**decision.as_json(), "state": workspace.ledger.state(digest)})
+        return
+    people = ", ".join(decision.approved_by)
+    workspace.console.print(f"{digest[:12]} is {workspace.ledger.state(digest)}; approved by {people}")
 
 
-@app.command()
+@app.command(rich_help_panel=GATES)
 def waive(
     ctx: typer.Context,
     model: ModelArgument,
@@ -91,6 +96,7 @@ def waive(
         str | None, typer.Option(metavar="STEP:FIGURE", help="One criterion, or `guard`. Default: all.")
     ] = None,
     key: KeyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Waive a criterion for these weights until a date, with a reason, signed with your key."""
 
@@ -104,6 +110,9 @@ def waive(
         expires=end_of(expires, option="--expires"), bar=bar,
     )  # fmt: skip
     decision = decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    if as_json:
+        print_json({**decision.as_json(), "state": workspace.ledger.state(digest)})
+        return
     workspace.console.print(f"{gate}: {decision.judged.verdict}; {digest[:12]} is {workspace.ledger.state(digest)}")
 
 
@@ -114,4 +123,6 @@ def end_of(day: str, *, option: str) -> float:
             return (datetime.now(UTC) + timedelta(days=int(day[:-1]))).timestamp()
         return datetime.combine(date.fromisoformat(day), time.max, UTC).timestamp()
     except (ValueError, OverflowError):
-        raise ConfigError(option, expected="a day as 2027-01-31, or a number of days as 14d", got=day) from None
+        raise ConfigError(
+            option, expected="a date such as 2027-01-31, or a number of days such as 14d", got=day
+        ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from vita.cli import life_summary
 from vita.cli.app import app, open_workspace
+from vita.cli.options import LIVES, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
@@ -25,19 +25,20 @@ SetOption = Annotated[
 UntilOption = Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")]
 
 
-@app.command()
+@app.command(rich_help_panel=LIVES)
 def live(
     ctx: typer.Context,
     life: LifeArgument,
     set_: SetOption = None,
     until: UntilOption = None,
     rerun: Annotated[
-        list[str] | None, typer.Option(metavar="STEP", help="Run this step again, although it has a result.")
+        list[str] | None, typer.Option(metavar="STEP", help="Run this step again, even if it has a result.")
     ] = None,
     rerun_all: Annotated[bool, typer.Option("--rerun-all", help="Run all steps again.")] = False,
     tracker: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Run the steps of a life. Steps with a known result are skipped; an interrupted run continues."""
+    """Run the steps of a life. Steps that have a result are skipped; an interrupted run continues."""
 
     from vita.gates import decisions
     from vita.life import read_life
@@ -49,7 +50,7 @@ def live(
     for name in rerun or ():
         if name not in steps:
             raise unknown_name("--rerun", name, steps)
-    events = workspace.events(read.name, trackers=tuple(tracker or ()))
+    events = workspace.events(read.name, trackers=tuple(tracker or ()), quiet=as_json, notes=False)
     gates = {f"{read.name}/{name}": policy for name, policy in read.file.gates.items()}
     if workspace.machine.leads:
         for gate, policy in gates.items():
@@ -63,7 +64,7 @@ def live(
         events.close()
     if workspace.machine.leads:
         decided = [] if until else [decisions.decide_by_name(workspace.ledger, workspace.store, gate) for gate in gates]
-        life_summary.print_summary(workspace, read, artifacts, decided)
+        life_summary.print_summary(workspace, read, artifacts, decided, as_json=as_json)
         for decision in decided:
             _check(decision)
 
@@ -81,15 +82,15 @@ def _check(decision: decisions.GateDecision) -> None:
         raise decision.refusal()
 
 
-@app.command()
+@app.command(rich_help_panel=LIVES)
 def plan(
     ctx: typer.Context,
     life: LifeArgument,
     set_: SetOption = None,
     until: UntilOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show which steps of a life would run, and why, without running them."""
+    """Show which steps of a life would run, and the reason, without running them."""
 
     from vita.gates.feasibility import doubts
     from vita.life import read_life
@@ -103,13 +104,13 @@ def plan(
     if as_json:
         rows = [
             {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
-             "why": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
-             "doubts": [doubt for doubt in advice if doubt.startswith(f"{prediction.step.name}: ")]}
+             "reason": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
+             "warnings": [doubt for doubt in advice if doubt.startswith(f"{prediction.step.name}: ")]}
             for prediction in predictions
         ]  # fmt: skip
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
-    table = Table("step", "stage", "", "why", box=None, pad_edge=False)
+    table = Table("step", "stage", "", "reason", box=None, pad_edge=False)
     for prediction in predictions:
         verdict = Text("runs", style="green") if prediction.runs else Text("skipped", style="dim")
         reason = prediction.reason if prediction.runs else f"{prediction.reason} ({(prediction.artifact or '')[:12]})"
@@ -120,16 +121,23 @@ def plan(
         f"{running} of {len(predictions)} steps would run" if running else "nothing to do: all steps have a result"
     )
     for doubt in advice:
-        workspace.console.print(Text(f"doubtful: {doubt}", style="yellow"), soft_wrap=True)
+        workspace.console.print(Text(f"warning: {doubt}", style="yellow"), soft_wrap=True)
 
 
-@app.command("recipes")
-def list_recipes(ctx: typer.Context) -> None:
+@app.command("recipes", rich_help_panel=LIVES)
+def list_recipes(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the built-in lives."""
 
     from vita.life import recipes
 
+    rows = [
+        {"name": name, "about": str(read_yaml(path).get("about", "")), "path": str(path)}
+        for name, path in recipes().items()
+    ]
+    if as_json:
+        print_json(rows)
+        return
     table = Table("recipe", "about", box=None, pad_edge=False)
-    for name, path in recipes().items():
-        table.add_row(name, str(read_yaml(path).get("about", "")))
+    for row in rows:
+        table.add_row(row["name"], row["about"])
     print_table(open_workspace(ctx).console, table)

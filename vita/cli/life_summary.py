@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vita.cli.options import print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import VitaError
@@ -24,7 +25,12 @@ _MODELS_SHOWN = 3
 
 
 def print_summary(
-    workspace: Workspace, life: Life, artifacts: Mapping[str, Artifact], decisions: Sequence[GateDecision]
+    workspace: Workspace,
+    life: Life,
+    artifacts: Mapping[str, Artifact],
+    decisions: Sequence[GateDecision],
+    *,
+    as_json: bool,
 ) -> None:
     """Write the report page and the card, and print the summary. A file that cannot be written gives a warning."""
     from vita.cards.life_record import read_life_record, remember
@@ -35,10 +41,29 @@ def print_summary(
     )  # fmt: skip
     record = read_life_record(workspace.ledger, workspace.store, life.name)
     paths, problems = _write_reports(workspace, record)
+    if as_json:
+        print_json({**_as_json(record, artifacts, decisions), "files": _file_paths(paths), "problems": problems})
+        return
     for part in last_screen(record, decisions=decisions, paths=paths):
         workspace.console.print(part)
     for problem in problems:
         workspace.console.print(Text(problem, style="yellow"), soft_wrap=True)
+
+
+def _as_json(
+    record: LifeRecord, artifacts: Mapping[str, Artifact], decisions: Sequence[GateDecision]
+) -> dict[str, Any]:
+    """Return the steps of this run and the decisions of the gates."""
+    seconds = {step.name: step.seconds for step in record.steps}
+    steps = [
+        {"step": name, "kind": artifact.kind, "artifact": artifact.digest, "seconds": seconds.get(name)}
+        for name, artifact in artifacts.items()
+    ]
+    return {"life": record.name, "steps": steps, "gates": [decision.as_json() for decision in decisions]}
+
+
+def _file_paths(paths: Mapping[str, Path]) -> dict[str, str]:
+    return {title.lower(): str(path) for title, path in paths.items()}
 
 
 def last_screen(
@@ -66,7 +91,7 @@ def _steps(record: LifeRecord) -> Table:
     for step in steps:
         headline = wording.headline(step, record.figures.get(step.digest))
         table.add_row(step.name, headline, clock(step.seconds))
-    table.add_row("", Text("This life took in all", style="dim"), clock(sum(step.seconds for step in steps)))
+    table.add_row("", Text("total time", style="dim"), clock(sum(step.seconds for step in steps)))
     return table
 
 
@@ -88,7 +113,7 @@ def _answers(record: LifeRecord) -> Table | None:
     if not recent or not record.questions:
         return None
     table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("asked", overflow="fold", style="bold")
+    table.add_column("question", overflow="fold", style="bold")
     for step in recent:
         table.add_column(f"{record.name}/{step.name}", overflow="fold", ratio=1)
     for question, *row in zip(record.questions, *(record.answers[step.digest] for step in recent), strict=False):
@@ -102,9 +127,9 @@ def _where(record: LifeRecord, paths: Mapping[str, Path]) -> list[RenderableType
         last = record.models[-1]
         state = record.state(last.digest)
         lines.append(line(f"{record.name}/{last.name} is ", (f"{'a ' if state == 'candidate' else ''}{state}", "bold")))
-    talkers = [step for step in record.models if step.facts.get("chat") and record.state(step.digest) != "retired"]
-    if talkers:
-        lines.append(f"Talk to it: vita chat {record.name}/{talkers[-1].name}")
+    chat_models = [step for step in record.models if step.facts.get("chat") and record.state(step.digest) != "retired"]
+    if chat_models:
+        lines.append(f"Chat with it: vita chat {record.name}/{chat_models[-1].name}")
     for title, path in paths.items():
         lines.append(Text.assemble((f"{title}: ", ""), (str(_relative(path)), "dim"), no_wrap=True, overflow="ignore"))
     return lines
@@ -132,15 +157,16 @@ def _write_reports(workspace: Workspace, record: LifeRecord) -> tuple[dict[str, 
 
     folder, paths, problems = workspace.store.root / "lives" / record.name, dict[str, Path](), list[str]()
     try:
-        paths["The whole story"] = write_life_page(record, folder / "life.html")
+        paths["Report"] = write_life_page(record, folder / "life.html")
         if record.models:
             last = record.models[-1].digest
             model_card_page.write(
                 model_card.gather(workspace.ledger, workspace.store, last, record=record), folder / "card"
             )
-            paths["The model's card"] = folder / "card" / "README.md"
+            paths["Model card"] = folder / "card" / "README.md"
     except (VitaError, OSError) as error:
-        problems.append(f"The life is carried out, but its page or card could not be written: {error}")
+        problems.append(f"All steps are done, but the report or the model card could not be written: {error}")
+    paths["Log"] = workspace.log_path(record.name)
     return paths, problems
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vita.cli.app import app, errors_console, open_workspace
+from vita.cli.options import SERVICES, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, VitaError
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from vita.monitoring.alerts import Alert, AlertRule
 
 FIRING = 20
-"""Exit code when an alert fires; 1 to 9 are errors, 10 to 13 verdicts of `vita gate`."""
+"""Exit code when an alert fires; errors have 1 to 9, verdicts of a gate 10 to 14."""
 
 _LONGEST_INTERVAL = 366 * 86_400.0
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICES)
 def monitor(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
@@ -40,12 +40,14 @@ def monitor(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     every: Annotated[str, typer.Option(metavar="TIME", help="Interval of --watch: 2 s, 1 min, ...")] = "2 s",
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show load, latency, errors and feedback for each version of a service."""
     from vita.monitoring.alerts import read_rules
 
     workspace = open_workspace(ctx)
+    if watch and as_json:
+        raise ConfigError("--watch", "cannot be combined with --json", hint="call `vita monitor --json` repeatedly")
     rules = read_rules(alerts) if alerts else ()
     seconds_between = interval(every)
     if watch:
@@ -56,7 +58,7 @@ def monitor(
     status = _status(workspace, service, minutes * 60, rules)
     if as_json:
         content = {**status, "alerts": [_as_json(alert) for alert in status["alerts"]]}
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
     else:
         workspace.console.print(_page(status))
     if status["alerts"]:
@@ -120,13 +122,13 @@ def _running(workspace: Workspace, service: str | None) -> dict[str, Any] | None
 
 _FIGURES = {
     "requests": ("requests", "{:.0f}"), "error_rate": ("errors (5xx)", "{:.1%}"),
-    "failure_rate": ("failed (5xx but 503)", "{:.1%}"), "shed_rate": ("turned away (429, 503)", "{:.1%}"),
-    "ttft_p50": ("first byte, p50", "{:.3f} s"),
-    "ttft_p95": ("first byte, p95", "{:.3f} s"),
-    "latency_p50": ("whole answer, p50", "{:.3f} s"), "latency_p95": ("whole answer, p95", "{:.3f} s"),
+    "failure_rate": ("failures (5xx except 503)", "{:.1%}"), "shed_rate": ("rejected (429, 503)", "{:.1%}"),
+    "ttft_p50": ("time to first byte, p50", "{:.3f} s"),
+    "ttft_p95": ("time to first byte, p95", "{:.3f} s"),
+    "latency_p50": ("latency, p50", "{:.3f} s"), "latency_p95": ("latency, p95", "{:.3f} s"),
     "tokens_per_second": ("tokens/s", "{:.1f}"),
     "length": ("length", "{:.1f}"), "refusal_rate": ("refusals", "{:.1%}"), "logprob": ("logprob", "{:.3f}"),
-    "thumbs_up_rate": ("liked", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
+    "thumbs_up_rate": ("thumbs up", "{:.0%}"), "flags": ("flags", "{:.0f}"), "edits": ("edits", "{:.0f}"),
 }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -13,12 +12,13 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import GATES, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine import machine
 from vita.spine.errors import ConfigError, DataError, GateError
 
 people_app = typer.Typer(help="Manage the signing keys of approvers.", no_args_is_help=True)
-app.add_typer(people_app, name="people")
+app.add_typer(people_app, name="people", rich_help_panel=GATES)
 
 NameArgument = Annotated[str, typer.Argument(help="The person's name, as approvals show it.")]
 
@@ -30,6 +30,7 @@ def people_add(
     public_key: Annotated[
         Path | None, typer.Option(help="Public key in PEM format. Default: a new key pair is created.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Register a person's public key. Without a key file, a key pair is created in your configuration folder."""
     from vita.gates.people import add_person
@@ -44,9 +45,12 @@ def people_add(
     else:
         raise DataError(str(public_key), "there is no such file")
     person = add_person(workspace.ledger, name, public)
-    workspace.console.print(f"{person.name} signs with the key {person.key[:12]}")
+    if as_json:
+        print_json({**vars(person), "private_key": None if public_key else str(path)})
+        return
+    workspace.console.print(f"the key of {person.name} is {person.key[:12]}")
     if public_key is None:
-        workspace.console.print(f"the private key is {path}; only its owner may read it", soft_wrap=True)
+        workspace.console.print(f"the private key is {path}; only its owner can read it", soft_wrap=True)
 
 
 def _keep_revoked_key(workspace: Workspace, path: Path) -> None:
@@ -62,13 +66,13 @@ def _keep_revoked_key(workspace: Workspace, path: Path) -> None:
 
 
 @people_app.command("list")
-def people_list(ctx: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def people_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """List the people and their keys."""
     from vita.gates.people import all_people
 
     everybody = all_people(open_workspace(ctx).ledger)
     if as_json:
-        typer.echo(json.dumps([vars(person) for person in everybody], indent=1))
+        print_json([vars(person) for person in everybody])
         return
     table = Table("name", "key", "added", "state", box=None, pad_edge=False)
     for person in everybody:
@@ -83,14 +87,18 @@ def people_revoke(
     name: NameArgument,
     since: Annotated[
         str | None,
-        typer.Option(metavar="DAY", help="The first day on which its signatures do not count: 2027-01-31."),
+        typer.Option(metavar="DATE", help="The first day on which its signatures do not count: 2027-01-31."),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke a person's key. Signatures from now on, or since a date, do not count."""
     from vita.gates.people import revoke_person
 
     workspace = open_workspace(ctx)
     person = revoke_person(workspace.ledger, name, since=None if since is None else _start_of(since))
+    if as_json:
+        print_json(vars(person))
+        return
     begin = "" if since is None else f"; its signatures since {since} do not count"
     workspace.console.print(f"the key {person.key[:12]} of {person.name} is revoked{begin}")
 
@@ -100,7 +108,7 @@ def _start_of(day: str) -> float:
     try:
         return datetime.combine(date.fromisoformat(day), time.min, UTC).timestamp()
     except ValueError:
-        raise ConfigError("--since", expected="a day as 2027-01-31", got=day) from None
+        raise ConfigError("--since", expected="a date such as 2027-01-31", got=day) from None
 
 
 def key_path(name: str) -> Path:

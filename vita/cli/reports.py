@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import RESULTS, JsonOption, print_json
 from vita.cli.workspace import writing
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def report(
     ctx: typer.Context,
     life: Annotated[str, typer.Argument(help="The name of a life, as in `cat/sft`.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Output file.")] = Path("life.html"),
+    as_json: JsonOption = False,
 ) -> None:
-    """Write a report of a life as one HTML page."""
+    """Write the report of a life as one HTML page."""
     from vita.cards.life_page import write_life_page
     from vita.cards.life_record import read_life_record
 
@@ -26,10 +27,13 @@ def report(
     name = Path(life).stem if life.endswith((".yaml", ".yml")) else life
     with writing(output):
         page = write_life_page(read_life_record(workspace.ledger, workspace.store, name), output)
+    if as_json:
+        print_json({"life": name, "page": str(page)})
+        return
     workspace.console.print(f"the report of {name} is {page!s}")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def card(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model: a name (cat/sft) or the beginning of a digest.")],
@@ -37,7 +41,7 @@ def card(
         Path | None,
         typer.Option("--output", "-o", metavar="FOLDER", help="Write README.md, card.html and card.json workspace."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a model card: the model, its data and training, its measurements, and missing information."""
     from rich.markdown import Markdown
@@ -51,7 +55,7 @@ def card(
         with writing(output):
             write(model_card, output)
     if as_json:
-        typer.echo(json.dumps(model_card.as_json(), indent=1, default=str))
+        print_json(model_card.as_json())
     elif output is not None:
         workspace.console.print(f"the card of {model_card.name} is in {output!s}: README.md, card.html, card.json")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from typing import Annotated, Any
@@ -11,26 +10,27 @@ import typer
 
 from vita.cli.app import app, errors_console, open_workspace
 from vita.cli.monitor import FIRING, interval
+from vita.cli.options import SERVICES, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import ConfigError, StoreError, VitaError
 
 _AGAIN_SECONDS = 300.0
-"""How soon a test that could not be carried out is tried again, with --every."""
+"""Seconds until a failed test is repeated with --every."""
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICES)
 def retest(
     ctx: typer.Context,
     service: Annotated[str, typer.Argument(help="A running service, by name or address.")],
-    test: Annotated[str, typer.Argument(metavar="LIFE/STEP", help="The test that the release was let out with.")],
+    test: Annotated[str, typer.Argument(metavar="LIFE/STEP", help="The test that approved the release.")],
     every: Annotated[
         str | None,
         typer.Option(metavar="TIME", help="Repeat the test at this interval: 6 h, 1 d, ... Default: test once."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Repeat a test on the weights in service. The exit code is 20 if a figure is worse than before."""
+    """Repeat a test on the served weights. The exit code is 20 if a figure is significantly worse than before."""
     workspace = open_workspace(ctx)
     if every is None:
         if _print_results(_retest_service(workspace, service, test, quiet=as_json), workspace, as_json=as_json):
@@ -100,7 +100,7 @@ def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *,
         )[name]
     finally:
         events.close()
-    worse = [{**drop.as_json(), "said": str(drop)} for drop in drops(previous.path, report.path)]
+    worse = [{**drop.as_json(), "message": str(drop)} for drop in drops(previous.path, report.path)]
     return {"version": version["version"], "model": model.digest, "report": report.digest, "before": previous.digest,
             "worse": worse}  # fmt: skip
 
@@ -115,11 +115,11 @@ def _test_stage() -> Any:
 def _print_results(results: list[dict[str, Any]], workspace: Workspace, *, as_json: bool) -> bool:
     """Print the results; return True if a figure is worse."""
     if as_json:
-        typer.echo(json.dumps(results, indent=1))
+        print_json(results)
     for result in results:
         for drop in result["worse"]:
-            text = f"{result['version']}: {drop['said']}, against report {result['before'][:12]}"
+            text = f"{result['version']}: {drop['message']}, against report {result['before'][:12]}"
             errors_console().print(line(("alert", "bold red"), f" {text}"), soft_wrap=True)
         if not result["worse"] and not as_json:
-            workspace.console.print(f"{result['version']} is as good as it was: report {result['report'][:12]}")
+            workspace.console.print(f"{result['version']} is not worse than before: report {result['report'][:12]}")
     return any(result["worse"] for result in results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from vita.cli.app import app, open_workspace
 from vita.cli.gates import end_of
+from vita.cli.options import RESULTS, RIGHTS, SERVICES, ByOption, JsonOption, print_json
 from vita.cli.workspace import writing
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError, GateError
@@ -23,45 +23,52 @@ if TYPE_CHECKING:
     from vita.rights.document_trace import DocumentTrace
 
 feedback_app = typer.Typer(help="Collect the feedback of users.", no_args_is_help=True)
-app.add_typer(feedback_app, name="feedback")
+app.add_typer(feedback_app, name="feedback", rich_help_panel=RIGHTS)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICES)
 def deprecate(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="The version: a model, or a release such as cat:1.")],
     sunset: Annotated[
-        str, typer.Option(metavar="DAY", help="The date on which the version stops serving: 2027-06-30, 90d.")
+        str, typer.Option(metavar="DATE", help="The last day on which the version serves: 2027-06-30, or 90d.")
     ],
-    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Your name.")],
+    by: ByOption,
     successor: Annotated[str | None, typer.Option(metavar="MODEL", help="The model to use instead.")] = None,
-    reason: Annotated[str, typer.Option(help="The reason that users read.")] = "a newer version takes its place",
+    reason: Annotated[str, typer.Option(help="The reason that users read.")] = "a newer version replaces it",
+    as_json: JsonOption = False,
 ) -> None:
     """Deprecate a version: it continues to serve until the sunset date, and its responses name date and successor."""
     workspace = open_workspace(ctx)
     digest, day = workspace.weights(model), end_of(sunset, option="--sunset")
     instead = workspace.weights(successor) if successor else None
     if day <= time.time():
-        raise ConfigError("--sunset", expected="a day to come", got=sunset)
+        raise ConfigError("--sunset", expected="a date in the future", got=sunset)
     if instead == digest:
         raise GateError("deprecate", "a version cannot be its own successor")
     if workspace.ledger.state(digest) == "retired":
         raise GateError(f"deprecate {digest[:12]}", "it is retired already")
     workspace.ledger.move(digest, "deprecated", who=by, why=reason, sunset=day, successor=instead)
+    if as_json:
+        print_json({"model": digest, "state": "deprecated", "sunset": day, "successor": instead, "reason": reason})
+        return
     last_day = datetime.fromtimestamp(day, UTC).date()
-    workspace.console.print(
-        f"{digest[:12]} is deprecated and answers until {last_day}" + (f"; then {instead[:12]}" if instead else "")
-    )
+    replacement = f"; its successor is {instead[:12]}" if instead else ""
+    workspace.console.print(f"{digest[:12]} is deprecated and serves until {last_day}{replacement}")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def restore(
     ctx: typer.Context,
     archive: Annotated[str, typer.Argument(help="The archive: a name, a digest or a folder.")],
-    folder: Annotated[Path, typer.Argument(help="Where the model comes back: a new folder.")],
-    public_key: Annotated[Path | None, typer.Option(help="The public key of the signature, in PEM format.")] = None,
+    folder: Annotated[Path, typer.Argument(help="A new folder for the model.")],
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Public key in PEM format. Default: the key in the archive."),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Restore an archived model: verify signature and files, and compare its answers with the golden answers."""
+    """Restore an archived model: verify its signature and files, and compare its answers with the golden answers."""
     from vita.cards.restore import restore as drill
     from vita.spine import signing
 
@@ -76,15 +83,26 @@ def restore(
         drilled = drill(archive_folder, folder, public=public)
     if not Path(archive).is_dir():
         workspace.ledger.log("restored", workspace.digest(archive), files=drilled.files, golden=drilled.golden)
-    trust = "the key you gave" if public else f"the key in the archive, {drilled.signed_by[:12]}; compare it"
-    workspace.console.print(f"{drilled.files} files as signed by {trust}; {drilled.golden} golden answers as archived")
-    workspace.console.print(f"the model lies in {drilled.model!s}")
+    if as_json:
+        restored = {"model": str(drilled.model), "files": drilled.files, "golden": drilled.golden}
+        print_json({**restored, "signed_by": drilled.signed_by, "trusted": public is not None})
+        return
+    signer = (
+        "your public key" if public else f"the key in the archive ({drilled.signed_by[:12]}; check that you trust it)"
+    )
+    workspace.console.print(
+        f"{drilled.files} files have a valid signature by {signer}; {drilled.golden} golden answers are identical",
+        soft_wrap=True,
+    )
+    workspace.console.print(f"the model is in {drilled.model!s}", soft_wrap=True)
 
 
-@app.command("trace-document")
+@app.command("trace-document", rich_help_panel=RIGHTS)
 def trace_document(
     ctx: typer.Context,
-    document: Annotated[str, typer.Argument(help="The id of a document, or of a request whose feedback was learnt.")],
+    document: Annotated[
+        str, typer.Argument(help="The id of a document, or of a request whose feedback was used for training.")
+    ],
     source: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Only the document of this source, if several documents have the id."),
@@ -92,11 +110,13 @@ def trace_document(
     erase: Annotated[
         bool, typer.Option("--erase", help="Exclude the document and its copies from all later runs; needs --by.")
     ] = False,
-    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Your name, for --erase.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", help="Your name, for the record of --erase.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="The reason for --erase.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Trace a document: its use in every corpus and model, and the artifacts to rebuild if it is erased."""
+    """Trace a document: the corpora and models that contain it, and the artifacts to rebuild if it is erased."""
     from vita.rights import document_trace
 
     workspace = open_workspace(ctx)
@@ -104,30 +124,30 @@ def trace_document(
     number = None
     if erase:
         if not (by or "").strip():
-            raise GateError("trace-document --erase", "needs --by: an erasure has a name to it")
+            raise GateError("trace-document --erase", "needs --by: the ledger records who erased a document")
         number = document_trace.erase(trace, workspace.ledger, who=str(by), reason=reason)
     if as_json:
         use = {"document": document, "holders": [holder.as_json() for holder in trace.holders],
                 "weights": [weights.as_json() for weights in trace.weights], "unread": list(trace.unread),
                 "erasure": number, "rebuild": [holder.digest for holder in trace.to_rebuild],
                 "retire": [holder.digest for holder in trace.to_retire]}  # fmt: skip
-        typer.echo(json.dumps(use, indent=1))
+        print_json(use)
         return
     for problem in trace.unread:
         workspace.console.print(line(("not searched", "yellow"), f": {problem}"), soft_wrap=True)
     if trace.holders:
-        table = Table("kind", "digest", "names", "state", "source", "what became of it", box=None, pad_edge=False)
+        table = Table("kind", "digest", "names", "state", "source", "use", box=None, pad_edge=False)
         for holder in (*trace.holders, *trace.weights):
             use = holder.told if holder in trace.holders else f"{holder.told}, through {holder.through}"
             table.add_row(holder.kind, holder.digest[:12], ", ".join(holder.names), holder.state, holder.source, use)
         print_table(workspace.console, table)
     else:
-        workspace.console.print(f"nothing here holds `{document}`")
+        workspace.console.print(f"no artifact contains `{document}`")
     if number is not None:
-        workspace.console.print(f"erasure {number} is in force: later runs leave `{document}` and its copies out")
+        workspace.console.print(f"erasure {number} is in force: later runs exclude `{document}` and its copies")
         if not trace.holders:
             workspace.console.print(
-                f"no corpus or source here has `{document}`; `vita erasures` lists and withdraws erasures"
+                f"no corpus or source contains `{document}`; `vita erasures` lists and withdraws erasures"
             )
     _print_consequences(workspace, trace)
 
@@ -147,9 +167,10 @@ def collect(
     ctx: typer.Context,
     service: Annotated[str | None, typer.Option(help="Only feedback of this service.")] = None,
     life: Annotated[str, typer.Option("--life", metavar="LIFE", help="The life that the artifact belongs to.")] = "my",
-    since: Annotated[str | None, typer.Option(metavar="DAY", help="Only from this date on: 2027-01-31.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="DATE", help="Only from this date on: 2027-01-31.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Collect the feedback of users so far as an artifact, the input of `vita refine`."""
+    """Collect the feedback of users as an artifact, the input of `vita refine`."""
     from vita.data.feedback import write_feedback
     from vita.monitoring.feedback_export import collect as feedback_records
     from vita.spine.store import Draft
@@ -160,10 +181,15 @@ def collect(
     with workspace.store.temporary("feedback") as folder:
         number = write_feedback(feedback_records(workspace.ledger, service=service, since=begin), folder)
         if not number:
-            raise DataError("feedback", "there is no feedback yet", hint="`vita serve` takes it at /v1/feedback")
+            raise DataError(
+                "feedback", "there is no feedback yet", hint="users send feedback to /v1/feedback of a service"
+            )
         artifact = workspace.store.commit(Draft(Feedback, folder, {"feedback_records": number}))
     workspace.ledger.name(f"{life}/feedback", artifact.digest)
     workspace.ledger.log("feedback collected", artifact.digest, feedback_records=number, service=service)
+    if as_json:
+        print_json({"artifact": artifact.digest, "name": f"{life}/feedback", "records": number})
+        return
     records = counted(number, "record")
     workspace.console.print(f"{records} in {life}/feedback ({artifact.digest[:12]}); next: vita refine --life {life}")
 
@@ -173,5 +199,5 @@ def _begin_of(day: str) -> float:
     try:
         moment = datetime.fromisoformat(day)
     except ValueError:
-        raise ConfigError("--since", expected="a day such as 2027-01-31", got=day) from None
+        raise ConfigError("--since", expected="a date such as 2027-01-31", got=day) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

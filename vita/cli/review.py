@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import RIGHTS, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, DataError
@@ -20,21 +21,20 @@ if TYPE_CHECKING:
     from vita.review.desk import ReviewItem, ReviewStore, ReviewTask
 
 review_app = typer.Typer(help="Blind human review of answers.", no_args_is_help=True)
-app.add_typer(review_app, name="review")
+app.add_typer(review_app, name="review", rich_help_panel=RIGHTS)
 
-TaskArgument = Annotated[str, typer.Argument(help="The task's name; `vita review list` lists them.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+TaskArgument = Annotated[str, typer.Argument(help="Name of the task; `vita review list` lists the tasks.")]
 
 
 @review_app.command()
 def create(
     ctx: typer.Context,
     more_models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Versions, as with --models.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models, as with --models.")
     ] = None,
     models: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL [MODEL]...", help="The version under review, then the versions to compare with."),
+        typer.Option(metavar="MODEL [MODEL]...", help="The model under review, then the models to compare it with."),
     ] = None,
     prompts: Annotated[
         str,
@@ -48,7 +48,9 @@ def create(
     raters: Annotated[int, typer.Option(min=1, help="Raters per item.")] = 2,
     name: Annotated[str, typer.Option(help="Name of the task.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="Use a random sample of this many prompts.")] = None,
-    guideline: Annotated[str | None, typer.Option(metavar="FILE", help="Your own guideline for the raters.")] = None,
+    guideline: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Guideline for the raters. Default: the built-in guideline.")
+    ] = None,
     temperature: Annotated[
         float, typer.Option(help="Sampling temperature; 0 always takes the most likely token.")
     ] = 0.7,
@@ -61,7 +63,7 @@ def create(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a review task. All versions answer the same prompts with the same seeds."""
+    """Create a review task: all models answer the same prompts with the same seeds."""
     from vita.infer.engine import Engine
     from vita.infer.sampling import Sampling
     from vita.review import answers
@@ -104,7 +106,7 @@ def create(
         settings={**settings, "prompts": prompts, "limit": limit},
     )
     if as_json:
-        typer.echo(json.dumps(_about(ReviewStore(workspace.ledger), task)))
+        print_json(_about(ReviewStore(workspace.ledger), task))
         return
     workspace.console.print(
         line((name, "bold"), f": {counted(len(prompt_list), 'prompt')} for {counted(raters, 'rater')} each")
@@ -119,7 +121,7 @@ def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
     desk = _desk(workspace)
     rows = [_about(desk, task) for task in desk.tasks()]
     if as_json:
-        typer.echo(json.dumps(rows))
+        print_json(rows)
         return
     table = Table("task", "kind", "versions", "items", "ratings", "raters", box=None, pad_edge=False)
     for row in rows:
@@ -135,7 +137,7 @@ def rate(
     task: TaskArgument,
     rater: Annotated[str, typer.Option(help="Name of the rater.")],
 ) -> None:
-    """Rate answers in the terminal. Stop with q or Ctrl-D; the next call continues."""
+    """Rate answers in the terminal. `q` or Ctrl-D stops; the next call continues."""
     workspace = open_workspace(ctx)
     desk = _desk(workspace)
     review_task = desk.task(task)
@@ -185,7 +187,7 @@ def serve(
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for name, token in tokens.items():
             workspace.console.print(f"{name}  {address}/r/{token}", soft_wrap=True)
-        workspace.console.print("Each link is for one rater only. Ctrl-C stops; nothing is lost.")
+        workspace.console.print("Each link is for one rater only. Ctrl-C stops the server; all ratings are stored.")
         config = uvicorn.Config(web.review_app(desk, task), log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -194,10 +196,11 @@ def serve(
 def judge(
     ctx: typer.Context,
     task: TaskArgument,
-    rule: Annotated[str | None, typer.Option(help="A rule: shorter, longer, no_loops.")] = None,
-    model: Annotated[str | None, typer.Option(help="A chat model that reads both answers.")] = None,
+    rule: Annotated[str | None, typer.Option(help="A rule: shorter, longer or no_loops.")] = None,
+    model: Annotated[str | None, typer.Option(help="A chat model that compares the answers.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Add the votes of a rule or a model. The report shows its agreement with the raters."""
+    """Add the votes of a rule or a model as judge. The report shows its agreement with the raters."""
     from vita.review.judges import JUDGES, ModelJudge, vote
 
     workspace = open_workspace(ctx)
@@ -212,12 +215,15 @@ def judge(
 
         engine = Engine.open(workspace.find(model or "", Model).path, device=workspace.machine.device)
         count = vote(desk, desk.task(task), f"judge:{model}", ModelJudge(engine), kind="judge")
-    workspace.console.print(f"{count} votes")
+    if as_json:
+        print_json({"task": task, "judge": f"rule:{rule}" if rule else f"judge:{model}", "votes": count})
+        return
+    workspace.console.print(counted(count, "vote"))
 
 
 @review_app.command()
 def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) -> None:
-    """Report the results of a task as the artifact `review/TASK`, which a gate can use."""
+    """Store the results of a task as the report `review/TASK`, which a gate can use."""
     from vita.spine.store import Draft
     from vita.stages.kinds import Report
 
@@ -244,7 +250,7 @@ def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) 
     workspace.ledger.log("reviewed", results.task.models[0].digest, task=task, report=artifact.digest)
     if as_json:
         values = {name: figure.as_json() for name, figure in figures.items()}
-        typer.echo(json.dumps({"report": artifact.digest, "folder": str(artifact.path), "figures": values}))
+        print_json({"report": artifact.digest, "folder": str(artifact.path), "figures": values})
         return
     table = Table("of", "figure", "n", box=None, pad_edge=False)
     for name, figure in figures.items():
@@ -261,7 +267,7 @@ def export(
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Output file. Default: standard output.")
     ] = None,
 ) -> None:
-    """Export the preferences as training rows {prompt, chosen, rejected, margin}."""
+    """Export the preferences as JSON Lines for training: {prompt, chosen, rejected, margin}."""
     rows = _results(open_workspace(ctx), task).pairs()
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if output is None:
@@ -318,7 +324,7 @@ _KEYS = {"t": "tie", "b": "both_bad", "s": "skip"}
 
 
 def _read_rating(workspace: Workspace, task: ReviewTask, item: ReviewItem, rater: str) -> dict[str, Any] | None:
-    """Return the rating, or None to stop; invalid input is asked again."""
+    """Return the rating, or None to stop; the question is repeated after invalid input."""
     if task.kind == "pairwise":
         key = _read_key("1, 2, t tie, b both bad, s skip, q stop", ["1", "2", *_KEYS, "q"])
         if key in (None, "q"):

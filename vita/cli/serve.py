@@ -15,9 +15,11 @@ import typer
 from rich.table import Table
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import SERVICES, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, VitaError
+from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
     from vita.server.release import ReleaseInfo
@@ -25,27 +27,26 @@ if TYPE_CHECKING:
 
 keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 fleet_app = typer.Typer(help="Control a running service.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
-app.add_typer(fleet_app, name="fleet")
+app.add_typer(keys_app, name="keys", rich_help_panel=SERVICES)
+app.add_typer(fleet_app, name="fleet", rich_help_panel=SERVICES)
 
 UngatedOption = Annotated[
     str | None,
     typer.Option(
-        metavar="REASON", help="Serve a model without an approval of a gate, for this reason, which the ledger records."
+        metavar="REASON", help="Serve a model without the approval of a gate, for this reason (recorded in the ledger)."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
 ServiceOption = Annotated[str | None, typer.Option(help="Name or address of the service, if several run.")]
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICES)
 def serve(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model or a release: a name (cat/dpo), a digest, or a folder.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Number of replica processes.")] = 1,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Addresses other than this machine's need API keys.")
+        str, typer.Option(help="Address to listen on. Addresses that other machines can reach require API keys.")
     ] = "127.0.0.1",
     name: Annotated[str | None, typer.Option(help="Name of the model in requests.")] = None,
     research: Annotated[bool, typer.Option(help="Serve a retired model to keys with the scope `research`.")] = False,
@@ -83,13 +84,13 @@ def serve(
             ready=lambda url: _announce(workspace, url, name or release.name),
         )
         cut = asyncio.run(service.run())
-    workspace.console.print(f"stopped; {_ended(cut)}")
+    workspace.console.print(f"stopped; {_outcome(cut)}")
 
 
-def _ended(cut: int) -> str:
+def _outcome(cut: int) -> str:
     if not cut:
-        return "everything that was accepted has been answered"
-    return f"{cut} request{'s' * (cut > 1)} that had been accepted {'were' if cut > 1 else 'was'} cut off"
+        return "all accepted requests were completed"
+    return f"{counted(cut, 'accepted request')} {'were' if cut > 1 else 'was'} interrupted"
 
 
 def _announce(workspace: Workspace, url: str, name: str) -> None:
@@ -123,10 +124,10 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
 
 
 def _keep_release(release: ReleaseInfo, folder: Path) -> Path:
-    """Move a release to `folder`, which its digest names, unless the same release is there and whole.
+    """Move a release to `folder`, whose name is its digest, unless the folder already contains the intact release.
 
-    A folder that is there is never deleted: a service may serve from it. Two commands may do this at once: renaming
-    fails where the other command was first, and its folder holds the same files.
+    An existing folder is never deleted, since a service may serve from it. Two commands may do this at once: renaming
+    fails in the second one, and the folder of the first contains the same files.
     """
     from vita.server.release import read_release, verify_release
 
@@ -177,11 +178,12 @@ def fleet_drain(
     replica: Annotated[str, typer.Argument(help="A replica, as `vita fleet status` names it.")],
     stop: Annotated[bool, typer.Option("--stop", help="Do not start a replacement.")] = False,
     service: ServiceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Drain a replica: it finishes its requests and stops; a new replica replaces it."""
     workspace = open_workspace(ctx)
     response = _control(workspace, service).call("POST", "/drain", {"replica": replica, "restart": not stop})
-    _show(workspace, response.json())
+    _show(workspace, response.json(), as_json=as_json)
 
 
 @fleet_app.command("roll")
@@ -189,11 +191,12 @@ def fleet_roll(
     ctx: typer.Context,
     release: Annotated[str, typer.Argument(help="A release or a model: a name, a digest, or a folder.")],
     share: Annotated[float, typer.Option(help="Share of the traffic until the version is promoted.")] = 1.0,
-    research: Annotated[bool, typer.Option(help="Also if the model is retired and kept for research.")] = False,
+    research: Annotated[bool, typer.Option(help="Allow a retired model that is kept for research.")] = False,
     ungated: UngatedOption = None,
     service: ServiceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Start another version beside the current one, without losing a request."""
+    """Start another version beside the current one, without interrupting requests."""
     workspace = open_workspace(ctx)
     if not 0 < share <= 1:
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
@@ -202,24 +205,28 @@ def fleet_roll(
         created = Path(folder) / "release"
         pinned = _release(workspace, release, created, name=None)
         lasting = pinned.folder
-        if lasting == created:  # made by this command, which it must outlive
+        if lasting == created:  # temporary: the service needs it after the end of this command
             lasting = _keep_release(pinned, _controls(workspace) / "releases" / pinned.digest)
         terms = {"ungated": ungated, "research": research}
-        _show(workspace, control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json())
+        status = control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json()
+        _show(workspace, status, as_json=as_json)
 
 
 @fleet_app.command("promote")
-def fleet_promote(ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None) -> None:
+def fleet_promote(
+    ctx: typer.Context, ungated: UngatedOption = None, service: ServiceOption = None, as_json: JsonOption = False
+) -> None:
     """Send all traffic to the newest version and drain the others."""
     workspace = open_workspace(ctx)
-    _show(workspace, _control(workspace, service).call("POST", "/promote", {"ungated": ungated}).json())
+    status = _control(workspace, service).call("POST", "/promote", {"ungated": ungated}).json()
+    _show(workspace, status, as_json=as_json)
 
 
 @fleet_app.command("rollback")
-def fleet_rollback(ctx: typer.Context, service: ServiceOption = None) -> None:
+def fleet_rollback(ctx: typer.Context, service: ServiceOption = None, as_json: JsonOption = False) -> None:
     """Send all traffic to the previous version and drain the newest."""
     workspace = open_workspace(ctx)
-    _show(workspace, _control(workspace, service).call("POST", "/rollback").json())
+    _show(workspace, _control(workspace, service).call("POST", "/rollback").json(), as_json=as_json)
 
 
 def _control(workspace: Workspace, service: str | None) -> ServiceHandle:
@@ -230,25 +237,18 @@ def _control(workspace: Workspace, service: str | None) -> ServiceHandle:
 
 def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False) -> None:
     if as_json:
-        typer.echo(json.dumps(status, indent=1))
+        print_json(status)
         return
-    workspace.console.print(line((status["service"], "bold"), f", {status['in_flight']} requests in flight"))
+    workspace.console.print(line((status["service"], "bold"), f", {counted(status['in_flight'], 'request')} in flight"))
     versions = Table("version", "share", "model", "gate", box=None, pad_edge=False)
-    for replica in status["versions"]:
-        gate = replica["gate"].get("gate") or f"{replica['gate']['status']}: {replica['gate'].get('reason', '')}"
-        versions.add_row(replica["version"], f"{replica['share']:.0%}", replica["model"][:12], gate)
+    for version in status["versions"]:
+        gate = version["gate"].get("gate") or f"{version['gate']['status']}: {version['gate'].get('reason', '')}"
+        versions.add_row(version["version"], f"{version['share']:.0%}", version["model"][:12], gate)
     print_table(workspace.console, versions)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
     for replica in status["replicas"]:
-        cells = (
-            replica["replica"],
-            replica["version"],
-            replica["state"],
-            replica["pid"],
-            replica["in_flight"],
-            replica["starts"],
-        )
-        replicas.add_row(*(str(cell) for cell in cells))
+        fields = ("replica", "version", "state", "pid", "in_flight", "starts")
+        replicas.add_row(*(str(replica[field]) for field in fields))
     print_table(workspace.console, replicas)
     for replica in status["replicas"]:
         for note in (*filter(None, [replica.get("reason")]), *replica.get("warnings", ())):
@@ -261,12 +261,12 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
 @keys_app.command("create")
 def keys_create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    name: Annotated[str, typer.Argument(help="Name of the key: its user or its purpose.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="chat, completions, embeddings, feedback, research or admin; the first four when absent."),
+        typer.Option(help="chat, completions, embeddings, feedback, research or admin. Default: the first four."),
     ] = None,
-    per_minute: Annotated[float | None, typer.Option(help="Requests per minute.")] = None,
+    per_minute: Annotated[float | None, typer.Option(help="Maximum requests per minute.")] = None,
     days: Annotated[float | None, typer.Option(min=0.0, max=36_500, help="Validity in days.")] = None,
     consent: Annotated[bool, typer.Option(help="Requests with this key may be stored unless they decline.")] = False,
     as_json: JsonOption = False,
@@ -281,7 +281,7 @@ def keys_create(
         workspace.ledger, name, scopes=scopes, requests_per_minute=per_minute, consent=consent, expires=expires
     )
     if as_json:
-        typer.echo(json.dumps({"key": secret, "name": name, "scopes": sorted(set(scopes))}))
+        print_json({"key": secret, "name": name, "scopes": sorted(set(scopes))})
         return
     typer.echo(secret)
     workspace.console.print("Store it now: it is not shown again. Send it as `Authorization: Bearer KEY`.", style="dim")
@@ -297,12 +297,12 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
     now = time.time()
     rows = [{"key": f"vk-{key.hint}-...", "name": key.name, "scopes": list(key.scopes),
              "requests_per_minute": key.requests_per_minute, "consent": key.consent, "created": key.created,
-             "state": "valid" if key.valid(now) else "revoked" if key.revoked else "run out"}
+             "state": "valid" if key.valid(now) else "revoked" if key.revoked else "expired"}
             for key in keys]  # fmt: skip
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
-    table = Table("key", "name", "scopes", "a minute", "state", box=None, pad_edge=False)
+    table = Table("key", "name", "scopes", "per minute", "state", box=None, pad_edge=False)
     for row in rows:
         limit = "" if row["requests_per_minute"] is None else f"{row['requests_per_minute']:g}"
         table.add_row(row["key"], row["name"], " ".join(row["scopes"]), limit, row["state"])
@@ -311,11 +311,16 @@ def keys_list(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 @keys_app.command("revoke")
 def keys_revoke(
-    ctx: typer.Context, key: Annotated[str, typer.Argument(help="Its eight letters, or its name.")]
+    ctx: typer.Context,
+    key: Annotated[str, typer.Argument(help="The eight characters after `vk-`, or the name of the key.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Revoke an API key. Running services refuse it within seconds."""
     from vita.server.gateway.keys import revoke
 
     workspace = open_workspace(ctx)
-    ended = revoke(workspace.ledger, key)
-    workspace.console.print(f"vk-{ended.hint}-... ({ended.name}) is revoked")
+    revoked = revoke(workspace.ledger, key)
+    if as_json:
+        print_json({"key": f"vk-{revoked.hint}-...", "name": revoked.name, "state": "revoked"})
+        return
+    workspace.console.print(f"vk-{revoked.hint}-... ({revoked.name}) is revoked")

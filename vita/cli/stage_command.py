@@ -1,8 +1,8 @@
 """Commands of single stages, created from the declarations of the stages.
 
-Every setting of the stage that is a plain value becomes an option, every slot an option that takes a name, a
-digest or a folder. What is not given is taken from the newest artifact of that kind under the same `--life`, as in a
-life, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita initialize`, `vita pretrain` follow one another.
+Every setting of the stage that is a plain value becomes an option, and every input an option that takes a name, a
+digest or a folder. The default input is the newest artifact of that kind under the same `--life`, so that
+`vita design`, `vita curate DATA`, `vita tokenize`, `vita initialize` and `vita pretrain` can run one after another.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 import yaml
 
 from vita.cli.app import open_workspace
+from vita.cli.options import JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
 from vita.spine.errors import PlanError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from vita.spine.stage import Stage
 
 NOTHING = "none"
-"""What an optional slot is given that is to stay empty."""
+"""The value that leaves an optional input empty."""
 _SHORT = {"parameters": ["--params"], "eval_fraction": ["--held-out"]}
 """Other spellings of some settings: `--held-out` is the option of the stage `curate`, too."""
 
@@ -43,9 +44,10 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     if "sources" in stage.config.model_fields:
         options["sources"] = (list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders or globs."))
     for slot in stage.slots:
-        need = "optional" if slot.only_when_chosen else f"else the newest {slot.kind.kind} of --life"
-        need += f"; `{NOTHING}` for none" if slot.optional and not slot.only_when_chosen else ""
-        text = f"The {slot.kind.kind} to take: a name, a digest or a folder ({need})."
+        default = "none" if slot.only_when_chosen else f"the newest {slot.kind.kind} of --life"
+        text = f"The {slot.kind.kind} to use: a name, a digest or a folder. Default: {default}."
+        if slot.optional and not slot.only_when_chosen:
+            text += f" `{NOTHING}` uses none."
         if slot.name == "model" and "sources" not in options:
             options["slot_model"] = (str | None, typer.Argument(metavar="MODEL", help=text))
         else:
@@ -70,14 +72,14 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
                     options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))
     options["assignments"] = (
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any setting by its path."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Override any setting by its path."),
     )
     options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Settings from a YAML file."))
     has_name = "name" in stage.config.model_fields  # then `--name` is this setting, and also the default of `--life`
     default = "default: that of --name" if has_name else "default: my"
     life = typer.Option("--life", metavar="LIFE", help=f"The life that the result belongs to ({default}).")
     life_name = typer.Option("--name", metavar="LIFE", hidden=True, help="Another spelling of --life.")
-    rerun = typer.Option("--rerun", help="Run the stage again, although it has a result.")
+    rerun = typer.Option("--rerun", help="Run the stage again, even if it has a result.")
 
     def run(ctx: typer.Context, **arguments: Any) -> None:
         _run(open_workspace(ctx), stage, arguments)
@@ -92,6 +94,7 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         )
         parameters.append(alias)
     parameters.append(Parameter("rerun", Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, rerun]))
+    parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption))
     run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run, stage.summary
@@ -114,7 +117,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     values = override(values, options["assignments"] or ())
     config = configure(stage, values, where=stage.name, shared={}, base=Path())
     wiring = {}
-    # What stands beside a model from elsewhere, such as tokens, is not that model's.
+    # The newest artifacts of the life, such as tokens, do not belong to a model that comes from a folder.
     foreign = any(Path(options[name]).is_dir() for name in options if name.startswith("slot_") and options[name])
     for slot in stage.slots:
         reference = options.get(f"slot_{slot.name}")
@@ -124,25 +127,28 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         if digest is None and not (slot.only_when_chosen or (slot.optional and foreign)):
             digest = workspace.latest(life, slot.kind)
             if digest is None and not slot.optional:
-                hint = f"set --{slot.name}, or make the artifact first (`vita ls` lists what there is)"
+                hint = f"set --{slot.name}, or create the artifact first (`vita ls` lists the artifacts)"
                 raise PlanError(stage.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
             wiring[slot.name] = f"@{digest}"
     plan = Plan(life, (Step(stage.name, stage, config, wiring),))
-    events = workspace.events(life)
+    events = workspace.events(life, quiet=options["as_json"])
     try:
         artifacts = execute(plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
                        fresh=(stage.name,) if options["rerun"] else ())  # fmt: skip
     finally:
         events.close()
     if workspace.machine.leads:
-        _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}")
+        _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
 
 
-def _print_artifact(workspace: Workspace, artifact: Artifact, name: str) -> None:
-    from vita.cli.artifacts import print_facts
+def _print_artifact(workspace: Workspace, artifact: Artifact, name: str, *, as_json: bool) -> None:
+    from vita.cli.artifacts import artifact_as_json, print_facts
 
-    print_facts(workspace, artifact, name)
+    if as_json:
+        print_json(artifact_as_json(workspace, artifact))
+    else:
+        print_facts(workspace, artifact, name)
 
 
 def _ordered_fields(config: type[Settings]) -> list[str]:

@@ -1,12 +1,11 @@
 """The lineage of an artifact: `vita trace`.
 
-Each artifact is shown once, with its own edges under its nearest place; elsewhere a mark refers to it. Every line
-begins with the distance from the start, so that the indentation can begin anew in a narrow window and no level is lost.
+The edges of each artifact are shown once, at its shortest distance; other occurrences refer to it. Every line begins
+with the distance, so that the indentation can restart at the left in a narrow terminal.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ import typer
 from rich.text import Text
 
 from vita.cli.app import app, open_workspace
+from vita.cli.options import RESULTS, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line
 from vita.spine.errors import StoreError
@@ -47,7 +47,7 @@ class Labels:
         return {}
 
     def kind(self, digest: str) -> str:
-        """The kind of an artifact, or `gone` when the store does not have it."""
+        """Return the kind of an artifact, or `gone` if it is not in the store."""
         if digest not in self._kinds:
             try:
                 self._kinds[digest] = self.workspace.store.manifest(digest).kind
@@ -61,12 +61,12 @@ class Labels:
         return line((name, "bold"), f" {self.kind(digest)} {digest[:12]}")
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def trace(
     ctx: typer.Context,
     reference: Annotated[str, typer.Argument(help="A name (cat/sft) or the beginning of a digest.")],
     depth: Annotated[int | None, typer.Option(min=1, help="Maximum distance in runs. Default: all.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the lineage of an artifact: its inputs and the artifacts made from it."""
 
@@ -80,7 +80,7 @@ def trace(
         "went_into": downstream_lineage([digest], workspace.ledger),
     }
     if as_json:
-        typer.echo(json.dumps(_as_json(digest, sides, labels, depth), indent=1))
+        print_json(_as_json(digest, sides, labels, depth))
         return
     for heading, graph in (("was made from", sides["made_from"]), ("went into", sides["went_into"])):
         workspace.console.print(line(labels.title(digest), (f"\n{heading}", "dim")), soft_wrap=True)
@@ -107,7 +107,7 @@ def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int) -> 
 
 
 def _in_depth(graph: Lineage, depth: int | None) -> Iterator[tuple[int, Edge, bool]]:
-    """The edges with each artifact's own under its nearest place: (distance, edge, whether that place is here)."""
+    """Yield (distance, edge, True if the edges of its artifact follow), depth first."""
     edges = graph.spanning_edges()
     stack = [(1, edge, nearest) for edge, nearest in reversed(edges.get(graph.starts[0], []))]
     while stack:

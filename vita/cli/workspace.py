@@ -1,4 +1,4 @@
-"""The store and the ledger of a call, the resolution of references such as `cat/sft`, and files that users ask for."""
+"""The store and the ledger of a call, the resolution of references such as `cat/sft`, and output files of the user."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound=Artifact)
 _ADOPTED: dict[str, tuple[str, str]] = {}
-"""Digest -> (folder in the store, folder of the user) of what this process adopted."""
+"""Digest -> (folder in the store, folder of the user) of the artifacts that this process adopted."""
 
 
 def with_user_paths(message: str) -> str:
-    """The message with folders of the user named as the user named them, and not by their copy in the store."""
+    """Replace paths of adopted copies in the store by the folders that the user named."""
     for digest, (copy, folder) in _ADOPTED.items():
         mention = rf"\b(?:[a-z]+ )?{digest[:12]}[0-9a-f]*"  # `model 1a2b3c4d5e6f`
         message = re.sub(mention, folder.replace("\\", r"\\"), message.replace(copy, folder))
@@ -53,7 +53,7 @@ _REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
 
 
 def _check_folder(folder: Path, kind: str) -> None:
-    """Refuse a folder of another kind before it is copied into the store, where later commands would meet it."""
+    """Refuse a folder of another kind before it is copied into the store."""
     pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
     if not any(folder.glob(pattern)):
         raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)
@@ -92,17 +92,24 @@ class Workspace:
     def machine(self) -> Machine:
         return Machine.detect()
 
-    def events(self, life: str, *, trackers: tuple[str, ...] = (), quiet: bool = False) -> Events:
-        """Return the event log of a life: console and `events/<life>.jsonl` in the store; only rank 0 writes."""
+    def events(self, life: str, *, trackers: tuple[str, ...] = (), quiet: bool = False, notes: bool = True) -> Events:
+        """Return the sinks of a life: the console and `events/<life>.jsonl` in the store; only rank 0 writes.
+
+        `quiet` prints nothing; without `notes` the console shows steps and warnings only.
+        """
 
         from vita.spine.progress import Screen
         from vita.spine.trackers import TRACKERS
 
         if not self.machine.leads:
             return Events()
-        folder = self.store.root / "events"
-        sinks = [TRACKERS[name](life, folder) for name in trackers]  # first, since a name may be unknown
-        return Events([*([] if quiet else [Screen(self.console)]), JsonLines(folder / f"{life}.jsonl"), *sinks])
+        log = self.log_path(life)
+        sinks = [TRACKERS[name](life, log.parent) for name in trackers]  # first, since a name may be unknown
+        return Events([*([] if quiet else [Screen(self.console, notes=notes)]), JsonLines(log), *sinks])
+
+    def log_path(self, life: str) -> Path:
+        """Return the path of the event log of a life."""
+        return self.store.root / "events" / f"{life}.jsonl"
 
     # -- references
 
@@ -124,10 +131,10 @@ class Workspace:
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise StoreError(reference, f"begins {len(matches)} digests", hint="give more of it")
+            raise StoreError(reference, f"is the beginning of {len(matches)} digests", hint="give more characters")
         close = _present_reference(reference, self.ledger) or nearest(reference, self.ledger.all_names())
-        hint = f"did you mean `{close}`?" if close else "`vita ls` lists what there is"
-        raise StoreError(reference, "is no name, digest or folder here", hint=hint)
+        hint = f"did you mean `{close}`?" if close else "`vita ls` lists the artifacts"
+        raise StoreError(reference, "is not a name, digest or folder", hint=hint)
 
     def weights(self, reference: str) -> str:
         """Return the digest of a model, or of the model that a release (`cat/release`, `cat:1`) pins."""
@@ -171,7 +178,7 @@ class Workspace:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of writing to `path`, a file that a user asked for, into one line."""
+    """Turn an error of writing to `path`, an output file of the user, into a one-line error."""
     try:
         yield
     except OSError as error:

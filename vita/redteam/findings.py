@@ -94,8 +94,12 @@ class Finding:
         return last.state
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**asdict(self), "state": self.state}
+        """Return the finding as plain values."""
+        moves = []
+        for move in self.moves:
+            values = asdict(move)
+            moves.append({"by": values.pop("who"), "reason": values.pop("why"), **values})
+        return {**asdict(self), "moves": moves, "state": self.state}
 
 
 # -- what a report says

@@ -1,7 +1,9 @@
-"""The progress display of a running life: one live line per step on a terminal, plain lines in a pipe.
+"""The progress display of a life: one line per finished step, and on a terminal a live line for the running step.
 
-It shows the last metrics of the running step (loss, tokens/s, time left) and prints the end of each step. It is an
-event sink and does not affect the run.
+The live line shows the step, its last metrics (loss, tokens/s) and the remaining time. Where standard output is not a
+terminal, a step that runs for more than `PLAIN_SECONDS` prints its progress at this interval. Notes of a stage, such as
+examples of its data, are in the event log only; warnings are printed. The display is an event sink and does not affect
+the run.
 """
 
 from __future__ import annotations
@@ -18,19 +20,21 @@ from rich.text import Text
 
 from vita.spine.console import line
 
-PLAIN_SECONDS = 15.0
-"""Interval of progress lines in a pipe."""
+PLAIN_SECONDS = 600.0
+"""Interval of progress lines where standard output is not a terminal; shorter steps have one line."""
 
 
 class Screen:
     """An event sink that displays progress on a console."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, *, notes: bool = True) -> None:
+        """Without `notes` only the steps and warnings are printed, as in a life; details are never printed."""
+        self.console, self._notes = console, notes
         self._live: Live | None = None
         self._step = ""
         self._position = ""
-        self._began = 0.0
+        self._learning_rate = ""
+        self._started_at = 0.0
         self._last: dict[str, Any] = {}
         self._last_print = 0.0
 
@@ -40,8 +44,7 @@ class Screen:
         elif event == "progress":
             self._progress(fields)
         elif event == "note":
-            style = "bold yellow" if fields.get("level") == "warning" else "dim"
-            self.console.print(Text("  " + str(fields.get("text", "")), style=style))
+            self._note(fields)
 
     def close(self) -> None:
         self._stop()
@@ -52,7 +55,8 @@ class Screen:
         state = fields["state"]
         name = str(fields.get("life_step", ""))
         if state == "begins":
-            self._step, self._began, self._last, self._last_print = name, time.monotonic(), {}, time.monotonic()
+            self._step, self._learning_rate, self._last = name, "", {}
+            self._started_at = self._last_print = time.monotonic()
             self._position = f"{fields['position'] + 1}/{fields['of']}"
             self._start()
             return
@@ -62,13 +66,12 @@ class Screen:
         self._stop()
         digest = str(fields.get("artifact", ""))[:12]
         if state == "known":
-            self.console.print(Text(f"  =  {self._position} {name:<14} known       {digest}", style="dim"))
+            self.console.print(Text(f"  =  {self._position} {name:<14} {'cached':>8}  {digest}", style="dim"))
         elif state == "done":
             duration = clock(fields.get("seconds", 0))
-            summary = self._figures(final=True)
-            self.console.print(
-                line(("  ok", "green"), f" {self._position} {name:<14} {duration:>10}  {digest}  {summary}")
-            )
+            summary = "  ".join(filter(None, [self._metrics(final=True), self._learning_rate]))
+            text = f" {self._position} {name:<14} {duration:>8}  {digest}  {summary}".rstrip()
+            self.console.print(line(("  ok", "green"), text), soft_wrap=True)
 
     def _progress(self, fields: Mapping[str, Any]) -> None:
         hidden = ("life", "life_step", "stage")
@@ -77,7 +80,18 @@ class Screen:
             self._live.update(self._line())
         elif time.monotonic() - self._last_print >= PLAIN_SECONDS:
             self._last_print = time.monotonic()
-            self.console.print(f"  .. {self._position} {self._step}: {self._share()} {self._figures()}")
+            self.console.print(
+                f"  .. {self._position} {self._step}: {self._amount()} {self._metrics()}", soft_wrap=True
+            )
+
+    def _note(self, fields: Mapping[str, Any]) -> None:
+        level, text = fields.get("level"), str(fields.get("text", ""))
+        if "learning_rate" in fields:
+            self._learning_rate = f"lr {fields['learning_rate']:.3g}{' (auto)' if fields.get('automatic') else ''}"
+        if level == "warning":
+            self.console.print(line((f"warning: {self._step}: {text}", "yellow")), soft_wrap=True)
+        elif level == "status" or (self._notes and level != "detail"):
+            self.console.print(line(("  " + text, "dim")), soft_wrap=True)
 
     # -- drawing
 
@@ -92,18 +106,25 @@ class Screen:
             self._live = None
 
     def _line(self) -> Table:
+        """Draw the running step in one line; the bar takes the space that the text leaves."""
         done, total = self._done()
+        elapsed = clock(time.monotonic() - self._started_at)
+        metrics = "  ".join(filter(None, [self._amount(), self._metrics(), elapsed]))
+        space = self.console.width - len(f" {self._position} {self._step}  {metrics}") - 2
         grid = Table.grid(padding=(0, 1))
-        bar = ProgressBar(total=total or 1, completed=done or 0, width=24, pulse=total is None)
-        elapsed = clock(time.monotonic() - self._began)
-        grid.add_row(f" {self._position}", Text(self._step, style="bold"), bar, self._share(), self._figures(), elapsed)
+        for _ in range(4):
+            grid.add_column(no_wrap=True, overflow="ellipsis")
+        width = min(24, space) if space >= _MIN_BAR_WIDTH else 0
+        bar = ProgressBar(total=total or 1, completed=done or 0, width=width, pulse=total is None) if width else ""
+        grid.add_row(f" {self._position}", Text(self._step, style="bold"), bar, metrics)
         return grid
 
     def _done(self) -> tuple[float | None, float | None]:
         done, total = self._last.get("done", self._last.get("step")), self._last.get("total", self._last.get("steps"))
         return done, total
 
-    def _share(self) -> str:
+    def _amount(self) -> str:
+        """Format the finished part of the step, such as `120/500 steps`."""
         done, total = self._done()
         if done is None:
             return ""
@@ -113,9 +134,9 @@ class Screen:
             return f"{amounts} MB"
         return f"{done:,.0f}" + (f"/{total:,.0f}" if total else "") + f" {unit}"
 
-    def _figures(self, *, final: bool = False) -> str:
+    def _metrics(self, *, final: bool = False) -> str:
         parts = []
-        for name, form in _FIGURES.items():
+        for name, form in _METRICS.items():
             value = self._last.get(name)
             if isinstance(value, (int, float)):
                 parts.append(form.format(value))
@@ -125,7 +146,8 @@ class Screen:
         return "  ".join(parts)
 
 
-_FIGURES = {
+_MIN_BAR_WIDTH = 6
+_METRICS = {
     "loss": "loss {:.3f}",
     "heldout_bits_per_byte": "held-out {:.3f} bits/byte",
     "accuracy": "accuracy {:.1%}",

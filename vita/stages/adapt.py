@@ -299,7 +299,7 @@ def _emit_summary(figures: Mapping[str, Mapping[str, Interval]], context: Contex
             before, after = metrics["bits_per_byte/before"], metrics["bits_per_byte/after"]
             context.emit("note", text=f"{name}, held out: {before} bits per byte before, {after} after")
     if "general" not in figures:
-        context.emit("note", text="forgetting is not measured: the input `tokens` is missing")
+        context.emit("note", text="forgetting is not measured: the input `tokens` is missing", level="warning")
 
 
 def _write(

@@ -134,9 +134,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         context.emit(
             "note",
             text=f"read {counted(len(report['damaged_files']), 'damaged file')} in part: {files}",
+            level="warning",
         )
     for advice in report["advice"]:
-        context.emit("note", text=advice)
+        context.emit("note", text=advice, level="warning")
     write_report(ReportContent.of("curate", details=orjson.loads(dump(report))), folder)
     dropped = sorted(report["dropped"].items(), key=lambda row: (-row[1]["documents"], row[0]))
     text = render("corpus.md.jinja", "markdown", report=report, dropped=dropped)

@@ -232,7 +232,11 @@ def _read(
     )
     pairs.counts.report(context.emit, where="dpo")
     for name, answer in zip(_names(pairs.train[0], loss), pairs.train[0].answers, strict=True):
-        context.emit("note", text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}")
+        context.emit(
+            "note",
+            text=f"the first {name} reads: {tokens(answer.ids, tokenizer, learn=answer.learn).plain}",
+            level="detail",
+        )
     return pairs
 
 
@@ -256,7 +260,7 @@ def _warn_of_sinking(emit: Emit) -> Emit:
             log_ratios.append(fields["log_ratio/chosen"])
             if not warned and len(log_ratios) == WARNING_STEPS and sum(log_ratios) < 0:
                 warned = True
-                emit("note", text=f"step {fields['step']}: {SINKING}")
+                emit("note", text=f"step {fields['step']}: {SINKING}", level="warning")
 
     return emit_with_warning
 
@@ -316,7 +320,7 @@ def _compare_answers(
     prompts = _eval_prompts(config, pairs)
     if evaluators is None or original is None:
         reason = "no prompt is held out" if evaluators else "`eval_rewards` is empty"
-        context.emit("note", text=f"answers are not compared: {reason}")
+        context.emit("note", text=f"answers are not compared: {reason}", level="warning")
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
     device = context.machine.device
@@ -352,7 +356,7 @@ def _facts(
 
 def _emit_summary(facts: Mapping[str, Any], emit: Emit) -> None:
     if facts.get("log_ratio/chosen", 0) < 0:
-        emit("note", text=f"after training {SINKING}")
+        emit("note", text=f"after training {SINKING}", level="warning")
     names = (
         "pairs/accuracy/before",
         "pairs/accuracy/after",

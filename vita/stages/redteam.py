@@ -118,7 +118,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         guarded=config.guard is not None,
     )
     for name, problem in results.problems().items():
-        context.emit("note", text=f"{name} could not run: {problem}")
+        context.emit("note", text=f"{name} could not run: {problem}", level="warning")
     folder = context.draft_folder()
     settings = config.model_dump(mode="json", exclude={"files", "regressions"})
     write_report(results.report(model=inputs.model.digest, settings=settings), folder)

@@ -161,7 +161,7 @@ def _read(
     pairs.counts.report(context.emit, where="reward")
     for name, answer in zip(("chosen", "rejected"), pairs.train[0].answers, strict=True):
         ids = tokens(answer.ids, tokenizer, learn=[False] * (len(answer.ids) - 1) + [True]).plain
-        context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}")
+        context.emit("note", text=f"the first {name} answer is scored at its last token: {ids}", level="detail")
     return pairs
 
 

@@ -182,7 +182,9 @@ def _encode_dialogues(
         counts,
     )
     first = train[0]
-    context.emit("note", text=f"the first dialogue: {tokens(first.ids, tokenizer, learn=first.learn).plain}")
+    context.emit(
+        "note", text=f"the first dialogue: {tokens(first.ids, tokenizer, learn=first.learn).plain}", level="detail"
+    )
     context.emit("note", text=_summary(dialogues))
     return dialogues
 

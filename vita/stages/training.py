@@ -78,7 +78,12 @@ class TrainingRun:
         from vita.train.trainer import Trainer
 
         machine = self.context.machine
-        self.context.emit("note", text=self._description())
+        self.context.emit(
+            "note",
+            text=self._description(),
+            learning_rate=self.training.optimization.matrix_rate,
+            automatic=self.settings.learning_rate == "auto",
+        )
         with nullcontext(DataParallelGroup(device=machine.device)) if alone else joined(machine) as world:
             yield Trainer(
                 model or self.model,

@@ -143,7 +143,7 @@ def _train(
             if boundary and _any_process(trainer, interruption.requested):
                 _save(trainer, checkpoints, metrics)
                 checkpoints.wait()
-                emit("note", text=f"stopped after step {trainer.done} of {steps}; {CONTINUES}")
+                emit("note", text=f"stopped after step {trainer.done} of {steps}; {CONTINUES}", level="status")
                 raise KeyboardInterrupt
             if _leader_decides(trainer, boundary and time.monotonic() - saved >= checkpoint_seconds):
                 _save(trainer, checkpoints, metrics)
@@ -167,12 +167,12 @@ def _resume(trainer: Trainer, checkpoints: Checkpoints, emit: Emit) -> int | Non
     """Restore the trainer from the last intact checkpoint; return its step, or None without a checkpoint."""
     checkpoint = checkpoints.newest()
     for problem in checkpoints.passed_over:
-        emit("note", text=f"skipped a damaged checkpoint: {problem}")
+        emit("note", text=f"skipped a damaged checkpoint: {problem}", level="warning")
     if checkpoint is None:
         return None
     _compare_numerics(checkpoint, trainer, emit)
     trainer.load(checkpoint.tensors, checkpoint.state)
-    emit("note", text=f"resumes after step {trainer.done} of {trainer.training.schedule.steps}")
+    emit("note", text=f"resumes after step {trainer.done} of {trainer.training.schedule.steps}", level="status")
     return trainer.done
 
 
@@ -180,7 +180,11 @@ def _compare_numerics(checkpoint: Checkpoint, trainer: Trainer, emit: Emit) -> N
     before, now = checkpoint.state["numerics"], trainer.numerics()
     changed = [f"{name}: {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
     if changed:
-        emit("note", text=f"the environment has changed ({'; '.join(changed)}): results may differ in the last bits")
+        emit(
+            "note",
+            text=f"the environment has changed ({'; '.join(changed)}): results may differ in the last bits",
+            level="warning",
+        )
 
 
 def _leader_decides(trainer: Trainer, condition: bool) -> bool:
@@ -232,7 +236,7 @@ def _report_step(
 ) -> None:
     steps = trainer.training.schedule.steps
     if result.skip_reason:
-        emit("note", text=f"step {trainer.done} was skipped: {result.skip_reason}")
+        emit("note", text=f"step {trainer.done} was skipped: {result.skip_reason}", level="warning")
     if trainer.done % (steps // 1000 + 1) == 0 or trainer.done == steps:
         emit("metrics", **{name: value for name, value in row.items() if name != "left_out"})
     if throughput.progress_is_due() or trainer.done == steps:

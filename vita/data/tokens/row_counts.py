@@ -129,10 +129,10 @@ class RecordCounts:
         emit("note", text=self.summary())
         lost = self.dropped.total() - self.dropped["repeated"]
         if lost > LOUD * self.read:
-            text = f"WARNING: {lost:,} of {self.read:,} {self.kind} are not learned: {self.causes()}"
+            text = f"{lost:,} of {self.read:,} {self.kind} are not learned: {self.causes()}"
             emit("note", text=text, level="warning")
         for problem in self._template_problems():
-            emit("note", text=f"WARNING: {problem}", level="warning")
+            emit("note", text=problem, level="warning")
         if self.metadata:
             names = ", ".join(f"`{name}`" for name in self.metadata)
             emit("note", text=f"rows also have {names}: kept as metadata, not learned")
