@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_told_and_the_rest_stands(life: Life, tmp_path: P
     text = _told(life, tmp_path)
     assert f"The report of the step broken cannot be read: {broken[:12]}, file report.json: is no JSON" in text
     assert "The report of the step odd cannot be read" in text
-    assert "What the step lost gave is no longer in the store." in text
+    assert "The artifact of the step lost is no longer in the store." in text
     assert "98% of" not in text and "accuracy on unseen questions" in text
 
 
@@ -121,7 +121,7 @@ def test_the_order_is_that_of_the_file_and_what_left_the_file_is_named(life: Lif
     remember(life.ledger, "cat", about="", steps=["a", "b", "c", "not yet"], questions=["Q?"], answers={"d": ["A."]})
     record = read_life_record(life.ledger, life.store, "cat")
     assert [step.name for step in record.steps] == ["a", "b", "c"]
-    assert record.gaps == ("Carried out earlier, and no longer in the file of this life: old.",)
+    assert record.gaps == ("Steps that ran earlier and are no longer in the file of this life: old.",)
     assert known_answers(life.ledger, "cat", ["Q?"]) == {"d": ["A."]}
     assert known_answers(life.ledger, "cat", ["Another?"]) == {}
 

@@ -116,7 +116,7 @@ def test_what_is_wrong_is_told(desk: ReviewStore) -> None:
         task(desk)
     with pytest.raises(ConfigError, match="did you mean `t`|one of t"):
         desk.task("tt")
-    with pytest.raises(DataError, match="'ann' is no rater of this task"):
+    with pytest.raises(DataError, match="'ann' is not a rater of this task"):
         desk.rate(one, desk.items(one)[0], "ann", choice="a")
     desk.enter(one, "ann")
     with pytest.raises(ConfigError, match="`c` is not known"):

@@ -1,4 +1,4 @@
-"""What an archive tells of its model beside the weights: its card, the reports on it and its line, and the packages.
+"""The content of an archive beside the weights: the model card, reports on the model and its ancestors, and packages.
 
 write_card(ledger, store, digest, folder / "cards")
 reports_of(ledger, store, [digest, parent, ...])     # the archive's name of a report -> its digest
@@ -22,61 +22,63 @@ from vita.spine.store import Store
 
 @dataclass(frozen=True)
 class Package:
-    """A package that is installed here."""
+    """An installed package."""
 
     version: str
     sha256: str | None = None
-    """Of the archive that it was installed from, where the installer kept that: pip does for addresses alone."""
+    """Digest of the archive it was installed from, if the installer recorded it: pip records it for URLs only."""
 
 
 def write_card(ledger: Ledger, store: Store, model: str, folder: Path) -> None:
-    """`README.md`, `card.html` and `card.json`: all that is known of the model now."""
+    """Write the model card: `README.md`, `card.html` and `card.json`."""
     model_card_page.write(model_card.gather(ledger, store, model), folder)
 
 
 def reports_of(ledger: Ledger, store: Store, artifacts: Iterable[str]) -> dict[str, str]:
-    """Every report on the models among these and on their releases: tests, red teams, reviews, canaries."""
-    found: dict[str, str] = {}
-    there = [digest for digest in dict.fromkeys(artifacts) if store.has(digest)]
-    taken = [digest for digest in there if store.manifest(digest).kind in ("model", "reward")]
-    for digest in taken:
+    """Return name -> digest of every report on the models among the artifacts and on their releases."""
+    reports: dict[str, str] = {}
+    stored = [digest for digest in dict.fromkeys(artifacts) if store.has(digest)]
+    measured = [digest for digest in stored if store.manifest(digest).kind in ("model", "reward")]
+    for digest in measured:  # grows while it is read: the releases of a model are measured, too
         for run in ledger.users(digest):
-            if run.artifact is None or run.artifact in taken or not store.has(run.artifact):
+            if run.artifact is None or run.artifact in measured or not store.has(run.artifact):
                 continue
             kind = store.manifest(run.artifact).kind
             if kind == "release":
-                taken.append(run.artifact)
+                measured.append(run.artifact)
             elif kind == "report":
-                found[f"{_plain(run.step)}-{run.artifact[:8]}"] = run.artifact
-    return found
+                reports[f"{_plain(run.step)}-{run.artifact[:8]}"] = run.artifact
+    return reports
 
 
 def packages() -> dict[str, Package]:
-    """Every package of this environment, by its name in small letters."""
-    named = {one.metadata["Name"]: one for one in distributions() if one.metadata["Name"]}
-    return {name.lower(): Package(named[name].version, _sha256(named[name])) for name in sorted(named, key=str.lower)}
+    """Return the packages of this environment by their names in lower case."""
+    installed = {package.metadata["Name"]: package for package in distributions() if package.metadata["Name"]}
+    names = sorted(installed, key=str.lower)
+    return {name.lower(): Package(installed[name].version, _sha256(installed[name])) for name in names}
 
 
 def constraints(installed: Mapping[str, Package]) -> str:
-    """The packages as lines that pip reads, for whoever builds the environment again.
+    """Return the packages as a constraints file for pip.
 
-    A hash stands in a comment: pip takes hashes for all packages or for none.
+    A hash is a comment: pip accepts hashes for all packages or for none.
     """
     about = f"# Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     lines = [
-        f"{name}=={one.version}" + (f"  # sha256:{one.sha256}" if one.sha256 else "") for name, one in installed.items()
+        f"{name}=={package.version}" + (f"  # sha256:{package.sha256}" if package.sha256 else "")
+        for name, package in installed.items()
     ]
     return "\n".join([about, *lines]) + "\n"
 
 
 def _sha256(distribution: Distribution) -> str | None:
-    """What the installer wrote of the archive (PEP 610)."""
+    """Return the digest of the archive that the installer recorded (PEP 610)."""
     try:
         archive = json.loads(distribution.read_text("direct_url.json") or "{}").get("archive_info") or {}
     except ValueError:
         return None
-    named = archive.get("hashes") or dict([archive["hash"].split("=", 1)] if "=" in archive.get("hash", "") else [])
-    return named.get("sha256")
+    hashes = archive.get("hashes") or dict([archive["hash"].split("=", 1)] if "=" in archive.get("hash", "") else [])
+    return hashes.get("sha256")
 
 
 def _plain(name: str) -> str:

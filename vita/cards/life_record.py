@@ -3,8 +3,8 @@
     record = read_life_record(ledger, store, "cat")
     [step.name for step in record.steps]     # ["design", "curate", "tokenize", ...]
 
-The last screen of `vita live`, the page of a life and the card of a model all take their facts from this record. It
-holds only what was written down: a step that never ran is absent, and what cannot be read is listed in `gaps`.
+The summary of `vita live`, the life page and the model card read their facts from this record. A step that never ran is
+absent; records that cannot be read are listed in `gaps`.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ class LifeRecord:
 
     @property
     def models(self) -> list[StepRecord]:
-        """The step of each model, oldest first; a model that two steps made is listed once."""
-        seen: dict[str, StepRecord] = {}
+        """The step of each model, oldest first; a model that two steps made appears once."""
+        models: dict[str, StepRecord] = {}
         for step in self.steps_of_kind("model"):
-            seen.setdefault(step.digest, step)
-        return list(seen.values())
+            models.setdefault(step.digest, step)
+        return list(models.values())
 
     def steps_of_kind(self, kind: str) -> list[StepRecord]:
         """Return the steps whose artifact has this kind."""
@@ -145,14 +145,14 @@ def remember(
 
 def known_answers(ledger: Ledger, life: str, questions: Sequence[str]) -> dict[str, list[str]]:
     """Return model digest -> its recorded answers to exactly these questions."""
-    found = _remembered(ledger, life)
-    return dict(found.get("answers", {})) if found.get("questions") == list(questions) else {}
+    data = _remembered(ledger, life)
+    return dict(data.get("answers", {})) if data.get("questions") == list(questions) else {}
 
 
 def read_life_record(ledger: Ledger, store: Store, life: str) -> LifeRecord:
     """Read everything recorded about a life; it has no steps where the ledger knows no life of that name."""
-    noted = _remembered(ledger, life)
-    steps, gaps = _read_steps(ledger, store, life, order=noted.get("steps", ()))
+    data = _remembered(ledger, life)
+    steps, gaps = _read_steps(ledger, store, life, order=data.get("steps", ()))
     reports, report_gaps = _read_reports(store, steps)
     moves: dict[str, list[StateTransition]] = {}
     served: frozenset[str] = frozenset()
@@ -164,11 +164,11 @@ def read_life_record(ledger: Ledger, store: Store, life: str) -> LifeRecord:
     except UNREADABLE as error:
         state_gaps.append(f"The states of the versions cannot be read: {error}")
     kinds = {step.digest: step.kind for step in steps}
-    models = {digest: reader.model_in(found) for digest, found in reports.items() if kinds[digest] == "report"}
+    models = {digest: reader.model_in(contents) for digest, contents in reports.items() if kinds[digest] == "report"}
     return LifeRecord(
-        ledger, store, life, noted.get("about", ""), tuple(steps), tuple(noted.get("questions", ())),
-        noted.get("answers", {}), reports,
-        figures={digest: reader.figures_in(found) for digest, found in reports.items()},
+        ledger, store, life, data.get("about", ""), tuple(steps), tuple(data.get("questions", ())),
+        data.get("answers", {}), reports,
+        figures={digest: reader.figures_in(contents) for digest, contents in reports.items()},
         measured_models={digest: model for digest, model in models.items() if model},
         moves=moves, served=served, gaps=(*gaps, *report_gaps, *state_gaps),
     )  # fmt: skip
@@ -186,13 +186,13 @@ def _read_steps(ledger: Ledger, store: Store, life: str, *, order: Sequence[str]
         try:
             steps.append(_read_step(ledger, store, name, digest, runs=runs, current=current, makers=makers))
         except UNREADABLE as error:
-            gaps.append(f"The step {name} cannot be told: {error}")
-    places = {name: index for index, name in enumerate(order)}
-    if places:
-        if removed := [step.name for step in steps if step.name not in places]:
-            gaps.append(f"Carried out earlier, and no longer in the file of this life: {', '.join(removed)}.")
-        steps = [step for step in steps if step.name in places]
-    steps.sort(key=lambda step: (places.get(step.name, 0), step.run.began if step.run else 0))
+            gaps.append(f"The step {name} cannot be read: {error}")
+    positions = {name: index for index, name in enumerate(order)}
+    if positions:
+        if removed := [step.name for step in steps if step.name not in positions]:
+            gaps.append(f"Steps that ran earlier and are no longer in the file of this life: {', '.join(removed)}.")
+        steps = [step for step in steps if step.name in positions]
+    steps.sort(key=lambda step: (positions.get(step.name, 0), step.run.began if step.run else 0))
     return steps, gaps
 
 
@@ -202,7 +202,7 @@ def _read_reports(store: Store, steps: Sequence[StepRecord]) -> tuple[dict[str, 
     gaps: list[str] = []
     for step in steps:
         if step.kind == "gone":
-            gaps.append(f"What the step {step.name} gave is no longer in the store.")
+            gaps.append(f"The artifact of the step {step.name} is no longer in the store.")
         elif step.kind not in _COPIES and step.digest not in reports:
             try:
                 reports[step.digest] = tuple(stored_reports(store, step.digest))

@@ -210,12 +210,12 @@ def _evaluation_table(card: Card, evaluation: Evaluation) -> Table:
     """Return the figures of a report, beside those of the parent model where it has them."""
     parent = {name: interval for report in card.parent_evaluations for name, interval in report.figures.items()}
     figures = {name: value for name, value in evaluation.figures.items() if evaluation.groups[name] != "sources"}
-    shown = dict(list(figures.items())[:_MOST])
-    rows: list[tuple[str, ...]] = list(_figure_rows(shown))
+    listed = dict(list(figures.items())[:_MOST])
+    rows: list[tuple[str, ...]] = list(_figure_rows(listed))
     columns = ["figure", "value (95% interval)", "n"]
     if any(name in parent for name in figures):
         columns.append(card.parent_name)
-        values = [wording.figure_text(name, parent[name]) if name in parent else "" for name in shown]
+        values = [wording.figure_text(name, parent[name]) if name in parent else "" for name in listed]
         rows = [(*row, value) for row, value in zip(rows, values, strict=True)]
     more = f" {len(figures) - _MOST} more are in the report." if len(figures) > _MOST else ""
     note = f"Report {evaluation.label}, {wording.moment(evaluation.at)} UTC, {evaluation.digest[:12]}.{more}"

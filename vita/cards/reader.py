@@ -6,7 +6,6 @@ figures_in(stored_reports(store, digest))["heldout/bits_per_byte"]     # an Inte
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,7 +26,7 @@ def model_in(reports: Iterable[ReportContent]) -> str | None:
 
 
 def as_json(store: Store, digest: str, name: str) -> Any:
-    """A JSON file of an artifact; None where it has none of that name."""
+    """Read a JSON file of an artifact; None if it has no file of that name."""
     if name not in store.manifest(digest).files:
         return None
     try:
@@ -37,21 +36,12 @@ def as_json(store: Store, digest: str, name: str) -> Any:
 
 
 def curve(store: Store, digest: str) -> list[dict[str, Any]]:
-    """What was told of each step of a training run, oldest first; nothing where the artifact was not trained."""
-    found = [name for name in store.manifest(digest).files if name.rpartition("/")[2] == "metrics.jsonl"]
+    """Read the metrics of each step of a training run, oldest first; empty if the artifact was not trained."""
+    names = [name for name in store.manifest(digest).files if name.rpartition("/")[2] == "metrics.jsonl"]
     rows: list[dict[str, Any]] = []
-    for name in found[:1]:
+    for name in names[:1]:
         for line in store.read(digest, name).splitlines():
             row = json.loads(line)
             if isinstance(row, dict):
                 rows.append(row)
     return rows
-
-
-def shown(one: Interval) -> str:
-    """A figure with its range, where it has one."""
-    if not math.isfinite(one.value):
-        return "unknown"
-    if math.isfinite(one.low) and math.isfinite(one.high):
-        return str(one)
-    return f"{one.value:.3f} (range unknown)"

@@ -1,6 +1,6 @@
-"""The restore drill: an archive is verified, loaded, and must give its golden answers again, token for token.
+"""The restore check of an archive: verify its signature, load the model, and reproduce its golden answers exactly.
 
-drilled = restore(archive_folder, target, public=None)       # -> Drilled(files=41, golden=5, signed_by="3fa9...")
+result = restore(archive_folder, target, public=None)       # -> RestoreResult(files=41, golden=5, signed_by="3fa9...")
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from vita.spine.errors import ModelError, StoreError
 SIGNATURE, PUBLIC = "model.sig", "public-key.pem"
 GOLDEN, WEIGHTS = "golden.json", "model"
 LOGPROB_TOLERANCE = 0.01
-"""How far a golden answer's log-probability may lie from the archived one, in nats: other machines add differently."""
+"""Largest difference of a golden answer's log-probability in nats; the order of sums depends on the machine."""
 
 
 @dataclass(frozen=True)
-class Drilled:
-    """What a restore proved."""
+class RestoreResult:
+    """The result of a successful restore."""
 
     files: int
     golden: int
@@ -34,10 +34,10 @@ class Drilled:
     """The restored model folder."""
 
 
-def restore(archive: Path, target: Path, *, public: Any = None) -> Drilled:
-    """Copy an archive to `target`, verify its signature and files there, and ask the golden prompts again.
+def restore(archive: Path, target: Path, *, public: Any = None) -> RestoreResult:
+    """Copy an archive to `target`, verify its signature and files there, and check its golden answers.
 
-    Without `public` the key in the archive is taken, which proves that nothing changed since, not who signed.
+    Without `public` the key in the archive is used: this proves that the files are unchanged, but not who signed them.
     """
     if target.exists() and not target.is_dir():
         raise StoreError(str(target), "is a file", hint="restore into a new folder")
@@ -45,7 +45,7 @@ def restore(archive: Path, target: Path, *, public: Any = None) -> Drilled:
         raise StoreError(str(target), "is not empty", hint="restore into a new folder")
     for name in (SIGNATURE, PUBLIC, GOLDEN):
         if not (archive / name).is_file():
-            raise StoreError(str(archive), f"is no whole archive: {name} is missing")
+            raise StoreError(str(archive), f"is no complete archive: {name} is missing")
     shutil.copytree(archive, target, dirs_exist_ok=True, symlinks=True)
     bundle = _read(target / SIGNATURE)
     key = public or signing.public_from_text((target / PUBLIC).read_text(encoding="utf-8"), where=str(archive))
@@ -53,28 +53,30 @@ def restore(archive: Path, target: Path, *, public: Any = None) -> Drilled:
     _refuse_unsigned(target, signed, beside=SIGNATURE)
     golden = _read(target / GOLDEN)
     check_golden(Engine.open(target / WEIGHTS), golden, where=str(archive))
-    return Drilled(len(signed), len(golden), signing.key_id(key), target / WEIGHTS)
+    return RestoreResult(len(signed), len(golden), signing.key_id(key), target / WEIGHTS)
 
 
 def _refuse_unsigned(folder: Path, signed: list[str], *, beside: str) -> None:
-    """Raises where a file is excluded from the signature: an archive is signed as a whole."""
+    """Refuse an archive with a file that its signature does not include."""
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if unsigned := sorted(present - {*signed, beside}):
         raise StoreError(str(folder), f"holds {unsigned[0]}, which its signature excludes")
 
 
 def check_golden(engine: Engine, golden: list[dict[str, Any]], *, where: str) -> None:
-    """Refuses unless every golden prompt gets its answer."""
-    for number, one in enumerate(golden, 1):
-        if not one["greedy"]:
+    """Refuse a model that does not reproduce the answer to each golden prompt."""
+    for number, example in enumerate(golden, 1):
+        if not example["greedy"]:
             continue
-        answer = engine.generate([one["prompt"]], Sampling(temperature=0, max_tokens=len(one["greedy"])))[0]
-        if list(answer.ids) != one["greedy"]:
+        answer = engine.generate([example["prompt"]], Sampling(temperature=0, max_tokens=len(example["greedy"])))[0]
+        if list(answer.ids) != example["greedy"]:
             raise ModelError(f"{where}: golden prompt {number}", "the restored model gives another answer",
-                             expected=engine.tokenizer.decode(one["greedy"]), got=answer.text)  # fmt: skip
-        apart = abs(sum(answer.logprobs) - one["logprob"])
-        if apart > LOGPROB_TOLERANCE:
-            raise ModelError(f"{where}: golden prompt {number}", f"its log-probability is {apart:.4f} nats off")
+                             expected=engine.tokenizer.decode(example["greedy"]), got=answer.text)  # fmt: skip
+        difference = abs(sum(answer.logprobs) - example["logprob"])
+        if difference > LOGPROB_TOLERANCE:
+            raise ModelError(
+                f"{where}: golden prompt {number}", f"its log-probability differs by {difference:.4f} nats"
+            )
 
 
 def _read(path: Path) -> Any:

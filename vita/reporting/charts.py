@@ -79,8 +79,8 @@ def interval_chart(
     """
     marks = marks or {}
     intervals = {label: [row] if isinstance(row, Interval) else row for label, row in rows.items()}
-    ends = [end for row in intervals.values() for item in row for end in (item.low, item.high, item.value)]
-    low, high, ticks = scale([*ends, *marks.values()])
+    bounds = [end for row in intervals.values() for item in row for end in (item.low, item.high, item.value)]
+    low, high, ticks = scale([*bounds, *marks.values()])
     across = mapping(low, high, 12, _RIGHT)
     y = top = 22 if series else 4
     bottom = top + sum(24 + 11 * len(row) for row in intervals.values())
@@ -162,10 +162,10 @@ def criteria_chart(rows: Sequence[CriterionRow]) -> str:
     drawing = Drawing(56 * len(rows) + 4)
     for index, row in enumerate(rows):
         y = 56 * index + 32
-        ends = [end for end in (row.interval.low, row.interval.high, row.interval.value, row.limit)
+        bounds = [end for end in (row.interval.low, row.interval.high, row.interval.value, row.limit)
                 if math.isfinite(end)]  # fmt: skip
-        margin = 0.15 * (max(ends) - min(ends) or abs(row.limit) or 1.0)
-        across = mapping(min(ends) - margin, max(ends) + margin, 12, right)
+        margin = 0.15 * (max(bounds) - min(bounds) or abs(row.limit) or 1.0)
+        across = mapping(min(bounds) - margin, max(bounds) + margin, 12, right)
         edge, colour = across(row.limit), VERDICT_COLOURS.get(row.verdict, GREY)
         start, stop = (12, edge) if row.at_least else (edge, right)
         drawing.text(12, y - 14, shortened(row.label, (WIDTH - 24) / LETTER))

@@ -1,3 +1,3 @@
-"""Review by people: what they are asked (`guideline`), the desk that keeps tasks and votes (`desk`), the answers before
-them (`answers`), and what comes of it (`results`). Model and rule judges (`vita.review.judges`) vote on the same tasks.
+"""Review by people: instructions for raters (`guideline`), storage of tasks and ratings (`desk`), generated answers
+(`answers`) and results (`results`). Model and rule judges (`judges`) vote on the same tasks.
 """

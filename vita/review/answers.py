@@ -1,4 +1,4 @@
-"""The answers that are put before raters: the same prompts, seeds and settings for every version."""
+"""Generation of the answers for a review: the same prompts, seeds and settings for every version."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Prompts = Mapping[str, tuple[Message, ...]]
 
 
 def read_prompts(path: str) -> Prompts:
-    """The prompts of a file: a line each of a text file, or rows as for training; `world` asks for its things."""
+    """Read the prompts of a file: lines of text, or rows as for training; `world` gives the questions of the world."""
     if path == "world":
         questions = World.create().questions("all")
         return {question.thing: (Message("user", question.prompt),) for question in questions}
@@ -41,7 +41,7 @@ def read_prompts(path: str) -> Prompts:
 
 
 def chosen(candidates: Prompts, limit: int | None, *, seed: int) -> tuple[Prompts, float]:
-    """At most `limit` prompts drawn by the seed, and how likely each was to be drawn."""
+    """Return at most `limit` prompts, sampled with the seed, and the sampling probability."""
     if limit is None or limit >= len(candidates):
         return candidates, 1.0
     indices = sorted(Random(seed).sample(range(len(candidates)), limit))
@@ -50,7 +50,7 @@ def chosen(candidates: Prompts, limit: int | None, *, seed: int) -> tuple[Prompt
 
 
 def answers(engine: Engine, questions: Prompts, *, sampling: Sampling) -> list[tuple[str, str, int]]:
-    """(text, how it ended, seed) for each prompt, whose seed depends on the settings' and on its name alone."""
+    """Return (text, finish reason, seed) for each prompt; its seed depends only on the sampling seed and its name."""
     samplings = [
         sampling.model_copy(update={"seed": Random(f"{sampling.seed}:{name}").getrandbits(48)}) for name in questions
     ]
@@ -69,7 +69,7 @@ def items(
     kind: Kind,
     probability: float,
 ) -> list[ReviewItem]:
-    """Every pair of versions on every prompt (the earlier-named is `a`), or every answer by itself."""
+    """Return an item per prompt and pair of versions (the first version is `a`), or per prompt and version."""
     models = list(answers_by_model)
     groups = list(combinations(models, 2)) if kind == "pairwise" else [(model,) for model in models]
     if not groups:
@@ -84,5 +84,5 @@ def items(
 
 
 def _ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
-    """Through the chat template; a base model goes on from the text of the last message."""
+    """Encode with the chat template; a base model continues the text of the last message."""
     return engine.chat_ids(messages) if engine.template else engine.text_ids(messages[-1].content)

@@ -74,7 +74,7 @@ _ratings = sa.Table(
 
 @dataclass(frozen=True, slots=True)
 class ReviewedModel:
-    """A model whose answers are judged: its digest, and what people call it."""
+    """A model under review: its digest and its name."""
 
     digest: str
     name: str
@@ -172,7 +172,7 @@ class ReviewStore:
         seed: int = 0,
         settings: Mapping[str, Any] | None = None,
     ) -> ReviewTask:
-        """Set a task; it never changes afterwards."""
+        """Create a task; it never changes afterwards."""
         if not items:
             raise DataError(f"review {name}", "has no items")
         values = {
@@ -183,28 +183,28 @@ class ReviewStore:
         }  # fmt: skip
         with self.ledger.exclusive(f"review {name}") as database:
             if database.execute(sa.select(_tasks.c.id).where(_tasks.c.name == name)).first():
-                raise ConfigError(f"review {name}", "there is a task of this name", hint="give another `--name`")
+                raise ConfigError(f"review {name}", "a task of this name exists", hint="choose another `--name`")
             number = database.execute(sa.insert(_tasks).values(values).returning(_tasks.c.id)).scalar_one()
             database.execute(sa.insert(_items), [{"task": number, **_row_of(item)} for item in items])
         self.ledger.log("review", models[0].digest, task=name, kind=kind, items=len(items))
         return self.task(name)
 
     def task(self, name: str) -> ReviewTask:
-        """The task of that name."""
+        """Return the task of this name."""
         tasks = {task.name: task for task in self.tasks()}
         if name not in tasks:
             raise unknown_name("review", name, tasks) if tasks else ConfigError(
-                "review", f"there is no task `{name}`", hint="set one with `vita review create`"
+                "review", f"there is no task `{name}`", hint="create one with `vita review create`"
             )  # fmt: skip
         return tasks[name]
 
     def tasks(self) -> list[ReviewTask]:
-        """Every task, oldest first."""
+        """Return all tasks, oldest first."""
         with self.ledger.transaction() as database:
             return [_task_of(dict(row)) for row in database.execute(sa.select(_tasks).order_by(_tasks.c.id)).mappings()]
 
     def items(self, task: ReviewTask) -> list[ReviewItem]:
-        """The items of a task."""
+        """Return the items of a task."""
         query = sa.select(_items).where(_items.c.task == task.id).order_by(_items.c.id)
         with self.ledger.transaction() as database:
             return [_item_of(dict(row)) for row in database.execute(query).mappings()]
@@ -212,7 +212,7 @@ class ReviewStore:
     # -- raters
 
     def enter(self, task: ReviewTask, rater: str, *, kind: RaterKind = "human") -> str:
-        """Let a rater in; gives the token of their link. Entered twice is entered once."""
+        """Register a rater and return the token of their link; registering again returns the same token."""
         if not rater.strip() or len(rater) > 200:
             raise ConfigError("review.rater", expected="a name of 1 to 200 letters", got=rater)
         with self.ledger.exclusive(f"raters of {task.name}") as database:
@@ -232,7 +232,7 @@ class ReviewStore:
             return {row["rater"]: row["kind"] for row in database.execute(query).mappings()}
 
     def rater_of(self, task: ReviewTask, token: str) -> str | None:
-        """Whose token it is; people only, since judges have no page."""
+        """Return the person with this token; judges have no page."""
         people = [rater for rater, kind in self.raters(task).items() if kind == "human"]
         return next((rater for rater in people if hmac.compare_digest(task.token(rater), token)), None)
 
@@ -243,26 +243,26 @@ class ReviewStore:
         ratings = self.ratings(task)
         rated = {rating.item for rating in ratings if rating.rater == rater}
         humans = Counter(rating.item for rating in ratings if rating.rater_kind == "human" and rating.rater != rater)
-        left = [item for item in self.items(task) if item.id not in rated and humans[item.id] < task.raters]
-        Random(f"{task.seed}:{rater}").shuffle(left)
-        # Items that others have begun come first, so that those that are rated at all are rated by several.
-        return sorted(left, key=lambda item: -humans[item.id])
+        items = [item for item in self.items(task) if item.id not in rated and humans[item.id] < task.raters]
+        Random(f"{task.seed}:{rater}").shuffle(items)
+        # Items with ratings by other people come first, so that a rated item has several ratings.
+        return sorted(items, key=lambda item: -humans[item.id])
 
     def next(self, task: ReviewTask, rater: str) -> ReviewItem | None:
-        """The item to rate now."""
+        """Return the next item to rate."""
         return next(iter(self.queue(task, rater)), None)
 
     def progress(self, task: ReviewTask, rater: str) -> tuple[int, int]:
-        """(rated, in all) for this rater."""
-        mine = sum(rating.rater == rater for rating in self.ratings(task))
-        return mine, mine + len(self.queue(task, rater))
+        """Return the number of rated items and of all items of this rater."""
+        rated = sum(rating.rater == rater for rating in self.ratings(task))
+        return rated, rated + len(self.queue(task, rater))
 
     def last(self, task: ReviewTask, rater: str) -> ReviewItem | None:
-        """The item that this rater rated last, to be corrected."""
-        mine = [rating for rating in self.ratings(task) if rating.rater == rater]
-        if not mine:
+        """Return the item that this rater rated last."""
+        ratings = [rating for rating in self.ratings(task) if rating.rater == rater]
+        if not ratings:
             return None
-        newest = max(mine, key=lambda rating: rating.id)
+        newest = max(ratings, key=lambda rating: rating.id)
         return next(item for item in self.items(task) if item.id == newest.item)
 
     def rate(
@@ -278,10 +278,10 @@ class ReviewStore:
         order: Sequence[int] | None = None,
         blind: bool = True,
     ) -> Rating:
-        """Keep a rating; a second one of the same item by the same rater supersedes the first."""
+        """Record a rating; a second rating of the same item by the same rater supersedes the first."""
         kind = self.raters(task).get(rater)
         if kind is None:
-            raise DataError(f"review {task.name}", f"{rater!r} is no rater of this task")
+            raise DataError(f"review {task.name}", f"{rater!r} is not a rater of this task")
         _check(task, choice, criteria or {})
         row = {
             "item": item.id, "rater": rater, "rater_kind": kind, "choice": choice, "criteria": dict(criteria or {}),
@@ -289,9 +289,9 @@ class ReviewStore:
             "shown_order": list(order if order is not None else task.order(item, rater)),
             "guideline_version": task.guideline.version, "sampling_probability": item.probability,
         }  # fmt: skip
-        mine = (_ratings.c.item == item.id) & (_ratings.c.rater == rater)
+        same = (_ratings.c.item == item.id) & (_ratings.c.rater == rater)
         with self.ledger.exclusive(f"ratings of {task.name}") as database:
-            before = database.execute(sa.select(sa.func.max(_ratings.c.id)).where(mine)).scalar()
+            before = database.execute(sa.select(sa.func.max(_ratings.c.id)).where(same)).scalar()
             inserted = database.execute(sa.insert(_ratings).values(**row, supersedes=before).returning(_ratings))
             return Rating(**inserted.mappings().one())
 

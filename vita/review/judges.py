@@ -1,9 +1,9 @@
-"""Judges that are not people: rules in a line of code, or a model that reads both answers. They vote on review tasks.
+"""Automatic judges of review tasks: rules, and models that read both answers.
 
     vote(desk, task, "rule:shorter", JUDGES["shorter"], kind="rule")
     vote(desk, task, "judge:cat/sft", ModelJudge(engine), kind="judge")
 
-Their votes never mix with people's; the report says how far each agrees with them, which is what a judge is worth.
+Their votes are separate from the votes of people; the report measures the agreement of each judge with people.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ JUDGES: Parts[Judge] = Parts("judge")
 
 @JUDGES.add("shorter")
 def shorter(item: ReviewItem) -> Choice:
-    """The shorter answer is better, an empty one worst."""
+    """Choose the shorter answer; an empty answer loses."""
     return _larger([-len(answer.text) if answer.text.strip() else float("-inf") for answer in item.answers])
 
 
 @JUDGES.add("longer")
 def longer(item: ReviewItem) -> Choice:
-    """The longer answer is better: a control, since many judges are fooled by length."""
+    """Choose the longer answer: a control, because many judges prefer length."""
     return _larger([len(answer.text) for answer in item.answers])
 
 
 @JUDGES.add("no_loops")
 def no_loops(item: ReviewItem) -> Choice:
-    """The answer that repeats itself less is better; one that does not end is worse."""
+    """Choose the answer with less repetition; an answer that does not end loses."""
     scores: list[float] = []
     for answer in item.answers:
         words = answer.text.lower().split()
@@ -50,9 +50,9 @@ def no_loops(item: ReviewItem) -> Choice:
 
 
 class ModelJudge:
-    """A chat model that is shown both answers, in both orders, and asked which is better.
+    """A chat model that compares both answers, in both orders.
 
-    Its choice is the letter that it finds likelier; where turning the answers round turns its verdict, it is a tie
+    Its choice is the letter with the higher probability; if the choice depends on the order, it is a tie
     (Zheng et al. 2023, section 3.4).
     """
 
@@ -73,15 +73,15 @@ class ModelJudge:
 
 
 def vote(desk: ReviewStore, task: ReviewTask, name: str, judge: Judge, *, kind: RaterKind) -> int:
-    """Let a judge vote on every item that it has not seen; gives how many."""
+    """Let a judge vote on every item without its vote; returns the number of new votes."""
     if task.kind != "pairwise":
         raise DataError(f"review {task.name}", expected="a pairwise task for a judge", got="a rubric")
     desk.enter(task, name, kind=kind)
     rated = {rating.item for rating in desk.ratings(task) if rating.rater == name}
-    left = [item for item in desk.items(task) if item.id not in rated]
-    for item in left:
+    items = [item for item in desk.items(task) if item.id not in rated]
+    for item in items:
         desk.rate(task, item, name, choice=judge(item), order=(0, 1))
-    return len(left)
+    return len(items)
 
 
 def _larger(scores: Sequence[float]) -> Choice:

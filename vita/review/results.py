@@ -1,7 +1,7 @@
 """The results of a review: preferences with intervals, agreement of raters, and preference pairs for training.
 
-Only people count for the figures; judges and rules are shown by how far they agree with them. Skipped items say
-nothing; "both bad" is shown by itself and is neither a win nor a tie.
+The figures use ratings by people; judges and rules are measured by their agreement with people. Skipped items do not
+count; "both bad" is a separate figure and is neither a win nor a tie.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from vita.stats.bradley_terry import BradleyTerryFit, PairwiseVote, comparable_m
 from vita.stats.intervals import Interval, bootstrap_ratio, share, student, wilson
 
 MANY_RATERS = 10
-"""From so many raters on the intervals count raters as clusters; with fewer, prompts."""
+"""Smallest number of raters for which intervals resample raters; with fewer raters they resample prompts."""
 
 _CREDIT = {"a": 1.0, "b": 0.0, "tie": 0.5}
 
 
 @dataclass(frozen=True)
 class ReviewResults:
-    """A task with all that was said."""
+    """A task with its ratings."""
 
     task: ReviewTask
     items: Sequence[ReviewItem]
     ratings: Sequence[Rating]
-    """The current ones."""
+    """The current ratings, without superseded ratings."""
     seed: int = 0
 
     # -- figures
 
     def figures(self) -> dict[str, Interval]:
-        """Everything about the version under review, which is the task's first."""
+        """Return the figures of the version under review, which is the first version of the task."""
         if not self._people():
             hint = f"rate with `vita review rate {self.task.name} --rater NAME` or `vita review serve`"
             raise DataError(f"review {self.task.name}", "has no ratings by people yet", hint=hint)
@@ -54,7 +54,7 @@ class ReviewResults:
         return task_figures | self._skipped() | self._judges()
 
     def strengths(self) -> BradleyTerryFit | None:
-        """Bradley-Terry over the versions that were compared with the first; None where none was, and for a rubric."""
+        """Fit Bradley-Terry strengths of the versions compared with the first; None without comparisons."""
         votes = self._votes() if self.task.kind == "pairwise" else []
         reached = comparable_models(votes, self.task.models[0].digest)
         together = [vote for vote in votes if vote.first in reached]
@@ -102,7 +102,7 @@ class ReviewResults:
         return {"skipped": share([rating.choice == "skip" for rating in self._people()])}
 
     def _judges(self) -> dict[str, Interval]:
-        """Each judge beside what most people said, on the items where that is clear."""
+        """Return the agreement of each judge with the majority of people, on items with a clear majority."""
         if self.task.kind != "pairwise":
             return {}
         people = self.majority()
@@ -121,7 +121,7 @@ class ReviewResults:
     # -- votes
 
     def majority(self) -> dict[int, str]:
-        """item -> what more people chose than anything else; an item without a clear majority is left out."""
+        """Return item -> the choice of most people; an item without a clear majority is left out."""
         majorities: dict[int, str] = {}
         for item in self.items:
             counts = Counter(r.choice for r in self._people() if r.item == item.id and r.choice not in (None, "skip"))
@@ -131,10 +131,10 @@ class ReviewResults:
         return majorities
 
     def pairs(self) -> list[dict[str, Any]]:
-        """Preferences to learn from: one for each item on which people prefer one answer.
+        """Return preference pairs for training: one for each item on which people prefer one answer.
 
-        `margin` is the share of votes by which it is ahead, ties counting as votes. Ties are left out, and so is every
-        item that as many call bad on both sides as prefer either answer: the better of two bad answers is no example.
+        `margin` is the difference of both shares of the votes, with ties in the total. Ties are left out, and so is an
+        item with at least as many "both bad" votes as votes for one answer.
         """
         if self.task.kind != "pairwise":
             raise DataError(f"review {self.task.name}", expected="a pairwise task to export pairs from", got="a rubric")
@@ -182,7 +182,7 @@ class ReviewResults:
         return votes
 
     def _credit(self, model: str) -> dict[str, list[float]]:
-        """cluster -> what each vote gave the model, ties half."""
+        """Return cluster -> the credit of the model for each vote; a tie counts half."""
         credits_by_cluster: dict[str, list[float]] = {}
         for vote in self._votes():
             if model in (vote.first, vote.second):
@@ -194,7 +194,7 @@ class ReviewResults:
     # -- the report
 
     def write(self, folder: Path) -> dict[str, float]:
-        """`report.json`, `report.md`, `report.html`, `items.jsonl.zst`; gives the headline numbers."""
+        """Write `report.json`, `report.md`, `report.html` and `items.jsonl.zst`; return the figures as facts."""
         figures = self.figures()
         groups: dict[str, dict[str, Mapping[str, Interval]]] = {"review": {"review": figures}}
         if fitted := self.strengths():
@@ -249,20 +249,20 @@ class ReviewResults:
         names = ", ".join(version.name for version in self.task.models)
         lead = (
             f"{len(self._people())} ratings by {len(people)} people on {len(self.items)} items; versions: {names}. "
-            f"Figures are about {self.task.models[0].name}; ranges hold the truth in 95 of 100 such reviews."
+            f"Figures are about {self.task.models[0].name}; intervals have a confidence of 95%."
         )
         main = [(_words(name), str(interval), str(interval.n)) for name, interval in figures.items()]
-        blocks: list[Block] = [Table(("of", "figure", "n"), main, note=_NOTES[self.task.kind])]
-        sections = [Section("What people said", blocks)]
+        blocks: list[Block] = [Table(("figure", "value", "n"), main, note=_NOTES[self.task.kind])]
+        sections = [Section("Ratings by people", blocks)]
         if fitted := self.strengths():
             sections.append(self._strength_section(fitted))
         sections.append(self._time_section())
         method = [
-            f"Intervals take {self.clusters()} to be independent of each other, and what belongs to one not.",
-            "Raters did not know whose answers they saw; left and right were shuffled for each rater and item.",
+            f"Intervals treat {self.clusters()} as independent, and ratings within one of them as dependent.",
+            "Raters did not know the version of an answer; the order was random for each rater and item.",
             f"Guideline {self.task.guideline.version}: {self.task.guideline.text}",
         ]
-        sections.append(Section("How this was measured", [Paragraph(text) for text in method]))
+        sections.append(Section("Method", [Paragraph(text) for text in method]))
         return ReportPage(f"Review: {self.task.name}", lead, sections)
 
     def _strength_section(self, fitted: BradleyTerryFit) -> Section:
@@ -271,13 +271,16 @@ class ReviewResults:
             (self._name(model), str(interval))
             for model, interval in sorted(elo.items(), key=lambda pair: -pair[1].value)
         ]
-        chances = [
+        probabilities = [
             (f"{self._name(a)} over {self._name(b)}", str(fitted.win_probability(a, b)))
             for a, b in combinations(fitted.models, 2)
         ]
-        note = "Bradley-Terry, a tie counting half to each."
-        note += " One virtual tie was added to each pair, since a version only won or only lost." * fitted.smoothed
-        blocks: list[Block] = [Table(("version", "Elo"), rows, note=note), Table(("preferred", "probability"), chances)]
+        note = "Bradley-Terry; a tie counts half for each version."
+        note += " One virtual tie was added to each pair, because a version only won or only lost." * fitted.smoothed
+        blocks: list[Block] = [
+            Table(("version", "Elo"), rows, note=note),
+            Table(("preference", "probability"), probabilities),
+        ]
         if all(math.isfinite(interval.low) and math.isfinite(interval.high) for interval in elo.values()):
             dots = {self._name(model): interval for model, interval in elo.items()}
             chart = interval_chart(dots, unit="Elo", marks=dict.fromkeys(dots, 1000.0))
@@ -298,16 +301,16 @@ class ReviewResults:
 
 
 _NOTES = {
-    "pairwise": "preferred: share of votes for the version under review, ties half. left: share of decided votes for "
-    "the answer shown on the left, 0.5 without bias. alpha: Krippendorff's, over a, b, tie and both bad; 1 is perfect, "
-    "0 chance. NAME/alpha and NAME/raw agreement of a judge: against what most people chose.",
-    "rubric": "Each criterion from 1 to 5, the mean of its items. alpha: Krippendorff's for ranks; 1 is perfect, 0 "
-    "chance.",
+    "pairwise": "preferred: share of votes for the version under review; a tie counts half. left: share of decided "
+    "votes for the answer on the left, 0.5 without bias. alpha: Krippendorff's alpha over a, b, tie and both bad; 1 is perfect "
+    "agreement, 0 is chance. NAME/alpha and NAME/raw agreement of a judge: with the majority of people.",
+    "rubric": "Mean of each criterion over the items, from 1 to 5. alpha: Krippendorff's alpha for ranks; 1 is perfect "
+    "agreement, 0 is chance.",
 }
 
 
 def _clustered(credit: Mapping[str, Sequence[float]], *, seed: int) -> Interval:
-    """The mean credit of a vote, resampling clusters; where all votes are alike, Wilson's over clusters."""
+    """Return the mean credit of a vote, resampling clusters; Wilson's interval over clusters if all votes are equal."""
     sums, counts = [sum(credits) for credits in credit.values()], [len(credits) for credits in credit.values()]
     if not counts:
         return wilson(0, 0)

@@ -1,9 +1,9 @@
-"""The raters' page: one link for each rater of a review task, and behind it the items in that rater's order.
+"""The web page of a review task: each rater has a link, which shows the items in the order of this rater.
 
     app = review_app(ReviewStore(ledger), "dpo against sft")     # uvicorn serves it on 127.0.0.1
 
-A link's token lets one rater in and shows nothing of others' votes. Names of versions never leave the process, and
-left and right are shuffled by the desk, which alone knows what they are; the page only says "left".
+The token of a link identifies one rater; the page shows no votes of other raters and no names of versions. The order of
+the answers is random for each rater, and the page sends only "left" or "right".
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RatingRequest(BaseModel):
 def review_app(
     desk: ReviewStore, name: str, *, hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "testserver")
 ) -> Starlette:
-    """Create the application for one task; it answers only to these host names, so that no other site can reach it."""
+    """Create the application for one task; it accepts only these host names, so that no other site can reach it."""
     endpoints = _ReviewRoutes(desk, desk.task(name))
     return Starlette(
         routes=[

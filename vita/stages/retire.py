@@ -87,13 +87,13 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     _dump(folder / SIGNATURE, bundle)
     drill = context.scratch / "drill"
     shutil.rmtree(drill, ignore_errors=True)
-    drilled = restore(folder, drill)
+    restored = restore(folder, drill)
     shutil.rmtree(drill)
     context.emit(
-        "note", text=f"restored from the archive: {drilled.files} files, {drilled.golden} golden answers reproduced"
+        "note", text=f"restored from the archive: {restored.files} files, {restored.golden} golden answers reproduced"
     )
-    facts = {"model": inputs.model.digest, "reason": config.reason, "access": config.access, "files": drilled.files,
-             "golden": drilled.golden, "signed_by": drilled.signed_by}  # fmt: skip
+    facts = {"model": inputs.model.digest, "reason": config.reason, "access": config.access, "files": restored.files,
+             "golden": restored.golden, "signed_by": restored.signed_by}  # fmt: skip
     successor = {"successor": inputs.successor.digest} if inputs.successor else {}
     return Draft(Archive, folder, facts | successor)
 

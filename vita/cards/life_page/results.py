@@ -160,9 +160,9 @@ def _by_probe(ending: str, reports: Mapping[str, Figures]) -> Iterator[Figure]:
     names = [name for name in after if name.endswith(f"/{ending}") and not name.startswith("redteam/")]
     caption = f"{wording.FIGURES[ending].capitalize()} by probe."
     labels = {name: name.rpartition("/")[0].replace("_", " ") for name in names}
-    both = {labels[name]: (before[name], after[name]) for name in names if name in before}
-    if len(reports) > 1 and both:
-        yield Figure(f"probes-{ending}", interval_chart(both, unit="share", series=(first, last)), caption)
+    pairs = {labels[name]: (before[name], after[name]) for name in names if name in before}
+    if len(reports) > 1 and pairs:
+        yield Figure(f"probes-{ending}", interval_chart(pairs, unit="share", series=(first, last)), caption)
     elif names:
         yield Figure(
             f"probes-{ending}", interval_chart({labels[name]: after[name] for name in names}, unit="share"), caption

@@ -118,14 +118,14 @@ def released_answers(record: LifeRecord) -> Iterator[Table]:
     """Yield one table: the questions of the life and the answers of the released versions, else of the newest model."""
     steps = [step for step in record.models if step.digest in record.answers]
     released = {release.model for release in releases(record)}
-    shown = [step for step in steps if step.digest in released][-2:] or steps[-1:]
-    if shown and record.questions:
-        answers = [record.answers[step.digest] for step in shown]
+    versions = [step for step in steps if step.digest in released][-2:] or steps[-1:]
+    if versions and record.questions:
+        answers = [record.answers[step.digest] for step in versions]
         rows = [
             (question, *(wording.one_line(column[index]) if index < len(column) else "" for column in answers))
             for index, question in enumerate(record.questions)
         ]
-        yield Table(("question", *(step.name for step in shown)), rows)
+        yield Table(("question", *(step.name for step in versions)), rows)
 
 
 def all_answers(record: LifeRecord) -> Iterator[Table]:
