@@ -112,7 +112,7 @@ def test_what_is_wrong_is_told(desk: ReviewStore) -> None:
     with pytest.raises(ConfigError, match="there is no task `t`"):
         desk.task("t")
     one = task(desk)
-    with pytest.raises(ConfigError, match="there is a task of this name"):
+    with pytest.raises(ConfigError, match="a task of this name exists"):
         task(desk)
     with pytest.raises(ConfigError, match="did you mean `t`|one of t"):
         desk.task("tt")

@@ -155,7 +155,7 @@ def test_the_report_can_be_read_by_people_and_gates(tmp_path: Path) -> None:
     rows = [orjson.loads(line) for line in zstandard.decompress((folder / "items.jsonl.zst").read_bytes()).splitlines()]
     assert [row.get("preferred") for row in rows] == [True, None, False, None, True, None]
     text = (folder / "report.md").read_text()
-    for word in ("What people said", "Strength", "rule:longer", "median seconds", "Guideline"):
+    for word in ("Ratings by people", "Strength", "rule:longer", "median seconds", "Guideline"):
         assert word in text
 
 

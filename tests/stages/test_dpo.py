@@ -73,7 +73,7 @@ def test_the_better_answer_wins_and_all_of_it_is_told(tmp_path: Path) -> None:
     assert {"reward/change", "kl", "accuracy/change"} <= report["figures"]["comparison"]["comparison"].keys()
     assert (draft.folder / "report/items.jsonl.zst").is_file()
     page = (draft.folder / "report/report.md").read_text()
-    assert "Held-out pairs" in page and "Beside the model it began from" in page
+    assert "Held-out pairs" in page and "Comparison with the parent model" in page
     said = notes(told)
     assert "the first chosen answer reads: <|im_start|>" in said.replace("│", "")
     assert f"{facts['pairs']} pairs to learn from" in said

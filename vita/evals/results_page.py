@@ -9,7 +9,7 @@ from vita.evals.ifeval import IFEvalResult
 from vita.evals.results import EvalResults, Figures, Metrics
 from vita.reporting import REPORT_FILE
 from vita.reporting.charts import histogram, interval_chart
-from vita.reporting.page import Block, Figure, Paragraph, ReportPage, Section, Table
+from vita.reporting.page import Block, Figure, Paragraph, ReportPage, Section, Table, interval_table
 from vita.stats.intervals import Comparison, RatioComparison
 from vita.stats.paired import PairedComparison
 
@@ -32,7 +32,7 @@ def page(results: EvalResults, *, method: Sequence[str]) -> ReportPage:
         *_edge_section(results, figures),
         *_versus_section(results.versus),
         Section("Samples", samples.as_blocks(results.continuations)),
-        Section("How this was measured", [Paragraph(text) for text in (*_METHOD, *method)]),
+        Section("Method", [Paragraph(text) for text in (*_METHOD, *method)]),
     ]
     lead = "Brackets show 95% confidence intervals. Every item is in items.jsonl.zst."
     return ReportPage("Test report", lead, [section for section in sections if section.blocks])
@@ -118,10 +118,6 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.known:
         return []
     world_figures = figures["world"]["world"]
-    rows = [
-        (name.replace("_", " ").replace("/", ": "), str(interval), f"{interval.n}")
-        for name, interval in world_figures.items()
-    ]
     continuation_counts = ", ".join(
         f"{name} {count}" for name, count in world_knowledge.continuations(results.known).items()
     )
@@ -133,15 +129,14 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
         Section(
             "The embedded world",
             [
-                Table(
-                    ("things", "share", "n"),
-                    rows,
-                    note=f"Right means kind and property. Texts go on with: {continuation_counts}.",
+                interval_table(
+                    world_figures,
+                    note=f"A correct answer has the category and a property. Completions: {continuation_counts}.",
                 ),
                 Figure(
                     "world",
                     interval_chart(world_figures, unit="share"),
-                    "Answers about things of the world; held_out are those whose questions no training text answers",
+                    "Answers about the world; no training text asks or answers the held-out questions",
                 ),
                 Table(("question", "answer", "correct"), examples),
             ],
@@ -152,7 +147,6 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
 def _instruction_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.followed:
         return []
-    rows = [(_words(name), str(interval)) for name, interval in figures["instructions"]["instructions"].items()]
     kinds = [
         (name, str(accuracies["strict"]), str(accuracies["loose"]), str(accuracies["strict"].n))
         for name, accuracies in figures["instruction kinds"].items()
@@ -168,7 +162,7 @@ def _instruction_section(results: EvalResults, figures: Figures) -> list[Section
         if not all(missed_result.strict)
     ]
     blocks: list[Block] = [
-        Table(("of", "share"), rows, note=_FOLLOWING),
+        interval_table(figures["instructions"]["instructions"], note=_FOLLOWING),
         Table(("instruction", "strict", "loose", "n"), kinds),
     ]
     if missed:
@@ -194,16 +188,13 @@ _FOLLOWING = (
 def _edge_section(results: EvalResults, figures: Figures) -> list[Section]:
     if not results.met:
         return []
-    rows = [
-        (_words(name), str(interval), str(interval.n)) for name, interval in figures["edge_cases"]["edge_cases"].items()
-    ]
     cases = [
         (
             case.id,
             _short(case.prompt, limit=60),
             case.finish,
             _short(case.answer, limit=60),
-            ", ".join(_words(name) for name, passed in case.held.items() if not passed) or "all passed",
+            ", ".join(_words(name) for name, passed in case.held.items() if not passed) or "none",
         )
         for case in results.met
     ]
@@ -211,8 +202,8 @@ def _edge_section(results: EvalResults, figures: Figures) -> list[Section]:
         Section(
             "Edge cases",
             [
-                Table(("what must hold", "share", "n"), rows, note=_EDGES),
-                Table(("case", "sent", "end", "answer", "what did not hold"), cases),
+                interval_table(figures["edge_cases"]["edge_cases"], name="check", note=_EDGES),
+                Table(("case", "prompt", "finish reason", "answer", "failed checks"), cases),
             ],
         )
     ]

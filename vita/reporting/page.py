@@ -8,11 +8,12 @@ The HTML page loads no other file and has no script.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vita.reporting.render import Format, figure_path, render_document
+from vita.stats.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,12 @@ class ReportPage:
     title: str
     lead: str
     sections: Sequence[Section] = field(default_factory=tuple)
+
+
+def interval_table(intervals: Mapping[str, Interval], *, name: str = "figure", n: str = "n", note: str = "") -> Table:
+    """Return a table of figures with their intervals and numbers of observations."""
+    rows = [(label.replace("_", " "), str(interval), f"{interval.n:,}") for label, interval in intervals.items()]
+    return Table((name, "value", n), rows, note)
 
 
 def write_page(page: ReportPage, folder: Path) -> None:

@@ -302,8 +302,8 @@ class ReviewResults:
 
 _NOTES = {
     "pairwise": "preferred: share of votes for the version under review; a tie counts half. left: share of decided "
-    "votes for the answer on the left, 0.5 without bias. alpha: Krippendorff's alpha over a, b, tie and both bad; 1 is perfect "
-    "agreement, 0 is chance. NAME/alpha and NAME/raw agreement of a judge: with the majority of people.",
+    "votes for the answer on the left, 0.5 without bias. alpha: Krippendorff's alpha over a, b, tie and both bad; "
+    "1 is perfect agreement, 0 is chance. NAME/alpha and NAME/raw agreement of a judge: with the majority of people.",
     "rubric": "Mean of each criterion over the items, from 1 to 5. alpha: Krippendorff's alpha for ranks; 1 is perfect "
     "agreement, 0 is chance.",
 }

@@ -29,7 +29,7 @@ from vita.data.records import Message
 from vita.data.sources.prompts import Prompt
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
-from vita.reporting.page import Section, Table
+from vita.reporting.page import Section, interval_table
 from vita.rl.rewards import Rewards, RewardValues, Values
 from vita.spine.errors import DataError
 from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, student, wilson
@@ -75,10 +75,10 @@ class BeforeAfter:
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
 
     def section(self) -> Section:
-        """The figures as a table for people."""
-        rows = [(_NAMES.get(name, name), str(interval), str(interval.n)) for name, interval in self.figures.items()]
-        note = "95% intervals over prompts, both models on the same prompts with the same chance."
-        return Section("Beside the model it began from", [Table(("figure", "value", "prompts"), rows, note)])
+        """Return the figures as a section of the report."""
+        figures = {_NAMES.get(name, name): interval for name, interval in self.figures.items()}
+        note = "95% intervals over prompts; both models answer the same prompts with the same seeds."
+        return Section("Comparison with the parent model", [interval_table(figures, n="prompts", note=note)])
 
 
 def shift(

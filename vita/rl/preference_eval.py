@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from vita.reporting.page import Section, Table
+from vita.reporting.page import Section, Table, interval_table
 from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, share, student, wilson
 
 BINS = 5
@@ -148,15 +148,14 @@ def calibration(scores: Sequence[PairValues]) -> tuple[list[CalibrationBin], flo
 
 
 def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = "") -> Section:
-    """A table for people."""
-    rows = [(name, str(interval), str(interval.n)) for name, interval in figures.items()]
-    return Section(title, [Table(("figure", "value", "pairs"), rows, note)])
+    """Return the figures as a section of the report."""
+    return Section(title, [interval_table(figures, n="pairs", note=note)])
 
 
 def calibration_section(bins: Sequence[CalibrationBin], gap: float) -> Section:
     """Return the calibration of the confidence as a report section."""
     rows = [(f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.sure:.3f}", str(bin.right), str(bin.right.n)) for bin in bins]
-    columns = ("how sure, from its margin", "mean", "how often right", "pairs")
+    columns = ("confidence", "mean confidence", "accuracy", "pairs")
     return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])
 
 
