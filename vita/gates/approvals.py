@@ -22,17 +22,12 @@ from vita.spine import signing
 from vita.spine.errors import GateError, StoreError
 from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
+from vita.spine.tables import table
 
 Kind = Literal["approval", "waiver"]
 
-_tables = sa.MetaData()
-approvals = sa.Table(
-    "approvals",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "kind", "who", "reason", "bar")),
-    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
-    *(sa.Column(name, sa.String) for name in ("policy", "verdict", "key", "signature")),
+approvals = table(
+    "approvals", string="gate artifact kind who reason bar policy verdict key signature", real="expires at"
 )
 
 

@@ -35,29 +35,15 @@ from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
 from vita.spine.store import Store, canonical_json
+from vita.spine.tables import table
 
 LET_OUT = ("approved", "serving")
 """States of weights that a gate has let through."""
 SERVABLE = (*LET_OUT, "deprecated")
 """States of weights that may be served while their gate is green; the sunset of a deprecated model ends it."""
 
-_tables = sa.MetaData()
-policies = sa.Table(
-    "policies",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("gate", "digest")),
-    sa.Column("policy", sa.JSON),
-    sa.Column("at", sa.Float),
-)
-verdicts = sa.Table(
-    "verdicts",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("gate", "artifact", "policy", "verdict")),
-    sa.Column("findings", sa.JSON),
-    sa.Column("at", sa.Float),
-)
+policies = table("policies", string="gate digest", real="at", json="policy")
+verdicts = table("verdicts", string="gate artifact policy verdict", real="at", json="findings")
 
 
 @dataclass(frozen=True)

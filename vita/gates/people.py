@@ -18,15 +18,9 @@ import sqlalchemy as sa
 from vita.spine import signing
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger, add_event
+from vita.spine.tables import table
 
-_tables = sa.MetaData()
-people_table = sa.Table(
-    "people",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("name", "key", "public_key")),
-    *(sa.Column(name, sa.Float) for name in ("added", "revoked")),
-)
+people_table = table("people", string="name key public_key", real="added revoked")
 
 
 @dataclass(frozen=True)

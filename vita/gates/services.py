@@ -22,18 +22,11 @@ from vita.gates.model_state import model_state
 from vita.spine import machine
 from vita.spine.errors import VitaError
 from vita.spine.ledger import Ledger, StateTransition
+from vita.spine.tables import table
 
 LOOK_SECONDS, BEAT_SECONDS, STALE_SECONDS = 0.25, 15.0, 60.0
 
-_tables = sa.MetaData()
-services = sa.Table(
-    "services",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("name", "url", "place", "process")),
-    sa.Column("versions", sa.JSON),
-    *(sa.Column(name, sa.Float) for name in ("began", "beat", "ended")),
-)
+services = table("services", string="name url place process", real="began beat ended", json="versions")
 
 
 class ServicePresence:

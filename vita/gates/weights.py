@@ -26,27 +26,16 @@ from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError, StoreError
 from vita.spine.ledger import Ledger
 from vita.spine.store import Manifest, Store
+from vita.spine.tables import table
 
 Files = Mapping[str, tuple[str, int]]
 """File name inside the model folder -> (sha256, size in bytes)."""
 WEIGHTS_SUFFIX = ".safetensors"
 MODEL_KINDS = ("model", "reward")
 
-_tables = sa.MetaData()
-model_files = sa.Table(
-    "model_files",
-    _tables,
-    sa.Column("artifact", sa.String, primary_key=True),
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("sha256", sa.String),
-)
+model_files = table("model_files", string="artifact name sha256", primary_key="artifact name")
 """The files of every model in the store; another artifact has one row with an empty name."""
-model_tensors = sa.Table(
-    "model_tensors",
-    _tables,
-    sa.Column("artifact", sa.String, primary_key=True),
-    sa.Column("digest", sa.String),
-)
+model_tensors = table("model_tensors", string="artifact digest", primary_key="artifact")
 """The digest of a model's tensors; empty where its weights cannot be read."""
 
 

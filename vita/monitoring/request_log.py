@@ -16,45 +16,22 @@ from typing import Any
 import sqlalchemy as sa
 
 from vita.spine.ledger import Ledger
+from vita.spine.tables import table
 
-_tables = sa.MetaData()
-deployments = sa.Table(
-    "deployments",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("service", "version", "model", "release", "action")),
-    sa.Column("share", sa.Float),
-    sa.Column("who", sa.String),
-    sa.Column("at", sa.Float),
-)
+deployments = table("deployments", string="service version model release action who", real="share at")
 """The serving history: each start, change of traffic share and stop of a version, oldest first."""
-requests = sa.Table(
+requests = table(
     "requests",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("request", "response", "service", "version", "model", "release", "key")),
-    sa.Column("route", sa.String),
-    sa.Column("status", sa.Integer),
-    *(sa.Column(name, sa.JSON) for name in ("asked", "answered", "figures")),
-    sa.Column("consent", sa.Boolean),
-    sa.Column("at", sa.Float),
-    *(sa.Column(name, sa.Float) for name in ("seconds", "ttft", "logprob")),
-    sa.Column("completion_tokens", sa.Integer),
-    *(sa.Column(name, sa.Boolean) for name in ("refused", "has_content")),
+    string="request response service version model release key route",
+    integer="status completion_tokens",
+    real="at seconds ttft logprob",
+    boolean="consent refused has_content",
+    json="asked answered figures",
 )
 MONITORED = ("seconds", "ttft", "completion_tokens", "refused", "logprob")
 """The figures that are columns, too: an index over them answers `vita monitor` without reading any content."""
-feedback = sa.Table(
-    "feedback",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("request", "model", "kind")),
-    sa.Column("value", sa.Float),
-    sa.Column("content", sa.JSON),
-    sa.Column("who", sa.String),
-    sa.Column("consent", sa.Boolean),
-    sa.Column("at", sa.Float),
-    sa.Column("replaced", sa.Float),
+feedback = table(
+    "feedback", string="request model kind who", real="value at replaced", boolean="consent", json="content"
 )
 """`replaced` is when the same person said something else of the same answers; only what is not replaced counts.
 `kind` thumb (value 1 or -1), edit (content `better`), flag (content `reason`) or vote (`request` is the better one,

@@ -24,6 +24,7 @@ from vita.reporting.figures import read_report
 from vita.spine.errors import DataError, LedgerError
 from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import Artifact
+from vita.spine.tables import table
 
 State = Literal["open", "triaged", "mitigated", "retested", "closed", "accepted", "false_positive"]
 STATES: tuple[State, ...] = get_args(State)
@@ -32,25 +33,10 @@ RED_TEAM = "red team"
 
 _RATES = {"pair", "replay"}  # a single preference or recitation is no attack: what counts is how often
 
-_tables = sa.MetaData()
-findings = sa.Table(
-    "findings",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("key", "life", "probe", "item", "hazard", "severity")),
-    sa.Column("taxonomy", sa.JSON),
-    *(sa.Column(name, sa.Text) for name in ("prompt", "answer")),
-    sa.Column("test", sa.JSON),
-    sa.Column("at", sa.Float),
+findings = table(
+    "findings", string="key life probe item hazard severity", text="prompt answer", real="at", json="taxonomy test"
 )
-moves = sa.Table(
-    "finding_moves",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("finding", sa.Integer),
-    *(sa.Column(name, sa.String) for name in ("state", "who", "why", "subject", "model", "report")),
-    *(sa.Column(name, sa.Float) for name in ("expires", "at")),
-)
+moves = table("finding_moves", string="state who why subject model report", integer="finding", real="expires at")
 
 
 @dataclass(frozen=True, slots=True)

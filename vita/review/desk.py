@@ -27,48 +27,27 @@ from vita.review.guideline import CHOICES, LEVELS, Guideline, Kind
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.ledger import Ledger
+from vita.spine.tables import table
 
 RaterKind = Literal["human", "judge", "rule"]
 
-_tables = sa.MetaData()
-_tasks = sa.Table(
+_tasks = table(
     "review_tasks",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("name", "kind", "guideline", "guideline_version", "secret")),
-    *(sa.Column(name, sa.JSON) for name in ("criteria", "models", "settings")),
-    sa.Column("raters", sa.Integer),
-    sa.Column("seed", sa.BigInteger),
-    sa.Column("at", sa.Float),
+    string="name kind guideline guideline_version secret",
+    integer="raters",
+    big_integer="seed",
+    real="at",
+    json="criteria models settings",
 )
-_raters = sa.Table(
-    "review_raters",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("task", sa.Integer),
-    *(sa.Column(name, sa.String) for name in ("rater", "kind")),
-    sa.Column("at", sa.Float),
-)
-_items = sa.Table(
-    "review_items",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("task", sa.Integer),
-    sa.Column("item", sa.String),
-    *(sa.Column(name, sa.JSON) for name in ("prompt", "answers")),
-    sa.Column("probability", sa.Float),
-)
-_ratings = sa.Table(
+_raters = table("review_raters", string="rater kind", integer="task", real="at")
+_items = table("review_items", string="item", integer="task", real="probability", json="prompt answers")
+_ratings = table(
     "ratings",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("item", sa.Integer),
-    *(sa.Column(name, sa.String) for name in ("rater", "rater_kind", "choice", "rationale", "guideline_version")),
-    *(sa.Column(name, sa.JSON) for name in ("criteria", "shown_order")),
-    sa.Column("blind", sa.Boolean),
-    sa.Column("sampling_probability", sa.Float),
-    *(sa.Column(name, sa.Integer) for name in ("milliseconds", "supersedes")),
-    sa.Column("at", sa.Float),
+    string="rater rater_kind choice rationale guideline_version",
+    integer="item milliseconds supersedes",
+    real="sampling_probability at",
+    boolean="blind",
+    json="criteria shown_order",
 )
 
 

@@ -24,19 +24,14 @@ from sqlalchemy import RowMapping
 from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger, add_event
 from vita.spine.store import canonical_json
+from vita.spine.tables import table
 
-_table = sa.Table(
+_table = table(
     "erasures",
-    sa.MetaData(),
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("document", "source")),
-    sa.Column("contents", sa.JSON),
-    sa.Column("by_id", sa.Boolean),
-    *(sa.Column(name, sa.String) for name in ("who", "reason")),
-    sa.Column("unaffected", sa.JSON),
-    sa.Column("at", sa.Float),
-    sa.Column("withdrawn_at", sa.Float),
-    *(sa.Column(name, sa.String) for name in ("withdrawn_by", "withdrawn_why")),
+    string="document source who reason withdrawn_by withdrawn_why",
+    real="at withdrawn_at",
+    boolean="by_id",
+    json="contents unaffected",
 )
 
 

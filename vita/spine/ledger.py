@@ -25,61 +25,27 @@ from sqlalchemy import event, exc
 from vita.spine import machine
 from vita.spine.disk import explain_disk
 from vita.spine.errors import LedgerError, MissingExtra
+from vita.spine.tables import table
 
 HEAD = "0011"
 """The newest migration."""
 STALE_SECONDS = 120.0
 BEAT_SECONDS = 15.0
 
-_tables = sa.MetaData()
-runs = sa.Table(
+runs = table(
     "runs",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("key", "life", "step", "stage")),
-    sa.Column("version", sa.Integer),
-    sa.Column("config", sa.JSON),
-    *(sa.Column(name, sa.String) for name in ("state", "artifact", "place", "process")),
-    *(sa.Column(name, sa.Float) for name in ("began", "beat", "ended")),
-    sa.Column("record", sa.JSON),
-    sa.Column("problem", sa.Text),
+    string="key life step stage state artifact place process",
+    text="problem",
+    integer="version",
+    real="began beat ended",
+    json="config record",
 )
-run_inputs = sa.Table(
-    "run_inputs",
-    _tables,
-    sa.Column("run", sa.Integer, primary_key=True),
-    sa.Column("slot", sa.String, primary_key=True),
-    sa.Column("artifact", sa.String),
-)
-names = sa.Table(
-    "names",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("name", "artifact")),
-    sa.Column("at", sa.Float),
-)
-events = sa.Table(
-    "events",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("at", sa.Float),
-    *(sa.Column(name, sa.String) for name in ("event", "subject")),
-    sa.Column("data", sa.JSON),
-)
-states = sa.Table(
-    "states",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("artifact", "state", "who", "why")),
-    *(sa.Column(name, sa.JSON) for name in ("reports", "details")),
-    sa.Column("at", sa.Float),
-)
-fingerprints = sa.Table(
-    "fingerprints",
-    _tables,
-    sa.Column("path", sa.String, primary_key=True),
-    *(sa.Column(name, sa.BigInteger) for name in ("inode", "size", "modified", "changed")),
-    sa.Column("digest", sa.String),
+run_inputs = table("run_inputs", string="slot artifact", integer="run", primary_key="run slot")
+names = table("names", string="name artifact", real="at")
+events = table("events", string="event subject", real="at", json="data")
+states = table("states", string="artifact state who why", real="at", json="reports details")
+fingerprints = table(
+    "fingerprints", string="path digest", big_integer="inode size modified changed", primary_key="path"
 )
 _PATHS_PER_QUERY = 500
 """Paths per query: databases limit the number of parameters."""

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger, events
+from vita.spine.tables import table
 from vita.spine.tail import Tail
 
 SCOPES = ("chat", "completions", "embeddings", "feedback", "research", "admin")
@@ -30,15 +31,8 @@ USUAL_SCOPES = ("chat", "completions", "embeddings", "feedback")
 CREATED, REVOKED = "key created", "key revoked"
 """The events that say that a key changed."""
 
-_tables = sa.MetaData()
-api_keys = sa.Table(
-    "api_keys",
-    _tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.String) for name in ("name", "hint", "hash")),
-    *(sa.Column(name, sa.JSON) for name in ("scopes", "limits")),
-    sa.Column("consent", sa.Boolean),
-    *(sa.Column(name, sa.Float) for name in ("created", "expires", "revoked")),
+api_keys = table(
+    "api_keys", string="name hint hash", real="created expires revoked", boolean="consent", json="scopes limits"
 )
 
 

@@ -1,0 +1,39 @@
+"""The declared tables match the tables that the migrations create."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from vita.gates import approvals, decisions, people, services, weights
+from vita.monitoring import request_log
+from vita.redteam import findings
+from vita.review import desk
+from vita.server.gateway import keys
+from vita.spine import erasures
+from vita.spine.ledger import Ledger
+from vita.spine.tables import METADATA, table
+
+DECLARING = (approvals, decisions, desk, erasures, findings, keys, people, request_log, services, weights)
+"""Modules that declare tables, beside the ledger."""
+
+
+def test_every_declared_column_exists_with_its_type_in_a_new_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger(path).close()
+    created = sa.inspect(sa.create_engine(f"sqlite:///{path}"))
+    assert len(METADATA.tables) >= 24
+    for name, declared in METADATA.tables.items():
+        columns = {column["name"]: column["type"] for column in created.get_columns(name)}
+        assert set(columns) == {column.name for column in declared.columns}, name
+        for column in declared.columns:
+            assert columns[column.name]._type_affinity is column.type._type_affinity, (name, column.name)
+        keys_created = created.get_pk_constraint(name)["constrained_columns"]
+        assert sorted(keys_created) == sorted(column.name for column in declared.primary_key), name
+
+
+def test_a_table_has_an_integer_id_unless_it_names_another_key() -> None:
+    example = table("example", string="name", big_integer="size", primary_key="name")
+    METADATA.remove(example)
+    assert [(column.name, column.primary_key) for column in example.columns] == [("name", True), ("size", False)]
