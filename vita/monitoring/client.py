@@ -1,6 +1,6 @@
 """Sessions of simulated users with a service over HTTP: requests, feedback, and the failures of both.
 
-    sessions = crowd.visits(100, seed=0)
+    sessions = crowd.sessions(100, seed=0)
     results = asyncio.run(run_sessions("http://127.0.0.1:8000/v1", sessions, crowd, model="cat", seed=0))
     sum(len(result.failed) for result in results)
 
@@ -94,7 +94,7 @@ async def _run_session(
         feedback_count += reply is not None
         if reply is None:
             failed.append(problem)
-    complaints = tuple(crowd.minds(session, answer) for answer in answers)
+    complaints = tuple(crowd.complains_about(session, answer) for answer in answers)
     return SessionResult(session, tuple(answers), tuple(requests), version, feedback_count, complaints, tuple(failed))
 
 

@@ -1,10 +1,9 @@
-"""Simulated users of a released model: people of the embedded world, or users with the prompts of a source.
+"""Simulated users of a released model: users of the embedded world, or users with the prompts of a source.
 
     crowd = users.crowd(release.folder / "model", where="pilot")
-    for visit in crowd.visits(200, seed=0): ...
+    for session in crowd.sessions(200, seed=0): ...
 
-The people of a source ask its prompts and mind what a reward thinks little of: an answer that breaks off, one that is
-too long, whatever a line of Python can tell.
+Users with the prompts of a source complain about answers with a low reward, such as truncated or overlong answers.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from vita.spine.errors import ConfigError, DataError
 
 PEOPLE = 40
 """The number of different users of the prompts of a source."""
-MINDED = 0.5
-"""An answer that the reward gives less than this is minded."""
+COMPLAINT_THRESHOLD = 0.5
+"""The users complain about an answer with a lower reward."""
 
 
 class SimulatedUsers(Settings):
@@ -56,7 +55,7 @@ class SimulatedUsers(Settings):
     """Reason for serving a release that no gate approves now; without a reason such a release is refused."""
 
     def crowd(self, model: Path, *, where: str) -> UserSimulator:
-        """The users; what is too long for the model with its answer is not asked."""
+        """Return the users; prompts that leave no room for an answer in the context are not used."""
         if self.world is not None:
             if self.sources or self.complaint_reward:
                 raise ConfigError(where, expected="one of `world` and `sources`", got="both")
@@ -67,55 +66,59 @@ class SimulatedUsers(Settings):
             raise ConfigError(f"{where}.complaint_reward", expected="a reward that needs no model", got=FROM_MODEL)
         rewards = Rewards.open([self.complaint_reward], where=f"{where}.complaint_reward")
         unique = unique_prompts(prompt for source in self.sources for prompt in prompts(source))
-        return PromptUsers(_fitting(unique, model, answer=self.max_tokens, where=where), rewards)
+        return PromptUsers(_fitting(unique, model, answer_tokens=self.max_tokens, where=where), rewards)
 
 
 @dataclass(frozen=True)
 class PromptUsers:
-    """People with prompts of a source."""
+    """Users with the prompts of a source."""
 
     prompts: Sequence[Prompt]
     rewards: Rewards
 
-    def visits(self, count: int, *, seed: int) -> Iterator[UserSession]:
-        """The prompts in a drawn order, from the beginning again where there are too few."""
-        chance = Random(f"{seed}:visits")
+    def sessions(self, count: int, *, seed: int) -> Iterator[UserSession]:
+        """Yield the prompts in random order, repeatedly if there are too few."""
+        rng = Random(f"{seed}:visits")
         shuffled: list[Prompt] = []
         for number in range(count):
             if not shuffled:
-                shuffled = chance.sample(self.prompts, len(self.prompts))
-            who, answers = f"user {chance.randrange(PEOPLE) + 1}", chance.choice((1, 2, 2))
-            yield UserSession(number, who, shuffled.pop().messages, answers)
+                shuffled = rng.sample(self.prompts, len(self.prompts))
+            user, answers = f"user {rng.randrange(PEOPLE) + 1}", rng.choice((1, 2, 2))
+            yield UserSession(number, user, shuffled.pop().messages, answers)
 
-    def minds(self, visit: UserSession, answer: str) -> bool:
+    def complains_about(self, session: UserSession, answer: str) -> bool:
         """Return True if the reward of the answer is below the threshold; False if it has no reward."""
         from vita.infer.engine import Completion
         from vita.rl.before_after import judged
 
         completion = Completion(answer, (), "stop", ())
-        value = judged(self.rewards, [self._asked[visit.prompt]], [completion], seed=f"{visit.number}").total[0]
-        return value is not None and value < MINDED
+        value = judged(
+            self.rewards, [self._prompts_by_messages[session.prompt]], [completion], seed=f"{session.number}"
+        ).total[0]
+        return value is not None and value < COMPLAINT_THRESHOLD
 
-    def react(self, visit: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
-        """A vote or a thumb."""
-        return reactions(visit, answers, [self.minds(visit, answer) for answer in answers], seed=seed)
+    def react(self, session: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+        """Return a vote or a thumb."""
+        return reactions(session, answers, [self.complains_about(session, answer) for answer in answers], seed=seed)
 
     @cached_property
-    def _asked(self) -> dict[tuple[Message, ...], Prompt]:
+    def _prompts_by_messages(self) -> dict[tuple[Message, ...], Prompt]:
         return {prompt.messages: prompt for prompt in self.prompts}
 
 
-def _fitting(every: Sequence[Prompt], model: Path, *, answer: int, where: str) -> list[Prompt]:
+def _fitting(candidates: Sequence[Prompt], model: Path, *, answer_tokens: int, where: str) -> list[Prompt]:
     from vita.infer.pretrained import PretrainedText
 
     text = PretrainedText.load(model)
     tokenizer, template = text.tokenizer, text.require_template()
-    room = text.architecture.context - answer
+    max_prompt_tokens = text.architecture.context - answer_tokens
 
     def fits(prompt: Prompt) -> bool:
-        return len(encode_prompt(tokenizer, template, prompt.messages)) <= room
+        return len(encode_prompt(tokenizer, template, prompt.messages)) <= max_prompt_tokens
 
-    fitting = [prompt for prompt in every if fits(prompt)]
+    fitting = [prompt for prompt in candidates if fits(prompt)]
     if not fitting:
-        raise DataError(where, expected=f"prompts of at most {room} tokens", got=f"none among {len(every)}")
+        raise DataError(
+            where, expected=f"prompts of at most {max_prompt_tokens} tokens", got=f"none among {len(candidates)}"
+        )
     return fitting

@@ -131,7 +131,7 @@ async def _run_canary(config: Config, old: ReleaseInfo, new: ReleaseInfo, contex
         name=old.name, release=old, ledger=ledger, controls=folder, clear=context_clearance(context),
         ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="canary",
     )  # fmt: skip
-    sessions = list(crowd.visits(config.sessions + config.sessions // 2, seed=config.seed))
+    sessions = list(crowd.sessions(config.sessions + config.sessions // 2, seed=config.seed))
     async with service.served() as running:
         terms = ServingTerms(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)

@@ -87,7 +87,7 @@ async def _serve_users(
         name=release_info.name, release=release_info, ledger=ledger, controls=folder, clear=context_clearance(context),
         ungated=config.ungated, port=0, replicas=config.replicas, threads=context.machine.threads, who="pilot",
     )  # fmt: skip
-    sessions = list(crowd.visits(config.sessions, seed=config.seed))
+    sessions = list(crowd.sessions(config.sessions, seed=config.seed))
 
     async def report_progress(done: int) -> None:
         context.emit("progress", done=done, total=len(sessions), unit="sessions")

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from vita.train.policy_objective import PolicyLossConfig
     from vita.train.trainer import TrainerConfig
 
-VERSION = 6
+VERSION = 7
 
 AUTO_SHARE, AUTO_CRITIC_SHARE = 0.03, 0.1
 """The learning rates `auto` of policy and critic, as shares of that of the norms in pretraining."""

@@ -1,6 +1,6 @@
-"""Users of a released model: what they ask, and what they say of its answers.
+"""Simulated users of a released model: their sessions, complaints and feedback.
 
-A crowd is anything with these three methods; `reactions` is what people do who mind some answers and not others.
+`reactions` is the feedback of users who complain about some of the answers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal, Protocol
 
 from vita.data.records import Message
 
-ERRS = 0.05
-"""How often a user says the opposite of what they think."""
+ERROR_RATE = 0.05
+"""Share of the users whose feedback is the opposite of their opinion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +40,35 @@ class Reaction:
 class UserSimulator(Protocol):
     """Simulated users."""
 
-    def visits(self, count: int, *, seed: int) -> Iterator[UserSession]:
-        """Yield the visits in order."""
+    def sessions(self, count: int, *, seed: int) -> Iterator[UserSession]:
+        """Yield the sessions in order."""
         ...
 
-    def minds(self, visit: UserSession, answer: str) -> bool:
+    def complains_about(self, session: UserSession, answer: str) -> bool:
         """Return True if the users complain about this answer."""
         ...
 
-    def react(self, visit: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+    def react(self, session: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
         """Return the feedback of a user on the answers."""
         ...
 
 
 def reactions(
-    visit: UserSession,
+    session: UserSession,
     answers: Sequence[str],
     bad: Sequence[bool],
     *,
     seed: int,
-    mended: Callable[[str], str] | None = None,
+    edit: Callable[[str], str] | None = None,
 ) -> list[Reaction]:
-    """Return the feedback on one or two answers; none if two are equally good. `mended` returns the edited answer."""
-    chance = Random(f"{seed}:reaction:{visit.number}")
-    errs = chance.random() < ERRS
+    """Return the feedback on one or two answers; none if two are equally good. `edit` returns the edited answer."""
+    chance = Random(f"{seed}:reaction:{session.number}")
+    errs = chance.random() < ERROR_RATE
     if len(answers) == 2:
         if bad[0] == bad[1]:
             return []
         worse = bad.index(not errs)
         return [Reaction("vote", 1 - worse, 1.0, rejected=worse)]
-    if mended and bad[0] and chance.random() < 0.5 and not errs:
-        return [Reaction("edit", 0, 1.0, better=mended(answers[0]))]
+    if edit and bad[0] and chance.random() < 0.5 and not errs:
+        return [Reaction("edit", 0, 1.0, better=edit(answers[0]))]
     return [Reaction("thumb", 0, -1.0 if bad[0] != errs else 1.0)]

@@ -1,7 +1,7 @@
-"""People of the village who use a released model, and what they say of its answers: simulated users with a complaint.
+"""Simulated users of the embedded world.
 
-They ask about things that may be asked about. They all find one polite ending pushy, `COMPLAINT`, and say so: with
-a thumb, an edit that leaves it out, or a vote for the other answer. Some of them err now and then.
+They ask about the things with training questions. All of them dislike one polite ending, `COMPLAINT`, and give a thumb,
+an edit without it, or a vote for the other answer. Some feedback is wrong.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from vita.data.world.users import Reaction, UserSession, reactions
 from vita.data.world.world import World
 
 COMPLAINT = "Please ask me more."
-"""What the visitors do not want to read."""
+"""The ending that the users dislike."""
 INSTEAD = "I hope this helps you."
 
 
 @dataclass(frozen=True)
 class WorldUsers:
-    """The crowd of the embedded world."""
+    """Users of the embedded world."""
 
     world: World
 
-    def visits(self, count: int, *, seed: int) -> Iterator[UserSession]:
-        """Questions about things that may be asked about."""
-        chance = Random(f"{seed}:visits")
+    def sessions(self, count: int, *, seed: int) -> Iterator[UserSession]:
+        """Yield questions about the things with training questions."""
+        rng = Random(f"{seed}:visits")
         for number in range(count):
-            question = say(chance.choice(ASKINGS), chance.choice(self.world.asked))
-            who, answers = chance.choice(PEOPLE), chance.choice((1, 2, 2))
-            yield UserSession(number, who, (Message("user", question),), answers)
+            question = say(rng.choice(ASKINGS), rng.choice(self.world.asked))
+            user, answers = rng.choice(PEOPLE), rng.choice((1, 2, 2))
+            yield UserSession(number, user, (Message("user", question),), answers)
 
-    def minds(self, visit: UserSession, answer: str) -> bool:
+    def complains_about(self, session: UserSession, answer: str) -> bool:
         """Return True if the answer contains the ending that the users dislike."""
         return COMPLAINT in answer
 
-    def react(self, visit: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
-        """A vote, a thumb, or an edit that ends otherwise."""
-        bad = [self.minds(visit, answer) for answer in answers]
-        return reactions(visit, answers, bad, seed=seed, mended=lambda text: text.replace(COMPLAINT, INSTEAD))
+    def react(self, session: UserSession, answers: Sequence[str], *, seed: int) -> list[Reaction]:
+        """Return a vote, a thumb, or an edit with another ending."""
+        bad = [self.complains_about(session, answer) for answer in answers]
+        return reactions(session, answers, bad, seed=seed, edit=lambda text: text.replace(COMPLAINT, INSTEAD))
