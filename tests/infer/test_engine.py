@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +63,7 @@ def test_greedy_answers_are_those_of_transformers(kv_heads: int, tmp_path: Path)
 
 @pytest.mark.parametrize("rows", [1, 2, 64])
 def test_a_request_is_answered_alike_alone_and_in_company(engine: Engine, rows: int) -> None:
-    crowded = Engine(engine.model, engine.tokenizer, rows=rows)
+    crowded, lone = (Engine(engine.model, engine.tokenizer, rows=rows) for _ in range(2))
     prompts = [engine.text_ids(text) for text in PROMPTS]
     samplings = [
         Sampling(seed=1, max_tokens=30),
@@ -70,9 +73,17 @@ def test_a_request_is_answered_alike_alone_and_in_company(engine: Engine, rows: 
     ]
     together = crowded.generate(prompts, samplings)
     for prompt, sampling, found in zip(prompts, samplings, together, strict=True):
-        (alone,) = engine.generate([prompt], sampling)
-        assert (alone.ids, alone.text, alone.finish) == (found.ids, found.text, found.finish)
-        assert found.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
+        (alone,) = lone.generate([prompt], sampling)
+        assert found == alone, "every log-probability to the last bit"
+
+
+def test_answers_are_the_same_at_every_width_of_a_step(engine: Engine) -> None:
+    """40 answers of many lengths: steps are 64 rows wide at first, and 16 when few answers are left."""
+    prompts = [engine.text_ids(f"question {index}") for index in range(40)]
+    samplings = [Sampling(seed=index, temperature=index % 3, max_tokens=1 + index) for index in range(40)][::-1]
+    together = engine.generate(prompts, samplings)
+    for index in range(0, 40, 7):
+        assert engine.generate([prompts[index]], samplings[index]) == [together[index]]
 
 
 def test_logprobs_are_those_of_the_plain_model(engine: Engine) -> None:
@@ -105,9 +116,15 @@ class Reciter(Transformer):
         self.said = said
 
     def hidden(
-        self, ids: Tensor, *, documents: object = None, positions: object = None, cache: object = None
+        self,
+        ids: Tensor,
+        *,
+        documents: object = None,
+        positions: object = None,
+        cache: object = None,
+        attention: object = None,
     ) -> Tensor:
-        places = cache.begin(ids.shape[1])[0].expand(ids.shape)  # pyright: ignore[reportAttributeAccessIssue]
+        places = cache.begin(*ids.shape)[0].expand(ids.shape)  # pyright: ignore[reportAttributeAccessIssue]
         following = torch.tensor([*self.said, *[258] * 64])[places]
         return torch.nn.functional.one_hot(following, 259).float() * 50
 
@@ -278,8 +295,53 @@ def test_a_prompt_asked_several_times_is_read_once_and_answered_as_alone(
     prompts = [first, second, first, first, second]
     settings = Sampling(max_tokens=12).varied(len(prompts))
     alone = [engine.generate([prompt], one)[0] for prompt, one in zip(prompts, settings, strict=True)]
-    read: list[int] = []
+    read: list[list[int]] = []
     hidden = engine.model.hidden
-    monkeypatch.setattr(engine.model, "hidden", lambda ids, **named: (read.append(len(ids)), hidden(ids, **named))[1])
-    assert [one.ids for one in engine.generate(prompts, settings)] == [one.ids for one in alone]
-    assert read[:2] == [2, 5]
+    monkeypatch.setattr(
+        engine.model, "hidden", lambda ids, **named: (read.append(ids[0].tolist()), hidden(ids, **named))[1]
+    )
+    assert engine.generate(prompts, settings) == alone
+    assert [ids for ids in read if len(ids) > 1] == [[*first, *second, 0, 0, 0]], "both in one pass, padded"
+
+
+def test_the_width_of_a_step_shrinks_as_answers_end(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [engine.text_ids(f"question {index}") for index in range(20)]
+    samplings = [Sampling(seed=index, max_tokens=30 if index in (3, 18) else 2 + index % 3) for index in range(20)]
+    expected = engine.generate(prompts, samplings)
+    widths: list[int] = []
+    hidden = engine.model.hidden
+
+    def recorded(ids: Tensor, **options: Any) -> Tensor:
+        widths.append(ids.shape[0])
+        return hidden(ids, **options)
+
+    monkeypatch.setattr(engine.model, "hidden", recorded)
+    assert engine.generate(prompts, samplings) == expected
+    steps = [width for width in widths if width > 1]
+    assert steps == sorted(steps, reverse=True)
+    assert (steps[0], steps[-1]) == (24, 4)
+    assert len(steps) == max(len(completion.ids) for completion in expected) - 1
+
+
+@torch.no_grad()
+def test_sampled_answers_are_those_of_a_plain_loop_in_float64() -> None:
+    """A token may differ only where the random number is as close to the boundary of two tokens as rounding is."""
+    model = tiny_model(std=0.3, context=64)
+    engine = Engine(model, byte_tokenizer())
+    prompts = [[256, *range(index, 2 * index)] for index in range(1, 25)]
+    samplings = [Sampling(seed=index, max_tokens=20, temperature=0.7 + 0.1 * (index % 5)) for index in range(24)]
+    completions = engine.generate(prompts, samplings)
+    exact = copy.deepcopy(model).double()
+    compared = 0
+    for prompt, sampling, completion in zip(prompts, samplings, completions, strict=True):
+        generator = random.Random(sampling.seed)
+        all_logits = exact(torch.tensor([[*prompt, *completion.ids]]))[0]
+        for index, token in enumerate(completion.ids):
+            logits = all_logits[len(prompt) - 1 + index].double()
+            cumulative = (logits / sampling.temperature).softmax(-1).cumsum(-1)
+            number = generator.random()
+            low, high = cumulative[token - 1].item() if token else 0.0, cumulative[token].item()
+            assert low - 1e-5 <= number <= high + 1e-5
+            assert completion.logprobs[index] == pytest.approx(logits.log_softmax(-1)[token].item(), abs=1e-4)
+            compared += 1
+    assert compared > 200

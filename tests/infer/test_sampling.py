@@ -92,14 +92,14 @@ def test_a_request_is_answered_alike_alone_and_in_company(requests: list[Samplin
         assert [alone(logits[row : row + 1])[0].item() for logits in steps] == [step[row] for step in found]
 
 
-def test_rows_that_leave_take_their_chance_with_them() -> None:
+def test_a_request_keeps_its_generator_in_another_row() -> None:
     requests = Sampling().varied(3)
     logits = torch.zeros(3, 1000)
-    whole, partly = Sampler(requests), Sampler(requests)
-    assert whole(logits)[0].tolist() == partly(logits)[0].tolist()
-    partly.select([2, 0])
-    after = whole(logits)[0].tolist()
-    assert partly(logits[:2])[0].tolist() == [after[2], after[0]]
+    whole, moved = Sampler(requests), Sampler(requests)
+    assert whole(logits)[0].tolist() == moved(logits)[0].tolist()
+    moved.move(2, 0)
+    expected = whole(logits)[0].tolist()
+    assert moved(logits[:2])[0].tolist() == [expected[2], expected[1]]
 
 
 def test_seeds_vary_reproducibly() -> None:

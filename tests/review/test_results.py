@@ -132,13 +132,13 @@ def test_rules_choose_as_they_say() -> None:
 
 def test_a_model_that_always_says_a_makes_ties(tmp_path: Path) -> None:
     from vita.data.tokens.chat_template import ChatTemplate
-    from vita.infer.engine import Engine, Score
+    from vita.infer.engine import Engine, TextScore
     from vita.testing import byte_tokenizer, tiny_model
 
     engine = Engine(tiny_model(context=256), byte_tokenizer(), template=ChatTemplate.default())
     one = ReviewItem("1", (Message("user", "Q"),), (ReviewAnswer("a", "good"), ReviewAnswer("b", "bad")))
     assert ModelJudge(engine)(one) in ("a", "b", "tie")
-    engine.score = lambda pairs: [Score((-0.1,), True), Score((-3.0,), False)]  # type: ignore[method-assign]
+    engine.score = lambda pairs: [TextScore((-0.1,), True), Score((-3.0,), False)]  # type: ignore[method-assign]
     assert ModelJudge(engine)(one) == "tie"
 
 

@@ -15,7 +15,7 @@ import zstandard
 
 from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate
-from vita.infer.engine import Completion, Engine, Score
+from vita.infer.engine import Completion, Engine, TextScore
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import ReportContent, write_report
 from vita.rl.before_after import earned, shift
@@ -40,8 +40,8 @@ class Fake:
         self.asked += sampling
         return [Completion(text, tuple(map(ord, text)), "stop", ()) for text in self.answers]
 
-    def score(self, pairs: Sequence[Any]) -> list[Score]:
-        return [Score((value,), True) for value in self.logprobs]
+    def score(self, pairs: Sequence[Any]) -> list[TextScore]:
+        return [TextScore((value,), True) for value in self.logprobs]
 
 
 def fake(answers: Sequence[str], logprobs: Sequence[float] | None = None) -> Any:

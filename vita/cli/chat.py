@@ -65,7 +65,7 @@ def chat(
     _sampling(**_chosen(options))  # an option out of range is refused before the model is loaded
     folder = _folder(workspace, model)
     sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(options)})
-    engine = _engine(workspace, model)
+    engine = _engine(workspace, model, rows=1)  # a dialogue is never in a batch
     opening = [Message("system", valid_text(system, where="--system"))] if system else []
     engine.chat_ids([*opening, _user("")])  # raises if the model has no chat template
     Session(engine, sampling, opening).run(prompt="you> " if sys.stdin.isatty() else "")
@@ -211,10 +211,10 @@ def _folder(workspace: Workspace, model: str) -> Path:
     return Path(model) if Path(model).is_dir() else workspace.find(model, Model).path
 
 
-def _engine(workspace: Workspace, model: str) -> Any:
+def _engine(workspace: Workspace, model: str, *, rows: int = 64) -> Any:
     from vita.infer.engine import Engine
 
-    return Engine.open(_folder(workspace, model), device=workspace.machine.device, clock=datetime.now)
+    return Engine.open(_folder(workspace, model), device=workspace.machine.device, rows=rows, clock=datetime.now)
 
 
 def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,47 +1,58 @@
-"""What is asked of the scheduler, and what it tells of each request on the way."""
+"""A generation request, the events that report its progress, and its state while it is computed."""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vita.infer.engine import Finish
+from jaxtyping import Float
+from torch import Tensor
+
+from vita.infer.completion import CompletionBuilder, Finish
+from vita.infer.prompts import PromptState
+from vita.infer.sampler import Sampler
 from vita.infer.sampling import Sampling
+
+# V vocabulary
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ask:
-    """A prompt, and what is wanted of it."""
+class GenerationRequest:
+    """A prompt, and what is to be computed for it."""
 
     prompt: Sequence[int]
     sampling: Sampling = field(default_factory=Sampling)
     answers: int = 1
-    """How many; 0 to read the prompt only. Answer 0 has the seed of `sampling`, the others seeds derived from it."""
+    """Number of answers; 0 to read the prompt only. Answer 0 has the seed of `sampling`, the others derived seeds."""
     top: int | None = None
-    """So many of the likeliest tokens are told at each place."""
+    """Number of most likely tokens that are reported for each position."""
     biases: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these tokens."""
     presence: float = 0.0
-    """Taken from the logit of every token that the answer holds already."""
+    """Subtracted from the logit of every token that the answer contains already."""
     frequency: float = 0.0
-    """Taken from the logit of a token for each time that the answer holds it."""
+    """Subtracted from the logit of a token for each time that the answer contains it."""
     prompt_logprobs: bool = False
-    """Whether the prompt's own log-probabilities are told."""
+    """Report the log-probabilities of the prompt's tokens."""
     embedding: bool = False
-    """Whether the prompt's embedding is told: the mean of the last layer's output, of length 1."""
+    """Report the prompt's embedding: the mean of the last layer's output, of length 1."""
 
     @property
     def seats(self) -> int:
-        """How much of the queue it takes."""
+        """Number of places that the request takes in the queue."""
         return max(1, self.answers)
 
 
-# -- what is told
+# -- events
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A token, the model's own log-probability of it, and the likeliest ones at its place."""
+class TokenScore:
+    """A token, the model's own log-probability of it, and the most likely tokens at its position."""
 
     id: int
     logprob: float
@@ -49,54 +60,121 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class PromptEvent:
     """The prompt was read."""
 
     at: float
-    scores: tuple[Scored, ...] | None
-    """Of every token of the prompt but the first, when asked for."""
+    scores: tuple[TokenScore, ...] | None
+    """Scores of every token of the prompt but the first, if requested."""
     embedding: tuple[float, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """An answer has one token more."""
+class TokenEvent:
+    """An answer has one more token."""
 
     at: float
     answer: int
-    scored: Scored
+    score: TokenScore
     text: str
-    """What became certain of the text; it may be nothing."""
+    """The text that became final; it may be empty."""
     finish: Finish | None
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """Nothing more comes."""
+class FinishedEvent:
+    """The request is finished; the last event."""
 
     at: float
     cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """Nothing more comes, by a fault."""
+class FailedEvent:
+    """The request failed; the last event."""
 
     at: float
     error: Exception
 
 
-Event = Read | Piece | Ended | Failed
+Event = PromptEvent | TokenEvent | FinishedEvent | FailedEvent
 Listener = Callable[[Event], None]
 
 
-class Full(Exception):
-    """The queue is full; nothing was done."""
+class QueueFull(Exception):
+    """The queue is full; the request was not accepted."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
 
-class Closed(Exception):
-    """No new requests are taken."""
+class SchedulerClosed(Exception):
+    """No new requests are accepted."""
+
+
+# -- state
+
+
+class Job:
+    """A request that was submitted."""
+
+    def __init__(
+        self, request: GenerationRequest, builders: list[CompletionBuilder], listener: Listener, *, at: float
+    ) -> None:
+        self.request, self.builders, self.arrived = request, builders, at
+        self.started: float | None = None
+        """Time at which the reading of the prompt began."""
+        self.cancelled = False
+        self.prompt = PromptState(request.prompt, keep_all=request.prompt_logprobs or request.embedding)
+        self.num_begun = 0
+        """Answers that have begun."""
+        self.num_unfinished = len(builders)
+        """Answers that have not ended."""
+        self.over = False
+        self._listener = listener
+
+    def cancel(self) -> None:
+        """Cancel the request at the next step; no effect if it has ended."""
+        self.cancelled = True
+
+    def report(self, event: Event) -> None:
+        """Call the listener; nothing after the last event. A listener that raises cancels its request."""
+        if self.over:
+            return
+        self.over = isinstance(event, (FinishedEvent, FailedEvent))
+        try:
+            self._listener(event)
+        except Exception:
+            log.warning("a listener failed; its request is cancelled", exc_info=True)
+            self.cancelled = True
+
+
+class ActiveAnswer:
+    """One answer of a job while it is generated."""
+
+    def __init__(self, job: Job, index: int, sampler: Sampler) -> None:
+        self.job, self.index, self.sampler = job, index, sampler
+        self.builder = job.builders[index]
+        self.last_token = 0
+        request = job.request
+        self.adjusts_logits = bool(request.biases or request.presence or request.frequency)
+        self._counts: Counter[int] = Counter()
+
+    def append(self, score: TokenScore) -> None:
+        """Append a token."""
+        self.builder.append(score.id, score.logprob)
+        self.last_token = score.id
+        if self.job.request.presence or self.job.request.frequency:
+            self._counts[score.id] += 1
+
+    def adjusted(self, logits: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
+        """Logits - count x frequency - (count > 0) x presence + bias, as in OpenAI's API."""
+        if not self.adjusts_logits:
+            return logits
+        request, adjusted = self.job.request, logits.clone()
+        for token, count in self._counts.items():
+            adjusted[token] -= count * request.frequency + request.presence
+        for token, bias in request.biases.items():
+            adjusted[token] += bias
+        return adjusted

@@ -1,108 +1,162 @@
-"""The KV cache: keys and values of earlier tokens, so that a new token costs one step instead of the whole sequence.
+"""The KV cache: keys and values of earlier tokens, so that a new token costs one step instead of the whole text.
+
+    prompt = KVCache(architecture, rows=1)                    # a text that is read by itself, in pieces of any length
+    model.hidden(ids, cache=prompt)
+    batch = KVCache(architecture, rows=16, free=True)         # rows that texts join and leave
+    batch.put(3, prompt.text(0))
 
 Slot s of a row holds the token at position s, and a query at position p attends to the slots up to p. Rows may
-therefore have different lengths: a slot beyond the length of a row (padding, removed tokens) is never attended to,
-because it is overwritten before any query reaches it. Memory is allocated in blocks.
+therefore have different lengths: a slot beyond the length of its row (padding, removed tokens) is overwritten before
+any query attends to it. Memory is allocated in blocks and grows with the longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from vita.nn.architecture import Architecture
 from vita.spine.errors import ModelError
 
-# L layer, B row, K key head, S slot, E numbers in a head, T new tokens
+# L layer, B computed row, R row of the cache, N row up to the last taken one, K key head, S slot, E numbers in a head,
+# T new tokens
 
 
-class Cache:
-    """The keys and values of every layer for `rows` sequences."""
+@dataclass(frozen=True)
+class TextStates:
+    """The keys and values of a text in every layer."""
+
+    keys: Float[Tensor, "L K S E"]
+    values: Float[Tensor, "L K S E"]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return self.keys.shape[2]
+
+
+class KVCache:
+    """Keys and values of every layer for `rows` texts; each row is taken by a text, or free."""
 
     def __init__(
         self,
         architecture: Architecture,
         rows: int,
         *,
-        block: int = 256,
+        free: bool = False,
+        block: int = 64,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
+        """With `free`, all rows are free at first; otherwise each holds an empty text."""
         self.block, self.context = block, architecture.context
         shape = architecture.layers, rows, architecture.kv_heads, 0, architecture.head_dim
-        self.keys: Float[Tensor, "L B K S E"] = torch.empty(shape, dtype=dtype, device=device)
-        self.values: Float[Tensor, "L B K S E"] = torch.empty(shape, dtype=dtype, device=device)
-        self.slots: Int[Tensor, "S"] = torch.arange(architecture.context, device=device)
-        self._write_index: slice | tuple[Tensor, Tensor] = slice(0)
-        self._end = 0
+        self.keys: Float[Tensor, "L R K S E"] = torch.zeros(shape, dtype=dtype, device=device)
+        self.values: Float[Tensor, "L R K S E"] = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = [0] * rows
+        """Number of tokens in each row; set an entry to a smaller number to remove tokens."""
+        self.taken = [not free] * rows
+        self._capacity_limit = -(-architecture.context // block) * block
+        self._slots: Int[Tensor, "S"] = torch.arange(self._capacity_limit, device=device)
+        self._write_index: slice | tuple[Tensor, Tensor] = slice(0)
+        self._live = self._end = 0
+
+    # -- rows that texts join and leave
 
     @property
-    def lengths(self) -> list[int]:
-        """Number of tokens in each row; assign it to remove tokens."""
-        return list(self._lengths)
+    def first_free(self) -> int | None:
+        """The first free row."""
+        return next((row for row, taken in enumerate(self.taken) if not taken), None)
 
-    @lengths.setter
-    def lengths(self, lengths: Sequence[int]) -> None:
-        self._lengths = list(lengths)
-        # Also on the device, so that rows of unequal lengths advance without a transfer per token.
-        self._starts = torch.tensor(self._lengths, device=self.keys.device)[:, None]
+    def text(self, row: int) -> TextStates:
+        """The keys and values of a row, without a copy."""
+        length = self.lengths[row]
+        return TextStates(self.keys[:, row, :, :length], self.values[:, row, :, :length])
 
-    def begin(self, tokens: int) -> tuple[Int[Tensor, "#B T"], Bool[Tensor, "B 1 T S"] | None]:
-        """Allocate `tokens` more slots in each row; return their positions and their attention mask."""
-        self._end = max(self._lengths) + tokens
+    def put(self, row: int, text: TextStates) -> None:
+        """Copy a text into a free row."""
+        self._allocate(text.length + 1)
+        self.keys[:, row, :, : text.length] = text.keys
+        self.values[:, row, :, : text.length] = text.values
+        self.lengths[row], self.taken[row] = text.length, True
+
+    def clear(self, row: int) -> None:
+        """Free a row. It is filled with zeros, because a masked slot is still multiplied by a weight of zero."""
+        for states in (self.keys, self.values):
+            states[:, row, :, : max(1, self.lengths[row])] = 0
+        self.lengths[row], self.taken[row] = 0, False
+
+    def move(self, source: int, target: int) -> None:
+        """Move the text of a row to a free row."""
+        self.put(target, self.text(source))
+        self.clear(source)
+
+    # -- what the layers call (`vita.nn.transformer.KeysAndValues`)
+
+    def begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "#B T"], Bool[Tensor, "N 1 T S"] | None]:
+        """Allocate `tokens` more slots in each taken row; return positions and the attention mask.
+
+        The first `rows` rows are computed: at least up to the last taken one, and more than the cache holds if the
+        caller wants products of a fixed shape. Only rows up to the last taken one are stored, and attended to.
+        """
+        if tokens > 1 and not all(self.taken):
+            raise ModelError("cache", "free rows advance by single tokens; a text is read where every row is taken")
+        self._live = max(row for row, taken in enumerate(self.taken) if taken) + 1
+        starts = self.lengths[: self._live]
+        self._end = max(starts) + tokens
         if self._end > self.context:
             raise ModelError("cache", expected=f"at most {self.context} tokens, the model's context", got=self._end)
         self._allocate(self._end)
-        start = self._lengths[0]
-        equal_lengths = all(length == start for length in self._lengths)
+        self.lengths = [length + tokens if taken else 0 for length, taken in zip(self.lengths, self.taken, strict=True)]
+        equal_lengths = all(length == starts[0] for length in starts)
+        if equal_lengths and self._live == rows and (tokens > 1 or rows == 1):
+            return self._begin_unmasked(starts[0], tokens)
         if equal_lengths:
-            self._write_index = slice(start, self._end)
-            positions = self.slots[None, start : self._end]
+            self._write_index = slice(starts[0], self._end)
+            positions = self._slots[None, starts[0] : self._end]
         else:
-            positions = self._starts + self.slots[:tokens]
-            self._write_index = torch.arange(len(self._lengths), device=positions.device)[:, None], positions
-        self._lengths = [length + tokens for length in self._lengths]
-        self._starts += tokens
-        # None if the mask is plain causal or empty: faster kernels.
-        plain_causal = equal_lengths and (tokens == 1 or start == 0)
-        return positions, None if plain_causal else self._visible(positions)
+            positions = torch.tensor(starts, device=self._slots.device)[:, None] + self._slots[:tokens]
+            self._write_index = torch.arange(self._live, device=positions.device)[:, None], positions
+        # Whole blocks of slots: a longer text in another row adds masked blocks only.
+        self._end = -(-self._end // self.block) * self.block
+        visible = self._slots[: self._end] <= positions[:, None, :, None]
+        padded = positions if equal_lengths else F.pad(positions, (0, 0, 0, rows - self._live))
+        return padded, visible.expand(self._live, -1, -1, -1)
+
+    def _begin_unmasked(self, start: int, tokens: int) -> tuple[Int[Tensor, "1 T"], Bool[Tensor, "N 1 T S"] | None]:
+        """Rows of equal length, without a mask where attention is plain causal or a single query sees all slots."""
+        self._write_index = slice(start, self._end)
+        positions = self._slots[None, start : self._end]
+        if start == 0 or tokens == 1:
+            return positions, None
+        visible = self._slots[: self._end] <= positions[:, None, :, None]
+        return positions, visible.expand(self._live, -1, -1, -1)
 
     def write(
         self, layer: int, keys: Float[Tensor, "B K T E"], values: Float[Tensor, "B K T E"]
-    ) -> tuple[Float[Tensor, "B K S E"], Float[Tensor, "B K S E"]]:
-        """Store the new keys and values of a layer; return all keys and values of the layer."""
-        layer_keys, layer_values = self.keys[layer], self.values[layer]
+    ) -> tuple[Float[Tensor, "N K S E"], Float[Tensor, "N K S E"]]:
+        """Store the new keys and values of a layer; return those of all slots, up to the last taken row."""
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        keys, values = keys[: self._live], values[: self._live]
         if isinstance(self._write_index, slice):
-            layer_keys[:, :, self._write_index] = keys
-            layer_values[:, :, self._write_index] = values
+            all_keys[: self._live, :, self._write_index] = keys
+            all_values[: self._live, :, self._write_index] = values
         else:
             rows, positions = self._write_index
-            layer_keys[rows, :, positions] = keys.transpose(1, 2)
-            layer_values[rows, :, positions] = values.transpose(1, 2)
-        return layer_keys[:, :, : self._end], layer_values[:, :, : self._end]
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep only these rows, in this order; a repeated row is copied."""
-        chosen = torch.tensor(rows, device=self.keys.device)
-        self.keys, self.values = self.keys[:, chosen], self.values[:, chosen]
-        self.lengths = [self._lengths[row] for row in rows]
-
-    def _visible(self, positions: Int[Tensor, "#B T"]) -> Bool[Tensor, "B 1 T S"]:
-        visible = self.slots[: self._end] <= positions[:, None, :, None]
-        return visible.expand(len(self._lengths), -1, -1, -1)
+            all_keys[rows, :, positions] = keys.transpose(1, 2)
+            all_values[rows, :, positions] = values.transpose(1, 2)
+        return all_keys[: self._live, :, : self._end], all_values[: self._live, :, : self._end]
 
     def _allocate(self, slots: int) -> None:
         capacity = self.keys.shape[3]
         if slots <= capacity:
             return
-        new_capacity = min(self.context, -(-slots // self.block) * self.block)
-        for name in ("keys", "values"):
-            old: Tensor = getattr(self, name)
-            # Zeros, because a masked slot is still multiplied by zero, and uninitialized memory may contain NaN.
-            new = old.new_zeros(*old.shape[:3], new_capacity, old.shape[4])
-            new[:, :, :, :capacity] = old
-            setattr(self, name, new)
+        # Doubled, so that the content is copied a few times in total and not at every block. Zeros, because a masked
+        # slot is still multiplied by a weight of zero, and uninitialized memory may contain NaN.
+        new_capacity = min(self._capacity_limit, max(-(-slots // self.block) * self.block, 2 * capacity))
+        added = new_capacity - capacity
+        self.keys, self.values = (F.pad(states, (0, 0, 0, added)) for states in (self.keys, self.values))

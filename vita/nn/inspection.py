@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vita.nn import attention
-from vita.nn.transformer import SelfAttention, Transformer
+from vita.nn.transformer import Transformer
 
 # B batch, H head, T position, S key; rows of `ids` have one extra token, the last target
 
@@ -26,7 +26,8 @@ from vita.nn.transformer import SelfAttention, Transformer
 def report(model: Transformer, ids: Int[Tensor, "B T"]) -> dict[str, Any]:
     """Return statistics of the weights and of a forward pass over `ids`, rounded to six digits."""
     with _recorded_statistics(model) as statistics:
-        logits = model(ids[:, :-1]).double()
+        attend = _record_scores(model.attention, statistics["scores"])
+        logits = model(ids[:, :-1], attention=attend).double()
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).item()
     layers = [
         {name: statistics[name][index] for name in ("stream", "attention", "feedforward", "scores")}
@@ -65,20 +66,13 @@ def _recorded_statistics(model: Transformer) -> Iterator[dict[str, list[Any]]]:
         return lambda module, inputs, output: statistics[name].append(output.double().square().mean().sqrt().item())
 
     handles = [model.model.embed_tokens.register_forward_hook(record("embedding"))]
-    parts: list[SelfAttention] = []
     for layer in model.model.layers:
-        parts.append(layer.get_submodule("self_attn"))  # pyright: ignore[reportArgumentType]
         handles.append(layer.register_forward_hook(record("stream")))
         handles.append(layer.get_submodule("self_attn").register_forward_hook(record("attention")))
         handles.append(layer.get_submodule("mlp").register_forward_hook(record("feedforward")))
-    attend_functions = [part.attend for part in parts]
     try:
-        for part in parts:
-            part.attend = _record_scores(part.attend, statistics["scores"])
         yield statistics
     finally:
-        for part, attend in zip(parts, attend_functions, strict=True):
-            part.attend = attend
         for handle in handles:
             handle.remove()
 

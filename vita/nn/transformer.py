@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from vita.nn import blocked  # noqa: F401 - registers its backend
 from vita.nn.architecture import Architecture
-from vita.nn.attention import BACKENDS, causal_within
+from vita.nn.attention import BACKENDS, Attention, causal_within
 from vita.spine.errors import ModelError
 
 # B batch, T position, V vocabulary, H head, D width; E numbers in a head, F half of them
@@ -25,7 +25,7 @@ from vita.spine.errors import ModelError
 class KeysAndValues(Protocol):
     """The interface of a KV cache (`vita.nn.cache`)."""
 
-    def begin(self, tokens: int) -> tuple[Int[Tensor, "B T"], Tensor | None]:
+    def begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "B T"], Tensor | None]:
         """Allocate `tokens` more slots in each row; return their positions and their attention mask."""
         ...
 
@@ -51,9 +51,10 @@ class Transformer(nn.Module):
         documents: Int[Tensor, "B T"] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
         cache: KeysAndValues | None = None,
+        attention: Attention | None = None,
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the token after each position."""
-        hidden = self.hidden(ids, documents=documents, positions=positions, cache=cache)
+        hidden = self.hidden(ids, documents=documents, positions=positions, cache=cache, attention=attention)
         return F.linear(hidden, self.head_weight)
 
     def hidden(
@@ -63,14 +64,23 @@ class Transformer(nn.Module):
         documents: Int[Tensor, "B T"] | None = None,
         positions: Int[Tensor, "B T"] | None = None,
         cache: KeysAndValues | None = None,
+        attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Return the input of the head: the normalized output of the last layer.
 
         Positions with equal numbers in `documents` attend to each other, causally; without it a row is one text.
         `positions` are the positions of the rotary embedding, by default 0, 1, 2, ... With `cache` a row continues its
-        cached tokens, and the cache provides positions and mask.
+        cached tokens, and the cache provides positions and mask. `attention` replaces the attention of the layers in
+        this call.
         """
-        return self.model(ids, documents, positions, cache)
+        return self.model(ids, documents, positions, cache, attention)
+
+    @property
+    def attention(self) -> Attention:
+        """The attention function of the layers."""
+        layer = self.model.layers[0]
+        assert isinstance(layer, Layer)
+        return layer.self_attn.attend
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
@@ -87,6 +97,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(architecture, index, attention) for index in range(architecture.layers))
         self.norm = RMSNorm(architecture.width, architecture.norm_eps)
         self.rotary = Rotary(architecture)
+        self.context = architecture.context
 
     def forward(
         self,
@@ -94,16 +105,20 @@ class Decoder(nn.Module):
         documents: Int[Tensor, "B T"] | None,
         positions: Int[Tensor, "B T"] | None,
         cache: KeysAndValues | None,
+        attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
         visible = None if documents is None else causal_within(documents)
         if cache is not None:
             if documents is not None or positions is not None:
                 raise ModelError("transformer", "`documents` and `positions` cannot be combined with `cache`")
-            positions, visible = cache.begin(ids.shape[1])
+            positions, visible = cache.begin(*ids.shape)
+        elif ids.shape[1] > self.context:
+            message = f"at most {self.context} tokens, the model's context"
+            raise ModelError("transformer", expected=message, got=ids.shape[1])
         turn = self.rotary(ids.shape[1], positions)
         states = self.embed_tokens(ids)
         for layer in self.layers:
-            states = layer(states, turn, visible, cache)
+            states = layer(states, turn, visible, cache, attention)
         return self.norm(states)
 
 
@@ -118,9 +133,14 @@ class Layer(nn.Module):
         self.mlp = FeedForward(architecture)
 
     def forward(
-        self, states: Float[Tensor, "B T D"], turn: Turn, visible: Tensor | None, cache: KeysAndValues | None
+        self,
+        states: Float[Tensor, "B T D"],
+        turn: Turn,
+        visible: Tensor | None,
+        cache: KeysAndValues | None,
+        attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
-        states = states + self.self_attn(self.input_layernorm(states), turn, visible, cache)
+        states = states + self.self_attn(self.input_layernorm(states), turn, visible, cache, attention)
         return states + self.mlp(self.post_attention_layernorm(states))
 
 
@@ -140,7 +160,12 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(size, architecture.norm_eps)
 
     def forward(
-        self, states: Float[Tensor, "B T D"], turn: Turn, visible: Tensor | None, cache: KeysAndValues | None
+        self,
+        states: Float[Tensor, "B T D"],
+        turn: Turn,
+        visible: Tensor | None,
+        cache: KeysAndValues | None,
+        attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
         queries = rotate(self.q_norm(self._heads(self.q_proj(states))), turn)
         keys = rotate(self.k_norm(self._heads(self.k_proj(states))), turn)
@@ -148,7 +173,7 @@ class SelfAttention(nn.Module):
         queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
         if cache is not None:
             keys, values = cache.write(self.index, keys, values)
-        mixed = self.attend(queries, keys, values, visible)
+        mixed = (attention or self.attend)(queries, keys, values, visible)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, states: Float[Tensor, "B T N"]) -> Float[Tensor, "B T H E"]:
@@ -216,9 +241,6 @@ class Rotary(nn.Module):
         return self
 
     def forward(self, tokens: int, positions: Int[Tensor, "B T"] | None) -> Turn:
-        context = self.architecture.context
-        if tokens > context:
-            raise ModelError("transformer", expected=f"at most {context} tokens, the model's context", got=tokens)
         if positions is None:
             return self.cosine[None, :tokens, None], self.sine[None, :tokens, None]
         return self.cosine[positions].unsqueeze(2), self.sine[positions].unsqueeze(2)

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
 from vita.nn.transformer import SelfAttention, Transformer
 from vita.spine.errors import ConfigError
@@ -95,9 +96,10 @@ class Trainer:
         if threads:
             torch.set_num_threads(threads)
         self.precision = choose_precision(self.world.device, training.precision)
-        rounded = (
-            model if self.precision.dtype == torch.float32 or self.world.size > 1 else _with_rounded_matrices(model)
-        )
+        self.compiled = self._should_compile(flops)
+        blocks = self.compiled and torch.device(self.world.device).type == "cpu"
+        rounds = self.precision.dtype != torch.float32 and self.world.size == 1
+        rounded = _with_rounded_matrices(model, attention=blocked if blocks else model.attention) if rounds else model
         learner = LossModule(rounded, loss)
         self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
         self.named = dict(model.named_parameters())
@@ -107,11 +109,6 @@ class Trainer:
             if parameter is not self.named[name]
         }
         self.learner = learner
-        self.compiled = self._should_compile(flops)
-        if self.compiled and torch.device(self.world.device).type == "cpu" and self.rounded:
-            for module in rounded.modules():
-                if isinstance(module, SelfAttention):
-                    module.attend = blocked
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
         self.optimizer = Optimizer(self.named, training.optimization, dtype=self.precision.dtype)
         self.step_filter = StepFilter(patience=training.patience, outliers=training.outliers)
@@ -270,8 +267,8 @@ class LossModule(nn.Module):
         return (function or self.loss)(self.model, tensors)
 
 
-def _with_rounded_matrices(model: Transformer) -> Transformer:
-    """Return a copy of the model for bfloat16: its matrices are rounded copies, other parameters are shared."""
+def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Transformer:
+    """A copy of the model for bfloat16: matrices are rounded copies, other parameters are shared with `model`."""
     parameters = {
         id(parameter): nn.Parameter(parameter.detach().bfloat16())
         if part_of(name, parameter) == "matrices"
@@ -279,7 +276,10 @@ def _with_rounded_matrices(model: Transformer) -> Transformer:
         for name, parameter in model.named_parameters()
     }
     rounded = copy.deepcopy(model, parameters)
-    # The embedding is looked up in float32 and then rounded, so that gradients of frequent tokens add up in float32.
+    for module in rounded.modules():
+        if isinstance(module, SelfAttention):
+            module.attend = attention
+    # Looked up in float32 and rounded then, so that a frequent token's gradients add up in float32.
     rounded.model.embed_tokens.register_forward_hook(lambda module, inputs, states: states.bfloat16())
     return rounded
 

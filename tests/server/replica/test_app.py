@@ -423,11 +423,10 @@ def test_a_replica_without_a_model_is_alive_and_not_ready() -> None:
 
 def test_a_fault_is_a_500_for_its_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     app = tiny_app()
-    scheduler: Scheduler = app.state.replica.scheduler
     with serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         body = {"model": "cat", "prompt": "a", "max_tokens": 4, "logit_bias": FOREVER}
         with monkeypatch.context() as patch:
-            patch.setattr(scheduler, "_step", lambda: 1 / 0)
+            patch.setattr("vita.infer.batch.GenerationBatch.step", lambda self: 1 / 0)
             failed = http.post("/v1/completions", json=body)
             streamed = http.post("/v1/completions", json={**body, "stream": True})
         assert (failed.status_code, failed.json()["error"]["type"]) == (500, "server_error")

@@ -8,7 +8,7 @@ import pytest
 
 from vita.infer.content_filter import Guard
 from vita.infer.detokenizer import TextStream
-from vita.infer.request import Piece, Scored
+from vita.infer.request import TokenEvent, TokenScore
 from vita.server.replica.responses import HOLD, ChoiceDelta, ResponseChoice
 from vita.testing import byte_tokenizer
 
@@ -24,7 +24,7 @@ def told(
     for place, token in enumerate(data):
         last = place == len(data) - 1
         text = stream.push(bytes([token])) + (stream.finish() if last else "")
-        choice.take(Piece(0.0, 0, Scored(token, -1.0), text, "stop" if last else None))
+        choice.take(TokenEvent(0.0, 0, TokenScore(token, -1.0), text, "stop" if last else None))
         if (fresh := choice.take_delta()) is not None:
             yield choice, fresh
         if choice.finish:

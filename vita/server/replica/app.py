@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from vita.data.records import Message
-from vita.infer.request import Ask, Piece, Read
+from vita.infer.request import GenerationRequest, PromptEvent, TokenEvent
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
 from vita.server import api, routes
@@ -171,7 +171,7 @@ class ReplicaRoutes(RequestChecks):
 
     def _ask(
         self, params: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
-    ) -> Ask:
+    ) -> GenerationRequest:
         defaults = self.served.sampling
         self.check_ids(list(params.biases), "logit_bias")
         requested = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
@@ -188,7 +188,7 @@ class ReplicaRoutes(RequestChecks):
             # Python's generator uses the absolute value of a seed; the modulo keeps all seeds distinct.
             | {"seed": secrets.randbits(63) if params.seed is None else params.seed % 2**64}
         )
-        return Ask(
+        return GenerationRequest(
             ids, sampling, answers=params.n if limit else 0, top=top, biases=params.biases,
             presence=params.presence_penalty, frequency=params.frequency_penalty, prompt_logprobs=prompt_logprobs,
         )  # fmt: skip
@@ -198,7 +198,7 @@ class ReplicaRoutes(RequestChecks):
         request: Request,
         params: api.Decoding,
         body: ResponseBody,
-        asks: list[Ask],
+        asks: list[GenerationRequest],
         choices: list[ResponseChoice],
         refused: str | None,
         *,
@@ -246,7 +246,7 @@ class ReplicaRoutes(RequestChecks):
     async def _updates(
         self,
         request_events: RequestEvents,
-        asks: list[Ask],
+        asks: list[GenerationRequest],
         choices: list[ResponseChoice],
         refused: str | None,
         body: ResponseBody,
@@ -263,12 +263,12 @@ class ReplicaRoutes(RequestChecks):
         choices_per_prompt = len(choices) // len(asks)
         async for index, event in request_events.events():
             prompt_choices = choices[index * choices_per_prompt : (index + 1) * choices_per_prompt]
-            if isinstance(event, Read):
+            if isinstance(event, PromptEvent):
                 body.read(index, event)
                 for choice in prompt_choices if not asks[index].answers else ():
                     choice.finish = "length"
                     yield choice
-            elif isinstance(event, Piece) and not prompt_choices[event.answer].finish:
+            elif isinstance(event, TokenEvent) and not prompt_choices[event.answer].finish:
                 choice = prompt_choices[event.answer]
                 choice.take(event)
                 if choice.finish:
@@ -288,10 +288,10 @@ class ReplicaRoutes(RequestChecks):
         scheduler = self.admit(len(params.inputs))
         inputs = [await self.prompt_ids(scheduler, text, "input", room=0, plain=True) for text in params.inputs]
         request_events = RequestEvents(scheduler, self.metrics, request.receive)
-        request_events.begin([Ask(ids, answers=0, embedding=True) for ids in inputs])
+        request_events.begin([GenerationRequest(ids, answers=0, embedding=True) for ids in inputs])
         embeddings: dict[int, Any] = {}
         async for index, event in request_events.events():
-            assert isinstance(event, Read)
+            assert isinstance(event, PromptEvent)
             assert event.embedding is not None
             embeddings[index] = _base64(event.embedding) if params.encoding_format == "base64" else event.embedding
         data = [{"object": "embedding", "index": index, "embedding": embeddings[index]} for index in range(len(inputs))]
@@ -361,7 +361,7 @@ class ReplicaRoutes(RequestChecks):
             reason = "loading" if scheduler is None else "draining" if scheduler.alive else "broken"
             raise unavailable(f"The replica is {reason}", code=reason)
         status = {"status": "ready", "model": self.served.names[0], "digest": self.served.digest}
-        status |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.steady}
+        status |= {"max_model_len": scheduler.context, "bitwise_reproducible": scheduler.batch_invariant}
         return json_response({**status, "warnings": list(self.served.warnings)})
 
     async def figures(self, _: Request) -> Response:
@@ -381,7 +381,7 @@ class ReplicaRoutes(RequestChecks):
 
     def _card(self, name: str) -> dict[str, Any]:
         card = {"id": name, "object": "model", "created": self.served.created, "owned_by": "vita"}
-        context, steady = (self.scheduler.context, self.scheduler.steady) if self.scheduler else (None, None)
+        context, steady = (self.scheduler.context, self.scheduler.batch_invariant) if self.scheduler else (None, None)
         card |= {"version": self.served.version, "digest": self.served.digest, "max_model_len": context}
         return {**card, "bitwise_reproducible": steady}
 

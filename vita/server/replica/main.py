@@ -83,7 +83,7 @@ def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
     warnings = []
     if ignored := ignored_settings(folder):
         warnings.append(f"generation_config.json also sets {', '.join(ignored)}, which the server ignores")
-    if not scheduler.steady:
+    if not scheduler.batch_invariant:
         threads = torch.get_num_threads()
         warnings.append(
             f"completions are not bitwise reproducible: with {threads} threads on this processor the last bits of "

@@ -16,7 +16,7 @@ from vita.data.records import Message
 from vita.data.tokens.chat_template import encode_prompt
 from vita.infer.content_filter import Guard
 from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, recent_turns
-from vita.infer.request import Closed, Full
+from vita.infer.request import QueueFull, SchedulerClosed
 from vita.infer.scheduler import Scheduler
 from vita.server import api
 from vita.server.body import read_body
@@ -82,7 +82,7 @@ class RequestChecks:
             raise invalid(f"A request can have at most {scheduler.capacity} completions, got {answers}", "n")
         try:
             scheduler.check_room(answers)
-        except (Full, Closed) as error:
+        except (QueueFull, SchedulerClosed) as error:
             raise refusal(error, self.metrics) from None
         return scheduler
 

@@ -8,8 +8,18 @@ from contextlib import suppress
 
 from starlette.types import Message
 
-from vita.infer.request import Ask, Closed, Ended, Event, Failed, Full, Piece, Read
-from vita.infer.scheduler import Job, Scheduler
+from vita.infer.request import (
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    GenerationRequest,
+    Job,
+    PromptEvent,
+    QueueFull,
+    SchedulerClosed,
+    TokenEvent,
+)
+from vita.infer.scheduler import Scheduler
 from vita.server.errors import ApiError, ClientLeft, internal, invalid, too_busy, unavailable
 from vita.server.replica.metrics import Metrics
 from vita.spine.errors import DataError
@@ -25,7 +35,7 @@ class RequestEvents:
         self._finished: set[int] = set()
         self._last: dict[tuple[int, int], tuple[float, int]] = {}
 
-    def begin(self, asks: Sequence[Ask]) -> None:
+    def begin(self, asks: Sequence[GenerationRequest]) -> None:
         """Submit all requests or none; raises the `ApiError` to return."""
         loop = asyncio.get_running_loop()
 
@@ -38,7 +48,7 @@ class RequestEvents:
 
         try:
             self._jobs = self._scheduler.submit_all([(ask, listener(index)) for index, ask in enumerate(asks)])
-        except (Full, Closed) as error:
+        except (QueueFull, SchedulerClosed) as error:
             raise refusal(error, self._metrics) from None
         except DataError as error:
             raise invalid(str(error)) from None
@@ -54,10 +64,10 @@ class RequestEvents:
             while remaining:
                 index, event = await self._arrivals.get()
                 self._observe(index, event)
-                if isinstance(event, Failed):
+                if isinstance(event, FailedEvent):
                     end = "error"
                     raise _fault(event)
-                if isinstance(event, Ended):
+                if isinstance(event, FinishedEvent):
                     if event.cancelled and index not in self._finished:
                         raise ClientLeft
                     remaining -= 1
@@ -88,9 +98,9 @@ class RequestEvents:
     def _observe(self, index: int, event: Event) -> None:
         """Update the metrics with an event."""
         metrics, job = self._metrics, self._jobs[index]
-        if isinstance(event, Read) and job.started is not None:
+        if isinstance(event, PromptEvent) and job.started is not None:
             metrics.observe("request_queue_time_seconds", job.started - job.arrived)
-        elif isinstance(event, Piece):
+        elif isinstance(event, TokenEvent):
             metrics.add("generation_tokens")
             previous, count = self._last.get((index, event.answer), (None, 0))
             if previous is None:
@@ -103,16 +113,16 @@ class RequestEvents:
                 metrics.observe("e2e_request_latency_seconds", event.at - job.arrived)
 
 
-def refusal(error: Full | Closed, metrics: Metrics) -> ApiError:
+def refusal(error: QueueFull | SchedulerClosed, metrics: Metrics) -> ApiError:
     """Create the error for a request that the scheduler refuses."""
-    if isinstance(error, Full):
+    if isinstance(error, QueueFull):
         metrics.add("admission_rejections", label=error.reason)
         return too_busy(f"The server is busy: {error}")
     metrics.add("admission_rejections", label="draining")
     return unavailable("The server is shutting down and accepts no new requests", code="draining")
 
 
-def _fault(event: Failed) -> ApiError:
-    if isinstance(event.error, Closed):
+def _fault(event: FailedEvent) -> ApiError:
+    if isinstance(event.error, SchedulerClosed):
         return unavailable("The server is shutting down", code="draining")
     return internal(f"The completion could not be computed ({event.error})")

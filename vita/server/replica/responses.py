@@ -11,7 +11,7 @@ from typing import Any
 
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.content_filter import Guard
-from vita.infer.request import Piece, Read, Scored
+from vita.infer.request import PromptEvent, TokenEvent, TokenScore
 
 HOLD = 80
 """Number of characters at the end of a filtered stream that are held back until the following text is checked."""
@@ -27,7 +27,7 @@ class ChoiceDelta:
     """The new part of a choice: text, scored tokens and finish reason."""
 
     text: str
-    scores: list[Scored]
+    scores: list[TokenScore]
     finish: str | None
 
 
@@ -40,7 +40,7 @@ class ResponseChoice:
     guard: Guard | None = None
     text: str = ""
     """The whole text so far, sent or not."""
-    scores: list[Scored] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
     tokens: int = 0
     finish: str | None = None
     refused: bool = False
@@ -52,18 +52,18 @@ class ResponseChoice:
     _decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _utf8("replace"))
     _decoded: int = 0
 
-    def take(self, piece: Piece) -> None:
+    def take(self, event: TokenEvent) -> None:
         """Add a token."""
         if self.finish:
             return
         self.tokens += 1
-        self.text += piece.text
-        self.scores.append(piece.scored)
-        self.finish = piece.finish
+        self.text += event.text
+        self.scores.append(event.score)
+        self.finish = event.finish
         if self.guard is None:
             return
-        self._reaches.append(self._reach(piece.scored.id))
-        if piece.finish or len(self.text) - self._checked >= STRIDE:
+        self._reaches.append(self._reach(event.score.id))
+        if event.finish or len(self.text) - self._checked >= STRIDE:
             self._checked = len(self.text)
             if (refusal := self.guard.refuses_output(self.text)) is not None:
                 # Text that was sent cannot be withdrawn; otherwise the refusal replaces the completion.
@@ -110,7 +110,7 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def chat_logprobs(tokenizer: Tokenizer, scores: Sequence[Scored]) -> dict[str, Any]:
+def chat_logprobs(tokenizer: Tokenizer, scores: Sequence[TokenScore]) -> dict[str, Any]:
     """The format of /v1/chat/completions."""
 
     def entry(token: int, logprob: float) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def chat_logprobs(tokenizer: Tokenizer, scores: Sequence[Scored]) -> dict[str, A
         return {"token": token_text(tokenizer, token), "logprob": max(logprob, LOWEST), "bytes": data}
 
     content = [
-        {**entry(scored.id, scored.logprob), "top_logprobs": [entry(token, logprob) for token, logprob in scored.top]}
-        for scored in scores
+        {**entry(score.id, score.logprob), "top_logprobs": [entry(token, logprob) for token, logprob in score.top]}
+        for score in scores
     ]
     return {"content": content, "refusal": None}
 
@@ -132,24 +132,24 @@ class CompletionLogprobs:
         self._decoder = _utf8("replace")
         self._at = 0
 
-    def of(self, scores: Sequence[Scored | int], *, prompt: bool = False) -> dict[str, Any]:
+    def of(self, scores: Sequence[TokenScore | int], *, prompt: bool = False) -> dict[str, Any]:
         """Return the four lists; a plain id is the first token of a prompt, which has no log-probability."""
         lists: dict[str, Any] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-        for scored in scores:
-            token = scored if isinstance(scored, int) else scored.id
+        for score in scores:
+            token = score if isinstance(score, int) else score.id
             lists["tokens"].append(token_text(self._tokenizer, token))
             lists["text_offset"].append(self._at)
-            lists["token_logprobs"].append(None if isinstance(scored, int) else max(scored.logprob, LOWEST))
-            lists["top_logprobs"].append(None if isinstance(scored, int) else self._top(scored))
+            lists["token_logprobs"].append(None if isinstance(score, int) else max(score.logprob, LOWEST))
+            lists["top_logprobs"].append(None if isinstance(score, int) else self._top(score))
             # Names of special tokens are in an echoed prompt, but never in a completion.
             if prompt or token not in self._tokenizer.special_ids:
                 self._at += len(self._decoder.decode(self._tokenizer.token_bytes(token)))
         return lists
 
-    def _top(self, scored: Scored) -> dict[str, float]:
+    def _top(self, score: TokenScore) -> dict[str, float]:
         """Return the most likely tokens and the sampled one, which can be one more than requested."""
         lists: dict[str, float] = {}
-        for token, logprob in (*scored.top, (scored.id, scored.logprob)):
+        for token, logprob in (*score.top, (score.id, score.logprob)):
             lists.setdefault(token_text(self._tokenizer, token), max(logprob, LOWEST))
         return lists
 
@@ -163,7 +163,7 @@ class ResponseBody(ABC):
     def __init__(self, head: dict[str, Any], tokenizer: Tokenizer, *, logprobs: bool) -> None:
         self.head, self.tokenizer, self.logprobs = head, tokenizer, logprobs
 
-    def read(self, prompt: int, event: Read) -> None:
+    def read(self, prompt: int, event: PromptEvent) -> None:
         """Handle the end of the prefill of a prompt; most formats ignore it."""
         return
 
@@ -222,7 +222,7 @@ class ChatBody(ResponseBody):
         entry = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         return {**self.chunk_head, "choices": [entry]}
 
-    def _logprobs(self, scores: Sequence[Scored]) -> dict[str, Any] | None:
+    def _logprobs(self, scores: Sequence[TokenScore]) -> dict[str, Any] | None:
         return chat_logprobs(self.tokenizer, scores) if self.logprobs else None
 
 
@@ -232,7 +232,7 @@ class Echo:
 
     text: str
     ids: Sequence[int]
-    scores: Sequence[Scored] = ()
+    scores: Sequence[TokenScore] = ()
 
 
 class CompletionsBody(ResponseBody):
@@ -245,7 +245,7 @@ class CompletionsBody(ResponseBody):
         self._n, self._echoes = n, echoes
         self._counts: dict[int, CompletionLogprobs] = {}
 
-    def read(self, prompt: int, event: Read) -> None:
+    def read(self, prompt: int, event: PromptEvent) -> None:
         if self._echoes is not None:
             self._echoes[prompt].scores = event.scores or ()
 

@@ -1,0 +1,104 @@
+"""Prompts have the same keys, values and outputs in a pack as alone, and are those of the plain model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from vita.infer.batch_invariance import BatchWidths
+from vita.infer.engine import Engine
+from vita.infer.prompts import PromptReader, PromptState
+from vita.infer.sampling import Sampling
+from vita.nn.transformer import Transformer
+from vita.testing import byte_tokenizer, tiny_model
+
+
+def prompts(lengths: list[int]) -> list[PromptState]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        PromptState(torch.randint(0, 256, (length,), generator=generator).tolist(), keep_all=True) for length in lengths
+    ]
+
+
+def read_alone(model: Transformer, ids: tuple[int, ...]) -> PromptState:
+    prompt = PromptState(ids, keep_all=True)
+    reader = PromptReader(model)
+    if reader.is_short(prompt):
+        reader.read([prompt])
+    else:
+        prompt.read_piece(model)
+    return prompt
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("sizes", [{}, {"heads": 4, "kv_heads": 4}, {"width": 90, "head_dim": 18, "feedforward": 201}])
+@torch.inference_mode()
+def test_a_prompt_has_the_same_bits_alone_and_in_a_pack(sizes: dict[str, int], threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = tiny_model(std=0.3, context=256, **sizes)
+        pack = prompts([5, 1, 30, 17, 64, 3, 128, 2])
+        PromptReader(model).read(pack)
+        for prompt in pack:
+            alone = read_alone(model, prompt.ids)
+            assert prompt.states is not None and prompt.hidden is not None
+            assert alone.states is not None and alone.hidden is not None
+            assert torch.equal(prompt.hidden, alone.hidden)
+            assert torch.equal(prompt.states.keys, alone.states.keys)
+            assert torch.equal(prompt.states.values, alone.states.values)
+            expected = model.hidden(torch.tensor([prompt.ids]))[0]
+            torch.testing.assert_close(prompt.hidden, expected, atol=1e-4, rtol=1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def test_a_pack_whose_width_is_not_invariant_is_read_in_smaller_packs() -> None:
+    model = tiny_model(std=0.3, context=256)
+    reader = PromptReader(model)
+    measure = reader.widths._measure
+    reader.widths = BatchWidths(lambda width: measure(width) if width <= 32 else None, [16])
+    widths: list[int] = []
+    hidden = model.hidden
+
+    def recorded(ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        widths.append(ids.shape[1])
+        return hidden(ids, **options)
+
+    pack = prompts([20, 9, 31, 4])
+    model.hidden = recorded
+    assert all(reader.is_short(prompt) for prompt in pack)
+    assert not reader.is_short(prompts([33])[0])
+    widths.clear()
+    reader.read(pack)
+    assert widths == [32, 32, 4]
+    assert all(prompt.is_read for prompt in pack)
+
+
+@pytest.mark.parametrize("rows", [4, 64])
+def test_prompts_of_any_length_are_answered_as_alone(rows: int) -> None:
+    engine = Engine(tiny_model(std=0.3, context=256), byte_tokenizer(), rows=rows)
+    ids = [list(prompt.ids) for prompt in prompts([3, 200, 40, 1, 129, 128, 7, 250, 60, 2])]
+    samplings = [Sampling(seed=index, max_tokens=3 + 4 * (index % 3)) for index in range(len(ids))]
+    together = engine.generate(ids, samplings)
+    alone = [engine.generate([prompt], [sampling])[0] for prompt, sampling in zip(ids, samplings, strict=True)]
+    assert together == alone
+
+
+def test_short_prompts_are_read_in_one_pass_and_a_long_one_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny_model(std=0.3, context=256), byte_tokenizer())
+    ids = [list(prompt.ids) for prompt in prompts([3, 40, 200, 5, 60])]
+    engine.generate(ids, Sampling(max_tokens=1))  # measures the widths
+    passes: list[tuple[int, ...]] = []
+    hidden = engine.model.hidden
+
+    def recorded(ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        passes.append(tuple(ids.shape))
+        return hidden(ids, **options)
+
+    monkeypatch.setattr(engine.model, "hidden", recorded)
+    engine.generate(ids, Sampling(max_tokens=1))
+    assert passes == [(1, 48), (1, 200), (1, 96)]

@@ -1,0 +1,284 @@
+"""The batching core: reads prompts into rows of a KV cache and advances all answers by one token per step.
+
+    batch = GenerationBatch(model, rows=16, widths=decoding_widths(model, 16))
+    while batch.busy or waiting:
+        batch.admit(lambda: waiting.popleft() if waiting else None)     # prompts are read, answers get rows
+        batch.step()                                                    # one token more for every answer
+
+`Engine` runs it in the calling thread until its prompts are answered, `Scheduler` in a thread of its own while
+requests come and go. A batch is not safe for several threads.
+
+Guarantee: an answer is a function of the request, the model, the widths and the kind of processor, never of the other
+requests. Prompts and steps are computed in batch-invariant widths (`vita.infer.batch_invariance`,
+`vita.infer.prompts`); each answer has its own random generator.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vita.infer.batch_invariance import BatchWidths, decoding_attention
+from vita.infer.logprobs import embedding, head_logits, nan_logits, prompt_scores, token_scores
+from vita.infer.prompts import PASS_TOKENS, PromptReader
+from vita.infer.request import (
+    ActiveAnswer,
+    Event,
+    FailedEvent,
+    FinishedEvent,
+    Job,
+    PromptEvent,
+    TokenEvent,
+    TokenScore,
+)
+from vita.infer.sampler import Sampler
+from vita.infer.sampling import Sampling
+from vita.nn.cache import KVCache
+from vita.nn.transformer import Transformer
+from vita.spine.errors import ModelError
+
+# B row, V vocabulary
+
+
+class GenerationBatch:
+    """The answers that advance together, and the jobs whose prompts are being read."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        rows: int,
+        widths: BatchWidths,
+        reader: PromptReader | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        release: Callable[[int], None] = lambda answers: None,
+    ) -> None:
+        """`release` is called with a number of answers when they have ended."""
+        self.model, self.rows, self.widths = model, rows, widths
+        self.begun: deque[Job] = deque()
+        """The jobs whose prompts are being read, or whose answers wait for free rows."""
+        self.answers: dict[int, ActiveAnswer] = {}
+        """The answer of each taken row."""
+        weight = model.head_weight
+        self.cache = KVCache(model.architecture, rows, free=True, dtype=weight.dtype, device=weight.device)
+        self._reader = reader or PromptReader(model)
+        self._attention = decoding_attention(model.attention)
+        self._sampler = Sampler([_IDLE] * (widths.smallest(rows) or rows), device=self.device)
+        self._clock, self._release = clock, release
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return self.model.head_weight.device
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job has begun and not ended."""
+        return bool(self.answers or self.begun)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The jobs that have begun and not ended; a job occurs once for each of its answers."""
+        return [*self.begun, *(answer.job for answer in self.answers.values())]
+
+    def drop_cancelled(self) -> None:
+        """End the jobs that were cancelled."""
+        for job in self.jobs:
+            if job.cancelled:
+                self.end(job, FinishedEvent(self._clock(), cancelled=True))
+
+    def end(self, job: Job, event: Event) -> None:
+        """End a job with its last event, and free the rows and the places in the queue that it still holds."""
+        if job in self.begun:
+            self.begun.remove(job)
+        for row in [row for row, answer in self.answers.items() if answer.job is job]:
+            self._free(row)
+        if job.over:
+            return
+        self._release(job.num_unfinished if job.builders else 1)
+        job.report(event)
+
+    # -- prompts
+
+    def admit(self, next_job: Callable[[], Job | None], *, tokens: int | None = None) -> None:
+        """Read prompts and begin their answers while rows are free, until about `tokens` tokens are read."""
+        while tokens is None or tokens > 0:
+            if not self.begun and not self._take(next_job):
+                return
+            job = self.begun[0]
+            if job.builders and self.cache.first_free is None:
+                return
+            count = self._read(next_job)
+            self._begin_read_jobs()
+            tokens = None if tokens is None else tokens - max(count, 1)
+
+    def _take(self, next_job: Callable[[], Job | None]) -> bool:
+        """Append the next job to `begun`; return whether there was one."""
+        job = next_job()
+        if job is None:
+            return False
+        job.started = self._clock()
+        self.begun.append(job)
+        return True
+
+    def _read(self, next_job: Callable[[], Job | None]) -> int:
+        """Read a part of the first prompt, or all of it together with the next short ones; return how many tokens."""
+        job = self.begun[0]
+        if job.prompt.is_read:
+            return 0
+        if not self._reader.is_short(job.prompt):
+            count = job.prompt.read_piece(self.model)
+            if job.prompt.is_read:
+                self._report_prompt(job)
+            return count
+        jobs = self._short_jobs(next_job)
+        self._reader.read([job.prompt for job in jobs])
+        for job in jobs:
+            self._report_prompt(job)
+        return sum(len(job.prompt.ids) for job in jobs)
+
+    def _short_jobs(self, next_job: Callable[[], Job | None]) -> list[Job]:
+        """The first of the begun jobs that are read in one pack: while rows are free, at most `PASS_TOKENS` tokens."""
+        jobs: list[Job] = []
+        num_tokens, num_free = 0, self.cache.taken.count(False)
+        while num_free > 0 or not jobs:
+            if len(jobs) == len(self.begun) and not self._take(next_job):
+                break
+            job = self.begun[len(jobs)]
+            num_tokens += len(job.prompt.ids)
+            if jobs and (num_tokens > PASS_TOKENS or not self._reader.is_short(job.prompt)):
+                break
+            jobs.append(job)
+            num_free -= len(job.builders)
+        return jobs
+
+    def _report_prompt(self, job: Job) -> None:
+        request, hidden = job.request, job.prompt.hidden
+        assert hidden is not None
+        try:
+            scores = None
+            if request.prompt_logprobs:
+                scores = prompt_scores(self.model, job.prompt.ids, hidden, top=request.top)
+            job.report(PromptEvent(self._clock(), scores, embedding(hidden) if request.embedding else None))
+        except ModelError as error:
+            self.end(job, FailedEvent(self._clock(), error))
+
+    def _begin_read_jobs(self) -> None:
+        """Begin the answers of the jobs whose prompts are read, while rows are free."""
+        while self.begun and self.begun[0].prompt.is_read:
+            job = self.begun[0]
+            try:
+                if not self._begin_answers(job):
+                    return
+            except ModelError as error:
+                self.end(job, FailedEvent(self._clock(), error))
+            if job in self.begun:
+                self.begun.remove(job)
+
+    def _begin_answers(self, job: Job) -> bool:
+        """Sample the first token of as many answers as rows are free; return whether all answers have begun."""
+        states, hidden = job.prompt.states, job.prompt.hidden
+        assert states is not None and hidden is not None
+        if not job.builders:
+            self.end(job, FinishedEvent(self._clock()))
+            return True
+        logits = head_logits(self.model, hidden[-1:])[0]
+        while job.num_begun < len(job.builders):
+            row = self.cache.first_free
+            if row is None:
+                return False
+            sampling = job.builders[job.num_begun].sampling
+            answer = ActiveAnswer(job, job.num_begun, Sampler([sampling], device=self.device))
+            job.num_begun += 1
+            token, logprob = answer.sampler(answer.adjusted(logits)[None])
+            self._append(answer, int(token), float(logprob), logits)
+            if answer.builder.finish is None:
+                self.cache.put(row, states)
+                self._sampler.put(row, answer.sampler)
+                self.answers[row] = answer
+        return True
+
+    # -- a step
+
+    def step(self) -> None:
+        """Append one token to every answer; nothing to do without answers."""
+        if not self.answers:
+            return
+        width = self._compact()
+        tokens = torch.zeros(width, 1, dtype=torch.int64)
+        for row, answer in self.answers.items():
+            tokens[row] = answer.last_token
+        hidden = self.model.hidden(tokens.to(self.device), cache=self.cache, attention=self._attention)[:, -1]
+        logits = head_logits(self.model, hidden)
+        chosen, logprobs = self._sampler(self._adjusted(logits))
+        for row, (token, logprob) in enumerate(zip(chosen.tolist(), logprobs.tolist(), strict=True)):
+            answer = self.answers.get(row)
+            if answer is None:
+                continue
+            try:
+                self._append(answer, token, logprob, logits[row], row=row)
+            except ModelError as error:
+                self.end(answer.job, FailedEvent(self._clock(), error))
+
+    def _compact(self) -> int:
+        """Return the width of the step; move answers to lower rows where the width becomes smaller."""
+        width = self._width(len(self.answers))
+        if width < self._width(max(self.answers) + 1):
+            for source in sorted(row for row in self.answers if row >= width):
+                target = self.cache.first_free
+                assert target is not None
+                self.cache.move(source, target)
+                self._sampler.move(source, target)
+                self.answers[target] = self.answers.pop(source)
+        return width
+
+    def _width(self, rows: int) -> int:
+        width = self.widths.smallest(rows)
+        assert width is not None, "the reference width holds all rows"
+        return width
+
+    def _adjusted(self, logits: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        """Logits with the biases and penalties of the answers that have any."""
+        rows = [row for row, answer in self.answers.items() if answer.adjusts_logits]
+        if not rows:
+            return logits
+        adjusted = logits.clone()
+        for row in rows:
+            adjusted[row] = self.answers[row].adjusted(logits[row])
+        return adjusted
+
+    def _append(
+        self, answer: ActiveAnswer, token: int, logprob: float, logits: Float[Tensor, "V"], *, row: int | None = None
+    ) -> None:
+        """Append a token to an answer, in a row or without, and report it with the model's own log-probability."""
+        if math.isnan(logprob):
+            raise nan_logits()
+        job, builder = answer.job, answer.builder
+        score = TokenScore(token, logprob)
+        if answer.adjusts_logits or job.request.top is not None:
+            (score,) = token_scores(logits[None], [token], top=job.request.top)
+        answer.append(score)
+        if builder.finish:  # before the event, so that the row is free when the listener is called
+            if row is not None:
+                self._free(row)
+            self._release(1)
+            job.num_unfinished -= 1
+        job.report(TokenEvent(self._clock(), answer.index, score, builder.new_text, builder.finish))
+        if not job.num_unfinished:
+            job.report(FinishedEvent(self._clock()))
+
+    # -- rows
+
+    def _free(self, row: int) -> None:
+        del self.answers[row]
+        self.cache.clear(row)
+        self._sampler.put(row, Sampler([_IDLE], device=self.device))
+
+
+_IDLE = Sampling(temperature=0)

@@ -1,0 +1,178 @@
+"""Batch-invariant forward passes: the numbers of a token do not depend on the other tokens of the pass.
+
+A product of matrices may round differently with another number of rows, or in another row, and an answer could then
+depend on which other requests are in the batch. A pass therefore computes a number of rows from a short list
+(`BatchWidths`), whether all of them are used or not. At these widths a row has the same bits in every position; this is
+measured before a width is used. Attention is computed for each text by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from vita.nn.attention import Attention
+from vita.nn.cache import KVCache, TextStates
+from vita.nn.transformer import Transformer
+
+# B computed row, N row up to the last taken one, D width, K key head, H query head, S slot, T query,
+# E numbers in a head
+
+TILE = 16
+"""The reference width is a multiple of it. Kernels process rows in tiles, and round the remainder differently."""
+VECTOR = 16
+"""Numbers that elementwise kernels process together; what remains at the end is rounded differently."""
+LONG_TEXT = 640
+"""Tokens of the long text beside a short one: more than the 512 slots that the fused kernel takes at a time."""
+GROUP = 8
+"""Queries that attention takes together."""
+
+
+class BatchWidths:
+    """The numbers of rows that a forward pass may compute, so that a row has the same bits at every width.
+
+    No library promises this for any width, so it is measured: the reference width when the object is created, each
+    other width when it is first needed. `measure(width)` returns numbers of fixed texts, computed in a pass of this
+    width, or None if they depend on the row or on the other texts.
+    """
+
+    def __init__(self, measure: Callable[[int], Tensor | None], references: Sequence[int]) -> None:
+        """The reference width is the first of `references` that is invariant, or the first if none is."""
+        self._measure, self._usable = measure, dict[int, bool]()
+        self.reference = references[0]
+        self._numbers: Tensor | None = None
+        for width in references:
+            self._numbers = measure(width)
+            if self._numbers is not None:
+                self.reference, self._usable[width] = width, True
+                return
+
+    @property
+    def invariant(self) -> bool:
+        """Whether a row was measured to have the same bits in every position of the reference width."""
+        return self._numbers is not None
+
+    def smallest(self, rows: int) -> int | None:
+        """Return the smallest usable width that holds `rows` rows, or None."""
+        return next((width for width in _candidates(rows) if self._is_usable(width)), None)
+
+    def most_rows(self, rows: int) -> int:
+        """Return `rows` if a usable width holds them, otherwise the largest usable width below."""
+        if self.smallest(rows) is not None:
+            return rows
+        return max(width for width in _candidates(1) if width < rows and self._is_usable(width))
+
+    def _is_usable(self, width: int) -> bool:
+        if self._numbers is None:
+            return True  # nothing is guaranteed at any width
+        if width not in self._usable:
+            numbers = self._measure(width)
+            self._usable[width] = numbers is not None and torch.equal(numbers, self._numbers)
+        return self._usable[width]
+
+
+def _candidates(rows: int) -> list[int]:
+    """Widths to try for `rows` rows, in ascending order."""
+    small = [4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]  # from 4: fewer rows use kernels with another order
+    large = -(-rows // 512) * 512
+    return [*(width for width in small if width >= rows), large]
+
+
+def decoding_widths(model: Transformer, rows: int) -> BatchWidths:
+    """Return the widths of decoding steps that advance up to `rows` texts by one token each."""
+    if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
+        return _Unpadded()
+    return BatchWidths(partial(_step_numbers, model), range(TILE, 6 * TILE, TILE))
+
+
+class _Unpadded(BatchWidths):
+    """Widths without padding, for rows whose bits cannot depend on others."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda width: torch.zeros(1), [1])
+
+    def smallest(self, rows: int) -> int:
+        return rows
+
+
+@torch.inference_mode()
+def _step_numbers(model: Transformer, width: int) -> Tensor | None:
+    """Numbers of some tokens after a short text, if they are the same in other rows and with a long text beside."""
+    if width * model.architecture.feedforward % VECTOR:
+        return None
+    weight, context = model.head_weight, model.architecture.context
+    short, long = (_random_text(model, min(length, context - 1)) for length in (5, LONG_TEXT))
+    tokens = torch.arange(width, device=weight.device) * 7 % model.architecture.vocabulary
+    full = _step(model, dict.fromkeys(range(width), short), tokens)
+    rolled = _step(model, dict.fromkeys(range(width), short), tokens.roll(1)).roll(-1, dims=0)
+    beside = _step(model, {0: short, 1: long}, tokens)
+    logits, rolled_logits = F.linear(full, weight).nan_to_num(), F.linear(rolled, weight).nan_to_num()
+    same = torch.equal(full, rolled) and torch.equal(logits, rolled_logits) and torch.equal(full[0], beside[0])
+    return torch.cat([full[:4].flatten(), logits[:4].flatten()]) if same else None
+
+
+def _random_text(model: Transformer, length: int) -> TextStates:
+    """A text of random keys and values, the same in every layer, which costs no pass through the model."""
+    architecture, weight = model.architecture, model.head_weight
+    generator = torch.Generator().manual_seed(length)
+    shape = 1, architecture.kv_heads, length, architecture.head_dim
+    keys, values = (torch.randn(shape, generator=generator).to(weight) for _ in range(2))
+    layers = architecture.layers, -1, -1, -1
+    return TextStates(keys.expand(layers), values.expand(layers))
+
+
+def _step(model: Transformer, texts: dict[int, TextStates], tokens: Int[Tensor, "B"]) -> Float[Tensor, "B D"]:
+    """Outputs of the last layer for every row after one step; NaN weights are reported where an answer is sampled."""
+    weight = model.head_weight
+    cache = KVCache(model.architecture, max(texts) + 1, free=True, dtype=weight.dtype, device=weight.device)
+    for row, text in texts.items():
+        cache.put(row, text)
+    hidden = model.hidden(tokens[:, None], cache=cache, attention=decoding_attention(model.attention))
+    return hidden[:, -1].nan_to_num()
+
+
+def decoding_attention(backend: Attention) -> Attention:
+    """Attention over the rows up to the last taken one, which rounds alike in each; the other rows get zeros."""
+
+    def attention(
+        queries: Float[Tensor, "B H T E"],
+        keys: Float[Tensor, "N K S E"],
+        values: Float[Tensor, "N K S E"],
+        visible: Bool[Tensor, "#N 1 T S"] | None,
+    ) -> Float[Tensor, "B H T E"]:
+        live, width = keys.shape[0], queries.shape[0]
+        if queries.shape[2] > 1 or visible is None:
+            mixed = backend(queries[:live], keys, values, visible)
+        else:
+            mixed = _grouped(backend, queries[:live], keys, values, visible)
+        return F.pad(mixed, (0, 0, 0, 0, 0, 0, 0, width - live)) if live < width else mixed
+
+    return attention
+
+
+def _grouped(
+    backend: Attention,
+    queries: Float[Tensor, "N H 1 E"],
+    keys: Float[Tensor, "N K S E"],
+    values: Float[Tensor, "N K S E"],
+    visible: Bool[Tensor, "#N 1 1 S"],
+) -> Float[Tensor, "N H 1 E"]:
+    """Compute one query per head as the queries of `GROUP` positions that attend to the same keys.
+
+    PyTorch's fused kernel gives each of its threads a piece of one buffer, whose size grows with the queries taken
+    together. With one query the pieces do not begin at vectors of 64 bytes, and matrix products round differently in
+    another thread, so that the numbers of a text depend on its row. The heads that share keys are taken together,
+    which reads the keys once, and padded to a multiple of `GROUP`.
+    """
+    count, heads, _, size = queries.shape
+    kv_heads = keys.shape[1]
+    shared = heads // kv_heads
+    padded = -(-shared // GROUP) * GROUP
+    together = F.pad(queries.reshape(count, kv_heads, shared, size), (0, 0, 0, padded - shared))
+    mixed = backend(together, keys, values, visible.expand(-1, -1, padded, -1))
+    return mixed[:, :, :shared].reshape(count, heads, 1, size)

@@ -1,0 +1,158 @@
+"""Prompt reading: the forward passes that compute the keys and values of prompts, and the outputs of the last layer.
+
+Short prompts are packed: several are computed in one pass, as one long row of tokens in which each attends to its own
+prompt only. The pass has a batch-invariant width (`vita.infer.batch_invariance`), so a prompt has the same bits alone
+and in any pack. A long prompt is computed by itself, in pieces of `PASS_TOKENS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vita.infer.batch_invariance import VECTOR, BatchWidths
+from vita.nn.attention import Attention
+from vita.nn.cache import KVCache, TextStates
+from vita.nn.transformer import Transformer
+
+# N tokens of a pack, L layer, K key head, H query head, E numbers in a head, D width, T tokens of a prompt
+
+PASS_TOKENS = 512
+"""Most tokens of prompts in one forward pass."""
+SHORT = 128
+"""Most tokens of a prompt that is packed. A longer one occupies the processor by itself."""
+
+
+class PromptState:
+    """A prompt while it is read: its keys and values, and the outputs of the last layer."""
+
+    def __init__(self, ids: Sequence[int], *, keep_all: bool) -> None:
+        """`keep_all` keeps the outputs at all positions, otherwise only at the last one."""
+        self.ids, self.keep_all = tuple(ids), keep_all
+        self.states: TextStates | None = None
+        """Keys and values, when the prompt is read."""
+        self.hidden: Float[Tensor, "T D"] | None = None
+        """Outputs of the last layer, when the prompt is read."""
+        self._cache: KVCache | None = None
+        self._pieces: list[Tensor] = []
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all tokens are read."""
+        return self.states is not None
+
+    def finish(self, states: TextStates, hidden: Float[Tensor, "T D"]) -> None:
+        """Store the results of the last pass."""
+        self.states, self.hidden = states, hidden if self.keep_all else hidden[-1:]
+        self._cache, self._pieces = None, []
+
+    def read_piece(self, model: Transformer) -> int:
+        """Read at most `PASS_TOKENS` more tokens by themselves; return how many."""
+        if self._cache is None:
+            weight = model.head_weight
+            self._cache = KVCache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
+        start = self._cache.lengths[0]
+        piece = self.ids[start : start + PASS_TOKENS]
+        hidden = model.hidden(torch.tensor([piece], device=model.head_weight.device), cache=self._cache)[0]
+        self._pieces.append(hidden if self.keep_all else hidden[-1:])
+        if start + len(piece) == len(self.ids):
+            self.finish(self._cache.text(0), torch.cat(self._pieces))
+        return len(piece)
+
+
+class PromptReader:
+    """Reads prompts with one model; short ones together."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+        self.widths = BatchWidths(self._pack_numbers, [16])
+
+    def is_short(self, prompt: PromptState) -> bool:
+        """Return True if the prompt is read in a pack."""
+        return len(prompt.ids) <= SHORT and self.widths.smallest(len(prompt.ids)) is not None
+
+    def read(self, prompts: Sequence[PromptState]) -> None:
+        """Read short prompts, in one pass if their total has a batch-invariant width, otherwise in several."""
+        width = self.widths.smallest(sum(len(prompt.ids) for prompt in prompts))
+        if width is None:
+            middle = len(prompts) // 2
+            self.read(prompts[:middle])
+            self.read(prompts[middle:])
+            return
+        pack = _Pack(self.model, [len(prompt.ids) for prompt in prompts], width)
+        hidden = pack.hidden([token for prompt in prompts for token in prompt.ids])
+        for prompt, span in zip(prompts, pack.spans, strict=True):
+            prompt.finish(pack.text(span), hidden[span])
+
+    @torch.inference_mode()
+    def _pack_numbers(self, width: int) -> Tensor | None:
+        """Numbers of a short prompt, if they are the same in other positions, and without the other prompts."""
+        architecture = self.model.architecture
+        if width * architecture.feedforward % VECTOR:
+            return None
+        length = min(4, width, architecture.context)
+        prompts = torch.arange(width // length * length).mul(7).remainder(architecture.vocabulary).view(-1, length)
+        full, rolled = self._numbers(prompts, width), self._numbers(prompts.roll(1, dims=0), width).roll(-1, dims=0)
+        alone = self._numbers(prompts[:1], width)
+        return full[0] if torch.equal(full, rolled) and torch.equal(full[0], alone[0]) else None
+
+    def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
+        """The keys, values and outputs of prompts in one pass."""
+        pack = _Pack(self.model, [prompts.shape[1]] * len(prompts), width)
+        hidden = pack.hidden(prompts.flatten().tolist())
+        parts = [(pack.text(span).keys, pack.text(span).values, hidden[span]) for span in pack.spans]
+        return torch.stack([torch.cat([part.flatten() for part in prompt]) for prompt in parts]).nan_to_num()
+
+
+class _Pack:
+    """The keys and values of several prompts in one row of tokens (`vita.nn.transformer.KeysAndValues`)."""
+
+    def __init__(self, model: Transformer, lengths: Sequence[int], width: int) -> None:
+        """`lengths` are those of the prompts; the pass computes `width` tokens, of which the last are padding."""
+        self.model, self.lengths, self.width = model, lengths, width
+        self.spans = [slice(start, end) for start, end in pairwise(accumulate(lengths, initial=0))]
+        architecture, weight = model.architecture, model.head_weight
+        shape = architecture.layers, architecture.kv_heads, width, architecture.head_dim
+        self.keys: Float[Tensor, "L K N E"] = weight.new_zeros(shape)
+        self.values: Float[Tensor, "L K N E"] = weight.new_zeros(shape)
+
+    def hidden(self, ids: Sequence[int]) -> Float[Tensor, "N D"]:
+        """Compute the outputs of the last layer for the tokens of all prompts."""
+        inputs = torch.tensor([[*ids, *[0] * (self.width - len(ids))]], device=self.keys.device)
+        return self.model.hidden(inputs, cache=self, attention=self._attention(self.model.attention))[0]
+
+    def text(self, span: slice) -> TextStates:
+        """The keys and values of a prompt."""
+        return TextStates(self.keys[:, :, span], self.values[:, :, span])
+
+    def begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "1 N"], None]:
+        """The positions of the tokens in their prompts."""
+        positions = [position for length in self.lengths for position in range(length)]
+        return torch.tensor([[*positions, *[0] * (tokens - len(positions))]], device=self.keys.device), None
+
+    def write(
+        self, layer: int, keys: Float[Tensor, "1 K N E"], values: Float[Tensor, "1 K N E"]
+    ) -> tuple[Tensor, Tensor]:
+        """Store the keys and values of a layer."""
+        self.keys[layer], self.values[layer] = keys[0], values[0]
+        return keys, values
+
+    def _attention(self, backend: Attention) -> Attention:
+        def attention(
+            queries: Float[Tensor, "1 H N E"],
+            keys: Float[Tensor, "1 K N E"],
+            values: Float[Tensor, "1 K N E"],
+            visible: Tensor | None,
+        ) -> Float[Tensor, "1 H N E"]:
+            mixed = torch.zeros_like(queries)
+            for span in self.spans:
+                # Contiguous, because kernels round differently at other offsets in memory.
+                prompt = [states[:, :, span].contiguous() for states in (queries, keys, values)]
+                mixed[:, :, span] = backend(prompt[0], prompt[1], prompt[2], None)
+            return mixed
+
+        return attention
