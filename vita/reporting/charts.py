@@ -86,12 +86,13 @@ def interval_chart(
     bottom = top + sum(24 + 11 * len(row) for row in intervals.values())
     drawing = Drawing(bottom + 40)
     for tick in ticks:
-        drawing.grid_line(across(tick), top, across(tick), bottom)
         drawing.text(across(tick), bottom + 16, tick_label(tick), anchor="middle")
     _legend(drawing, series, 12)
     for label, row in intervals.items():
         height = 24 + 11 * len(row)
         drawing.text(12, y + 14, shortened(label, (WIDTH - 24) / LETTER))
+        for tick in ticks:
+            drawing.grid_line(across(tick), y + 18, across(tick), y + height - 1)
         if label in marks:
             drawing.line(across(marks[label]), y + 18, across(marks[label]), y + height - 2, ORANGE, "2")
         for index, interval in enumerate(row):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -370,3 +373,17 @@ async def test_a_secret_is_never_stored(ledger):
         gateway.log.flush()
         assert secret not in json.dumps(asked_since(ledger)) + json.dumps([vars(key) for key in keys.all_keys(ledger)])
         assert time.time() > keys.all_keys(ledger)[0].created
+
+
+@going
+async def test_the_chat_page_loads_nothing_and_its_policy_allows_only_its_own_script(ledger):
+    async with service(ledger, FakeReplica("a")) as (_, client):
+        answer = await client.get("/")
+    policy = answer.headers["content-security-policy"]
+    for tag in ("style", "script"):
+        (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "prefers-color-scheme: dark" in answer.text
+    assert not re.search(r"(?:src|href)=|https?://|innerHTML|style=\"", answer.text)

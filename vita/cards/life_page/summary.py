@@ -11,7 +11,7 @@ from vita.cards import provenance, reader, wording
 from vita.cards.life_page.results import latest_verdicts
 from vita.cards.life_record import LifeRecord, StepRecord
 from vita.reporting.charts import Span, span_chart
-from vita.reporting.page import Block, Figure, Table
+from vita.reporting.page import Block, Figure, Paragraph, Table
 from vita.reporting.svg import BLUE, BROWN, COLOURS, GREY
 from vita.reporting.training_report import LOSS_CHARTS, metric_figure
 from vita.spine.plain_text import counted
@@ -128,8 +128,8 @@ def released_answers(record: LifeRecord) -> Iterator[Table]:
         yield Table(("question", *(step.name for step in versions)), rows)
 
 
-def all_answers(record: LifeRecord) -> Iterator[Table]:
-    """Yield one table per question with the answer of each model; without questions, the samples of test reports."""
+def all_answers(record: LifeRecord) -> Iterator[Block]:
+    """Yield each question with the answers of all models; without questions, the samples of test reports."""
     answers = {
         question: [
             (step.name, wording.one_line(record.answers[step.digest][index], limit=300))
@@ -139,7 +139,8 @@ def all_answers(record: LifeRecord) -> Iterator[Table]:
         for index, question in enumerate(record.questions)
     }
     for question, rows in (answers if any(answers.values()) else _samples(record)).items():
-        yield Table((question, ""), rows)
+        yield Paragraph(question)
+        yield Table(("version", "answer"), rows)
 
 
 def overview_charts(record: LifeRecord) -> Iterator[Block]:
