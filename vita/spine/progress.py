@@ -141,7 +141,7 @@ class Screen:
             if isinstance(value, (int, float)):
                 parts.append(form.format(value))
         seconds_left = self._last.get("seconds_left")
-        if isinstance(seconds_left, (int, float)) and not final:
+        if isinstance(seconds_left, (int, float)) and seconds_left > 0 and not final:
             parts.append(f"{clock(seconds_left)} left")
         return "  ".join(parts)
 

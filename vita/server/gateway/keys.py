@@ -1,9 +1,9 @@
-"""API keys: shown once, kept as sha256, with scopes, limits and an end.
+"""API keys: shown once and stored as sha256, with scopes, a rate limit and an expiry date.
 
     secret = create(ledger, "notebook", scopes=["chat"], requests_per_minute=60)     # vk-3f9c2a7e-...
     ring = Keyring(ledger); ring.refresh(); ring.find(secret).allows("chat")
 
-A key is `vk-`, eight letters that name it, and 256 bits of chance; being so long, it needs no slow hash.
+A key consists of `vk-`, eight characters that identify it, and 256 random bits, so that it needs no slow hash.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vita.spine.tables import table
 from vita.spine.tail import Tail
 
 SCOPES = ("chat", "completions", "embeddings", "feedback", "research", "admin")
-"""What a key may be for; `research` reaches retired models kept for research, `admin` reads /metrics."""
+"""Permissions of a key; `research` allows retired models that are kept for research, `admin` allows /metrics."""
 USUAL_SCOPES = ("chat", "completions", "embeddings", "feedback")
 CREATED, REVOKED = "key created", "key revoked"
-"""The events that say that a key changed."""
+"""Names of the events of a changed key."""
 
 api_keys = table(
     "api_keys", string="name hint hash", real="created expires revoked", boolean="consent", json="scopes limits"
@@ -83,7 +83,7 @@ def create(
     if requests_per_minute is not None and not 0 < requests_per_minute < math.inf:
         raise ConfigError("keys.requests_per_minute", expected="a number above 0", got=requests_per_minute)
     if expires is not None and not expires < math.inf:
-        raise ConfigError("keys.expires", expected="a day to come", got=expires)
+        raise ConfigError("keys.expires", expected="a date in the future", got=expires)
     hint = secrets.token_hex(4)
     secret = f"vk-{hint}-{secrets.token_urlsafe(32)}"
     limits = {} if requests_per_minute is None else {"requests_per_minute": requests_per_minute}
@@ -111,7 +111,7 @@ def revoke(ledger: Ledger, reference: str) -> Key:
     if len(matches) > 1:
         hints = ", ".join(key.hint for key in matches)
         raise ConfigError(
-            "keys", f"{len(matches)} keys are called `{reference}`", hint=f"name one by its letters: {hints}"
+            "keys", f"{len(matches)} keys are called `{reference}`", hint=f"use the eight characters of one: {hints}"
         )
     with ledger.transaction() as database:
         database.execute(sa.update(api_keys).where(api_keys.c.id == matches[0].id).values(revoked=time.time()))
@@ -120,9 +120,9 @@ def revoke(ledger: Ledger, reference: str) -> Key:
 
 
 class Keyring:
-    """The keys as they were at the last `refresh`, so that a request waits for no database.
+    """The keys as of the last `refresh`, so that a request does not wait for the database.
 
-    A key is read when it is created and again when it is revoked: the event log says which ones changed.
+    A key is read when it is created and again when it is revoked: the event log names the changed keys.
     """
 
     def __init__(self, ledger: Ledger) -> None:

@@ -167,7 +167,7 @@ class ReplicaRoutes(RequestChecks):
         prompt_tokens = sum(map(len, prompts))
         return await self._answer(request, params, body, asks, choices, refused, prompt_tokens=prompt_tokens)
 
-    # -- both
+    # -- chat and completions
 
     def _ask(
         self, params: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
