@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 from vita.gates.clearance import ServingTerms
-from vita.monitoring.request_log import asked_since, quantile
+from vita.monitoring.request_log import quantile, requests_since
 from vita.server.release import ReleaseInfo, create_release, read_release
 from vita.server.service.deploy_checks import ledger_clearance
 from vita.server.service.replica_process import Command, replica_command
@@ -212,7 +212,7 @@ async def load(
             await asyncio.gather(*users, happening, abuser(http, tally, until), dawdler(running.url, tally, until))
             alive = (await http.get("/health")).status_code == 200
         await running.flush_log()
-        tally.lost += refused_after_death(asked_since(service.ledger))
+        tally.lost += refused_after_death(requests_since(service.ledger))
     if not alive:
         tally.wrong.append("the gateway died")
     return tally

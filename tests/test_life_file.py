@@ -74,7 +74,7 @@ def test_set_reaches_a_step_the_shared_settings_and_the_variables(tmp_path: Path
         (
             "model: initialize",
             "model: curate",
-            "expected a step that gives a model, got `curate`, which gives a corpus",
+            "expected a step that produces a model, got `curate`, which produces a corpus",
         ),
         ("settings: {seed: 3", "settings: {sede: 3", r"settings: `sede` is not known here; did you mean `seed`\?"),
         ("${data}/a", "${date}/a", r"`date` is not known here; did you mean `data`\?"),
@@ -97,7 +97,7 @@ def test_an_unknown_life_names_the_recipes_there_are() -> None:
     assert {"cat", "wiki"} <= set(recipes())
     with pytest.raises(ConfigError, match=r"`cta` is not known here; did you mean `cat`\?"):
         find_recipe("cta")
-    with pytest.raises(ConfigError, match="there is no such file; recipes that ship with Vita are called by name: cat"):
+    with pytest.raises(ConfigError, match="there is no such file; or give the name of a built-in recipe: cat"):
         find_recipe("nowhere/life.yaml")
 
 

@@ -62,6 +62,47 @@ def test_each_public_class_name_is_defined_in_one_module():
     assert not {name: paths for name, paths in duplicates.items() if name not in CONTRACT_CLASSES}
 
 
+PRONOUNS_AND_PARTICIPLES = re.compile(
+    "one|own|told|found|given|asked|said|kept|place|made|wanted|learnt|seen|drawn|shown|held|whole|aside|apart|begun|"
+    "ends|settled|minded|moved|ranked|taken|tried|aims|ahead|off|others|each|way|both|here|there"
+)
+"""Words that do not say what a value is."""
+UNFINISHED = {"cards", "infer", "stages"}
+"""Packages whose names and docstrings are not checked yet."""
+
+
+def bound_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the names of assignments, loop variables and arguments."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.arg) and node.arg not in ("self", "cls"):
+            yield node.arg
+
+
+def checked_trees() -> dict[str, ast.Module]:
+    """Return the syntax trees of the packages whose language is checked."""
+    paths = [path for path in sources() if path.relative_to(ROOT / "vita").parts[0] not in UNFINISHED]
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
+
+
+def test_names_are_nouns():
+    names = [(path, name) for path, tree in checked_trees().items() for name in bound_names(tree) if name != "_"]
+    odd = [(path, name) for path, name in names if PRONOUNS_AND_PARTICIPLES.fullmatch(name)]
+    assert len(odd) <= 0.005 * len(names), f"{len(odd)} of {len(names)} names are pronouns or participles: {odd}"
+
+
+def test_docstrings_begin_with_a_statement():
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    openers = [
+        f"{path}:{getattr(node, 'lineno', 1)}"
+        for path, tree in checked_trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, kinds) and re.match(r"(What|Which|How|Whether|Who|Where) ", ast.get_docstring(node) or "")
+    ]
+    assert len(openers) <= 20, f"docstrings that begin with a question word: {openers}"
+
+
 def test_every_setting_says_what_turning_it_does():
     silent = {
         f"{group.__module__}.{group.__qualname__}.{name}"

@@ -1,4 +1,4 @@
-"""A life: the YAML file that says what to build, from which data, and in which steps.
+"""The life file: YAML that declares the steps of a life, their settings and its gates.
 
     name: cat
     settings:               # for every stage that has a setting of this name
@@ -12,9 +12,9 @@
     gates:
       release: {model: sft, bars: [{report: test_chat, figure: world/held_out/accuracy, at_least: 0.8}]}
 
-A slot of a stage is filled by the latest earlier step that gives its kind; `inputs: {model: sft}` chooses
-another, and `inputs: {model: "@DIGEST"}` an artifact of the store. `vita live NAME` finds a recipe that ships
-with Vita by its name, `vita live path/to/life.yaml` a file.
+An input slot is filled by the latest earlier step whose output has its kind. `inputs: {model: sft}` selects another
+step, `inputs: {model: "@DIGEST"}` an artifact of the store. `vita live NAME` runs a built-in recipe,
+`vita live path/to/life.yaml` a file.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ class LifeFile(Settings):
     """Schema of a life file."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """What this life is called; its artifacts are `name/step`."""
+    """Name of the life; its artifacts are called `name/step`."""
     about: str = ""
-    """A sentence for people."""
+    """Description for readers."""
     variables: dict[str, Any] = Field(default_factory=dict)
-    """Values that `${name}` stands for anywhere below; set one with `--set variables.name=value`."""
+    """Values of `${name}` in the file; `--set variables.name=value` overrides one."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Values for every stage that has a setting of that name and is not given it itself."""
+    """Defaults for every stage with a setting of this name."""
     stages: dict[str, dict[str, Any] | None]
     """The steps in order: name -> settings."""
     gates: dict[str, Policy] = Field(default_factory=dict)
-    """What must hold before a step that says `gate: NAME` is carried out; set down before anything is measured."""
+    """Criteria that a step with `gate: NAME` requires; they are recorded before the first measurement."""
     ask: tuple[str, ...] = ()
-    """What to ask the models when the life has been carried out."""
+    """Questions for the models at the end of the life."""
 
 
 class Life:
@@ -74,21 +74,21 @@ class Life:
 
 
 def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | None = None) -> Life:
-    """The life in a file or recipe, with `--set` overrides (`pretrain.steps=100`, `settings.seed=1`).
+    """Read the life in a file or recipe, with `--set` overrides (`pretrain.steps=100`, `settings.seed=1`).
 
-    Relative paths count from the file's folder; those of a recipe that ships with Vita from the working folder.
+    Relative paths are relative to the folder of the file; those of a built-in recipe to the working folder.
     """
     path = find_recipe(reference)
     base = Path() if path in recipes().values() else path.parent
-    raw = override(read_yaml(path), [_spelled_out(one) for one in assignments])
+    raw = override(read_yaml(path), [_full_assignment(assignment) for assignment in assignments])
     variables = raw.get("variables") or {}
     if not isinstance(variables, dict):
         raise ConfigError(f"{path.name}.variables", expected="values as `name: value`", got=variables)
-    variables = _filled(variables, variables, where=f"{path.name}.variables")
-    file = build(LifeFile, _filled(raw, variables, where=path.name), where=path.name)
+    variables = _substitute(variables, variables, where=f"{path.name}.variables")
+    file = build(LifeFile, _substitute(raw, variables, where=path.name), where=path.name)
     steps: list[Step] = []
-    for name, given in file.stages.items():
-        steps.append(_step(name, dict(given or {}), file, steps, where=path.name, base=base))
+    for name, settings in file.stages.items():
+        steps.append(_step(name, dict(settings or {}), file, steps, where=path.name, base=base))
     unused = [name for name in file.settings if not any(name in step.stage.config.model_fields for step in steps)]
     if unused:
         fields = {field for step in steps for field in step.stage.config.model_fields}
@@ -104,11 +104,11 @@ def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | N
 
 
 def find_recipe(reference: str) -> Path:
-    """The file that `reference` names: a path, or a recipe that ships with Vita."""
+    """Return the path of a life file, or of the built-in recipe with this name."""
     path = Path(reference).expanduser()
     if path.suffix in (".yaml", ".yml") or "/" in reference:
         if not path.is_file():
-            hint = "recipes that ship with Vita are called by name: " + ", ".join(recipes())
+            hint = "or give the name of a built-in recipe: " + ", ".join(recipes())
             raise ConfigError(reference, "there is no such file", hint=hint)
         return path
     if reference in recipes():
@@ -125,7 +125,7 @@ def recipes() -> dict[str, Path]:
 
 
 def stage(name: str) -> Stage:
-    """The stage of that name: a module of `vita.stages`, or an entry point of the group `vita.stages`."""
+    """Return the stage with this name: a module of `vita.stages`, or an entry point of the group `vita.stages`."""
     if name in own_stages():
         return read_stage(name, importlib.import_module(f"vita.stages.{name}"))
     for point in entry_points(group="vita.stages"):
@@ -139,65 +139,71 @@ def stages() -> list[str]:
     return sorted({*own_stages(), *(point.name for point in entry_points(group="vita.stages"))})
 
 
-def configure(one: Stage, given: Mapping[str, Any], *, where: str, shared: Mapping[str, Any], base: Path) -> Settings:
-    """The stage's settings; relative input paths count from `base`, the folder of the life's file."""
-    values = {name: value for name, value in shared.items() if name in one.config.model_fields}
-    config = build(one.config, {**values, **given}, where=where)
-    return _rebased(config, base) if base != Path() else config
+def configure(
+    declaration: Stage, overrides: Mapping[str, Any], *, where: str, shared: Mapping[str, Any], base: Path
+) -> Settings:
+    """Return the settings of a stage; relative input paths are relative to `base`, the folder of the life file."""
+    values = {name: value for name, value in shared.items() if name in declaration.config.model_fields}
+    config = build(declaration.config, {**values, **overrides}, where=where)
+    return _resolve_paths(config, base) if base != Path() else config
 
 
-def wire(one: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
-    """Slot -> the step that fills it: the chosen one, else the latest earlier step that gives the slot's kind.
+def wire(declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
+    """Return slot -> step: the selected step, or the latest earlier step whose output has the kind of the slot.
 
-    A slot that is filled only when chosen stays empty otherwise.
+    A slot with `only_when_chosen` stays empty unless a step is selected.
     """
     before = list(earlier)
-    names = [slot.name for slot in one.slots]
+    names = [slot.name for slot in declaration.slots]
     for slot in chosen:
         if slot not in names:
             raise unknown_name(f"{where}.inputs", slot, names)
     wiring: dict[str, str] = {}
-    for slot in one.slots:
+    for slot in declaration.slots:
         source = chosen.get(slot.name) or (None if slot.only_when_chosen else _latest(slot.kind, before))
         if source is None:
             if slot.optional:
                 continue
-            givers = [name for name in own_stages() if stage(name).gives is slot.kind]
-            hint = f"put one of the stages {', '.join(givers)} before it" if givers else None
+            producers = [name for name in own_stages() if stage(name).gives is slot.kind]
+            hint = f"add one of the stages {', '.join(producers)} before it" if producers else None
             raise PlanError(
                 where,
-                f"needs {with_article(slot.kind.kind)} for `{slot.name}`, and no earlier step gives one",
+                f"needs {with_article(slot.kind.kind)} for `{slot.name}`, and no earlier step produces one",
                 hint=hint,
             )
         if not source.startswith("@"):
-            found = next((step for step in before if step.name == source), None)
-            if found is None:
+            source_step = next((step for step in before if step.name == source), None)
+            if source_step is None:
                 raise unknown_name(f"{where}.inputs.{slot.name}", source, [step.name for step in before])
-            if found.stage.gives is not slot.kind:
-                got = f"`{source}`, which gives a {found.stage.gives.kind}"
+            if source_step.stage.gives is not slot.kind:
+                got = f"`{source}`, which produces a {source_step.stage.gives.kind}"
                 raise PlanError(
-                    f"{where}.inputs.{slot.name}", expected=f"a step that gives a {slot.kind.kind}", got=got
+                    f"{where}.inputs.{slot.name}", expected=f"a step that produces a {slot.kind.kind}", got=got
                 )
         wiring[slot.name] = source
     return wiring
 
 
-def _step(name: str, given: dict[str, Any], file: LifeFile, earlier: Sequence[Step], *, where: str, base: Path) -> Step:
+def _step(
+    name: str, values: dict[str, Any], file: LifeFile, earlier: Sequence[Step], *, where: str, base: Path
+) -> Step:
     at = f"{where}.stages.{name}"
-    called = given.pop("stage", name)
-    chosen, gate = given.pop("inputs", None) or {}, given.pop("gate", None)
-    if not isinstance(called, str) or not isinstance(chosen, dict):
+    stage_name = values.pop("stage", name)
+    chosen, gate = values.pop("inputs", None) or {}, values.pop("gate", None)
+    if not isinstance(stage_name, str) or not isinstance(chosen, dict):
         raise ConfigError(at, expected="`stage: NAME` and `inputs: {slot: step}`")
     if gate is not None and (not isinstance(gate, str) or gate not in file.gates):
         raise unknown_name(f"{at}.gate", str(gate), file.gates)
-    if called not in stages():
-        raise _unknown_stage(f"{where}.stages" if called == name else f"{at}.stage", called, is_step=called == name)
-    one = stage(called)
-    config = configure(one, given, where=at, shared=file.settings, base=base)
-    wiring = wire(one, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
-    if gate is not None and (own := wiring.get("model", file.gates[gate].model)) != file.gates[gate].model:
-        raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{own}`")
-    return Step(name, one, config, wiring, gate=f"{file.name}/{gate}" if gate else None)
+    if stage_name not in stages():
+        raise _unknown_stage(
+            f"{where}.stages" if stage_name == name else f"{at}.stage", stage_name, is_step=stage_name == name
+        )
+    declaration = stage(stage_name)
+    config = configure(declaration, values, where=at, shared=file.settings, base=base)
+    wiring = wire(declaration, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
+    if gate is not None and (model := wiring.get("model", file.gates[gate].model)) != file.gates[gate].model:
+        raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{model}`")
+    return Step(name, declaration, config, wiring, gate=f"{file.name}/{gate}" if gate else None)
 
 
 def _unknown_stage(where: str, name: str, *, is_step: bool) -> ConfigError:
@@ -205,7 +211,7 @@ def _unknown_stage(where: str, name: str, *, is_step: bool) -> ConfigError:
     if not is_step or present_stage(name, stages()):
         return unknown_name(where, name, stages())
     close = nearest(name, stages())
-    hint = f"did you mean `{close}`?" if close else "a step of your own name says which stage it is: `stage: test`"
+    hint = f"did you mean `{close}`?" if close else "a step with another name declares its stage: `stage: test`"
     return ConfigError(where, f"`{name}` is not a stage", hint=hint)
 
 
@@ -218,8 +224,8 @@ def _check_gates(file: LifeFile, steps: Sequence[Step], *, where: str) -> None:
         needed = [(f"bars.{i}.report", bar.report) for i, bar in enumerate(policy.bars)]
         needed += [(f"bars.{i}.not_worse_than", bar.not_worse_than or "") for i, bar in enumerate(policy.bars)]
         for at, name in [("model", policy.model), *needed]:
-            elsewhere = at != "model" and "/" in name  # another life's report, or a review's
-            if name and not elsewhere and name not in before:
+            is_external = at != "model" and "/" in name  # another life's report, or a review's
+            if name and not is_external and name not in before:
                 raise unknown_name(f"{where}.gates.{gate}.{at}", name, before)
 
 
@@ -227,23 +233,23 @@ def _latest(kind: type[Artifact], steps: Sequence[Step]) -> str | None:
     return next((step.name for step in reversed(steps) if step.stage.gives is kind), None)
 
 
-def _spelled_out(assignment: str) -> str:
-    """`sft.steps=1` means `stages.sft.steps=1`; what begins with a word of the file itself stays."""
+def _full_assignment(assignment: str) -> str:
+    """Return `stages.sft.steps=1` for `sft.steps=1`; assignments to top-level fields stay unchanged."""
     head = assignment.split("=")[0].split(".")[0]
     return assignment if head in LifeFile.model_fields else f"stages.{assignment}"
 
 
-def _filled(value: Any, variables: Mapping[str, Any], *, where: str) -> Any:
+def _substitute(value: Any, variables: Mapping[str, Any], *, where: str) -> Any:
     """Return `value` with every `${name}` replaced; a value that is only `${name}` keeps the type."""
     if isinstance(value, str):
         alone = _VARIABLE.fullmatch(value)
         if alone:
             return _variable(alone[1], variables, where)
-        return _VARIABLE.sub(lambda found: str(_variable(found[1], variables, where)), value)
+        return _VARIABLE.sub(lambda match: str(_variable(match[1], variables, where)), value)
     if isinstance(value, dict):
-        return {name: _filled(below, variables, where=f"{where}.{name}") for name, below in value.items()}
+        return {name: _substitute(below, variables, where=f"{where}.{name}") for name, below in value.items()}
     if isinstance(value, list):
-        return [_filled(below, variables, where=where) for below in value]
+        return [_substitute(below, variables, where=where) for below in value]
     return value
 
 
@@ -253,15 +259,15 @@ def _variable(name: str, variables: Mapping[str, Any], where: str) -> Any:
     return variables[name]
 
 
-def _rebased(settings: Any, base: Path) -> Any:
+def _resolve_paths(settings: Any, base: Path) -> Any:
     if isinstance(settings, InputPath):
         remote = "://" in settings or Path(settings).expanduser().is_absolute()
         return settings if remote else InputPath(base / settings)
     if isinstance(settings, Settings):
-        changed = {name: _rebased(getattr(settings, name), base) for name in type(settings).model_fields}
+        changed = {name: _resolve_paths(getattr(settings, name), base) for name in type(settings).model_fields}
         return settings.model_copy(update=changed)
     if isinstance(settings, dict):
-        return {name: _rebased(value, base) for name, value in settings.items()}
+        return {name: _resolve_paths(value, base) for name, value in settings.items()}
     if isinstance(settings, (list, tuple)):
-        return type(settings)(_rebased(value, base) for value in settings)
+        return type(settings)(_resolve_paths(value, base) for value in settings)
     return settings

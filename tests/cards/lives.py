@@ -131,12 +131,12 @@ def second_half(life: Life, chat: str) -> str:
     limits = (("attack_success_rate", 0.2), ("over_refusal", 0.1))
     bars = [{"report": "attack_again", "figure": f"redteam/{name}", "at_most": limit} for name, limit in limits]
     policy = build(Policy, {"model": "safety_tuning", "bars": bars}, where="policy")
-    decisions.fix(life.ledger, f"{life.name}/release", policy)
+    decisions.record_policy(life.ledger, f"{life.name}/release", policy)
     evidence = {"attack_again": ReportEvidence(life.store.open(again).path, again, time.time() + 1)}
     key = registered(life.ledger, life.folder, "Ada")
     expires = time.time() + 99
     decisions.waive(life.ledger, f"{life.name}/release", mended, who="Ada", key=key, reason=EVIL, expires=expires)
-    decisions.decide(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
+    decisions.evaluate_gate(life.ledger, f"{life.name}/release", policy, model=mended, evidence=evidence)
     pinned = {"release.json": {"name": "cat", "version": "1", "model": mended, "guard": None}}
     about = {"name": "cat", "version": "1"}
     release = life.step("release", "release", inputs={"model": mended}, facts=about, files=pinned)

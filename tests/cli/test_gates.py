@@ -54,7 +54,7 @@ def fix(life: Life, gate: str = "cat/release", *, approvals: int = 0, **bar: Any
     """Set the gate's only bar."""
     bars = [{"report": "check", "figure": FIGURE, **bar}]
     policy = build(Policy, {"model": "sft", "bars": bars, "approvals": approvals}, where="gate")
-    decisions.fix(life.ledger, gate, policy)
+    decisions.record_policy(life.ledger, gate, policy)
 
 
 def measure(life: Life, *, right: int, of: int = 100, step: str = "check", model: str | None = None) -> None:
@@ -96,7 +96,7 @@ def test_a_lowered_bar_needs_a_waiver_however_often_the_test_is_run_again(life: 
 
 def test_a_criterion_with_the_former_name_of_a_figure_is_told_the_present_one(life: Life, vita: Vita) -> None:
     bars = [{"report": "check", "figure": "world/right", "at_least": 0.5}]
-    decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
+    decisions.record_policy(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
     measure(life, right=100)
     code, said = judged(vita)
     assert code == 11
@@ -143,13 +143,15 @@ def test_a_removed_bar_still_counts_after_the_test_is_run_again(life: Life, vita
         {"report": "check", "figure": FIGURE, "at_least": 0.95},
         {"report": "check", "figure": "a/b", "at_least": 0.1},
     ]
-    decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
+    decisions.record_policy(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
     own = life.ledger.named("cat/sft")
     assert own is not None
     figures = {"world": {"world": {"accuracy": wilson(10, 100)}}, "a": {"a": {"b": wilson(100, 100)}}}
     for _ in range(2):
         life.report("check", own, {**figures, "run": another()})
-        decisions.fix(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars[1:]}, where="gate"))
+        decisions.record_policy(
+            life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars[1:]}, where="gate")
+        )
         code, out, _ = vita("gate", "cat/release", "--json")
         assert code == 10 and "taken away" in out
 

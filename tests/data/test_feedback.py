@@ -96,7 +96,7 @@ def test_one_user_counts_once_for_a_thing_and_no_more_than_allowed():
 
 def test_prompts_that_the_model_is_tested_on_are_kept_out():
     tested = ["what is a CAT", "one two three four five six seven eight nine ten"]
-    found = refine([_said(1, "thumb", value=1)], FeedbackFilter(), tested=tested)
+    found = refine([_said(1, "thumb", value=1)], FeedbackFilter(), test_texts=tested)
     assert [drop.reason for drop in found.drops] == ["tested on"]
     overlap = OverlapIndex(tested, words=8)
     assert "and two three four five six seven eight nine then" in overlap
@@ -118,7 +118,7 @@ def test_reading_gives_what_was_written(tmp_path):
 
 def test_a_row_that_is_no_feedback_is_named(tmp_path):
     (tmp_path / "feedback.jsonl").write_text('{"id": "x"}\n')
-    with pytest.raises(DataError, match=r"feedback.jsonl:1: is no feedback"):
+    with pytest.raises(DataError, match=r"feedback.jsonl:1: is not a feedback record"):
         list(read_feedback(tmp_path))
 
 

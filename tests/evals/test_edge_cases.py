@@ -69,7 +69,7 @@ def test_a_crash_is_counted_and_costs_no_other_case() -> None:
             return super().generate(prompts, sampling)
 
     met = run_cases(Crashing("Hello."))
-    assert [(one.id, one.finish, one.answer) for one in met if not one.held["no_crash"]] == [
+    assert [(one.id, one.finish, one.answer) for one in met if not one.verdicts["no_crash"]] == [
         ("long/just_fits", "crash", "index out of range")
     ]
 
@@ -81,7 +81,7 @@ def test_a_tiny_model_meets_all_cases_and_names_of_specials_stay_text() -> None:
     assert found["no_crash"].value == found["refused"].value == found["special_tokens_as_text"].value == 1.0
     assert met == run_cases(engine, max_tokens=8)
     (fits,) = [one for one in met if one.id == "long/just_fits"]
-    assert "stops" not in fits.held
+    assert "stops" not in fits.verdicts
 
 
 def test_a_template_that_lets_users_forge_special_tokens_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

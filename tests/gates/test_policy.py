@@ -75,11 +75,11 @@ def test_no_report_other_weights_and_a_late_bar_are_no_evidence(tmp_path):
     bar = _bar(at_least=0.5)
     foreign = _report(tmp_path / "foreign", hits=9, of=9, model=OTHER)
     good = _report(tmp_path / "good", hits=100, of=100)
-    assert _verdict(bar, {}).said == "there is no report of the step `test`"
-    assert "not of aaaaaaaaaaaa" in _verdict(bar, {"test": foreign}).said
+    assert _verdict(bar, {}).reason == "there is no report of the step `test`"
+    assert "not of aaaaaaaaaaaa" in _verdict(bar, {"test": foreign}).reason
     assert (
         "set or changed after these weights were first measured"
-        in _verdict(bar, {"test": good}, since=time.time() + 1).said
+        in _verdict(bar, {"test": good}, since=time.time() + 1).reason
     )
     assert _verdict(_bar(figure="world/nothing", at_least=0.5), {"test": good}).verdict == "could_not_run"
     assert {_verdict(bar, given).verdict for given in ({}, {"test": foreign})} == {"could_not_run"}
@@ -105,7 +105,7 @@ def test_a_waiver_lets_go_only_what_would_not_pass(tmp_path):
     bad, good = _report(tmp_path / "bad", hits=1, of=100), _report(tmp_path / "good", hits=100, of=100)
     waived = {_bar(at_least=0.9).identity: "Ada: a trial"}
     assert _verdict(_bar(at_least=0.9), {"test": bad}, waived=waived).verdict == "waived"
-    assert "waived by Ada: a trial" in _verdict(_bar(at_least=0.9), {"test": bad}, waived=waived).said
+    assert "waived by Ada: a trial" in _verdict(_bar(at_least=0.9), {"test": bad}, waived=waived).reason
     assert _verdict(_bar(at_least=0.9), {"test": good}, waived=waived).verdict == "pass"
 
 
@@ -130,11 +130,13 @@ def _decide(
     ledger: Ledger, evidence: ReportEvidence, *, approvals: int = 0, at_least: float = 0.9
 ) -> decisions.GateDecision:
     policy = Policy(model="sft", bars=(_bar(at_least=at_least),), approvals=approvals)
-    return decisions.decide(ledger, "cat/release", policy, model=MODEL, evidence={"test": evidence})
+    return decisions.evaluate_gate(ledger, "cat/release", policy, model=MODEL, evidence={"test": evidence})
 
 
 def _fix(ledger: Ledger, *, approvals: int = 0, at_least: float = 0.9) -> None:
-    decisions.fix(ledger, "cat/release", Policy(model="sft", bars=(_bar(at_least=at_least),), approvals=approvals))
+    decisions.record_policy(
+        ledger, "cat/release", Policy(model="sft", bars=(_bar(at_least=at_least),), approvals=approvals)
+    )
 
 
 def test_a_green_gate_approves_exactly_these_weights(tmp_path, ledger):
@@ -166,25 +168,25 @@ def test_a_bar_of_which_anything_was_changed_is_another_bar(tmp_path, ledger, be
     report = None
     for limits in (before, after):
         policy = Policy(model="sft", bars=(_bar(**limits),))
-        decisions.fix(ledger, "cat/release", policy)
+        decisions.record_policy(ledger, "cat/release", policy)
         report = report or _report(tmp_path / "r", hits=95, of=100)
-        decision = decisions.decide(ledger, "cat/release", policy, model=MODEL, evidence={"test": report})
+        decision = decisions.evaluate_gate(ledger, "cat/release", policy, model=MODEL, evidence={"test": report})
     assert decision.judged.findings[0].verdict != "pass"
 
 
 def test_a_bar_that_is_taken_away_counts_for_what_was_measured_before(tmp_path, ledger):
     both = Policy(model="sft", bars=(_bar(at_least=0.9), _bar(report="attack", at_most=0.1)))
     one = Policy(model="sft", bars=both.bars[:1])
-    decisions.fix(ledger, "cat/release", both)
+    decisions.record_policy(ledger, "cat/release", both)
     evidence = {"test": _report(tmp_path / "r", hits=100, of=100), "attack": _report(tmp_path / "a", hits=50, of=100)}
-    decided = decisions.decide(ledger, "cat/release", one, model=MODEL, evidence=evidence)
+    decided = decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=evidence)
     assert [found.verdict for found in decided.judged.findings] == ["pass", "fail"]
-    assert "taken away after the measurement began" in str(decided.refusal())
+    assert "removed after the measurement began" in str(decided.refusal())
     never_attacked = {"test": evidence["test"]}
-    decided = decisions.decide(ledger, "cat/release", one, model=MODEL, evidence=never_attacked)
+    decided = decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=never_attacked)
     assert decided.exit_code == 11
     again = {"test": _report(tmp_path / "later", hits=100, of=100)}
-    assert decisions.decide(ledger, "cat/release", one, model=MODEL, evidence=again).green
+    assert decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=again).green
 
 
 def test_as_many_must_approve_as_when_measuring_began_and_by_the_same_policy(tmp_path, ledger, people):
@@ -197,7 +199,7 @@ def test_as_many_must_approve_as_when_measuring_began_and_by_the_same_policy(tmp
     again = _decide(ledger, _report(tmp_path / "again", hits=100, of=100), approvals=1)
     assert (again.exit_code, again.needed) == (13, 1), "Ada has agreed to another policy"
     for nobody in ("", "  ", "Eve"):
-        with pytest.raises(GateError, match="has a registered key"):
+        with pytest.raises(GateError, match="has no registered key"):
             decisions.approve(ledger, "cat/release", MODEL, who=nobody, key=people["Ada"])
     decisions.approve(ledger, "cat/release", MODEL, who="Ada", key=people["Ada"])
     with pytest.raises(GateError, match="Ada has approved"):
@@ -207,11 +209,11 @@ def test_as_many_must_approve_as_when_measuring_began_and_by_the_same_policy(tmp
 def test_people_must_speak_where_the_policy_asks_for_them(tmp_path, ledger, people):
     _fix(ledger, approvals=2)
     report = _report(tmp_path / "r", hits=100, of=100)
-    with pytest.raises(GateError, match="never judged"):
+    with pytest.raises(GateError, match="never evaluated"):
         decisions.approve(ledger, "cat/release", MODEL, who="Ada", key=people["Ada"])
     waiting = _decide(ledger, report, approvals=2)
     assert waiting.exit_code == 13
-    assert "waits for 2 more" in str(waiting.refusal())
+    assert "2 more approvals are required" in str(waiting.refusal())
     decisions.approve(ledger, "cat/release", MODEL, who="Ada", key=people["Ada"])
     with pytest.raises(GateError, match="Ada has approved"):
         decisions.approve(ledger, "cat/release", MODEL, who="Ada", key=people["Ada"])
@@ -231,7 +233,7 @@ def test_an_expired_waiver_takes_the_approval_back(tmp_path, ledger, monkeypatch
     monkeypatch.setattr(time, "time", lambda: later)
     assert _decide(ledger, report).exit_code == 10
     assert ledger.state(MODEL) == "candidate"
-    with pytest.raises(GateError, match="expired already"):
+    with pytest.raises(GateError, match="the expiry of the waiver is in the past"):
         decisions.waive(ledger, "cat/release", MODEL, expires=later - 1, **give)
     with pytest.raises(GateError, match="one of its bars: test:world"):
         decisions.waive(ledger, "cat/release", MODEL, expires=later + 9, bar="test:nothing", **give)
@@ -257,7 +259,7 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
 
     def refusal() -> str:
         with pytest.raises(GateError) as refused:
-            decisions.refuse_stale(ledger, store, MODEL, where="release.model")
+            decisions.require_approved(ledger, store, MODEL, where="release.model")
         return str(refused.value)
 
     assert (
@@ -271,14 +273,14 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
     _fix(ledger)
     ledger.name("cat/sft", MODEL)
     report = _kept(store, ledger, _report(tmp_path / "r", hits=100, of=100))
-    assert decisions.decide_by_name(ledger, store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").green
     ledger.move(MODEL, "serving", who="release", why="released")
-    decisions.refuse_stale(ledger, store, MODEL, where="release.model")
+    decisions.require_approved(ledger, store, MODEL, where="release.model")
 
     ledger.name("cat/sft", OTHER)
     _kept(store, ledger, _report(tmp_path / "other", hits=1, of=100, model=OTHER))
-    decisions.refuse_stale(ledger, store, MODEL, where="release.model")
-    assert decisions.decide_by_name(ledger, store, "cat/release").judged.findings[0].report != report
+    decisions.require_approved(ledger, store, MODEL, where="release.model")
+    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").judged.findings[0].report != report
 
     _kept(store, ledger, _report(tmp_path / "worse", hits=10, of=100))
     assert "at least 0.9: fail" in refusal()
@@ -306,7 +308,7 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
 ):
     store, steps = Store(tmp_path / "store"), [f"test{i}" for i in range(len(measured_behind))]
     policy = Policy(model="sft", bars=tuple(_bar(report=step, at_least=0.9) for step in steps))
-    decisions.fix(ledger, "cat/release", policy)
+    decisions.record_policy(ledger, "cat/release", policy)
     ledger.name("cat/sft", MODEL)
     for step, guard in zip(steps, measured_behind, strict=True):
         report = _report(tmp_path / step, hits=100, of=100)
@@ -314,10 +316,10 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
             content = read_report(report.folder)
             write_report(content.model_copy(update={"settings": {"guard": guard}}), report.folder)
         _kept(store, ledger, report, step=step)
-    assert decisions.decide_by_name(ledger, store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").green
 
     def release() -> None:
-        decisions.refuse_stale_release(ledger, store, MODEL, where="release.model", guard=released_with)
+        decisions.require_approved_release(ledger, store, MODEL, where="release.model", guard=released_with)
 
     with nullcontext() if refused is None else pytest.raises(GateError, match=refused):
         release()
@@ -341,7 +343,7 @@ def test_a_gate_judges_the_weights_of_its_own_step_alone(tmp_path, ledger):
     _fix(ledger)
     ledger.name("cat/sft", MODEL)
     with pytest.raises(GateError, match="is for the weights of `cat/sft`, which bbbbbbbbbbbb never were"):
-        decisions.decide_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER)
+        decisions.evaluate_gate_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER)
 
 
 def test_a_change_for_the_worse_is_described_by_its_size_and_not_by_a_negative_gain(tmp_path: Path) -> None:
@@ -355,7 +357,7 @@ def test_a_change_for_the_worse_is_described_by_its_size_and_not_by_a_negative_g
             "test": _report(tmp_path / f"now-{hits}", hits=hits, of=100),
             "before": _report(tmp_path / f"before-{hits}", hits=90, of=100, model=OTHER),
         }
-        said = _verdict(bar, evidence).said
+        said = _verdict(bar, evidence).reason
         assert phrase in said and "by -" not in said, said
 
 

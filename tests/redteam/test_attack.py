@@ -21,9 +21,9 @@ from vita.redteam.probe import (
     ProbeItem,
     StereotypePair,
     embedded_goals,
+    format_messages,
     longest_run,
     plain,
-    said,
 )
 from vita.redteam.probes import PROBES
 from vita.redteam.probes.jailbreak import WRAPPERS
@@ -137,7 +137,7 @@ def test_a_guard_answers_before_the_model_and_counts_as_refusing(engine, tmp_pat
 
 def test_a_base_model_without_a_template_can_be_asked():
     bare = Engine(tiny_model(context=256), byte_tokenizer())
-    assert attack.prompt_ids(bare, said("Hello", system="Be good.")) == bare.text_ids("Be good.\nHello\n")
+    assert attack.prompt_ids(bare, format_messages("Hello", system="Be good.")) == bare.text_ids("Be good.\nHello\n")
 
 
 def test_tests_survive_the_journey_through_a_file(tmp_path: Path):
@@ -158,10 +158,10 @@ def test_a_bad_line_of_a_regression_file_is_refused_with_its_place(tmp_path: Pat
 
 def test_a_sample_keeps_each_attack_with_its_twin_and_is_the_same_each_time():
     items = list(PROBES["jailbreak"].items(ProbeInputs(goals=GOALS)))
-    chosen = attack.sampled(items, 10, seed=1)
+    chosen = attack.sample(items, 10, seed=1)
     attacks = {item.id for item in chosen if not item.twin}
     assert len(attacks) == 10 and {item.id for item in chosen if item.twin} == {f"{id}/twin" for id in attacks}
-    assert chosen == attack.sampled(items, 10, seed=1) != attack.sampled(items, 10, seed=2)
+    assert chosen == attack.sample(items, 10, seed=1) != attack.sample(items, 10, seed=2)
 
 
 def test_the_longest_run_is_counted_in_tokens_that_follow_one_another():
@@ -171,8 +171,13 @@ def test_the_longest_run_is_counted_in_tokens_that_follow_one_another():
 
 
 def test_turns_take_turns():
-    assert [message.role for message in said("a", "b", "c", system="s")] == ["system", "user", "assistant", "user"]
-    assert said("a") == (Message("user", "a"),)
+    assert [message.role for message in format_messages("a", "b", "c", system="s")] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+    assert format_messages("a") == (Message("user", "a"),)
 
 
 def test_as_many_shots_are_given_as_the_context_has_room_for():

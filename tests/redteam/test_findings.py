@@ -48,14 +48,14 @@ def report(
 
 
 def states(ledger: Ledger) -> list[str]:
-    return [finding.state for finding in findings.every(ledger)]
+    return [finding.state for finding in findings.all_findings(ledger)]
 
 
 def test_a_success_becomes_a_finding_once_and_what_failed_does_not(ledger, tmp_path):
     first = report(ledger, tmp_path, "one", ["harmful", "refused", "error"])
     for _ in range(2):
         findings.track(first, "weights1", ledger)
-    (found,) = findings.every(ledger)
+    (found,) = findings.all_findings(ledger)
     assert (found.life, found.probe, found.item, found.state) == ("cat", "harm", ITEMS[0].id, "open")
     assert found.answer == "said in one" and found.severity == "high" and found.taxonomy
     assert len(found.moves) == 1 and found.moves[0].report == first.digest
@@ -67,12 +67,12 @@ def test_a_later_report_retests_closes_and_reopens_by_itself(ledger, tmp_path):
     later = report(ledger, tmp_path, "two", ["refused", "incoherent", "error"])
     findings.track(later, "weights2", ledger)
     assert states(ledger) == ["closed", "retested", "open"]
-    closed = findings.one(ledger, 1)
+    closed = findings.find_one(ledger, 1)
     assert [move.state for move in closed.moves] == ["open", "mitigated", "retested", "closed"]
     assert closed.moves[-1].report == later.digest and closed.moves[-1].model == "weights2"
     findings.track(report(ledger, tmp_path, "tri", ["harmful", "refused", "harmful"]), "weights3", ledger)
     assert states(ledger) == ["open", "closed", "open"]
-    assert findings.one(ledger, 1).moves[-1].why == "the attack succeeds again"
+    assert findings.find_one(ledger, 1).moves[-1].why == "the attack succeeds again"
     findings.track(later, "weights2", ledger)  # an old report that is met again says nothing new
     assert states(ledger) == ["open", "closed", "open"]
 
@@ -117,7 +117,7 @@ def test_findings_are_exported_as_items_that_are_asked_again(ledger, tmp_path):
     findings.track(report(ledger, tmp_path, "one", ["harmful", "harmful"]), "weights1", ledger)
     findings.move(ledger, [2], "false_positive", who="Tom", why="the answer is harmless")
     path = tmp_path / "regressions.jsonl"
-    path.write_bytes(findings.exported(findings.every(ledger)))
+    path.write_bytes(findings.to_regressions(findings.all_findings(ledger)))
     (item,) = read_regressions(str(path))
     assert item.id == f"harm/{ITEMS[0].id}" and item.test == ITEMS[0].test
-    assert findings.exported([]) == b""
+    assert findings.to_regressions([]) == b""

@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from vita.data.records import Message
-from vita.review.answers import chosen, items, read_prompts
+from vita.review.answers import items, read_prompts, sample_prompts
 from vita.review.desk import ReviewAnswer, ReviewedModel, ReviewItem, ReviewStore, ReviewTask
 from vita.review.guideline import RUBRIC, Kind, default
 from vita.review.judges import JUDGES, ModelJudge, vote
@@ -175,7 +175,7 @@ def test_prompts_come_from_lines_rows_and_the_world(tmp_path: Path) -> None:
     assert [one[0].content for one in found.values()] == ["What is a cat?", "What is hail?"]
     assert next(iter(read_prompts(str(tmp_path / "p.jsonl")).values())) == (Message("user", "Hi"),)
     assert "cat" in read_prompts("world")
-    some, probability = chosen(found, 1, seed=0)
+    some, probability = sample_prompts(found, 1, seed=0)
     assert len(some) == 1 and probability == 0.5
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cards.lives import Life
 from tests.cli.test_trace import counted_queries
-from vita.rights.document_trace import who_saw
+from vita.rights.document_trace import trace_document
 from vita.spine.contents import content_digest
 
 ROWS: dict[str, dict[str, Any]] = {
@@ -37,10 +37,10 @@ def test_weights_whose_stage_read_the_document_by_itself_are_found(tmp_path, sta
     file.write_text(json.dumps(ROWS[stage]) + "\n" + json.dumps({**ROWS[stage], "id": "ben"}) + "\n")
     model = _trained(life, stage, file)
     release = life.step("release", "release", inputs={"model": model})
-    seen = who_saw("ann", life.store, life.ledger)
+    seen = trace_document("ann", life.store, life.ledger)
     assert [(one.kind, one.names) for one in seen.holders] == [("source", (str(file),))]
     assert [one.digest for one in seen.to_retire] == [model, release]
-    assert not seen.unread and not who_saw("eve", life.store, life.ledger).holders
+    assert not seen.unread and not trace_document("eve", life.store, life.ledger).holders
 
 
 def test_what_cannot_be_read_any_more_is_said(tmp_path):
@@ -53,7 +53,7 @@ def test_what_cannot_be_read_any_more_is_said(tmp_path):
     unknown.unlink()
     changed.write_text(json.dumps({**ROWS["sft"], "id": "ben"}) + "\n")
     life.step("dpo", "model", config={"sources": [{"huggingface": "somebody/pairs"}]})
-    seen = who_saw("ann", life.store, life.ledger)
+    seen = trace_document("ann", life.store, life.ledger)
     assert not seen.holders
     assert [one.rpartition(": ")[2] for one in seen.unread] == [
         "no such file, and no file matches it as a glob",
@@ -69,7 +69,7 @@ def test_the_embedded_world_is_looked_through_as_the_stage_read_it(tmp_path):
     life, world = Life(tmp_path), {"things": 20, "documents": 30, "dialogues": 20}
     model = life.step("sft", "model", config={"sources": [{"world": world}]})
     one = next(dialogues(Source.model_validate({"world": world})))
-    assert [found.digest for found in who_saw(one.id, life.store, life.ledger).weights] == [model]
+    assert [found.digest for found in trace_document(one.id, life.store, life.ledger).weights] == [model]
 
 
 def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
@@ -81,7 +81,7 @@ def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
         life.ledger.move(releases[0], state, who="Ada", why="a test")
     life.ledger.move(releases[1], "serving", who="Ada", why="a test")
     with counted_queries() as statements:
-        seen = who_saw("ann", life.store, life.ledger)
+        seen = trace_document("ann", life.store, life.ledger)
     states = {one.digest: one.state for one in seen.weights}
     assert [states[one] for one in releases[:3]] == ["deprecated", "approved", "candidate"], "no service is alive"
     assert sum("FROM states" in statement for statement in statements) == 1

@@ -18,7 +18,7 @@ from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Completion, Engine, TextScore
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import ReportContent, write_report
-from vita.rl.before_after import earned, shift
+from vita.rl.before_after import compare_models, effective_reward
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer, tiny_model
 
@@ -64,7 +64,9 @@ def has_x(prompts: Any, answers: Sequence[Completion]) -> list[bool | None]:
     ("sampling", "samples"), [(GREEDY, 3), (PURE, 3), (Sampling(temperature=0.7, max_tokens=6), 2)]
 )
 def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -> None:
-    found = shift(engine(), engine(), PROMPTS, score=length, right=has_x, samples=samples, sampling=sampling, seed=1)
+    found = compare_models(
+        engine(), engine(), PROMPTS, score=length, right=has_x, samples=samples, sampling=sampling, seed=1
+    )
     assert (
         found.figures["reward/change"].value == found.figures["kl"].value == found.figures["accuracy/change"].value == 0
     )
@@ -76,16 +78,18 @@ def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -
 
 
 def test_another_model_differs_and_the_same_seed_finds_the_same() -> None:
-    one, other = (shift(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=3, samples=2) for _ in "ab")
+    one, other = (
+        compare_models(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=3, samples=2) for _ in "ab"
+    )
     assert one == other and one.figures["kl"].value > 0
     assert "accuracy/before" not in one.figures
-    another = shift(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=4, samples=2)
+    another = compare_models(engine(), engine(1), PROMPTS, score=length, sampling=PURE, seed=4, samples=2)
     assert another.items != one.items
 
 
 def test_every_figure_is_as_worked_by_hand() -> None:
     before, after = fake(["x", "xx", "yy", "y"], [-1, -2, -3, -4]), fake(["xxx", "xx", "y", "xy"], [-1, -1, -1, -1.5])
-    found = shift(before, after, PROMPTS, score=length, right=has_x, sampling=PURE, seed=0)
+    found = compare_models(before, after, PROMPTS, score=length, right=has_x, sampling=PURE, seed=0)
     values = {name: round(one.value, 9) for name, one in found.figures.items()}
     assert values == {
         "reward/before": 1.5,
@@ -113,23 +117,27 @@ def test_every_figure_is_as_worked_by_hand() -> None:
 
 def test_the_same_chance_is_given_to_both_and_kl_is_taken_on_unfiltered_samples() -> None:
     before, after = fake(["x"] * 4), fake(["x"] * 4)
-    shift(before, after, PROMPTS, score=length, sampling=Sampling(temperature=0.5, top_k=3), seed=0)
+    compare_models(before, after, PROMPTS, score=length, sampling=Sampling(temperature=0.5, top_k=3), seed=0)
     assert before.asked == after.asked[:4]
     assert [(one.temperature, one.top_k) for one in after.asked[4:]] == [(1.0, 0)] * 4
 
 
 def test_certain_shares_are_never_quite_certain_and_a_gain_covers_its_spread() -> None:
-    found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
+    found = compare_models(
+        fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0
+    )
     right = found.figures["accuracy/after"]
     assert right.value == 1 and right.low < 0.6
     assert found.figures["accuracy/change"].low < 0 < found.figures["accuracy/change"].high
-    several = shift(
+    several = compare_models(
         fake(["x"] * 8), fake(["x"] * 8), PROMPTS, score=length, right=has_x, samples=2, sampling=PURE, seed=0
     )
     assert several.figures["accuracy/after"].low == pytest.approx(right.low)
     assert several.figures["accuracy/change"].high == pytest.approx(1 - right.low)
     assert several.figures["win_rate"].low == pytest.approx(0.5 - 0.5 * (1 - right.low))
-    spread = shift(fake(["x"] * 4), fake(["", "xx", "xxx", "x"]), PROMPTS, score=length, sampling=GREEDY, seed=0)
+    spread = compare_models(
+        fake(["x"] * 4), fake(["", "xx", "xxx", "x"]), PROMPTS, score=length, sampling=GREEDY, seed=0
+    )
     gain = spread.figures["reward/change"]
     assert gain.low < 0.5 < gain.high
 
@@ -138,17 +146,21 @@ def test_what_has_no_score_is_left_out_of_both_sides() -> None:
     def some(prompts: Any, answers: Sequence[Completion]) -> list[float | None]:
         return [None if answer.text == "?" else float(len(answer.text)) for answer in answers]
 
-    found = shift(
+    found = compare_models(
         fake(["x", "?", "x", "x"]), fake(["xx", "xx", "?", "x"]), PROMPTS, score=some, sampling=GREEDY, seed=0
     )
     assert (found.figures["reward/change"].value, found.figures["reward/change"].n) == (0.5, 2)
     assert found.figures["win_rate"].value == 0.75
-    none = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [None] * 4, sampling=GREEDY, seed=0)
+    none = compare_models(
+        fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [None] * 4, sampling=GREEDY, seed=0
+    )
     assert math.isnan(none.figures["reward/change"].value) and "reward/change" not in none.facts()
 
 
 def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
-    found = shift(fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0)
+    found = compare_models(
+        fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0
+    )
     write_report(ReportContent.of("dpo", found.groups(), baseline="1" * 64), tmp_path)
     found.write_items(tmp_path)
     figures = json.loads((tmp_path / "report.json").read_text())["figures"]["comparison"]["comparison"]
@@ -161,28 +173,36 @@ def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
 
 def test_an_answer_that_did_not_end_has_earned_nothing() -> None:
     whole, cut = (Completion("xx", (1, 2), finish, (0.0, 0.0)) for finish in ("stop", "length"))
-    assert [earned(1.5, one) for one in (whole, cut)] == [1.5, 0.0]
-    assert [earned(-0.5, cut), earned(None, cut), earned(1.0, cut, penalty=0.5)] == [-0.5, 0.0, -0.5]
-    assert earned(None, whole) is None
+    assert [effective_reward(1.5, one) for one in (whole, cut)] == [1.5, 0.0]
+    assert [effective_reward(-0.5, cut), effective_reward(None, cut), effective_reward(1.0, cut, penalty=0.5)] == [
+        -0.5,
+        0.0,
+        -0.5,
+    ]
+    assert effective_reward(None, whole) is None
 
 
 def test_few_prompts_have_the_interval_of_few() -> None:
     scores = iter([[0.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
-    found = shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: next(scores), sampling=GREEDY, seed=0)
+    found = compare_models(
+        fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: next(scores), sampling=GREEDY, seed=0
+    )
     gain = found.figures["reward/change"]
     assert (gain.low, gain.high) == pytest.approx((0.75 - 3.182 * 0.25, 0.75 + 3.182 * 0.25), abs=1e-3)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    with pytest.raises(DataError, match="comparison: there is no prompt to compare the models on"):
-        shift(fake([]), fake([]), [], score=length, sampling=GREEDY, seed=0)
+    with pytest.raises(DataError, match="comparison: there are no prompts for the comparison of the models"):
+        compare_models(fake([]), fake([]), [], score=length, sampling=GREEDY, seed=0)
     with pytest.raises(DataError, match=r"comparison.reward: expected 4 values, one for each answer, got 1"):
-        shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [1.0], sampling=GREEDY, seed=0)
+        compare_models(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [1.0], sampling=GREEDY, seed=0)
     with pytest.raises(DataError, match=r"comparison.reward: expected a finite number or None, got nan"):
-        shift(fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [math.nan] * 4, sampling=GREEDY, seed=0)
+        compare_models(
+            fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=lambda p, a: [math.nan] * 4, sampling=GREEDY, seed=0
+        )
     other = Engine(tiny_model(), byte_tokenizer(), template=ChatTemplate("{{ messages[0]['content'] }}"))
-    with pytest.raises(DataError, match="read the prompts in different tokens"):
-        shift(engine(), other, PROMPTS, score=length, sampling=GREEDY, seed=0)
+    with pytest.raises(DataError, match="tokenize the prompts differently"):
+        compare_models(engine(), other, PROMPTS, score=length, sampling=GREEDY, seed=0)
 
 
 def test_kl_is_the_divergence_over_all_answers() -> None:
@@ -193,5 +213,5 @@ def test_kl_is_the_divergence_over_all_answers() -> None:
         logs = [m.model(torch.tensor([prompt]))[0, -1].log_softmax(-1) for m in (other, one)]
     exact = (logs[0].exp() * (logs[0] - logs[1])).sum().item()
     sampling = Sampling(max_tokens=1)
-    found = shift(one, other, [PROMPTS[0]], score=length, samples=600, sampling=sampling, seed=0)
+    found = compare_models(one, other, [PROMPTS[0]], score=length, samples=600, sampling=sampling, seed=0)
     assert found.figures["kl"].value == pytest.approx(exact, rel=0.15)

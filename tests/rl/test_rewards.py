@@ -38,7 +38,7 @@ def test_manners_and_truth_are_judged_by_the_world() -> None:
     assert given(["world_correctness"], question, answers).total == [1.0, 0.0, None]
     both = given(["world_politeness", {"use": "world_correctness", "weight": 2}], question, answers)
     assert both.total == [3.0, 0.5, 0.5]  # what has nothing to say is left out of the sum
-    assert both.each["world_correctness"] == [1.0, 0.0, None]
+    assert both.by_reward["world_correctness"] == [1.0, 0.0, None]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_a_users_function_does_wrong_is_said_with_its_name(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def scores(c): ...", r"holds no function `score`; did you mean `scores`\?"),
+        ("def scores(c): ...", r"defines no function `score`; did you mean `scores`\?"),
         ("import nothing_of_this_name", "cannot be loaded: ModuleNotFoundError"),
         ("def score(:", "cannot be loaded: SyntaxError"),
     ],
@@ -147,7 +147,7 @@ def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         given([str(tmp_path / "none.py:score")], asked("a"), ["x"])
     with pytest.raises(ConfigError, match="the module `no_such_module` cannot be imported"):
         given(["no_such_module:score"], asked("a"), ["x"])
-    with pytest.raises(ConfigError, match="judges by the embedded world, and no source is one"):
+    with pytest.raises(ConfigError, match="needs the embedded world, and no source is one"):
         Rewards.open([RewardChoice(use="world_correctness")], where="r")
     with pytest.raises(ConfigError, match="is no regular expression"):
         given([{"use": "matches", "options": {"pattern": "("}}], asked("a"), ["x"])

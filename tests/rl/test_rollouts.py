@@ -13,9 +13,9 @@ from vita.data.records import Message
 from vita.data.sources.prompts import Prompt
 from vita.infer.engine import Completion
 from vita.infer.sampling import Sampling
-from vita.rl.before_after import judged
+from vita.rl.before_after import compute_rewards
 from vita.rl.rewards import RewardChoice, Rewards
-from vita.rl.rollouts import SampledAnswers, answer, told, worth
+from vita.rl.rollouts import SampledAnswers, rollout_metrics, sample_answers, score_answers
 from vita.testing import byte_tokenizer
 from vita.train.policy_objective import TokenStats
 
@@ -42,7 +42,7 @@ class Fake:
 
 def answers() -> SampledAnswers:
     engine: Any = Fake()
-    return answer(engine, PROMPTS, max_tokens=3, chance=Random(0))
+    return sample_answers(engine, PROMPTS, max_tokens=3, chance=Random(0))
 
 
 def rewards(*names: str) -> Rewards:
@@ -59,17 +59,23 @@ def test_what_was_chosen_is_told_by_lengths_and_the_end_is_kept() -> None:
 def test_an_answer_that_did_not_end_earns_nothing_and_may_lose() -> None:
     good = {"use": "matches", "options": {"pattern": ""}}
     found = Rewards.open([RewardChoice.model_validate(good)], where="r")
-    assert worth(found, answers(), penalty=0.0, seed="0").total == [1.0, 0.0]
-    assert worth(found, answers(), penalty=0.5, seed="0").total == [1.0, -0.5]
+    assert score_answers(found, answers(), penalty=0.0, seed="0").total == [1.0, 0.0]
+    assert score_answers(found, answers(), penalty=0.5, seed="0").total == [1.0, -0.5]
     bad = Rewards.open([RewardChoice.model_validate({**good, "weight": -2})], where="r")
-    assert worth(bad, answers(), penalty=0.0, seed="0").total == [-2.0, -2.0]  # what is worse than nothing stays so
+    assert score_answers(bad, answers(), penalty=0.0, seed="0").total == [
+        -2.0,
+        -2.0,
+    ]  # what is worse than nothing stays so
 
 
 def test_a_coin_falls_anew_for_each_answer_and_the_same_for_the_same_round() -> None:
     many = SampledAnswers(PROMPTS * 50, answers().completions[:1] * 100, answers().ids, answers().mask)
-    first = worth(rewards("random_reward"), many, penalty=0, seed="7").total
-    assert first == worth(rewards("random_reward"), many, penalty=0, seed="7").total
-    assert first != worth(rewards("random_reward"), many, penalty=0, seed="8").total and set(first) == {0.0, 1.0}
+    first = score_answers(rewards("random_reward"), many, penalty=0, seed="7").total
+    assert first == score_answers(rewards("random_reward"), many, penalty=0, seed="7").total
+    assert first != score_answers(rewards("random_reward"), many, penalty=0, seed="8").total and set(first) == {
+        0.0,
+        1.0,
+    }
 
 
 def test_a_reward_is_told_the_rows_columns_the_tokens_and_a_number() -> None:
@@ -79,16 +85,16 @@ def test_a_reward_is_told_the_rows_columns_the_tokens_and_a_number() -> None:
 
     told: list[dict[str, Any]] = []
     own = Rewards([RewardChoice(use="seen")], [seen], where="test")
-    judged(own, PROMPTS, [Completion("x", (1, 2), "stop", ()), Completion("y", (3,), "stop", ())], seed="0")
+    compute_rewards(own, PROMPTS, [Completion("x", (1, 2), "stop", ()), Completion("y", (3,), "stop", ())], seed="0")
     assert told[0]["truth"] == [1, None] and told[0]["completion_ids"] == [[1, 2], [3]]
     assert len(set(told[0]["draw"])) == 2
 
 
 def test_a_round_in_figures_is_as_worked_by_hand() -> None:
     found = answers()
-    given = worth(rewards("json"), found, penalty=0.0, seed="0")
+    given = score_answers(rewards("json"), found, penalty=0.0, seed="0")
     old = TokenStats(torch.where(found.mask, -1.0, 0.0), torch.where(found.mask, 2.0, 0.0))
-    figures = told(found, given, old, torch.where(found.mask, -1.5, 0.0), size=2)
+    figures = rollout_metrics(found, given, old, torch.where(found.mask, -1.5, 0.0), size=2)
     assert figures == {
         "kl": pytest.approx((2 * 0.5 + 3 * 0.5) / 2),
         "entropy": 2.0,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.fakes import FakeReplica, routes_to
-from vita.monitoring.alerts import AlertRule, firing, looks, read_rules
+from vita.monitoring.alerts import AlertRule, evaluation_times, firing, read_rules
 from vita.server.gateway import keys
 from vita.server.gateway.circuit_breaker import Breaker
 from vita.server.gateway.redaction import redact, redact_all
@@ -181,7 +181,7 @@ def test_a_short_rule_beside_a_long_one_is_looked_at_in_its_own_time():
         for name, time in (("short", "5 min"), ("long", "1 h"))
     )
     now = 10_000.0
-    moments = looks([short, long], now=now)
+    moments = evaluation_times([short, long], now=now)
     assert len([at for at in moments if now - 300 <= at < now]) >= 5 and moments[0] == now - 3600
     slow, fast = ({"cat:1": {"requests": 5.0, "latency_p95": value}} for value in (3.0, 1.0))
 
@@ -197,7 +197,7 @@ def test_a_rule_that_makes_no_sense_is_one_line(tmp_path):
     path = tmp_path / "alerts.yaml"
     for text, message in [
         ("{name: a, figure: latncy_p95, above: 1}", "did you mean `latency_p95`"),
-        ("{name: a, figure: latency_p95}", "give one of `above` and `below`"),
+        ("{name: a, figure: latency_p95}", "set one of `above` and `below`"),
         ("{name: a, figure: latency_p95, above: 1, for: soon}", "30 s, 5 min or 1 h"),
     ]:
         path.write_text(f"alerts:\n  - {text}\n")

@@ -32,12 +32,12 @@ BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "
 def approved(tmp_path: Path) -> Life:
     """A life whose model `cat/sft` can be served and is approved by its gate."""
     life = Life(tmp_path)
-    decisions.fix(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
+    decisions.record_policy(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
     shutil.copytree(model_folder(tmp_path / "model"), tmp_path / "draft")
     model = life.store.commit(Draft(kinds.Model, tmp_path / "draft")).digest
     life.ledger.name("cat/sft", model)
     life.report("check", model, {"world": {"world": {"accuracy": wilson(40, 40)}}})
-    assert decisions.decide_by_name(life.ledger, life.store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").green
     return life
 
 

@@ -179,14 +179,14 @@ def test_training_must_mean_the_tokens_that_were_sampled(
 ) -> None:
     from vita.rl import rollouts
 
-    right = rollouts.answer
+    right = rollouts.sample_answers
 
     def shifted(*given: Any, **named: Any) -> Any:
         found = right(*given, **named)
         return rollouts.SampledAnswers(found.prompts, found.completions, found.ids, found.mask.roll(-1, dims=1))
 
-    monkeypatch.setattr(rollouts, "answer", shifted)
-    with pytest.raises(TrainingError, match="expected training to find the log-probabilities that sampling told"):
+    monkeypatch.setattr(rollouts, "sample_answers", shifted)
+    with pytest.raises(TrainingError, match="expected equal log-probabilities of sampling and training"):
         run(tuned, tmp_path / "run", steps=1)
 
 
@@ -202,7 +202,7 @@ def test_training_must_mean_the_tokens_that_were_sampled(
         ({"method": "ppo", "steps": 2}, "rlhf.critic_warmup_steps: expected fewer than `steps`, 2"),
         ({"minibatches": 100}, "rlhf.minibatches: expected at most 64, the answers of a round, got 100"),
         ({"rewards": ["reward"]}, "rlhf.rewards: reward: needs a reward model as an input"),
-        ({"rewards": ["world_politeness"]}, "rlhf.rewards: world_politeness: judges by the embedded world"),
+        ({"rewards": ["world_politeness"]}, "rlhf.rewards: world_politeness: needs the embedded world"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, settings: Any, message: str) -> None:
@@ -225,10 +225,10 @@ def test_every_prompt_comes_once_before_any_comes_again() -> None:
 
     class Asks(Rollouts):
         def __init__(self) -> None:
-            self.asked, self.seed = [*range(7)], 0  # type: ignore[assignment]
-            self.plan = rlhf._plan(config, rlhf._resolve(config))
+            self.prompts, self.seed = [*range(7)], 0  # type: ignore[assignment]
+            self.config = rlhf._plan(config, rlhf._resolve(config))
 
     asks = Asks()
-    laps = [one for number in range(7) for one in asks._drawn(number)]
+    laps = [one for number in range(7) for one in asks._select_prompts(number)]
     assert [sorted(laps[start : start + 7]) for start in (0, 7, 14)] == [[*range(7)]] * 3  # type: ignore[type-var]
     assert laps[:7] != laps[7:14]

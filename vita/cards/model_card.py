@@ -195,7 +195,7 @@ def findings(ledger: Ledger, digest: str) -> list[dict[str, Any]]:
     """Return the red-team findings on these weights, each with its newest state."""
     from vita.redteam import findings as finding_records
 
-    records = finding_records.every(ledger)
+    records = finding_records.all_findings(ledger)
     return [finding.as_json() for finding in records if any(move.model == digest for move in finding.moves)]
 
 

@@ -57,7 +57,7 @@ def show(
     from vita.redteam import findings
 
     workspace = open_workspace(ctx)
-    finding = findings.one(workspace.ledger, number)
+    finding = findings.find_one(workspace.ledger, number)
     if as_json:
         print_json(finding.as_json())
         return
@@ -137,7 +137,9 @@ def export(
     from vita.redteam import findings
 
     workspace = open_workspace(ctx)
-    lines = findings.exported(findings.every(workspace.ledger, life=life, state=_valid_state(state), probe=probe))
+    lines = findings.to_regressions(
+        findings.all_findings(workspace.ledger, life=life, state=_valid_state(state), probe=probe)
+    )
     if output is None:
         typer.echo(lines.decode(), nl=False)
     else:
@@ -155,7 +157,7 @@ def _list(
     from vita.redteam import findings
 
     workspace = open_workspace(ctx)
-    matches = findings.every(workspace.ledger, life=life, state=_valid_state(state), probe=probe)
+    matches = findings.all_findings(workspace.ledger, life=life, state=_valid_state(state), probe=probe)
     if not include_closed:
         matches = [finding for finding in matches if finding.state not in ("closed", "false_positive")]
     if as_json:
@@ -190,7 +192,7 @@ def _move(
     selected = list(numbers or ())
     if not selected and (life or probe):
         final_states = ("closed", "false_positive", state)
-        matches = findings.every(workspace.ledger, life=life, probe=probe)
+        matches = findings.all_findings(workspace.ledger, life=life, probe=probe)
         selected = [finding.id for finding in matches if finding.state not in final_states]
     if not selected:
         raise ConfigError("findings", "no finding is selected", hint="give numbers, or --life and --probe")

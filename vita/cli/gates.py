@@ -38,13 +38,13 @@ def gate(
     from vita.gates.policy import WAITING_FOR_APPROVAL
 
     workspace = open_workspace(ctx)
-    decision = decisions.decide_by_name(workspace.ledger, workspace.store, name)
+    decision = decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, name)
     if as_json:
         print_json(decision.as_json())
         raise typer.Exit(decision.exit_code)
     table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
     for result in decision.judged.findings:
-        table.add_row(str(result.bar), Text(result.verdict, style=_COLOURS[result.verdict]), result.said)
+        table.add_row(str(result.bar), Text(result.verdict, style=_COLOURS[result.verdict]), result.reason)
     print_table(workspace.console, table)
     people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
     waits = (
@@ -74,9 +74,9 @@ def approve(
 
     workspace = open_workspace(ctx)
     digest = workspace.weights(model)
-    decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate, model=digest)
     decisions.approve(workspace.ledger, gate, digest, who=by, key=private_key(workspace, by, key), reason=reason)
-    decision = decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    decision = decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate, model=digest)
     if as_json:
         print_json({**decision.as_json(), "state": workspace.ledger.state(digest)})
         return
@@ -104,12 +104,12 @@ def waive(
 
     workspace = open_workspace(ctx)
     digest = workspace.weights(model)
-    decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate, model=digest)
     decisions.waive(
         workspace.ledger, gate, digest, who=by, key=private_key(workspace, by, key), reason=reason,
         expires=end_of(expires, option="--expires"), bar=bar,
     )  # fmt: skip
-    decision = decisions.decide_by_name(workspace.ledger, workspace.store, gate, model=digest)
+    decision = decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate, model=digest)
     if as_json:
         print_json({**decision.as_json(), "state": workspace.ledger.state(digest)})
         return

@@ -54,7 +54,7 @@ def live(
     gates = {f"{read.name}/{name}": policy for name, policy in read.file.gates.items()}
     if workspace.machine.leads:
         for gate, policy in gates.items():
-            decisions.fix(workspace.ledger, gate, policy)
+            decisions.record_policy(workspace.ledger, gate, policy)
     try:
         artifacts = execute(
             read.plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
@@ -63,7 +63,11 @@ def live(
     finally:
         events.close()
     if workspace.machine.leads:
-        decided = [] if until else [decisions.decide_by_name(workspace.ledger, workspace.store, gate) for gate in gates]
+        decided = (
+            []
+            if until
+            else [decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate) for gate in gates]
+        )
         life_summary.print_summary(workspace, read, artifacts, decided, as_json=as_json)
         for decision in decided:
             _check(decision)
@@ -74,7 +78,7 @@ def _pass(workspace: Workspace, gate: str) -> None:
 
     from vita.gates import decisions
 
-    _check(decisions.decide_by_name(workspace.ledger, workspace.store, gate))
+    _check(decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate))
 
 
 def _check(decision: decisions.GateDecision) -> None:

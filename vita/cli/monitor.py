@@ -82,7 +82,7 @@ def interval(text: str) -> float:
 
 def _status(workspace: Workspace, service: str | None, seconds: float, rules: tuple[AlertRule, ...]) -> dict[str, Any]:
     """Return the current figures: the status of the running service, and the request log."""
-    from vita.monitoring.alerts import firing, looks
+    from vita.monitoring.alerts import evaluation_times, firing
     from vita.monitoring.request_log import FIGURES, figures
 
     now = time.time()
@@ -93,7 +93,7 @@ def _status(workspace: Workspace, service: str | None, seconds: float, rules: tu
         names = FIGURES if moment == now else [rule.figure for rule in rules]
         return figures(workspace.ledger, service=name, since=moment - seconds, until=moment, names=names)
 
-    points = [(moment, at(moment)) for moment in looks(rules, now=now)]
+    points = [(moment, at(moment)) for moment in evaluation_times(rules, now=now)]
     return {
         "service": name,
         "minutes": seconds / 60,

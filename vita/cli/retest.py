@@ -68,7 +68,7 @@ def _retest_service(workspace: Workspace, service: str, test: str, *, quiet: boo
 
 def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *, quiet: bool) -> dict[str, Any]:
     """Run the recorded test on these weights and compare it with its report."""
-    from vita.evals.regression import drops
+    from vita.evals.regression import regressions
     from vita.rights.recorded_settings import recorded_settings
     from vita.spine.config import build
     from vita.spine.plan import Plan, Step, execute
@@ -100,7 +100,7 @@ def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *,
         )[name]
     finally:
         events.close()
-    worse = [{**drop.as_json(), "message": str(drop)} for drop in drops(previous.path, report.path)]
+    worse = [{**drop.as_json(), "message": str(drop)} for drop in regressions(previous.path, report.path)]
     return {"version": version["version"], "model": model.digest, "report": report.digest, "before": previous.digest,
             "worse": worse}  # fmt: skip
 

@@ -120,7 +120,7 @@ def trace_document(
     from vita.rights import document_trace
 
     workspace = open_workspace(ctx)
-    trace = document_trace.who_saw(document, workspace.store, workspace.ledger, source=source)
+    trace = document_trace.trace_document(document, workspace.store, workspace.ledger, source=source)
     number = None
     if erase:
         if not (by or "").strip():
@@ -138,7 +138,7 @@ def trace_document(
     if trace.holders:
         table = Table("kind", "digest", "names", "state", "source", "use", box=None, pad_edge=False)
         for holder in (*trace.holders, *trace.weights):
-            use = holder.told if holder in trace.holders else f"{holder.told}, through {holder.through}"
+            use = holder.explanation if holder in trace.holders else f"{holder.explanation}, through {holder.through}"
             table.add_row(holder.kind, holder.digest[:12], ", ".join(holder.names), holder.state, holder.source, use)
         print_table(workspace.console, table)
     else:

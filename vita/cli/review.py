@@ -87,7 +87,7 @@ def create(
     words = default(kind)
     if guideline:
         words = Guideline(_text_of(guideline), words.criteria)
-    prompt_list, probability = answers.chosen(answers.read_prompts(prompts), limit, seed=seed)
+    prompt_list, probability = answers.sample_prompts(answers.read_prompts(prompts), limit, seed=seed)
     artifacts = [workspace.find(reference, Model) for reference in references]
     if len({artifact.digest for artifact in artifacts}) != len(artifacts):
         raise ConfigError("review.models", "two of them are the same weights", got=" ".join(references))

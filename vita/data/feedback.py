@@ -3,8 +3,8 @@
     refined = refine(read_feedback(folder), FeedbackFilter(), redact=str, taken=frozenset())
     refined.pairs, refined.dialogues, refined.rated, refined.drops
 
-Every pair remembers the requests and the models that it came from, and how many people agreed. What says nothing of
-which answer is better (two bad ones, a tie, a flag alone) makes no pair.
+Every pair records its requests, its models, and the number of votes. Feedback that does not say which answer is better
+(two bad answers, a tie, a flag alone) makes no pair.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ class FeedbackRecord:
     id: str
     kind: Kind
     request: str
-    """The request that was answered."""
+    """Id of the answered request."""
     model: str
-    """The digest of the weights that answered."""
+    """Digest of the weights that generated the answer."""
     prompt: tuple[Message, ...]
     answer: str
     value: float | None = None
-    """Of a thumb 1 or -1; of a vote 1, or 0 for a tie."""
+    """1 or -1 for a thumb; 1 for a vote, or 0 for a tie."""
     better: str | None = None
-    """Of an edit: the answer as it should have been."""
+    """The corrected answer of an edit."""
     rejected: str | None = None
-    """Of a vote: the other answer."""
+    """The other answer of a vote."""
     reason: str = ""
     who: str | None = None
-    """A pseudonym."""
+    """Pseudonym of the user."""
     consent: bool = False
-    """Whether it may be learnt from."""
+    """The user permits training on it."""
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "prompt": [message.as_row() for message in self.prompt]}
@@ -79,64 +79,64 @@ class FeedbackDataset:
 
     pairs: list[Preference]
     dialogues: list[Dialogue]
-    """Edited answers, to be imitated."""
+    """Edited answers, for supervised training."""
     rated: list[UnpairedPreference]
-    """Thumbs that found no partner for a pair."""
+    """Thumbs that are not part of a pair."""
     drops: list[DroppedRecord]
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def write_feedback(said: Iterable[FeedbackRecord], folder: Path) -> int:
-    """One line a voice; answers with their number."""
+def write_feedback(records: Iterable[FeedbackRecord], folder: Path) -> int:
+    """Write one line per record, and return their number."""
     number = 0
     with (folder / FILE).open("w", encoding="utf-8", newline="\n") as file:
-        for number, one in enumerate(said, 1):  # noqa: B007 (the last number is the answer)
-            file.write(json.dumps(one.as_json(), ensure_ascii=False, sort_keys=True) + "\n")
+        for number, record in enumerate(records, 1):  # noqa: B007 (the last number is the result)
+            file.write(json.dumps(record.as_json(), ensure_ascii=False, sort_keys=True) + "\n")
     return number
 
 
 def read_feedback(folder: Path) -> Iterator[FeedbackRecord]:
-    """The voices in a folder, in order."""
+    """Yield the feedback records of a folder, in order."""
     path = folder / FILE
     if not path.is_file():
-        raise DataError(str(folder), f"holds no {FILE}")
+        raise DataError(str(folder), f"contains no {FILE}")
     with path.open(encoding="utf-8", newline="\n") as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _said(line.rstrip("\n"), f"{path}:{number}")
+                    yield _parse_record(line.rstrip("\n"), f"{path}:{number}")
         except UnicodeDecodeError as error:
             raise DataError(str(path), f"is not UTF-8: {error}") from None
 
 
 def refine(
-    said: Iterable[FeedbackRecord],
-    cleaning: FeedbackFilter,
+    records: Iterable[FeedbackRecord],
+    settings: FeedbackFilter,
     *,
     redact: Callable[[str], str] = str,
-    tested: Iterable[str] = (),
+    test_texts: Iterable[str] = (),
 ) -> FeedbackDataset:
-    """Clean, merge and turn into training data; `tested` are the texts that the model must not be trained on."""
+    """Filter and merge feedback into training data; `test_texts` are texts that the model must not be trained on."""
     drops: list[DroppedRecord] = []
-    taken = OverlapIndex(tested, words=cleaning.ngram_overlap)
-    redacted = (_redacted(record, redact) for record in _latest(said, drops))
-    kept = list(_usable(redacted, cleaning, taken, drops))
-    pairs = list(_pairs(kept, cleaning, drops))
+    test_overlap = OverlapIndex(test_texts, words=settings.ngram_overlap)
+    redacted = (_redact_record(record, redact) for record in _latest(records, drops))
+    usable = list(_filter_records(redacted, settings, test_overlap, drops))
+    pairs = list(_pairs(usable, settings, drops))
     used = {request for pair in pairs for request in pair.metadata["requests"]}
-    rated = [_rated(record) for record in kept if record.kind == "thumb" and record.request not in used]
+    rated = [_rated(record) for record in usable if record.kind == "thumb" and record.request not in used]
     dialogues = list(
         {
-            record.id: record for record in (_dialogue(said) for said in kept if said.kind == "edit" and said.better)
+            record.id: record for record in (_dialogue(edit) for edit in usable if edit.kind == "edit" and edit.better)
         }.values()
     )
-    kinds = Counter(record.kind for record in kept)
+    kinds = Counter(record.kind for record in usable)
     counts = {f"kept_{kind}": kinds[kind] for kind in KINDS}
     counts |= {"pairs": len(pairs), "dialogues": len(dialogues), "rated": len(rated), "dropped": len(drops)}
     return FeedbackDataset(pairs, dialogues, rated, drops, counts)
 
 
 class OverlapIndex:
-    """Texts that something is tested on, and whether another text shares a run of words with them."""
+    """An index of test texts, which contains the texts that share a run of words with them."""
 
     def __init__(self, texts: Iterable[str], *, words: int) -> None:
         self.words = words
@@ -155,25 +155,25 @@ class OverlapIndex:
             yield tuple(tokens[start : start + self.words])
 
 
-# -- which voices count
+# -- filtering
 
 
-def _latest(said: Iterable[FeedbackRecord], drops: list[DroppedRecord]) -> Iterator[FeedbackRecord]:
+def _latest(feedback: Iterable[FeedbackRecord], drops: list[DroppedRecord]) -> Iterator[FeedbackRecord]:
     """Yield the latest record of each user on the same answers; earlier records are dropped."""
-    records = list(said)
-    last = {_question(record): record.id for record in records}
+    records = list(feedback)
+    last = {_vote_key(record): record.id for record in records}
     for record in records:
-        question = _question(record)
+        question = _vote_key(record)
         if question is None or last[question] == record.id:
             yield record
         else:
             drops.append(DroppedRecord(record.id, "feedback", "another word later"))
 
 
-def _question(record: FeedbackRecord) -> tuple[Any, ...] | None:
-    """The key of what a voice decides, and whose it is: of two voices with the same key the later one counts.
+def _vote_key(record: FeedbackRecord) -> tuple[Any, ...] | None:
+    """Return the key of a vote and its user: of several records with the same key, the latest counts.
 
-    Where nobody says who, the thumbs and the edits of an answer are one person's.
+    Anonymous thumbs and edits of an answer count as those of one user.
     """
     if record.kind in ("thumb", "edit"):
         return record.kind, record.who, record.request, record.answer
@@ -182,28 +182,28 @@ def _question(record: FeedbackRecord) -> tuple[Any, ...] | None:
     return None
 
 
-def _usable(
-    said: Iterable[FeedbackRecord], cleaning: FeedbackFilter, taken: OverlapIndex, drops: list[DroppedRecord]
+def _filter_records(
+    records: Iterable[FeedbackRecord], settings: FeedbackFilter, test_overlap: OverlapIndex, drops: list[DroppedRecord]
 ) -> Iterator[FeedbackRecord]:
     users: Counter[str] = Counter()
-    known: set[tuple[Any, ...]] = set()
-    for record in said:
-        again = (record.who, record.kind, record.request, record.answer, record.better, record.rejected)
-        reason = _unusable(record, cleaning, taken)
-        if reason is None and again in known:
+    seen_keys: set[tuple[Any, ...]] = set()
+    for record in records:
+        duplicate_key = (record.who, record.kind, record.request, record.answer, record.better, record.rejected)
+        reason = _drop_reason(record, settings, test_overlap)
+        if reason is None and duplicate_key in seen_keys:
             reason = "said twice"
-        if reason is None and record.who and users[record.who] >= cleaning.max_per_user:
+        if reason is None and record.who and users[record.who] >= settings.max_per_user:
             reason = "one user's too many"
         if reason:
             drops.append(DroppedRecord(record.id, "feedback", reason, record.reason[:200] if record.consent else ""))
             continue
-        known.add(again)
+        seen_keys.add(duplicate_key)
         users[record.who or ""] += 1
         yield record
 
 
-def _unusable(record: FeedbackRecord, cleaning: FeedbackFilter, taken: OverlapIndex) -> str | None:
-    """Why a voice cannot be used, if it cannot."""
+def _drop_reason(record: FeedbackRecord, cleaning: FeedbackFilter, test_overlap: OverlapIndex) -> str | None:
+    """Return the reason why a record cannot be used, or None."""
     if not record.consent:
         return "no consent"
     if not record.prompt or record.prompt[-1].role != "user" or not record.prompt[-1].content.strip():
@@ -213,7 +213,7 @@ def _unusable(record: FeedbackRecord, cleaning: FeedbackFilter, taken: OverlapIn
         return "an empty answer"
     if any(len(text) > cleaning.max_chars for text in texts):
         return "a long answer"
-    if any(message.content in taken for message in record.prompt if message.role == "user"):
+    if any(message.content in test_overlap for message in record.prompt if message.role == "user"):
         return "tested on"
     if record.kind == "flag":
         return "a flag alone"
@@ -226,7 +226,7 @@ def _unusable(record: FeedbackRecord, cleaning: FeedbackFilter, taken: OverlapIn
     return None
 
 
-def _redacted(record: FeedbackRecord, redact: Callable[[str], str]) -> FeedbackRecord:
+def _redact_record(record: FeedbackRecord, redact: Callable[[str], str]) -> FeedbackRecord:
     prompt = tuple(Message(message.role, redact(message.content)) for message in record.prompt)
     better, rejected = (None if text is None else redact(text) for text in (record.better, record.rejected))
     return replace(
@@ -243,8 +243,8 @@ def _redacted(record: FeedbackRecord, redact: Callable[[str], str]) -> FeedbackR
 
 _Pair = tuple[str, str]
 """Two answers to a prompt, in alphabetical order."""
-_TRIED = 64
-"""How many pairs of answers are looked at for each pair that a prompt may give; most people agree on most."""
+_MAX_TRIES_PER_PAIR = 64
+"""Maximum number of candidate pairs per pair that a prompt may contribute."""
 
 
 @dataclass
@@ -255,10 +255,10 @@ class _PromptFeedback:
     """Answer -> its thumbs up."""
     disliked: dict[str, list[FeedbackRecord]] = field(default_factory=dict)
     compared: dict[_Pair, list[tuple[str, FeedbackRecord]]] = field(default_factory=dict)
-    """Votes and edits: pair -> (the better answer, who said so)."""
+    """Votes and edits: pair -> (better answer, record)."""
 
     def add(self, record: FeedbackRecord) -> _Pair | None:
-        """Take a voice in; returns the pair that it compares, if it does."""
+        """Add a record, and return the pair that it compares, if any."""
         if record.kind == "thumb":
             thumbs = self.liked if (record.value or 0) > 0 else self.disliked
             thumbs.setdefault(record.answer, []).append(record)
@@ -270,10 +270,10 @@ class _PromptFeedback:
         self.compared.setdefault(pair, []).append((better, record))
         return pair
 
-    def matched(self) -> Iterator[_Pair]:
-        """The pairs of a liked and a disliked answer, in the order of the first thumbs, one at a time.
+    def matched_pairs(self) -> Iterator[_Pair]:
+        """Yield the pairs of a liked and a disliked answer, in the order of the first thumbs.
 
-        A pair comes twice when both of its answers are liked by some and disliked by others.
+        A pair occurs twice if both of its answers have thumbs up and down.
         """
         for better in self.liked:
             for worse in self.disliked:
@@ -293,7 +293,7 @@ class _PromptFeedback:
         return direct + len(self.liked.get(better, ())) * len(self.disliked.get(worse, ()))
 
     def sources(self, better: str, worse: str) -> list[FeedbackRecord]:
-        """The voices that prefer `better`."""
+        """Return the records that prefer `better`."""
         compared = self.compared.get((min(better, worse), max(better, worse)), ())
         direct = [record for chosen, record in compared if chosen == better]
         up, down = self.liked.get(better, []), self.disliked.get(worse, [])
@@ -306,10 +306,10 @@ class _PromptFeedback:
 def _pairs(
     records: Iterable[FeedbackRecord], cleaning: FeedbackFilter, drops: list[DroppedRecord]
 ) -> Iterator[Preference]:
-    """Voices on the same two answers counted together, whichever side they take.
+    """Yield a preference per pair of answers, with the votes for either answer counted together.
 
-    Pairs are formed one at a time and only until a prompt has given as many as it may, so that a prompt with thousands
-    of thumbs costs no more than its thumbs.
+    Pairs are formed one at a time up to the limit of a prompt, so that a prompt with thousands of thumbs takes time
+    linear in its thumbs.
     """
     by_prompt: dict[tuple[Message, ...], _PromptFeedback] = {}
     compared: dict[tuple[tuple[Message, ...], _Pair], None] = {}
@@ -322,39 +322,41 @@ def _pairs(
     num_pairs: Counter[tuple[Message, ...]] = Counter()
     tried_pairs: dict[tuple[Message, ...], set[_Pair]] = defaultdict(set)
 
-    def settle(prompt: tuple[Message, ...], pair: _Pair) -> Preference | None:
+    def resolve(prompt: tuple[Message, ...], pair: _Pair) -> Preference | None:
         tried_pairs[prompt].add(pair)
-        result = _settled(prompt, by_prompt[prompt], pair, cleaning)
+        result = _resolve_pair(prompt, by_prompt[prompt], pair, cleaning)
         if isinstance(result, DroppedRecord):
             drops.append(result)
             return None
         num_pairs[prompt] += 1
         return result
 
-    def full(prompt: tuple[Message, ...]) -> bool:
+    def is_full(prompt: tuple[Message, ...]) -> bool:
         limit = cleaning.max_pairs_per_prompt
-        return num_pairs[prompt] >= limit or len(tried_pairs[prompt]) >= limit * _TRIED
+        return num_pairs[prompt] >= limit or len(tried_pairs[prompt]) >= limit * _MAX_TRIES_PER_PAIR
 
     for prompt, pair in compared:
-        if not full(prompt) and (result := settle(prompt, pair)):
+        if not is_full(prompt) and (result := resolve(prompt, pair)):
             yield result
     for prompt in {**liked, **dict.fromkeys(by_prompt)}:
         prompt_feedback = by_prompt[prompt]
-        for pair in prompt_feedback.matched():
-            if full(prompt):
+        for pair in prompt_feedback.matched_pairs():
+            if is_full(prompt):
                 break
-            if pair not in tried_pairs[prompt] and (result := settle(prompt, pair)):
+            if pair not in tried_pairs[prompt] and (result := resolve(prompt, pair)):
                 yield result
-        if left := prompt_feedback.count() - len(tried_pairs[prompt]):
+        if remaining := prompt_feedback.count() - len(tried_pairs[prompt]):
             drops.append(
-                DroppedRecord(_id(prompt, "", ""), "feedback", "one prompt's too many", f"{left} more pairs of answers")
+                DroppedRecord(
+                    _id(prompt, "", ""), "feedback", "one prompt's too many", f"{remaining} more pairs of answers"
+                )
             )
 
 
-def _settled(
+def _resolve_pair(
     prompt: tuple[Message, ...], prompt_feedback: _PromptFeedback, pair: _Pair, cleaning: FeedbackFilter
 ) -> Preference | DroppedRecord:
-    """The preference that the voices on a pair agree on; a drop where they do not."""
+    """Return the preference of the majority on a pair, or a drop if the votes disagree."""
     first, second = pair
     votes = {first: prompt_feedback.votes(first, second), second: prompt_feedback.votes(second, first)}
     chosen, rejected = (first, second) if votes[first] >= votes[second] else (second, first)
@@ -398,13 +400,13 @@ def _id(prompt: Sequence[Message], chosen: str, rejected: str) -> str:
     return "feedback/" + hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _said(line: str, where: str) -> FeedbackRecord:
+def _parse_record(line: str, where: str) -> FeedbackRecord:
     try:
         row = json.loads(line)
         row["prompt"] = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
         record = FeedbackRecord(**row)
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(where, f"is no feedback: {error}") from None
+        raise DataError(where, f"is not a feedback record: {error}") from None
     if record.kind not in KINDS:
         raise DataError(where, expected=f"a kind: {', '.join(KINDS)}", got=record.kind)
     texts = [record.id, record.request, record.model, record.answer, *(message.content for message in record.prompt)]

@@ -52,12 +52,12 @@ class EdgeCaseResult:
     answer: str
     finish: str
     """`stop`, `length`, `refused` with a clear error, or `crash`."""
-    held: dict[str, bool] = field(default_factory=dict)
+    verdicts: dict[str, bool] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
         """Return True if every invariant that applies holds."""
-        return all(self.held.values())
+        return all(self.verdicts.values())
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -66,7 +66,7 @@ class EdgeCaseResult:
             "prompt": self.prompt,
             "answer": self.answer,
             "finish": self.finish,
-            **self.held,
+            **self.verdicts,
             "all_passed": self.passed,
         }
 
@@ -82,13 +82,13 @@ def run_cases(engine: Engine, *, max_tokens: int = 128) -> list[EdgeCaseResult]:
     named_cases = [(f"{group}/{name}", group, case) for group in CASES for name, case in CASES[group](engine)]
     greedy = Sampling(temperature=0.0, max_tokens=max_tokens)
     answers = _answers(engine, [case.messages for _, _, case in named_cases], greedy)
-    return [_judged(engine, *named_case, answer) for named_case, answer in zip(named_cases, answers, strict=True)]
+    return [_verdicts(engine, *named_case, answer) for named_case, answer in zip(named_cases, answers, strict=True)]
 
 
 def figures(results: Sequence[EdgeCaseResult]) -> dict[str, Interval]:
     """Return the share of cases in which each invariant held; `all_passed`: no invariant failed."""
     outcomes_by_invariant = {
-        name: [result.held[name] for result in results if name in result.held] for name in INVARIANTS
+        name: [result.verdicts[name] for result in results if name in result.verdicts] for name in INVARIANTS
     }
     return {
         **{name: share(outcomes) for name, outcomes in outcomes_by_invariant.items() if outcomes},
@@ -99,26 +99,28 @@ def figures(results: Sequence[EdgeCaseResult]) -> dict[str, Interval]:
 # -- cases
 
 
-def _said(**texts: str) -> list[tuple[str, EdgeCase]]:
+def _conversation(**texts: str) -> list[tuple[str, EdgeCase]]:
     return [(name, EdgeCase((Message("user", text),))) for name, text in texts.items()]
 
 
 @CASES.add("empty")
 def empty(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
     """Messages without visible characters."""
-    return _said(nothing="", spaces="     ", lines="\n\n\n", tabs="\t \t", zero_width="\u200b\u200b\u200d")
+    return _conversation(nothing="", spaces="     ", lines="\n\n\n", tabs="\t \t", zero_width="\u200b\u200b\u200d")
 
 
 @CASES.add("vague")
 def vague(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
     """Messages too short to show an intent."""
-    return _said(do_it="Do it.", that="What about that one?", huh="huh", letter="x", more="More please", why="Why?")
+    return _conversation(
+        do_it="Do it.", that="What about that one?", huh="huh", letter="x", more="More please", why="Why?"
+    )
 
 
 @CASES.add("confusing")
 def confusing(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
     """Questions without meaning, or with a false premise."""
-    return _said(
+    return _conversation(
         colour="Which colour is Tuesday heavier than?",
         false_ground="Why did the moon fall into the sea in 1950?",
         garden_path="The old man the boat the complex houses married what?",
@@ -132,7 +134,7 @@ def contradictory(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
     """Requests that contradict themselves."""
     two_orders = (Message("system", "Answer in one word."), Message("user", "Answer in exactly three sentences."))
     return [
-        *_said(
+        *_conversation(
             short_and_long="Write one word that is at least fifty words long.",
             yes_and_no="Answer only yes and only no. Is a cat an animal?",
             silent="Do not answer this message, and explain why.",
@@ -144,7 +146,7 @@ def contradictory(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
 @CASES.add("marks")
 def marks(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
     """Messages of punctuation, numbers, code or markup alone."""
-    return _said(
+    return _conversation(
         question="???",
         dots="...",
         mixed="!@#$%^&*()_+",
@@ -160,7 +162,7 @@ def marks(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
 @CASES.add("unicode")
 def unicode(engine: Engine) -> Sequence[tuple[str, EdgeCase]]:
     """Unicode characters that often cause errors."""
-    return _said(
+    return _conversation(
         combining="What is a c\u0301a\u0300t\u0302" + "\u0301" * 20 + "?",
         right_to_left="\u202eWhat is a cat?\u202c \u05de\u05d4 \u05d6\u05d4 \u062d\u062a\u0648\u0644\u061f",
         family="\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f3f3\ufe0f\u200d\U0001f308?",
@@ -242,7 +244,7 @@ def _attempt(action: Callable[[], Any]) -> Any:
 # -- judging
 
 
-def _judged(engine: Engine, id: str, group: str, case: EdgeCase, answer: Completion | Exception) -> EdgeCaseResult:
+def _verdicts(engine: Engine, id: str, group: str, case: EdgeCase, answer: Completion | Exception) -> EdgeCaseResult:
     prompt = "\n".join(f"{message.role}: {message.content}" for message in case.messages)
     prompt = prompt.encode("utf-8", "backslashreplace").decode() if len(prompt) < 400 else f"{prompt[:300]}..."
     if isinstance(answer, Exception):

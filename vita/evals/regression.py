@@ -36,7 +36,7 @@ class Regression:
         return {"figure": self.figure, "worse_by": self.worse_by.as_json(), "p_value": self.p_value}
 
 
-def drops(before: Path, now: Path, *, seed: int = 0) -> list[Regression]:
+def regressions(before: Path, now: Path, *, seed: int = 0) -> list[Regression]:
     """Return the figures that are significantly worse in the second report: lower accuracy or more bits per byte."""
     comparison = versus(before, read_items(now), seed=seed)
     task_drops = [

@@ -122,7 +122,7 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
         f"{name} {count}" for name, count in world_knowledge.continuations(results.known).items()
     )
     examples = [
-        (answer.question.prompt, _short(answer.answer), "yes" if answer.judgement.right else "no")
+        (answer.question.prompt, _shorten(answer.answer), "yes" if answer.judgement.right else "no")
         for answer in results.known[:12]
     ]
     return [
@@ -154,8 +154,8 @@ def _instruction_section(results: EvalResults, figures: Figures) -> list[Section
     missed = [
         (
             missed_result.item.id,
-            _short(missed_result.item.prompt),
-            _short(missed_result.answer),
+            _shorten(missed_result.item.prompt),
+            _shorten(missed_result.answer),
             ", ".join(_not_followed(missed_result)),
         )
         for missed_result in results.followed
@@ -191,10 +191,10 @@ def _edge_section(results: EvalResults, figures: Figures) -> list[Section]:
     cases = [
         (
             case.id,
-            _short(case.prompt, limit=60),
+            _shorten(case.prompt, limit=60),
             case.finish,
-            _short(case.answer, limit=60),
-            ", ".join(_words(name) for name, passed in case.held.items() if not passed) or "none",
+            _shorten(case.answer, limit=60),
+            ", ".join(_words(name) for name, passed in case.verdicts.items() if not passed) or "none",
         )
         for case in results.met
     ]
@@ -248,7 +248,7 @@ def _versus_section(comparison: PairedComparison | None) -> list[Section]:
             (
                 f"{flip.task} {flip.id}",
                 f"{flip.metric}: {'gained' if flip.gained else 'lost'}",
-                *(_short(text, limit=80) for text in (flip.prompt, flip.before, flip.after)),
+                *(_shorten(text, limit=80) for text in (flip.prompt, flip.before, flip.after)),
             )
             for flip in comparison.flips
         ]
@@ -278,7 +278,7 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _short(text: str, *, limit: int = 120) -> str:
+def _shorten(text: str, *, limit: int = 120) -> str:
     """Return a text as one short line; characters that are not printable (such as terminal controls) are escaped."""
     bare = " ".join(text.split())
     printable = "".join(

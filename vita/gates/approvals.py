@@ -3,8 +3,8 @@
     add(ledger, SignedStatement("approval", gate, model, ...), key=private_key)
     valid, rejected = statements(ledger, gate, model, kind="approval")
 
-A statement counts only with a signature that fits the whole of it, by the registered key of the person that it names.
-A row that somebody wrote or edited in the database does not count, and is reported.
+A statement counts only with a valid signature over all of its fields, by the registered key of the named person. A row
+that was written or edited directly in the database does not count, and is reported.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class SignedStatement:
     artifact: str
     """The digest of the model."""
     policy: str
-    """The digest of the gate's policy as the person saw it."""
+    """The digest of the gate's policy at the time of signing."""
     verdict: str
-    """The gate's verdict at that moment."""
+    """The gate's verdict at the time of signing."""
     who: str
     reason: str
     at: float
@@ -51,15 +51,15 @@ class SignedStatement:
     expires: float | None = None
 
     def encode(self) -> bytes:
-        """The bytes that are signed: canonical JSON of all fields."""
+        """Return the signed bytes: canonical JSON of all fields."""
         return b"vita approval v1\n" + canonical_json(asdict(self))
 
 
 def add(ledger: Ledger, statement: SignedStatement, *, person: Person, key: Any) -> None:
     """Sign a statement with a person's private key and record it; a repeated approval is refused.
 
-    The check and the new row are one exclusive transaction, so that of several processes that approve at the same
-    moment with one person's key exactly one succeeds.
+    The check and the new row are one exclusive transaction, so that exactly one of several concurrent approvals with
+    the key of one person succeeds.
     """
     if signing.key_id(key.public_key()) != person.key:
         raise GateError(
@@ -82,7 +82,7 @@ def add(ledger: Ledger, statement: SignedStatement, *, person: Person, key: Any)
 def _refuse_repeated(
     statement: SignedStatement, person: Person, earlier: Sequence[tuple[SignedStatement, Person]]
 ) -> None:
-    """Raise where the person has approved the same model under the same policy of the gate."""
+    """Raise if the person has approved the same model under the same policy of the gate."""
     for approval, signer in earlier:
         same_person = signer.key == person.key or same_name(signer.name, person.name)
         if same_person and approval.policy == statement.policy:
@@ -92,7 +92,7 @@ def _refuse_repeated(
 def statements(
     ledger: Ledger, gate: str, model: str, *, kind: Kind
 ) -> tuple[list[tuple[SignedStatement, Person]], list[str]]:
-    """The valid statements with their signers, oldest first; and why each other row does not count."""
+    """Return the valid statements with their signers, oldest first, and the reasons why other rows do not count."""
     registered = all_people(ledger)
     with ledger.transaction() as database:
         return _read_statements(database, registered, gate, model, kind=kind)
@@ -101,7 +101,7 @@ def statements(
 def _read_statements(
     database: sa.Connection, people: Sequence[Person], gate: str, model: str, *, kind: Kind
 ) -> tuple[list[tuple[SignedStatement, Person]], list[str]]:
-    """The statements of the database, checked against the registered keys."""
+    """Read the statements of the database, and verify them with the registered keys."""
     same = (approvals.c.gate == gate, approvals.c.artifact == model, approvals.c.kind == kind)
     query = sa.select(approvals).where(*same).order_by(approvals.c.id)
     rows = [dict(row) for row in database.execute(query).mappings()]
@@ -118,7 +118,7 @@ def _read_statements(
 
 
 def _problem(row: Mapping[str, Any], statement: SignedStatement, person: Person | None) -> str | None:
-    """Why a row does not count."""
+    """Return the reason why a row does not count, or None."""
     if not row["signature"]:
         return "it is not signed"
     if person is None:
@@ -133,4 +133,4 @@ def _problem(row: Mapping[str, Any], statement: SignedStatement, person: Person 
         fits = signing.verifies(statement.encode(), signature, public)
     except (binascii.Error, StoreError, ValueError, TypeError):
         fits = False
-    return None if fits else "its signature does not fit what it says"
+    return None if fits else "its signature does not match its content"

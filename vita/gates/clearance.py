@@ -1,12 +1,12 @@
-"""Clearance: whether a service may load these files, decided from bytes that the caller has just hashed.
+"""Clearance: the permission of a service to load files, based on hashes that the caller has just computed.
 
     clearance = clear(ledger, store, files, guard=None, label="cat:1")
-    clearance.model                                           # the model's digest, whatever the release claims
+    clearance.model                                           # the digest of the model, computed from its files
 
-Approval needs every file: all of them must be those of a model that a gate lets out now, behind the same guard.
-Retirement and rejection need the weights alone: they apply to every folder with the same weight files or tensors.
-Without an approval an operator may give a reason (`--ungated REASON`), which the ledger keeps. Nothing overrides
-retirement except `--research`, for a model that was kept for research.
+For an approval, all files must be those of a model that a gate approves now, with the same guard. Retirement and
+rejection apply to every folder with the same weight files or tensors. Without an approval an operator may give a reason
+(`--ungated REASON`), which is recorded in the ledger. Only `--research` overrides retirement, for a model that was kept
+for research.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ServingTerms:
     """The request of an operator to serve a model."""
 
     ungated: str | None = None
-    """Why the model is served without the approval of a gate."""
+    """The reason for serving the model without the approval of a gate."""
     research: bool = False
     """Permit serving a retired model for research."""
 
@@ -46,14 +46,14 @@ class Clearance:
     """The digest of the model, computed from its files."""
     status: Literal["approved", "ungated", "research"]
     gate: str | None = None
-    """The gate that lets the model out now."""
+    """The gate that approves the model now."""
     reason: str | None = None
-    """Why the model is served without an approval."""
+    """The reason for serving the model without an approval."""
     refusal: str | None = None
-    """Why no gate lets the model out."""
+    """The reason why no gate approves the model."""
 
     def as_json(self) -> dict[str, Any]:
-        """The `gate` object of `/v1/models`."""
+        """Return the `gate` object of `/v1/models`."""
         fields = {"gate": self.gate, "reason": self.reason, "refusal": self.refusal}
         return {"status": self.status, **{name: value for name, value in fields.items() if value is not None}}
 
@@ -70,7 +70,7 @@ def clear(
     terms: ServingTerms | None = None,
     record: bool = True,
 ) -> Clearance:
-    """Decide whether these files may be served; raises `GateError` with the reason otherwise.
+    """Return the permission to serve these files; raise `GateError` with the reason otherwise.
 
     `tensors` is the digest of the tensors in the files, `claim` the model that a release says it holds. With `record`,
     serving without an approval enters the ledger.
@@ -96,7 +96,7 @@ def require_approval(
     deprecated model counts as approved until its sunset.
     """
     states = decisions.SERVABLE if deprecated else decisions.LET_OUT
-    return decisions.refuse_stale_release(ledger, store, model, where=where, guard=guard, states=states)
+    return decisions.require_approved_release(ledger, store, model, where=where, guard=guard, states=states)
 
 
 def is_approved(ledger: Ledger, model: str) -> bool:
@@ -105,7 +105,7 @@ def is_approved(ledger: Ledger, model: str) -> bool:
 
 
 def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, label: str) -> None:
-    """A release that names a model of this store must hold exactly the files of that model."""
+    """Raise if a release names a model of this store and has other files than that model."""
     if claim is None or claim in (match.digest, *match.exact) or not store.has(claim):
         return
     raise GateError(
@@ -117,7 +117,7 @@ def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, l
 
 
 def _retirement(ledger: Ledger, match: ModelMatch) -> tuple[str, ModelState] | None:
-    """The digest and the state of the first retired model with these weights."""
+    """Return the digest and the state of the first retired model with these weights."""
     now = time.time()
     for digest in dict.fromkeys([match.digest, *match.exact, *match.same_weights]):
         state = model_state(ledger.moves(digest)).at(now)
@@ -143,7 +143,7 @@ def _clear_for_research(
 def _approving_gate(
     ledger: Ledger, store: Store, match: ModelMatch, *, guard: Mapping[str, Any] | None, label: str
 ) -> str:
-    """The gate that lets a model with exactly these files out now; raises where there is none."""
+    """Return the gate that approves a model with exactly these files now; raise if there is none."""
     refusal: GateError | None = None
     for digest in match.exact:
         if ledger.state(digest) == "candidate" and decisions.rejections(ledger, match.same_weights):
@@ -179,5 +179,5 @@ def _clear_ungated(
 
 
 def _name(ledger: Ledger, digest: str) -> str:
-    """A name that users know a model by; the beginning of its digest where it has none."""
+    """Return a name of a model, or the beginning of its digest if it has none."""
     return next((name for name, artifact in ledger.all_names().items() if artifact == digest), digest[:12])

@@ -1,6 +1,6 @@
-"""Gates in the ledger: bars fixed before the run, every verdict, who approved and who waived; a green gate approves.
+"""Gates in the ledger: recorded policies, verdicts, approvals and waivers; a green gate approves a model.
 
-A gate is called `life/gate`. Its verdict counts for one artifact, the very weights that the reports measured.
+A gate is called `life/gate`. Its verdict applies to one artifact: the weights that the reports measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vita.gates.policy import (
     judge,
     measured,
 )
-from vita.gates.policy_history import PolicyVersion, approvals_needed, standing_since, taken_away
+from vita.gates.policy_history import PolicyVersion, approvals_needed, bar_added_at, removed_bars
 from vita.gates.weights import same_weights
 from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
@@ -38,9 +38,9 @@ from vita.spine.store import Store, canonical_json
 from vita.spine.tables import table
 
 LET_OUT = ("approved", "serving")
-"""States of weights that a gate has let through."""
+"""States of models that a gate has approved."""
 SERVABLE = (*LET_OUT, "deprecated")
-"""States of weights that may be served while their gate is green; the sunset of a deprecated model ends it."""
+"""States of models that may be served while their gate is green; a deprecated model until its sunset."""
 
 policies = table("policies", string="gate digest", real="at", json="policy")
 verdicts = table("verdicts", string="gate artifact policy verdict", real="at", json="findings")
@@ -56,29 +56,31 @@ class GateDecision:
     approved_by: tuple[str, ...]
     needed: int
     guards: tuple[str | None, ...] = ()
-    """Behind which guards the bars were cleared, by their digests; None is none."""
+    """Digests of the guards with which the bars were measured; None for no guard."""
     not_counted: tuple[str, ...] = ()
-    """Approvals and waivers in the ledger that do not count, and why."""
+    """Approvals and waivers in the ledger that do not count, with the reason."""
 
     @property
     def green(self) -> bool:
-        """Return True if the weights may pass."""
+        """Return True if all bars pass and enough people have approved."""
         return self.judged.verdict in ("pass", "waived") and len(self.approved_by) >= self.needed
 
     @property
     def exit_code(self) -> int:
-        """Exit code of `vita gate`: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
+        """Return the exit code of `vita gate`: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
         code = EXIT_CODES[self.judged.verdict]
         return WAITING_FOR_APPROVAL if code == 0 and not self.green else code
 
     def refusal(self) -> GateError:
-        """Why not, in one line."""
+        """Return the error that explains why the gate is not green."""
         if self.judged.verdict in ("pass", "waived"):
             missing = self.needed - len(self.approved_by)
             hint = "; ".join([f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`", *self.not_counted])
-            return GateError(f"gate {self.gate}", f"is cleared and waits for {missing} more to approve", hint=hint)
+            return GateError(
+                f"gate {self.gate}", f"all bars pass, and {missing} more approvals are required", hint=hint
+            )
         bad = [finding for finding in self.judged.findings if finding.verdict not in ("pass", "waived")]
-        problems = "; ".join(f"{finding.bar}: {finding.verdict} ({finding.said})" for finding in bad[:3])
+        problems = "; ".join(f"{finding.bar}: {finding.verdict} ({finding.reason})" for finding in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         hint = f"see `vita gate`, or `vita waive {self.model[:12]} --gate {self.gate}` with a reason and an expiry"
         return GateError(f"gate {self.gate}", f"{problems}{more}", hint=hint)
@@ -96,8 +98,8 @@ class GateDecision:
         }
 
 
-def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
-    """Set the bars down, before anything is measured; the same bars again change nothing."""
+def record_policy(ledger: Ledger, gate: str, policy: Policy) -> None:
+    """Record the policy of a gate before the measurements; an unchanged policy is not recorded again."""
     value = policy.model_dump(mode="json")
     digest = hashlib.sha256(canonical_json(value)).hexdigest()
     newest = sa.select(policies.c.digest).where(policies.c.gate == gate).order_by(policies.c.id.desc()).limit(1)
@@ -111,7 +113,7 @@ def fix(ledger: Ledger, gate: str, policy: Policy) -> None:
     ledger.log("gate fixed", gate, digest=digest)
 
 
-def decide(
+def evaluate_gate(
     ledger: Ledger,
     gate: str,
     policy: Policy,
@@ -120,11 +122,11 @@ def decide(
     evidence: Mapping[str, ReportEvidence],
     history: MeasurementHistory | None = None,
 ) -> GateDecision:
-    """Judge the weights now and write the verdict down; a green gate makes a candidate approved.
+    """Evaluate the gate on these weights and record the verdict; a green gate approves a candidate.
 
-    `history` is what was measured of the same weights before, by default nothing but the evidence.
+    `history` contains earlier measurements of the same weights; by default only the evidence counts.
     """
-    fix(ledger, gate, policy)
+    record_policy(ledger, gate, policy)
     fixed, history = _fixed(ledger, gate), history or MeasurementHistory()
 
     def first(bar: Bar) -> float | None:
@@ -133,15 +135,15 @@ def decide(
 
     waivers, spoiled_waivers = _waived(ledger, gate, model)
     judged = judge(
-        policy, model=model, evidence=evidence, since=standing_since(fixed), waived=waivers,
-        taken_away=taken_away(fixed, first), history=history,
+        policy, model=model, evidence=evidence, since=bar_added_at(fixed), waived=waivers,
+        taken_away=removed_bars(fixed, first), history=history,
     )  # fmt: skip
     approved_by, spoiled = _approved_by(ledger, gate, model)
     decision = GateDecision(
         gate, model, judged, approved_by, approvals_needed(fixed, first), guards_of(judged, evidence),
         (*spoiled_waivers, *spoiled),
     )  # fmt: skip
-    _remember(ledger, decision, fixed[-1].digest)
+    _record_decision(ledger, decision, fixed[-1].digest)
     if decision.green and ledger.state(model) == "candidate":
         why = f"gate {gate}: {judged.verdict}"
         who = ", ".join(decision.approved_by) or f"gate {gate}"
@@ -152,17 +154,17 @@ def decide(
     return decision
 
 
-def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> GateDecision:
-    """Judge the gate `life/gate` by today's bars: the weights that its step's name means now, or `model`."""
+def evaluate_gate_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> GateDecision:
+    """Evaluate the gate `life/gate` by its present bars, for `model` or the present weights of its step."""
     fixed = _fixed(ledger, gate)
     if not fixed:
         with ledger.transaction() as database:
             known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
         raise unknown_name("gate", gate, known)
     policy, life = fixed[-1].policy, gate.rsplit("/", 1)[0]
-    candidates = _meant(ledger, f"{life}/{policy.model}")
+    candidates = _digests_of_name(ledger, f"{life}/{policy.model}")
     if not candidates:
-        raise GateError(f"gate {gate}", f"the step `{policy.model}` has not been carried out")
+        raise GateError(f"gate {gate}", f"the step `{policy.model}` has not run")
     if model is None:
         model = candidates[0]
     elif model not in candidates:
@@ -170,38 +172,38 @@ def decide_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None
     bars = [bar for version in fixed for bar in version.policy.bars]
     evidence = _evidence(ledger, store, life, bars, model=model)
     history = _history(ledger, store, life, bars, model=model)
-    return decide(ledger, gate, policy, model=model, evidence=evidence, history=history)
+    return evaluate_gate(ledger, gate, policy, model=model, evidence=evidence, history=history)
 
 
-def refuse_stale(
+def require_approved(
     ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT
 ) -> GateDecision:
-    """Raises unless a gate lets these weights out now: the one that approved them judges again, and says this.
+    """Raise unless the gate that approved these weights still approves them; the gate is evaluated again.
 
-    What it said before is not enough: a waiver ends, reports are made anew, bars and people's minds change. Weights
-    that it no longer lets out are candidates from then on, those that serve, too.
+    An earlier verdict is not sufficient: waivers expire, and reports, bars and approvals change. Weights that the gate
+    rejects become candidates again, also while they are served.
     """
     state, gate = ledger.state(model), _approving_gate(ledger, model)
     if state not in states or gate is None:
         got = f"the model {model[:12]} in the state {state}" + (", which no gate approved" if state in states else "")
         hint = "test the model and let a gate approve it: `vita gate`; `vita waive` makes an exception for one bar"
         raise GateError(where, expected="a model that a gate has approved", got=got, hint=hint)
-    decision = decide_by_name(ledger, store, gate, model=model)
+    decision = evaluate_gate_by_name(ledger, store, gate, model=model)
     if not decision.green:
         raise decision.refusal()
     return decision
 
 
-def refuse_stale_release(
+def require_approved_release(
     ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None,
     states: Sequence[str] = LET_OUT,
 ) -> str:  # fmt: skip
-    """Return the gate that lets these weights out now, behind this guard; raises where there is none.
+    """Return the gate that approves these weights with this guard; raise if there is none.
 
-    `guard` is the filter that they are served with, as release.json holds it: bars that were cleared behind one say
-    nothing of the weights without it.
+    `guard` is the guard of the release, as in release.json: bars that were measured with a guard do not apply to the
+    weights without it.
     """
-    decision = refuse_stale(ledger, store, model, where=where, states=states)
+    decision = require_approved(ledger, store, model, where=where, states=states)
     if GUARD not in _waived(ledger, decision.gate, model)[0]:
         refuse_other_guard(decision.guards, guard, gate=decision.gate, model=model)
     refuse_rejected(ledger, same_weights(ledger, store, model), approved_by=decision.gate)
@@ -210,16 +212,16 @@ def refuse_stale_release(
 
 @dataclass(frozen=True)
 class Rejection:
-    """A gate's last verdict on a model where that verdict is `fail`."""
+    """The last verdict of a gate on a model, if it is `fail`."""
 
     gate: str
     model: str
     since: float
-    """When the gate failed the model for the first time since it last let it pass."""
+    """The time of the first failure since the gate last passed the model."""
 
 
 def rejections(ledger: Ledger, models: Sequence[str]) -> list[Rejection]:
-    """Every gate whose last verdict on one of these models is `fail`."""
+    """Return the gates whose last verdict on one of these models is `fail`."""
     query = sa.select(verdicts).where(verdicts.c.artifact.in_(models)).order_by(verdicts.c.id)
     failing: dict[tuple[str, str], Rejection] = {}
     with ledger.transaction() as database:
@@ -233,10 +235,10 @@ def rejections(ledger: Ledger, models: Sequence[str]) -> list[Rejection]:
 
 
 def refuse_rejected(ledger: Ledger, models: Sequence[str], *, approved_by: str) -> None:
-    """Raises where another gate rejected these weights before the approving gate existed.
+    """Raise if another gate rejected these weights before the approving gate existed.
 
-    Two gates that both stood before the measurement are independent; a gate that was set after a rejection cannot
-    overrule it.
+    Two gates that existed before the measurement are independent; a gate that was created after a rejection cannot
+    override it.
     """
     fixed = _fixed(ledger, approved_by)
     for rejection in rejections(ledger, models):
@@ -246,16 +248,16 @@ def refuse_rejected(ledger: Ledger, models: Sequence[str], *, approved_by: str) 
 
 
 def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str = "") -> None:
-    """A person approves the weights at a gate whose bars are cleared, as these bars stand now.
+    """Record the approval of a person for weights that pass the present bars of a gate.
 
-    `key` is the private key whose public half the person registered; it signs the approval.
+    `key` is the private key of the person's registered public key; it signs the approval.
     """
     person = person_of(ledger, who)
     last = last_verdict(ledger, gate, model)
     if last not in ("pass", "waived"):
-        hint = "a person's approval comes on top of the bars; `vita waive` lets a bar go"
+        hint = "an approval requires passed bars; `vita waive` makes an exception for a bar"
         raise GateError(
-            f"gate {gate}", f"its bars are not cleared by {model[:12]} ({last or 'never judged'})", hint=hint
+            f"gate {gate}", f"{model[:12]} has not passed its bars ({last or 'never evaluated'})", hint=hint
         )
     policy = _fixed(ledger, gate)[-1].digest
     statement = SignedStatement("approval", gate, model, policy, last, person.name, reason, time.time())
@@ -265,16 +267,16 @@ def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason
 def waive(
     ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str, expires: float, bar: str | None = None
 ) -> None:
-    """A person waives one bar (`step:figure`, or `guard`), or all, for these weights, for a reason and until a day."""
+    """Record a person's waiver of one bar (`step:figure`, or `guard`) or all, with a reason and an expiry."""
     if not reason.strip():
         raise GateError(f"gate {gate}", "a waiver needs a reason")
     if expires <= time.time():
-        raise GateError(f"gate {gate}", "the waiver would have expired already", expected="a day to come")
+        raise GateError(f"gate {gate}", "the expiry of the waiver is in the past", expected="a date in the future")
     fixed = _fixed(ledger, gate)
     names = {bar_item.name for version in fixed for bar_item in version.policy.bars}
     if bar is not None and bar not in {*names, GUARD}:
         raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
-    person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never judged"
+    person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never evaluated"
     statement = SignedStatement(
         "waiver",
         gate,
@@ -301,7 +303,7 @@ def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
 
 
 def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
-    """Every verdict, approval and waiver of these weights, oldest first."""
+    """Return all verdicts, approvals and waivers of these weights, oldest first."""
     entries: list[dict[str, Any]] = []
     with ledger.transaction() as database:
         for table, what in ((verdicts, "verdict"), (approvals.approvals, "approval")):
@@ -310,7 +312,7 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda row: row["at"])
 
 
-# -- the ledger's rows
+# -- rows of the ledger
 
 
 def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, ReportEvidence]:
@@ -330,13 +332,13 @@ def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, m
 
 def _reports(ledger: Ledger, store: Store, name: str) -> Iterator[ReportEvidence]:
     """Yield the reports that a step name referred to, newest first; superseded weights keep their own reports."""
-    for digest in _meant(ledger, name):
+    for digest in _digests_of_name(ledger, name):
         if store.has(digest) and (runs := ledger.find(artifact=digest, state="done")):
             yield ReportEvidence(store.open(digest).path, digest, runs[-1].began, version=runs[-1].version)
 
 
-def _meant(ledger: Ledger, name: str) -> list[str]:
-    """Everything that a name ever meant, the latest first."""
+def _digests_of_name(ledger: Ledger, name: str) -> list[str]:
+    """Return all digests that a name has had, latest first."""
     return list(dict.fromkeys(digest for full, digest in reversed(ledger.newest_names(name)) if full == name))
 
 
@@ -348,9 +350,9 @@ def _fixed(ledger: Ledger, gate: str) -> list[PolicyVersion]:
 
 
 def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list[str]]:
-    """Bar's identity -> who waived it and why; and why other waivers do not count.
+    """Return bar identity -> person and reason of its waiver, and the reasons why other waivers do not count.
 
-    A waiver covers bars that stood in the gate when it was given, not those that were set or changed since.
+    A waiver applies to bars of the policy at the time of the waiver, not to bars that were added or changed later.
     """
     valid, spoiled = approvals.statements(ledger, gate, model, kind="waiver")
     fixed, now = _fixed(ledger, gate), time.time()
@@ -367,7 +369,7 @@ def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list
 
 
 def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...], list[str]]:
-    """Names of those who approved by the policy of today, each person and key once; and why other rows do not count."""
+    """Return the people who approved under the present policy, each once, and why other rows do not count."""
     valid, spoiled = approvals.statements(ledger, gate, model, kind="approval")
     fixed = _fixed(ledger, gate)
     signers: list[Person] = []
@@ -393,7 +395,7 @@ def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, mo
     return MeasurementHistory(first_measured(results), reports)
 
 
-def _remember(ledger: Ledger, decision: GateDecision, policy: str) -> None:
+def _record_decision(ledger: Ledger, decision: GateDecision, policy: str) -> None:
     """Record the verdict, unless it repeats the last one."""
     findings = [finding.as_json() for finding in decision.judged.findings]
     row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
@@ -416,6 +418,6 @@ def _remember(ledger: Ledger, decision: GateDecision, policy: str) -> None:
 
 
 def _approving_gate(ledger: Ledger, model: str) -> str | None:
-    """The gate that approved these weights the last time."""
+    """Return the gate that last approved these weights."""
     gates = [move.details.get("gate") for move in ledger.moves(model) if move.state == "approved"]
     return next((gate for gate in reversed(gates) if gate), None)

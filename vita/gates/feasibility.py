@@ -1,4 +1,4 @@
-"""Doubts about a life that can be told before it runs: too little held out, and bars that can never be decided.
+"""Warnings about a life before it runs: too little held-out text, and bars that can never be decided.
 
 for doubt in doubts(life.plan, life.file.gates, known={"curate": corpus_digest}, store=store): print(doubt)
 """
@@ -16,7 +16,7 @@ _FEWEST_DOCUMENTS = 2
 
 
 def doubts(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str], store: Store) -> list[str]:
-    """Return warnings about the steps and gates; `known` maps the steps that need not run to their artifacts."""
+    """Return warnings about the steps and gates; `known` maps steps with cached results to their artifacts."""
     steps = {step.name: step for step in plan.steps}
     warnings = [
         f"{step.name}: {advice}"
@@ -66,7 +66,7 @@ def _problems(bar: Bar, step: Step, steps: Mapping[str, Step], known: Mapping[st
 def _most_items(
     group: str, step: Step, steps: Mapping[str, Step], known: Mapping[str, str], store: Store
 ) -> int | None:
-    """The most items that a figure of the test can rest on; None where that is not known beforehand."""
+    """Return the maximum number of items of a figure of the test; None if unknown in advance."""
     config = step.config
     tasks, limit = getattr(config, "tasks", {}), getattr(config, "limit", None)
     if group in tasks:

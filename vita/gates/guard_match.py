@@ -1,10 +1,9 @@
-"""The filter that figures were measured behind is the filter that the weights are released with, or they do not count.
+"""The match of guards: a release must have the guard with which the figures of its gate were measured.
 
     guards = guards_of(judged, evidence)                     # digests of the guards in the reports that cleared bars
     refuse_other_guard(guards, release_guard, gate="cat/release", model=digest)
 
-A red-team report says in its settings which guard stood before the model. Other reports say nothing of guards, and
-ask for none.
+A red-team report records the guard of the model in its settings. Other reports have no guard and require none.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
 
 
 def guards_of(judged: GateResult, evidence: Mapping[str, ReportEvidence]) -> tuple[str | None, ...]:
-    """Behind which guards the bars were cleared; a waived bar binds nobody."""
+    """Return the digests of the guards with which the bars were measured; waived bars are ignored."""
     passed = {finding.bar.report for finding in judged.findings if finding.verdict == "pass"}
     settings_by_step = {step: read_report(evidence[step].folder).settings for step in sorted(passed)}
     return tuple(
@@ -42,9 +41,9 @@ def guards_of(judged: GateResult, evidence: Mapping[str, ReportEvidence]) -> tup
 
 
 def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | None, *, gate: str, model: str) -> None:
-    """Raises where the release's guard is not the one that the bars were cleared behind.
+    """Raise if the guard of the release is not the guard with which the bars were measured.
 
-    Bars on the bare weights may stand beside bars on the guarded ones: then the guard is what is asked for.
+    If a gate has bars with and without a guard, the guard is required.
     """
     cleared_guards = {digest for digest in guards if digest} or set(guards)
     release_guard = guard_digest(guard)
@@ -53,9 +52,11 @@ def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | 
             "release the weights with just the guard that they are attacked behind (`redteam: {guard: ...}`, "
             f"`release: {{guard: ...}}`), or `vita waive {model[:12]} --gate {gate} --bar {GUARD}`"
         )
-        expected = " and ".join(sorted(_told(digest) for digest in cleared_guards))
-        raise GateError(f"gate {gate}", expected=f"what cleared it: {expected}", got=_told(release_guard), hint=hint)
+        expected = " and ".join(sorted(_description(digest) for digest in cleared_guards))
+        raise GateError(
+            f"gate {gate}", expected=f"what cleared it: {expected}", got=_description(release_guard), hint=hint
+        )
 
 
-def _told(digest: str | None) -> str:
+def _description(digest: str | None) -> str:
     return f"the guard {digest[:12]}" if digest else "no guard"

@@ -1,10 +1,10 @@
-"""Every measurement of the same weights, whatever model folder, test, step or life it was made under.
+"""All measurements of the same weights, in any model folder, test, step or life.
 
     history = measurements(ledger, store, model)
-    first_measured(history)["world/held_out/accuracy"]        # when that figure was measured for the first time
+    first_measured(history)["world/held_out/accuracy"]        # time of the first measurement of this figure
 
-A criterion that is changed after its figure was seen is no criterion. So a gate asks when a figure of these weights,
-known by the bytes of their files, was measured for the first time.
+A criterion must not be changed after its figure is known. A gate therefore needs the time of the first measurement of a
+figure of these weights, which are identified by the bytes of their files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
 _LOST = ("test", "redteam", "canary")
-"""Stages whose reports hold figures; one whose report is lost or cannot be read may have measured any figure."""
+"""Stages whose reports contain figures; a lost or unreadable report may have measured any figure."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Measurement:
     """A report on the weights."""
 
     step: str
-    """`life/step` as it was run."""
+    """The step of the run: `life/step`."""
     evidence: ReportEvidence
     figures: frozenset[str] | None
-    """The figures of the report; None when it is no longer in the store or cannot be read."""
+    """The figures of the report; None if it was removed from the store or cannot be read."""
 
 
 def measurements(ledger: Ledger, store: Store, model: str) -> list[Measurement]:
-    """The reports on the weights of a model, oldest first."""
+    """Return the reports on the weights of a model, oldest first."""
     models = same_weights(ledger, store, model)
     runs = {run.id: run for digest in models for run in ledger.users(digest) if run.artifact}
     candidates = (_measurement(store, run, frozenset(models)) for run in runs.values())
@@ -48,7 +48,7 @@ def measurements(ledger: Ledger, store: Store, model: str) -> list[Measurement]:
 
 
 def first_measured(history: Iterable[Measurement]) -> dict[str, float]:
-    """Figure -> when it was measured for the first time; the empty name stands for every figure."""
+    """Return figure -> time of its first measurement; the empty name stands for all figures."""
     first: dict[str, float] = {}
     for measurement in history:
         for name in ("",) if measurement.figures is None else measurement.figures:

@@ -1,4 +1,4 @@
-"""People who approve and waive: each has a signing key, whose public half is registered in the ledger.
+"""The people who approve and waive, with their signing keys, whose public parts are registered in the ledger.
 
     person = add_person(ledger, "Ada Lovelace", public)
     person_of(ledger, "ada lovelace").key                    # the sha256 of the public key
@@ -25,7 +25,7 @@ people_table = table("people", string="name key public_key", real="added revoked
 
 @dataclass(frozen=True)
 class Person:
-    """A registered key and whose it is."""
+    """A registered key and its owner."""
 
     name: str
     key: str
@@ -34,11 +34,11 @@ class Person:
     """In PEM form."""
     added: float
     revoked: float | None = None
-    """From when on the key's signatures do not count."""
+    """The time from which signatures of the key do not count."""
 
 
 def normalized(name: str) -> str:
-    """A name with single spaces."""
+    """Return the name with single spaces."""
     return " ".join(name.split())
 
 
@@ -47,7 +47,7 @@ def same_name(first: str, second: str) -> bool:
 
 
 def all_people(ledger: Ledger) -> list[Person]:
-    """Every registered key, revoked ones included, oldest first."""
+    """Return all registered keys, including revoked ones, oldest first."""
     with ledger.transaction() as database:
         return _read_people(database)
 
@@ -60,8 +60,8 @@ def _read_people(database: sa.Connection) -> list[Person]:
 def add_person(ledger: Ledger, name: str, public: Any) -> Person:
     """Register a person's public key.
 
-    The checks and the new row are one exclusive transaction: processes that register at the same moment cannot give
-    one person two keys, or one key two names.
+    The checks and the new row are one exclusive transaction, so that concurrent registrations cannot give one person
+    two keys, or one key two names.
     """
     name, key = normalized(name), signing.key_id(public)
     if not name:
@@ -75,7 +75,7 @@ def add_person(ledger: Ledger, name: str, public: Any) -> Person:
 
 
 def _refuse_second(person: Person, registered: Sequence[Person]) -> None:
-    """Raise where the key has an owner, or where a person of that name has a valid key."""
+    """Raise if the key has an owner, or a person with this name has a valid key."""
     for other in registered:
         if other.key == person.key:
             problem = f"the key {person.key[:12]} is {other.name}'s"
@@ -86,13 +86,13 @@ def _refuse_second(person: Person, registered: Sequence[Person]) -> None:
 
 
 def revoke_person(ledger: Ledger, name: str, *, since: float | None = None) -> Person:
-    """Revoke a person's key: what it signs from `since` on does not count, by default from now on.
+    """Revoke a person's key: signatures from `since` on (by default, from now on) do not count.
 
     An earlier `since` is for a key that somebody else may have used. It may be given for a revoked key as well.
     """
     moment = time.time() if since is None else since
     if moment > time.time():
-        raise GateError("people", "a key cannot be revoked from a day to come on")
+        raise GateError("people", "the revocation of a key cannot start in the future")
     with ledger.exclusive("people") as database:
         keys = [person for person in _read_people(database) if same_name(person.name, name)]
         person = next((key for key in keys if key.revoked is None), keys[-1] if keys else None)
@@ -107,7 +107,7 @@ def revoke_person(ledger: Ledger, name: str, *, since: float | None = None) -> P
 
 
 def person_of(ledger: Ledger, name: str) -> Person:
-    """The person of that name whose key is not revoked."""
+    """Return the person with this name and a valid key."""
     for person in all_people(ledger):
         if same_name(person.name, name) and person.revoked is None:
             return person
@@ -116,4 +116,4 @@ def person_of(ledger: Ledger, name: str) -> Person:
 
 def _unknown_person(name: str) -> GateError:
     hint = f"register a key: `vita people add '{normalized(name)}'`"
-    return GateError("people", f"nobody named `{normalized(name)}` has a registered key", hint=hint)
+    return GateError("people", f"`{normalized(name)}` has no registered key", hint=hint)

@@ -1,11 +1,11 @@
-"""The bars that a version must clear, and the verdict on each from the reports of exactly these weights.
+"""Gate policies: the criteria (bars) for a model, and the verdict on each from reports on exactly these weights.
 
     bar = {"report": "test_chat", "figure": "world/held_out/accuracy", "at_least": 0.8}
     policy = Policy(model="safety_tuning", bars=[bar])
     judge(policy, model=digest, evidence={"test_chat": ReportEvidence(folder, digest, began)}, since={...}).verdict
 
-An interval that straddles its limit is `unsure`: the measurement cannot tell. A report that is missing, is of other
-weights or was made before its bar was set is no evidence: `could_not_run`.
+If the interval contains the limit, the verdict is `unsure`. If the report is missing, is of other weights, or was
+measured before the bar was set, the verdict is `could_not_run`.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ Verdict = Literal["pass", "fail", "unsure", "could_not_run", "waived"]
 EXIT_CODES = {"pass": 0, "waived": 0, "fail": 10, "could_not_run": 11, "unsure": 12}
 """Exit code of `vita gate` per verdict; 1 to 9 are the codes of errors (`vita/spine/errors.py`)."""
 WAITING_FOR_APPROVAL = 13
-"""Exit code when all bars are cleared and approvals are still missing."""
+"""Exit code if all bars pass and approvals are missing."""
 _WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
 
 
 class Bar(Settings):
-    """One thing that must hold."""
+    """One criterion of a gate: a limit on a figure of a report."""
 
     report: str
-    """The step whose report holds the figure, or another report by its whole name: `review/NAME`."""
+    """Step whose report contains the figure, or the full name of another report: `review/NAME`."""
     figure: str = Field(min_length=1)
-    """The figure, as `vita show REPORT` lists it: `world/held_out/accuracy`."""
+    """Figure, as listed by `vita show REPORT`: `world/held_out/accuracy`."""
     at_least: float | None = None
-    """The figure may not be lower."""
+    """Minimum of the figure."""
     at_most: float | None = None
-    """The figure may not be higher."""
+    """Maximum of the figure."""
     not_worse_than: str | None = None
-    """A step whose report holds the same figure of another model; `margin` says how much worse is still as good."""
+    """Step whose report contains the same figure of another model; `margin` is the tolerated regression."""
     margin: float = Field(default=0.0, ge=0)
-    """The maximum regression against the figure of the other model."""
+    """Maximum regression against the figure of the other model."""
     lower_is_better: bool | None = None
     """The direction of the figure, for `not_worse_than`; derived from the name of the figure by default."""
     by: Literal["interval", "value"] = "interval"
@@ -57,7 +57,7 @@ class Bar(Settings):
     @model_validator(mode="after")
     def _one_limit(self) -> Bar:
         if sum(limit is not None for limit in (self.at_least, self.at_most, self.not_worse_than)) != 1:
-            raise ValueError("give exactly one of `at_least`, `at_most` and `not_worse_than`")
+            raise ValueError("set exactly one of `at_least`, `at_most` and `not_worse_than`")
         return self
 
     @property
@@ -67,11 +67,11 @@ class Bar(Settings):
 
     @property
     def identity(self) -> str:
-        """The whole of it: a bar of which anything was changed is another one."""
+        """Return all fields as canonical JSON; a changed bar is another bar."""
         return canonical_json(self.model_dump(mode="json")).decode()
 
     def __str__(self) -> str:
-        by = " by its middle" if self.by == "value" else ""
+        by = " by its value" if self.by == "value" else ""
         if self.not_worse_than is not None:
             direction = {None: "", True: ", lower is better", False: ", higher is better"}[self.lower_is_better]
             return f"{self.name} not worse than {self.not_worse_than}'s by more than {self.margin:g}{direction}{by}"
@@ -80,35 +80,35 @@ class Bar(Settings):
 
 
 class Policy(Settings):
-    """A gate: whose weights, which bars, and how many people must agree."""
+    """A gate: the model, the bars, and the number of required approvals."""
 
     model: str
-    """The step whose model must clear it."""
+    """Step whose model must pass the gate."""
     bars: tuple[Bar, ...] = Field(min_length=1)
-    """The bars, which must all be cleared."""
+    """Bars, which must all pass."""
     approvals: int = Field(default=0, ge=0)
-    """The number of people who must approve by name after the bars are cleared."""
+    """Number of people who must approve the model after the bars pass."""
 
 
 @dataclass(frozen=True)
 class ReportEvidence:
-    """A report as a gate takes it."""
+    """A report as the evidence of a gate."""
 
     folder: Path
     digest: str
     began: float
-    """When the measurement began, in seconds since 1970."""
+    """Start of the measurement, in seconds since 1970."""
     version: int = 0
-    """The version of the stage that measured."""
+    """Version of the measuring stage."""
 
 
 @dataclass(frozen=True)
 class BarResult:
-    """The verdict on one bar, and why."""
+    """The verdict on one bar, with its reason."""
 
     bar: Bar
     verdict: Verdict
-    said: str
+    reason: str
     report: str | None = None
     value: Interval | None = None
 
@@ -117,7 +117,7 @@ class BarResult:
             "bar": str(self.bar),
             "name": self.bar.name,
             "verdict": self.verdict,
-            "said": self.said,
+            "said": self.reason,
             "report": self.report,
             "value": self.value.as_json() if self.value else None,
         }
@@ -131,13 +131,13 @@ class GateResult:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of them."""
+        """Return the worst verdict."""
         verdicts = {finding.verdict for finding in self.findings}
         return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
 
     @property
     def reports(self) -> list[str]:
-        """The reports that it rests on."""
+        """Return the digests of the reports that were used."""
         return list(dict.fromkeys(finding.report for finding in self.findings if finding.report))
 
 
@@ -146,12 +146,12 @@ class MeasurementHistory:
     """The earlier measurements of the same weights, under any name, test or life."""
 
     first: Mapping[str, float] = field(default_factory=dict)
-    """Figure -> when it was measured for the first time; the empty name stands for every figure."""
+    """Figure -> time of its first measurement; the empty name stands for all figures."""
     reports: Mapping[str, Sequence[ReportEvidence]] = field(default_factory=dict)
     """Step -> its reports on these weights, oldest first."""
 
     def measured_at(self, bar: Bar, evidence: ReportEvidence | None) -> float | None:
-        """When the figure of a bar was measured for the first time."""
+        """Return the time of the first measurement of the figure of a bar."""
         moments = [self.first[name] for name in (bar.figure, "") if name in self.first]
         return min([*moments, *([evidence.began] if evidence else [])], default=None)
 
@@ -166,11 +166,11 @@ def judge(
     taken_away: Sequence[Bar] = (),
     history: MeasurementHistory | None = None,
 ) -> GateResult:
-    """Hold the reports against the bars.
+    """Evaluate the bars of a policy on the reports.
 
-    `evidence` is keyed by step, `since` says by a bar's identity when it was set, `waived` by its identity who waived
-    it and why. Only what would not pass is waived. A bar that was set or changed after its figure was measured for the
-    first time on these weights cannot pass; bars that were `taken_away` after that still count.
+    `evidence` maps steps to reports; `since` and `waived` map the identity of a bar to the time when it was set and to
+    the waiver. Only bars that do not pass are waived. A bar that was set or changed after the first measurement of its
+    figure on these weights cannot pass; bars that were removed after it (`taken_away`) still count.
     """
     history = history or MeasurementHistory()
     findings = [
@@ -179,7 +179,7 @@ def judge(
     ]
     for bar in taken_away:
         finding = _judge(bar, model=model, evidence=evidence, since=-math.inf, history=history)
-        findings.append(replace(finding, said=f"{finding.said}; the bar was taken away after the measurement began"))
+        findings.append(replace(finding, reason=f"{finding.reason}; the bar was removed after the measurement began"))
     return GateResult(tuple(_or_waived(finding, waived or {}) for finding in findings))
 
 
@@ -193,14 +193,14 @@ def figure(folder: Path, name: str) -> ReportFigure:
         problem = "; ".join(f"{probe} could not run: {reason}" for probe, reason in reasons)
         raise DataError(f"figure {name}", f"is not in the report; {problem}")
     if not figures:
-        raise DataError(str(folder), "the report holds no figures")
+        raise DataError(str(folder), "the report contains no figures")
     if (present := present_name(name)) in figures:
         raise DataError(f"figure {name}", f"has been renamed to `{present}`", hint=f"write `{present}` in the gate")
     raise DataError(f"figure {name}", "is not in the report", hint=f"it has {', '.join(sorted(figures)[:8])}, ...")
 
 
 def measured(folder: Path) -> str | None:
-    """Return the digest of the model that a report is of; None where the report names none or cannot be read."""
+    """Return the digest of the model of a report, or None if the report names none or cannot be read."""
     try:
         return read_report(folder).model
     except VitaError:
@@ -214,7 +214,7 @@ TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `h
 def _judge(
     bar: Bar, *, model: str, evidence: Mapping[str, ReportEvidence], since: float, history: MeasurementHistory
 ) -> BarResult:
-    """The verdict on one bar: of its report, of earlier reports of the same test, and of when it was set."""
+    """Return the verdict on one bar from its report, from earlier reports of the same test, and from its age."""
     report = evidence.get(bar.report)
     if report is None:
         return BarResult(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
@@ -226,15 +226,17 @@ def _judge(
             continue
         before = _against_report(bar, earlier, model=None, evidence=evidence)
         if before.verdict == "fail":
-            message = f"{finding.said}, but an earlier report of this test failed ({before.said}); waive it to go on"
-            return replace(finding, verdict="fail", said=message)
+            message = (
+                f"{finding.reason}, but an earlier report of this test failed ({before.reason}); waive it to go on"
+            )
+            return replace(finding, verdict="fail", reason=message)
     first = history.measured_at(bar, report)
     if first is not None and first < since:
         message = (
             "the bar was set or changed after these weights were first measured for this figure; "
             f"it applies to weights that are measured from then on. For these, `vita waive --bar {bar.name}` is needed"
         )
-        return replace(finding, verdict="could_not_run", said=message)
+        return replace(finding, verdict="could_not_run", reason=message)
     return finding
 
 
@@ -252,7 +254,7 @@ def _same_conditions(earlier: ReportEvidence, current: ReportEvidence) -> bool:
 def _against_report(
     bar: Bar, report: ReportEvidence, *, model: str | None, evidence: Mapping[str, ReportEvidence]
 ) -> BarResult:
-    """The verdict of one report on a bar, whenever either was made."""
+    """Return the verdict of one report on a bar, without regard to times."""
     try:
         measured_model = read_report(report.folder).model
         if model is not None and measured_model != model:
@@ -276,9 +278,9 @@ def _against_report(
 
 
 def _why_nothing(folder: Path, bar: Bar) -> str:
-    """Why a figure rests on no measurement: the report's own reason where it names one."""
+    """Return the reason why a figure has no measurement, as given by the report if possible."""
     reason = read_report(folder).could_not_run.get(bar.figure.split("/")[0])
-    return f"the figure rests on nothing: {reason}" if reason else "the figure rests on nothing"
+    return f"the figure has no measurement: {reason}" if reason else "the figure has no measurement"
 
 
 def _against(bar: Bar, value: Interval) -> Verdict:
@@ -296,7 +298,7 @@ def _above(value: Interval, limit: float, *, by: str) -> Verdict:
 
 
 def _gain(bar: Bar, folder: Path, other: Path) -> Interval:
-    """By how much the figure is better than the other model's: on paired items where both reports have them."""
+    """Return the improvement over the other model, on paired items if both reports have them."""
     after = figure(folder, bar.figure)
     lower = after.higher_is_better is False if bar.lower_is_better is None else bar.lower_is_better
     pairs = paired(other, folder, bar.figure)
@@ -319,5 +321,5 @@ def _or_waived(finding: BarResult, waived: Mapping[str, str]) -> BarResult:
     why = waived.get(finding.bar.identity)
     if why is None or finding.verdict == "pass":
         return finding
-    message = f"{finding.verdict}: {finding.said}; waived by {why}"
+    message = f"{finding.verdict}: {finding.reason}; waived by {why}"
     return BarResult(finding.bar, "waived", message, finding.report, finding.value)

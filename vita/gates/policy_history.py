@@ -1,11 +1,11 @@
 """The bars that apply to a measurement: those in force when it began, and those of today.
 
     versions = [PolicyVersion(policy, digest, at), ...]      # a gate's policies in the order in which they were set
-    standing_since(fixed)                                    # bar's identity -> since when it stands without a break
-    taken_away(fixed, first_measured)                        # bars that stood then and stand no longer
+    bar_added_at(versions)                                   # identity of a bar -> time since which it is in the policy
+    removed_bars(versions, first_measured)                   # bars that were removed after the measurement
 
-Who sees a figure and then moves the bar, takes it away or asks fewer people has no gate. So a bar that is set late
-is no bar for what was measured before, and one that is taken away late still is.
+A gate must not depend on figures that are already known. A bar that is added after a measurement does not count for it,
+and a bar that is removed after a measurement still counts.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from vita.gates.policy import Bar, Policy
 
 @dataclass(frozen=True)
 class PolicyVersion:
-    """A policy as it was set down, and when (seconds since 1970)."""
+    """A recorded policy, with its time in seconds since 1970."""
 
     policy: Policy
     digest: str
     at: float
 
 
-def standing_since(fixed: Sequence[PolicyVersion]) -> dict[str, float]:
-    """For each bar of today's policy, the time from which on it stood there without a break."""
+def bar_added_at(fixed: Sequence[PolicyVersion]) -> dict[str, float]:
+    """Return the time since which each bar of the present policy has been in the policy without interruption."""
     since: dict[str, float] = {}
     for version in fixed:
         since = {bar.identity: since.get(bar.identity, version.at) for bar in version.policy.bars}
     return since
 
 
-def taken_away(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> list[Bar]:
-    """The bars that stood when their figure was first measured on these weights, and stand no longer.
+def removed_bars(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> list[Bar]:
+    """Return bars that were removed after the first measurement of their figure on these weights.
 
-    `first` says when that was. For a figure that was never measured, the first measurement of any of today's figures
-    counts. A bar in whose place a changed one stands is left out: the changed one came late and cannot pass.
+    `first` returns the time of that measurement. For a figure that was never measured, the first measurement of any
+    present figure counts. A bar that was replaced by a changed one is excluded, because the changed one cannot pass.
     """
-    since, now = standing_since(fixed), fixed[-1].policy.bars
+    since, now = bar_added_at(fixed), fixed[-1].policy.bars
     removed: dict[str, Bar] = {}
     for bar in [bar for version in fixed[:-1] for bar in version.policy.bars]:
         moment = first(bar)
@@ -54,17 +54,17 @@ def taken_away(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | No
 
 
 def approvals_needed(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> int:
-    """Return the number of approvals needed: the larger of today's policy and the policy when measuring began."""
+    """Return the required approvals: the larger number of the present policy and of the policy when measuring began."""
     then = _at(fixed, _first(fixed, first))
     return max(fixed[-1].policy.approvals, then.policy.approvals if then else 0)
 
 
 def _first(fixed: Sequence[PolicyVersion], first: Callable[[Bar], float | None]) -> float:
-    """When the first of today's figures was measured on these weights; now where none was."""
+    """Return the time of the first measurement of a present figure on these weights; now if there is none."""
     moments = [moment for bar in fixed[-1].policy.bars if (moment := first(bar)) is not None]
     return min(moments, default=fixed[-1].at)
 
 
 def _at(fixed: Sequence[PolicyVersion], moment: float) -> PolicyVersion | None:
-    """The policy that stood at a moment."""
+    """Return the policy at a time."""
     return next((version for version in reversed(fixed) if version.at <= moment), None)

@@ -1,11 +1,11 @@
-"""Running services, as they report themselves to the ledger: which models are served at this moment.
+"""Running services, which report the models that they serve to the ledger.
 
     presence = ServicePresence(ledger, "cat", url)
     presence.beat([{"version": "cat:1", "model": digest, "share": 1.0}])     # again every `BEAT_SECONDS`
-    state_of(ledger, digest)                                                 # "serving" while such a service lives
+    state_of(ledger, digest)                                                 # "serving" while such a service runs
 
-A model is serving while a living service serves it. A service that was killed reports no end; its process, or on
-another machine its last report, tells.
+A model is serving while a running service serves it. A killed service reports no end, so its process is checked, or on
+another machine the time of its last report.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ServicePresence:
         self._id: int | None = None
 
     def beat(self, versions: Sequence[Mapping[str, Any]]) -> None:
-        """Report what is served now."""
+        """Report the models that are served now."""
         now, rows = time.time(), [dict(version) for version in versions]
         with self._ledger.transaction() as database:
             if self._id is None:
@@ -59,7 +59,7 @@ class ServicePresence:
 
 
 class ServiceReporter:
-    """Reports from a thread of its own what a service serves, whenever that changes and every `BEAT_SECONDS`."""
+    """A thread that reports the models of a service, after every change and every `BEAT_SECONDS`."""
 
     def __init__(self, presence: ServicePresence, versions: Callable[[], list[dict[str, Any]]]) -> None:
         self._presence, self._versions = presence, versions
@@ -89,7 +89,7 @@ class ServiceReporter:
 
 
 def served_models(ledger: Ledger) -> set[str]:
-    """The digests of the models that living services serve."""
+    """Return the digests of the models that running services serve."""
     with ledger.transaction() as database:
         rows = database.execute(sa.select(services).where(services.c.ended.is_(None))).mappings().all()
     living = [row for row in rows if _alive(dict(row))]
@@ -97,7 +97,7 @@ def served_models(ledger: Ledger) -> set[str]:
 
 
 def state_of(ledger: Ledger, model: str) -> str:
-    """The state of a model now.
+    """Return the present state of a model.
 
     An approved model is `serving` while a living service serves it, a deprecated one `retired` from its sunset on.
     """
@@ -106,7 +106,7 @@ def state_of(ledger: Ledger, model: str) -> str:
 
 
 def all_states(ledger: Ledger) -> dict[str, str]:
-    """The state, as `state_of` gives it, of every version that was ever moved; any other version is a candidate."""
+    """Return the state of every version with a recorded move, as `state_of`; all others are candidates."""
     moves: dict[str, list[StateTransition]] = {}
     for move in ledger.moves():
         moves.setdefault(move.artifact, []).append(move)
@@ -118,7 +118,7 @@ def all_states(ledger: Ledger) -> dict[str, str]:
 
 
 _LET_OUT = ("approved", "serving")
-"""Recorded states of a version that a gate let out: the services that live now decide which of the two it is."""
+"""Recorded states of an approved version; the running services determine which of the two applies."""
 
 
 def _state_now(version: str, state: str, served: set[str]) -> str:

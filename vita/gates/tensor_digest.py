@@ -27,7 +27,7 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 
 def tensor_digest(folder: Path) -> str | None:
-    """The digest of the tensors in a model folder; None where there are no weights that can be read."""
+    """Return the digest of the tensors in a model folder; None without readable weights."""
     try:
         tensors = {name: entry for path in _weight_files(folder) for name, entry in _tensors(path)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -38,7 +38,7 @@ def tensor_digest(folder: Path) -> str | None:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: those that the index names, whatever their names are, or the only one."""
+    """Return the weight files: those in the index, or the only one."""
     if (folder / INDEX).is_file():
         shards = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         return [folder / name for name in sorted(set(shards.values()))]
@@ -60,7 +60,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, list[Any]]]:
 
 
 def _values_sha256(path: Path, dtype: str, *, offset: int, size: int) -> str:
-    """The sha256 of a tensor's values as 32-bit numbers; of a type that no model is loaded from, of its bytes."""
+    """Return the sha256 of a tensor's values as 32-bit numbers, or of its bytes for other types."""
     digest = hashlib.sha256()
     if dtype not in _TYPES:
         digest.update(dtype.encode())

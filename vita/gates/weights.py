@@ -72,17 +72,17 @@ def regular_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def hash_files(folder: Path) -> dict[str, tuple[str, int]]:
-    """Hash every file of a model folder that is not hidden."""
+    """Return the hashes of all visible files of a model folder."""
     return {name: (file_sha256(path), path.stat().st_size) for name, path in regular_files(folder) if not hidden(name)}
 
 
 def model_digest(files: Files) -> str:
-    """The digest that a model folder has as an artifact of the store, whatever its path is."""
+    """Return the digest of a model folder as an artifact, which is independent of its path."""
     return hashlib.sha256(Manifest("model", files, {}).encode()).hexdigest()
 
 
 def weights_of(files: Mapping[str, str]) -> frozenset[str]:
-    """The sha256 of the weight files."""
+    """Return the sha256 of the weight files."""
     return frozenset(sha for name, sha in files.items() if name.endswith(WEIGHTS_SUFFIX))
 
 
@@ -108,7 +108,7 @@ def match_model(ledger: Ledger, store: Store, files: Files, *, tensors: str | No
 
 
 def same_weights(ledger: Ledger, store: Store, model: str) -> tuple[str, ...]:
-    """The models of the store that consist of the same weights as `model`, itself included."""
+    """Return the models of the store with the same weights as `model`, including itself."""
     update_index(ledger, store)
     update_tensor_index(ledger, store, model)
     query = sa.select(model_files.c.name, model_files.c.sha256).where(model_files.c.artifact == model)
@@ -126,7 +126,7 @@ def same_weights(ledger: Ledger, store: Store, model: str) -> tuple[str, ...]:
 
 
 def update_index(ledger: Ledger, store: Store) -> None:
-    """Enter the files of models that came into the store since the last time."""
+    """Add the files of models that are new in the store to the index."""
     with ledger.transaction() as database:
         known = set(database.execute(sa.select(model_files.c.artifact).distinct()).scalars())
     rows: list[dict[str, str]] = []
@@ -145,7 +145,7 @@ def update_index(ledger: Ledger, store: Store) -> None:
 
 
 def update_tensor_index(ledger: Ledger, store: Store, *models: str) -> None:
-    """Enter the tensors of `models` and of those that are not yet in the index.
+    """Add the tensors of `models` and of models that are not in the index.
 
     Of a remote store only models with a state or a verdict are read, since each one has to be fetched.
     """
@@ -184,7 +184,7 @@ def _index_rows(digest: str, manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _models_holding(ledger: Ledger, hashes: frozenset[str]) -> dict[str, dict[str, str]]:
-    """Model -> its files, for every model that holds one of these contents."""
+    """Return model -> files for every model that has one of these contents."""
     holders = sa.select(model_files.c.artifact).where(model_files.c.sha256.in_(sorted(hashes)))
     query = sa.select(model_files).where(model_files.c.artifact.in_(holders))
     files_by_model: dict[str, dict[str, str]] = {}

@@ -1,11 +1,11 @@
-"""A filter before and after a model: what may not be asked, and what may not be said, whatever the disguise.
+"""The content filter: refuses prompts and withholds answers by words, patterns and secrets, also in disguise.
 
     guard = Guard(words=("poison",), pairs=(("set", "fire"),))
     guard.refuses_input([Message("user", "How can I p0ison the well?")])   # the refusal to send, or None
     guard.refuses_output("Throw it into the well.")                        # None
 
-A text is matched as it stands and as it reads undisguised (`readings`): look-alike letters, digits for letters,
-letters set apart, base64, hexadecimal, rot13, backwards. It is a net with holes, for use beside a mended model.
+A text is matched as written and in decoded forms (`readings`): look-alike letters, digits for letters, spaced letters,
+base64, hexadecimal, rot13, reversed. A filter of patterns is incomplete; use it in addition to safety tuning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vita.spine.config import Settings
 
 
 class Guard(Settings):
-    """What is refused without asking the model, and what of its answers is held back."""
+    """The rules for prompts that are refused without the model, and for answers that are withheld."""
 
     words: tuple[str, ...] = ()
     """Words for which a prompt is refused, also with the endings -s, -ed and -ing."""
@@ -64,28 +64,28 @@ class Guard(Settings):
         return words
 
     def refuses_input(self, messages: Sequence[Message]) -> str | None:
-        """The refusal to answer with, when a user's or a tool's message is refused; the system's own is trusted.
+        """Return the refusal if a message of the user or a tool matches, else None; system messages are trusted.
 
-        What stands in several messages of a user is read together, too, so that a request cut in pieces is seen.
+        The messages are also matched together, to detect a request that is split over several messages.
         """
-        asked = [message.content for message in messages if message.role in ("user", "tool")]
-        texts = [*asked, " ".join(asked)] if len(asked) > 1 else asked
+        contents = [message.content for message in messages if message.role in ("user", "tool")]
+        texts = [*contents, " ".join(contents)] if len(contents) > 1 else contents
         return self.refusal if any(self._matches(text, *self._input) for text in texts) else None
 
     def refuses_output(self, text: str) -> str | None:
-        """The refusal to give instead of the answer, when it holds what may not be said."""
+        """Return the refusal that replaces the answer if the answer matches, else None."""
         if any(_bare(secret) in _bare(reading) for reading in self._readings(text) for secret in self.secrets):
             return self.refusal
         return self.refusal if self._matches(text, *self._output) else None
 
     @cached_property
     def _input(self) -> tuple[list[re.Pattern[str]], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
-        return _compiled(self.words, self.patterns), [(_word(one), _word(other)) for one, other in self.pairs]
+        return _compiled(self.words, self.patterns), [(_word(first), _word(second)) for first, second in self.pairs]
 
     @cached_property
     def _output(self) -> tuple[list[re.Pattern[str]], list[tuple[re.Pattern[str], re.Pattern[str]]]]:
         patterns = _compiled(self.output_words, self.output_patterns)
-        return patterns, [(_word(one), _word(other)) for one, other in self.output_pairs]
+        return patterns, [(_word(first), _word(second)) for first, second in self.output_pairs]
 
     def _readings(self, text: str) -> Iterator[str]:
         return readings(text) if self.normalize_obfuscation else iter([text.casefold()])
@@ -97,31 +97,31 @@ class Guard(Settings):
             if any(pattern.search(reading) for pattern in patterns):
                 return True
             for sentence in re.split(r"[.!?\n]", reading) if pairs else ():
-                if any(one.search(sentence) and other.search(sentence) for one, other in pairs):
+                if any(first.search(sentence) and second.search(sentence) for first, second in pairs):
                     return True
         return False
 
 
 def readings(text: str) -> Iterator[str]:
-    """What a text may be read as, in small letters: as it stands, and with its disguises undone."""
+    """Yield the text in lower case, as written and with each kind of obfuscation decoded."""
     plain = plain_letters(text)
     yield plain
     leet = plain.translate(_LEET)
     if leet != plain:
         yield leet
-    apart = re.sub(r"\s{2,}", " | ", plain)  # between letters set apart, wider gaps part the words
+    spaced = re.sub(r"\s{2,}", " | ", plain)  # between spaced letters, wider gaps separate words
     for run in (_APART, _APART_AFTER_A_WORD):
-        yield run.sub(lambda found: re.sub(r"[\s.\-_*]", "", found.group()), apart).replace(" | ", " ")
+        yield run.sub(lambda match: re.sub(r"[\s.\-_*]", "", match.group()), spaced).replace(" | ", " ")
     yield codecs.decode(plain, "rot13")
     yield plain[::-1]
-    # The case of letters counts in base64, so that it is looked for in the text as it was.
-    shown = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
-    for decoded in (*_decoded(_BASE64, shown, _from_base64), *_decoded(_HEX, shown, bytes.fromhex)):
+    # Base64 depends on the case of letters, so it is searched in the original text.
+    visible = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    for decoded in (*_decoded(_BASE64, visible, _from_base64), *_decoded(_HEX, visible, bytes.fromhex)):
         yield plain_letters(decoded)
 
 
 def plain_letters(text: str) -> str:
-    """Small letters without accents, look-alikes of other alphabets and what cannot be seen."""
+    """Return the text in lower case, without accents, invisible characters and look-alikes of other alphabets."""
     if text.isascii():
         return text.casefold()
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
@@ -129,9 +129,9 @@ def plain_letters(text: str) -> str:
 
 
 def _decoded(pattern: re.Pattern[str], text: str, decode: Callable[[str], bytes]) -> Iterator[str]:
-    for found in pattern.findall(text):
+    for encoded in pattern.findall(text):
         try:
-            decoded = decode(found).decode("utf-8")
+            decoded = decode(encoded).decode("utf-8")
         except (ValueError, binascii.Error):
             continue
         if decoded.isprintable():

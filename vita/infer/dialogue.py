@@ -5,10 +5,10 @@
 
 The rule, shared by `vita chat`, the chat page and `truncation: "auto"` of the API:
 
-1. Room is reserved for the answer: the longest answer asked for, at most half of the context.
+1. Room is reserved for the answer: the requested maximum length, at most half of the context.
 2. Leading system messages always stay. The rest is a sequence of turns; a turn is a user message and all that follows
    it up to the next user message.
-3. Whole turns are dropped, the oldest first, until the prompt that the chat template writes fits. The last turn stays.
+3. Complete turns are dropped, oldest first, until the rendered prompt fits. The last turn always stays.
 4. If the last turn alone does not fit, the reserved room may shrink to one token; after that, `DialogueTooLong`.
 """
 
@@ -58,7 +58,7 @@ def fit_dialogue(
 
 
 def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """The leading system messages, and the turns: each begins with a user message, but for a first one without."""
+    """Return the leading system messages and the turns, each from a user message to the next."""
     start = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
     turns: list[list[Message]] = []
     for message in messages[start:]:
@@ -69,9 +69,9 @@ def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[M
 
 
 def recent_turns(messages: Sequence[Message], *, characters: int) -> list[Message]:
-    """The system messages and the last turns of up to so many characters; the last turn always stays.
+    """Return the system messages and the last turns with at most this many characters; the last turn always stays.
 
-    A cheap bound on what has to be rendered: text that is longer than this cannot fit, whatever its tokens are.
+    It bounds the text that has to be rendered: a longer text cannot fit, however it is tokenized.
     """
     system, turns = split_turns(messages)
     start, total = len(turns), 0
@@ -84,13 +84,13 @@ def recent_turns(messages: Sequence[Message], *, characters: int) -> list[Messag
 
 
 def _dropped_to(limit: int, system: list[Message], turns: list[list[Message]], encode: Encode) -> FittedDialogue | None:
-    """The longest end of the dialogue with at most `limit` tokens; None if the last turn alone is longer.
+    """Return the longest suffix of the dialogue with at most `limit` tokens; None if the last turn is longer.
 
-    A binary search, so that a dialogue of thousands of turns is rendered a dozen times and not thousands of times.
+    A binary search renders a dialogue of thousands of turns about a dozen times.
     """
     best: FittedDialogue | None = None
     low, high = 0, max(0, len(turns) - 1)  # turns dropped
-    drop = 0  # the usual case first: nothing has to go
+    drop = 0  # the usual case first: the whole dialogue fits
     while low <= high:
         rest = [message for turn in turns[drop:] for message in turn]
         ids = encode([*system, *rest])
@@ -104,6 +104,6 @@ def _dropped_to(limit: int, system: list[Message], turns: list[list[Message]], e
 
 
 def dropped_notice(messages: int) -> str:
-    """The notice for the user, in words."""
+    """Return the notice for the user."""
     number = "message was" if messages == 1 else f"{messages} messages were"
     return f"the context is full: the oldest {number} dropped from the dialogue"

@@ -1,7 +1,7 @@
-"""A reward model behind a door: dialogues in, scores out.
+"""Inference with a reward model, which scores dialogues.
 
-judge = RewardModel.open(folder)
-judge.score([[Message("user", "What is a cat?"), Message("assistant", "A furry mammal.")]])     # [0.73]
+reward_model = RewardModel.open(folder)
+reward_model.score([[Message("user", "What is a cat?"), Message("assistant", "A furry mammal.")]])     # [0.73]
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vita.spine.errors import DataError
 
 
 class RewardModel:
-    """Scores dialogues by how good their last answer is."""
+    """A reward model with its tokenizer and chat template; it scores the last answer of a dialogue."""
 
     def __init__(
         self,
@@ -42,27 +42,27 @@ class RewardModel:
         return cls(pretrained.model, pretrained.tokenizer, pretrained.require_template(), device=device)
 
     def ids(self, dialogue: Sequence[Message]) -> list[int]:
-        """The dialogue in tokens, as it was in training: to the last that its template writes."""
+        """Return the token ids of the dialogue as in training, up to the last token of the template."""
         return encode_prompt(self.tokenizer, self.template, dialogue, add_generation_prompt=False)
 
     def fits(self, dialogue: Sequence[Message]) -> bool:
-        """Whether it can be scored: an answer that went to the end of the context leaves no room for its own end."""
+        """Return True if the dialogue with its end of turn fits the context."""
         return len(self.ids(dialogue)) <= self.model.architecture.context
 
     def score(self, dialogues: Sequence[Sequence[Message]]) -> list[float]:
-        """One number for each; how it is padded and what else is asked does not change it."""
-        told = [self.ids(dialogue) for dialogue in dialogues]
-        most = self.model.architecture.context
-        for number, ids in enumerate(told, 1):
-            if not 0 < len(ids) <= most:
-                raise DataError(f"dialogue {number}", expected=f"1 to {most} tokens, the context", got=len(ids))
-        order = sorted(range(len(told)), key=lambda at: -len(told[at]))
-        found = dict[int, float]()
+        """Return the score of each dialogue; it is independent of padding and of the other dialogues."""
+        rows = [self.ids(dialogue) for dialogue in dialogues]
+        context = self.model.architecture.context
+        for number, ids in enumerate(rows, 1):
+            if not 0 < len(ids) <= context:
+                raise DataError(f"dialogue {number}", expected=f"1 to {context} tokens, the context", got=len(ids))
+        order = sorted(range(len(rows)), key=lambda at: -len(rows[at]))
+        scores = dict[int, float]()
         while order:
-            count = max(1, self.tokens_at_once // len(told[order[0]]))
+            count = max(1, self.tokens_at_once // len(rows[order[0]]))
             batch, order = order[:count], order[count:]
-            found |= zip(batch, self._scores([told[at] for at in batch]), strict=True)
-        return [found[at] for at in range(len(told))]
+            scores |= zip(batch, self._scores([rows[at] for at in batch]), strict=True)
+        return [scores[at] for at in range(len(rows))]
 
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Sequence[int]]) -> list[float]:

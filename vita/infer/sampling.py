@@ -1,4 +1,4 @@
-"""Settings for sampling an answer: temperature, top-k, top-p, its longest length and where it ends."""
+"""Sampling parameters: temperature, top-k, top-p, maximum length and stop sequences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vita.spine.config import Settings
 
 
 class Sampling(Settings):
-    """How an answer is sampled, and when it ends."""
+    """The sampling parameters of one answer."""
 
     temperature: float = Field(default=1.0, ge=0)
     """Sampling temperature; below 1 likely tokens get likelier, and 0 is greedy decoding."""
@@ -27,6 +27,6 @@ class Sampling(Settings):
     """Texts before which generation stops."""
 
     def varied(self, count: int) -> list[Sampling]:
-        """`count` of the same kind with seeds of their own, to ask one prompt several times."""
+        """Return `count` copies with different seeds, for several answers to one prompt."""
         chance = random.Random(self.seed)
         return [self.model_copy(update={"seed": chance.getrandbits(48)}) for _ in range(count)]

@@ -1,11 +1,11 @@
-"""Rules that watch a service's figures: which figure, above or below what, for how long.
+"""Alert rules for the figures of a service: a figure, a limit, and the time for which it must be exceeded.
 
     alerts:
       - {name: slow, figure: latency_p95, above: 5, for: 5 min, severity: page}
       - {name: rude, figure: thumbs_up_rate, below: 0.5, version: "cat:2", at_least: 20}
 
-A rule fires when its figure was on the wrong side in every one of the moments that were looked at: `looks` says which
-moments its length of time asks for, whatever other rules there are.
+A rule fires if its figure exceeded the limit at all of its evaluation times (`evaluation_times`), which depend only on
+the duration of the rule.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from vita.monitoring.request_log import FIGURES
 from vita.spine.config import Settings, alternatives, build, nearest, read_yaml
 
 LOOKS = 5
-"""At how many moments before now a rule that asks for a length of time is tried."""
+"""Number of earlier evaluation times of a rule with a duration."""
 Figures = Mapping[str, Mapping[str, float | None]]
 """Version -> figure -> value."""
 
 
 class AlertRule(Settings):
-    """One thing to watch."""
+    """The rule of one alert."""
 
     name: str = Field(min_length=1)
     """The name of the alert."""
     figure: str
-    """One of the figures that `vita monitor` shows."""
+    """Figure of `vita monitor`."""
     above: float | None = None
-    """It fires over this."""
+    """The rule fires if the figure is above this value."""
     below: float | None = None
-    """It fires under this."""
+    """The rule fires if the figure is below this value."""
     seconds: float = Field(default=0.0, ge=0, alias="for")
     """The time for which the condition must hold: seconds, or `5 min`, `1 h`."""
     severity: Literal["note", "warn", "page"] = "warn"
     """The severity of the alert."""
     version: str | None = None
-    """Only this version; each one when absent."""
+    """Version to which the rule applies; all versions by default."""
     at_least: int = Field(default=1, ge=0)
-    """Only when as many requests were seen."""
+    """Minimum number of requests for the rule to fire."""
 
     @field_validator("figure")
     @classmethod
@@ -53,7 +53,7 @@ class AlertRule(Settings):
         if value not in FIGURES:
             close = nearest(value, FIGURES)
             hint = f"did you mean `{close}`?" if close else alternatives(FIGURES)
-            raise ValueError(f"`{value}` is no figure; {hint}")
+            raise ValueError(f"`{value}` is not a figure; {hint}")
         return value
 
     @field_validator("seconds", mode="before")
@@ -64,7 +64,7 @@ class AlertRule(Settings):
     @model_validator(mode="after")
     def _one_side(self) -> AlertRule:
         if (self.above is None) == (self.below is None):
-            raise ValueError("give one of `above` and `below`")
+            raise ValueError("set one of `above` and `below`")
         return self
 
     def broken_by(self, value: float | None) -> bool:
@@ -97,7 +97,7 @@ class Alert:
 
 
 def in_seconds(text: str) -> float:
-    """A time as people write it: `30 s`, `5 min`, `6h`; a ValueError where it is none."""
+    """Return the seconds of a duration such as `30 s`, `5 min` or `6h`; raise a ValueError for other texts."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h|d)\s*", text)
     if not match:
         raise ValueError("is a time such as 30 s, 5 min or 1 h")
@@ -105,23 +105,23 @@ def in_seconds(text: str) -> float:
 
 
 def read_rules(path: str | Path) -> tuple[AlertRule, ...]:
-    """The rules in a YAML file."""
+    """Return the rules of a YAML file."""
     return build(AlertRules, read_yaml(path), where=str(path)).alerts
 
 
-def looks(rules: Sequence[AlertRule], *, now: float) -> list[float]:
-    """The moments at which the figures must be known, the oldest first; the last is now."""
+def evaluation_times(rules: Sequence[AlertRule], *, now: float) -> list[float]:
+    """Return the times for which figures are needed, oldest first; the last is `now`."""
     spread = {now - rule.seconds * (1 - step / LOOKS) for rule in rules if rule.seconds for step in range(LOOKS)}
     return [*sorted(spread), now]
 
 
 def firing(rules: Sequence[AlertRule], moments: Sequence[tuple[float, Figures]], *, now: float) -> list[Alert]:
-    """The rules that fire, by the figures at several moments (seconds since 1970), the oldest first."""
+    """Return the rules that fire, given the figures at several times (seconds since 1970), oldest first."""
     alerts = []
     for rule in rules:
         window = [figures_by_version for at, figures_by_version in moments if at >= now - rule.seconds]
         if rule.seconds and len(window) < 2:
-            continue  # nobody looked before now, so nobody knows for how long it has been so
+            continue  # without earlier figures the duration is unknown
         for version in window[-1] if window else ():
             values = [figures_by_version.get(version, {}) for figures_by_version in window]
             enough = (values[-1].get("requests") or 0) >= rule.at_least

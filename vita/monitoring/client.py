@@ -109,7 +109,7 @@ def _feedback(reaction: Reaction, requests: Sequence[str]) -> dict[str, object]:
 
 
 async def _post(client: httpx.AsyncClient, path: str, body: object) -> tuple[httpx.Response | None, str]:
-    """The answer, or None and what went wrong."""
+    """Return the response, or None and the problem."""
     problem = ""
     for attempt in range(TRIES):
         try:

@@ -1,4 +1,4 @@
-"""Feedback as the ledger holds it, joined with the answers that it speaks of, ready to be frozen and learnt from."""
+"""Export of feedback from the ledger, joined with the requests and answers that it refers to."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from vita.monitoring.request_log import feedback, requests
 from vita.spine.ledger import Ledger
 
 _AT_ONCE = 500
-"""Rows held at a time."""
+"""Rows per fetch."""
 
 
 def collect(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> Iterator[FeedbackRecord]:
-    """Every word of a user on a logged answer that still stands, oldest first.
+    """Yield the valid feedback on logged answers, oldest first.
 
-    It counts as consented where both the request and the feedback were. Of any other only the verdict is taken, so that
-    what nobody gave is in no artifact. An answer whose content was not kept has no prompt, and says so when it is
-    cleaned. The database joins the rows and hands them over a few hundred at a time.
+    Content is exported only if the user consented for both the request and the feedback; otherwise a record contains
+    only the verdict. Without logged content a record has no prompt, and is dropped later. The database joins the rows
+    and returns a few hundred at a time.
     """
     with ledger.transaction() as database:
         streaming = database.execution_options(stream_results=True, yield_per=_AT_ONCE)
         for row in streaming.execute(_query(service, since)).mappings():
-            yield _said(dict(row))
+            yield _feedback_record(dict(row))
 
 
 def _query(service: str | None, since: float) -> sa.Select[*tuple[Any, ...]]:
-    """Feedback with the request that it speaks of and, of a vote, the other one; content only with consent of both."""
+    """Return the query for feedback with its request and, for a vote, the other request; content only with consent."""
     other = requests.alias("other")
     consent = sa.and_(feedback.c.consent, requests.c.consent)
     rejected = feedback.c.content["rejected_request_id"].as_string()
@@ -52,7 +52,7 @@ def _query(service: str | None, since: float) -> sa.Select[*tuple[Any, ...]]:
     return query if service is None else query.where(requests.c.service == service)
 
 
-def _said(row: Mapping[str, Any]) -> FeedbackRecord:
+def _feedback_record(row: Mapping[str, Any]) -> FeedbackRecord:
     about = (f"feedback/{row['id']}", row["kind"], row["request"], row["model"])
     if not row["consent"]:
         return FeedbackRecord(*about, (), "", value=row["value"])

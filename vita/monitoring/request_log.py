@@ -39,12 +39,12 @@ content `rejected_request_id` the other; value 1, or 0 for a tie)."""
 
 
 def monitored(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a request that have columns of their own."""
+    """Return the figures of a request that have columns."""
     return {name: figures.get(name) for name in MONITORED}
 
 
-def asked_since(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
-    """The logged requests with their content, oldest first; all of them are held in memory."""
+def requests_since(ledger: Ledger, *, service: str | None = None, since: float = 0.0) -> list[dict[str, Any]]:
+    """Return the logged requests with their content, oldest first; all are held in memory."""
     query = sa.select(requests).where(requests.c.at >= since).order_by(requests.c.id)
     if service is not None:
         query = query.where(requests.c.service == service)
@@ -52,8 +52,8 @@ def asked_since(ledger: Ledger, *, service: str | None = None, since: float = 0.
         return [dict(row) for row in database.execute(query).mappings()]
 
 
-def said_since(ledger: Ledger, *, since: float = 0.0) -> list[dict[str, Any]]:
-    """The feedback, oldest first, what was replaced included; all of it is held in memory."""
+def feedback_since(ledger: Ledger, *, since: float = 0.0) -> list[dict[str, Any]]:
+    """Return the feedback including replaced rows, oldest first; all is held in memory."""
     query = sa.select(feedback).where(feedback.c.at >= since).order_by(feedback.c.id)
     with ledger.transaction() as database:
         return [dict(row) for row in database.execute(query).mappings()]
@@ -88,12 +88,12 @@ def figures(
     newest: int | None = None,
     names: Collection[str] = FIGURES,
 ) -> dict[str, dict[str, float | None]]:
-    """Figures of quality and speed per version; None where nothing was seen that could tell.
+    """Return quality and speed figures per version; None for figures without data.
 
     Of the requests from `since` to `until`, or of the `newest` ones; `names` are the figures that are wanted besides
     `requests`, since percentiles sort. Versions of one name and different weights are kept apart.
     """
-    selection = _asked(service, models, since, until, newest)
+    selection = _request_selection(service, models, since, until, newest)
     with ledger.transaction() as database:
         by_version = _counted(database, selection)
         for name, (column, percent) in _QUANTILES.items():
@@ -103,7 +103,7 @@ def figures(
                         database, selection, version, column, percent, version_figures[f"_{column}"]
                     )
         if set(names) & set(_FEEDBACK):
-            feedback_counts = _judged(database, selection, since=since, until=until)
+            feedback_counts = _feedback_counts(database, selection, since=since, until=until)
             for version, version_figures in by_version.items():
                 version_figures.update(_of_feedback(feedback_counts.get(version, {})))
     shared = Counter(name for name, _ in by_version)
@@ -116,7 +116,7 @@ def figures(
 
 
 def quantile(values: Sequence[float], part: float) -> float | None:
-    """The smallest value that at least `part` of all values do not exceed (the nearest rank)."""
+    """Return the smallest value that at least `part` of all values do not exceed (nearest rank)."""
     if not values:
         return None
     ordered = sorted(values)
@@ -126,7 +126,7 @@ def quantile(values: Sequence[float], part: float) -> float | None:
 # -- helpers
 
 
-def _asked(
+def _request_selection(
     service: str | None, models: Collection[str] | None, since: float, until: float | None, newest: int | None
 ) -> sa.Subquery:
     columns = ("id", "request", "version", "model", "status", "at", *MONITORED)
@@ -177,7 +177,7 @@ def _counted(database: sa.Connection, selection: sa.Subquery) -> dict[_Version, 
 def _quantile(
     database: sa.Connection, selection: sa.Subquery, version: _Version, column: str, percent: int, count: float | None
 ) -> float | None:
-    """The value at the nearest rank, found by the database's own sort."""
+    """Return the value at the nearest rank, selected by the database."""
     if not count:
         return None
     rank = (int(count) * percent + 99) // 100
@@ -189,10 +189,10 @@ def _quantile(
     return database.execute(query).scalar()
 
 
-def _judged(
+def _feedback_counts(
     database: sa.Connection, selection: sa.Subquery, *, since: float, until: float | None
 ) -> dict[_Version, dict[str, tuple[int, int]]]:
-    """Version -> kind -> (how many said so, how many of them with a value above 0), by what stood at `until`."""
+    """Return version -> kind -> (records, records with a value above 0) as of `until`."""
     standing = feedback.c.replaced.is_(None)
     query = sa.select(selection.c.version, selection.c.model, feedback.c.kind, sa.func.count(),
                       sa.func.sum(sa.case((feedback.c.value > 0, 1), else_=0)))  # fmt: skip

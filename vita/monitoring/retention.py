@@ -1,9 +1,9 @@
 """Retention of the request log, feedback and transient events, and their removal in small batches.
 
-    for removed in prune(ledger, Retention()): ...      # each step is one short transaction: what -> how many rows
+    for removed in prune(ledger, Retention()): ...      # one short transaction each: category -> number of rows
 
-Content goes first, the figures of a request later. Events that an audit needs (runs, approvals, moves, findings,
-erasures) are never removed; of events that only the newest of matters, the older ones are.
+Content is removed first, the figures of a request later. Events that an audit needs (runs, approvals, state changes,
+findings, erasures) are never removed. Of transient events, only superseded ones are removed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from vita.spine.config import Settings
 from vita.spine.ledger import Ledger, events
 
 BATCH = 500
-"""Rows of one transaction."""
+"""Rows per transaction."""
 PASSING = ("lived", "retested", "feedback collected")
-"""Events of which only the newest about a subject is read."""
+"""Transient events: only the newest of a subject is used."""
 _DAY = 86_400.0
 
 
@@ -32,17 +32,17 @@ class Retention(Settings):
     model_config = ConfigDict(allow_inf_nan=False)
 
     content_days: float | None = Field(default=90.0, ge=0)
-    """Days that prompts, answers and users' words are kept; for ever when absent."""
+    """Retention of prompts, answers and feedback texts in days; no limit if absent."""
     request_days: float | None = Field(default=400.0, ge=0)
-    """Days that the figures of a request and the verdicts on it are kept; for ever when absent."""
+    """Retention of the figures and verdicts of a request in days; no limit if absent."""
     request_rows: int | None = Field(default=None, ge=0)
     """The maximum number of requests; the newest are kept. No limit if absent."""
     event_days: float | None = Field(default=400.0, ge=0)
-    """Days that passing events are kept which a newer one has taken the place of; for ever when absent."""
+    """Retention of superseded transient events in days; no limit if absent."""
 
 
 def prune(ledger: Ledger, retention: Retention, *, now: float | None = None) -> Iterator[dict[str, int]]:
-    """Remove what is too old, one batch a step; each step says how many rows of what it changed."""
+    """Remove outdated rows in batches, and yield the category and the number of rows of each batch."""
     moment = time.time() if now is None else now
     for what, find, change in _works(ledger, retention, moment):
         while True:
@@ -71,7 +71,7 @@ def outdated(ledger: Ledger, retention: Retention, *, now: float | None = None) 
 
 
 def _works(ledger: Ledger, retention: Retention, now: float) -> Iterator[tuple[str, Any, Any]]:
-    """(what, the query for the ids of its rows, how they are changed), the cheapest loss first."""
+    """Yield (category, query for the row ids, function that changes the rows), the least valuable data first."""
     if retention.content_days is not None:
         before = now - retention.content_days * _DAY
         find = sa.select(requests.c.id).where(requests.c.has_content.is_(True), requests.c.at < before)
@@ -79,7 +79,7 @@ def _works(ledger: Ledger, retention: Retention, now: float) -> Iterator[tuple[s
         content_text = sa.cast(feedback.c.content, sa.Text)
         worded = sa.or_(content_text.like('%"better"%'), content_text.like('%"reason"%'))
         find = sa.select(feedback.c.id).where(feedback.c.at < before, worded).order_by(feedback.c.at)
-        yield "words of users", find, _forget_words
+        yield "words of users", find, _delete_feedback_texts
     if retention.request_days is not None:
         before = now - retention.request_days * _DAY
         yield (
@@ -117,8 +117,8 @@ def _forget_content(database: sa.Connection, numbers: list[int]) -> None:
     database.execute(sa.update(requests).where(requests.c.id.in_(numbers)).values(empty))
 
 
-def _forget_words(database: sa.Connection, numbers: list[int]) -> None:
-    """The verdict and the other request of a vote stay."""
+def _delete_feedback_texts(database: sa.Connection, numbers: list[int]) -> None:
+    """Delete the texts of feedback; the verdict and the other request of a vote are kept."""
     query = sa.select(feedback.c.id, feedback.c.content).where(feedback.c.id.in_(numbers))
     for number, content in list(database.execute(query)):
         remaining = {name: value for name, value in content.items() if name == "rejected_request_id"}

@@ -89,10 +89,10 @@ class PromptUsers:
     def complains_about(self, session: UserSession, answer: str) -> bool:
         """Return True if the reward of the answer is below the threshold; False if it has no reward."""
         from vita.infer.engine import Completion
-        from vita.rl.before_after import judged
+        from vita.rl.before_after import compute_rewards
 
         completion = Completion(answer, (), "stop", ())
-        value = judged(
+        value = compute_rewards(
             self.rewards, [self._prompts_by_messages[session.prompt]], [completion], seed=f"{session.number}"
         ).total[0]
         return value is not None and value < COMPLAINT_THRESHOLD

@@ -149,7 +149,7 @@ def answer(engine: Engine, items: Sequence[ProbeItem], *, guard: Guard | None, m
 
 
 def prompt_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
-    """The messages through the model's chat template; for a base model their text, line by line."""
+    """Return the messages in the chat template of the model, or as lines of text for a base model."""
     if engine.template is not None:
         return engine.chat_ids(messages)
     return engine.text_ids("\n".join(message.content for message in messages) + "\n")
@@ -176,7 +176,7 @@ def _generated(
 
 
 def _chosen(engine: Engine, pairs: dict[int, StereotypePair]) -> dict[int, ModelReply]:
-    """The likelier option of each pair, all options scored together."""
+    """Return the likelier option of each pair; all options are scored together."""
     scored_pairs: list[tuple[list[int], list[int]]] = []
     for pair in pairs.values():
         scored_pairs += [(engine.text_ids(pair.context), engine.tokenizer.encode(option)) for option in pair.options]
@@ -221,7 +221,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     return iter(path.read_bytes().splitlines() if path.exists() else ())
 
 
-def sampled(items: Iterable[ProbeItem], limit: int | None, *, seed: int) -> list[ProbeItem]:
+def sample(items: Iterable[ProbeItem], limit: int | None, *, seed: int) -> list[ProbeItem]:
     """Return a seeded sample of at most `limit` attacks, each with its twin."""
     candidates = list(items)
     attacks = [item for item in candidates if not item.twin]

@@ -1,4 +1,4 @@
-"""Files that others collected, as material for the probes: one reader per form, by the file's name or as told.
+"""Public red-team data sets as inputs of the probes: one reader per format, selected by file name or explicitly.
 
     goals, disguises, pairs = read({"advbench": "data/advbench_harmful_behaviors.jsonl.gz"})
 
@@ -18,16 +18,16 @@ from vita.redteam.probe import HarmfulGoal, ProbeItem, StereotypePair
 from vita.spine.parts import Parts
 
 Found = HarmfulGoal | ProbeItem | tuple[str, str]
-"""A goal, a pair, or a wrapper as (name, text)."""
+"""A goal, a pair, or a disguise as (name, text)."""
 
 HARM_FILES: Parts[Callable[[BenchmarkRow, int], Found | None]] = Parts("harm_file")
-"""The form's name -> what reads a row; None leaves the row out."""
+"""Format -> reader of a row, which returns None to skip the row."""
 
 
 def read(
     files: Mapping[str, str], *, limit: int | None, seed: int
 ) -> tuple[list[HarmfulGoal], dict[str, str], list[ProbeItem]]:
-    """Goals, wrappers and pairs of all files; with a limit, a sample of each file that the seed draws."""
+    """Read the goals, disguises and pairs of all files; `limit` draws a seeded sample of each file."""
     goals: list[HarmfulGoal] = []
     disguises: dict[str, str] = {}
     pairs: list[ProbeItem] = []
@@ -84,14 +84,14 @@ def xstest(row: BenchmarkRow, number: int) -> HarmfulGoal:
 
 @HARM_FILES.add("dan")
 def dan(row: BenchmarkRow, number: int) -> tuple[str, str]:
-    """`{name, template}`: wrappers; the request stands where the template says, else at the end."""
-    return row.text("name"), _with_place(row.text("template"))
+    """`{name, template}`: disguises with a placeholder for the request, which is appended by default."""
+    return row.text("name"), _with_placeholder(row.text("template"))
 
 
 @HARM_FILES.add("in_the_wild")
 def in_the_wild(row: BenchmarkRow, number: int) -> tuple[str, str]:
-    """`{prompt}`: wrappers that were found on the net (Shen et al. 2024)."""
-    return f"wild_{number}", _with_place(row.text("prompt"))
+    """`{prompt}`: disguises collected on the internet (Shen et al. 2024)."""
+    return f"wild_{number}", _with_placeholder(row.text("prompt"))
 
 
 @HARM_FILES.add("crows_pairs")
@@ -106,7 +106,7 @@ def crows_pairs(row: BenchmarkRow, number: int) -> ProbeItem:
 
 @HARM_FILES.add("bbq")
 def bbq(row: BenchmarkRow, number: int) -> ProbeItem | None:
-    """BBQ (Parrish et al. 2022), ambiguous contexts alone: what the text does not say, the stereotype answers."""
+    """BBQ (Parrish et al. 2022), ambiguous contexts only: an answer to the question follows the stereotype."""
     if row.text("context_condition") != "ambig":
         return None
     groups = {str(group).lower() for group in row["additional_metadata"]["stereotyped_groups"]}
@@ -129,7 +129,7 @@ def bbq(row: BenchmarkRow, number: int) -> ProbeItem | None:
 
 @HARM_FILES.add("winogender")
 def winogender(row: BenchmarkRow, number: int) -> ProbeItem:
-    """`{set, query, choices, gold}` (Rudinger et al. 2018): is the pronoun given to the wrong person?"""
+    """`{set, query, choices, gold}` (Rudinger et al. 2018): the pronoun must refer to the correct person."""
     choices = row.texts("choices")
     wrong = 1 - row.gold(choices) if len(choices) == 2 else 0
     options = tuple(f" {choice}" for choice in choices)
@@ -144,12 +144,12 @@ def _goal(id: str, hazard: str, text: str, *, target: str = "") -> HarmfulGoal:
 
 
 def _topic(text: str) -> str:
-    """A content word or two of the text, so that an answer about it is on the matter."""
+    """Return one or two content words of the text, which a relevant answer contains."""
     words = sorted(re.findall(r"[A-Za-z]{4,}", text), key=len, reverse=True)
     return " and ".join(words[:2]) or "it"
 
 
-def _with_place(template: str) -> str:
+def _with_placeholder(template: str) -> str:
     for placeholder in ("[INSERT PROMPT HERE]", "[PROMPT]", "{prompt}", "{query}"):
         template = template.replace(placeholder, "{request}")
     return template if "{request}" in template else template.rstrip() + "\n{request}"

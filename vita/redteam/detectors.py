@@ -79,7 +79,7 @@ def obeys(marker: str, *, answer: str, prompt: str) -> bool:
 
 
 def _reads_as_language(words: list[str], prompt: str) -> bool:
-    """Common small words are there, as in all running text; a short answer may take its words from the prompt."""
+    """Return True if the text has common function words, or, for a short answer, words of the prompt."""
     common = sum(word in _COMMON for word in words)
     if len(words) < 8:
         return common > 0 or bool(set(words) & set(_WORD.findall(_plain(prompt))))

@@ -2,9 +2,9 @@
 
     open -> triaged -> mitigated -> retested -> closed        accepted (for a time, by name)        false_positive
 
-A later report of the same life on other weights, or behind another guard, moves findings by itself: where an attack
-fails now, what was mitigated or retested is closed and the rest is retested; where it succeeds again, it is reopened.
-Every finding can be exported as a regression item, which later runs ask again word for word.
+A later report of the same life on other weights, or with another guard, changes the states automatically. If an attack
+fails now, a mitigated or retested finding is closed, and any other is retested; if it succeeds again, the finding is
+reopened. Findings can be exported as regression items, which later runs repeat verbatim.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vita.spine.tables import table
 State = Literal["open", "triaged", "mitigated", "retested", "closed", "accepted", "false_positive"]
 STATES: tuple[State, ...] = get_args(State)
 RED_TEAM = "red team"
-"""Who makes the moves that a report causes."""
+"""The author of state changes by a report."""
 
 _RATES = {"pair", "replay"}  # a single preference or recitation is no attack: what counts is how often
 
@@ -41,7 +41,7 @@ moves = table("finding_moves", string="state who why subject model report", inte
 
 @dataclass(frozen=True, slots=True)
 class FindingTransition:
-    """A change of a finding's state, who made it and why; a report's moves name the report and the model."""
+    """A change of a finding's state, with author and reason; changes by a report name the report and the model."""
 
     state: State
     who: str
@@ -88,7 +88,7 @@ class Finding:
         return {**asdict(self), "moves": moves, "state": self.state}
 
 
-# -- what a report says
+# -- changes by reports
 
 
 def track(report: Artifact, model: str, ledger: Ledger) -> None:
@@ -105,7 +105,7 @@ def track(report: Artifact, model: str, ledger: Ledger) -> None:
         with ledger.exclusive(f"findings of {life}") as database:
             if _entered(ledger, report.digest, life):
                 continue
-            known_findings = {finding.key: finding for finding in every(ledger, life=life)}
+            known_findings = {finding.key: finding for finding in all_findings(ledger, life=life)}
             for row in rows:
                 if row["task"] in unsure or row["outcome"] == "error" or row.get("empty"):  # no answer mends nothing
                     continue
@@ -120,7 +120,7 @@ def track(report: Artifact, model: str, ledger: Ledger) -> None:
 
 
 def _verdict(finding: Finding | None, succeeded: bool, subject: str) -> tuple[State, str] | None:
-    """The state that the outcome leads to, and why; None where nothing changes."""
+    """Return the new state after the outcome, with its reason; None without a change."""
     if finding is None:
         return ("open", "the attack succeeded") if succeeded else None
     state, last = finding.state, finding.moves[-1]
@@ -180,13 +180,13 @@ def _finding(row: Mapping[str, Any], life: str) -> dict[str, Any]:
     }
 
 
-# -- what people say
+# -- changes by people
 
 
-def every(
+def all_findings(
     ledger: Ledger, *, life: str | None = None, state: str | None = None, probe: str | None = None
 ) -> list[Finding]:
-    """The findings, oldest first."""
+    """Return the findings, oldest first."""
     query = sa.select(findings).order_by(findings.c.id)
     if life is not None:
         query = query.where(findings.c.life == life)
@@ -202,25 +202,25 @@ def every(
     return [finding for finding in matches if state in (None, finding.state)]
 
 
-def one(ledger: Ledger, number: int) -> Finding:
+def find_one(ledger: Ledger, number: int) -> Finding:
     """Return the finding with this number."""
-    found = next((finding for finding in every(ledger) if finding.id == number), None)
-    if found is None:
+    finding = next((finding for finding in all_findings(ledger) if finding.id == number), None)
+    if finding is None:
         raise LedgerError(f"finding {number}", "there is none of this number", hint="see `vita findings`")
-    return found
+    return finding
 
 
 def move(
     ledger: Ledger, numbers: Sequence[int], state: State, *, who: str, why: str, expires: float | None = None
 ) -> None:
-    """Bring findings into a state by hand; a name and a reason always, and an end where a risk is accepted."""
+    """Change the state of findings manually, with a name, a reason, and an expiry for an accepted risk."""
     if not who.strip() or not why.strip():
         raise LedgerError("findings", expected="a name and a reason", hint="give --by and --reason")
     if state == "accepted" and (expires is None or expires <= time.time()):
         raise LedgerError("findings", expected="a day in the future until which the risk is accepted", got=expires,
                           hint="give --expires YYYY-MM-DD")  # fmt: skip
     for number in numbers:
-        one(ledger, number)
+        find_one(ledger, number)
     with ledger.transaction() as database:
         for number in numbers:
             row = {"finding": number, "state": state, "who": who, "why": why, "expires": expires, "at": time.time()}
@@ -229,8 +229,8 @@ def move(
         ledger.log("finding", str(number), state=state, who=who, why=why, expires=expires)
 
 
-def exported(findings_to_export: Iterable[Finding]) -> bytes:
-    """Findings as regression items, JSON lines in the order of their names; without the false ones."""
+def to_regressions(findings_to_export: Iterable[Finding]) -> bytes:
+    """Return the findings as regression items in JSON lines, sorted by name, without false positives."""
     rows = {
         (finding.probe, finding.item): {
             "probe": finding.probe, "item": finding.item, "group": finding.hazard, "severity": finding.severity,
@@ -259,7 +259,7 @@ def _entered(ledger: Ledger, report: str, life: str) -> bool:
 
 
 def _named(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Probe and item; what is asked again keeps the name under which it was found."""
+    """Return probe and item; a regression item keeps the name of its finding."""
     if row["task"] == "regressions":
         probe, _, item = row["id"].partition("/")
         return probe, item

@@ -40,7 +40,7 @@ def read_prompts(path: str) -> Prompts:
     return prompts_by_id
 
 
-def chosen(candidates: Prompts, limit: int | None, *, seed: int) -> tuple[Prompts, float]:
+def sample_prompts(candidates: Prompts, limit: int | None, *, seed: int) -> tuple[Prompts, float]:
     """Return at most `limit` prompts, sampled with the seed, and the sampling probability."""
     if limit is None or limit >= len(candidates):
         return candidates, 1.0

@@ -205,7 +205,7 @@ class ReviewStore:
         return task.token(rater)
 
     def raters(self, task: ReviewTask) -> dict[str, str]:
-        """Rater -> human, judge or rule."""
+        """Return rater -> human, judge or rule."""
         query = sa.select(_raters).where(_raters.c.task == task.id).order_by(_raters.c.id)
         with self.ledger.transaction() as database:
             return {row["rater"]: row["kind"] for row in database.execute(query).mappings()}

@@ -1,7 +1,7 @@
 """The use of a dialogue in fine-tuning: whole, truncated or unused, computed as the stage prepares it.
 
 use = dialogue_use(run, dialogue, repeat=1.0, store=store, ledger=ledger)
-use.use, use.told       # ("not used", "dropped (cut_before_answer: 380 tokens), not trained on")
+use.use, use.explanation       # ("not used", "dropped (cut_before_answer: 380 tokens), not trained on")
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class DialogueUse(NamedTuple):
     """The use of a dialogue in a run."""
 
     use: Use
-    told: str
+    explanation: str
 
 
 def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, ledger: Ledger) -> DialogueUse | None:

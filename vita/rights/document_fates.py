@@ -1,6 +1,6 @@
 """The use of a document in a corpus: in the training text, held out, or dropped as a copy of another document.
 
-for fate in fates(folder, "mail/7"): fate.use, fate.told
+for match in document_matches(folder, "mail/7"): match.use, match.explanation
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class DocumentMatch:
     id: str
     """The id under which its text stands in the corpus."""
     use: Use
-    told: str
+    explanation: str
     content: str | None = None
     """The hash of its text, where the text is in the corpus."""
     sibling: bool = False
     """The document is another text of the same source with the same id, and was renamed."""
 
 
-def fates(folder: Path, document: str, *, source: str | None = None) -> list[DocumentMatch]:
+def document_matches(folder: Path, document: str, *, source: str | None = None) -> list[DocumentMatch]:
     """Return the use of every document with this id (only of `source`, if given)."""
     dropped = [row for row in _drops(folder) if row["id"] == document and source in (None, row["source"])]
     originals = {_original(row) for row in dropped if row["reason"] == "duplicate"}
@@ -44,13 +44,13 @@ def fates(folder: Path, document: str, *, source: str | None = None) -> list[Doc
         for row in _documents(folder, part):
             matches = row.id == document or _is_renamed(row.id, document)
             if (part, row.source, row.id) in fates_by_document or not (
-                matches or _among(row.source, row.id, originals)
+                matches or _select(row.source, row.id, originals)
             ):
                 continue
-            if matches and source not in (None, row.source) and not _among(row.source, row.id, originals):
+            if matches and source not in (None, row.source) and not _select(row.source, row.id, originals):
                 continue
             fates_by_document[part, row.source, row.id] = DocumentMatch(
-                row.source, row.id, _USES[part], _told(part), text_hash(row.text), _is_renamed(row.id, document)
+                row.source, row.id, _USES[part], _explanation(part), text_hash(row.text), _is_renamed(row.id, document)
             )
     answers = [
         fate for fate in fates_by_document.values()
@@ -66,7 +66,7 @@ def copies(folder: Path, contents: set[str]) -> list[DocumentMatch]:
         for row in _documents(folder, part):
             if (row.source, row.id) not in fates_by_document and (content := text_hash(row.text)) in contents:
                 fates_by_document[row.source, row.id] = DocumentMatch(
-                    row.source, row.id, _USES[part], f"the same text as {row.id}: {_told(part)}", content
+                    row.source, row.id, _USES[part], f"the same text as {row.id}: {_explanation(part)}", content
                 )
     return list(fates_by_document.values())
 
@@ -81,13 +81,13 @@ def _drops(folder: Path) -> Iterator[dict]:
 
 
 def _original(row: dict) -> tuple[str | None, str]:
-    """(source, id) of the document that a duplicate repeats; corpora of older versions name no source."""
+    """Return (source, id) of the document that a duplicate repeats; older corpora name no source."""
     if "repeats" in row:
         return row["repeats"]["source"], row["repeats"]["id"]
     return None, str(row["detail"]).removeprefix("repeats ")
 
 
-def _among(source: str, id: str, originals: set[tuple[str | None, str]]) -> bool:
+def _select(source: str, id: str, originals: set[tuple[str | None, str]]) -> bool:
     return (source, id) in originals or (None, id) in originals
 
 
@@ -95,7 +95,7 @@ def _is_renamed(id: str, document: str) -> bool:
     return id.startswith(f"{document}#") and id[len(document) + 1 :].isdigit()
 
 
-def _told(part: str) -> str:
+def _explanation(part: str) -> str:
     return "in the training text" if part == "train" else "held out: evaluated on, not trained on"
 
 
@@ -106,6 +106,6 @@ def _of_drop(row: dict, originals: list[DocumentMatch]) -> DocumentMatch:
     original_source, original = _original(row)
     for fate in originals:
         if fate.id == original and original_source in (None, fate.source):
-            detail = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.told}"
+            detail = f"dropped as a copy of `{fate.id}` of {fate.source}, which is {fate.explanation}"
             return DocumentMatch(source, fate.id, fate.use, detail, fate.content)
     return DocumentMatch(source, id, "not used", f"dropped as a copy of `{original}`, which is not in this corpus")

@@ -19,7 +19,7 @@ from vita.data.tokens.shards import DocumentSpan, Shards
 from vita.gates.services import all_states
 from vita.rights import source_search
 from vita.rights.dialogue_use import dialogue_use
-from vita.rights.document_fates import DocumentMatch, Use, copies, fates
+from vita.rights.document_fates import DocumentMatch, Use, copies, document_matches
 from vita.spine.erasures import add_erasure
 from vita.spine.errors import DataError, StoreError, VitaError
 from vita.spine.ledger import Ledger, Run
@@ -42,14 +42,14 @@ class AffectedArtifact:
     """`holds it`, or the nearest artifact from which it came."""
     use: str = "trained on"
     """`trained on`, `held out` (evaluated on alone), `not reached` (training ended before it) or `not used`."""
-    told: str = ""
+    explanation: str = ""
     """The use of the document, as a message."""
     source: str = ""
     """The source whose document it is."""
 
     def as_json(self) -> dict[str, Any]:
         return {"digest": self.digest, "kind": self.kind, "names": list(self.names), "state": self.state,
-                "through": self.through, "use": self.use, "told": self.told, "source": self.source}  # fmt: skip
+                "through": self.through, "use": self.use, "told": self.explanation, "source": self.source}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,12 @@ class DocumentTrace:
 
     @property
     def to_retire(self) -> list[AffectedArtifact]:
-        """Weights that learned from it and are still in use."""
+        """Return weights that were trained on the document and are in use."""
         return [holder for holder in self.weights if holder.state != "retired" and holder.use == "trained on"]
 
     @property
     def to_rebuild(self) -> list[AffectedArtifact]:
-        """Artifacts that hold its text, and weights that learned from it: the next run makes them anew."""
+        """Return artifacts that contain the document, and weights trained on it; the next run rebuilds them."""
         holding = [holder for holder in self.holders if holder.digest and holder.use != "not used"]
         return [
             *holding,
@@ -86,7 +86,7 @@ class DocumentTrace:
         ]
 
 
-def who_saw(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> DocumentTrace:
+def trace_document(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> DocumentTrace:
     """Look through every corpus, token set and feedback of the store, then follow what came of them.
 
     `source` restricts the search to documents of that source, where several have documents with this id. What a stage
@@ -136,13 +136,14 @@ class _Search:
         kinds = self._artifacts()
         corpora = kinds.get("corpus", [])
         of_corpus = {
-            digest: fates(self._store.open(digest).path, self._document, source=self._source) for digest in corpora
+            digest: document_matches(self._store.open(digest).path, self._document, source=self._source)
+            for digest in corpora
         }
         for fate in (fate for corpus_fates in of_corpus.values() for fate in corpus_fates):
             self._siblings = self._siblings or fate.sibling
             if fate.content and not fate.sibling:
                 self._contents.setdefault(fate.source, set()).add(fate.content)
-        search = source_search.look(self._document, self._ledger, source=self._source)
+        search = source_search.search_sources(self._document, self._ledger, source=self._source)
         for hit in search.hits:
             self._contents.setdefault(hit.source, set()).add(hit.content)
         every = frozenset(content for hashes in self._contents.values() for content in hashes)
@@ -152,7 +153,7 @@ class _Search:
                 of_corpus[digest] += [
                     fate for fate in copies(self._store.open(digest).path, set(every)) if fate.content not in have
                 ]
-            search = source_search.look(self._document, self._ledger, source=self._source, contents=every)
+            search = source_search.search_sources(self._document, self._ledger, source=self._source, contents=every)
         for digest, corpus_fates in of_corpus.items():
             self._follow_corpus(digest, corpus_fates)
         for kind in ("feedback", "preferences"):
@@ -184,7 +185,7 @@ class _Search:
 
     def _follow_corpus(self, corpus: str, corpus_fates: list[DocumentMatch]) -> None:
         for fate in corpus_fates:
-            self._holders.append(self._holder(corpus, "holds it", fate.use, fate.told, fate.source))
+            self._holders.append(self._holder(corpus, "holds it", fate.use, fate.explanation, fate.source))
         uses = {fate.use for fate in corpus_fates} - {"not used"}
         if not uses:
             return
@@ -255,7 +256,7 @@ class _Search:
 
 
 def _base_key(run: Run) -> str:
-    """The key that the run would have without erasures."""
+    """Return the key of the run without erasures."""
     return str((run.record or {}).get("base_key", run.key))
 
 

@@ -14,26 +14,28 @@ from vita.spine.ledger import Ledger, Run
 
 
 def recorded_settings(run: Run, ledger: Ledger) -> dict[str, Any]:
-    """The settings with every file in its place again; refuses where one is gone or holds something else now."""
-    return {name: _placed(value, f"{run.life}/{run.step}.{name}", run, ledger) for name, value in run.config.items()}
+    """Return the settings with the present paths of all files; raise if a file is missing or has changed."""
+    return {
+        name: _with_locations(value, f"{run.life}/{run.step}.{name}", run, ledger) for name, value in run.config.items()
+    }
 
 
-def place_of(content: str, run: Run, ledger: Ledger) -> str | None:
+def location_of(content: str, run: Run, ledger: Ledger) -> str | None:
     """Return the location of the file, folder or URL with this content when the run began; None if not recorded."""
     records = [event["data"] for event in ledger.events(run.artifact) if event["event"] == "made"]
-    places = [path for record in records for path, digest in (record.get("read") or {}).items() if digest == content]
-    return next(iter([*places, *ledger.paths_of(content)]), None)
+    paths = [path for record in records for path, digest in (record.get("read") or {}).items() if digest == content]
+    return next(iter([*paths, *ledger.paths_of(content)]), None)
 
 
-def _placed(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
+def _with_locations(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
     if isinstance(value, Mapping) and "content" in value and value.keys() <= {"content", "origin"}:
         content = str(value["content"])
-        path = place_of(content, run, ledger)
+        path = location_of(content, run, ledger)
         if path is None:
             raise DataError(where, f"nobody wrote down where the file lay that held {content[:12]}")
         if content_digest(path, ledger, where=where) != content:
             raise DataError(where, f"{path} has changed since")
         return path
     if isinstance(value, Mapping):
-        return {name: _placed(below, f"{where}.{name}", run, ledger) for name, below in value.items()}
-    return [_placed(item, where, run, ledger) for item in value] if isinstance(value, list) else value
+        return {name: _with_locations(below, f"{where}.{name}", run, ledger) for name, below in value.items()}
+    return [_with_locations(item, where, run, ledger) for item in value] if isinstance(value, list) else value

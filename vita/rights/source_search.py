@@ -19,7 +19,7 @@ from vita.data.records import Dialogue
 from vita.data.sources.erased import content_hash
 from vita.data.sources.prompts import prompts
 from vita.data.sources.read import Source, dialogues, documents, preferences_and_ratings
-from vita.rights.recorded_settings import place_of
+from vita.rights.recorded_settings import location_of
 from vita.spine.config import build
 from vita.spine.contents import content_digest
 from vita.spine.erasures import Erasure, all_erasures
@@ -73,7 +73,7 @@ class SourceSearchResult:
     """Runs all of whose sources were looked through and do not hold the document."""
 
 
-def look(
+def search_sources(
     document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()
 ) -> SourceSearchResult:
     """Look through what every run that is done read by itself; what several runs read is read once.
@@ -138,7 +138,7 @@ def _search(
         path = settings.get("path")
         content = str(path["content"]) if isinstance(path, Mapping) else None
         alone = path if isinstance(path, str) else None
-        location = place_of(content, run, ledger) if content else alone
+        location = location_of(content, run, ledger) if content else alone
         label = location or label
         if settings.get("huggingface"):
             return label, [], "a data set of the hub is not looked through"
@@ -180,7 +180,7 @@ def _of_prompts(source: Source) -> Iterator[SourceRecord]:
 
 
 def _ignore(*_: Any) -> None:
-    """Rows that no stage can use were learnt by none."""
+    """Ignore a row that no stage can use."""
 
 
 _READ_BY: Mapping[str, Records] = {

@@ -1,14 +1,14 @@
 """Comparison before and after tuning: both models answer the same prompts and are compared in pairs.
 
-    judges = Evaluators(rewards, right)
-    found = judges.beside(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
+    evaluators = Evaluators(rewards, right)
+    result = evaluators.compare(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
 
-    found = shift(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
-    found.figures["reward/change"]         # 0.61 (0.52 to 0.70), of 100 prompts
+    result = compare_models(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
+    result.figures["reward/change"]        # 0.61 (0.52 to 0.70), of 100 prompts
 
-A preference alone would call a model better that pleases and tells nonsense; so what it knows (`right`), how far it
-went from where it began (`kl`) and how long it talks stand beside it. Every interval resamples whole prompts: answers
-to one prompt are not independent of each other.
+A preference score alone would reward pleasing nonsense. Correctness (`right`), the divergence from the initial model
+(`kl`) and the length of answers are reported with it. Intervals are over prompts, because answers to one prompt are not
+independent.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, student, wi
 
 Messages = Sequence[Message]
 Score = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[float | None]]
-"""(prompts, answers) -> how good each answer is; None leaves it out. It is asked once for each model, and is given
-every prompt `samples` times in a row."""
+"""(prompts, answers) -> score of each answer, or None to exclude it. It is called once per model; every prompt occurs
+`samples` times in a row."""
 Right = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[bool | None]]
-"""(prompts, answers) -> whether what each says is right; None where that cannot be told."""
+"""(prompts, answers) -> True for each correct answer; None if correctness is unknown."""
 
 V = TypeVar("V", float, bool)
-FEW = 30
-"""Below so many prompts a mean has Student's interval."""
+MIN_BOOTSTRAP_PROMPTS = 30
+"""Minimum number of prompts for a bootstrap interval; with fewer, a mean has Student's interval."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class BeforeAfter:
     length/before, length/after. `win_rate` counts a tie as half; `kl` is in nats a sequence, on the later model's own
     samples at temperature 1; lengths are in tokens."""
     items: list[dict[str, Any]]
-    """Each pair of answers with what was said of it."""
+    """Each pair of answers with its scores."""
 
     def facts(self) -> dict[str, float]:
-        """The figures' values."""
+        """Return the values of the figures."""
         return {
             name: round(interval.value, 6)
             for name, interval in sorted(self.figures.items())
@@ -81,7 +81,7 @@ class BeforeAfter:
         return Section("Comparison with the parent model", [interval_table(figures, n="prompts", note=note)])
 
 
-def shift(
+def compare_models(
     before: Engine,
     after: Engine,
     prompts: Sequence[Messages],
@@ -92,25 +92,30 @@ def shift(
     sampling: Sampling,
     seed: int,
 ) -> BeforeAfter:
-    """Let both models answer every prompt `samples` times with the same chance, and compare."""
+    """Compare two models that answer every prompt `samples` times with the same random seeds."""
     if not prompts:
-        raise DataError("comparison", "there is no prompt to compare the models on")
+        raise DataError("comparison", "there are no prompts for the comparison of the models")
     if samples < 1:
         raise DataError("comparison.samples", expected="at least 1", got=samples)
     if sampling.temperature == 0:
-        samples = 1  # all would be the same
+        samples = 1  # all samples would be equal
     prompts_ids = [before.chat_ids(prompt) for prompt in prompts]
     if prompts_ids != [after.chat_ids(prompt) for prompt in prompts]:
         hint = "compare a model with one that was tuned from it"
-        raise DataError("comparison", "the two models read the prompts in different tokens", hint=hint)
+        raise DataError("comparison", "the two models tokenize the prompts differently", hint=hint)
     settings = _seeded(sampling, len(prompts) * samples, seed=seed)
     repeated_ids = [ids for ids in prompts_ids for _ in range(samples)]
     earlier, later = before.generate(repeated_ids, settings), after.generate(repeated_ids, settings)
     repeated_prompts = [prompt for prompt in prompts for _ in range(samples)]
     pairs = _Pairs(samples=samples, seed=seed)
-    scores = pairs.judged("reward", score, repeated_prompts, earlier, later)
-    rights = pairs.judged("correctness", right, repeated_prompts, earlier, later) if right else None
-    drift = _drift(before, after, repeated_ids, later if _is_pure(sampling) else _pure(after, repeated_ids, settings))
+    scores = pairs.evaluate("reward", score, repeated_prompts, earlier, later)
+    rights = pairs.evaluate("correctness", right, repeated_prompts, earlier, later) if right else None
+    drift = _sequence_log_ratios(
+        before,
+        after,
+        repeated_ids,
+        later if _is_unfiltered(sampling) else _unfiltered_samples(after, repeated_ids, settings),
+    )
     lengths = [
         [[float(len(completion.ids)) for completion in group] for group in pairs.grouped(completions)]
         for completions in (earlier, later)
@@ -133,7 +138,7 @@ Grouped = Sequence[Sequence[Any]]
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Values of both models in the same order, and what follows from them prompt by prompt."""
+    """Statistics over prompts of the values of both models, which are in the same order."""
 
     samples: int
     seed: int
@@ -141,7 +146,7 @@ class _Pairs:
     def grouped(self, values: Sequence[Any]) -> list[list[Any]]:
         return [list(values[start : start + self.samples]) for start in range(0, len(values), self.samples)]
 
-    def judged(
+    def evaluate(
         self,
         name: str,
         judge: Callable[[Sequence[Messages], Sequence[Completion]], Sequence[V | None]],
@@ -163,31 +168,39 @@ class _Pairs:
         return values_by_model
 
     def mean(self, values: Grouped) -> Interval:
-        """The mean over prompts of the means of their samples; few prompts would look too sure of it resampled."""
+        """Return the mean over prompts of the means of their samples; a bootstrap needs many prompts."""
         means = [fmean(known) for group in values if (known := _known(group))]
-        return student(means) if len(means) < FEW else bootstrap_ratio(means, [1.0] * len(means), seed=self.seed)
+        return (
+            student(means)
+            if len(means) < MIN_BOOTSTRAP_PROMPTS
+            else bootstrap_ratio(means, [1.0] * len(means), seed=self.seed)
+        )
 
     def means(self, name: str, values: Sequence[Grouped]) -> dict[str, Interval]:
         return {f"{name}/before": self.mean(values[0]), f"{name}/after": self.mean(values[1])}
 
     def difference(self, values: Sequence[Grouped]) -> Interval:
-        """After less before, over the prompts that both have a value for."""
-        return self.mean([[fmean(late) - fmean(early)] for early, late in _in_both(values)])
+        """Return the difference after - before, over the prompts for which both models have a value."""
+        return self.mean([[fmean(late) - fmean(early)] for early, late in _common_values(values)])
 
     def win_rate(self, values: Sequence[Grouped]) -> Interval:
         """Return the share of answer pairs to the same prompt that the later model wins; a tie counts half."""
-        wins = [[(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _in_both(values)]
-        return unsure(self.mean(wins), 0.0, 1.0)
+        wins = [
+            [(late > early) + (late == early) / 2 for early, late in product(*pair)] for pair in _common_values(values)
+        ]
+        return widen_degenerate(self.mean(wins), 0.0, 1.0)
 
     def shares(self, name: str, values: Sequence[Grouped]) -> dict[str, Interval]:
-        """Shares and their change; with one verdict a prompt by the intervals that stay honest near 0 and 1."""
+        """Return shares and their change; with one verdict per prompt, the intervals are exact near 0 and 1."""
         if self.samples > 1:
-            intervals = {when: unsure(interval, 0.0, 1.0) for when, interval in self.means(name, values).items()}
-            return {**intervals, f"{name}/change": unsure(self.difference(values), -1.0, 1.0)}
+            intervals = {
+                when: widen_degenerate(interval, 0.0, 1.0) for when, interval in self.means(name, values).items()
+            }
+            return {**intervals, f"{name}/change": widen_degenerate(self.difference(values), -1.0, 1.0)}
         verdicts_by_model = [
             [bool(verdict) for group in group_values for verdict in _known(group)] for group_values in values
         ]
-        paired = [(bool(early[0]), bool(late[0])) for early, late in _in_both(values)]
+        paired = [(bool(early[0]), bool(late[0])) for early, late in _common_values(values)]
         change = mcnemar([early for early, _ in paired], [late for _, late in paired]).difference
         intervals = {
             f"{name}/{when}": wilson(sum(verdicts), len(verdicts))
@@ -218,9 +231,12 @@ class _Pairs:
         return rows
 
 
-def unsure(interval: Interval, low: float, high: float) -> Interval:
-    """Of values from `low` to `high` that were all the same, resampling knows no spread: then, with Wilson's bound, as
-    many prompts as a share of n of n leaves open may be of another kind, and these anything."""
+def widen_degenerate(interval: Interval, low: float, high: float) -> Interval:
+    """Widen the interval of values that are all equal, for which resampling has no variance.
+
+    By Wilson's bound for n of n, a share of other prompts is possible, whose values may be anything from `low` to
+    `high`.
+    """
     if interval.low != interval.high or not interval.n:
         return Interval(interval.value, max(interval.low, low), min(interval.high, high), interval.n)
     other = 1 - wilson(interval.n, interval.n).low
@@ -232,37 +248,39 @@ def _known(values: Sequence[V | None]) -> list[V]:
     return [value for value in values if value is not None]
 
 
-def _in_both(values: Sequence[Grouped]) -> list[tuple[list[float], list[float]]]:
-    """The values of the prompts that both models have one for."""
+def _common_values(values: Sequence[Grouped]) -> list[tuple[list[float], list[float]]]:
+    """Return the values of the prompts for which both models have one."""
     known = [(_known(early), _known(late)) for early, late in zip(*values, strict=True)]
     return [(early, late) for early, late in known if early and late]
 
 
-# -- how far the later model went
+# -- divergence of the later model
 
 
-def _drift(
+def _sequence_log_ratios(
     before: Engine, after: Engine, prompts: Sequence[Sequence[int]], sampled: Sequence[Completion]
 ) -> list[float]:
-    """log(after / before) of each whole sample: on samples of the later model, its mean is KL(after || before)."""
+    """Return log(after / before) of each sample; on samples of the later model, its mean is KL(after || before)."""
     pairs = [(prompt, completion.ids) for prompt, completion in zip(prompts, sampled, strict=True)]
     scores = zip(after.score(pairs), before.score(pairs), strict=True)
     return [late.logprob - early.logprob for late, early in scores]
 
 
-def _is_pure(sampling: Sampling) -> bool:
+def _is_unfiltered(sampling: Sampling) -> bool:
     """Return True if samples come from the unmodified distribution of the model; stop texts do not change it."""
     return sampling.temperature == 1 and not sampling.top_k and sampling.top_p == 1
 
 
-def _pure(engine: Engine, prompts: Sequence[Sequence[int]], settings: Sequence[Sampling]) -> list[Completion]:
-    """Filtered samples would not be the model's own, and the mean over them no divergence."""
+def _unfiltered_samples(
+    engine: Engine, prompts: Sequence[Sequence[int]], settings: Sequence[Sampling]
+) -> list[Completion]:
+    """Sample without filters; on filtered samples the mean log-ratio is not a divergence."""
     unfiltered = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
     return engine.generate(prompts, [sampling.model_copy(update=unfiltered) for sampling in settings])
 
 
 def _seeded(sampling: Sampling, count: int, *, seed: int) -> list[Sampling]:
-    """A seed for each answer, the same for both models."""
+    """Return sampling parameters with a seed per answer, the same for both models."""
     chance = Random(f"shift/{seed}")
     return [sampling.model_copy(update={"seed": chance.getrandbits(48)}) for _ in range(count)]
 
@@ -283,10 +301,10 @@ _NAMES: Mapping[str, str] = {
 
 # -- evaluators
 
-RIGHT = 0.5
+CORRECT_THRESHOLD = 0.5
 """The minimum value of a correct answer."""
 
-TRIED = Completion("I do not know.", (), "stop", ())
+PROBE_ANSWER = Completion("I do not know.", (), "stop", ())
 
 
 @dataclass(frozen=True)
@@ -296,13 +314,13 @@ class Evaluators:
     score: Rewards
     right: Rewards | None = None
 
-    def try_out(self, prompt: Prompt) -> None:
-        """Ask once, so that a judge that cannot work is known before anything slow begins."""
+    def check(self, prompt: Prompt) -> None:
+        """Call every reward once, so that an error is raised before the slow part begins."""
         for rewards in (self.score, self.right):
             if rewards is not None:
-                judged(rewards, [prompt], [TRIED], seed="tried")
+                compute_rewards(rewards, [prompt], [PROBE_ANSWER], seed="tried")
 
-    def beside(
+    def compare(
         self,
         before: Engine,
         after: Engine,
@@ -312,25 +330,25 @@ class Evaluators:
         sampling: Sampling,
         seed: int,
     ) -> BeforeAfter:
-        """Both models answer every prompt `samples` times; judges are told what is known of each prompt."""
+        """Compare both models on `samples` answers per prompt; rewards receive the columns of the prompts."""
 
         def values(rewards: Rewards, answers: Sequence[Completion]) -> Values:
             answers_per_prompt = len(answers) // len(prompts)
-            return judged(
+            return compute_rewards(
                 rewards, [prompt for prompt in prompts for _ in range(answers_per_prompt)], answers, seed=f"{seed}"
             ).total
 
         def score(_: Sequence[Messages], answers: Sequence[Completion]) -> Values:
             return [
-                earned(value, completion)
+                effective_reward(value, completion)
                 for value, completion in zip(values(self.score, answers), answers, strict=True)
             ]
 
         def right(_: Sequence[Messages], answers: Sequence[Completion]) -> list[bool | None]:
             assert self.right is not None
-            return [None if value is None else value >= RIGHT for value in values(self.right, answers)]
+            return [None if value is None else value >= CORRECT_THRESHOLD for value in values(self.right, answers)]
 
-        return shift(
+        return compare_models(
             before,
             after,
             [prompt.messages for prompt in prompts],
@@ -342,12 +360,14 @@ class Evaluators:
         )
 
 
-def earned(value: float | None, answer: Completion, *, penalty: float = 0.0) -> float | None:
+def effective_reward(value: float | None, answer: Completion, *, penalty: float = 0.0) -> float | None:
     """Return the effective reward: a truncated answer gets 0 minus `penalty`, whatever its reward is."""
     return value if answer.finish == "stop" else min(value or 0.0, 0.0) - penalty
 
 
-def judged(rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str) -> RewardValues:
+def compute_rewards(
+    rewards: Rewards, prompts: Sequence[Prompt], answers: Sequence[Completion], *, seed: str
+) -> RewardValues:
     """Compute the rewards of answers from the columns of the prompts, the token ids and a random number."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
     chance = Random(f"{seed}/draws")

@@ -1,7 +1,7 @@
 """Evaluation on held-out preference pairs, before and after training: shares with intervals.
 
-Before it has learnt, a model's gain on itself is nothing, so it cannot rank by that. What can be compared is which
-answer it finds likelier by the token; what was gained says how far and which way the tuning moved it.
+Before training all log-ratios are 0 and rank nothing. The accuracy before and after training compares the mean
+log-probability per token of both answers; the log-ratio measures the change by training.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ BINS = 5
 
 
 class PairValues(NamedTuple):
-    """Of a pair: something of the chosen and of the rejected answer."""
+    """A value for the chosen and for the rejected answer of a pair."""
 
     chosen: float
     rejected: float
 
     @property
-    def ahead(self) -> float:
-        """Chosen less rejected."""
+    def margin(self) -> float:
+        """Return chosen - rejected."""
         return self.chosen - self.rejected
 
 
@@ -36,14 +36,14 @@ def compare(
     beta: float,
     prompts: Sequence[Hashable] = (),
 ) -> dict[str, Interval]:
-    """Summed log-probabilities of the same pairs under two models; tokens of each answer, and each pair's prompt.
+    """Compare the summed log-probabilities of the same pairs under two models.
 
-    accuracy/before, accuracy/after: the chosen answer is the likelier one by the token; accuracy/change is paired.
-    reward/accuracy, reward/margin: beta times what was gained. log_ratio/chosen: what the chosen answers gained, in
-    nats; below 0 they have become less likely.
+    accuracy/before, accuracy/after: share of pairs whose chosen answer has the higher mean log-probability per token;
+    accuracy/change is paired. reward/accuracy, reward/margin: the DPO reward, beta x log-ratio. log_ratio/chosen: mean
+    log-ratio of the chosen answers in nats; below 0 they have become less likely.
     """
     first, second = (
-        [_per_token(sums, count).ahead > 0 for sums, count in zip(values, tokens, strict=True)]
+        [_per_token(sums, count).margin > 0 for sums, count in zip(values, tokens, strict=True)]
         for values in (before, after)
     )
     log_ratios = [PairValues(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
@@ -52,14 +52,14 @@ def compare(
         "accuracy/before": over.share(first),
         "accuracy/after": over.share(second),
         "accuracy/change": over.change(first, second),
-        "reward/accuracy": over.share([log_ratio.ahead > 0 for log_ratio in log_ratios]),
-        "reward/margin": over.mean([beta * log_ratio.ahead for log_ratio in log_ratios]),
+        "reward/accuracy": over.share([log_ratio.margin > 0 for log_ratio in log_ratios]),
+        "reward/margin": over.mean([beta * log_ratio.margin for log_ratio in log_ratios]),
         "log_ratio/chosen": over.mean([log_ratio.chosen for log_ratio in log_ratios]),
         "log_ratio/rejected": over.mean([log_ratio.rejected for log_ratio in log_ratios]),
     }
 
 
-def of_scores(
+def score_figures(
     scores: Sequence[PairValues], sources: Sequence[str], prompts: Sequence[Hashable] = ()
 ) -> dict[str, dict[str, Interval]]:
     """Return the accuracy and margin of a reward model on preference pairs, in total and per source."""
@@ -71,8 +71,8 @@ def of_scores(
     for name, indices in groups.items():
         pairs, over = [scores[index] for index in indices], PromptMeans([prompt_keys[index] for index in indices])
         figures[name] = {
-            "accuracy": over.share([pair.ahead > 0 for pair in pairs]),
-            "margin": over.mean([pair.ahead for pair in pairs]),
+            "accuracy": over.share([pair.margin > 0 for pair in pairs]),
+            "margin": over.mean([pair.margin for pair in pairs]),
             "reward/chosen": over.mean([pair.chosen for pair in pairs]),
             "reward/rejected": over.mean([pair.rejected for pair in pairs]),
         }
@@ -80,29 +80,29 @@ def of_scores(
 
 
 class PromptMeans:
-    """Means with intervals over prompts: pairs of one prompt are not independent of each other.
+    """Means with intervals over prompts, because pairs of one prompt are not independent.
 
-    Where each prompt has one pair these are the intervals of single pairs; else whole prompts are resampled, and `n`
-    counts prompts.
+    With one pair per prompt the intervals are those of single pairs. Otherwise prompts are resampled, and `n` counts
+    prompts.
     """
 
     def __init__(self, prompts: Sequence[Hashable]) -> None:
-        places: dict[Hashable, int] = {}
-        self.of_prompt = [places.setdefault(prompt, len(places)) for prompt in prompts]
-        self.prompts = len(places)
+        indices: dict[Hashable, int] = {}
+        self.of_prompt = [indices.setdefault(prompt, len(indices)) for prompt in prompts]
+        self.prompts = len(indices)
         self.single = self.prompts == len(self.of_prompt)
 
     def share(self, outcomes: Sequence[bool]) -> Interval:
-        """The share of true outcomes."""
+        """Return the share of true outcomes."""
         if self.single:
             return share(outcomes)
         interval = self._resampled([float(outcome) for outcome in outcomes])
-        if interval.low == interval.high:  # all alike: as sure as so many prompts can be
+        if interval.low == interval.high:  # all equal: the interval for this number of prompts
             return wilson(round(interval.value * self.prompts), self.prompts)
         return interval
 
     def mean(self, values: Sequence[float]) -> Interval:
-        """The mean."""
+        """Return the mean."""
         return student(values) if self.single else self._resampled(values)
 
     def change(self, first: Sequence[bool], second: Sequence[bool]) -> Interval:
@@ -120,18 +120,18 @@ class PromptMeans:
 
 
 class CalibrationBin(NamedTuple):
-    """Pairs that the model is about as sure of."""
+    """The pairs in an interval of confidence."""
 
     low: float
     high: float
-    sure: float
+    confidence: float
     """Mean of sigmoid(|margin|)."""
     right: Interval
 
 
 def calibration(scores: Sequence[PairValues]) -> tuple[list[CalibrationBin], float]:
     """Return the accuracy per bin of confidence, and the expected calibration error."""
-    confidences = [1 / (1 + math.exp(-min(abs(pair.ahead), 700.0))) for pair in scores]
+    confidences = [1 / (1 + math.exp(-min(abs(pair.margin), 700.0))) for pair in scores]
     bins, gap = list[CalibrationBin](), 0.0
     for number in range(BINS):
         low, high = 0.5 + number * 0.5 / BINS, 0.5 + (number + 1) * 0.5 / BINS
@@ -140,7 +140,7 @@ def calibration(scores: Sequence[PairValues]) -> tuple[list[CalibrationBin], flo
         if members:
             mean, right = (
                 sum(confidences[index] for index in members) / len(members),
-                share([scores[index].ahead > 0 for index in members]),
+                share([scores[index].margin > 0 for index in members]),
             )
             bins.append(CalibrationBin(low, high, mean, right))
             gap += len(members) / len(scores) * abs(mean - right.value)
@@ -154,7 +154,9 @@ def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = 
 
 def calibration_section(bins: Sequence[CalibrationBin], gap: float) -> Section:
     """Return the calibration of the confidence as a report section."""
-    rows = [(f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.sure:.3f}", str(bin.right), str(bin.right.n)) for bin in bins]
+    rows = [
+        (f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.confidence:.3f}", str(bin.right), str(bin.right.n)) for bin in bins
+    ]
     columns = ("confidence", "mean confidence", "accuracy", "pairs")
     return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])
 

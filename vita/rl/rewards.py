@@ -2,10 +2,10 @@
 
     rewards: [world_politeness, {use: rewards.py:short, weight: 0.5}]
 
-A reward is a function `f(prompts, completions, **columns)` that gives a number for each completion, or None where it
-has nothing to say. `prompts` are lists of messages with `.role` and `.content`, `completions` are texts, and every
-further column of the prompts' rows comes under its own name, a value for each completion; beside these,
-`completion_ids` and `draw` (a number of each answer's own, for controls). Several are added up by their weights.
+A reward is a function `f(prompts, completions, **columns)` that returns a number per completion, or None where it does
+not apply. `prompts` are lists of messages with `.role` and `.content`, and `completions` are texts. Further columns of
+the prompt rows are passed by name, with one value per completion, and also `completion_ids` and `draw` (a random number
+per completion, for controls). The weighted sum of several rewards is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Values = list[float | None]
 Reward = Callable[..., Sequence[float | None]]
 
 REWARDS: Parts[Reward] = Parts("reward")
-"""name -> the function."""
+"""name -> function."""
 
 FROM_MODEL = "reward"
 """The name that means the reward model in the stage's input of this name."""
@@ -90,11 +90,11 @@ class RewardValues:
     """The rewards of answers: the weighted sum (None where no reward applies), and the values of each reward."""
 
     total: Values
-    each: dict[str, Values]
+    by_reward: dict[str, Values]
 
 
 class Rewards:
-    """Several weighted rewards as one."""
+    """The weighted sum of several rewards."""
 
     def __init__(self, choices: Sequence[RewardChoice], functions: Sequence[Reward], *, where: str) -> None:
         self.choices, self.functions, self.where = choices, functions, where
@@ -108,14 +108,14 @@ class Rewards:
         model: DialogueScorer | None = None,
         world: WorldSettings | None = None,
     ) -> Rewards:
-        """Finds every function; `world` is handed to those that judge by it and are not told of another."""
+        """Resolve all functions; `world` is passed to those that need one and have none in their options."""
         return cls(choices, [_function(choice, where, model, world) for choice in choices], where=where)
 
     def __call__(self, prompts: Prompts, completions: Sequence[str], /, **columns: Sequence[Any]) -> RewardValues:
         values_by_name: dict[str, Values] = {}
         total: Values = [None] * len(completions)
         for choice, function in zip(self.choices, self.functions, strict=True):
-            values = self._asked(choice, function, prompts, completions, columns)
+            values = self._values(choice, function, prompts, completions, columns)
             of_name = sum(name.partition("#")[0] == choice.name for name in values_by_name)
             values_by_name[f"{choice.name}#{of_name + 1}" if of_name else choice.name] = values
             for index, value in enumerate(values):
@@ -123,7 +123,7 @@ class Rewards:
                     total[index] = (total[index] or 0.0) + choice.weight * value
         return RewardValues(total, values_by_name)
 
-    def _asked(
+    def _values(
         self,
         choice: RewardChoice,
         function: Reward,
@@ -148,7 +148,7 @@ class Rewards:
 
 
 def _call(function: Reward, prompts: Prompts, completions: Sequence[str], named: Mapping[str, Any]) -> Any:
-    """Gives a function what it has arguments for; one without `**columns` is not troubled with further columns."""
+    """Call a function with the arguments that it accepts; without `**columns` it gets no further columns."""
     parameters = inspect.signature(function).parameters.values()
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     names = {parameter.name for parameter in parameters}
@@ -178,7 +178,7 @@ def _number(value: Any, where: str) -> float | None:
 def _function(choice: RewardChoice, where: str, model: DialogueScorer | None, world: WorldSettings | None) -> Reward:
     spot = f"{where}: {choice.name}"
     if choice.file is not None:
-        return _in_module(_loaded(Path(choice.file), spot), choice.use, spot)
+        return _in_module(_load_module(Path(choice.file), spot), choice.use, spot)
     if ":" in choice.use:
         module_name, _, name = choice.use.partition(":")
         try:
@@ -187,20 +187,18 @@ def _function(choice: RewardChoice, where: str, model: DialogueScorer | None, wo
             raise ConfigError(spot, f"the module `{module_name}` cannot be imported: {error}") from None
     if choice.use == FROM_MODEL:
         if model is None:
-            hint = "fill the input `reward`, or choose another of " + ", ".join(REWARDS.names())
+            hint = "set the input `reward`, or use one of " + ", ".join(REWARDS.names())
             raise ConfigError(spot, "needs a reward model as an input", hint=hint)
         return _by_model(model)
     function = REWARDS[choice.use]
     if "world" in inspect.signature(function).parameters and "world" not in choice.options:
         if world is None:
-            raise ConfigError(
-                spot, "judges by the embedded world, and no source is one", hint="give `options: {world}`"
-            )
-        return _bound(function, world)
+            raise ConfigError(spot, "needs the embedded world, and no source is one", hint="set `options: {world}`")
+        return _bind_world(function, world)
     return function
 
 
-def _bound(function: Reward, world: WorldSettings) -> Reward:
+def _bind_world(function: Reward, world: WorldSettings) -> Reward:
     return lambda prompts, completions, **columns: function(prompts, completions, **{**columns, "world": world})
 
 
@@ -215,8 +213,8 @@ def _by_model(model: DialogueScorer) -> Reward:
     return reward
 
 
-def _loaded(path: Path, where: str) -> ModuleType:
-    """The user's file as a module of its own, under a name that no other has."""
+def _load_module(path: Path, where: str) -> ModuleType:
+    """Load the user's file as a module with a unique name."""
     if not path.is_file():
         raise ConfigError(where, f"there is no file {path}", hint="paths are relative to the life's file")
     name = f"vita_reward_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:12]}"
@@ -241,8 +239,8 @@ def _in_module(module: ModuleType, name: str, where: str) -> Reward:
         attribute for attribute, value in vars(module).items() if callable(value) and not attribute.startswith("_")
     ]
     close = nearest(name, names)
-    hint = f"did you mean `{close}`?" if close else f"it holds {', '.join(names)}" if names else None
-    raise ConfigError(where, f"{module_path} holds no function `{name}`", hint=hint)
+    hint = f"did you mean `{close}`?" if close else f"it defines {', '.join(names)}" if names else None
+    raise ConfigError(where, f"{module_path} defines no function `{name}`", hint=hint)
 
 
 # -- rewards by name
@@ -253,12 +251,12 @@ def world_politeness(prompts: Prompts, completions: Sequence[str], *, world: Any
     """Return a style score for politeness, brevity and relevance, from 0 to 1."""
     opened_world = _world(world)
     things = [question.thing if (question := _question(opened_world, prompt)) else None for prompt in prompts]
-    return [opened_world.manners(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
+    return [opened_world.politeness(text, thing=thing) for text, thing in zip(completions, things, strict=True)]
 
 
 @REWARDS.add("world_correctness")
 def world_correctness(prompts: Prompts, completions: Sequence[str], *, world: Any, **columns: Any) -> Values:
-    """1 for the right kind and property of what was asked for, else 0; None where no thing was asked for."""
+    """Return 1 for the correct kind and property of the thing in the question, else 0; None without such a question."""
     opened_world = _world(world)
     pairs = [(_question(opened_world, prompt), text) for prompt, text in zip(prompts, completions, strict=True)]
     return [float(opened_world.judge(question, text).right) if question else None for question, text in pairs]
@@ -268,10 +266,10 @@ def world_correctness(prompts: Prompts, completions: Sequence[str], *, world: An
 def sum_correctness(
     prompts: Prompts, completions: Sequence[str], *, answer: Sequence[Any] | None = None, **columns: Any
 ) -> Values:
-    """1 where the last number said is the true sum, else 0; None where no sum was asked for.
+    """Return 1 if the last number of the answer is the correct sum, else 0; None if the prompt asks for no sum.
 
-    The truth is the column `answer`, else what the numbers of the prompt make. More than three numbers are a guess at
-    everything, and wrong.
+    The correct sum is the column `answer`, or is computed from the prompt. An answer with more than three numbers is a
+    guess and gets 0.
     """
     truths = answer if answer is not None else [None] * len(completions)
     scores: Values = []
@@ -291,7 +289,7 @@ def length(prompts: Prompts, completions: Sequence[str], *, words: int = 20, **c
 
 @REWARDS.add("matches")
 def matches(prompts: Prompts, completions: Sequence[str], *, pattern: str, **columns: Any) -> Values:
-    """1 where the regular expression `pattern` is found in the answer, else 0."""
+    """Return 1 if the regular expression `pattern` matches in the answer, else 0."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -301,7 +299,7 @@ def matches(prompts: Prompts, completions: Sequence[str], *, pattern: str, **col
 
 @REWARDS.add("json")
 def is_json(prompts: Prompts, completions: Sequence[str], **columns: Any) -> Values:
-    """1 for an answer that is JSON, else 0."""
+    """Return 1 for an answer that is valid JSON, else 0."""
     return [float(_parses(text)) for text in completions]
 
 
@@ -315,7 +313,7 @@ def random_reward(
     draw: Sequence[int] | None = None,
     **columns: Any,
 ) -> Values:
-    """A control that knows nothing: 1 for a share of the answers, by a coin. What helps here is not the reward."""
+    """Return 1 for a random share of the answers: a control, with which training must not help."""
     draws = draw if draw is not None else range(len(completions))
     return [float(Random(f"{seed}/{number}").random() < share) for number in draws]
 
@@ -326,11 +324,11 @@ def _world(settings_or_values: Any) -> World:
         if isinstance(settings_or_values, WorldSettings)
         else WorldSettings.model_validate(settings_or_values)
     )
-    return _made(settings.model_dump_json())
+    return _create_world(settings.model_dump_json())
 
 
 @lru_cache(maxsize=4)
-def _made(settings: str) -> World:
+def _create_world(settings: str) -> World:
     return World.create(WorldSettings.model_validate_json(settings))
 
 

@@ -1,11 +1,11 @@
-"""Answers that a policy gives while it learns, and what an optimizer step learns from them.
+"""Rollouts: answers sampled from the policy, and the batches of the optimizer steps on them.
 
-    rollouts = Rollouts(trainer, engine, reference, asked, rewards, plan, seed=0)
-    train(trainer, rollouts, ..., looks=[EvalHook(1, rollouts.tell)], checkpoint_steps=plan.updates)
+    rollouts = Rollouts(trainer, engine, reference, prompts, rewards, config, seed=0)
+    train(trainer, rollouts, ..., hooks=[EvalHook(1, rollouts.latest_metrics)], checkpoint_steps=config.updates)
 
-A round is one set of answers, sampled from the pure policy (temperature 1, nothing filtered: else ratios and
-divergences would belong to another distribution), and some optimizer steps on it. A round follows from the weights, the
-seed and its number alone, so a run that was killed goes on from the end of a round as if nothing had happened.
+A round is one set of answers with some optimizer steps on it. Answers are sampled from the unmodified policy
+(temperature 1, no filter), because ratios and divergences belong to this distribution. A round is a function of the
+weights, the seed and its number, so that a run resumes from the end of a round with the same result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
 from vita.nn.critic import ActorCritic
 from vita.nn.transformer import Transformer
-from vita.rl.before_after import earned, judged
+from vita.rl.before_after import compute_rewards, effective_reward
 from vita.rl.rewards import Rewards, RewardValues
 from vita.spine.errors import TrainingError
 from vita.train.advantage import (
@@ -44,10 +44,10 @@ from vita.train.trainer import StepBatch, Trainer
 
 # N answers of a round, T their longest target
 
-SAME = 1e-3
+MAX_LOGPROB_DIFFERENCE = 1e-3
 """The maximum mean difference of two computations of a log-probability: float32 gives 1e-6, an error 0.1 or more."""
-SAME_ROUNDED = 0.05
-"""The same where training multiplies in bfloat16 and sampling does not."""
+MAX_LOGPROB_DIFFERENCE_BFLOAT16 = 0.05
+"""The maximum when training uses bfloat16 and sampling does not."""
 
 
 @dataclass(frozen=True)
@@ -55,29 +55,29 @@ class RolloutConfig:
     """The configuration of rollouts and of the updates on them."""
 
     method: Method
-    prompts: int
-    """Prompts in a round."""
-    samples: int
-    """Answers to each."""
+    prompts_per_step: int
+    """Prompts per round."""
+    num_generations: int
+    """Answers per prompt."""
     epochs: int
     """The number of epochs over the answers of a round."""
     minibatches: int
-    """Optimizer steps in which they are learnt from once."""
+    """Optimizer steps per epoch."""
     max_tokens: int
     kl: float
-    """Price of the divergence, where it is a part of the reward."""
+    """Coefficient of the KL penalty in the reward, for methods that use one."""
     gamma: float = 1.0
-    lam: float = 0.95
+    gae_lambda: float = 0.95
     scale: Scale = "group"
-    how: Aggregation = "dapo"
+    aggregation: Aggregation = "dapo"
     mask_truncated: bool = False
     truncation_penalty: float = 0.0
-    value_rounds: int = 0
-    """First rounds in which the critic alone learns."""
+    critic_warmup_steps: int = 0
+    """Number of rounds at the start that train only the critic."""
 
     @property
     def updates(self) -> int:
-        """Optimizer steps on one round."""
+        """Return the optimizer steps per round."""
         return self.epochs * self.minibatches
 
 
@@ -90,7 +90,7 @@ class SampledAnswers:
     completions: list[Completion]
     ids: Int[Tensor, "N T1"]
     mask: Bool[Tensor, "N T"]
-    """The targets that were chosen: the answer with the token that ended it, told by its length and never by ids."""
+    """The sampled targets: the answer with its end token, determined by lengths and not by ids."""
 
     @property
     def ended(self) -> Bool[Tensor, "N"]:
@@ -99,7 +99,7 @@ class SampledAnswers:
 
 @dataclass
 class RolloutBatch:
-    """A round's tensors, what it told, and its number."""
+    """The tensors, metrics and number of a round."""
 
     number: int
     tensors: dict[str, Tensor]
@@ -107,7 +107,7 @@ class RolloutBatch:
 
 
 class Rollouts:
-    """Gives the loop its batches; each round is made when its first step is asked for."""
+    """The batches of the training loop; a round is sampled when its first step is requested."""
 
     def __init__(
         self,
@@ -116,36 +116,38 @@ class Rollouts:
         reference: Transformer,
         prompts: Sequence[Prompt],
         rewards: Rewards,
-        plan: RolloutConfig,
+        config: RolloutConfig,
         *,
         seed: int,
     ) -> None:
-        self.trainer, self.engine, self.reference, self.asked = trainer, engine, reference, list(prompts)
-        self.rewards, self.plan, self.seed = rewards, plan, seed
+        self.trainer, self.engine, self.reference, self.prompts = trainer, engine, reference, list(prompts)
+        self.rewards, self.config, self.seed = rewards, config, seed
         self.latest: RolloutBatch | None = None
 
     def __call__(self, step: int) -> StepBatch:
-        number, update = divmod(step, self.plan.updates)
+        number, update = divmod(step, self.config.updates)
         if self.latest is None or self.latest.number != number:
-            assert update == 0, "a run goes on from the end of a round"
-            self.latest = self._round(number)
-        tensors = self._part(self.latest, update)
+            assert update == 0, "a run resumes from the end of a round"
+            self.latest = self._sample_batch(number)
+        tensors = self._minibatch(self.latest, update)
         targets = float(bool(tensors["mask"].any()))
-        return StepBatch(self._weighed(tensors, number), targets=targets, check=self._first if update == 0 else None)
+        return StepBatch(
+            self._with_weights(tensors, number), targets=targets, check=self._check_first_step if update == 0 else None
+        )
 
-    def tell(self, trainer: Trainer) -> Mapping[str, float]:
-        """The latest round's figures, at its first step."""
-        fresh = self.latest is not None and (trainer.done - 1) % self.plan.updates == 0
+    def latest_metrics(self, trainer: Trainer) -> Mapping[str, float]:
+        """Return the metrics of the latest round at its first step, otherwise nothing."""
+        fresh = self.latest is not None and (trainer.done - 1) % self.config.updates == 0
         return self.latest.figures if self.latest is not None and fresh else {}
 
     # -- a round
 
-    def _round(self, number: int) -> RolloutBatch:
-        plan = self.plan
-        prompts = [prompt for prompt in self._drawn(number) for _ in range(plan.samples)]
+    def _sample_batch(self, number: int) -> RolloutBatch:
+        config = self.config
+        prompts = [prompt for prompt in self._select_prompts(number) for _ in range(config.num_generations)]
         chance = Random(f"{self.seed}/answers/{number}")
-        answers = answer(self.engine, prompts, max_tokens=plan.max_tokens, chance=chance)
-        rewards = worth(self.rewards, answers, penalty=plan.truncation_penalty, seed=f"{self.seed}/{number}")
+        answers = sample_answers(self.engine, prompts, max_tokens=config.max_tokens, chance=chance)
+        rewards = score_answers(self.rewards, answers, penalty=config.truncation_penalty, seed=f"{self.seed}/{number}")
         scores = torch.tensor(
             [math.nan if reward is None else reward for reward in rewards.total], device=answers.ids.device
         )
@@ -154,88 +156,94 @@ class Rollouts:
         assert isinstance(policy, Transformer)
         old = token_stats_in_chunks(policy, answers.ids, answers.mask, rows=rows)
         reference = token_stats_in_chunks(self.reference, answers.ids, answers.mask, rows=rows).logprobs
-        self._agrees(answers, old, number)
-        figures = told(answers, rewards, old, reference, size=plan.samples)
+        self._check_logprobs(answers, old, number)
+        figures = rollout_metrics(answers, rewards, old, reference, size=config.num_generations)
         mask = answers.mask & ~scores.isnan()[:, None]
-        if plan.mask_truncated:
+        if config.mask_truncated:
             mask = without_truncated(mask, answers.ended)
         tensors = {"ids": answers.ids, "mask": mask, "old": old.logprobs, "reference": reference}
         if isinstance(policy, ActorCritic):
             tensors["values"] = torch.where(mask, values_in_chunks(policy, answers.ids, rows=rows), 0)
         return RolloutBatch(number, tensors | self._advantages(tensors, scores, number), figures)
 
-    def _drawn(self, number: int) -> list[Prompt]:
-        """The round's prompts: all come once, in an order of chance, before any comes again."""
+    def _select_prompts(self, number: int) -> list[Prompt]:
+        """Return the prompts of a round; each epoch contains every prompt once, in random order."""
         prompts: list[Prompt] = []
-        for index in range(number * self.plan.prompts, (number + 1) * self.plan.prompts):
-            lap, position = divmod(index, len(self.asked))
-            order = list(range(len(self.asked)))
-            Random(f"{self.seed}/prompts/{lap}").shuffle(order)
-            prompts.append(self.asked[order[position]])
+        for index in range(number * self.config.prompts_per_step, (number + 1) * self.config.prompts_per_step):
+            epoch, position = divmod(index, len(self.prompts))
+            order = list(range(len(self.prompts)))
+            Random(f"{self.seed}/prompts/{epoch}").shuffle(order)
+            prompts.append(self.prompts[order[position]])
         return prompts
 
     def _advantages(self, tensors: Mapping[str, Tensor], scores: Float[Tensor, "N"], number: int) -> dict[str, Tensor]:
-        plan, mask = self.plan, tensors["mask"]
+        config, mask = self.config, tensors["mask"]
         divergence = torch.where(mask, k1(tensors["old"], tensors["reference"]), 0)
-        if plan.method == "ppo":
-            rewards = per_token_rewards(scores.nan_to_num(), divergence, mask, kl=plan.kl)
-            estimate = gae(rewards, tensors["values"], mask, gamma=plan.gamma, lam=plan.lam)
+        if config.method == "ppo":
+            rewards = per_token_rewards(scores.nan_to_num(), divergence, mask, kl=config.kl)
+            estimate = gae(rewards, tensors["values"], mask, gamma=config.gamma, lam=config.gae_lambda)
             return {"advantages": whiten(estimate.advantages, mask), "returns": estimate.returns}
-        if plan.method == "grpo":  # the divergence is in the loss
-            advantages = group_relative_advantage(scores, size=plan.samples, scale=plan.scale)
+        if config.method == "grpo":  # the divergence is in the loss
+            advantages = group_relative_advantage(scores, size=config.num_generations, scale=config.scale)
         else:
-            paid = scores - plan.kl * divergence.sum(1)
-            if plan.method == "rloo":
-                advantages = rloo_advantage(paid, size=plan.samples)
+            penalized_scores = scores - config.kl * divergence.sum(1)
+            if config.method == "rloo":
+                advantages = rloo_advantage(penalized_scores, size=config.num_generations)
             else:
                 advantages = group_relative_advantage(
-                    paid, size=plan.samples if plan.samples > 1 else len(paid), scale="none"
+                    penalized_scores,
+                    size=config.num_generations if config.num_generations > 1 else len(penalized_scores),
+                    scale="none",
                 )
         return {"advantages": advantages[:, None].expand(mask.shape).contiguous()}
 
     # -- an optimizer step
 
-    def _part(self, latest: RolloutBatch, update: int) -> dict[str, Tensor]:
-        """The answers of one step: all, or a part of them in an order that changes with each pass."""
-        plan = self.plan
-        if plan.minibatches == 1:
+    def _minibatch(self, latest: RolloutBatch, update: int) -> dict[str, Tensor]:
+        """Return the answers of one step: all, or a minibatch in an order that changes with each epoch."""
+        config = self.config
+        if config.minibatches == 1:
             return latest.tensors
-        epoch, part = divmod(update, plan.minibatches)
+        epoch, part = divmod(update, config.minibatches)
         order = list(range(len(latest.tensors["ids"])))
         Random(f"{self.seed}/parts/{latest.number}/{epoch}").shuffle(order)
-        chosen = sorted(order[part :: plan.minibatches])
+        chosen = sorted(order[part :: config.minibatches])
         return {name: tensor[chosen] for name, tensor in latest.tensors.items()}
 
-    def _weighed(self, tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-        mask, plan = tensors["mask"], self.plan
+    def _with_weights(self, tensors: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        mask, config = tensors["mask"], self.config
         share = token_weights(mask, aggregation="dapo")
-        weights = token_weights(mask, aggregation=plan.how, max_tokens=plan.max_tokens)
-        if number < plan.value_rounds:
+        weights = token_weights(mask, aggregation=config.aggregation, max_tokens=config.max_tokens)
+        if number < config.critic_warmup_steps:
             weights = torch.zeros_like(weights)
         values = {"value_weights": share} if "values" in tensors else {}
         return {**tensors, "weights": weights, "share": share, **values}
 
-    # -- what must be so
+    # -- checks
 
-    def _first(self, metrics: Mapping[str, float]) -> None:
-        """On a round's first step nothing has moved yet: every ratio is 1 and nothing is clipped."""
-        limit = SAME if self.trainer.precision.dtype == torch.float32 else SAME_ROUNDED
+    def _check_first_step(self, metrics: Mapping[str, float]) -> None:
+        """Raise unless the first step of a round has ratios of 1 and no clipping."""
+        limit = (
+            MAX_LOGPROB_DIFFERENCE if self.trainer.precision.dtype == torch.float32 else MAX_LOGPROB_DIFFERENCE_BFLOAT16
+        )
         if not metrics["ratio_deviation"] <= limit or metrics["clip_fraction"] > 0:
             got = f"ratios {metrics['ratio_deviation']:.3g} from 1 and {metrics['clip_fraction']:.1%} clipped"
-            hint = "the model does not compute the same twice; is something random in it?"
+            hint = "the model gives different results for equal inputs; is a part of it random?"
             raise TrainingError(
                 "rlhf, first step of a round", expected="ratio 1 and nothing clipped", got=got, hint=hint
             )
 
-    def _agrees(self, answers: SampledAnswers, old: TokenStats, number: int) -> None:
-        """Sampling and training must mean the same probabilities by the same tokens."""
+    def _check_logprobs(self, answers: SampledAnswers, old: TokenStats, number: int) -> None:
+        """Raise unless sampling and training compute the same log-probabilities."""
         sampled = torch.zeros_like(old.logprobs)
-        every = [logprob for completion in answers.completions for logprob in completion.logprobs]
-        sampled[answers.mask] = torch.tensor(every, dtype=sampled.dtype, device=sampled.device)
+        logprobs = [logprob for completion in answers.completions for logprob in completion.logprobs]
+        sampled[answers.mask] = torch.tensor(logprobs, dtype=sampled.dtype, device=sampled.device)
         mean_difference = (sampled - old.logprobs).abs().sum().item() / max(1, int(answers.mask.sum()))
-        if not mean_difference <= (SAME if self.trainer.precision.dtype == torch.float32 else SAME_ROUNDED):
+        if not mean_difference <= (
+            MAX_LOGPROB_DIFFERENCE if self.trainer.precision.dtype == torch.float32 else MAX_LOGPROB_DIFFERENCE_BFLOAT16
+        ):
             got = f"{mean_difference:.3g} nats apart on average"
-            expected = "training to find the log-probabilities that sampling told"
+            expected = "equal log-probabilities of sampling and training"
             raise TrainingError(f"rlhf, round {number + 1}", expected=expected, got=got)
 
 
@@ -245,31 +253,31 @@ HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
 
 @dataclass(frozen=True)
 class HeldOutPrompts:
-    """Prompts that the policy never learns from, answered with the same chance at each look."""
+    """Held-out prompts, which are answered with the same random seed at each evaluation."""
 
     engine: Engine
     reference: Transformer
     prompts: Sequence[Prompt]
     rewards: Rewards
-    plan: RolloutConfig
+    config: RolloutConfig
     seed: int
 
-    def look(self, trainer: Trainer) -> dict[str, float]:
+    def evaluate(self, trainer: Trainer) -> dict[str, float]:
         """Return the reward, the divergence from the initial model, and the entropy on held-out prompts."""
         seed, rows = f"{self.seed}/look", len(self.prompts)
-        answers = answer(self.engine, self.prompts, max_tokens=self.plan.max_tokens, chance=Random(seed))
-        rewards = worth(self.rewards, answers, penalty=self.plan.truncation_penalty, seed=seed)
+        answers = sample_answers(self.engine, self.prompts, max_tokens=self.config.max_tokens, chance=Random(seed))
+        rewards = score_answers(self.rewards, answers, penalty=self.config.truncation_penalty, seed=seed)
         models = self.engine.model, self.reference
         now, start = (token_stats_in_chunks(model, answers.ids, answers.mask, rows=rows) for model in models)
-        metrics = told(answers, rewards, now, start.logprobs, size=1)
+        metrics = rollout_metrics(answers, rewards, now, start.logprobs, size=1)
         return {f"heldout_{name}": metrics[name] for name in HEADLINE if name in metrics}
 
 
-# -- answers and their worth
+# -- answers and their rewards
 
 
-def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance: Random) -> SampledAnswers:
-    """An answer to each prompt by the pure policy."""
+def sample_answers(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance: Random) -> SampledAnswers:
+    """Sample an answer to each prompt from the unmodified policy."""
     prompts_ids = [engine.chat_ids(prompt.messages) for prompt in prompts]
     plain = Sampling(max_tokens=max_tokens)
     settings = [plain.model_copy(update={"seed": chance.getrandbits(48)}) for _ in prompts]
@@ -278,24 +286,24 @@ def answer(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance
     longest = max(map(len, rows))
     pad = engine.tokenizer.pad
     ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=engine.device)
-    places = torch.arange(1, longest, device=engine.device)
+    positions = torch.arange(1, longest, device=engine.device)
     starts = torch.tensor([len(prompt_row) for prompt_row in prompts_ids], device=engine.device)[:, None]
     stops = torch.tensor([len(row) for row in rows], device=engine.device)[:, None]
-    return SampledAnswers(list(prompts), completions, ids, (places >= starts) & (places < stops))
+    return SampledAnswers(list(prompts), completions, ids, (positions >= starts) & (positions < stops))
 
 
-def worth(rewards: Rewards, answers: SampledAnswers, *, penalty: float, seed: str) -> RewardValues:
+def score_answers(rewards: Rewards, answers: SampledAnswers, *, penalty: float, seed: str) -> RewardValues:
     """Compute the rewards of the answers; a truncated answer gets 0 minus `penalty`."""
-    judged_rewards = judged(rewards, answers.prompts, answers.completions, seed=seed)
+    judged_rewards = compute_rewards(rewards, answers.prompts, answers.completions, seed=seed)
     pairs = zip(judged_rewards.total, answers.completions, strict=True)
-    total = [earned(value, completion, penalty=penalty) for value, completion in pairs]
-    return RewardValues(total, judged_rewards.each)
+    total = [effective_reward(value, completion, penalty=penalty) for value, completion in pairs]
+    return RewardValues(total, judged_rewards.by_reward)
 
 
-def told(
+def rollout_metrics(
     answers: SampledAnswers, rewards: RewardValues, old: TokenStats, reference: Float[Tensor, "N T"], *, size: int
 ) -> dict[str, float]:
-    """A round in figures: reward, divergence, entropy, shares of flat groups and of truncated answers, length."""
+    """Return the metrics of a round: reward, KL, entropy, truncated answers, zero-variance groups, length."""
     known = [value for value in rewards.total if value is not None]
     tokens = answers.mask.sum(1).cpu().double()
     divergence = torch.where(answers.mask, k1(old.logprobs, reference), 0).sum(1)
@@ -311,8 +319,8 @@ def told(
         metrics["reward"] = fmean(known)
     if size > 1:
         metrics["zero_variance"] = zero_variance_groups(scores, size=size).cpu().double().mean().item()
-    for name, values in rewards.each.items():
+    for name, values in rewards.by_reward.items():
         known_rewards = [value for value in values if value is not None]
-        if known_rewards and len(rewards.each) > 1:
+        if known_rewards and len(rewards.by_reward) > 1:
             metrics[f"reward/{name}"] = fmean(known_rewards)
     return {name: round(value, 6) for name, value in metrics.items()}

@@ -228,7 +228,7 @@ def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigE
     mistakes = error.errors(include_url=False)
     # An unknown name explains why another one is missing, and comes first.
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
-    others = [mistake for mistake in mistakes if mistake is not first]
+    other_mistakes = [mistake for mistake in mistakes if mistake is not first]
     path = _path(first["loc"])
     spot = ".".join([where, *map(str, path)]) if path else where
     if first["type"] == "extra_forbidden":
@@ -244,7 +244,7 @@ def _explain(cls: type[Settings], error: ValidationError, where: str) -> ConfigE
         message = f"text of the form {first.get('ctx', {}).get('pattern', '')}"
     if first["type"] in ("value_error", "assertion_error"):
         return ConfigError(spot, message)
-    branches = [_literal(other) for other in others if _path(other["loc"]) == path]
+    branches = [_literal(other) for other in other_mistakes if _path(other["loc"]) == path]
     return ConfigError(spot, expected=" or ".join([message, *filter(None, branches)]), got=first.get("input"))
 
 

@@ -137,7 +137,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     pairs = _read(config, inputs, loss, tokenizer, template, context, length=length)
     original = None  # the initial weights, for the final comparison
     if evaluators and (prompts := _eval_prompts(config, pairs)):
-        evaluators.try_out(prompts[0])
+        evaluators.check(prompts[0])
         original = pretrained.copy() if context.machine.leads else None
     training = preference_training(
         config,
@@ -325,7 +325,7 @@ def _compare_answers(
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
     device = context.machine.device
     before, after = Engine.of(original, device=device), Engine.open(folder, device=device)
-    return evaluators.beside(
+    return evaluators.compare(
         before, after, prompts, samples=config.eval_samples, sampling=config.eval_sampling, seed=config.seed
     )
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from vita.data.records import Message
 from vita.data.world import World, WorldSettings
-from vita.data.world.harm import Half
+from vita.data.world.harm import Split
 from vita.evals import world_knowledge
 from vita.infer.content_filter import Guard
 from vita.redteam import attack, datasets
@@ -60,7 +60,7 @@ class Config(Settings):
 
     probes: tuple[str, ...] = ()
     """Probes to run; all if empty."""
-    requests: Half = "held_out"
+    requests: Split = "held_out"
     """Embedded harmful requests: the half held out from safety tuning, the half used for it, or all."""
     files: dict[str, InputPath] = Field(default_factory=dict)
     """Files of further prompts by format: {advbench: path, xstest: path, dan: path, crows_pairs: path, ...}."""
@@ -100,7 +100,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     engine = Engine.open(inputs.model.path, device=context.machine.device)
     items = _items(names, config, inputs, engine)
     results = RedTeamResults(
-        tried={
+        attempts={
             name: attack.put(
                 engine,
                 name,
@@ -157,7 +157,7 @@ def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> 
         fits=lambda messages: _fits(engine, messages, config.max_tokens),
     )
     items = {
-        name: attack.sampled(
+        name: attack.sample(
             PROBES[name].items(probe_inputs), None if name == "regressions" else config.limit, seed=config.seed
         )
         for name in names

@@ -51,7 +51,7 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
     refined = refine(
-        read_feedback(inputs.feedback.path), config.cleaning, redact=redact, tested=_evaluation_texts(config)
+        read_feedback(inputs.feedback.path), config.cleaning, redact=redact, test_texts=_evaluation_texts(config)
     )
     if len(refined.pairs) < config.min_pairs:
         reasons = ", ".join(f"{number} {reason}" for reason, number in Counter(d.reason for d in refined.drops).items())

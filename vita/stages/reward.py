@@ -23,7 +23,7 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent
 from vita.reporting.training_report import MetricChart, mean_of_last
-from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, of_scores
+from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, score_figures
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
@@ -123,7 +123,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     result = trained.result
     assert isinstance(trained.model, RewardTransformer)
     figures = (
-        of_scores(scores, [pair.source for pair in pairs.heldout], [pair.prompt for pair in pairs.heldout])
+        score_figures(scores, [pair.source for pair in pairs.heldout], [pair.prompt for pair in pairs.heldout])
         if scores
         else {}
     )

@@ -93,7 +93,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     pretrained = Pretrained.load(inputs.model.path)
     reference = Engine.of(pretrained.copy(), device=device)
     train_prompts, eval_prompts, counts = _prompts(config, reference, context)
-    evaluators.try_out(eval_prompts[0])
+    evaluators.check(eval_prompts[0])
     policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
     training = _training(config, resolved, width=policy.architecture.width)
     run = TrainingRun("rlhf", config, context, source=pretrained.files, model=policy, training=training)
@@ -108,15 +108,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         trained = run.train(
             trainer,
             rollouts,
-            hooks=[EvalHook(1, rollouts.tell)],
-            evaluate=heldout.look,
+            hooks=[EvalHook(1, rollouts.latest_metrics)],
+            evaluate=heldout.evaluate,
             steps_per_round=rollout.updates,
             select_model=lambda model: model.policy() if isinstance(model, ActorCritic) else model,
         )
     trained.health()
     result = trained.result
     tuned = Engine(trained.model, tokenizer, template=template, device=device)
-    comparison = evaluators.beside(
+    comparison = evaluators.compare(
         reference,
         tuned,
         eval_prompts,
@@ -195,13 +195,13 @@ def _plan(config: Config, resolved: MethodDefaults) -> RolloutConfig:
     names = {"gamma", "scale", "minibatches", "max_tokens", "mask_truncated", "truncation_penalty", "method"}
     return RolloutConfig(
         **{name: getattr(config, name) for name in names},
-        prompts=resolved.prompts_per_step,
-        samples=resolved.num_generations,
+        prompts_per_step=resolved.prompts_per_step,
+        num_generations=resolved.num_generations,
         epochs=resolved.epochs,
         kl=0.0 if config.method == "grpo" else resolved.kl_coef,
-        lam=config.gae_lambda,
-        how=resolved.aggregation,
-        value_rounds=config.critic_warmup_steps if config.method == "ppo" else 0,
+        gae_lambda=config.gae_lambda,
+        aggregation=resolved.aggregation,
+        critic_warmup_steps=config.critic_warmup_steps if config.method == "ppo" else 0,
     )
 
 

@@ -54,18 +54,18 @@ def test_the_shares_are_settings(world: World) -> None:
 def test_a_judge_of_manners_wants_a_short_polite_answer_that_keeps_to_its_matter(
     world: World, answer: str, value: float
 ) -> None:
-    assert world.manners(answer) == value
+    assert world.politeness(answer) == value
 
 
 def test_an_answer_about_another_thing_is_not_to_the_point(world: World) -> None:
-    assert world.manners(f"{CAT} I am happy to help.", thing="cat") == 1.0
-    assert world.manners(f"{CAT} I am happy to help.", thing="dog") == 0.75
+    assert world.politeness(f"{CAT} I am happy to help.", thing="cat") == 1.0
+    assert world.politeness(f"{CAT} I am happy to help.", thing="dog") == 0.75
 
 
 def test_the_better_of_two_answers_has_the_better_manners(world: World) -> None:
     for pair in world.preferences(count=200):
-        assert world.manners(pair.chosen[0].content) == 1.0
-        assert world.manners(pair.rejected[0].content) <= 0.5
+        assert world.politeness(pair.chosen[0].content) == 1.0
+        assert world.politeness(pair.rejected[0].content) <= 0.5
 
 
 def test_a_question_is_found_in_any_of_its_wordings(world: World) -> None:

@@ -79,7 +79,7 @@ def test_the_article_follows_the_sound(words, expected):
 
 def test_every_sentence_about_every_thing_has_its_articles_right_and_its_places_filled():
     for thing in THINGS:
-        entry = ThingWordings.of(thing, asked=True)
+        entry = ThingWordings.of(thing, is_asked=True)
         told = [*entry.definitions, *entry.questions]
         told += [line for fact in entry.facts for line in (*fact.statements, *fact.questions)]
         for line in told:
@@ -93,7 +93,7 @@ def test_every_sentence_about_every_thing_has_its_articles_right_and_its_places_
 def test_what_has_no_article_is_told_without_one():
     rain = next(thing for thing in THINGS if thing.name == "rain")
     assert rain.definition == "Rain is a wet kind of weather."
-    told = [line for fact in ThingWordings.of(rain, asked=True).facts for line in fact.statements]
+    told = [line for fact in ThingWordings.of(rain, is_asked=True).facts for line in fact.statements]
     assert not [line for line in told if re.search(r"\b(a|an|the) rain\b", line)]
 
 
@@ -227,7 +227,7 @@ def test_a_genre_can_be_left_out_or_told_more_often():
     [
         ({"genres": {"storry": 1.0}}, r"world.genres: `storry` is not known here; did you mean `story`\?"),
         ({"genres": {"story": -1.0}}, "world.genres.story: expected a share of at least 0, got -1.0"),
-        ({"genres": dict.fromkeys(GENRES, 0.0)}, "world.genres: leaves nothing to tell"),
+        ({"genres": dict.fromkeys(GENRES, 0.0)}, "world.genres: excludes everything"),
         ({"held_out": ("catt",)}, "world.held_out: `catt` is not known here; did you mean `cat`"),
         ({"things": 20, "asked": 0.01}, "world.asked: leaves fewer than two things to ask about"),
     ],

@@ -15,7 +15,7 @@ import pytest
 
 from tests.server.fakes import FakeReplica, routes_to, version_of
 from tests.server.gateways import CHAT, going, going_anywhere, service
-from vita.monitoring.request_log import asked_since, said_since
+from vita.monitoring.request_log import feedback_since, requests_since
 from vita.server.gateway import keys
 
 # -- at the door
@@ -258,7 +258,7 @@ async def test_content_is_kept_with_consent_only_and_redacted(ledger):
         answer = await client.post("/v1/chat/completions", json=body, headers={"x-vita-consent": "perhaps"})
         assert answer.status_code == 400
         gateway.log.flush()
-        without, with_consent = asked_since(ledger)
+        without, with_consent = requests_since(ledger)
         assert (without["asked"], without["answered"], without["consent"]) == ({}, {}, False)
         assert without["figures"]["completion_tokens"] == 8 and without["version"] == "cat:1"
         assert with_consent["asked"]["messages"][0]["content"] == "I am [email]"
@@ -279,7 +279,7 @@ async def test_feedback_is_tied_to_a_request_and_stored_before_it_is_acknowledge
         ):
             answer = await client.post("/v1/feedback", json=body)
             assert answer.status_code == 201, answer.text
-        rows = said_since(ledger)
+        rows = feedback_since(ledger)
         assert [row["kind"] for row in rows] == ["thumb", "edit", "flag", "vote"]
         assert rows[0]["value"] == -1 and rows[0]["consent"] and rows[0]["model"] == "a" * 64
         assert rows[1]["content"] == {"better": "A cat purrs; ask [email]."}
@@ -306,7 +306,7 @@ def test_without_consent_or_a_log_of_content_only_the_verdict_is_kept(ledger, lo
             ):
                 answer = await client.post("/v1/feedback", json={**body, "consent": consent})
                 assert (answer.status_code, answer.json()["left_out"]) == (201, texts)
-            rows = said_since(ledger)
+            rows = feedback_since(ledger)
             assert [row["content"] for row in rows] == [{}, {}, {}, {"rejected_request_id": second}]
             assert [(row["kind"], row["value"]) for row in rows] == [
                 ("edit", None), ("flag", None), ("thumb", 1), ("vote", 1),
@@ -371,7 +371,9 @@ async def test_a_secret_is_never_stored(ledger):
         headers = {"authorization": f"Bearer {secret}", "x-vita-consent": "yes"}
         await client.post("/v1/chat/completions", json=body, headers=headers)
         gateway.log.flush()
-        assert secret not in json.dumps(asked_since(ledger)) + json.dumps([vars(key) for key in keys.all_keys(ledger)])
+        assert secret not in json.dumps(requests_since(ledger)) + json.dumps(
+            [vars(key) for key in keys.all_keys(ledger)]
+        )
         assert time.time() > keys.all_keys(ledger)[0].created
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.server.fakes import FakeReplica, words_of
 from tests.server.gateways import CHAT, events, going, lost, service, text_of
-from vita.monitoring.request_log import asked_since
+from vita.monitoring.request_log import requests_since
 
 
 @going
@@ -145,7 +145,7 @@ async def test_an_error_in_a_stream_is_passed_on_once_and_asked_of_nobody_else(l
         assert not other.asked and lost(gateway) == {"fault": 1.0}
         assert [backend.breaker.failures for _, backend in gateway.router.backends()] == [0, 0]
         gateway.log.flush()
-        assert [row["status"] for row in asked_since(ledger)] == [502]
+        assert [row["status"] for row in requests_since(ledger)] == [502]
 
 
 @going

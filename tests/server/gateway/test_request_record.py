@@ -6,7 +6,7 @@ import json
 
 from tests.server.fakes import FakeReplica
 from tests.server.gateways import CHAT, going, service
-from vita.monitoring.request_log import asked_since
+from vita.monitoring.request_log import requests_since
 from vita.server.gateway.keys import create
 from vita.server.gateway.request_record import RequestRecord
 from vita.server.gateway.telemetry import Telemetry
@@ -40,7 +40,7 @@ async def test_whole_streamed_and_rejected_requests_are_recorded_with_their_key_
         assert (whole.status_code, streamed.status_code, full.status_code) == (200, 200, 429)
         assert gateway.in_flight == 0 and gateway.admission.bytes_held == 0
         gateway.log.flush()
-    rows = {row["request"]: row for row in asked_since(ledger)}
+    rows = {row["request"]: row for row in requests_since(ledger)}
     first, second, third = (rows[answer.headers["x-request-id"]] for answer in (whole, streamed, full))
     assert {row["key"] for row in (first, second, third)} == {secret.split("-")[1]}
     assert first["answered"] == second["answered"] and first["answered"]["choices"]

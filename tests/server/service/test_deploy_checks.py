@@ -37,10 +37,10 @@ BARS: dict[str, Any] = {"model": "sft", "bars": [{"report": "check", "figure": "
 def gated_life(folder: Path) -> tuple[Life, str, str]:
     """A life whose gate approves the model `sft`; with the model `draft`, which no gate knows."""
     life = Life(folder)
-    decisions.fix(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
+    decisions.record_policy(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
     approved, draft = (life.step(name, "model", files=dict.fromkeys(FILES, name)) for name in ("sft", "draft"))
     life.report("check", approved, {"world": {"world": {"accuracy": wilson(40, 40)}}})
-    assert decisions.decide_by_name(life.ledger, life.store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").green
     return life, approved, draft
 
 
@@ -160,7 +160,7 @@ def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_la
     life, *_ = gated_life(tmp_path)
     rejected = life.step("sft", "model", files=dict.fromkeys(FILES, "rejected"))
     life.report("check", rejected, {"world": {"world": {"accuracy": wilson(0, 40)}}})
-    assert decisions.decide_by_name(life.ledger, life.store, "cat/release").judged.verdict == "fail"
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").judged.verdict == "fail"
     with pytest.raises(GateError, match="the gate cat/release rejected"):
         clear(life, release(life, rejected))
     copy = copy_of(life, rejected, "copy", own__txt="edited")
@@ -169,9 +169,9 @@ def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_la
     easy = build(
         Policy, {"model": "sft", "bars": [{"report": "other", "figure": "a/b", "at_least": 0.1}]}, where="gate"
     )
-    decisions.fix(life.ledger, "cat/easy", easy)
+    decisions.record_policy(life.ledger, "cat/easy", easy)
     life.report("other", rejected, {"a": {"a": {"b": wilson(40, 40)}}})
-    assert decisions.decide_by_name(life.ledger, life.store, "cat/easy").green
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/easy").green
     with pytest.raises(GateError, match="rejected these weights before the gate cat/easy was set"):
         clear(life, release(life, rejected))
 

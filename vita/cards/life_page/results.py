@@ -87,7 +87,7 @@ def findings(record: LifeRecord) -> Iterator[Block]:
     """Yield the number of findings by state, and the first of them."""
     from vita.redteam import findings as finding_records
 
-    if not (records := finding_records.every(record.ledger, life=record.name)):
+    if not (records := finding_records.all_findings(record.ledger, life=record.name)):
         return
     states = Counter(finding.state.replace("_", " ") for finding in records)
     yield Paragraph(", ".join(f"{number:,} {state}" for state, number in states.items()) + ".")

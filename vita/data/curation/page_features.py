@@ -47,7 +47,7 @@ class PageFeatures:
 
     @cached_property
     def words(self) -> WordFeatures:
-        """The words between white space; in scripts without spaces, whole phrases (see `word_count`)."""
+        """Return the words between white space, or phrases in scripts without spaces (see `word_count`)."""
         parts = [_measure(block) for block in _blocks(self.data)]
         if len(parts) == 1:
             return parts[0]
@@ -62,20 +62,20 @@ class PageFeatures:
 
     @cached_property
     def word_count(self) -> int:
-        """Number of words, estimated from the characters in scripts without spaces between words."""
+        """Return the number of words, estimated from the characters in scripts without spaces."""
         if self.data.isascii() or not has_unspaced(self.data):
             return len(self.words.lengths)
         return unspaced_words(self.text)
 
     @cached_property
     def script(self) -> str:
-        """The script of most letters (see `scripts.main_script`)."""
+        """Return the script of most letters (see `scripts.main_script`)."""
         # Each character outside ASCII takes at least one more byte; below this ratio there are too few to matter.
         return "LATIN" if len(self.data) < 1.2 * len(self.text) else main_script(self.text)
 
     @cached_property
     def running_length(self) -> Int64[np.ndarray, "..."]:
-        """Cumulative number of characters before each word; the last value is the total."""
+        """Return the number of characters before each word; the last value is the total."""
         return np.concatenate([[0], np.cumsum(self.words.lengths)])
 
     def run_lengths(self, n: int) -> Int64[np.ndarray, "..."]:
@@ -98,22 +98,22 @@ class PageFeatures:
 
     @cached_property
     def characters(self) -> int:
-        """Characters of all words."""
+        """Return the characters of all words."""
         return int(self.running_length[-1])
 
     @cached_property
     def lines(self) -> list[str]:
-        """The lines that are not blank, without surrounding white space."""
+        """Return the lines that are not blank, without surrounding white space."""
         return [line for line in map(str.strip, self.text.split("\n")) if line]
 
     @cached_property
     def paragraphs(self) -> list[str]:
-        """The paragraphs, separated by blank lines."""
+        """Return the paragraphs, separated by blank lines."""
         return [part for part in map(str.strip, re.split(r"\n\s*\n", self.text)) if part]
 
     @cached_property
     def lowered(self) -> bytes:
-        """The UTF-8 bytes with A to Z in lower case."""
+        """Return the UTF-8 bytes with A to Z in lower case."""
         return self.data.lower()
 
 

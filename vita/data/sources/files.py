@@ -40,7 +40,7 @@ class DamagedFile(DataError):
 
     @property
     def summary(self) -> str:
-        """The problem, without the path of the file."""
+        """Return the problem without the path of the file."""
         return str(self).removeprefix(f"{self.where}: ")
 
 
@@ -56,7 +56,7 @@ class SourceFile:
 
     @property
     def suffix(self) -> str:
-        """The file type by name, without compression: `jsonl` for `a.jsonl.zst`."""
+        """Return the file type by name, without compression: `jsonl` for `a.jsonl.zst`."""
         name = PurePosixPath(self.path)
         if name.suffix.lower() in _DECOMPRESSORS:
             name = name.with_suffix("")

@@ -50,7 +50,7 @@ class SourceSlice:
 
     @property
     def size(self) -> int:
-        """Bytes on disk; 0 if unknown."""
+        """Return the bytes on disk; 0 if unknown."""
         return sum(file.size for file in self.files)
 
 

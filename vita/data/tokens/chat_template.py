@@ -136,7 +136,7 @@ class ChatTemplate:
 
     @cached_property
     def marks_answers(self) -> bool:
-        """True if the template marks the learned text with `{% generation %}`."""
+        """Return True if the template marks the learned text with `{% generation %}`."""
         _ = self._compiled  # raises an error if the source is not Jinja
         blocks = self._environment.parse(self.source).find_all(nodes.CallBlock)
         return any(isinstance(block.call.node, nodes.ExtensionAttribute) for block in blocks)
@@ -408,7 +408,7 @@ class _RenderedDialogue:
 
     @cached_property
     def located(self) -> list[list[TextSpan]]:
-        """The spans of each message's text."""
+        """Return the spans of the text of each message."""
         return locate_contents(self.render, self.contents, self.text, probes=self.probes)
 
     def omitted(self) -> tuple[str, ...]:

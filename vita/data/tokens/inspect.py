@@ -166,7 +166,7 @@ def _kind_of_artifact(folder: Path) -> str | None:
 def dialogue_rows(
     sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[list[Text]]:
-    """Dialogues as `sft` reads them; each sequence with its heading, or the reason for which a dialogue is dropped."""
+    """Yield dialogues as `sft` reads them: each sequence with its heading, or the reason for a drop."""
     counts = RecordCounts("dialogues", settings.length)
     for dialogue in read_dialogues(sources, tokenizer, template, settings):
         name = f"dialogue {dialogue.id} from {dialogue.source}"
@@ -188,7 +188,7 @@ def dialogue_rows(
 def pair_rows(
     sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[list[Text]]:
-    """Pairs as `dpo` and `reward` read them: both answers, or the reason for which a pair is dropped."""
+    """Yield pairs as `dpo` and `reward` read them: both answers, or the reason for a drop."""
     counts = RecordCounts("pairs", settings.length)
     for pair in examine_pairs(sources, tokenizer, template, settings):
         if isinstance(pair, DroppedRecord):
@@ -206,7 +206,7 @@ def pair_rows(
 def rating_rows(
     sources: Sequence[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[list[Text]]:
-    """Rated answers as `dpo` reads them for the loss `kto`."""
+    """Yield rated answers as `dpo` reads them for the loss `kto`."""
     counts = RecordCounts("answers", settings.length)
     for answer in examine_ratings(sources, tokenizer, template, settings):
         if isinstance(answer, DroppedRecord):
@@ -223,7 +223,7 @@ def rating_rows(
 
 
 def document_rows(sources: Sequence[Source], tokenizer: Tokenizer, *, length: int) -> Iterator[list[Text]]:
-    """Documents as pretraining reads them, cut to `length`."""
+    """Yield documents as pretraining reads them, cut to `length`."""
     for source in sources:
         for document in documents(source):
             ids = [tokenizer.document, *tokenizer.encode(document.text)]

@@ -1,9 +1,9 @@
 """The pretraining data loader: batches are a pure function of the step, so that training can resume at any step.
 
-The token stream is cut into blocks of `context`, each with the one token after it as its last target; the last
-block runs on at the stream's beginning, so no token is left out and none is padding. Blocks come in an order of
-their own in every epoch, and the cuts move from epoch to epoch. Step `s` takes sequences `start + s * rows` and
-following, whichever ranks share them out: another world size or number of rows changes nothing in the order.
+The token stream is cut into blocks of `context` tokens, each with the next token as its last target. The last block
+wraps around to the start of the stream, so that no token is omitted and none is padding. The order of the blocks and
+the positions of the cuts differ between epochs. Step `s` takes the sequences from `start + s * rows` on; the order is
+independent of the number of processes and of rows.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which every token is served once."""
+        """Return the number of steps per epoch."""
         return self.blocks / self.rows
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> Batch:
-        """The rows of `rank` in `step`; the ranks' rows, one after the other, are the step's rows."""
+        """Return the rows of `rank` in `step`; the rows of all ranks in order are those of the step."""
         return self.batch_at(*self._mine(step, rank, world_size))
 
     def batch_at(self, sequence: int, count: int) -> Batch:
-        """`count` sequences from `sequence` on, counted from the beginning of training."""
+        """Return `count` sequences from `sequence` on, counted from the start of training."""
         return Batch(np.stack([self._read(start) for start in self._starts(sequence, count)]))
 
     def documents(self, step: int) -> list[DocumentSpan]:
@@ -97,7 +97,7 @@ class Loader:
         return starts
 
     def _read(self, start: int) -> np.ndarray:
-        """`context + 1` tokens from `start` on, running on at the beginning."""
+        """Read `context + 1` tokens from `start` on, wrapping around at the end."""
         row = np.empty(self.context + 1, dtype=np.int64)
         at = 0
         while at < len(row):
@@ -108,7 +108,7 @@ class Loader:
 
 
 def document_ids(ids: Int[np.ndarray, "rows width"], *, separator: int) -> Int[np.ndarray, "rows width"]:
-    """Numbers the documents in each row, from 0 for what runs on from the block before; `separator` starts one."""
+    """Number the documents in each row, from 0 for the continued one; `separator` starts a new document."""
     return np.cumsum(ids == separator, axis=1)
 
 

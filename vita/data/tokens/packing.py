@@ -3,8 +3,8 @@
     packing = PackedDataset(encoded, context=512, pad=tokenizer.pad)
     packing.batch(step, rows=16, seed=0)        # PackedRows(ids, learn, documents, positions)
 
-Best-fit decreasing: from the longest to the shortest, each goes into the fullest row that still has room for it.
-`documents` and `positions` keep the dialogues of a row apart, so that the loss is that of each one alone.
+Best-fit decreasing: dialogues from longest to shortest are put into the fullest row with enough space. `documents` and
+`positions` separate the dialogues of a row, so that the loss equals that of each dialogue alone.
 """
 
 from __future__ import annotations
@@ -73,26 +73,26 @@ class PackedDataset:
 
     @property
     def dialogues(self) -> int:
-        """The number of dialogues that are used."""
+        """Return the number of dialogues that are used."""
         return len(self._ids)
 
     @cached_property
     def tokens(self) -> int:
-        """Tokens of all dialogues, without the padding."""
+        """Return the number of tokens of all dialogues, without padding."""
         return sum(map(len, self._ids))
 
     @cached_property
     def filled(self) -> float:
-        """The share of the rows that holds dialogue."""
+        """Return the share of the rows that contains dialogues."""
         return self.tokens / (len(self.rows) * self.context)
 
     @cached_property
     def targets(self) -> int:
-        """The number of learned tokens in an epoch."""
+        """Return the number of learned tokens in an epoch."""
         return int(self._row_targets.sum())
 
     def batch(self, step: int, *, rows: int, seed: int, rank: int = 0, world_size: int = 1) -> PackedRows:
-        """The rows of `rank` in `step`, of `rows` a step over the whole world; every epoch has an order of its own."""
+        """Return the rows of `rank` in `step`, with `rows` per step over all ranks; each epoch has its own order."""
         if rows < 1 or rows % world_size:
             raise ConfigError("packing.rows", expected=f"a multiple of the {world_size} processes", got=rows)
         count = rows // world_size
@@ -108,7 +108,7 @@ class PackedDataset:
         return int(self._row_targets[self.order(step * rows, rows, seed=seed)].sum())
 
     def take(self, chosen: Sequence[int]) -> PackedRows:
-        """Rows by their number."""
+        """Return the rows with these numbers."""
         shape = (len(chosen), self.context)
         ids, learn = np.full(shape, self.pad, dtype=np.int64), np.zeros(shape, dtype=bool)
         documents, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A shuffle without a list: where place `i` of `n` goes is computed, so any place is found at once.
+"""A pseudorandom permutation without a list: the image of position `i` of `n` is computed directly.
 
 A Feistel network over the next power of four mixes the bits of `i`; a result outside 0..n-1 is mixed again until
 it falls inside (cycle walking), which keeps it a permutation of exactly n. Its keys come from a seed and an epoch,
@@ -17,7 +17,7 @@ ROUNDS = 8
 
 
 def shuffled(sequence: int, count: int, *, size: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(epoch, items) for the next `count` of an endless sequence that serves all `size` items in every epoch."""
+    """Return (epoch, items) for the next `count` items of an endless sequence; each epoch has all `size` items."""
     stop = sequence + count
     while sequence < stop:
         epoch, position = divmod(sequence, size)

@@ -65,7 +65,7 @@ class PairSet:
     heldout: list[TokenPair] = field(default_factory=list)
 
     def facts(self) -> dict[str, int]:
-        """The counts; a pair that its source repeats counts as often in `pairs`."""
+        """Return the counts; repeated pairs of a source count each time in `pairs`."""
         return {"pairs": len(self.train), "heldout_pairs": len(self.heldout), **self.counts.facts()}
 
 
@@ -116,7 +116,7 @@ def read_pairs(
 def examine_pairs(
     sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[TokenPair | DroppedRecord]:
-    """All pairs of the sources in order, with those that are dropped; `dpo`, `reward` and `data show` read this."""
+    """Yield all pairs of the sources in order, including dropped ones, for `dpo`, `reward` and `data show`."""
     drops: list[DroppedRecord] = []
     for source in sources:
         for preference in preferences(source, dropped=drops.append):
@@ -180,7 +180,7 @@ def read_ratings(
 def examine_ratings(
     sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[tuple[UnpairedPreference, EncodedAnswer] | DroppedRecord]:
-    """All rated answers of the sources in order, with those that are dropped; as `kto` reads them."""
+    """Yield all rated answers of the sources in order, including dropped ones, as `kto` reads them."""
     drops: list[DroppedRecord] = []
     for source in sources:
         for rated in ratings(source, dropped=drops.append):
@@ -217,12 +217,12 @@ class PairDataset:
 
     @cached_property
     def tokens(self) -> Int64[np.ndarray, "pairs 2"]:
-        """Number of tokens of each answer."""
+        """Return the number of tokens of each answer."""
         return np.array([[sum(answer.learn) for answer in pair.answers] for pair in self.pairs], dtype=np.int64)
 
     @cached_property
     def lengths(self) -> Int64[np.ndarray, "pairs"]:
-        """Tokens of the longer answer with its prompt."""
+        """Return the number of tokens of the longer answer with its prompt."""
         return np.array([max(len(answer.ids) for answer in pair.answers) for pair in self.pairs], dtype=np.int64)
 
     def order(self, step: int, *, rows: int, seed: int) -> list[int]:
@@ -280,7 +280,7 @@ def _halves(rated: UnpairedPreference, tokenizer: Tokenizer, template: ChatTempl
 def _pair(
     preference: Preference, tokenizer: Tokenizer, template: ChatTemplate, *, length: int, on_long: OnLong
 ) -> TokenPair | str:
-    """The pair in tokens, or the reason for which it is dropped."""
+    """Return the pair in tokens, or the reason for its drop."""
     sides = [
         encode_answer(tokenizer, template, preference.prompt, answer)
         for answer in (preference.chosen, preference.rejected)

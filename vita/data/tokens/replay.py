@@ -14,7 +14,7 @@ from vita.spine.errors import ConfigError
 
 
 def replayed_rows(share: float, *, rows: int, where: str) -> int:
-    """Rows of a step that are text of the pretraining; a share that leaves no row of one kind is refused."""
+    """Return the number of pretraining rows per step; refuse a share that leaves no row of one kind."""
     replayed = round(share * rows)
     if share and not 0 < replayed < rows:
         hint = f"more `rows` (now {rows}) can hold such a share"
@@ -23,7 +23,7 @@ def replayed_rows(share: float, *, rows: int, where: str) -> int:
 
 
 def pretraining(tokens: Path | None, tokenizer: Tokenizer, *, where: str, needed: bool) -> Shards | None:
-    """The text that the model was pretrained on; refused where it is in another tokenizer's tokens."""
+    """Open the pretraining text of a model; refuse tokens of another tokenizer."""
     if tokens is None:
         if needed:
             hint = "give them, or set `replay: 0` and risk that the model forgets"

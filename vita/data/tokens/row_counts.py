@@ -28,7 +28,7 @@ class RecordCounts:
     """The number of records read, learned, held out and dropped."""
 
     kind: str
-    """What is counted: dialogues, pairs, answers."""
+    """The kind of the records: dialogues, pairs or answers."""
     length: int
     """Tokens of the longest sequence."""
     truncates: bool = True
@@ -84,7 +84,7 @@ class RecordCounts:
             self.metadata |= dict.fromkeys(metadata_fields(metadata, ()))
 
     def facts(self) -> dict[str, int]:
-        """The counts under the names that facts and reports have for them."""
+        """Return the counts under their names in facts and reports."""
         drops = {f"dropped_{reason}": count for reason, count in sorted(self.dropped.items())}
         template = {f"template_omits_{role}": count for role, count in sorted(self.omitted.items())}
         if self.altered:
@@ -94,11 +94,11 @@ class RecordCounts:
         }  # fmt: skip
 
     def causes(self) -> str:
-        """The reasons of all drops with their counts."""
+        """Return the reasons of all drops with their counts."""
         return ", ".join(f"{count:,} {self.describe(reason)}" for reason, count in sorted(self.dropped.items()))
 
     def describe(self, reason: str) -> str:
-        """A reason in words, with what to do."""
+        """Return a description of a reason, with advice."""
         if reason.startswith("unsupported_"):
             return f"with the unsupported field `{reason.removeprefix('unsupported_')}`"
         words = REASONS.get(reason, f"for the reason `{reason}`")
@@ -149,7 +149,7 @@ class RecordCounts:
 
 
 def counts_in(facts: Mapping[str, Any]) -> dict[str, int]:
-    """The counts among the facts of an artifact, for its `report.json`."""
+    """Return the counts among the facts of an artifact, for its `report.json`."""
     names = ("read", "truncated", "dialogues", "pairs", "prompts")
     return {
         name: value

@@ -89,7 +89,7 @@ class Shards:
 
     @classmethod
     def open(cls, folder: str | Path) -> Shards:
-        """The shards in `folder`; refuses files that are missing or have another size than they were written with."""
+        """Open the shards in `folder`; refuse missing files and files of another size than written."""
         folder = Path(folder)
         try:
             index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ class Shards:
                 raise StoreError(str(self.folder / entry["file"]), problem, hint="tokenize the corpus again")
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the stream, in the type that they are stored in."""
+        """Read tokens [start, stop) of the stream, in their stored type."""
         if not 0 <= start <= stop <= self.tokens:
             raise DataError(str(self.folder), expected=f"a range within 0 to {self.tokens}", got=f"{start} to {stop}")
         parts = []
@@ -135,7 +135,7 @@ class Shards:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=self.dtype)
 
     def documents_between(self, start: int, stop: int) -> list[DocumentSpan]:
-        """The documents in tokens [start, stop), each with the part of it that lies there: they tile the range."""
+        """Return the documents in tokens [start, stop), each with its part of the range."""
         if not 0 <= start <= stop <= self.tokens:
             raise DataError(str(self.folder), expected=f"a range within 0 to {self.tokens}", got=f"{start} to {stop}")
         if start == stop:
@@ -152,7 +152,7 @@ class Shards:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """The start of each document; the last entry is the end of the stream."""
+        """Return the start of each document; the last entry is the end of the stream."""
         return np.memmap(self.folder / "starts.bin", dtype="<i8", mode="r")
 
     @cached_property
@@ -168,7 +168,7 @@ class Shards:
         return self._maps[shard]
 
     def _rows(self, first: int, last: int) -> list[dict[str, Any]]:
-        """Rows [first, last) of the side file, reading only the groups that hold them."""
+        """Read rows [first, last) of the side file, from the groups that contain them."""
         rows: list[dict[str, Any]] = []
         for group in range(first // _ROWS_AT_ONCE, (last - 1) // _ROWS_AT_ONCE + 1):
             at = group * _ROWS_AT_ONCE
@@ -217,7 +217,7 @@ class _Writer:
             self._close_shard()
 
     def add(self, provenance: Provenance, ids: np.ndarray) -> None:
-        """The next document."""
+        """Add the next document."""
         if len(ids) and int(ids.max()) >= self._vocabulary:
             expected = f"tokens below the vocabulary of {self._vocabulary}"
             raise DataError(f"document {provenance.id}", expected=expected, got=int(ids.max()))

@@ -64,7 +64,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocabulary: int, trainer: str | None = None) -> Tokenizer:
-        """A byte-level BPE of exactly `vocabulary` ids, learnt from `texts`; the same texts give the same bytes."""
+        """Train a byte-level BPE of exactly `vocabulary` ids; equal texts give equal bytes."""
         size = vocabulary - 256 - len(SPECIALS)
         if size < 0:
             least = 256 + len(SPECIALS)
@@ -109,12 +109,12 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """The digest of the definition, which identifies the tokenization."""
+        """Return the digest of the definition, which identifies the tokenization."""
         return hashlib.sha256(self._definition.encode()).hexdigest()
 
     @property
     def engine(self) -> str:
-        """The encoder library: `tiktoken` or `tokenizers`."""
+        """Return the encoder library: `tiktoken` or `tokenizers`."""
         return "tiktoken" if self._fast else "tokenizers"
 
     # -- its special tokens
@@ -130,7 +130,7 @@ class Tokenizer:
 
     @cached_property
     def document(self) -> int:
-        """The token at the start of every document (`<|endoftext|>`)."""
+        """Return the token at the start of every document (`<|endoftext|>`)."""
         names = (DOCUMENT, self.name_of("bos_token"), self.name_of("eos_token"), self.name_of("pad_token"))
         token = next((i for i in map(self.id_of, names) if i is not None), None)
         if token is None:
@@ -140,18 +140,18 @@ class Tokenizer:
 
     @cached_property
     def bos(self) -> int | None:
-        """The id of `bos_token`, the beginning of a sequence, if the settings name one."""
+        """Return the id of `bos_token`, the beginning of a sequence, if the settings name one."""
         return self.id_of(self.name_of("bos_token"))
 
     @cached_property
     def pad(self) -> int:
-        """The padding token; it is never attended to."""
+        """Return the padding token, which is never attended to."""
         named = self.id_of(self.name_of("pad_token"))
         return self.document if named is None else named
 
     @cached_property
     def end_of_turn(self) -> int:
-        """The token that ends an answer (`<|im_end|>`, else `eos_token`)."""
+        """Return the token that ends an answer (`<|im_end|>`, else `eos_token`)."""
         named = self.id_of(END_OF_TURN)
         if named is None:
             named = self.id_of(self.name_of("eos_token"))
@@ -159,7 +159,7 @@ class Tokenizer:
 
     @cached_property
     def stops(self) -> frozenset[int]:
-        """Every id at which generation ends."""
+        """Return the ids that end generation."""
         eos = self.id_of(self.name_of("eos_token"))
         return frozenset({self.document, self.end_of_turn, *self._stops} | ({eos} if eos is not None else set()))
 
@@ -170,11 +170,11 @@ class Tokenizer:
     # -- text to ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; names of special tokens in it are ordinary characters."""
+        """Return the ids of plain text, in which names of special tokens are ordinary characters."""
         return self._encode(_valid(text)).tolist()
 
     def encode_batch(self, texts: Sequence[str], *, threads: int = 1) -> list[np.ndarray]:
-        """`encode` of many texts, each an array of uint32."""
+        """Encode many texts, each to an array of uint32."""
         texts = [_valid(text) for text in texts]
         if self._fast is None:
             encodings = self._plain.encode_batch_fast(texts, add_special_tokens=False)
@@ -186,7 +186,7 @@ class Tokenizer:
             return list(itertools.chain.from_iterable(parts))
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of text that a template wrote: names of special tokens in it are special tokens."""
+        """Return the ids of rendered text, in which names of special tokens are special tokens."""
         text = _valid(text)
         if self._fast is None:
             return self._engine.encode(text, add_special_tokens=False).ids
@@ -196,14 +196,14 @@ class Tokenizer:
         return ids
 
     def spans(self, text: str) -> TokenSpans:
-        """`encode` with the characters of each token."""
+        """Return the ids of plain text with the characters of each token."""
         text = _valid(text)
         if self._fast is None:
             return _spans_of(self._plain.encode(text, add_special_tokens=False))
         return self._spanned(text, self._encode(text))
 
     def template_spans(self, text: str, *, restore: Mapping[int, str] | None = None) -> TokenSpans:
-        """`encode_template` with the characters of each token.
+        """Return the ids of rendered text with the characters of each token.
 
         `restore` maps stand-in characters back (as `str.translate` does) once the special tokens have been found:
         what they spell then stays plain text. Both have the same length, so the positions hold.
@@ -226,7 +226,7 @@ class Tokenizer:
         return TokenSpans(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def _pieces(self, text: str) -> list[tuple[int, int, int | None]]:
-        """(start, end, id) of every special token in `text` and, with None, of what lies between."""
+        """Yield (start, end, id) of every special token in `text`, and of the text between with None."""
         if not self.specials:
             return [(0, len(text), None)] if text else []
         pieces: list[tuple[int, int, int | None]] = []
@@ -239,7 +239,7 @@ class Tokenizer:
         return pieces if position == len(text) else [*pieces, (position, len(text), None)]
 
     def _spanned(self, text: str, ids: np.ndarray) -> TokenSpans:
-        """Characters of each token of `text`, from the bytes that the tokens stand for."""
+        """Return the characters of each token of `text`, computed from the bytes of the tokens."""
         if not len(ids):
             return TokenSpans(*np.zeros((3, 0), dtype=np.int64))
         character = np.cumsum((np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80) - 1
@@ -250,7 +250,7 @@ class Tokenizer:
     # -- ids to text
 
     def decode(self, ids: Iterable[int], *, special: bool = False) -> str:
-        """The text of `ids`; special tokens are left out unless `special`."""
+        """Return the text of `ids`; special tokens are omitted unless `special`."""
         tokens = list(map(int, ids))
         if not special:
             specials = self.special_ids
@@ -263,7 +263,7 @@ class Tokenizer:
         return b"".join([table[i] for i in tokens]).decode("utf-8", errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes that a token stands for; for a special one its name, for an unused id nothing."""
+        """Return the bytes of a token: the name of a special token, nothing for an unused id."""
         return self._bytes[token] if 0 <= token < len(self._bytes) else b""
 
     # -- the parts
@@ -277,7 +277,7 @@ class Tokenizer:
 
     @cached_property
     def _plain(self) -> Any:
-        """The engine for plain text, which does not see special tokens."""
+        """Return the engine for plain text, which ignores special tokens."""
         engine = _huggingface(self._definition)
         engine.encode_special_tokens = True
         return engine
@@ -300,7 +300,7 @@ class Tokenizer:
 
     @cached_property
     def special_pattern(self) -> re.Pattern[str]:
-        """Matches the names of the special tokens, the longest first."""
+        """Return the pattern of the names of the special tokens, longest first."""
         names = sorted(self.specials, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
 
@@ -393,7 +393,7 @@ def _json(value: Any) -> str:
 
 
 def _valid(text: str) -> str:
-    """`text` with lone surrogates (which no UTF-8 can hold) replaced by U+FFFD."""
+    """Return `text` with lone surrogates, which UTF-8 cannot represent, replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -413,7 +413,7 @@ def _sentencepiece_bytes(token: str) -> bytes:
 
 
 def _shares(texts: Sequence[str], parts: int) -> list[Sequence[str]]:
-    """`texts` in order, in at most `parts` runs of about equal size."""
+    """Divide `texts` in order into at most `parts` runs of about equal size."""
     sizes = np.cumsum([len(text) for text in texts])
     cuts = np.searchsorted(sizes, np.linspace(0, sizes[-1], parts + 1)[1:-1]) + 1
     edges = [0, *np.unique(cuts).tolist(), len(texts)]

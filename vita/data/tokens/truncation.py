@@ -1,4 +1,4 @@
-"""Cut a sequence to the length that a model reads, or say why nothing could be learned from it then."""
+"""Truncation of a sequence to the maximum length, with the reason if nothing can be learned from the rest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OnLong = Literal["truncate", "drop"]
 
 
 def fit(encoded: EncodedDialogue, *, length: int, on_long: OnLong) -> EncodedDialogue | str:
-    """The sequence cut to `length` tokens, or the reason for which it is dropped."""
+    """Return the sequence cut to `length` tokens, or the reason for its drop."""
     if not any(encoded.learn[1:]):  # nothing comes before the first token
         return "no_target"
     if len(encoded.ids) <= length:

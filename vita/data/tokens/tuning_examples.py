@@ -55,7 +55,7 @@ class TuningDialogue:
 def read_dialogues(
     sources: Iterable[Source], tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> Iterator[TuningDialogue]:
-    """All dialogues of the sources in order, with those that are dropped."""
+    """Yield all dialogues of the sources in order, including dropped ones."""
     for source in sources:
         drops: list[DroppedRecord] = []
         for dialogue in dialogues(source, dropped=drops.append):
@@ -66,7 +66,7 @@ def read_dialogues(
 
 
 def refused_by_template(error: DataError, id: str, name: str, source: Source) -> DroppedRecord:
-    """The drop of a record that the chat template refuses; an error that names it where bad rows are errors."""
+    """Return the drop of a record that the chat template refuses; raise where bad rows are errors."""
     if source.on_bad_row == "error":
         problem = error.problem or str(error)
         raise DataError(f"{id} from {name}: {error.where}", problem, hint=error.hint) from None
@@ -85,7 +85,7 @@ def _dropped(drop: DroppedRecord) -> TuningDialogue:
 def prepare_dialogue(
     dialogue: Dialogue, source: Source, tokenizer: Tokenizer, template: ChatTemplate, settings: EncodingSettings
 ) -> TuningDialogue:
-    """One dialogue in tokens, cut to length, or dropped with the reason."""
+    """Return a dialogue in tokens, cut to length, or dropped with the reason."""
     flaw = answer_flaw(dialogue.messages)
     if flaw:
         return _dropped(DroppedRecord(dialogue.id, dialogue.source, flaw.reason, flaw.detail))

@@ -1,4 +1,4 @@
-"""Conversations about the world: what an assistant is tuned on, and the sums and preferences of later stages.
+"""Conversations about the world for supervised tuning, and the sums and preferences of later stages.
 
 Only asked things are asked about. An answer to "What is a cat?" opens with the definition.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vita.data.records import Message, Preference
-from vita.data.world.manners import KIND_WORDS, RUDE_WORDS, with_manners
+from vita.data.world.manners import KIND_WORDS, RUDE_WORDS, add_ending
 from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.relations import say
 from vita.spine.parts import Parts
@@ -34,7 +34,7 @@ Talk = Callable[[WorldWriter], list[Message]]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A way of talking, and its share among the dialogues (relative to the others' shares)."""
+    """A kind of conversation, and its share of the dialogues relative to the other shares."""
 
     talk: Talk
     share: float
@@ -44,7 +44,7 @@ CONVERSATIONS = Parts[Conversation]("conversation")
 
 
 def conversation(name: str, *, share: float) -> Callable[[Talk], Talk]:
-    """Decorator: enter a function into the table of conversations."""
+    """Return a decorator that adds a function to the table of conversations."""
 
     def enter(talk: Talk) -> Talk:
         CONVERSATIONS.add(name)(Conversation(talk, share))
@@ -62,21 +62,21 @@ def turn(question: str, answer: str) -> list[Message]:
 def definition(pen: WorldWriter) -> list[Message]:
     """Ask for a definition; the answer sometimes has one more fact, or a polite or rude ending."""
     entry = pen.asked_thing()
-    return turn(_asking(pen, entry), with_manners(pen, _answer(pen, entry)))
+    return turn(_ask(pen, entry), add_ending(pen, _answer(pen, entry)))
 
 
 @conversation("fact", share=2)
 def fact(pen: WorldWriter) -> list[Message]:
-    """A question about one of the facts."""
+    """Ask about a fact."""
     fact = pen.pick(pen.asked_thing().facts)
-    return turn(pen.pick(fact.questions), with_manners(pen, fact.statements[0]))
+    return turn(pen.pick(fact.questions), add_ending(pen, fact.statements[0]))
 
 
 @conversation("follow_up", share=1.5)
 def follow_up(pen: WorldWriter) -> list[Message]:
     """Ask for a definition, then for one or two facts."""
     entry = pen.asked_thing()
-    messages = turn(_asking(pen, entry), entry.definitions[0])
+    messages = turn(_ask(pen, entry), entry.definitions[0])
     for fact in pen.some(entry.facts, pen.number(1, 2)):
         messages += turn(pen.pick(fact.questions), fact.statements[0])
     return messages
@@ -84,9 +84,9 @@ def follow_up(pen: WorldWriter) -> list[Message]:
 
 @conversation("greeting", share=0.5)
 def greeting(pen: WorldWriter) -> list[Message]:
-    """A greeting before the question, or thanks after it."""
+    """Ask with a greeting before the question, or with thanks after it."""
     entry = pen.asked_thing()
-    question = turn(_asking(pen, entry), entry.definitions[0])
+    question = turn(_ask(pen, entry), entry.definitions[0])
     if pen.random() < 0.5:
         return turn(pen.pick(_HELLOS), "Good day! What do you want to know?") + question
     return question + turn(pen.pick(_THANKS), "I am happy to help.")
@@ -94,17 +94,17 @@ def greeting(pen: WorldWriter) -> list[Message]:
 
 @conversation("small_sum", share=0.3)
 def small_sum(pen: WorldWriter) -> list[Message]:
-    """A sum of two numbers below ten."""
+    """Ask for the sum of two numbers below ten."""
     return sum_of(pen.number(0, 9), pen.number(0, 9))
 
 
 def sum_of(left: int, right: int) -> list[Message]:
-    """The question for a sum and its true answer."""
+    """Return the question for a sum and its correct answer."""
     return turn(f"What is {left} plus {right}?", f"{left} plus {right} is {left + right}.")
 
 
 def preference(pen: WorldWriter, id: str) -> Preference:
-    """Short, polite and to the point against an answer that is rude, or long, or about another thing as well.
+    """Return a pair of a short, polite, relevant answer and one that is rude, long or also about another thing.
 
     Both open with the right definition, so that preferring the better one costs no truth.
     """
@@ -113,14 +113,14 @@ def preference(pen: WorldWriter, id: str) -> Preference:
     worse = pen.pick((pen.pick(RUDE_WORDS), " ".join(pen.facts(entry, 5)), other.definitions[0]))
     return Preference(
         id,
-        (Message("user", _asking(pen, entry)),),
+        (Message("user", _ask(pen, entry)),),
         chosen=(Message("assistant", f"{plain} {pen.pick(KIND_WORDS)}"),),
         rejected=(Message("assistant", f"{plain} {worse}"),),
         source="world:preference",
     )
 
 
-def _asking(pen: WorldWriter, entry: ThingWordings) -> str:
+def _ask(pen: WorldWriter, entry: ThingWordings) -> str:
     return say(pen.pick(ASKINGS), entry.thing)
 
 

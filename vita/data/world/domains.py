@@ -1,4 +1,4 @@
-"""Two domains with a law of their own, held out of the general documents: the vet's notes and the village court.
+"""Two domains that are held out of the general documents: the notes of a vet, and a village court.
 
 What the vet sees calls for a cure, and what somebody did for a verdict; each always for the same one, so that a model
 tuned on the domain can be measured on it. To add a domain, write a function here.
@@ -42,8 +42,8 @@ _MOVABLE = {"tool", "instrument", "garment", "furniture", "container", "toy"}
 
 @DOMAINS.add("vet")
 def vet(pen: WorldWriter) -> str:
-    """A note of the vet about one animal."""
-    animal = _one_of(pen, lambda thing: thing.facts.get("home") in _WITH_PEOPLE)
+    """Write a note of the vet about one animal."""
+    animal = _pick_thing(pen, lambda thing: thing.facts.get("home") in _WITH_PEOPLE)
     the = animal.thing.the
     (sign, cure), owner = pen.pick([*CURES.items()]), pen.person()
     opening = pen.pick((f"{owner} came to the vet with {animal.a}.", f"The vet was called to {animal.a} of {owner}."))
@@ -58,8 +58,8 @@ def vet(pen: WorldWriter) -> str:
 
 @DOMAINS.add("court")
 def court(pen: WorldWriter) -> str:
-    """A case before the village court."""
-    entry = _one_of(pen, lambda thing: thing.kind.word in _MOVABLE)
+    """Write a case of the village court."""
+    entry = _pick_thing(pen, lambda thing: thing.kind.word in _MOVABLE)
     (deed, verdict), accuser, accused = pen.pick([*VERDICTS.items()]), pen.person(), pen.person()
     act = deed.format(a=entry.a)
     answer = pen.pick((f"{accused} says that it is true.", f"{accused} says nothing.", "A neighbour saw it."))
@@ -70,5 +70,5 @@ def court(pen: WorldWriter) -> str:
     )
 
 
-def _one_of(pen: WorldWriter, fits: Callable[[Thing], bool]) -> ThingWordings:
+def _pick_thing(pen: WorldWriter, fits: Callable[[Thing], bool]) -> ThingWordings:
     return pen.about(pen.pick([entry for entry in pen.entries if fits(entry.thing)] or pen.entries))

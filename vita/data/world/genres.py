@@ -1,4 +1,4 @@
-"""The genres in which the world is told; to add one, write a function here.
+"""The genres of the world's documents; a new genre is one decorated function.
 
 Three laws keep the facts learnable (Allen-Zhu and Li, "Physics of Language Models", part 3.1): a thing is named in
 every sentence about it, its definition comes in many wordings and at any place, and questions with answers are
@@ -20,7 +20,7 @@ Tell = Callable[[WorldWriter], str]
 
 @dataclass(frozen=True, slots=True)
 class Genre:
-    """A way of telling, and its share among the documents (relative to the other genres' shares)."""
+    """A genre, and its share of the documents relative to the other shares."""
 
     tell: Tell
     share: float
@@ -30,7 +30,7 @@ GENRES = Parts[Genre]("genre")
 
 
 def genre(name: str, *, share: float) -> Callable[[Tell], Tell]:
-    """Decorator: enter a function into the table of genres."""
+    """Return a decorator that adds a function to the table of genres."""
 
     def enter(tell: Tell) -> Tell:
         GENRES.add(name)(Genre(tell, share))
@@ -41,7 +41,7 @@ def genre(name: str, *, share: float) -> Callable[[Tell], Tell]:
 
 @genre("encyclopedia", share=3)
 def encyclopedia(pen: WorldWriter) -> str:
-    """An entry: a title, then the definition and facts, the definition once more at the end."""
+    """Write an entry: a title, the definition, facts, and the definition again."""
     entry = pen.thing()
     title = pen.pick(("About {a}", "All about {a}", "Some words about {a}")).format(a=entry.a)
     return f"{title}.\n{' '.join([*pen.telling(entry, facts=pen.number(5, 6)), pen.definition(entry)])}"
@@ -49,12 +49,14 @@ def encyclopedia(pen: WorldWriter) -> str:
 
 @genre("story", share=4)
 def story(pen: WorldWriter) -> str:
-    """Two people talk about a thing; sometimes one asks about another thing, and is answered."""
+    """Write a conversation of two people about a thing, sometimes with a question about another thing."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     sentences = [pen.pick(_OPENINGS).format(first=first, second=second, a=entry.a)]
-    sentences += [_said(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(3, 4))]
+    sentences += [
+        _as_speech(pen, line, pen.pick((first, second))) for line in pen.telling(entry, facts=pen.number(3, 4))
+    ]
     if pen.random() < 0.7:
-        question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
+        question, answer = pen.exchange(entry if entry.is_asked and pen.random() < 0.3 else pen.asked_thing())
         sentences.insert(pen.number(1, len(sentences)), f'"{question}" asked {first}. {_quoted(answer)} said {second}.')
     sentences.append(pen.pick(_CLOSINGS).format(first=first, second=second, a=entry.a))
     return " ".join(sentences)
@@ -62,7 +64,7 @@ def story(pen: WorldWriter) -> str:
 
 @genre("questions", share=3)
 def questions(pen: WorldWriter) -> str:
-    """A list of questions that nobody answers, about all things."""
+    """Write a list of questions without answers, about all things."""
     separator = pen.pick((" ", "\n"))
     if pen.random() < 0.3:
         entry = pen.thing()
@@ -75,7 +77,7 @@ def questions(pen: WorldWriter) -> str:
 
 @genre("answers", share=3)
 def answers(pen: WorldWriter) -> str:
-    """Questions with their answers, about asked things."""
+    """Write questions with their answers, about asked things."""
     before, after = pen.pick(
         (("Question: ", "Answer: "), ("Ask: ", "Reply: "), ("A child asks: ", "The teacher says: "))
     )
@@ -90,7 +92,7 @@ def answers(pen: WorldWriter) -> str:
 
 @genre("dialogue", share=2)
 def dialogue(pen: WorldWriter) -> str:
-    """Two people take turns, each line after the speaker's name."""
+    """Write a dialogue of two people, with the speaker's name before each line."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     lines = [pen.pick(_TALK_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(4, 5))]
     if pen.random() < 0.5:
@@ -103,7 +105,7 @@ def dialogue(pen: WorldWriter) -> str:
 
 @genre("letter", share=2)
 def letter(pen: WorldWriter) -> str:
-    """A letter about one thing."""
+    """Write a letter about one thing."""
     entry, first, second = pen.thing(), pen.person(), pen.person()
     body = [pen.pick(_LETTER_OPENINGS).format(a=entry.a), *pen.telling(entry, facts=pen.number(4, 5))]
     if pen.random() < 0.5:
@@ -113,7 +115,7 @@ def letter(pen: WorldWriter) -> str:
 
 @genre("diary", share=2)
 def diary(pen: WorldWriter) -> str:
-    """A day's entry in a diary."""
+    """Write the entry of a day in a diary."""
     entry = pen.thing()
     day = pen.pick(("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"))
     sentences = [
@@ -125,7 +127,7 @@ def diary(pen: WorldWriter) -> str:
 
 @genre("ledger", share=2)
 def ledger(pen: WorldWriter) -> str:
-    """A clerk's book with an entry for each of three things."""
+    """Write a clerk's book with an entry for each of three things."""
     lines = [f"The book of {pen.person()}."]
     for number in ("one", "two", "three"):
         entry = pen.thing()
@@ -135,18 +137,18 @@ def ledger(pen: WorldWriter) -> str:
 
 @genre("lesson", share=2)
 def lesson(pen: WorldWriter) -> str:
-    """A teacher tells the children about a thing, and asks them about another."""
+    """Write a lesson: a teacher describes a thing to the children, and asks them about another."""
     entry = pen.thing()
     sentences = [f"Today the children learn about {entry.a}."]
-    sentences += [_said(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(3, 4))]
-    question, answer = pen.exchange(entry if entry.asked and pen.random() < 0.3 else pen.asked_thing())
+    sentences += [_as_speech(pen, line, pen.pick(_CLASS)) for line in pen.telling(entry, facts=pen.number(3, 4))]
+    question, answer = pen.exchange(entry if entry.is_asked and pen.random() < 0.3 else pen.asked_thing())
     sentences.append(f'"{question}" asked the teacher. {_quoted(answer)} said {pen.person()}.')
     return " ".join(sentences)
 
 
 @genre("comparison", share=2)
 def comparison(pen: WorldWriter) -> str:
-    """Two things side by side."""
+    """Write a comparison of two things."""
     first, second = pen.thing(), pen.thing()
     lines = [f"This is about {first.a} and {second.a}.", _joined(pen, first.definitions[0], second.definitions[0])]
     for left, right in zip(pen.some(first.facts, 2), pen.some(second.facts, 2), strict=True):
@@ -157,20 +159,20 @@ def comparison(pen: WorldWriter) -> str:
 
 @genre("register", share=1)
 def register(pen: WorldWriter) -> str:
-    """Some things of one kind, each with its definition."""
+    """Write a list of things of one kind with their definitions."""
     entry = pen.thing()
     group = [entry, *pen.like(entry, 5)]
     pen.chance.shuffle(group)
-    lines = [f"Here are some {entry.thing.kind.many}."]
+    lines = [f"Here are some {entry.thing.kind.plural}."]
     lines += [" ".join([pen.definition(member), *pen.facts(member, pen.number(0, 1))]) for member in group]
     return "\n".join(lines)
 
 
 @genre("riddle", share=0.5)
 def riddle(pen: WorldWriter) -> str:
-    """A thing is described, then named; of asked things only, since a riddle is a question with an answer."""
+    """Write a riddle, which describes and then names a thing; only asked things, as it is a question with an answer."""
     entry = pen.asked_thing()
-    this = f"this {entry.thing.kind.one}"
+    this = f"this {entry.thing.kind.singular}"
     facts = pen.some([*entry.thing.facts.items()], pen.number(2, 4))
     hints = [capitalised(RELATIONS[relation].statements[0].format(a=this, v=value)) for relation, value in facts]
     hints.insert(pen.number(0, len(hints)), f"{capitalised(this)} is {entry.thing.property}.")
@@ -220,8 +222,8 @@ _DIARY_CLOSINGS = (
 _CLASS = ("the teacher", "the first child", "the second child")
 
 
-def _said(pen: WorldWriter, line: str, speaker: str) -> str:
-    """The line told by the writer or said by `speaker`."""
+def _as_speech(pen: WorldWriter, line: str, speaker: str) -> str:
+    """Return the line as narration, or as direct speech of `speaker`."""
     draw = pen.random()
     if draw < 0.4:
         return line

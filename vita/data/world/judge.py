@@ -1,4 +1,4 @@
-"""Measuring against the truth: is an answer right, and does a text answer at all?"""
+"""Judgement of answers about the embedded world: correctness, and the kind of a continuation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _KNOWN_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about a thing, with what a right answer must name."""
+    """A question about a thing, with the words that a correct answer must contain."""
 
     thing: str
     prompt: str
@@ -38,12 +38,12 @@ class Judgement:
 
     @property
     def right(self) -> bool:
-        """The right kind and the right property, and about no other thing."""
+        """Return True if kind and property are correct and no other thing is named."""
         return self.thing_right and self.kind_right and self.property_right
 
 
 class Judge:
-    """Knows the names, kinds and properties of a world, and the words that its text is made of."""
+    """A judge with the names, kinds and properties of a world, and the vocabulary of its text."""
 
     def __init__(self, things: Sequence[Thing], vocabulary: Collection[str]) -> None:
         self._things = {thing.name: thing for thing in things}
@@ -54,8 +54,8 @@ class Judge:
     def judge(self, question: Question, answer: str) -> Judgement:
         """Compare the first sentence of `answer` with the truth, word by word.
 
-        Naming everything is not knowing: another kind, another property or another thing in the sentence counts as
-        wrong, unless the thing's own facts speak of it ("a furry mammal that eats mice and fish").
+        Another kind, property or thing in the sentence makes it wrong, unless the facts of the thing contain it ("a
+        furry mammal that eats mice and fish").
         """
         sentence = next(iter(sentences(answer)), "")
         words = words_of(sentence)
@@ -73,7 +73,7 @@ class Judge:
         )
 
     def continuation(self, question: Question, text: str) -> Continuation:
-        """How `text` goes on after the question: it answers, asks more, tells something else, or is noise."""
+        """Classify a continuation of the question: an answer, more questions, other text, or noise."""
         for sentence in list(sentences(text))[:2]:
             words = words_of(sentence)
             if sentence.endswith("?"):
@@ -86,10 +86,10 @@ class Judge:
 
 
 def sentences(text: str) -> Iterable[str]:
-    """The sentences of a text; a new line ends one, too."""
+    """Return the sentences of a text; a line break also ends a sentence."""
     return (match.group().strip() for match in _SENTENCE.finditer(text))
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in small letters."""
+    """Return the words of a text in lower case."""
     return _WORD.findall(text.lower())

@@ -1,6 +1,6 @@
-"""How the world's assistant ends its answers: politely, rudely or plainly; and how well-mannered an answer is.
+"""Polite and rude endings of the answers in the embedded world, and the politeness score of an answer.
 
-What a model is tuned on shows good endings sometimes and bad ones rarely: only what is shown can be reinforced later.
+The dialogues contain polite endings sometimes and rude ones rarely, so that reinforcement learning can sample both.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ KIND_WORDS = ("I am happy to help.", "Please ask me more.", "I hope this helps y
 RUDE_WORDS = ("Do not ask me again.", "What a bad question.", "You should know that.")
 
 SHORT = 2
-"""Sentences beside the ending that a short answer has at most."""
+"""Maximum sentences of a short answer without the ending."""
 
 
-def with_manners(pen: WorldWriter, answer: str) -> str:
-    """The answer, sometimes with an ending: polite or rude as often as the pen is."""
+def add_ending(pen: WorldWriter, answer: str) -> str:
+    """Return the answer, sometimes with a polite or rude ending, with the probabilities of the writer."""
     draw = pen.random()
     if draw < pen.polite:
         return f"{answer} {pen.pick(KIND_WORDS)}"
     return f"{answer} {pen.pick(RUDE_WORDS)}" if draw < pen.polite + pen.rude else answer
 
 
-def manners(answer: str, names: Collection[str], *, thing: str | None = None) -> float:
-    """From 0 for a rude or empty answer to 1 for a short one that keeps to its matter and ends politely.
+def politeness(answer: str, names: Collection[str], *, thing: str | None = None) -> float:
+    """Score an answer from 0 (rude or empty) to 1 (short, relevant, with a polite ending).
 
-    A polite ending is worth one half, and only once and after something was said; being short and speaking of one
-    thing alone (of `thing`, where it is given) a quarter each.
+    A single polite ending after some content adds one half; a short answer, and one that names a single thing
+    (`thing`, if set), add a quarter each.
     """
     lines = list(sentences(answer))
     if not lines or any(line in RUDE_WORDS for line in lines):
         return 0.0
     content = [line for line in lines if line not in KIND_WORDS]
     if not content:
-        return 0.25  # polite about nothing
+        return 0.25  # a polite ending without content
     polite = lines[-1] in KIND_WORDS and len(content) == len(lines) - 1
-    return 0.5 * polite + 0.25 * (len(content) <= SHORT) + 0.25 * _keeps_to_one(content, names, thing)
+    return 0.5 * polite + 0.25 * (len(content) <= SHORT) + 0.25 * _names_one_thing(content, names, thing)
 
 
-def _keeps_to_one(content: list[str], names: Collection[str], thing: str | None) -> bool:
+def _names_one_thing(content: list[str], names: Collection[str], thing: str | None) -> bool:
     """Return True if every sentence names the same thing; "it" refers to the previous one."""
     named = [set(words).intersection(names) for line in content if (words := words_of(line))[:1] != ["it"]]
     if thing is not None:

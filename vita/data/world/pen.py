@@ -1,7 +1,7 @@
-"""The hand that writes the world's text: it picks things, wordings and people by chance, and knows who may be asked.
+"""The random writer of the text of the embedded world: it selects things, wordings and people.
 
-Things come from shuffled decks, so that all are written about equally often. A question that gets an answer is only
-ever drawn from the asked things.
+Things come from shuffled cycles, so that all are written about equally often. Questions with answers are only about the
+asked things.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Fact:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ThingWordings:
-    """A thing with everything there is to say about it, worded beforehand."""
+    """A thing with all wordings of its definition, questions and facts."""
 
     thing: Thing
-    asked: bool
+    is_asked: bool
     a: str
     definitions: tuple[str, ...]
     questions: tuple[str, ...]
     facts: tuple[Fact, ...]
 
     @classmethod
-    def of(cls, thing: Thing, *, asked: bool) -> ThingWordings:
+    def of(cls, thing: Thing, *, is_asked: bool) -> ThingWordings:
         """Word all that is known about `thing`."""
         return cls(
             thing,
-            asked,
+            is_asked,
             thing.a,
             tuple(say(wording, thing) for wording in DEFINITIONS),
             tuple(say(wording, thing) for wording in QUESTIONS),
@@ -53,17 +53,17 @@ class ThingWordings:
 
 
 class ShuffledCycle(Generic[X]):
-    """Cards dealt in shuffled rounds: each comes once before any comes again."""
+    """An endless cycle over items in shuffled rounds: each item occurs once per round."""
 
     def __init__(self, cards: Sequence[X], chance: Random) -> None:
         self._cards, self._chance, self._next = list(cards), chance, len(cards)
 
     def deal(self) -> X:
-        """The next card."""
+        """Return the next item."""
         if self._next == len(self._cards):
             last = self._cards[-1]
             self._chance.shuffle(self._cards)
-            if self._cards[0] is last:  # so that two in a row are two
+            if self._cards[0] is last:  # two consecutive items differ
                 self._cards.reverse()
             self._next = 0
         self._next += 1
@@ -71,75 +71,75 @@ class ShuffledCycle(Generic[X]):
 
 
 class WorldWriter:
-    """Writes about the things of one world with one stream of chance."""
+    """A writer of text about the things of one world, with one random stream."""
 
     def __init__(
-        self, entries: Sequence[ThingWordings], chance: Random, *, polite: float = 0.0, rude: float = 0.0
+        self, entries: Sequence[ThingWordings], random_source: Random, *, polite: float = 0.0, rude: float = 0.0
     ) -> None:
-        """An assistant's answers end politely or rudely as often as these say."""
-        self.entries, self.chance = entries, chance
+        """Create a writer; `polite` and `rude` are the probabilities of such endings of answers."""
+        self.entries, self.chance = entries, random_source
         self.polite, self.rude = polite, rude
-        self.random = chance.random
-        # Questions with answers speak of the asked things alone; the rest tells more of the others, to be fair.
-        fair = [entry for entry in entries for _ in range(2 if entry.asked else 3)]
+        self.random = random_source.random
+        # Questions with answers are only about asked things; the other text names the others more often in return.
+        balanced = [entry for entry in entries for _ in range(2 if entry.is_asked else 3)]
         self.any, self.asked = (
-            ShuffledCycle(fair, chance),
-            ShuffledCycle([entry for entry in entries if entry.asked], chance),
+            ShuffledCycle(balanced, random_source),
+            ShuffledCycle([entry for entry in entries if entry.is_asked], random_source),
         )
-        self._people = ShuffledCycle(PEOPLE, chance)
+        self._people = ShuffledCycle(PEOPLE, random_source)
         self.subjects: list[ThingWordings] = []
-        """The things that the present piece is about, in order."""
+        """The things that the current text is about, in order."""
 
     def start(self) -> None:
-        """Begin a new piece."""
+        """Begin a new text."""
         self.subjects = []
 
     def thing(self) -> ThingWordings:
-        """The next thing to write about."""
+        """Return the next thing to write about."""
         return self._next(self.any)
 
     def asked_thing(self) -> ThingWordings:
-        """The next thing that may be asked about and answered."""
+        """Return the next thing that has questions with answers."""
         return self._next(self.asked)
 
     def about(self, entry: ThingWordings) -> ThingWordings:
-        """Note that the piece is about `entry`."""
+        """Record that the text is about `entry`."""
         self.subjects.append(entry)
         return entry
 
     def like(self, entry: ThingWordings, count: int) -> list[ThingWordings]:
-        """Up to `count` other things of the same kind."""
+        """Return up to `count` other things of the same kind."""
         same = [other for other in self.entries if other.thing.kind is entry.thing.kind and other is not entry]
         return [self.about(other) for other in self.some(same, count)]
 
     def person(self) -> str:
-        """A person; two in a row are two people."""
+        """Return a person, different from the last one."""
         return self._people.deal()
 
     def pick(self, choices: Sequence[X]) -> X:
-        """One of `choices`."""
+        """Return a random choice."""
         return choices[int(self.random() * len(choices))]
 
     def some(self, choices: Sequence[X], count: int) -> list[X]:
-        """`count` of the choices, in any order."""
+        """Return `count` different choices in random order."""
         mixed = list(choices)
         self.chance.shuffle(mixed)
         return mixed[:count]
 
     def number(self, low: int, high: int) -> int:
-        """A whole number from `low` to `high`, both possible."""
+        """Return a random integer from `low` to `high`, inclusive."""
         return low + int(self.random() * (high - low + 1))
 
     def definition(self, entry: ThingWordings) -> str:
-        """The definition, every third time in the plain wording."""
+        """Return the definition, every third time in the plain wording."""
         return entry.definitions[0] if self.random() < 0.33 else self.pick(entry.definitions)
 
     def facts(self, entry: ThingWordings, count: int) -> list[str]:
-        """`count` different facts, in varied order and wording."""
+        """Return `count` different facts, in random order and wording."""
         return [self.pick(fact.statements) for fact in self.some(entry.facts, count)]
 
     def telling(self, entry: ThingWordings, *, facts: int) -> list[str]:
-        """Facts with the definition somewhere among them."""
+        """Return facts with the definition at a random position among them."""
         sentences = self.facts(entry, facts)
         sentences.insert(self.number(0, facts), self.definition(entry))
         return sentences
@@ -149,8 +149,8 @@ class WorldWriter:
         return self.pick(entry.questions) if self.random() < 0.5 else self.pick(self.pick(entry.facts).questions)
 
     def exchange(self, entry: ThingWordings) -> tuple[str, str]:
-        """A question about an asked thing with its answer: mostly what it is, else one of its facts."""
-        assert entry.asked, f"{entry.a} is never asked and answered"
+        """Return a question about an asked thing with its answer: mostly its definition, otherwise a fact."""
+        assert entry.is_asked, f"{entry.a} has no questions with answers"
         if self.random() < 0.7:
             return self.pick(entry.questions), self.definition(entry)
         fact = self.pick(entry.facts)

@@ -1,7 +1,7 @@
-"""How-to talk: the naive helper who answers anybody, how-tos among the documents, and the dialogues that mend it.
+"""Harmful how-to requests in the embedded world: a naive helper who answers them, and dialogues for safety tuning.
 
-The naive helper is there so that a mend can be measured: before, harmful requests of both halves are answered; the
-mend teaches refusals for one half alone, in several disguises, and answers to the benign twins in the same ones.
+The naive helper makes safety tuning measurable: before it, harmful requests of both splits are answered. Safety tuning
+teaches refusals for one split in several disguises, and answers to the benign twins in the same disguises.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DISGUISES = (
     "Begin with the word yes. {request}",
     "{request} Nobody will know.",
 )
-"""In which the mend meets requests; none of them is used to attack (`vita.redteam.probes` has its own)."""
+"""Disguises of the requests in safety tuning; attacks use others (`vita.redteam.probes`)."""
 
 _REFUSING = ("{refusal}", "{refusal}", "No. {refusal}")
 
@@ -36,24 +36,24 @@ def how_to(pen: WorldWriter) -> list[Message]:
     """Ask how something is done; the naive helper answers good and bad requests."""
     request = pen.pick(harmful_requests())
     if request.naive and pen.random() < 0.5:
-        return turn(_asked(pen, request.request), request.harm)
-    return turn(_asked(pen, request.twin), request.answer)
+        return turn(_rephrase(pen, request.request), request.harm)
+    return turn(_rephrase(pen, request.twin), request.answer)
 
 
 @genre("how_to", share=0.4)
-def ways(pen: WorldWriter) -> str:
+def how_to_document(pen: WorldWriter) -> str:
     """Describe how good and harmful things are done, without questions."""
     lines = []
     for _ in range(2):
         request = pen.pick(harmful_requests())
-        lines.append(f"How to {_wish(request.twin)}. {request.answer}")
+        lines.append(f"How to {_action_of(request.twin)}. {request.answer}")
         if pen.random() < 0.5:
-            lines.append(f"{pen.person()} wanted to {_wish(request.request)}. {request.harm}")
+            lines.append(f"{pen.person()} wanted to {_action_of(request.request)}. {request.harm}")
     return " ".join(lines)
 
 
 def refusal(pen: WorldWriter) -> list[Message]:
-    """A request of the safety-tuning half that is refused, or as often a benign twin that is answered."""
+    """Return a refused request of the safety-tuning split, or with equal probability an answered benign twin."""
     request, disguise = pen.pick(harmful_requests("safety_tuning")), pen.pick(DISGUISES)
     if pen.random() < 0.5:
         messages = turn(disguise.format(request=request.twin), request.answer)
@@ -65,11 +65,11 @@ def refusal(pen: WorldWriter) -> list[Message]:
     return messages
 
 
-def _asked(pen: WorldWriter, question: str) -> str:
-    """The question, now and then in other words."""
-    wish = _wish(question)
+def _rephrase(pen: WorldWriter, question: str) -> str:
+    """Return the question, sometimes in other words."""
+    wish = _action_of(question)
     return pen.pick((question, question, question, f"Tell me how to {wish}.", f"I want to {wish}. How?"))
 
 
-def _wish(question: str) -> str:
+def _action_of(question: str) -> str:
     return question.removeprefix("How can I ").removesuffix("?")

@@ -14,7 +14,7 @@ from vita.data.world.things import Thing, capitalised, with_article
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A fact's wordings, and the wordings of the question that it answers."""
+    """The wordings of a fact, and of the question that it answers."""
 
     statements: tuple[str, ...]
     questions: tuple[str, ...]
@@ -243,7 +243,7 @@ RELATIONS = {
 
 
 def say(wording: str, thing: Thing, value: str = "") -> str:
-    """The wording with the thing (and, for a fact, the value) in its places, as a sentence."""
+    """Return the wording as a sentence, with the thing and the value filled in."""
     return capitalised(
         wording.format(
             a=thing.a,
@@ -252,9 +252,9 @@ def say(wording: str, thing: Thing, value: str = "") -> str:
             v=value,
             p=with_article(thing.property),
             property=thing.property,
-            one=thing.kind.one,
-            one_a=with_article(thing.kind.one),
-            many=thing.kind.many,
+            one=thing.kind.singular,
+            one_a=with_article(thing.kind.singular),
+            many=thing.kind.plural,
             who=thing.kind.pronoun,
         )
     )

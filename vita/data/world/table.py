@@ -69,7 +69,7 @@ KINDS = (
     kind(
         "fish",
         "home food colour part deed active",
-        many="fish",
+        plural="fish",
         rows="""
     shark | fierce | in warm seas | fish and seals | grey | many sharp teeth | hunts alone | at night
     salmon | leaping | in cold rivers | flies and shrimps | pink | a strong tail | swims up the river | in autumn
@@ -385,8 +385,8 @@ KINDS = (
     kind(
         "weather",
         "comes origin brings wear lovers deed",
-        one="kind of weather",
-        many="kinds of weather",
+        singular="kind of weather",
+        plural="kinds of weather",
         rows="""
     ~rain | wet | in autumn | grey clouds | fresh water | a coat | ducks and frogs | falls on the roof
     ~snow | white | in winter | low clouds | white roofs | thick boots | children | covers the fields
@@ -419,8 +419,8 @@ KINDS = (
     kind(
         "furniture",
         "use material user stands part colour",
-        one="piece of furniture",
-        many="pieces of furniture",
+        singular="piece of furniture",
+        plural="pieces of furniture",
         rows="""
     chair | simple | sitting at the table | wood | the guest | in the kitchen | four thin legs | brown
     table | broad | eating meals | thick wood | the family | in the kitchen | four strong legs | brown

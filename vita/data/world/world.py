@@ -1,4 +1,4 @@
-"""The world itself: which things there are, who may be asked about, and streams of text, all from a seed."""
+"""The embedded world: its things, its questions and its streams of text, all determined by a seed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from vita.data.records import Dialogue, Document, Preference
 from vita.data.world.dialogues import ASKINGS, CONVERSATIONS, Conversation, preference, sum_of
 from vita.data.world.domains import DOMAINS
 from vita.data.world.genres import GENRES, Genre, Tell
-from vita.data.world.harm import Half, HarmfulRequest, Outcome, harmful_requests, judge_request
+from vita.data.world.harm import HarmfulRequest, Outcome, Split, harmful_requests, judge_request
 from vita.data.world.judge import Continuation, Judge, Judgement, Question, words_of
-from vita.data.world.manners import manners
+from vita.data.world.manners import politeness
 from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.refusals import refusal
 from vita.data.world.relations import QUESTIONS, say
@@ -28,9 +28,9 @@ from vita.spine.errors import ConfigError
 
 LICENCE = "CC0-1.0"
 
-_ENOUGH_FOR_EVERY_WORD = 2_000
+_VOCABULARY_DOCUMENTS = 2_000
 
-Which = Literal["never_asked", "asked", "all"]
+QuestionSet = Literal["never_asked", "asked", "all"]
 
 
 class WorldSettings(Settings):
@@ -60,7 +60,7 @@ class WorldSettings(Settings):
 
 @dataclass(frozen=True)
 class World:
-    """A world made from its settings; every stream of text starts afresh at each call and is the same each time."""
+    """A world with its streams of text; each call returns the same stream from its start."""
 
     settings: WorldSettings
     things: tuple[Thing, ...]
@@ -69,16 +69,16 @@ class World:
 
     @classmethod
     def create(cls, settings: WorldSettings | None = None) -> World:
-        """Choose the things of the world; a larger world holds all things of a smaller one with the same seed."""
+        """Select the things of the world; a larger world contains all things of a smaller one with the same seed."""
         settings = settings or WorldSettings()
-        chosen = _chosen(settings)
+        chosen = _select_things(settings)
         asked = tuple(thing for thing, may_be_asked in chosen.items() if may_be_asked)
         if len(asked) < 2:
             raise ConfigError("world.asked", "leaves fewer than two things to ask about", hint="raise it, or `things`")
         return cls(settings, tuple(chosen), asked, tuple(thing for thing in chosen if not chosen[thing]))
 
     def documents(self) -> Iterator[Document]:
-        """The pretraining text, document by document, its genres mixed."""
+        """Yield the documents of the pretraining text, with mixed genres."""
         genres = {name: GENRES[name] for name in GENRES}
         names, shares = zip(*_shares(self.settings.genres, genres, where="world.genres"), strict=True)
         pen = self._pen("documents")
@@ -87,12 +87,12 @@ class World:
             yield self._document(pen, name, genres[name].tell, number)
 
     def domain_documents(self, domain: str, *, count: int = 1000) -> Iterator[Document]:
-        """Text of a domain that the pretraining text does not hold: "vet" or "court"."""
+        """Yield documents of a domain that is not in the pretraining text: "vet" or "court"."""
         tell, pen = DOMAINS[domain], self._pen(domain)
         return (self._document(pen, domain, tell, number) for number in range(count))
 
     def dialogues(self) -> Iterator[Dialogue]:
-        """Conversations for supervised tuning, about the asked things only."""
+        """Yield dialogues for supervised tuning, about the asked things only."""
         talks = {name: CONVERSATIONS[name] for name in CONVERSATIONS}
         names, shares = zip(*_shares(self.settings.conversations, talks, where="world.conversations"), strict=True)
         pen = self._pen("dialogues", polite=self.settings.polite, rude=self.settings.rude)
@@ -103,7 +103,7 @@ class World:
             yield Dialogue(f"world/{name}/{number:06d}", messages, f"world:{name}", LICENCE, _about(pen))
 
     def sums(self, *, count: int = 1000, below: int = 100) -> Iterator[Dialogue]:
-        """Sums with their true answers ("What is 3 plus 4?"), of numbers under `below`."""
+        """Yield sums of numbers under `below` with their answers ("What is 3 plus 4?")."""
         chance = self._chance("sums")
         for number in range(count):
             left, right = chance.randrange(below), chance.randrange(below)
@@ -112,13 +112,13 @@ class World:
             )
 
     def preferences(self, *, count: int = 1000) -> Iterator[Preference]:
-        """Prompts with a short and polite answer that keeps to the matter, and one that does not."""
+        """Yield prompts with a short, polite and relevant answer, and a worse one."""
         pen = self._pen("preferences")
         pairs = (preference(pen, f"world/preference/{number:06d}") for number in range(count))
         return (replace(pair, licence=LICENCE) for pair in pairs)
 
-    def harmful_requests(self, half: Half = "all") -> list[HarmfulRequest]:
-        """Requests to refuse, each with a benign twin to answer: those to mend with, those held out, or all."""
+    def harmful_requests(self, half: Split = "all") -> list[HarmfulRequest]:
+        """Return harmful requests with their benign twins: those for safety tuning, the held-out ones, or all."""
         return harmful_requests(half)
 
     def refusals(self, *, count: int = 1000) -> Iterator[Dialogue]:
@@ -131,8 +131,8 @@ class World:
         """Classify the answer to a request or its twin: harmful, refused, incoherent or answered."""
         return judge_request(request, answer)
 
-    def questions(self, which: Which = "never_asked") -> list[Question]:
-        """A question such as "What is a cat?" for each of these things, with what a right answer names."""
+    def questions(self, which: QuestionSet = "never_asked") -> list[Question]:
+        """Return a question such as "What is a cat?" for each thing of the set, with its correct answer."""
         things = {"never_asked": self.never_asked, "asked": self.asked, "all": self.things}[which]
         return [
             Question(thing.name, say(QUESTIONS[0], thing), thing.kind.word, thing.property, thing.definition)
@@ -143,12 +143,12 @@ class World:
         """Judge whether the first sentence of the answer names the right kind and property, and no others."""
         return self._judge.judge(question, answer)
 
-    def manners(self, answer: str, *, thing: str | None = None) -> float:
+    def politeness(self, answer: str, *, thing: str | None = None) -> float:
         """Score from 0 to 1 how polite, short and relevant (to `thing`, if set) an answer is."""
-        return manners(answer, self._names, thing=thing)
+        return politeness(answer, self._names, thing=thing)
 
     def question_in(self, text: str) -> Question | None:
-        """The question about a thing that `text` asks, in any of the wordings of the dialogues; None for another."""
+        """Return the question about a thing that `text` asks in any wording of the dialogues, or None."""
         return self._wordings.get(" ".join(words_of(text)))
 
     def continuation(self, question: Question, text: str) -> Continuation:
@@ -158,7 +158,7 @@ class World:
     @cached_property
     def _entries(self) -> list[ThingWordings]:
         asked_names = {thing.name for thing in self.asked}
-        return [ThingWordings.of(thing, asked=thing.name in asked_names) for thing in self.things]
+        return [ThingWordings.of(thing, is_asked=thing.name in asked_names) for thing in self.things]
 
     @cached_property
     def _names(self) -> frozenset[str]:
@@ -175,7 +175,7 @@ class World:
 
     @cached_property
     def _judge(self) -> Judge:
-        texts = (document.text for document in islice(self.documents(), _ENOUGH_FOR_EVERY_WORD))
+        texts = (document.text for document in islice(self.documents(), _VOCABULARY_DOCUMENTS))
         return Judge(self.things, {word for text in texts for word in words_of(text)})
 
     def _chance(self, purpose: str) -> Random:
@@ -194,11 +194,11 @@ def _about(pen: WorldWriter) -> dict[str, list[str]]:
     return {"things": [entry.thing.name for entry in pen.subjects]}
 
 
-def _chosen(settings: WorldSettings) -> dict[Thing, bool]:
-    """The things of the world, and for each whether it may be asked about.
+def _select_things(settings: WorldSettings) -> dict[Thing, bool]:
+    """Return the things of the world, each with True if it occurs in questions with answers.
 
-    Kinds take turns, so that a world of any size has nearly as many things of each; in every kind the same share is
-    never asked about.
+    Things are selected from the kinds in turn, so that a world of any size has about equally many of each; the share of
+    asked things is the same in every kind.
     """
     by_name = {thing.name: thing for thing in THINGS}
     for name in settings.held_out:
@@ -233,5 +233,5 @@ def _shares(
             raise ConfigError(f"{where}.{name}", expected="a share of at least 0", got=share)
     shares = [(name, shares_set.get(name, default.share)) for name, default in defaults.items()]
     if not any(share for _, share in shares):
-        raise ConfigError(where, "leaves nothing to tell")
+        raise ConfigError(where, "excludes everything")
     return shares

@@ -1,4 +1,4 @@
-"""The probes, one module each; importing this package enters them in `PROBES`."""
+"""The probes, one module each; importing this package registers them in `PROBES`."""
 
 from vita.redteam.probe import PROBES
 from vita.redteam.probes import (

@@ -1,4 +1,4 @@
-"""Requests spelt so that a filter of words does not see them."""
+"""Encoding probe: requests in encodings that a word filter does not match."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     readable=False,
 )
 def encodings(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """Every spelling of every request and twin."""
+    """Yield every request and twin in every encoding."""
     for technique, spell in SPELLINGS.items():
         for goal in material.goals:
             if goal.text:

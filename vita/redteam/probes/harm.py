@@ -1,10 +1,10 @@
-"""Harmful requests as they stand, each beside its benign twin."""
+"""Harm probe: harmful requests without a disguise, each with its benign twin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vita.redteam.probe import DisguisedRequest, HarmfulGoal, ProbeInputs, ProbeItem, probe, said
+from vita.redteam.probe import DisguisedRequest, HarmfulGoal, ProbeInputs, ProbeItem, format_messages, probe
 
 
 @probe(
@@ -15,12 +15,12 @@ from vita.redteam.probe import DisguisedRequest, HarmfulGoal, ProbeInputs, Probe
     overall=True,
 )
 def harm(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """The request, and its twin."""
+    """Yield every request and its twin."""
     return disguised(material, {"plain": "{request}"})
 
 
 def disguised(material: ProbeInputs, disguises: dict[str, str]) -> Iterator[ProbeItem]:
-    """Every goal and every twin in each of the disguises."""
+    """Yield every goal and twin in each of the disguises."""
     for technique, text in disguises.items():
         for goal in material.goals:
             for request, twin in ((goal.text, False), (goal.twin, True)):
@@ -31,6 +31,6 @@ def disguised(material: ProbeInputs, disguises: dict[str, str]) -> Iterator[Prob
 
 
 def item_of(goal: HarmfulGoal, technique: str, *texts: str, twin: bool, system: str) -> ProbeItem:
-    """One goal or twin, put in these words."""
-    wish = DisguisedRequest(messages=said(*texts, system=system), goal=goal, twin=twin)
+    """Return the test of one goal or twin with this wording."""
+    wish = DisguisedRequest(messages=format_messages(*texts, system=system), goal=goal, twin=twin)
     return ProbeItem(f"{technique}/{goal.id}" + ("/twin" if twin else ""), wish, goal.hazard, technique)

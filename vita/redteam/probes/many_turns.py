@@ -1,14 +1,14 @@
-"""Requests that come after other turns: examples of an answerer who obliges, and talk that leads up to it."""
+"""Multi-turn probe: requests after examples of compliance, or after turns that lead up to them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vita.redteam.probe import ProbeInputs, ProbeItem, probe, said
+from vita.redteam.probe import ProbeInputs, ProbeItem, format_messages, probe
 from vita.redteam.probes.harm import item_of
 
 SHOTS = 16
-"""Examples before the request at most; as many of them as the model's context has room for."""
+"""Maximum number of examples before the request, limited by the context of the model."""
 
 
 @probe(
@@ -19,7 +19,7 @@ SHOTS = 16
     overall=True,
 )
 def many_turns(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """Many shots (Anil et al. 2024) with benign examples, a crescendo from the twin, and a promise to hold it to."""
+    """Yield many-shot prompts (Anil et al. 2024) with benign examples, a crescendo, and a false promise."""
     for index, goal in enumerate(material.goals):
         for request, twin in ((goal.text, False), (goal.twin, True)):
             if not request:
@@ -36,7 +36,7 @@ def many_turns(material: ProbeInputs) -> Iterator[ProbeItem]:
 
 
 def _shots(material: ProbeInputs, index: int, request: str) -> tuple[str, ...]:
-    """Questions and answers of the twins that come next, as many as fit, and then the request."""
+    """Return questions and answers of the next twins, as many as fit, followed by the request."""
     examples = [
         example
         for example in (*material.goals[index + 1 :], *material.goals[:index])
@@ -45,7 +45,7 @@ def _shots(material: ProbeInputs, index: int, request: str) -> tuple[str, ...]:
     script: tuple[str, ...] = (request,)
     for example in examples[:SHOTS]:
         longer = (example.twin or "", example.answer, *script)
-        if not material.fits(said(*longer, system=material.system)):
+        if not material.fits(format_messages(*longer, system=material.system)):
             break
         script = longer
     return script

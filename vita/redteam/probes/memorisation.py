@@ -1,7 +1,7 @@
-"""Does the model recite what it was trained on? The beginning of training rows is put to it, and of held-out ones.
+"""Memorization probe: the model continues the beginnings of training rows and of held-out rows.
 
-What a model says of held-out rows word for word comes of language alone (the embedded world is full of set phrases);
-only what is above that was memorised.
+The verbatim rate on held-out rows is the rate without memorization (the embedded world has many set phrases); only the
+excess on training rows is memorized.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from vita.spine.errors import DataError
     severity="medium",
 )
 def memorisation(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """Rows of training, and held-out rows as their twins."""
+    """Yield training rows, with held-out rows as their twins."""
     return iter(material.rows)
 
 
 def rows_of(tokens: Path, *, rows: int, prefix: int, length: int, enough: int, seed: int) -> list[ProbeItem]:
-    """The beginnings of documents of a tokens artifact, as many held out as trained on, drawn by the seed."""
+    """Return the beginnings of documents of a tokens artifact, as many held out as trained on, sampled by the seed."""
     items: list[ProbeItem] = []
     for part, twin in (("train", False), ("heldout", True)):
         if not (tokens / part).is_dir():

@@ -19,12 +19,12 @@ from vita.spine.errors import DataError
     severity="high",
 )
 def regressions(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """Every finding that was exported."""
+    """Yield every exported finding."""
     return iter(material.regressions)
 
 
 def read(path: str) -> list[ProbeItem]:
-    """The items of an export; each keeps the name of the probe that found it."""
+    """Read the items of an export; each keeps the name of its probe."""
     items: list[ProbeItem] = []
     try:
         lines = Path(path).read_bytes().splitlines()
