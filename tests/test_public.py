@@ -67,8 +67,6 @@ PRONOUNS_AND_PARTICIPLES = re.compile(
     "ends|settled|minded|moved|ranked|taken|tried|aims|ahead|off|others|each|way|both|here|there"
 )
 """Words that do not say what a value is."""
-UNFINISHED = {"cards", "infer", "stages"}
-"""Packages whose names and docstrings are not checked yet."""
 
 
 def bound_names(tree: ast.Module) -> Iterator[str]:
@@ -80,14 +78,13 @@ def bound_names(tree: ast.Module) -> Iterator[str]:
             yield node.arg
 
 
-def checked_trees() -> dict[str, ast.Module]:
-    """Return the syntax trees of the packages whose language is checked."""
-    paths = [path for path in sources() if path.relative_to(ROOT / "vita").parts[0] not in UNFINISHED]
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
+def syntax_trees() -> dict[str, ast.Module]:
+    """Return the syntax tree of every source file."""
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sources()}
 
 
 def test_names_are_nouns():
-    names = [(path, name) for path, tree in checked_trees().items() for name in bound_names(tree) if name != "_"]
+    names = [(path, name) for path, tree in syntax_trees().items() for name in bound_names(tree) if name != "_"]
     odd = [(path, name) for path, name in names if PRONOUNS_AND_PARTICIPLES.fullmatch(name)]
     assert len(odd) <= 0.005 * len(names), f"{len(odd)} of {len(names)} names are pronouns or participles: {odd}"
 
@@ -96,7 +93,7 @@ def test_docstrings_begin_with_a_statement():
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     openers = [
         f"{path}:{getattr(node, 'lineno', 1)}"
-        for path, tree in checked_trees().items()
+        for path, tree in syntax_trees().items()
         for node in ast.walk(tree)
         if isinstance(node, kinds) and re.match(r"(What|Which|How|Whether|Who|Where) ", ast.get_docstring(node) or "")
     ]
