@@ -1,4 +1,4 @@
-"""A whole life for tests, in the shape in which stages leave it: artifacts in a store, runs and moves in a ledger."""
+"""A synthetic life for tests: artifacts in a store, runs and state transitions in a ledger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vita.testing import tiny_architecture
 
 KINDS = {one.kind: one for one in vars(kinds).values() if isinstance(one, type) and issubclass(one, Artifact)}
 EVIL = "<script>alert('x')</script> & |bar|"
-"""Text as a stranger may put it into any field."""
+"""Untrusted text with markup."""
 
 
 class Life:
@@ -156,6 +156,6 @@ def second_half(life: Life, chat: str) -> str:
 
 
 def told(life: Life, models: Mapping[str, list[str]]) -> None:
-    """What `vita live` sets down at the end."""
+    """Record what `vita live` records at its end."""
     names = [name.removeprefix(f"{life.name}/") for name in life.ledger.all_names()]
     remember(life.ledger, life.name, about=EVIL, steps=names, questions=["What is a cat?"], answers=models)

@@ -1,4 +1,4 @@
-"""What an archive tells of its model beside the weights."""
+"""The reports and package versions in an archive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cards.lives import Life, first_half, second_half
 from vita.cards import archive
 
 
-def test_every_report_on_a_model_and_its_line_is_found(tmp_path):
+def test_reports_on_a_model_and_its_ancestors_are_archived(tmp_path):
     life = Life(tmp_path)
     chat = first_half(life)
     mended = second_half(life, chat)
@@ -35,7 +35,7 @@ def test_every_report_on_a_model_and_its_line_is_found(tmp_path):
         '{"url": "https://x/cat.whl", "archive_info": {"hash": "sha256=' + "a" * 64 + '"}}',
     ],
 )
-def test_the_hash_that_the_installer_kept_stands_beside_the_version(tmp_path: Path, monkeypatch, told: str) -> None:
+def test_the_hash_that_the_installer_recorded_follows_the_version(tmp_path: Path, monkeypatch, told: str) -> None:
     for name, direct in (
         ("Cat", told),
         ("dog", '{"url": "file:///dog", "dir_info": {"editable": true}}'),

@@ -1,4 +1,4 @@
-"""A life of any shape has a page, and the page tells what was written down, and nothing else."""
+"""The report page of a life: summary, collapsed details, unreadable records, untrusted text, and charts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vita.spine.store import Store
 from vita.stats.intervals import Interval, wilson
 
 
-def _told(life: Life, tmp_path: Path) -> str:
+def _page_text(life: Life, tmp_path: Path) -> str:
     return write_life_page(read_life_record(life.ledger, life.store, life.name), tmp_path / "life.html").read_text()
 
 
@@ -29,19 +29,19 @@ def life(tmp_path: Path) -> Life:
     return Life(tmp_path)
 
 
-def test_a_whole_life_is_told_from_plan_to_farewell(life: Life, tmp_path: Path) -> None:
+def test_the_page_shows_a_life_from_plan_to_retirement(life: Life, tmp_path: Path) -> None:
     chat = first_half(life)
     mended = second_half(life, chat)
     told(life, {chat: ["A cat is a furry mammal."], mended: ["A cat, if you please, is a furry mammal."]})
-    text = _told(life, tmp_path)
-    for said in (
+    text = _page_text(life, tmp_path)
+    for phrase in (
         "A cat, if you please", "accuracy on unseen questions", "attack success rate",
         "over-refusal rate",
         "release: waived for safety_tuning", "2 thumbs up, 1 thumbs down", "canary",
         "successor: sft", "predicted",
         "Preference optimization: wiser", "The step strange of the stage from_elsewhere.",
     ):  # fmt: skip
-        assert said in text, said
+        assert phrase in text, phrase
     assert "cannot be read" not in text
 
 
@@ -49,7 +49,7 @@ def test_the_summary_comes_first_and_everything_else_is_collapsed(life: Life, tm
     chat = first_half(life)
     released = second_half(life, chat)
     told(life, {chat: ["A cat is furry."], released: ["A cat, if you please, is furry."]})
-    summary, _, rest = _told(life, tmp_path).partition("<details")
+    summary, _, rest = _page_text(life, tmp_path).partition("<details")
     for text in ("cat:1", "safety_tuning, retired", "waived", "successor: sft", "A cat, if you please, is furry."):
         assert text in summary, text
     for text in ("attack success rate at most 0.2", "90 documents from", "Loss of the step pretrain", "Steps by phase"):
@@ -59,61 +59,61 @@ def test_the_summary_comes_first_and_everything_else_is_collapsed(life: Life, tm
     assert "<table" not in outside and "<figure" not in outside
 
 
-def test_the_page_needs_nothing_else_and_escapes_what_strangers_wrote(life: Life, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_untrusted_text(life: Life, tmp_path: Path) -> None:
     told(life, {second_half(life, first_half(life)): [EVIL]})
-    text = _told(life, tmp_path)
+    text = _page_text(life, tmp_path)
     assert "<script" not in text and "&lt;script&gt;" in text
     assert not re.findall(r'(?:src|href)="[^#]|url\(|@import|<link', text)
     for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         ElementTree.fromstring(svg)
 
 
-def test_half_a_life_and_one_step_alone_have_a_page(life: Life, tmp_path: Path) -> None:
+def test_an_unfinished_life_has_a_page(life: Life, tmp_path: Path) -> None:
     life.step("curate", "corpus")
-    assert "1 steps" in _told(life, tmp_path)
+    assert "1 steps" in _page_text(life, tmp_path)
     first_half(life)
-    assert "All versions" not in _told(life, tmp_path)
-    assert "no version was approved" in _told(life, tmp_path).lower()
+    assert "All versions" not in _page_text(life, tmp_path)
+    assert "no version was approved" in _page_text(life, tmp_path).lower()
 
 
-def test_what_cannot_be_read_is_told_and_the_rest_stands(life: Life, tmp_path: Path) -> None:
+def test_unreadable_records_are_listed_and_the_rest_is_shown(life: Life, tmp_path: Path) -> None:
     first_half(life)
     broken = life.step("broken", "report", stage="test", files={"report.json": "{no json"})
     odd = {"report.json": {"figures": {"a": {"b": {"c": {"value": "text"}}}}}}
     life.step("odd", "report", stage="test", files=odd)
     lost = life.step("lost", "report", stage="test", files={"x": "y"})
     (life.store.root / "artifacts" / f"{lost}.json").unlink()
-    text = _told(life, tmp_path)
+    text = _page_text(life, tmp_path)
     assert f"The report of the step broken cannot be read: {broken[:12]}, file report.json: is no JSON" in text
     assert "The report of the step odd cannot be read" in text
     assert "The artifact of the step lost is no longer in the store." in text
     assert "98% of" not in text and "accuracy on unseen questions" in text
 
 
-def test_a_ledger_without_the_later_tables_still_has_a_story(life: Life, tmp_path: Path) -> None:
+def test_a_ledger_without_later_tables_still_has_a_page(life: Life, tmp_path: Path) -> None:
     first_half(life)
     with sqlite3.connect(tmp_path / "ledger.db") as database:
         for table in ("deployments", "verdicts", "finding_moves"):
             database.execute(f"drop table {table}")
-    text = _told(life, tmp_path)
+    text = _page_text(life, tmp_path)
     assert text.count("This part cannot be read: LedgerError") >= 2
     assert "1. Design" in text
 
 
-def test_a_picture_that_holds_more_than_strokes_is_left_out(life: Life, tmp_path: Path) -> None:
+def test_a_stored_chart_with_a_link_is_left_out(life: Life, tmp_path: Path) -> None:
     bad = '<svg xmlns="http://www.w3.org/2000/svg"><a href="https://example.org"><text>bad</text></a></svg>'
     good = '<svg xmlns="http://www.w3.org/2000/svg"><text>good picture</text></svg>'
     life.step("sft", "model", files={"report/figures/bad.svg": bad, "report/figures/loss.svg": good})
-    text = _told(life, tmp_path)
+    text = _page_text(life, tmp_path)
     assert "good picture" in text and "example.org" not in text
 
 
 def test_an_unknown_life_is_refused(life: Life, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="the ledger has no record of this life"):
-        _told(life, tmp_path)
+        _page_text(life, tmp_path)
 
 
-def test_the_order_is_that_of_the_file_and_what_left_the_file_is_named(life: Life) -> None:
+def test_steps_have_the_order_of_the_file_and_removed_steps_are_listed(life: Life) -> None:
     for name in ("c", "a", "old", "b"):
         life.step(name, "corpus")
     from vita.cards.life_record import remember
@@ -126,7 +126,7 @@ def test_the_order_is_that_of_the_file_and_what_left_the_file_is_named(life: Lif
     assert known_answers(life.ledger, "cat", ["Another?"]) == {}
 
 
-def test_a_step_made_from_an_earlier_answer_says_so(life: Life) -> None:
+def test_a_step_that_used_an_older_artifact_names_its_input(life: Life) -> None:
     first = life.step("curate", "corpus", files={"a": "1"})
     life.step("tokenize", "tokens", inputs={"corpus": first})
     assert read_life_record(life.ledger, life.store, "cat").steps[1].older == ()
@@ -159,10 +159,10 @@ def test_every_chart_is_well_formed(chart: str) -> None:
     assert "nan" not in chart
 
 
-def test_the_end_of_a_life_reads_each_report_of_the_life_once(
+def test_the_page_and_the_card_read_each_report_once(
     life: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page of the life and the card of its last model take their figures from the record that was read once."""
+    """The life page and the model card use the figures of one record."""
     from vita.cards.model_card import gather
 
     told(life, {second_half(life, first_half(life)): ["A cat."]})

@@ -1,4 +1,4 @@
-"""A card says what is known of a model, in the form that Hugging Face reads, and what is not known."""
+"""The model card: recorded facts, missing facts, and the front matter for the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _card(life: Life, digest: str) -> Card:
     return gather(life.ledger, life.store, digest)
 
 
-def test_the_card_of_a_young_model_says_what_was_not_measured(life: Life) -> None:
+def test_the_card_lists_missing_measurements(life: Life) -> None:
     text = card_markdown(_card(life, first_half(life)))
     assert "Measured: knowledge of the embedded world." in text
     assert "Not measured: held-out text;" in text
@@ -33,7 +33,7 @@ def test_the_card_of_a_young_model_says_what_was_not_measured(life: Life) -> Non
     assert "| accuracy on unseen questions | 98% (87% to 99.6%) | 40 | 2% (0.4% to 13%) |" in text
 
 
-def test_lineage_leads_back_to_sources_licences_and_drops(life: Life) -> None:
+def test_the_card_lists_sources_licences_and_drops_of_the_lineage(life: Life) -> None:
     card = _card(life, first_half(life))
     assert [artifact.label for artifact in card.lineage] == [
         f"cat/{name}" for name in ("design", "curate", "tokenize", "pretrain", "sft")
@@ -47,7 +47,7 @@ def test_lineage_leads_back_to_sources_licences_and_drops(life: Life) -> None:
     assert {row.figure: row.actual for row in card.plan}["tokens"] == "1,000"
 
 
-def test_the_front_matter_is_what_the_hub_reads(life: Life) -> None:
+def test_the_hub_reads_the_front_matter(life: Life) -> None:
     hub = pytest.importorskip("huggingface_hub")
     text = card_markdown(_card(life, first_half(life)))
     front = yaml.safe_load(text.split("---\n")[1])
@@ -59,7 +59,7 @@ def test_the_front_matter_is_what_the_hub_reads(life: Life) -> None:
     assert (found.metric_type, found.dataset_name, found.metric_value) == ("held_out/accuracy", "world", 0.975)
 
 
-def test_a_licence_that_nobody_stated_is_unknown(life: Life) -> None:
+def test_a_missing_licence_is_unknown(life: Life) -> None:
     model = life.step("sft", "model", config={"sources": [{"path": "a.jsonl"}]})
     assert front_matter(_card(life, model))["license"] == "unknown"
     alone = life.step("sft", "model", config={"sources": [{"huggingface": "org/set", "licence": "Apache-2.0"}]})
@@ -67,7 +67,7 @@ def test_a_licence_that_nobody_stated_is_unknown(life: Life) -> None:
     assert (front["license"], front["datasets"]) == ("apache-2.0", ["org/set"])
 
 
-def test_attacks_gates_states_releases_feedback_and_successor_are_on_it(life: Life) -> None:
+def test_the_card_shows_attacks_gates_states_releases_feedback_and_successor(life: Life) -> None:
     chat = first_half(life)
     card = _card(life, second_half(life, chat))
     assert (card.state, card.successor) == ("retired", chat)
@@ -79,19 +79,19 @@ def test_attacks_gates_states_releases_feedback_and_successor_are_on_it(life: Li
     assert "|bar|" not in text.replace("\\|bar\\|", "")
 
 
-def test_a_model_from_outside_has_a_card_of_unknowns(life: Life) -> None:
+def test_the_card_of_an_imported_model_says_that_its_origin_is_unknown(life: Life) -> None:
     model = life.step("kept", "model", stage="adopted")
     text = card_markdown(_card(life, model))
     assert "of unknown size" in text and "Unknown: no source is recorded in its lineage." in text
 
 
-def test_the_card_is_written_for_people_and_programs(life: Life, tmp_path: Path) -> None:
+def test_the_card_is_written_as_markdown_html_and_json(life: Life, tmp_path: Path) -> None:
     write(_card(life, second_half(life, first_half(life))), tmp_path / "card")
     assert sorted(path.name for path in (tmp_path / "card").iterdir()) == ["README.md", "card.html", "card.json"]
     assert json.loads((tmp_path / "card" / "card.json").read_text())["state"] == "retired"
     assert "<script" not in (tmp_path / "card" / "card.html").read_text()
 
 
-def test_what_is_no_model_has_no_card(life: Life) -> None:
+def test_an_artifact_that_is_no_model_has_no_card(life: Life) -> None:
     with pytest.raises(StoreError, match="expected a model, got a corpus"):
         _card(life, life.step("curate", "corpus"))

@@ -22,6 +22,6 @@ from vita.cards.wording import headline
         ),
     ],
 )
-def test_what_users_said_is_told_in_numbers(stage: str, facts: dict[str, Any], said: str) -> None:
+def test_feedback_steps_have_a_headline_with_numbers(stage: str, facts: dict[str, Any], said: str) -> None:
     run = cast(Any, SimpleNamespace(stage=stage, config={}, record={}))
     assert headline(StepRecord(stage, "1" * 64, "feedback", facts, run, {})) == said

@@ -1,4 +1,4 @@
-"""One page, shown as Markdown and as HTML."""
+"""Reports as Markdown and as HTML, and their charts."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ PAGE = ReportPage(
 )
 
 
-def test_markdown_escapes_bars_and_fences_what_holds_fences() -> None:
+def test_markdown_escapes_bars_and_lengthens_fences() -> None:
     text = as_markdown(PAGE)
     assert "| a\\|b | 0.5 (0.4 to 0.6) |" in text
     assert "![Accuracy by task](figures/dots.svg)" in text
     assert "````text\nWhat is a ``` & <b>?\n````" in text
 
 
-def test_the_html_page_fetches_nothing_and_escapes_what_it_shows() -> None:
+def test_the_html_page_loads_nothing_and_escapes_text() -> None:
     text = as_html(PAGE)
     assert "A &lt;test&gt;" in text and "&lt;b&gt;?" in text
     assert '<td class="number">0.5 (0.4 to 0.6)</td>' in text
@@ -56,7 +56,7 @@ def test_the_html_page_fetches_nothing_and_escapes_what_it_shows() -> None:
         assert sign not in text
 
 
-def test_the_page_is_written_as_files_that_belong_together(tmp_path: Path) -> None:
+def test_the_page_is_written_as_markdown_html_and_figures(tmp_path: Path) -> None:
     write_page(PAGE, tmp_path)
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
         "figures/dots.svg",
@@ -77,7 +77,7 @@ def test_the_page_is_written_as_files_that_belong_together(tmp_path: Path) -> No
         histogram([], x="bits per byte"),
     ],
 )
-def test_pictures_are_well_formed_whatever_the_numbers(picture: str) -> None:
+def test_charts_are_well_formed_for_any_numbers(picture: str) -> None:
     ElementTree.fromstring(picture)
     assert "nan" not in picture and "inf" not in picture
 
