@@ -55,11 +55,11 @@ def test_voices_on_the_same_two_answers_are_counted_whichever_side_they_take():
     ("said", "reason"),
     [
         (_said(1, "thumb", value=1, consent=False), "no consent"),
-        (_said(1, "thumb", "  ", value=1), "an empty answer"),
-        (_said(1, "thumb", "x" * 5000, value=1), "a long answer"),
-        (_said(1, "vote", "A.", value=0, rejected="B."), "a tie"),
-        (_said(1, "flag", reason="rude"), "a flag alone"),
-        (_said(1, "edit", "Same.", better="Same."), "both answers alike"),
+        (_said(1, "thumb", "  ", value=1), "empty answer"),
+        (_said(1, "thumb", "x" * 5000, value=1), "answer too long"),
+        (_said(1, "vote", "A.", value=0, rejected="B."), "tie"),
+        (_said(1, "flag", reason="rude"), "flag without other feedback"),
+        (_said(1, "edit", "Same.", better="Same."), "equal answers"),
         (_said(1, "thumb", value=1, prompt=()), "no prompt"),
     ],
 )
@@ -72,7 +72,7 @@ def test_who_changes_their_mind_is_heard_with_the_last_word():
     for who in ("ann", None):
         found = refine([replace(one, who=who, request="r1") for one in (first, later)], FeedbackFilter())
         assert [one.good for one in found.rated] == [False]
-        assert [(drop.id, drop.reason) for drop in found.drops] == [(first.id, "another word later")]
+        assert [(drop.id, drop.reason) for drop in found.drops] == [(first.id, "superseded")]
     votes = [
         _said(n, "vote", chosen, value=1, rejected=other, who="ann")
         for n, chosen, other in ((1, "A.", "B."), (2, "B.", "A."))
@@ -84,20 +84,20 @@ def test_who_changes_their_mind_is_heard_with_the_last_word():
 def test_answers_that_differ_in_private_things_only_are_alike():
     edit = _said(1, "edit", "Ask ann@a.org.", better="Ask bob@b.org.")
     found = refine([edit], FeedbackFilter(), redact=lambda text: re.sub(r"\S+@\S+", "[address]", text))
-    assert not found.pairs and [drop.reason for drop in found.drops] == ["both answers alike"]
+    assert not found.pairs and [drop.reason for drop in found.drops] == ["equal answers"]
 
 
 def test_one_user_counts_once_for_a_thing_and_no_more_than_allowed():
     twice = [_said(1, "thumb", value=1)] * 2
-    assert _reasons(*twice) == ["said twice"]
+    assert _reasons(*twice) == ["duplicate"]
     many = [_said(i, "thumb", f"answer {i}", value=1, who="busy") for i in range(4)]
-    assert _reasons(*many, max_per_user=3) == ["one user's too many"]
+    assert _reasons(*many, max_per_user=3) == ["limit per user"]
 
 
 def test_prompts_that_the_model_is_tested_on_are_kept_out():
     tested = ["what is a CAT", "one two three four five six seven eight nine ten"]
     found = refine([_said(1, "thumb", value=1)], FeedbackFilter(), test_texts=tested)
-    assert [drop.reason for drop in found.drops] == ["tested on"]
+    assert [drop.reason for drop in found.drops] == ["evaluation prompt"]
     overlap = OverlapIndex(tested, words=8)
     assert "and two three four five six seven eight nine then" in overlap
     assert "two three four five six seven eight" not in overlap
@@ -159,7 +159,7 @@ def test_thousands_of_thumbs_on_one_prompt_take_bounded_memory():
     tracemalloc.stop()
     assert len(found.pairs) == FeedbackFilter().max_pairs_per_prompt
     (drop,) = found.drops
-    assert (drop.reason, drop.detail) == ("one prompt's too many", f"{2000 * 2000 - 8} more pairs of answers")
+    assert (drop.reason, drop.detail) == ("limit per prompt", f"{2000 * 2000 - 8} more pairs of answers")
     assert peak < 60e6, "all four million pairs would take 2 GB"
 
 

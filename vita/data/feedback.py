@@ -167,7 +167,7 @@ def _latest(feedback: Iterable[FeedbackRecord], drops: list[DroppedRecord]) -> I
         if question is None or last[question] == record.id:
             yield record
         else:
-            drops.append(DroppedRecord(record.id, "feedback", "another word later"))
+            drops.append(DroppedRecord(record.id, "feedback", "superseded"))
 
 
 def _vote_key(record: FeedbackRecord) -> tuple[Any, ...] | None:
@@ -191,9 +191,9 @@ def _filter_records(
         duplicate_key = (record.who, record.kind, record.request, record.answer, record.better, record.rejected)
         reason = _drop_reason(record, settings, test_overlap)
         if reason is None and duplicate_key in seen_keys:
-            reason = "said twice"
+            reason = "duplicate"
         if reason is None and record.who and users[record.who] >= settings.max_per_user:
-            reason = "one user's too many"
+            reason = "limit per user"
         if reason:
             drops.append(DroppedRecord(record.id, "feedback", reason, record.reason[:200] if record.consent else ""))
             continue
@@ -210,19 +210,19 @@ def _drop_reason(record: FeedbackRecord, cleaning: FeedbackFilter, test_overlap:
         return "no prompt"
     texts = [text for text in (record.answer, record.better, record.rejected) if text is not None]
     if any(not text.strip() for text in texts):
-        return "an empty answer"
+        return "empty answer"
     if any(len(text) > cleaning.max_chars for text in texts):
-        return "a long answer"
+        return "answer too long"
     if any(message.content in test_overlap for message in record.prompt if message.role == "user"):
-        return "tested on"
+        return "evaluation prompt"
     if record.kind == "flag":
-        return "a flag alone"
+        return "flag without other feedback"
     if record.kind == "vote" and not record.value:
-        return "a tie"
+        return "tie"
     if (record.kind == "edit" and record.better == record.answer) or (
         record.kind == "vote" and record.rejected == record.answer
     ):
-        return "both answers alike"
+        return "equal answers"
     return None
 
 
@@ -347,9 +347,7 @@ def _pairs(
                 yield result
         if remaining := prompt_feedback.count() - len(tried_pairs[prompt]):
             drops.append(
-                DroppedRecord(
-                    _id(prompt, "", ""), "feedback", "one prompt's too many", f"{remaining} more pairs of answers"
-                )
+                DroppedRecord(_id(prompt, "", ""), "feedback", "limit per prompt", f"{remaining} more pairs of answers")
             )
 
 
