@@ -3,29 +3,30 @@
     git worktree add ../before COMMIT
     python -m bench.serving_cpu . ../before --rounds 5
 
-Both serve the same tiny model and answer the same requests, in turns. CPU time instead of wall time is measured, since
-it depends little on other work of the machine. Linux only: the times come from /proc.
+Both services run at the same time, serve the same tiny model and answer the same requests in alternating batches. CPU
+time is measured instead of wall time, since it depends less on other work of the machine. Linux only: the times come
+from /proc.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
 
-from bench.figures import Figure, figure, report
+from bench.figures import figure, report
 
-START_SECONDS = 120
+BATCH = 10
 COMMAND = "from vita.cli import main; main()"
 CHAT = {"model": "bench", "messages": [{"role": "user", "content": "What is a cat?"}], "max_tokens": 4, "seed": 1}
 LOADS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,22 +50,22 @@ def save_model(folder: Path) -> None:
 
 
 def cpu_seconds(process: int) -> float:
-    """Return the user and system time of a process and its living descendants."""
-    tasks = Path(f"/proc/{process}/task").glob("*/children")
-    children = [int(child) for task in tasks for child in task.read_text().split()]
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children))
+    """Return the CPU time of all threads of a process and its living descendants, with a resolution of nanoseconds."""
+    tasks = [task for task in Path(f"/proc/{process}/task").iterdir() if task.is_dir()]
+    own = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return own + sum(map(cpu_seconds, children))
 
 
 @contextmanager
-def service(checkout: Path, model: Path, scratch: Path) -> Iterator[tuple[int, str]]:
-    """Run `vita serve` of a checkout; yields its process id and its URL."""
-    call = [sys.executable, "-c", COMMAND, "--store", str(scratch / "store"), "serve", str(model), "--name", "bench"]
+def service(checkout: Path, model: Path) -> Iterator[Served]:
+    """Run `vita serve` of a checkout."""
+    call = [sys.executable, "-c", COMMAND, "--store", "store", "serve", str(model), "--name", "bench"]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    scratch = tempfile.TemporaryDirectory()
     process = subprocess.Popen(
         [*call, "--port", "0", "--ungated", "a benchmark", "--set", "log=none"],
-        cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=scratch.name, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -72,29 +73,34 @@ def service(checkout: Path, model: Path, scratch: Path) -> Iterator[tuple[int, s
         url = next((word.rstrip(",") for line in lines for word in line.split() if word.startswith("http://")), None)
         if url is None:
             raise SystemExit(f"the service of {checkout} did not start")
-        yield process.pid, url
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
+            yield Served(process.pid, http)
     finally:
         process.terminate()
         process.wait(60)
+        scratch.cleanup()
 
 
-def measure(checkout: Path, model: Path, *, requests: int) -> dict[str, float]:
-    """Return the CPU seconds per request of each load."""
-    with tempfile.TemporaryDirectory() as scratch, service(checkout, model, Path(scratch)) as (process, url):
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
-            seconds = {}
-            for name, (route, body) in LOADS.items():
-                send(http.post, route, body, count=max(5, requests // 10))  # warmup
-                start = cpu_seconds(process)
-                send(http.post, route, body, count=requests)
-                seconds[name] = (cpu_seconds(process) - start) / requests
-        return seconds
+@dataclass(frozen=True)
+class Served:
+    """A running service and a client of it."""
+
+    process: int
+    http: httpx.Client
+
+    def cpu_per_request(self, load: str) -> float:
+        """Send a batch of equal requests, one after another; return the CPU seconds of the service per request."""
+        route, body = LOADS[load]
+        start = cpu_seconds(self.process)
+        for _ in range(BATCH):
+            self.http.post(route, json=body).raise_for_status()
+        return (cpu_seconds(self.process) - start) / BATCH
 
 
-def send(post: Callable[..., httpx.Response], route: str, body: dict[str, Any], *, count: int) -> None:
-    """Send the same request one after another."""
-    for _ in range(count):
-        post(route, json=body).raise_for_status()
+def measure(services: Sequence[Served], load: str, *, batches: int) -> list[float]:
+    """Return the median over batches of each service; the batches of the services alternate."""
+    rows = [[service.cpu_per_request(load) for service in services] for _ in range(batches)]
+    return [median(column) for column in zip(*rows, strict=True)]
 
 
 def main() -> None:
@@ -102,28 +108,33 @@ def main() -> None:
     parser.add_argument("checkout", type=Path, help="folder of the checkout to measure")
     parser.add_argument("peer", type=Path, help="folder of the checkout to compare it with")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=200, help="of each kind, per round")
+    parser.add_argument("--batches", type=int, default=8, help=f"batches of {BATCH} requests of each kind, per round")
     parser.add_argument("--save", type=Path, help="also append the figures to this file")
     options = parser.parse_args()
-    results: dict[Path, list[dict[str, float]]] = {options.checkout.resolve(): [], options.peer.resolve(): []}
-    with tempfile.TemporaryDirectory() as scratch:
-        model = Path(scratch) / "model"
-        save_model(model)
+    checkouts = [options.checkout.resolve(), options.peer.resolve()]
+    results: dict[str, list[list[float]]] = {load: [] for load in LOADS}
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        save_model(scratch / "model")
+        services = [stack.enter_context(service(checkout, scratch / "model")) for checkout in checkouts]
+        for load in LOADS:
+            measure(services, load, batches=2)  # warmup
         for turn in range(options.rounds):
-            for checkout, rows in results.items():
-                rows.append(measure(checkout, model, requests=options.requests))
-                line = json.dumps({name: round(value, 5) for name, value in rows[-1].items()})
-                print(f"# {time.strftime('%H:%M:%S')} round {turn + 1} {checkout.name}: {line}", file=sys.stderr)
-    (checkout, rows), (peer, peer_rows) = results.items()
-    report([_figure(name, checkout, rows, peer, peer_rows) for name in LOADS], save=options.save)
-
-
-def _figure(
-    name: str, checkout: Path, rows: list[dict[str, float]], peer: Path, peer_rows: list[dict[str, float]]
-) -> Figure:
-    values, peer_values = [row[name] for row in rows], [row[name] for row in peer_rows]
-    title = f"server CPU per {name} request, {_commit(checkout)}"
-    return figure(title, values, unit="seconds", peer=_commit(peer), peer_values=peer_values)
+            for load, rows in results.items():
+                rows.append(measure(services, load, batches=options.batches))
+                print(f"# round {turn + 1} {load}: {rows[-1]}", file=sys.stderr, flush=True)
+    commit, peer = map(_commit, checkouts)
+    figures = [
+        figure(
+            f"server CPU per {load} request, {commit}",
+            [row[0] for row in rows],
+            unit="seconds",
+            peer=peer,
+            peer_values=[row[1] for row in rows],
+        )
+        for load, rows in results.items()
+    ]
+    report(figures, save=options.save)
 
 
 def _commit(checkout: Path) -> str:

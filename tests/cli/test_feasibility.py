@@ -33,10 +33,10 @@ def plan(vita: Vita, tmp_path: Path, text: str) -> str:
 
 def test_one_held_out_document_is_doubtful_before_anything_runs(vita: Vita, tmp_path: Path) -> None:
     out = plan(vita, tmp_path, life("1"))
-    assert "doubtful: curate: only 1 document is held out: no interval can be determined" in out
-    assert "doubtful: gate release, bar check:heldout/bits_per_byte: can never be decided" in out
+    assert "warning: curate: only 1 document is held out: no interval can be determined" in out
+    assert "warning: gate release, bar check:heldout/bits_per_byte: can never be decided" in out
     assert "hold out more (`held_out: 100` of curate" in out
-    assert "doubtful" not in plan(vita, tmp_path, life("8"))
+    assert "warning: " not in plan(vita, tmp_path, life("8"))
     assert "can never be decided" in plan(vita, tmp_path, life("8", test=", documents: 1"))
     assert "can never be decided" not in plan(vita, tmp_path, life("1", limit="at_most: 9, by: value"))
 
@@ -55,12 +55,12 @@ def test_what_curate_gave_is_told_by_the_next_plan_and_by_the_gate(vita: Vita, t
     out = vita("live", "life.yaml")[1]
     assert "only 1 document is held out: no interval can be determined" in " ".join(out.split())
     out = plan(vita, tmp_path, life("1e-9"))
-    assert "doubtful: curate: only 1 document is held out" in out and "can never be decided" in out
+    assert "warning: curate: only 1 document is held out" in out and "can never be decided" in out
     gate = vita("gate", "tiny/release")[1]
     assert "interval not determinable from 1 observation" in gate and "inf" not in gate
     shown = vita("show", "tiny/check")[1]
     assert "-inf" not in shown and "nan" not in shown
-    assert json.loads(vita("plan", "life.yaml", "--json")[1])[1]["doubts"]
+    assert json.loads(vita("plan", "life.yaml", "--json")[1])[1]["warnings"]
 
 
 @pytest.mark.parametrize("values", [[], [1.5]])
