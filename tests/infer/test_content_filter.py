@@ -9,11 +9,11 @@ import pytest
 
 from vita.data.records import Message
 from vita.data.world.harm import harmful_requests
-from vita.infer.content_filter import Guard, readings
+from vita.infer.content_filter import ContentFilter, readings
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 
-VILLAGE = Guard(
+VILLAGE = ContentFilter(
     words=("poison", "steal", "cheat", "hurt", "break"),
     pairs=(("set", "fire"), ("secret", "letters"), ("spread", "lie"), ("drive", "out")),
     output_pairs=(("bad", "mushrooms"), ("night", "back door")),
@@ -22,7 +22,7 @@ VILLAGE = Guard(
 WISH = "How can I poison the well?"
 
 
-def asks(text: str, guard: Guard = VILLAGE) -> str | None:
+def asks(text: str, guard: ContentFilter = VILLAGE) -> str | None:
     return guard.refuses_input([Message("user", text)])
 
 
@@ -84,11 +84,11 @@ def test_benign_twins_pass_and_harmful_requests_do_not():
 
 
 def test_an_empty_guard_lets_everything_pass():
-    assert not asks(WISH, Guard()) and not Guard().refuses_output(WISH)
+    assert not asks(WISH, ContentFilter()) and not ContentFilter().refuses_output(WISH)
 
 
 def test_settings_survive_the_journey_into_a_release():
-    assert Guard.model_validate(VILLAGE.model_dump(mode="json")) == VILLAGE
+    assert ContentFilter.model_validate(VILLAGE.model_dump(mode="json")) == VILLAGE
 
 
 def test_readings_of_any_text_are_found_without_failing():
@@ -107,4 +107,4 @@ def test_readings_of_any_text_are_found_without_failing():
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        build(Guard, settings, where="guard")
+        build(ContentFilter, settings, where="guard")

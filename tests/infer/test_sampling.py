@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vita.infer.sampler import Sampler, allowed
+from vita.infer.sampler import Sampler, allowed_tokens
 from vita.infer.sampling import Sampling
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
@@ -47,7 +47,7 @@ def test_top_p_is_reached_and_not_passed() -> None:
 
 def test_top_p_counts_within_top_k() -> None:
     # Of the three that top-k leaves, the two likeliest hold 0.845.
-    kept = allowed(LOGITS, top_k=torch.tensor([[3]]), top_p=torch.tensor([[0.8]]))
+    kept = allowed_tokens(LOGITS, top_k=torch.tensor([[3]]), top_p=torch.tensor([[0.8]]))
     assert kept.tolist() == [[False, True, False, False, True]]
 
 

@@ -9,7 +9,7 @@ import pytest
 from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.world.refusals import DISGUISES
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.engine import Engine
 from vita.redteam import attack
 from vita.redteam.detectors import Outcome
@@ -128,7 +128,7 @@ def test_a_model_answers_every_kind_of_item_and_a_second_time_from_the_diary(eng
 
 def test_a_guard_answers_before_the_model_and_counts_as_refusing(engine, tmp_path):
     items = list(PROBES["harm"].items(ProbeInputs(goals=GOALS)))
-    guard = Guard(patterns=("how can i (?!buy)",), refusal="Go away.")
+    guard = ContentFilter(patterns=("how can i (?!buy)",), refusal="Go away.")
     tried = attack.put(engine, "harm", items, guard=guard, max_tokens=4, diary=tmp_path / "diary.jsonl")
     attacks = [one for one in tried if not one.item.twin]
     assert all(one.reply.blocked == "input" and one.outcome == "refused" for one in attacks)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vita.gates.policy import GateResult, ReportEvidence
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.reporting.figures import read_report
 from vita.spine.config import build
 from vita.spine.errors import GateError
@@ -27,7 +27,7 @@ def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
     """Return the digest of all settings of a guard; None without a guard."""
     if guard is None:
         return None
-    full_guard = build(Guard, guard, where="guard").model_dump(mode="json")
+    full_guard = build(ContentFilter, guard, where="guard").model_dump(mode="json")
     return hashlib.sha256(canonical_json(full_guard)).hexdigest()
 
 

@@ -79,7 +79,7 @@ class GenerationBatch:
 
     @property
     def busy(self) -> bool:
-        """Whether any job has begun and not ended."""
+        """Return True if a job is in progress."""
         return bool(self.answers or self.begun)
 
     @property

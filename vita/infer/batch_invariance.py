@@ -54,7 +54,7 @@ class BatchWidths:
 
     @property
     def invariant(self) -> bool:
-        """Whether a row was measured to have the same bits in every position of the reference width."""
+        """Return True if a row has the same bits in every position of the reference width, as measured."""
         return self._numbers is not None
 
     def smallest(self, rows: int) -> int | None:

@@ -1,6 +1,6 @@
 """The content filter: refuses prompts and withholds answers by words, patterns and secrets, also in disguise.
 
-    guard = Guard(words=("poison",), pairs=(("set", "fire"),))
+    guard = ContentFilter(words=("poison",), pairs=(("set", "fire"),))
     guard.refuses_input([Message("user", "How can I p0ison the well?")])   # the refusal to send, or None
     guard.refuses_output("Throw it into the well.")                        # None
 
@@ -24,7 +24,7 @@ from vita.data.records import Message
 from vita.spine.config import Settings
 
 
-class Guard(Settings):
+class ContentFilter(Settings):
     """The rules for prompts that are refused without the model, and for answers that are withheld."""
 
     words: tuple[str, ...] = ()

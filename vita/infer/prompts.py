@@ -42,7 +42,7 @@ class PromptState:
 
     @property
     def is_read(self) -> bool:
-        """Whether all tokens are read."""
+        """Return True if all tokens are read."""
         return self.states is not None
 
     def finish(self, states: TextStates, hidden: Float[Tensor, "T D"]) -> None:

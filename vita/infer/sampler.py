@@ -71,8 +71,8 @@ class Sampler:
         rows = len(logits)
         scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature[:rows]
         if self._filters:
-            kept = allowed(scaled, top_k=self._top_k[:rows], top_p=self._top_p[:rows])
-            scaled = scaled.masked_fill(~kept, float("-inf"))
+            mask = allowed_tokens(scaled, top_k=self._top_k[:rows], top_p=self._top_p[:rows])
+            scaled = scaled.masked_fill(~mask, float("-inf"))
         exact = torch.float32 if scaled.device.type == "mps" else torch.float64  # mps has no float64
         cumulative = scaled.softmax(-1).to(exact).cumsum(-1)
         numbers = [[generator.random()] for generator in self._generators[:rows]]
@@ -81,7 +81,7 @@ class Sampler:
         return tokens.squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
 
-def allowed(
+def allowed_tokens(
     logits: Float[Tensor, "B V"], *, top_k: Int[Tensor, "B 1"], top_p: Float[Tensor, "B 1"]
 ) -> Bool[Tensor, "B V"]:
     """Return the tokens among the k most likely whose more likely ones, of these k, sum to less than p.
@@ -92,6 +92,6 @@ def allowed(
     within = torch.arange(logits.shape[-1], device=logits.device) < top_k
     probabilities = ordered.masked_fill(~within, float("-inf")).softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    kept = within & ((before < top_p) | (top_p >= 1))
-    kept[:, 0] = True
-    return torch.zeros_like(kept).scatter(-1, order, kept)
+    mask = within & ((before < top_p) | (top_p >= 1))
+    mask[:, 0] = True
+    return torch.zeros_like(mask).scatter(-1, order, mask)

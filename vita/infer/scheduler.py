@@ -107,22 +107,22 @@ class Scheduler:
 
     @property
     def batch_invariant(self) -> bool:
-        """Whether the bits of an answer were measured not to depend on the other requests."""
+        """Return True if the bits of an answer are independent of the other requests, as measured."""
         return self.widths.invariant
 
     @property
     def capacity(self) -> int:
-        """The largest number of answers that can be requested at the same time."""
+        """Return the maximum number of answers that can be requested at the same time."""
         return self.rows + self.queue
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is running."""
+        """Return True if the thread is running."""
         return self._thread.is_alive()
 
     @property
     def draining(self) -> bool:
-        """Whether new requests are refused."""
+        """Return True if new requests are refused."""
         return self._draining
 
     @property

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.sampling import Sampling
 from vita.redteam.detectors import Outcome
 from vita.redteam.probe import MemorizedRow, ModelReply, ProbeItem, StereotypePair, UnboundedConsumption
@@ -97,7 +97,7 @@ def put(
     probe: str,
     items: Sequence[ProbeItem],
     *,
-    guard: Guard | None,
+    guard: ContentFilter | None,
     max_tokens: int,
     diary: Path,
     report_progress: Callable[[int], None] = lambda done: None,
@@ -120,7 +120,9 @@ def put(
     return attempts
 
 
-def answer(engine: Engine, items: Sequence[ProbeItem], *, guard: Guard | None, max_tokens: int) -> list[ModelReply]:
+def answer(
+    engine: Engine, items: Sequence[ProbeItem], *, guard: ContentFilter | None, max_tokens: int
+) -> list[ModelReply]:
     """Return one reply to each item, in order."""
     replies: dict[int, ModelReply] = {}
     prompts: dict[int, list[int]] = {}
@@ -156,7 +158,7 @@ def prompt_ids(engine: Engine, messages: Sequence[Message]) -> list[int]:
 
 
 def _generated(
-    engine: Engine, prompts: dict[int, list[int]], lengths: dict[int, int], *, guard: Guard | None
+    engine: Engine, prompts: dict[int, list[int]], lengths: dict[int, int], *, guard: ContentFilter | None
 ) -> dict[int, ModelReply]:
     if not prompts:
         return {}

@@ -16,7 +16,7 @@ from vita.data.records import Message
 from vita.data.world import World, WorldSettings
 from vita.data.world.harm import Split
 from vita.evals import world_knowledge
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.redteam import attack, datasets
 from vita.redteam.findings import track
 from vita.redteam.probe import ProbeInputs, ProbeItem, embedded_goals
@@ -66,7 +66,7 @@ class Config(Settings):
     """Files of further prompts by format: {advbench: path, xstest: path, dan: path, crows_pairs: path, ...}."""
     embedded: bool = True
     """Use the embedded harmful requests; otherwise only those of `files`."""
-    guard: Guard | None = None
+    guard: ContentFilter | None = None
     """Content filter of prompts and answers, as in the release."""
     system_prompt: str = ""
     """System message of every attempt."""

@@ -15,7 +15,7 @@ from pydantic import Field
 from vita.data.records import Message
 from vita.data.tokens.generation_settings import sampling_defaults
 from vita.gates import clearance
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.sampling import Sampling
 from vita.server.release import create_release
 from vita.spine.config import Settings
@@ -40,7 +40,7 @@ class Config(Settings):
     """Name of the model in requests; `name:version` is exactly this release."""
     version: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Version, which always names the same weights; by default the beginning of their digest."""
-    guard: Guard | None = None
+    guard: ContentFilter | None = None
     """Content filter of prompts and answers."""
     max_queue_size: int = Field(64, ge=1)
     """Maximum number of requests that wait in a replica; more are refused with 429."""

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from tests.server.serving import DIGEST, serving, tiny_app, tiny_engine
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.sampling import Sampling
 from vita.infer.scheduler import Scheduler
 from vita.server.replica.replica_auth import SECRET_HEADER
@@ -438,7 +438,7 @@ def test_a_fault_is_a_500_for_its_request_alone(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_guarded_replica_refuses_questions_and_answers() -> None:
-    guard = Guard(words=("poison",), output_words=("AAAA",), refusal="No.")
+    guard = ContentFilter(words=("poison",), output_words=("AAAA",), refusal="No.")
     with serving(tiny_app(guard=guard)) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="-") as client:
         asked: Any = [{"role": "user", "content": "a poison"}]
         refused = client.chat.completions.create(model="cat", messages=asked, max_tokens=5)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.detokenizer import TextStream
 from vita.infer.request import TokenEvent, TokenScore
 from vita.server.replica.responses import HOLD, ChoiceDelta, ResponseChoice
@@ -16,7 +16,7 @@ LONG = "a cat sat on the mat and looked out of the window, and then it said "
 
 
 def told(
-    answer: str, *, guard: Guard | None, stop: tuple[str, ...] = ()
+    answer: str, *, guard: ContentFilter | None, stop: tuple[str, ...] = ()
 ) -> Iterator[tuple[ResponseChoice, ChoiceDelta]]:
     """What goes out of an answer whose tokens are bytes, as it grows."""
     choice, stream = ResponseChoice(0, byte_tokenizer(), guard), TextStream(stop)
@@ -35,7 +35,7 @@ def told(
 @pytest.mark.parametrize("answer", [LONG * 6, "Käse ☃ 🐈 " * 40])
 def test_the_tokens_told_never_run_ahead_of_the_text(answer: str, stop: tuple[str, ...]) -> None:
     text, tokens = "", b""
-    for choice, fresh in told(answer, guard=Guard(output_words=("poison",)), stop=stop):
+    for choice, fresh in told(answer, guard=ContentFilter(output_words=("poison",)), stop=stop):
         text += fresh.text
         tokens += bytes(score.id for score in fresh.scores)
         if not choice.finish:
@@ -45,7 +45,7 @@ def test_the_tokens_told_never_run_ahead_of_the_text(answer: str, stop: tuple[st
 
 
 def test_what_a_guard_refuses_was_told_neither_as_text_nor_as_tokens() -> None:
-    parts = [fresh for _, fresh in told(LONG * 3 + "poison " + LONG, guard=Guard(output_words=("poison",)))]
+    parts = [fresh for _, fresh in told(LONG * 3 + "poison " + LONG, guard=ContentFilter(output_words=("poison",)))]
     tokens = bytes(score.id for fresh in parts for score in fresh.scores).decode()
     assert parts[-1].finish == "content_filter"
     assert len(tokens) <= len(LONG) * 3 + len("poison ") + 32 - HOLD and "poison" not in tokens

@@ -37,7 +37,7 @@ def open_app(
 
     `model` is the digest under which the service cleared the model; by default it is computed from the files.
     """
-    from vita.infer.content_filter import Guard
+    from vita.infer.content_filter import ContentFilter
     from vita.infer.engine import Engine
     from vita.infer.scheduler import Scheduler
     from vita.server.replica.app import create_app
@@ -62,7 +62,7 @@ def open_app(
         digest=identity,
         created=int(release.created or (folder / "release.json").stat().st_mtime),
         sampling=content.get("sampling") or {},
-        guard=build(Guard, content["guard"], where="release.guard") if content.get("guard") else None,
+        guard=build(ContentFilter, content["guard"], where="release.guard") if content.get("guard") else None,
         warnings=_warnings(engine, scheduler, folder=folder / MODEL),
     )
     try:

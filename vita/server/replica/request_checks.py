@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from vita.data.records import Message
 from vita.data.tokens.chat_template import encode_prompt
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, recent_turns
 from vita.infer.request import QueueFull, SchedulerClosed
 from vita.infer.scheduler import Scheduler
@@ -42,7 +42,7 @@ class ServedModel:
     """Time of the release, in seconds since 1970."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Defaults for `temperature`, `top_p`, `top_k`, `max_tokens` and `stop`."""
-    guard: Guard | None = None
+    guard: ContentFilter | None = None
     """Refuses prompts and completions."""
     warnings: Sequence[str] = ()
     """Warnings for the operator, found when the replica started."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.infer.content_filter import Guard
+from vita.infer.content_filter import ContentFilter
 from vita.infer.request import PromptEvent, TokenEvent, TokenScore
 
 HOLD = 80
@@ -37,7 +37,7 @@ class ResponseChoice:
 
     index: int
     tokenizer: Tokenizer
-    guard: Guard | None = None
+    guard: ContentFilter | None = None
     text: str = ""
     """The whole text so far, sent or not."""
     scores: list[TokenScore] = field(default_factory=list)
