@@ -115,7 +115,7 @@ def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
         (["live", "cat", "--until", "sfd"], 2, "did you mean `sft`?"),
         (["chat", "nothing/there"], 4, "is not a name, digest or folder"),
         (["curate", "nowhere.txt"], 3, "nowhere.txt: no such file"),
-        (["design", "--depth", "2", "--params", "1M"], 2, "give one of parameters, depth and budget"),
+        (["design", "--depth", "2", "--params", "1M"], 2, "set one of parameters, depth and budget"),
         (["design", "--budget", "soon"], 2, "budget"),
         (["generate", "x", "hello"], 4, "is not a name"),
         (
