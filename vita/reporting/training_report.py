@@ -29,10 +29,13 @@ class MetricChart:
     caption: str
 
 
+def loss_chart(unit: str) -> MetricChart:
+    """Return the chart of training and held-out loss."""
+    return MetricChart("loss", {"training": "loss", "held out": "heldout_loss"}, unit, "Training and held-out loss.")
+
+
 LOSS_CHARTS = (
-    MetricChart(
-        "loss", {"training": "loss", "held out": "heldout_loss"}, "nats per token", "Training and held-out loss."
-    ),
+    loss_chart("nats per token"),
     MetricChart("bits_per_byte", {"held out": "heldout_bits_per_byte"}, "bits per byte", "Held-out bits per byte."),
     MetricChart("accuracy", {"held out": "heldout_accuracy"}, "accuracy", "Held-out accuracy of the next token."),
 )

@@ -36,7 +36,7 @@ from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import Groups, ReportContent
 from vita.reporting.page import Section
-from vita.reporting.training_report import MetricChart, last_value, mean_of_last
+from vita.reporting.training_report import MetricChart, last_value, loss_chart, mean_of_last
 from vita.rl.preference_eval import PairValues, compare, figures_section
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
@@ -401,9 +401,7 @@ def _write(
 
 
 CHARTS = (
-    MetricChart(
-        "loss", {"training": "loss", "held out": "heldout_loss"}, "weighted sum", "The weighted sum of the losses."
-    ),
+    loss_chart("weighted sum of the losses"),
     MetricChart(
         "rewards",
         {"chosen": "rewards/chosen", "rejected": "rewards/rejected"},

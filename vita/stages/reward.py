@@ -22,7 +22,7 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent
-from vita.reporting.training_report import MetricChart, mean_of_last
+from vita.reporting.training_report import MetricChart, loss_chart, mean_of_last
 from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, score_figures
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
@@ -260,9 +260,7 @@ def _write(
 
 
 CHARTS = (
-    MetricChart(
-        "loss", {"training": "loss", "held out": "heldout_loss"}, "nats per pair", "Training and held-out loss."
-    ),
+    loss_chart("nats per pair"),
     MetricChart(
         "accuracy",
         {"training": "accuracy", "held out": "heldout_accuracy"},
