@@ -58,7 +58,7 @@ def test_what_cannot_be_read_any_more_is_said(tmp_path):
     assert [one.rpartition(": ")[2] for one in seen.unread] == [
         "no such file, and no file matches it as a glob",
         "it has changed since",
-        "nobody wrote down where it lay",
+        "its path was not recorded",
         "a data set of the hub is not looked through",
     ]
 

@@ -28,7 +28,7 @@ class DialogueUse(NamedTuple):
 
 
 def dialogue_use(run: Run, dialogue: Dialogue, *, repeat: float, store: Store, ledger: Ledger) -> DialogueUse | None:
-    """Return the use of a dialogue in an `sft` run; None if all of it was used, or if that is no longer known."""
+    """Return the use of a dialogue in an `sft` run; None if all of it was used, or if its use is unknown."""
     from vita.infer.pretrained import PretrainedText
 
     try:

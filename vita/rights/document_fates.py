@@ -26,11 +26,11 @@ class DocumentMatch:
 
     source: str
     id: str
-    """The id under which its text stands in the corpus."""
+    """The id of its text in the corpus."""
     use: Use
     explanation: str
     content: str | None = None
-    """The hash of its text, where the text is in the corpus."""
+    """The hash of its text, if the text is in the corpus."""
     sibling: bool = False
     """The document is another text of the same source with the same id, and was renamed."""
 
@@ -60,7 +60,7 @@ def document_matches(folder: Path, document: str, *, source: str | None = None) 
 
 
 def copies(folder: Path, contents: set[str]) -> list[DocumentMatch]:
-    """Return the use of every document with one of these contents, whatever its id is."""
+    """Return the use of every document with one of these contents and any id."""
     fates_by_document: dict[tuple[str, str], DocumentMatch] = {}
     for part in PARTS:
         for row in _documents(folder, part):

@@ -1,8 +1,8 @@
 """The trace of a document through all corpora and models, and its erasure with the artifacts to rebuild.
 
-seen = who_saw("wiki/Cat", store, ledger)
-seen.holders, seen.weights      # each with what became of the document: trained on, held out, dropped as a copy of ...
-erase(seen, ledger, who="Ada", reason="asked by its author")    # later runs leave it out, and copies of it, too
+trace = trace_document("wiki/Cat", store, ledger)
+trace.holders, trace.weights      # each with the use of the document: trained on, held out, dropped as a copy of ...
+erase(trace, ledger, who="Ada", reason="request of the author")    # later runs exclude it and its copies
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STRONGEST: tuple[str, ...] = ("trained on", "not reached", "held out", "not use
 
 @dataclass(frozen=True)
 class AffectedArtifact:
-    """An artifact that holds the document, or was made from one that does."""
+    """An artifact that contains the document, or was built from one that does."""
 
     digest: str
     kind: str
@@ -59,17 +59,17 @@ class DocumentTrace:
     document: str
     holders: tuple[AffectedArtifact, ...]
     weights: tuple[AffectedArtifact, ...] = field(default_factory=tuple)
-    """Models, releases and archives that were made from it."""
+    """Models, releases and archives that were built from it."""
     unread: tuple[str, ...] = ()
-    """Sources of single runs that could not be looked through any more, each with the reason."""
+    """Sources of runs that cannot be searched any more, each with the reason."""
     source: str | None = None
-    """The source that was asked for."""
+    """The requested source, if any."""
     contents: dict[str, frozenset[str]] = field(default_factory=dict)
-    """Source -> hashes of the contents that the id has in it."""
+    """Source -> hashes of the contents with this id."""
     siblings: bool = False
     """Other texts of a source have the same id."""
     unaffected: tuple[str, ...] = ()
-    """Keys of runs that were looked through and do not hold it."""
+    """Keys of runs that were searched and do not contain it."""
 
     @property
     def to_retire(self) -> list[AffectedArtifact]:
@@ -87,16 +87,16 @@ class DocumentTrace:
 
 
 def trace_document(document: str, store: Store, ledger: Ledger, *, source: str | None = None) -> DocumentTrace:
-    """Look through every corpus, token set and feedback of the store, then follow what came of them.
+    """Search every corpus, token set and feedback of the store, and follow the artifacts that were built from them.
 
-    `source` restricts the search to documents of that source, where several have documents with this id. What a stage
-    read from `sources` of its own is in no artifact: those sources are looked through where they lie.
+    `source` restricts the search to documents of that source, if several sources have documents with this id. Sources
+    in the settings of a stage are in no artifact: they are searched at their present paths.
     """
     return _Search(document, source, store, ledger).run()
 
 
 def erase(trace: DocumentTrace, ledger: Ledger, *, who: str, reason: str = "") -> int:
-    """Write the erasure into the ledger, so that every later run leaves the document and its copies out."""
+    """Record the erasure in the ledger, so that every later run excludes the document and its copies."""
     if len(trace.contents) > 1 and len(set(trace.contents.values())) > 1:
         names = ", ".join(sorted(trace.contents))
         raise DataError(
@@ -217,7 +217,7 @@ class _Search:
                 self._follow(hit.run.artifact, use, through, set(), detail=detail)
 
     def _follow(self, begin: str, use: str, through: str, ids: set[tuple[str, str]], *, detail: str = "") -> None:
-        """Follow what was made from an artifact; on the way a training run may have ended before the document."""
+        """Follow the artifacts that were built from an artifact; a training run may have ended before the document."""
         queue, visited = [(begin, use)], {begin}
         for digest, reached in queue:
             for run in self._ledger.users(digest):

@@ -1,4 +1,4 @@
-"""The settings of a run as they can be used again: runs keep what their input files held, the event log where they lay.
+"""The settings of a run for another use: runs record the digests of input files, the event log records their paths.
 
 settings = recorded_settings(run, ledger)        # for `build(stage.config, settings, where=...)`
 """
@@ -32,7 +32,7 @@ def _with_locations(value: Any, where: str, run: Run, ledger: Ledger) -> Any:
         content = str(value["content"])
         path = location_of(content, run, ledger)
         if path is None:
-            raise DataError(where, f"nobody wrote down where the file lay that held {content[:12]}")
+            raise DataError(where, f"the path of the file with the content {content[:12]} was not recorded")
         if content_digest(path, ledger, where=where) != content:
             raise DataError(where, f"{path} has changed since")
         return path

@@ -1,11 +1,11 @@
-"""Documents that a stage read by itself, from the `sources` in its settings, and that so lie in no artifact.
+"""Search in the sources that stages read directly, from `sources` in their settings, and that are in no artifact.
 
-    found = look("chats.jsonl:3", ledger)
-    found.hits        # runs with the source that holds it, and whether the run held it out
-    found.unread      # sources that could not be looked through any more, each with the reason
+    result = search_sources("chats.jsonl:3", ledger)
+    result.hits        # runs with the source that contains the document, and True if the run held it out
+    result.unread      # sources that cannot be searched any more, each with the reason
 
-Runs are known by what their files held; where these lay is told by the event log. A file that has changed since is
-looked through, too: found there it is found, and not found it is unread.
+Runs record the digests of their files, and the event log records the paths. A file that has changed is searched too: a
+match counts, and without a match the source is unread.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from vita.spine.store import canonical_json
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """A record as a stage reads it: its ids, its source, a hash of its content and the text that draws its lot."""
+    """A record as a stage reads it: its ids, its source, a hash of its content, and the text of its held-out hash."""
 
     ids: tuple[str, ...]
     source: str
     content: str
     lot: str
     dialogue: Dialogue | None = None
-    """The dialogue itself, for stages whose chat template and length decide what of it is used."""
+    """The dialogue, for stages whose chat template and length determine which part is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceHit:
-    """A run that read the document from a source of its own."""
+    """A run that read the document from a source in its settings."""
 
     run: Run
     label: str
     """The name of the source."""
     source: str
-    """The source that the record names."""
+    """The source named by the record."""
     content: str
     held_out: bool
     """The run held the record out for evaluation."""
@@ -70,15 +70,15 @@ class SourceSearchResult:
     hits: list[SourceHit] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     clear: list[Run] = field(default_factory=list)
-    """Runs all of whose sources were looked through and do not hold the document."""
+    """Runs whose sources were all searched and do not contain the document."""
 
 
 def search_sources(
     document: str, ledger: Ledger, *, source: str | None = None, contents: frozenset[str] = frozenset()
 ) -> SourceSearchResult:
-    """Look through what every run that is done read by itself; what several runs read is read once.
+    """Search the sources of every finished run; a source of several runs is read once.
 
-    A record is found by its id (of `source` alone, where it is given) or by one of the `contents`.
+    A record matches by its id (only of `source`, if given) or by one of the `contents`.
     """
     result, known = SourceSearchResult(), {}
     erasures = {erasure.id: erasure for erasure in all_erasures(ledger)}
@@ -116,7 +116,7 @@ class _DocumentQuery:
 
 
 def _covers(erasure: Erasure, record: SourceRecord) -> bool:
-    """Return True if a run that honoured the erasure left this record out."""
+    """Return True if a run with this erasure excluded the record."""
     by_id = erasure.by_id and erasure.document in record.ids and erasure.source in (None, record.source)
     return by_id or record.content in erasure.contents
 
@@ -143,7 +143,7 @@ def _search(
         if settings.get("huggingface"):
             return label, [], "a data set of the hub is not looked through"
         if content and location is None:
-            return f"what began {content[:12]}", [], "nobody wrote down where it lay"
+            return f"the content {content[:12]}", [], "its path was not recorded"
         values = {**settings, "path": location, "on_bad_row": "drop", "repeat": 1.0}
         source = build(Source, values, where=f"{run.life}/{run.step}.sources")
         records = [record for record in read(source) if query.fits(record)]
