@@ -295,6 +295,7 @@ def test_a_prompt_asked_several_times_is_read_once_and_answered_as_alone(
     prompts = [first, second, first, first, second]
     settings = Sampling(max_tokens=12).varied(len(prompts))
     alone = [engine.generate([prompt], one)[0] for prompt, one in zip(prompts, settings, strict=True)]
+    engine.generate(prompts, settings)  # measures the width, which would be recorded below
     read: list[list[int]] = []
     hidden = engine.model.hidden
     monkeypatch.setattr(

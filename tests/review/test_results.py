@@ -138,7 +138,7 @@ def test_a_model_that_always_says_a_makes_ties(tmp_path: Path) -> None:
     engine = Engine(tiny_model(context=256), byte_tokenizer(), template=ChatTemplate.default())
     one = ReviewItem("1", (Message("user", "Q"),), (ReviewAnswer("a", "good"), ReviewAnswer("b", "bad")))
     assert ModelJudge(engine)(one) in ("a", "b", "tie")
-    engine.score = lambda pairs: [TextScore((-0.1,), True), Score((-3.0,), False)]  # type: ignore[method-assign]
+    engine.score = lambda pairs: [TextScore((-0.1,), True), TextScore((-3.0,), False)]  # type: ignore[method-assign]
     assert ModelJudge(engine)(one) == "tie"
 
 
