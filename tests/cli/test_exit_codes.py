@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vita.cli import main
+from vita.cli.app import EXIT_CODES as HELP_CODES
 from vita.cli.monitor import FIRING
 from vita.gates.policy import EXIT_CODES, WAITING_FOR_APPROVAL
 from vita.spine import errors
@@ -38,6 +39,11 @@ def test_the_help_of_vita_lists_every_exit_code(capsys: pytest.CaptureFixture[st
     rows = re.findall(r"^ +(\d+)(?:-(\d+))?  \S", capsys.readouterr().out.partition("Exit codes:")[2], re.MULTILINE)
     listed = {code for low, high in rows for code in range(int(low), int(high or low) + 1)}
     assert listed == {0, *_error_codes(), *range(10, 15), FIRING, 70, 130}
+
+
+def test_the_documentation_and_the_help_state_the_same_meaning_of_each_exit_code() -> None:
+    rows = re.findall(r"^\| (\d+(?: to \d+)?) \| ([^|]+) \|", (DOCS / "trouble.md").read_text(), re.MULTILINE)
+    assert {code.replace(" to ", "-"): meaning for code, meaning in rows} == HELP_CODES
 
 
 def test_errors_verdicts_and_alerts_have_separate_ranges() -> None:

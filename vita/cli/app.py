@@ -14,18 +14,18 @@ from vita.cli.workspace import Workspace
 from vita.spine.console import open_console
 
 EXIT_CODES = {
-    "0": "success; a gate that passes",
-    "1": "an error without a code of its own",
-    "2": "a wrong option, setting or plan",
-    "3": "data that cannot be used",
-    "4": "the store: a missing or corrupt artifact, a full disk",
+    "0": "success, or a gate passed",
+    "1": "other error",
+    "2": "invalid option, setting or plan",
+    "3": "invalid data",
+    "4": "store error: missing or corrupt artifact, or full disk",
     "5": "the ledger cannot be read or written",
-    "6": "a model that is incomplete or does not fit",
-    "7": "training cannot continue, or learned nothing",
+    "6": "the model is incomplete or incompatible",
+    "7": "training failed or did not improve the model",
     "8": "an optional library is missing",
-    "9": "a gate refuses the command",
-    "10-14": "gate: 10 fail, 11 could not run, 12 unsure, 13 approvals missing, 14 reserved",
-    "20": "alert of `vita monitor` or `vita retest`",
+    "9": "a gate rejected the command",
+    "10-14": "gate: 10 failed, 11 could not run, 12 unsure, 13 approvals missing, 14 reserved",
+    "20": "alert from `vita monitor` or `vita retest`",
     "70": "internal error, with a log file",
     "130": "stopped by Ctrl-C or SIGTERM",
 }
