@@ -187,14 +187,14 @@ def run_of(losses: list[float], **ends: tuple[float, float]) -> TrainResult:
     [(0, 13, False), (1, 5, False), (10, 13, True), (1, 1, True), (10, 100, False), (11, 100, True)],
 )
 def test_more_than_a_tenth_of_skipped_steps_is_refused(skipped: int, steps: int, refused: bool) -> None:
-    reason = {"left_out": "a loss of nan"}
+    reason = {"skip_reason": "loss nan"}
     curve = [row(n, 1.0, **(reason if n < skipped else {})) for n in range(steps)]
     curve = [{**one, "step": one["step"] + 1} for one in curve]
     assert bool(step_problems(curve)) == refused
 
 
 def test_batches_without_targets_do_not_count_as_skipped() -> None:
-    assert not step_problems([row(n, 0.0, left_out="no targets") for n in range(1, 10)])
+    assert not step_problems([row(n, 0.0, skip_reason="no targets") for n in range(1, 10)])
 
 
 def test_losses_that_end_as_nan_are_refused() -> None:

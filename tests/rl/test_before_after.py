@@ -65,7 +65,7 @@ def has_x(prompts: Any, answers: Sequence[Completion]) -> list[bool | None]:
 )
 def test_a_model_does_not_differ_from_itself(sampling: Sampling, samples: int) -> None:
     found = compare_models(
-        engine(), engine(), PROMPTS, score=length, right=has_x, samples=samples, sampling=sampling, seed=1
+        engine(), engine(), PROMPTS, score=length, correctness=has_x, samples=samples, sampling=sampling, seed=1
     )
     assert (
         found.figures["reward/change"].value == found.figures["kl"].value == found.figures["accuracy/change"].value == 0
@@ -89,7 +89,7 @@ def test_another_model_differs_and_the_same_seed_finds_the_same() -> None:
 
 def test_every_figure_is_as_worked_by_hand() -> None:
     before, after = fake(["x", "xx", "yy", "y"], [-1, -2, -3, -4]), fake(["xxx", "xx", "y", "xy"], [-1, -1, -1, -1.5])
-    found = compare_models(before, after, PROMPTS, score=length, right=has_x, sampling=PURE, seed=0)
+    found = compare_models(before, after, PROMPTS, score=length, correctness=has_x, sampling=PURE, seed=0)
     values = {name: round(one.value, 9) for name, one in found.figures.items()}
     assert values == {
         "reward/before": 1.5,
@@ -124,13 +124,13 @@ def test_the_same_chance_is_given_to_both_and_kl_is_taken_on_unfiltered_samples(
 
 def test_certain_shares_are_never_quite_certain_and_a_gain_covers_its_spread() -> None:
     found = compare_models(
-        fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0
+        fake(["x"] * 4), fake(["x"] * 4), PROMPTS, score=length, correctness=has_x, sampling=GREEDY, seed=0
     )
     right = found.figures["accuracy/after"]
     assert right.value == 1 and right.low < 0.6
     assert found.figures["accuracy/change"].low < 0 < found.figures["accuracy/change"].high
     several = compare_models(
-        fake(["x"] * 8), fake(["x"] * 8), PROMPTS, score=length, right=has_x, samples=2, sampling=PURE, seed=0
+        fake(["x"] * 8), fake(["x"] * 8), PROMPTS, score=length, correctness=has_x, samples=2, sampling=PURE, seed=0
     )
     assert several.figures["accuracy/after"].low == pytest.approx(right.low)
     assert several.figures["accuracy/change"].high == pytest.approx(1 - right.low)
@@ -159,7 +159,7 @@ def test_what_has_no_score_is_left_out_of_both_sides() -> None:
 
 def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
     found = compare_models(
-        fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, right=has_x, sampling=GREEDY, seed=0
+        fake(["x"] * 4), fake(["xx"] * 4), PROMPTS, score=length, correctness=has_x, sampling=GREEDY, seed=0
     )
     write_report(ReportContent.of("dpo", found.groups(), baseline="1" * 64), tmp_path)
     found.write_items(tmp_path)

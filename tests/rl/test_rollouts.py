@@ -42,7 +42,7 @@ class Fake:
 
 def answers() -> SampledAnswers:
     engine: Any = Fake()
-    return sample_answers(engine, PROMPTS, max_tokens=3, chance=Random(0))
+    return sample_answers(engine, PROMPTS, max_tokens=3, rng=Random(0))
 
 
 def rewards(*names: str) -> Rewards:

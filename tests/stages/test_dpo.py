@@ -136,7 +136,7 @@ def test_kto_learns_from_verdicts(tmp_path: Path) -> None:
     model, source = chatting(tmp_path / "model"), written(tmp_path, verdicts())
     draft = run(model, tmp_path / "scratch", source, steps=12, losses={"kto": 1.0, "sft": 0.5})
     first, last = curve(draft)[1], curve(draft)[-1]
-    assert first["loss/kto"] == pytest.approx(0.5, abs=1e-4) and first["drift"] == pytest.approx(0, abs=1e-4)
+    assert first["loss/kto"] == pytest.approx(0.5, abs=1e-4) and first["kl_reference"] == pytest.approx(0, abs=1e-4)
     assert last["rewards/chosen"] > last["rewards/rejected"]
     cut = run(model, tmp_path / "cut", source, steps=2, losses={"kto": 1.0, "sft": 0.5}, micro_batch_tokens=100)
     assert curve(cut)[2]["loss"] == pytest.approx(curve(draft)[2]["loss"], rel=0.05)

@@ -1,4 +1,4 @@
-"""The loss against PyTorch's and against numbers worked by hand, and the laws that make pieces add up to the whole."""
+"""The loss against PyTorch's and against numbers worked by hand, and the laws that make chunks add up to the whole."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vita.data.tokens.chat_template import EncodedDialogue
 from vita.data.tokens.packing import PackedDataset
 from vita.testing import tiny_model
-from vita.train import pieces
+from vita.train import microbatches
 from vita.train.losses import language_modelling, next_token
 
 
@@ -37,13 +37,13 @@ def test_two_tokens_worked_by_hand():
     assert next_token(hidden, head, torch.tensor([[0]])).loss.item() == pytest.approx(math.log(1 + math.exp(-1)))
     found = next_token(hidden, head, torch.tensor([[1]]))
     assert found.loss.item() == pytest.approx(math.log(1 + math.e))
-    assert (found.hits.item(), found.targets.item()) == (0.0, 1.0)
+    assert (found.correct.item(), found.targets.item()) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("z_loss", [0.0, 0.3])
 @pytest.mark.parametrize("bytes_at_once", [2**26, 11 * 8 * 4])
 def test_loss_and_gradients_are_those_of_the_plain_formula_in_any_chunks(monkeypatch, z_loss, bytes_at_once):
-    monkeypatch.setattr(pieces, "LOGIT_BYTES", bytes_at_once)
+    monkeypatch.setattr(microbatches, "LOGIT_BYTES", bytes_at_once)
     hidden, head, targets, mask = case()
     found = next_token(hidden, head, targets, mask, z_loss=z_loss)
     wanted = plain(hidden, head, targets, mask, z_loss=z_loss)
@@ -57,7 +57,7 @@ def test_loss_and_gradients_are_those_of_the_plain_formula_in_any_chunks(monkeyp
 def test_hits_count_the_targets_that_were_likeliest():
     hidden, head, targets, mask = case()
     best = (hidden @ head.mT).argmax(-1)
-    assert next_token(hidden, head, targets, mask).hits.item() == ((best == targets) & mask).sum().item()
+    assert next_token(hidden, head, targets, mask).correct.item() == ((best == targets) & mask).sum().item()
 
 
 def test_in_bfloat16_loss_and_gradient_stay_close():

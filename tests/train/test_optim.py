@@ -7,7 +7,7 @@ import torch
 
 from vita.spine.errors import StoreError
 from vita.testing import tiny_model
-from vita.train.optim import RULES, Optimizer, OptimizerConfig, orthogonal, part_of
+from vita.train.optim import RULES, Optimizer, OptimizerConfig, orthogonal, parameter_role
 
 
 def named(*shapes: tuple[int, ...], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ def test_each_part_of_a_model_has_its_own_rate():
     model = tiny_model(tied=False)
     parameters = dict(model.named_parameters())
     groups = Optimizer(parameters, OptimizerConfig(head_rate=0.5)).groups
-    assert {part_of(name, parameter) for name, parameter in parameters.items()} == set(groups)
+    assert {parameter_role(name, parameter) for name, parameter in parameters.items()} == set(groups)
     assert groups["head"].names == ["lm_head.weight"] and groups["head"].rate == 0.5
     assert groups["embedding"].names == ["model.embed_tokens.weight"]
     assert all(parameters[name].ndim == 1 for name in groups["scalars"].names)

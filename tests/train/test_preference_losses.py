@@ -52,17 +52,17 @@ KNOBS = LossConfig(beta=0.5, label_smoothing=0.1, simpo_gamma=0.25)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pair_worked_by_hand(name: str) -> None:
-    assert PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, KNOBS)[0].item() == pytest.approx(BY_HAND[name], rel=1e-7)
+    assert PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, KNOBS)[0].item() == pytest.approx(BY_HAND[name], rel=1e-7)
 
 
 def test_different_names_give_different_numbers() -> None:
-    found = {name: tuple(PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, KNOBS).tolist()) for name in NAMES}
+    found = {name: tuple(PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, KNOBS).tolist()) for name in NAMES}
     assert len(set(found.values())) == len(NAMES) == len(BY_HAND)
 
 
 def test_the_first_step_of_a_loss_beside_a_reference_is_known() -> None:
     plain, wrong = LossConfig(beta=0.3), LossConfig(beta=0.3, label_smoothing=0.2)
-    begins = {name: PREFERENCE_LOSSES[name].at_start(plain) for name in NAMES if PREFERENCE_LOSSES[name].reference}
+    begins = {name: PREFERENCE_LOSSES[name].initial_loss(plain) for name in NAMES if PREFERENCE_LOSSES[name].reference}
     assert begins == pytest.approx(
         {
             **dict.fromkeys(["sigmoid", "sigmoid_norm", "cdpo", "robust"], math.log(2)),
@@ -72,27 +72,27 @@ def test_the_first_step_of_a_loss_beside_a_reference_is_known() -> None:
             "nca_pair": 2 * math.log(2),
         }
     )
-    assert PREFERENCE_LOSSES["robust"].at_start(wrong) == pytest.approx(math.log(2))
+    assert PREFERENCE_LOSSES["robust"].initial_loss(wrong) == pytest.approx(math.log(2))
 
 
 def test_the_sft_term_is_a_mean_over_the_tokens_of_the_step_however_it_is_cut() -> None:
-    whole = PREFERENCE_LOSSES["sft"].of(CHOSEN, REJECTED, KNOBS).mean()
+    whole = PREFERENCE_LOSSES["sft"].function(CHOSEN, REJECTED, KNOBS).mean()
     assert whole.item() == pytest.approx(14 / 6)
     mean = torch.full((1,), 3.0, dtype=torch.float64)
     policy, reference, tokens = CHOSEN[:3]
     parts = [slice(0, 1), slice(1, 2)]
     pieces = [AnswerLogprobs(policy[part], reference[part], tokens[part], mean) for part in parts]
-    cut = sum(PREFERENCE_LOSSES["sft"].of(piece, REJECTED, KNOBS).sum().item() for piece in pieces) / 2
+    cut = sum(PREFERENCE_LOSSES["sft"].function(piece, REJECTED, KNOBS).sum().item() for piece in pieces) / 2
     assert cut == pytest.approx(whole.item())
 
 
 def test_smoothing_by_nothing_is_dpo_and_turning_a_pair_round_is_smoothing_by_all() -> None:
-    plain = PREFERENCE_LOSSES["sigmoid"].of(CHOSEN, REJECTED, LossConfig(beta=0.5))
+    plain = PREFERENCE_LOSSES["sigmoid"].function(CHOSEN, REJECTED, LossConfig(beta=0.5))
     for name in ("cdpo", "robust"):
-        torch.testing.assert_close(PREFERENCE_LOSSES[name].of(CHOSEN, REJECTED, LossConfig(beta=0.5)), plain)
-    flipped = PREFERENCE_LOSSES["sigmoid"].of(REJECTED, CHOSEN, LossConfig(beta=0.5))
+        torch.testing.assert_close(PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, LossConfig(beta=0.5)), plain)
+    flipped = PREFERENCE_LOSSES["sigmoid"].function(REJECTED, CHOSEN, LossConfig(beta=0.5))
     mixed = 0.9 * plain + 0.1 * flipped
-    torch.testing.assert_close(PREFERENCE_LOSSES["cdpo"].of(CHOSEN, REJECTED, KNOBS), mixed)
+    torch.testing.assert_close(PREFERENCE_LOSSES["cdpo"].function(CHOSEN, REJECTED, KNOBS), mixed)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sft", "hinge")])
@@ -100,7 +100,7 @@ def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: s
     better, worse = (answers([-6.0], [-6.0], [3.0]) for _ in range(2))
     better.policy.requires_grad_()
     worse.policy.requires_grad_()
-    PREFERENCE_LOSSES[name].of(better, worse, LossConfig(beta=0.5)).sum().backward()
+    PREFERENCE_LOSSES[name].function(better, worse, LossConfig(beta=0.5)).sum().backward()
     assert better.policy.grad is not None and worse.policy.grad is not None
     assert better.policy.grad.item() < 0 < worse.policy.grad.item()
 
@@ -108,7 +108,7 @@ def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: s
 def test_a_certain_answer_keeps_the_odds_finite() -> None:
     sure = answers([0.0], [0.0], [3.0])
     sure.policy.requires_grad_()
-    loss = PREFERENCE_LOSSES["orpo"].of(sure, answers([-3.0], [-3.0], [3.0]), KNOBS)
+    loss = PREFERENCE_LOSSES["orpo"].function(sure, answers([-3.0], [-3.0], [3.0]), KNOBS)
     loss.sum().backward()
     assert loss.isfinite().all() and sure.policy.grad is not None and sure.policy.grad.isfinite().all()
 
@@ -185,7 +185,7 @@ def test_the_dpo_family_equals_trl_s(arrays: dict[str, Tensor], values: dict[str
         name, rest = key.removeprefix("dpo/").rsplit("_b", 1)
         beta, smoothing = map(float, rest.split("_ls"))
         entry = PREFERENCE_LOSSES[TRL_NAMES.get(name, name)]
-        found = entry.of(chosen, rejected, LossConfig(beta=beta, label_smoothing=smoothing)).mean().item()
+        found = entry.function(chosen, rejected, LossConfig(beta=beta, label_smoothing=smoothing)).mean().item()
         assert found == pytest.approx(value["loss"], rel=2e-5, abs=2e-5), key
         rewards = value["metrics"]
         assert (beta * (chosen.log_ratio - rejected.log_ratio)).mean().item() == pytest.approx(
@@ -200,9 +200,9 @@ def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], v
     one = torch.ones(len(arrays["orpo/avg_chosen_logps"]), dtype=torch.float64)
     means = [AnswerLogprobs(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
     found = {
-        "orpo": PREFERENCE_LOSSES["orpo"].of(means[0], means[1], LossConfig(beta=0.1)).mean().item(),
-        "simpo": PREFERENCE_LOSSES["simpo"].of(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0)).mean().item(),
-        "cpo": PREFERENCE_LOSSES["cpo"].of(chosen, rejected, LossConfig(beta=0.1)).mean().item(),
+        "orpo": PREFERENCE_LOSSES["orpo"].function(means[0], means[1], LossConfig(beta=0.1)).mean().item(),
+        "simpo": PREFERENCE_LOSSES["simpo"].function(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0)).mean().item(),
+        "cpo": PREFERENCE_LOSSES["cpo"].function(chosen, rejected, LossConfig(beta=0.1)).mean().item(),
     }
     assert found["orpo"] == pytest.approx(values["orpo"]["odds_ratio_term"], rel=2e-5)
     assert found["simpo"] == pytest.approx(values["simpo"]["loss"], rel=2e-5)
@@ -242,7 +242,7 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
     before = summed(reference, "dpo_inputs").detach().chunk(2)
     tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).float().chunk(2)
     sides = [AnswerLogprobs(*side) for side in zip(now, before, tokens, strict=True)]
-    loss = PREFERENCE_LOSSES["sigmoid"].of(sides[0], sides[1], LossConfig(beta=0.1)).mean()
+    loss = PREFERENCE_LOSSES["sigmoid"].function(sides[0], sides[1], LossConfig(beta=0.1)).mean()
     weight = policy.get_parameter("model.layers.0.self_attn.q_proj.weight")
     (gradient,) = torch.autograd.grad(loss, [weight])
     wanted = arrays["dpo/sigmoid_b0.1_ls0.0/grad_q0"]
@@ -263,5 +263,5 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
 
 def test_logsigmoid_stays_finite_far_out() -> None:
     far = answers([-2000.0], [0.0], [1.0]), answers([0.0], [-2000.0], [1.0])
-    loss = PREFERENCE_LOSSES["sigmoid"].of(*far, LossConfig(beta=1.0))
+    loss = PREFERENCE_LOSSES["sigmoid"].function(*far, LossConfig(beta=1.0))
     assert loss.item() == pytest.approx(4000.0) and logsigmoid(torch.tensor(-4000.0)).isfinite()

@@ -6,14 +6,14 @@ import pytest
 
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
-from vita.train.schedule import COURSES, Schedule, share
+from vita.train.schedule import SCHEDULES, Schedule, lr_multiplier
 
 
-@pytest.mark.parametrize("name", COURSES.names())
+@pytest.mark.parametrize("name", SCHEDULES.names())
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 5), (7, 3), (100, 10)])
 def test_every_course_rises_in_the_warmup_and_never_after(name, steps, warmup):
     schedule = Schedule(steps=steps, name=name, warmup=warmup, final=0.1)
-    shares = [share(schedule, step) for step in range(steps)]
+    shares = [lr_multiplier(schedule, step) for step in range(steps)]
     assert all(0 < value <= 1 for value in shares)
     rising = shares[: min(warmup, steps - 1)]
     assert rising == sorted(rising)
@@ -24,7 +24,7 @@ def test_every_course_rises_in_the_warmup_and_never_after(name, steps, warmup):
 
 def test_courses_worked_by_hand():
     def at(step: int, **changes: object) -> float:
-        return share(Schedule.model_validate({"steps": 10, **changes}), step)
+        return lr_multiplier(Schedule.model_validate({"steps": 10, **changes}), step)
 
     assert [at(step, warmup=4) for step in range(5)] == [0.2, 0.4, 0.6, 0.8, 1.0]
     assert [at(step, decay=0.4) for step in (0, 6, 7, 9)] == pytest.approx([1.0, 1.0, 0.75, 0.25])

@@ -33,8 +33,8 @@ def test_noise_is_never_punished(seed):
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_left_out_and_poisons_nothing(bad):
     guard = StepFilter()
-    assert guard.judge(0, loss=bad, gradient_norm=1.0) == f"a loss of {bad}"
-    assert guard.judge(1, loss=1.0, gradient_norm=bad) == f"a gradient norm of {bad}"
+    assert guard.judge(0, loss=bad, gradient_norm=1.0) == f"loss {bad}"
+    assert guard.judge(1, loss=1.0, gradient_norm=bad) == f"gradient norm {bad}"
     assert healthy(guard, 300) == [None] * 300
     assert guard.judge(301, loss=bad, gradient_norm=1.0)
     assert healthy(guard, 300, seed=1, begun=300) == [None] * 300
@@ -44,8 +44,8 @@ def test_what_is_no_number_is_left_out_and_poisons_nothing(bad):
 def test_a_spike_is_left_out_and_a_good_surprise_is_not():
     guard = StepFilter()
     healthy(guard, 200)
-    assert "a loss of 9 where 3" in (guard.judge(201, loss=9.0, gradient_norm=1.0) or "")
-    assert "gradient norm of 1e+06" in (guard.judge(202, loss=3.0, gradient_norm=1e6) or "")
+    assert "loss 9 is an outlier (recent median 3" in (guard.judge(201, loss=9.0, gradient_norm=1.0) or "")
+    assert "gradient norm 1e+06 is an outlier" in (guard.judge(202, loss=3.0, gradient_norm=1e6) or "")
     assert guard.judge(203, loss=0.5, gradient_norm=1e-6) is None
 
 
@@ -53,7 +53,7 @@ def test_too_many_in_a_row_end_the_run_with_advice():
     guard = StepFilter(patience=3)
     assert guard.judge(0, loss=math.nan, gradient_norm=1.0)
     assert guard.judge(1, loss=math.nan, gradient_norm=1.0)
-    with pytest.raises(TrainingError, match=r"training, step 2: 3 steps in a row .* a loss of nan; lower the learning"):
+    with pytest.raises(TrainingError, match=r"training, step 2: 3 steps in a row .* loss nan; lower the learning"):
         guard.judge(2, loss=math.nan, gradient_norm=1.0)
 
 

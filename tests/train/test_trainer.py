@@ -42,7 +42,7 @@ def test_four_micro_batches_of_one_row_are_one_of_four():
     assert one.loss == pytest.approx(other.loss, rel=1e-6)
     assert one.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-5)
     assert one.figures == pytest.approx(other.figures)
-    for (name, mine), theirs in zip(whole.named.items(), pieces.named.values(), strict=True):
+    for (name, mine), theirs in zip(whole.master_params.items(), pieces.master_params.values(), strict=True):
         assert mine.grad is not None and theirs.grad is not None
         torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
     for name, mine in weights(whole).items():
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_the_mean_over_all_targets():
     loss.backward()
     assert outcome.loss == pytest.approx(loss.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(one.named[name].grad, parameter.grad, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(one.master_params[name].grad, parameter.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_in_bfloat16_masters_stay_float32_and_the_loss_close():
@@ -67,9 +67,9 @@ def test_in_bfloat16_masters_stay_float32_and_the_loss_close():
     assert all(one == pytest.approx(other, rel=0.02) for one, other in losses)
     assert all(parameter.dtype == torch.float32 for parameter in quick.model.parameters())
     assert all(tensor.dtype == torch.float32 for tensor in quick.optimizer.state().values())
-    rounded = [copied for _, copied in quick.rounded.values()]
-    assert len(rounded) == 2 * 7 and all(copied.dtype == torch.bfloat16 for copied in rounded)
-    for master, copied in quick.rounded.values():
+    copies = [copied for _, copied in quick.compute_params.values()]
+    assert len(copies) == 2 * 7 and all(copied.dtype == torch.bfloat16 for copied in copies)
+    for master, copied in quick.compute_params.values():
         assert torch.equal(copied, master.bfloat16())
 
 
@@ -77,7 +77,7 @@ def test_what_is_clipped_is_the_length_of_all_gradients_together():
     one = trainer(max_grad_norm=0.01)
     outcome = one.step(work())
     assert outcome.gradient_norm > 0.01
-    gradients = [parameter.grad for parameter in one.named.values() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in one.master_params.values() if parameter.grad is not None]
     assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -95,7 +95,7 @@ def test_a_loss_that_is_no_number_changes_nothing_and_healthy_steps_go_on():
     one.step(given(0, 1.0))
     before, state = weights(one), {name: tensor.clone() for name, tensor in one.optimizer.state().items()}
     outcome = one.step(given(1, float("nan")))
-    assert outcome.skip_reason == "a loss of nan" and one.done == 2 and one.optimizer.steps == 1
+    assert outcome.skip_reason == "loss nan" and one.done == 2 and one.optimizer.steps == 1
     assert all(torch.equal(tensor, weights(one)[name]) for name, tensor in before.items())
     assert all(torch.equal(tensor, one.optimizer.state()[name]) for name, tensor in state.items())
     assert one.step(given(2, 1.0)).skip_reason is None

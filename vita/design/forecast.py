@@ -11,7 +11,7 @@ from typing import Any
 
 from vita.design.scaling_rules import USEFUL_EPOCHS, WIDTH_PER_LAYER, TrainingPlan, shape_of_depth
 from vita.nn.architecture import Architecture
-from vita.train.pieces import logit_memory, rows_at_once
+from vita.train.microbatches import logit_memory, micro_batch_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def prediction(
 
 def _memory(shape: Architecture, plan: TrainingPlan) -> dict[str, int]:
     """Return the memory in bytes by purpose, for the micro-batches and chunks of the trainer."""
-    tokens = plan.context * rows_at_once(plan.rows, tokens_per_row=plan.context)
+    tokens = plan.context * micro_batch_size(plan.rows, tokens_per_row=plan.context)
     return shape.memory(tokens=tokens, logits=logit_memory(tokens, vocabulary=shape.vocabulary))
 
 

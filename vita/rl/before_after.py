@@ -1,13 +1,14 @@
 """Comparison before and after tuning: both models answer the same prompts and are compared in pairs.
 
-    evaluators = Evaluators(rewards, right)
+    evaluators = Evaluators(rewards, correctness)
     result = evaluators.compare(before, after, prompts, sampling=Sampling(temperature=0), seed=0)
 
-    result = compare_models(before, after, prompts, score=score, right=right, sampling=Sampling(temperature=0), seed=0)
+    sampling = Sampling(temperature=0)
+    result = compare_models(before, after, prompts, score=score, correctness=correctness, sampling=sampling, seed=0)
     result.figures["reward/change"]        # 0.61 (0.52 to 0.70), of 100 prompts
 
-A preference score alone would reward pleasing nonsense. Correctness (`right`), the divergence from the initial model
-(`kl`) and the length of answers are reported with it. Intervals are over prompts, because answers to one prompt are not
+A preference score alone would reward pleasing nonsense. `correctness`, the divergence from the initial model (`kl`) and
+the length of answers are reported with it. Intervals are over prompts, because answers to one prompt are not
 independent.
 """
 
@@ -38,7 +39,7 @@ Messages = Sequence[Message]
 Score = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[float | None]]
 """(prompts, answers) -> score of each answer, or None to exclude it. It is called once per model; every prompt occurs
 `samples` times in a row."""
-Right = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[bool | None]]
+Correctness = Callable[[Sequence[Messages], Sequence[Completion]], Sequence[bool | None]]
 """(prompts, answers) -> True for each correct answer; None if correctness is unknown."""
 
 V = TypeVar("V", float, bool)
@@ -52,7 +53,7 @@ class BeforeAfter:
 
     figures: dict[str, Interval]
     """reward/before, reward/after, reward/change, win_rate, accuracy/before, accuracy/after, accuracy/change, kl,
-    length/before, length/after. `win_rate` counts a tie as half; `kl` is in nats a sequence, on the later model's own
+    length/before, length/after. `win_rate` counts a tie as half; `kl` is in nats per sequence, on the later model's own
     samples at temperature 1; lengths are in tokens."""
     items: list[dict[str, Any]]
     """Each pair of answers with its scores."""
@@ -87,7 +88,7 @@ def compare_models(
     prompts: Sequence[Messages],
     *,
     score: Score,
-    right: Right | None = None,
+    correctness: Correctness | None = None,
     samples: int = 1,
     sampling: Sampling,
     seed: int,
@@ -109,8 +110,10 @@ def compare_models(
     repeated_prompts = [prompt for prompt in prompts for _ in range(samples)]
     pairs = _Pairs(samples=samples, seed=seed)
     scores = pairs.evaluate("reward", score, repeated_prompts, earlier, later)
-    rights = pairs.evaluate("correctness", right, repeated_prompts, earlier, later) if right else None
-    drift = _sequence_log_ratios(
+    correct_flags = (
+        pairs.evaluate("correctness", correctness, repeated_prompts, earlier, later) if correctness else None
+    )
+    log_ratios = _sequence_log_ratios(
         before,
         after,
         repeated_ids,
@@ -124,12 +127,12 @@ def compare_models(
         **pairs.means("reward", scores),
         "reward/change": pairs.difference(scores),
         "win_rate": pairs.win_rate(scores),
-        **(pairs.shares("accuracy", rights) if rights else {}),
-        "kl": pairs.mean(pairs.grouped(drift)),
+        **(pairs.shares("accuracy", correct_flags) if correct_flags else {}),
+        "kl": pairs.mean(pairs.grouped(log_ratios)),
         "length/before": pairs.mean(lengths[0]),
         "length/after": pairs.mean(lengths[1]),
     }
-    return BeforeAfter(figures, pairs.items(repeated_prompts, earlier, later, scores, rights, drift))
+    return BeforeAfter(figures, pairs.items(repeated_prompts, earlier, later, scores, correct_flags, log_ratios))
 
 
 Grouped = Sequence[Sequence[Any]]
@@ -214,8 +217,8 @@ class _Pairs:
         earlier: Sequence[Completion],
         later: Sequence[Completion],
         scores: Sequence[Grouped],
-        rights: Sequence[Grouped] | None,
-        drift: Sequence[float],
+        correct_flags: Sequence[Grouped] | None,
+        log_ratios: Sequence[float],
     ) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         for at, prompt in enumerate(prompts):
@@ -225,9 +228,9 @@ class _Pairs:
             for side, when, answer in ((0, "before", earlier[at]), (1, "after", later[at])):
                 row[when] = {"text": answer.text, "tokens": len(answer.ids), "finish": answer.finish}
                 row[when]["reward"] = scores[side][index][sample]
-                if rights:
-                    row[when]["correct"] = rights[side][index][sample]
-            rows.append({**row, "kl": round(drift[at], 6)})
+                if correct_flags:
+                    row[when]["correct"] = correct_flags[side][index][sample]
+            rows.append({**row, "kl": round(log_ratios[at], 6)})
         return rows
 
 
@@ -281,8 +284,8 @@ def _unfiltered_samples(
 
 def _seeded(sampling: Sampling, count: int, *, seed: int) -> list[Sampling]:
     """Return sampling parameters with a seed per answer, the same for both models."""
-    chance = Random(f"shift/{seed}")
-    return [sampling.model_copy(update={"seed": chance.getrandbits(48)}) for _ in range(count)]
+    rng = Random(f"shift/{seed}")
+    return [sampling.model_copy(update={"seed": rng.getrandbits(48)}) for _ in range(count)]
 
 
 _NAMES: Mapping[str, str] = {
@@ -293,7 +296,7 @@ _NAMES: Mapping[str, str] = {
     "accuracy/before": "accuracy before",
     "accuracy/after": "accuracy after",
     "accuracy/change": "change in accuracy",
-    "kl": "KL from the start (nats a sequence)",
+    "kl": "KL from the start (nats per sequence)",
     "length/before": "tokens before",
     "length/after": "tokens after",
 }
@@ -312,11 +315,11 @@ class Evaluators:
     """The rewards that score an answer and, if available, judge its correctness."""
 
     score: Rewards
-    right: Rewards | None = None
+    correctness: Rewards | None = None
 
     def check(self, prompt: Prompt) -> None:
         """Call every reward once, so that an error is raised before the slow part begins."""
-        for rewards in (self.score, self.right):
+        for rewards in (self.score, self.correctness):
             if rewards is not None:
                 compute_rewards(rewards, [prompt], [PROBE_ANSWER], seed="tried")
 
@@ -344,16 +347,18 @@ class Evaluators:
                 for value, completion in zip(values(self.score, answers), answers, strict=True)
             ]
 
-        def right(_: Sequence[Messages], answers: Sequence[Completion]) -> list[bool | None]:
-            assert self.right is not None
-            return [None if value is None else value >= CORRECT_THRESHOLD for value in values(self.right, answers)]
+        def correctness(_: Sequence[Messages], answers: Sequence[Completion]) -> list[bool | None]:
+            assert self.correctness is not None
+            return [
+                None if value is None else value >= CORRECT_THRESHOLD for value in values(self.correctness, answers)
+            ]
 
         return compare_models(
             before,
             after,
             [prompt.messages for prompt in prompts],
             score=score,
-            right=right if self.right else None,
+            correctness=correctness if self.correctness else None,
             samples=samples,
             sampling=sampling,
             seed=seed,
@@ -370,8 +375,8 @@ def compute_rewards(
 ) -> RewardValues:
     """Compute the rewards of answers from the columns of the prompts, the token ids and a random number."""
     names = dict.fromkeys(name for prompt in prompts for name in prompt.columns)
-    chance = Random(f"{seed}/draws")
+    rng = Random(f"{seed}/draws")
     columns: dict[str, list[Any]] = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
     columns["completion_ids"] = [list(answer.ids) for answer in answers]
-    columns["draw"] = [chance.getrandbits(48) for _ in answers]
+    columns["draw"] = [rng.getrandbits(48) for _ in answers]
     return rewards([prompt.messages for prompt in prompts], [answer.text for answer in answers], **columns)

@@ -47,15 +47,15 @@ def compare(
         for values in (before, after)
     )
     log_ratios = [PairValues(b.chosen - a.chosen, b.rejected - a.rejected) for a, b in zip(before, after, strict=True)]
-    over = PromptMeans(prompts or range(len(log_ratios)))
+    by_prompt = PromptMeans(prompts or range(len(log_ratios)))
     return {
-        "accuracy/before": over.share(first),
-        "accuracy/after": over.share(second),
-        "accuracy/change": over.change(first, second),
-        "reward/accuracy": over.share([log_ratio.margin > 0 for log_ratio in log_ratios]),
-        "reward/margin": over.mean([beta * log_ratio.margin for log_ratio in log_ratios]),
-        "log_ratio/chosen": over.mean([log_ratio.chosen for log_ratio in log_ratios]),
-        "log_ratio/rejected": over.mean([log_ratio.rejected for log_ratio in log_ratios]),
+        "accuracy/before": by_prompt.share(first),
+        "accuracy/after": by_prompt.share(second),
+        "accuracy/change": by_prompt.change(first, second),
+        "reward/accuracy": by_prompt.share([log_ratio.margin > 0 for log_ratio in log_ratios]),
+        "reward/margin": by_prompt.mean([beta * log_ratio.margin for log_ratio in log_ratios]),
+        "log_ratio/chosen": by_prompt.mean([log_ratio.chosen for log_ratio in log_ratios]),
+        "log_ratio/rejected": by_prompt.mean([log_ratio.rejected for log_ratio in log_ratios]),
     }
 
 
@@ -69,12 +69,12 @@ def score_figures(
         groups[source] = [index for index, source_name in enumerate(sources) if source_name == source]
     figures: dict[str, dict[str, Interval]] = {}
     for name, indices in groups.items():
-        pairs, over = [scores[index] for index in indices], PromptMeans([prompt_keys[index] for index in indices])
+        pairs, by_prompt = [scores[index] for index in indices], PromptMeans([prompt_keys[index] for index in indices])
         figures[name] = {
-            "accuracy": over.share([pair.margin > 0 for pair in pairs]),
-            "margin": over.mean([pair.margin for pair in pairs]),
-            "reward/chosen": over.mean([pair.chosen for pair in pairs]),
-            "reward/rejected": over.mean([pair.rejected for pair in pairs]),
+            "accuracy": by_prompt.share([pair.margin > 0 for pair in pairs]),
+            "margin": by_prompt.mean([pair.margin for pair in pairs]),
+            "reward/chosen": by_prompt.mean([pair.chosen for pair in pairs]),
+            "reward/rejected": by_prompt.mean([pair.rejected for pair in pairs]),
         }
     return figures
 

@@ -176,24 +176,24 @@ def _number(value: Any, where: str) -> float | None:
 
 
 def _function(choice: RewardChoice, where: str, model: DialogueScorer | None, world: WorldSettings | None) -> Reward:
-    spot = f"{where}: {choice.name}"
+    location = f"{where}: {choice.name}"
     if choice.file is not None:
-        return _in_module(_load_module(Path(choice.file), spot), choice.use, spot)
+        return _in_module(_load_module(Path(choice.file), location), choice.use, location)
     if ":" in choice.use:
         module_name, _, name = choice.use.partition(":")
         try:
-            return _in_module(importlib.import_module(module_name), name, spot)
+            return _in_module(importlib.import_module(module_name), name, location)
         except ImportError as error:
-            raise ConfigError(spot, f"the module `{module_name}` cannot be imported: {error}") from None
+            raise ConfigError(location, f"the module `{module_name}` cannot be imported: {error}") from None
     if choice.use == FROM_MODEL:
         if model is None:
             hint = "set the input `reward`, or use one of " + ", ".join(REWARDS.names())
-            raise ConfigError(spot, "needs a reward model as an input", hint=hint)
+            raise ConfigError(location, "needs a reward model as an input", hint=hint)
         return _by_model(model)
     function = REWARDS[choice.use]
     if "world" in inspect.signature(function).parameters and "world" not in choice.options:
         if world is None:
-            raise ConfigError(spot, "needs the embedded world, and no source is one", hint="set `options: {world}`")
+            raise ConfigError(location, "needs the embedded world, and no source is one", hint="set `options: {world}`")
         return _bind_world(function, world)
     return function
 

@@ -137,16 +137,16 @@ class Rollouts:
 
     def latest_metrics(self, trainer: Trainer) -> Mapping[str, float]:
         """Return the metrics of the latest round at its first step, otherwise nothing."""
-        fresh = self.latest is not None and (trainer.done - 1) % self.config.updates == 0
-        return self.latest.figures if self.latest is not None and fresh else {}
+        is_first_step = self.latest is not None and (trainer.done - 1) % self.config.updates == 0
+        return self.latest.figures if self.latest is not None and is_first_step else {}
 
     # -- a round
 
     def _sample_batch(self, number: int) -> RolloutBatch:
         config = self.config
         prompts = [prompt for prompt in self._select_prompts(number) for _ in range(config.num_generations)]
-        chance = Random(f"{self.seed}/answers/{number}")
-        answers = sample_answers(self.engine, prompts, max_tokens=config.max_tokens, chance=chance)
+        rng = Random(f"{self.seed}/answers/{number}")
+        answers = sample_answers(self.engine, prompts, max_tokens=config.max_tokens, rng=rng)
         rewards = score_answers(self.rewards, answers, penalty=config.truncation_penalty, seed=f"{self.seed}/{number}")
         scores = torch.tensor(
             [math.nan if reward is None else reward for reward in rewards.total], device=answers.ids.device
@@ -247,7 +247,7 @@ class Rollouts:
             raise TrainingError(f"rlhf, round {number + 1}", expected=expected, got=got)
 
 
-HEADLINE = ("reward", "kl", "entropy", "truncated", "length")
+EVAL_METRICS = ("reward", "kl", "entropy", "truncated", "length")
 """The figures reported for held-out prompts; the share of groups without variance comes from the rounds."""
 
 
@@ -265,22 +265,22 @@ class HeldOutPrompts:
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
         """Return the reward, the divergence from the initial model, and the entropy on held-out prompts."""
         seed, rows = f"{self.seed}/look", len(self.prompts)
-        answers = sample_answers(self.engine, self.prompts, max_tokens=self.config.max_tokens, chance=Random(seed))
+        answers = sample_answers(self.engine, self.prompts, max_tokens=self.config.max_tokens, rng=Random(seed))
         rewards = score_answers(self.rewards, answers, penalty=self.config.truncation_penalty, seed=seed)
         models = self.engine.model, self.reference
         now, start = (token_stats_in_chunks(model, answers.ids, answers.mask, rows=rows) for model in models)
         metrics = rollout_metrics(answers, rewards, now, start.logprobs, size=1)
-        return {f"heldout_{name}": metrics[name] for name in HEADLINE if name in metrics}
+        return {f"heldout_{name}": metrics[name] for name in EVAL_METRICS if name in metrics}
 
 
 # -- answers and their rewards
 
 
-def sample_answers(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, chance: Random) -> SampledAnswers:
+def sample_answers(engine: Engine, prompts: Sequence[Prompt], *, max_tokens: int, rng: Random) -> SampledAnswers:
     """Sample an answer to each prompt from the unmodified policy."""
     prompts_ids = [engine.chat_ids(prompt.messages) for prompt in prompts]
     plain = Sampling(max_tokens=max_tokens)
-    settings = [plain.model_copy(update={"seed": chance.getrandbits(48)}) for _ in prompts]
+    settings = [plain.model_copy(update={"seed": rng.getrandbits(48)}) for _ in prompts]
     completions = engine.generate(prompts_ids, settings)
     rows = [[*prompt_row, *completion.ids] for prompt_row, completion in zip(prompts_ids, completions, strict=True)]
     longest = max(map(len, rows))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from vita.infer.sampling import Sampling
 from vita.rl.rewards import RewardChoice
 from vita.spine.config import Settings
 from vita.train.choices import Aggregation, Importance, Method, Scale
-from vita.train.settings import Auto, Count, Rate
+from vita.train.settings import Auto, Count
 
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -32,7 +32,7 @@ class RolloutSettings(Settings):
     minibatches: Count = 1
     """Optimizer steps per pass."""
     max_tokens: Count = 48
-    """Tokens of an answer at most; an answer that has not ended by then earns no reward."""
+    """Tokens of an answer at most; a truncated answer gets no reward."""
     mask_truncated: bool = False
     """Exclude answers that did not end from the loss, instead of giving them no reward."""
     truncation_penalty: NonNegative = 0.0
@@ -50,7 +50,7 @@ class PolicyLossSettings(Settings):
     gradient."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Distance below 1 at which a probability ratio is clipped; without it 0.2."""
-    clip_high: Rate | None = None
+    clip_high: PositiveFloat | None = None
     """Distance above 1 at which a probability ratio is clipped; without it 0.28 for grpo, else 0.2."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound on the loss of a bad answer that became likely, as a multiple of its advantage (dual-clip PPO)."""
@@ -65,15 +65,15 @@ class PolicyLossSettings(Settings):
 class CriticSettings(Settings):
     """The critic, which only ppo has."""
 
-    critic_learning_rate: Rate | Auto = "auto"
+    critic_learning_rate: PositiveFloat | Auto = "auto"
     """Peak learning rate of the critic, an absolute number; auto follows from the width of the model (ppo)."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Discount per token (ppo)."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     """Lambda of generalized advantage estimation: 0 trusts the critic alone, 1 the outcome alone (ppo)."""
-    value_coef: Rate = 0.1
+    value_coef: PositiveFloat = 0.1
     """Weight of the critic's loss (ppo)."""
-    value_clip: Rate | None = 0.2
+    value_clip: PositiveFloat | None = 0.2
     """Largest change of a predicted value within one round (ppo)."""
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
     """First rounds in which only the critic is trained (ppo)."""

@@ -162,7 +162,7 @@ def _read(config: Config, tokenizer: Tokenizer, context: Context) -> Domain:
         held_out=config.eval_fraction,
         sample=config.eval_documents,
         seed=config.seed,
-        tell=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
+        on_progress=lambda count: context.emit("progress", done=count, total=None, unit="documents"),
     )
     train, heldout = domain.train, domain.heldout
     summary = f"{train.documents:,} documents, {train.tokens:,} tokens; {heldout.documents:,} held out"

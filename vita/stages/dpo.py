@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from vita.data.hash_sampling import hash_fraction
 from vita.data.sources.prompts import Prompt, unique_prompts
@@ -46,7 +46,7 @@ from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.stages.training import TrainedModel, TrainingRun, row_length
 from vita.stats.intervals import Interval
-from vita.train.settings import Count, Fraction, PreferenceLossConfig, Rate, TuningSettings, Uncompiled
+from vita.train.settings import Count, Fraction, PreferenceLossConfig, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +77,8 @@ class Config(TuningSettings, PreferenceLossConfig):
     """Losses and their weights. Pairwise losses: sigmoid (DPO), sigmoid_norm, ipo (as in the paper), ipo_norm, hinge,
     robust, cdpo, apo_zero, nca_pair, orpo, simpo, cpo. kto trains on single answers with a label. `sft` is the
     cross-entropy of the chosen answers; 0 leaves it out."""
-    beta: Rate = 0.3
-    epochs: Rate = 3.0
+    beta: PositiveFloat = 0.3
+    epochs: PositiveFloat = 3.0
     batch_size: Count = 32  # pyright: ignore[reportIncompatibleVariableOverride]
     warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_fraction: Fraction = 0.1
@@ -181,7 +181,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
             next_batch,
             evaluate=heldout.evaluate if len(heldout_pairs) >= world.size else None,
             tokens_per_step=round(2 * config.batch_size * float(train.lengths.mean())),
-            emit=_warn_of_sinking(context.emit),
+            emit=_warn_of_falling_likelihood(context.emit),
         )
         trained.health()
         shared_facts = trained.facts(loss_evidence(trained.result, control=config.shuffle_labels))
@@ -228,7 +228,9 @@ def _read(
         held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
-        tell=lambda count: context.emit("progress", done=count, total=None, unit=unit) if count % 200 == 1 else None,
+        on_progress=lambda count: (
+            context.emit("progress", done=count, total=None, unit=unit) if count % 200 == 1 else None
+        ),
     )
     pairs.counts.report(context.emit, where="dpo")
     for name, answer in zip(_names(pairs.train[0], loss), pairs.train[0].answers, strict=True):
@@ -248,7 +250,7 @@ def _names(pair: TokenPair, loss: PreferenceTrainingLoss) -> tuple[str, str]:
     return f"{'good' if pair.good else 'bad'} answer", "answer of another prompt"
 
 
-def _warn_of_sinking(emit: Emit) -> Emit:
+def _warn_of_falling_likelihood(emit: Emit) -> Emit:
     """Return `emit` with one warning when the chosen answers become less likely than in the initial model."""
     log_ratios = deque[float](maxlen=WARNING_STEPS)
     warned = False
@@ -260,12 +262,12 @@ def _warn_of_sinking(emit: Emit) -> Emit:
             log_ratios.append(fields["log_ratio/chosen"])
             if not warned and len(log_ratios) == WARNING_STEPS and sum(log_ratios) < 0:
                 warned = True
-                emit("note", text=f"step {fields['step']}: {SINKING}", level="warning")
+                emit("note", text=f"step {fields['step']}: {FALLING_LIKELIHOOD}", level="warning")
 
     return emit_with_warning
 
 
-SINKING = (
+FALLING_LIKELIHOOD = (
     "the chosen answers have become less likely than in the initial model (log_ratio/chosen below 0); "
     "increase the weight of the loss `sft`, raise `beta`, or lower `learning_rate`"
 )
@@ -356,7 +358,7 @@ def _facts(
 
 def _emit_summary(facts: Mapping[str, Any], emit: Emit) -> None:
     if facts.get("log_ratio/chosen", 0) < 0:
-        emit("note", text=f"after training {SINKING}", level="warning")
+        emit("note", text=f"after training {FALLING_LIKELIHOOD}", level="warning")
     names = (
         "pairs/accuracy/before",
         "pairs/accuracy/after",

@@ -155,7 +155,9 @@ def _read(
         held_out=config.eval_fraction,
         seed=config.seed,
         shuffle_labels=config.shuffle_labels,
-        tell=lambda count: context.emit("progress", done=count, total=None, unit="pairs") if count % 200 == 1 else None,
+        on_progress=lambda count: (
+            context.emit("progress", done=count, total=None, unit="pairs") if count % 200 == 1 else None
+        ),
     )
     pairs.counts.truncates = False
     pairs.counts.report(context.emit, where="reward")

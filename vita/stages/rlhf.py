@@ -324,10 +324,10 @@ def _facts(
     eval_prompts: Sequence[Prompt],
 ) -> dict[str, Any]:
     """Return the facts of the run: counts, the metrics of the last evaluation, and the final comparison."""
-    from vita.rl.rollouts import HEADLINE
+    from vita.rl.rollouts import EVAL_METRICS
 
     curve = result.curve
-    after = {name: last_value(curve, f"heldout_{name}") for name in HEADLINE}
+    after = {name: last_value(curve, f"heldout_{name}") for name in EVAL_METRICS}
     before = {f"{name}_before": curve[0].get(f"heldout_{name}") for name in ("reward", "entropy")}
     zero_variance = mean_of_last(curve, "zero_variance", rows=len(curve))
     figures = {"heldout_" + name: value for name, value in (after | before).items()} | {"zero_variance": zero_variance}
@@ -359,10 +359,10 @@ def _summary(facts: Mapping[str, Any], comparison: BeforeAfter) -> str:
 CHARTS = (
     MetricChart("reward", {"rounds": "reward", "held out": "heldout_reward"}, "reward", "Mean reward of the answers."),
     MetricChart(
-        "kl", {"rounds": "kl", "held out": "heldout_kl"}, "nats a sequence", "KL divergence from the initial model."
+        "kl", {"rounds": "kl", "held out": "heldout_kl"}, "nats per sequence", "KL divergence from the initial model."
     ),
     MetricChart(
-        "entropy", {"rounds": "entropy", "held out": "heldout_entropy"}, "nats a token", "Entropy of the policy."
+        "entropy", {"rounds": "entropy", "held out": "heldout_entropy"}, "nats per token", "Entropy of the policy."
     ),
     MetricChart(
         "shares",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from vita.data.sources.dialogue_formats import detect
 from vita.data.sources.fields import metadata_fields
@@ -31,7 +31,7 @@ from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainingRun, row_length
-from vita.train.settings import Count, Fraction, Rate, TuningSettings
+from vita.train.settings import Count, Fraction, TuningSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class Config(TuningSettings):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """Sources of dialogues; the format of a file is detected from its first row."""
-    epochs: Rate = 2.0
+    epochs: PositiveFloat = 2.0
     batch_size: Count = 8  # pyright: ignore[reportIncompatibleVariableOverride]
     warmup_fraction: Fraction = 0.05  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)

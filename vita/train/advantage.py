@@ -115,7 +115,7 @@ def per_token_rewards(
 ) -> Float[Tensor, "B T"]:
     """Return the reward per token: -kl x divergence, plus the score at the last token (Ziegler et al. 2019, eq. 2).
 
-    The score is not at the padding, whose value would be the baseline. An empty completion gets no reward.
+    The score is added at the last real token, not at a padding position. An empty completion gets no reward.
     """
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, positions, -1).amax(1, keepdim=True)

@@ -129,13 +129,13 @@ def _train(
     saved = time.monotonic()
     try:
         if trainer.done == 0:
-            metrics.add({"step": 0, **_evaluate(trainer, [look for look in hooks if look.at_start])})
+            metrics.add({"step": 0, **_evaluate(trainer, [hook for hook in hooks if hook.at_start])})
         while trainer.done < steps and not _leader_decides(trainer, should_stop(metrics.last)):
             result = trainer.step(batches(trainer.done))
             throughput.end_step()
             metrics_row = {"step": trainer.done, **_step_metrics(result, trainer), **throughput.figures()}
             metrics_row |= _evaluate(
-                trainer, [look for look in hooks if trainer.done % look.every == 0 or trainer.done == steps]
+                trainer, [hook for hook in hooks if trainer.done % hook.every == 0 or trainer.done == steps]
             )
             metrics.add(metrics_row)
             _report_step(emit, metrics_row, result, trainer, throughput)
@@ -211,15 +211,15 @@ def _save(trainer: Trainer, checkpoints: Checkpoints, metrics: _MetricsFile) -> 
 
 
 def _step_metrics(result: StepResult, trainer: Trainer) -> dict[str, Any]:
-    rate = trainer.training.optimization.matrix_rate * result.rate_share
+    rate = trainer.training.optimization.matrix_rate * result.lr_scale
     figures: dict[str, Any] = {"loss": result.loss, "learning_rate": rate, "gradient_norm": result.gradient_norm}
     if result.skip_reason:
-        figures["left_out"] = result.skip_reason
+        figures["skip_reason"] = result.skip_reason
     return {**figures, **result.figures}
 
 
 def _evaluate(trainer: Trainer, hooks: Sequence[EvalHook]) -> dict[str, float]:
-    return {name: value for look in hooks for name, value in look.evaluate(trainer).items()}
+    return {name: value for hook in hooks for name, value in hook.evaluate(trainer).items()}
 
 
 def _report_setup(trainer: Trainer, throughput: _Throughput, emit: Emit) -> None:
@@ -238,7 +238,7 @@ def _report_step(
     if result.skip_reason:
         emit("note", text=f"step {trainer.done} was skipped: {result.skip_reason}", level="warning")
     if trainer.done % (steps // 1000 + 1) == 0 or trainer.done == steps:
-        emit("metrics", **{name: value for name, value in row.items() if name != "left_out"})
+        emit("metrics", **{name: value for name, value in row.items() if name != "skip_reason"})
     if throughput.progress_is_due() or trainer.done == steps:
         metrics = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name != "step"}
         remaining = {"seconds_left": throughput.seconds_left(steps - trainer.done)}

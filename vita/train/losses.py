@@ -1,7 +1,7 @@
 """Training losses: pure functions of a model and a batch that return *sums* over the targets.
 
 The loop divides by the number of targets of the whole step, over all micro-batches and ranks, so that the size of
-micro-batches has no influence (a mean of means would give short pieces more weight).
+micro-batches has no influence (a mean of means would give short micro-batches more weight).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vita.nn.transformer import Transformer
-from vita.train.pieces import positions_at_once
+from vita.train.microbatches import loss_chunk_size
 
 # B batch, T position, D width, V vocabulary, N positions of all rows, C those of a chunk
 
@@ -36,7 +36,7 @@ def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, di
         positions=None if positions is None else positions[:, :-1],
     )
     sums = next_token(hidden, model.head_weight, ids[:, 1:], None if learn is None else learn[:, 1:])
-    return sums.loss, {"accuracy": sums.hits}
+    return sums.loss, {"accuracy": sums.correct}
 
 
 class LossSums(NamedTuple):
@@ -44,7 +44,7 @@ class LossSums(NamedTuple):
 
     loss: Float[Tensor, ""]
     """Cross-entropy in nats."""
-    hits: Float[Tensor, ""]
+    correct: Float[Tensor, ""]
     """Number of targets that are the most likely token."""
     targets: Float[Tensor, ""]
     """Number of targets."""
@@ -65,8 +65,8 @@ def next_token(
     """
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
     flat = hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss
-    loss, hits = _LinearCrossEntropy.apply(*flat)
-    return LossSums(loss, hits, weights.sum())
+    loss, correct = _LinearCrossEntropy.apply(*flat)
+    return LossSums(loss, correct, weights.sum())
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -88,28 +88,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         cast_head = head.to(hidden.dtype)
-        size = positions_at_once(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
-        losses, hits, by_hidden, by_head = [], [], [], None
+        size = loss_chunk_size(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
+        losses, correct, grad_hidden, grad_head = [], [], [], None
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            loss, hit, hidden_gradient, head_gradient = _chunk_loss(
+            loss, chunk_correct, hidden_gradient, head_gradient = _chunk_loss(
                 hidden[part], cast_head, targets[part], weights[part], z_loss, needed
             )
             losses.append(loss)
-            hits.append(hit)
-            by_hidden.append(hidden_gradient)
-            by_head = head_gradient if by_head is None or head_gradient is None else by_head + head_gradient
+            correct.append(chunk_correct)
+            grad_hidden.append(hidden_gradient)
+            grad_head = head_gradient if grad_head is None or head_gradient is None else grad_head + head_gradient
         if needed:
-            ctx.save_for_backward(torch.cat(by_hidden), by_head.to(head.dtype) if by_head is not None else None)
-        loss, hit = torch.stack(losses).sum(), torch.stack(hits).sum()
-        ctx.mark_non_differentiable(hit)
-        return loss, hit
+            ctx.save_for_backward(torch.cat(grad_hidden), grad_head.to(head.dtype) if grad_head is not None else None)
+        loss, total_correct = torch.stack(losses).sum(), torch.stack(correct).sum()
+        ctx.mark_non_differentiable(total_correct)
+        return loss, total_correct
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        by_hidden, by_head = ctx.saved_tensors
+        grad_hidden, grad_head = ctx.saved_tensors
         gradient = gradients[0]
-        return by_hidden * gradient.to(by_hidden.dtype), by_head * gradient.to(by_head.dtype), None, None, None
+        return grad_hidden * gradient.to(grad_hidden.dtype), grad_head * gradient.to(grad_head.dtype), None, None, None
 
 
 def _chunk_loss(
@@ -128,14 +128,14 @@ def _chunk_loss(
     log_total = peak[:, 0] + torch.log(total)
     target_logits = logits.gather(1, targets[:, None])[:, 0]
     loss = (weights * (log_total - target_logits + z_loss * log_total**2)).sum()
-    hits = (weights * (target_logits >= peak[:, 0])).sum()
+    correct = (weights * (target_logits >= peak[:, 0])).sum()
     if not needed:
-        return loss, hits, None, None
+        return loss, correct, None, None
     cast_exponentials = exponentials.to(hidden.dtype)
     scale = (weights * (1 + 2 * z_loss * log_total) / total)[:, None]
-    by_hidden = (cast_exponentials @ head).to(compute_dtype) * scale - weights[:, None] * head[targets].to(
+    grad_hidden = (cast_exponentials @ head).to(compute_dtype) * scale - weights[:, None] * head[targets].to(
         compute_dtype
     )
-    by_head = (cast_exponentials.mT @ (hidden.to(compute_dtype) * scale).to(hidden.dtype)).to(compute_dtype)
-    by_head = by_head.index_add(0, targets, -weights[:, None] * hidden.to(compute_dtype))
-    return loss, hits, by_hidden.to(hidden.dtype), by_head
+    grad_head = (cast_exponentials.mT @ (hidden.to(compute_dtype) * scale).to(hidden.dtype)).to(compute_dtype)
+    grad_head = grad_head.index_add(0, targets, -weights[:, None] * hidden.to(compute_dtype))
+    return loss, correct, grad_hidden.to(hidden.dtype), grad_head

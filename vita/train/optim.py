@@ -1,7 +1,7 @@
 """Optimizers by name, and the object that steps all of them: Muon for the layers' matrices, AdamW for the rest.
 
     optimizer = Optimizer(named, OptimizerConfig())            # named: parameter name -> tensor
-    optimizer.step(share=1.0)                               # reads each parameter's .grad
+    optimizer.step(lr_scale=1.0)                             # reads each parameter's .grad
     optimizer.state()                                       # "model.norm.weight/mean" -> tensor
 
 The state is stored under the names of the parameters and with their full shapes, so that another number of processes
@@ -25,7 +25,7 @@ from vita.spine.errors import StoreError
 from vita.spine.parts import Parts
 from vita.train.parallel import full_tensor, local_shard, shard_like
 
-Part = Literal["matrices", "embedding", "head", "scalars", "critic"]
+ParameterRole = Literal["matrices", "embedding", "head", "scalars", "critic"]
 """Parameter groups: matrices of the layers, token embedding, output head, norms, and all parameters of a critic."""
 
 
@@ -110,15 +110,17 @@ class Optimizer:
         }
 
     @torch.no_grad()
-    def step(self, *, share: float = 1.0) -> None:
-        """Update all parameters from their gradients, with `share` of the peak rates."""
+    def step(self, *, lr_scale: float = 1.0) -> None:
+        """Update all parameters from their gradients, with `lr_scale` times the peak rates."""
         self.steps += 1
         for group in self.groups.values():
             weights = [self.parameters[name] for name in group.names]
             gradients = [_gradient(name, weight) for name, weight in zip(group.names, weights, strict=True)]
             state = {key: [self.buffers[name][key] for name in group.names] for key in group.rule.state}
             decay = group.weight_decay
-            group.rule.update(weights, gradients, state, rate=group.rate * share, weight_decay=decay, step=self.steps)
+            group.rule.update(
+                weights, gradients, state, rate=group.rate * lr_scale, weight_decay=decay, step=self.steps
+            )
 
     def clear_gradients(self) -> None:
         for parameter in self.parameters.values():
@@ -142,7 +144,7 @@ class Optimizer:
         self.steps = steps
 
 
-def part_of(name: str, parameter: Tensor) -> Part:
+def parameter_role(name: str, parameter: Tensor) -> ParameterRole:
     """Return the group of a parameter, by its name and shape."""
     if name.startswith("critic."):
         return "critic"
@@ -155,9 +157,9 @@ def part_of(name: str, parameter: Tensor) -> Part:
 
 def _groups(
     parameters: Mapping[str, Tensor], settings: OptimizerConfig, dtype: torch.dtype
-) -> dict[Part, ParameterGroup]:
+) -> dict[ParameterRole, ParameterGroup]:
     adamw_rule = RULES["adamw"](settings, dtype=dtype)
-    groups: dict[Part, ParameterGroup] = {
+    groups: dict[ParameterRole, ParameterGroup] = {
         "matrices": ParameterGroup(
             RULES[settings.matrices](settings, dtype=dtype), settings.matrix_rate, settings.weight_decay
         ),
@@ -167,7 +169,7 @@ def _groups(
         "critic": ParameterGroup(adamw_rule, settings.critic_rate, 0.0),
     }
     for name, parameter in parameters.items():
-        groups[part_of(name, parameter)].names.append(name)
+        groups[parameter_role(name, parameter)].names.append(name)
     return {part: group for part, group in groups.items() if group.names}
 
 

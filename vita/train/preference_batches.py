@@ -1,7 +1,8 @@
 """Preference training: batches of pairs, and the losses of the training loop over them.
 
 `ids` and `learn` are [pairs, 2, tokens], so that a micro-batch never splits a pair. Normalizers over the whole step
-(tokens of the SFT term, share of good completions) are part of the batch, so that micro-batches have no influence.
+(tokens of the SFT term, fraction of desirable completions) are part of the batch, so that micro-batches have no
+influence.
 The reference is the model before its first step: its log-probabilities are computed once and stored on the disk.
 """
 
@@ -27,8 +28,8 @@ from vita.train.losses import Tensors
 from vita.train.parallel import DataParallelGroup
 from vita.train.policy_losses import token_logprobs
 from vita.train.preference_losses import (
+    LOSSES_BY_SETTING,
     PREFERENCE_LOSSES,
-    READ_BY,
     AnswerLogprobs,
     bradley_terry,
     estimate_kl_reference,
@@ -77,7 +78,7 @@ class PairwiseLoss:
             for side in (0, 1)
         ]
         chosen, rejected = sides
-        losses = {name: PREFERENCE_LOSSES[name].of(chosen, rejected, self.config).sum() for name in self.terms}
+        losses = {name: PREFERENCE_LOSSES[name].function(chosen, rejected, self.config).sum() for name in self.terms}
         total = torch.stack([weight * losses[name] for name, weight in self.terms.items()]).sum()
         margins = self.config.beta * (chosen.log_ratio - rejected.log_ratio)
         metrics = {
@@ -92,45 +93,45 @@ class PairwiseLoss:
         losses = {f"loss/{name}": loss for name, loss in losses.items()}
         return total, {**losses, **{name: values.sum() for name, values in metrics.items()}}
 
-    def expected(self) -> dict[str, float]:
+    def initial_metrics(self) -> dict[str, float]:
         """Return the metrics of the first step, which are independent of the data: all log-ratios are 0."""
         entries = {name: PREFERENCE_LOSSES[name] for name in self.terms}
-        losses = {f"loss/{name}": entry.at_start(self.config) for name, entry in entries.items() if entry.reference}
+        losses = {f"loss/{name}": entry.initial_loss(self.config) for name, entry in entries.items() if entry.reference}
         return {**losses, "rewards/margins": 0.0}
 
 
 @dataclass(frozen=True)
 class KTOLoss:
-    """KTO over rated single completions, optionally with the SFT term of the good ones."""
+    """KTO over rated single completions, optionally with the SFT term of the desirable ones."""
 
     terms: Mapping[str, float]
     config: PreferenceLossConfig
 
     def __call__(self, model: Transformer, tensors: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        ids, learn, good = tensors["ids"][:, 0], tensors["learn"][:, 0], tensors["good"]
+        ids, learn, desirable = tensors["ids"][:, 0], tensors["learn"][:, 0], tensors["desirable"]
         answers = AnswerLogprobs(
             log_probabilities(model, ids, learn), tensors["reference"][:, 0], tensors["tokens"][:, 0]
         )
-        losses = {"kto": kto(answers, good, kl_reference=tensors["drift"], config=self.config).sum()}
+        losses = {"kto": kto(answers, desirable, kl_reference=tensors["kl_reference"], config=self.config).sum()}
         if "sft" in self.terms:
-            losses["sft"] = -(answers.policy * good / tensors["mean_tokens"]).sum()
+            losses["sft"] = -(answers.policy * desirable / tensors["mean_tokens"]).sum()
         total = torch.stack([weight * losses[name] for name, weight in self.terms.items()]).sum()
-        rewards, share = self.config.beta * answers.log_ratio, tensors["good_share"]
+        rewards, fraction = self.config.beta * answers.log_ratio, tensors["desirable_fraction"]
         metrics = {
-            "rewards/chosen": rewards * good / share.clamp(min=1e-9),
-            "rewards/rejected": rewards * ~good / (1 - share).clamp(min=1e-9),
-            "logps/chosen": answers.policy * good / share.clamp(min=1e-9),
-            "logps/rejected": answers.policy * ~good / (1 - share).clamp(min=1e-9),
-            "log_ratio/chosen": answers.log_ratio * good / share.clamp(min=1e-9),
-            "drift": tensors["drift"],
+            "rewards/chosen": rewards * desirable / fraction.clamp(min=1e-9),
+            "rewards/rejected": rewards * ~desirable / (1 - fraction).clamp(min=1e-9),
+            "logps/chosen": answers.policy * desirable / fraction.clamp(min=1e-9),
+            "logps/rejected": answers.policy * ~desirable / (1 - fraction).clamp(min=1e-9),
+            "log_ratio/chosen": answers.log_ratio * desirable / fraction.clamp(min=1e-9),
+            "kl_reference": tensors["kl_reference"],
         }
         losses = {f"loss/{name}": loss for name, loss in losses.items()}
         return total, {**losses, **{name: values.sum() for name, values in metrics.items()}}
 
-    def expected(self) -> dict[str, float]:
+    def initial_metrics(self) -> dict[str, float]:
         """Return the metrics of the first step; the loss is known if both weights are equal."""
         equal_weights = self.config.desirable_weight == self.config.undesirable_weight
-        return {"drift": 0.0, **({"loss/kto": 0.5 * self.config.desirable_weight} if equal_weights else {})}
+        return {"kl_reference": 0.0, **({"loss/kto": 0.5 * self.config.desirable_weight} if equal_weights else {})}
 
 
 PreferenceTrainingLoss = PairwiseLoss | KTOLoss
@@ -143,7 +144,7 @@ def build_preference_loss(
     used_terms = {name: weight for name, weight in terms.items() if weight}
     if not used_terms:
         raise ConfigError(where, "contains no loss", hint="a common choice is {sigmoid: 1, sft: 1}")
-    for setting, losses in READ_BY.items():
+    for setting, losses in LOSSES_BY_SETTING.items():
         if getattr(config, setting) != PreferenceLossConfig.model_fields[setting].default and losses.isdisjoint(
             used_terms
         ):
@@ -216,52 +217,54 @@ class PairBatches:
         local_numbers = list(numbers[self.world.rank * count : (self.world.rank + 1) * count])
         tensors = pair_tensors(self.rows, local_numbers, width=self.rows.width(numbers))
         step = list(numbers if among is None else among)
-        good = torch.tensor([self.rows.pairs[number].good for number in step])
+        desirable = torch.tensor([self.rows.pairs[number].good for number in step])
         tokens = torch.from_numpy(self.rows.tokens[step]).float()
-        mean = (tokens[:, 0] * good).sum() / len(step)
+        mean = (tokens[:, 0] * desirable).sum() / len(step)
         tensors |= {
             "reference": self.reference[local_numbers],
             "mean_tokens": torch.full((len(local_numbers),), max(mean.item(), 1e-9)),
-            "good_share": torch.full((len(local_numbers),), good.float().mean().item()),
+            "desirable_fraction": torch.full((len(local_numbers),), desirable.float().mean().item()),
         }
         return StepBatch(tensors, targets=len(numbers))
 
-    def complete(self, work: StepBatch, trainer: Trainer) -> StepBatch:
+    def complete(self, batch: StepBatch, trainer: Trainer) -> StepBatch:
         """Add the tensors that depend on the current weights (the KL reference point of KTO)."""
         if not isinstance(trainer.learner.loss, KTOLoss):
-            return work
-        return _with_kl_reference(work, self.mismatched_log_ratio_sum(work, trainer) / work.targets)
+            return batch
+        return _with_kl_reference(batch, self.mismatched_log_ratio_sum(batch, trainer) / batch.targets)
 
     def evaluate(self, trainer: Trainer) -> dict[str, float]:
         """Evaluate `heldout_loss` and the other metrics of these pairs, rounded down to a multiple of the processes."""
         count, size = len(self.rows) // self.world.size * self.world.size, EVAL_BATCH_PAIRS * self.world.size
 
-        def pieces() -> Iterator[StepBatch]:
+        def step_batches() -> Iterator[StepBatch]:
             return (
                 self.batch_of(range(start, min(start + size, count)), among=range(count))
                 for start in range(0, count, size)
             )
 
-        works = pieces()
+        batches = step_batches()
         if count and isinstance(trainer.learner.loss, KTOLoss):  # one KL reference point for all pairs
-            mean = torch.stack([self.mismatched_log_ratio_sum(work, trainer) for work in pieces()]).sum() / count
-            works = (_with_kl_reference(work, mean) for work in works)
-        return {f"heldout_{name}": round(value, 6) for name, value in trainer.evaluate(works).items()}
+            mean = (
+                torch.stack([self.mismatched_log_ratio_sum(batch, trainer) for batch in step_batches()]).sum() / count
+            )
+            batches = (_with_kl_reference(batch, mean) for batch in batches)
+        return {f"heldout_{name}": round(value, 6) for name, value in trainer.evaluate(batches).items()}
 
-    def mismatched_log_ratio_sum(self, work: StepBatch, trainer: Trainer) -> Float[Tensor, ""]:
+    def mismatched_log_ratio_sum(self, batch: StepBatch, trainer: Trainer) -> Float[Tensor, ""]:
         """Return the sum of mismatched log-ratios over all processes; its mean is KTO's KL reference point."""
-        mismatched = {"ids": work.tensors["ids"][:, 1], "learn": work.tensors["learn"][:, 1]}
+        mismatched = {"ids": batch.tensors["ids"][:, 1], "learn": batch.tensors["learn"][:, 1]}
         logprobs = trainer.map_rows(
             mismatched, lambda model, part: log_probabilities(model, part["ids"], part["learn"])
         ).cpu()
-        log_ratio = logprobs - work.tensors["reference"][:, 1]
+        log_ratio = logprobs - batch.tensors["reference"][:, 1]
         return self.world.total(log_ratio.sum().double().to(self.world.device)).cpu()
 
 
-def _with_kl_reference(work: StepBatch, mean: Float[Tensor, ""]) -> StepBatch:
-    rows = len(work.tensors["ids"])
+def _with_kl_reference(batch: StepBatch, mean: Float[Tensor, ""]) -> StepBatch:
+    rows = len(batch.tensors["ids"])
     z = estimate_kl_reference(mean.float()[None]).expand(rows).clone()
-    return StepBatch({**work.tensors, "drift": z}, targets=work.targets, check=work.check)
+    return StepBatch({**batch.tensors, "kl_reference": z}, targets=batch.targets, check=batch.check)
 
 
 def pair_tensors(rows: PairDataset, numbers: Sequence[int], *, width: int | None = None) -> dict[str, Tensor]:
@@ -274,7 +277,7 @@ def pair_tensors(rows: PairDataset, numbers: Sequence[int], *, width: int | None
         "tokens": torch.from_numpy(rows.tokens[list(numbers)]).float(),
         "last": torch.tensor([[len(answer.ids) - 1 for answer in pair.answers] for pair in pairs]),
         "margin": torch.tensor([pair.margin for pair in pairs]),
-        "good": torch.tensor([pair.good for pair in pairs]),
+        "desirable": torch.tensor([pair.good for pair in pairs]),
     }
 
 
@@ -325,7 +328,7 @@ def first_step_check(
     """Return a check that raises if the first step has unexpected metrics (the dpo loss must be ln 2, margins 0)."""
 
     def check(metrics: Mapping[str, float]) -> None:
-        for name, value in learning_loss.expected().items():
+        for name, value in learning_loss.initial_metrics().items():
             if not math.isclose(metrics[name], value, rel_tol=tolerance, abs_tol=tolerance):
                 raise TrainingError(
                     where,

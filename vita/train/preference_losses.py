@@ -1,7 +1,7 @@
 """Preference losses: pure functions of the log-probabilities of completions, one value per pair.
 
     dpo(AnswerLogprobs(policy, reference, tokens), AnswerLogprobs(...), PreferenceLossConfig(beta=0.1))
-    PREFERENCE_LOSSES["sigmoid"].of(chosen, rejected, config)         # the same by name
+    PREFERENCE_LOSSES["sigmoid"].function(chosen, rejected, config)   # the same by name
     bradley_terry(chosen, rejected, margin=margins, centering=0.01)  # on the scores of a reward model
 
 c and r are the log-ratios ln(policy / reference) of the chosen and the rejected completion. The log-probability of a
@@ -27,7 +27,7 @@ from vita.train.settings import PreferenceLossConfig
 # B pairs (or single answers, for kto)
 
 
-READ_BY: Mapping[str, frozenset[str]] = {
+LOSSES_BY_SETTING: Mapping[str, frozenset[str]] = {
     "label_smoothing": frozenset({"cdpo", "robust"}),
     "simpo_gamma": frozenset({"simpo"}),
     "desirable_weight": frozenset({"kto"}),
@@ -66,13 +66,13 @@ PairLoss = Callable[[AnswerLogprobs, AnswerLogprobs, PreferenceLossConfig], Floa
 class PreferenceLoss:
     """A loss, and whether it uses the reference; such a loss has a known value before the first step."""
 
-    of: PairLoss
+    function: PairLoss
     reference: bool
 
-    def at_start(self, config: PreferenceLossConfig) -> float:
+    def initial_loss(self, config: PreferenceLossConfig) -> float:
         """Return the loss of a policy that equals its reference."""
         answers = AnswerLogprobs(*(torch.full((1,), value) for value in (-1.0, -1.0, 1.0)))
-        return self.of(answers, answers, config).item()
+        return self.function(answers, answers, config).item()
 
 
 PREFERENCE_LOSSES: Parts[PreferenceLoss] = Parts("preference_loss")
@@ -188,18 +188,18 @@ def cpo(chosen: AnswerLogprobs, rejected: AnswerLogprobs, config: PreferenceLoss
 
 def kto(
     answers: AnswerLogprobs,
-    good: Bool[Tensor, "B"],
+    desirable: Bool[Tensor, "B"],
     *,
     kl_reference: Float[Tensor, "B"] | Float[Tensor, ""],
     config: PreferenceLossConfig,
 ) -> Float[Tensor, "B"]:
-    """1 - sigmoid(beta (x - z)) if good, 1 - sigmoid(beta (z - x)) if bad (Ethayarajh et al. 2024, eq. 8).
+    """1 - sigmoid(beta (x - z)) if desirable, 1 - sigmoid(beta (z - x)) if not (Ethayarajh et al. 2024, eq. 8).
 
     x is the log-ratio of the completion; z is `kl_reference`.
     """
     margin = config.beta * (answers.log_ratio - kl_reference)
-    losses = 1 - torch.sigmoid(torch.where(good, margin, -margin))
-    return torch.where(good, config.desirable_weight, config.undesirable_weight) * losses
+    losses = 1 - torch.sigmoid(torch.where(desirable, margin, -margin))
+    return torch.where(desirable, config.desirable_weight, config.undesirable_weight) * losses
 
 
 def estimate_kl_reference(mismatched: Float[Tensor, "B"]) -> Float[Tensor, ""]:

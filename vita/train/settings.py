@@ -12,25 +12,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 
 from vita.spine.config import Settings, neutral
 from vita.train.choices import Masking, PrecisionChoice
-from vita.train.pieces import MICRO_TOKENS
-from vita.train.schedule import COURSES
+from vita.train.microbatches import MICRO_TOKENS
+from vita.train.schedule import SCHEDULES
 
 Auto = Literal["auto"]
 Uncompiled = Literal["auto", "no"]
 """The choices of `compile` in a stage whose batches vary in shape."""
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(gt=0)]
 
 
 class StepSettings(Settings):
     """The computation of one optimizer step."""
 
-    max_grad_norm: Rate = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Largest gradient norm over all parameters together; a longer gradient is scaled down to it."""
     micro_batch_tokens: Count = MICRO_TOKENS
     """Tokens that pass through the model at once; fewer need less memory and give the same result."""
@@ -44,12 +43,12 @@ class StepSettings(Settings):
 class OptimizerSettings(Settings):
     """The learning rate and its schedule."""
 
-    learning_rate: Rate | Auto = "auto"
+    learning_rate: PositiveFloat | Auto = "auto"
     """Peak learning rate, an absolute number. auto follows from the size of the model and the batch. Where Muon trains
     the layers' matrices (pretrain, adapt, sft), it is Muon's rate, and the rates of the other parameters keep their
     ratio to it."""
     schedule: str = "linear"
-    """Course of the learning rate after warmup: linear, cosine, warmup_stable_decay or constant; in pretraining also
+    """Schedule of the learning rate after warmup: linear, cosine, warmup_stable_decay or constant; in pretraining also
     auto, the blueprint's."""
     warmup_fraction: Fraction | None = None
     """Share of the steps at the start over which the learning rate rises to its peak; without it the blueprint's
@@ -62,7 +61,7 @@ class OptimizerSettings(Settings):
     @classmethod
     def _known_schedule(cls, value: str) -> str:
         if value != cls.model_fields["schedule"].default:
-            COURSES[value]
+            SCHEDULES[value]
         return value
 
     @model_validator(mode="after")
@@ -130,7 +129,7 @@ class BatchedTrainingSettings(TrainingSettings):
 class TuningSettings(BatchedTrainingSettings):
     """The settings of a stage that continues from a trained model on data of its own."""
 
-    epochs: Rate = 1.0
+    epochs: PositiveFloat = 1.0
     """Passes over the training data."""
     eval_fraction: Fraction = 0.05
     """Share of the data that is held out for evaluation and never trained on: of the documents (adapt), of the
@@ -150,7 +149,7 @@ class TextSettings(Settings):
 class PreferenceLossConfig(Settings):
     """The coefficients of the preference losses; each loss documents which of them it reads."""
 
-    beta: Rate = 0.1
+    beta: PositiveFloat = 0.1
     """Strength of the pull towards the reference model. 0.3 suits small models, 0.1 large ones; ipo_norm needs 1 or
     more, simpo 2 or more, sigmoid_norm 5."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0

@@ -48,7 +48,7 @@ class StepFilter:
             hint = "lower the learning rate, lengthen the warmup, or check the data from this step on"
             raise TrainingError(
                 f"training, step {step}",
-                f"{self._consecutive} steps in a row were skipped, the last for {reason}",
+                f"{self._consecutive} steps in a row were skipped, the last because of {reason}",
                 hint=hint,
             )
         return reason
@@ -70,17 +70,18 @@ class StepFilter:
 
     def _reason(self, loss: float, gradient_norm: float) -> str | None:
         if not math.isfinite(loss):
-            return f"a loss of {loss}"
+            return f"loss {loss}"
         if not math.isfinite(gradient_norm):
-            return f"a gradient norm of {gradient_norm}"
+            return f"gradient norm {gradient_norm}"
         if not self.outliers:
             return None
         if self._is_outlier("loss", loss, minimum=MIN_DEVIATION["loss"] * abs(self._median("loss"))):
-            return f"a loss of {loss:.3g} where {self._median('loss'):.3g} is usual"
+            return f"loss {loss:.3g} is an outlier (recent median {self._median('loss'):.3g})"
         if gradient_norm > 0 and self._is_outlier(
             "gradient", math.log(gradient_norm), minimum=MIN_DEVIATION["gradient"]
         ):
-            return f"a gradient norm of {gradient_norm:.3g} where {math.exp(self._median('gradient')):.3g} is usual"
+            median_norm = math.exp(self._median("gradient"))
+            return f"gradient norm {gradient_norm:.3g} is an outlier (recent median {median_norm:.3g})"
         return None
 
     def _median(self, name: str) -> float:

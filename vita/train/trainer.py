@@ -27,10 +27,10 @@ from vita.nn.transformer import SelfAttention, Transformer
 from vita.spine.errors import ConfigError
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
-from vita.train.optim import Optimizer, OptimizerConfig, part_of
+from vita.train.microbatches import micro_batch_size
+from vita.train.optim import Optimizer, OptimizerConfig, parameter_role
 from vita.train.parallel import DataParallelGroup, full_tensor, shard_like
-from vita.train.pieces import rows_at_once
-from vita.train.schedule import Schedule, share
+from vita.train.schedule import Schedule, lr_multiplier
 from vita.train.settings import StepSettings
 from vita.train.step_filter import StepFilter
 
@@ -69,7 +69,7 @@ class StepResult:
 
     loss: float
     gradient_norm: float
-    rate_share: float
+    lr_scale: float
     skip_reason: str | None = None
     """The reason why the update was skipped, or None."""
     figures: dict[str, float] = field(default_factory=dict)
@@ -102,47 +102,47 @@ class Trainer:
         rounded = _with_rounded_matrices(model, attention=blocked if blocks else model.attention) if rounds else model
         learner = LossModule(rounded, loss)
         self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
-        self.named = dict(model.named_parameters())
-        self.rounded = {
-            name: (self.named[name], parameter)
+        self.master_params = dict(model.named_parameters())
+        self.compute_params = {
+            name: (self.master_params[name], parameter)
             for name, parameter in rounded.named_parameters()
-            if parameter is not self.named[name]
+            if parameter is not self.master_params[name]
         }
         self.learner = learner
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
-        self.optimizer = Optimizer(self.named, training.optimization, dtype=self.precision.dtype)
+        self.optimizer = Optimizer(self.master_params, training.optimization, dtype=self.precision.dtype)
         self.step_filter = StepFilter(patience=training.patience, outliers=training.outliers)
         self.done = 0
         """Number of completed steps, including skipped ones."""
 
-    def step(self, work: StepBatch) -> StepResult:
+    def step(self, batch: StepBatch) -> StepResult:
         """Run one optimizer step on a batch."""
-        rate_share = share(self.training.schedule, self.done)
+        lr_scale = lr_multiplier(self.training.schedule, self.done)
         with _deterministic_sums():
-            sums = self._gradients(work)
-        means = {name: value / max(work.targets, 1.0) for name, value in sums.items()}
-        if work.check:
-            work.check(means)
-        loss, gradients = means.pop("loss"), [parameter.grad for parameter in self.named.values()]
+            sums = self._gradients(batch)
+        means = {name: value / max(batch.targets, 1.0) for name, value in sums.items()}
+        if batch.check:
+            batch.check(means)
+        loss, gradients = means.pop("loss"), [parameter.grad for parameter in self.master_params.values()]
         gradients = [gradient for gradient in gradients if gradient is not None]
         norm = full_tensor(torch.nn.utils.get_total_norm(gradients)).item()
-        skip_reason = self._skip_reason(work, loss, norm)
+        skip_reason = self._skip_reason(batch, loss, norm)
         if skip_reason is None:
             max_norm = self.training.max_grad_norm
             if norm > max_norm:
-                torch.nn.utils.clip_grads_with_norm_(self.named.values(), max_norm, torch.tensor(norm))
-            self.optimizer.step(share=rate_share)
+                torch.nn.utils.clip_grads_with_norm_(self.master_params.values(), max_norm, torch.tensor(norm))
+            self.optimizer.step(lr_scale=lr_scale)
             self._update_rounded_copies()
         self.done += 1
-        return StepResult(loss, norm, rate_share, skip_reason, means)
+        return StepResult(loss, norm, lr_scale, skip_reason, means)
 
     @torch.no_grad()
-    def evaluate(self, pieces: Iterator[StepBatch]) -> dict[str, float]:
+    def evaluate(self, batches: Iterator[StepBatch]) -> dict[str, float]:
         """Return the mean loss and other metrics per target over held-out batches, without changing any state."""
         targets, sums = 0.0, dict[str, float]()
-        for work in pieces:
-            targets += work.targets
-            for tensors in self._micro_batches(work.tensors):
+        for batch in batches:
+            targets += batch.targets
+            for tensors in self._micro_batches(batch.tensors):
                 loss, figures = self.learner(tensors)
                 for name, value in {"loss": loss, **figures}.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
@@ -153,7 +153,7 @@ class Trainer:
     def map_rows(self, tensors: Tensors, function: Callable[[Transformer, Tensors], Tensor]) -> Tensor:
         """Return the values of `function` for each row under the current weights, computed in micro-batches."""
         with _deterministic_sums():
-            return torch.cat([self.learner(piece, function) for piece in self._micro_batches(tensors)])
+            return torch.cat([self.learner(micro_batch, function) for micro_batch in self._micro_batches(tensors)])
 
     def numerics(self) -> dict[str, Any]:
         """Return the properties of the environment on which the last bits of a result depend."""
@@ -168,7 +168,7 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights and optimizer state, unsharded; all processes must call it together."""
-        tensors = {f"weight/{name}": parameter.detach() for name, parameter in self.named.items()}
+        tensors = {f"weight/{name}": parameter.detach() for name, parameter in self.master_params.items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state().items()}
         return {name: full_tensor(tensor) for name, tensor in tensors.items()}
 
@@ -184,7 +184,7 @@ class Trainer:
             kind, _, rest = name.partition("/")
             by_kind[kind][rest] = tensor
         self.optimizer.load(by_kind["optimizer"], steps=state["updates"])
-        for name, parameter in self.named.items():
+        for name, parameter in self.master_params.items():
             parameter.copy_(shard_like(by_kind["weight"][name].to(self.world.device), parameter))
         self.step_filter.load(state["guard"])
         self.done = state["step"]
@@ -196,18 +196,18 @@ class Trainer:
             return self.model
         model = type(self.model)(self.model.architecture)
         for name, parameter in model.named_parameters():
-            parameter.data = full_tensor(self.named[name]).detach().cpu()
+            parameter.data = full_tensor(self.master_params[name]).detach().cpu()
         return model
 
     # -- parts of a step
 
-    def _gradients(self, work: StepBatch) -> dict[str, float]:
+    def _gradients(self, batch: StepBatch) -> dict[str, float]:
         """Accumulate the gradient of the mean loss in each parameter's `.grad`, and return the sums of the metrics."""
         self.optimizer.clear_gradients()
         sums: dict[str, Tensor] = {}
-        for tensors in self._micro_batches(work.tensors):
+        for tensors in self._micro_batches(batch.tensors):
             loss, figures = self.run(tensors)
-            (loss / max(work.targets, 1.0)).backward()
+            (loss / max(batch.targets, 1.0)).backward()
             self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
@@ -216,7 +216,7 @@ class Trainer:
 
     def _accumulate_master_gradients(self) -> None:
         """Add the gradients of the rounded copies to those of their master weights in float32."""
-        for master, copied in self.rounded.values():
+        for master, copied in self.compute_params.values():
             if copied.grad is None:
                 continue
             if master.grad is None:
@@ -229,17 +229,17 @@ class Trainer:
         """Yield micro-batches of equal numbers of rows, as few as `micro_batch_tokens` allows."""
         rows, *inner, width = tensors["ids"].shape
         tokens_per_row = math.prod(inner) * (width - 1)
-        size = rows_at_once(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_batch_tokens)
+        size = micro_batch_size(rows, tokens_per_row=tokens_per_row, micro_tokens=self.training.micro_batch_tokens)
         device_tensors = {name: tensor.to(self.world.device, non_blocking=True) for name, tensor in tensors.items()}
         for start in range(0, rows, size):
             yield {name: tensor[start : start + size] for name, tensor in device_tensors.items()}
 
-    def _skip_reason(self, work: StepBatch, loss: float, norm: float) -> str | None:
-        return self.step_filter.judge(self.done, targets=work.targets, loss=loss, gradient_norm=norm)
+    def _skip_reason(self, batch: StepBatch, loss: float, norm: float) -> str | None:
+        return self.step_filter.judge(self.done, targets=batch.targets, loss=loss, gradient_norm=norm)
 
     @torch.no_grad()
     def _update_rounded_copies(self) -> None:
-        for master, copied in self.rounded.values():
+        for master, copied in self.compute_params.values():
             copied.copy_(master)
 
     def _should_compile(self, flops: float) -> bool:
@@ -271,7 +271,7 @@ def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Trans
     """A copy of the model for bfloat16: matrices are rounded copies, other parameters are shared with `model`."""
     parameters = {
         id(parameter): nn.Parameter(parameter.detach().bfloat16())
-        if part_of(name, parameter) == "matrices"
+        if parameter_role(name, parameter) == "matrices"
         else parameter
         for name, parameter in model.named_parameters()
     }

@@ -79,7 +79,7 @@ class RunCheck:
 
     def _should_have_changed(self) -> bool:
         """Return True if some step had a rate and a gradient; short RLHF runs with equal rewards have none."""
-        rows = [row for row in self.result.curve if row.get("learning_rate", 0) > 0 and "left_out" not in row]
+        rows = [row for row in self.result.curve if row.get("learning_rate", 0) > 0 and "skip_reason" not in row]
         return len(rows) >= JUDGED_STEPS or any(row["gradient_norm"] > 0 for row in rows)
 
     def _refuse(self, problems: Sequence[str], *, hint: str) -> None:
@@ -118,10 +118,12 @@ def step_problems(curve: Sequence[Mapping[str, Any]]) -> list[str]:
     Steps without targets do not count as skipped.
     """
     steps = [row for row in curve if row.get("step") and "loss" in row]
-    skipped = [row for row in steps if row.get("left_out", NO_TARGETS) != NO_TARGETS]
+    skipped = [row for row in steps if row.get("skip_reason", NO_TARGETS) != NO_TARGETS]
     problems: list[str] = []
     if (steps and len(skipped) > max(1, MOST_SKIPPED * len(steps))) or len(steps) == len(skipped) > 0:
-        problems.append(f"{len(skipped)} of {len(steps)} steps were skipped, the last for {skipped[-1]['left_out']}")
+        problems.append(
+            f"{len(skipped)} of {len(steps)} steps were skipped, the last because of {skipped[-1]['skip_reason']}"
+        )
     elif len(steps) >= LAST_STEPS and all(not math.isfinite(row["loss"]) for row in steps[-LAST_STEPS:]):
         problems.append(f"the losses of the last {LAST_STEPS} steps are not finite")
     last = {name: value for row in curve for name, value in row.items() if name.endswith("loss") and name != "loss"}
@@ -142,7 +144,7 @@ def loss_evidence(
     """
     if control:
         return LearningEvidence("not judged", "labels were shuffled as a control, which must not help")
-    losses = [row["loss"] for row in result.curve if "loss" in row and "left_out" not in row]
+    losses = [row["loss"] for row in result.curve if "loss" in row and "skip_reason" not in row]
     if len(losses) < JUDGED_STEPS:
         return LearningEvidence("not judged", f"{len(losses)} steps are too few to tell; {JUDGED_STEPS} are needed")
     curves = {name: [row[name] for row in result.curve if name in row] for name in heldout}

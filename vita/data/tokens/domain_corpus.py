@@ -45,7 +45,7 @@ class Domain:
         held_out: float,
         sample: int,
         seed: int = 0,
-        tell: Callable[[int], None] = lambda count: None,
+        on_progress: Callable[[int], None] = lambda count: None,
     ) -> Domain:
         """Tokenize the sources and write both parts to `folder`, since a domain may exceed the memory."""
         dropped, samples = Counter[str](), DocumentSample(sample, seed=seed)
@@ -63,7 +63,7 @@ class Domain:
                     for _ in range(1 if is_held_out else repeat_count(repeat, document.text)):
                         yield document, ids
                 if number % 500 == 0:
-                    tell(number)
+                    on_progress(number)
 
         about = {"vocabulary": tokenizer.vocabulary, "document": tokenizer.document, "tokenizer": tokenizer.digest}
         train = write_shards(folder / "train", encode_part(is_held_out=False), **about)

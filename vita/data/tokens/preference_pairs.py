@@ -87,7 +87,7 @@ def read_pairs(
     held_out: float = 0.0,
     seed: int = 0,
     shuffle_labels: bool = False,
-    tell: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> PairSet:
     """Read every pair of the sources; a share of the *prompts* is held out, so that no prompt is in both splits.
 
@@ -109,7 +109,7 @@ def read_pairs(
             side += [pair] * (1 if is_held_out else repeat_count(source.repeat, pair.id))
             counts.keep(held_out=is_held_out, truncated=pair.truncated)
             counts.note_template(pair.answers)
-            tell(len(pairs.train) + len(pairs.heldout))
+            on_progress(len(pairs.train) + len(pairs.heldout))
     return pairs
 
 
@@ -142,7 +142,7 @@ def read_ratings(
     held_out: float = 0.0,
     seed: int = 0,
     shuffle_labels: bool = False,
-    tell: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None] = lambda count: None,
 ) -> PairSet:
     """Read every rated answer of the sources, each with an answer to another prompt, as KTO requires."""
     counts = RecordCounts("answers", length)
@@ -162,7 +162,7 @@ def read_ratings(
             )
             counts.keep(held_out=is_held_out, truncated=len(halves.encoded.ids) > length)
             counts.note_template([halves.encoded])
-            tell(sum(map(len, answers_by_split.values())))
+            on_progress(sum(map(len, answers_by_split.values())))
     if any(
         len({rated.prompt for rated, _ in side}) == 1 for side in answers_by_split.values()
     ):  # without another's answer

@@ -10,7 +10,7 @@ from vita.design.forecast import prediction
 from vita.design.scaling_rules import training_plan
 from vita.testing import tiny_architecture
 from vita.train.losses import next_token
-from vita.train.pieces import LOGIT_BYTES, logit_memory, positions_at_once, rows_at_once
+from vita.train.microbatches import LOGIT_BYTES, logit_memory, loss_chunk_size, micro_batch_size
 
 
 class LargestTensor(TorchDispatchMode):
@@ -29,7 +29,7 @@ class LargestTensor(TorchDispatchMode):
     ("rows", "tokens", "expected"), [(16, 1024, 16), (32, 1024, 16), (24, 1024, 12), (7, 4096, 1), (4, 99999, 1)]
 )
 def test_a_micro_batch_is_the_most_whole_rows_that_divide_the_step(rows: int, tokens: int, expected: int) -> None:
-    assert rows_at_once(rows, tokens_per_row=tokens) == expected
+    assert micro_batch_size(rows, tokens_per_row=tokens) == expected
 
 
 def test_the_loss_never_holds_more_logits_than_the_forecast_counts() -> None:
@@ -42,7 +42,7 @@ def test_the_loss_never_holds_more_logits_than_the_forecast_counts() -> None:
         next_token(hidden, head, targets).loss.backward()
     counted = logit_memory(positions, vocabulary=vocabulary)
     assert 2 * largest.bytes == counted <= 2 * LOGIT_BYTES < 2 * 4 * positions * vocabulary
-    assert positions_at_once(positions, vocabulary=vocabulary, number_bytes=4) * vocabulary * 4 == largest.bytes
+    assert loss_chunk_size(positions, vocabulary=vocabulary, number_bytes=4) * vocabulary * 4 == largest.bytes
 
 
 def test_predicted_memory_is_that_of_a_micro_batch_and_not_of_the_whole_step() -> None:

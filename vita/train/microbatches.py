@@ -14,13 +14,13 @@ LOGIT_BYTES = 64 * 2**20
 """Maximum bytes of a chunk of logits, in the matmul dtype."""
 
 
-def rows_at_once(rows: int, *, tokens_per_row: int, micro_tokens: int = MICRO_TOKENS) -> int:
+def micro_batch_size(rows: int, *, tokens_per_row: int, micro_tokens: int = MICRO_TOKENS) -> int:
     """Return the rows of a micro-batch: the largest divisor of `rows` within `micro_tokens`; at least one."""
     max_rows = max(1, micro_tokens // max(1, tokens_per_row))
     return next(size for size in range(min(rows, max_rows), 0, -1) if rows % size == 0)
 
 
-def positions_at_once(positions: int, *, vocabulary: int, number_bytes: int) -> int:
+def loss_chunk_size(positions: int, *, vocabulary: int, number_bytes: int) -> int:
     """Return the positions of a loss chunk: the fewest equal chunks whose logits fit in `LOGIT_BYTES`."""
     if not positions:
         return 1
@@ -35,4 +35,4 @@ def logit_memory(positions: int, *, vocabulary: int, number_bytes: int = 4) -> i
     exponentials in float32 and their rounded copy.
     """
     bytes_per_logit = 8 if number_bytes == 4 else 2 * number_bytes + 8
-    return positions_at_once(positions, vocabulary=vocabulary, number_bytes=number_bytes) * vocabulary * bytes_per_logit
+    return loss_chunk_size(positions, vocabulary=vocabulary, number_bytes=number_bytes) * vocabulary * bytes_per_logit
