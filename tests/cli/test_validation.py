@@ -217,13 +217,13 @@ def test_improvement_of_a_loss_is_judged_by_held_out_data_or_by_the_trend_of_tra
 
 
 def test_an_accuracy_is_judged_when_there_is_enough_to_tell() -> None:
-    enough: dict[str, Any] = {"items": 60, "seen": 600, "available": 600}
+    enough: dict[str, Any] = {"items": 60, "examples_seen": 600, "available": 600}
     assert accuracy_evidence(0.7, 0.57, **enough).verdict == "improved"
     assert accuracy_evidence(0.55, 0.42, **enough).verdict == "not improved"
     assert accuracy_evidence(0.3, 0.2, **enough).verdict == "not improved"
     assert accuracy_evidence(0.55, 0.42, **enough, control=True).verdict == "not judged"
     assert accuracy_evidence(0.55, 0.42, **{**enough, "items": 29}).verdict == "not judged"
-    assert accuracy_evidence(0.55, 0.42, **{**enough, "seen": 32}).verdict == "not judged"
+    assert accuracy_evidence(0.55, 0.42, **{**enough, "examples_seen": 32}).verdict == "not judged"
     assert accuracy_evidence(0.55, 0.42, items=60, examples_seen=512, available=100_000).verdict == "not improved"
 
 
