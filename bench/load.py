@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from vita.gates.clearance import ServingTerms
+from vita.gates.clearance import ServingRequest
 from vita.monitoring.request_log import quantile, requests_since
 from vita.server.release import ReleaseInfo, create_release, read_release
 from vita.server.service.deploy_checks import ledger_clearance
@@ -185,9 +185,9 @@ async def events(running: RunningService, second: ReleaseInfo, seconds: float, t
     await at(0.4, "drain")
     await fleet.drain(next(one.name for one in fleet.replicas.values() if one is not victim))
     await at(0.5, "canary")
-    await fleet.roll(second, share=0.3, terms=ServingTerms(WHY))
+    await fleet.roll(second, share=0.3, terms=ServingRequest(WHY))
     await at(0.7, "promote")
-    await fleet.promote(terms=ServingTerms(WHY))
+    await fleet.promote(terms=ServingRequest(WHY))
     told.append(f"{time.monotonic() - began:.1f} s: promoted")
 
 

@@ -34,7 +34,7 @@ def plan(vita: Vita, tmp_path: Path, text: str) -> str:
 def test_one_held_out_document_is_doubtful_before_anything_runs(vita: Vita, tmp_path: Path) -> None:
     out = plan(vita, tmp_path, life("1"))
     assert "warning: curate: only 1 document is held out: no interval can be determined" in out
-    assert "warning: gate release, bar check:heldout/bits_per_byte: can never be decided" in out
+    assert "warning: gate release, criterion check:heldout/bits_per_byte: can never be decided" in out
     assert "hold out more (`held_out: 100` of curate" in out
     assert "warning: " not in plan(vita, tmp_path, life("8"))
     assert "can never be decided" in plan(vita, tmp_path, life("8", test=", documents: 1"))
@@ -45,7 +45,9 @@ def test_a_bar_that_no_result_can_clear_is_doubtful(vita: Vita, tmp_path: Path) 
     tasks = ", tasks: {blimp: {path: items.jsonl, limit: 20}}"
     (tmp_path / "items.jsonl").write_text("{}\n")
     out = plan(vita, tmp_path, life("8", "blimp/acc", "at_least: 0.9", tasks))
-    assert "can never be passed: even a perfect result on 20 items has an interval that does not clear 0.9" in out
+    assert (
+        "can never be passed: even a perfect result on 20 items has an interval that does not meet the limit 0.9" in out
+    )
     assert "can never be passed" not in plan(vita, tmp_path, life("8", "blimp/acc", "at_least: 0.8", tasks))
     assert wilson(20, 20).low < 0.9
 

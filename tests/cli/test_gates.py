@@ -66,7 +66,7 @@ def measure(life: Life, *, right: int, of: int = 100, step: str = "check", model
 def judged(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
     code, out, err = vita("gate", gate, "--json")
     assert out, err
-    return code, json.loads(out)["bars"][0]["said"]
+    return code, json.loads(out)["criteria"][0]["reason"]
 
 
 def test_a_gate_that_was_set_before_the_first_measurement_passes(life: Life, vita: Vita) -> None:
@@ -153,7 +153,7 @@ def test_a_removed_bar_still_counts_after_the_test_is_run_again(life: Life, vita
             life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars[1:]}, where="gate")
         )
         code, out, _ = vita("gate", "cat/release", "--json")
-        assert code == 10 and "removed" in out
+        assert code == 10 and "the criterion was removed" in out
 
 
 def test_an_easier_test_does_not_undo_a_failure(life: Life, vita: Vita) -> None:
@@ -251,7 +251,7 @@ def test_a_key_that_was_lost_is_revoked_from_an_earlier_day_on(waiting: Life, vi
     assert vita("people", "revoke", "Ada")[0] == 0
     assert vita("people", "revoke", "Ada")[0] == 9
     code, _, err = vita("people", "revoke", "Ada", "--since", "9999-01-01")
-    assert code == 9 and "in the future" in err
+    assert code == 9 and "cannot start in the future" in err
     code, _, err = vita("people", "revoke", "Ada", "--since", "yesterday")
     assert code == 2 and "2027-01-31" in err
     assert vita("people", "revoke", "Ada", "--since", "2020-01-01")[0] == 0

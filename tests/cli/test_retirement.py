@@ -88,7 +88,7 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
     assert code == 9 and "expected a model that a gate has approved" in err and "in the state candidate" in err
     assert vita("people", "add", "Ada")[0] == 0
     code, _, err = vita("approve", "tiny/sft", "--gate", "tiny/release", "--by", "Ada")
-    assert code == 9 and "has not passed its bars" in err
+    assert code == 9 and "has not passed its criteria" in err
     code, out, err = vita(
         *("waive", "tiny/sft", "--gate", "tiny/release", "--by", "Ada", "--reason", "a drill", "--expires", "2d")
     )

@@ -17,7 +17,7 @@ import zstandard
 
 from tests.cards.lives import registered
 from vita.gates import decisions
-from vita.gates.policy import Bar, Policy, ReportEvidence, judge
+from vita.gates.policy import Criterion, Policy, ReportEvidence, judge
 from vita.reporting.figures import ReportContent, read_report, write_report
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, GateError
@@ -43,15 +43,15 @@ def _report(folder: Path, *, hits: int, of: int, model: str = MODEL, items: list
     return ReportEvidence(folder, digest=folder.name, began=time.time())
 
 
-def _bar(**limits) -> Bar:
-    return build(Bar, {"report": "test", "figure": RIGHT, **limits}, where="bar")
+def _bar(**limits) -> Criterion:
+    return build(Criterion, {"report": "test", "figure": RIGHT, **limits}, where="bar")
 
 
 def _verdict(
-    bar: Bar, evidence: Mapping[str, ReportEvidence], *, since: float = 0.0, waived: dict[str, str] | None = None
+    bar: Criterion, evidence: Mapping[str, ReportEvidence], *, since: float = 0.0, waived: dict[str, str] | None = None
 ):
     policy = Policy(model="sft", bars=(bar,))
-    (found,) = judge(policy, model=MODEL, evidence=evidence, since={bar.identity: since}, waived=waived).findings
+    (found,) = judge(policy, model=MODEL, evidence=evidence, since={bar.identity: since}, waived=waived).results
     return found
 
 
@@ -142,7 +142,7 @@ def _fix(ledger: Ledger, *, approvals: int = 0, at_least: float = 0.9) -> None:
 def test_a_green_gate_approves_exactly_these_weights(tmp_path, ledger):
     _fix(ledger)
     decision = _decide(ledger, _report(tmp_path / "r", hits=100, of=100))
-    assert (decision.green, decision.exit_code) == (True, 0)
+    assert (decision.passed, decision.exit_code) == (True, 0)
     assert (ledger.state(MODEL), ledger.state(OTHER)) == ("approved", "candidate")
     assert ledger.moves(MODEL)[-1].reports == ["r"]
 
@@ -152,8 +152,8 @@ def test_bars_changed_after_the_measurement_do_not_count(tmp_path, ledger):
     report = _report(tmp_path / "r", hits=80, of=100)
     assert _decide(ledger, report).exit_code == 10
     lowered = _decide(ledger, report, at_least=0.5)
-    assert (lowered.judged.verdict, lowered.exit_code, lowered.green) == ("could_not_run", 11, False)
-    assert _decide(ledger, _report(tmp_path / "again", hits=80, of=100), at_least=0.5).green
+    assert (lowered.judged.verdict, lowered.exit_code, lowered.passed) == ("could_not_run", 11, False)
+    assert _decide(ledger, _report(tmp_path / "again", hits=80, of=100), at_least=0.5).passed
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_bar_of_which_anything_was_changed_is_another_bar(tmp_path, ledger, be
         decisions.record_policy(ledger, "cat/release", policy)
         report = report or _report(tmp_path / "r", hits=95, of=100)
         decision = decisions.evaluate_gate(ledger, "cat/release", policy, model=MODEL, evidence={"test": report})
-    assert decision.judged.findings[0].verdict != "pass"
+    assert decision.judged.results[0].verdict != "pass"
 
 
 def test_a_bar_that_is_taken_away_counts_for_what_was_measured_before(tmp_path, ledger):
@@ -180,13 +180,13 @@ def test_a_bar_that_is_taken_away_counts_for_what_was_measured_before(tmp_path, 
     decisions.record_policy(ledger, "cat/release", both)
     evidence = {"test": _report(tmp_path / "r", hits=100, of=100), "attack": _report(tmp_path / "a", hits=50, of=100)}
     decided = decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=evidence)
-    assert [found.verdict for found in decided.judged.findings] == ["pass", "fail"]
+    assert [found.verdict for found in decided.judged.results] == ["pass", "fail"]
     assert "removed after the measurement began" in str(decided.refusal())
     never_attacked = {"test": evidence["test"]}
     decided = decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=never_attacked)
     assert decided.exit_code == 11
     again = {"test": _report(tmp_path / "later", hits=100, of=100)}
-    assert decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=again).green
+    assert decisions.evaluate_gate(ledger, "cat/release", one, model=MODEL, evidence=again).passed
 
 
 def test_as_many_must_approve_as_when_measuring_began_and_by_the_same_policy(tmp_path, ledger, people):
@@ -218,7 +218,7 @@ def test_people_must_speak_where_the_policy_asks_for_them(tmp_path, ledger, peop
     with pytest.raises(GateError, match="Ada has approved"):
         decisions.approve(ledger, "cat/release", MODEL, who="Ada", key=people["Ada"])
     decisions.approve(ledger, "cat/release", MODEL, who="Ben", key=people["Ben"])
-    assert _decide(ledger, report, approvals=2).green
+    assert _decide(ledger, report, approvals=2).passed
     assert ledger.moves(MODEL)[-1].who == "Ada, Ben"
 
 
@@ -235,8 +235,8 @@ def test_an_expired_waiver_takes_the_approval_back(tmp_path, ledger, monkeypatch
     assert ledger.state(MODEL) == "candidate"
     with pytest.raises(GateError, match="the expiry of the waiver is in the past"):
         decisions.waive(ledger, "cat/release", MODEL, expires=later - 1, **give)
-    with pytest.raises(GateError, match="one of its bars: test:world"):
-        decisions.waive(ledger, "cat/release", MODEL, expires=later + 9, bar="test:nothing", **give)
+    with pytest.raises(GateError, match="one of its criteria: test:world"):
+        decisions.waive(ledger, "cat/release", MODEL, expires=later + 9, criterion="test:nothing", **give)
 
 
 def test_a_refusal_says_which_bar_and_what_to_do(tmp_path, ledger):
@@ -273,14 +273,14 @@ def test_only_what_a_gate_lets_out_now_is_let_out(tmp_path, ledger):
     _fix(ledger)
     ledger.name("cat/sft", MODEL)
     report = _kept(store, ledger, _report(tmp_path / "r", hits=100, of=100))
-    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").passed
     ledger.move(MODEL, "serving", who="release", why="released")
     decisions.require_approved(ledger, store, MODEL, where="release.model")
 
     ledger.name("cat/sft", OTHER)
     _kept(store, ledger, _report(tmp_path / "other", hits=1, of=100, model=OTHER))
     decisions.require_approved(ledger, store, MODEL, where="release.model")
-    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").judged.findings[0].report != report
+    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").judged.results[0].report != report
 
     _kept(store, ledger, _report(tmp_path / "worse", hits=10, of=100))
     assert "at least 0.9: fail" in refusal()
@@ -296,7 +296,7 @@ GUARDED = {"words": ["poison"]}
         ([GUARDED], GUARDED, None),
         ([GUARDED], None, "got no guard"),
         ([GUARDED], {"words": ["steal"]}, "got the guard"),
-        ([None], GUARDED, "expected what cleared it: no guard"),
+        ([None], GUARDED, "expected the guard used in the measurement: no guard"),
         ([None], None, None),
         ([None, GUARDED], GUARDED, None),
         ([None, GUARDED], None, "got no guard"),
@@ -316,7 +316,7 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
             content = read_report(report.folder)
             write_report(content.model_copy(update={"settings": {"guard": guard}}), report.folder)
         _kept(store, ledger, report, step=step)
-    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(ledger, store, "cat/release").passed
 
     def release() -> None:
         decisions.require_approved_release(ledger, store, MODEL, where="release.model", guard=released_with)
@@ -324,7 +324,7 @@ def test_a_release_bears_the_guard_that_its_figures_were_measured_behind(
     with nullcontext() if refused is None else pytest.raises(GateError, match=refused):
         release()
     give = {"who": "Ada", "key": people["Ada"], "reason": "a trial", "expires": time.time() + 3600}
-    decisions.waive(ledger, "cat/release", MODEL, bar="guard", **give)
+    decisions.waive(ledger, "cat/release", MODEL, criterion="guard", **give)
     release()
 
 
@@ -342,7 +342,9 @@ def _kept(store: Store, ledger: Ledger, report: ReportEvidence, *, step: str = "
 def test_a_gate_judges_the_weights_of_its_own_step_alone(tmp_path, ledger):
     _fix(ledger)
     ledger.name("cat/sft", MODEL)
-    with pytest.raises(GateError, match="is for the weights of `cat/sft`, which bbbbbbbbbbbb never were"):
+    with pytest.raises(
+        GateError, match="is for the weights of `cat/sft`; bbbbbbbbbbbb was never an output of that step"
+    ):
         decisions.evaluate_gate_by_name(ledger, Store(tmp_path / "store"), "cat/release", model=OTHER)
 
 
@@ -368,7 +370,7 @@ def test_a_verdict_that_several_processes_reach_at_once_is_recorded_once(tmp_pat
     def decide(_: int) -> bool:
         with closing(Ledger(ledger.url)) as own:
             together.wait()
-            return _decide(own, report).green
+            return _decide(own, report).passed
 
     with ThreadPoolExecutor(6) as threads:
         assert all(threads.map(decide, range(6)))
@@ -388,3 +390,9 @@ def test_bars_set_by_several_processes_at_once_are_recorded_once(ledger):
         list(threads.map(fix, range(6)))
     with ledger.transaction() as database:
         assert len(database.execute(sa.select(decisions.policies)).all()) == 1
+
+
+def test_results_recorded_with_former_keys_are_read_with_the_present_ones() -> None:
+    rows = [{"bar": "test:a at least 1", "name": "test:a", "verdict": "fail", "said": "0.5"}]
+    result = {"criterion": "test:a at least 1", "name": "test:a", "verdict": "fail", "reason": "0.5"}
+    assert decisions.stored_results(rows) == [result] == decisions.stored_results([result])

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
-from vita.gates.clearance import Clearance, ServingTerms
+from vita.gates.clearance import Clearance, ServingRequest
 from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 
 
-def clear_any(release: ReleaseInfo, terms: ServingTerms, *, record: bool = True) -> Clearance:
+def clear_any(release: ReleaseInfo, terms: ServingRequest, *, record: bool = True) -> Clearance:
     """The clearance of releases for stubs, which hold no model."""
     return Clearance(release.model, "ungated", reason="a stub")
 

@@ -37,7 +37,7 @@ def approved(tmp_path: Path) -> Life:
     model = life.store.commit(Draft(kinds.Model, tmp_path / "draft")).digest
     life.ledger.name("cat/sft", model)
     life.report("check", model, {"world": {"world": {"accuracy": wilson(40, 40)}}})
-    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").passed
     return life
 
 

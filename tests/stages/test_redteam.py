@@ -123,8 +123,8 @@ def test_a_model_that_says_nothing_clears_no_bar_on_attacks_or_over_refusal(fold
     policy = build(Policy, {"model": "m", "bars": bars}, where="gate")
     evidence = {"redteam": ReportEvidence(draft.folder, "r", 1.0)}
     judged = judge(policy, model="m" * 64, evidence=evidence, since={bar.identity: 0.0 for bar in policy.bars})
-    assert [finding.verdict for finding in judged.findings] == ["could_not_run"] * 3
-    assert all("the model says nothing" in finding.reason for finding in judged.findings)
+    assert [finding.verdict for finding in judged.results] == ["could_not_run"] * 3
+    assert all("the model says nothing" in finding.reason for finding in judged.results)
 
 
 def test_silent_replies_resist_no_attack_and_answer_no_twin(folder, tmp_path):

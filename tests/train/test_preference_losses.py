@@ -201,7 +201,10 @@ def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], v
     means = [AnswerLogprobs(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
     found = {
         "orpo": PREFERENCE_LOSSES["orpo"].function(means[0], means[1], LossConfig(beta=0.1)).mean().item(),
-        "simpo": PREFERENCE_LOSSES["simpo"].function(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0)).mean().item(),
+        "simpo": PREFERENCE_LOSSES["simpo"]
+        .function(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0))
+        .mean()
+        .item(),
         "cpo": PREFERENCE_LOSSES["cpo"].function(chosen, rejected, LossConfig(beta=0.1)).mean().item(),
     }
     assert found["orpo"] == pytest.approx(values["orpo"]["odds_ratio_term"], rel=2e-5)

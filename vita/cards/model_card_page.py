@@ -248,7 +248,7 @@ def _rating_table(evaluation: Evaluation) -> Table:
 def _gate_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the time, gate, decision and reason of a verdict, an approval or a waiver."""
     if entry["what"] == "verdict":
-        reasons = [f"{bar['bar']}: {bar['verdict']} ({bar['said']})" for bar in entry["findings"]]
+        reasons = [f"{result['criterion']}: {result['verdict']} ({result['reason']})" for result in entry["findings"]]
         return wording.moment(entry["at"]), entry["gate"], f"verdict: {entry['verdict']}", "; ".join(reasons)
     until = f", until {wording.moment(entry['expires'])}" if entry.get("expires") else ""
     criterion = f" for {entry['bar']}" if entry.get("bar") else ""

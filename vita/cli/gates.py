@@ -42,9 +42,9 @@ def gate(
     if as_json:
         print_json(decision.as_json())
         raise typer.Exit(decision.exit_code)
-    table = Table("bar", "verdict", "figure", box=None, pad_edge=False)
-    for result in decision.judged.findings:
-        table.add_row(str(result.bar), Text(result.verdict, style=_COLOURS[result.verdict]), result.reason)
+    table = Table("criterion", "verdict", "figure", box=None, pad_edge=False)
+    for result in decision.judged.results:
+        table.add_row(str(result.criterion), Text(result.verdict, style=_COLOURS[result.verdict]), result.reason)
     print_table(workspace.console, table)
     people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
     waits = (
@@ -107,7 +107,7 @@ def waive(
     decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate, model=digest)
     decisions.waive(
         workspace.ledger, gate, digest, who=by, key=private_key(workspace, by, key), reason=reason,
-        expires=end_of(expires, option="--expires"), bar=bar,
+        expires=end_of(expires, option="--expires"), criterion=bar,
     )  # fmt: skip
     decision = decisions.evaluate_gate_by_name(workspace.ledger, workspace.store, gate, model=digest)
     if as_json:

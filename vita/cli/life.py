@@ -82,7 +82,7 @@ def _pass(workspace: Workspace, gate: str) -> None:
 
 
 def _check(decision: decisions.GateDecision) -> None:
-    if not decision.green:
+    if not decision.passed:
         raise decision.refusal()
 
 
@@ -96,7 +96,7 @@ def plan(
 ) -> None:
     """Show which steps of a life would run, and the reason, without running them."""
 
-    from vita.gates.feasibility import doubts
+    from vita.gates.feasibility import warnings
     from vita.life import read_life
     from vita.spine.plan import forecast
 
@@ -104,12 +104,12 @@ def plan(
     read = read_life(life, assignments=set_ or (), until=until)
     predictions = forecast(read.plan, workspace.store, workspace.ledger)
     artifacts = {prediction.step.name: prediction.artifact for prediction in predictions if prediction.artifact}
-    advice = doubts(read.plan, read.file.gates, known=artifacts, store=workspace.store)
+    advice = warnings(read.plan, read.file.gates, known=artifacts, store=workspace.store)
     if as_json:
         rows = [
             {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
              "reason": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
-             "warnings": [doubt for doubt in advice if doubt.startswith(f"{prediction.step.name}: ")]}
+             "warnings": [warning for warning in advice if warning.startswith(f"{prediction.step.name}: ")]}
             for prediction in predictions
         ]  # fmt: skip
         print_json(rows)

@@ -98,12 +98,12 @@ def _steps(record: LifeRecord) -> Table:
 def _gates(record: LifeRecord, decisions: Sequence[GateDecision]) -> Text:
     parts = []
     for decision in decisions:
-        passed = sum(finding.verdict == "pass" for finding in decision.judged.findings)
+        passed = sum(result.verdict == "pass" for result in decision.judged.results)
         people = f", approved by {', '.join(decision.approved_by)}" if decision.approved_by else ""
-        bars = f"{passed} of {len(decision.judged.findings)} bars"
+        criteria = f"{passed} of {len(decision.judged.results)} criteria"
         verdict = decision.judged.verdict.replace("_", " ")
-        text = f"Gate {decision.gate}: {verdict} for {record.label(decision.model)}, {bars}{people}"
-        parts.append((text, "green" if decision.green else "red"))
+        text = f"Gate {decision.gate}: {verdict} for {record.label(decision.model)}, {criteria}{people}"
+        parts.append((text, "green" if decision.passed else "red"))
     return Text("\n").join(Text(text, style=style) for text, style in parts)
 
 

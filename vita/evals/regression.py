@@ -40,7 +40,7 @@ def regressions(before: Path, now: Path, *, seed: int = 0) -> list[Regression]:
     """Return the figures that are significantly worse in the second report: lower accuracy or more bits per byte."""
     comparison = versus(before, read_items(now), seed=seed)
     task_drops = [
-        Regression(name, _turned(task_comparison.difference), task_comparison.p_value)
+        Regression(name, _negated(task_comparison.difference), task_comparison.p_value)
         for name, task_comparison in comparison.tasks.items()
     ]
     text_drops = [
@@ -55,5 +55,5 @@ def last_retest(ledger: Ledger, subject: str) -> float:
     return max((event["at"] for event in ledger.events(subject) if event["event"] == RETESTED), default=0.0)
 
 
-def _turned(change: Interval) -> Interval:
+def _negated(change: Interval) -> Interval:
     return Interval(-change.value, -change.high, -change.low, change.n)

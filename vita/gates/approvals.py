@@ -47,7 +47,7 @@ class SignedStatement:
     reason: str
     at: float
     bar: str | None = None
-    """The bar that is waived; None for all."""
+    """The criterion that is waived; None for all."""
     expires: float | None = None
 
     def encode(self) -> bytes:

@@ -29,7 +29,7 @@ UNGATED = "ungated"
 
 
 @dataclass(frozen=True)
-class ServingTerms:
+class ServingRequest:
     """The request of an operator to serve a model."""
 
     ungated: str | None = None
@@ -67,7 +67,7 @@ def clear(
     label: str,
     tensors: str | None = None,
     claim: str | None = None,
-    terms: ServingTerms | None = None,
+    terms: ServingRequest | None = None,
     record: bool = True,
 ) -> Clearance:
     """Return the permission to serve these files; raise `GateError` with the reason otherwise.
@@ -75,7 +75,7 @@ def clear(
     `tensors` is the digest of the tensors in the files, `claim` the model that a release says it holds. With `record`,
     serving without an approval enters the ledger.
     """
-    terms = terms or ServingTerms()
+    terms = terms or ServingRequest()
     match = match_model(ledger, store, files, tensors=tensors)
     _refuse_false_claim(store, match, claim, label=label)
     if (retired := _retirement(ledger, match)) is not None:
@@ -95,13 +95,13 @@ def require_approval(
     The stage `release` calls this before it pins a model, and `clear` before it serves one. With `deprecated`, a
     deprecated model counts as approved until its sunset.
     """
-    states = decisions.SERVABLE if deprecated else decisions.LET_OUT
+    states = decisions.SERVABLE if deprecated else decisions.APPROVED_STATES
     return decisions.require_approved_release(ledger, store, model, where=where, guard=guard, states=states)
 
 
 def is_approved(ledger: Ledger, model: str) -> bool:
     """Return True if a model has been approved and is neither deprecated nor retired."""
-    return ledger.state(model) in decisions.LET_OUT
+    return ledger.state(model) in decisions.APPROVED_STATES
 
 
 def _refuse_false_claim(store: Store, match: ModelMatch, claim: str | None, *, label: str) -> None:
@@ -127,7 +127,7 @@ def _retirement(ledger: Ledger, match: ModelMatch) -> tuple[str, ModelState] | N
 
 
 def _clear_for_research(
-    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: ServingTerms
+    ledger: Ledger, digest: str, retired: ModelState, match: ModelMatch, *, terms: ServingRequest
 ) -> Clearance:
     day = datetime.fromtimestamp(retired.since, UTC).date()
     if terms.research and retired.for_research and digest in (match.digest, *match.exact):
@@ -137,7 +137,7 @@ def _clear_for_research(
     else:
         successor = f"; `{_name(ledger, retired.successor)}` replaces it" if retired.successor else ""
         hint = f"it was not kept for research{successor}"
-    raise GateError(f"model {digest[:12]}", f"is retired and answers no more since {day} ({retired.why})", hint=hint)
+    raise GateError(f"model {digest[:12]}", f"has been retired since {day} ({retired.why})", hint=hint)
 
 
 def _approving_gate(
@@ -166,7 +166,7 @@ def _why_unknown(ledger: Ledger, match: ModelMatch) -> str:
 
 
 def _clear_ungated(
-    ledger: Ledger, match: ModelMatch, terms: ServingTerms, *, refusal: GateError, label: str, record: bool
+    ledger: Ledger, match: ModelMatch, terms: ServingRequest, *, refusal: GateError, label: str, record: bool
 ) -> Clearance:
     if terms.ungated is None:
         raise GateError(f"serving {label}", f"{refusal}; to serve it all the same, give --ungated REASON") from None

@@ -1,4 +1,4 @@
-"""Gates in the ledger: recorded policies, verdicts, approvals and waivers; a green gate approves a model.
+"""Gates in the ledger: recorded policies, verdicts, approvals and waivers; a gate that passes approves a model.
 
 A gate is called `life/gate`. Its verdict applies to one artifact: the weights that the reports measured.
 """
@@ -21,7 +21,7 @@ from vita.gates.people import Person, person_of, same_name
 from vita.gates.policy import (
     EXIT_CODES,
     WAITING_FOR_APPROVAL,
-    Bar,
+    Criterion,
     GateResult,
     MeasurementHistory,
     Policy,
@@ -29,7 +29,7 @@ from vita.gates.policy import (
     judge,
     measured,
 )
-from vita.gates.policy_history import PolicyVersion, approvals_needed, bar_added_at, removed_bars
+from vita.gates.policy_history import PolicyVersion, approvals_needed, criterion_added_at, removed_criteria
 from vita.gates.weights import same_weights
 from vita.spine.config import unknown_name
 from vita.spine.errors import GateError
@@ -37,10 +37,10 @@ from vita.spine.ledger import Ledger
 from vita.spine.store import Store, canonical_json
 from vita.spine.tables import table
 
-LET_OUT = ("approved", "serving")
+APPROVED_STATES = ("approved", "serving")
 """States of models that a gate has approved."""
-SERVABLE = (*LET_OUT, "deprecated")
-"""States of models that may be served while their gate is green; a deprecated model until its sunset."""
+SERVABLE = (*APPROVED_STATES, "deprecated")
+"""States of models that may be served while their gate passes; a deprecated model until its sunset."""
 
 policies = table("policies", string="gate digest", real="at", json="policy")
 verdicts = table("verdicts", string="gate artifact policy verdict", real="at", json="findings")
@@ -56,31 +56,31 @@ class GateDecision:
     approved_by: tuple[str, ...]
     needed: int
     guards: tuple[str | None, ...] = ()
-    """Digests of the guards with which the bars were measured; None for no guard."""
+    """Digests of the guards with which the criteria were measured; None for no guard."""
     not_counted: tuple[str, ...] = ()
     """Approvals and waivers in the ledger that do not count, with the reason."""
 
     @property
-    def green(self) -> bool:
-        """Return True if all bars pass and enough people have approved."""
+    def passed(self) -> bool:
+        """Return True if all criteria pass and enough people have approved."""
         return self.judged.verdict in ("pass", "waived") and len(self.approved_by) >= self.needed
 
     @property
     def exit_code(self) -> int:
         """Return the exit code of `vita gate`: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
         code = EXIT_CODES[self.judged.verdict]
-        return WAITING_FOR_APPROVAL if code == 0 and not self.green else code
+        return WAITING_FOR_APPROVAL if code == 0 and not self.passed else code
 
     def refusal(self) -> GateError:
-        """Return the error that explains why the gate is not green."""
+        """Return the error that explains why the gate does not pass."""
         if self.judged.verdict in ("pass", "waived"):
             missing = self.needed - len(self.approved_by)
             hint = "; ".join([f"`vita approve {self.model[:12]} --gate {self.gate} --by NAME`", *self.not_counted])
             return GateError(
-                f"gate {self.gate}", f"all bars pass, and {missing} more approvals are required", hint=hint
+                f"gate {self.gate}", f"all criteria pass, and {missing} more approvals are required", hint=hint
             )
-        bad = [finding for finding in self.judged.findings if finding.verdict not in ("pass", "waived")]
-        problems = "; ".join(f"{finding.bar}: {finding.verdict} ({finding.reason})" for finding in bad[:3])
+        bad = [result for result in self.judged.results if result.verdict not in ("pass", "waived")]
+        problems = "; ".join(f"{result.criterion}: {result.verdict} ({result.reason})" for result in bad[:3])
         more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
         hint = f"see `vita gate`, or `vita waive {self.model[:12]} --gate {self.gate}` with a reason and an expiry"
         return GateError(f"gate {self.gate}", f"{problems}{more}", hint=hint)
@@ -90,11 +90,11 @@ class GateDecision:
             "gate": self.gate,
             "model": self.model,
             "verdict": self.judged.verdict,
-            "green": self.green,
+            "passed": self.passed,
             "approved_by": list(self.approved_by),
             "approvals_needed": self.needed,
             "not_counted": list(self.not_counted),
-            "bars": [finding.as_json() for finding in self.judged.findings],
+            "criteria": [result.as_json() for result in self.judged.results],
         }
 
 
@@ -106,11 +106,11 @@ def record_policy(ledger: Ledger, gate: str, policy: Policy) -> None:
     with ledger.transaction() as database:
         if database.execute(newest).scalar() == digest:
             return
-    with ledger.exclusive(f"gate {gate}") as database:  # two processes may set the same bars at once
+    with ledger.exclusive(f"gate {gate}") as database:  # two processes may set the same criteria at once
         if database.execute(newest).scalar() == digest:
             return
         database.execute(sa.insert(policies).values(gate=gate, digest=digest, policy=value, at=time.time()))
-    ledger.log("gate fixed", gate, digest=digest)
+    ledger.log("policy recorded", gate, digest=digest)
 
 
 def evaluate_gate(
@@ -122,86 +122,87 @@ def evaluate_gate(
     evidence: Mapping[str, ReportEvidence],
     history: MeasurementHistory | None = None,
 ) -> GateDecision:
-    """Evaluate the gate on these weights and record the verdict; a green gate approves a candidate.
+    """Evaluate the gate on these weights and record the verdict; a gate that passes approves a candidate.
 
     `history` contains earlier measurements of the same weights; by default only the evidence counts.
     """
     record_policy(ledger, gate, policy)
-    fixed, history = _fixed(ledger, gate), history or MeasurementHistory()
+    versions, history = _policy_versions(ledger, gate), history or MeasurementHistory()
 
-    def first(bar: Bar) -> float | None:
-        report = evidence.get(bar.report)
-        return history.measured_at(bar, report if report and measured(report.folder) == model else None)
+    def first(criterion: Criterion) -> float | None:
+        report = evidence.get(criterion.report)
+        return history.measured_at(criterion, report if report and measured(report.folder) == model else None)
 
-    waivers, spoiled_waivers = _waived(ledger, gate, model)
+    waivers, invalid_waivers = _waived(ledger, gate, model)
     judged = judge(
-        policy, model=model, evidence=evidence, since=bar_added_at(fixed), waived=waivers,
-        taken_away=removed_bars(fixed, first), history=history,
+        policy, model=model, evidence=evidence, since=criterion_added_at(versions), waived=waivers,
+        removed=removed_criteria(versions, first), history=history,
     )  # fmt: skip
-    approved_by, spoiled = _approved_by(ledger, gate, model)
+    approved_by, invalid = _approved_by(ledger, gate, model)
     decision = GateDecision(
-        gate, model, judged, approved_by, approvals_needed(fixed, first), guards_of(judged, evidence),
-        (*spoiled_waivers, *spoiled),
+        gate, model, judged, approved_by, approvals_needed(versions, first), guards_of(judged, evidence),
+        (*invalid_waivers, *invalid),
     )  # fmt: skip
-    _record_decision(ledger, decision, fixed[-1].digest)
-    if decision.green and ledger.state(model) == "candidate":
+    _record_decision(ledger, decision, versions[-1].digest)
+    if decision.passed and ledger.state(model) == "candidate":
         why = f"gate {gate}: {judged.verdict}"
         who = ", ".join(decision.approved_by) or f"gate {gate}"
         guards = list(decision.guards)
         ledger.move(model, "approved", who=who, why=why, reports=judged.reports, gate=gate, guards=guards)
-    if not decision.green and ledger.state(model) in LET_OUT and _approving_gate(ledger, model) == gate:
-        ledger.move(model, "candidate", who=f"gate {gate}", why=f"the gate is no longer green: {judged.verdict}")
+    if not decision.passed and ledger.state(model) in APPROVED_STATES and _approving_gate(ledger, model) == gate:
+        ledger.move(model, "candidate", who=f"gate {gate}", why=f"the gate is no longer passed: {judged.verdict}")
     return decision
 
 
 def evaluate_gate_by_name(ledger: Ledger, store: Store, gate: str, *, model: str | None = None) -> GateDecision:
-    """Evaluate the gate `life/gate` by its present bars, for `model` or the present weights of its step."""
-    fixed = _fixed(ledger, gate)
-    if not fixed:
+    """Evaluate the gate `life/gate` by its present criteria, for `model` or the present weights of its step."""
+    versions = _policy_versions(ledger, gate)
+    if not versions:
         with ledger.transaction() as database:
             known = list(database.execute(sa.select(policies.c.gate).distinct()).scalars())
         raise unknown_name("gate", gate, known)
-    policy, life = fixed[-1].policy, gate.rsplit("/", 1)[0]
+    policy, life = versions[-1].policy, gate.rsplit("/", 1)[0]
     candidates = _digests_of_name(ledger, f"{life}/{policy.model}")
     if not candidates:
         raise GateError(f"gate {gate}", f"the step `{policy.model}` has not run")
     if model is None:
         model = candidates[0]
     elif model not in candidates:
-        raise GateError(f"gate {gate}", f"is for the weights of `{life}/{policy.model}`, which {model[:12]} never were")
-    bars = [bar for version in fixed for bar in version.policy.bars]
-    evidence = _evidence(ledger, store, life, bars, model=model)
-    history = _history(ledger, store, life, bars, model=model)
+        problem = f"is for the weights of `{life}/{policy.model}`; {model[:12]} was never an output of that step"
+        raise GateError(f"gate {gate}", problem)
+    criteria = [criterion for version in versions for criterion in version.policy.bars]
+    evidence = _evidence(ledger, store, life, criteria, model=model)
+    history = _history(ledger, store, life, criteria, model=model)
     return evaluate_gate(ledger, gate, policy, model=model, evidence=evidence, history=history)
 
 
 def require_approved(
-    ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = LET_OUT
+    ledger: Ledger, store: Store, model: str, *, where: str, states: Sequence[str] = APPROVED_STATES
 ) -> GateDecision:
     """Raise unless the gate that approved these weights still approves them; the gate is evaluated again.
 
-    An earlier verdict is not sufficient: waivers expire, and reports, bars and approvals change. Weights that the gate
-    rejects become candidates again, also while they are served.
+    An earlier verdict is not sufficient: waivers expire, and reports, criteria and approvals change. Weights that the
+    gate rejects become candidates again, also while they are served.
     """
     state, gate = ledger.state(model), _approving_gate(ledger, model)
     if state not in states or gate is None:
         got = f"the model {model[:12]} in the state {state}" + (", which no gate approved" if state in states else "")
-        hint = "test the model and let a gate approve it: `vita gate`; `vita waive` makes an exception for one bar"
+        hint = "test the model and let a gate approve it: `vita gate`; `vita waive` exempts it from one criterion"
         raise GateError(where, expected="a model that a gate has approved", got=got, hint=hint)
     decision = evaluate_gate_by_name(ledger, store, gate, model=model)
-    if not decision.green:
+    if not decision.passed:
         raise decision.refusal()
     return decision
 
 
 def require_approved_release(
     ledger: Ledger, store: Store, model: str, *, where: str, guard: Mapping[str, Any] | None,
-    states: Sequence[str] = LET_OUT,
+    states: Sequence[str] = APPROVED_STATES,
 ) -> str:  # fmt: skip
     """Return the gate that approves these weights with this guard; raise if there is none.
 
-    `guard` is the guard of the release, as in release.json: bars that were measured with a guard do not apply to the
-    weights without it.
+    `guard` is the guard of the release, as in release.json: criteria that were measured with a guard do not apply to
+    the weights without it.
     """
     decision = require_approved(ledger, store, model, where=where, states=states)
     if GUARD not in _waived(ledger, decision.gate, model)[0]:
@@ -240,66 +241,76 @@ def refuse_rejected(ledger: Ledger, models: Sequence[str], *, approved_by: str) 
     Two gates that existed before the measurement are independent; a gate that was created after a rejection cannot
     override it.
     """
-    fixed = _fixed(ledger, approved_by)
+    versions = _policy_versions(ledger, approved_by)
     for rejection in rejections(ledger, models):
-        if rejection.gate != approved_by and fixed and fixed[0].at > rejection.since:
+        if rejection.gate != approved_by and versions and versions[0].at > rejection.since:
             problem = f"rejected these weights before the gate {approved_by} was set"
             raise GateError(f"gate {rejection.gate}", problem)
 
 
 def approve(ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str = "") -> None:
-    """Record the approval of a person for weights that pass the present bars of a gate.
+    """Record the approval of a person for weights that pass the present criteria of a gate.
 
     `key` is the private key of the person's registered public key; it signs the approval.
     """
     person = person_of(ledger, who)
     last = last_verdict(ledger, gate, model)
     if last not in ("pass", "waived"):
-        hint = "an approval requires passed bars; `vita waive` makes an exception for a bar"
+        hint = "an approval requires passed criteria; `vita waive` makes an exception for a criterion"
         raise GateError(
-            f"gate {gate}", f"{model[:12]} has not passed its bars ({last or 'never evaluated'})", hint=hint
+            f"gate {gate}", f"{model[:12]} has not passed its criteria ({last or 'never evaluated'})", hint=hint
         )
-    policy = _fixed(ledger, gate)[-1].digest
+    policy = _policy_versions(ledger, gate)[-1].digest
     statement = SignedStatement("approval", gate, model, policy, last, person.name, reason, time.time())
     approvals.add(ledger, statement, person=person, key=key)
 
 
 def waive(
-    ledger: Ledger, gate: str, model: str, *, who: str, key: Any, reason: str, expires: float, bar: str | None = None
+    ledger: Ledger,
+    gate: str,
+    model: str,
+    *,
+    who: str,
+    key: Any,
+    reason: str,
+    expires: float,
+    criterion: str | None = None,
 ) -> None:
-    """Record a person's waiver of one bar (`step:figure`, or `guard`) or all, with a reason and an expiry."""
+    """Record a person's waiver of one criterion (`step:figure`, or `guard`) or all, with a reason and an expiry."""
     if not reason.strip():
         raise GateError(f"gate {gate}", "a waiver needs a reason")
     if expires <= time.time():
         raise GateError(f"gate {gate}", "the expiry of the waiver is in the past", expected="a date in the future")
-    fixed = _fixed(ledger, gate)
-    names = {bar_item.name for version in fixed for bar_item in version.policy.bars}
-    if bar is not None and bar not in {*names, GUARD}:
-        raise GateError(f"gate {gate}", expected=f"one of its bars: {', '.join(sorted(names))}, or {GUARD}", got=bar)
+    versions = _policy_versions(ledger, gate)
+    names = {criterion.name for version in versions for criterion in version.policy.bars}
+    if criterion is not None and criterion not in {*names, GUARD}:
+        raise GateError(
+            f"gate {gate}", expected=f"one of its criteria: {', '.join(sorted(names))}, or {GUARD}", got=criterion
+        )
     person, verdict = person_of(ledger, who), last_verdict(ledger, gate, model) or "never evaluated"
     statement = SignedStatement(
         "waiver",
         gate,
         model,
-        fixed[-1].digest if fixed else "",
+        versions[-1].digest if versions else "",
         verdict,
         person.name,
         reason,
         time.time(),
-        bar,
+        criterion,
         expires,
     )
     approvals.add(ledger, statement, person=person, key=key)
 
 
 def last_verdict(ledger: Ledger, gate: str, model: str) -> str | None:
-    """Return the last verdict of the gate on these weights, if the bars have not changed since."""
+    """Return the last verdict of the gate on these weights, if the criteria have not changed since."""
     same = (verdicts.c.gate == gate, verdicts.c.artifact == model)
     query = sa.select(verdicts.c.verdict, verdicts.c.policy).where(*same).order_by(verdicts.c.id.desc()).limit(1)
     with ledger.transaction() as database:
         last = database.execute(query).first()
-    fixed = _fixed(ledger, gate)
-    return last.verdict if last and fixed and last.policy == fixed[-1].digest else None
+    versions = _policy_versions(ledger, gate)
+    return last.verdict if last and versions and last.policy == versions[-1].digest else None
 
 
 def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
@@ -309,17 +320,28 @@ def history(ledger: Ledger, model: str) -> list[dict[str, Any]]:
         for table, what in ((verdicts, "verdict"), (approvals.approvals, "approval")):
             rows = database.execute(sa.select(table).where(table.c.artifact == model)).mappings()
             entries += [{"what": row.get("kind", what), **row} for row in rows]
+    for entry in entries:
+        if "findings" in entry:
+            entry["findings"] = stored_results(entry["findings"])
     return sorted(entries, key=lambda row: row["at"])
 
 
 # -- rows of the ledger
 
 
-def _evidence(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> dict[str, ReportEvidence]:
+def stored_results(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the recorded results of the criteria with their present keys; earlier versions wrote `bar` and `said`."""
+    present = {"bar": "criterion", "said": "reason"}
+    return [{present.get(key, key): value for key, value in row.items()} for row in rows]
+
+
+def _evidence(
+    ledger: Ledger, store: Store, life: str, criteria: Sequence[Criterion], *, model: str
+) -> dict[str, ReportEvidence]:
     evidence: dict[str, ReportEvidence] = {}
-    for step in {name for bar in bars for name in (bar.report, bar.not_worse_than) if name}:
+    for step in {name for criterion in criteria for name in (criterion.report, criterion.not_worse_than) if name}:
         name = step if "/" in step else f"{life}/{step}"
-        judges_model = any(bar.report == step for bar in bars)
+        judges_model = any(criterion.report == step for criterion in criteria)
         reports = _reports(ledger, store, name)
         if fitting := next(
             (report for report in reports if not judges_model or measured(report.folder) == model), None
@@ -342,7 +364,7 @@ def _digests_of_name(ledger: Ledger, name: str) -> list[str]:
     return list(dict.fromkeys(digest for full, digest in reversed(ledger.newest_names(name)) if full == name))
 
 
-def _fixed(ledger: Ledger, gate: str) -> list[PolicyVersion]:
+def _policy_versions(ledger: Ledger, gate: str) -> list[PolicyVersion]:
     query = sa.select(policies).where(policies.c.gate == gate).order_by(policies.c.id)
     with ledger.transaction() as database:
         rows = database.execute(query).mappings()
@@ -350,12 +372,13 @@ def _fixed(ledger: Ledger, gate: str) -> list[PolicyVersion]:
 
 
 def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list[str]]:
-    """Return bar identity -> person and reason of its waiver, and the reasons why other waivers do not count.
+    """Return criterion identity -> person and reason of its waiver, and the reasons why other waivers do not count.
 
-    A waiver applies to bars of the policy at the time of the waiver, not to bars that were added or changed later.
+    A waiver applies to criteria of the policy at the time of the waiver, not to criteria that were added or changed
+    later.
     """
-    valid, spoiled = approvals.statements(ledger, gate, model, kind="waiver")
-    fixed, now = _fixed(ledger, gate), time.time()
+    valid, invalid = approvals.statements(ledger, gate, model, kind="waiver")
+    versions, now = _policy_versions(ledger, gate), time.time()
     waivers: dict[str, str] = {}
     for statement, person in valid:
         if not statement.expires or statement.expires <= now:
@@ -363,27 +386,36 @@ def _waived(ledger: Ledger, gate: str, model: str) -> tuple[dict[str, str], list
         waiver_text = f"{person.name}: {statement.reason}"
         if statement.bar in (None, GUARD):
             waivers[GUARD] = waiver_text
-        bars = [bar for version in fixed if version.at <= statement.at for bar in version.policy.bars]
-        waivers |= {bar.identity: waiver_text for bar in bars if statement.bar in (None, bar.name)}
-    return waivers, spoiled
+        criteria = [
+            criterion for version in versions if version.at <= statement.at for criterion in version.policy.bars
+        ]
+        waivers |= {
+            criterion.identity: waiver_text for criterion in criteria if statement.bar in (None, criterion.name)
+        }
+    return waivers, invalid
 
 
 def _approved_by(ledger: Ledger, gate: str, model: str) -> tuple[tuple[str, ...], list[str]]:
     """Return the people who approved under the present policy, each once, and why other rows do not count."""
-    valid, spoiled = approvals.statements(ledger, gate, model, kind="approval")
-    fixed = _fixed(ledger, gate)
+    valid, invalid = approvals.statements(ledger, gate, model, kind="approval")
+    versions = _policy_versions(ledger, gate)
     signers: list[Person] = []
     for statement, person in valid:
         known = any(person.key == signer.key or same_name(person.name, signer.name) for signer in signers)
-        if fixed and statement.policy == fixed[-1].digest and not known:
+        if versions and statement.policy == versions[-1].digest and not known:
             signers.append(person)
-    return tuple(signer.name for signer in signers), spoiled
+    return tuple(signer.name for signer in signers), invalid
 
 
-def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, model: str) -> MeasurementHistory:
-    """Return the earlier measurements of the same weights, and the reports of the steps of the bars."""
+def _history(
+    ledger: Ledger, store: Store, life: str, criteria: Sequence[Criterion], *, model: str
+) -> MeasurementHistory:
+    """Return the earlier measurements of the same weights, and the reports of the steps of the criteria."""
     results = measurements(ledger, store, model)
-    names = {bar.report: bar.report if "/" in bar.report else f"{life}/{bar.report}" for bar in bars}
+    names = {
+        criterion.report: criterion.report if "/" in criterion.report else f"{life}/{criterion.report}"
+        for criterion in criteria
+    }
     reports = {
         step: [
             measurement.evidence
@@ -397,15 +429,15 @@ def _history(ledger: Ledger, store: Store, life: str, bars: Sequence[Bar], *, mo
 
 def _record_decision(ledger: Ledger, decision: GateDecision, policy: str) -> None:
     """Record the verdict, unless it repeats the last one."""
-    findings = [finding.as_json() for finding in decision.judged.findings]
+    results = [result.as_json() for result in decision.judged.results]
     row = {"gate": decision.gate, "artifact": decision.model, "policy": policy, "verdict": decision.judged.verdict,
-           "findings": findings, "at": time.time()}  # fmt: skip
+           "findings": results, "at": time.time()}  # fmt: skip
     same = (verdicts.c.gate == decision.gate, verdicts.c.artifact == decision.model)
     newest = sa.select(verdicts.c.policy, verdicts.c.findings).where(*same).order_by(verdicts.c.id.desc()).limit(1)
 
     def is_repeated(database: sa.Connection) -> bool:
         last = database.execute(newest).first()
-        return last is not None and (last.policy, last.findings) == (policy, findings)
+        return last is not None and (last.policy, stored_results(last.findings)) == (policy, results)
 
     with ledger.transaction() as database:
         if is_repeated(database):

@@ -1,13 +1,13 @@
-"""Warnings about a life before it runs: too little held-out text, and bars that can never be decided.
+"""Warnings about a life before it runs: too little held-out text, and criteria that can never be decided.
 
-for doubt in doubts(life.plan, life.file.gates, known={"curate": corpus_digest}, store=store): print(doubt)
+for warning in warnings(life.plan, life.file.gates, known={"curate": corpus_digest}, store=store): print(warning)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vita.gates.policy import Bar, Policy
+from vita.gates.policy import Criterion, Policy
 from vita.spine.plan import Plan, Step
 from vita.spine.store import Store
 from vita.stats.intervals import wilson
@@ -15,10 +15,10 @@ from vita.stats.intervals import wilson
 _FEWEST_DOCUMENTS = 2
 
 
-def doubts(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str], store: Store) -> list[str]:
+def warnings(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str], store: Store) -> list[str]:
     """Return warnings about the steps and gates; `known` maps steps with cached results to their artifacts."""
     steps = {step.name: step for step in plan.steps}
-    warnings = [
+    messages = [
         f"{step.name}: {advice}"
         for step in plan.steps
         if step.stage.advise and step.name not in known
@@ -28,23 +28,25 @@ def doubts(plan: Plan, gates: Mapping[str, Policy], *, known: Mapping[str, str],
         if store.manifest(digest).kind == "corpus":
             documents = store.manifest(digest).facts.get("documents", {})
             if 0 < documents.get("held_out", 0) < _FEWEST_DOCUMENTS:
-                warnings.append(f"{name}: only {documents['held_out']} document is held out; see the corpus's report")
+                messages.append(f"{name}: only {documents['held_out']} document is held out; see the corpus's report")
     for gate, policy in gates.items():
-        for bar in policy.bars:
-            step = steps.get(bar.report)
-            for problem in _problems(bar, step, steps, known, store) if step else ():
-                warnings.append(f"gate {gate}, bar {bar.name}: {problem}")
-    return warnings
+        for criterion in policy.bars:
+            step = steps.get(criterion.report)
+            for problem in _problems(criterion, step, steps, known, store) if step else ():
+                messages.append(f"gate {gate}, criterion {criterion.name}: {problem}")
+    return messages
 
 
-def _problems(bar: Bar, step: Step, steps: Mapping[str, Step], known: Mapping[str, str], store: Store) -> Iterator[str]:
-    if step.stage.name != "test" or bar.by != "interval":
+def _problems(
+    criterion: Criterion, step: Step, steps: Mapping[str, Step], known: Mapping[str, str], store: Store
+) -> Iterator[str]:
+    if step.stage.name != "test" or criterion.by != "interval":
         return
-    group = bar.figure.split("/")[0]
+    group = criterion.figure.split("/")[0]
     most = _most_items(group, step, steps, known, store)
     if most is None:
         return
-    if _is_of_text(bar):
+    if _is_of_text(criterion):
         if most < _FEWEST_DOCUMENTS:
             yield (
                 f"can never be decided: it would be measured on {most} document, from which no interval can be "
@@ -52,14 +54,14 @@ def _problems(bar: Bar, step: Step, steps: Mapping[str, Step], known: Mapping[st
             )
         return
     best = wilson(most, most)
-    reachable = best.low >= bar.at_least if bar.at_least is not None else True
-    if bar.at_most is not None:
-        reachable = wilson(0, most).high <= bar.at_most
+    reachable = best.low >= criterion.at_least if criterion.at_least is not None else True
+    if criterion.at_most is not None:
+        reachable = wilson(0, most).high <= criterion.at_most
     if not reachable:
-        limit = bar.at_least if bar.at_least is not None else bar.at_most
+        limit = criterion.at_least if criterion.at_least is not None else criterion.at_most
         yield (
-            f"can never be passed: even a perfect result on {most} items has an interval that does not clear {limit}; "
-            "measure more items (`limit`), or choose another bar"
+            f"can never be passed: even a perfect result on {most} items has an interval that does not meet the limit "
+            f"{limit}; measure more items (`limit`), or choose another criterion"
         )
 
 
@@ -90,5 +92,5 @@ def _held_out(corpus: str, steps: Mapping[str, Step], known: Mapping[str, str], 
     return int(amount) if amount is not None and amount >= 1 and not reserved else None
 
 
-def _is_of_text(bar: Bar) -> bool:
-    return bar.figure.rsplit("/", 1)[-1] in ("bits_per_byte", "perplexity", "loss")
+def _is_of_text(criterion: Criterion) -> bool:
+    return criterion.figure.rsplit("/", 1)[-1] in ("bits_per_byte", "perplexity", "loss")

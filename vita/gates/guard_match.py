@@ -1,6 +1,6 @@
 """The match of guards: a release must have the guard with which the figures of its gate were measured.
 
-    guards = guards_of(judged, evidence)                     # digests of the guards in the reports that cleared bars
+    guards = guards_of(judged, evidence)                     # digests of the guards in the reports of passed criteria
     refuse_other_guard(guards, release_guard, gate="cat/release", model=digest)
 
 A red-team report records the guard of the model in its settings. Other reports have no guard and require none.
@@ -32,8 +32,8 @@ def guard_digest(guard: Mapping[str, Any] | None) -> str | None:
 
 
 def guards_of(judged: GateResult, evidence: Mapping[str, ReportEvidence]) -> tuple[str | None, ...]:
-    """Return the digests of the guards with which the bars were measured; waived bars are ignored."""
-    passed = {finding.bar.report for finding in judged.findings if finding.verdict == "pass"}
+    """Return the digests of the guards with which the criteria were measured; waived criteria are ignored."""
+    passed = {result.criterion.report for result in judged.results if result.verdict == "pass"}
     settings_by_step = {step: read_report(evidence[step].folder).settings for step in sorted(passed)}
     return tuple(
         dict.fromkeys(guard_digest(settings[GUARD]) for settings in settings_by_step.values() if GUARD in settings)
@@ -41,20 +41,23 @@ def guards_of(judged: GateResult, evidence: Mapping[str, ReportEvidence]) -> tup
 
 
 def refuse_other_guard(guards: Sequence[str | None], guard: Mapping[str, Any] | None, *, gate: str, model: str) -> None:
-    """Raise if the guard of the release is not the guard with which the bars were measured.
+    """Raise if the guard of the release is not the guard with which the criteria were measured.
 
-    If a gate has bars with and without a guard, the guard is required.
+    If a gate has criteria with and without a guard, the guard is required.
     """
-    cleared_guards = {digest for digest in guards if digest} or set(guards)
+    measured_guards = {digest for digest in guards if digest} or set(guards)
     release_guard = guard_digest(guard)
-    if cleared_guards and cleared_guards != {release_guard}:
+    if measured_guards and measured_guards != {release_guard}:
         hint = (
             "release the weights with just the guard that they are attacked behind (`redteam: {guard: ...}`, "
             f"`release: {{guard: ...}}`), or `vita waive {model[:12]} --gate {gate} --bar {GUARD}`"
         )
-        expected = " and ".join(sorted(_description(digest) for digest in cleared_guards))
+        expected = " and ".join(sorted(_description(digest) for digest in measured_guards))
         raise GateError(
-            f"gate {gate}", expected=f"what cleared it: {expected}", got=_description(release_guard), hint=hint
+            f"gate {gate}",
+            expected=f"the guard used in the measurement: {expected}",
+            got=_description(release_guard),
+            hint=hint,
         )
 
 

@@ -21,7 +21,7 @@ from vita.spine.errors import DataError, StoreError
 from vita.spine.ledger import Ledger, Run
 from vita.spine.store import Store
 
-_LOST = ("test", "redteam", "canary")
+_MEASURING_STAGES = ("test", "redteam", "canary")
 """Stages whose reports contain figures; a lost or unreadable report may have measured any figure."""
 
 
@@ -65,10 +65,10 @@ def _measurement(store: Store, run: Run, models: frozenset[str]) -> Measurement 
         folder = store.open(run.artifact).path
     except StoreError:
         lost = ReportEvidence(Path(), run.artifact, run.began, version=run.version)
-        return Measurement(step, lost, None) if run.stage in _LOST else None
+        return Measurement(step, lost, None) if run.stage in _MEASURING_STAGES else None
     evidence = ReportEvidence(folder, run.artifact, run.began, version=run.version)
     try:
         report = read_report(folder)
     except DataError:
-        return Measurement(step, evidence, None) if run.stage in _LOST else None
+        return Measurement(step, evidence, None) if run.stage in _MEASURING_STAGES else None
     return Measurement(step, evidence, frozenset(report.named())) if report.model in models else None

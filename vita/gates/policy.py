@@ -1,11 +1,11 @@
-"""Gate policies: the criteria (bars) for a model, and the verdict on each from reports on exactly these weights.
+"""Gate policies: the criteria for a model, and the verdict on each from reports on exactly these weights.
 
-    bar = {"report": "test_chat", "figure": "world/held_out/accuracy", "at_least": 0.8}
-    policy = Policy(model="safety_tuning", bars=[bar])
+    criterion = {"report": "test_chat", "figure": "world/held_out/accuracy", "at_least": 0.8}
+    policy = Policy(model="safety_tuning", bars=[criterion])
     judge(policy, model=digest, evidence={"test_chat": ReportEvidence(folder, digest, began)}, since={...}).verdict
 
 If the interval contains the limit, the verdict is `unsure`. If the report is missing, is of other weights, or was
-measured before the bar was set, the verdict is `could_not_run`.
+measured before the criterion was set, the verdict is `could_not_run`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Verdict = Literal["pass", "fail", "unsure", "could_not_run", "waived"]
 EXIT_CODES = {"pass": 0, "waived": 0, "fail": 10, "could_not_run": 11, "unsure": 12}
 """Exit code of `vita gate` per verdict; 1 to 9 are the codes of errors (`vita/spine/errors.py`)."""
 WAITING_FOR_APPROVAL = 13
-"""Exit code if all bars pass and approvals are missing."""
+"""Exit code if all criteria pass and approvals are missing."""
 _WORST_FIRST: tuple[Verdict, ...] = ("could_not_run", "fail", "unsure", "waived", "pass")
 
 
-class Bar(Settings):
+class Criterion(Settings):
     """One criterion of a gate: a limit on a figure of a report."""
 
     report: str
@@ -52,22 +52,22 @@ class Bar(Settings):
     lower_is_better: bool | None = None
     """The direction of the figure, for `not_worse_than`; derived from the name of the figure by default."""
     by: Literal["interval", "value"] = "interval"
-    """The part of the figure that must clear the bar: the whole interval, or its value alone."""
+    """The part of the figure that must meet the limit: the whole interval, or its value alone."""
 
     @model_validator(mode="after")
-    def _one_limit(self) -> Bar:
+    def _one_limit(self) -> Criterion:
         if sum(limit is not None for limit in (self.at_least, self.at_most, self.not_worse_than)) != 1:
             raise ValueError("set exactly one of `at_least`, `at_most` and `not_worse_than`")
         return self
 
     @property
     def name(self) -> str:
-        """Return the name of the bar in waivers."""
+        """Return the name of the criterion in waivers."""
         return f"{self.report}:{self.figure}"
 
     @property
     def identity(self) -> str:
-        """Return all fields as canonical JSON; a changed bar is another bar."""
+        """Return all fields as canonical JSON; a changed criterion is another criterion."""
         return canonical_json(self.model_dump(mode="json")).decode()
 
     def __str__(self) -> str:
@@ -80,14 +80,14 @@ class Bar(Settings):
 
 
 class Policy(Settings):
-    """A gate: the model, the bars, and the number of required approvals."""
+    """A gate: the model, the criteria, and the number of required approvals."""
 
     model: str
     """Step whose model must pass the gate."""
-    bars: tuple[Bar, ...] = Field(min_length=1)
-    """Bars, which must all pass."""
+    bars: tuple[Criterion, ...] = Field(min_length=1)
+    """Criteria, which must all pass."""
     approvals: int = Field(default=0, ge=0)
-    """Number of people who must approve the model after the bars pass."""
+    """Number of people who must approve the model after the criteria pass."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class ReportEvidence:
 
 
 @dataclass(frozen=True)
-class BarResult:
-    """The verdict on one bar, with its reason."""
+class CriterionResult:
+    """The verdict on one criterion, with its reason."""
 
-    bar: Bar
+    criterion: Criterion
     verdict: Verdict
     reason: str
     report: str | None = None
@@ -114,10 +114,10 @@ class BarResult:
 
     def as_json(self) -> dict[str, Any]:
         return {
-            "bar": str(self.bar),
-            "name": self.bar.name,
+            "criterion": str(self.criterion),
+            "name": self.criterion.name,
             "verdict": self.verdict,
-            "said": self.reason,
+            "reason": self.reason,
             "report": self.report,
             "value": self.value.as_json() if self.value else None,
         }
@@ -125,20 +125,20 @@ class BarResult:
 
 @dataclass(frozen=True)
 class GateResult:
-    """The verdicts on all bars."""
+    """The verdicts on all criteria."""
 
-    findings: tuple[BarResult, ...]
+    results: tuple[CriterionResult, ...]
 
     @property
     def verdict(self) -> Verdict:
         """Return the worst verdict."""
-        verdicts = {finding.verdict for finding in self.findings}
+        verdicts = {result.verdict for result in self.results}
         return next(verdict for verdict in _WORST_FIRST if verdict in verdicts)
 
     @property
     def reports(self) -> list[str]:
         """Return the digests of the reports that were used."""
-        return list(dict.fromkeys(finding.report for finding in self.findings if finding.report))
+        return list(dict.fromkeys(result.report for result in self.results if result.report))
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,9 @@ class MeasurementHistory:
     reports: Mapping[str, Sequence[ReportEvidence]] = field(default_factory=dict)
     """Step -> its reports on these weights, oldest first."""
 
-    def measured_at(self, bar: Bar, evidence: ReportEvidence | None) -> float | None:
-        """Return the time of the first measurement of the figure of a bar."""
-        moments = [self.first[name] for name in (bar.figure, "") if name in self.first]
+    def measured_at(self, criterion: Criterion, evidence: ReportEvidence | None) -> float | None:
+        """Return the time of the first measurement of the figure of a criterion."""
+        moments = [self.first[name] for name in (criterion.figure, "") if name in self.first]
         return min([*moments, *([evidence.began] if evidence else [])], default=None)
 
 
@@ -163,24 +163,28 @@ def judge(
     evidence: Mapping[str, ReportEvidence],
     since: Mapping[str, float],
     waived: Mapping[str, str] | None = None,
-    taken_away: Sequence[Bar] = (),
+    removed: Sequence[Criterion] = (),
     history: MeasurementHistory | None = None,
 ) -> GateResult:
-    """Evaluate the bars of a policy on the reports.
+    """Evaluate the criteria of a policy on the reports.
 
-    `evidence` maps steps to reports; `since` and `waived` map the identity of a bar to the time when it was set and to
-    the waiver. Only bars that do not pass are waived. A bar that was set or changed after the first measurement of its
-    figure on these weights cannot pass; bars that were removed after it (`taken_away`) still count.
+    `evidence` maps steps to reports; `since` and `waived` map the identity of a criterion to the time when it was set
+    and to the waiver. Only criteria that do not pass are waived. A criterion that was set or changed after the first
+    measurement of its figure on these weights cannot pass; criteria that were removed after it (`removed`) still count.
     """
     history = history or MeasurementHistory()
-    findings = [
-        _judge(bar, model=model, evidence=evidence, since=since.get(bar.identity, math.inf), history=history)
-        for bar in policy.bars
+    results = [
+        _judge(
+            criterion, model=model, evidence=evidence, since=since.get(criterion.identity, math.inf), history=history
+        )
+        for criterion in policy.bars
     ]
-    for bar in taken_away:
-        finding = _judge(bar, model=model, evidence=evidence, since=-math.inf, history=history)
-        findings.append(replace(finding, reason=f"{finding.reason}; the bar was removed after the measurement began"))
-    return GateResult(tuple(_or_waived(finding, waived or {}) for finding in findings))
+    for criterion in removed:
+        result = _judge(criterion, model=model, evidence=evidence, since=-math.inf, history=history)
+        results.append(
+            replace(result, reason=f"{result.reason}; the criterion was removed after the measurement began")
+        )
+    return GateResult(tuple(_or_waived(result, waived or {}) for result in results))
 
 
 def figure(folder: Path, name: str) -> ReportFigure:
@@ -207,37 +211,46 @@ def measured(folder: Path) -> str | None:
         return None
 
 
-TOO_FEW = "a bar on it can never be decided: measure more documents (curate's `held_out`, test's `documents`)"
+TOO_FEW = (
+    "no interval can be computed, so the criterion stays undecided: measure more documents "
+    "(curate's `held_out`, test's `documents`)"
+)
 """The hint for a figure without an interval."""
 
 
 def _judge(
-    bar: Bar, *, model: str, evidence: Mapping[str, ReportEvidence], since: float, history: MeasurementHistory
-) -> BarResult:
-    """Return the verdict on one bar from its report, from earlier reports of the same test, and from its age."""
-    report = evidence.get(bar.report)
+    criterion: Criterion,
+    *,
+    model: str,
+    evidence: Mapping[str, ReportEvidence],
+    since: float,
+    history: MeasurementHistory,
+) -> CriterionResult:
+    """Return the verdict on one criterion from its report, from earlier reports of the same test, and from its age."""
+    report = evidence.get(criterion.report)
     if report is None:
-        return BarResult(bar, "could_not_run", f"there is no report of the step `{bar.report}`")
-    finding = _against_report(bar, report, model=model, evidence=evidence)
-    if finding.value is None or finding.verdict == "fail":
-        return finding
-    for earlier in history.reports.get(bar.report, ()):
+        return CriterionResult(criterion, "could_not_run", f"there is no report of the step `{criterion.report}`")
+    result = _against_report(criterion, report, model=model, evidence=evidence)
+    if result.value is None or result.verdict == "fail":
+        return result
+    for earlier in history.reports.get(criterion.report, ()):
         if earlier.digest == report.digest or not _same_conditions(earlier, report):
             continue
-        before = _against_report(bar, earlier, model=None, evidence=evidence)
+        before = _against_report(criterion, earlier, model=None, evidence=evidence)
         if before.verdict == "fail":
             message = (
-                f"{finding.reason}, but an earlier report of this test failed ({before.reason}); waive it to go on"
+                f"{result.reason}, but an earlier report of this test failed ({before.reason}); waive it to continue"
             )
-            return replace(finding, verdict="fail", reason=message)
-    first = history.measured_at(bar, report)
+            return replace(result, verdict="fail", reason=message)
+    first = history.measured_at(criterion, report)
     if first is not None and first < since:
         message = (
-            "the bar was set or changed after these weights were first measured for this figure; "
-            f"it applies to weights that are measured from then on. For these, `vita waive --bar {bar.name}` is needed"
+            "the criterion was set or changed after these weights were first measured for this figure; "
+            f"it applies to weights that are measured from then on. "
+            f"For these, `vita waive --bar {criterion.name}` is needed"
         )
-        return replace(finding, verdict="could_not_run", reason=message)
-    return finding
+        return replace(result, verdict="could_not_run", reason=message)
+    return result
 
 
 def _same_conditions(earlier: ReportEvidence, current: ReportEvidence) -> bool:
@@ -252,42 +265,44 @@ def _same_conditions(earlier: ReportEvidence, current: ReportEvidence) -> bool:
 
 
 def _against_report(
-    bar: Bar, report: ReportEvidence, *, model: str | None, evidence: Mapping[str, ReportEvidence]
-) -> BarResult:
-    """Return the verdict of one report on a bar, without regard to times."""
+    criterion: Criterion, report: ReportEvidence, *, model: str | None, evidence: Mapping[str, ReportEvidence]
+) -> CriterionResult:
+    """Return the verdict of one report on a criterion, without regard to times."""
     try:
         measured_model = read_report(report.folder).model
         if model is not None and measured_model != model:
             other = f"it is of the weights {str(measured_model)[:12]}, not of {model[:12]}"
-            return BarResult(bar, "could_not_run", other, report.digest)
-        value = figure(report.folder, bar.figure).interval
+            return CriterionResult(criterion, "could_not_run", other, report.digest)
+        value = figure(report.folder, criterion.figure).interval
         if value.n == 0 or not math.isfinite(value.value):
-            return BarResult(bar, "could_not_run", _why_nothing(report.folder, bar), report.digest)
-        if bar.not_worse_than is None:
-            message = str(value) if value.is_determined or bar.by == "value" else f"{value}; {TOO_FEW}"
-            return BarResult(bar, _against(bar, value), message, report.digest, value)
-        other = evidence.get(bar.not_worse_than)
+            return CriterionResult(criterion, "could_not_run", _why_nothing(report.folder, criterion), report.digest)
+        if criterion.not_worse_than is None:
+            message = str(value) if value.is_determined or criterion.by == "value" else f"{value}; {TOO_FEW}"
+            return CriterionResult(criterion, _against(criterion, value), message, report.digest, value)
+        other = evidence.get(criterion.not_worse_than)
         if other is None:
-            missing = f"there is no report of the step `{bar.not_worse_than}`"
-            return BarResult(bar, "could_not_run", missing, report.digest, value)
-        gain = _gain(bar, report.folder, other.folder)
-        verdict = _above(gain, -bar.margin, by=bar.by)
-        return BarResult(bar, verdict, f"{value}; {_change_phrase(gain, bar.not_worse_than)}", report.digest, value)
+            missing = f"there is no report of the step `{criterion.not_worse_than}`"
+            return CriterionResult(criterion, "could_not_run", missing, report.digest, value)
+        gain = _gain(criterion, report.folder, other.folder)
+        verdict = _above(gain, -criterion.margin, by=criterion.by)
+        return CriterionResult(
+            criterion, verdict, f"{value}; {_change_phrase(gain, criterion.not_worse_than)}", report.digest, value
+        )
     except VitaError as error:
-        return BarResult(bar, "could_not_run", str(error), report.digest)
+        return CriterionResult(criterion, "could_not_run", str(error), report.digest)
 
 
-def _why_nothing(folder: Path, bar: Bar) -> str:
+def _why_nothing(folder: Path, criterion: Criterion) -> str:
     """Return the reason why a figure has no measurement, as given by the report if possible."""
-    reason = read_report(folder).could_not_run.get(bar.figure.split("/")[0])
+    reason = read_report(folder).could_not_run.get(criterion.figure.split("/")[0])
     return f"the figure has no measurement: {reason}" if reason else "the figure has no measurement"
 
 
-def _against(bar: Bar, value: Interval) -> Verdict:
-    if bar.at_least is not None:
-        return _above(value, bar.at_least, by=bar.by)
-    assert bar.at_most is not None, "a bar has one limit"
-    return _above(_turned(value), -bar.at_most, by=bar.by)
+def _against(criterion: Criterion, value: Interval) -> Verdict:
+    if criterion.at_least is not None:
+        return _above(value, criterion.at_least, by=criterion.by)
+    assert criterion.at_most is not None, "a criterion has one limit"
+    return _above(_negated(value), -criterion.at_most, by=criterion.by)
 
 
 def _above(value: Interval, limit: float, *, by: str) -> Verdict:
@@ -297,29 +312,29 @@ def _above(value: Interval, limit: float, *, by: str) -> Verdict:
     return "fail" if high < limit else "unsure"
 
 
-def _gain(bar: Bar, folder: Path, other: Path) -> Interval:
+def _gain(criterion: Criterion, folder: Path, other: Path) -> Interval:
     """Return the improvement over the other model, on paired items if both reports have them."""
-    after = figure(folder, bar.figure)
-    lower = after.higher_is_better is False if bar.lower_is_better is None else bar.lower_is_better
-    pairs = paired(other, folder, bar.figure)
-    gain = pairs.difference if pairs else difference(after.interval, figure(other, bar.figure).interval)
-    return _turned(gain) if lower else gain
+    after = figure(folder, criterion.figure)
+    lower = after.higher_is_better is False if criterion.lower_is_better is None else criterion.lower_is_better
+    pairs = paired(other, folder, criterion.figure)
+    gain = pairs.difference if pairs else difference(after.interval, figure(other, criterion.figure).interval)
+    return _negated(gain) if lower else gain
 
 
 def _change_phrase(gain: Interval, other: str) -> str:
     """Name the direction of a change, with a magnitude that is never negative."""
     if gain.value < 0:
-        return f"worse than {other} by {_turned(gain)}"
+        return f"worse than {other} by {_negated(gain)}"
     return f"better than {other} by {gain}" if gain.value > 0 else f"equal to {other}, difference {gain}"
 
 
-def _turned(value: Interval) -> Interval:
+def _negated(value: Interval) -> Interval:
     return Interval(-value.value, -value.high, -value.low, value.n)
 
 
-def _or_waived(finding: BarResult, waived: Mapping[str, str]) -> BarResult:
-    why = waived.get(finding.bar.identity)
-    if why is None or finding.verdict == "pass":
-        return finding
-    message = f"{finding.verdict}: {finding.reason}; waived by {why}"
-    return BarResult(finding.bar, "waived", message, finding.report, finding.value)
+def _or_waived(result: CriterionResult, waived: Mapping[str, str]) -> CriterionResult:
+    why = waived.get(result.criterion.identity)
+    if why is None or result.verdict == "pass":
+        return result
+    message = f"{result.verdict}: {result.reason}; waived by {why}"
+    return CriterionResult(result.criterion, "waived", message, result.report, result.value)

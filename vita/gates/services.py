@@ -102,7 +102,7 @@ def state_of(ledger: Ledger, model: str) -> str:
     An approved model is `serving` while a living service serves it, a deprecated one `retired` from its sunset on.
     """
     state = model_state(ledger.moves(model)).at(time.time()).state
-    return _state_now(model, state, served_models(ledger)) if state in _LET_OUT else state
+    return _state_now(model, state, served_models(ledger)) if state in _APPROVED_STATES else state
 
 
 def all_states(ledger: Ledger) -> dict[str, str]:
@@ -117,12 +117,12 @@ def all_states(ledger: Ledger) -> dict[str, str]:
     }
 
 
-_LET_OUT = ("approved", "serving")
+_APPROVED_STATES = ("approved", "serving")
 """Recorded states of an approved version; the running services determine which of the two applies."""
 
 
 def _state_now(version: str, state: str, served: set[str]) -> str:
-    if state not in _LET_OUT:
+    if state not in _APPROVED_STATES:
         return state
     return "serving" if version in served else "approved"
 

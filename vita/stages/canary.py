@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from vita.gates.clearance import ServingTerms
+from vita.gates.clearance import ServingRequest
 from vita.monitoring.simulated_users import SimulatedUsers
 from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import ReportPage, Section, Table, write_page
@@ -133,7 +133,7 @@ async def _run_canary(config: Config, old: ReleaseInfo, new: ReleaseInfo, contex
     )  # fmt: skip
     sessions = list(crowd.sessions(config.sessions + config.sessions // 2, seed=config.seed))
     async with service.served() as running:
-        terms = ServingTerms(config.ungated)
+        terms = ServingRequest(config.ungated)
         await running.fleet.roll(new, share=config.share, terms=terms)
         models = {version.id: version.model for version in running.fleet.router.versions.values()}
         context.emit("note", text=f"{config.share:.0%} of the users get {new.id}, the others {old.id}")

@@ -16,7 +16,7 @@ from tests.cards.lives import Life
 from tests.cli.test_cli import Vita, vita
 from tests.server.releases import model_folder
 from vita.gates import decisions
-from vita.gates.clearance import UNGATED, Clearance, ServingTerms
+from vita.gates.clearance import UNGATED, Clearance, ServingRequest
 from vita.gates.policy import Policy
 from vita.reporting import REPORT_FILE
 from vita.reporting.figures import ReportContent
@@ -40,7 +40,7 @@ def gated_life(folder: Path) -> tuple[Life, str, str]:
     decisions.record_policy(life.ledger, "cat/release", build(Policy, BARS, where="gate"))
     approved, draft = (life.step(name, "model", files=dict.fromkeys(FILES, name)) for name in ("sft", "draft"))
     life.report("check", approved, {"world": {"world": {"accuracy": wilson(40, 40)}}})
-    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").green
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/release").passed
     return life, approved, draft
 
 
@@ -52,7 +52,7 @@ def release(life: Life, model: str, *, claim: str | None = None, guard: dict[str
 
 
 def clear(life: Life, pinned: ReleaseInfo, **terms: Any) -> Clearance:
-    return ledger_clearance(life.ledger, life.store)(pinned, ServingTerms(**terms))
+    return ledger_clearance(life.ledger, life.store)(pinned, ServingRequest(**terms))
 
 
 def copy_of(life: Life, model: str, name: str, **changed: str) -> Path:
@@ -127,7 +127,7 @@ def test_a_guard_belongs_to_the_approval(tmp_path):
     report = ReportContent.of("redteam", figures, model=approved, settings={"guard": {"words": ["poison"]}})
     files = {REPORT_FILE: report.model_dump(mode="json")}
     life.step("check", "report", stage="redteam", files=files, inputs={"model": approved})
-    with pytest.raises(GateError, match=r"expected what cleared it: the guard .*, got no guard"):
+    with pytest.raises(GateError, match=r"expected the guard used in the measurement: the guard .*, got no guard"):
         clear(life, release(life, approved))
     assert clear(life, release(life, approved, guard={"words": ["poison"]})).status == "approved"
 
@@ -143,7 +143,7 @@ def test_a_retired_model_is_refused_at_every_path_and_served_for_research_only_w
                 clear(life, pinned, **terms)
     if kept:
         assert clear(life, release(life, approved), research=True).status == "research"
-    with pytest.raises(GateError, match="answers no more"):
+    with pytest.raises(GateError, match="has been retired since"):
         clear(life, read_release(edited), research=True)
 
 
@@ -152,7 +152,7 @@ def test_a_deprecated_model_answers_until_its_sunset(tmp_path):
     life.ledger.move(approved, "deprecated", who="ann", why="old", sunset=time.time() + 3600)
     assert clear(life, release(life, approved)).status == "approved"
     life.ledger.move(approved, "deprecated", who="ann", why="old", sunset=1.0)
-    with pytest.raises(GateError, match="answers no more since"):
+    with pytest.raises(GateError, match="has been retired since"):
         clear(life, release(life, approved), research=True)
 
 
@@ -171,7 +171,7 @@ def test_weights_that_a_gate_rejected_are_not_approved_by_a_gate_that_was_set_la
     )
     decisions.record_policy(life.ledger, "cat/easy", easy)
     life.report("other", rejected, {"a": {"a": {"b": wilson(40, 40)}}})
-    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/easy").green
+    assert decisions.evaluate_gate_by_name(life.ledger, life.store, "cat/easy").passed
     with pytest.raises(GateError, match="rejected these weights before the gate cat/easy was set"):
         clear(life, release(life, rejected))
 
@@ -235,7 +235,7 @@ def test_serve_refuses_what_no_gate_approved_and_what_is_retired(vita: Vita, tmp
     life.ledger.move(approved, "retired", who="ann", why="old")
     folder = copy_of(life, approved, "retired", own__txt="edited")
     code, _, err = vita("serve", str(folder), "--port", "0", "--ungated", "why not")
-    assert code == 9 and "answers no more" in err, json.dumps(err)
+    assert code == 9 and "has been retired since" in err, json.dumps(err)
 
 
 @pytest.mark.slow
@@ -252,7 +252,7 @@ def test_a_retired_model_is_refused_by_name_digest_folder_and_link(vita: Vita, t
     paths = (folder, tmp_path / "link", pinned.folder, tmp_path / "release-link")
     for reference in ("cat/old", approved, approved[:12], *map(str, paths)):
         code, _, err = vita("serve", reference, "--port", "0", "--ungated", "why not")
-        assert code == 9 and "answers no more" in err, (reference, err)
+        assert code == 9 and "has been retired since" in err, (reference, err)
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_serve_knows_retired_and_rejected_weights_in_other_files(vita: Vita, tmp
     life.ledger.move(model, "retired", who="ann", why="old")
     for copy in copies:
         code, _, err = vita("serve", str(copy), "--port", "0", "--ungated", "why not")
-        assert code == 9 and "answers no more" in err, (copy.name, err)
+        assert code == 9 and "has been retired since" in err, (copy.name, err)
 
 
 REWRITTEN: dict[str, dict[str, Any]] = {

@@ -109,12 +109,15 @@ def gates(record: LifeRecord) -> Iterator[Block]:
         label = (
             f"{gate.removeprefix(f'{record.name}/')}: {row['verdict'].replace('_', ' ')} for {record.label(artifact)}"
         )
-        bars = {f"{bar['report']}:{bar['figure']}": bar for bar in policies.get(row["policy"], {}).get("bars", ())}
+        policy = policies.get(row["policy"], {})
+        criteria = {f"{entry['report']}:{entry['figure']}": entry for entry in policy.get("bars", ())}
         blocks: list[Block] = []
-        if charted := list(_criterion_rows(row["findings"], bars)):
+        if charted := list(_criterion_rows(row["findings"], criteria)):
             caption = f"Criteria of the gate {gate}, decided {wording.moment(row['at'])} UTC."
             blocks.append(Figure(f"gate-{gate}-{artifact[:8]}", criteria_chart(charted), caption))
-        cells = [(finding["bar"], finding["verdict"].replace("_", " "), finding["said"]) for finding in row["findings"]]
+        cells = [
+            (result["criterion"], result["verdict"].replace("_", " "), result["reason"]) for result in row["findings"]
+        ]
         blocks.append(Table(("criterion", "verdict", "measured"), cells))
         people = [_statement(entry) for entry in statements if (entry["gate"], entry["artifact"]) == (gate, artifact)]
         if people:
@@ -126,7 +129,8 @@ def gates(record: LifeRecord) -> Iterator[Block]:
 
 def latest_verdicts(record: LifeRecord) -> list[dict[str, Any]]:
     """Return the last verdict of each gate on each model."""
-    return list({(row["gate"], row["artifact"]): row for row in _rows_of(record, decisions.verdicts)}.values())
+    rows = {(row["gate"], row["artifact"]): row for row in _rows_of(record, decisions.verdicts)}
+    return [{**row, "findings": decisions.stored_results(row["findings"])} for row in rows.values()]
 
 
 def _figures_by_version(record: LifeRecord) -> dict[str, dict[str, Interval]]:
@@ -176,16 +180,18 @@ def _rows_of(record: LifeRecord, table: sa.Table) -> list[dict[str, Any]]:
         return [dict(row) for row in database.execute(query).mappings()]
 
 
-def _criterion_rows(findings: list[Mapping[str, Any]], bars: Mapping[str, Mapping[str, Any]]) -> Iterator[CriterionRow]:
+def _criterion_rows(
+    results: list[Mapping[str, Any]], criteria: Mapping[str, Mapping[str, Any]]
+) -> Iterator[CriterionRow]:
     """Yield the criteria that have a number as their limit and a measured figure."""
-    for finding in findings:
-        bar = bars.get(finding["name"], {})
-        at_least = bar.get("at_least")
-        limit = at_least if at_least is not None else bar.get("at_most")
-        if limit is not None and finding.get("value"):
-            interval = Interval.from_json(finding["value"])
-            label = wording.figure_name(bar["figure"])
-            yield CriterionRow(label, interval, float(limit), at_least is not None, finding["verdict"])
+    for result in results:
+        criterion = criteria.get(result["name"], {})
+        at_least = criterion.get("at_least")
+        limit = at_least if at_least is not None else criterion.get("at_most")
+        if limit is not None and result.get("value"):
+            interval = Interval.from_json(result["value"])
+            label = wording.figure_name(criterion["figure"])
+            yield CriterionRow(label, interval, float(limit), at_least is not None, result["verdict"])
 
 
 def _statement(entry: Mapping[str, Any]) -> tuple[str, ...]:

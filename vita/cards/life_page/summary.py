@@ -107,11 +107,11 @@ def criteria(record: LifeRecord) -> Iterator[tuple[str, str, str, str]]:
     """Yield the gate, criterion, measured value and verdict of the last decisions."""
     for row in latest_verdicts(record):
         gate = row["gate"].removeprefix(f"{record.name}/")
-        for finding in row["findings"]:
-            figure = finding["name"].partition(":")[2]
-            criterion = wording.figure_name(figure) + finding["bar"].removeprefix(finding["name"])
-            measured = wording.figure_text("", Interval.from_json(finding["value"])) if finding.get("value") else ""
-            yield gate, criterion, measured or finding["said"], finding["verdict"]
+        for result in row["findings"]:
+            figure = result["name"].partition(":")[2]
+            criterion = wording.figure_name(figure) + result["criterion"].removeprefix(result["name"])
+            measured = wording.figure_text("", Interval.from_json(result["value"])) if result.get("value") else ""
+            yield gate, criterion, measured or result["reason"], result["verdict"]
 
 
 def released_answers(record: LifeRecord) -> Iterator[Table]:
@@ -188,7 +188,7 @@ def _samples(record: LifeRecord) -> dict[str, list[tuple[str, str]]]:
 def _verdict_text(row: Mapping[str, Any] | None, life: str) -> str:
     if row is None:
         return "no gate has decided on it"
-    passed = sum(finding["verdict"] == "pass" for finding in row["findings"])
+    passed = sum(result["verdict"] == "pass" for result in row["findings"])
     gate, verdict = row["gate"].removeprefix(f"{life}/"), row["verdict"].replace("_", " ")
     return f"{gate}: {verdict}, {passed} of {counted(len(row['findings']), 'criterion', 'criteria')}"
 

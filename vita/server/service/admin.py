@@ -23,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from vita.gates.clearance import ServingTerms
+from vita.gates.clearance import ServingRequest
 from vita.server.gateway.gateway import Gateway
 from vita.server.gateway.telemetry import CONTENT_TYPE
 from vita.server.middleware import standard_middleware
@@ -184,14 +184,14 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
-def _terms(body: dict[str, Any]) -> ServingTerms:
+def _terms(body: dict[str, Any]) -> ServingRequest:
     """Read the terms for the clearance of a release."""
     ungated, research = body.get("ungated"), body.get("research", False)
     if not isinstance(ungated, str | None):
         raise ConfigError("fleet.ungated", expected="a reason", got=ungated)
     if not isinstance(research, bool):
         raise ConfigError("fleet.research", expected="true or false", got=research)
-    return ServingTerms(ungated, research)
+    return ServingRequest(ungated, research)
 
 
 def _slug(name: str) -> str:

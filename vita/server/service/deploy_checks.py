@@ -1,14 +1,14 @@
 """Clearance of releases: the service hashes files and tensors itself before `vita.gates.clearance` decides.
 
 clear = ledger_clearance(ledger, store)
-clear(release, ServingTerms(ungated="a load test")).model        # the identity, computed from the files
+clear(release, ServingRequest(ungated="a load test")).model        # the identity, computed from the files
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from vita.gates.clearance import Clearance, ServingTerms, clear
+from vita.gates.clearance import Clearance, ServingRequest, clear
 from vita.gates.tensor_digest import tensor_digest
 from vita.gates.weights import Files
 from vita.server.release import MODEL, ReleaseInfo, load_verified
@@ -20,13 +20,13 @@ from vita.spine.store import Store
 class ClearRelease(Protocol):
     """Decides whether a release may be served; raises `VitaError` with the reason otherwise."""
 
-    def __call__(self, release: ReleaseInfo, terms: ServingTerms, *, record: bool = True) -> Clearance: ...
+    def __call__(self, release: ReleaseInfo, terms: ServingRequest, *, record: bool = True) -> Clearance: ...
 
 
 def ledger_clearance(ledger: Ledger, store: Store) -> ClearRelease:
     """The clearance function of a service: by the gates and states of this ledger, and the models of this store."""
 
-    def clear_release(release: ReleaseInfo, terms: ServingTerms, *, record: bool = True) -> Clearance:
+    def clear_release(release: ReleaseInfo, terms: ServingRequest, *, record: bool = True) -> Clearance:
         files, tensors = load_verified(release.folder, _files_and_tensors, digest=release.digest)
         return clear(
             ledger, store, files, tensors=tensors, guard=release.content.get("guard"), label=release.id,

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vita.gates.clearance import ServingTerms
+from vita.gates.clearance import ServingRequest
 from vita.server.gateway.routing import Backend
 from vita.server.release import ReleaseInfo
 from vita.spine import machine
@@ -43,7 +43,7 @@ class ReplicaProcess:
     release: ReleaseInfo
     backend: Backend
     threads: int
-    terms: ServingTerms = field(default_factory=ServingTerms)
+    terms: ServingRequest = field(default_factory=ServingRequest)
     """Terms of the clearance of its release, also for restarts."""
     state: State = "starting"
     process: subprocess.Popen[bytes] | None = None

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vita.gates.clearance import ServingTerms
+from vita.gates.clearance import ServingRequest
 from vita.gates.services import ServicePresence, ServiceReporter
 from vita.monitoring.retention import Retention
 from vita.server.gateway.app import gateway_app
@@ -101,7 +101,7 @@ class Service:
             await self._drain(running.gateway, stop)
 
     async def _start(self, fleet: Supervisor) -> None:
-        terms = ServingTerms(self.ungated, self.research)
+        terms = ServingRequest(self.ungated, self.research)
         await fleet.start(self.release, replicas=self.replicas, terms=terms)
 
     @asynccontextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from vita.gates.clearance import ServingTerms
+from vita.gates.clearance import ServingRequest
 from vita.server.gateway.routing import Backend, Router, ServedVersion
 from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
@@ -68,12 +68,12 @@ class Supervisor:
     # -- commands of the operator
 
     async def start(
-        self, release: ReleaseInfo, *, replicas: int, share: float = 1.0, terms: ServingTerms | None = None
+        self, release: ReleaseInfo, *, replicas: int, share: float = 1.0, terms: ServingRequest | None = None
     ) -> ServedVersion:
         """Clear a release and start `replicas` processes for it; returns when all are ready."""
         if release.id in self.router.versions:
             raise ConfigError("fleet", f"{release.id} is already served", hint="give the release another version")
-        terms = terms or ServingTerms()
+        terms = terms or ServingRequest()
         clearance = await asyncio.to_thread(self._clear, release, terms)
         release = replace(release, model=clearance.model)
         version = ServedVersion(
@@ -97,7 +97,7 @@ class Supervisor:
         return version
 
     async def roll(
-        self, release: ReleaseInfo, *, share: float = 1.0, terms: ServingTerms | None = None
+        self, release: ReleaseInfo, *, share: float = 1.0, terms: ServingRequest | None = None
     ) -> ServedVersion:
         """Start a new version with all of the traffic, or with a share of it until it is promoted or rolled back."""
         if not 0 < share <= 1:
@@ -110,7 +110,7 @@ class Supervisor:
                 await self._retire_all_but(version)
             return version
 
-    async def promote(self, *, terms: ServingTerms | None = None) -> ServedVersion:
+    async def promote(self, *, terms: ServingRequest | None = None) -> ServedVersion:
         """Clear the newest version again, send it all of the traffic, and drain the other versions."""
         async with self._changing:
             newest, stable = self._newest(), self._stable()
@@ -118,7 +118,7 @@ class Supervisor:
                 raise ConfigError("fleet", "there is no second version to promote", hint="vita fleet roll RELEASE")
             missing = len(self.of_version(stable.id)) - len(self.of_version(newest.id))
             template = self.of_version(newest.id)[0]
-            terms = replace(terms or ServingTerms(), research=template.terms.research)
+            terms = replace(terms or ServingRequest(), research=template.terms.research)
             clearance = await asyncio.to_thread(self._clear, template.release, terms)
             newest.gate = clearance.as_json()
             for replica in self.of_version(newest.id):
@@ -225,7 +225,7 @@ class Supervisor:
     # -- one replica
 
     def _launch(
-        self, release: ReleaseInfo, version: ServedVersion, threads: int, *, terms: ServingTerms
+        self, release: ReleaseInfo, version: ServedVersion, threads: int, *, terms: ServingRequest
     ) -> ReplicaProcess:
         name = f"r{next(self._numbers)}"
         replica = ReplicaProcess(name, release, Backend(name, ""), threads, terms=terms, notify=self._notify)
