@@ -33,7 +33,7 @@ def mail(tmp_path: Path) -> Path:
 
 
 def curate(vita: Vita, source: str = "mail", name: str = "x") -> list[dict[str, Any]]:
-    filters = "filters=[{length: {minimum_words: 3}}]"
+    filters = "filters=[{length: {min_words: 3}}]"
     code, _, err = vita("curate", source, "--set", filters, "--held-out", "0.2", "--name", name)
     assert code == 0, err
     return rows(vita, f"{name}/curate")
@@ -88,7 +88,7 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
     ))  # fmt: skip
     assert "other" not in {row["id"] for row in [*curate(vita, "new", "z"), *rows(vita, "z/curate", "heldout")]}
     assert ("not used", "dropped (erased: erasure 1, requested by Ada), not trained on") in told(who_saw(vita, FIRST))
-    code, out, _ = vita("curate", "blog", "--set", "filters=[{length: {minimum_words: 3}}]", "--held-out", "0.2",
+    code, out, _ = vita("curate", "blog", "--set", "filters=[{length: {min_words: 3}}]", "--held-out", "0.2",
                         "--name", "y")  # fmt: skip
     assert "cached" in out, "a corpus that never held it need not be built again"
 

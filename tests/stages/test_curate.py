@@ -81,7 +81,7 @@ def test_every_document_is_kept_held_out_or_dropped_with_its_reason(tmp_path: Pa
     path = write(tmp_path / "a.jsonl", rows)
     with path.open("ab") as file:
         file.write(b"no json\n")
-    settings = {"filters": [{"length": {"minimum_words": 2}}], "held_out": 4}
+    settings = {"filters": [{"length": {"min_words": 2}}], "held_out": 4}
     draft = run(tmp_path, sources=[{"path": str(path), "on_bad_row": "drop"}], **settings)
     (id, reason, detail), *rest = sorted(drops(draft))
     assert (id, reason) == ("a.jsonl:34", "not_json") and "got 'no json'" in detail
@@ -146,7 +146,7 @@ def test_a_source_is_held_out_as_a_whole_and_its_copies_leave_the_training_text(
         "web": str(write(tmp_path / "a.jsonl", numbered(10))),
         "test": str(write(tmp_path / "b.jsonl", [*numbered(4, start=8), {"text": "Unfiltered."}])),
     }
-    filters = [{"length": {"minimum_words": 3}}]
+    filters = [{"length": {"min_words": 3}}]
     draft = run(tmp_path, sources=sources, held_out_sources=["test"], filters=filters, held_out=0)
     assert texts(draft, "heldout") == [*(f"Text number {number}." for number in range(8, 12)), "Unfiltered."]
     assert texts(draft) == [f"Text number {number}." for number in range(8)]
@@ -275,7 +275,7 @@ def test_shards_are_bounded_and_progress_is_told(tmp_path: Path, monkeypatch: py
 
 def test_the_embedded_world_is_curated(tmp_path: Path) -> None:
     world = {"world": {"things": 20, "documents": 60, "dialogues": 1}}
-    draft = run(tmp_path, sources={"world": world}, filters=[{"length": {"minimum_words": 3}}])
+    draft = run(tmp_path, sources={"world": world}, filters=[{"length": {"min_words": 3}}])
     assert len(texts(draft)) > 50 and texts(draft, "heldout")
 
 

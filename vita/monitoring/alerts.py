@@ -21,7 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from vita.monitoring.request_log import FIGURES
 from vita.spine.config import Settings, alternatives, build, nearest, read_yaml
 
-LOOKS = 5
+EVALUATIONS_PER_WINDOW = 5
 """Number of earlier evaluation times of a rule with a duration."""
 Figures = Mapping[str, Mapping[str, float | None]]
 """Version -> figure -> value."""
@@ -111,7 +111,12 @@ def read_rules(path: str | Path) -> tuple[AlertRule, ...]:
 
 def evaluation_times(rules: Sequence[AlertRule], *, now: float) -> list[float]:
     """Return the times for which figures are needed, oldest first; the last is `now`."""
-    spread = {now - rule.seconds * (1 - step / LOOKS) for rule in rules if rule.seconds for step in range(LOOKS)}
+    spread = {
+        now - rule.seconds * (1 - step / EVALUATIONS_PER_WINDOW)
+        for rule in rules
+        if rule.seconds
+        for step in range(EVALUATIONS_PER_WINDOW)
+    }
     return [*sorted(spread), now]
 
 

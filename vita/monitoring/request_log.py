@@ -33,7 +33,7 @@ MONITORED = ("seconds", "ttft", "completion_tokens", "refused", "logprob")
 feedback = table(
     "feedback", string="request model kind who", real="value at replaced", boolean="consent", json="content"
 )
-"""`replaced` is when the same person said something else of the same answers; only what is not replaced counts.
+"""`replaced` is when the same person gave new feedback on the same responses; replaced feedback does not count.
 `kind` thumb (value 1 or -1), edit (content `better`), flag (content `reason`) or vote (`request` is the better one,
 content `rejected_request_id` the other; value 1, or 0 for a tie)."""
 
@@ -63,7 +63,7 @@ FIGURES = (
     "requests", "error_rate", "failure_rate", "shed_rate", "ttft_p50", "ttft_p95", "latency_p50", "latency_p95",
     "tokens_per_second", "length", "refusal_rate", "logprob", "thumbs_up_rate", "flags", "edits", "votes_won",
 )  # fmt: skip
-"""The names of all figures; times in seconds, `length` in tokens an answer, `logprob` in nats a token.
+"""The names of all figures; times in seconds, `length` in tokens per response, `logprob` in nats per token.
 
 The rates of errors have the same denominator, `requests`: every logged request, also one that reached no replica and
 one whose client left. `error_rate` counts each 5xx; `failure_rate` each 5xx but 503; `shed_rate` each 429 and 503.
@@ -72,7 +72,7 @@ _QUANTILES = {"ttft_p50": ("ttft", 50), "ttft_p95": ("ttft", 95), "latency_p50":
               "latency_p95": ("seconds", 95)}  # fmt: skip
 _FEEDBACK = ("thumbs_up_rate", "flags", "edits", "votes_won")
 SHED = (429, 503)
-"""Statuses of requests that were turned away for want of room or of a replica."""
+"""Statuses of requests that were rejected because of missing capacity."""
 
 _Version = tuple[str, str]
 """(name, digest of the weights): the name alone does not say which weights answered."""

@@ -69,6 +69,22 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "world_manners": ("world_politeness",),
     "sum_right": ("sum_correctness",),
     "world_right": ("world_correctness",),
+    "minimum_words": ("min_words",),
+    "maximum_words": ("max_words",),
+    "shortest_mean_word": ("min_mean_word_length",),
+    "longest_mean_word": ("max_mean_word_length",),
+    "most_symbols": ("max_symbol_ratio",),
+    "most_bullet_lines": ("max_bullet_line_ratio",),
+    "most_ellipsis_lines": ("max_ellipsis_line_ratio",),
+    "least_lettered": ("min_alpha_ratio",),
+    "minimum_stop_words": ("min_stop_words",),
+    "most_lines": ("max_duplicate_line_ratio",),
+    "most_line_characters": ("max_duplicate_line_char_ratio",),
+    "most_paragraphs": ("max_duplicate_paragraph_ratio",),
+    "most_paragraph_characters": ("max_duplicate_paragraph_char_ratio",),
+    "most_top": ("max_top_ngram_ratio",),
+    "most_repeated": ("max_duplicate_ngram_ratio",),
+    "most": ("max_notice_ratio",),
 }
 """Former name -> present names, of settings and of entries of a table (schemes, rewards); the first that exists is
 meant."""

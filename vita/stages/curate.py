@@ -106,24 +106,24 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     """Filter all sources, assign all documents to splits, and write the corpus with its report."""
     start = time.monotonic()
     jobs, owners = _tasks(config, context.scratch / "sifted")
-    use_processes = len(jobs) > 1 and sum(job.stretch.size for job in jobs) > _MIN_PARALLEL_BYTES
+    use_processes = len(jobs) > 1 and sum(job.source_slice.size for job in jobs) > _MIN_PARALLEL_BYTES
     workers = min(context.machine.threads, len(jobs)) if use_processes else 1
     with WorkerPool(workers) as pool:
         results = _filter_all(jobs, pool, context)
         stats = FilterStats()
         for result in results:
-            stats.merge(result.tally)
+            stats.merge(result.stats)
         parts = [(part, owners[result.number]) for result in results for part in result.parts]
         tables = [PartTable.load(part) for part, _ in parts]
-        decisions = _decide(config, parts, tables, stats)
+        assignments = _decide(config, parts, tables, stats)
         folder = context.draft_folder()
-        split_tasks = split_jobs([part for part, _ in parts], tables, decisions, folder)
+        split_tasks = split_jobs([part for part, _ in parts], tables, assignments, folder)
         _write(split_tasks, results, stats, folder, pool, context)
     report = build_report(
-        stats, tables, decisions, filters=[use.model_dump() for use in config.filters],
+        stats, tables, assignments, filters=[use.model_dump() for use in config.filters],
         repeats={source.name or f"source {number}": source.repeat for number, source in enumerate(config.sources, 1)},
         held_out_setting=config.held_out,
-        passed_over=[name for source in config.sources for name in skipped_files(source)],
+        skipped_files=[name for source in config.sources for name in skipped_files(source)],
     )  # fmt: skip
     if report["skipped_files"]:
         context.emit(
@@ -156,15 +156,15 @@ def _decide(
 ) -> SplitAssignments:
     if not parts:
         raise _nothing_left(stats)
-    decisions = assign_splits(
+    assignments = assign_splits(
         tables,
         SplitOptions(config.deduplicate, config.held_out, config.seed),
         repeat=np.array([owner.repeat for _, owner in parts]),
         reserved=np.array([owner.name in config.held_out_sources for _, owner in parts]),
     )
-    if not decisions.repeat_counts.any():
-        raise _nothing_to_train_on(decisions)
-    return decisions
+    if not assignments.repeat_counts.any():
+        raise _nothing_to_train_on(assignments)
+    return assignments
 
 
 # -- the two passes
@@ -175,24 +175,28 @@ def _tasks(config: Config, folder: Path) -> tuple[list[FilterJob], list[Source]]
     folder.mkdir(parents=True, exist_ok=True)
     part_bytes = config.shard_megabytes * 2**20
     slices = [
-        (source, stretch) for source in config.sources for stretch in split_source(source, bytes_each=_SLICE_BYTES)
+        (source, source_slice)
+        for source in config.sources
+        for source_slice in split_source(source, bytes_each=_SLICE_BYTES)
     ]
     jobs = [
-        FilterJob(number, stretch, () if source.name in config.held_out_sources else config.filters, folder, part_bytes)
-        for number, (source, stretch) in enumerate(slices)
+        FilterJob(
+            number, source_slice, () if source.name in config.held_out_sources else config.filters, folder, part_bytes
+        )
+        for number, (source, source_slice) in enumerate(slices)
     ]
     return jobs, [source for source, _ in slices]
 
 
 def _filter_all(jobs: list[FilterJob], pool: WorkerPool, context: Context) -> list[FilterResult]:
     """Filter all slices, the largest first; return the results in the order of the sources."""
-    largest_first = sorted(jobs, key=lambda job: -job.stretch.size)
-    progress = _Progress(context, sum(job.stretch.size for job in jobs))
+    largest_first = sorted(jobs, key=lambda job: -job.source_slice.size)
+    progress = _Progress(context, sum(job.source_slice.size for job in jobs))
     answers = []
     for job, answer in zip(
         largest_first, pool.in_order(filter_slice, largest_first, watch=progress.watch), strict=True
     ):
-        progress.finished(job.stretch.size, sum(count.documents for count in answer.tally.read.values()))
+        progress.finished(job.source_slice.size, sum(count.documents for count in answer.stats.read.values()))
         answers.append(answer)
     return sorted(answers, key=lambda answer: answer.number)
 
@@ -230,7 +234,7 @@ def _write(
 ) -> None:
     (folder / "train").mkdir()
     (folder / "heldout").mkdir()
-    total = sum(len(task.decisions.first) for task in split_tasks)
+    total = sum(len(task.assignments.first) for task in split_tasks)
     held_out = TextShardWriter(folder / "heldout")
     with ZstdLineWriter(folder / "drops.jsonl.zst") as drops:
         for result in results:
@@ -241,7 +245,7 @@ def _write(
             context.emit("progress", done=done, total=total, unit="documents", doing="writing")
 
         for answer in pool.in_order(write_splits, split_tasks, watch=watch):
-            stats.merge(answer.tally)
+            stats.merge(answer.stats)
             for line in answer.drops:
                 drops.write(line)
             for line in answer.held_out:
@@ -294,9 +298,9 @@ def _advice_on_drops(reasons: Mapping[str, int]) -> str:
     return "; ".join(text for text, applies in advice.items() if applies)
 
 
-def _nothing_to_train_on(decisions: SplitAssignments) -> DataError:
+def _nothing_to_train_on(assignments: SplitAssignments) -> DataError:
     return DataError(
-        "curate", f"all {int(decisions.held_out.sum())} documents that are left are held out, none is to train on",
+        "curate", f"all {int(assignments.held_out.sum())} documents that are left are held out, none is to train on",
         hint="set `held_out: 0`, or cut the text into more documents (`cut_at`)",
     )  # fmt: skip
 

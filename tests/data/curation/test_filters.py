@@ -98,28 +98,32 @@ def test_headings_in_markdown_are_no_hashtags() -> None:
 
 def test_settings_loosen_a_rule() -> None:
     short = "The cat sat on the mat and the dog lay by it."
-    assert verdict(short, {"length": {"minimum_words": 5}}) is None
-    assert verdict(short, {"length": {"maximum_words": 6, "minimum_words": 0}}) == "length.long"
-    assert verdict(distinct(80), {"gopher_quality": {"minimum_stop_words": 0}}) is None
+    assert verdict(short, {"length": {"min_words": 5}}) is None
+    assert verdict(short, {"length": {"max_words": 6, "min_words": 0}}) == "length.long"
+    assert verdict(distinct(80), {"gopher_quality": {"min_stop_words": 0}}) is None
 
 
 def test_filters_are_named_with_their_settings() -> None:
     class Config(Settings):
         filters: tuple[FilterUse, ...] = ()
 
-    config = build(
-        Config, {"filters": ["repetition", {"length": {"minimum_words": 5}}, {"boilerplate": None}]}, where="c"
-    )
+    config = build(Config, {"filters": ["repetition", {"length": {"min_words": 5}}, {"boilerplate": None}]}, where="c")
     assert [use.name for use in config.filters] == ["repetition", "length", "boilerplate"]
-    assert canonical(config)["filters"][1] == {"name": "length", "settings": {"minimum_words": 5, "maximum_words": 0}}
+    assert canonical(config)["filters"][1] == {"name": "length", "settings": {"min_words": 5, "max_words": 0}}
     with pytest.raises(ConfigError, match=r"`lenght` is not known here; did you mean `length`\?"):
         build(Config, {"filters": ["lenght"]}, where="c")
-    with pytest.raises(
-        ConfigError, match=r"filter length: `minimum_word` is not known here; did you mean `minimum_words`\?"
+    with pytest.raises(ConfigError, match=r"filter length: `min_word` is not known here; did you mean `min_words`\?"):
+        build(Config, {"filters": [{"length": {"min_word": 5}}]}, where="c")
+    with pytest.raises(ConfigError, match=r"filter length.min_words: expected a valid integer"):
+        build(Config, {"filters": [{"length": {"min_words": "few"}}]}, where="c")
+    for name, former, present in (
+        ("length", "minimum_words", "min_words"),
+        ("gopher_quality", "most_symbols", "max_symbol_ratio"),
+        ("repetition", "most_top", "max_top_ngram_ratio"),
+        ("boilerplate", "most", "max_notice_ratio"),
     ):
-        build(Config, {"filters": [{"length": {"minimum_word": 5}}]}, where="c")
-    with pytest.raises(ConfigError, match=r"filter length.minimum_words: expected a valid integer"):
-        build(Config, {"filters": [{"length": {"minimum_words": "few"}}]}, where="c")
+        with pytest.raises(ConfigError, match=rf"{former}.*write `{present}` instead"):
+            build(Config, {"filters": [{name: {former: 1}}]}, where="c")
 
 
 @pytest.mark.parametrize("name", FILTERS.names())
@@ -155,13 +159,20 @@ def plain_repeated(words: list[str], n: int) -> float:
 @settings(deadline=None)
 @given(words=st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "eeeeeeeee"]), min_size=1, max_size=40))
 def test_the_repetition_rule_agrees_with_plain_counting(words: list[str]) -> None:
-    open_to = {"most_lines": 1, "most_line_characters": 1, "most_paragraphs": 1, "most_paragraph_characters": 1}
+    open_to = {
+        "max_duplicate_line_ratio": 1,
+        "max_duplicate_line_char_ratio": 1,
+        "max_duplicate_paragraph_ratio": 1,
+        "max_duplicate_paragraph_char_ratio": 1,
+    }
     top, repeated = (0.20, 0.18, 0.16), (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
     expected = next(
         (f"top_{n}_words" for n, most in enumerate(top, 2) if plain_top(words, n) > most),
         next((f"repeated_{n}_words" for n, most in enumerate(repeated, 5) if plain_repeated(words, n) > most), None),
     )
-    reason = FILTERS["repetition"](page(" ".join(words)), **open_to, most_top=top, most_repeated=repeated)
+    reason = FILTERS["repetition"](
+        page(" ".join(words)), **open_to, max_top_ngram_ratio=top, max_duplicate_ngram_ratio=repeated
+    )
     assert (reason.rule if reason else None) == expected
 
 

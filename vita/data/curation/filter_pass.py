@@ -45,7 +45,7 @@ class FilterJob:
     """A slice of a source to filter, and the folder for the output."""
 
     number: int
-    stretch: SourceSlice
+    source_slice: SourceSlice
     filters: tuple[FilterUse, ...]
     folder: Path
     part_bytes: int
@@ -69,7 +69,7 @@ class FilterStats:
     """Counts of read and dropped documents by source, with sample drops that do not depend on the order of work."""
 
     read: dict[str, DocumentCount] = field(default_factory=dict)
-    mended: dict[str, int] = field(default_factory=dict)
+    normalized: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, dict[str, DocumentCount]] = field(default_factory=dict)
     """source -> drop reason -> count."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -88,11 +88,11 @@ class FilterStats:
             del reason_samples[SAMPLES:]
 
     def merge(self, other: FilterStats) -> None:
-        """Add the counts and samples of another tally."""
+        """Add the counts and samples of another slice."""
         for source, count in other.read.items():
             self.read.setdefault(source, DocumentCount()).add(count.bytes, count.documents)
-        for source, count in other.mended.items():
-            self.mended[source] = self.mended.get(source, 0) + count
+        for source, count in other.normalized.items():
+            self.normalized[source] = self.normalized.get(source, 0) + count
         for source, reasons in other.dropped.items():
             for reason, count in reasons.items():
                 self.dropped.setdefault(source, {}).setdefault(reason, DocumentCount()).add(
@@ -113,7 +113,7 @@ class FilterStats:
             source: {reason: DocumentCount(**count) for reason, count in reasons.items()}
             for source, reasons in value["dropped"].items()
         }
-        return cls(read, value["mended"], dropped, value["samples"], value["damaged"])
+        return cls(read, value["normalized"], dropped, value["samples"], value["damaged"])
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,17 @@ class FilterResult:
     number: int
     parts: tuple[Path, ...]
     drops: Path
-    tally: FilterStats
+    stats: FilterStats
 
 
 def filter_slice(job: FilterJob, tick: Callable[[int], None]) -> FilterResult:
     """Filter the slice of a job, or load the result of an earlier run."""
-    result_path = job.folder / f"{job.number:06d}.json"
+    result_path = job.folder / f"{job.number:06d}.stats.json"
     if not result_path.exists():
         _filter_slice(job, result_path, tick)
     result = orjson.loads(result_path.read_bytes())
-    tally = FilterStats.from_json(result["tally"])
-    return FilterResult(job.number, tuple(job.folder / name for name in result["parts"]), _drops_path(job), tally)
+    stats = FilterStats.from_json(result["stats"])
+    return FilterResult(job.number, tuple(job.folder / name for name in result["parts"]), _drops_path(job), stats)
 
 
 def _drops_path(job: FilterJob) -> Path:
@@ -141,22 +141,22 @@ def _drops_path(job: FilterJob) -> Path:
 
 
 def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]) -> None:
-    tally, filters = FilterStats(), FilterChain(job.filters)
+    stats, filters = FilterStats(), FilterChain(job.filters)
     unreported = 0
     with ZstdLineWriter(_drops_path(job), level=1) as drops, _PartWriter(job) as parts:
 
         def drop(record: DroppedRecord, size: int = 0, text: str = "") -> None:
-            tally.drop(record, size=size, text=text)
+            stats.drop(record, size=size, text=text)
             if record.reason == DAMAGED_FILE:
-                tally.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
+                stats.damaged.append(f"{record.id.rpartition(':')[0]}: {record.detail}")
             drops.write(dump_drop(record))
 
         repairs: list[bool] = []
-        for document in documents(job.stretch, dropped=drop, repaired=lambda: repairs.append(True)):
+        for document in documents(job.source_slice, dropped=drop, repaired=lambda: repairs.append(True)):
             text, data = normalize_text(document.text)
-            tally.read.setdefault(document.source, DocumentCount()).add(len(data))
+            stats.read.setdefault(document.source, DocumentCount()).add(len(data))
             if text is not document.text or repairs:
-                tally.mended[document.source] = tally.mended.get(document.source, 0) + 1
+                stats.normalized[document.source] = stats.normalized.get(document.source, 0) + 1
                 repairs.clear()
             if text is not document.text:
                 document = replace(document, text=text)
@@ -170,7 +170,7 @@ def _filter_slice(job: FilterJob, result_path: Path, tick: Callable[[int], None]
                 tick(unreported)
                 unreported = 0
     tick(unreported)
-    _write_atomically(result_path, dump({"parts": parts.names, "tally": tally.to_json()}))
+    _write_atomically(result_path, dump({"parts": parts.names, "stats": stats.to_json()}))
 
 
 # -- parts

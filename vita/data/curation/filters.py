@@ -4,7 +4,7 @@ A new filter is one decorated function.
 
 The settings of a filter are its keyword arguments. They are validated like all other settings:
 
-    filters: [length, {gopher_quality: {minimum_stop_words: 0}}, repetition]
+    filters: [length, {gopher_quality: {min_stop_words: 0}}, repetition]
 
 The rules are those of Gopher (Rae et al. 2021, table A1) and C4 (Raffel et al. 2020, section 2.2). They count words
 between white space: on tokens that split off punctuation, the same thresholds would drop good prose.
@@ -39,7 +39,7 @@ FILTERS: Parts[Filter] = Parts("filter")
 
 
 class FilterUse(Settings):
-    """A filter name with its settings: `length`, or `{length: {minimum_words: 20}}`."""
+    """A filter name with its settings: `length`, or `{length: {min_words: 20}}`."""
 
     name: str
     """Name of the filter in the filter table."""
@@ -92,12 +92,12 @@ class FilterChain:
 
 
 @FILTERS.add("length")
-def length(page: PageFeatures, *, minimum_words: int = 50, maximum_words: int = 0) -> DropReason | None:
-    """Drop pages with too few or, if `maximum_words` is not 0, too many words (Gopher: 50 to 100,000)."""
-    if (words := page.words_up_to(minimum_words)) < minimum_words:
-        return DropReason("short", f"{words} words, under {minimum_words}")
-    if maximum_words and (words := page.word_count) > maximum_words:
-        return DropReason("long", f"{words} words, over {maximum_words}")
+def length(page: PageFeatures, *, min_words: int = 50, max_words: int = 0) -> DropReason | None:
+    """Drop pages with too few or, if `max_words` is not 0, too many words (Gopher: 50 to 100,000)."""
+    if (words := page.words_up_to(min_words)) < min_words:
+        return DropReason("short", f"{words} words, under {min_words}")
+    if max_words and (words := page.word_count) > max_words:
+        return DropReason("long", f"{words} words, over {max_words}")
     return None
 
 
@@ -105,14 +105,14 @@ def length(page: PageFeatures, *, minimum_words: int = 50, maximum_words: int = 
 def gopher_quality(
     page: PageFeatures,
     *,
-    shortest_mean_word: float = 3.0,
-    longest_mean_word: float = 10.0,
-    most_symbols: float = 0.1,
-    most_bullet_lines: float = 0.9,
-    most_ellipsis_lines: float = 0.3,
-    least_lettered: float = 0.8,
+    min_mean_word_length: float = 3.0,
+    max_mean_word_length: float = 10.0,
+    max_symbol_ratio: float = 0.1,
+    max_bullet_line_ratio: float = 0.9,
+    max_ellipsis_line_ratio: float = 0.3,
+    min_alpha_ratio: float = 0.8,
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with"),
-    minimum_stop_words: int = 2,
+    min_stop_words: int = 2,
 ) -> DropReason | None:
     """Drop pages that are not prose, by word length, symbols, lists, ellipses, letters and distinct stop words.
 
@@ -122,24 +122,24 @@ def gopher_quality(
     if not words or not page.characters:
         return DropReason("no_words", "no words")
     mean = page.characters / words
-    if is_alphabetic(page.script) and not shortest_mean_word <= mean <= longest_mean_word:
+    if is_alphabetic(page.script) and not min_mean_word_length <= mean <= max_mean_word_length:
         return DropReason("mean_word_length", f"{mean:.1f} characters")
-    if (share := page.words.lettered.mean()) < least_lettered:
-        return DropReason("few_letters", f"{share:.2f} of the words have a letter, under {least_lettered}")
+    if (share := page.words.lettered.mean()) < min_alpha_ratio:
+        return DropReason("few_letters", f"{share:.2f} of the words have a letter, under {min_alpha_ratio}")
     for symbol in ("#", "...", "…"):
         share = page.text.count(symbol) / words
-        if symbol == "#" and share > most_symbols:
+        if symbol == "#" and share > max_symbol_ratio:
             share -= sum(map(len, _HEADING.findall(page.text))) / words  # Markdown headings are not hashtags
-        if share > most_symbols:
-            return DropReason("symbols", f"{share:.2f} of `{symbol}` a word, over {most_symbols}")
-    if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > most_bullet_lines:
-        return DropReason("bullets", f"{share:.2f} of the lines, over {most_bullet_lines}")
-    if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > most_ellipsis_lines:
-        return DropReason("ellipses", f"{share:.2f} of the lines, over {most_ellipsis_lines}")
+        if share > max_symbol_ratio:
+            return DropReason("symbols", f"{share:.2f} of `{symbol}` per word, over {max_symbol_ratio}")
+    if (share := _share(page.lines, lambda line: line.startswith(_BULLETS))) > max_bullet_line_ratio:
+        return DropReason("bullets", f"{share:.2f} of the lines, over {max_bullet_line_ratio}")
+    if (share := _share(page.lines, lambda line: line.endswith(_ELLIPSES))) > max_ellipsis_line_ratio:
+        return DropReason("ellipses", f"{share:.2f} of the lines, over {max_ellipsis_line_ratio}")
     if page.script and page.script not in scripts_of(stop_words):
         return None  # text in another script has other stop words
-    if (distinct := _count_distinct(stop_words, page.words.hashes, limit=minimum_stop_words)) < minimum_stop_words:
-        return DropReason("stop_words", f"{distinct} of {len(stop_words)} kinds, under {minimum_stop_words}")
+    if (distinct := _count_distinct(stop_words, page.words.hashes, limit=min_stop_words)) < min_stop_words:
+        return DropReason("stop_words", f"{distinct} of {len(stop_words)} kinds, under {min_stop_words}")
     return None
 
 
@@ -147,37 +147,38 @@ def gopher_quality(
 def repetition(
     page: PageFeatures,
     *,
-    most_lines: float = 0.30,
-    most_line_characters: float = 0.20,
-    most_paragraphs: float = 0.30,
-    most_paragraph_characters: float = 0.20,
-    most_top: tuple[float, ...] = (0.20, 0.18, 0.16),
-    most_repeated: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
+    max_duplicate_line_ratio: float = 0.30,
+    max_duplicate_line_char_ratio: float = 0.20,
+    max_duplicate_paragraph_ratio: float = 0.30,
+    max_duplicate_paragraph_char_ratio: float = 0.20,
+    max_top_ngram_ratio: tuple[float, ...] = (0.20, 0.18, 0.16),
+    max_duplicate_ngram_ratio: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10),
 ) -> DropReason | None:
     """Drop pages with too many repeated lines, paragraphs or n-grams (Gopher's repetition rules).
 
-    `most_top`: characters in the most frequent n-gram of 2, 3 and 4 words; `most_repeated`: characters in words covered
-    by n-grams of 5 to 10 words that occurred before. Both are shares of the characters of all words.
+    `max_top_ngram_ratio`: characters in the most frequent n-gram of 2, 3 and 4 words; `max_duplicate_ngram_ratio`:
+    characters in words covered by n-grams of 5 to 10 words that occurred before. Both are ratios to the characters of
+    all words.
     """
-    for unit, pieces, most, most_characters in (
-        ("lines", page.lines, most_lines, most_line_characters),
-        ("paragraphs", page.paragraphs, most_paragraphs, most_paragraph_characters),
+    for unit, pieces, max_ratio, max_char_ratio in (
+        ("lines", page.lines, max_duplicate_line_ratio, max_duplicate_line_char_ratio),
+        ("paragraphs", page.paragraphs, max_duplicate_paragraph_ratio, max_duplicate_paragraph_char_ratio),
     ):
         share, characters = repeated_share(pieces)
-        if share > most:
-            return DropReason(unit, f"{share:.2f} repeat an earlier one, over {most}")
-        if characters > most_characters:
-            return DropReason(f"{unit}_characters", f"{characters:.2f} stand in repeats, over {most_characters}")
-    return _top_runs(page, most_top) or _repeated_runs(page, most_repeated)
+        if share > max_ratio:
+            return DropReason(unit, f"{share:.2f} repeat an earlier one, over {max_ratio}")
+        if characters > max_char_ratio:
+            return DropReason(f"{unit}_characters", f"{characters:.2f} are in repeated {unit}, over {max_char_ratio}")
+    return _top_runs(page, max_top_ngram_ratio) or _repeated_runs(page, max_duplicate_ngram_ratio)
 
 
 @FILTERS.add("boilerplate")
-def boilerplate(page: PageFeatures, *, most: float = 0.3) -> DropReason | None:
+def boilerplate(page: PageFeatures, *, max_notice_ratio: float = 0.3) -> DropReason | None:
     """Drop placeholder text, and pages that are mostly web notices (phrases of C4, which removed only the lines)."""
     if b"lorem ipsum" in page.lowered:
-        return DropReason("placeholder", "holds `lorem ipsum`")
+        return DropReason("placeholder", "contains `lorem ipsum`")
     notices = sum(page.lowered.count(phrase) for phrase in _NOTICES)
-    if notices > most * len(page.lines):
+    if notices > max_notice_ratio * len(page.lines):
         return DropReason("notices", f"{notices} web notices in {len(page.lines)} lines")
     return None
 

@@ -74,13 +74,13 @@ class PageFeatures:
         return "LATIN" if len(self.data) < 1.2 * len(self.text) else main_script(self.text)
 
     @cached_property
-    def running_length(self) -> Int64[np.ndarray, "..."]:
+    def cumulative_length(self) -> Int64[np.ndarray, "..."]:
         """Return the number of characters before each word; the last value is the total."""
         return np.concatenate([[0], np.cumsum(self.words.lengths)])
 
     def run_lengths(self, n: int) -> Int64[np.ndarray, "..."]:
         """Return the number of characters of each n-gram."""
-        return self.running_length[n:] - self.running_length[:-n]
+        return self.cumulative_length[n:] - self.cumulative_length[:-n]
 
     def runs(self, n: int) -> UInt64[np.ndarray, "..."]:
         """Return a hash of each n-gram, combined from the hashes of two shorter n-grams."""
@@ -99,7 +99,7 @@ class PageFeatures:
     @cached_property
     def characters(self) -> int:
         """Return the characters of all words."""
-        return int(self.running_length[-1])
+        return int(self.cumulative_length[-1])
 
     @cached_property
     def lines(self) -> list[str]:

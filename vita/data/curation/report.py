@@ -15,50 +15,50 @@ NO_LICENCE = "not stated"
 
 
 def build_report(
-    tally: FilterStats,
+    stats: FilterStats,
     tables: Sequence[PartTable],
-    decisions: SplitAssignments,
+    assignments: SplitAssignments,
     *,
     filters: Sequence[Mapping[str, Any]],
     repeats: Mapping[str, float],
     held_out_setting: float,
-    passed_over: Sequence[str],
+    skipped_files: Sequence[str],
 ) -> dict[str, Any]:
     """Build the report as plain values that are equal on every machine."""
     sizes = np.concatenate([table.sizes for table in tables])
-    is_train, is_held_out = decisions.repeat_counts > 0, decisions.held_out
+    is_train, is_held_out = assignments.repeat_counts > 0, assignments.held_out
     by_source = _indices_by_name([table.sources for table in tables], [table.source_of for table in tables])
-    read_in_training = sizes * decisions.repeat_counts
+    training_bytes = sizes * assignments.repeat_counts
     by_licence = _indices_by_name([table.licences for table in tables], [table.licence_of for table in tables])
-    dropped = _dropped(tally)
+    dropped = _dropped(stats)
     num_held_out = int(is_held_out.sum())
     return {
         "documents": {
-            "read": sum(count.documents for count in tally.read.values()),
+            "read": sum(count.documents for count in stats.read.values()),
             "dropped": sum(count["documents"] for count in dropped.values()),
             "train": int(is_train.sum()),
-            "train_with_repeats": int(decisions.repeat_counts.sum()),
+            "train_with_repeats": int(assignments.repeat_counts.sum()),
             "held_out": int(is_held_out.sum()),
-            "renamed": len(decisions.new_ids),
+            "renamed": len(assignments.new_ids),
         },
         "bytes": {
-            "read": sum(count.bytes for count in tally.read.values()),
+            "read": sum(count.bytes for count in stats.read.values()),
             "train": int(sizes[is_train].sum()),
-            "train_with_repeats": int(read_in_training.sum()),
+            "train_with_repeats": int(training_bytes.sum()),
             "held_out": int(sizes[is_held_out].sum()),
         },
         "sources": {
             source: {
-                "read": _plain(tally.read.get(source)),
-                "normalized": tally.mended.get(source, 0),
+                "read": _plain(stats.read.get(source)),
+                "normalized": stats.normalized.get(source, 0),
                 "train": _count(sizes, by_source.get(source), is_train),
-                "share": _share(read_in_training, by_source.get(source)),
+                "share": _share(training_bytes, by_source.get(source)),
                 "held_out": _count(sizes, by_source.get(source), is_held_out),
                 "dropped": {
-                    reason: _plain(count) for reason, count in sorted(tally.dropped.get(source, {}).items())
+                    reason: _plain(count) for reason, count in sorted(stats.dropped.get(source, {}).items())
                 },
             }
-            for source in sorted({*tally.read, *tally.dropped})
+            for source in sorted({*stats.read, *stats.dropped})
         },
         "licences": {
             licence or NO_LICENCE: _count(sizes, indices, is_train | is_held_out)
@@ -68,8 +68,8 @@ def build_report(
         "dropped": dropped,
         "filters": list(filters),
         "repeats": dict(repeats),
-        "skipped_files": sorted(passed_over),
-        "damaged_files": sorted(tally.damaged),
+        "skipped_files": sorted(skipped_files),
+        "damaged_files": sorted(stats.damaged),
         "advice": [held_out_advice(num_held_out)] if held_out_setting and num_held_out < MIN_HELD_OUT else [],
     }  # fmt: skip
 
@@ -109,10 +109,10 @@ def _plain(count: Any) -> dict[str, int]:
     return {"documents": count.documents, "bytes": count.bytes} if count else {"documents": 0, "bytes": 0}
 
 
-def _dropped(tally: FilterStats) -> dict[str, dict[str, Any]]:
+def _dropped(stats: FilterStats) -> dict[str, dict[str, Any]]:
     totals: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for reasons in tally.dropped.values():
+    for reasons in stats.dropped.values():
         for reason, count in reasons.items():
             totals[reason] += count.documents
             sizes[reason] += count.bytes
@@ -121,7 +121,7 @@ def _dropped(tally: FilterStats) -> dict[str, dict[str, Any]]:
             "documents": totals[reason],
             "bytes": sizes[reason],
             "samples": [
-                {name: sample[name] for name in ("id", "source", "detail", "text")} for sample in tally.samples[reason]
+                {name: sample[name] for name in ("id", "source", "detail", "text")} for sample in stats.samples[reason]
             ],
         }
         for reason in sorted(totals)

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 
-_CHARACTERS_A_WORD = {
+_CHARACTERS_PER_WORD = {
     1.5: "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff",  # Han
     2.0: "\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9d",  # kana
     4.0: "\u0e01-\u0e4e\u0e81-\u0ece",  # Thai, Lao
@@ -20,9 +20,9 @@ _CHARACTERS_A_WORD = {
     6.0: "\u0f40-\u0fbc",  # Tibetan, without the mark between syllables
 }
 """Mean characters of a word -> the scripts' characters. For Chinese 1.5 is what word segmenters find in news text."""
-_UNSPACED = {length: re.compile(f"[{characters}]+") for length, characters in _CHARACTERS_A_WORD.items()}
-_ANY_UNSPACED = re.compile(f"[{''.join(_CHARACTERS_A_WORD.values())}]+")
-_LEADS = (b"\xe0", b"\xe1", b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef", b"\xf0")
+_UNSPACED = {length: re.compile(f"[{characters}]+") for length, characters in _CHARACTERS_PER_WORD.items()}
+_ANY_UNSPACED = re.compile(f"[{''.join(_CHARACTERS_PER_WORD.values())}]+")
+_LEAD_BYTES = (b"\xe0", b"\xe1", b"\xe3", b"\xe4", b"\xe5", b"\xe6", b"\xe7", b"\xe8", b"\xe9", b"\xef", b"\xf0")
 """First bytes in UTF-8 of the characters above, and of others."""
 _SAMPLE = 2000
 """Number of characters at the beginning of a text from which its main script is determined."""
@@ -30,7 +30,7 @@ _SAMPLE = 2000
 
 def has_unspaced(data: bytes) -> bool:
     """Return True if UTF-8 may contain characters of a script without spaces; False is always exact."""
-    return any(lead in data for lead in _LEADS)
+    return any(lead in data for lead in _LEAD_BYTES)
 
 
 def unspaced_words(text: str) -> int:

@@ -133,8 +133,8 @@ class SplitJob:
 
     part: Path
     train: tuple[Path | None, ...]
-    decisions: SplitAssignments
-    begins: int
+    assignments: SplitAssignments
+    start_index: int
     """Index of the part's first document among all documents."""
     first_ids: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Index of a first document -> its (source, id), for each duplicate in this part."""
@@ -146,58 +146,60 @@ class SplitResult:
 
     held_out: list[bytes]
     drops: list[bytes]
-    tally: FilterStats
+    stats: FilterStats
 
 
 def split_jobs(
-    parts: Sequence[Path], tables: Sequence[PartTable], decisions: SplitAssignments, folder: Path
+    parts: Sequence[Path], tables: Sequence[PartTable], assignments: SplitAssignments, folder: Path
 ) -> list[SplitJob]:
     """Return the job of each part; training files are numbered over all parts and repetitions."""
     part_starts = _part_starts(tables)
-    repeated = np.flatnonzero(decisions.repeated)
-    first_ids = _ids_of(np.unique(decisions.first[repeated]), tables, part_starts)
-    first_ids |= {at: (first_ids[at][0], decisions.new_ids[at]) for at in first_ids.keys() & decisions.new_ids.keys()}
+    repeated = np.flatnonzero(assignments.repeated)
+    first_ids = _ids_of(np.unique(assignments.first[repeated]), tables, part_starts)
+    first_ids |= {
+        at: (first_ids[at][0], assignments.new_ids[at]) for at in first_ids.keys() & assignments.new_ids.keys()
+    }
     numbers = itertools.count()
-    highest_count = int(decisions.repeat_counts.max())
+    highest_count = int(assignments.repeat_counts.max())
     # Each repetition covers all parts before the next one begins, so that repeats of a text are far apart.
     files: list[list[Path | None]] = [[] for _ in parts]
     for repetition in range(highest_count):
         for index in range(len(parts)):
-            has_documents = (decisions.repeat_counts[part_starts[index] : part_starts[index + 1]] > repetition).any()
+            has_documents = (assignments.repeat_counts[part_starts[index] : part_starts[index + 1]] > repetition).any()
             files[index].append(folder / "train" / f"{next(numbers):05d}.jsonl.zst" if has_documents else None)
     jobs = []
     for index, part in enumerate(parts):
-        part_decisions = _slice_decisions(decisions, part_starts[index], part_starts[index + 1])
-        repeated_documents = part_decisions.first[
-            part_decisions.first != np.arange(part_starts[index], part_starts[index + 1])
+        part_assignments = _slice_assignments(assignments, part_starts[index], part_starts[index + 1])
+        repeated_documents = part_assignments.first[
+            part_assignments.first != np.arange(part_starts[index], part_starts[index + 1])
         ]
         ids = {int(first): first_ids[int(first)] for first in repeated_documents}
-        jobs.append(SplitJob(part, tuple(files[index]), part_decisions, part_starts[index], ids))
+        jobs.append(SplitJob(part, tuple(files[index]), part_assignments, part_starts[index], ids))
     return jobs
 
 
-def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], begins: list[int]) -> dict[int, tuple[str, str]]:
+def _ids_of(documents: np.ndarray, tables: Sequence[PartTable], part_starts: list[int]) -> dict[int, tuple[str, str]]:
     """Return document index -> (source, original id)."""
-    parts = np.searchsorted(begins, documents, side="right") - 1
+    parts = np.searchsorted(part_starts, documents, side="right") - 1
     ids = {}
     for document, part in zip(documents.tolist(), parts.tolist(), strict=True):
-        table, row = tables[part], document - begins[part]
+        table, row = tables[part], document - part_starts[part]
         ids[document] = (table.sources[table.source_of[row]], table.ids[row])
     return ids
 
 
 def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
     """Write the training files of a part and return its held-out lines and drops."""
-    decisions, result = job.decisions, SplitResult([], [], FilterStats())
+    assignments, result = job.assignments, SplitResult([], [], FilterStats())
     shards = [ZstdLineWriter(path) if path else None for path in job.train]
     for number, line in enumerate(read_lines(job.part)):
-        first, repeat_count = int(decisions.first[number]), int(decisions.repeat_counts[number])
-        if (new_id := decisions.new_ids.get(job.begins + number)) is not None:
+        first, repeat_count = int(assignments.first[number]), int(assignments.repeat_counts[number])
+        if (new_id := assignments.new_ids.get(job.start_index + number)) is not None:
             line = _renamed(line, new_id)
-        if first != job.begins + number:
+        if first != job.start_index + number:
             original = job.first_ids[first]
             _record_drop(result, line, "duplicate", f"repeats {original[1]}", repeats=original)
-        elif decisions.held_out[number]:
+        elif assignments.held_out[number]:
             result.held_out.append(line)
         elif not repeat_count:
             _record_drop(result, line, "repeat", "not selected for the fractional part of `repeat`")
@@ -207,16 +209,16 @@ def write_splits(job: SplitJob, tick: Callable[[int], None]) -> SplitResult:
     for shard in shards:
         if shard:
             shard.close()
-    tick(len(decisions.first))
+    tick(len(assignments.first))
     return result
 
 
-def _slice_decisions(decisions: SplitAssignments, start: int, stop: int) -> SplitAssignments:
+def _slice_assignments(assignments: SplitAssignments, start: int, stop: int) -> SplitAssignments:
     """Return the assignments of a range of documents; `first` and `new_ids` keep indices over all parts."""
     selection = slice(start, stop)
-    new_ids = {index: id for index, id in decisions.new_ids.items() if start <= index < stop}
+    new_ids = {index: id for index, id in assignments.new_ids.items() if start <= index < stop}
     return SplitAssignments(
-        decisions.first[selection], decisions.held_out[selection], decisions.repeat_counts[selection], new_ids
+        assignments.first[selection], assignments.held_out[selection], assignments.repeat_counts[selection], new_ids
     )
 
 
@@ -225,9 +227,9 @@ def _renamed(line: bytes, new_id: str) -> bytes:
 
 
 def _record_drop(
-    placed: SplitResult, line: bytes, reason: str, detail: str, *, repeats: tuple[str, str] | None = None
+    result: SplitResult, line: bytes, reason: str, detail: str, *, repeats: tuple[str, str] | None = None
 ) -> None:
     row = orjson.loads(line)
     drop = DroppedRecord(row["id"], row["source"], reason, detail, repeats)
-    placed.tally.drop(drop, size=len(row["text"].encode()), text=row["text"])
-    placed.drops.append(dump_drop(drop))
+    result.stats.drop(drop, size=len(row["text"].encode()), text=row["text"])
+    result.drops.append(dump_drop(drop))
