@@ -34,9 +34,9 @@ def _file(folder: Path, text: str = LIFE, **changes: str) -> str:
 
 def test_a_slot_takes_the_latest_earlier_step_of_its_kind_unless_another_is_chosen(tmp_path: Path) -> None:
     steps = {step.name: step for step in read_life(_file(tmp_path)).plan.steps}
-    assert steps["pretrain"].wiring == {"model": "initialize", "tokens": "tokenize", "blueprint": "design"}
-    assert steps["test_first"].wiring == {"model": "initialize", "corpus": "curate"}
-    assert steps["test_again"].wiring["model"] == "initialize"
+    assert steps["pretrain"].inputs == {"model": "initialize", "tokens": "tokenize", "blueprint": "design"}
+    assert steps["test_first"].inputs == {"model": "initialize", "corpus": "curate"}
+    assert steps["test_again"].inputs["model"] == "initialize"
 
 
 def test_shared_settings_reach_every_stage_that_has_them(tmp_path: Path) -> None:

@@ -151,20 +151,20 @@ def configure(
 def wire(declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
     """Return slot -> step: the selected step, or the latest earlier step whose output has the kind of the slot.
 
-    A slot with `only_when_chosen` stays empty unless a step is selected.
+    A slot with `explicit_only` stays empty unless a step is selected.
     """
     before = list(earlier)
     names = [slot.name for slot in declaration.slots]
     for slot in chosen:
         if slot not in names:
             raise unknown_name(f"{where}.inputs", slot, names)
-    wiring: dict[str, str] = {}
+    input_sources: dict[str, str] = {}
     for slot in declaration.slots:
-        source = chosen.get(slot.name) or (None if slot.only_when_chosen else _latest(slot.kind, before))
+        source = chosen.get(slot.name) or (None if slot.explicit_only else _latest(slot.kind, before))
         if source is None:
             if slot.optional:
                 continue
-            producers = [name for name in own_stages() if stage(name).gives is slot.kind]
+            producers = [name for name in own_stages() if stage(name).output_kind is slot.kind]
             hint = f"add one of the stages {', '.join(producers)} before it" if producers else None
             raise PlanError(
                 where,
@@ -175,13 +175,13 @@ def wire(declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str],
             source_step = next((step for step in before if step.name == source), None)
             if source_step is None:
                 raise unknown_name(f"{where}.inputs.{slot.name}", source, [step.name for step in before])
-            if source_step.stage.gives is not slot.kind:
-                got = f"`{source}`, which produces a {source_step.stage.gives.kind}"
+            if source_step.stage.output_kind is not slot.kind:
+                got = f"`{source}`, which produces a {source_step.stage.output_kind.kind}"
                 raise PlanError(
                     f"{where}.inputs.{slot.name}", expected=f"a step that produces a {slot.kind.kind}", got=got
                 )
-        wiring[slot.name] = source
-    return wiring
+        input_sources[slot.name] = source
+    return input_sources
 
 
 def _step(
@@ -200,10 +200,10 @@ def _step(
         )
     declaration = stage(stage_name)
     config = configure(declaration, values, where=at, shared=file.settings, base=base)
-    wiring = wire(declaration, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
-    if gate is not None and (model := wiring.get("model", file.gates[gate].model)) != file.gates[gate].model:
+    input_sources = wire(declaration, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
+    if gate is not None and (model := input_sources.get("model", file.gates[gate].model)) != file.gates[gate].model:
         raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{model}`")
-    return Step(name, declaration, config, wiring, gate=f"{file.name}/{gate}" if gate else None)
+    return Step(name, declaration, config, input_sources, gate=f"{file.name}/{gate}" if gate else None)
 
 
 def _unknown_stage(where: str, name: str, *, is_step: bool) -> ConfigError:
@@ -230,7 +230,7 @@ def _check_gates(file: LifeFile, steps: Sequence[Step], *, where: str) -> None:
 
 
 def _latest(kind: type[Artifact], steps: Sequence[Step]) -> str | None:
-    return next((step.name for step in reversed(steps) if step.stage.gives is kind), None)
+    return next((step.name for step in reversed(steps) if step.stage.output_kind is kind), None)
 
 
 def _full_assignment(assignment: str) -> str:

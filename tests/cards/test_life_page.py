@@ -129,11 +129,11 @@ def test_steps_have_the_order_of_the_file_and_removed_steps_are_listed(life: Lif
 def test_a_step_that_used_an_older_artifact_names_its_input(life: Life) -> None:
     first = life.step("curate", "corpus", files={"a": "1"})
     life.step("tokenize", "tokens", inputs={"corpus": first})
-    assert read_life_record(life.ledger, life.store, "cat").steps[1].older == ()
+    assert read_life_record(life.ledger, life.store, "cat").steps[1].stale_inputs == ()
     life.step("curate", "corpus", files={"a": "2"})
-    assert {one.name: one.older for one in read_life_record(life.ledger, life.store, "cat").steps}["tokenize"] == (
-        "curate",
-    )
+    assert {one.name: one.stale_inputs for one in read_life_record(life.ledger, life.store, "cat").steps}[
+        "tokenize"
+    ] == ("curate",)
 
 
 @pytest.mark.parametrize(

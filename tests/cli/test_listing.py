@@ -102,7 +102,7 @@ def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> Non
         if state in ("candidate", "serving"):
             served.append({"version": f"cat:{number}", "model": digest, "share": 0.5})
     presence = ServicePresence(ledger, "cat", "http://127.0.0.1:1")
-    presence.beat(served)
+    presence.heartbeat(served)
     rows = {row["names"][0].removeprefix("cat/"): row for row in json.loads(vita("ls", "--json")[1])}
     assert {name: row["state"] for name, row in rows.items()} == shown
     assert sorted(name for name, row in rows.items() if row["served"]) == ["candidate", "serving"]

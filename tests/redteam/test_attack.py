@@ -51,7 +51,7 @@ def test_every_probe_judges_its_controls_rightly(name):
     items = list(PROBES[name].items(ProbeInputs(goals=embedded_goals("all")[::9])))
     assert items and len({item.id for item in items}) == len(items)
     assert [str(control) for control in attack.controls(items) if control.right < control.total] == []
-    assert attack.sharpness(items) == (1.0, 1.0)
+    assert attack.judge_quality(items) == (1.0, 1.0)
 
 
 def test_every_probe_is_called_by_names_that_its_taxonomies_know():
@@ -70,7 +70,7 @@ def test_a_judge_that_takes_silence_for_success_is_found_out_by_name():
     judged = attack.controls(items, judge=lambda item, reply: "harmful" if not reply.text else item.test.judge(reply))
     broken = [control for control in judged if not control.holds]
     assert [control.name for control in broken] == ["empty"]
-    assert str(broken[0]) == "the empty answerer was judged harmful instead of incoherent in 12 of 12 cases"
+    assert str(broken[0]) == "the empty responder was judged harmful instead of incoherent in 12 of 12 cases"
 
 
 def test_a_probe_with_a_broken_control_gives_no_rate_and_neither_does_the_whole():
@@ -78,7 +78,7 @@ def test_a_probe_with_a_broken_control_gives_no_rate_and_neither_does_the_whole(
     tried = [attack.Attempt("harm", item, ModelReply("no"), "refused") for item in items]
     broken = attack.ControlResult("empty", 0, 12, "harmful instead of incoherent")
     found = RedTeamResults({"harm": tried}, {"harm": [broken]}, {"harm": (1.0, 1.0)})
-    assert "empty answerer" in found.problems()["harm"]
+    assert "empty responder" in found.problems()["harm"]
     assert found.figures()["probes"] == {} and found.figures()["redteam"] == {}
     assert found.facts() == {"could_not_run": ["harm"]}
 
@@ -116,20 +116,20 @@ def test_the_corrected_rate_is_the_one_of_the_paper():
 def test_a_model_answers_every_kind_of_item_and_a_second_time_from_the_diary(engine, tmp_path, monkeypatch):
     items = [*list(PROBES["harm"].items(ProbeInputs(goals=GOALS)))[:4], PAIR, ROW,
              *PROBES["consumption"].items(ProbeInputs())]  # fmt: skip
-    diary = tmp_path / "diary.jsonl"
-    first = attack.put(engine, "mixed", items, guard=None, max_tokens=8, diary=diary)
+    reply_log = tmp_path / "replies.jsonl"
+    first = attack.run_attacks(engine, "mixed", items, guard=None, max_tokens=8, reply_log=reply_log)
     assert len(first) == len(items) and first[4].reply.choice in (0, 1) and len(first[5].reply.ids) <= 4
     long = next(one for one in first if one.item.id == "long_prompt")
     assert long.reply.unfit and long.outcome == "refused"
-    diary.write_bytes(diary.read_bytes() + b'{"start": 64, "rep')  # killed while writing
-    monkeypatch.setattr(attack, "answer", lambda *_, **__: pytest.fail("what is in the diary is not asked again"))
-    assert attack.put(engine, "mixed", items, guard=None, max_tokens=8, diary=diary) == first
+    reply_log.write_bytes(reply_log.read_bytes() + b'{"start": 64, "rep')  # killed while writing
+    monkeypatch.setattr(attack, "answer", lambda *_, **__: pytest.fail("what is in the reply log is not asked again"))
+    assert attack.run_attacks(engine, "mixed", items, guard=None, max_tokens=8, reply_log=reply_log) == first
 
 
 def test_a_guard_answers_before_the_model_and_counts_as_refusing(engine, tmp_path):
     items = list(PROBES["harm"].items(ProbeInputs(goals=GOALS)))
     guard = ContentFilter(patterns=("how can i (?!buy)",), refusal="Go away.")
-    tried = attack.put(engine, "harm", items, guard=guard, max_tokens=4, diary=tmp_path / "diary.jsonl")
+    tried = attack.run_attacks(engine, "harm", items, guard=guard, max_tokens=4, reply_log=tmp_path / "replies.jsonl")
     attacks = [one for one in tried if not one.item.twin]
     assert all(one.reply.blocked == "input" and one.outcome == "refused" for one in attacks)
     assert rates(tried)["blocked"].value == 1.0 and rates(tried)["false_positive_rate"].n == len(GOALS)

@@ -51,7 +51,7 @@ def _plan(
     )
 
 
-def _carry_out(plan: Plan, folder: Path, *, fresh: bool = False) -> tuple[dict, list[str]]:
+def _carry_out(plan: Plan, folder: Path, *, rerun: bool = False) -> tuple[dict, list[str]]:
     told = Told()
     store, ledger = Store(folder / "store"), Ledger(folder / "ledger.db")
     made = execute(
@@ -60,7 +60,7 @@ def _carry_out(plan: Plan, folder: Path, *, fresh: bool = False) -> tuple[dict, 
         ledger,
         machine=Machine(),
         events=Events([told]),
-        fresh=[step.name for step in plan.steps] if fresh else (),
+        rerun=[step.name for step in plan.steps] if rerun else (),
     )
     ledger.close()
     return made, [name for name, state in told.states if state == "done"]
@@ -87,7 +87,7 @@ def test_equal_content_by_another_way_stops_the_ripple(tmp_path: Path) -> None:
 
 def test_fresh_runs_everything_and_gives_the_same_digests(tmp_path: Path) -> None:
     first, _ = _carry_out(_plan(), tmp_path)
-    second, ran = _carry_out(_plan(), tmp_path, fresh=True)
+    second, ran = _carry_out(_plan(), tmp_path, rerun=True)
     assert ran == ["begin", "add", "again"]
     assert first["again"].digest == second["again"].digest
 
@@ -117,7 +117,7 @@ def test_the_forecast_says_what_would_run_and_why(tmp_path: Path) -> None:
     assert [one.runs for one in forecast(_plan(), store, ledger)] == [False, False, False]
     answers = forecast(_plan(amount=5), store, ledger)
     assert [(one.runs, one.reason) for one in answers] == [
-        (False, "is known"),
+        (False, "cached"),
         (True, "amount: 1 -> 5"),
         (True, "waits for add"),
     ]
@@ -223,8 +223,8 @@ def test_a_fresh_run_beside_one_that_is_running_does_not_take_the_answer_from_be
         assert process.exitcode == 0
     with closing(Ledger(tmp_path / "ledger.db")) as ledger:
         runs = ledger.find(step="add")
-    assert [run.state for run in runs] == ["done", "done"], "both fresh runs share one new answer"
+    assert [run.state for run in runs] == ["done", "done"], "both repeated runs share one new answer"
 
 
 def _fresh_in_process(folder: Path) -> None:
-    _carry_out(_plan(seconds=1.0), folder, fresh=True)
+    _carry_out(_plan(seconds=1.0), folder, rerun=True)

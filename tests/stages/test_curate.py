@@ -58,7 +58,7 @@ def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 def test_the_module_is_a_stage() -> None:
     stage = read_stage("curate", curate)
-    assert stage.gives is Corpus and stage.slots == ()
+    assert stage.output_kind is Corpus and stage.slots == ()
 
 
 def test_documents_keep_their_id_source_licence_and_metadata(tmp_path: Path) -> None:

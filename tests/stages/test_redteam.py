@@ -104,7 +104,7 @@ def test_names_that_are_not_known_and_nothing_to_ask_are_refused(folder, tmp_pat
 def test_the_stage_declares_what_it_takes_and_gives():
     declared = read_stage("redteam", stage)
     assert [(slot.name, slot.optional) for slot in declared.slots] == [("model", False), ("tokens", True)]
-    assert declared.gives is Report and declared.record is stage.record
+    assert declared.output_kind is Report and declared.record is stage.record
 
 
 def test_a_model_that_says_nothing_clears_no_bar_on_attacks_or_over_refusal(folder, tmp_path):

@@ -205,7 +205,7 @@ def test_a_report_of_other_tests_is_no_parent(folder: Path, tmp_path: Path) -> N
 def test_a_parent_is_wired_only_when_it_is_chosen() -> None:
     one = read_stage("test", stage)
     tests = [Step(name, one, build(stage.Config, {}, where="test")) for name in ("test_first", "test_base")]
-    assert [slot.name for slot in one.slots if slot.only_when_chosen] == ["parent"]
+    assert [slot.name for slot in one.slots if slot.explicit_only] == ["parent"]
     assert wire(one, tests, {"model": "@abc"}, where="x") == {"model": "@abc"}
     chosen = {"model": "@abc", "parent": "test_first"}
     assert wire(one, tests, chosen, where="x") == chosen

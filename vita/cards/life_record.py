@@ -23,7 +23,7 @@ from vita.stats.intervals import Interval
 
 UNREADABLE = (VitaError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """Errors that a damaged or unfamiliar record may raise; the reader of a life lists them and continues."""
-_LIVED = "lived"
+_LIFE_RECORDED = "lived"
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class StepRecord:
     run: Run | None
     inputs: Mapping[str, str]
     """Slot -> digest of the artifact that filled it."""
-    stops: int = 0
+    failed_attempts: int = 0
     """Runs that failed, were stopped or were killed before the step was done."""
-    older: tuple[str, ...] = ()
+    stale_inputs: tuple[str, ...] = ()
     """Input steps that have run again since, so that this step used an earlier result of theirs."""
 
     @property
@@ -140,7 +140,7 @@ def remember(
     plain_answers = {digest: list(texts) for digest, texts in (answers or {}).items()}
     data = {"about": about, "steps": list(steps), "questions": list(questions), "answers": plain_answers}
     if _remembered(ledger, life) != data:
-        ledger.log(_LIVED, life, **data)
+        ledger.log(_LIFE_RECORDED, life, **data)
 
 
 def known_answers(ledger: Ledger, life: str, questions: Sequence[str]) -> dict[str, list[str]]:
@@ -201,7 +201,7 @@ def _read_reports(store: Store, steps: Sequence[StepRecord]) -> tuple[dict[str, 
     reports: dict[str, tuple[ReportContent, ...]] = {}
     gaps: list[str] = []
     for step in steps:
-        if step.kind == "gone":
+        if step.kind == "missing":
             gaps.append(f"The artifact of the step {step.name} is no longer in the store.")
         elif step.kind not in _COPIES and step.digest not in reports:
             try:
@@ -219,16 +219,16 @@ def _read_step(
     done = [run for run in step_runs if run.artifact == digest and run.state == "done"]
     run = done[-1] if done else next(iter(reversed(ledger.find(artifact=digest, state="done"))), None)
     inputs = ledger.inputs(run.id) if run else {}
-    older = [makers[used] for used in inputs.values() if used in makers and current[makers[used]] != used]
+    stale_inputs = [makers[used] for used in inputs.values() if used in makers and current[makers[used]] != used]
     try:
         manifest = store.manifest(digest)
         kind, facts = manifest.kind, manifest.facts
     except StoreError:
-        kind, facts = "gone", {}
-    stops = sum(run.state in ("failed", "stopped", "abandoned") for run in step_runs)
-    return StepRecord(name, digest, kind, facts, run, inputs, stops, tuple(dict.fromkeys(older)))
+        kind, facts = "missing", {}
+    failed_attempts = sum(run.state in ("failed", "stopped", "abandoned") for run in step_runs)
+    return StepRecord(name, digest, kind, facts, run, inputs, failed_attempts, tuple(dict.fromkeys(stale_inputs)))
 
 
 def _remembered(ledger: Ledger, life: str) -> dict[str, Any]:
-    events = [event["data"] for event in ledger.events(life) if event["event"] == _LIVED]
+    events = [event["data"] for event in ledger.events(life) if event["event"] == _LIFE_RECORDED]
     return events[-1] if events else {}

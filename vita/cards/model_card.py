@@ -113,12 +113,12 @@ class Card:
             "chat": self.chat, "architecture": dict(self.architecture), "facts": dict(self.facts),
             "licences": self.licences, "data": [vars(source) for source in self.data], "drops": dict(self.drops),
             "lineage": [artifact.as_json() for artifact in self.lineage],
-            "plan_against_outcome": [vars(row) for row in self.plan],
+            "plan_vs_actual": [vars(row) for row in self.plan],
             "measured": [evaluation.as_json() for evaluation in self.evaluations],
             "parent": self.parent, "gates": list(self.gates), "moves": [vars(move) for move in self.moves],
             "findings": list(self.findings), "releases": list(self.releases), "deployments": list(self.deployments),
             "feedback": dict(self.feedback), "service": dict(self.service), "successor": self.successor,
-            "unread": list(self.gaps), "vita": __version__,
+            "unreadable": list(self.gaps), "vita": __version__,
         }  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def _kind(store: Store, digest: str) -> str:
     try:
         return store.manifest(digest).kind
     except StoreError:
-        return "gone"
+        return "missing"
 
 
 def _plan_rows(store: Store, artifacts: Sequence[LineageArtifact]) -> list[Any]:

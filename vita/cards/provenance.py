@@ -100,7 +100,7 @@ def _artifact(
         manifest = store.manifest(digest)
         kind, facts = manifest.kind, manifest.facts
     except StoreError:
-        kind, facts = "gone", {}
+        kind, facts = "missing", {}
     return LineageArtifact(digest, kind, names, facts, run, {edge.slot: edge.digest for edge in inputs})
 
 

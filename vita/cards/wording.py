@@ -83,13 +83,13 @@ def sentence(step: StepRecord) -> str:
     if step.stage in STAGES:
         return STAGES[step.stage][1]
     stage = f" of the stage {step.stage}" if step.stage else ""
-    artifact = f" It made an artifact of kind {step.kind}." if step.kind != "gone" else ""
+    artifact = f" It made an artifact of kind {step.kind}." if step.kind != "missing" else ""
     return f"The step {step.name}{stage}.{artifact}"
 
 
 def headline(step: StepRecord, figures: Mapping[str, Interval] | None = None) -> str:
     """Return the main result of a step; `figures` are those of its reports."""
-    if step.kind == "gone":
+    if step.kind == "missing":
         return "its artifact is no longer in the store"
     describe = _HEADLINES_FROM_FACTS.get(step.stage)
     text = describe(step.facts) if describe else ""

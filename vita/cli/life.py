@@ -58,7 +58,7 @@ def live(
     try:
         artifacts = execute(
             read.plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
-            fresh=steps if rerun_all else rerun or (), check_gate=lambda gate: _pass(workspace, gate),
+            rerun=steps if rerun_all else rerun or (), check_gate=lambda gate: _pass(workspace, gate),
         )  # fmt: skip
     finally:
         events.close()

@@ -96,7 +96,7 @@ def _retest_version(workspace: Workspace, version: dict[str, Any], test: str, *,
             workspace.ledger,
             machine=workspace.machine,
             events=events,
-            fresh=(name,),
+            rerun=(name,),
         )[name]
     finally:
         events.close()

@@ -44,9 +44,9 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     if "sources" in stage.config.model_fields:
         options["sources"] = (list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders or globs."))
     for slot in stage.slots:
-        default = "none" if slot.only_when_chosen else f"the newest {slot.kind.kind} of --life"
+        default = "none" if slot.explicit_only else f"the newest {slot.kind.kind} of --life"
         text = f"The {slot.kind.kind} to use: a name, a digest or a folder. Default: {default}."
-        if slot.optional and not slot.only_when_chosen:
+        if slot.optional and not slot.explicit_only:
             text += f" `{NOTHING}` uses none."
         if slot.name == "model" and "sources" not in options:
             options["slot_model"] = (str | None, typer.Argument(metavar="MODEL", help=text))
@@ -116,7 +116,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
             values[name.removeprefix("former_")] = value  # refused by name when the settings are built
     values = override(values, options["assignments"] or ())
     config = configure(stage, values, where=stage.name, shared={}, base=Path())
-    wiring = {}
+    input_sources = {}
     # The newest artifacts of the life, such as tokens, do not belong to a model that comes from a folder.
     foreign = any(Path(options[name]).is_dir() for name in options if name.startswith("slot_") and options[name])
     for slot in stage.slots:
@@ -124,18 +124,18 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         if reference == NOTHING and slot.optional:
             continue
         digest = workspace.find(reference, slot.kind).digest if reference else None
-        if digest is None and not (slot.only_when_chosen or (slot.optional and foreign)):
+        if digest is None and not (slot.explicit_only or (slot.optional and foreign)):
             digest = workspace.latest(life, slot.kind)
             if digest is None and not slot.optional:
                 hint = f"set --{slot.name}, or create the artifact first (`vita ls` lists the artifacts)"
                 raise PlanError(stage.name, f"needs {with_article(slot.kind.kind)}, and `{life}` has none", hint=hint)
         if digest:
-            wiring[slot.name] = f"@{digest}"
-    plan = Plan(life, (Step(stage.name, stage, config, wiring),))
+            input_sources[slot.name] = f"@{digest}"
+    plan = Plan(life, (Step(stage.name, stage, config, input_sources),))
     events = workspace.events(life, quiet=options["as_json"])
     try:
         artifacts = execute(plan, workspace.store, workspace.ledger, machine=workspace.machine, events=events,
-                       fresh=(stage.name,) if options["rerun"] else ())  # fmt: skip
+                       rerun=(stage.name,) if options["rerun"] else ())  # fmt: skip
     finally:
         events.close()
     if workspace.machine.leads:

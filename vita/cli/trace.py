@@ -52,7 +52,7 @@ class Labels:
             try:
                 self._kinds[digest] = self.workspace.store.manifest(digest).kind
             except StoreError:
-                self._kinds[digest] = "gone"
+                self._kinds[digest] = "missing"
         return self._kinds[digest]
 
     def title(self, digest: str) -> Text:

@@ -28,7 +28,7 @@ class EvalResults:
 
     texts: Mapping[str, list[perplexity.DocumentScore]] = field(default_factory=dict)
     tasks: Mapping[str, list[multiple_choice.ItemResult]] = field(default_factory=dict)
-    known: list[world_knowledge.WorldAnswer] = field(default_factory=list)
+    answers: list[world_knowledge.WorldAnswer] = field(default_factory=list)
     """Answers about objects of the embedded world."""
     followed: list[ifeval.IFEvalResult] = field(default_factory=list)
     """Answers to prompts with verifiable instructions."""
@@ -61,7 +61,7 @@ class EvalResults:
                 for name, group_accuracy in groups.items()
                 for group, accuracy in group_accuracy.items()
             },
-            "world": {"world": world_knowledge.figures(self.known)} if self.known else {},
+            "world": {"world": world_knowledge.figures(self.answers)} if self.answers else {},
         }
         if self.followed:
             figures["instructions"] = {"instructions": ifeval.figures(self.followed, seed=self.seed)}
@@ -92,7 +92,7 @@ class EvalResults:
         """Return every item with the name of its text or task."""
         rows = [{"text": name, **item.as_json()} for name, scores in self.texts.items() for item in scores]
         rows += [{"task": name, **item.as_json()} for name, outcomes in self.tasks.items() for item in outcomes]
-        rows += [{"task": "world", **item.as_json()} for item in self.known]
+        rows += [{"task": "world", **item.as_json()} for item in self.answers]
         rows += [{"task": "instructions", **item.as_json()} for item in self.followed]
         rows += [{"task": "edge_cases", **item.as_json()} for item in self.met]
         return rows

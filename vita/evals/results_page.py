@@ -115,15 +115,15 @@ _METRICS = (
 
 
 def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
-    if not results.known:
+    if not results.answers:
         return []
     world_figures = figures["world"]["world"]
     continuation_counts = ", ".join(
-        f"{name} {count}" for name, count in world_knowledge.continuations(results.known).items()
+        f"{name} {count}" for name, count in world_knowledge.continuations(results.answers).items()
     )
     examples = [
         (answer.question.prompt, _shorten(answer.answer), "yes" if answer.judgement.right else "no")
-        for answer in results.known[:12]
+        for answer in results.answers[:12]
     ]
     return [
         Section(

@@ -65,21 +65,21 @@ def ask(engine: Engine, world: World, *, as_chat: bool, max_tokens: int = 48) ->
     ]
 
 
-def figures(known: Sequence[WorldAnswer]) -> dict[str, Interval]:
+def figures(answers: Sequence[WorldAnswer]) -> dict[str, Interval]:
     """Return the accuracy per group of objects, and the share of continuations that are answers."""
     shares: dict[str, Interval] = {}
     for group in ("held_out", "seen"):
-        group_answers = [item for item in known if item.group == group]
+        group_answers = [item for item in answers if item.group == group]
         shares |= {
             f"{group}/accuracy": share([item.judgement.right for item in group_answers]),
             f"{group}/kind_accuracy": share([item.judgement.kind_right for item in group_answers]),
             f"{group}/property_accuracy": share([item.judgement.property_right for item in group_answers]),
         }
-    shares["answered"] = share([item.continuation == "answer" for item in known])
+    shares["answered"] = share([item.continuation == "answer" for item in answers])
     return shares
 
 
-def continuations(known: Sequence[WorldAnswer]) -> dict[str, int]:
+def continuations(answers: Sequence[WorldAnswer]) -> dict[str, int]:
     """Count the continuations that are an answer, more questions, other text, or noise."""
-    counts = Counter(item.continuation for item in known)
+    counts = Counter(item.continuation for item in answers)
     return {name: counts[name] for name in ("answer", "questions", "text", "noise")}

@@ -77,7 +77,7 @@ def _most_items(
         return instructions.limit or limit
     if group != "heldout":
         return None
-    corpus = step.wiring.get("corpus", "")
+    corpus = step.inputs.get("corpus", "")
     most = [getattr(config, "documents", None), _held_out(corpus, steps, known, store)]
     return min((number for number in most if number is not None), default=None)
 

@@ -1,7 +1,7 @@
 """Running services, which report the models that they serve to the ledger.
 
     presence = ServicePresence(ledger, "cat", url)
-    presence.beat([{"version": "cat:1", "model": digest, "share": 1.0}])     # again every `BEAT_SECONDS`
+    presence.heartbeat([{"version": "cat:1", "model": digest, "share": 1.0}])     # again every `BEAT_SECONDS`
     state_of(ledger, digest)                                                 # "serving" while such a service runs
 
 A model is serving while a running service serves it. A killed service reports no end, so its process is checked, or on
@@ -36,7 +36,7 @@ class ServicePresence:
         self._ledger, self._name, self._url = ledger, name, url
         self._id: int | None = None
 
-    def beat(self, versions: Sequence[Mapping[str, Any]]) -> None:
+    def heartbeat(self, versions: Sequence[Mapping[str, Any]]) -> None:
         """Report the models that are served now."""
         now, rows = time.time(), [dict(version) for version in versions]
         with self._ledger.transaction() as database:
@@ -80,7 +80,7 @@ class ServiceReporter:
             if versions == reported and time.monotonic() - at < BEAT_SECONDS:
                 continue
             try:
-                self._presence.beat(versions)
+                self._presence.heartbeat(versions)
                 reported, at = versions, time.monotonic()
             except VitaError:  # the next look tries again
                 continue

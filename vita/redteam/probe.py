@@ -5,7 +5,7 @@ A probe is a function from `ProbeInputs` to items, one small module each in `vit
     @probe("hypothetical", about="...", taxonomy=("mitre-atlas:AML.T0054",), severity="high")
     def hypothetical(inputs: ProbeInputs) -> Iterator[ProbeItem]: ...
 
-An item contains a test. Every test can judge a reply, and provides the replies of control answerers with a known
+An item contains a test. Every test can judge a reply, and provides the replies of reference responders with a known
 outcome (refusal, echo, silence, compliance, gibberish), with which the judge is tested in every run.
 """
 
@@ -51,7 +51,7 @@ class ModelReply:
 
 
 Controls = Mapping[str, tuple[ModelReply, Outcome]]
-"""Control answerer -> its reply and the known outcome."""
+"""Reference responder -> its reply and the known outcome."""
 
 
 class StoredModel(BaseModel):

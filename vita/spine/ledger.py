@@ -164,7 +164,7 @@ class Ledger:
                 database.execute(sa.insert(run_inputs).values(run=number, slot=slot, artifact=artifact))
             return number
 
-    def beat(self, number: int) -> None:
+    def heartbeat(self, number: int) -> None:
         """Update the heartbeat of a run."""
         with self._errors_explained(), self._engine.begin() as database:
             database.execute(sa.update(runs).where(runs.c.id == number).values(beat=time.time()))
@@ -189,12 +189,12 @@ class Ledger:
         with self._errors_explained(), self._engine.connect() as database:
             return [Run(**row) for row in database.execute(query).mappings()]
 
-    def answer(self, key: str) -> str | None:
+    def cached_artifact(self, key: str) -> str | None:
         """Return the artifact of the newest finished run of `key`, if any."""
-        newest = self.newest_answer(key)
+        newest = self.newest_finished_run(key)
         return newest.artifact if newest else None
 
-    def newest_answer(self, key: str) -> FinishedRun | None:
+    def newest_finished_run(self, key: str) -> FinishedRun | None:
         """Return the newest finished run of `key`, if any."""
         query = sa.select(runs.c.id, runs.c.artifact).where(runs.c.key == key, runs.c.state == "done")
         with self.transaction() as database:

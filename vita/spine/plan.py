@@ -47,7 +47,7 @@ class Step:
     name: str
     stage: Stage
     config: Settings
-    wiring: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
     gate: str | None = None
     """The gate that must pass before the step runs."""
 
@@ -62,7 +62,7 @@ class Plan:
     def __post_init__(self) -> None:
         earlier_steps: set[str] = set()
         for step in self.steps:
-            for slot, source in step.wiring.items():
+            for slot, source in step.inputs.items():
                 if not source.startswith("@") and source not in earlier_steps:
                     raise PlanError(f"{step.name}.{slot}", f"depends on `{source}`, which is not an earlier step")
             earlier_steps.add(step.name)
@@ -84,7 +84,7 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
     artifacts: dict[str, str] = {}
     answers = []
     for step in plan.steps:
-        waiting = [source for source in step.wiring.values() if not source.startswith("@") and source not in artifacts]
+        waiting = [source for source in step.inputs.values() if not source.startswith("@") and source not in artifacts]
         if waiting:
             answers.append(Forecast(step, True, f"waits for {', '.join(dict.fromkeys(waiting))}"))
             continue
@@ -93,13 +93,13 @@ def forecast(plan: Plan, store: Store, ledger: Ledger) -> list[Forecast]:
         base_key = run_key(step.stage, config, inputs)
         erased = _erasures(step, base_key, ledger)
         key = key_with(base_key, erased)
-        artifact = ledger.answer(key)
+        artifact = ledger.cached_artifact(key)
         if artifact and store.has(artifact):
             artifacts[step.name] = artifact
-            answers.append(Forecast(step, False, "is known", key, artifact))
+            answers.append(Forecast(step, False, "cached", key, artifact))
         else:
             reason = "its artifact is missing" if artifact else _run_reason(plan.life, step, config, inputs, ledger)
-            if erased and not artifact and ledger.answer(base_key):
+            if erased and not artifact and ledger.cached_artifact(base_key):
                 reason = f"must be rebuilt without {', '.join(f'`{erasure.document}`' for erasure in erased)} (erased)"
             answers.append(Forecast(step, True, reason, key))
     return answers
@@ -112,12 +112,12 @@ def execute(
     *,
     machine: Machine,
     events: Events,
-    fresh: Container[str] = (),
+    rerun: Container[str] = (),
     check_gate: Callable[[str], None] | None = None,
 ) -> dict[str, Artifact]:
     """Execute the plan; return the artifact of each step.
 
-    The steps in `fresh` run again, also if they are cached. `check_gate` is called with the gate of a step before the
+    The steps in `rerun` run again, also if they are cached. `check_gate` is called with the gate of a step before the
     step runs, and raises a `GateError` if the gate does not pass.
     """
     artifacts: dict[str, Artifact] = {}
@@ -130,8 +130,10 @@ def execute(
             step_events.emit("step", state="begins", position=position, of=len(plan.steps))
             inputs = _input_digests(step, {name: artifact.digest for name, artifact in artifacts.items()})
             if machine.leads:
-                rerun = step.name in fresh
-                artifact = _lead(plan.life, step, inputs, rerun, check_gate, store, ledger, machine, step_events, ranks)
+                is_rerun = step.name in rerun
+                artifact = _lead(
+                    plan.life, step, inputs, is_rerun, check_gate, store, ledger, machine, step_events, ranks
+                )
             else:
                 artifact = _follow(step, inputs, store, ledger, machine, ranks)
             artifacts[step.name] = artifact
@@ -145,7 +147,7 @@ def _lead(
     """Reuse or produce the artifact of a step, and publish it to the other processes (rank 0)."""
     config, contents, key = _identify(step, inputs, ledger)
     # A step that must run again ignores earlier artifacts, but accepts one that another process produces now.
-    earlier = ledger.newest_answer(key) if rerun else None
+    earlier = ledger.newest_finished_run(key) if rerun else None
     artifact = None if rerun else _known(key, step, store, ledger)
     if artifact is None:
         _check_admission(step, inputs, store, ledger, check_gate)
@@ -167,12 +169,12 @@ def _follow(
     decision = ranks.receive(step.name)
     if "run" in decision:
         if step.stage.parallel:
-            _run_with_first(step, inputs, decision["run"], store, ledger, machine, ranks)
+            _run_as_follower(step, inputs, decision["run"], store, ledger, machine, ranks)
         decision = ranks.receive(step.name)
-    return store.open(decision["artifact"], step.stage.gives)
+    return store.open(decision["artifact"], step.stage.output_kind)
 
 
-def _run_with_first(
+def _run_as_follower(
     step: Step, inputs: Mapping[str, str], key: str, store: Store, ledger: Ledger, machine: Machine, ranks: Ranks
 ) -> None:
     """Run a parallel stage together with rank 0, on the same content."""
@@ -223,10 +225,10 @@ def run_key(stage: Stage, config: Any, inputs: Mapping[str, str]) -> str:
 
 
 def _known(key: str, step: Step, store: Store, ledger: Ledger) -> Artifact | None:
-    digest = ledger.answer(key)
+    digest = ledger.cached_artifact(key)
     if digest is None or not store.has(digest):
         return None
-    return store.open(digest, step.stage.gives)
+    return store.open(digest, step.stage.output_kind)
 
 
 def _run(
@@ -276,7 +278,7 @@ def _claim_or_wait(
             waiting = True
             time.sleep(WAIT_SECONDS)
         elif store.has(claim.artifact):
-            return store.open(claim.artifact, step.stage.gives)
+            return store.open(claim.artifact, step.stage.output_kind)
         else:
             after = claim.run  # the artifact of this run is missing, so the step runs again
 
@@ -315,14 +317,14 @@ def _try_to_record(claim: int, ledger: Ledger, problem: str, context: Context) -
 def _heartbeat(claim: int, ledger: Ledger) -> Iterator[None]:
     stop = threading.Event()
 
-    def beat() -> None:
+    def send_heartbeats() -> None:
         while not stop.wait(BEAT_SECONDS):
             try:
-                ledger.beat(claim)
+                ledger.heartbeat(claim)
             except VitaError:
                 continue  # one missed heartbeat is harmless; the claim becomes stale after several
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread = threading.Thread(target=send_heartbeats, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield
@@ -351,7 +353,7 @@ def _input_locations(contents: Mapping[str, str]) -> dict[str, str]:
 
 
 def _input_digests(step: Step, artifacts: Mapping[str, str]) -> dict[str, str]:
-    return {slot: source[1:] if source.startswith("@") else artifacts[source] for slot, source in step.wiring.items()}
+    return {slot: source[1:] if source.startswith("@") else artifacts[source] for slot, source in step.inputs.items()}
 
 
 def _run_reason(life: str, step: Step, config: Any, inputs: Mapping[str, str], ledger: Ledger) -> str:

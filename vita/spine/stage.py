@@ -61,16 +61,16 @@ class Slot:
     name: str
     kind: type[Artifact]
     optional: bool
-    only_when_chosen: bool = False
+    explicit_only: bool = False
     """True if the slot is never filled automatically: a life must set `inputs: {slot: step}`."""
 
 
-def only_when_chosen() -> Any:
-    """Declare an optional input that is never filled automatically: `parent: Report | None = only_when_chosen()`.
+def explicit_only() -> Any:
+    """Declare an optional input that is never filled automatically: `parent: Report | None = explicit_only()`.
 
     It is for kinds with many artifacts per life, where the latest artifact may be the wrong one.
     """
-    return field(default=None, metadata={"only_when_chosen": True})
+    return field(default=None, metadata={"explicit_only": True})
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Stage:
     config: type[Settings]
     inputs: Callable[..., Any]
     slots: tuple[Slot, ...]
-    gives: type[Artifact]
+    output_kind: type[Artifact]
     run: Callable[[Any, Any, Context], Draft[Any]]
     record: Callable[[Any, Any, Ledger], None] | None = None
     """Records facts on an artifact in the ledger, for new and cached artifacts: `record(artifact, inputs, ledger)`."""
@@ -102,13 +102,13 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
     for part in ("VERSION", "Config", "Inputs", "run"):
         if not hasattr(module, part):
             raise PlanError(f"stage {name}", f"the module {module.__name__} has no `{part}`")
-    gives = get_args(get_type_hints(module.run).get("return"))
-    if not gives or not (isinstance(gives[0], type) and issubclass(gives[0], Artifact)):
+    kinds = get_args(get_type_hints(module.run).get("return"))
+    if not kinds or not (isinstance(kinds[0], type) and issubclass(kinds[0], Artifact)):
         raise PlanError(f"stage {name}", expected="`run(...) -> Draft[Kind]`", got="another return annotation")
     summary = (module.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
     slots, parallel = _slots(name, module.Inputs), getattr(module, "PARALLEL", False)
     return Stage(
-        name, module.VERSION, summary, module.Config, module.Inputs, slots, gives[0], module.run,
+        name, module.VERSION, summary, module.Config, module.Inputs, slots, kinds[0], module.run,
         record=getattr(module, "record", None), admit=getattr(module, "admit", None),
         advise=getattr(module, "advise", None),
         lineage=getattr(module, "LINEAGE", False), parallel=parallel,
@@ -127,5 +127,5 @@ def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
             raise PlanError(
                 f"stage {name}", f"input `{slot_field.name}`", expected="a kind of artifact", got=str(annotation)
             )
-        slots.append(Slot(slot_field.name, annotation, optional, bool(slot_field.metadata.get("only_when_chosen"))))
+        slots.append(Slot(slot_field.name, annotation, optional, bool(slot_field.metadata.get("explicit_only"))))
     return tuple(slots)

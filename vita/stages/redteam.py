@@ -101,19 +101,19 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     items = _items(names, config, inputs, engine)
     results = RedTeamResults(
         attempts={
-            name: attack.put(
+            name: attack.run_attacks(
                 engine,
                 name,
                 probe_items,
                 guard=config.guard,
                 max_tokens=config.max_tokens,
-                diary=context.scratch / f"{name}.jsonl",
+                reply_log=context.scratch / f"{name}.jsonl",
                 report_progress=_progress_reporter(context, name, len(probe_items)),
             )
             for name, probe_items in items.items()
         },
         controls={name: attack.controls(_spread(probe_items)) for name, probe_items in items.items()},
-        sharpness={name: attack.sharpness(_spread(probe_items)) for name, probe_items in items.items()},
+        judge_quality={name: attack.judge_quality(_spread(probe_items)) for name, probe_items in items.items()},
         capability=_capability(engine, config),
         guarded=config.guard is not None,
     )

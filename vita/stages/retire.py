@@ -26,7 +26,7 @@ from vita.spine.disk import write_atomically
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
 from vita.spine.plan import Context, Draft
-from vita.spine.stage import only_when_chosen
+from vita.spine.stage import explicit_only
 from vita.spine.store import Store
 from vita.stages.kinds import Archive, Blueprint, Corpus, Model, Release, Report, Tokens
 
@@ -54,8 +54,8 @@ class Config(Settings):
 @dataclass(frozen=True)
 class Inputs:
     model: Model
-    release: Release | None = only_when_chosen()
-    successor: Model | None = only_when_chosen()
+    release: Release | None = explicit_only()
+    successor: Model | None = explicit_only()
     """The version that replaces it."""
     blueprint: Blueprint | None = None
     corpus: Corpus | None = None

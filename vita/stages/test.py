@@ -27,7 +27,7 @@ from vita.reporting.figures import write_report
 from vita.reporting.page import write_page
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
-from vita.spine.stage import Context, Draft, only_when_chosen
+from vita.spine.stage import Context, Draft, explicit_only
 from vita.stages.kinds import Corpus, Model, Report
 from vita.stats.paired import versus
 
@@ -116,7 +116,7 @@ class Config(Settings):
 class Inputs:
     model: Model
     corpus: Corpus | None = None
-    parent: Report | None = only_when_chosen()
+    parent: Report | None = explicit_only()
     """The report of an earlier version on the same tests, for a paired comparison."""
 
 
@@ -136,7 +136,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     results = EvalResults(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
-        known=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
+        answers=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, instructions, engine, context),
         met=edge_cases.run_cases(engine) if config.edge_cases else [],
         continuations=samples.continuations(

@@ -66,5 +66,5 @@ def _work_row(step: StepRecord) -> tuple[str, ...]:
         wording.duration(step.seconds),
         f"{record['tokens_per_second']:,.0f}" if record.get("tokens_per_second") else "",
         wording.percent(record["mfu"]) if record.get("mfu") else "",
-        f"{step.stops}" if step.stops else "",
+        f"{step.failed_attempts}" if step.failed_attempts else "",
     )

@@ -36,8 +36,8 @@ def steps(record: LifeRecord) -> Iterator[Details]:
 def _blocks(record: LifeRecord, step: StepRecord) -> Iterator[Block]:
     figures = record.figures.get(step.digest, {})
     yield Paragraph(f"{wording.sentence(step)} {_inputs(record, step)}".strip())
-    if step.older:
-        names = ", ".join(step.older)
+    if step.stale_inputs:
+        names = ", ".join(step.stale_inputs)
         yield Paragraph(f"It used an earlier artifact of {names}, which ran again afterwards.")
     if step.stage == "curate":
         yield from _corpus(step)
