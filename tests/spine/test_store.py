@@ -62,6 +62,21 @@ def test_another_kind_is_refused(tmp_path: Path) -> None:
         store.open(made.digest, Letter)
 
 
+@pytest.mark.parametrize(
+    ("kind", "phrase"),
+    [("archive", "an archive"), ("corpus", "a corpus"), ("model", "a model"), ("tokens", "tokens")],
+)
+def test_an_error_about_the_kind_of_an_artifact_uses_the_right_article(tmp_path: Path, kind: str, phrase: str) -> None:
+    class Letter(Artifact):
+        pass
+
+    Letter.kind = kind
+    store = Store(tmp_path / "store")
+    made = store.commit(_draft(tmp_path / "a", x="1"))
+    with pytest.raises(StoreError, match=f"expected {phrase}, got a number"):
+        store.open(made.digest, Letter)
+
+
 def test_a_corrupt_object_is_named_set_aside_and_can_be_made_anew(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     made = store.commit(_draft(tmp_path / "a", x="hello"))

@@ -19,6 +19,7 @@ from vita.spine.disk import explain_disk
 from vita.spine.errors import DataError, ModelError, StoreError, VitaError
 from vita.spine.events import Events, JsonLines
 from vita.spine.machine import Machine
+from vita.spine.plain_text import with_article
 from vita.spine.renamed_stages import RENAMED_STAGES
 from vita.spine.store import Artifact, Draft, Store
 
@@ -143,7 +144,7 @@ class Workspace:
         if kind == "release":
             return str(json.loads(self.store.read(digest, "release.json"))["model"])
         if kind != "model":
-            raise StoreError(reference, expected="a model or a release", got=f"a {kind}")
+            raise StoreError(reference, expected="a model or a release", got=with_article(kind))
         return digest
 
     def adopt(self, folder: Path, kind: type[A]) -> A:

@@ -53,7 +53,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 def with_article(noun: str) -> str:
     """Return a noun with its indefinite article: `a model`, `an archive`, `tokens`."""
-    if noun.endswith("s") or noun == "feedback":
+    if noun == "feedback" or (noun.endswith("s") and noun != "corpus"):
         return noun
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 

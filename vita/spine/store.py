@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from vita.spine import machine
 from vita.spine.disk import confined, file_sha256, full_disk_explained, sync_to_disk, write_atomically
 from vita.spine.errors import StoreError
+from vita.spine.plain_text import with_article
 from vita.spine.remote import Remote
 
 VERIFY_LIMIT = 4 * 2**30
@@ -167,7 +168,8 @@ class Store:
         """Return the artifact, available locally and verified; raise `StoreError` for another kind."""
         manifest = self.manifest(digest)
         if kind is not Artifact and manifest.kind != kind.kind:
-            raise StoreError(f"artifact {digest[:12]}", expected=f"a {kind.kind}", got=f"a {manifest.kind}")
+            expected, got = with_article(kind.kind), with_article(manifest.kind)
+            raise StoreError(f"artifact {digest[:12]}", expected=expected, got=got)
         with full_disk_explained(self.root):
             for name, (sha, size) in manifest.files.items():
                 self._ensure(
