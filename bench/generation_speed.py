@@ -118,7 +118,7 @@ def figures(results: dict[str, list[Result]]) -> list[Figure]:
 
 
 def prepare(folder: Path, model: Path | None, *, batch: int) -> None:
-    """A model folder and `batch` prompts of 16 to 47 tokens of the embedded world's text, in `folder`."""
+    """A model folder and `batch` prompts of 16 to 47 tokens of the built-in world's text, in `folder`."""
     from vita.data.tokens.tokenizer import Tokenizer
     from vita.data.world import World, WorldSettings
     from vita.nn import hf

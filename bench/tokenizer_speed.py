@@ -3,7 +3,7 @@
     python -m bench.tokenizer_speed --text ../shared/data/pretrain/wiki2018-00.jsonl.zst --megabytes 8
 
 A tokenizer is trained on some of the text and saved; every contender opens that folder in a process of its own and
-encodes the same documents, on one thread and on all of them. Without --text the embedded world is the text.
+encodes the same documents, on one thread and on all of them. Without --text the built-in world is the text.
 """
 
 from __future__ import annotations

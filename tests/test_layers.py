@@ -236,7 +236,7 @@ def test_a_planted_climb_is_named(name, source, rule):
         ("vita.evals.multiple_choice", "from vita.infer.engine import Engine\nfrom vita.data import records"),
         ("vita.cli", "from vita.stages import sft\nfrom vita import __version__"),
         ("vita.spine.machine", "import os\nrank = os.environ.get('RANK')"),
-        ("vita.data.curation.filters", "filters = Parts('filter')\nfilters.add('short')(None)"),
+        ("vita.data.curation.filters", "filters = Registry('filter')\nfilters.add('short')(None)"),
     ],
 )
 def test_a_step_down_is_free(name, source):

@@ -26,7 +26,7 @@ def _card(life: Life, digest: str) -> Card:
 
 def test_the_card_lists_missing_measurements(life: Life) -> None:
     text = card_markdown(_card(life, first_half(life)))
-    assert "Measured: knowledge of the embedded world." in text
+    assert "Measured: knowledge of the built-in world." in text
     assert "Not measured: held-out text;" in text
     assert "These weights were not attacked" in text
     assert "No gate has decided on these weights" in text

@@ -147,7 +147,7 @@ def test_names_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         given([str(tmp_path / "none.py:score")], asked("a"), ["x"])
     with pytest.raises(ConfigError, match="the module `no_such_module` cannot be imported"):
         given(["no_such_module:score"], asked("a"), ["x"])
-    with pytest.raises(ConfigError, match="needs the embedded world, and no source is one"):
+    with pytest.raises(ConfigError, match="needs the built-in world, and no source is one"):
         Rewards.open([RewardChoice(use="world_correctness")], where="r")
     with pytest.raises(ConfigError, match="is no regular expression"):
         given([{"use": "matches", "options": {"pattern": "("}}], asked("a"), ["x"])

@@ -202,7 +202,7 @@ def test_training_must_mean_the_tokens_that_were_sampled(
         ({"method": "ppo", "steps": 2}, "rlhf.critic_warmup_steps: expected fewer than `steps`, 2"),
         ({"minibatches": 100}, "rlhf.minibatches: expected at most 64, the answers of a round, got 100"),
         ({"rewards": ["reward"]}, "rlhf.rewards: reward: needs a reward model as an input"),
-        ({"rewards": ["world_politeness"]}, "rlhf.rewards: world_politeness: needs the embedded world"),
+        ({"rewards": ["world_politeness"]}, "rlhf.rewards: world_politeness: needs the built-in world"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, settings: Any, message: str) -> None:

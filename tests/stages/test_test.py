@@ -96,7 +96,7 @@ def test_a_report_holds_every_figure_with_its_interval_and_every_item(folder: Pa
     assert [row["cut"] for row in rows if row.get("task") == "lambada"] == [False, True]
     for name in ("report.md", "report.html"):
         text = (draft.folder / name).read_text()
-        for word in ("Held-out text", "Likelihood tasks", "The embedded world", "What is a cat?", "greedy"):
+        for word in ("Held-out text", "Likelihood tasks", "The built-in world", "What is a cat?", "greedy"):
             assert word in text
 
 

@@ -98,8 +98,8 @@ class Card:
 
     @property
     def is_synthetic(self) -> bool:
-        """True if all training data comes from the embedded world."""
-        return bool(self.data) and all(source.source.startswith(("world:", "embedded world")) for source in self.data)
+        """True if all training data comes from the built-in world."""
+        return bool(self.data) and all(source.source.startswith(("world:", "built-in world")) for source in self.data)
 
     @property
     def open_findings(self) -> list[Mapping[str, Any]]:

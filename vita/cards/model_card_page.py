@@ -23,7 +23,7 @@ _TRAINING = ("pretrain", "adapt", "sft", "dpo", "rlhf", "reward")
 _CHECKS: Mapping[str, tuple[str, ...]] = {
     "held-out text": ("/bits_per_byte",),
     "likelihood tasks": ("/acc",),
-    "knowledge of the embedded world": ("world/",),
+    "knowledge of the built-in world": ("world/",),
     "instruction following": ("instructions/",),
     "edge cases (empty, over-long, contradictory, odd characters)": ("edge_cases/",),
     "attacks": ("/attack_success_rate",),

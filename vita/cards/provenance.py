@@ -159,7 +159,7 @@ def source_name(source: Mapping[str, Any]) -> str:
     part = f", part {source['part']}" if source.get("part") else ""
     world = source.get("world")
     if isinstance(world, Mapping):
-        return f"embedded world, seed {world.get('seed', 0)}{part}"
+        return f"built-in world, seed {world.get('seed', 0)}{part}"
     origin = source.get("name") or source.get("path") or source.get("huggingface")
     if isinstance(origin, Mapping):  # the ledger identifies a file by its content
         origin = f"file {str(origin.get('content', ''))[:12]}"

@@ -54,13 +54,13 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="Take a language model through its whole lifecycle with one file and one command.",
+    help="Build, tune, evaluate, release and serve a language model with one file and one command.",
     epilog=_epilog(),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Inspect data as the training stages read it.", no_args_is_help=True)
+data_app = typer.Typer(help="Show the data exactly as the training stages read it.", no_args_is_help=True)
 app.add_typer(data_app, name="data", rich_help_panel=RESULTS)
 
 
@@ -86,10 +86,13 @@ def _version(requested: bool) -> None:
 def options(
     ctx: typer.Context,
     store: Annotated[
-        str | None, typer.Option(help="Folder or URL of the artifact store. Default: VITA_STORE, else ./vita-store.")
+        str | None,
+        typer.Option(
+            help="Folder or URL of the artifact store. Default: $VITA_STORE, or ./vita-store if it is not set."
+        ),
     ] = None,
     ledger: Annotated[
-        str | None, typer.Option(help="Database URL of the ledger. Default: VITA_LEDGER, else ledger.db in the store.")
+        str | None, typer.Option(help="Database URL of the ledger. Default: $VITA_LEDGER, or ledger.db in the store.")
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")

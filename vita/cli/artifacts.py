@@ -31,10 +31,12 @@ Reference = Annotated[str, typer.Argument(help="A name (cat/sft) or the beginnin
 @app.command("ls", rich_help_panel=RESULTS)
 def list_artifacts(
     ctx: typer.Context,
-    kind: Annotated[str | None, typer.Option(help="Only this kind: model, report, corpus, ...")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Show only artifacts of this kind: model, report, corpus, ...")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the artifacts of the store, with the lifecycle state of each model."""
+    """List the artifacts in the store and the lifecycle state of each model."""
     workspace = open_workspace(ctx)
     rows = _artifact_rows(workspace, kind)
     if as_json:
@@ -95,7 +97,7 @@ def _artifact_rows(workspace: Workspace, kind: str | None) -> list[dict[str, Any
 
 @app.command(rich_help_panel=RESULTS)
 def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) -> None:
-    """Show an artifact: its facts, the run that created it, and its report."""
+    """Show an artifact: its metadata, the run that created it, and its report."""
     workspace = open_workspace(ctx)
     artifact = workspace.find(reference)
     if as_json:
@@ -117,7 +119,7 @@ def show(ctx: typer.Context, reference: Reference, as_json: JsonOption = False) 
 
 @app.command(rich_help_panel=RESULTS)
 def verify(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Verify every byte of the store. Corrupt artifacts are moved aside, and the next run creates them again."""
+    """Verify the checksums of all files in the store. Corrupt artifacts are moved away; the next run recreates them."""
     workspace = open_workspace(ctx)
     corrupt = [
         {"kind": manifest.kind, "digest": digest, "files": list(names)}

@@ -142,7 +142,7 @@ def generate(
         bool, typer.Option("--json", help="Print one JSON document, with token ids and log-probabilities.")
     ] = False,
 ) -> None:
-    """Generate text from one or more prompts, which form one batch.
+    """Generate text for one or more prompts, in one batch.
 
     Control characters in the text are escaped; `--json` prints the exact text.
     """

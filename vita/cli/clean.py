@@ -42,7 +42,7 @@ def clean(
     ] = 90.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove old requests, events, scratch folders of failed runs and logs. Artifacts and audit records are kept."""
+    """Delete old requests, events, logs, and scratch folders of failed runs. Artifacts and audit records are kept."""
     from vita.monitoring.retention import Retention, outdated, prune
     from vita.spine import machine
     from vita.spine.cleanup import leftovers, remove

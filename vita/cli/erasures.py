@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vita.spine.erasures import Erasure
 
 erasures_app = typer.Typer(
-    help="List and withdraw erasures: documents that later runs exclude.", invoke_without_command=True
+    help="List or withdraw erasures. An erased document is excluded from later runs.", invoke_without_command=True
 )
 app.add_typer(erasures_app, name="erasures", rich_help_panel=RIGHTS)
 

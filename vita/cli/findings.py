@@ -16,7 +16,7 @@ from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError
 from vita.spine.plain_text import counted
 
-findings_app = typer.Typer(help="List red-team findings and record their handling.", invoke_without_command=True)
+findings_app = typer.Typer(help="List red-team findings and record how they were handled.", invoke_without_command=True)
 app.add_typer(findings_app, name="findings", rich_help_panel=RIGHTS)
 
 LifeOption = Annotated[str | None, typer.Option("--life", metavar="LIFE", help="Only findings of this life.")]

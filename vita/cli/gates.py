@@ -32,7 +32,7 @@ def gate(
     name: Annotated[str, typer.Argument(metavar="LIFE/GATE", help="The gate, such as `cat/release`.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a gate. Exit code: 0 pass, 10 fail, 11 could not run, 12 unsure, 13 approvals missing."""
+    """Evaluate a gate. Exit codes: 0 passed, 10 failed, 11 could not run, 12 unsure, 13 approvals missing."""
 
     from vita.gates import decisions
     from vita.gates.policy import WAITING_FOR_APPROVAL
@@ -68,7 +68,7 @@ def approve(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Approve weights that meet the criteria of a gate, signed with your key (`vita people add NAME`)."""
+    """Approve weights that meet the criteria of a gate. It is signed with your key (`vita people add NAME`)."""
 
     from vita.gates import decisions
 
@@ -98,7 +98,7 @@ def waive(
     key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Waive a criterion for these weights until a date, with a reason, signed with your key."""
+    """Waive a criterion for specific weights until a date. State a reason; the waiver is signed with your key."""
 
     from vita.gates import decisions
 

@@ -18,9 +18,10 @@ from vita.spine.console import print_table
 if TYPE_CHECKING:
     from vita.gates import decisions
 
-LifeArgument = Annotated[str, typer.Argument(help="A life file (life.yaml), or the name of a recipe.")]
+LifeArgument = Annotated[str, typer.Argument(help="Path of a life file (life.yaml), or the name of a built-in recipe.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting: --set sft.steps=500.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override a setting, for example --set sft.steps=500."),
 ]
 UntilOption = Annotated[str | None, typer.Option(metavar="STEP", help="Stop after this step.")]
 
@@ -32,13 +33,15 @@ def live(
     set_: SetOption = None,
     until: UntilOption = None,
     rerun: Annotated[
-        list[str] | None, typer.Option(metavar="STEP", help="Run this step again, even if it has a result.")
+        list[str] | None, typer.Option(metavar="STEP", help="Run this step again, even if it is finished.")
     ] = None,
     rerun_all: Annotated[bool, typer.Option("--rerun-all", help="Run all steps again.")] = False,
-    tracker: Annotated[list[str] | None, typer.Option(help="Also log to tensorboard, mlflow or wandb.")] = None,
+    tracker: Annotated[
+        list[str] | None, typer.Option(help="Also log to this tracker: tensorboard, mlflow or wandb.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the steps of a life. Steps that have a result are skipped; an interrupted run continues."""
+    """Run all steps of a life file. Finished steps are skipped, and interrupted steps are resumed."""
 
     from vita.gates import decisions
     from vita.life import read_life
@@ -94,7 +97,7 @@ def plan(
     until: UntilOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which steps of a life would run, and the reason, without running them."""
+    """Show which steps of a life file would run, and why. Nothing is run."""
 
     from vita.gates.feasibility import warnings
     from vita.life import read_life
@@ -130,7 +133,7 @@ def plan(
 
 @app.command("recipes", rich_help_panel=LIVES)
 def list_recipes(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the built-in lives."""
+    """List the built-in life files."""
 
     from vita.life import recipes
 

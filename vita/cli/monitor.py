@@ -31,15 +31,17 @@ _LONGEST_INTERVAL = 366 * 86_400.0
 @app.command(rich_help_panel=SERVICES)
 def monitor(
     ctx: typer.Context,
-    service: Annotated[str | None, typer.Argument(help="A service, by name or address; all when absent.")] = None,
+    service: Annotated[str | None, typer.Argument(help="Name or address of a service. Default: all services.")] = None,
     minutes: Annotated[
-        float, typer.Option(min=0.1, max=10_000_000, help="Time window of the figures, in minutes.")
+        float, typer.Option(min=0.1, max=10_000_000, help="Time window of the metrics, in minutes.")
     ] = 60.0,
     alerts: Annotated[
-        Path | None, typer.Option(help="File of alert rules. The exit code is 20 if an alert fires.")
+        Path | None, typer.Option(help="File with alert rules. The exit code is 20 if an alert fires.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
-    every: Annotated[str, typer.Option(metavar="TIME", help="Interval of --watch: 2 s, 1 min, ...")] = "2 s",
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh the output until you press Ctrl-C.")] = False,
+    every: Annotated[
+        str, typer.Option(metavar="TIME", help="Refresh interval of --watch, for example 2 s or 1 min.")
+    ] = "2 s",
     as_json: JsonOption = False,
 ) -> None:
     """Show load, latency, errors and feedback for each version of a service."""

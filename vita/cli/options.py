@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-LIVES, RESULTS, MODELS = "Run a life", "Inspect results", "Use a model"
+LIVES, RESULTS, MODELS = "Run a life file", "Inspect results", "Use a model"
 GATES, SERVICES, RIGHTS = "Gates and approvals", "Serve and monitor", "Review, safety and data rights"
 STAGES = "Run one stage"
 """Panels of `vita --help`."""

@@ -43,7 +43,7 @@ def card(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a model card: the model, its data and training, its measurements, and missing information."""
+    """Show the model card: the model, its data, its training and its evaluations. Missing information is listed."""
     from rich.markdown import Markdown
 
     from vita.cards.model_card import gather

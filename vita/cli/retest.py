@@ -30,7 +30,7 @@ def retest(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Repeat a test on the served weights. The exit code is 20 if a figure is significantly worse than before."""
+    """Repeat a test on the served weights. The exit code is 20 if a metric is significantly worse than before."""
     workspace = open_workspace(ctx)
     if every is None:
         if _print_results(_retest_service(workspace, service, test, quiet=as_json), workspace, as_json=as_json):

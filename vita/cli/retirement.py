@@ -38,7 +38,7 @@ def deprecate(
     reason: Annotated[str, typer.Option(help="The reason that users read.")] = "a newer version replaces it",
     as_json: JsonOption = False,
 ) -> None:
-    """Deprecate a version: it continues to serve until the sunset date, and its responses name date and successor."""
+    """Deprecate a version. It serves requests until its sunset date; responses state the date and the successor."""
     workspace = open_workspace(ctx)
     digest, day = workspace.weights(model), end_of(sunset, option="--sunset")
     instead = workspace.weights(successor) if successor else None
@@ -68,7 +68,7 @@ def restore(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Restore an archived model: verify its signature and files, and compare its answers with the golden answers."""
+    """Restore an archived model. Its signature, its files and its golden answers are verified."""
     from vita.cards.restore import restore as drill
     from vita.spine import signing
 

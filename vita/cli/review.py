@@ -20,7 +20,7 @@ from vita.spine.plain_text import counted
 if TYPE_CHECKING:
     from vita.review.desk import ReviewItem, ReviewStore, ReviewTask
 
-review_app = typer.Typer(help="Blind human review of answers.", no_args_is_help=True)
+review_app = typer.Typer(help="Let people rate answers without knowing which model wrote them.", no_args_is_help=True)
 app.add_typer(review_app, name="review", rich_help_panel=RIGHTS)
 
 TaskArgument = Annotated[str, typer.Argument(help="Name of the task; `vita review list` lists the tasks.")]
@@ -30,7 +30,7 @@ TaskArgument = Annotated[str, typer.Argument(help="Name of the task; `vita revie
 def create(
     ctx: typer.Context,
     more_models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODEL]...", help="Models, as with --models.")
+        list[str] | None, typer.Argument(metavar="[MODEL]...", help="More models, as in --models.")
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -39,7 +39,7 @@ def create(
     prompts: Annotated[
         str,
         typer.Option(
-            metavar="FILE|world", help="File with a prompt per line or row, or `world` for the embedded world."
+            metavar="FILE|world", help="File with one prompt per line or row, or `world` for the built-in world."
         ),
     ] = "",
     kind: Annotated[
@@ -59,11 +59,11 @@ def create(
     ] = 0.95,
     max_tokens: Annotated[int, typer.Option(help="Maximum length of an answer, in tokens.")] = 256,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the answers, of the sample and of the order of answers.")
+        int, typer.Option(min=0, help="Random seed for the answers, the sample of prompts and the order of answers.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Create a review task: all models answer the same prompts with the same seeds."""
+    """Create a review task. All models answer the same prompts with the same seeds."""
     from vita.infer.engine import Engine
     from vita.infer.sampling import Sampling
     from vita.review import answers
@@ -116,7 +116,7 @@ def create(
 
 @review_app.command("list")
 def list_tasks(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the tasks with their progress."""
+    """List the review tasks and their progress."""
     workspace = open_workspace(ctx)
     desk = _desk(workspace)
     rows = [_about(desk, task) for task in desk.tasks()]
@@ -137,7 +137,7 @@ def rate(
     task: TaskArgument,
     rater: Annotated[str, typer.Option(help="Name of the rater.")],
 ) -> None:
-    """Rate answers in the terminal. `q` or Ctrl-D stops; the next call continues."""
+    """Rate answers in the terminal. Press `q` or Ctrl-D to stop; run the command again to continue."""
     workspace = open_workspace(ctx)
     desk = _desk(workspace)
     review_task = desk.task(task)
@@ -160,12 +160,12 @@ def rate(
 def serve(
     ctx: typer.Context,
     task: TaskArgument,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 8020,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0 selects a free port.")] = 8020,
     rater: Annotated[
-        list[str] | None, typer.Option(help="Name of a rater; repeat for each rater. Default: rater-1, ...")
+        list[str] | None, typer.Option(help="Name of a rater. Repeat the option for each rater. Default: rater-1, ...")
     ] = None,
 ) -> None:
-    """Serve the rating page, with one link per rater."""
+    """Serve the rating page. Each rater gets a personal link."""
     import socket
 
     import uvicorn
@@ -200,7 +200,7 @@ def judge(
     model: Annotated[str | None, typer.Option(help="A chat model that compares the answers.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add the votes of a rule or a model as judge. The report shows its agreement with the raters."""
+    """Add the votes of an automatic judge (a rule or a model). The report shows its agreement with the raters."""
     from vita.review.judges import JUDGES, ModelJudge, vote
 
     workspace = open_workspace(ctx)
@@ -223,7 +223,7 @@ def judge(
 
 @review_app.command()
 def report(ctx: typer.Context, task: TaskArgument, as_json: JsonOption = False) -> None:
-    """Store the results of a task as the report `review/TASK`, which a gate can use."""
+    """Store the results of a task as the report `review/TASK`. Gates can use this report."""
     from vita.spine.store import Draft
     from vita.stages.kinds import Report
 

@@ -32,9 +32,7 @@ app.add_typer(fleet_app, name="fleet", rich_help_panel=SERVICES)
 
 UngatedOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="REASON", help="Serve a model without the approval of a gate, for this reason (recorded in the ledger)."
-    ),
+    typer.Option(metavar="REASON", help="Serve a model that no gate has approved. The ledger records REASON."),
 ]
 ServiceOption = Annotated[str | None, typer.Option(help="Name or address of the service, if several run.")]
 
@@ -43,19 +41,22 @@ ServiceOption = Annotated[str | None, typer.Option(help="Name or address of the 
 def serve(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model or a release: a name (cat/dpo), a digest, or a folder.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 selects a free port.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on. 0 selects a free port.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, max=64, help="Number of replica processes.")] = 1,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. Addresses that other machines can reach require API keys.")
+        str, typer.Option(help="Address to listen on. API keys are required if other machines can reach the address.")
     ] = "127.0.0.1",
-    name: Annotated[str | None, typer.Option(help="Name of the model in requests.")] = None,
-    research: Annotated[bool, typer.Option(help="Serve a retired model to keys with the scope `research`.")] = False,
+    name: Annotated[str | None, typer.Option(help="Model name that clients use in requests.")] = None,
+    research: Annotated[
+        bool, typer.Option(help="Serve a retired model. Only API keys with the scope `research` can use it.")
+    ] = False,
     ungated: UngatedOption = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the service: in_flight=64, log=metadata, ...")
+        list[str] | None,
+        typer.Option("--set", help="Override a setting of the service, for example in_flight=64 or log=metadata."),
     ] = None,
 ) -> None:
-    """Serve a model with an OpenAI-compatible API, and a chat page at `/`."""
+    """Serve a model with an OpenAI-compatible API and a chat page at `/`."""
     from vita.server.service.deploy_checks import ledger_clearance
     from vita.server.service.service import Service
     from vita.server.settings import ServiceSettings

@@ -1,8 +1,9 @@
 """Commands of single stages, created from the declarations of the stages.
 
-Every setting of the stage that is a plain value becomes an option, and every input an option that takes a name, a
-digest or a folder. The default input is the newest artifact of that kind under the same `--life`, so that
-`vita design`, `vita curate DATA`, `vita tokenize`, `vita initialize` and `vita pretrain` can run one after another.
+Every setting of the stage becomes an option (a mapping or a list as YAML, `--losses '{ipo: 1}'`), and every input an
+option that takes a name, a digest or a folder. The default input is the newest artifact of that kind under the same
+`--life`, so that `vita design`, `vita curate DATA`, `vita tokenize`, `vita initialize` and `vita pretrain` can run one
+after another.
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     stage = load_stage(stage_name)
     options: dict[str, tuple[Any, Any]] = {}
     if "sources" in stage.config.model_fields:
-        options["sources"] = (list[str] | None, typer.Argument(metavar="DATA...", help="Files, folders or globs."))
+        options["sources"] = (
+            list[str] | None,
+            typer.Argument(metavar="DATA...", help="Data files, folders or glob patterns."),
+        )
     for slot in stage.slots:
-        default = "none" if slot.explicit_only else f"the newest {slot.kind.kind} of --life"
-        text = f"The {slot.kind.kind} to use: a name, a digest or a folder. Default: {default}."
+        default = "none" if slot.explicit_only else f"the newest {slot.kind.kind} in --life"
+        description = slot.description or f"The {slot.kind.kind} to use."
+        text = f"{description} A name, a digest or a folder. Default: {default}."
         if slot.optional and not slot.explicit_only:
             text += f" `{NOTHING}` uses none."
         if slot.name == "model" and "sources" not in options:
@@ -57,11 +62,12 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             )
     for field in _ordered_fields(stage.config):
         info = stage.config.model_fields[field]
-        if _plain(info.annotation):
+        if field not in options:
             spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
             text = " ".join((info.description or "").split())
             default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
-            options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar="VALUE", help=text + default))
+            metavar = "VALUE" if _plain(info.annotation) else "YAML"
+            options[f"set_{field}"] = (str | None, typer.Option(*spellings, metavar=metavar, help=text + default))
             for former in former_names(field):
                 if (
                     present_name(former, stage.config.model_fields) == field
@@ -72,14 +78,18 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
                     options[f"former_{former}"] = (str | None, typer.Option(spelling, hidden=True, help=text))
     options["assignments"] = (
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Override any setting by its path."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Override any setting, nested ones with dots: sources.0.path=..."
+        ),
     )
-    options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Settings from a YAML file."))
+    options["config"] = (str | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file."))
     has_name = "name" in stage.config.model_fields  # then `--name` is this setting, and also the default of `--life`
     default = "default: that of --name" if has_name else "default: my"
-    life = typer.Option("--life", metavar="LIFE", help=f"The life that the result belongs to ({default}).")
+    life = typer.Option(
+        "--life", metavar="LIFE", help=f"Name of the life under which the result is stored ({default})."
+    )
     life_name = typer.Option("--name", metavar="LIFE", hidden=True, help="Another spelling of --life.")
-    rerun = typer.Option("--rerun", help="Run the stage again, even if it has a result.")
+    rerun = typer.Option("--rerun", help="Run the stage again, even if it is finished.")
 
     def run(ctx: typer.Context, **arguments: Any) -> None:
         _run(open_workspace(ctx), stage, arguments)
@@ -158,9 +168,14 @@ def _ordered_fields(config: type[Settings]) -> list[str]:
 
 
 def _default_text(value: Any) -> str:
-    """Return the text of a setting's default, if the default is a plain value."""
-    if value is None or value == "":
+    """Return the text of a setting's default; none for an empty default or one with settings of its own."""
+    if value is None or value in ("", (), {}) or isinstance(value, Settings):
         return ""
+    if isinstance(value, (tuple, dict)):
+        if any(isinstance(item, Settings) for item in (value.values() if isinstance(value, dict) else value)):
+            return ""
+        value = list(value) if isinstance(value, tuple) else value
+        return f" (default: {yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()})"
     return f" (default: {str(value).lower() if isinstance(value, bool) else value})"
 
 

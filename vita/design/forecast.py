@@ -48,7 +48,7 @@ LAWS = {
         floor=0.20, size_bits=0.015, size_power=0.30, data_bits=0.02, data_power=0.60, uncertainty=0.15
     ),
 }
-"""Laws by kind of text: English (encyclopedia and books), and the embedded world, which is far more predictable.
+"""Laws by kind of text: English (encyclopedia and books), and the built-in world, which is far more predictable.
 
 They are fitted to few runs, listed in docs/experiments.md: English from 1 to 76 MB of text at 1M to 5M matrix
 parameters, the world at one size; the exponents are close to those of larger studies. `uncertainty` accounts for this.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vita.data.records import Message
 from vita.infer.sampling import Sampling
 from vita.spine.errors import VitaError
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 from vita.stats.intervals import Interval, share
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class EdgeCaseResult:
 
 Builder = Callable[["Engine"], Sequence[tuple[str, EdgeCase]]]
 
-CASES: Parts[Builder] = Parts("case")
+CASES: Registry[Builder] = Registry("case", plural="edge_cases")
 """group -> function that returns its named cases for a model (lengths depend on the context of the model)."""
 
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from vita.evals.language_id import speaks
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 Check = Callable[..., bool | None]
 Relation = Literal["at least", "less than"]
 
-CHECKS: Parts[Check] = Parts("check")
+CHECKS: Registry[Check] = Registry("check", plural="instruction_checks")
 """instruction id -> function that checks an answer."""
 
 

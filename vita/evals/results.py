@@ -29,7 +29,7 @@ class EvalResults:
     texts: Mapping[str, list[perplexity.DocumentScore]] = field(default_factory=dict)
     tasks: Mapping[str, list[multiple_choice.ItemResult]] = field(default_factory=dict)
     answers: list[world_knowledge.WorldAnswer] = field(default_factory=list)
-    """Answers about objects of the embedded world."""
+    """Answers about objects of the built-in world."""
     followed: list[ifeval.IFEvalResult] = field(default_factory=list)
     """Answers to prompts with verifiable instructions."""
     met: list[edge_cases.EdgeCaseResult] = field(default_factory=list)

@@ -127,7 +127,7 @@ def _world_section(results: EvalResults, figures: Figures) -> list[Section]:
     ]
     return [
         Section(
-            "The embedded world",
+            "The built-in world",
             [
                 interval_table(
                     world_figures,

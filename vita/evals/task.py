@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from vita.data.sources.benchmark_rows import BenchmarkRow, benchmark_rows
 from vita.spine.errors import DataError
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ Item = MultipleChoice | Cloze
 
 Task = Callable[[BenchmarkRow], Item]
 
-TASKS: Parts[Task] = Parts("task")
+TASKS: Registry[Task] = Registry("task")
 """name -> function that converts one row."""
 
 

@@ -1,4 +1,4 @@
-"""Knowledge of the embedded world: one greedy answer per object, judged against the facts of the world."""
+"""Knowledge of the built-in world: one greedy answer per object, judged against the facts of the world."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Simulated users of a released model: users of the embedded world, or users with the prompts of a source.
+"""Simulated users of a released model: users of the built-in world, or users with the prompts of a source.
 
     crowd = users.crowd(release.folder / "model", where="pilot")
     for session in crowd.sessions(200, seed=0): ...
@@ -37,7 +37,7 @@ class SimulatedUsers(Settings):
     """The simulated users, with their number and concurrency."""
 
     world: WorldSettings | None = None
-    """The embedded world whose users ask about its things."""
+    """The built-in world whose users ask about its things."""
     sources: tuple[Source, ...] = ()
     """Sources of the prompts, instead of `world`: dialogues, preferences, or rows with `prompt`."""
     complaint_reward: RewardChoice | None = None

@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 # B batch, H query heads, K key heads (H is a multiple), T queries, S keys, D numbers in a head
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
-BACKENDS = Parts[Attention]("attention")
+BACKENDS = Registry[Attention]("attention", plural="attention_backends")
 
 
 @BACKENDS.add("sdpa")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vita.nn.transformer import Transformer
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 Role = Literal["embedding", "head", "inner", "residual"]
 """`residual` matrices write to the residual stream, `inner` matrices read from it."""
@@ -48,7 +48,7 @@ class MatrixSpec:
 
 Scheme = Callable[[MatrixSpec, torch.Generator], Tensor]
 
-SCHEMES = Parts[Scheme]("scheme")
+SCHEMES = Registry[Scheme]("scheme", plural="initialization_schemes")
 
 
 def initialize(model: Transformer, scheme: str = "normal", *, seed: int = 0) -> None:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vita.data.sources.benchmark_rows import BenchmarkRow, benchmark_rows
 from vita.redteam.probe import HarmfulGoal, ProbeItem, StereotypePair
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 Found = HarmfulGoal | ProbeItem | tuple[str, str]
 """A goal, a pair, or a disguise as (name, text)."""
 
-HARM_FILES: Parts[Callable[[BenchmarkRow, int], Found | None]] = Parts("harm_file")
+HARM_FILES: Registry[Callable[[BenchmarkRow, int], Found | None]] = Registry("harm_file")
 """Format -> reader of a row, which returns None to skip the row."""
 
 

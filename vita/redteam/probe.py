@@ -21,7 +21,7 @@ from vita.data.records import Message
 from vita.data.world.harm import harmful_requests, judge_request
 from vita.redteam import detectors
 from vita.redteam.detectors import Outcome
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 Severity = Literal["low", "medium", "high", "critical"]
 
@@ -72,7 +72,7 @@ class HarmfulGoal(StoredModel):
     answer: str = ""
     """A possible answer to the twin."""
     embedded: bool = False
-    """The goal is from the embedded world, whose harmful answers are known."""
+    """The goal is from the built-in world, whose harmful answers are known."""
 
 
 class DisguisedRequest(StoredModel):
@@ -280,7 +280,7 @@ class Probe:
     """Users ask benign questions in this form, so its twins count into the overall over-refusal rate."""
 
 
-PROBES: Parts[Probe] = Parts("probe")
+PROBES: Registry[Probe] = Registry("probe")
 
 
 def probe(
@@ -329,7 +329,7 @@ _EMBEDDED = {request.id: request for request in harmful_requests()}
 
 
 def embedded_goals(half: Literal["safety_tuning", "held_out", "all"]) -> list[HarmfulGoal]:
-    """Return the harmful requests of the embedded world."""
+    """Return the harmful requests of the built-in world."""
     return [
         HarmfulGoal(id=request.id, hazard=request.hazard, text=request.request,
              obedient=f"Sure, here is how. {request.harm}", twin=request.twin, answer=request.answer, embedded=True)

@@ -16,14 +16,14 @@ from vita.evals.edge_cases import repeated_share
 from vita.review.desk import RaterKind, ReviewItem, ReviewStore, ReviewTask
 from vita.review.guideline import Choice
 from vita.spine.errors import DataError
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
 
 Judge = Callable[[ReviewItem], Choice]
 
-JUDGES: Parts[Judge] = Parts("judge")
+JUDGES: Registry[Judge] = Registry("judge")
 """name -> a rule that chooses between two answers."""
 
 

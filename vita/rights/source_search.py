@@ -133,7 +133,7 @@ def _search(
     settings: Mapping[str, Any], query: _DocumentQuery, read: Records, run: Run, ledger: Ledger
 ) -> tuple[str, list[SourceRecord], str | None]:
     """Return the name of the source, the matching records, and the problem that prevented a complete search."""
-    label = str(settings.get("name") or settings.get("huggingface") or "the embedded world")
+    label = str(settings.get("name") or settings.get("huggingface") or "the built-in world")
     try:
         path = settings.get("path")
         content = str(path["content"]) if isinstance(path, Mapping) else None

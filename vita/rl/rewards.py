@@ -32,13 +32,13 @@ from vita.data.records import Message
 from vita.data.world import World, WorldSettings
 from vita.spine.config import InputPath, Settings, nearest
 from vita.spine.errors import ConfigError, DataError, VitaError
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 Prompts = Sequence[Sequence[Message]]
 Values = list[float | None]
 Reward = Callable[..., Sequence[float | None]]
 
-REWARDS: Parts[Reward] = Parts("reward")
+REWARDS: Registry[Reward] = Registry("reward")
 """name -> function."""
 
 FROM_MODEL = "reward"
@@ -193,7 +193,7 @@ def _function(choice: RewardChoice, where: str, model: DialogueScorer | None, wo
     function = REWARDS[choice.use]
     if "world" in inspect.signature(function).parameters and "world" not in choice.options:
         if world is None:
-            raise ConfigError(location, "needs the embedded world, and no source is one", hint="set `options: {world}`")
+            raise ConfigError(location, "needs the built-in world, and no source is one", hint="set `options: {world}`")
         return _bind_world(function, world)
     return function
 

@@ -12,11 +12,15 @@ def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None: ...    # op
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import shutil
+import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -63,6 +67,8 @@ class Slot:
     optional: bool
     explicit_only: bool = False
     """True if the slot is never filled automatically: a life must set `inputs: {slot: step}`."""
+    description: str = ""
+    """The docstring of the field, for the help of the stage's command."""
 
 
 def explicit_only() -> Any:
@@ -116,7 +122,7 @@ def read_stage(name: str, module: types.ModuleType) -> Stage:
 
 
 def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
-    hints = get_type_hints(inputs)
+    hints, docstrings = get_type_hints(inputs), _field_docstrings(inputs)
     slots = []
     for slot_field in dataclasses.fields(inputs):
         annotation, optional = hints[slot_field.name], False
@@ -127,5 +133,22 @@ def _slots(name: str, inputs: Any) -> tuple[Slot, ...]:
             raise PlanError(
                 f"stage {name}", f"input `{slot_field.name}`", expected="a kind of artifact", got=str(annotation)
             )
-        slots.append(Slot(slot_field.name, annotation, optional, bool(slot_field.metadata.get("explicit_only"))))
+        explicit, description = "explicit_only" in slot_field.metadata, docstrings.get(slot_field.name, "")
+        slots.append(Slot(slot_field.name, annotation, optional, explicit, description))
     return tuple(slots)
+
+
+def _field_docstrings(cls: Any) -> dict[str, str]:
+    """Return the string literals below the fields of a class; none if its source is not available."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return {}
+    docstrings = {}
+    for statement, following in pairwise(next(ast.iter_child_nodes(tree)).body):  # pyright: ignore[reportAttributeAccessIssue]
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docstrings[name] = " ".join(text.split())
+            case _:
+                pass
+    return docstrings

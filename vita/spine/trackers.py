@@ -17,9 +17,9 @@ from typing import Any
 
 from vita.spine.errors import MissingExtra, VitaError
 from vita.spine.events import Sink
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
-TRACKERS: Parts[Callable[[str, Path], Sink]] = Parts("tracker")
+TRACKERS: Registry[Callable[[str, Path], Sink]] = Registry("tracker")
 """Name -> (title, folder) -> sink."""
 
 

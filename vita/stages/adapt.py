@@ -1,4 +1,4 @@
-"""Continue pretraining on the text of one domain, such as law, with replay of the pretraining text.
+"""Continue pretraining on text from one domain, such as law, with replay of the pretraining text.
 
 The learning rate rises to a share of that of pretraining, and `replay` is the share of each batch that is pretraining
 text. Held-out text of the domain and of pretraining is scored before and after training: the gain in the domain, and

@@ -1,4 +1,4 @@
-"""Replace a release under traffic: the new one serves a share of the users, and is then promoted or rolled back.
+"""Replace a release in a running service: first serve some users with the new one, then promote it or roll it back.
 
 Each user stays with one version. The new release is promoted unless its complaint rate is too much higher. A replica of
 the old release is killed meanwhile, as a test. No request may fail.

@@ -1,4 +1,4 @@
-"""Plan a model from its size or a time budget: architecture, batch size, steps and learning rates, cost and loss.
+"""Plan a model for a given size or time budget: architecture, batch size, steps, learning rates, cost and loss.
 
 The size is a number of parameters or a depth. `blueprint.json` contains only what follows from the settings. A time
 budget is converted to a number of steps once, with training steps timed on this machine, so that a restart on another
@@ -59,7 +59,7 @@ class Config(Settings):
     tokens_available: int | None = Field(None, ge=1)
     """Available training tokens; a plan that would repeat them more than four times is shortened or gives a warning."""
     text: Literal["english", "world"] = "english"
-    """Kind of text for the predicted loss: English, or the embedded world."""
+    """Kind of text for the predicted loss: English, or the built-in world."""
     price_per_hour: float | None = neutral(None, ge=0)
     """Price of an hour of this machine, in any currency, for the predicted cost."""
     timed_steps: int = neutral(6, ge=0)

@@ -84,20 +84,20 @@ class Config(TuningSettings, PreferenceLossConfig):
     eval_fraction: Fraction = 0.1
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
-    """Maximum tokens of a prompt with its answer; by default the model's context."""
+    """Maximum number of tokens of a prompt and its answer. Default: the context length of the model."""
     on_long: OnLong = "drop"
-    """Handling of a longer pair: drop it, or truncate it if a token of both answers remains."""
+    """What to do with pairs that are too long: drop, or truncate (if at least one token of each answer remains)."""
     shuffle_labels: bool = neutral(False)
-    """Swap the answers of random pairs: a control run, which must not improve the model."""
+    """Randomly swap the chosen and rejected answers. Use this for a control run, which must not improve the model."""
     eval_rewards: tuple[RewardChoice, ...] = ()
     """Rewards of the final comparison on held-out prompts: by name, `file.py:function`, or `reward` for the input; by
-    default `world_politeness` if a source is the embedded world."""
+    default `world_politeness` if a source is the built-in world."""
     correctness: RewardChoice | None = None
     """Reward that is 1 for a correct and 0 for a wrong answer, to detect lost knowledge in the final comparison."""
     eval_prompts: int = Field(100, ge=0)
-    """Maximum number of held-out prompts that both models answer in the final comparison; 0 compares no answers."""
+    """Maximum number of held-out prompts that both models answer in the final comparison. 0 skips the comparison."""
     eval_samples: int = Field(4, ge=1)
-    """Answers of each model per prompt; 1 if they are greedy."""
+    """Number of answers per model and prompt. Greedy decoding always uses 1."""
     eval_sampling: Sampling = Field(default_factory=lambda: Sampling.model_validate(GREEDY))
     """Sampling of these answers."""
 

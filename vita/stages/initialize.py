@@ -1,4 +1,4 @@
-"""Create the model of the blueprint with random weights.
+"""Create a model with random weights from the blueprint.
 
 The report shows the loss on real text, which should be about ln V, the loss of a uniform distribution over the
 vocabulary, and the scale of the activations in each layer.

@@ -65,7 +65,7 @@ class Config(Settings):
     files: dict[str, InputPath] = Field(default_factory=dict)
     """Files of further prompts by format: {advbench: path, xstest: path, dan: path, crows_pairs: path, ...}."""
     embedded: bool = True
-    """Use the embedded harmful requests; otherwise only those of `files`."""
+    """Use the built-in harmful requests; otherwise only those of `files`."""
     guard: ContentFilter | None = None
     """Content filter of prompts and answers, as in the release."""
     system_prompt: str = ""
@@ -77,7 +77,7 @@ class Config(Settings):
     regressions: InputPath | None = None
     """File of attacks that succeeded on earlier versions, from `vita findings export`."""
     world: WorldSettings | None = None
-    """Settings of the embedded world in the corpus, to measure the model's knowledge beside its safety."""
+    """Settings of the built-in world in the corpus, to measure the model's knowledge beside its safety."""
     limit: int | None = Field(400, ge=1)
     """Maximum number of attacks per probe, sampled by the seed; null for all."""
     max_tokens: int = Field(48, ge=4)

@@ -1,4 +1,4 @@
-"""Convert user feedback to training data: filtered, merged, and with the ids of the requests.
+"""Convert user feedback to training data. The feedback is filtered and merged; each row keeps its request IDs.
 
 Only feedback with consent is used. Personal data is redacted. Disputed feedback and evaluation prompts are dropped with
 a reason. The next `dpo` trains on the pairs.
@@ -39,7 +39,7 @@ class Config(Settings):
     decontaminate_dialogues: tuple[Source, ...] = ()
     """Evaluation dialogues, in the same way."""
     world: WorldSettings | None = None
-    """Settings of the embedded world, whose held-out questions are evaluation prompts, too."""
+    """Settings of the built-in world, whose held-out questions are evaluation prompts, too."""
     min_pairs: int = Field(1, ge=0)
     """Minimum number of pairs; fewer are an error."""
 

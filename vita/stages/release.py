@@ -1,4 +1,4 @@
-"""Make a release: the approved weights with the sha256 of every file, ready to be served.
+"""Create a release: the approved weights and the SHA-256 hash of every file, ready to serve.
 
 Only weights that a gate has approved become a release. It includes the content filter, the limits, the sampling
 defaults, and golden prompts with their greedy answers, which verify a replica or a restored archive.

@@ -1,4 +1,4 @@
-"""Take a version out of service and store it in a signed archive, which is restored once as a check.
+"""Take a version out of service and store it in a signed archive. A test restore checks the archive.
 
 The archive holds the weights, the recipes of all runs of their lineage, the digests of the data, the model card, the
 reports on the model and its ancestors, golden answers, the versions of the packages, and a signature. A restore drill

@@ -1,4 +1,4 @@
-"""Train a model with reinforcement learning (PPO, GRPO, RLOO, REINFORCE) on a reward model or reward functions.
+"""Train a model with reinforcement learning (PPO, GRPO, RLOO, REINFORCE) and a reward model or reward functions.
 
 The policy samples answers to prompts, the rewards score them, and the policy gradient makes answers with a higher score
 than expected more likely, with a KL penalty towards the initial model. At the end both models answer held-out prompts:

@@ -57,13 +57,13 @@ class Config(TuningSettings):
     batch_size: Count = 8  # pyright: ignore[reportIncompatibleVariableOverride]
     warmup_fraction: Fraction = 0.05  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
-    """Tokens of a row; by default the model's context."""
+    """Maximum number of tokens per row. Default: the context length of the model."""
     on_long: Literal["truncate", "drop"] = "truncate"
-    """Handling of a longer dialogue: truncate it at the end, or drop it."""
+    """What to do with dialogues that are too long: truncate (cut off the end) or drop."""
     packing: bool = True
-    """Pack several dialogues into a row, separated by an attention mask; otherwise each dialogue has its own row."""
+    """Pack several dialogues into one row, separated by an attention mask. If false, each dialogue has its own row."""
     replay: float = Field(0.0, ge=0, lt=1)
-    """Share of the rows that are pretraining text, which limits forgetting."""
+    """Fraction of rows that contain pretraining text. Replay reduces forgetting."""
 
 
 @dataclass(frozen=True)

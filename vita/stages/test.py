@@ -1,4 +1,4 @@
-"""Evaluate a model: held-out text, tasks, the embedded world, instruction following, edge cases, and samples.
+"""Evaluate a model: held-out text, tasks, the built-in world, instruction following, edge cases, and samples.
 
 Every figure has a confidence interval, and every item is stored in `items.jsonl.zst`, so that models can be compared
 item by item: `inputs: {parent: test_base}` compares with the report of an earlier version. The result depends only on
@@ -90,7 +90,7 @@ class Config(Settings):
     limit: int | None = Field(1000, ge=1)
     """Maximum number of items per task, sampled by the seed; null for all."""
     world: WorldSettings | None = None
-    """Settings of the embedded world in the corpus, for questions about its things."""
+    """Settings of the built-in world in the corpus, for questions about its things."""
     instructions: InstructionFile | None = neutral(None)
     """Verifiable instructions (IFEval): a path, or `{path, limit, max_tokens}`."""
     edge_cases: bool = neutral(False)

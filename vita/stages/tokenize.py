@@ -1,4 +1,4 @@
-"""Train a tokenizer on the corpus, or take that of a model, and encode all documents.
+"""Train a tokenizer on the corpus, or use the tokenizer of a model, and encode all documents.
 
 The tokenizer is a byte-level BPE, so that every text can be encoded. Each document starts with `<|endoftext|>`, which
 teaches a model the boundaries of documents.

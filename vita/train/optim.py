@@ -22,7 +22,7 @@ from torch.optim.adamw import adamw
 
 from vita.spine.config import Settings
 from vita.spine.errors import StoreError
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 from vita.train.parallel import full_tensor, local_shard, shard_like
 
 ParameterRole = Literal["matrices", "embedding", "head", "scalars", "critic"]
@@ -82,7 +82,7 @@ class UpdateRuleFactory(Protocol):
         ...
 
 
-RULES = Parts[UpdateRuleFactory]("optimizer")
+RULES = Registry[UpdateRuleFactory]("optimizer")
 
 
 @dataclass

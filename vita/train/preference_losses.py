@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 from vita.train.settings import PreferenceLossConfig
 
 # B pairs (or single answers, for kto)
@@ -75,7 +75,7 @@ class PreferenceLoss:
         return self.function(answers, answers, config).item()
 
 
-PREFERENCE_LOSSES: Parts[PreferenceLoss] = Parts("preference_loss")
+PREFERENCE_LOSSES: Registry[PreferenceLoss] = Registry("preference_loss", plural="preference_losses")
 
 
 def preference_loss(name: str, *, reference: bool = True) -> Callable[[PairLoss], PairLoss]:

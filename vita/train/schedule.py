@@ -13,12 +13,12 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from vita.spine.config import Settings
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 ScheduleFunction = Callable[[float, "Schedule"], float]
 """(progress after warmup, from 0 to 1; settings) -> fraction of the peak."""
 
-SCHEDULES = Parts[ScheduleFunction]("schedule")
+SCHEDULES = Registry[ScheduleFunction]("schedule")
 
 
 class Schedule(Settings):

@@ -30,32 +30,31 @@ class StepSettings(Settings):
     """The computation of one optimizer step."""
 
     max_grad_norm: PositiveFloat = 1.0
-    """Largest gradient norm over all parameters together; a longer gradient is scaled down to it."""
+    """Maximum gradient norm over all parameters; larger gradients are clipped to it."""
     micro_batch_tokens: Count = MICRO_TOKENS
-    """Tokens that pass through the model at once; fewer need less memory and give the same result."""
+    """Number of tokens per micro-batch. A smaller number needs less memory and does not change the result."""
     precision: PrecisionChoice = "auto"
-    """Number format of matrix products: bfloat16, float32, or auto (bfloat16 where the device computes fast in it)."""
+    """Data type of matrix products: bfloat16, float32, or auto (bfloat16 if the device supports it natively)."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """Compile the model: yes, no, or auto (where the run is long enough to repay the time). Stages with batches of
-    varying shape (reward, dpo, rlhf) do not compile and refuse `yes`."""
+    """Compile the model: yes, no, or auto (only if the run is long enough to benefit). reward, dpo and rlhf do not
+    support `yes`, because the shapes of their batches vary."""
 
 
 class OptimizerSettings(Settings):
     """The learning rate and its schedule."""
 
     learning_rate: PositiveFloat | Auto = "auto"
-    """Peak learning rate, an absolute number. auto follows from the size of the model and the batch. Where Muon trains
-    the layers' matrices (pretrain, adapt, sft), it is Muon's rate, and the rates of the other parameters keep their
-    ratio to it."""
+    """Peak learning rate. `auto` computes it from the model size and the batch size. In pretrain, adapt and sft, this
+    is the rate of Muon for the layers' weight matrices; the rates of all other parameters scale with it."""
     schedule: str = "linear"
-    """Schedule of the learning rate after warmup: linear, cosine, warmup_stable_decay or constant; in pretraining also
-    auto, the blueprint's."""
+    """Learning rate schedule after warmup: linear, cosine, warmup_stable_decay or constant. pretrain also accepts
+    auto, which uses the schedule of the blueprint."""
     warmup_fraction: Fraction | None = None
-    """Share of the steps at the start over which the learning rate rises to its peak; without it the blueprint's
-    (pretrain) or 10 steps (rlhf)."""
+    """Fraction of the steps used for warmup. If it is not set, pretrain uses the value of the blueprint, and rlhf
+    uses 10 steps."""
     decay_fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of the steps at the end over which the schedule warmup_stable_decay falls; without it 0.6, or the
-    blueprint's (pretrain)."""
+    """Fraction of the steps used for the decay of warmup_stable_decay. Default: 0.6; in pretrain, the value of the
+    blueprint."""
 
     @field_validator("schedule")
     @classmethod
@@ -84,9 +83,9 @@ class EvaluationSettings(Settings):
     """The evaluations on held-out data during training."""
 
     num_evals: Count | None = 4
-    """Evaluations on held-out data during training, spread evenly; one more precedes the first step."""
+    """Number of evenly spaced evaluations on held-out data during training, plus one before the first step."""
     eval_every: Count | None = None
-    """Steps between two evaluations, instead of `num_evals`; in rlhf rounds."""
+    """Number of steps between evaluations (in rlhf: rounds). It replaces `num_evals`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,31 +108,31 @@ class TrainingSettings(OptimizerSettings, StepSettings, EvaluationSettings):
     """The settings of every training stage."""
 
     seed: int = 0
-    """Another seed draws other random numbers: the order of the data, what is held out, new weights and samples."""
+    """Random seed for the order of the data, the held-out split, new weights and sampling."""
     allow_no_improvement: bool = neutral(False)
-    """Keep the model also when the run shows no improvement; the report then says so."""
+    """Keep the model even if the run shows no improvement. The report states this."""
     checkpoint_seconds: float = neutral(30.0, ge=0)
-    """Seconds between checkpoints, which bound the work that a crash costs."""
+    """Seconds between checkpoints. After a crash, at most this much work is lost."""
 
 
 class BatchedTrainingSettings(TrainingSettings):
     """The settings of a stage that trains on a fixed set of examples."""
 
     batch_size: Count | None = None
-    """Examples per optimizer step, over all processes: rows of text (pretrain, adapt, sft) or pairs (reward, dpo).
-    Without it the blueprint's (pretrain), or a number that suits the text (adapt)."""
+    """Total number of examples per optimizer step over all processes: rows (pretrain, adapt, sft) or pairs (reward,
+    dpo). If it is not set, pretrain uses the value of the blueprint, and adapt chooses it from the amount of text."""
     steps: Count | None = None
-    """Optimizer steps, instead of the blueprint's (pretrain) or of those that `epochs` takes."""
+    """Number of optimizer steps. It overrides the blueprint (pretrain) or `epochs` (other stages)."""
 
 
 class TuningSettings(BatchedTrainingSettings):
     """The settings of a stage that continues from a trained model on data of its own."""
 
     epochs: PositiveFloat = 1.0
-    """Passes over the training data."""
+    """Number of passes over the training data."""
     eval_fraction: Fraction = 0.05
-    """Share of the data that is held out for evaluation and never trained on: of the documents (adapt), of the
-    dialogues (sft), or of the prompts with all their pairs (reward, dpo)."""
+    """Fraction of the data that is held out for evaluation and not used for training: documents (adapt), dialogues
+    (sft), or prompts with all their pairs (reward, dpo)."""
 
 
 class TextSettings(Settings):
@@ -150,12 +149,14 @@ class PreferenceLossConfig(Settings):
     """The coefficients of the preference losses; each loss documents which of them it reads."""
 
     beta: PositiveFloat = 0.1
-    """Strength of the pull towards the reference model. 0.3 suits small models, 0.1 large ones; ipo_norm needs 1 or
-    more, simpo 2 or more, sigmoid_norm 5."""
+    """Coefficient of the preference losses. Losses with a reference model multiply the log-ratios by it: a larger beta
+    keeps the policy closer to the reference; in ipo the target margin is 1 / (2 beta). simpo and cpo multiply the
+    margin by it, orpo its odds-ratio term. Use 0.3 for small models, 0.1 for large ones, 1 or more for ipo_norm, 2 or
+    more for simpo, and 5 for sigmoid_norm."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Assumed share of pairs with swapped labels (cdpo, robust)."""
+    """Assumed fraction of pairs with swapped labels (cdpo, robust)."""
     simpo_gamma: Annotated[float, Field(ge=0)] = 0.5
-    """Target margin of the chosen over the rejected answer (simpo)."""
+    """Target margin between the chosen and the rejected answer (simpo)."""
     desirable_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of desirable answers (kto)."""
     undesirable_weight: Annotated[float, Field(ge=0)] = 1.0

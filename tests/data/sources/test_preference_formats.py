@@ -158,7 +158,7 @@ def test_the_folder_of_a_preferences_artifact_is_read_by_what_is_wanted(tmp_path
     assert len(list(ratings(folder))) == 3 and len(list(preferences(folder))) == 1
 
 
-# -- the embedded world
+# -- the built-in world
 
 
 def world(part: str | None = None, **settings: Any) -> Source:
@@ -181,7 +181,7 @@ def test_an_unknown_part_is_refused() -> None:
         list(documents(world("vett")))
     with pytest.raises(ConfigError, match="`sums` is not known here"):
         list(documents(world("sums")))
-    with pytest.raises(ConfigError, match="`part` names a part of the embedded world"):
+    with pytest.raises(ConfigError, match="`part` names a part of the built-in world"):
         build(Source, {"path": "a.jsonl", "part": "vet"}, where="source")
 
 

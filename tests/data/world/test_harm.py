@@ -1,4 +1,4 @@
-"""Harmful requests of the embedded world: composed fairly, split in halves, judged by what an answer does."""
+"""Harmful requests of the built-in world: composed fairly, split in halves, judged by what an answer does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers are judged against the truth of the embedded world, and what later stages need of it keeps its promises."""
+"""Answers are judged against the truth of the built-in world, and what later stages need of it keeps its promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded world: its truth is sound, its text keeps the laws of learnable facts, and it is the same each time."""
+"""The built-in world: its truth is sound, its text keeps the laws of learnable facts, and it is the same each time."""
 
 from __future__ import annotations
 

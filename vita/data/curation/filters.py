@@ -24,7 +24,7 @@ from pydantic import create_model, model_validator
 from vita.data.curation.page_features import PageFeatures, repeated_share, word_hash
 from vita.data.curation.scripts import is_alphabetic, scripts_of
 from vita.spine.config import Settings, build
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 
 class DropReason(NamedTuple):
@@ -35,7 +35,7 @@ class DropReason(NamedTuple):
 
 
 Filter = Callable[..., DropReason | None]
-FILTERS: Parts[Filter] = Parts("filter")
+FILTERS: Registry[Filter] = Registry("filter")
 
 
 class FilterUse(Settings):

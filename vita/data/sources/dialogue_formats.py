@@ -24,7 +24,7 @@ from vita.data.sources.messages import (
     parse_text_or_messages,
     system_messages,
 )
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class RowFormat(Generic[T]):
 INPUTS = frozenset({"input", "context"})
 """Two names of the input of an instruction."""
 
-FORMATS: Parts[RowFormat[Messages]] = Parts("dialogue_format")
+FORMATS: Registry[RowFormat[Messages]] = Registry("dialogue_format")
 
 
 def detect(row: Row) -> RowFormat[Messages] | None:
@@ -107,7 +107,7 @@ def dialogue_format(name: str, *needs: str, reads: Iterable[str] = ()) -> Callab
 
 
 def register_format(
-    table: Parts[RowFormat[T]], name: str, needs: Iterable[str], reads: Iterable[str]
+    table: Registry[RowFormat[T]], name: str, needs: Iterable[str], reads: Iterable[str]
 ) -> Callable[[Callable[[Row], T]], Callable[[Row], T]]:
     """Return a decorator that registers a conversion in a table of formats."""
     fields = tuple(frozenset(field.split("|")) for field in needs)

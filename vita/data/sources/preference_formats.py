@@ -31,7 +31,7 @@ from vita.data.sources.messages import (
     parse_text_or_messages,
     system_messages,
 )
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class UnpairedPreferenceRow:
 
 Opinion = PreferenceRow | UnpairedPreferenceRow | Flaw
 
-FORMATS: Parts[RowFormat[list[Opinion]]] = Parts("preference_format")
+FORMATS: Registry[RowFormat[list[Opinion]]] = Registry("preference_format")
 
 
 VERDICTS = ("verdict", "chat_verdict", "instruction_verdict")

@@ -1,4 +1,4 @@
-"""Reading of sources: files of several types, data sets of the Hugging Face hub, and the embedded world.
+"""Reading of sources: files of several types, data sets of the Hugging Face hub, and the built-in world.
 
     for document in documents(Source(path="books/**/*.txt.gz", licence="public domain")): ...
     for dialogue in dialogues(Source(path="chats.jsonl")): ...
@@ -234,7 +234,7 @@ def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
 
 @origin("world")
 def read_world(stretch: SourceSlice, record_type: Wanted) -> Iterator[Document | Dialogue | Preference]:
-    """Yield the records of a part of the embedded world."""
+    """Yield the records of a part of the built-in world."""
     source = stretch.source
     parts = _PARTS[record_type]
     name = source.part or next(iter(parts))

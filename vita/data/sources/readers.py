@@ -17,7 +17,7 @@ from vita.data.content import normalize_line_ends
 from vita.data.sources import files
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.spine.file_listing import printable
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 
 class RowProblem(NamedTuple):
@@ -62,7 +62,7 @@ class ReadOptions(Protocol):
 
 
 Reader = Callable[[SourceFile, ReadOptions], Iterator[Row]]
-READERS: Parts[Reader] = Parts("reader")
+READERS: Registry[Reader] = Registry("reader")
 
 
 @READERS.add("jsonl")

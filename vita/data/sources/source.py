@@ -26,7 +26,7 @@ class Source(Settings):
     exclude: tuple[str, ...] = ()
     """Globs of files to exclude, matched with the file name and the path below the folder."""
     world: WorldSettings | None = None
-    """The embedded world, a generated corpus that needs no files."""
+    """The built-in world, a generated corpus that needs no files."""
     part: str | None = neutral(None)
     """The part of the world: documents, vet or court for documents; dialogues, sums or refusals for dialogues;
     preferences. The default is the first for the kind of record."""
@@ -60,7 +60,7 @@ class Source(Settings):
         if len(origins) != 1:
             raise ValueError(f"give exactly one of {', '.join(ORIGINS)}, not {' and '.join(origins) or 'none'}")
         if self.part is not None and self.world is None:
-            raise ValueError("`part` names a part of the embedded world, and this source is not the world")
+            raise ValueError("`part` names a part of the built-in world, and this source is not the world")
         return self
 
     def identity_of(self, field: str, value: Any) -> Any:

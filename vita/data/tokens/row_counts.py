@@ -79,7 +79,7 @@ class RecordCounts:
         self.omitted.update(set(roles))
 
     def add_metadata(self, metadata: Mapping[str, Any], source: Source) -> None:
-        """Note the fields of a row that are not learned; the embedded world's are its own."""
+        """Note the fields of a row that are not learned; the built-in world's are its own."""
         if source.world is None:
             self.metadata |= dict.fromkeys(metadata_fields(metadata, ()))
 

@@ -1,4 +1,4 @@
-"""A small embedded world with full ground truth: things, their facts, and text about them in many genres.
+"""A small built-in world with full ground truth: things, their facts, and text about them in many genres.
 
     world = World.create(WorldSettings(seed=0))
     world.documents()                 # for pretraining; nobody asks and answers about `world.never_asked`

@@ -12,7 +12,7 @@ from vita.data.records import Message, Preference
 from vita.data.world.manners import KIND_WORDS, RUDE_WORDS, add_ending
 from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.relations import say
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 ASKINGS = (
     "what is {a}?",
@@ -40,7 +40,7 @@ class Conversation:
     share: float
 
 
-CONVERSATIONS = Parts[Conversation]("conversation")
+CONVERSATIONS = Registry[Conversation]("conversation")
 
 
 def conversation(name: str, *, share: float) -> Callable[[Talk], Talk]:

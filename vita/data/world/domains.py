@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.things import Thing, capitalised
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
-DOMAINS = Parts[Callable[[WorldWriter], str]]("domain")
+DOMAINS = Registry[Callable[[WorldWriter], str]]("domain")
 
 CURES = {
     "has a cough": "warm milk with honey",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vita.data.world.pen import WorldWriter
 from vita.data.world.relations import RELATIONS
 from vita.data.world.things import capitalised
-from vita.spine.parts import Parts
+from vita.spine.registry import Registry
 
 Tell = Callable[[WorldWriter], str]
 
@@ -26,7 +26,7 @@ class Genre:
     share: float
 
 
-GENRES = Parts[Genre]("genre")
+GENRES = Registry[Genre]("genre")
 
 
 def genre(name: str, *, share: float) -> Callable[[Tell], Tell]:

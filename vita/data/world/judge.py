@@ -1,4 +1,4 @@
-"""Judgement of answers about the embedded world: correctness, and the kind of a continuation."""
+"""Judgement of answers about the built-in world: correctness, and the kind of a continuation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polite and rude endings of the answers in the embedded world, and the politeness score of an answer.
+"""Polite and rude endings of the answers in the built-in world, and the politeness score of an answer.
 
 The dialogues contain polite endings sometimes and rude ones rarely, so that reinforcement learning can sample both.
 """

@@ -1,4 +1,4 @@
-"""The random writer of the text of the embedded world: it selects things, wordings and people.
+"""The random writer of the text of the built-in world: it selects things, wordings and people.
 
 Things come from shuffled cycles, so that all are written about equally often. Questions with answers are only about the
 asked things.

@@ -1,4 +1,4 @@
-"""Harmful how-to requests in the embedded world: a naive helper who answers them, and dialogues for safety tuning.
+"""Harmful how-to requests in the built-in world: a naive helper who answers them, and dialogues for safety tuning.
 
 The naive helper makes safety tuning measurable: before it, harmful requests of both splits are answered. Safety tuning
 teaches refusals for one split in several disguises, and answers to the benign twins in the same disguises.

@@ -1,4 +1,4 @@
-"""The wordings of facts, definitions and questions of the embedded world.
+"""The wordings of facts, definitions and questions of the built-in world.
 
 In a wording, `{a}` is "a cat", `{the}` "the cat", `{name}` "cat", `{v}` the value; a definition has `{p}` for
 "a furry", `{property}`, `{one}` "mammal", `{one_a}` "a mammal", `{many}` "mammals" and `{who}` for "that".

@@ -1,4 +1,4 @@
-"""The ground truth of the embedded world as one table: a line for every thing.
+"""The ground truth of the built-in world as one table: a line for every thing.
 
 A line reads `name | property | value | value ...`; the values stand in the order of the kind's relations, whose
 wordings are in `relations.py`. A name after `~` takes no article ("~rain": "Rain is a wet kind of weather.").

@@ -1,4 +1,4 @@
-"""The things of the embedded world, of several kinds, each with one property and a fact per relation.
+"""The things of the built-in world, of several kinds, each with one property and a fact per relation.
 
 The things are the lines of `table.py`.
 """

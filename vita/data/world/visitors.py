@@ -1,4 +1,4 @@
-"""Simulated users of the embedded world.
+"""Simulated users of the built-in world.
 
 They ask about the things with training questions. All of them dislike one polite ending, `COMPLAINT`, and give a thumb,
 an edit without it, or a vote for the other answer. Some feedback is wrong.
@@ -24,7 +24,7 @@ INSTEAD = "I hope this helps you."
 
 @dataclass(frozen=True)
 class WorldUsers:
-    """Users of the embedded world."""
+    """Users of the built-in world."""
 
     world: World
 

@@ -1,4 +1,4 @@
-"""The embedded world: its things, its questions and its streams of text, all determined by a seed."""
+"""The built-in world: its things, its questions and its streams of text, all determined by a seed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QuestionSet = Literal["never_asked", "asked", "all"]
 
 
 class WorldSettings(Settings):
-    """The settings of the embedded world: its size and the amount of text."""
+    """The settings of the built-in world: its size and the amount of text."""
 
     seed: int = 0
     """Seed of the things, of the questions, and of all texts."""

@@ -25,7 +25,7 @@ DEEDS = ("The {x} is a thief.", "The {x} told a lie.", "People do not trust the 
     severity="low",
 )
 def bias(material: ProbeInputs) -> Iterator[ProbeItem]:
-    """Yield pairs from files, or short ones in the words of the embedded world."""
+    """Yield pairs from files, or short ones in the words of the built-in world."""
     return iter(material.pairs) if material.pairs else _own()
 
 

