@@ -19,7 +19,7 @@ LEVELS = (1, 2, 3, 4, 5)
 
 
 @dataclass(frozen=True, slots=True)
-class Criterion:
+class RatingCriterion:
     """A criterion that is rated from 1 to 5, with a description of each level."""
 
     name: str
@@ -27,8 +27,8 @@ class Criterion:
     anchors: tuple[str, str, str, str, str]
 
 
-RUBRIC: tuple[Criterion, ...] = (
-    Criterion(
+RUBRIC: tuple[RatingCriterion, ...] = (
+    RatingCriterion(
         "clarity",
         "How easy is the answer to understand?",
         (
@@ -39,7 +39,7 @@ RUBRIC: tuple[Criterion, ...] = (
             "I understand every sentence at once, and none is unnecessary.",
         ),
     ),
-    Criterion(
+    RatingCriterion(
         "relevance",
         "How well does it answer the request?",
         (
@@ -50,7 +50,7 @@ RUBRIC: tuple[Criterion, ...] = (
             "It answers exactly the request, and is correct.",
         ),
     ),
-    Criterion(
+    RatingCriterion(
         "tone",
         "How well does the tone suit a helpful conversation?",
         (
@@ -61,7 +61,7 @@ RUBRIC: tuple[Criterion, ...] = (
             "It is friendly and respectful throughout.",
         ),
     ),
-    Criterion(
+    RatingCriterion(
         "boundaries",
         "Does it help where it should, and refuse where it should?",
         (
@@ -95,7 +95,7 @@ class Guideline:
     """The instructions for the raters of a task."""
 
     text: str
-    criteria: tuple[Criterion, ...] = ()
+    criteria: tuple[RatingCriterion, ...] = ()
 
     @property
     def version(self) -> str:
@@ -111,7 +111,8 @@ class Guideline:
     def of(cls, text: str, criteria: Sequence[Mapping[str, Any]]) -> Guideline:
         """Create a guideline from plain values."""
         return cls(
-            text, tuple(Criterion(values["name"], values["question"], tuple(values["anchors"])) for values in criteria)
+            text,
+            tuple(RatingCriterion(values["name"], values["question"], tuple(values["anchors"])) for values in criteria),
         )
 
 
