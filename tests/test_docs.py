@@ -20,9 +20,10 @@ import yaml
 
 from tests.docs.blocks import FENCE, PAGES, ROOT, SHELL, Block, blocks, page_blocks
 from tests.docs.reader import SERVERS
+from tests.registries import entry_point_groups
 from vita.life import own_stages, read_life
 
-ENTRY_POINTS = {"vita.stages", "vita.filters", "vita.readers", "vita.tasks"}
+ENTRY_POINTS = {"vita.stages", *entry_point_groups()}
 
 
 def commands() -> list[tuple[Block, str]]:

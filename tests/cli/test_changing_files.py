@@ -96,11 +96,11 @@ def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypa
     log.write_text("begins")
     from vita.stages import curate
 
-    def writes(report: object) -> str:
+    def writes(*arguments: object, **variables: object) -> str:
         log.write_text(f"ends {time.time_ns()}")
         return "page"
 
-    monkeypatch.setattr(curate, "to_markdown", writes)
+    monkeypatch.setattr(curate, "render", writes)
     code, _, err = vita("curate", "in", *PLAIN)
     assert code == 0, err
 

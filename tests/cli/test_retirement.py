@@ -42,6 +42,7 @@ def live(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+@pytest.mark.slow
 def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_path: Path) -> None:
     code, out, err = live(100)
     assert code == 0, err
@@ -97,6 +98,7 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
     assert vita("live", "life.yaml")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     live, vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

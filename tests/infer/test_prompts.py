@@ -78,7 +78,7 @@ def test_a_pack_whose_width_is_not_invariant_is_read_in_smaller_packs() -> None:
     assert all(prompt.is_read for prompt in pack)
 
 
-@pytest.mark.parametrize("rows", [4, 64])
+@pytest.mark.parametrize("rows", [pytest.param(4, marks=pytest.mark.slow), 64])
 def test_prompts_of_any_length_are_answered_as_alone(rows: int) -> None:
     engine = Engine(tiny_model(std=0.3, context=256), byte_tokenizer(), rows=rows)
     ids = [list(prompt.ids) for prompt in prompts([3, 200, 40, 1, 129, 128, 7, 250, 60, 2])]

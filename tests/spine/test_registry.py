@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from importlib.metadata import EntryPoint
-from pathlib import Path
 
 import pytest
 
+from tests.registries import ROOT, entry_point_groups
 from vita.spine import registry
 from vita.spine.errors import ConfigError
 from vita.spine.registry import Registry
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_an_entry_is_found_by_its_name_and_an_unknown_name_suggests_the_closest() -> None:
@@ -41,15 +38,6 @@ def test_other_packages_add_entries_through_the_group_of_the_plural(monkeypatch:
 
 def test_the_page_about_extending_names_the_entry_point_group_of_every_registry() -> None:
     page = (ROOT / "docs/extending.md").read_text()
-    groups = set()
-    for path in (ROOT / "vita").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            match node:
-                case ast.Call(func=ast.Name(id="Registry") | ast.Subscript(value=ast.Name(id="Registry"))):
-                    kind = ast.literal_eval(node.args[0])
-                    plurals = [ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg == "plural"]
-                    groups.add(f"vita.{[*plurals, kind + 's'][0]}")
-                case _:
-                    pass
+    groups = entry_point_groups()
     assert len(groups) > 15
     assert {group for group in groups if f"`{group}`" not in page} == set()

@@ -211,7 +211,7 @@ def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, sett
 
 
 def test_rewards_that_say_nothing_end_the_run(tuned: Model, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="20 steps in a row were skipped, the last for no targets"):
+    with pytest.raises(TrainingError, match="20 steps in a row were skipped; reason of the last: no targets"):
         run(tuned, tmp_path / "run", rewards=["sum_correctness"], steps=40)
 
 

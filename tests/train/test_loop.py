@@ -78,6 +78,7 @@ def _written(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in (folder / loop.CHECKPOINTS).glob("step-*")))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path):
     go(tmp_path / "straight", EAGER, steps=60)
     assert killed_until_done(tmp_path / "killed", EAGER, kills=1, steps=60, seed=0) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,6 +12,7 @@ from typing import Any, get_args
 
 import pytest
 
+from vita.data.curation.filters import FILTERS
 from vita.life import stage, stages
 from vita.nn.init import SCHEMES
 from vita.rl.rewards import REWARDS
@@ -129,7 +131,8 @@ def test_every_present_name_is_a_setting_of_a_stage_or_an_entry_of_a_table() -> 
     groups = {group for name in stages() for group in _groups(stage(name).config)}
     fields = {field for group in groups for field in group.model_fields}
     tables = {*SCHEMES, *REWARDS}
-    assert {present for names in RENAMED.values() for present in names} <= fields | tables
+    arguments = {argument for name in FILTERS for argument in inspect.signature(FILTERS[name]).parameters}
+    assert {present for names in RENAMED.values() for present in names} <= fields | tables | arguments
 
 
 def test_former_names_of_nested_settings_and_of_table_entries_are_refused() -> None:

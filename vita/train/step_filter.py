@@ -48,7 +48,7 @@ class StepFilter:
             hint = "lower the learning rate, lengthen the warmup, or check the data from this step on"
             raise TrainingError(
                 f"training, step {step}",
-                f"{self._consecutive} steps in a row were skipped, the last because of {reason}",
+                f"{self._consecutive} steps in a row were skipped; reason of the last: {reason}",
                 hint=hint,
             )
         return reason

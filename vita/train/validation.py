@@ -122,7 +122,7 @@ def step_problems(curve: Sequence[Mapping[str, Any]]) -> list[str]:
     problems: list[str] = []
     if (steps and len(skipped) > max(1, MOST_SKIPPED * len(steps))) or len(steps) == len(skipped) > 0:
         problems.append(
-            f"{len(skipped)} of {len(steps)} steps were skipped, the last because of {skipped[-1]['skip_reason']}"
+            f"{len(skipped)} of {len(steps)} steps were skipped; reason of the last: {skipped[-1]['skip_reason']}"
         )
     elif len(steps) >= LAST_STEPS and all(not math.isfinite(row["loss"]) for row in steps[-LAST_STEPS:]):
         problems.append(f"the losses of the last {LAST_STEPS} steps are not finite")
