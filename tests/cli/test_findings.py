@@ -12,14 +12,14 @@ import zstandard
 
 from vita.cli import main
 from vita.redteam import findings
-from vita.redteam.probe import ProbeInputs, embedded_goals, plain
+from vita.redteam.probe import ProbeInputs, built_in_goals, plain
 from vita.redteam.probes import PROBES
 from vita.reporting.figures import ReportContent, write_report
 from vita.spine.ledger import Ledger
 from vita.stages.kinds import Report
 
 Vita = Callable[..., tuple[int, str, str]]
-ITEMS = [item for item in PROBES["harm"].items(ProbeInputs(goals=embedded_goals("held_out")[:2])) if not item.twin]
+ITEMS = [item for item in PROBES["harm"].items(ProbeInputs(goals=built_in_goals("held_out")[:2])) if not item.twin]
 
 
 @pytest.fixture

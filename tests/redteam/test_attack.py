@@ -20,7 +20,7 @@ from vita.redteam.probe import (
     ProbeInputs,
     ProbeItem,
     StereotypePair,
-    embedded_goals,
+    built_in_goals,
     format_messages,
     longest_run,
     plain,
@@ -34,7 +34,7 @@ from vita.spine.errors import DataError
 from vita.stats.intervals import wilson
 from vita.testing import byte_tokenizer, tiny_model
 
-GOALS = embedded_goals("held_out")[:6]
+GOALS = built_in_goals("held_out")[:6]
 ROW = ProbeItem("train/0", MemorizedRow(prefix=(1, 2), continuation=(3, 4, 5, 6), enough=3), "train", "replay")
 PAIR = ProbeItem(
     "pair", StereotypePair(options=("The nurse said she is.", "The nurse said he is."), stereotype=0), "gender", "pair"
@@ -48,7 +48,7 @@ def engine() -> Engine:
 
 @pytest.mark.parametrize("name", [name for name in PROBES if name not in ("memorisation", "regressions")])
 def test_every_probe_judges_its_controls_rightly(name):
-    items = list(PROBES[name].items(ProbeInputs(goals=embedded_goals("all")[::9])))
+    items = list(PROBES[name].items(ProbeInputs(goals=built_in_goals("all")[::9])))
     assert items and len({item.id for item in items}) == len(items)
     assert [str(control) for control in attack.controls(items) if control.right < control.total] == []
     assert attack.judge_quality(items) == (1.0, 1.0)

@@ -11,7 +11,7 @@ import pytest
 import zstandard
 
 from vita.redteam import findings
-from vita.redteam.probe import ProbeInputs, embedded_goals, plain
+from vita.redteam.probe import ProbeInputs, built_in_goals, plain
 from vita.redteam.probes import PROBES
 from vita.redteam.probes.regressions import read as read_regressions
 from vita.reporting.figures import ReportContent, write_report
@@ -19,7 +19,7 @@ from vita.spine.errors import LedgerError
 from vita.spine.ledger import Ledger
 from vita.stages.kinds import Report
 
-ITEMS = [item for item in PROBES["harm"].items(ProbeInputs(goals=embedded_goals("held_out")[:3])) if not item.twin]
+ITEMS = [item for item in PROBES["harm"].items(ProbeInputs(goals=built_in_goals("held_out")[:3])) if not item.twin]
 
 
 @pytest.fixture

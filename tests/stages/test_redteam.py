@@ -98,7 +98,7 @@ def test_names_that_are_not_known_and_nothing_to_ask_are_refused(folder, tmp_pat
     with pytest.raises(ConfigError, match=r"probe: `jailbrake` is not known here; did you mean `jailbreak`\?"):
         run(folder, tmp_path, {"probes": ["jailbrake"]})
     with pytest.raises(ConfigError, match=r"redteam.probes: no probe has an item"):
-        run(folder, tmp_path, {"probes": ["harm"], "embedded": False})
+        run(folder, tmp_path, {"probes": ["harm"], "built_in": False})
 
 
 def test_the_stage_declares_what_it_takes_and_gives():

@@ -55,6 +55,7 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "enough": ("min_match_tokens",),
     "system": ("system_prompt",),
     "undisguise": ("normalize_obfuscation",),
+    "embedded": ("built_in",),
     "edges": ("edge_cases",),
     "sampled": ("num_samples",),
     "tested_texts": ("decontaminate_texts",),

@@ -1,6 +1,6 @@
 """Serve a release to simulated users and store their feedback.
 
-The release is served as in production: replicas behind a gateway, over HTTP. The users ask questions of the embedded
+The release is served as in production: replicas behind a gateway, over HTTP. The users ask questions of the built-in
 world or prompts of a source, and give thumbs, votes and edits. `recorded_feedback` is the feedback of another service
 instead. `refine` converts the feedback to training data of the next version.
 """

@@ -19,7 +19,7 @@ from vita.evals import world_knowledge
 from vita.infer.content_filter import ContentFilter
 from vita.redteam import attack, datasets
 from vita.redteam.findings import track
-from vita.redteam.probe import ProbeInputs, ProbeItem, embedded_goals
+from vita.redteam.probe import ProbeInputs, ProbeItem, built_in_goals
 from vita.redteam.probes import PROBES
 from vita.redteam.probes.memorisation import rows_of
 from vita.redteam.probes.regressions import read as read_regressions
@@ -61,10 +61,10 @@ class Config(Settings):
     probes: tuple[str, ...] = ()
     """Probes to run; all if empty."""
     requests: Split = "held_out"
-    """Embedded harmful requests: the half held out from safety tuning, the half used for it, or all."""
+    """Built-in harmful requests: the half held out from safety tuning, the half used for it, or all."""
     files: dict[str, InputPath] = Field(default_factory=dict)
     """Files of further prompts by format: {advbench: path, xstest: path, dan: path, crows_pairs: path, ...}."""
-    embedded: bool = True
+    built_in: bool = True
     """Use the built-in harmful requests; otherwise only those of `files`."""
     guard: ContentFilter | None = None
     """Content filter of prompts and answers, as in the release."""
@@ -147,7 +147,7 @@ def _probe_names(config: Config) -> list[str]:
 def _items(names: list[str], config: Config, inputs: Inputs, engine: Engine) -> dict[str, list[ProbeItem]]:
     goals, disguises, pairs = datasets.read(config.files, limit=config.limit, seed=config.seed)
     probe_inputs = ProbeInputs(
-        goals=[*(embedded_goals(config.requests) if config.embedded else ()), *goals],
+        goals=[*(built_in_goals(config.requests) if config.built_in else ()), *goals],
         disguises=disguises,
         pairs=pairs,
         rows=_rows(config, inputs) if "memorisation" in names else (),
@@ -211,13 +211,13 @@ def _progress_reporter(context: Context, name: str, total: int) -> Callable[[int
 def _method(config: Config, items: dict[str, list[ProbeItem]]) -> list[str]:
     counts = ", ".join(f"{name} {len(probe_items)}" for name, probe_items in items.items())
     sentences = [f"Answers are greedy, with at most {config.max_tokens} tokens. Attempts: {counts}."]
-    if config.embedded:
+    if config.built_in:
         halves: dict[str, str] = {
             "held_out": "held out from safety tuning",
             "safety_tuning": "used for safety tuning",
             "all": "all",
         }
-        sentences.append(f"Embedded harmful requests: {halves[config.requests]}.")
+        sentences.append(f"Built-in harmful requests: {halves[config.requests]}.")
     if config.guard:
         sentences.append("A content filter checked prompts and answers; what it refused counts as refused.")
     return sentences
