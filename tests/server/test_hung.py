@@ -183,7 +183,7 @@ def test_a_stopped_replica_is_skipped_and_comes_back_when_it_goes_on(tmp_path):
                 assert {answer.status_code for answer in answers} == {200}
                 assert {answer.status_code for answer in await asyncio.gather(*asking)} == {200}
                 (status,) = (one for one in (await told(control, "/status"))["replicas"] if one["pid"] == victim["pid"])
-                assert status["state"] == "unready" and "does not answer" in status["reason"]
+                assert status["state"] == "unready" and "does not respond" in status["reason"]
                 os.kill(victim["pid"], signal.SIGCONT)
                 end = time.monotonic() + 10
                 while True:

@@ -49,7 +49,7 @@ async def running(
     *,
     replicas: int = 2,
     release: ReleaseInfo | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> AsyncIterator[tuple[str, ServiceHandle]]:
     """A service of stubs, its address, and its operators' side."""
@@ -57,7 +57,7 @@ async def running(
     service = Service(
         name="cat", release=release or pinned(folder, "1"), ledger=Ledger(folder / "ledger.db"), clear=clear_any,
         controls=folder / "services", settings=ServiceSettings(**{"drain_seconds": 5, **settings}), port=0,
-        replicas=replicas, command=stub_command, ready=address.set_result, notify=tell,
+        replicas=replicas, command=stub_command, ready=address.set_result, notify=notify,
     )  # fmt: skip
     task = asyncio.create_task(service.run())
     await asyncio.wait({task, address}, return_when=asyncio.FIRST_COMPLETED)
