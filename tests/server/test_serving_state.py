@@ -42,12 +42,12 @@ def approved(tmp_path: Path) -> Life:
 
 
 def states(environment: dict[str, str]) -> tuple[str, bool]:
-    """What `vita show` says of the model, and whether its card says that it is serving."""
+    """The state in `vita show`, and whether the card states `serving`."""
     shown, card = (
         subprocess.run([*VITA, *words], env=environment, capture_output=True, text=True, check=True).stdout
         for words in (("show", "cat/sft", "--json"), ("card", "cat/sft"))
     )
-    return json.loads(shown)["state"], "It is serving." in " ".join(card.split())
+    return json.loads(shown)["state"], "State: serving." in " ".join(card.split())
 
 
 @pytest.mark.slow
