@@ -102,3 +102,10 @@ def test_short_prompts_are_read_in_one_pass_and_a_long_one_by_itself(monkeypatch
     monkeypatch.setattr(engine.model, "hidden", recorded)
     engine.generate(ids, Sampling(max_tokens=1))
     assert passes == [(1, 48), (1, 200), (1, 96)]
+
+
+def test_prompts_are_read_by_themselves_if_no_width_is_invariant() -> None:
+    model = tiny_model(std=0.3, context=256)
+    reader = PromptReader(model)
+    reader.widths = BatchWidths(lambda width: None, [16])
+    assert not any(reader.is_short(prompt) for prompt in prompts([3, 40]))

@@ -62,7 +62,7 @@ class Preference:
     source: str
     licence: str | None = None
     margin: float | None = None
-    """How much better, where the source says so."""
+    """Strength of the preference, if the source states it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -87,7 +87,7 @@ def decoding_widths(model: Transformer, rows: int) -> BatchWidths:
     """Return the widths of decoding steps that advance up to `rows` texts by one token each."""
     if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
         return _Unpadded()
-    return BatchWidths(partial(_step_numbers, model), range(TILE, 6 * TILE, TILE))
+    return BatchWidths(partial(_step_numbers, model), [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
 
 
 class _Unpadded(BatchWidths):

@@ -72,8 +72,9 @@ class PromptReader:
         self.widths = BatchWidths(self._pack_numbers, [16])
 
     def is_short(self, prompt: PromptState) -> bool:
-        """Return True if the prompt is read in a pack."""
-        return len(prompt.ids) <= SHORT and self.widths.smallest(len(prompt.ids)) is not None
+        """Return True if the prompt is read in a pack, which has the same bits as the prompt alone."""
+        invariant = self.widths.invariant
+        return invariant and len(prompt.ids) <= SHORT and self.widths.smallest(len(prompt.ids)) is not None
 
     def read(self, prompts: Sequence[PromptState]) -> None:
         """Read short prompts, in one pass if their total has a batch-invariant width, otherwise in several."""

@@ -57,7 +57,7 @@ class ReportFigure(Settings):
     unit: str | None = None
     """The unit of the value; null for shares, scores and other numbers without a unit."""
     higher_is_better: bool | None = None
-    """Whether a higher value is better; null where neither direction is better."""
+    """True if a higher value is better; null if neither direction is better."""
 
     @classmethod
     def of(cls, metric: str, interval: Interval, *, confidence: float = CONFIDENCE) -> ReportFigure:

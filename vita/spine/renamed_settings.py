@@ -96,7 +96,7 @@ CHANGED_MEANING: Mapping[str, str] = {
     "warmup_fraction": "a share of the steps",
     "access": "research or none",
 }
-"""What a present name takes, where the value of the former one cannot be kept."""
+"""Values of a present name, if the value of the former name cannot be used."""
 
 
 def present_name(name: str, names: Container[str]) -> str | None:

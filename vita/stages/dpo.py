@@ -86,7 +86,7 @@ class Config(TuningSettings, PreferenceLossConfig):
     max_length: int | None = Field(None, ge=2)
     """Maximum number of tokens of a prompt and its answer. Default: the context length of the model."""
     on_long: OnLong = "drop"
-    """What to do with pairs that are too long: drop, or truncate (if at least one token of each answer remains)."""
+    """Handling of pairs that are too long: drop, or truncate (if at least one token of each answer remains)."""
     shuffle_labels: bool = neutral(False)
     """Randomly swap the chosen and rejected answers. Use this for a control run, which must not improve the model."""
     eval_rewards: tuple[RewardChoice, ...] = ()

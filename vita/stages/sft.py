@@ -59,7 +59,7 @@ class Config(TuningSettings):
     max_length: int | None = Field(None, ge=2)
     """Maximum number of tokens per row. Default: the context length of the model."""
     on_long: Literal["truncate", "drop"] = "truncate"
-    """What to do with dialogues that are too long: truncate (cut off the end) or drop."""
+    """Handling of dialogues that are too long: truncate (cut off the end) or drop."""
     packing: bool = True
     """Pack several dialogues into one row, separated by an attention mask. If false, each dialogue has its own row."""
     replay: float = Field(0.0, ge=0, lt=1)

@@ -32,7 +32,7 @@ class RecordCounts:
     length: int
     """Tokens of the longest sequence."""
     truncates: bool = True
-    """Whether the stage has the setting `on_long`."""
+    """True if the stage has the setting `on_long`."""
     learned: int = 0
     """Records to learn from, each counted once however often its source repeats it."""
     heldout: int = 0

@@ -54,7 +54,7 @@ class Tokenizer:
         """Name -> id of every special token."""
         self._ids: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
         self.vocabulary: int = max(self._ids.values()) + 1
-        """How many ids there are: bytes, merges and special tokens together."""
+        """Number of ids: bytes, merges and special tokens together."""
         self._fast = _Tiktoken.of(content, self._engine)
         self._stops = frozenset(stops)
         self._added = {token["content"] for token in content.get("added_tokens") or ()}

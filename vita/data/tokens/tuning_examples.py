@@ -46,7 +46,7 @@ class TuningDialogue:
     truncated: bool = False
     held_out: bool = False
     repeats: int = 1
-    """How often an epoch shows it."""
+    """Number of times that it occurs in an epoch."""
     drop: DroppedRecord | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the row that are not learned."""

@@ -25,9 +25,9 @@ from vita.server.settings import ServiceSettings
 
 DEATHS_ALLOWED = 2
 MOVES_ALLOWED = 2
-"""How often a request moves away from a replica that hangs; after that it waits for its replica."""
+"""Maximum number of times that a request moves away from a hung replica; after that it waits for its replica."""
 PAUSE_SECONDS = 0.1
-"""How long a started request waits before it tries full replicas again."""
+"""Delay before a started request tries full replicas again."""
 FULL = "The service is at its capacity; try again shortly"
 INTERRUPTED = "The response was interrupted and could not be continued"
 LOST = "The replica that worked on the request died, and no other replica was available in time"
@@ -52,7 +52,7 @@ class ProxiedRequest:
     """Name of the replica of the last attempt."""
     deaths: int = 0
     moves: int = 0
-    """How often the request moved away from a replica that hangs."""
+    """Number of times that the request moved away from a hung replica."""
     complete: bool = False
     avoided: list[Backend] = field(default_factory=list)
     until: float | None = None

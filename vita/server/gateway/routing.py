@@ -109,7 +109,7 @@ class ServedVersion:
     context: int | None = None
     """Context length in tokens, as reported by its replicas."""
     reproducible: bool | None = None
-    """Whether completions are bitwise independent of other requests, as reported by its replicas."""
+    """True if completions are bitwise independent of other requests, as reported by its replicas."""
     warnings: tuple[str, ...] = ()
     """Warnings of its replicas."""
     owed: int = 0
