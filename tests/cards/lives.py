@@ -15,6 +15,7 @@ from vita.gates import decisions
 from vita.gates.people import add_person
 from vita.gates.policy import Policy, ReportEvidence
 from vita.monitoring import request_log
+from vita.nn.families import write_config
 from vita.reporting import REPORT_FILE
 from vita.reporting.figures import ReportContent
 from vita.spine import signing
@@ -94,7 +95,7 @@ def first_half(life: Life) -> str:
         "tokenize", "tokens", inputs={"corpus": corpus}, facts={"train_tokens": 400, "bytes_per_token": 2.2},
         files={REPORT_FILE: tokens_report.model_dump(mode="json")},
     )  # fmt: skip
-    model = {"config.json": shape.to_hf()}
+    model = {"config.json": write_config(shape)}
     curve = "".join(json.dumps({"step": step, "loss": 5.0 / step}) + "\n" for step in range(1, 5))
     base = life.step(
         "pretrain", "model", inputs={"tokens": tokens, "blueprint": plan}, config={"seed": 7},
@@ -117,7 +118,7 @@ def second_half(life: Life, chat: str) -> str:
         "reward/before": Interval(-0.2, -0.3, -0.1, 50), "reward/after": Interval(0.5, 0.4, 0.6, 50),
         "accuracy/before": wilson(48, 50), "accuracy/after": wilson(47, 50), "win_rate": wilson(40, 50),
     }  # fmt: skip
-    shape = {"config.json": tiny_architecture().to_hf()}
+    shape = {"config.json": write_config(tiny_architecture())}
     comparison = ReportContent.of("dpo", {"comparison": {"comparison": moved}}, baseline=chat)
     shift = {f"report/{REPORT_FILE}": comparison.model_dump(mode="json")}
     better = life.step("wiser", "model", stage="dpo", inputs={"model": chat}, files=shape | shift, facts={"chat": True})

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vita.design.forecast import prediction
 from vita.design.scaling_rules import training_plan
+from vita.nn.transformer import OutputHead
 from vita.testing import tiny_architecture
 from vita.train.losses import next_token
 from vita.train.microbatches import LOGIT_BYTES, logit_memory, loss_chunk_size, micro_batch_size
@@ -39,7 +40,7 @@ def test_the_loss_never_holds_more_logits_than_the_forecast_counts() -> None:
     head = torch.randn(vocabulary, width, generator=chance, requires_grad=True)
     targets = torch.randint(vocabulary, (1, positions), generator=chance)
     with LargestTensor() as largest:
-        next_token(hidden, head, targets).loss.backward()
+        next_token(hidden, OutputHead(head), targets).loss.backward()
     counted = logit_memory(positions, vocabulary=vocabulary)
     assert 2 * largest.bytes == counted <= 2 * LOGIT_BYTES < 2 * 4 * positions * vocabulary
     assert loss_chunk_size(positions, vocabulary=vocabulary, number_bytes=4) * vocabulary * 4 == largest.bytes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.train.test_advantage import close, parity  # noqa: F401 - a fixture
-from vita.nn.transformer import Transformer
+from vita.nn.transformer import OutputHead, Transformer
 from vita.testing import tiny_model
 from vita.train.advantage import rloo_advantage
 from vita.train.policy_losses import (
@@ -182,7 +182,7 @@ def test_log_probabilities_in_pieces_are_those_of_the_whole() -> None:
     head = torch.randn(11, 6, generator=chance).requires_grad_()
     hidden = torch.randn(9, 6, generator=chance).requires_grad_()
     tokens = torch.randint(11, (9,), generator=chance)
-    whole, parts = token_logprobs(hidden, head, tokens), token_logprobs(hidden, head, tokens, chunk_logits=22)
+    whole, parts = (token_logprobs(hidden, OutputHead(head), tokens, **pieces) for pieces in ({}, {"chunk_logits": 22}))
     close(parts.logprobs, whole.logprobs.detach(), 1e-6)
     close(parts.entropy, whole.entropy.detach(), 1e-6)
     for by in (hidden, head):
@@ -210,9 +210,7 @@ MASK = torch.ones(2, 4, dtype=torch.bool)
 
 def answers(model: Transformer) -> Tensor:
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 9, 8, 7, 6]])
-    return token_logprobs(
-        model.hidden(ids[:, :-1]).flatten(0, 1), model.head_weight, ids[:, 1:].flatten()
-    ).logprobs.view(2, 4)
+    return token_logprobs(model.hidden(ids[:, :-1]).flatten(0, 1), model.head, ids[:, 1:].flatten()).logprobs.view(2, 4)
 
 
 # -- the same numbers as TRL 1.16 and, for PPO, TRL 1.12 and torchtune 0.6.1

@@ -244,10 +244,10 @@ class _Attempts:
 
 
 def _parameters(config: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
-    from vita.nn.architecture import Architecture
+    from vita.nn.families import read_architecture
 
     try:
-        return Architecture.from_hf(dict(config)).parameters()
+        return read_architecture(dict(config)).parameters()
     except UNREADABLE:
         return facts.get("parameters")
 

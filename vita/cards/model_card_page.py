@@ -190,12 +190,12 @@ def _training_row(card: Card, artifact: LineageArtifact) -> tuple[str, ...]:
 
 def _flops(card: Card, artifact: LineageArtifact) -> str:
     """Return the FLOPs of training on full rows; unknown for tuning, where prompt tokens are not counted."""
-    from vita.nn.architecture import Architecture
+    from vita.nn.families import read_architecture
 
     if not artifact.run or artifact.run.stage not in ("pretrain", "adapt") or "tokens" not in artifact.facts:
         return "unknown"
     try:
-        shape = Architecture.from_hf(dict(card.architecture))
+        shape = read_architecture(dict(card.architecture))
         return f"{shape.flops_per_token(shape.context) * artifact.facts['tokens']:.3g}"
     except UNREADABLE:
         return "unknown"

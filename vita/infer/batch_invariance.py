@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.nn.attention import Attention
+from vita.nn.attention import PLAIN, Attention, AttentionOptions
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
 
@@ -103,15 +103,15 @@ class _Unpadded(BatchWidths):
 @torch.inference_mode()
 def _step_numbers(model: Transformer, width: int) -> Tensor | None:
     """Numbers of some tokens after a short text, if they are the same in other rows and with a long text beside."""
-    if width * model.architecture.feedforward % VECTOR:
-        return None
+    if model.architecture.experts or width * model.architecture.feedforward % VECTOR:
+        return None  # products with an expert have as many rows as tokens that chose it
     weight, context = model.head_weight, model.architecture.context
     short, long = (_random_text(model, min(length, context - 1)) for length in (5, LONG_TEXT))
     tokens = torch.arange(width, device=weight.device) * 7 % model.architecture.vocabulary
     full = _step(model, dict.fromkeys(range(width), short), tokens)
     rolled = _step(model, dict.fromkeys(range(width), short), tokens.roll(1)).roll(-1, dims=0)
     beside = _step(model, {0: short, 1: long}, tokens)
-    logits, rolled_logits = F.linear(full, weight).nan_to_num(), F.linear(rolled, weight).nan_to_num()
+    logits, rolled_logits = (model.head.logits(hidden).nan_to_num() for hidden in (full, rolled))
     same = torch.equal(full, rolled) and torch.equal(logits, rolled_logits) and torch.equal(full[0], beside[0])
     return torch.cat([full[:4].flatten(), logits[:4].flatten()]) if same else None
 
@@ -143,13 +143,14 @@ def decoding_attention(backend: Attention) -> Attention:
         queries: Float[Tensor, "B H T E"],
         keys: Float[Tensor, "N K S E"],
         values: Float[Tensor, "N K S E"],
-        visible: Bool[Tensor, "#N 1 T S"] | None,
+        visible: Bool[Tensor, "#N 1 T S"] | None = None,
+        options: AttentionOptions = PLAIN,
     ) -> Float[Tensor, "B H T E"]:
         live, width = keys.shape[0], queries.shape[0]
         if queries.shape[2] > 1 or visible is None:
-            mixed = backend(queries[:live], keys, values, visible)
+            mixed = backend(queries[:live], keys, values, visible, options)
         else:
-            mixed = _grouped(backend, queries[:live], keys, values, visible)
+            mixed = _grouped(backend, queries[:live], keys, values, visible, options)
         return F.pad(mixed, (0, 0, 0, 0, 0, 0, 0, width - live)) if live < width else mixed
 
     return attention
@@ -161,6 +162,7 @@ def _grouped(
     keys: Float[Tensor, "N K S E"],
     values: Float[Tensor, "N K S E"],
     visible: Bool[Tensor, "#N 1 1 S"],
+    options: AttentionOptions,
 ) -> Float[Tensor, "N H 1 E"]:
     """Compute one query per head as the queries of `GROUP` positions that attend to the same keys.
 
@@ -174,5 +176,5 @@ def _grouped(
     shared = heads // kv_heads
     padded = -(-shared // GROUP) * GROUP
     together = F.pad(queries.reshape(count, kv_heads, shared, size), (0, 0, 0, padded - shared))
-    mixed = backend(together, keys, values, visible.expand(-1, -1, padded, -1))
+    mixed = backend(together, keys, values, visible.expand(-1, -1, padded, -1), options)
     return mixed[:, :, :shared].reshape(count, heads, 1, size)

@@ -21,7 +21,7 @@ PIECE = 512
 
 def head_logits(model: Transformer, hidden: Float[Tensor, "T D"]) -> Float[Tensor, "T V"]:
     """Logits in float32 of outputs of the last layer."""
-    return F.linear(hidden, model.head_weight).float()
+    return model.head.logits(hidden).float()
 
 
 def token_scores(logits: Float[Tensor, "T V"], tokens: Sequence[int], *, top: int | None) -> list[TokenScore]:

@@ -19,6 +19,7 @@ from vita.data.tokens.chat_template import FILE, ChatTemplate
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
 from vita.nn.architecture import Architecture
+from vita.nn.families import read_architecture
 from vita.nn.transformer import Transformer
 from vita.spine.model_files import ModelFiles, ModelFolder
 
@@ -43,7 +44,7 @@ class PretrainedText:
         """Read everything but the weights."""
         files = ModelFiles.of(folder)
         tokenizer = Tokenizer.load(files)
-        architecture = Architecture.from_hf(hf.read_config(files), where=str(files.path(hf.CONFIG)))
+        architecture = read_architecture(hf.read_config(files), where=str(files.path(hf.CONFIG)))
         return cls(files, architecture, tokenizer, load_template(files, tokenizer))
 
     def require_template(self) -> ChatTemplate:

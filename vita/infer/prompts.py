@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vita.infer.batch_invariance import VECTOR, BatchWidths
-from vita.nn.attention import Attention
+from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
 
@@ -55,6 +55,7 @@ class PromptState:
         if self._cache is None:
             weight = model.head_weight
             self._cache = KVCache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
+            self._cache.text_length = len(self.ids)
         start = self._cache.lengths[0]
         piece = self.ids[start : start + PASS_TOKENS]
         hidden = model.hidden(torch.tensor([piece], device=model.head_weight.device), cache=self._cache)[0]
@@ -93,6 +94,8 @@ class PromptReader:
     def _pack_numbers(self, width: int) -> Tensor | None:
         """Numbers of a short prompt, if they are the same in other positions, and without the other prompts."""
         architecture = self.model.architecture
+        if architecture.experts or architecture.rope_depends_on_length:
+            return None  # products with an expert have as many rows as tokens that chose it
         if width * architecture.feedforward % VECTOR:
             return None
         length = min(4, width, architecture.context)
@@ -135,6 +138,13 @@ class _Pack:
         positions = [position for length in self.lengths for position in range(length)]
         return torch.tensor([[*positions, *[0] * (tokens - len(positions))]], device=self.keys.device), None
 
+    def window_mask(self, window: int) -> None:
+        """No mask: the attention of the pack computes that of each prompt."""
+
+    def text_lengths(self) -> Int[Tensor, "1"]:
+        """Not used: models whose positions depend on the length of the text read no packs."""
+        return torch.tensor([self.width], device=self.keys.device)
+
     def write(
         self, layer: int, keys: Float[Tensor, "1 K N E"], values: Float[Tensor, "1 K N E"]
     ) -> tuple[Tensor, Tensor]:
@@ -147,13 +157,22 @@ class _Pack:
             queries: Float[Tensor, "1 H N E"],
             keys: Float[Tensor, "1 K N E"],
             values: Float[Tensor, "1 K N E"],
-            visible: Tensor | None,
+            visible: Tensor | None = None,
+            options: AttentionOptions = PLAIN,
         ) -> Float[Tensor, "1 H N E"]:
             mixed = torch.zeros_like(queries)
             for span in self.spans:
                 # Contiguous, because kernels round differently at other offsets in memory.
                 prompt = [states[:, :, span].contiguous() for states in (queries, keys, values)]
-                mixed[:, :, span] = backend(prompt[0], prompt[1], prompt[2], None)
+                mask = _window_mask(span.stop - span.start, options.window, device=queries.device)
+                mixed[:, :, span] = backend(prompt[0], prompt[1], prompt[2], mask, options)
             return mixed
 
         return attention
+
+
+def _window_mask(length: int, window: int | None, *, device: torch.device) -> Tensor | None:
+    """The mask of a prompt, None where it is the causal one."""
+    if window is None or length <= window:
+        return None
+    return causal(length, device=device) & in_window(length, window, device=device)

@@ -1,27 +1,73 @@
-"""The architecture of a model: its sizes, and the resulting parameters, FLOPs and memory.
+"""The architecture of a decoder: its sizes and switches, and the resulting parameters, FLOPs and memory.
 
-A decoder as in Qwen3: pre-RMSNorm, rotary positions, grouped-query attention with a norm on every head, SwiGLU, no
-biases. `to_hf` and `from_hf` convert to and from the `config.json` of Hugging Face.
+One decoder computes all supported model families (`vita.nn.families`): switches select the norms, biases, positions,
+windows and multipliers in which families differ. The defaults are those of Qwen3: pre-RMSNorm, rotary positions,
+grouped-query attention with a norm on every query and key head, SwiGLU, no biases.
 
     Architecture(vocabulary=4096, width=256, layers=6, heads=8, kv_heads=4, head_dim=32, feedforward=768, context=512)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from vita.spine.config import Settings
-from vita.spine.errors import ModelError
+
+
+class RopeScaling(Settings):
+    """A rule that changes rotary frequencies for texts longer than those of pretraining."""
+
+    type: Literal["linear", "dynamic", "llama3", "yarn", "longrope"]
+    """Rule: `linear` (Chen et al. 2023), `dynamic` (NTK-aware), `llama3`, `yarn` (Peng et al. 2023), `longrope`."""
+    factor: float = Field(default=1.0, gt=0)
+    """Ratio of the extended to the original context."""
+    original_context: int = Field(ge=1)
+    """Context of pretraining, in tokens."""
+    low_frequency_factor: float = 1.0
+    """`llama3`: wavelengths above `original_context` divided by this are scaled by the full factor."""
+    high_frequency_factor: float = 4.0
+    """`llama3`: wavelengths below `original_context` divided by this are not scaled."""
+    beta_fast: float = 32.0
+    """`yarn`: dimensions with more rotations than this within the original context are not scaled."""
+    beta_slow: float = 1.0
+    """`yarn`: dimensions with fewer rotations than this within the original context are scaled by the full factor."""
+    truncate: bool = True
+    """`yarn`: round the bounds of the ramp to whole dimensions."""
+    magnitude: float = Field(default=1.0, gt=0)
+    """Factor of cosine and sine: scores of rotated dimensions grow by its square."""
+    short_factors: tuple[float, ...] = ()
+    """`longrope`: divisors of the frequencies, for texts up to `original_context` tokens."""
+    long_factors: tuple[float, ...] = ()
+    """`longrope`: divisors of the frequencies, for longer texts."""
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Return True if the frequencies change with the length of the text."""
+        return self.type in ("dynamic", "longrope")
+
+
+class Experts(Settings):
+    """A mixture of experts in place of the feed-forward network of a layer (Shazeer et al. 2017)."""
+
+    count: int = Field(ge=2)
+    """Number of experts per layer."""
+    active: int = Field(ge=1)
+    """Experts that compute each token."""
+    feedforward: int = Field(ge=1)
+    """Inner width of an expert."""
+    normalized: bool = True
+    """Divide the weights of the active experts by their sum."""
+    dense_layers: tuple[int, ...] = ()
+    """Indices of layers with an ordinary feed-forward network."""
 
 
 class Architecture(Settings):
-    """Sizes of a Qwen3-shaped decoder."""
+    """Sizes and switches of a decoder."""
 
     vocabulary: int = Field(ge=2)
-    """Number of tokens; equal to the tokenizer's."""
+    """Number of rows of the embedding; at least the number of tokens of the tokenizer."""
     width: int = Field(ge=1)
     """Hidden size: numbers per token in the residual stream."""
     layers: int = Field(ge=1)
@@ -30,8 +76,8 @@ class Architecture(Settings):
     """Query heads per layer."""
     kv_heads: int = Field(ge=1)
     """Key and value heads per layer; fewer than `heads` makes the KV cache smaller."""
-    head_dim: int = Field(ge=2, multiple_of=2)
-    """Size of each query, key and value; even, because rotary positions rotate pairs."""
+    head_dim: int = Field(ge=2)
+    """Size of each query, key and value."""
     feedforward: int = Field(ge=1)
     """Inner width of the feed-forward network."""
     context: int = Field(ge=1)
@@ -43,30 +89,125 @@ class Architecture(Settings):
     tied: bool = True
     """Share the weights of the output head and the embedding; saves vocabulary x width parameters."""
 
+    family: str = "qwen3"
+    """Format of `config.json` and of the weight files: `model_type` of Hugging Face."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with bias."""
+    norm_offset: Literal[0, 1] = 0
+    """Added to the weights of RMSNorm; with 1 they start at zero."""
+    norm_position: Literal["before", "after", "both"] = "before"
+    """Norms on the inputs of attention and feed-forward, on their outputs, or on both."""
+    qk_norm: Literal["none", "head", "projection"] = "head"
+    """Norm on queries and keys: none, on each head, or on the whole projection."""
+    biases: tuple[Literal["qkv", "output", "feedforward"], ...] = ()
+    """Projections with a bias: queries, keys and values; output of attention; feed-forward."""
+    positions: Literal["rotary", "learned"] = "rotary"
+    """Rotary positions, or an embedding of the position that is added to that of the token."""
+    rotary_dim: int | None = Field(default=None, ge=2)
+    """Numbers of a head that are rotated, the first ones; all by default."""
+    rope_scaling: RopeScaling | None = None
+    """Change of the rotary frequencies for long texts; none by default."""
+    window_rope_base: float | None = Field(default=None, gt=1)
+    """Base of the rotary wavelengths in layers with a window, which are not scaled; by default as in other layers."""
+    unrotated_layers: tuple[int, ...] = ()
+    """Indices of layers without rotary positions."""
+    window: int | None = Field(default=None, ge=1)
+    """Tokens that a query of a windowed layer attends to, including its own."""
+    window_layers: tuple[int, ...] = ()
+    """Indices of layers with a window."""
+    attention_scale: float | None = Field(default=None, gt=0)
+    """Factor of the attention scores; 1 / sqrt(head_dim) by default."""
+    attention_softcap: float | None = Field(default=None, gt=0)
+    """Limit c of attention scores: c tanh(score / c)."""
+    logit_softcap: float | None = Field(default=None, gt=0)
+    """Limit c of logits: c tanh(logit / c)."""
+    embedding_scale: float = Field(default=1.0, gt=0)
+    """Factor of the embeddings, rounded to their dtype."""
+    residual_scale: float = Field(default=1.0, gt=0)
+    """Factor of what attention and feed-forward add to the residual stream."""
+    logit_scale: float = Field(default=1.0, gt=0)
+    """Factor of the logits."""
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    """Activation of the feed-forward network; `gelu_tanh` is its approximation by tanh."""
+    gated: bool = True
+    """Multiply the activation of one projection by another (Shazeer 2020), instead of a single projection."""
+    parallel: bool = False
+    """Attention and feed-forward both read the input of the layer (Wang & Komatsuzaki 2021)."""
+    experts: Experts | None = None
+    """Mixture of experts; none by default."""
+
     @model_validator(mode="after")
-    def _heads_share_evenly(self) -> Self:
+    def _consistent(self) -> Self:
         if self.heads % self.kv_heads:
             raise ValueError(f"`heads` ({self.heads}) must be a multiple of `kv_heads` ({self.kv_heads})")
+        if self.positions == "rotary" and self.rotated % 2:
+            raise ValueError(f"rotary positions rotate pairs: an even number of numbers, not {self.rotated}")
+        if self.rotated > self.head_dim:
+            raise ValueError(f"`rotary_dim` ({self.rotated}) is at most `head_dim` ({self.head_dim})")
+        if self.window_layers and self.window is None:
+            raise ValueError("`window_layers` needs `window`")
+        beyond = [layer for layer in (*self.window_layers, *self.unrotated_layers) if not 0 <= layer < self.layers]
+        if beyond:
+            raise ValueError(f"layer {beyond[0]} of {self.layers}: layers are counted from 0")
+        scaling = self.rope_scaling
+        if scaling and scaling.type == "longrope":
+            lengths = {len(scaling.short_factors), len(scaling.long_factors)}
+            if lengths != {self.rotated // 2}:
+                raise ValueError(f"`longrope` needs {self.rotated // 2} short and long factors, not {sorted(lengths)}")
+        if self.experts and self.experts.active > self.experts.count:
+            raise ValueError(f"{self.experts.active} active experts of {self.experts.count}")
         return self
+
+    @property
+    def rotated(self) -> int:
+        """Numbers of a head that are rotated."""
+        return self.rotary_dim or self.head_dim
+
+    @property
+    def positions_depend_on_text(self) -> bool:
+        """Return True if positions must start at 0 in each text of a packed row."""
+        return self.positions == "learned" or self.rope_depends_on_length
+
+    @property
+    def rope_depends_on_length(self) -> bool:
+        """Return True if the rotary frequencies change with the length of the text."""
+        return self.rope_scaling is not None and self.rope_scaling.depends_on_length
+
+    def has_experts(self, layer: int) -> bool:
+        """Return True if the layer has a mixture of experts."""
+        return self.experts is not None and layer not in self.experts.dense_layers
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the sizes, and the switches that differ from their defaults."""
+        switches = self.model_dump(exclude_defaults=True)
+        return {name: value for name, value in self.model_dump().items() if name in _SIZES or name in switches}
 
     def parameters(self) -> int:
         """Return the number of parameters."""
         embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
-        norms = self.layers * (2 * self.width + 2 * self.head_dim) + self.width
-        return embeddings + self.layers * self._layer_matrices() + norms
+        if self.positions == "learned":
+            embeddings += self.context * self.width
+        matrices = sum(self._layer_matrices(layer, active=False) for layer in range(self.layers))
+        vectors = sum(self._layer_vectors(layer) for layer in range(self.layers))
+        return embeddings + matrices + vectors + self._norm_size(self.width)
 
     def matrix_parameters(self) -> int:
-        """Return the number of weights that multiply each token: the matrices of the layers and the head."""
-        return self.layers * self._layer_matrices() + self.vocabulary * self.width
+        """Return the number of weights that multiply each token: matrices of the layers, active experts, the head."""
+        matrices = sum(self._layer_matrices(layer, active=True) for layer in range(self.layers))
+        return matrices + self.vocabulary * self.width
 
     def flops_per_token(self, context: int | None = None) -> int:
         """Return the training FLOPs per token in sequences of `context` tokens, forward and backward.
 
         Six per matrix weight (Kaplan et al. 2020, sec. 2.1). Attention counts only the keys that a causal query
-        attends to, (context + 1) / 2 on average: half of the usual count, which would overstate the MFU.
+        attends to, (context + 1) / 2 on average without a window: half of the usual count, which would overstate the
+        MFU.
         """
-        mean_keys = ((context or self.context) + 1) / 2
-        return 6 * self.matrix_parameters() + round(12 * self.layers * self.heads * self.head_dim * mean_keys)
+        length = context or self.context
+        keys = self.layers * _mean_keys(length, None)
+        if self.window is not None:
+            keys += len(self.window_layers) * (_mean_keys(length, self.window) - _mean_keys(length, None))
+        return 6 * self.matrix_parameters() + round(12 * self.heads * self.head_dim * keys)
 
     def memory(
         self, *, tokens: int, logits: int, optimizer_bytes: int = 8, activation_bytes: int = 4
@@ -78,116 +219,61 @@ class Architecture(Settings):
         attention and without recomputation; the estimate is accurate to about a third.
         """
         count = self.parameters()
-        # Stored per layer: input and output of both norms, queries, keys and values before and after norm and
-        # rotation, the output of attention, and gate, up, their activation and product.
-        per_layer = 4 * self.width + self.head_dim * (3 * self.heads + 4 * self.kv_heads) + 4 * self.feedforward
         purposes = {
             "weights": 4 * count,
             "gradients": 4 * count,
             "optimizer": optimizer_bytes * count,
-            "activations": tokens * activation_bytes * self.layers * per_layer,
+            "activations": tokens * activation_bytes * self.stored_activations(),
             "logits": logits,
         }
         return {**purposes, "total": sum(purposes.values())}
 
-    def to_hf(self) -> dict[str, Any]:
-        """Return the Qwen3 `config.json` of this architecture."""
-        return {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            "vocab_size": self.vocabulary,
-            "hidden_size": self.width,
-            "intermediate_size": self.feedforward,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "num_key_value_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.context,
-            "rms_norm_eps": self.norm_eps,
-            # transformers 5 reads `rope_parameters`; earlier ones and llama.cpp read `rope_theta`.
-            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_base},
-            "rope_theta": self.rope_base,
-            "tie_word_embeddings": self.tied,
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "use_sliding_window": False,
-            "sliding_window": None,
-            "max_window_layers": self.layers,
-            "layer_types": ["full_attention"] * self.layers,
-            "initializer_range": 0.02,
-            "use_cache": True,
-        }
+    def stored_activations(self) -> int:
+        """Return the numbers per token that the backward pass needs, in all layers.
 
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any], *, where: str = "config.json") -> Architecture:
-        """Read the architecture from a Qwen3 `config.json`; raise `ModelError` for unsupported settings."""
-        _check_supported(config, where)
-        values = {name: _required(config, field, where) for name, field in _FIELDS.items()}
-        values["rope_base"] = _rope_base(config, where)
-        values["norm_eps"] = config.get("rms_norm_eps", 1e-6)
-        values["tied"] = config.get("tie_word_embeddings", False)
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            reason = error.errors()[0]
-            spot = [_FIELDS.get(str(part), str(part)) for part in reason["loc"]]
-            raise ModelError(": ".join([where, *spot]), reason["msg"], got=reason["input"] if spot else None) from None
+        Per layer: input and output of both norms, queries, keys and values before and after norm and rotation, the
+        output of attention, and gate, up, their activation and product.
+        """
+        attention = 4 * self.width + self.head_dim * (3 * self.heads + 4 * self.kv_heads)
+        inner = (4 if self.gated else 2) * self._inner_width()
+        return self.layers * (attention + inner)
 
-    def _layer_matrices(self) -> int:
+    def _inner_width(self) -> int:
+        return self.experts.active * self.experts.feedforward if self.experts else self.feedforward
+
+    def _layer_matrices(self, layer: int, *, active: bool) -> int:
         attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return attention + 3 * self.width * self.feedforward
+        projections = 3 if self.gated else 2
+        if self.experts is None or not self.has_experts(layer):
+            return attention + projections * self.width * self.feedforward
+        experts = self.experts.active if active else self.experts.count
+        router = self.width * self.experts.count
+        return attention + router + experts * projections * self.width * self.experts.feedforward
+
+    def _layer_vectors(self, layer: int) -> int:
+        norms = (4 if self.norm_position == "both" else 2) * self._norm_size(self.width)
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        qk_norms = {"none": 0, "head": 2 * self.head_dim, "projection": queries + keys}[self.qk_norm]
+        inner = (2 if self.gated else 1) * self.feedforward + self.width
+        sizes = {
+            "qkv": queries + 2 * keys,
+            "output": self.width,
+            "feedforward": 0 if self.has_experts(layer) else inner,
+        }
+        return norms + qk_norms + sum(sizes[bias] for bias in self.biases)
+
+    def _norm_size(self, width: int) -> int:
+        return 2 * width if self.norm == "layer" else width
 
 
-_FIELDS = {
-    "vocabulary": "vocab_size",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_dim": "head_dim",
-    "feedforward": "intermediate_size",
-    "context": "max_position_embeddings",
-}
-
-# Settings that change the computation: the only supported value, which is also the default of Qwen3.
-_FIXED: dict[str, Any] = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "use_sliding_window": False,
-    "quantization_config": None,
-}
+_SIZES = (
+    *("vocabulary", "width", "layers", "heads", "kv_heads", "head_dim", "feedforward", "context"),
+    *("rope_base", "norm_eps", "tied"),
+)
 
 
-def _check_supported(config: Mapping[str, Any], where: str) -> None:
-    if config.get("model_type") != "qwen3":
-        raise ModelError(
-            f"{where}: model_type",
-            expected="'qwen3'",
-            got=config.get("model_type"),
-            hint="only Qwen3 models are supported",
-        )
-    for field, value in _FIXED.items():
-        if config.get(field, value) != value:
-            raise ModelError(f"{where}: {field}", expected=repr(value), got=config[field])
-    unsupported = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
-    if unsupported:
-        raise ModelError(f"{where}: layer_types", expected="'full_attention' throughout", got=unsupported[0])
-
-
-def _required(config: Mapping[str, Any], field: str, where: str) -> Any:
-    if config.get(field) is None:
-        raise ModelError(f"{where}: {field}", "is required and missing")
-    return config[field]
-
-
-def _rope_base(config: Mapping[str, Any], where: str) -> float:
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ModelError(f"{where}: rope_type", expected="'default'", got=kind, hint="RoPE scaling is not supported")
-    base = rope.get("rope_theta", config.get("rope_theta"))
-    if base is None:
-        raise ModelError(f"{where}: rope_theta", "is required and missing")
-    return base
+def _mean_keys(length: int, window: int | None) -> float:
+    """Return the mean number of keys of a causal query in a text of `length` tokens."""
+    if window is None or window >= length:
+        return (length + 1) / 2
+    return (window * (window + 1) / 2 + (length - window) * window) / length

@@ -1,12 +1,13 @@
 """Attention: a registry of equivalent backends.
 
 Queries attend to the keys that `visible` marks; without it attention is causal. `sdpa` is PyTorch's fused kernel and
-the default, `plain` is the formula: slower, for tests and for inspection.
+the default, `plain` is the formula: slower, for tests, for inspection and for scores with a limit. A window is part of
+`visible`, which the decoder computes; its size in `AttentionOptions` is for callers that build masks of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +17,38 @@ from torch.nn.functional import scaled_dot_product_attention
 from vita.spine.registry import Registry
 
 # B batch, H query heads, K key heads (H is a multiple), T queries, S keys, D numbers in a head
-Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+class AttentionOptions(NamedTuple):
+    """Options of the attention of a layer."""
+
+    scale: float | None = None
+    """Factor of the scores; 1 / sqrt(D) by default."""
+    softcap: float | None = None
+    """Limit c of the scores: c tanh(score / c)."""
+    window: int | None = None
+    """Keys that a query attends to, including its own."""
+
+
+PLAIN = AttentionOptions()
+"""Attention of most families: scores scaled by 1 / sqrt(D), without a limit or a window."""
+
+
+class Attention(Protocol):
+    """An attention function."""
+
+    def __call__(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        visible: Tensor | None = None,
+        options: AttentionOptions = PLAIN,
+        /,
+    ) -> Tensor:
+        """Return the weighted sums of the values, [B, H, T, D]."""
+        ...
+
 
 BACKENDS = Registry[Attention]("attention", plural="attention_backends")
 
@@ -27,14 +59,18 @@ def sdpa(
     keys: Float[Tensor, "B K S D"],
     values: Float[Tensor, "B K S D"],
     visible: Bool[Tensor, "#B 1 T S"] | None = None,
+    options: AttentionOptions = PLAIN,
 ) -> Float[Tensor, "B H T D"]:
-    """Compute attention with PyTorch's fused kernel."""
+    """Compute attention with PyTorch's fused kernel, which has no limit of scores: these take the formula."""
+    if options.softcap is not None:
+        return plain(queries, keys, values, visible, options)
     return scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=visible,
         is_causal=visible is None and queries.shape[2] > 1,
+        scale=options.scale,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
 
@@ -45,18 +81,27 @@ def plain(
     keys: Float[Tensor, "B K S D"],
     values: Float[Tensor, "B K S D"],
     visible: Bool[Tensor, "#B 1 T S"] | None = None,
+    options: AttentionOptions = PLAIN,
 ) -> Float[Tensor, "B H T D"]:
     """Compute softmax(Q K^T / sqrt(D)) V (Vaswani et al. 2017, eq. 1)."""
-    weights = logits(queries, keys, visible).softmax(-1)
+    weights = logits(queries, keys, visible, options).softmax(-1)
     return (weights @ _repeat_for_query_heads(values, queries.shape[1]).float()).type_as(queries)
 
 
 def logits(
-    queries: Float[Tensor, "B H T D"], keys: Float[Tensor, "B K S D"], visible: Bool[Tensor, "#B 1 T S"] | None = None
+    queries: Float[Tensor, "B H T D"],
+    keys: Float[Tensor, "B K S D"],
+    visible: Bool[Tensor, "#B 1 T S"] | None = None,
+    options: AttentionOptions = PLAIN,
 ) -> Float[Tensor, "B H T S"]:
-    """Return the scaled scores in fp32; masked keys get minus infinity."""
-    scores = queries.float() @ _repeat_for_query_heads(keys, queries.shape[1]).float().mT * queries.shape[-1] ** -0.5
+    """Return the scaled and limited scores in fp32; masked keys get minus infinity."""
+    scale = queries.shape[-1] ** -0.5 if options.scale is None else options.scale
+    scores = queries.float() @ _repeat_for_query_heads(keys, queries.shape[1]).float().mT * scale
+    if options.softcap is not None:
+        scores = options.softcap * torch.tanh(scores / options.softcap)
     if visible is None:
+        if queries.shape[2] == 1:
+            return scores
         visible = causal(queries.shape[2], device=queries.device)
     return scores.masked_fill(~visible, float("-inf"))
 
@@ -66,10 +111,24 @@ def causal(length: int, *, device: torch.device | None = None) -> Bool[Tensor, "
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
 
 
+def in_window(length: int, window: int, *, device: torch.device | None = None) -> Bool[Tensor, "1 1 T T"]:
+    """Return the mask of keys less than `window` positions before the query; later keys are included."""
+    index = torch.arange(length, device=device)
+    return (index[:, None] - index < window)[None, None]
+
+
 def causal_within(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
     """Return the causal mask within documents; positions with equal numbers belong to one document."""
     same_document = documents[:, :, None] == documents[:, None, :]
     return same_document[:, None] & causal(documents.shape[1], device=documents.device)
+
+
+def positions_within(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Return the position of each token in its document, for documents that follow one another in a row."""
+    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return index - torch.where(starts, index, 0).cummax(1).values
 
 
 def _repeat_for_query_heads(states: Float[Tensor, "B K S D"], heads: int) -> Float[Tensor, "B H S D"]:

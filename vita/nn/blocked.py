@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vita.nn.attention import BACKENDS
+from vita.nn.attention import BACKENDS, PLAIN, AttentionOptions, plain
 
 # B batch, H query heads, K key heads, T positions, D numbers in a head, N all heads of all rows
 
@@ -27,28 +27,33 @@ def blocked(
     keys: Float[Tensor, "B K T D"],
     values: Float[Tensor, "B K T D"],
     visible: Bool[Tensor, "#B 1 T T"] | None = None,
+    options: AttentionOptions = PLAIN,
 ) -> Float[Tensor, "B H T D"]:
     """Compute the same as `sdpa`, for queries and keys of the same positions."""
+    if options.softcap is not None:
+        return plain(queries, keys, values, visible, options)
     shared = queries.shape[1] // keys.shape[1]
     if shared > 1:
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
     hidden = None if visible is None else queries.new_zeros(visible.shape).masked_fill(~visible, float("-inf"))
-    return _Attention.apply(queries, keys, values, hidden)
+    scale = queries.shape[-1] ** -0.5 if options.scale is None else options.scale
+    return _Attention.apply(queries, keys, values, hidden, scale)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        mixed, log_sums = fused(queries, keys, values, 0.0, hidden is None, attn_mask=hidden)
+        mixed, log_sums = fused(queries, keys, values, 0.0, hidden is None, attn_mask=hidden, scale=scale)
+        ctx.scale = scale
         ctx.save_for_backward(queries, keys, values, hidden, mixed, log_sums)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         queries, keys, values, hidden, mixed, log_sums = ctx.saved_tensors
         (gradient,) = gradients
-        shape, scale = queries.shape, queries.shape[-1] ** -0.5
+        shape, scale = queries.shape, ctx.scale
         length = shape[2]
         # The weights of a row sum to one, so the term that the softmax subtracts is the output times its gradient.
         common = (gradient.float() * mixed.float()).sum(-1).flatten(0, 1).unsqueeze(-1)
@@ -67,7 +72,7 @@ class _Attention(torch.autograd.Function):
             by_keys.append(torch.bmm(by_scores.mT, queries[:, rows]))
             by_values.append(torch.bmm(weights.to(queries.dtype).mT, gradient[:, rows]))
         summed = (_summed(by_keys, size), _summed(by_values, size))
-        return torch.cat(by_queries, 1).view(shape), summed[0].view(shape), summed[1].view(shape), None
+        return torch.cat(by_queries, 1).view(shape), summed[0].view(shape), summed[1].view(shape), None, None
 
 
 def _bias(

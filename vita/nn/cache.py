@@ -64,6 +64,10 @@ class KVCache:
         self._slots: Int[Tensor, "S"] = torch.arange(self._capacity_limit, device=device)
         self._write_index: slice | tuple[Tensor, Tensor] = slice(0)
         self._live = self._end = 0
+        self._positions: Int[Tensor, "#B T"] = self._slots[None, :0]
+        self._visible: Bool[Tensor, "N 1 T S"] | None = None
+        self.text_length: int | None = None
+        """Length of the whole text, where it is read in pieces; otherwise a text ends at its last token."""
 
     # -- rows that texts join and leave
 
@@ -98,6 +102,25 @@ class KVCache:
     # -- what the layers call (`vita.nn.transformer.KeysAndValues`)
 
     def begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "#B T"], Bool[Tensor, "N 1 T S"] | None]:
+        """Return positions and attention mask of `tokens` more tokens in each taken row."""
+        self._positions, self._visible = self._begin(rows, tokens)
+        return self._positions, self._visible
+
+    def window_mask(self, window: int) -> Bool[Tensor, "N 1 T S"] | None:
+        """Return the mask of the pass in which queries attend to the last `window` tokens, including their own."""
+        if max(self.lengths) <= window:
+            return self._visible
+        positions = self._positions[: self._live, None, :, None]
+        slots = self._slots[: self._end]
+        visible = (slots <= positions) & (slots > positions - window)
+        return visible.expand(self._live, -1, -1, -1)
+
+    def text_lengths(self) -> Int[Tensor, "#B"]:
+        """Return the length of each text, with the tokens of the pass."""
+        lengths = self._positions[:, -1] + 1
+        return lengths if self.text_length is None else torch.full_like(lengths, self.text_length)
+
+    def _begin(self, rows: int, tokens: int) -> tuple[Int[Tensor, "#B T"], Bool[Tensor, "N 1 T S"] | None]:
         """Allocate `tokens` more slots in each taken row; return positions and the attention mask.
 
         The first `rows` rows are computed: at least up to the last taken one, and more than the cache holds if the

@@ -25,6 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vita.nn.architecture import Architecture
+from vita.nn.families import read_architecture, weight_map, write_config
+from vita.nn.rotary import Rotary
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder
@@ -71,7 +73,7 @@ def load(
 ) -> Transformer:
     """Load the model in a Hugging Face folder, with weights converted to `dtype`."""
     files = ModelFiles.of(folder)
-    architecture = Architecture.from_hf(read_config(files), where=str(files.path(CONFIG)))
+    architecture = read_architecture(read_config(files), where=str(files.path(CONFIG)))
     with torch.device("meta"):
         model = Transformer(architecture, attention=attention)
     return load_weights(model, files, dtype=dtype, device=device)
@@ -80,7 +82,9 @@ def load(
 def load_weights(model: M, folder: ModelFolder, *, dtype: torch.dtype, device: str | torch.device) -> M:
     """Load the weights in a folder into a model on the meta device."""
     model = model.to(dtype).to_empty(device=device)
-    model.model.rotary.reset_parameters()
+    for module in model.modules():
+        if isinstance(module, Rotary):
+            module.reset_parameters()
     _copy_weights(model, ModelFiles.of(folder))
     return model
 
@@ -100,7 +104,7 @@ def save(
 ) -> None:
     """Write `config.json`, updated with `config`, and `model.safetensors`, with weights rounded to `dtype`.
 
-    `dtypes` sets the types of individual tensors, by name.
+    Both have the format of the model's family. `dtypes` sets the types of individual tensors, by their name in files.
 
     Each file is written under a temporary name and renamed, the config last: an interrupted save leaves no incomplete
     file under its final name.
@@ -108,14 +112,15 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     types = dtypes or {}
+    state = {name: tensor.detach().to("cpu") for name, tensor in model.state_dict().items()}
     tensors = {
-        name: tensor.detach().to("cpu", types.get(name, dtype)).contiguous()
-        for name, tensor in model.state_dict().items()
+        name: tensor.to(types.get(name, dtype)).contiguous()
+        for name, tensor in weight_map(model.architecture).to_file(state).items()
     }
     main_dtype = dtype or model.head_weight.dtype
     with _atomic_write(folder / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
-    contents = {**model.architecture.to_hf(), "dtype": str(main_dtype).removeprefix("torch.")}
+    contents = {**write_config(model.architecture), "dtype": str(main_dtype).removeprefix("torch.")}
     _write_json(folder / CONFIG, {**contents, **(config or {})})
 
 
@@ -190,9 +195,9 @@ def save_like(model: Transformer, folder: str | Path, *, source: ModelFolder, co
 def round_like(model: Transformer, source: ModelFolder) -> None:
     """Round weights in place to the dtypes of `source`, so that evaluations use the weights that are saved."""
     dtypes = stored_dtypes(source)
-    common_dtype = _most_common(dtypes)
+    common_dtype, names = _most_common(dtypes), weight_map(model.architecture)
     for name, parameter in model.named_parameters():
-        parameter.copy_(parameter.to(dtypes.get(name, common_dtype)))
+        parameter.copy_(parameter.to(dtypes.get(names.file_name(name), common_dtype)))
 
 
 def stored_dtypes(folder: ModelFolder) -> dict[str, torch.dtype]:
@@ -265,19 +270,21 @@ def _copy_weights(model: Transformer, files: ModelFiles) -> None:
     head = None
     source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}
+    weights = weight_map(model.architecture)
     for path in _weight_files(files):
-        for name, tensor in _tensors(path):
-            dtypes[name] = tensor.dtype if tensor.dtype in _TYPES.values() else torch.float32
-            if name in source_files:
-                raise ModelError(f"{path}: {name}", f"is also stored in {source_files[name].name}")
-            source_files[name] = path
-            if name == "lm_head.weight" and model.architecture.tied:
-                head = tensor  # some tools store the tied head, too; it must equal the embedding
-            elif name not in parameters:
-                raise ModelError(f"{path}: {name}", "is not a parameter of this architecture")
-            else:
-                _copy(tensor, parameters[name], where=f"{path}: {name}")
-    missing = sorted(parameters.keys() - source_files.keys())
+        for file_name, file_tensor in _tensors(path):
+            dtypes[file_name] = file_tensor.dtype if file_tensor.dtype in _TYPES.values() else torch.float32
+            for name, tensor in weights.to_own(file_name, file_tensor):
+                if name in source_files:
+                    raise ModelError(f"{path}: {file_name}", f"is also stored in {source_files[name].name}")
+                source_files[name] = path
+                if name == "lm_head.weight" and model.architecture.tied:
+                    head = tensor  # some tools store the tied head, too; it must equal the embedding
+                elif name not in parameters:
+                    raise ModelError(f"{path}: {file_name}", "is not a parameter of this architecture")
+                else:
+                    _copy(tensor, parameters[name], where=f"{path}: {file_name}")
+    missing = [weights.file_name(name) for name in sorted(parameters.keys() - source_files.keys())]
     if missing:
         remainder = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
         raise ModelError(f"{files}: {missing[0]}{remainder}", "missing from the weights")

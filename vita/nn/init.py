@@ -3,8 +3,9 @@
     initialize(model, "normal", seed=0)
 
 Each parameter has its own random generator on the CPU, seeded with the seed and the parameter's name: the values are
-independent of the device and the number of processes, and an added layer does not change the other layers. Norm weights
-are one in every scheme. The initial loss should be close to ln V for `V` tokens (uniform prediction).
+independent of the device and the number of processes, and an added layer does not change the other layers. Norms start
+as the identity and biases at zero in every scheme. The initial loss should be close to ln V for `V` tokens (uniform
+prediction).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def initialize(model: Transformer, scheme: str = "normal", *, seed: int = 0) -> 
     scheme_function = SCHEMES[scheme]
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:
-            nn.init.ones_(parameter)
+            is_bias = name.endswith(".bias")
+            nn.init.constant_(parameter, 0.0 if is_bias else 1.0 - model.architecture.norm_offset)
             continue
         values = scheme_function(matrix_of(name, model), generator(seed, name))
         with torch.no_grad():
@@ -68,6 +70,7 @@ def matrix_of(name: str, model: Transformer) -> MatrixSpec:
     parts = name.split(".")
     roles: dict[str, Role] = {
         "embed_tokens": "embedding",
+        "embed_positions": "embedding",
         "lm_head": "head",
         "o_proj": "residual",
         "down_proj": "residual",

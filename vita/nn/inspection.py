@@ -78,8 +78,14 @@ def _recorded_statistics(model: Transformer) -> Iterator[dict[str, list[Any]]]:
 
 
 def _record_scores(attend: attention.Attention, scores: list[Any]) -> attention.Attention:
-    def attend_and_record(queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
-        logits = attention.logits(queries, keys, visible).double()
+    def attend_and_record(
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        visible: Tensor | None = None,
+        options: attention.AttentionOptions = attention.PLAIN,
+    ) -> Tensor:
+        logits = attention.logits(queries, keys, visible, options).double()
         visible_logits = logits[logits.isfinite()]
         scores.append(
             {
@@ -88,7 +94,7 @@ def _record_scores(attend: attention.Attention, scores: list[Any]) -> attention.
                 "evenness": _evenness(logits),
             }
         )
-        return attend(queries, keys, values, visible)
+        return attend(queries, keys, values, visible, options)
 
     return attend_and_record
 

@@ -1,7 +1,7 @@
 """A reward model: the trunk of a language model with a scalar head, read at the last token of a text.
 
-It is saved as a Qwen3 sequence classifier, for which transformers computes the same scores. Padding is on the right and
-ignored: the caller passes the index of the last token.
+It is saved as a sequence classifier of its family, for which transformers computes the same scores. Padding is on the
+right and ignored: the caller passes the index of the last token.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vita.nn import hf
 from vita.nn.architecture import Architecture
+from vita.nn.families import family_of, read_architecture
 from vita.nn.init import generator
 from vita.nn.transformer import Linear, Transformer
 from vita.spine.errors import ModelError
@@ -24,7 +25,6 @@ from vita.spine.model_files import ModelFiles, ModelFolder
 # B batch, T position
 
 Start = Literal["small", "zero"]
-CLASSIFIER = "Qwen3ForSequenceClassification"
 
 
 class RewardTransformer(Transformer):
@@ -60,7 +60,7 @@ def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: 
     With `source`, the language model of the trunk, weights keep its dtypes and `config.json` keeps its other fields.
     """
     classifier_config: dict[str, Any] = {
-        "architectures": [CLASSIFIER],
+        "architectures": [family_of(model.architecture).classifier_class],
         "num_labels": 1,
         "id2label": {"0": "reward"},
         "label2id": {"reward": 0},
@@ -80,12 +80,14 @@ def load(
     files = ModelFiles.of(folder)
     config = hf.read_config(files)
     where = str(files.path(hf.CONFIG))
-    if config.get("architectures") != [CLASSIFIER]:
+    architecture = read_architecture(config, where=where)
+    classifier = family_of(architecture).classifier_class
+    if config.get("architectures") != [classifier]:
         hint = "train a reward model with `vita reward`"
-        raise ModelError(f"{where}: architectures", expected=CLASSIFIER, got=config.get("architectures"), hint=hint)
+        raise ModelError(f"{where}: architectures", expected=classifier, got=config.get("architectures"), hint=hint)
     labels = len(config.get("id2label") or {}) or config.get("num_labels", 1)
     if labels != 1:
         raise ModelError(f"{where}: num_labels", expected="1, a score", got=labels)
     with torch.device("meta"):
-        model = RewardTransformer(Architecture.from_hf(config, where=where))
+        model = RewardTransformer(architecture)
     return hf.load_weights(model, files, dtype=dtype, device=device)

@@ -1,13 +1,15 @@
 """The decoder: token ids in, logits out.
 
-Parameters have the names of Qwen3, so that a state dict is a Hugging Face checkpoint. The parameters of a new
-`Transformer` are zero; `vita.nn.init` or `vita.nn.hf` sets their values.
+One decoder computes every model family; the switches of `Architecture` select what differs. Parameters have the names
+of Qwen3 in all families, and `vita.nn.families` translates the names of weight files. Norms on the outputs of attention
+and feed-forward are `attention_output_norm` and `mlp_output_norm`. The parameters of a new `Transformer` are zero;
+`vita.nn.init` or `vita.nn.hf` sets their values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +18,18 @@ from torch.nn import functional as F
 
 from vita.nn import blocked  # noqa: F401 - registers its backend
 from vita.nn.architecture import Architecture
-from vita.nn.attention import BACKENDS, Attention, causal_within
+from vita.nn.attention import (
+    BACKENDS,
+    Attention,
+    AttentionOptions,
+    causal,
+    causal_within,
+    in_window,
+    positions_within,
+)
+from vita.nn.feedforward import FeedForward, Linear, MixtureOfExperts
+from vita.nn.norms import norm
+from vita.nn.rotary import Rotary, Turn, rotate
 from vita.spine.errors import ModelError
 
 # B batch, T position, V vocabulary, H head, D width; E numbers in a head, F half of them
@@ -29,13 +42,36 @@ class KeysAndValues(Protocol):
         """Allocate `tokens` more slots in each row; return their positions and their attention mask."""
         ...
 
+    def window_mask(self, window: int) -> Tensor | None:
+        """Return the attention mask of the layers in which queries attend to the last `window` tokens."""
+        ...
+
+    def text_lengths(self) -> Int[Tensor, "B"]:
+        """Return the length of each text, on which rotary frequencies may depend."""
+        ...
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer; return all keys and values of the layer."""
         ...
 
 
+class OutputHead(NamedTuple):
+    """The output head: logits are the products of weights and hidden states, scaled and limited."""
+
+    weight: Float[Tensor, "V D"]
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """Return the logits, in the dtype of `hidden`."""
+        products = F.linear(hidden, self.weight.to(hidden.dtype))
+        if self.scale != 1.0:
+            products = products * self.scale
+        return self.softcap * torch.tanh(products / self.softcap) if self.softcap else products
+
+
 class Transformer(nn.Module):
-    """A Qwen3-shaped decoder with its output head."""
+    """A decoder with its output head."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
@@ -55,7 +91,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the token after each position."""
         hidden = self.hidden(ids, documents=documents, positions=positions, cache=cache, attention=attention)
-        return F.linear(hidden, self.head_weight)
+        return self.head.logits(hidden)
 
     def hidden(
         self,
@@ -83,6 +119,11 @@ class Transformer(nn.Module):
         return layer.self_attn.attend
 
     @property
+    def head(self) -> OutputHead:
+        """The output head."""
+        return OutputHead(self.head_weight, self.architecture.logit_scale, self.architecture.logit_softcap)
+
+    @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """Weight of the output head, one row per token; the embedding if tied."""
         return self.model.embed_tokens.weight if self.architecture.tied else self.lm_head.weight
@@ -93,11 +134,23 @@ class Decoder(nn.Module):
 
     def __init__(self, architecture: Architecture, attention: str) -> None:
         super().__init__()
+        self.architecture = architecture
         self.embed_tokens = Embedding(architecture.vocabulary, architecture.width)
+        if architecture.positions == "learned":
+            self.embed_positions = Embedding(architecture.context, architecture.width)
         self.layers = nn.ModuleList(Layer(architecture, index, attention) for index in range(architecture.layers))
-        self.norm = RMSNorm(architecture.width, architecture.norm_eps)
-        self.rotary = Rotary(architecture)
+        self.norm = norm(architecture, architecture.width)
+        if architecture.positions == "rotary":
+            self.rotary = Rotary(architecture)
+        if architecture.window_rope_base is not None:
+            self.window_rotary = Rotary(architecture, base=architecture.window_rope_base, scaled=False)
         self.context = architecture.context
+
+    def reset_tables(self) -> None:
+        """Compute the tables that are not saved; called after `to_empty` of a model on the meta device."""
+        for module in self.modules():
+            if isinstance(module, Rotary):
+                module.reset_parameters()
 
     def forward(
         self,
@@ -115,11 +168,51 @@ class Decoder(nn.Module):
         elif ids.shape[1] > self.context:
             message = f"at most {self.context} tokens, the model's context"
             raise ModelError("transformer", expected=message, got=ids.shape[1])
-        turn = self.rotary(ids.shape[1], positions)
-        states = self.embed_tokens(ids)
-        for layer in self.layers:
-            states = layer(states, turn, visible, cache, attention)
+        elif documents is not None and positions is None and self.architecture.positions_depend_on_text:
+            positions = positions_within(documents)
+        states = self._embed(ids, positions)
+        full, windowed = self._layer_inputs(ids.shape[1], positions, visible, cache)
+        for index, layer in enumerate(self.layers):
+            inputs = windowed if index in self.architecture.window_layers else full
+            states = layer(states, *inputs, cache, attention)
         return self.norm(states)
+
+    def _embed(self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "#B T"] | None) -> Float[Tensor, "B T D"]:
+        states = self.embed_tokens(ids)
+        if self.architecture.embedding_scale != 1.0:
+            states = states * _rounded(self.architecture.embedding_scale, states.dtype)
+        if self.architecture.positions == "learned":
+            if positions is None:
+                positions = torch.arange(ids.shape[1], device=ids.device)[None]
+            states = states + self.embed_positions(positions)
+        return states
+
+    def _layer_inputs(
+        self, tokens: int, positions: Int[Tensor, "#B T"] | None, visible: Tensor | None, cache: KeysAndValues | None
+    ) -> tuple[tuple[Turn | None, Tensor | None], tuple[Turn | None, Tensor | None]]:
+        """Return the rotation and the mask of layers without a window and of those with one."""
+        architecture, turn = self.architecture, None
+        if architecture.positions == "rotary":
+            depends = cache is not None and architecture.rope_depends_on_length
+            turn = self.rotary(tokens, positions, cache.text_lengths() if cache is not None and depends else None)
+        full = turn, visible
+        if not architecture.window_layers:
+            return full, full
+        assert architecture.window is not None
+        if architecture.window_rope_base is not None:
+            turn = self.window_rotary(tokens, positions)
+        if cache is not None:
+            return full, (turn, cache.window_mask(architecture.window))
+        if tokens > architecture.window:
+            device = self.embed_tokens.weight.device
+            band = in_window(tokens, architecture.window, device=device)
+            visible = band & (causal(tokens, device=device) if visible is None else visible)
+        return full, (turn, visible)
+
+
+@lru_cache
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=dtype, device="cpu").item()
 
 
 class Layer(nn.Module):
@@ -127,140 +220,91 @@ class Layer(nn.Module):
 
     def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(architecture.width, architecture.norm_eps)
+        width, position = architecture.width, architecture.norm_position
+        if position != "after":
+            self.input_layernorm = norm(architecture, width)
         self.self_attn = SelfAttention(architecture, index, attention)
-        self.post_attention_layernorm = RMSNorm(architecture.width, architecture.norm_eps)
-        self.mlp = FeedForward(architecture)
+        if position != "before":
+            self.attention_output_norm = norm(architecture, width)
+        if position != "after":
+            self.post_attention_layernorm = norm(architecture, width)
+        experts = architecture.experts if architecture.has_experts(index) else None
+        self.mlp = MixtureOfExperts(architecture, experts) if experts else FeedForward(architecture)
+        if position != "before":
+            self.mlp_output_norm = norm(architecture, width)
+        self.before, self.after = position != "after", position != "before"
+        self.parallel, self.residual_scale = architecture.parallel, architecture.residual_scale
 
     def forward(
         self,
         states: Float[Tensor, "B T D"],
-        turn: Turn,
+        turn: Turn | None,
         visible: Tensor | None,
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
-        states = states + self.self_attn(self.input_layernorm(states), turn, visible, cache, attention)
-        return states + self.mlp(self.post_attention_layernorm(states))
+        mixed = self.self_attn(self.input_layernorm(states) if self.before else states, turn, visible, cache, attention)
+        after_attention = states + self._scaled(self.attention_output_norm(mixed) if self.after else mixed)
+        inputs = states if self.parallel else after_attention
+        output = self.mlp(self.post_attention_layernorm(inputs) if self.before else inputs)
+        return after_attention + self._scaled(self.mlp_output_norm(output) if self.after else output)
+
+    def _scaled(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return states if self.residual_scale == 1.0 else states * self.residual_scale
 
 
 class SelfAttention(nn.Module):
-    """Grouped-query attention with a norm on every query and key (Dehghani et al. 2023) before the rotation."""
+    """Grouped-query attention, optionally with norms on queries and keys before the rotation (Dehghani et al. 2023)."""
 
     def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
         super().__init__()
         width, size = architecture.width, architecture.head_dim
-        self.index, self.head_dim = index, size
+        queries, keys = architecture.heads * size, architecture.kv_heads * size
+        self.index, self.head_dim, self.qk_norm = index, size, architecture.qk_norm
         self.attend = BACKENDS[attention]
-        self.q_proj = Linear(width, architecture.heads * size)
-        self.k_proj = Linear(width, architecture.kv_heads * size)
-        self.v_proj = Linear(width, architecture.kv_heads * size)
-        self.o_proj = Linear(architecture.heads * size, width)
-        self.q_norm = RMSNorm(size, architecture.norm_eps)
-        self.k_norm = RMSNorm(size, architecture.norm_eps)
+        self.rotates = index not in architecture.unrotated_layers
+        self.options = AttentionOptions(
+            architecture.attention_scale,
+            architecture.attention_softcap,
+            architecture.window if index in architecture.window_layers else None,
+        )
+        has_bias = "qkv" in architecture.biases
+        self.q_proj = Linear(width, queries, bias=has_bias)
+        self.k_proj = Linear(width, keys, bias=has_bias)
+        self.v_proj = Linear(width, keys, bias=has_bias)
+        self.o_proj = Linear(queries, width, bias="output" in architecture.biases)
+        if self.qk_norm != "none":
+            per_head = self.qk_norm == "head"
+            self.q_norm = norm(architecture, size if per_head else queries)
+            self.k_norm = norm(architecture, size if per_head else keys)
 
     def forward(
         self,
         states: Float[Tensor, "B T D"],
-        turn: Turn,
+        turn: Turn | None,
         visible: Tensor | None,
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
-        queries = rotate(self.q_norm(self._heads(self.q_proj(states))), turn)
-        keys = rotate(self.k_norm(self._heads(self.k_proj(states))), turn)
+        queries, keys = self._queries_and_keys(states)
+        if turn is not None and self.rotates:
+            queries, keys = rotate(queries, turn), rotate(keys, turn)
         values = self._heads(self.v_proj(states)).transpose(1, 2)
         queries, keys = queries.transpose(1, 2), keys.transpose(1, 2)
         if cache is not None:
             keys, values = cache.write(self.index, keys, values)
-        mixed = (attention or self.attend)(queries, keys, values, visible)
+        mixed = (attention or self.attend)(queries, keys, values, visible, self.options)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+    def _queries_and_keys(self, states: Float[Tensor, "B T D"]) -> tuple[Tensor, Tensor]:
+        queries, keys = self.q_proj(states), self.k_proj(states)
+        if self.qk_norm == "projection":
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
+        queries, keys = self._heads(queries), self._heads(keys)
+        return (self.q_norm(queries), self.k_norm(keys)) if self.qk_norm == "head" else (queries, keys)
 
     def _heads(self, states: Float[Tensor, "B T N"]) -> Float[Tensor, "B T H E"]:
         return states.unflatten(-1, (-1, self.head_dim))
-
-
-class FeedForward(nn.Module):
-    """The feed-forward network: SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.gate_proj = Linear(architecture.width, architecture.feedforward)
-        self.up_proj = Linear(architecture.width, architecture.feedforward)
-        self.down_proj = Linear(architecture.feedforward, architecture.width)
-
-    def forward(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down_proj(F.silu(self.gate_proj(states)) * self.up_proj(states))
-
-
-class RMSNorm(nn.Module):
-    """RMSNorm: x / rms(x) * weight (Zhang & Sennrich 2019), computed in fp32."""
-
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, states: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        return F.rms_norm(states.float(), self.weight.shape, self.weight.float(), self.eps).type_as(states)
-
-
-Turn = tuple[Float[Tensor, "B T 1 F"], Float[Tensor, "B T 1 F"]]
-"""Cosine and sine of the rotary angles of each position."""
-
-
-class Rotary(nn.Module):
-    """Tables of the rotary angles (Su et al. 2021), in fp32 and not saved."""
-
-    cosine: Tensor
-    sine: Tensor
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.architecture = architecture
-        shape = architecture.context, architecture.head_dim // 2
-        self.register_buffer("cosine", torch.empty(shape), persistent=False)
-        self.register_buffer("sine", torch.empty(shape), persistent=False)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Compute the tables; call again after `to_empty` of a model on the meta device."""
-        device, size = self.cosine.device, self.architecture.head_dim
-        if device.type == "meta":
-            return
-        # On the CPU, so that all devices use identical angles.
-        frequencies = 1.0 / self.architecture.rope_base ** (torch.arange(0, size, 2, device="cpu").float() / size)
-        angles = torch.outer(torch.arange(self.architecture.context, device="cpu").float(), frequencies)
-        self.cosine, self.sine = angles.cos().to(device), angles.sin().to(device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
-        """Move the tables with the model, but do not round them in `model.bfloat16()`."""
-        super()._apply(fn, recurse)
-        if self.cosine.dtype != torch.float32:
-            self.reset_parameters()
-        return self
-
-    def forward(self, tokens: int, positions: Int[Tensor, "B T"] | None) -> Turn:
-        if positions is None:
-            return self.cosine[None, :tokens, None], self.sine[None, :tokens, None]
-        return self.cosine[positions].unsqueeze(2), self.sine[positions].unsqueeze(2)
-
-
-def rotate(states: Float[Tensor, "B T H E"], turn: Turn) -> Float[Tensor, "B T H E"]:
-    """Rotate each pair (i, i + E/2) by the angle of its position: the half-split convention of Llama and Qwen."""
-    cosine, sine = turn
-    first, second = states.chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).type_as(states)
-
-
-class Linear(nn.Linear):
-    """A linear layer without bias, initialized to zero."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)
 
 
 class Embedding(nn.Embedding):

@@ -56,7 +56,7 @@ class Config(TuningSettings, TextSettings, MatrixOptimizerSettings):
     replay: float = Field(0.25, ge=0, lt=1)
     """Share of each batch that is pretraining text, which limits forgetting."""
     sequence_length: int | None = Field(None, ge=2)
-    """Tokens of a row; by default the model's context."""
+    """Tokens of a row; by default the model's context, at most 2,048."""
     schedule: str = "cosine"
     warmup_fraction: Fraction = 0.1  # pyright: ignore[reportIncompatibleVariableOverride]
     eval_fraction: Fraction = Field(0.05, gt=0)

@@ -107,7 +107,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
         shape, plan, text=config.text, available=text.tokens_available, token_bytes=text.bytes_per_token
     )
     folder = context.draft_folder()
-    blueprint = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": predicted}
+    blueprint = {"architecture": shape.as_json(), "training": plan.as_json(), "prediction": predicted}
     (folder / "blueprint.json").write_text(json.dumps(blueprint, indent=2) + "\n", encoding="utf-8")
     (folder / "report.md").write_text(as_markdown(_page(blueprint)), encoding="utf-8")
     if speed:

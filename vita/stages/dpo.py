@@ -84,7 +84,7 @@ class Config(TuningSettings, PreferenceLossConfig):
     eval_fraction: Fraction = 0.1
     compile: Uncompiled = "auto"  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
-    """Maximum number of tokens of a prompt and its answer. Default: the context length of the model."""
+    """Maximum tokens of a prompt and its answer. Default: the context of the model, at most 2,048."""
     on_long: OnLong = "drop"
     """Handling of pairs that are too long: drop, or truncate (if at least one token of each answer remains)."""
     shuffle_labels: bool = neutral(False)

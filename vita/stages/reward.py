@@ -64,7 +64,7 @@ class Config(TuningSettings):
     early_stop_margin: float = Field(3.0, gt=0)
     """Mean margin of the held-out pairs from which training stops."""
     max_length: int | None = Field(None, ge=2)
-    """Maximum tokens of a prompt with its answer; longer pairs are dropped. By default the model's context."""
+    """Tokens of a prompt with its answer; longer pairs are dropped. Default: the model's context, at most 2,048."""
     shuffle_labels: bool = neutral(False)
     """Swap the answers of random pairs: a control run, which must not learn anything."""
 

@@ -57,7 +57,7 @@ class Config(TuningSettings):
     batch_size: Count = 8  # pyright: ignore[reportIncompatibleVariableOverride]
     warmup_fraction: Fraction = 0.05  # pyright: ignore[reportIncompatibleVariableOverride]
     max_length: int | None = Field(None, ge=2)
-    """Maximum number of tokens per row. Default: the context length of the model."""
+    """Maximum number of tokens per row. Default: the context of the model, at most 2,048."""
     on_long: Literal["truncate", "drop"] = "truncate"
     """Handling of dialogues that are too long: truncate (cut off the end) or drop."""
     packing: bool = True

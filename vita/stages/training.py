@@ -204,8 +204,12 @@ class TrainedModel:
             write_report(report, folder / "report")
 
 
+ROW_TOKENS = 2048
+"""Tokens of a row by default, for models with a longer context; rows of 100,000 tokens would fill the memory."""
+
+
 def row_length(length: int | None, architecture: Architecture, *, where: str) -> int:
-    """Return the tokens of a row: the setting `where`, or the context of the model, which it must not exceed."""
+    """Return the tokens of a row: the setting `where`, by default the context of the model, at most `ROW_TOKENS`."""
     if length and length > architecture.context:
         raise ConfigError(where, expected=f"at most {architecture.context}, the model's context", got=length)
-    return length or architecture.context
+    return length or min(architecture.context, ROW_TOKENS)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vita.nn.transformer import Transformer
+from vita.nn.transformer import OutputHead, Transformer
 from vita.train.microbatches import loss_chunk_size
 
 # B batch, T position, D width, V vocabulary, N positions of all rows, C those of a chunk
@@ -35,7 +35,7 @@ def language_modelling(model: Transformer, tensors: Tensors) -> tuple[Tensor, di
         documents=None if documents is None else documents[:, :-1],
         positions=None if positions is None else positions[:, :-1],
     )
-    sums = next_token(hidden, model.head_weight, ids[:, 1:], None if learn is None else learn[:, 1:])
+    sums = next_token(hidden, model.head, ids[:, 1:], None if learn is None else learn[:, 1:])
     return sums.loss, {"accuracy": sums.correct}
 
 
@@ -52,7 +52,7 @@ class LossSums(NamedTuple):
 
 def next_token(
     hidden: Float[Tensor, "B T D"],
-    head_weight: Float[Tensor, "V D"],
+    head: OutputHead,
     targets: Int[Tensor, "B T"],
     mask: Bool[Tensor, "B T"] | None = None,
     *,
@@ -64,8 +64,8 @@ def next_token(
     sec. 5). Without targets the sum and all gradients are 0.
     """
     weights = torch.ones_like(targets, dtype=torch.float32) if mask is None else mask.float()
-    flat = hidden.flatten(0, 1), head_weight, targets.flatten(), weights.flatten(), z_loss
-    loss, correct = _LinearCrossEntropy.apply(*flat)
+    flat = hidden.flatten(0, 1), head.weight, targets.flatten(), weights.flatten()
+    loss, correct = _LinearCrossEntropy.apply(*flat, z_loss, head.scale, head.softcap)
     return LossSums(loss, correct, weights.sum())
 
 
@@ -85,15 +85,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets: Int[Tensor, "N"],
         weights: Float[Tensor, "N"],
         z_loss: float,
+        scale: float,
+        softcap: float | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         cast_head = head.to(hidden.dtype)
         size = loss_chunk_size(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
         losses, correct, grad_hidden, grad_head = [], [], [], None
+        plain = scale == 1.0 and softcap is None
+        output_head = OutputHead(cast_head, scale, softcap)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            loss, chunk_correct, hidden_gradient, head_gradient = _chunk_loss(
-                hidden[part], cast_head, targets[part], weights[part], z_loss, needed
+            chunk = hidden[part], targets[part], weights[part], z_loss, needed
+            loss, chunk_correct, hidden_gradient, head_gradient = (
+                _chunk_loss(cast_head, *chunk) if plain else _scaled_chunk_loss(output_head, *chunk)
             )
             losses.append(loss)
             correct.append(chunk_correct)
@@ -106,15 +111,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss, total_correct
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         gradient = gradients[0]
-        return grad_hidden * gradient.to(grad_hidden.dtype), grad_head * gradient.to(grad_head.dtype), None, None, None
+        by_hidden, by_head = grad_hidden * gradient.to(grad_hidden.dtype), grad_head * gradient.to(grad_head.dtype)
+        return by_hidden, by_head, None, None, None, None, None
 
 
 def _chunk_loss(
-    hidden: Float[Tensor, "C D"],
     head: Float[Tensor, "V D"],
+    hidden: Float[Tensor, "C D"],
     targets: Int[Tensor, "C"],
     weights: Float[Tensor, "C"],
     z_loss: float,
@@ -139,3 +145,29 @@ def _chunk_loss(
     grad_head = (cast_exponentials.mT @ (hidden.to(compute_dtype) * scale).to(hidden.dtype)).to(compute_dtype)
     grad_head = grad_head.index_add(0, targets, -weights[:, None] * hidden.to(compute_dtype))
     return loss, correct, grad_hidden.to(hidden.dtype), grad_head
+
+
+def _scaled_chunk_loss(
+    head: OutputHead,
+    hidden: Float[Tensor, "C D"],
+    targets: Int[Tensor, "C"],
+    weights: Float[Tensor, "C"],
+    z_loss: float,
+    needed: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Compute the same for a head that scales or limits its logits, whose derivative is 1 - (logit / limit)^2."""
+    compute_dtype = torch.promote_types(hidden.dtype, torch.float32)
+    logits = head.logits(hidden).to(compute_dtype)
+    log_total = logits.logsumexp(-1)
+    target_logits = logits.gather(1, targets[:, None])[:, 0]
+    loss = (weights * (log_total - target_logits + z_loss * log_total**2)).sum()
+    correct = (weights * (target_logits >= logits.amax(-1))).sum()
+    if not needed:
+        return loss, correct, None, None
+    gradient = torch.exp(logits - log_total[:, None]) * (weights * (1 + 2 * z_loss * log_total))[:, None]
+    gradient = gradient.scatter_add(1, targets[:, None], -weights[:, None].to(compute_dtype)) * head.scale
+    if head.softcap is not None:
+        gradient = gradient * (1 - (logits / head.softcap) ** 2)
+    cast_gradient = gradient.to(hidden.dtype)
+    grad_head = (cast_gradient.mT @ hidden).to(compute_dtype)
+    return loss, correct, cast_gradient @ head.weight, grad_head

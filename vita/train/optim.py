@@ -150,7 +150,7 @@ def parameter_role(name: str, parameter: Tensor) -> ParameterRole:
         return "critic"
     if parameter.ndim < 2:
         return "scalars"
-    if "embed_tokens" in name:
+    if "embed_tokens" in name or "embed_positions" in name:
         return "embedding"
     return "head" if name.startswith(("lm_head", "score")) else "matrices"
 

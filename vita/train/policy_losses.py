@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vita.nn.transformer import OutputHead
 from vita.train.choices import Aggregation, Importance
 
 # B answer (row), T its token, N tokens of all answers, D width, V vocabulary
@@ -170,13 +170,13 @@ class TokenLogprobs(NamedTuple):
 
 
 def token_logprobs(
-    hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"], *, chunk_logits: int = 2**22
+    hidden: Float[Tensor, "N D"], head: OutputHead, tokens: Int[Tensor, "N"], *, chunk_logits: int = 2**22
 ) -> TokenLogprobs:
     """Compute the log-probability of each token at temperature 1, and the entropy.
 
     About `chunk_logits` logits are in memory at a time; several chunks are recomputed in the backward pass.
     """
-    size = max(1, chunk_logits // len(head))
+    size = max(1, chunk_logits // len(head.weight))
     pieces = list(zip(hidden.split(size), tokens.split(size), strict=True))
     if len(pieces) == 1:
         return _chunk_logprobs(hidden, head, tokens)
@@ -187,10 +187,8 @@ def token_logprobs(
     return TokenLogprobs(*(torch.cat(column) for column in zip(*chunks, strict=True)))
 
 
-def _chunk_logprobs(
-    hidden: Float[Tensor, "N D"], head: Float[Tensor, "V D"], tokens: Int[Tensor, "N"]
-) -> TokenLogprobs:
-    logs = F.linear(hidden, head.to(hidden.dtype)).float().log_softmax(-1)
+def _chunk_logprobs(hidden: Float[Tensor, "N D"], head: OutputHead, tokens: Int[Tensor, "N"]) -> TokenLogprobs:
+    logs = head.logits(hidden).float().log_softmax(-1)
     return TokenLogprobs(logs.gather(1, tokens[:, None])[:, 0], -(logs.exp() * logs).sum(-1))
 
 

@@ -96,7 +96,7 @@ class TokenStats(NamedTuple):
 def compute_token_stats(model: Transformer, ids: Int[Tensor, "B T1"], mask: Bool[Tensor, "B T"]) -> TokenStats:
     """Compute log-probability and entropy of the targets in the mask; the head is applied only to them."""
     hidden = model.hidden(ids[:, :-1])
-    stats = token_logprobs(hidden[mask], model.head_weight, ids[:, 1:][mask])
+    stats = token_logprobs(hidden[mask], model.head, ids[:, 1:][mask])
     zeros = torch.zeros_like(mask, dtype=stats.logprobs.dtype)
     return TokenStats(*(zeros.masked_scatter(mask, values) for values in stats))
 

@@ -51,7 +51,7 @@ def log_probabilities(model: Transformer, ids: Int[Tensor, "B T"], learn: Bool[T
     """
     hidden = model.hidden(ids[:, :-1])
     rows, positions = learn[:, 1:].nonzero(as_tuple=True)
-    stats = token_logprobs(hidden[rows, positions], model.head_weight, ids[:, 1:][rows, positions])
+    stats = token_logprobs(hidden[rows, positions], model.head, ids[:, 1:][rows, positions])
     return torch.zeros(len(ids), device=ids.device).index_add(0, rows, stats.logprobs)
 
 

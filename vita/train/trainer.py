@@ -247,6 +247,10 @@ class Trainer:
             return False
         device = torch.device(self.world.device).type
         pays = flops >= MIN_COMPILE_FLOPS.get(device, float("inf"))
+        if self.model.architecture.experts:  # the number of tokens of an expert differs between batches
+            if self.training.compile == "yes":
+                raise ConfigError("compile", "a mixture of experts cannot be compiled", hint="set `compile: auto`")
+            return False
         if self.training.compile == "yes":
             if not _can_compile(self.world.device):
                 hint = "install a C++ compiler and Python's headers, or set `compile: no`"
@@ -281,6 +285,8 @@ def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Trans
             module.attend = attention
     # Looked up in float32 and rounded then, so that a frequent token's gradients add up in float32.
     rounded.model.embed_tokens.register_forward_hook(lambda module, inputs, states: states.bfloat16())
+    if rounded.architecture.positions == "learned":
+        rounded.model.embed_positions.register_forward_hook(lambda module, inputs, states: states.bfloat16())
     return rounded
 
 

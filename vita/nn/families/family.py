@@ -1,0 +1,52 @@
+"""A model family: how its `config.json` and its weight files are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vita.nn.architecture import Architecture
+from vita.nn.families.config_reader import ConfigReader
+from vita.nn.families.weight_map import OWN_NAMES, WeightNames
+from vita.spine.registry import Registry
+
+
+@dataclass(frozen=True)
+class Family:
+    """The format of a family's model folders."""
+
+    causal_class: str
+    """Class of the language model in transformers."""
+    classifier_class: str
+    """Class of the sequence classifier in transformers, as which reward models are saved."""
+    read: Callable[[ConfigReader], dict[str, Any]]
+    """Return the fields of `Architecture` of a `config.json`."""
+    write: Callable[[Architecture], dict[str, Any]]
+    """Return the keys of `config.json` beside those that all families share."""
+    names: WeightNames = OWN_NAMES
+    """Names and layouts of the weights."""
+
+
+FAMILIES = Registry[Family]("model family", plural="model_families")
+
+
+def add_family(
+    model_type: str,
+    prefix: str,
+    *,
+    write: Callable[[Architecture], dict[str, Any]],
+    names: WeightNames = OWN_NAMES,
+    causal_class: str | None = None,
+) -> Callable[[Callable[[ConfigReader], dict[str, Any]]], Callable[[ConfigReader], dict[str, Any]]]:
+    """Return a decorator that registers a family by the function that reads its `config.json`.
+
+    `prefix` is that of the classes in transformers: `Llama` in `LlamaForCausalLM`.
+    """
+
+    def register(read: Callable[[ConfigReader], dict[str, Any]]) -> Callable[[ConfigReader], dict[str, Any]]:
+        causal = causal_class or f"{prefix}ForCausalLM"
+        FAMILIES.add(model_type)(Family(causal, f"{prefix}ForSequenceClassification", read, write, names))
+        return read
+
+    return register

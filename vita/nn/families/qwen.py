@@ -1,0 +1,86 @@
+"""Qwen 2, Qwen 3, and Qwen 3 with a mixture of experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vita.nn.architecture import Architecture
+from vita.nn.families.config_keys import bias_keys, layer_types, rope_keys, size_keys
+from vita.nn.families.config_reader import ConfigReader
+from vita.nn.families.family import add_family
+from vita.nn.families.weight_map import WeightNames
+
+
+def _window_keys(architecture: Architecture) -> dict[str, Any]:
+    first = min(architecture.window_layers, default=architecture.layers)
+    return {
+        "use_sliding_window": architecture.window is not None,
+        "sliding_window": architecture.window,
+        "max_window_layers": first,
+        "layer_types": layer_types(architecture),
+    }
+
+
+def _windows(config: ConfigReader, layers: int) -> dict[str, Any]:
+    """The window of Qwen: only if `use_sliding_window`, in the layers from `max_window_layers` on."""
+    if not config.get("use_sliding_window", False):
+        config.expect("layer_types", ["full_attention"] * layers if config.get("layer_types") else None)
+        return {}
+    return config.windows(config.get("sliding_window", 4096), range(config.get("max_window_layers", 28), layers))
+
+
+def _write_qwen2(architecture: Architecture) -> dict[str, Any]:
+    return {**size_keys(architecture), **rope_keys(architecture), **_window_keys(architecture)}
+
+
+@add_family("qwen2", "Qwen2", write=_write_qwen2)
+def read_qwen2(config: ConfigReader) -> dict[str, Any]:
+    """Qwen 2 and 2.5: queries, keys and values always have a bias (Yang et al. 2024)."""
+    values = {**config.sizes(kv_heads=32, biases=("qkv",), activation=config.activation()), **config.rope()}
+    return {**values, **_windows(config, values["layers"])}
+
+
+def _write_qwen3(architecture: Architecture) -> dict[str, Any]:
+    return {**_write_qwen2(architecture), **bias_keys(architecture)}
+
+
+@add_family("qwen3", "Qwen3", write=_write_qwen3)
+def read_qwen3(config: ConfigReader) -> dict[str, Any]:
+    """Qwen 3: a norm on every query and key head (Yang et al. 2025)."""
+    sizes = config.sizes(
+        kv_heads=32, head_dim=128, qk_norm="head", biases=config.biases(), activation=config.activation()
+    )
+    return {**sizes, **config.rope(), **_windows(config, sizes["layers"])}
+
+
+def _write_qwen3_moe(architecture: Architecture) -> dict[str, Any]:
+    experts = architecture.experts
+    assert experts is not None
+    return {
+        **_write_qwen3(architecture),
+        "num_experts": experts.count,
+        "num_local_experts": experts.count,
+        "num_experts_per_tok": experts.active,
+        "moe_intermediate_size": experts.feedforward,
+        "norm_topk_prob": experts.normalized,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": list(experts.dense_layers),
+        "output_router_logits": False,
+    }
+
+
+@add_family("qwen3_moe", "Qwen3Moe", write=_write_qwen3_moe, names=WeightNames(layer={"mlp.router": "mlp.gate"}))
+def read_qwen3_moe(config: ConfigReader) -> dict[str, Any]:
+    """Qwen 3 with a mixture of experts; the window, if used, is in all layers."""
+    sizes = config.sizes(kv_heads=4, qk_norm="head", biases=config.biases(), activation=config.activation())
+    layers, step = sizes["layers"], config.get("decoder_sparse_step", 1)
+    dense = {*config.get("mlp_only_layers", ()), *(layer for layer in range(layers) if (layer + 1) % step)}
+    window = config.get("sliding_window", 4096) if config.get("use_sliding_window", False) else None
+    experts = {
+        "count": config.get("num_local_experts") or config.get("num_experts", 128),
+        "active": config.get("num_experts_per_tok", 8),
+        "feedforward": config.get("moe_intermediate_size", 768),
+        "normalized": config.get("norm_topk_prob", False),
+        "dense_layers": tuple(sorted(dense)),
+    }
+    return {**sizes, **config.rope(), "experts": experts, **config.windows(window, range(layers))}

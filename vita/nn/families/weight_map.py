@@ -1,0 +1,197 @@
+"""Translation between the names and layouts of weight files and the decoder's own.
+
+The decoder has separate projections with rows as outputs. Files of some families fuse queries, keys and values, store
+matrices transposed, or use other names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from vita.nn.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class WeightNames:
+    """Names and layouts of a family's files, where they differ from those of the decoder."""
+
+    top: Mapping[str, str] = field(default_factory=dict)
+    """Own names of modules outside of the layers to those in files: `{"model.norm": "transformer.ln_f"}`."""
+    layers: str = "model.layers"
+    """Prefix of the layers in files."""
+    layer: Mapping[str, str] = field(default_factory=dict)
+    """Own names of modules within a layer to those in files; `{}` is the number of an expert."""
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Modules in files to the own modules whose rows they hold, in order."""
+    interleaved: frozenset[str] = frozenset()
+    """Fused modules whose rows alternate between their parts in each head."""
+    transposed: frozenset[str] = frozenset()
+    """Modules in files whose columns are outputs."""
+    ignored: str | None = None
+    """Pattern of tensors in files that are not parameters: masks and tables of older versions."""
+    aliases: tuple[tuple[str, str], ...] = ()
+    """Patterns of names of older versions, and their replacements."""
+
+
+OWN_NAMES = WeightNames()
+"""Files with the names and layouts of the decoder: Llama, Qwen."""
+
+
+@dataclass(frozen=True)
+class FileModule:
+    """A module of the weight files, and the own modules that it holds."""
+
+    own: tuple[str, ...]
+    """Names of the decoder's modules."""
+    rows: tuple[int, ...]
+    """Outputs of each."""
+    heads: int = 0
+    """Heads in which the rows alternate between the own modules; 0 where each holds consecutive rows."""
+    transposed: bool = False
+    """Columns are outputs in files."""
+
+    def split(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Split rows (outputs) of the file's module into those of the own modules."""
+        if len(self.own) == 1:
+            return (tensor,)
+        if self.heads:
+            per_head = tensor.unflatten(0, (self.heads, len(self.own), -1))
+            return tuple(per_head[:, index].flatten(0, 1) for index in range(len(self.own)))
+        return tensor.split(self.rows, dim=0)
+
+    def join(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        """Join rows of the own modules into those of the file's module."""
+        if len(self.own) == 1:
+            return tensors[0]
+        if self.heads:
+            return torch.stack([tensor.unflatten(0, (self.heads, -1)) for tensor in tensors], dim=1).flatten(0, 2)
+        return torch.cat(tensors, dim=0)
+
+
+class WeightMap:
+    """The names of all modules of an architecture, in files and in the decoder."""
+
+    def __init__(self, architecture: Architecture, names: WeightNames) -> None:
+        self.names = names
+        self.modules: dict[str, FileModule] = {}
+        """Modules of the files by name."""
+        self._file_names: dict[str, str] = {}
+        rows = module_rows(architecture)
+        for own in rows:
+            self._file_names[own] = self._file_name(own)
+        groups: dict[str, list[str]] = {}
+        for own, file_name in self._file_names.items():
+            groups.setdefault(file_name, []).append(own)
+        for file_name, own in groups.items():
+            short = self._short(file_name)
+            order = names.fused.get(short)
+            if order:
+                own.sort(key=lambda name, order=order: order.index(_within_layer(name)))
+            heads = architecture.heads if short in names.interleaved else 0
+            sizes = tuple(rows[name] for name in own)
+            self.modules[file_name] = FileModule(tuple(own), sizes, heads, short in names.transposed)
+
+    def file_name(self, parameter: str) -> str:
+        """Return the name of the tensor that holds an own parameter."""
+        module, _, suffix = parameter.rpartition(".")
+        return f"{self._file_names.get(module, module)}.{suffix}"
+
+    def to_own(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the own parameters in a tensor of a file; unknown names stay as they are."""
+        for pattern, replacement in self.names.aliases:
+            name = re.sub(pattern, replacement, name)
+        if self.names.ignored and re.fullmatch(self.names.ignored, name):
+            return
+        file_module, _, suffix = name.rpartition(".")
+        module = self.modules.get(file_module)
+        if module is None:
+            yield name, tensor
+            return
+        rows = tensor.mT if module.transposed and tensor.ndim == 2 else tensor
+        if len(module.own) > 1 and rows.shape[0] != sum(module.rows):
+            yield name, tensor  # reported with the name and the shape in the file
+            return
+        for own, part in zip(module.own, module.split(rows), strict=True):
+            yield f"{own}.{suffix}", part
+
+    def to_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of a file; parameters of no known module keep their names."""
+        tensors = {}
+        remaining = dict(state)
+        for file_name, module in self.modules.items():
+            for suffix in ("weight", "bias"):
+                if f"{module.own[0]}.{suffix}" not in remaining:
+                    continue
+                rows = module.join(tuple(remaining.pop(f"{own}.{suffix}") for own in module.own))
+                tensors[f"{file_name}.{suffix}"] = rows.mT if module.transposed and rows.ndim == 2 else rows
+        return {**tensors, **remaining}
+
+    def _file_name(self, own: str) -> str:
+        match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", own)
+        if not match:
+            return self.names.top.get(own, own)
+        layer, within = match.groups()
+        return f"{self.names.layers}.{layer}.{self._name_within(within)}"
+
+    def _name_within(self, within: str) -> str:
+        for file_name, parts in self.names.fused.items():
+            if within in parts:
+                return file_name
+        expert = re.fullmatch(r"(mlp\.experts\.)(\d+)(\..+)", within)
+        if expert:
+            template = f"{expert[1]}{{}}{expert[3]}"
+            return self.names.layer.get(template, template).format(expert[2])
+        return self.names.layer.get(within, within)
+
+    def _short(self, file_name: str) -> str:
+        prefix = re.escape(self.names.layers)
+        return re.sub(rf"^{prefix}\.\d+\.", "", file_name)
+
+
+def _within_layer(own: str) -> str:
+    return own.split(".", 3)[3]
+
+
+def module_rows(architecture: Architecture) -> dict[str, int]:
+    """Return the number of rows (outputs) of each module with parameters, by its own name."""
+    width = architecture.width
+    rows = {"model.embed_tokens": architecture.vocabulary}
+    if architecture.positions == "learned":
+        rows["model.embed_positions"] = architecture.context
+    for layer in range(architecture.layers):
+        rows |= {f"model.layers.{layer}.{name}": size for name, size in _layer_rows(architecture, layer).items()}
+    rows["model.norm"] = width
+    if not architecture.tied:
+        rows["lm_head"] = architecture.vocabulary
+    return rows
+
+
+def _layer_rows(architecture: Architecture, layer: int) -> dict[str, int]:
+    width, size = architecture.width, architecture.head_dim
+    queries, keys = architecture.heads * size, architecture.kv_heads * size
+    rows = {}
+    if architecture.norm_position != "after":
+        rows |= {"input_layernorm": width, "post_attention_layernorm": width}
+    if architecture.norm_position != "before":
+        rows |= {"attention_output_norm": width, "mlp_output_norm": width}
+    rows |= {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys, "self_attn.o_proj": width}
+    if architecture.qk_norm == "head":
+        rows |= {"self_attn.q_norm": size, "self_attn.k_norm": size}
+    if architecture.qk_norm == "projection":
+        rows |= {"self_attn.q_norm": queries, "self_attn.k_norm": keys}
+    if architecture.experts is None or not architecture.has_experts(layer):
+        return rows | _feedforward_rows("mlp", architecture.feedforward, architecture)
+    rows["mlp.router"] = architecture.experts.count
+    for expert in range(architecture.experts.count):
+        rows |= _feedforward_rows(f"mlp.experts.{expert}", architecture.experts.feedforward, architecture)
+    return rows
+
+
+def _feedforward_rows(prefix: str, inner: int, architecture: Architecture) -> dict[str, int]:
+    gate = {f"{prefix}.gate_proj": inner} if architecture.gated else {}
+    return {**gate, f"{prefix}.up_proj": inner, f"{prefix}.down_proj": architecture.width}
