@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.shapes import check_shapes
 
 __all__ = ["any_ledger", "ledger_url", "postgres_server"]
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # the tests need no network; tests of the Hub start a server of their own
 check_shapes("vita")
 # A shell without job control starts background commands with SIGINT ignored; the commands under test inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

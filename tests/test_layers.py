@@ -1,6 +1,6 @@
 """Imports only go down the layers, checked in the source text; every violation is named with its line.
 
-    spine <- data | nn <- stats <- train | infer <- reporting <- evals | redteam | rl | gates | design
+    spine <- data | nn <- stats <- train | infer <- formats <- reporting <- evals | redteam | rl | gates | design
           <- rights | monitoring | review <- server <- cards <- stages | recipes <- life <- cli
 
 Packages of one layer do not import one another; neither do stages, which meet through artifacts. No two files import
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = [("spine",), ("data", "nn"), ("stats",), ("train", "infer"), ("reporting",)]
+STEPS = [("spine",), ("data", "nn"), ("stats",), ("train", "infer"), ("formats",), ("reporting",)]
 STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring", "review")]
 STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",)]
 SUBPACKAGES = {

@@ -1,6 +1,7 @@
 """The life file: YAML that declares the steps of a life, their settings and its gates.
 
     name: cat
+    model: Qwen/Qwen3-0.6B@main   # optional: the model to start from; it is adopted before the first step
     settings:               # for every stage that has a setting of this name
       seed: 0
     stages:                 # in order; the key is the step's name, `stage:` names another stage
@@ -13,7 +14,8 @@
       release: {model: sft, bars: [{report: test_chat, figure: world/held_out/accuracy, at_least: 0.8}]}
 
 An input slot is filled by the latest earlier step whose output has its kind. `inputs: {model: sft}` selects another
-step, `inputs: {model: "@DIGEST"}` an artifact of the store. `vita live NAME` runs a built-in recipe,
+step, `inputs: {model: "@DIGEST"}` an artifact of the store; a name of the store, an id of the Hugging Face Hub, a model
+folder or a GGUF file select a model as well. `vita live NAME` runs a built-in recipe,
 `vita live path/to/life.yaml` a file.
 """
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from typing import Any
 from pydantic import Field
 
 import vita.recipes
+from vita.formats.hub_reference import GGUF_SUFFIX
 from vita.gates.policy import Policy
 from vita.spine.config import InputPath, Settings, build, nearest, override, read_yaml, unknown_name
 from vita.spine.errors import ConfigError, PlanError
@@ -39,7 +42,11 @@ from vita.spine.renamed_stages import present_stage
 from vita.spine.stage import Stage, read_stage
 from vita.spine.store import Artifact
 from vita.stages import own_stages
+from vita.stages.kinds import Model
 
+ADOPT = "adopt"
+"""The stage that adopts a model, and the name of its step."""
+_DIGEST = re.compile(r"@[0-9a-f]{64}")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -50,6 +57,9 @@ class LifeFile(Settings):
     """Name of the life; its artifacts are called `name/step`."""
     about: str = ""
     """Description for readers."""
+    model: str | None = Field(default=None, min_length=1)
+    """The model to start from: an id of the Hugging Face Hub (`owner/name@revision`), a folder, a GGUF file or a name
+    in the store."""
     variables: dict[str, Any] = Field(default_factory=dict)
     """Values of `${name}` in the file; `--set variables.name=value` overrides one."""
     settings: dict[str, Any] = Field(default_factory=dict)
@@ -73,10 +83,17 @@ class Life:
         return self.file.name
 
 
-def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | None = None) -> Life:
+def read_life(
+    reference: str,
+    *,
+    assignments: Sequence[str] = (),
+    until: str | None = None,
+    find: Callable[[str], str | None] = lambda reference: None,
+) -> Life:
     """Read the life in a file or recipe, with `--set` overrides (`pretrain.steps=100`, `settings.seed=1`).
 
-    Relative paths are relative to the folder of the file; those of a built-in recipe to the working folder.
+    Relative paths are relative to the folder of the file; those of a built-in recipe to the working folder. `find`
+    returns the digest of a name in the store, or None.
     """
     path = find_recipe(reference)
     base = Path() if path in recipes().values() else path.parent
@@ -87,8 +104,12 @@ def read_life(reference: str, *, assignments: Sequence[str] = (), until: str | N
     variables = _substitute(variables, variables, where=f"{path.name}.variables")
     file = build(LifeFile, _substitute(raw, variables, where=path.name), where=path.name)
     steps: list[Step] = []
+    models = _ModelReferences(steps, find, base)
+    start = models.source(file.model, ADOPT, where=f"{path.name}.model") if file.model else None
     for name, settings in file.stages.items():
-        steps.append(_step(name, dict(settings or {}), file, steps, where=path.name, base=base))
+        if any(step.name == name for step in steps):
+            raise ConfigError(f"{path.name}.stages.{name}", "is the name of the step that adopts the model already")
+        steps.append(_step(name, dict(settings or {}), file, models, start, where=path.name))
     unused = [name for name in file.settings if not any(name in step.stage.config.model_fields for step in steps)]
     if unused:
         fields = {field for step in steps for field in step.stage.config.model_fields}
@@ -148,10 +169,12 @@ def configure(
     return _resolve_paths(config, base) if base != Path() else config
 
 
-def wire(declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
+def wire(
+    declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str], *, where: str, start: str | None = None
+) -> dict[str, str]:
     """Return slot -> step: the selected step, or the latest earlier step whose output has the kind of the slot.
 
-    A slot with `explicit_only` stays empty unless a step is selected.
+    A slot with `explicit_only` stays empty unless a step is selected. `start` is the model that the life starts from.
     """
     before = list(earlier)
     names = [slot.name for slot in declaration.slots]
@@ -161,6 +184,8 @@ def wire(declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str],
     input_sources: dict[str, str] = {}
     for slot in declaration.slots:
         source = chosen.get(slot.name) or (None if slot.explicit_only else _latest(slot.kind, before))
+        if source is None and slot.kind is Model and not slot.explicit_only:
+            source = start
         if source is None:
             if slot.optional:
                 continue
@@ -184,9 +209,53 @@ def wire(declaration: Stage, earlier: Iterable[Step], chosen: Mapping[str, str],
     return input_sources
 
 
+class _ModelReferences:
+    """Turns the references of a life file into sources of inputs; a model outside of the store gets a step `adopt`."""
+
+    def __init__(self, steps: list[Step], find: Callable[[str], str | None], base: Path) -> None:
+        self.steps, self.base, self._find = steps, base, find
+
+    def source(self, reference: str, name: str, *, where: str) -> str:
+        """Return the source of a model: `@digest`, or the step that adopts it, which is added under `name`."""
+        if _DIGEST.fullmatch(reference):
+            return reference
+        path = self.base / Path(reference).expanduser()
+        if not path.exists() and (digest := self._find(reference)) is not None:
+            return f"@{digest}"
+        declaration = stage(ADOPT)
+        config = configure(declaration, {"model": reference}, where=where, shared={}, base=self.base)
+        same = next((step.name for step in self.steps if step.stage.name == ADOPT and step.config == config), None)
+        if same is None:
+            taken = {step.name for step in self.steps}
+            same = next(label for label in (name, *(f"{name}-{i}" for i in range(2, 1000))) if label not in taken)
+            self.steps.append(Step(same, declaration, config))
+        return same
+
+    def sources(self, declaration: Stage, chosen: Mapping[str, str], *, where: str) -> dict[str, str]:
+        """Return slot -> source for the inputs that a step selects."""
+        kinds = {slot.name: slot.kind for slot in declaration.slots}
+        names = {step.name for step in self.steps}
+        result: dict[str, str] = {}
+        for slot, reference in chosen.items():
+            spot = f"{where}.inputs.{slot}"
+            if reference in names or slot not in kinds or _DIGEST.fullmatch(reference):
+                result[slot] = reference
+            elif kinds[slot] is Model and self._is_model(reference):
+                result[slot] = self.source(reference, ADOPT, where=spot)
+            else:
+                digest = self._find(reference)
+                result[slot] = f"@{digest}" if digest else reference
+        return result
+
+    def _is_model(self, reference: str) -> bool:
+        """Return True for a reference that names a model outside of the life, not a misspelt step."""
+        return "/" in reference or reference.endswith(GGUF_SUFFIX) or (self.base / reference).is_dir()
+
+
 def _step(
-    name: str, values: dict[str, Any], file: LifeFile, earlier: Sequence[Step], *, where: str, base: Path
+    name: str, values: dict[str, Any], file: LifeFile, models: _ModelReferences, start: str | None, *, where: str
 ) -> Step:
+    base, earlier = models.base, models.steps
     at = f"{where}.stages.{name}"
     stage_name = values.pop("stage", name)
     chosen, gate = values.pop("inputs", None) or {}, values.pop("gate", None)
@@ -200,7 +269,8 @@ def _step(
         )
     declaration = stage(stage_name)
     config = configure(declaration, values, where=at, shared=file.settings, base=base)
-    input_sources = wire(declaration, earlier, {slot: str(value) for slot, value in chosen.items()}, where=at)
+    chosen = models.sources(declaration, {slot: str(value) for slot, value in chosen.items()}, where=at)
+    input_sources = wire(declaration, earlier, chosen, where=at, start=start)
     if gate is not None and (model := input_sources.get("model", file.gates[gate].model)) != file.gates[gate].model:
         raise PlanError(f"{at}.gate", f"`{gate}` is for `{file.gates[gate].model}`, and this step takes `{model}`")
     return Step(name, declaration, config, input_sources, gate=f"{file.name}/{gate}" if gate else None)
@@ -261,8 +331,7 @@ def _variable(name: str, variables: Mapping[str, Any], where: str) -> Any:
 
 def _resolve_paths(settings: Any, base: Path) -> Any:
     if isinstance(settings, InputPath):
-        remote = "://" in settings or Path(settings).expanduser().is_absolute()
-        return settings if remote else InputPath(base / settings)
+        return settings.below(base)
     if isinstance(settings, Settings):
         changed = {name: _resolve_paths(getattr(settings, name), base) for name in type(settings).model_fields}
         return settings.model_copy(update=changed)

@@ -113,7 +113,7 @@ def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
         (["live", "nowhere.yaml"], 2, "nowhere.yaml: there is no such file"),
         (["live", "cat", "--set", "sft.stepz=3"], 2, "`stepz` is not known here; did you mean `steps`?"),
         (["live", "cat", "--until", "sfd"], 2, "did you mean `sft`?"),
-        (["chat", "nothing/there"], 4, "is not a name, digest or folder"),
+        (["chat", "nothing/there"], 6, "is not a name, digest or folder; as an id of the Hub: is not in the cache"),
         (["curate", "nowhere.txt"], 3, "nowhere.txt: no such file"),
         (["design", "--depth", "2", "--params", "1M"], 2, "set one of parameters, depth and budget"),
         (["design", "--budget", "soon"], 2, "budget"),

@@ -55,8 +55,15 @@ def prompt_files(folder: Path) -> None:
     (folder / "prompts.txt").write_text("\n".join(questions) + "\n", encoding="utf-8")
 
 
+def model_folder(folder: Path) -> None:
+    """The folder of a Hugging Face model."""
+    models = [path.parent for path in folder.glob("vita-store/folders/*/chat_template.jinja")]
+    shutil.copytree(models[0], folder / "models" / "mine", ignore=shutil.ignore_patterns("report"))
+
+
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
+HUB = "it needs the Hugging Face Hub; tests/formats/test_adopt.py runs it with a local one"
 HARNESS = """\
 lm_eval --model local-completions --tasks lambada_openai \\
     --model_args model=mine,base_url=http://127.0.0.1:8000/v1/completions,max_length=512"""
@@ -79,6 +86,13 @@ PAGES = {
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),
     "docs/serving.md": Page(not_run={HARNESS: "it downloads the task; tests/server/test_harness.py runs a local one"}),
     "docs/stages/adapt.md": Page(files=law_files),
+    "docs/stages/adopt.md": Page(
+        files=model_folder,
+        not_run={
+            "vita adopt Qwen/Qwen3-0.6B": HUB,
+            "vita adopt Qwen/Qwen3-0.6B --revision c1899de289a04d12100db370d81485cdf75e47ca": HUB,
+        },
+    ),
     "docs/stages/curate.md": Page(files=book_files),
     "docs/stages/dpo.md": Page(typed=QUESTION),
     "docs/stages/redteam.md": Page(files=other_model),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vita.cards.model_card import Card
@@ -34,7 +34,8 @@ def front_matter(card: Card) -> dict[str, Any]:
     tags = ["vita", *(["conversational"] if card.chat else []), *(["synthetic-data"] if card.is_synthetic else [])]
     results = list(_results(card))
     return {
-        **_licence(card.licences),
+        **_licence(card),
+        **_base_model(card),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": tags,
@@ -44,13 +45,34 @@ def front_matter(card: Card) -> dict[str, Any]:
     }
 
 
-def _licence(licences: Sequence[str]) -> dict[str, Any]:
-    """Return the hub's `license`: the licence of the data, since the weights state none."""
-    if not licences or licences == [NO_LICENCE]:
+def _licence(card: Card) -> dict[str, Any]:
+    """Return the hub's `license`: that of the base model together with those of the data."""
+    base = card.origin.get("license_name") or card.origin.get("license")
+    stated = [licence for licence in card.licences if licence != NO_LICENCE]
+    licences = list(dict.fromkeys(licence.lower() for licence in [*([str(base)] if base else []), *stated]))
+    if not licences:
         return {"license": "unknown"}
-    if len(licences) == 1 and licences[0].lower() in _HUB_LICENCES:
-        return {"license": licences[0].lower()}
-    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", "-and-".join(licences).lower()).strip("-")}
+    if len(licences) == 1:
+        return _single_licence(card, licences[0])
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", "-and-".join(licences)).strip("-")}
+
+
+def _single_licence(card: Card, licence: str) -> dict[str, Any]:
+    """Return the fields of one licence; one that the hub does not know keeps the name and link of the base model."""
+    known = str(card.origin.get("license") or "").lower()
+    if licence in _HUB_LICENCES or (licence == known and known != "other"):
+        return {"license": licence}
+    link = {"license_link": card.origin["license_link"]} if card.origin.get("license_link") else {}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence).strip("-"), **link}
+
+
+def _base_model(card: Card) -> dict[str, Any]:
+    """Return the hub's `base_model` of a model that was made from one of the Hub."""
+    if card.is_adopted:
+        base = [str(name) for name in card.origin.get("base_models") or ()]
+        return {"base_model": base[0] if len(base) == 1 else base} if base else {}
+    model = card.origin.get("hub")
+    return {"base_model": str(model), "base_model_relation": "finetune"} if model else {}
 
 
 def _hub_datasets(card: Card) -> list[str]:

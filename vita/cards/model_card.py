@@ -97,6 +97,18 @@ class Card:
         return provenance.licences(self.data)
 
     @property
+    def origin(self) -> Mapping[str, Any]:
+        """The record of the adopted model that this model was made from; empty without one."""
+        adopted = [artifact.run for artifact in self.lineage if artifact.run and artifact.run.stage == "adopt"]
+        return (adopted[0].record or {}) if adopted else {}
+
+    @property
+    def is_adopted(self) -> bool:
+        """True if the model is the adopted model itself, not one that was made from it."""
+        artifact = next((artifact for artifact in self.lineage if artifact.digest == self.digest), None)
+        return bool(artifact and artifact.run and artifact.run.stage == "adopt")
+
+    @property
     def is_synthetic(self) -> bool:
         """True if all training data comes from the built-in world."""
         return bool(self.data) and all(source.source.startswith(("world:", "built-in world")) for source in self.data)
@@ -115,7 +127,8 @@ class Card:
             "lineage": [artifact.as_json() for artifact in self.lineage],
             "plan_vs_actual": [vars(row) for row in self.plan],
             "measured": [evaluation.as_json() for evaluation in self.evaluations],
-            "parent": self.parent, "gates": list(self.gates), "moves": [vars(move) for move in self.moves],
+            "parent": self.parent, "origin": dict(self.origin),
+            "gates": list(self.gates), "moves": [vars(move) for move in self.moves],
             "findings": list(self.findings), "releases": list(self.releases), "deployments": list(self.deployments),
             "feedback": dict(self.feedback), "service": dict(self.service), "successor": self.successor,
             "unreadable": list(self.gaps), "vita": __version__,

@@ -156,9 +156,22 @@ def _model_rows(card: Card) -> list[tuple[str, str]]:
         ("made by", stage),
         ("made on", f"{wording.moment(run.ended)} UTC" if run else "unknown"),
         ("parent model", card.parent_name or "none: random weights, or unknown origin"),
-        ("licence of the weights", "not stated; the front matter names the licences of the data"),
+        *_origin_rows(card),
         ("licences of the data", ", ".join(card.licences) or "unknown"),
         ("successor", card.successor or "none"),
+    ]
+
+
+def _origin_rows(card: Card) -> list[tuple[str, str]]:
+    """Return the origin and the licence of the weights that the model was made from."""
+    origin = card.origin
+    if not origin:
+        return [("licence of the weights", "not stated; the front matter names the licences of the data")]
+    revision = f" at revision {origin['revision']}" if origin.get("revision") else ""
+    licence = origin.get("license_name") or origin.get("license")
+    return [
+        ("base model", f"{origin.get('origin', 'unknown')}{revision}"),
+        ("licence of the base model", str(licence) if licence else "not stated in its card"),
     ]
 
 

@@ -11,6 +11,7 @@ from vita.cards.life_record import StepRecord
 from vita.stats.intervals import Interval
 
 STAGES: Mapping[str, tuple[str, str]] = {
+    "adopt": ("Adoption", "Takes an open-weight model from the Hub, a folder or a GGUF file, with its origin."),
     "design": ("Design", "Plans the size of the model and its training, and predicts the results."),
     "curate": ("Curation", "Filters the text and splits it into training and held-out documents."),
     "tokenize": ("Tokenizer", "Trains the tokenizer and encodes the text."),

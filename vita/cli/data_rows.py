@@ -37,7 +37,7 @@ def rows_of_life(
     from vita.life import read_life
     from vita.stages.kinds import Model
 
-    read = read_life(life)
+    read = read_life(life, find=workspace.find_in_store)
     steps = {step.name: step for step in read.plan.steps}
     if step not in steps:
         raise unknown_name("--step", step, steps)
@@ -56,11 +56,17 @@ def rows_of_life(
         | {name: value for name, value in settings.items() if value is not None}
     )
     digest = None if model else workspace.latest(read.name, Model)
+    if not model and not digest and read.file.model:
+        model = str(Path(life).parent / read.file.model) if _is_local(life, read.file.model) else read.file.model
     if not model and not digest:
         hint = "name one with --model"
         raise ConfigError("data show", f"the life `{read.name}` has no model yet whose tokenizer to use", hint=hint)
     folder = _folder(workspace, model or f"@{digest}")
     return source_rows(sources, Tokenizer.load(folder), folder=folder, count=count, reading=reading)
+
+
+def _is_local(life: str, model: str) -> bool:
+    return (Path(life).parent / model).exists()
 
 
 def _reading(settings: Mapping[str, Any]) -> EncodingDefaults:
@@ -78,5 +84,10 @@ def _tokenizer(workspace: Workspace, data: str, model: str | None) -> Path | Non
 
 
 def _folder(workspace: Workspace, reference: str) -> Path:
-    folder = Path(reference) if Path(reference).is_dir() else workspace.find(reference).path
+    if Path(reference).is_dir():
+        folder = Path(reference)
+    elif workspace.known_digest(reference):
+        folder = workspace.find(reference).path
+    else:
+        folder = workspace.store.open(workspace.model(reference)).path
     return folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder

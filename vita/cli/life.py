@@ -48,7 +48,7 @@ def live(
     from vita.spine.plan import execute
 
     workspace = open_workspace(ctx)
-    read = read_life(life, assignments=set_ or (), until=until)
+    read = read_life(life, assignments=set_ or (), until=until, find=workspace.find_in_store)
     steps = [step.name for step in read.plan.steps]
     for name in rerun or ():
         if name not in steps:
@@ -104,7 +104,7 @@ def plan(
     from vita.spine.plan import forecast
 
     workspace = open_workspace(ctx)
-    read = read_life(life, assignments=set_ or (), until=until)
+    read = read_life(life, assignments=set_ or (), until=until, find=workspace.find_in_store)
     predictions = forecast(read.plan, workspace.store, workspace.ledger)
     artifacts = {prediction.step.name: prediction.artifact for prediction in predictions if prediction.artifact}
     advice = warnings(read.plan, read.file.gates, known=artifacts, store=workspace.store)

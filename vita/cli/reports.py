@@ -50,7 +50,8 @@ def card(
     from vita.cards.model_card_page import card_body, write
 
     workspace = open_workspace(ctx)
-    model_card = gather(workspace.ledger, workspace.store, workspace.digest(model))
+    digest = workspace.known_digest(model) or workspace.model(model)
+    model_card = gather(workspace.ledger, workspace.store, digest)
     if output is not None:
         with writing(output):
             write(model_card, output)

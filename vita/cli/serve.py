@@ -115,7 +115,7 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
             return read_release(path.resolve())
         create_release(path, folder, name=_plain(name or path.resolve().name), digest=_digest_of(workspace, path))
         return read_release(folder)
-    digest = workspace.digest(reference)
+    digest = workspace.known_digest(reference) or workspace.model(reference)
     if workspace.store.manifest(digest).kind == Release.kind:
         return read_release(workspace.store.open(digest, Release).path)
     model = workspace.store.open(digest, Model)

@@ -18,6 +18,7 @@ import typer
 import yaml
 
 from vita.cli.app import open_workspace
+from vita.cli.model_reference import is_external
 from vita.cli.options import JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.config import Settings, override, read_yaml, yaml_value
@@ -38,6 +39,7 @@ _SHORT = {"parameters": ["--params"], "eval_fraction": ["--held-out"]}
 def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     """Return the function of a stage's command, with a signature from the declaration, and its summary."""
 
+    from vita.formats.model_source import ModelSource
     from vita.life import stage as load_stage
 
     stage = load_stage(stage_name)
@@ -50,7 +52,9 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
     for slot in stage.slots:
         default = "none" if slot.explicit_only else f"the newest {slot.kind.kind} in --life"
         description = slot.description or f"The {slot.kind.kind} to use."
-        text = f"{description} A name, a digest or a folder. Default: {default}."
+        forms = "A name, a digest, a folder, a GGUF file or an id of the Hugging Face Hub"
+        forms = forms if slot.kind.kind == "model" else "A name, a digest or a folder"
+        text = f"{description} {forms}. Default: {default}."
         if slot.optional and not slot.explicit_only:
             text += f" `{NOTHING}` uses none."
         if slot.name == "model" and "sources" not in options:
@@ -62,7 +66,10 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
             )
     for field in _ordered_fields(stage.config):
         info = stage.config.model_fields[field]
-        if field not in options:
+        if info.annotation is ModelSource:
+            text = " ".join((info.description or "").split())
+            options[f"set_{field}"] = (str, typer.Argument(metavar="MODEL", help=text))
+        elif field not in options:
             spellings = [f"--{field.replace('_', '-')}", *_SHORT.get(field, ())]
             text = " ".join((info.description or "").split())
             default = "" if info.is_required() else _default_text(info.get_default(call_default_factory=True))
@@ -96,7 +103,8 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
 
     parameters = [Parameter("ctx", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for name, (kind, option) in options.items():
-        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]))
+        missing = Parameter.empty if kind is str else None  # an argument without a default is required
+        parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=missing, annotation=Annotated[kind, option]))
     parameters.append(Parameter("life", Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, life]))
     if not has_name:
         alias = Parameter(
@@ -127,8 +135,8 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     values = override(values, options["assignments"] or ())
     config = configure(stage, values, where=stage.name, shared={}, base=Path())
     input_sources = {}
-    # The newest artifacts of the life, such as tokens, do not belong to a model that comes from a folder.
-    foreign = any(Path(options[name]).is_dir() for name in options if name.startswith("slot_") and options[name])
+    # The newest artifacts of the life, such as tokens, do not belong to a model that comes from outside of the store.
+    foreign = any(is_external(options[name]) for name in options if name.startswith("slot_") and options[name])
     for slot in stage.slots:
         reference = options.get(f"slot_{slot.name}")
         if reference == NOTHING and slot.optional:

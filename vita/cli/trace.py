@@ -23,6 +23,7 @@ from vita.spine.errors import StoreError
 if TYPE_CHECKING:
     from vita.spine.lineage import Edge, Lineage
 
+_PLACES = {"hub": "the Hub:", "folder": "the folder", "gguf": "the GGUF file"}
 _INDENT = 2
 _ROOM_FOR_TEXT = 60
 """Columns left for the text of a line; the indentation takes the rest of the window."""
@@ -55,10 +56,26 @@ class Labels:
                 self._kinds[digest] = "missing"
         return self._kinds[digest]
 
+    @cached_property
+    def origins(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return digest -> the record of its newest adoption, for every adopted model."""
+        runs = self.workspace.ledger.find(stage="adopt", state="done")
+        return {run.artifact: run.record or {} for run in runs if run.artifact}
+
     def title(self, digest: str) -> Text:
         """Return a short description of an artifact."""
         name = ", ".join(self.names.get(digest, ())) or digest[:12]
-        return line((name, "bold"), f" {self.kind(digest)} {digest[:12]}")
+        return line((name, "bold"), f" {self.kind(digest)} {digest[:12]}", (self.origin_text(digest), "dim"))
+
+    def origin_text(self, digest: str) -> str:
+        """Return where an adopted model comes from; empty for other artifacts."""
+        origin = self.origins.get(digest)
+        if not origin:
+            return ""
+        revision = f" at revision {origin['revision'][:12]}" if origin.get("revision") else ""
+        place = _PLACES.get(str(origin.get("format")), "")
+        licence = origin.get("license_name") or origin.get("license") or "licence not stated"
+        return f" (adopted from {place} {origin.get('origin')}{revision}, {licence})"
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -125,10 +142,13 @@ def _as_json(digest: str, sides: Mapping[str, Lineage], labels: Labels, depth: i
     def side(graph: Lineage) -> list[dict[str, Any]]:
         return [
             {"distance": graph.distances[source] + 1, "slot": edge.slot, "digest": edge.digest, "of": source,
-             "names": labels.names.get(edge.digest, []), "kind": labels.kind(edge.digest), "stage": edge.run.stage}
+             "names": labels.names.get(edge.digest, []), "kind": labels.kind(edge.digest), "stage": edge.run.stage,
+             "origin": dict(labels.origins.get(edge.digest, {})) or None}
             for source in graph.distances for edge in graph.edges.get(source, ())
             if depth is None or graph.distances[source] < depth
         ]  # fmt: skip
 
     left_out = {name: _left_out(graph, depth) for name, graph in sides.items()}
-    return {"digest": digest, **{name: side(graph) for name, graph in sides.items()}, "left_out": left_out}
+    origin = dict(labels.origins.get(digest, {})) or None
+    graphs = {name: side(graph) for name, graph in sides.items()}
+    return {"digest": digest, "origin": origin, **graphs, "left_out": left_out}

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from vita.cli.app import errors_console
-from vita.cli.workspace import with_user_paths
+from vita.cli.folders import with_user_paths
 from vita.spine import machine
 from vita.spine.console import line, one_line
 from vita.spine.disk import explain_disk

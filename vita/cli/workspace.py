@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from vita.reporting import REPORT_FILE
+from vita.cli import model_reference
+from vita.cli.folders import check_folder, remember_user_path
 from vita.spine import machine
 from vita.spine.config import nearest
 from vita.spine.console import open_console
 from vita.spine.disk import explain_disk
-from vita.spine.errors import DataError, ModelError, StoreError, VitaError
+from vita.spine.errors import StoreError
 from vita.spine.events import Events, JsonLines
 from vita.spine.machine import Machine
 from vita.spine.plain_text import with_article
@@ -27,37 +27,7 @@ if TYPE_CHECKING:
     from vita.spine.ledger import Ledger
 
 A = TypeVar("A", bound=Artifact)
-_ADOPTED: dict[str, tuple[str, str]] = {}
-"""Digest -> (folder in the store, folder of the user) of the artifacts that this process adopted."""
-
-
-def with_user_paths(message: str) -> str:
-    """Replace paths of adopted copies in the store by the folders that the user named."""
-    for digest, (copy, folder) in _ADOPTED.items():
-        mention = rf"\b(?:[a-z]+ )?{digest[:12]}[0-9a-f]*"  # `model 1a2b3c4d5e6f`
-        message = re.sub(mention, folder.replace("\\", r"\\"), message.replace(copy, folder))
-    return message
-
-
-_REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
-    "blueprint": ("blueprint.json", StoreError, "make one with `vita design`"),
-    "corpus": ("train/*.jsonl.zst", DataError, "make a corpus with `vita curate`"),
-    "tokens": ("tokenizer.json", StoreError, "make tokens with `vita tokenize`"),
-    "model": ("config.json", ModelError, "a model is a Hugging Face model folder"),
-    "reward": ("config.json", ModelError, "a reward model is a Hugging Face model folder"),
-    "report": (REPORT_FILE, StoreError, "make a report with `vita test`"),
-    "release": ("release.json", ModelError, "make a release with `vita release`"),
-    "feedback": ("feedback.jsonl", DataError, "collect feedback with `vita feedback collect`"),
-    "preferences": ("preferences.jsonl", DataError, "make preferences with `vita refine`"),
-}
-"""Kind -> a file that each of its folders holds, and the error if it is missing."""
-
-
-def _check_folder(folder: Path, kind: str) -> None:
-    """Refuse a folder of another kind before it is copied into the store."""
-    pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
-    if not any(folder.glob(pattern)):
-        raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 def _present_reference(reference: str, ledger: Ledger) -> str | None:
@@ -115,31 +85,54 @@ class Workspace:
     # -- references
 
     def find(self, reference: str, kind: type[A] = Artifact) -> A:
-        """Return the artifact of a name (`cat/sft`), a digest prefix, or a folder."""
+        """Return the artifact of a name (`cat/sft`), a digest prefix, or a folder.
+
+        A model may also be an id of the Hugging Face Hub or a GGUF file; it is adopted into the store.
+        """
+        if kind.kind == "model":
+            return self.store.open(self.model(reference), kind)
         if Path(reference).is_dir() and reference not in self.ledger.all_names():
-            return self.adopt(Path(reference), kind)
+            return self.import_folder(Path(reference), kind)
         return self.store.open(self.digest(reference), kind)
+
+    def model(self, reference: str) -> str:
+        """Return the digest of a model: a name, a digest prefix, an id of the Hub, a folder or a GGUF file."""
+        return model_reference.find_model(self._model_lookup(), reference)
+
+    def find_in_store(self, reference: str) -> str | None:
+        """Return the digest of a model that a life file names, or None if it is not in the store."""
+        return model_reference.find_in_store(self._model_lookup(), reference)
+
+    def _model_lookup(self) -> model_reference.ModelLookup:
+        events = partial(self.events, model_reference.LIFE, quiet=True)
+        return model_reference.ModelLookup(
+            self.store, self.ledger, self.machine, events, self.digest, self.known_digest
+        )
 
     def digest(self, reference: str) -> str:
         """Return the digest of a name or a digest prefix."""
+        if digest := self.known_digest(reference):
+            return digest
         reference = reference.removeprefix("@")
-        by_name = self.ledger.named(reference)
-        if by_name:
-            return by_name
-        matches = (
-            [digest for digest in self.store.digests() if digest.startswith(reference)] if len(reference) >= 4 else []
-        )
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise StoreError(reference, f"is the beginning of {len(matches)} digests", hint="give more characters")
         close = _present_reference(reference, self.ledger) or nearest(reference, self.ledger.all_names())
         hint = f"did you mean `{close}`?" if close else "`vita ls` lists the artifacts"
         raise StoreError(reference, "is not a name, digest or folder", hint=hint)
 
+    def known_digest(self, reference: str) -> str | None:
+        """Return the digest of a name or a digest prefix, or None; a prefix of several digests is refused."""
+        reference = reference.removeprefix("@")
+        if digest := self.ledger.named(reference):
+            return digest
+        if len(reference) < 4 or not set(reference) <= _HEXADECIMAL:
+            return None
+        matches = [digest for digest in self.store.digests() if digest.startswith(reference)]
+        if len(matches) > 1:
+            raise StoreError(reference, f"is the beginning of {len(matches)} digests", hint="give more characters")
+        return matches[0] if matches else None
+
     def weights(self, reference: str) -> str:
         """Return the digest of a model, or of the model that a release (`cat/release`, `cat:1`) pins."""
-        digest = self.ledger.named(f"release/{reference}") or self.digest(reference)
+        digest = self.ledger.named(f"release/{reference}") or self.known_digest(reference) or self.model(reference)
         kind = self.store.manifest(digest).kind
         if kind == "release":
             return str(json.loads(self.store.read(digest, "release.json"))["model"])
@@ -147,27 +140,17 @@ class Workspace:
             raise StoreError(reference, expected="a model or a release", got=with_article(kind))
         return digest
 
-    def adopt(self, folder: Path, kind: type[A]) -> A:
-        """Import an external folder, such as a Hugging Face model, into the store as an artifact."""
+    def import_folder(self, folder: Path, kind: type[A]) -> A:
+        """Import a folder of another kind than a model, such as a report, into the store as an artifact."""
         if kind is Artifact:
             raise StoreError(str(folder), "is a folder; this command takes a name or digest from `vita ls`")
-        _check_folder(folder, kind.kind)
+        check_folder(folder, kind.kind)
         with self.store.temporary("adopt") as draft:
             shutil.copytree(folder, draft, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-            artifact = self._known_model(draft, kind) or self.store.commit(Draft(kind, draft))
+            artifact = self.store.commit(Draft(kind, draft))
         self.ledger.log("adopted", artifact.digest, kind=kind.kind, folder=folder.name)
-        _ADOPTED[artifact.digest] = (str(artifact.path), str(folder))
+        remember_user_path(artifact, folder)
         return artifact
-
-    def _known_model(self, folder: Path, kind: type[A]) -> A | None:
-        """Return the model of the store that has exactly these files, or None."""
-        if kind.kind != "model":
-            return None
-        from vita.gates.weights import hash_files, match_model
-
-        match = match_model(self.ledger, self.store, hash_files(folder))
-        matches = [digest for digest in match.exact if self.store.manifest(digest).kind == kind.kind]
-        return self.store.open(matches[0], kind) if matches and self.store.has(matches[0]) else None
 
     def latest(self, life: str, kind: type[Artifact]) -> str | None:
         """Return the digest of the newest artifact of `kind` named `life/...`."""

@@ -64,6 +64,15 @@ class InputPath(str):
 
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
 
+    def below(self, base: Path) -> InputPath:
+        """Return the path relative to `base`, the folder of the life file; URLs and absolute paths stay unchanged."""
+        is_remote = "://" in self or Path(self).expanduser().is_absolute()
+        return self if is_remote else type(self)(base / self)
+
+    def identify(self, ledger: Any, *, where: str) -> str | None:
+        """Return the identity of content that is not in files; None to identify the path by its files."""
+        return None
+
 
 def neutral(default: Any, **constraints: Any) -> Any:
     """Declare a field that is not part of the identity while it has its default value."""

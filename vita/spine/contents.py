@@ -139,6 +139,8 @@ def choose_files(path: str, files: Iterable[KnownFile]) -> None:
 
 
 def _snapshot(path: str, ledger: Ledger, where: str) -> tuple[str, tuple[KnownFile, ...]]:
+    if isinstance(path, InputPath) and (identity := path.identify(ledger, where=where)) is not None:
+        return identity, ()
     if "://" in path:
         files = _remote_files(path, where)
         listing = [(file.name, file.digest) for file in files]

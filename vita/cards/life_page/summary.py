@@ -28,7 +28,7 @@ _KEY_FIGURES: Mapping[str, str] = {
 """End of a figure's name -> its label among the key figures."""
 PHASES: Mapping[str, tuple[str, ...]] = {
     "data": ("curate", "tokenize"),
-    "base model": ("design", "initialize", "pretrain", "adapt"),
+    "base model": ("adopt", "design", "initialize", "pretrain", "adapt"),
     "tuning": ("sft", "reward", "rlhf", "dpo"),
     "assurance": ("test", "review", "redteam"),
     "release": ("release",),

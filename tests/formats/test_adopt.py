@@ -1,0 +1,158 @@
+"""Models of the Hub, folders and names in the store are adopted by one resolver, through the real client library."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.models import save_chat_model
+from tests.hub_server import HubServer
+
+CARD = "---\nlicense: apache-2.0\nbase_model: acme/base\n---\n# Tiny\n"
+UNSAFE = {"pytorch_model.bin": b"pickle", "modeling_tiny.py": b"raise SystemExit", "original/x.safetensors": b"x"}
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = save_chat_model(tmp_path / "source")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+class Vita:
+    """Runs `vita` as a process in a folder of its own, with a Hub."""
+
+    def __init__(self, folder: Path, hub: HubServer) -> None:
+        self.folder, self.hub = folder, hub
+        self.folder.mkdir(exist_ok=True)
+
+    def __call__(self, *words: str, code: int = 0, text: str = "", **variables: str) -> str:
+        environment = self.hub.environment(self.folder, OMP_NUM_THREADS="1", VITA_DEVICE="cpu", **variables)
+        command = [sys.executable, "-m", "vita", *words]
+        done = subprocess.run(command, cwd=self.folder, env=environment, input=text, capture_output=True, text=True)
+        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+        return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture
+def vita(tmp_path: Path, hub: HubServer) -> Vita:
+    return Vita(tmp_path / "work", hub)
+
+
+def test_a_model_of_the_hub_is_adopted_with_its_origin_and_only_safe_files(vita: Vita, hub: HubServer, source: Path):
+    commit = hub.add_model("acme/tiny", source, extra=UNSAFE)
+    shown = json.loads(vita("adopt", "acme/tiny", "--json"))
+    record = shown["run"]["record"]
+    assert (record["hub"], record["revision"], record["requested"]) == ("acme/tiny", commit, "main")
+    assert (record["license"], record["base_models"], record["card"]) == ("apache-2.0", ["acme/base"], True)
+    assert record["files"] == {name: entry["sha256"] for name, entry in shown["files"].items()}
+    assert set(shown["files"]) == {path.name for path in source.iterdir()}
+    assert not any("pytorch_model" in request or "modeling_tiny" in request for request in hub.requests)
+
+    trace = vita("trace", "acme/tiny")
+    assert f"adopted from the Hub: acme/tiny at revision {commit[:12]}, apache-2.0" in trace
+
+
+def test_an_adopted_model_is_used_without_a_network_afterwards(vita: Vita, hub: HubServer, source: Path):
+    hub.add_model("acme/tiny", source)
+    vita("chat", "acme/tiny", "--max-tokens", "4", text="hello\n")  # adopts it
+    requests = len(hub.requests)
+    vita("generate", "acme/tiny", "hello", "--max-tokens", "4", HF_HUB_OFFLINE="1")
+    assert json.loads(vita("trace", "acme/tiny", "--json"))["origin"]["hub"] == "acme/tiny"
+    assert "cached" in vita("adopt", "acme/tiny", HF_HUB_OFFLINE="1")
+    assert len(hub.requests) == requests
+
+
+@pytest.mark.parametrize(
+    ("model", "variables", "message"),
+    [
+        ("acme/nothing", {}, "there is no such model, or it is private; check the id"),
+        ("acme/tiny@v9", {}, "has no revision `v9`"),
+        ("acme/gated", {}, "is gated"),
+        ("acme/tiny", {"HF_HUB_OFFLINE": "1"}, "is not in the cache, and HF_HUB_OFFLINE forbids the network"),
+        ("acme/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 cannot be reached; connect to the"),
+        ("acme/pickled", {}, "pytorch_model.bin is a pickle, which can run code and is not read"),
+    ],
+)
+def test_an_error_of_the_hub_says_what_to_do(
+    vita: Vita, hub: HubServer, source: Path, model: str, variables: dict[str, str], message: str
+):
+    hub.add_model("acme/tiny", source)
+    hub.add_model("acme/gated", source)
+    hub.repositories["acme/gated"].gated = True
+    (source / "model.safetensors").unlink()
+    hub.add_model("acme/pickled", source, extra=UNSAFE)
+    error = vita("adopt", model, code=6, **variables)
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_token_opens_a_gated_model_and_is_never_printed(vita: Vita, hub: HubServer, source: Path):
+    hub.add_model("acme/gated", source)
+    repository = hub.repositories["acme/gated"]
+    repository.gated, repository.token = True, "hf_secret123"
+    output = vita("adopt", "acme/gated", "--json", HF_TOKEN="hf_secret123")
+    assert hub.tokens == {"hf_secret123"}
+    refused = vita("adopt", "acme/gated@v2", code=6, HF_TOKEN="hf_secret123")
+    files = [path for path in (vita.folder / "vita-store").rglob("*") if path.is_file()]
+    assert not any(b"hf_secret123" in path.read_bytes() for path in files)
+    assert "hf_secret123" not in output + refused
+
+
+def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vita, hub: HubServer, source: Path):
+    hub.add_model("acme/tiny", source)
+    (vita.folder / "talks.jsonl").write_text(
+        "".join(
+            json.dumps({"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}]})
+            + "\n"
+            for i in range(12)
+        )
+    )
+    life = "name: mine\nmodel: acme/tiny\nstages:\n  sft: {sources: [{path: talks.jsonl}], steps: 2, batch_size: 2}\n"
+    (vita.folder / "life.yaml").write_text(life)
+    vita("live", "life.yaml", "--json")
+    assert "nothing to do" in vita("plan", "life.yaml")
+    trace = json.loads(vita("trace", "mine/sft", "--json"))
+    assert [(row["stage"], row["slot"], row["origin"]["hub"]) for row in trace["made_from"]] == [
+        ("sft", "model", "acme/tiny")
+    ]
+    card = vita("card", "mine/sft", "-o", "card")
+    text = (vita.folder / "card" / "README.md").read_text()
+    assert card and "base_model: acme/tiny" in text and "license: apache-2.0" in text
+
+    (source / "README.md").write_text(CARD + "changed\n")
+    hub.add_model("acme/tiny", source)
+    plan = json.loads(vita("plan", "life.yaml", "--json"))
+    assert [(row["step"], row["runs"]) for row in plan] == [("adopt", True), ("sft", True)]
+
+
+def test_a_misspelt_name_of_the_store_is_not_sent_to_the_hub(vita: Vita, hub: HubServer, source: Path):
+    vita("adopt", str(source), "--life", "cat")
+    talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]}
+    (vita.folder / "talks.jsonl").write_text(json.dumps(talk) * 1 + "\n" + json.dumps(talk).replace("a?", "c?") + "\n")
+    vita("sft", "talks.jsonl", "--life", "cat", "--steps", "1", "--batch-size", "1", "--json")
+    error = vita("chat", "cat/sfft", code=4)
+    assert "did you mean `cat/sft`?" in error
+    assert not hub.requests
+
+
+def test_code_of_a_repository_is_never_needed_or_run(vita: Vita, hub: HubServer, source: Path):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling_tiny.Tiny"}}))
+    hub.add_model("acme/mapped", source, extra=UNSAFE)
+    vita("adopt", "acme/mapped")
+    (source / "config.json").write_text(
+        json.dumps({**config, "model_type": "strange", "auto_map": {"AutoModel": "modeling_tiny.Tiny"}})
+    )
+    hub.add_model("acme/strange", source, extra=UNSAFE)
+    assert "code of its own (auto_map), which Vita does not run" in vita("adopt", "acme/strange", code=6)
