@@ -26,7 +26,7 @@ from torch import Tensor
 
 from vita.infer.batch_invariance import BatchWidths, decoding_attention
 from vita.infer.logprobs import embedding, head_logits, nan_logits, prompt_scores, token_scores
-from vita.infer.prompts import PASS_TOKENS, PromptReader
+from vita.infer.prompts import PASS_TOKENS, PromptReader, PromptState
 from vita.infer.request import (
     ActiveAnswer,
     Event,
@@ -55,12 +55,13 @@ class GenerationBatch:
         *,
         rows: int,
         widths: BatchWidths,
+        tokens: int | None = None,
         reader: PromptReader | None = None,
         clock: Callable[[], float] = time.monotonic,
         release: Callable[[int], None] = lambda answers: None,
     ) -> None:
-        """`release` is called with a number of answers when they have ended."""
-        self.model, self.rows, self.widths = model, rows, widths
+        """`tokens` is the size of the tokenizer; `release` is called with a number of answers when they have ended."""
+        self.model, self.rows, self.widths, self.tokens = model, rows, widths, tokens
         self.begun: deque[Job] = deque()
         """The jobs whose prompts are being read, or whose answers wait for free rows."""
         self.answers: dict[int, ActiveAnswer] = {}
@@ -69,7 +70,7 @@ class GenerationBatch:
         self.cache = KVCache(model.architecture, rows, free=True, dtype=weight.dtype, device=weight.device)
         self._reader = reader or PromptReader(model)
         self._attention = decoding_attention(model.attention)
-        self._sampler = Sampler([_IDLE] * (widths.smallest(rows) or rows), device=self.device)
+        self._sampler = Sampler([_IDLE] * (widths.smallest(rows) or rows), device=self.device, tokens=tokens)
         self._clock, self._release = clock, release
 
     @property
@@ -194,7 +195,8 @@ class GenerationBatch:
             if row is None:
                 return False
             sampling = job.builders[job.num_begun].sampling
-            answer = ActiveAnswer(job, job.num_begun, Sampler([sampling], device=self.device))
+            sampler = Sampler([sampling], device=self.device, tokens=self.tokens)
+            answer = ActiveAnswer(job, job.num_begun, sampler)
             job.num_begun += 1
             token, logprob = answer.sampler(answer.adjusted(logits)[None])
             self._append(answer, int(token), float(logprob), logits)
@@ -210,6 +212,7 @@ class GenerationBatch:
         """Append one token to every answer; nothing to do without answers."""
         if not self.answers:
             return
+        self._read_again()
         width = self._compact()
         tokens = torch.zeros(width, 1, dtype=torch.int64)
         for row, answer in self.answers.items():
@@ -225,6 +228,25 @@ class GenerationBatch:
                 self._append(answer, token, logprob, logits[row], row=row)
             except ModelError as error:
                 self.end(answer.job, FailedEvent(self._clock(), error))
+
+    def _read_again(self) -> None:
+        """Read texts again whose rotary frequencies change with the next token.
+
+        The cached keys were rotated with the frequencies of shorter texts (`longrope`).
+        """
+        scaling = self.model.architecture.rope_scaling
+        if scaling is None or scaling.type != "longrope":
+            return
+        for row, answer in self.answers.items():
+            length = self.cache.lengths[row]
+            if length != scaling.original_context:
+                continue
+            text = PromptState([*answer.builder.prompt, *answer.builder.ids][:length], text_length=length + 1)
+            while not text.is_read:
+                text.read_piece(self.model)
+            assert text.states is not None
+            self.cache.clear(row)
+            self.cache.put(row, text.states)
 
     def _compact(self) -> int:
         """Return the width of the step; move answers to lower rows where the width becomes smaller."""

@@ -41,6 +41,11 @@ class CompletionBuilder:
         self._logprobs: list[float] = []
         self._text: list[str] = []
 
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The tokens until now."""
+        return tuple(self._ids)
+
     def append(self, token: int, logprob: float) -> None:
         """Append a token; `finish` is set if it ends the answer."""
         self._ids.append(token)

@@ -223,7 +223,9 @@ class Engine:
         events: list[Event] = []
         waiting = deque(_jobs(builders, events.append))
         rows = min(self.widths.most_rows(self.rows), len(builders))
-        batch = GenerationBatch(self.model, rows=rows, widths=self.widths, reader=self._reader)
+        batch = GenerationBatch(
+            self.model, rows=rows, widths=self.widths, tokens=self.tokenizer.vocabulary, reader=self._reader
+        )
         while waiting or batch.busy:
             # Not around the loop: a generator would leave the mode on for its caller.
             with torch.inference_mode():

@@ -30,9 +30,12 @@ SHORT = 128
 class PromptState:
     """A prompt while it is read: its keys and values, and the outputs of the last layer."""
 
-    def __init__(self, ids: Sequence[int], *, keep_all: bool) -> None:
-        """`keep_all` keeps the outputs at all positions, otherwise only at the last one."""
-        self.ids, self.keep_all = tuple(ids), keep_all
+    def __init__(self, ids: Sequence[int], *, keep_all: bool = False, text_length: int | None = None) -> None:
+        """`keep_all` keeps the outputs at all positions, otherwise only at the last one.
+
+        `text_length` is the length of the text that the prompt begins, on which rotary frequencies may depend.
+        """
+        self.ids, self.keep_all, self.text_length = tuple(ids), keep_all, text_length or len(ids)
         self.states: TextStates | None = None
         """Keys and values, when the prompt is read."""
         self.hidden: Float[Tensor, "T D"] | None = None
@@ -55,7 +58,7 @@ class PromptState:
         if self._cache is None:
             weight = model.head_weight
             self._cache = KVCache(model.architecture, 1, dtype=weight.dtype, device=weight.device)
-            self._cache.text_length = len(self.ids)
+            self._cache.text_length = self.text_length
         start = self._cache.lengths[0]
         piece = self.ids[start : start + PASS_TOKENS]
         hidden = model.hidden(torch.tensor([piece], device=model.head_weight.device), cache=self._cache)[0]

@@ -20,8 +20,11 @@ from vita.infer.sampling import Sampling
 class Sampler:
     """Samples tokens for a batch of requests, each with its own settings and random generator."""
 
-    def __init__(self, requests: Sequence[Sampling], *, device: str | torch.device = "cpu") -> None:
-        self.requests = list(requests)
+    def __init__(
+        self, requests: Sequence[Sampling], *, device: str | torch.device = "cpu", tokens: int | None = None
+    ) -> None:
+        """`tokens` is the size of the tokenizer: the spare rows of a larger embedding are never chosen."""
+        self.requests, self.tokens = list(requests), tokens
         self._device = device
         self._generators = [random.Random(request.seed) for request in requests]
         self._current = False
@@ -31,10 +34,11 @@ class Sampler:
         if not self._current:
             self._prepare()
         logits = logits.float()
-        chosen = logits.argmax(-1)
+        allowed = logits[:, : self.tokens]
+        chosen = allowed.argmax(-1)
         greedy = self._greedy[: len(logits)]
         if not greedy.all():
-            chosen = torch.where(greedy, chosen, self._draw(logits))
+            chosen = torch.where(greedy, chosen, self._draw(allowed))
         logprobs = logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(-1)
         return chosen, logprobs
 

@@ -212,6 +212,7 @@ class Scheduler:
             self.engine.model,
             rows=self.rows,
             widths=self.widths,
+            tokens=self.engine.tokenizer.vocabulary,
             reader=self._reader,
             clock=self.clock,
             release=self._release,
