@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vita.data.tokens.chat_template import EncodedDialogue
+from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.data.tokens.packing import PackedDataset
 from vita.nn.transformer import OutputHead
 from vita.testing import tiny_model

@@ -57,8 +57,8 @@ def hash_fraction(text: str, purpose: str) -> float:
 
 
 def messages_text(messages: Sequence[Message]) -> str:
-    """Return roles and contents of messages as one text, for `hash_fraction`."""
-    return "\0".join(f"{message.role}:{message.content}" for message in messages)
+    """Return roles and texts of messages as one text, for `hash_fraction`."""
+    return "\0".join(f"{message.role}:{message.text}" for message in messages)
 
 
 def repeat_count(repeat: float, text: str) -> int:

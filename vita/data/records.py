@@ -6,6 +6,7 @@ artifact, so that a weight can be traced back to a page and its rights.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -26,18 +27,80 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function by the assistant."""
+
+    name: str
+    arguments: str = "{}"
+    """The arguments as the text of a JSON object."""
+    id: str | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Return the arguments by name."""
+        return json.loads(self.arguments)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the call in the format of the OpenAI API."""
+        row: dict[str, Any] = {"type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        return row if self.id is None else {"id": self.id, **row}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a dialogue."""
+    """One message of a dialogue."""
 
     role: Role
     content: str
     learned: bool = True
     """Of an assistant's message: whether the model learns it; otherwise it is only context for later messages."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls of functions by the assistant, after its content."""
+    tool_call_id: str | None = None
+    """Of a tool message: the id of the call of which it is the result."""
+    name: str | None = None
+    """Of a tool message: the name of the function. Otherwise the name of the author."""
+    reasoning: str | None = None
+    """The reasoning of the assistant before its content."""
+
+    @property
+    def text(self) -> str:
+        """Return all text of the message: reasoning, content and calls."""
+        calls = (f"{call.name}({call.arguments})" for call in self.tool_calls)
+        return "\n".join(part for part in (self.reasoning or "", self.content, *calls) if part)
 
     def as_row(self) -> dict[str, Any]:
-        """The message as a row of a file holds it."""
+        """Return the message as a row of a file holds it."""
         row: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            row["tool_calls"] = [call.as_row() for call in self.tool_calls]
+        optional = {"tool_call_id": self.tool_call_id, "name": self.name, "reasoning_content": self.reasoning}
+        row |= {name: value for name, value in optional.items() if value is not None}
         return row if self.learned else {**row, "weight": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateVariables:
+    """The values that a chat template reads in addition to the messages."""
+
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the assistant can call, in the format of the OpenAI API."""
+    documents: tuple[Mapping[str, Any], ...] = ()
+    """Documents for answers that cite them."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables by name: `chat_template_kwargs`, such as `enable_thinking`."""
+
+    def __bool__(self) -> bool:
+        return bool(self.tools or self.documents or self.settings)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the fields of a row that hold these values."""
+        fields = {"tools": list(self.tools), "documents": list(self.documents)}
+        fields["chat_template_kwargs"] = dict(self.settings)  # type: ignore[assignment]
+        return {name: value for name, value in fields.items() if value}
+
+
+NO_VARIABLES = TemplateVariables()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +112,8 @@ class Dialogue:
     source: str
     licence: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    variables: TemplateVariables = NO_VARIABLES
+    """Tools and further variables of the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +129,8 @@ class Preference:
     margin: float | None = None
     """Strength of the preference, if the source states it."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    variables: TemplateVariables = NO_VARIABLES
+    """Tools and further variables of the chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +144,8 @@ class UnpairedPreference:
     source: str
     licence: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    variables: TemplateVariables = NO_VARIABLES
+    """Tools and further variables of the chat template."""
 
 
 @dataclass(frozen=True, slots=True)

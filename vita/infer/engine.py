@@ -24,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from vita.data.records import Message
-from vita.data.tokens.chat_template import ChatTemplate, encode_prompt, training_clock
+from vita.data.records import NO_VARIABLES, Message, TemplateVariables
+from vita.data.tokens.chat_template import ChatTemplate, training_clock
+from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import BatchWidths, decoding_widths
@@ -121,12 +122,12 @@ class Engine:
         """The prompt that lets the model continue `text`, as at the start of a document."""
         return [self.tokenizer.document, *self.tokenizer.encode(text)]
 
-    def chat_ids(self, messages: Sequence[Message]) -> list[int]:
+    def chat_ids(self, messages: Sequence[Message], variables: TemplateVariables = NO_VARIABLES) -> list[int]:
         """The prompt that lets the model answer a dialogue, by the chat template."""
         if self.template is None:
             hint = "a base model continues text; tune it for chat first"
             raise ModelError("chat", "the model's folder holds no chat template", hint=hint)
-        return encode_prompt(self.tokenizer, self.template, messages)
+        return encode_prompt(self.tokenizer, self.template, messages, variables)
 
     # -- answers
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from vita.data.records import Message
-from vita.data.tokens.chat_template import ChatTemplate, encode_prompt
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.pretrained import Pretrained
 from vita.nn.reward import RewardTransformer

@@ -19,7 +19,7 @@ from pydantic import Field
 from vita.data.records import Message
 from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.source import Source
-from vita.data.tokens.chat_template import encode_prompt
+from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.data.world import World, WorldSettings
 from vita.data.world.users import Reaction, UserSession, UserSimulator, reactions
 from vita.data.world.visitors import WorldUsers

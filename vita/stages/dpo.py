@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from vita.train.preference_batches import PreferenceTrainingLoss
     from vita.train.trainer import StepBatch
 
-VERSION = 7
+VERSION = 8
 PARALLEL = True
 """All processes run this stage together."""
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vita.train.trainer import Trainer
     from vita.train.validation import LearningEvidence
 
-VERSION = 7
+VERSION = 8
 PARALLEL = True
 """All processes run this stage together."""
 AUTO_SHARE = 0.3

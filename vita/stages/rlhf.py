@@ -18,7 +18,7 @@ from pydantic import Field
 
 from vita.data.sources.prompts import Prompt, prompts, unique_prompts
 from vita.data.sources.read import Source
-from vita.data.tokens.chat_template import omitted_roles
+from vita.data.tokens.dialogue_encoding import omitted_roles
 from vita.data.tokens.row_counts import RecordCounts, counts_in
 from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules

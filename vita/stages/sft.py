@@ -15,7 +15,8 @@ from pydantic import Field, PositiveFloat
 from vita.data.sources.dialogue_formats import detect
 from vita.data.sources.fields import metadata_fields
 from vita.data.sources.read import Source, first_row
-from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.data.tokens.inspect import tokens
 from vita.data.tokens.loader import Loader
 from vita.data.tokens.packing import PackedDataset, PackedRows
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
-VERSION = 7
+VERSION = 8
 PARALLEL = True
 """All processes run this stage together."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vita.data.tokens.chat_template import ChatTemplate, turn_ends
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import turn_ends
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
 

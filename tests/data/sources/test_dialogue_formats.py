@@ -31,6 +31,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"prompt": [ASKED], "completion": [ANSWERED]},
     ],
     "question_answer": [{"question": "Two?", "answer": "2", "level": 3}],
+    "glaive": [
+        {"system": "SYSTEM: ", "chat": "USER: Two?\n\n\nASSISTANT: 2 <|endoftext|>\n\n\n"},
+        {"sample": "USER: Two? ASSISTANT: 2 <|endoftext|>"},
+    ],
     "self_instruct": [{"instruction": "Two?", "instances": [{"input": "", "output": "2"}]}],
 }
 
@@ -62,7 +66,7 @@ def test_system_and_history_come_first() -> None:
 
 
 def test_tool_calls_and_results_have_their_roles() -> None:
-    turns = [("human", "a"), ("function_call", "{}"), ("observation", "1"), ("gpt", "b")]
+    turns = [("human", "a"), ("function_call", '{"name": "f"}'), ("observation", "1"), ("gpt", "b")]
     row = {"conversations": [{"from": name, "value": text} for name, text in turns]}
     assert [role for role, _ in said(row)] == ["user", "assistant", "tool", "assistant"]
     assert {role for role, _ in said(row)} <= set(ROLES)
@@ -81,7 +85,7 @@ def test_plain_text_is_no_dialogue() -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "holds a number where text was expected"),
         (
             {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
-            r"`messages\[0\].tool_calls`, a field",
+            r"`messages\[0\].tool_calls\[0\]` has no function with a name",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]},

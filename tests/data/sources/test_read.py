@@ -283,9 +283,6 @@ def test_rows_that_are_no_dialogue_list_the_formats(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_shared_file_of_instructions_is_read(shared: Path) -> None:
     for file in sorted((shared / "data" / "instruct").iterdir()):
-        drops: list[DroppedRecord] = []
-        bad = "drop" if file.name.startswith("glaive") else "error"  # its rows define tools
-        found = list(dialogues(at(file, on_bad_row=bad), dropped=drops.append))
-        assert {drop.reason for drop in drops} <= {"unsupported_tools"}, file.name
+        found = list(dialogues(at(file, on_bad_row="error")))
         assert found and all(dialogue.messages for dialogue in found), file.name
         assert all(dialogue.messages[-1].role == "assistant" for dialogue in found), file.name

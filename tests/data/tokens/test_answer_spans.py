@@ -9,7 +9,8 @@ import pytest
 
 from tests.data.templates import LLAMA_3_2, QWEN_3
 from vita.data.records import Message, Role
-from vita.data.tokens.chat_template import CHATML, ChatTemplate, EncodedDialogue, encode, encode_training, turn_ends
+from vita.data.tokens.chat_template import CHATML, ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode, encode_training, turn_ends
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer

@@ -13,7 +13,8 @@ import pytest
 
 from tests.data.templates import FAMILIES, QWEN_3
 from vita.data.records import Message, Role
-from vita.data.tokens.chat_template import CHATML, ChatTemplate, EncodedDialogue, encode, encode_prompt
+from vita.data.tokens.chat_template import CHATML, ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode, encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import DataError, ModelError
 from vita.testing import byte_tokenizer
@@ -129,8 +130,8 @@ def test_neutral_content_does_not_hide_from_the_fallback_engine_either(tokenizer
 
 def test_a_template_that_leaves_the_end_of_turn_out_is_refused(tokenizer: Tokenizer) -> None:
     source = CHATML.replace(
-        "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}",
-        "{{ message['content'] }}{% endgeneration %}{{ '<|im_end|>' }}",
+        "{{ content + '<|im_end|>' }}{% endgeneration %}",
+        "{{ content }}{% endgeneration %}{{ '<|im_end|>' }}",
     )
     assert ChatTemplate(source).render(CHAT) == ChatTemplate.default().render(CHAT)
     with pytest.raises(
@@ -214,7 +215,7 @@ def test_templates_of_common_families_are_rendered_as_by_transformers(
 
 def test_a_dialogue_whose_earlier_answers_the_template_rewrites_can_be_answered(tokenizer: Tokenizer) -> None:
     """A prompt needs no mask: what could not be trained on can be served."""
-    for source in (QWEN_3, WITHOUT_TAGS.replace("message['content']", "(message['content'] if loop.last else '-')")):
+    for source in (QWEN_3, WITHOUT_TAGS.replace("{{- content +", "{{- (content if loop.last else '-') +")):
         template = ChatTemplate(source)
         text = template.render(REASONED, add_generation_prompt=True)
         assert "Two and two" not in text
@@ -247,8 +248,8 @@ def test_the_template_is_found_in_a_model_folder(tmp_path: Path) -> None:
 def test_a_template_that_puts_thoughts_before_the_answer_learns_them(tokenizer: Tokenizer) -> None:
     """As Qwen3's does: the last answer gets an empty thought that the prompt for it does not have."""
     source = WITHOUT_TAGS.replace(
-        "message['content'] + '<|im_end|>' }}\n    {%- else",
-        "('<think>\\n\\n</think>\\n\\n' if loop.last else '') + message['content'] + '<|im_end|>' }}\n    {%- else",
+        "content + '<|im_end|>' }}\n    {%- else",
+        "('<think>\\n\\n</think>\\n\\n' if loop.last else '') + content + '<|im_end|>' }}\n    {%- else",
     )
     assert "<think>" in source
     found = encode(tokenizer, ChatTemplate(source), CHAT)
@@ -256,7 +257,7 @@ def test_a_template_that_puts_thoughts_before_the_answer_learns_them(tokenizer: 
 
 
 def test_a_template_that_drops_an_earlier_answer_is_refused_rather_than_learnt_wrongly(tokenizer: Tokenizer) -> None:
-    source = WITHOUT_TAGS.replace("message['content']", "(message['content'] if loop.last else '-')")
+    source = WITHOUT_TAGS.replace("{{- content +", "{{- (content if loop.last else '-') +")
     with pytest.raises(DataError, match="does not show where answer 3 begins and ends; put"):
         encode(tokenizer, ChatTemplate(source), CHAT)
 

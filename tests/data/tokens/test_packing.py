@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue, encode
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode
 from vita.data.tokens.packing import PackedDataset, best_fit_decreasing
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.spine.errors import ConfigError, DataError

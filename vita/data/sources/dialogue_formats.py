@@ -8,10 +8,10 @@ A new format is one decorated function: the decorator names the required fields,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from vita.data.records import Message
+from vita.data.records import Message, TemplateVariables
 from vita.data.sources.fields import FormatMismatch, UnsupportedField, check_row, is_empty
 from vita.data.sources.messages import (
     Messages,
@@ -24,6 +24,8 @@ from vita.data.sources.messages import (
     parse_text_or_messages,
     system_messages,
 )
+from vita.data.sources.tool_fields import parse_variables
+from vita.data.sources.tool_text import glaive_dialogue, glaive_system
 from vita.spine.registry import Registry
 
 T = TypeVar("T")
@@ -37,6 +39,8 @@ class RowFormat(Generic[T]):
     needs: tuple[frozenset[str], ...]
     reads: frozenset[str]
     convert: Callable[[Row], T]
+    variables: Callable[[Row], TemplateVariables] = parse_variables
+    """The conversion of the fields that the chat template reads, such as `tools`."""
 
     def fits(self, row: Row) -> bool:
         """Return True if `row` has at least one field of each required group."""
@@ -101,19 +105,26 @@ def _quoted(names: Iterable[str]) -> str:
     return " with ".join(f"`{name}`" for name in names)
 
 
-def dialogue_format(name: str, *needs: str, reads: Iterable[str] = ()) -> Callable[[Callable[[Row], Messages]], Any]:
+def dialogue_format(
+    name: str, *needs: str, reads: Iterable[str] = (), variables: Callable[[Row], TemplateVariables] = parse_variables
+) -> Callable[[Callable[[Row], Messages]], Any]:
     """Register a conversion. A required field with alternative names is written `output|response`."""
-    return register_format(FORMATS, name, needs, reads)
+    return register_format(FORMATS, name, needs, reads, variables=variables)
 
 
 def register_format(
-    table: Registry[RowFormat[T]], name: str, needs: Iterable[str], reads: Iterable[str]
+    table: Registry[RowFormat[T]],
+    name: str,
+    needs: Iterable[str],
+    reads: Iterable[str],
+    *,
+    variables: Callable[[Row], TemplateVariables] = parse_variables,
 ) -> Callable[[Callable[[Row], T]], Callable[[Row], T]]:
     """Return a decorator that registers a conversion in a table of formats."""
     fields = tuple(frozenset(field.split("|")) for field in needs)
 
     def enter(convert: Callable[[Row], T]) -> Callable[[Row], T]:
-        table.add(name)(RowFormat(name, fields, frozenset().union(*fields, reads), convert))
+        table.add(name)(RowFormat(name, fields, frozenset().union(*fields, reads), convert, variables))
         return convert
 
     return enter
@@ -121,13 +132,19 @@ def register_format(
 
 @dialogue_format("messages", "messages", reads=["system"])
 def messages(row: Row) -> Messages:
-    """Convert `messages: [{role, content}]`, where content may also be a list of text parts."""
+    """Convert `messages: [{role, content}]`, where content may also be a list of text parts.
+
+    An assistant's message may have `tool_calls` and `reasoning_content`; a tool message is the result of a call.
+    """
     return [*system_messages(row), *parse_messages(row, "messages")]
 
 
 @dialogue_format("sharegpt", "conversations|conversation", reads=["system"])
 def sharegpt(row: Row) -> Messages:
-    """Convert `conversations: [{from, value}]` with human, gpt, system, function_call and observation."""
+    """Convert `conversations: [{from, value}]` with human, gpt, system, function_call and observation.
+
+    The value of function_call is the JSON of a call `{name, arguments}`, or of several calls.
+    """
     return [*system_messages(row), *parse_messages(row, first_field(row, "conversations", "conversation"))]
 
 
@@ -149,6 +166,31 @@ def alpaca(row: Row) -> Messages:
     ]
     question, answer = instruction_text(row), parse_field(row, first_field(row, "output", "response"))
     return [*system_messages(row), *earlier_messages, Message("user", question), Message("assistant", answer)]
+
+
+def _glaive_variables(row: Row) -> TemplateVariables:
+    """Return the functions in the system message of a Glaive row."""
+    variables = parse_variables(row)
+    if variables.tools:
+        return variables
+    tools = [tool for text in _glaive_systems(row) for tool in glaive_system(text)[1]]
+    return replace(variables, tools=tuple(tools))
+
+
+def _glaive_systems(row: Row) -> list[str]:
+    """Return the texts of the system messages of a Glaive row."""
+    chat = glaive_dialogue(parse_field(row, first_field(row, "chat", "sample")))
+    systems = [message.content for message in chat if message.role == "system"]
+    return [parse_field(row, "system"), *systems] if row.get("system") else systems
+
+
+@dialogue_format("glaive", "chat|sample", reads=["system"], variables=_glaive_variables)
+def glaive(row: Row) -> Messages:
+    """Convert `chat` or `sample`: a text with USER:, ASSISTANT: and FUNCTION RESPONSE:, and functions in `system`."""
+    chat = glaive_dialogue(parse_field(row, first_field(row, "chat", "sample")))
+    texts = [glaive_system(text)[0] for text in _glaive_systems(row)]
+    opening = [Message("system", text) for text in texts if text]
+    return [*opening, *(message for message in chat if message.role != "system")]
 
 
 @dialogue_format("prompt_completion", "prompt", "completion|response", reads=["system"])

@@ -75,4 +75,4 @@ def _record_text(record: Document | Dialogue | Preference | UnpairedPreference) 
 
 
 def _join_contents(messages: Iterable[Message]) -> str:
-    return "\n".join(message.content for message in messages)
+    return "\n".join(message.text for message in messages)

@@ -1,6 +1,6 @@
 """Validation of the fields of rows and messages: fields that a format reads, metadata, and unsupported fields.
 
-    check_message({"role": "assistant", "content": "", "tool_calls": [...]}, "messages[1]")   # UnsupportedField
+    check_message({"role": "user", "content": "", "images": [...]}, "messages[0]")   # UnsupportedField
     check_row(row, format.reads)
 
 A field that would change what the model reads or learns is refused by name until it is supported. In a message every
@@ -17,7 +17,14 @@ from typing import Any
 
 EMPTY_TEXTS = ("", "[]", "{}", "null")
 
-MESSAGE_FIELDS = ("role", "from", "content", "value", "weight", "loss_weight", "train")
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""Names of the field for the reasoning of an assistant's message."""
+CALL_FIELDS = ("tool_calls", "function_call")
+"""Names of the fields for the calls of an assistant's message; `function_call` holds one call."""
+MESSAGE_FIELDS = (
+    "role", "from", "content", "value", "weight", "loss_weight", "train", *CALL_FIELDS, "tool_call_id", "name",
+    *REASONING_FIELDS,
+)  # fmt: skip
 """Fields of a message that are read."""
 MESSAGE_METADATA = ("id", "timestamp", "created_at", "model", "language")
 """Fields of a message that are metadata and have no effect."""
@@ -27,27 +34,28 @@ LEARNED_MARKS = ("weight", "loss_weight", "train")
 ROW_METADATA = ("id", "source", "license", "licence", "metadata", "url", "created", "added", "language", "lang")
 """Fields of a row that are known metadata; they are not listed."""
 
-_TOOLS = "write the tools into the system message and each call as the text of its message"
-_REASONING = "write the reasoning into the message's text, as the chat template does, or remove the field"
+TEMPLATE_FIELDS = ("tools", "functions", "documents", "chat_template_kwargs")
+"""Fields of a row that the chat template reads; every format has them. `functions` is the former name of `tools`."""
+
+_CALLS = "write each call into `tool_calls` of its message"
+_TOOL_CHOICE = "remove it; the answer shows whether a function is called"
+_REASONING = "write the reasoning into `reasoning_content` of its message, or remove the field"
 _MEDIA = "only text can be learned"
 _MARK = "mark single messages instead, with `weight` 0 or 1"
 _SYSTEM = "rename it to `system` in a format that reads it, or write it as a message with the role system"
 UNSUPPORTED: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("tools", "functions", "tool_calls", "function_call", "tool_choice", "parallel_tool_calls"), _TOOLS
-    ),
-    "tool_call_id": "remove it; a result follows its call",
-    "name": "write the name into the message's text, or remove the field",
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking", "thoughts"), _REASONING),
+    **dict.fromkeys(CALL_FIELDS, _CALLS),
+    **dict.fromkeys(("tool_choice", "parallel_tool_calls"), _TOOL_CHOICE),
+    "tool_call_id": "write it into its message",
+    **dict.fromkeys((*REASONING_FIELDS, "thoughts"), _REASONING),
     **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), _MEDIA),
     **dict.fromkeys(("weight", "loss_weight", "train", "loss_mask"), _MARK),
     **dict.fromkeys(("system", "system_prompt", "system_message"), _SYSTEM),
     "history": "write earlier turns as messages, or use the format alpaca",
-    "documents": "write the documents into the text of a message",
-    **dict.fromkeys(("chat_template", "chat_template_kwargs"), "put the template into the model's folder"),
+    "chat_template": "put the template into the model's folder",
 }
 """Unsupported fields that would change what is read or learned, with a hint."""
-_MESSAGE_ONLY = {"name", "reasoning", "thoughts"}
+_MESSAGE_ONLY = {"reasoning", "thoughts"}
 """Names that are metadata in a row and unsupported only in a message."""
 
 
@@ -129,11 +137,13 @@ def check_row(
     A format reads one field of each group in `alternatives`; two fields of a group with different values are refused.
     """
     for name, value in row.items():
-        if name in reads or is_empty(value) or name in _MESSAGE_ONLY:
+        if name in reads or name in TEMPLATE_FIELDS or is_empty(value) or name in _MESSAGE_ONLY:
             continue
         if name in UNSUPPORTED and not (name in LEARNED_MARKS and value in (1, True)):
             raise UnsupportedField(name, "row", f"`{name}`, a field that is not supported here", UNSUPPORTED[name])
-        matches = get_close_matches(name, [field for field in reads if field not in row], n=1, cutoff=0.85)
+        matches = get_close_matches(
+            name, [field for field in (*reads, "tools", "chat_template_kwargs") if field not in row], n=1, cutoff=0.85
+        )
         if matches and name not in ROW_METADATA:
             raise UnsupportedField(name, "row", f"the unknown field `{name}`", f"did you mean `{matches[0]}`?")
     for names in alternatives:
@@ -146,4 +156,5 @@ def check_row(
 
 def metadata_fields(row: Mapping[str, Any], reads: Collection[str]) -> list[str]:
     """Return the fields of a row that are neither read nor known metadata."""
-    return [name for name, value in row.items() if name not in {*reads, *ROW_METADATA} and not is_empty(value)]
+    known = {*reads, *ROW_METADATA, *TEMPLATE_FIELDS}
+    return [name for name, value in row.items() if name not in known and not is_empty(value)]

@@ -24,7 +24,7 @@ def answer_flaw(messages: Sequence[Message], *, at_end: bool = False) -> Flaw | 
     answers = [message for message in messages if message.role == "assistant"]
     if not answers or (at_end and messages[-1].role != "assistant"):
         return Flaw("no_answer", "there is no answer of the assistant" + (" at the end" if at_end and answers else ""))
-    if any(message.learned and not message.content.strip() for message in answers):
+    if any(message.learned and not message.content.strip() and not message.tool_calls for message in answers):
         return Flaw("no_answer", "an answer is empty")
     if not any(message.learned for message in answers):
         return Flaw("not_learned", "every answer is marked with weight 0")

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vita.data.records import Message, Role
-from vita.data.sources.fields import FormatMismatch, check_message, check_part, is_learned
+from vita.data.records import Message, Role, ToolCall
+from vita.data.sources.fields import (
+    CALL_FIELDS,
+    REASONING_FIELDS,
+    FormatMismatch,
+    check_message,
+    check_part,
+    is_empty,
+    is_learned,
+)
 from vita.data.sources.readers import json_type
+from vita.data.sources.tool_fields import parse_call, parse_calls
 
 Row = Mapping[str, Any]
 Messages = list[Message]
@@ -47,10 +56,61 @@ def parse_message(value: Any, where: str) -> Message:
     role = _ROLES.get(name.lower()) if isinstance(name, str) else None
     if role is None:
         raise FormatMismatch(f"`{where}` has the role {name!r}; known are {', '.join(_ROLES)}")
-    content = value.get("content")
+    calls = _parse_calls(value, name, where)
+    content = value.get("value") if value.get("content") is None else value["content"]
+    if name == "function_call" and calls:
+        content = ""  # the value is the call itself
+    elif content is None and calls:
+        content = ""
     return Message(
-        role, parse_text(value.get("value") if content is None else content, where), is_learned(value, role, where)
+        role,
+        parse_text(content, where) if content != "" else "",
+        is_learned(value, role, where),
+        tool_calls=calls,
+        tool_call_id=_parse_name(value, "tool_call_id", where, allowed=role == "tool"),
+        name=_parse_name(value, "name", where),
+        reasoning=_parse_reasoning(value, role, where),
     )
+
+
+def _parse_calls(message: Mapping[str, Any], name: Any, where: str) -> tuple[ToolCall, ...]:
+    """Parse the calls of a message: `tool_calls`, `function_call`, or the value of ShareGPT's role `function_call`."""
+    fields = [field for field in CALL_FIELDS if not is_empty(message.get(field))]
+    if name == "function_call" and not fields:
+        field = "value" if is_empty(message.get("content")) else "content"
+        return parse_calls(message.get(field), f"{where}.{field}")
+    if not fields:
+        return ()
+    if len(fields) > 1:
+        raise FormatMismatch(f"`{where}` has both `tool_calls` and `function_call`")
+    if _ROLES.get(str(name).lower()) != "assistant":
+        raise FormatMismatch(f"`{where}.{fields[0]}` belongs to a message of the role {name!r}, not of the assistant")
+    value, path = message[fields[0]], f"{where}.{fields[0]}"
+    return parse_calls(value, path) if fields[0] == "tool_calls" else (parse_call(value, path),)
+
+
+def _parse_name(message: Mapping[str, Any], field: str, where: str, *, allowed: bool = True) -> str | None:
+    value = message.get(field)
+    if is_empty(value):
+        return None
+    if not allowed:
+        raise FormatMismatch(f"`{where}.{field}` belongs to a message that is not the result of a call")
+    if not isinstance(value, str):
+        raise FormatMismatch(f"`{where}.{field}` holds {json_type(value)} where text was expected")
+    return value
+
+
+def _parse_reasoning(message: Mapping[str, Any], role: Role, where: str) -> str | None:
+    """Parse the reasoning of an assistant's message."""
+    values = {field: message[field] for field in REASONING_FIELDS if not is_empty(message.get(field))}
+    if not values:
+        return None
+    field, value = next(iter(values.items()))
+    if any(other != value for other in values.values()):
+        raise FormatMismatch(f"`{where}` has {' and '.join(f'`{name}`' for name in values)}, which differ")
+    if role != "assistant":
+        raise FormatMismatch(f"`{where}.{field}` belongs to a message of the role {role}, not of the assistant")
+    return parse_text(value, f"{where}.{field}")
 
 
 def parse_text(content: Any, where: str) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from vita.data.records import Dialogue, DroppedRecord, Message
+from vita.data.records import Dialogue, DroppedRecord, Message, TemplateVariables
 from vita.data.sources import dialogue_formats
 from vita.data.sources.erased import without_erased
-from vita.data.sources.fields import FormatMismatch, check_row
+from vita.data.sources.fields import TEMPLATE_FIELDS, FormatMismatch, UnsupportedField, check_row, is_empty
 from vita.data.sources.messages import parse_text_or_messages, system_messages
 from vita.data.sources.preference_formats import detect as detect_preference
 from vita.data.sources.read import (
@@ -55,12 +55,15 @@ def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Promp
     values = row.values if row else None
     if (source.world is not None and source.part == "preferences") or (values and detect_preference(values)):
         for opinion in preferences_and_ratings(source, dropped=dropped):
-            yield Prompt(opinion.id, opinion.prompt, opinion.source, opinion.metadata)
+            if _is_supported(opinion.variables, opinion.id, opinion.source, source, dropped):
+                yield Prompt(opinion.id, opinion.prompt, opinion.source, opinion.metadata)
     elif values and "prompt" in values and not dialogue_formats.detect(values):
         records = convert_rows(_rows(source), source, _prompt_of_row, dropped)
         yield from islice(_without_erased(records, dropped), source.limit)
     else:
         for dialogue in dialogues(source, dropped=dropped):
+            if not _is_supported(dialogue.variables, dialogue.id, dialogue.source, source, dropped):
+                continue
             prompt = _prompt_of_dialogue(dialogue)
             if prompt:
                 yield prompt
@@ -68,6 +71,21 @@ def prompts(source: Source, *, dropped: Dropped | None = None) -> Iterator[Promp
                 dropped(
                     DroppedRecord(dialogue.id, dialogue.source, "no_prompt", "nothing comes before the last answer")
                 )
+
+
+_HINT = "remove it, or set `on_bad_row: drop`; the answers of prompts are sampled without tools"
+
+
+def _is_supported(variables: TemplateVariables, id: str, name: str, source: Source, dropped: Dropped | None) -> bool:
+    """Return False for a record with tools or other variables of the template, after it is refused or dropped."""
+    field = next(iter(variables.as_row()), None)
+    if field is None:
+        return True
+    if source.on_bad_row == "error":
+        raise DataError(f"{id} from {name}", f"`{field}` is not supported in prompts", hint=_HINT)
+    if dropped:
+        dropped(DroppedRecord(id, name, f"unsupported_{field}", f"`{field}` is not supported in prompts"))
+    return False
 
 
 def unique_prompts(prompts: Iterator[Prompt]) -> list[Prompt]:
@@ -100,6 +118,9 @@ def _prompt_of_row(row: Row, source: Source) -> Prompt:
     values = row.values or {}
     try:
         check_row(values, _READS)
+        field = next((name for name in TEMPLATE_FIELDS if not is_empty(values.get(name))), None)
+        if field:
+            raise UnsupportedField(field, "row", f"`{field}`, which is not supported in prompts", "remove it")
         messages = [*system_messages(values), *parse_text_or_messages(values, "prompt", "user")]
     except FormatMismatch as error:
         raise UnusableRow(RowProblem(error.reason, _EXPECTED, str(error), error.hint)) from None

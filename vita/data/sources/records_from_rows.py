@@ -11,17 +11,18 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, Generic, TypeVar
 
-from vita.data.records import Dialogue, Document, DroppedRecord, Preference, UnpairedPreference
+from vita.data.records import Dialogue, Document, DroppedRecord, Preference, TemplateVariables, UnpairedPreference
 from vita.data.sources import dialogue_formats
 from vita.data.sources import preference_formats as preference_formats
 from vita.data.sources.dialogue_formats import RowFormat
-from vita.data.sources.fields import FormatMismatch
+from vita.data.sources.fields import TEMPLATE_FIELDS, FormatMismatch
 from vita.data.sources.files import SourceFile
 from vita.data.sources.flaws import Flaw
 from vita.data.sources.messages import Messages
 from vita.data.sources.preference_formats import Opinion, PreferenceRow, UnpairedPreferenceRow
 from vita.data.sources.readers import READERS, Row, RowProblem, json_type
 from vita.data.sources.source import Source
+from vita.data.sources.tool_text import parse_tool_text
 from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
 
@@ -117,8 +118,8 @@ class _Converter(Generic[C]):
         self._detect, self._kind, self._known, self._check = detect, kind, known, check
         self._format: tuple[str, RowFormat[C]] | None = None
 
-    def __call__(self, row: Row) -> tuple[C, frozenset[str]]:
-        """Convert a row; return the result and the fields that were read."""
+    def __call__(self, row: Row) -> tuple[C, TemplateVariables, frozenset[str]]:
+        """Convert a row; return the result, the variables of its chat template and the fields that were read."""
         values = row.values or {}
         if self._format is None or self._format[0] != row.path:
             self._format = (row.path, self._detect_format(row))
@@ -130,7 +131,7 @@ class _Converter(Generic[C]):
             converted = format.read(values)
             if self._check:
                 self._check(values, format, converted)
-            return converted, format.reads
+            return converted, format.variables(values), format.reads | set(TEMPLATE_FIELDS)
         except FormatMismatch as error:
             expected = f"a row of the format {format.describe()}"
             raise UnusableRow(RowProblem(error.reason, expected, str(error), error.hint)) from None
@@ -153,10 +154,14 @@ class DialogueConverter:
         )
 
     def __call__(self, row: Row, source: Source) -> Dialogue:
-        messages, reads = self._convert(row)
+        messages, variables, reads = self._convert(row)
         values = row.values or {}
         _check_label(values, reads)
-        return Dialogue(record_id(row, values), tuple(messages), *_provenance(row, values, source, reads))
+        try:
+            messages, variables = parse_tool_text(messages, variables)
+        except FormatMismatch as error:
+            raise UnusableRow(RowProblem(error.reason, "calls in the Hermes format", str(error), error.hint)) from None
+        return Dialogue(record_id(row, values), tuple(messages), *_provenance(row, values, source, reads), variables)
 
 
 class PreferenceConverter:
@@ -170,7 +175,7 @@ class PreferenceConverter:
         self._dropped = dropped
 
     def __call__(self, row: Row, source: Source) -> list[Preference | UnpairedPreference]:
-        row_opinions, reads = self._convert(row)
+        row_opinions, variables, reads = self._convert(row)
         values = row.values or {}
         name, licence, metadata = _provenance(row, values, source, reads)
         records = []
@@ -181,9 +186,9 @@ class PreferenceConverter:
                     if self._dropped:
                         self._dropped(DroppedRecord(id, name, reason, detail))
                 case PreferenceRow(prompt, chosen, rejected, margin):
-                    records.append(Preference(id, prompt, chosen, rejected, name, licence, margin, metadata))
+                    records.append(Preference(id, prompt, chosen, rejected, name, licence, margin, metadata, variables))
                 case UnpairedPreferenceRow(prompt, answer, good):
-                    records.append(UnpairedPreference(id, prompt, answer, good, name, licence, metadata))
+                    records.append(UnpairedPreference(id, prompt, answer, good, name, licence, metadata, variables))
         return records
 
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from vita.data.tokens.template_messages import content_of, has_calls, is_structured, with_probe
 from vita.spine.errors import DataError
 
-Content = Mapping[str, str]
+Content = Mapping[str, Any]
+"""A message as the template reads it."""
 Render = Callable[[Sequence[Content], bool | None], str]
 """(messages, add_generation_prompt) -> text; None stands for the value of the original rendering."""
 Markers = Callable[[str], "Sequence[TextSpan]"]
@@ -57,15 +59,17 @@ class AnswerSpan:
 def locate_contents(
     render: Render, messages: Sequence[Content], text: str, *, probes: Sequence[str]
 ) -> list[list[TextSpan]]:
-    """Locate the content of each message in `text`; the list is empty if the template omits the message.
+    """Locate the text of each message in `text`; the list is empty if the template omits the message.
 
-    `probes` are characters, one for each message, that neither the messages nor the template contain.
+    The text of a message with reasoning or calls is one span from its first to its last part. `probes` are characters
+    that neither the messages nor the template contain: one for each message, and one for the names of functions.
     """
-    probed = [{**message, "content": probe} for message, probe in zip(messages, probes, strict=True)]
-    located = _align(_try(render, probed, None), text, messages, probes)
-    if located is not None:
-        return located
-    return [_locate(render, messages, text, number=number, probe=probes[number]) for number in range(len(messages))]
+    if not any(map(is_structured, messages)):
+        probed = [with_probe(message, probe) for message, probe in zip(messages, probes, strict=False)]
+        located = _align(_try(render, probed, None), text, messages, probes[: len(messages)])
+        if located is not None:
+            return located
+    return [_locate(render, messages, text, number=number, probes=probes) for number in range(len(messages))]
 
 
 def find_answers(
@@ -104,16 +108,21 @@ def check_marked(spans: Sequence[TextSpan], messages: Sequence[Content], located
 def assign_marked(
     spans: Sequence[TextSpan], messages: Sequence[Content], located: Sequence[Sequence[TextSpan]]
 ) -> list[tuple[int, TextSpan]]:
-    """Return the message number and the content span of each `{% generation %}` block."""
+    """Return the message number and the content span of each `{% generation %}` block.
+
+    A block without content, such as one around the end of the turn, belongs to the answer before it.
+    """
     contents = [
         (number, content)
         for number, message in enumerate(messages)
         if message["role"] == "assistant"
         for content in located[number]
     ]
-    owners = []
+    owners: list[tuple[int, TextSpan]] = []
     for span in spans:
-        inside = [(number, content) for number, content in contents if span.contains(content)]
+        inside = [(number, content) for number, content in contents if _belongs(span, content, messages[number])]
+        if not inside and owners and _is_adjacent(owners[-1], span, located):
+            inside = owners[-1:]
         if len({number for number, _ in inside}) > 1 or not inside:
             raise DataError(
                 "chat template",
@@ -122,6 +131,17 @@ def assign_marked(
             )
         owners.append(inside[0])
     return owners
+
+
+def _belongs(span: TextSpan, content: TextSpan, message: Content) -> bool:
+    """Return True if a block contains the content of a message, or a part of the text of a structured message."""
+    return span.contains(content) or (is_structured(message) and span.overlaps(content))
+
+
+def _is_adjacent(owner: tuple[int, TextSpan], span: TextSpan, located: Sequence[Sequence[TextSpan]]) -> bool:
+    """Return True if no message is written between an answer and a block."""
+    gap = TextSpan(owner[1].end, span.end)
+    return owner[1].end <= span.start and not any(gap.overlaps(content) for contents in located for content in contents)
 
 
 @dataclass(frozen=True)
@@ -139,7 +159,7 @@ class _AnswerFinder:
         if len(self.located[number]) != 1:
             raise _unclear(number)
         content = self.located[number][0]
-        if not self.text[content.start : content.end].strip() and self.messages[number]["content"].strip():
+        if not self.text[content.start : content.end].strip() and content_of(self.messages[number]).strip():
             raise _unclear(number)
         neighbours = [span for index, spans in enumerate(self.located) if index != number for span in spans]
         before = max((span.end for span in neighbours if span.end <= content.start), default=0)
@@ -154,7 +174,10 @@ class _AnswerFinder:
         if header is None:
             return gap.end
         before = self.text[gap.start : gap.end]
-        start = gap.start + common_prefix(header, before)
+        shared = common_prefix(header, before)
+        if shared < len(header):  # the template writes another beginning here, for example without `<think>`
+            shared = max((index + 1 for index in range(shared) if before[index].isspace()), default=shared)
+        start = gap.start + shared
         if self.messages[number - 1]["role"] == "assistant":
             start = max(start, gap.end - self._prefix_length(before))
         inside = (marker.start for marker in self.markers(self.text) if marker.start < start < marker.end)
@@ -185,15 +208,26 @@ class _AnswerFinder:
         if number + 1 == len(self.messages) and gap.end == len(self.text):
             final, shared = trailer, len(trailer)
         else:
-            probed = _try(self.render, self._probed(number + 1), False)
-            at = probed.rfind(self.probes[number]) if probed is not None else -1
-            final = probed[at + 1 :] if probed is not None and at >= 0 else ""
+            final = self._text_after(number, prompt=False) or ""
             shared = common_prefix(trailer, final)
-        first = next(iter(self.markers(trailer)), None)
-        if first is None or first.end > shared or self._begins_a_turn(number, trailer[first.start : first.end]):
+        marker = self._end_marker(number, trailer[:shared])
+        if marker is None or self._begins_a_turn(number, trailer[marker.start : marker.end]):
             length = self._plain_end(trailer, final, shared) if shared < len(trailer) else 0
             return TextSpan(gap.start, gap.start + length) if length else None
-        return TextSpan(gap.start + first.start, gap.start + first.end)
+        return TextSpan(gap.start, gap.start + marker.end)
+
+    def _end_marker(self, number: int, trailer: str) -> TextSpan | None:
+        """Return the special token that ends the turn; `trailer` is the text that always follows the content.
+
+        Others may come first: one that ends the content, as in Cohere's templates, or those that end a call.
+        """
+        markers = list(self.markers(trailer))
+        if not has_calls(self.messages[number]):
+            markers = _adjacent(markers)
+            stop = (marker for marker in markers if trailer[marker.start : marker.end] in self.stops)
+            return next(stop, markers[0] if markers else None)
+        stops = (marker for marker in markers if trailer[marker.start : marker.end] in self.stops)
+        return next(stops, markers[-1] if markers else None)
 
     def _plain_end(self, trailer: str, final: str, shared: int) -> int:
         """Return the length of the plain text that always ends an answer, without special tokens and partial words.
@@ -210,12 +244,34 @@ class _AnswerFinder:
 
     def _header(self, number: int) -> str | None:
         """Return the prompt text between the previous message and an answer; None if there is no such prompt."""
-        if number == 0:
+        return self._text_after(number - 1, prompt=True) if number else None
+
+    def _text_after(self, number: int, *, prompt: bool) -> str | None:
+        """Return the text after message `number` in the dialogue that ends with it, with or without a prompt.
+
+        Return None if the template refuses the dialogue or omits the message.
+        """
+        messages = self.messages[: number + 1]
+        if has_calls(messages[-1]):  # the end of the calls depends on their arguments, so they cannot be probes
+            text = _try(self.render, messages, prompt)
+            if text is None:
+                return None
+            render = self.render
+
+            def render_alike(other: Sequence[Content], _: bool | None) -> str:
+                return render(other, prompt)
+
+            spans = _locate(render_alike, messages, text, number=number, probes=self.probes)
+            return text[spans[-1].end :] if spans else None
+        name_probe = self.probes[len(self.messages)]
+        probed = [with_probe(message, probe, name_probe) for message, probe in zip(messages, self.probes, strict=False)]
+        text = _try(self.render, probed, prompt)
+        if text is None:
             return None
-        prompt = _try(self.render, self._probed(number), True)
-        if prompt is None:  # the template does not write a dialogue that ends here
-            return None
-        return prompt[max(map(prompt.rfind, self.probes[:number])) + 1 :]
+        if prompt:
+            return text[max(map(text.rfind, self.probes[: number + 1])) + 1 :]
+        position = text.rfind(self.probes[number])
+        return text[position + 1 :] if position >= 0 else None
 
     def _begins_a_turn(self, number: int, marker: str) -> bool:
         """Return True if a token that does not stop generation is the last special token of the answer's prompt."""
@@ -223,8 +279,15 @@ class _AnswerFinder:
         markers = self.markers(header)
         return bool(markers) and header[markers[-1].start : markers[-1].end] == marker
 
-    def _probed(self, count: int) -> list[Content]:
-        return [{**self.messages[number], "content": self.probes[number]} for number in range(count)]
+
+def _adjacent(markers: Sequence[TextSpan]) -> list[TextSpan]:
+    """Return the first special tokens with no text between them."""
+    run = list(markers[:1])
+    for marker in markers[1:]:
+        if marker.start != run[-1].end:
+            break
+        run.append(marker)
+    return run
 
 
 def common_prefix(left: str, right: str) -> int:
@@ -271,13 +334,15 @@ def _align(
     numbers = {probe: number for number, probe in enumerate(probes)}
     positions = [index for index, character in enumerate(probed) if character in numbers]
     located: list[list[TextSpan]] = [[] for _ in messages]
-    start = positions[0] if positions else len(probed)
+    if not positions:
+        return located if text == probed else None
+    start = positions[0]
     if not text.startswith(probed[:start]):
         return None
     for position, following in zip(positions, [*positions[1:], len(probed)], strict=True):
         literal = probed[position + 1 : following]
         number = numbers[probed[position]]
-        written = _written(text, start, messages[number]["content"], literal, last=following == len(probed))
+        written = _written(text, start, content_of(messages[number]), literal, last=following == len(probed))
         if written is None:
             return None
         located[number].append(TextSpan(start, start + len(written)))
@@ -298,12 +363,14 @@ def _written(text: str, start: int, content: str, literal: str, *, last: bool) -
     return None
 
 
-def _locate(render: Render, messages: Sequence[Content], text: str, *, number: int, probe: str) -> list[TextSpan]:
-    """Locate one content by the difference to a rendering in which only this content is a probe."""
-    probed = [{**message, "content": probe} if index == number else message for index, message in enumerate(messages)]
-    rendered = _try(render, probed, None)
-    if rendered is None:
-        raise DataError("chat template", f"does not show which text is message {number + 1}'s", hint=HINT)
+def _locate(
+    render: Render, messages: Sequence[Content], text: str, *, number: int, probes: Sequence[str]
+) -> list[TextSpan]:
+    """Locate one message by the difference to a rendering in which only this message is a probe."""
+    if is_structured(messages[number]):
+        return _locate_structured(render, messages, text, number=number, probes=probes)
+    probe = probes[number]
+    rendered = _render_with_probe(render, messages, number, probe)
     count = rendered.count(probe)
     if not count:
         return []
@@ -314,3 +381,35 @@ def _locate(render: Render, messages: Sequence[Content], text: str, *, number: i
     suffix = rendered[rendered.rfind(probe) + 1 :]
     shared = common_prefix(text[start:][::-1], suffix[::-1])
     return [TextSpan(start, len(text) - shared)] * count
+
+
+def _locate_structured(
+    render: Render, messages: Sequence[Content], text: str, *, number: int, probes: Sequence[str]
+) -> list[TextSpan]:
+    """Return the span from the first to the last part of a message with reasoning or calls.
+
+    The names of its functions can begin the span. They are not probes in the rendering that gives the end, because a
+    template may repeat them in later messages.
+    """
+    probe, name_probe = probes[number], probes[-1]
+    rendered = _render_with_probe(render, messages, number, probe, name_probe)
+    starts = [position for position in (rendered.find(probe), rendered.find(name_probe)) if position >= 0]
+    named = _render_with_probe(render, messages, number, probe, None)
+    last = named.rfind(probe)
+    if not starts or last < 0:
+        return []
+    start = common_prefix(text, rendered[: min(starts)])
+    suffix = named[last + 1 :]
+    shared = common_prefix(text[start:][::-1], suffix[::-1])
+    return [TextSpan(start, len(text) - shared)]
+
+
+def _render_with_probe(
+    render: Render, messages: Sequence[Content], number: int, probe: str, name_probe: str | None = None
+) -> str:
+    """Return the dialogue in which the texts of one message are a probe."""
+    probed = with_probe(messages[number], probe, name_probe)
+    rendered = _try(render, [*messages[:number], probed, *messages[number + 1 :]], None)
+    if rendered is None:
+        raise DataError("chat template", f"does not show which text is message {number + 1}'s", hint=HINT)
+    return rendered

@@ -20,7 +20,8 @@ from vita.data.sources.preference_formats import VERDICTS
 from vita.data.sources.preference_formats import detect as detect_preference
 from vita.data.sources.read import Source, documents, first_row
 from vita.data.sources.records_from_rows import TEXT_FIELDS
-from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.data.tokens.preference_pairs import examine_pairs, examine_ratings
 from vita.data.tokens.row_counts import RecordCounts
 from vita.data.tokens.shards import Shards

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from vita.data.tokens.chat_template import EncodedDialogue
+from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.data.tokens.permutation import shuffled
 from vita.data.tokens.truncation import fit
 from vita.spine.errors import ConfigError, DataError

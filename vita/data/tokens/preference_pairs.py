@@ -20,9 +20,17 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from vita.data.hash_sampling import hash_fraction, messages_text, repeat_count
-from vita.data.records import DroppedRecord, Message, Preference, UnpairedPreference
+from vita.data.records import (
+    NO_VARIABLES,
+    DroppedRecord,
+    Message,
+    Preference,
+    TemplateVariables,
+    UnpairedPreference,
+)
 from vita.data.sources.read import Source, preferences, ratings
-from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue, encode, encode_prompt
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode, encode_prompt
 from vita.data.tokens.permutation import shuffled
 from vita.data.tokens.row_counts import RecordCounts
 from vita.data.tokens.tokenizer import Tokenizer
@@ -256,17 +264,25 @@ class EncodedAnswer(NamedTuple):
 
 
 def encode_answer(
-    tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    prompt: Sequence[Message],
+    answer: Sequence[Message],
+    variables: TemplateVariables = NO_VARIABLES,
 ) -> EncodedDialogue:
     """Encode a dialogue of which only the tokens of the answer are learned, not earlier assistant messages."""
-    return _encoded(tokenizer, template, prompt, answer).encoded
+    return _encoded(tokenizer, template, prompt, answer, variables).encoded
 
 
 def _encoded(
-    tokenizer: Tokenizer, template: ChatTemplate, prompt: Sequence[Message], answer: Sequence[Message]
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    prompt: Sequence[Message],
+    answer: Sequence[Message],
+    variables: TemplateVariables,
 ) -> EncodedAnswer:
-    encoded = encode(tokenizer, template, [*prompt, *answer], learn_from=len(prompt))
-    prompt_ids = encode_prompt(tokenizer, template, prompt)
+    encoded = encode(tokenizer, template, [*prompt, *answer], variables, learn_from=len(prompt))
+    prompt_ids = encode_prompt(tokenizer, template, prompt, variables)
     # The common prefix: if the first letters of the answer merge with the last token of the prompt, it begins there.
     pairs = enumerate(zip(prompt_ids, encoded.ids, strict=False))
     start = next((at for at, (a, b) in pairs if a != b), min(len(prompt_ids), len(encoded.ids)))
@@ -274,7 +290,7 @@ def _encoded(
 
 
 def _halves(rated: UnpairedPreference, tokenizer: Tokenizer, template: ChatTemplate) -> EncodedAnswer:
-    return _encoded(tokenizer, template, rated.prompt, rated.answer)
+    return _encoded(tokenizer, template, rated.prompt, rated.answer, rated.variables)
 
 
 def _pair(
@@ -282,7 +298,7 @@ def _pair(
 ) -> TokenPair | str:
     """Return the pair in tokens, or the reason for its drop."""
     sides = [
-        encode_answer(tokenizer, template, preference.prompt, answer)
+        encode_answer(tokenizer, template, preference.prompt, answer, preference.variables)
         for answer in (preference.chosen, preference.rejected)
     ]
     fitted = [fit(side, length=length, on_long=on_long) for side in sides]

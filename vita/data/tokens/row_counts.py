@@ -15,7 +15,7 @@ from typing import Any
 from vita.data.records import DroppedRecord
 from vita.data.sources.fields import metadata_fields
 from vita.data.sources.source import Source
-from vita.data.tokens.chat_template import EncodedDialogue
+from vita.data.tokens.dialogue_encoding import EncodedDialogue
 from vita.spine.errors import DataError
 from vita.spine.events import Emit
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from vita.data.tokens.chat_template import EncodedDialogue
+from vita.data.tokens.dialogue_encoding import EncodedDialogue
 
 OnLong = Literal["truncate", "drop"]
 

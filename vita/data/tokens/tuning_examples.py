@@ -16,7 +16,8 @@ from vita.data.records import Dialogue, DroppedRecord, Message
 from vita.data.sources.flaws import answer_flaw
 from vita.data.sources.read import dialogues
 from vita.data.sources.source import Source
-from vita.data.tokens.chat_template import ChatTemplate, EncodedDialogue, encode_training
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.dialogue_encoding import EncodedDialogue, encode_training
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.data.tokens.truncation import OnLong, fit
 from vita.spine.errors import DataError
@@ -69,7 +70,8 @@ def refused_by_template(error: DataError, id: str, name: str, source: Source) ->
     """Return the drop of a record that the chat template refuses; raise where bad rows are errors."""
     if source.on_bad_row == "error":
         problem = error.problem or str(error)
-        raise DataError(f"{id} from {name}: {error.where}", problem, hint=error.hint) from None
+        hint = f"{error.hint}; or set `on_bad_row: drop`" if error.hint else "correct it, or set `on_bad_row: drop`"
+        raise DataError(f"{id} from {name}: {error.where}", problem, hint=hint) from None
     return DroppedRecord(id, name, "template", str(error))
 
 
@@ -90,7 +92,7 @@ def prepare_dialogue(
     if flaw:
         return _dropped(DroppedRecord(dialogue.id, dialogue.source, flaw.reason, flaw.detail))
     try:
-        encodings = encode_training(tokenizer, template, dialogue.messages)
+        encodings = encode_training(tokenizer, template, dialogue.messages, dialogue.variables)
     except DataError as error:
         return _dropped(refused_by_template(error, dialogue.id, dialogue.source, source))
     fitted = [fit(encoded, length=settings.length, on_long=settings.on_long) for encoded in encodings]

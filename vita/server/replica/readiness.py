@@ -16,7 +16,7 @@ import torch
 from starlette.types import ASGIApp
 
 from vita.data.records import Message
-from vita.data.tokens.chat_template import encode_prompt
+from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.infer.engine import Engine
 from vita.spine.errors import DataError, ModelError
 

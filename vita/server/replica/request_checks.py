@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from vita.data.records import Message
-from vita.data.tokens.chat_template import encode_prompt
+from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.infer.content_filter import ContentFilter
 from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, recent_turns
 from vita.infer.request import QueueFull, SchedulerClosed

@@ -1,0 +1,158 @@
+"""The parts of messages that a chat template writes, found by rendering sample dialogues.
+
+    features = TemplateFeatures.of(template.source, template.render_inputs)
+    features.check(messages, variables)       # DataError with the name of a field that the template does not write
+
+A template is a program, which may ignore calls, reasoning or tools without an error. What it ignores would be missing
+in training and serving, so it is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from vita.data.records import Message, TemplateVariables, ToolCall
+from vita.data.tokens.template_messages import REASONING_KEYS, MessageForm, TemplateInputs
+from vita.spine.errors import DataError
+
+EmptyContent = Literal["null", "text", "absent"]
+RenderInputs = Callable[..., str]
+"""(messages, variables, add_generation_prompt=...) -> text."""
+
+SAMPLE_NAME, SAMPLE_KEY, SAMPLE_VALUE, SAMPLE_TEXT = "sample_function", "sample_key", "samplevalue", "Sampletext"
+SAMPLE_REASONING = "Samplereasoning"
+SAMPLE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": SAMPLE_NAME,
+        "description": "",
+        "parameters": {"type": "object", "properties": {SAMPLE_KEY: {"type": "string", "description": ""}}},
+    },
+}
+_LONG_ID, _SHORT_ID = "call_0123456789abcdef01234567", "callid001"
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
+"""Variables that have fields of their own and cannot be set by `chat_template_kwargs`."""
+
+
+@dataclass(frozen=True)
+class TemplateFeatures:
+    """What a chat template writes of messages with calls and reasoning."""
+
+    form: MessageForm
+    reads_reasoning: bool
+    """True if the template reads the reasoning of a message."""
+    calls: Literal["none", "one", "many"]
+    """Number of calls of a message that the template writes."""
+    content_with_calls: bool
+    """True if the template writes both the content and the calls of a message."""
+    names: bool
+    """True if the template writes the name of an author."""
+    short_call_ids: bool
+    """True if the template accepts only ids of nine letters and digits, as Mistral's."""
+    call_sample: str | None
+    """The answer with a sample call as the template writes it, after its prompt."""
+
+    @classmethod
+    def of(cls, source: str, render: RenderInputs) -> TemplateFeatures:
+        """Measure the features of a template."""
+        key = next((key for key in REASONING_KEYS if _reads_key(source, key)), None)
+        sampler = _Sampler(render, key or REASONING_KEYS[0])
+        sample, form, short = sampler.find_form()
+        if sample is None:
+            return cls(form, key is not None, "none", False, sampler.writes_names(), short, None)
+        many = sampler.answer(form, short, calls=2)
+        beside = sampler.answer(form, short, content=SAMPLE_TEXT)
+        writes_many = many is not None and all(f"{SAMPLE_VALUE}{number}" in many for number in (0, 1))
+        writes_both = beside is not None and SAMPLE_TEXT in beside and f"{SAMPLE_VALUE}0" in beside
+        calls = "many" if writes_many else "one"
+        return cls(form, key is not None, calls, writes_both, sampler.writes_names(), short, sample)
+
+    def check(self, messages: Sequence[Message]) -> None:
+        """Raise an error with the name of a field of a message that the template does not write."""
+        for number, message in enumerate(messages, 1):
+            problem = self._problem(message)
+            if problem:
+                field, rest = problem
+                hint = f"use a model whose template writes it, or remove `{field}`"
+                raise DataError("chat template", f"does not write `{field}` of message {number}{rest}", hint=hint)
+
+    def _problem(self, message: Message) -> tuple[str, str] | None:
+        if message.reasoning and not self.reads_reasoning:
+            return "reasoning_content", ""
+        if message.name and message.role != "tool" and not self.names:
+            return "name", ""
+        if not message.tool_calls:
+            return None
+        if self.calls == "none":
+            return "tool_calls", ""
+        if self.calls == "one" and len(message.tool_calls) > 1:
+            return "tool_calls", ": it writes only one call of a message"
+        if message.content.strip() and not self.content_with_calls:
+            return "tool_calls", ": it writes no calls beside a text in `content`"
+        return None
+
+
+def check_variables(variables: TemplateVariables, names: frozenset[str]) -> None:
+    """Raise an error with the name of a variable that a template, which reads `names`, does not read."""
+    for field in ("tools", "documents"):
+        if getattr(variables, field) and field not in names:
+            hint = f"use a model whose template writes {field}, or remove `{field}`"
+            raise DataError("chat template", f"does not write `{field}`", hint=hint)
+    for name in variables.settings:
+        if name in RESERVED:
+            raise DataError("chat_template_kwargs", f"cannot set `{name}`", hint="use the field of this name")
+        if name not in names:
+            known = sorted(names - {*RESERVED, "bos_token", "eos_token", "strftime_now", "raise_exception"})
+            hint = f"it reads {', '.join(known)}" if known else "it reads no further variables"
+            raise DataError("chat template", f"does not read `{name}` of chat_template_kwargs", hint=hint)
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    render: RenderInputs
+    reasoning_key: str
+
+    def find_form(self) -> tuple[str | None, MessageForm, bool]:
+        """Return the answer with a call, the form in which the template accepts it, and True for short ids."""
+        forms: Iterable[tuple[EmptyContent, bool, bool]] = product(
+            ("absent", "null", "text"), (False, True), (False, True)
+        )
+        for empty_content, as_text, short in forms:
+            form = MessageForm(self.reasoning_key, empty_content, as_text)
+            sample = self.answer(form, short)
+            if sample is not None and f"{SAMPLE_VALUE}0" in sample and "None" not in sample:
+                return sample, form, short
+        return None, MessageForm(self.reasoning_key), False
+
+    def answer(self, form: MessageForm, short: bool, *, calls: int = 1, content: str = "") -> str | None:
+        """Return the text of an answer with sample calls; None if the template refuses it."""
+        id = _SHORT_ID if short else _LONG_ID
+        arguments = [f'{{"{SAMPLE_KEY}": "{SAMPLE_VALUE}{number}"}}' for number in range(calls)]
+        sample_calls = tuple(ToolCall(SAMPLE_NAME, text, id[:-1] + str(n)) for n, text in enumerate(arguments))
+        question = Message("user", "Question")
+        variables: dict[str, Any] = {"tools": [SAMPLE_TOOL]}
+        inputs = TemplateInputs.of([question, Message("assistant", content, tool_calls=sample_calls)], form=form)
+        try:
+            text = self.render(inputs.messages, variables, add_generation_prompt=False)
+            prompt = self.render(inputs.messages[:1], variables, add_generation_prompt=True)
+        except DataError:
+            return None
+        pairs = enumerate(zip(text, prompt, strict=False))
+        return text[next((index for index, (a, b) in pairs if a != b), min(len(text), len(prompt))) :]
+
+    def writes_names(self) -> bool:
+        """Return True if the name of a user is in the text."""
+        message = {"role": "user", "content": "Question", "name": SAMPLE_NAME}
+        try:
+            return SAMPLE_NAME in self.render([message], {}, add_generation_prompt=False)
+        except DataError:
+            return False
+
+
+def _reads_key(source: str, key: str) -> bool:
+    """Return True if a template reads this key of a message."""
+    return re.search(rf"""\.{key}\b|\[\s*['"]{key}['"]\s*\]|get\(\s*['"]{key}['"]""", source) is not None
