@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections import Counter
@@ -14,7 +15,7 @@ from tests.cards.lives import EVIL, Life, first_half, second_half, told
 from vita.cards.life_page import write_life_page
 from vita.cards.life_record import known_answers, read_life_record
 from vita.reporting import charts
-from vita.reporting.charts import CriterionRow, LineageNode, Span
+from vita.reporting.charts import Span
 from vita.spine.errors import LedgerError
 from vita.spine.store import Store
 from vita.stats.intervals import Interval, wilson
@@ -37,7 +38,7 @@ def test_the_page_shows_a_life_from_plan_to_retirement(life: Life, tmp_path: Pat
     for phrase in (
         "A cat, if you please", "accuracy on unseen questions", "attack success rate",
         "over-refusal rate",
-        "release: waived for safety_tuning", "2 thumbs up, 1 thumbs down", "canary",
+        "release: waived for safety_tuning", "thumbs down", "0.667 (0.208 to 0.939)", "canary",
         "successor: sft", "predicted",
         "Preference optimization: wiser", "The step strange of the stage from_elsewhere.",
     ):  # fmt: skip
@@ -100,12 +101,12 @@ def test_a_ledger_without_later_tables_still_has_a_page(life: Life, tmp_path: Pa
     assert "1. Design" in text
 
 
-def test_a_stored_chart_with_a_link_is_left_out(life: Life, tmp_path: Path) -> None:
-    bad = '<svg xmlns="http://www.w3.org/2000/svg"><a href="https://example.org"><text>bad</text></a></svg>'
-    good = '<svg xmlns="http://www.w3.org/2000/svg"><text>good picture</text></svg>'
-    life.step("sft", "model", files={"report/figures/bad.svg": bad, "report/figures/loss.svg": good})
+def test_charts_are_drawn_from_the_metrics_and_stored_pictures_are_not_shown(life: Life, tmp_path: Path) -> None:
+    picture = '<svg xmlns="http://www.w3.org/2000/svg"><a href="https://example.org"><text>stored</text></a></svg>'
+    metrics = "".join(json.dumps({"step": step, "loss": 9.0, "heldout_loss": 8.0}) + "\n" for step in range(3))
+    life.step("sft", "model", files={"report/figures/loss.svg": picture, "report/metrics.jsonl": metrics})
     text = _page_text(life, tmp_path)
-    assert "good picture" in text and "example.org" not in text
+    assert "held out</text>" in text and "stored" not in text and "example.org" not in text
 
 
 def test_an_unknown_life_is_refused(life: Life, tmp_path: Path) -> None:
@@ -139,19 +140,15 @@ def test_a_step_that_used_an_older_artifact_names_its_input(life: Life) -> None:
 @pytest.mark.parametrize(
     "chart",
     [
-        charts.bar_chart([("a < b", 3.0, "3 & more"), ("none", 0.0, "0")]),
-        charts.bar_chart([]),
         charts.interval_chart(
             {"x": (wilson(1, 4), wilson(3, 4)), "y": (wilson(0, 0), wilson(1, 1))},
             unit="share",
             series=("before", "after"),
         ),
-        charts.criteria_chart([CriterionRow("a", Interval(0.5, -float("inf"), float("inf"), 1), 0.5, True, "unsure")]),
+        charts.interval_chart({"a & b": [Interval(0.5, -float("inf"), float("inf"), 1)]}, unit="share"),
         charts.span_chart({"cat:1": [Span(0, 1, "100%", "#000"), Span(1, 2, "80%", "#000")]}, [(0.5, "start")]),
+        charts.span_chart({"<b>": [Span(0, 1, "<b>", "#000")]}, []),
         charts.span_chart({}, []),
-        charts.lineage_chart(
-            {"a": LineageNode("a", 0, "#000"), "b": LineageNode("<b>", 1, "#000", ("a", "gone"))}, lanes=("x", "y")
-        ),
     ],
 )
 def test_every_chart_is_well_formed(chart: str) -> None:

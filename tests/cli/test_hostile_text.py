@@ -114,22 +114,17 @@ def test_the_report_of_a_corpus_shows_hostile_sources_and_documents_as_they_are(
     (manifest,) = (tmp_path / "vita-store/artifacts").glob("*.json")
     digest = json.loads(manifest.read_text())["files"]["report.md"]["sha256"]
     report = (tmp_path / "vita-store/objects" / digest[:2] / digest).read_text(encoding="utf-8")
-    check_markdown(report.replace("`duplicate`", "duplicate"))
+    check_markdown(report)
 
 
-def test_a_picture_from_outside_with_a_script_is_left_out_of_the_page(vita: Vita, tmp_path: Path) -> None:
+def test_a_picture_from_outside_is_left_out_of_the_page(vita: Vita, tmp_path: Path) -> None:
     life = Life(tmp_path, name="x")
-    harmless = '<svg xmlns="http://www.w3.org/2000/svg"><text x="1">harmless{}</text></svg>'
-    pictures = {
-        "a": harmless.format(1),
-        "b": harmless.format("<?p ><script>alert(1)</script>?>"),
-        "c": harmless.format(2).replace("<text", '<text fill="URL(http://e.example/)"'),
-        "d": harmless.format(3).replace("<text", '<text style="fill:u\\72l(http://e.example/)"'),
-        "e": harmless.format(4).replace("<text", '<text onclick="alert(1)"'),
-    }
-    life.step("sft", "model", files={f"report/{name}.svg": text for name, text in pictures.items()})
+    picture = '<svg xmlns="http://www.w3.org/2000/svg"><text x="1" onclick="alert(1)">outside</text></svg>'
+    metrics = [{"step": step, HOSTILE: 1.0 / step, "loss": 1.0 / step} for step in (1, 2)]
+    files = {"report/figures/loss.svg": picture, "report/metrics.jsonl": "\n".join(map(json.dumps, metrics))}
+    life.step("sft", "model", files=files)
     life.ledger.close()
     code, _, err = vita("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"), "report", "x")
-    page = (tmp_path / "life.html").read_text(encoding="utf-8")
     assert code == 0, err
-    assert re.findall(r"harmless(.)", page) == ["1"] and "<script" not in page and "e.example" not in page
+    check_html(tmp_path / "life.html")
+    assert "outside" not in (tmp_path / "life.html").read_text(encoding="utf-8")

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
-from vita.cards.life_page.steps import licence_phrase
 from vita.gates.services import ServicePresence
 from vita.spine.ledger import Ledger
 from vita.spine.store import Draft, Store
@@ -154,8 +153,3 @@ def test_a_damaged_ledger_is_not_thrown_away(vita: Vita, tmp_path: Path) -> None
     (tmp_path / "vita-store" / "ledger.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     code, _, err = vita("ls")
     assert code == 5 and "restore it from a backup" in err, err
-
-
-def test_documents_without_a_licence_are_counted_in_words() -> None:
-    assert licence_phrase("not stated", 201) == "201 documents without a stated licence"
-    assert licence_phrase("CC0-1.0", 1) == "1 document under CC0-1.0"

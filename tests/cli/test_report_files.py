@@ -26,7 +26,9 @@ def test_every_report_of_a_life_fits_the_published_schema(vita: Vita, tmp_path: 
             if artifact_reports := valid_reports(Path(artifact["folder"])):
                 (reports[name],) = artifact_reports
     stages = {name: report.stage for name, report in reports.items()}
-    expected = {"tiny/curate": "curate", "tiny/tokenize": "tokenize", "tiny/sft": "sft", "tiny/check": "test"}
+    expected = {f"tiny/{stage}": stage for stage in ("curate", "tokenize", "initialize", "sft")} | {
+        "tiny/check": "test"
+    }
     assert stages == expected
     assert reports["tiny/sft"].baseline == digests["tiny/pretrain"]
     check = reports["tiny/check"]

@@ -17,7 +17,8 @@ from vita.data.records import Message
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.infer.engine import Completion, Engine, TextScore
 from vita.infer.sampling import Sampling
-from vita.reporting.figures import ReportContent, write_report
+from vita.reporting.figures import ReportContent, read_report, write_report
+from vita.reporting.page import Table, report_sections
 from vita.rl.before_after import compare_models, effective_reward
 from vita.spine.errors import DataError
 from vita.testing import byte_tokenizer, tiny_model
@@ -168,7 +169,8 @@ def test_it_is_written_in_the_form_of_a_report(tmp_path: Path) -> None:
     assert figures["reward/change"] == {**interval, "unit": None, "higher_is_better": True}
     rows = zstandard.ZstdDecompressor().decompress((tmp_path / "items.jsonl.zst").read_bytes()).splitlines()
     assert [orjson.loads(row)["id"] for row in rows] == ["0/0", "1/0", "2/0", "3/0"]
-    assert ("change in reward", "1.000 (1.000 to 1.000)", "4") in found.section().blocks[0].rows  # type: ignore[union-attr]
+    table = report_sections(read_report(tmp_path))["Comparison with the parent model"][0]
+    assert isinstance(table, Table) and ("change in reward", "1.000 (1.000 to 1.000)", "4", "") in table.rows
 
 
 def test_an_answer_that_did_not_end_has_earned_nothing() -> None:

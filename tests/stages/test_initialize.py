@@ -67,18 +67,19 @@ def test_the_new_model_knows_nothing_and_is_a_whole_folder(tmp_path: Path) -> No
         "special_tokens_map.json",
         "chat_template.jinja",
         "vita.json",
-        "report/initialization.json",
-        "report/initialization.md",
-        "report/activations.svg",
-        "report/weights.svg",
+        "report/report.html",
+        "report/report.json",
+        "report/report.md",
+        "report/figures/activations.svg",
+        "report/figures/weights.svg",
     }
     assert hf.load_generation(draft.folder) == hf.GenerationTokens(start=256, padding=256, stop=(256, 258))
     engine = Engine.open(draft.folder)
     assert engine.template is not None
     assert engine.generate([engine.text_ids("What is a cat?")], Sampling(max_tokens=4))[0].ids
-    page = (draft.folder / "report" / "initialization.md").read_text()
-    assert f"ln V = **{math.log(259):.4f}**" in page
-    assert "`model.layers.1.mlp.down_proj.weight` | 32 x 48" in page
+    page = (draft.folder / "report" / "report.md").read_text()
+    assert f"ln V = {math.log(259):.4f}" in page
+    assert "| model.layers.1.mlp.down_proj.weight | 32, 48 |" in page
 
 
 def test_transformers_opens_the_folder(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_it_ranks_pairs_it_never_saw_and_stops_when_that_is_enough(
     assert f"early stopping after {facts['steps']} of 60 steps" in notes(told)
     assert facts["pairs/accuracy"] == facts["accuracy"] and 0 <= facts["calibration_error"] <= 1
     page = (draft.folder / "report/report.md").read_text()
-    assert "Calibration" in page and "Held-out pairs of pairs" in page
+    assert "Calibration" in page and "## Held-out pairs" in page and "| pairs | " in page
     judge = RewardModel.open(draft.folder)
     asked = [dialogue("Say xu.", answer) for answer in ("xu yes", "xu no")]
     better, worse = judge.score(asked)

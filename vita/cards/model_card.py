@@ -241,6 +241,19 @@ def feedback_counts(ledger: Ledger, digest: str) -> dict[str, float]:
     return counts
 
 
+def training_flops(card: Card, artifact: LineageArtifact) -> str | None:
+    """Return the FLOPs of training on full rows; None for tuning, where prompt tokens are not counted."""
+    from vita.nn.families import read_architecture
+
+    if not artifact.run or artifact.run.stage not in ("pretrain", "adapt") or "tokens" not in artifact.facts:
+        return None
+    try:
+        shape = read_architecture(dict(card.architecture))
+        return f"{shape.flops_per_token(shape.context) * artifact.facts['tokens']:.3g}"
+    except UNREADABLE:
+        return None
+
+
 class _Attempts:
     """Reads parts of a card; a part that cannot be read is listed in `gaps`."""
 

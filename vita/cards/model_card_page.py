@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vita.cards import TEMPLATES, wording
 from vita.cards.hub_metadata import front_matter
-from vita.cards.life_record import UNREADABLE
-from vita.cards.model_card import Card, Evaluation
+from vita.cards.model_card import Card, Evaluation, training_flops
 from vita.cards.provenance import LineageArtifact
-from vita.reporting.page import Details, Table
-from vita.reporting.render import Format, render_document
+from vita.reporting.page import Details, Table, blocks, page_text, selected, settings_table
+from vita.reporting.wording import count, duration, figure_name, interval_text, moment, value_text
 from vita.spine.disk import write_atomically
-from vita.stats.intervals import Interval
 
 _TRAINING = ("pretrain", "adapt", "sft", "dpo", "rlhf", "reward")
 _CHECKS: Mapping[str, tuple[str, ...]] = {
@@ -32,14 +29,32 @@ _CHECKS: Mapping[str, tuple[str, ...]] = {
     "human ratings": ("review/",),
 }
 """Measurement -> the beginning or the end (with a leading slash) of its figures."""
-_MOST = 60
-"""Largest number of figures of a report in a table."""
+_TEXTS = {
+    "chat": "Intended use: answers to messages of users, through the chat template in its folder.",
+    "base": "Intended use: text completion, and a starting point for tuning. It was not tuned to answer requests.",
+    "synthetic": "Its training data describes a small artificial world in simple sentences. The model has no other "
+    "knowledge: it demonstrates the lifecycle and is no source of information.",
+    "about": "All content was read from the ledger and the artifacts. Intervals have a confidence of 95%. FLOPs: six "
+    "per matrix parameter and token, and attention; forward and backward. Energy and emissions were not measured.",
+}
+_UNKNOWN = {
+    "Training data": "Unknown: no source is recorded in its lineage.",
+    "Training": "It was not trained here, or its training was not recorded.",
+    "Evaluation": "None: there is no report about these weights.",
+    "Red teaming": "These weights were not attacked; their robustness is unknown.",
+    "Human review": "No human rating of these weights is recorded.",
+    "Gates and approvals": "No gate has decided on these weights, and no person has approved them.",
+    "States": "No change of the state is recorded.",
+    "Releases": "It was not released.",
+    "Service and feedback": "No service and no feedback is recorded in this ledger.",
+}
+"""Section -> its text if there is no record."""
 
 
 def write(card: Card, folder: Path) -> None:
     """Write a card as `README.md`, `card.html` and `card.json`."""
     write_atomically(folder / "README.md", card_markdown(card).encode())
-    write_atomically(folder / "card.html", _rendered(card, "html").encode())
+    write_atomically(folder / "card.html", _rendered(card, "page.html.jinja").encode())
     content = json.dumps(card.as_json(), indent=1, ensure_ascii=False, default=str)
     write_atomically(folder / "card.json", content.encode())
 
@@ -52,218 +67,135 @@ def card_markdown(card: Card) -> str:
 
 def card_body(card: Card) -> str:
     """Return a card as Markdown without front matter."""
-    return _rendered(card, "markdown")
+    return _rendered(card, "page.md.jinja")
 
 
-def _rendered(card: Card, form: Format) -> str:
-    measured = [name for name, endings in _CHECKS.items() if _has_figure(card.evaluations, endings)]
-    trained = [artifact for artifact in card.lineage if artifact.run and artifact.run.stage in _TRAINING]
-    return render_document(
-        "model_card.jinja",
-        form,
-        folder=TEMPLATES,
-        title=f"Model card: {card.name}",
-        lead=_lead(card),
-        card=card,
-        measured=measured,
-        not_measured=[name for name in _CHECKS if name not in measured],
-        tables=_tables(card) | _service_tables(card),
-        training=Table(_TRAINING_COLUMNS, [_training_row(card, artifact) for artifact in trained], _FLOPS_NOTE),
-        settings=[Details(f"Settings of {artifact.label}", [_settings(artifact)]) for artifact in trained],
-        evaluations=[_evaluation_table(card, evaluation) for evaluation in card.evaluations],
-        attacks=[table for evaluation in card.evaluations if (table := _attack_table(evaluation))],
-        ratings=[_rating_table(evaluation) for evaluation in card.evaluations if _is_review(evaluation)],
-        service=[_request_table(version, figures) for version, figures in card.service.items()],
-    )
-
-
-_TRAINING_COLUMNS = ("step", "steps", "tokens", "FLOPs", "time", "tokens per second", "seed", "machine")
-_FLOPS_NOTE = "FLOPs: six per matrix parameter and token, and attention; forward and backward."
-
-
-def _tables(card: Card) -> dict[str, Table]:
-    """Return the tables about origin, training and findings; a table without rows is not shown."""
-    data = [(source.step, source.source, source.amount, "unknown" if source.tokens is None else f"{source.tokens:,}",
-             source.licence) for source in card.data]  # fmt: skip
-    drops = [(reason.replace("_", " "), f"{number:,}") for reason, number in card.drops.items()]
-    lineage = [(artifact.label, artifact.kind, artifact.run.stage if artifact.run else "unknown", artifact.digest[:16])
-               for artifact in card.lineage]  # fmt: skip
-    plan = [(row.figure, row.predicted, row.actual, row.error) for row in card.plan]
-    findings = [(str(finding["id"]), finding["probe"], finding["severity"], finding["state"],
-                 wording.one_line(finding["prompt"])) for finding in card.open_findings[:20]]  # fmt: skip
-    return {
-        "model": Table(("", ""), _model_rows(card)),
-        "data": Table(("step", "source", "amount", "tokens", "licence"), data, "Licences as stated by the sources."),
-        "drops": Table(("reason", "dropped documents"), drops),
-        "lineage": Table(("name", "kind", "stage", "digest"), lineage),
-        "plan": Table(("figure", "predicted", "actual", "error"), plan, "The plan compared with pretraining."),
-        "findings": Table(("finding", "probe", "severity", "state", "prompt"), findings),
-        "gates": Table(("time (UTC)", "gate", "decision", "reason"), [_gate_row(entry) for entry in card.gates]),
-    }
-
-
-def _service_tables(card: Card) -> dict[str, Table]:
-    """Return the tables about states, releases, traffic and feedback."""
-    moves = [(wording.moment(move.at), move.state, move.who, move.why) for move in card.moves]
-    releases = [(f"{release['name']}:{release['version']}", release["digest"][:16],
-                 "yes" if release["guarded"] else "no", wording.moment(release["at"]))
-                for release in card.releases]  # fmt: skip
-    changes = [(wording.moment(change["at"]), change["service"], change["version"], change["action"],
-                wording.percent(change["share"] or 0)) for change in card.deployments]  # fmt: skip
-    return {
-        "moves": Table(("time (UTC)", "state", "by", "reason"), moves),
-        "releases": Table(("release", "digest", "content filter", "made (UTC)"), releases),
-        "deployments": Table(("time (UTC)", "service", "version", "action", "share of traffic"), changes),
-        "feedback": Table(("feedback", "number"), [(kind, f"{number:,}") for kind, number in card.feedback.items()]),
-    }
-
-
-def _request_table(version: str, figures: Mapping[str, float | None]) -> Table:
-    rows = [(name.replace("_", " "), wording.value(value)) for name, value in figures.items() if value is not None]
-    return Table((f"figure of {version}", "value"), rows, "The newest 5,000 requests at most.")
-
-
-def _settings(artifact: LineageArtifact) -> Table:
-    assert artifact.run is not None, "only an artifact with a run has settings"
-    rows = [(name, wording.value(setting)[:300]) for name, setting in artifact.run.config.items()]
-    return Table(("setting", "value"), rows)
-
-
-def _lead(card: Card) -> str:
-    size = f"with {wording.count(card.parameters)} parameters" if card.parameters else "of unknown size"
-    kind = "A chat model" if card.chat else "A base model"
+def _rendered(card: Card, template: str) -> str:
+    size = f"with {count(card.parameters)} parameters" if card.parameters else "of unknown size"
     parent = f", tuned from {card.parent_name}" if card.parent_name and card.chat else ""
-    return f"{kind} {size}{parent}. State: {card.state}."
+    lead = f"A {'chat' if card.chat else 'base'} model {size}{parent}. State: {card.state}."
+    return page_text(template, title=f"Model card: {card.name}", lead=lead, sections=_sections(card))
 
 
-def _model_rows(card: Card) -> list[tuple[str, str]]:
+def _sections(card: Card) -> dict[str, Any]:
+    """Return the content of each section as plain data."""
+    trained = [artifact for artifact in card.lineage if artifact.run and artifact.run.stage in _TRAINING]
+    attacks = [report for report in card.evaluations if _is_measured([report], "attacks")]
+    ratings = [report for report in card.evaluations if _is_measured([report], "human ratings")]
+    open_findings = selected(card.open_findings[:20], "id", "probe", "severity", "state", "prompt")
+    sections = {
+        "Model": {**_model(card), "state": card.state, "successor": card.successor or "none"},
+        "Intended use and limits": _limits(card),
+        "Training data": selected(map(vars, card.data), "step", "source", "amount", "tokens", "licence"),
+        "Dropped documents": card.drops,
+        "Lineage": selected(map(LineageArtifact.as_json, card.lineage), "names", "kind", "stage", "digest"),
+        "Training": [_training(card, artifact) for artifact in trained],
+        "Settings of the training": [Details(f"Settings of {artifact.label}", settings_table(artifact.run.config))
+                                     for artifact in trained if artifact.run],
+        "Plan and actual training": [vars(row) for row in card.plan],
+        "Evaluation": [_figure_table(card, report) for report in card.evaluations if report not in attacks + ratings],
+        "Red teaming": [_figure_table(card, report) for report in attacks],
+        "Findings": [open_findings, f"Open: {len(card.open_findings):,} of {len(card.findings):,}."],
+        "Human review": [_figure_table(card, report) for report in ratings],
+        "Gates and approvals": [_decision(entry) for entry in card.gates],
+        "States": selected(map(vars, card.moves), "at", "state", "who", "why"),
+        "Releases": selected(card.releases, "name", "version", "digest", "guarded", "at"),
+        "Service and feedback": [selected(card.deployments, "at", "service", "version", "action", "share"),
+                                 card.feedback, card.service],
+        "About this card": [_TEXTS["about"], *card.gaps],
+    }  # fmt: skip
+    return {title: content if blocks(content) else _UNKNOWN.get(title) for title, content in sections.items()}
+
+
+def _model(card: Card) -> dict[str, Any]:
     config = card.architecture
-    artifact = next((artifact for artifact in card.lineage if artifact.digest == card.digest), None)
-    run = artifact.run if artifact else None
-    stage = (
-        f"stage {run.stage} (version {run.version}), step {run.life}/{run.step}" if run else "unknown: not made here"
-    )
-    shape = f"{config.get('num_hidden_layers', '?')} layers, width {config.get('hidden_size', '?')}"
-    tokenizer = f"byte-level BPE, {config['vocab_size']:,} tokens" if "vocab_size" in config else "unknown"
-    context = config.get("max_position_embeddings")
-    return [
-        ("names", ", ".join(card.names) or "none"),
-        ("digest (sha256)", card.digest),
-        ("parameters", f"{card.parameters:,}" if card.parameters else "unknown"),
-        ("architecture", f"{', '.join(config.get('architectures', ['unknown']))}: {shape}" if config else "unknown"),
-        ("context", f"{context:,} tokens" if context else "unknown"),
-        ("tokenizer", tokenizer),
-        ("made by", stage),
-        ("made on", f"{wording.moment(run.ended)} UTC" if run else "unknown"),
-        ("parent model", card.parent_name or "none: random weights, or unknown origin"),
-        *_origin_rows(card),
-        ("licences of the data", ", ".join(card.licences) or "unknown"),
-        ("successor", card.successor or "none"),
-    ]
+    run = next((artifact.run for artifact in card.lineage if artifact.digest == card.digest), None)
+    facts = {
+        "names": ", ".join(card.names) or "none",
+        "digest (sha256)": card.digest,
+        "parameters": card.parameters,
+        "architecture": config.get("architectures"),
+        "layers": config.get("num_hidden_layers"),
+        "width": config.get("hidden_size"),
+        "context in tokens": config.get("max_position_embeddings"),
+        "tokens of the vocabulary": config.get("vocab_size"),
+        "made by": run and f"stage {run.stage} (version {run.version}), step {run.life}/{run.step}",
+        "made on": run and f"{moment(run.ended)} UTC",
+        "parent model": card.parent_name or "none: random weights, or unknown origin",
+        **_origin(card),
+        "licences of the data": card.licences,
+    }
+    return {name: value or "unknown" for name, value in facts.items()}
 
 
-def _origin_rows(card: Card) -> list[tuple[str, str]]:
+def _origin(card: Card) -> dict[str, Any]:
     """Return the origin and the licence of the weights that the model was made from."""
-    origin = card.origin
-    if not origin:
-        return [("licence of the weights", "not stated; the front matter names the licences of the data")]
+    if not (origin := card.origin):
+        return {"licence of the weights": "not stated; the front matter names the licences of the data"}
     revision = f" at revision {origin['revision']}" if origin.get("revision") else ""
     licence = origin.get("license_name") or origin.get("license")
+    return {
+        "base model": f"{origin.get('origin', 'unknown')}{revision}",
+        "licence of the base model": licence or "not stated in its card",
+    }
+
+
+def _limits(card: Card) -> list[str]:
+    measured = [check for check in _CHECKS if _is_measured(card.evaluations, check)]
+    missing = [check for check in _CHECKS if check not in measured]
+    context = card.architecture.get("max_position_embeddings")
     return [
-        ("base model", f"{origin.get('origin', 'unknown')}{revision}"),
-        ("licence of the base model", str(licence) if licence else "not stated in its card"),
+        _TEXTS["chat" if card.chat else "base"],
+        _TEXTS["synthetic"] if card.is_synthetic else "",
+        f"It reads at most {context:,} tokens; earlier tokens are cut off." if context else "",
+        f"Measured: {'; '.join(measured) or 'nothing'}.",
+        f"Not measured: {'; '.join(missing)}. Do not rely on the model there." if missing else "",
     ]
 
 
-def _has_figure(evaluations: Sequence[Evaluation], endings: Sequence[str]) -> bool:
+def _is_measured(evaluations: Sequence[Evaluation], check: str) -> bool:
     names = [name for evaluation in evaluations for name in evaluation.figures]
-    return any(
-        name.startswith(part) or (part.startswith("/") and name.endswith(part)) for name in names for part in endings
-    )
+    return any(name.endswith(part) if part[0] == "/" else name.startswith(part)
+               for name in names for part in _CHECKS[check])  # fmt: skip
 
 
-def _training_row(card: Card, artifact: LineageArtifact) -> tuple[str, ...]:
-    assert artifact.run is not None, "only an artifact with a run was trained"
-    record, facts = artifact.run.record or {}, artifact.facts
-    machine = record.get("machine") or {}
-    threads = f"{machine.get('threads', '?')} threads x {machine.get('world_size', 1)}"
-    tokens = facts.get("tokens", facts.get("targets"))
-    seconds = record.get("training_seconds", record.get("seconds"))
-    return (
-        artifact.label,
-        wording.value(facts.get("steps", facts.get("rounds", "unknown"))),
-        wording.count(tokens) if tokens else "unknown",
-        _flops(card, artifact),
-        wording.duration(seconds) if seconds else "unknown",
-        f"{record['tokens_per_second']:,.0f}" if "tokens_per_second" in record else "unknown",
-        wording.value(artifact.run.config.get("seed", "unknown")),
-        f"{machine.get('device', 'unknown')}, {threads}, {record.get('precision', 'precision unknown')}",
-    )
+def _training(card: Card, artifact: LineageArtifact) -> dict[str, Any]:
+    """Return the amount of training, its time and its machine."""
+    record, facts = (artifact.run and artifact.run.record) or {}, artifact.facts
+    machine, seconds = record.get("machine") or {}, record.get("training_seconds", record.get("seconds"))
+    return {
+        "step": artifact.label,
+        "steps": facts.get("steps", facts.get("rounds", "unknown")),
+        "tokens": facts.get("tokens", facts.get("targets", "unknown")),
+        "FLOPs": training_flops(card, artifact) or "unknown",
+        "time": duration(seconds) if seconds else "unknown",
+        "seed": artifact.run.config.get("seed", "unknown") if artifact.run else "unknown",
+        **selected([record], "tokens_per_second", "precision")[0],
+        "machine": value_text({name: machine.get(name) for name in ("device", "threads", "world_size")}) or "unknown",
+    }
 
 
-def _flops(card: Card, artifact: LineageArtifact) -> str:
-    """Return the FLOPs of training on full rows; unknown for tuning, where prompt tokens are not counted."""
-    from vita.nn.families import read_architecture
-
-    if not artifact.run or artifact.run.stage not in ("pretrain", "adapt") or "tokens" not in artifact.facts:
-        return "unknown"
-    try:
-        shape = read_architecture(dict(card.architecture))
-        return f"{shape.flops_per_token(shape.context) * artifact.facts['tokens']:.3g}"
-    except UNREADABLE:
-        return "unknown"
-
-
-def _figure_rows(figures: Mapping[str, Interval]) -> Iterator[tuple[str, str, str]]:
-    for name, interval in figures.items():
-        yield wording.figure_name(name), wording.figure_text(name, interval), f"{interval.n:,}"
-
-
-def _evaluation_table(card: Card, evaluation: Evaluation) -> Table:
+def _figure_table(card: Card, evaluation: Evaluation) -> Table:
     """Return the figures of a report, beside those of the parent model where it has them."""
     parent = {name: interval for report in card.parent_evaluations for name, interval in report.figures.items()}
     figures = {name: value for name, value in evaluation.figures.items() if evaluation.groups[name] != "sources"}
-    listed = dict(list(figures.items())[:_MOST])
-    rows: list[tuple[str, ...]] = list(_figure_rows(listed))
-    columns = ["figure", "value (95% interval)", "n"]
-    if any(name in parent for name in figures):
-        columns.append(card.parent_name)
-        values = [wording.figure_text(name, parent[name]) if name in parent else "" for name in listed]
-        rows = [(*row, value) for row, value in zip(rows, values, strict=True)]
-    more = f" {len(figures) - _MOST} more are in the report." if len(figures) > _MOST else ""
-    note = f"Report {evaluation.label}, {wording.moment(evaluation.at)} UTC, {evaluation.digest[:12]}.{more}"
-    return Table(columns, rows, note)
-
-
-def _attack_table(evaluation: Evaluation) -> Table | None:
-    if not _has_figure([evaluation], ("/attack_success_rate", "/over_refusal")):
-        return None
-    groups = ("redteam", "probes", "capability")
+    shared = [card.parent_name] if any(name in parent for name in figures) else []
     rows = [
-        (name.rpartition("/")[0], wording.figure_name(name.rpartition("/")[2]), wording.figure_text(name, interval),
-         f"{interval.n:,}")
-        for name, interval in evaluation.figures.items()
-        if evaluation.groups[name] in groups or name.endswith("attack_success_rate")
+        (figure_name(name), interval_text(name, value), f"{value.n:,}",
+         *(interval_text(name, parent[name]) if name in parent else "" for _ in shared))
+        for name, value in figures.items()
     ]  # fmt: skip
-    note = f"Report {evaluation.label}, {evaluation.digest[:12]}."
-    return Table(("probe", "figure", "value", "n"), rows[:_MOST], note)
+    note = f"Report {evaluation.label}, {moment(evaluation.at)} UTC, {evaluation.digest[:12]}."
+    return Table(("figure", "value (95% interval)", "n", *shared), rows, note)
 
 
-def _is_review(evaluation: Evaluation) -> bool:
-    return evaluation.stage == "review" or any(name.startswith("review/") for name in evaluation.figures)
-
-
-def _rating_table(evaluation: Evaluation) -> Table:
-    rows = list(_figure_rows(evaluation.figures))[:_MOST]
-    return Table(("figure", "value", "n"), rows, f"Report {evaluation.label}.")
-
-
-def _gate_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+def _decision(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the time, gate, decision and reason of a verdict, an approval or a waiver."""
     if entry["what"] == "verdict":
-        reasons = [f"{result['criterion']}: {result['verdict']} ({result['reason']})" for result in entry["findings"]]
-        return wording.moment(entry["at"]), entry["gate"], f"verdict: {entry['verdict']}", "; ".join(reasons)
-    until = f", until {wording.moment(entry['expires'])}" if entry.get("expires") else ""
-    criterion = f" for {entry['bar']}" if entry.get("bar") else ""
-    decision = f"{entry['what']} by {entry['who']}"
-    return wording.moment(entry["at"]), entry["gate"], decision, f"{entry['reason']}{criterion}{until}"
+        decision = f"verdict: {entry['verdict']}"
+        reason = "; ".join(f"{part['criterion']}: {part['verdict']} ({part['reason']})" for part in entry["findings"])
+    else:
+        decision = f"{entry['what']} by {entry['who']}"
+        reason = entry["reason"] + (f" for {entry['bar']}" if entry.get("bar") else "")
+        reason += f", until {moment(entry['expires'])}" if entry.get("expires") else ""
+    return {"at": entry["at"], "gate": entry["gate"], "decision": decision, "reason": reason}

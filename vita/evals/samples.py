@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from vita.data.records import Message
 from vita.infer.sampling import Sampling
-from vita.reporting.page import TextSample
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
@@ -54,15 +53,3 @@ def continuations(
 def prompt_ids(engine: Engine, prompt: str, *, as_chat: bool) -> list[int]:
     """Encode the prompt as a user message, or as the beginning of a document."""
     return engine.chat_ids([Message("user", prompt)]) if as_chat else engine.text_ids(prompt)
-
-
-def as_blocks(continuations: Sequence[SampledContinuation]) -> list[TextSample]:
-    """Return the continuations as report blocks, one per prompt."""
-    prompts = dict.fromkeys(continuation.prompt for continuation in continuations)
-    return [
-        TextSample(
-            prompt,
-            [(continuation.how, continuation.text) for continuation in continuations if continuation.prompt == prompt],
-        )
-        for prompt in prompts
-    ]

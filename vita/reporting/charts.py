@@ -1,249 +1,176 @@
-"""Charts of reports as SVG text.
+"""Charts as SVG text, readable on a light and on a dark background.
 
-interval_chart({"arc_easy": Interval(...)}, unit="accuracy", marks={"arc_easy": 0.25})
 line_chart({"training": [(step, loss), ...]}, x="step", y="loss")
-histogram(values, x="bits per byte")
+interval_chart({"arc_easy": [Interval(...)]}, unit="accuracy")
+span_chart({"data": [Span(0, 12.5, "curate", BLUE)]}, [(0, "0 s"), (12.5, "13 s")])
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
+from xml.etree import ElementTree
 
-from vita.reporting.svg import (
-    BLUE,
-    COLOURS,
-    GREEN,
-    GREY,
-    LETTER,
-    ORANGE,
-    RED,
-    WIDTH,
-    Drawing,
-    mapping,
-    scale,
-    shortened,
-    tick_label,
-)
+from vita.spine.plain_text import printable
 from vita.stats.intervals import Interval
 
-_LEFT, _RIGHT = 48, WIDTH - 20
+COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#7c3aed", "#b45309")
+GREY = "#808a94"  # contrast above 3:1 on white and on black
+WIDTH = 440
+"""Width of a drawing in its own units: 12-unit text stays readable on a screen of 390 pixels."""
+_LETTER = 6.4
+"""Average width of a letter."""
+_LEFT, _RIGHT = 48.0, WIDTH - 20.0
 """The plot area of charts with a vertical axis."""
-VERDICT_COLOURS = {"pass": GREEN, "waived": ORANGE, "unsure": ORANGE, "fail": RED, "could_not_run": GREY}
 
 
-@dataclass(frozen=True)
-class CriterionRow:
-    """A measured figure with its limit; `verdict` is the verdict of the gate."""
-
-    label: str
-    interval: Interval
-    limit: float
-    at_least: bool
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Span:
-    """A coloured part of a row; positions count columns or seconds."""
+class Span(NamedTuple):
+    """A coloured part of a row; positions count seconds or other units of the axis."""
 
     start: float
     stop: float
     label: str
     colour: str
-    opacity: float = 0.9
-
-
-@dataclass(frozen=True)
-class LineageNode:
-    """An artifact with its lane and the keys of the artifacts it was made from."""
-
-    label: str
-    lane: int
-    colour: str
-    sources: tuple[str, ...] = ()
-
-
-def interval_chart(
-    rows: Mapping[str, Interval] | Mapping[str, Sequence[Interval]],
-    *,
-    unit: str,
-    marks: Mapping[str, float] | None = None,
-    series: Sequence[str] = (),
-) -> str:
-    """Draw a dot with its confidence interval for each label, or one for each label and series.
-
-    `marks` are reference values of labels, such as the chance level; `series` names the intervals of a label.
-    """
-    marks = marks or {}
-    intervals = {label: [row] if isinstance(row, Interval) else row for label, row in rows.items()}
-    bounds = [end for row in intervals.values() for item in row for end in (item.low, item.high, item.value)]
-    low, high, ticks = scale([*bounds, *marks.values()])
-    across = mapping(low, high, 12, _RIGHT)
-    y = top = 22 if series else 4
-    bottom = top + sum(24 + 11 * len(row) for row in intervals.values())
-    drawing = Drawing(bottom + 40)
-    for tick in ticks:
-        drawing.text(across(tick), bottom + 16, tick_label(tick), anchor="middle")
-    _legend(drawing, series, 12)
-    for label, row in intervals.items():
-        height = 24 + 11 * len(row)
-        drawing.text(12, y + 14, shortened(label, (WIDTH - 24) / LETTER))
-        for tick in ticks:
-            drawing.grid_line(across(tick), y + 18, across(tick), y + height - 1)
-        if label in marks:
-            drawing.line(across(marks[label]), y + 18, across(marks[label]), y + height - 2, ORANGE, "2")
-        for index, interval in enumerate(row):
-            _draw_interval(drawing, interval, across, y + 23 + 11 * index, COLOURS[index])
-        y += height
-    drawing.text(WIDTH / 2, bottom + 33, unit, anchor="middle")
-    return str(drawing)
 
 
 def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> str:
     """Draw lines through points; each line is named above the plot in its colour."""
     finite = {name: [point for point in points if all(map(math.isfinite, point))] for name, points in lines.items()}
     points = [point for line in finite.values() for point in line]
-    left, right, x_ticks = scale([point[0] for point in points])
-    low, high, y_ticks = scale([point[1] for point in points])
-    across, up = mapping(left, right, _LEFT, _RIGHT), mapping(low, high, 214, 32)
-    drawing = Drawing(250)
+    across, x_ticks = _axis([point[0] for point in points], _LEFT, _RIGHT)
+    up, y_ticks = _axis([point[1] for point in points], 214, 32)
+    drawing = _Drawing(250)
     for tick in y_ticks:
-        drawing.grid_line(_LEFT, up(tick), _RIGHT, up(tick))
-        drawing.text(_LEFT - 6, up(tick) + 4, tick_label(tick), anchor="end")
+        drawing.line(_LEFT, up(tick), _RIGHT, up(tick))
+        drawing.text(_LEFT - 6, up(tick) + 4, _tick_label(tick), anchor="end")
     for tick in x_ticks[:: -(-len(x_ticks) // 8)]:
-        drawing.text(across(tick), 230, tick_label(tick), anchor="middle")
+        drawing.text(across(tick), 230, _tick_label(tick), anchor="middle")
     for index, line in enumerate(finite.values()):
-        drawing.polyline([(across(px), up(py)) for px, py in line], COLOURS[index % len(COLOURS)])
-    _legend(drawing, list(finite), max(_LEFT, 24 + LETTER * len(y)))
+        path = " ".join(f"{across(px):.1f},{up(py):.1f}" for px, py in line)
+        drawing.add("polyline", points=path, fill="none", stroke=COLOURS[index % len(COLOURS)], stroke_width="2")
+    drawing.legend(list(finite), left=_LEFT if not y else max(_LEFT, 24 + _LETTER * len(y)))
     drawing.text(WIDTH / 2, 246, x, anchor="middle")
     drawing.text(4, 14, y)
     return str(drawing)
 
 
-def histogram(values: Sequence[float], *, x: str, bins: int = 24) -> str:
-    """Draw the number of values in equal bins."""
-    finite = [value for value in values if math.isfinite(value)]
-    low, high, ticks = scale(finite)
-    counts = Counter(min(bins - 1, int((value - low) / (high - low) * bins)) for value in finite)
-    most = max(counts.values(), default=0)
-    across, width = mapping(low, high, _LEFT, _RIGHT), (_RIGHT - _LEFT) / bins
-    drawing = Drawing(180)
-    for index, count in counts.items():
-        height = 124 * count / most
-        drawing.rectangle(_LEFT + index * width + 1, 136 - height, width - 2, height, BLUE, title=f"{count:,}")
-    drawing.grid_line(_LEFT, 136, _RIGHT, 136)
-    drawing.text(_LEFT - 6, 18, f"{most:,}", anchor="end")
-    drawing.text(_LEFT - 6, 140, "0", anchor="end")
+def interval_chart(rows: Mapping[str, Sequence[Interval]], *, unit: str, series: Sequence[str] = ()) -> str:
+    """Draw a dot with its confidence interval for each label and series; an infinite end reaches the axis' end."""
+    across, ticks = _axis([end for row in rows.values() for i in row for end in (i.low, i.high, i.value)], 12, _RIGHT)
+    top = 22.0 if series else 4.0
+    drawing = _Drawing(top + sum(24 + 11 * len(row) for row in rows.values()) + 40)
+    drawing.legend(series, left=12)
+    for label, row in rows.items():
+        drawing.text(12, top + 14, shortened(label, (WIDTH - 24) / _LETTER))
+        for tick in ticks:
+            drawing.line(across(tick), top + 18, across(tick), top + 23 + 11 * len(row))
+        for index, interval in enumerate(row):
+            y, colour = top + 23 + 11 * index, COLOURS[index % len(COLOURS)]
+            if math.isfinite(interval.value):
+                drawing.line(across(interval.low), y, across(interval.high), y, colour, "2")
+                drawing.add("circle", cx=across(interval.value), cy=y, r="4", fill=colour)
+        top += 24 + 11 * len(row)
     for tick in ticks:
-        drawing.text(across(tick), 154, tick_label(tick), anchor="middle")
-    drawing.text(WIDTH / 2, 173, x, anchor="middle")
-    return str(drawing)
-
-
-def bar_chart(rows: Sequence[tuple[str, float, str]]) -> str:
-    """Draw a bar for each row: its label, its value, and the value as text."""
-    letters = min(22, max((len(label) for label, _, _ in rows), default=0))
-    left, room = 16 + LETTER * letters, LETTER * max((len(text) for _, _, text in rows), default=0) + 8
-    across = mapping(0, max([value for _, value, _ in rows] + [1e-9]), left, max(left + 20, _RIGHT - room))
-    drawing = Drawing(20 * len(rows) + 8)
-    for index, (label, value, text) in enumerate(rows):
-        y = 20 * index + 4
-        drawing.text(left - 8, y + 12, shortened(label, 22), anchor="end")
-        drawing.rectangle(left, y, max(1.0, across(value) - left), 14, BLUE, opacity=0.85)
-        drawing.text(across(value) + 6, y + 12, text)
-    return str(drawing)
-
-
-def criteria_chart(rows: Sequence[CriterionRow]) -> str:
-    """Draw each criterion on a scale of its own: the interval, the limit, and the excluded side in red."""
-    right = _RIGHT - 84.0
-    drawing = Drawing(56 * len(rows) + 4)
-    for index, row in enumerate(rows):
-        y = 56 * index + 32
-        bounds = [end for end in (row.interval.low, row.interval.high, row.interval.value, row.limit)
-                if math.isfinite(end)]  # fmt: skip
-        margin = 0.15 * (max(bounds) - min(bounds) or abs(row.limit) or 1.0)
-        across = mapping(min(bounds) - margin, max(bounds) + margin, 12, right)
-        edge, colour = across(row.limit), VERDICT_COLOURS.get(row.verdict, GREY)
-        start, stop = (12, edge) if row.at_least else (edge, right)
-        drawing.text(12, y - 14, shortened(row.label, (WIDTH - 24) / LETTER))
-        drawing.rectangle(start, y - 9, max(0.0, stop - start), 18, RED, opacity=0.13)
-        drawing.line(edge, y - 11, edge, y + 11, RED, "2")
-        drawing.text(edge, y + 21, f"{'≥' if row.at_least else '≤'} {row.limit:g}", anchor="middle", colour="#d04545")
-        _draw_interval(drawing, row.interval, across, y, colour)
-        drawing.text(right + 10, y + 4, row.verdict.replace("_", " "), colour=colour)
+        drawing.text(across(tick), top + 16, _tick_label(tick), anchor="middle")
+    drawing.text(WIDTH / 2, top + 33, unit, anchor="middle")
     return str(drawing)
 
 
 def span_chart(rows: Mapping[str, Sequence[Span]], ticks: Sequence[tuple[float, str]]) -> str:
     """Draw a row of coloured spans for each name, over an axis with labelled ticks."""
-    spans = [span for row in rows.values() for span in row]
-    last = max([span.stop for span in spans] + [position for position, _ in ticks] + [1e-9])
-    left = 14 + LETTER * min(16, max((len(name) for name in rows), default=0))
-    across = mapping(min([span.start for span in spans] + [0.0]), last, left, _RIGHT)
-    drawing = Drawing(24 * len(rows) + 26)
-    for index, (name, row) in enumerate(rows.items()):
-        y = 24 * index + 4
+    stops = [span.stop for row in rows.values() for span in row] + [position for position, _ in ticks]
+    left = 14 + _LETTER * min(16, max((len(name) for name in rows), default=0))
+    across = _mapping(0, max([*stops, 1e-9]), left, _RIGHT)
+    drawing = _Drawing(24 * len(rows) + 26)
+    for y, (name, row) in zip(range(4, 24 * len(rows) + 4, 24), rows.items(), strict=True):
         drawing.text(left - 8, y + 13, shortened(name, 16), anchor="end")
         for span in row:
-            start, stop = across(span.start), across(span.stop)
-            drawing.rectangle(
-                start, y, max(1.5, stop - start - 1), 18, span.colour, opacity=span.opacity, title=span.label
-            )
-            if stop - start > LETTER * len(span.label) + 4:
-                drawing.text((start + stop) / 2, y + 13, span.label, anchor="middle", colour="#fff")
+            start, width = across(span.start), across(span.stop) - across(span.start)
+            drawing.add("rect", x=start, y=y, width=max(1.5, width - 1), height=18, fill=span.colour, title=span.label)
+            if width > _LETTER * len(span.label) + 4:
+                drawing.text(start + width / 2, y + 13, span.label, anchor="middle", colour="#fff")
     end = left - 20.0
     for position, label in ticks:
-        x, half = across(position), LETTER * len(label) / 2
-        x = min(max(x, left + half), _RIGHT - half)
+        half = _LETTER * len(label) / 2
+        x = min(max(across(position), left + half), _RIGHT - half)
         if x - half > end + 6:
             drawing.text(x, 24 * len(rows) + 20, label, anchor="middle")
             end = x + half
     return str(drawing)
 
 
-def lineage_chart(nodes: Mapping[str, LineageNode], *, lanes: Sequence[str]) -> str:
-    """Draw artifacts from top to bottom in their order, with a line from each to the artifacts it was made from."""
-    width = (WIDTH - 8) / max(1, len(lanes))
-    points = {key: (10 + node.lane * width, 40 + 22 * index) for index, (key, node) in enumerate(nodes.items())}
-    drawing = Drawing(40 + 22 * len(nodes))
-    for lane, label in enumerate(lanes):
-        drawing.text(4 + lane * width, 14, shortened(label, width / LETTER))
-    for key, node in nodes.items():
-        for source in node.sources:
-            if source in points:
-                drawing.path(_curve(points[source], points[key]), nodes[source].colour)
-    for key, node in nodes.items():
-        x, y = points[key]
-        drawing.dot(x, y, node.colour, title=node.label)
-        drawing.text(x + 8, y + 4, shortened(node.label, (width - 14) / LETTER))
-    return str(drawing)
+def histogram(values: Sequence[float], *, x: str, bins: int = 24) -> str:
+    """Draw the outline of the numbers of values in equal bins."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=1.0)
+    width = (high - low) / bins or 1 / bins
+    counts = [0] * bins
+    for value in finite:
+        counts[min(bins - 1, int((value - low) / width))] += 1
+    edges = [(low + width * index, float(count)) for i, count in enumerate(counts) for index in (i, i + 1)]
+    return line_chart({"": [(low, 0.0), *edges, (low + width * bins, 0.0)]}, x=x, y="number")
 
 
-def _curve(start: tuple[float, float], stop: tuple[float, float]) -> str:
-    """Return the path between two nodes; within a lane it bends to the left, past the nodes between them."""
-    (x1, y1), (x2, y2) = start, stop
-    bend = -min(9.0, (y2 - y1) / 8) if x1 == x2 else 0
-    middle = (y1 + y2) / 2
-    return f"M{x1:.1f},{y1:.1f} C{x1 + bend:.1f},{middle:.1f} {x2 + bend:.1f},{middle:.1f} {x2:.1f},{y2:.1f}"
+class _Drawing:
+    """An SVG element under construction; `str` returns its text. Text is escaped."""
+
+    def __init__(self, height: float) -> None:
+        box = f"0 0 {WIDTH} {height:.0f}"
+        attributes = {"viewBox": box, "role": "img", "font-family": "system-ui, sans-serif", "font-size": "12"}
+        self._root = ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **attributes})
+
+    def __str__(self) -> str:
+        return ElementTree.tostring(self._root, encoding="unicode")
+
+    def add(self, tag: str, *, content: str = "", title: str = "", **attributes: float | str) -> None:
+        """Add an element; a pointer on it shows the title."""
+        values = {
+            name.replace("_", "-"): value if isinstance(value, str) else f"{value:.1f}".removesuffix(".0")
+            for name, value in attributes.items()
+        }
+        element = ElementTree.SubElement(self._root, tag, values)
+        element.text = printable(content) or None
+        if title:
+            ElementTree.SubElement(element, "title").text = printable(title)
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, colour: str = GREY, width: str = "0.3") -> None:
+        self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=colour, stroke_width=width)
+
+    def text(self, x: float, y: float, content: str, *, anchor: str = "start", colour: str = GREY) -> None:
+        self.add("text", x=x, y=y, text_anchor=anchor, fill=colour, content=content)
+
+    def legend(self, names: Sequence[str], *, left: float) -> None:
+        x, y = left, 10
+        for index, name in enumerate(filter(None, names)):
+            if x + 12 + _LETTER * len(name) > WIDTH:
+                x, y = left, y + 13
+            self.add("circle", cx=x + 4, cy=y, r="4", fill=COLOURS[index % len(COLOURS)])
+            self.text(x + 12, y + 4, name, colour=COLOURS[index % len(COLOURS)])
+            x += 28 + _LETTER * len(name)
 
 
-def _draw_interval(
-    drawing: Drawing, interval: Interval, across: Callable[[float], float], y: float, colour: str
-) -> None:
-    """Draw a dot with its interval; an end that is not finite reaches the end of the axis."""
-    if math.isfinite(interval.value):
-        drawing.line(across(interval.low), y, across(interval.high), y, colour, "2")
-        drawing.dot(across(interval.value), y, colour)
+def _axis(values: Sequence[float], start: float, stop: float) -> tuple[Callable[[float], float], list[float]]:
+    """Return the mapping of an axis and about five ticks: 1, 2 or 5 times a power of ten, around all finite values."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    if high - low < 1e-12:
+        low, high = low - 0.5, high + 0.5
+    power = 10 ** math.floor(math.log10((high - low) / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= (high - low) / 5)
+    ticks = [step * index for index in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    return _mapping(ticks[0], ticks[-1], start, stop), ticks
 
 
-def _legend(drawing: Drawing, names: Sequence[str], left: float) -> None:
-    x = left
-    for index, name in enumerate(names):
-        colour = COLOURS[index % len(COLOURS)]
-        drawing.dot(x + 4, 10, colour)
-        drawing.text(x + 12, 14, name, colour=colour)
-        x += 28 + LETTER * len(name)
+def _mapping(low: float, high: float, start: float, stop: float) -> Callable[[float], float]:
+    """Return the function from a value to its coordinate; values outside of the ends are clipped."""
+    return lambda value: start + (min(max(value, low), high) - low) / (high - low) * (stop - start)
+
+
+def _tick_label(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def shortened(text: str, limit: float) -> str:
+    """Shorten text to a number of letters."""
+    return text if len(text) <= limit else text[: max(0, int(limit) - 1)] + "…"

@@ -1,26 +1,36 @@
-"""The content of a report, written once and rendered as Markdown and as one self-contained HTML page.
+"""Pages made from plain data: a report or any mapping becomes tables, charts and text, as Markdown and as HTML.
 
-    page = ReportPage("Test report", "Summary.", [Section("Held-out text", [Table(...), Figure(...)])])
-    write_page(page, folder)     # report.md with figures/*.svg, and report.html with the figures inside
+    sections = report_sections(report) | {"Method": ["One sentence.", "Another."]}
+    write_page(folder, title="Test report", lead="Summary.", sections=sections)
 
-The HTML page loads no other file and has no script.
+Numbers and text become a paragraph, a mapping of values becomes a table with two columns, a list of mappings a table
+with a row for each of them, and deeper data collapsible sections. The HTML page loads no other file and has no script.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vita.reporting.render import Format, figure_path, render_document
+from vita.reporting.catalogue import GROUPS, LABELS
+from vita.reporting.charts import interval_chart, line_chart
+from vita.reporting.figures import ReportContent
+from vita.reporting.render import figure_path, render
+from vita.reporting.wording import description, figure_name, is_share, moment, one_line, value_text, words
 from vita.stats.intervals import Interval
 
-
-@dataclass(frozen=True)
-class Paragraph:
-    """Plain text."""
-
-    text: str
+Metrics = Mapping[str, Interval]
+_MOST_DOTS, _MOST_ROWS, _MOST_VALUES, _LONGEST_CELL = 30, 1000, 100, 300
+"""Largest numbers of rows of a chart and of a table, of values of a list, and of letters of a cell."""
+_TIMES = {"at", "expires"}
+"""Columns with times in seconds since 1970."""
+_COLUMN = re.compile(r"(?:(heldout|domain|general|value)_)?(.+?)(?:/(chosen|rejected))?")
+"""A column of the metrics: the data, the metric, and the answer of a pair."""
+_POINTS = 200
+"""Largest number of points of a line; beyond it, neighbouring steps are averaged."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class TextSample:
-    """A prompt with the answers of a model, each under a label."""
+class Sample:
+    """Text of models, shown as it is: a prompt with labelled answers."""
 
     prompt: str
     answers: Sequence[tuple[str, str]]
@@ -51,65 +61,239 @@ class TextSample:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks in a collapsible section; `title` is its visible line, `note` a second text in this line."""
+    """Content in a collapsible section; `title` is its visible line, `note` a second text in this line."""
 
     title: str
-    blocks: Sequence[Block]
+    content: Any
     note: str = ""
 
-
-Block = Paragraph | Table | Figure | TextSample | Details
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with its blocks."""
-
-    title: str
-    blocks: Sequence[Block]
+    @property
+    def blocks(self) -> list[Block]:
+        return blocks(self.content)
 
 
-@dataclass(frozen=True)
-class ReportPage:
-    """A report: title, lead paragraph and sections."""
-
-    title: str
-    lead: str
-    sections: Sequence[Section] = field(default_factory=tuple)
+Block = str | Table | Figure | Sample | Details
 
 
-def interval_table(intervals: Mapping[str, Interval], *, name: str = "figure", n: str = "n", note: str = "") -> Table:
-    """Return a table of figures with their intervals and numbers of observations."""
-    rows = [(label.replace("_", " "), str(interval), f"{interval.n:,}") for label, interval in intervals.items()]
-    return Table((name, "value", n), rows, note)
+def write_page(folder: Path, *, title: str, lead: str, sections: Mapping[str, Any]) -> None:
+    """Write `report.md`, the figures below it, and `report.html`; a section without content is left out."""
+    for section in sections.values():
+        for figure in _figures(blocks(section)):
+            path = folder / figure_path(figure.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(figure.svg, encoding="utf-8")
+    for suffix in ("md", "html"):
+        text = page_text(f"page.{suffix}.jinja", title=title, lead=lead, sections=sections)
+        (folder / f"report.{suffix}").write_text(text, encoding="utf-8")
 
 
-def write_page(page: ReportPage, folder: Path) -> None:
-    """Write `report.md`, its figures, and `report.html`."""
-    for figure in (figure for section in page.sections for figure in _figures(section.blocks)):
-        path = folder / figure_path(figure.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(figure.svg, encoding="utf-8")
-    (folder / "report.md").write_text(as_markdown(page), encoding="utf-8")
-    (folder / "report.html").write_text(as_html(page), encoding="utf-8")
+def page_text(template: str, *, title: str, lead: str, sections: Mapping[str, Any]) -> str:
+    """Render a page with the template of its format."""
+    content = {name: section_blocks for name, section in sections.items() if (section_blocks := blocks(section))}
+    return render(template, title=title, lead=lead, sections=content)
 
 
-def as_markdown(page: ReportPage) -> str:
-    """Render a report as Markdown."""
-    return _rendered(page, "markdown")
+def report_sections(report: ReportContent, content: Mapping[str, Any] | None = None) -> dict[str, list[Block]]:
+    """Return what could not run, the details and the groups of figures of a report, then `content`, and the settings.
+
+    Content with the title of an earlier section is added to it.
+    """
+    plain = {name: value for name, value in report.details.items() if not isinstance(value, (Mapping, list))}
+    sections = {"Could not run": blocks(report.could_not_run), "Facts": blocks(plain)}
+    for group, items in report.figures.items():
+        intervals = {item: {name: figure.interval for name, figure in row.items()} for item, row in items.items()}
+        sections[group_title(group)] = figure_blocks(group, intervals)
+    details = {group_title(name): value for name, value in report.details.items() if name not in plain}
+    for title, value in (*details.items(), *(content or {}).items()):
+        sections.setdefault(title, []).extend(blocks(value))
+    settings = Details("Settings of the measurement", settings_table(report.settings))
+    notes = {"Metrics": blocks(_metrics_of_tables(report)), "Settings": [settings] if report.settings else []}
+    return {**sections, **notes}
 
 
-def as_html(page: ReportPage) -> str:
-    """Render a report as one HTML document."""
-    return _rendered(page, "html")
+def group_title(name: str) -> str:
+    """Return the title of a group of a report."""
+    return GROUPS.get(name, words(name)[:1].upper() + words(name)[1:])
 
 
-def _rendered(page: ReportPage, form: Format) -> str:
-    return render_document("report.jinja", form, title=page.title, lead=page.lead, sections=page.sections)
+def figure_blocks(group: str, items: Mapping[str, Metrics]) -> list[Block]:
+    """Return a table with all figures of a group and a chart; the figures of a single item have descriptions."""
+    rows = {item: metrics for item, metrics in items.items() if metrics}
+    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
+    if not rows:
+        return []
+    if len(rows) == 1:
+        ((item, metrics),) = rows.items()
+        cells = [(_label(item, n), str(i), f"{i.n:,}", description(f"{item}/{n}")) for n, i in metrics.items()]
+        table = Table(("figure", "value", "n", "description"), cells)
+    else:
+        cells = [
+            (item, *(str(metrics.get(name, "")) for name in names), f"{max(i.n for i in metrics.values()):,}")
+            for item, metrics in rows.items()
+        ]
+        table = Table((words(group), *map(figure_name, names), "n"), cells)
+    return [table, *_group_charts(group, rows, names)]
 
 
-def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
-    for block in blocks:
+def _metrics_of_tables(report: ReportContent) -> dict[str, str]:
+    """Return metric -> description, for the metrics that are columns of a table."""
+    named = {row.metric: description(row.metric) for row in report.rows() if len(report.figures[row.group]) > 1}
+    return {figure_name(name): text for name, text in named.items() if text}
+
+
+def _label(item: str, metric: str) -> str:
+    """Return the readable name of a metric whose item is named above it."""
+    return LABELS.get(f"{item}/{metric}") or figure_name(metric)
+
+
+def _group_charts(group: str, rows: Mapping[str, Metrics], names: Sequence[str]) -> Iterator[Figure]:
+    """Yield a chart of the first metric of many items, or of the shares and the changes of one item."""
+    if len(rows) > 1:
+        dots = {item: [metrics[names[0]]] for item, metrics in rows.items() if names[0] in metrics}
+        chart = interval_chart(dict(list(dots.items())[:_MOST_DOTS]), unit=figure_name(names[0]))
+        yield Figure(group, chart, f"{group_title(group)}: {figure_name(names[0])}, with 95% intervals.")
+        return
+    ((item, metrics),) = rows.items()
+    shares = {_label(item, name): [interval] for name, interval in metrics.items() if is_share(name, interval)}
+    if len(shares) > 1:
+        yield Figure(group, interval_chart(shares, unit="share"), f"{group_title(group)}: shares with 95% intervals.")
+    for name in [name.removesuffix("/before") for name in names if name.endswith("/before")]:
+        if f"{name}/after" in metrics:
+            pair = {figure_name(name): [metrics[f"{name}/before"], metrics[f"{name}/after"]]}
+            chart = interval_chart(pair, unit=figure_name(name), series=("before", "after"))
+            yield Figure(f"{group}-{name}", chart, f"{figure_name(name)} before and after, with 95% intervals.")
+
+
+def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Draw the metrics of the steps of a training run; values of one metric on several data share a chart."""
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    columns = dict.fromkeys(name for row in curve for name in row if name != "step")
+    for column in sorted(columns, key=lambda name: name.startswith("heldout_")):
+        match = _COLUMN.fullmatch(column)
+        data, metric, answer = match.groups(default="") if match else ("", column, "")
+        label = f"{data} {answer}".replace("heldout", "held out").strip() or "training"
+        points = [(float(row["step"]), row[column]) for row in curve if isinstance(row.get(column), (int, float))]
+        lines.setdefault(metric, {})[label] = _averaged(points)
+    return [
+        Figure(metric, line_chart(parts, x="step", y=words(metric)), _caption(metric))
+        for metric, parts in lines.items()
+        if any(len(points) > 1 for points in parts.values())
+    ]
+
+
+def _caption(metric: str) -> str:
+    text = words(metric).capitalize()
+    return f"{text}: {known}." if (known := description(metric)) else f"{text} by step."
+
+
+def _averaged(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    size = max(1, -(-len(points) // _POINTS))
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+# -- plain data
+
+
+def blocks(content: Any) -> list[Block]:
+    """Return plain data as blocks; blocks stay as they are."""
+    if isinstance(content, (Table, Figure, Sample, Details)):
+        return [content]
+    if isinstance(content, Mapping):
+        return list(_mapping_blocks(content))
+    if isinstance(content, (list, tuple)):
+        return _list_blocks(content)
+    return [text] if (text := value_text(content)) else []
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Return a table of settings under their own names."""
+    return Table(("setting", "value"), [(name, _cell(value) or "none") for name, value in settings.items()])
+
+
+def selected(rows: Iterable[Mapping[str, Any]], *names: str) -> list[dict[str, Any]]:
+    """Return these values of each row; a missing value is unknown."""
+    return [{name: "unknown" if row.get(name) is None else row[name] for name in names} for row in rows]
+
+
+def _list_blocks(values: Sequence[Any]) -> list[Block]:
+    """Return samples of a model, a table of rows, a paragraph for each sentence, or other values as one paragraph."""
+    values = [value for value in values if value not in (None, "", [], {}, ())]
+    if values and all(isinstance(row, Mapping) for row in values):
+        if not all({"prompt", "how", "text"} <= row.keys() for row in values):
+            return [_table(values)]
+        samples: dict[str, list[tuple[str, str]]] = {}
+        for row in values:
+            samples.setdefault(row["prompt"], []).append((row["how"], row["text"]))
+        return [Sample(prompt, answers) for prompt, answers in samples.items()]
+    if any(_is_deep(value) or str(value).endswith(".") for value in values):
+        return [block for value in values for block in blocks(value)]
+    more = f", and {len(values) - _MOST_VALUES:,} more" if len(values) > _MOST_VALUES else ""
+    return [f"{value_text(values[:_MOST_VALUES])}{more}"] if values else []
+
+
+def _mapping_blocks(values: Mapping[str, Any]) -> Iterator[Block]:
+    """Yield values of one kind as rows of a table; else plain values as a table and deeper ones in sections."""
+    if rows := _rows(values):
+        yield _table(rows)
+        deep = {f"{name}: {words(part)}": value for name, row in values.items() for part, value in row.items()
+                if isinstance(value, (list, tuple)) and _is_deep(value)}  # fmt: skip
+    else:
+        flat = _flat(values)
+        deep = {name: value for name, value in flat.items() if _is_deep(value)}
+        plain = [(figure_name(name), _cell(value)) for name, value in flat.items() if name not in deep]
+        if plain := [row for row in plain if row[1]]:
+            yield Table(("", "value"), plain)
+    yield from (Details(name, value) for name, value in deep.items() if value)
+
+
+def _rows(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return mappings with common names, or mappings of such mappings, as rows; empty for other values."""
+    if not values or not all(isinstance(row, Mapping) and row for row in values.values()):
+        return []
+    if all(isinstance(row, Mapping) and not any(map(_is_deep, row.values()))
+           for part in values.values() for row in part.values()):  # fmt: skip
+        return [{"": name, " ": part, **row} for name, parts in values.items() for part, row in parts.items()]
+    common = set.intersection(*(set(row) for row in values.values()))
+    return [{"": name, **row} for name, row in values.items()] if common else []
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table with the columns of all rows; lists of mappings are left out."""
+    flat = [_flat(row) for row in rows[:_MOST_ROWS]]
+    names = dict.fromkeys(name for row in flat for name, value in row.items() if _cell(value))
+    columns = [name for name in names if not any(isinstance(v := row.get(name), list) and _is_deep(v) for row in flat)]
+    for row in flat:
+        row |= {name: f"{moment(row[name])} UTC" for name in _TIMES & row.keys() if isinstance(row[name], float)}
+    cells = [tuple(_cell(row.get(name)) for name in columns) for row in flat]
+    more = f"{len(rows) - _MOST_ROWS:,} more rows are not shown." if len(rows) > _MOST_ROWS else ""
+    return Table([words(name).strip() for name in columns], cells, more)
+
+
+def _cell(value: Any) -> str:
+    return one_line(value_text(value), limit=_LONGEST_CELL)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with an entry for each plain value of its mappings."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping) and not any(map(_is_deep, value.values())):
+            flat |= {f"{name} {part}": entry for part, entry in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _is_deep(value: Any) -> bool:
+    """Return True for mappings, for lists that contain mappings, and for blocks."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_deep, value))
+    return isinstance(value, (Mapping, Table, Figure, Sample, Details))
+
+
+def _figures(content: Sequence[Block]) -> Iterator[Figure]:
+    for block in content:
         if isinstance(block, Figure):
             yield block
         elif isinstance(block, Details):

@@ -18,9 +18,8 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.reporting.charts import interval_chart
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import Block, Figure, Paragraph, ReportPage, Section, Table, write_page
+from vita.reporting.page import report_sections, write_page
 from vita.review.desk import Rating, ReviewItem, ReviewTask
 from vita.spine.errors import DataError
 from vita.stats.agreement import agreement, group_by_unit
@@ -211,12 +210,13 @@ class ReviewResults:
             "items": len(self.items),
             "clusters": self.clusters(),
         }
-        write_report(
-            ReportContent.of("review", groups, model=self.task.models[0].digest, details={"task": task}), folder
-        )
+        report = ReportContent.of("review", groups, model=self.task.models[0].digest, details={"task": task})
+        write_report(report, folder)
         lines = b"".join(orjson.dumps(row) + b"\n" for row in self._rows())
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
-        write_page(self._page(figures), folder)
+        lead = f"Figures are about {self.task.models[0].name}; intervals have a confidence of 95%."
+        sections = report_sections(report, self._page_content(fitted))
+        write_page(folder, title=f"Review: {self.task.name}", lead=lead, sections=sections)
         facts = {f"review/{name}": round(interval.value, 6) for name, interval in figures.items()}
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 
@@ -244,69 +244,30 @@ class ReviewResults:
             )  # fmt: skip
         return rows
 
-    def _page(self, figures: Mapping[str, Interval]) -> ReportPage:
-        people = {rating.rater for rating in self._people()}
-        names = ", ".join(version.name for version in self.task.models)
-        lead = (
-            f"{len(self._people())} ratings by {len(people)} people on {len(self.items)} items; versions: {names}. "
-            f"Figures are about {self.task.models[0].name}; intervals have a confidence of 95%."
-        )
-        main = [(_words(name), str(interval), str(interval.n)) for name, interval in figures.items()]
-        blocks: list[Block] = [Table(("figure", "value", "n"), main, note=_NOTES[self.task.kind])]
-        sections = [Section("Ratings by people", blocks)]
-        if fitted := self.strengths():
-            sections.append(self._strength_section(fitted))
-        sections.append(self._time_section())
-        method = [
-            f"Intervals treat {self.clusters()} as independent, and ratings within one of them as dependent.",
-            "Raters did not know the version of an answer; the order was random for each rater and item.",
-            f"Guideline {self.task.guideline.version}: {self.task.guideline.text}",
-        ]
-        sections.append(Section("Method", [Paragraph(text) for text in method]))
-        return ReportPage(f"Review: {self.task.name}", lead, sections)
-
-    def _strength_section(self, fitted: BradleyTerryFit) -> Section:
-        elo = fitted.elo()
-        rows = [
-            (self._name(model), str(interval))
-            for model, interval in sorted(elo.items(), key=lambda pair: -pair[1].value)
-        ]
-        probabilities = [
-            (f"{self._name(a)} over {self._name(b)}", str(fitted.win_probability(a, b)))
+    def _page_content(self, fitted: BradleyTerryFit | None) -> dict[str, Any]:
+        """Return the parts of the report that only its page shows: preferences, raters and the method."""
+        preferences = [
+            {"preference": f"{self._name(a)} over {self._name(b)}", "probability": str(fitted.win_probability(a, b))}
             for a, b in combinations(fitted.models, 2)
-        ]
-        note = "Bradley-Terry; a tie counts half for each version."
-        note += " One virtual tie was added to each pair, because a version only won or only lost." * fitted.smoothed
-        blocks: list[Block] = [
-            Table(("version", "Elo"), rows, note=note),
-            Table(("preference", "probability"), probabilities),
-        ]
-        if all(math.isfinite(interval.low) and math.isfinite(interval.high) for interval in elo.values()):
-            dots = {self._name(model): interval for model, interval in elo.items()}
-            chart = interval_chart(dots, unit="Elo", marks=dict.fromkeys(dots, 1000.0))
-            blocks.append(Figure("elo", chart, "Strength of each version; vertical line: the mean."))
-        return Section("Strength", blocks)
-
-    def _time_section(self) -> Section:
-        rows = []
+        ] if fitted else []  # fmt: skip
+        smoothed = "One virtual tie was added to each pair, because a version only won or only lost."
+        raters = []
         for rater in sorted({rating.rater for rating in self.ratings}):
             ratings = [rating for rating in self.ratings if rating.rater == rater]
             times = sorted(rating.milliseconds / 1000 for rating in ratings if rating.milliseconds is not None)
-            middle = f"{times[len(times) // 2]:.1f}" if times else ""
-            rows.append((rater, ratings[0].rater_kind, str(len(ratings)), middle))
-        return Section("Raters", [Table(("rater", "kind", "ratings", "median seconds"), rows)])
+            raters.append({"rater": rater, "kind": ratings[0].rater_kind, "ratings": len(ratings),
+                           "median seconds": f"{times[len(times) // 2]:.1f}" if times else ""})  # fmt: skip
+        method = [
+            f"Intervals treat {self.clusters()} as independent, and ratings within one of them as dependent.",
+            "Raters did not know the version of an answer; the order was random for each rater and item.",
+            "NAME/alpha and NAME/raw agreement of a judge: with the majority of people.",
+            f"Guideline {self.task.guideline.version}: {self.task.guideline.text}",
+        ]
+        strength = [preferences, *([smoothed] if fitted and fitted.smoothed else [])]
+        return {"Strength": strength, "Raters": raters, "Method": method}
 
     def _name(self, model: str) -> str:
         return next(version.name for version in self.task.models if version.digest == model)
-
-
-_NOTES = {
-    "pairwise": "preferred: share of votes for the version under review; a tie counts half. left: share of decided "
-    "votes for the answer on the left, 0.5 without bias. alpha: Krippendorff's alpha over a, b, tie and both bad; "
-    "1 is perfect agreement, 0 is chance. NAME/alpha and NAME/raw agreement of a judge: with the majority of people.",
-    "rubric": "Mean of each criterion over the items, from 1 to 5. alpha: Krippendorff's alpha for ranks; 1 is perfect "
-    "agreement, 0 is chance.",
-}
 
 
 def _clustered(credit: Mapping[str, Sequence[float]], *, seed: int) -> Interval:
@@ -325,7 +286,3 @@ def _bounded(interval: Interval, low: float, high: float) -> Interval:
 
 def _prompt_key(item: ReviewItem) -> str:
     return json.dumps([[message.role, message.content] for message in item.prompt])
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -15,7 +15,7 @@ independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,6 @@ from vita.data.records import Message
 from vita.data.sources.prompts import Prompt
 from vita.infer.engine import Completion, Engine
 from vita.infer.sampling import Sampling
-from vita.reporting.page import Section, interval_table
 from vita.rl.rewards import Rewards, RewardValues, Values
 from vita.spine.errors import DataError
 from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, student, wilson
@@ -74,12 +73,6 @@ class BeforeAfter:
         """Write each pair of answers into `items.jsonl.zst`."""
         lines = b"".join(orjson.dumps(item) + b"\n" for item in self.items)
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
-
-    def section(self) -> Section:
-        """Return the figures as a section of the report."""
-        figures = {_NAMES.get(name, name): interval for name, interval in self.figures.items()}
-        note = "95% intervals over prompts; both models answer the same prompts with the same seeds."
-        return Section("Comparison with the parent model", [interval_table(figures, n="prompts", note=note)])
 
 
 def compare_models(
@@ -286,20 +279,6 @@ def _seeded(sampling: Sampling, count: int, *, seed: int) -> list[Sampling]:
     """Return sampling parameters with a seed per answer, the same for both models."""
     rng = Random(f"shift/{seed}")
     return [sampling.model_copy(update={"seed": rng.getrandbits(48)}) for _ in range(count)]
-
-
-_NAMES: Mapping[str, str] = {
-    "reward/before": "reward before",
-    "reward/after": "reward after",
-    "reward/change": "change in reward",
-    "win_rate": "win rate (a tie is half)",
-    "accuracy/before": "accuracy before",
-    "accuracy/after": "accuracy after",
-    "accuracy/change": "change in accuracy",
-    "kl": "KL from the start (nats per sequence)",
-    "length/before": "tokens before",
-    "length/after": "tokens after",
-}
 
 
 # -- evaluators

@@ -7,10 +7,9 @@ log-probability per token of both answers; the log-ratio measures the change by 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
-from vita.reporting.page import Section, Table, interval_table
 from vita.stats.intervals import Interval, bootstrap_ratio, mcnemar, share, student, wilson
 
 BINS = 5
@@ -128,6 +127,12 @@ class CalibrationBin(NamedTuple):
     """Mean of sigmoid(|margin|)."""
     right: Interval
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the bin as a row of a table."""
+        span = f"{self.low:.1f} to {self.high:.1f}"
+        mean = f"{self.confidence:.3f}"
+        return {"confidence": span, "mean confidence": mean, "accuracy": str(self.right), "pairs": self.right.n}
+
 
 def calibration(scores: Sequence[PairValues]) -> tuple[list[CalibrationBin], float]:
     """Return the accuracy per bin of confidence, and the expected calibration error."""
@@ -145,20 +150,6 @@ def calibration(scores: Sequence[PairValues]) -> tuple[list[CalibrationBin], flo
             bins.append(CalibrationBin(low, high, mean, right))
             gap += len(members) / len(scores) * abs(mean - right.value)
     return bins, gap
-
-
-def figures_section(title: str, figures: Mapping[str, Interval], *, note: str = "") -> Section:
-    """Return the figures as a section of the report."""
-    return Section(title, [interval_table(figures, n="pairs", note=note)])
-
-
-def calibration_section(bins: Sequence[CalibrationBin], gap: float) -> Section:
-    """Return the calibration of the confidence as a report section."""
-    rows = [
-        (f"{bin.low:.1f} to {bin.high:.1f}", f"{bin.confidence:.3f}", str(bin.right), str(bin.right.n)) for bin in bins
-    ]
-    columns = ("confidence", "mean confidence", "accuracy", "pairs")
-    return Section("Calibration", [Table(columns, rows, f"Expected calibration error: {gap:.3f}.")])
 
 
 def _per_token(sums: PairValues, count: PairValues) -> PairValues:

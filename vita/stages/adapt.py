@@ -25,11 +25,9 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.evals.perplexity import DocumentScore, bits_per_byte, by_source, score_documents
 from vita.reporting.figures import ReportContent
-from vita.reporting.page import Section, Table
-from vita.reporting.training_report import MetricChart, mean_of_last
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.stages.training import TrainedModel, TrainingRun, row_length
+from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stats.intervals import Interval, bootstrap_ratio
 from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings, TuningSettings
 
@@ -309,30 +307,10 @@ def _write(
     figures: Mapping[str, Mapping[str, Interval]],
     folder: Path,
 ) -> None:
-    names = ("bits_per_byte/before", "bits_per_byte/after", "bits_per_byte/change")
-    rows = [
-        (name, *(str(intervals[metric]) for metric in names), str(intervals[names[0]].n))
-        for name, intervals in figures.items()
-    ]
-    note = "Bits per byte of whole held-out documents, with 95% intervals over documents; below 0 is a gain."
-    table = Table(("text", "before", "after", "change", "documents"), rows, note)
     trained.write_report(
         folder,
         facts,
         title="Domain tuning",
         lead=f"{facts['documents']:,} documents, {facts['tokens']:,} tokens, {facts['replayed']:.0%} of them replayed.",
         report=ReportContent.of("adapt", {"text": figures}, baseline=inputs.model.digest),
-        charts=CHARTS,
-        sections=[Section("Before and after", [table])],
     )
-
-
-CHARTS = (
-    MetricChart("loss", {"training": "loss"}, "nats per token", "Training loss, including replayed rows."),
-    MetricChart(
-        "bits_per_byte",
-        {"domain": "domain_bits_per_byte", "general": "general_bits_per_byte"},
-        "bits per byte",
-        "Held-out text of the domain and of pretraining.",
-    ),
-)

@@ -39,7 +39,7 @@ from vita.data.curation.split_pass import (
 from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, skipped_files, split_source
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.render import render
+from vita.reporting.page import report_sections, write_page
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
@@ -138,10 +138,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
         )
     for advice in report["advice"]:
         context.emit("note", text=advice, level="warning")
-    write_report(ReportContent.of("curate", details=orjson.loads(dump(report))), folder)
-    dropped = sorted(report["dropped"].items(), key=lambda row: (-row[1]["documents"], row[0]))
-    text = render("corpus.md.jinja", "markdown", report=report, dropped=dropped)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    content = ReportContent.of("curate", details=orjson.loads(dump(report)))
+    write_report(content, folder)
+    documents, size = report["documents"], report["bytes"]["read"] / 1e6
+    lead = f"{documents['read']:,} documents ({size:,.2f} MB) were read, {documents['dropped']:,} dropped."
+    write_page(folder, title="Corpus", lead=lead, sections=report_sections(content))
     _record(context, report, time.monotonic() - start, workers)
     return Draft(Corpus, folder, _facts(report))
 

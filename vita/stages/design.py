@@ -21,7 +21,7 @@ from vita.design.forecast import best_shape, prediction, warnings
 from vita.design.plan_vs_actual import plan_vs_actual
 from vita.design.scaling_rules import TrainingPlan, training_plan
 from vita.nn.architecture import Architecture
-from vita.reporting.page import Paragraph, ReportPage, Section, Table, as_markdown
+from vita.reporting.page import page_text
 from vita.spine.config import Settings, neutral
 from vita.spine.stage import Context, Draft
 from vita.stages.kinds import Blueprint, Tokens
@@ -99,6 +99,12 @@ class Inputs:
     """The tokens of the corpus, which determine the vocabulary and the available tokens."""
 
 
+_LEAD = (
+    "The architecture, its training, and the predicted results. Time and cost depend on the machine and are in the "
+    "record of the run."
+)
+
+
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     """Derive the plan, time some training steps, predict cost and loss, and write the blueprint."""
     text = _known_text(config, inputs)
@@ -109,7 +115,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Blueprint]:
     folder = context.draft_folder()
     blueprint = {"architecture": shape.as_json(), "training": plan.as_json(), "prediction": predicted}
     (folder / "blueprint.json").write_text(json.dumps(blueprint, indent=2) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(as_markdown(_page(blueprint)), encoding="utf-8")
+    sections = {
+        "Shape": blueprint["architecture"],
+        "Training": blueprint["training"],
+        "Prediction": [predicted, "The range of bits per byte contains 95 of 100 runs on text like that of the fit."],
+        "Notes": [f"{warning}." for warning in warnings(predicted)],
+    }
+    page = page_text("page.md.jinja", title="Blueprint", lead=_LEAD, sections=sections)
+    (folder / "report.md").write_text(page, encoding="utf-8")
     if speed:
         context.record |= cost(plan, speed, price_per_hour=config.price_per_hour)
     for note in [_headline(shape, plan, context.record), *warnings(predicted)]:
@@ -291,59 +304,3 @@ def _headline(shape: Architecture, plan: TrainingPlan, record: Mapping[str, Any]
     if "training_seconds" in record:
         text += f", about {record['training_seconds'] / 60:.0f} min here at {record['tokens_per_second']:,.0f} tokens/s"
     return text + (f", costing {record['cost']:.2f}" if "cost" in record else "")
-
-
-def _page(blueprint: Mapping[str, Any]) -> ReportPage:
-    shape, training, predicted = blueprint["architecture"], blueprint["training"], blueprint["prediction"]
-    parts, memory, bits = predicted["parameters"], predicted["memory"], predicted["bits_per_byte"]
-    shares = {name: f"{count / parts['total']:.0%}" for name, count in parts.items()}
-    return ReportPage(
-        "Blueprint",
-        "The architecture, its training, and the predicted results. Time and cost depend on the machine and are in the "
-        "record of the run.",
-        [
-            Section("Shape", [Table(("size", "value"), [(name, _plain(value)) for name, value in shape.items()])]),
-            Section(
-                "Training",
-                [
-                    Table(
-                        ("setting", "value"),
-                        [(name, _plain(value)) for name, value in _flat(training).items()],
-                    )
-                ],
-            ),
-            Section(
-                "Prediction",
-                [
-                    Table(
-                        ("figure", "value"),
-                        [
-                            ("bits per byte", f"{bits['value']:.3f} ({bits['low']:.3f} to {bits['high']:.3f})"),
-                            ("tokens", _plain(predicted["tokens"])),
-                            ("bytes of text", _plain(predicted["text_bytes"])),
-                            ("tokens per matrix parameter", _plain(predicted["tokens_per_parameter"])),
-                            ("operations per token", _plain(predicted["flops_per_token"])),
-                            ("operations", f"{predicted['flops']:.3g}"),
-                        ],
-                        note=f"The range contains 95 of 100 runs on {predicted['text']} text like that of the fit.",
-                    ),
-                    Table(("parameters", "number", "share"), [(n, _plain(c), shares[n]) for n, c in parts.items()]),
-                    Table(("memory", "MB"), [(name, f"{size / 1e6:,.1f}") for name, size in memory.items()]),
-                    *(Paragraph(f"Note: {warning}.") for warning in warnings(predicted)),
-                ],
-            ),
-        ],
-    )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

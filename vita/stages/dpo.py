@@ -35,16 +35,14 @@ from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import Groups, ReportContent
-from vita.reporting.page import Section
-from vita.reporting.training_report import MetricChart, last_value, loss_chart, mean_of_last
-from vita.rl.preference_eval import PairValues, compare, figures_section
+from vita.rl.preference_eval import PairValues, compare
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.spine.config import neutral
 from vita.spine.events import Emit
 from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.stages.training import TrainedModel, TrainingRun, row_length
+from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last, row_length
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, PreferenceLossConfig, TuningSettings, Uncompiled
 
@@ -380,12 +378,6 @@ def _write(
     comparison: BeforeAfter | None,
     folder: Path,
 ) -> None:
-    sections: list[Section] = []
-    if pair_figures:
-        note = "accuracy: the chosen answer has the higher log-probability per token. reward: beta x log-ratio."
-        sections.append(figures_section("Held-out pairs", pair_figures, note=note))
-    if comparison:
-        sections.append(comparison.section())
     groups: Groups = {"held_out": {"pairs": pair_figures}, **(comparison.groups() if comparison else {})}
     details = {"counts": counts_in(facts)}
     trained.write_report(
@@ -395,25 +387,6 @@ def _write(
         lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
         report=ReportContent.of("dpo", groups, baseline=inputs.model.digest, details=details),
         settings={"losses": json.dumps(config.losses), "beta": config.beta, "shuffle_labels": config.shuffle_labels},
-        charts=CHARTS,
-        sections=sections,
     )
     if comparison:
         comparison.write_items(folder / "report")
-
-
-CHARTS = (
-    loss_chart("weighted sum of the losses"),
-    MetricChart(
-        "rewards",
-        {"chosen": "rewards/chosen", "rejected": "rewards/rejected"},
-        "beta x nats",
-        "Log-ratio of both answers to the initial model; below 0 they have become less likely.",
-    ),
-    MetricChart(
-        "accuracies",
-        {"training": "rewards/accuracies", "held out": "heldout_rewards/accuracies"},
-        "share",
-        "Share of the pairs in which the chosen answer has the higher reward.",
-    ),
-)

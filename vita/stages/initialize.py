@@ -19,7 +19,8 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
 from vita.reporting.charts import line_chart
-from vita.reporting.render import render
+from vita.reporting.figures import ReportContent, write_report
+from vita.reporting.page import Figure, report_sections, write_page
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
@@ -120,12 +121,17 @@ def _text(tokens: Tokens, *, length: int) -> Int[np.ndarray, "B T"]:
 
 
 def _write_report(statistics: dict[str, Any], config: Config, folder: Path) -> None:
-    folder.mkdir()
-    (folder / "initialization.json").write_text(json.dumps({**config.model_dump(), **statistics}, indent=1) + "\n")
-    (folder / "activations.svg").write_text(_activations(statistics), encoding="utf-8")
-    (folder / "weights.svg").write_text(_weights(statistics), encoding="utf-8")
-    text = render("initialization.md.jinja", "markdown", report=statistics, config=config)
-    (folder / "initialization.md").write_text(text, encoding="utf-8")
+    report = ReportContent.of("initialize", settings=config.model_dump(mode="json"), details=statistics)
+    write_report(report, folder)
+    charts = [
+        Figure("activations", _activations(statistics), "Root mean squares of the stream and of what is added to it."),
+        Figure("weights", _weights(statistics), "Standard deviation of the weights by layer."),
+    ]
+    lead = (
+        f"The loss is {statistics['loss']:.4f} on {statistics['tokens']:,} tokens of text; a uniform prediction has "
+        f"ln V = {statistics['ln_vocabulary']:.4f}."
+    )
+    write_page(folder, title="Initialization", lead=lead, sections={"Charts": charts, **report_sections(report)})
 
 
 def _activations(statistics: dict[str, Any]) -> str:

@@ -17,13 +17,12 @@ from vita.data.tokens.loader import Loader
 from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
-from vita.reporting.training_report import last_value, mean_of_last
 from vita.spine.config import build
 from vita.spine.errors import ConfigError
 from vita.spine.model_files import ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Blueprint, Model, Tokens
-from vita.stages.training import TrainingRun
+from vita.stages.training import TrainingRun, last_value, mean_of_last
 from vita.train.schedule import Schedule
 from vita.train.settings import BatchedTrainingSettings, Count, MatrixOptimizerSettings, TextSettings
 

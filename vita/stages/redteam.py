@@ -23,9 +23,9 @@ from vita.redteam.probe import ProbeInputs, ProbeItem, built_in_goals
 from vita.redteam.probes import PROBES
 from vita.redteam.probes.memorisation import rows_of
 from vita.redteam.probes.regressions import read as read_regressions
-from vita.redteam.results import RedTeamResults, page
+from vita.redteam.results import RedTeamResults, page_content
 from vita.reporting.figures import write_report
-from vita.reporting.page import write_page
+from vita.reporting.page import report_sections, write_page
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
@@ -121,9 +121,12 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         context.emit("note", text=f"{name} could not run: {problem}", level="warning")
     folder = context.draft_folder()
     settings = config.model_dump(mode="json", exclude={"files", "regressions"})
-    write_report(results.report(model=inputs.model.digest, settings=settings), folder)
+    report = results.report(model=inputs.model.digest, settings=settings)
+    write_report(report, folder)
     results.write_items(folder / "items.jsonl.zst")
-    write_page(page(results, method=_method(config, items)), folder)
+    sections = report_sections(report, page_content(results, method=_method(config, items)))
+    title = "Red-team report" + (" (with content filter)" if results.guarded else "")
+    write_page(folder, title=title, lead=f"Attacks on the model {report.model}.", sections=sections)
     return Draft(Report, folder, {"model": inputs.model.digest, **results.facts()})
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import Field
 
-from vita.data.feedback import FeedbackDataset, FeedbackFilter, read_feedback, refine
+from vita.data.feedback import FeedbackFilter, read_feedback, refine
 from vita.data.records import Preference, UnpairedPreference
 from vita.data.sources.read import Source, dialogues, documents
 from vita.data.world import World, WorldSettings
-from vita.reporting.page import ReportPage, Section, Table, write_page
+from vita.reporting.page import write_page
 from vita.server.gateway.redaction import redact
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
@@ -62,7 +62,15 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Preferences]:
     _write(folder / "dialogues.jsonl", (_row(record, "messages") for record in refined.dialogues))
     _write(folder / "rated.jsonl", (_rated(record) for record in refined.rated))
     _write(folder / "drops.jsonl", (asdict(record) for record in refined.drops))
-    write_page(_page(refined), folder)
+    reasons = Counter(drop.reason for drop in refined.drops)
+    pairs = [
+        {"prompt": pair.prompt[-1].content, "chosen": pair.chosen[-1].content, "rejected": pair.rejected[-1].content,
+         "votes": pair.metadata["votes"]}
+        for pair in refined.pairs[:10]
+    ]  # fmt: skip
+    sections = {"Results": refined.counts, "Drops": dict(reasons.most_common()), "The first pairs": pairs}
+    lead = "Pairs of answers with the feedback of users, and the ids of their requests."
+    write_page(folder, title="Feedback data", lead=lead, sections=sections)
     context.emit(
         "note", text=", ".join(f"{number:,} {name.replace('_', ' ')}" for name, number in refined.counts.items())
     )
@@ -96,23 +104,3 @@ def _rated(rated: UnpairedPreference) -> dict[str, Any]:
 
 def _write(path: Path, rows: Iterable[Any]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def _page(refined: FeedbackDataset) -> ReportPage:
-    counts = Table(
-        ("result", "number"), [(name.replace("_", " "), f"{number:,}") for name, number in refined.counts.items()]
-    )
-    reasons = Counter(drop.reason for drop in refined.drops)
-    dropped = Table(
-        ("reason of the drop", "number"), [(reason, f"{number:,}") for reason, number in reasons.most_common()]
-    )
-    examples = Table(
-        ("prompt", "chosen", "rejected", "votes"),
-        [
-            (pair.prompt[-1].content, pair.chosen[-1].content, pair.rejected[-1].content, str(pair.metadata["votes"]))
-            for pair in refined.pairs[:10]
-        ],
-    )
-    lead = "Pairs of answers with the feedback of users, and the ids of their requests."
-    sections = [Section("Results", [counts, dropped]), Section("The first pairs", [examples])]
-    return ReportPage("Feedback data", lead, sections)

@@ -22,12 +22,11 @@ from vita.data.tokens.row_counts import counts_in
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent
-from vita.reporting.training_report import MetricChart, loss_chart, mean_of_last
-from vita.rl.preference_eval import PairValues, calibration, calibration_section, figures_section, score_figures
+from vita.rl.preference_eval import PairValues, calibration, score_figures
 from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
-from vita.stages.training import TrainedModel, TrainingRun, row_length
+from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
@@ -242,12 +241,10 @@ def _write(
     scores: list[PairValues],
     folder: Path,
 ) -> None:
-    sections = []
-    for name, intervals in figures.items():
-        title = "Held-out pairs" if name == "all" else f"Held-out pairs of {name}"
-        sections.append(figures_section(title, intervals, note="accuracy: the chosen answer has the higher score."))
+    content: dict[str, Any] = {}
     if scores:
-        sections.append(calibration_section(*calibration(scores)))
+        bins, gap = calibration(scores)
+        content["Calibration"] = [[bin.as_json() for bin in bins], f"Expected calibration error: {gap:.3f}."]
     details = {"counts": counts_in(facts)}
     trained.write_report(
         folder,
@@ -256,23 +253,5 @@ def _write(
         lead=f"{facts['pairs']:,} pairs, {facts['steps']:,} steps of {config.batch_size}.",
         report=ReportContent.of("reward", {"held_out": figures}, baseline=inputs.model.digest, details=details),
         settings={name: getattr(config, name) for name in ("centering_coef", "head_init", "shuffle_labels")},
-        charts=CHARTS,
-        sections=sections,
+        content=content,
     )
-
-
-CHARTS = (
-    loss_chart("nats per pair"),
-    MetricChart(
-        "accuracy",
-        {"training": "accuracy", "held out": "heldout_accuracy"},
-        "share",
-        "Share of the pairs in which the chosen answer has the higher score.",
-    ),
-    MetricChart(
-        "margin",
-        {"training": "margin", "held out": "heldout_margin"},
-        "score",
-        "Difference of the scores of a pair; values much above 3 mean an overconfident model.",
-    ),
-)

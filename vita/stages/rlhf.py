@@ -24,7 +24,6 @@ from vita.data.tokens.tuning_examples import refused_by_template
 from vita.design import scaling_rules
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import ReportContent
-from vita.reporting.training_report import MetricChart, last_value, mean_of_last
 from vita.rl.rewards import RewardChoice, Rewards
 from vita.rl.settings import (
     METHOD_DEFAULTS,
@@ -37,7 +36,7 @@ from vita.rl.settings import (
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
-from vita.stages.training import TrainedModel, TrainingRun
+from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last
 from vita.train.choices import PrecisionChoice
 from vita.train.settings import TrainingSettings, Uncompiled
 
@@ -356,25 +355,6 @@ def _summary(facts: Mapping[str, Any], comparison: BeforeAfter) -> str:
     return text + f"; {facts['heldout_truncated']:.0%} of the answers were truncated"
 
 
-CHARTS = (
-    MetricChart("reward", {"rounds": "reward", "held out": "heldout_reward"}, "reward", "Mean reward of the answers."),
-    MetricChart(
-        "kl", {"rounds": "kl", "held out": "heldout_kl"}, "nats per sequence", "KL divergence from the initial model."
-    ),
-    MetricChart(
-        "entropy", {"rounds": "entropy", "held out": "heldout_entropy"}, "nats per token", "Entropy of the policy."
-    ),
-    MetricChart(
-        "shares",
-        {"equal rewards": "zero_variance", "truncated": "truncated", "clipped": "clip_fraction"},
-        "share",
-        "Groups with equal rewards, truncated answers, and clipped tokens.",
-    ),
-    MetricChart("length", {"rounds": "length", "held out": "heldout_length"}, "tokens", "Mean length of the answers."),
-    MetricChart("value_loss", {"critic": "value_loss"}, "loss", "Loss of the critic."),
-)
-
-
 def _save(
     config: Config, inputs: Inputs, trained: TrainedModel, comparison: BeforeAfter, facts: Mapping[str, Any]
 ) -> Path:
@@ -395,8 +375,6 @@ def _save(
         lead=lead,
         report=ReportContent.of("rlhf", comparison.groups(), baseline=inputs.model.digest, details=details),
         settings=settings,
-        charts=CHARTS,
-        sections=[comparison.section()],
     )
     comparison.write_items(folder / "report")
     return folder

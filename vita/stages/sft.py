@@ -27,11 +27,10 @@ from vita.data.tokens.tuning_examples import EncodingSettings as ExampleSettings
 from vita.data.tokens.tuning_examples import read_dialogues
 from vita.design import scaling_rules
 from vita.reporting.figures import ReportContent
-from vita.reporting.training_report import last_value
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
-from vita.stages.training import TrainingRun, row_length
+from vita.stages.training import TrainingRun, last_value, row_length
 from vita.train.settings import Count, Fraction, TuningSettings
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from vita.data.sources.read import Source, documents
 from vita.data.world import World, WorldSettings
 from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
 from vita.evals.results import EvalResults
-from vita.evals.results_page import page
+from vita.evals.results_page import page_content
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
 from vita.reporting.figures import write_report
-from vita.reporting.page import write_page
+from vita.reporting.page import report_sections, write_page
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, explicit_only
@@ -153,9 +153,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     folder = context.draft_folder()
     settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
     parent = inputs.parent.digest if inputs.parent else None
-    write_report(results.report(model=inputs.model.digest, settings=settings, parent=parent), folder)
+    report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
+    write_report(report, folder)
     results.write_items(folder / "items.jsonl.zst")
-    write_page(page(results, method=_method(config)), folder)
+    sections = report_sections(report, page_content(results, method=_method(config)))
+    write_page(folder, title="Test report", lead=f"Model {report.model}.", sections=sections)
     return Draft(Report, folder, results.facts())
 
 

@@ -20,7 +20,7 @@ from vita.data.tokens import bpe
 from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.render import render
+from vita.reporting.page import report_sections, write_page
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
@@ -81,9 +81,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
         seconds = max(time.monotonic() - start, 1e-9)
         context.record[f"{split}_bytes_per_second"] = round(total / seconds)
     report = _report(tokenizer, tallies, shards, trained=inputs.model is None)
-    write_report(ReportContent.of("tokenize", details=report), folder)
-    text = render("tokens.md.jinja", "markdown", report=report, splits=SPLITS)
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    content = ReportContent.of("tokenize", details=report)
+    write_report(content, folder)
+    origin = "trained on this corpus" if inputs.model is None else "the model's own"
+    lead = f"A vocabulary of {tokenizer.vocabulary:,} tokens, {origin}. Each document has one more token, at its start."
+    write_page(folder, title="Tokens", lead=lead, sections=report_sections(content))
     facts = {
         "vocabulary": tokenizer.vocabulary,
         "train_tokens": shards["train"].tokens,

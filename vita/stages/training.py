@@ -14,6 +14,7 @@ without it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import Section
-from vita.reporting.training_report import LOSS_CHARTS, MetricChart, write_training_report
+from vita.reporting.page import curve_figures, report_sections, settings_table, write_page
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
 from vita.spine.model_files import ModelFolder
@@ -182,26 +182,38 @@ class TrainedModel:
         lead: str,
         report: ReportContent | None = None,
         settings: Mapping[str, Any] | None = None,
-        charts: Sequence[MetricChart] = LOSS_CHARTS,
-        sections: Sequence[Section] = (),
+        content: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the pages, the charts and `report.json` below the folder of the model.
+        """Write `report.json`, the pages with charts, and the metrics of every step in `metrics.jsonl`.
 
-        The page lists the settings of the schedule and the optimizers, and `settings`, which take precedence.
+        The page has sections for the facts, the report and `content`. It lists the settings of the schedule and the
+        optimizers, and `settings`, which take precedence.
         """
-        training = self.run.training
-        write_training_report(
-            self.result.curve,
-            folder / "report",
-            title=title,
-            lead=lead,
-            facts=facts,
-            settings={**training.schedule.model_dump(), **training.optimization.model_dump(), **(settings or {})},
-            charts=charts,
-            sections=sections,
-        )
+        training, folder = self.run.training, folder / "report"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = (json.dumps(dict(row)) + "\n" for row in self.result.curve)
+        (folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
         if report:
-            write_report(report, folder / "report")
+            write_report(report, folder)
+        resolved = {**training.schedule.model_dump(), **training.optimization.model_dump(), **(settings or {})}
+        sections = {
+            "Results": facts,
+            **report_sections(report or ReportContent.of(self.run.stage), content or {}),
+            "Training curves": curve_figures(self.result.curve),
+            "Settings": settings_table(resolved),
+        }
+        write_page(folder, title=title, lead=lead, sections=sections)
+
+
+def last_value(curve: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the last recorded value of a metric."""
+    return next((row[name] for row in reversed(curve) if name in row), None)
+
+
+def mean_of_last(curve: Sequence[Mapping[str, Any]], name: str, *, rows: int = 20) -> float | None:
+    """Return the mean of the last values of a metric, which is less noisy than a single batch."""
+    values = [row[name] for row in curve if name in row][-rows:]
+    return round(sum(values) / len(values), 6) if values else None
 
 
 ROW_TOKENS = 2048

@@ -8,39 +8,44 @@ what cannot be read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from vita.cards import TEMPLATES
-from vita.cards.life_page import lineage, results, service, steps, summary
+from vita.cards.life_page import sections, steps, summary
 from vita.cards.life_record import UNREADABLE, LifeRecord
+from vita.reporting.page import Details
 from vita.reporting.render import render
 from vita.spine.disk import write_atomically
 from vita.spine.errors import LedgerError
 
 __all__ = ["write_life_page"]
 
-_PARTS: Mapping[str, Callable[[LifeRecord], Iterable[Any]]] = {
-    "releases": summary.releases,
+_SUMMARY: Mapping[str, Callable[[LifeRecord], Iterable[Any]]] = {
     "key_figures": summary.key_figures,
+    "releases": summary.releases,
+    "answers": summary.released_answers,
+    "loss": summary.loss_chart,
+    "criteria": sections.criteria,
     "origin": summary.origin,
-    "released_answers": summary.released_answers,
-    "criteria": summary.criteria,
-    "overview": summary.overview_charts,
-    "answers": summary.all_answers,
+    "timeline": summary.timeline,
     "steps": steps.steps,
-    "versions": results.versions,
-    "attacks": results.attacks,
-    "findings": results.findings,
-    "gates": results.gates,
-    "traffic": service.traffic,
-    "feedback": service.feedback,
-    "states": service.states,
-    "lineage": lineage.lineage,
-    "work": lineage.work,
 }
 """Name of a part in the template -> the function that reads it."""
+_SECTIONS: Mapping[str, tuple[str, Callable[[LifeRecord], Iterable[Any]]]] = {
+    "Answers of all models": ("the same questions, greedy decoding", summary.all_answers),
+    "Versions compared": ("the same measurements for each version", sections.versions),
+    "Red teaming": ("attack success rate and over-refusal rate", sections.attacks),
+    "Findings": ("successful attacks, and their state", sections.findings),
+    "Gates": ("criteria, verdicts, approvals and waivers", sections.gates),
+    "Traffic": ("requests by version", sections.traffic),
+    "Feedback": ("of users, by version", sections.feedback),
+    "States": ("of each version, with reasons", sections.states),
+    "Lineage": ("which artifact was made from which", sections.lineage),
+    "Time and compute": ("", sections.work),
+}
+"""Title of a collapsed section -> its note and the function that reads it."""
 
 
 def write_life_page(record: LifeRecord, path: Path) -> Path:
@@ -49,13 +54,20 @@ def write_life_page(record: LifeRecord, path: Path) -> Path:
         raise LedgerError(
             f"life {record.name}", "the ledger has no record of this life", hint="`vita ls` lists the lives"
         )
-    parts: dict[str, Sequence[Any]] = {}
     problems: dict[str, str] = {}
-    for name, read in _PARTS.items():
+
+    def content(name: str, read: Callable[[LifeRecord], Iterable[Any]]) -> list[Any]:
         try:
-            parts[name] = list(read(record))
+            return list(read(record))
         except UNREADABLE as error:
-            parts[name], problems[name] = [], f"This part cannot be read: {type(error).__name__}: {error}"
-    text = render("life.html.jinja", "html", folder=TEMPLATES, record=record, parts=parts, problems=problems)
+            problems[name] = f"This part cannot be read: {type(error).__name__}: {error}"
+            return []
+
+    parts = {name: content(name, read) for name, read in _SUMMARY.items()}
+    details = [Details(title, [*content(title, read), problems.get(title)], note)
+               for title, (note, read) in _SECTIONS.items()]  # fmt: skip
+    details = [section for section in details if section.blocks]
+    text = render("life.html.jinja", folder=TEMPLATES, record=record, parts=parts, problems=problems,
+                  sections=details)  # fmt: skip
     write_atomically(path, text.encode())
     return path
