@@ -1,7 +1,7 @@
 """Imports only go down the layers, checked in the source text; every violation is named with its line.
 
     spine <- data | nn <- stats <- train | infer <- formats <- reporting <- evals | redteam | rl | gates | design
-          <- rights | monitoring | review <- server <- cards <- stages | recipes <- life <- cli
+          <- rights | monitoring | review <- server <- cards <- stages | recipes <- life <- cli <- session
 
 Packages of one layer do not import one another; neither do stages, which meet through artifacts. No two files import
 each other, directly or through others.
@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = [("spine",), ("data", "nn"), ("stats",), ("train", "infer"), ("formats",), ("reporting",)]
 STEPS += [("evals", "redteam", "rl", "gates", "design"), ("rights", "monitoring", "review")]
-STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",)]
+STEPS += [("server",), ("cards",), ("stages", "recipes"), ("life",), ("cli",), ("session",)]
 SUBPACKAGES = {
     "data": [("",), ("world",), ("sources",), ("curation", "tokens")],
     "server": [("",), ("replica",), ("gateway",), ("service",)],

@@ -118,23 +118,38 @@ class Trainer:
     def step(self, batch: StepBatch) -> StepResult:
         """Run one optimizer step on a batch."""
         lr_scale = lr_multiplier(self.training.schedule, self.done)
-        with _deterministic_sums():
-            sums = self._gradients(batch)
+        self.optimizer.clear_gradients()
+        sums = self.accumulate(batch)
         means = {name: value / max(batch.targets, 1.0) for name, value in sums.items()}
         if batch.check:
             batch.check(means)
-        loss, gradients = means.pop("loss"), [parameter.grad for parameter in self.master_params.values()]
-        gradients = [gradient for gradient in gradients if gradient is not None]
-        norm = full_tensor(torch.nn.utils.get_total_norm(gradients)).item()
+        loss, norm = means.pop("loss"), self.gradient_norm()
         skip_reason = self._skip_reason(batch, loss, norm)
         if skip_reason is None:
-            max_norm = self.training.max_grad_norm
-            if norm > max_norm:
-                torch.nn.utils.clip_grads_with_norm_(self.master_params.values(), max_norm, torch.tensor(norm))
-            self.optimizer.step(lr_scale=lr_scale)
-            self._update_rounded_copies()
+            self.update(norm, lr_scale=lr_scale)
         self.done += 1
         return StepResult(loss, norm, lr_scale, skip_reason, means)
+
+    def accumulate(self, batch: StepBatch, loss: Loss | None = None) -> dict[str, float]:
+        """Add the gradient of the mean loss to each parameter's `.grad`; return the sums of the metrics.
+
+        `loss` replaces that of the trainer, and is not compiled.
+        """
+        with _deterministic_sums():
+            return self._gradients(batch, loss)
+
+    def gradient_norm(self) -> float:
+        """Return the norm of the gradients of all parameters together."""
+        gradients = [parameter.grad for parameter in self.master_params.values() if parameter.grad is not None]
+        return full_tensor(torch.nn.utils.get_total_norm(gradients)).item()
+
+    def update(self, norm: float, *, lr_scale: float) -> None:
+        """Update the weights from gradients of norm `norm`, which is limited to `max_grad_norm`."""
+        max_norm = self.training.max_grad_norm
+        if norm > max_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.master_params.values(), max_norm, torch.tensor(norm))
+        self.optimizer.step(lr_scale=lr_scale)
+        self._update_rounded_copies()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterator[StepBatch]) -> dict[str, float]:
@@ -201,12 +216,10 @@ class Trainer:
 
     # -- parts of a step
 
-    def _gradients(self, batch: StepBatch) -> dict[str, float]:
-        """Accumulate the gradient of the mean loss in each parameter's `.grad`, and return the sums of the metrics."""
-        self.optimizer.clear_gradients()
+    def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         for tensors in self._micro_batches(batch.tensors):
-            loss, figures = self.run(tensors)
+            loss, figures = self.learner(tensors, function) if function else self.run(tensors)
             (loss / max(batch.targets, 1.0)).backward()
             self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():

@@ -28,7 +28,7 @@ def read_architecture(config: Mapping[str, Any], *, where: str = "config.json") 
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         supported = ", ".join(FAMILIES.names())
-        hint = "choose a model of one of these families; see docs/adopt.md"
+        hint = "choose a model of one of these families; see docs/families.md"
         raise ModelError(f"{where}: model_type", expected=f"one of {supported}", got=model_type, hint=hint)
     reader = ConfigReader(config, where)
     reader.expect("quantization_config", None)
