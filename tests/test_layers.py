@@ -27,7 +27,7 @@ SUBPACKAGES = {
 }
 """Layers inside a package, from the lowest; the empty name stands for the modules of the package itself."""
 HEIGHT = {part: height for height, step in enumerate(STEPS) for part in step}
-SHARED_BY_STAGES = ("vita.stages.kinds", "vita.stages.training")
+SHARED_BY_STAGES = ("vita.stages.kinds", "vita.stages.training", "vita.stages.tuning")
 READS_THE_ENVIRONMENT = "vita.spine.machine"
 IMPORTS_TORCH_IN_FUNCTIONS = {"vita.spine.machine", "vita.spine.ranks"}
 NAMES_REPORT_FILE = "vita.reporting"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vita.reporting import REPORT_FILE
 from vita.spine.errors import DataError, ModelError, StoreError, VitaError
+from vita.spine.model_files import is_adapter_folder
 from vita.spine.store import Artifact
 
 _ADOPTED: dict[str, tuple[str, str]] = {}
@@ -42,6 +43,8 @@ _REQUIRED_FILES: dict[str, tuple[str, type[VitaError], str]] = {
 
 def check_folder(folder: Path, kind: str) -> None:
     """Refuse a folder of another kind before it is copied into the store."""
+    if kind in ("model", "reward") and is_adapter_folder(folder):
+        return
     pattern, family, hint = _REQUIRED_FILES.get(kind, ("*", StoreError, "the folder is empty"))
     if not any(folder.glob(pattern)):
         raise family(str(folder), "holds no file" if pattern == "*" else f"holds no {pattern}", hint=hint)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from vita.cli.folders import check_folder, remember_user_path
 from vita.spine.config import nearest
 from vita.spine.disk import file_sha256
-from vita.spine.errors import ModelError, StoreError
+from vita.spine.errors import ModelError, StoreError, VitaError
+from vita.spine.model_files import ADAPTER_CONFIG, base_folder, base_reference, is_adapter_folder
 
 if TYPE_CHECKING:
     from vita.spine.events import Events
@@ -129,7 +130,9 @@ def _adopt(lookup: ModelLookup, reference: str) -> str:
 
     declaration = stage("adopt")
     config = configure(declaration, {"model": reference}, where="model", shared={}, base=Path())
-    step = Step(_step_name(reference), declaration, config)
+    path = Path(reference).expanduser()
+    inputs = {"base": f"@{_base_of_adapter(lookup, path)}"} if is_adapter_folder(path) else {}
+    step = Step(_step_name(reference), declaration, config, inputs)
     events = lookup.events()
     try:
         artifacts = execute(Plan(LIFE, (step,)), lookup.store, lookup.ledger, machine=lookup.machine, events=events)
@@ -138,6 +141,22 @@ def _adopt(lookup: ModelLookup, reference: str) -> str:
     artifact = artifacts[step.name]
     remember_user_path(artifact, reference)
     return artifact.digest
+
+
+def _base_of_adapter(lookup: ModelLookup, folder: Path) -> str:
+    """Return the digest of the base model that the adapter in a folder names; it is adopted if necessary."""
+    reference = base_reference(folder)
+    try:
+        return find_model(lookup, str(base_folder(folder)))
+    except ModelError:
+        if reference is None:
+            raise
+    try:
+        return find_model(lookup, reference)
+    except VitaError as error:
+        where = f"{folder / ADAPTER_CONFIG}: base_model_name_or_path"
+        hint = "download the base model and write its folder there"
+        raise ModelError(where, f"the base model is not available: {error}", hint=hint) from None
 
 
 def _step_name(reference: str) -> str:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import accumulate, pairwise
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -38,6 +37,7 @@ from vita.infer.request import Event, FailedEvent, GenerationRequest, Job, Liste
 from vita.infer.sampling import Sampling
 from vita.nn.transformer import Transformer
 from vita.spine.errors import DataError, ModelError
+from vita.spine.model_files import ModelFolder
 
 # B row, D width
 
@@ -88,7 +88,7 @@ class Engine:
     @classmethod
     def open(
         cls,
-        folder: str | Path,
+        folder: ModelFolder,
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,

@@ -9,7 +9,6 @@ Everything that needs a model loads it here, so a folder that one part of Vita r
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -18,15 +17,23 @@ import torch
 from vita.data.tokens.chat_template import FILE, ChatTemplate
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
+from vita.nn.adapters.attach import BaseQuantization, dequantize_linears, shared_copy
+from vita.nn.adapters.files import load_adapter
 from vita.nn.architecture import Architecture
 from vita.nn.families import read_architecture
 from vita.nn.transformer import Transformer
-from vita.spine.model_files import ModelFiles, ModelFolder
+from vita.spine.model_files import ModelFiles, ModelFolder, description
 
 if TYPE_CHECKING:
     from vita.nn.reward import RewardTransformer
 
 M = TypeVar("M", bound=Transformer)
+
+
+def architecture_of(folder: ModelFolder) -> Architecture:
+    """Return the architecture of a model folder."""
+    files = ModelFiles.of(folder)
+    return read_architecture(hf.read_config(files), where=str(files.path(hf.CONFIG)))
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,7 @@ class PretrainedText:
         """Read everything but the weights."""
         files = ModelFiles.of(folder)
         tokenizer = Tokenizer.load(files)
-        architecture = read_architecture(hf.read_config(files), where=str(files.path(hf.CONFIG)))
-        return cls(files, architecture, tokenizer, load_template(files, tokenizer))
+        return cls(files, architecture_of(files), tokenizer, load_template(files, tokenizer))
 
     def require_template(self) -> ChatTemplate:
         """Return the chat template; a `ModelError` where the folder has none."""
@@ -70,11 +76,19 @@ class Pretrained(Generic[M]):
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         finite: bool = True,
+        quantized: bool = False,
     ) -> Pretrained[Transformer]:
-        """Read a language model; a `ModelError` where its parts do not fit, or (with `finite`) a weight is NaN."""
+        """Read a language model; a `ModelError` where its parts do not fit, or (with `finite`) a weight is NaN.
+
+        The folder of an adapter gives its base model with the adapter. A base that was quantized for training has the
+        same values here; with `quantized` it also has the same storage, which is smaller and slower.
+        """
         files = ModelFiles.of(folder)
         tokenizer = Tokenizer.load(files)
-        return _checked(files, hf.load(files, dtype=dtype, device=device), tokenizer, finite=finite)
+        model = hf.load(files.weights, dtype=dtype, device=device)
+        if files.is_adapter:
+            _add_adapter(model, files, dtype=dtype, quantized=quantized)
+        return _checked(files, model, tokenizer, finite=finite)
 
     @classmethod
     def load_reward(cls, folder: ModelFolder, *, device: str | torch.device = "cpu") -> Pretrained[RewardTransformer]:
@@ -82,7 +96,10 @@ class Pretrained(Generic[M]):
         from vita.nn import reward
 
         files = ModelFiles.of(folder)
-        model = reward.load(files, device=device)
+        if not files.is_adapter:
+            return _checked(files, reward.load(files, device=device), Tokenizer.load(files), finite=True)
+        model = _reward_base(files.weights, device=device)
+        _add_adapter(model, files, dtype=torch.float32, quantized=False)
         return _checked(files, model, Tokenizer.load(files), finite=True)
 
     def require_template(self) -> ChatTemplate:
@@ -90,8 +107,25 @@ class Pretrained(Generic[M]):
         return self.template or ChatTemplate.load(self.files)
 
     def copy(self) -> Pretrained[M]:
-        """Return the same model with weights of its own, which training does not change."""
-        return Pretrained(self.files, copy.deepcopy(self.model), self.tokenizer, self.template)
+        """Return the same model with weights that training does not change; frozen weights are shared."""
+        return Pretrained(self.files, shared_copy(self.model), self.tokenizer, self.template)
+
+
+def _add_adapter(model: Transformer, files: ModelFiles, *, dtype: torch.dtype, quantized: bool) -> None:
+    """Attach the adapter in a folder to its base model."""
+    quantization = BaseQuantization.from_json(description(files.folder).get("quantization"))
+    load_adapter(model, files, quantization=quantization)
+    if not quantized:
+        dequantize_linears(model, dtype=dtype)
+
+
+def _reward_base(files: ModelFiles, *, device: str | torch.device) -> RewardTransformer:
+    """Return the base of a reward adapter: a classifier, or a language model whose head the adapter replaces."""
+    from vita.nn import reward
+
+    if reward.is_classifier(files):
+        return reward.load(files, device=device)
+    return reward.RewardTransformer.sharing(hf.load(files, device=device))
 
 
 def _checked(files: ModelFiles, model: M, tokenizer: Tokenizer, *, finite: bool) -> Pretrained[M]:

@@ -202,7 +202,7 @@ def round_like(model: Transformer, source: ModelFolder) -> None:
 
 def stored_dtypes(folder: ModelFolder) -> dict[str, torch.dtype]:
     """Return the type of each tensor in the folder's weight files, by name."""
-    files = ModelFiles.of(folder)
+    files = ModelFiles.of(folder).weights
     if files.tensor_types is not None:
         return dict(files.tensor_types)
     dtypes: dict[str, torch.dtype] = {}

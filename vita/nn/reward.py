@@ -7,6 +7,7 @@ right and ignored: the caller passes the index of the last token.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vita.nn import hf
+from vita.nn.adapters.attach import adapter_of
+from vita.nn.adapters.config import CLASSIFIER as SEQUENCE_CLASSIFICATION
 from vita.nn.architecture import Architecture
 from vita.nn.families import family_of, read_architecture
 from vita.nn.init import generator
@@ -39,14 +42,39 @@ class RewardTransformer(Transformer):
     def of(cls, model: Transformer, *, start: Start = "small", seed: int = 0) -> RewardTransformer:
         """Create a reward model with the trunk of `model`.
 
-        The new head is N(0, 1/(width + 1)) (Stiennon et al. 2020) or zero.
+        The new head is N(0, 1/(width + 1)) (Stiennon et al. 2020) or zero. The trunk of a model with an adapter is used
+        without a copy, and the adapter then includes the new head.
         """
+        if adapter_of(model) is not None:
+            return cls.sharing(model, start=start, seed=seed)
         reward_model = cls(model.architecture)
         reward_model.model.load_state_dict(model.model.state_dict())
         if start == "small":
-            deviation = 1 / math.sqrt(model.architecture.width + 1)
-            nn.init.normal_(reward_model.score.weight, 0.0, deviation, generator=generator(seed, "score.weight"))
+            reward_model.start_head(seed)
         return reward_model
+
+    @classmethod
+    def sharing(cls, model: Transformer, *, start: Start = "zero", seed: int = 0) -> RewardTransformer:
+        """Create a reward model that uses the trunk of `model` without a copy, with its adapter."""
+        with torch.device("meta"):
+            reward_model = cls(model.architecture)
+        reward_model.model = model.model
+        weight = model.head_weight
+        reward_model.score.weight = nn.Parameter(torch.zeros(1, model.architecture.width, device=weight.device))
+        if start == "small":
+            reward_model.start_head(seed)
+        if adapter := adapter_of(model):
+            saved = [name for name in adapter.config.modules_to_save if name not in ("lm_head", "score")]
+            config = replace(adapter.config, task_type=SEQUENCE_CLASSIFICATION, modules_to_save=(*saved, "score"))
+            object.__setattr__(reward_model, "adapter", replace(adapter, config=config))
+        return reward_model
+
+    @torch.no_grad()
+    def start_head(self, seed: int) -> None:
+        """Initialize the head with N(0, 1/(width + 1)) (Stiennon et al. 2020)."""
+        deviation = 1 / math.sqrt(self.architecture.width + 1)
+        drawn = torch.empty(self.score.weight.shape).normal_(0.0, deviation, generator=generator(seed, "score.weight"))
+        self.score.weight.copy_(drawn)
 
     def scores(self, ids: Int[Tensor, "B T"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """Return the score of each text, whose last token is at `last`; in float32, so that close scores do not tie."""
@@ -71,6 +99,14 @@ def save(model: RewardTransformer, folder: str | Path, *, padding: int, source: 
     else:
         source = ModelFiles.of(source)
         hf.save_like(model, folder, source=source, config={**hf.read_config(source), **classifier_config})
+
+
+def is_classifier(folder: ModelFolder) -> bool:
+    """Return whether a folder holds a sequence classifier."""
+    files = ModelFiles.of(folder)
+    config = hf.read_config(files)
+    architecture = read_architecture(config, where=str(files.path(hf.CONFIG)))
+    return config.get("architectures") == [family_of(architecture).classifier_class]
 
 
 def load(

@@ -31,6 +31,8 @@ from vita.spine.remote import Remote
 VERIFY_LIMIT = 4 * 2**30
 """Size in bytes above which `open` verifies artifacts by file size only; `Store.verify` reads all bytes."""
 
+REQUIRES = "requires"
+"""Fact of an artifact that cannot be used alone: the digests of the artifacts that it refers to, opened with it."""
 TEMPORARY = "tmp-"
 """Name prefix of scratch folders that belong to a process instead of a run."""
 
@@ -175,6 +177,8 @@ class Store:
                 self._ensure(
                     sha, size, f"{manifest.kind} {digest[:12]}, file {name}", deep=manifest.size <= VERIFY_LIMIT
                 )
+            for required in manifest.facts.get(REQUIRES, ()):
+                self.open(required)
             return self._handle(kind, digest, manifest)
 
     def read(self, digest: str, name: str) -> bytes:

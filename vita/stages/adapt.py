@@ -28,10 +28,12 @@ from vita.reporting.figures import ReportContent
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
+from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval, bootstrap_ratio
 from vita.train.settings import Fraction, MatrixOptimizerSettings, TextSettings, TuningSettings
 
 if TYPE_CHECKING:
+    from vita.infer.engine import Engine
     from vita.infer.pretrained import Pretrained
     from vita.nn.transformer import Transformer
     from vita.train.parallel import DataParallelGroup
@@ -70,12 +72,11 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
-    from vita.infer.pretrained import Pretrained
     from vita.train.losses import language_modelling
     from vita.train.text import HeldOutText, is_masked
     from vita.train.validation import loss_evidence
 
-    pretrained = Pretrained.load(inputs.model.path)
+    pretrained = open_for_tuning(inputs.model.path, config, context, where="adapt")
     shape = pretrained.model.architecture
     length = row_length(config.sequence_length, shape, where="adapt.sequence_length")
     tokenizer = pretrained.tokenizer
@@ -89,6 +90,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     training = _training(
         config, domain.train.tokens, rows=rows, domain_rows=rows - replayed, length=length, width=shape.width
     )
+    if rates := adapter_rates(pretrained.model, config.learning_rate):
+        training = training.model_copy(update={"optimization": rates})
     steps = training.schedule.steps
     run = TrainingRun(
         "adapt",
@@ -97,6 +100,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         source=pretrained.files,
         model=pretrained.model,
         training=training,
+        initial=inputs.model.digest,
         row_length=length,
     )
 
@@ -128,7 +132,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     result = trained.result
     shared_facts = trained.facts(loss_evidence(result, heldout=("domain_loss", "domain_bits_per_byte")))
     folder = trained.save(tokens=steps * rows * length)
-    figures = _score_before_and_after(config, inputs, original, domain, folder, context)
+    figures = _score_before_and_after(config, inputs, original, domain, trained.open_engine(folder), context)
     values = {
         "steps": steps,
         "tokens": steps * rows * length,
@@ -244,7 +248,7 @@ def _score_before_and_after(
     inputs: Inputs,
     original: Pretrained[Transformer],
     domain: Domain,
-    folder: Path,
+    tuned: Engine,
     context: Context,
 ) -> dict[str, dict[str, Interval]]:
     """Return bits per byte of whole held-out documents under both models, and the paired difference."""
@@ -258,7 +262,7 @@ def _score_before_and_after(
     )
     texts = {"domain": domain.samples, "general": general}
     scores: dict[str, list[list[DocumentScore]]] = {name: [] for name, documents in texts.items() if documents}
-    for engine in (Engine.of(original, device=device), Engine.open(folder, device=device)):
+    for engine in (Engine.of(original, device=device), tuned):
         for name in scores:
             context.emit("note", text=f"scores {len(texts[name]):,} held-out documents ({name})")
             document_scores = score_documents(

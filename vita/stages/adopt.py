@@ -23,8 +23,16 @@ from vita.spine.config import Settings
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError
 from vita.spine.ledger import Ledger
-from vita.spine.stage import Context
-from vita.spine.store import Draft
+from vita.spine.model_files import (
+    BASE,
+    ModelFiles,
+    base_reference,
+    description,
+    is_adapter_folder,
+    write_description,
+)
+from vita.spine.stage import Context, explicit_only
+from vita.spine.store import REQUIRES, Draft
 from vita.stages.kinds import Model
 
 VERSION = 1
@@ -58,16 +66,33 @@ class Config(Settings):
 
 @dataclass(frozen=True)
 class Inputs:
-    """The stage has no inputs: it begins a lineage."""
+    """A full model has no inputs: it begins a lineage."""
+
+    base: Model | None = explicit_only()
+    """The base model of an adapter in peft's format."""
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     folder = context.draft_folder()
     origin = _fetch(config.model, folder, context)
-    _check_model(folder, where=str(config.model))
+    base = _refer_to_base(folder, inputs.base, where=str(config.model))
+    _check_model(ModelFiles(folder, base=base), where=str(config.model))
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(_files(folder))}
     context.record |= {**origin, **_card_facts(folder), "files": files}
-    return Draft(Model, folder)
+    return Draft(Model, folder, {REQUIRES: [inputs.base.digest]} if inputs.base else {})
+
+
+def _refer_to_base(folder: Path, base: Model | None, *, where: str) -> ModelFiles | None:
+    """Write the digest of the base model into the folder of an adapter, and return the files of the base."""
+    if not is_adapter_folder(folder):
+        if base is not None:
+            raise ModelError(where, "is a full model, and `base` is the base model of an adapter")
+        return None
+    if base is None:
+        hint = "name the base model as the input `base` of the step"
+        raise ModelError(where, f"is an adapter of {base_reference(folder)}", hint=hint)
+    write_description(folder, {**description(folder), BASE: base.digest})
+    return ModelFiles(base.path)
 
 
 def record(artifact: Model, inputs: Inputs, ledger: Ledger) -> None:
@@ -118,15 +143,16 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _check_model(folder: Path, *, where: str) -> None:
+def _check_model(files: ModelFiles, *, where: str) -> None:
     """Refuse a model whose family, tokenizer or weight files cannot be used, before it enters the store."""
     from vita.infer.pretrained import PretrainedText
     from vita.nn import hf
 
+    folder = files.folder
     try:
-        text = PretrainedText.load(folder)
+        text = PretrainedText.load(files)
         hf.check_tokens(text.files, text.architecture, text.tokenizer.vocabulary)
-        hf.stored_dtypes(folder)
+        hf.stored_dtypes(files)
     except ModelError as error:
         message = str(error).replace(f"{folder}/", "").replace(str(folder), where)
         raise ModelError(where, message.removeprefix(f"{where}: "), hint=_remote_code_hint(folder)) from None

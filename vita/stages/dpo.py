@@ -43,12 +43,14 @@ from vita.spine.plain_text import counted
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last, row_length
+from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, PreferenceLossConfig, TuningSettings, Uncompiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vita.infer.engine import Engine
     from vita.infer.pretrained import Pretrained
     from vita.nn.transformer import Transformer
     from vita.rl.before_after import BeforeAfter, Evaluators
@@ -114,7 +116,6 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
-    from vita.infer.pretrained import Pretrained
     from vita.train.preference_batches import (
         PairBatches,
         PairwiseLoss,
@@ -127,7 +128,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.train.validation import loss_evidence
 
     loss = build_preference_loss(config.losses, config.loss_config(), where="dpo.losses")
-    pretrained = Pretrained.load(inputs.model.path)
+    pretrained = open_for_tuning(inputs.model.path, config, context, where="dpo")
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="dpo.max_length")
     evaluators = _evaluators(config, inputs, context)
@@ -142,6 +143,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         pairs=len(pairs.train),
         auto=scaling_rules.preference_rate(shape.parameters()),
     )
+    rate = scaling_rules.adapter_rate(scaling_rules.preference_rate(shape.parameters()))
+    if rates := adapter_rates(pretrained.model, config.learning_rate, auto=rate):
+        training = training.model_copy(update={"optimization": rates})
     run = TrainingRun(
         "dpo",
         config,
@@ -149,6 +153,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         source=pretrained.files,
         model=pretrained.model,
         training=training,
+        initial=inputs.model.digest,
         row_length=length,
     )
 
@@ -193,7 +198,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     pair_figures = (
         _compare_pairs(before[count:], after, heldout_pairs, beta=config.beta) if isinstance(loss, PairwiseLoss) else {}
     )
-    comparison = _compare_answers(config, original, evaluators, pairs, folder, context)
+    comparison = _compare_answers(config, original, evaluators, pairs, trained.open_engine(folder), context)
     facts = _facts(trained.result.curve, pairs, pair_figures, comparison, steps=run.steps) | shared_facts
     _emit_summary(facts, context.emit)
     _write(config, inputs, trained, facts, pair_figures, comparison, folder)
@@ -312,7 +317,7 @@ def _compare_answers(
     original: Pretrained[Transformer] | None,
     evaluators: Evaluators | None,
     pairs: PairSet,
-    folder: Path,
+    after: Engine,
     context: Context,
 ) -> BeforeAfter | None:
     from vita.infer.engine import Engine
@@ -323,8 +328,7 @@ def _compare_answers(
         context.emit("note", text=f"answers are not compared: {reason}", level="warning")
         return None
     context.emit("note", text=f"both models answer {len(prompts)} held-out prompts")
-    device = context.machine.device
-    before, after = Engine.of(original, device=device), Engine.open(folder, device=device)
+    before = Engine.of(original, device=context.machine.device)
     return evaluators.compare(
         before, after, prompts, samples=config.eval_samples, sampling=config.eval_sampling, seed=config.seed
     )

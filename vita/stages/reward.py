@@ -27,6 +27,7 @@ from vita.spine.config import neutral
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Preferences, Reward
 from vita.stages.training import TrainedModel, TrainingRun, mean_of_last, row_length
+from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.stats.intervals import Interval
 from vita.train.settings import Count, Fraction, TuningSettings, Uncompiled
 
@@ -78,25 +79,31 @@ class Inputs:
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     import torch
 
-    from vita.infer.pretrained import Pretrained
+    from vita.infer.adapter_folder import save_adapter_successor
     from vita.nn import hf, reward
     from vita.nn.reward import RewardTransformer
     from vita.train.preference_batches import PairBatches, RewardModelLoss
     from vita.train.trainer_config import preference_training
 
-    pretrained = Pretrained.load(inputs.model.path)
+    pretrained = open_for_tuning(inputs.model.path, config, context, where="reward")
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="reward.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.require_template()
     pairs = _read(config, inputs, tokenizer, template, context, length=length)
     model = RewardTransformer.of(pretrained.model, start=config.head_init, seed=config.seed)
-    training = preference_training(
-        config,
-        pairs=len(pairs.train),
-        auto=scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE,
-    )
+    auto = scaling_rules.preference_rate(shape.parameters()) * AUTO_SHARE
+    training = preference_training(config, pairs=len(pairs.train), auto=auto)
+    if rates := adapter_rates(model, config.learning_rate, auto=scaling_rules.adapter_rate(auto)):
+        training = training.model_copy(update={"optimization": rates})
     run = TrainingRun(
-        "reward", config, context, source=pretrained.files, model=model, training=training, row_length=length
+        "reward",
+        config,
+        context,
+        source=pretrained.files,
+        model=model,
+        training=training,
+        initial=inputs.model.digest,
+        row_length=length,
     )
 
     with run.trainer(RewardModelLoss(config.centering_coef)) as trainer:
@@ -128,10 +135,14 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
     )
     shared_facts = trained.facts(_evidence(config, figures, pairs, seen_pairs=result.steps * config.batch_size))
     folder = context.draft_folder()
-    reward.save(trained.model, folder, padding=tokenizer.pad, source=pretrained.files)
-    hf.copy_tokenizer_files(pretrained.files, folder)
+    progress = {"steps": result.steps, "tokens": int(train.tokens.sum())}
+    if trained.base:
+        save_adapter_successor(trained.model, folder, source=pretrained.files, base=trained.base, **progress)
+    else:
+        reward.save(trained.model, folder, padding=tokenizer.pad, source=pretrained.files)
+        hf.copy_tokenizer_files(pretrained.files, folder)
+        hf.describe(shape, folder, **progress)
     template.save_where_missing(folder)
-    hf.describe(shape, folder, steps=result.steps, tokens=int(train.tokens.sum()))
     gap = calibration(scores)[1] if scores else None
     facts = _facts(result.curve, pairs, figures, gap, steps=result.steps) | shared_facts
     if result.steps < training.schedule.steps:

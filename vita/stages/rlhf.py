@@ -37,8 +37,9 @@ from vita.spine.errors import ConfigError, DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Reward
 from vita.stages.training import TrainedModel, TrainingRun, last_value, mean_of_last
+from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.train.choices import PrecisionChoice
-from vita.train.settings import TrainingSettings, Uncompiled
+from vita.train.settings import AdapterTrainingSettings, TrainingSettings, Uncompiled
 
 if TYPE_CHECKING:
     from vita.infer.engine import Engine
@@ -57,7 +58,9 @@ EVAL_PROMPTS = 64
 """Number of held-out prompts that are answered per evaluation during training."""
 
 
-class Config(RolloutSettings, PolicyLossSettings, CriticSettings, ComparisonSettings, TrainingSettings):
+class Config(
+    RolloutSettings, PolicyLossSettings, CriticSettings, ComparisonSettings, TrainingSettings, AdapterTrainingSettings
+):
     """The prompts, the rewards, and the settings of the method."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -79,7 +82,6 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     from vita.infer.engine import Engine
-    from vita.infer.pretrained import Pretrained
     from vita.nn.critic import ActorCritic
     from vita.rl.rollouts import HeldOutPrompts, Rollouts
     from vita.train.loop import EvalHook
@@ -89,13 +91,28 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     resolved = _resolve(config)
     device = context.machine.device
     rewards, evaluators = _open_rewards(config, inputs, device)
-    pretrained = Pretrained.load(inputs.model.path)
+    pretrained = open_for_tuning(inputs.model.path, config, context, where="rlhf", shared_with_engine=True)
     reference = Engine.of(pretrained.copy(), device=device)
     train_prompts, eval_prompts, counts = _prompts(config, reference, context)
     evaluators.check(eval_prompts[0])
     policy, tokenizer, template = pretrained.model, reference.tokenizer, reference.template
     training = _training(config, resolved, width=policy.architecture.width)
-    run = TrainingRun("rlhf", config, context, source=pretrained.files, model=policy, training=training)
+    auto = scaling_rules.adapter_rate(training.optimization.matrix_rate)
+    if rates := adapter_rates(policy, config.learning_rate, auto=auto):
+        critic_rate, epsilon = training.optimization.critic_rate, training.optimization.epsilon
+        if isinstance(config.critic_learning_rate, str):  # the critic has an adapter, too
+            critic_rate = scaling_rules.adapter_rate(critic_rate)
+        rates = rates.model_copy(update={"critic_rate": critic_rate, "epsilon": epsilon})
+        training = training.model_copy(update={"optimization": rates})
+    run = TrainingRun(
+        "rlhf",
+        config,
+        context,
+        source=pretrained.files,
+        model=policy,
+        training=training,
+        initial=inputs.model.digest,
+    )
     model = ActorCritic.of(policy) if config.method == "ppo" else policy
     engine = Engine(model, tokenizer, template=template, device=device)
     rollout = _plan(config, resolved)

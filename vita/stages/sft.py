@@ -31,6 +31,7 @@ from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Model, Tokens
 from vita.stages.training import TrainingRun, last_value, row_length
+from vita.stages.tuning import adapter_rates, open_for_tuning
 from vita.train.settings import Count, Fraction, TuningSettings
 
 if TYPE_CHECKING:
@@ -74,12 +75,11 @@ class Inputs:
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
-    from vita.infer.pretrained import Pretrained
     from vita.train.losses import language_modelling
     from vita.train.stops import save_stops
     from vita.train.validation import loss_evidence
 
-    pretrained = Pretrained.load(inputs.model.path)
+    pretrained = open_for_tuning(inputs.model.path, config, context, where="sft")
     shape = pretrained.model.architecture
     length = row_length(config.max_length, shape, where="sft.max_length")
     tokenizer, template = pretrained.tokenizer, pretrained.template or ChatTemplate.default()
@@ -87,6 +87,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     text = pretraining(inputs.tokens and inputs.tokens.path, tokenizer, where="sft", needed=bool(replayed))
     dialogues = _encode_dialogues(config, tokenizer, template, context, length=length)
     training = _training(config, len(dialogues.train.rows), replayed, width=shape.width, length=length)
+    if rates := adapter_rates(pretrained.model, config.learning_rate):
+        training = training.model_copy(update={"optimization": rates})
     steps = training.schedule.steps
     run = TrainingRun(
         "sft",
@@ -95,6 +97,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         source=pretrained.files,
         model=pretrained.model,
         training=training,
+        initial=inputs.model.digest,
         row_length=length,
     )
 

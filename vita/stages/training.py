@@ -25,11 +25,13 @@ from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.page import curve_figures, report_sections, settings_table, write_page
 from vita.spine.errors import ConfigError
 from vita.spine.events import Emit
-from vita.spine.model_files import ModelFolder
+from vita.spine.model_files import ModelFiles, ModelFolder, base_reference
 from vita.spine.plan import Context
+from vita.spine.store import REQUIRES
 from vita.train.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from vita.infer.engine import Engine
     from vita.nn.architecture import Architecture
     from vita.nn.transformer import Transformer
     from vita.train.loop import EvalHook, TrainResult
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 class TrainingRun:
     """One run of a training stage, from the initial model to the trained model.
 
-    `source` holds the files of the initial model. `row_length` is the number of tokens of a row, if all rows have the
-    same.
+    `source` holds the files of the initial model, and `initial` is its digest. `row_length` is
+    the number of tokens of a row, if all rows have the same.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class TrainingRun:
         source: ModelFolder,
         model: Transformer,
         training: TrainerConfig,
+        initial: str | None = None,
         row_length: int | None = None,
     ) -> None:
         from vita.train.validation import fingerprint
 
-        self.stage, self.settings, self.context, self.source = stage, settings, context, source
+        self.stage, self.settings, self.context = stage, settings, context
+        self.source, self.initial = ModelFiles.of(source), initial
         self.model, self.training, self.before = model, training, fingerprint(model)
         self.flops_per_token = model.architecture.flops_per_token(row_length) if row_length else 0
 
@@ -113,6 +117,7 @@ class TrainingRun:
         save from the trained one. `should_stop` gets the metrics of a step and ends the training early.
         """
         from vita.nn import hf
+        from vita.nn.adapters.attach import adapter_of
         from vita.train.loop import EvalHook, train
         from vita.train.validation import RunCheck
 
@@ -130,7 +135,8 @@ class TrainingRun:
             checkpoint_steps=steps_per_round,
         )
         model = select_model(trainer.trained())
-        hf.round_like(model, self.source)
+        if adapter_of(model) is None:  # an adapter is saved in float32
+            hf.round_like(model, self.source)
         self.context.record |= train_result.record
         allow = self.settings.allow_no_improvement
         check = RunCheck(self.stage, train_result, model, self.before, self.context.scratch, allow)
@@ -160,18 +166,62 @@ class TrainedModel:
         """Return the facts that every training stage reports; raise a `TrainingError` if the run did not improve."""
         return {
             "learning_rate": self.run.training.optimization.matrix_rate,
+            **self._adapter_facts(),
             "skipped_steps": self.result.skipped_steps,
             **self.check.improvement(evidence),
         }
 
     def save(self, *, tokens: int | None = None) -> Path:
-        """Write the model, as a successor of the initial one, to the draft folder of the run."""
+        """Write the model, as a successor of the initial one, to the draft folder of the run.
+
+        For a model with an adapter this is the folder of the adapter, which refers to its base by digest.
+        """
+        from vita.infer.adapter_folder import save_adapter_successor
         from vita.nn import hf
 
         folder = self.run.context.draft_folder()
-        counts = {} if tokens is None else {"tokens": tokens}
-        hf.save_successor(self.model, folder, source=self.run.source, steps=self.result.steps, **counts)
+        progress = {"steps": self.result.steps} | ({} if tokens is None else {"tokens": tokens})
+        if self.base:
+            save_adapter_successor(self.model, folder, source=self.run.source, base=self.base, **progress)
+        else:
+            hf.save_successor(self.model, folder, source=self.run.source, **progress)
         return folder
+
+    @property
+    def base(self) -> str | None:
+        """The digest of the base model, if the trained model is an adapter of it."""
+        from vita.nn.adapters.attach import adapter_of
+
+        if adapter_of(self.model) is None:
+            return None
+        assert self.run.initial is not None, "a run with an adapter needs the digest of its initial model"
+        return base_reference(self.run.source.folder) if self.run.source.is_adapter else self.run.initial
+
+    def open_engine(self, folder: Path) -> Engine:
+        """Open the saved model for inference; an adapter uses the weights of the base that are in memory."""
+        from vita.infer.engine import Engine
+        from vita.infer.pretrained import Pretrained, PretrainedText
+
+        device = self.run.context.machine.device
+        if not self.base:
+            return Engine.open(folder, device=device)
+        text = PretrainedText.load(ModelFiles(folder, base=self.run.source.weights))
+        return Engine.of(Pretrained(text.files, self.model, text.tokenizer, text.template), device=device)
+
+    def _adapter_facts(self) -> dict[str, Any]:
+        """Return the facts of an adapter; {} for a model that was trained in full."""
+        from vita.nn.adapters.attach import adapter_of, trainable
+
+        adapter = adapter_of(self.model)
+        if adapter is None:
+            return {}
+        count = sum(parameter.numel() for parameter in trainable(self.model).values())
+        return {
+            "adapter": adapter.method,
+            "rank": adapter.config.rank,
+            "trainable_parameters": count,
+            REQUIRES: [self.base],
+        }
 
     def write_report(
         self,

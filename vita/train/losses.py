@@ -88,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         scale: float,
         softcap: float | None,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        needed, head_needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[1]
         cast_head = head.to(hidden.dtype)
         size = loss_chunk_size(len(hidden), vocabulary=len(head), number_bytes=hidden.element_size())
         losses, correct, grad_hidden, grad_head = [], [], [], None
@@ -96,7 +96,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         output_head = OutputHead(cast_head, scale, softcap)
         for start in range(0, len(hidden), size):
             part = slice(start, start + size)
-            chunk = hidden[part], targets[part], weights[part], z_loss, needed
+            chunk = hidden[part], targets[part], weights[part], z_loss, needed, head_needed
             loss, chunk_correct, hidden_gradient, head_gradient = (
                 _chunk_loss(cast_head, *chunk) if plain else _scaled_chunk_loss(output_head, *chunk)
             )
@@ -114,7 +114,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_head = ctx.saved_tensors
         gradient = gradients[0]
-        by_hidden, by_head = grad_hidden * gradient.to(grad_hidden.dtype), grad_head * gradient.to(grad_head.dtype)
+        by_hidden = grad_hidden * gradient.to(grad_hidden.dtype)
+        by_head = None if grad_head is None else grad_head * gradient.to(grad_head.dtype)
         return by_hidden, by_head, None, None, None, None, None
 
 
@@ -125,6 +126,7 @@ def _chunk_loss(
     weights: Float[Tensor, "C"],
     z_loss: float,
     needed: bool,
+    head_needed: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     compute_dtype = torch.promote_types(hidden.dtype, torch.float32)
     logits = (hidden @ head.mT).to(compute_dtype)
@@ -142,6 +144,8 @@ def _chunk_loss(
     grad_hidden = (cast_exponentials @ head).to(compute_dtype) * scale - weights[:, None] * head[targets].to(
         compute_dtype
     )
+    if not head_needed:  # a frozen head: its gradient would be the largest tensor of the step
+        return loss, correct, grad_hidden.to(hidden.dtype), None
     grad_head = (cast_exponentials.mT @ (hidden.to(compute_dtype) * scale).to(hidden.dtype)).to(compute_dtype)
     grad_head = grad_head.index_add(0, targets, -weights[:, None] * hidden.to(compute_dtype))
     return loss, correct, grad_hidden.to(hidden.dtype), grad_head
@@ -154,6 +158,7 @@ def _scaled_chunk_loss(
     weights: Float[Tensor, "C"],
     z_loss: float,
     needed: bool,
+    head_needed: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Compute the same for a head that scales or limits its logits, whose derivative is 1 - (logit / limit)^2."""
     compute_dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -169,5 +174,7 @@ def _scaled_chunk_loss(
     if head.softcap is not None:
         gradient = gradient * (1 - (logits / head.softcap) ** 2)
     cast_gradient = gradient.to(hidden.dtype)
+    if not head_needed:
+        return loss, correct, cast_gradient @ head.weight, None
     grad_head = (cast_gradient.mT @ hidden).to(compute_dtype)
     return loss, correct, cast_gradient @ head.weight, grad_head

@@ -26,7 +26,8 @@ from vita.spine.registry import Registry
 from vita.train.parallel import full_tensor, local_shard, shard_like
 
 ParameterRole = Literal["matrices", "embedding", "head", "scalars", "critic"]
-"""Parameter groups: matrices of the layers, token embedding, output head, norms, and all parameters of a critic."""
+"""Parameter groups: matrices of the layers (or their adapters), token embedding, output head, norms, and all parameters
+of a critic."""
 
 
 class OptimizerConfig(Settings):
@@ -148,6 +149,8 @@ def parameter_role(name: str, parameter: Tensor) -> ParameterRole:
     """Return the group of a parameter, by its name and shape."""
     if name.startswith("critic."):
         return "critic"
+    if ".lora_" in name:
+        return "matrices"
     if parameter.ndim < 2:
         return "scalars"
     if "embed_tokens" in name or "embed_positions" in name:

@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from vita.spine.config import Settings, neutral
+from vita.nn.adapters.settings import ADAPTER_TYPES, AdapterChoice, AdapterSettings
+from vita.spine.config import Settings, build, neutral
+from vita.spine.errors import ConfigError
 from vita.train.choices import Masking, PrecisionChoice
 from vita.train.microbatches import MICRO_TOKENS
 from vita.train.schedule import SCHEDULES
@@ -115,6 +117,32 @@ class TrainingSettings(OptimizerSettings, StepSettings, EvaluationSettings):
     """Seconds between checkpoints. After a crash, at most this much work is lost."""
 
 
+class AdapterTrainingSettings(Settings):
+    """The choice between training all weights and training an adapter."""
+
+    adapter: AdapterChoice = neutral("auto")
+    """Train a low-rank adapter instead of all weights: none, lora, rslora, dora, qlora, or settings such as
+    `{type: lora, rank: 16, target_modules: [q_proj, v_proj]}`. auto continues the adapter of the initial model. Without
+    one it trains all weights of a model with fewer than 1 billion parameters, and a LoRA adapter of a larger one."""
+
+    @field_validator("adapter", mode="before")
+    @classmethod
+    def _expand_adapter(cls, value: Any) -> Any:
+        """`lora` is a short form for `{type: lora}`."""
+        if value in ("auto", "none") or value is None:
+            return value or "none"
+        if isinstance(value, str):
+            if value not in ADAPTER_TYPES:
+                raise ValueError(f"must be auto, none, {', '.join(ADAPTER_TYPES)}, or settings, not {value!r}")
+            return AdapterSettings.model_validate({"type": value})
+        if not isinstance(value, Mapping):
+            return value
+        try:
+            return build(AdapterSettings, value, where="adapter")
+        except ConfigError as error:
+            raise ValueError(str(error).removeprefix("adapter.")) from None
+
+
 class BatchedTrainingSettings(TrainingSettings):
     """The settings of a stage that trains on a fixed set of examples."""
 
@@ -125,7 +153,7 @@ class BatchedTrainingSettings(TrainingSettings):
     """Number of optimizer steps. It overrides the blueprint (pretrain) or `epochs` (other stages)."""
 
 
-class TuningSettings(BatchedTrainingSettings):
+class TuningSettings(BatchedTrainingSettings, AdapterTrainingSettings):
     """The settings of a stage that continues from a trained model on data of its own."""
 
     epochs: PositiveFloat = 1.0

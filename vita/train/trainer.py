@@ -21,6 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from vita.nn.adapters.attach import Adapter, adapter_of, attach, dropout
 from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
 from vita.nn.transformer import SelfAttention, Transformer
@@ -102,11 +103,11 @@ class Trainer:
         rounded = _with_rounded_matrices(model, attention=blocked if blocks else model.attention) if rounds else model
         learner = LossModule(rounded, loss)
         self.world.shard(learner, iter(rounded.model.layers), dtype=self.precision.dtype)
-        self.master_params = dict(model.named_parameters())
+        self.master_params = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self.compute_params = {
             name: (self.master_params[name], parameter)
             for name, parameter in rounded.named_parameters()
-            if parameter is not self.master_params[name]
+            if name in self.master_params and parameter is not self.master_params[name]
         }
         self.learner = learner
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
@@ -209,23 +210,47 @@ class Trainer:
         """Return the trained model, unsharded; all processes must call it together."""
         if self.world.size == 1:
             return self.model
+        if adapter := adapter_of(self.model):
+            return self._gathered(adapter)
         model = type(self.model)(self.model.architecture)
         for name, parameter in model.named_parameters():
             parameter.data = full_tensor(self.master_params[name]).detach().cpu()
+        return model
+
+    def _gathered(self, adapter: Adapter) -> Transformer:
+        """Return an unsharded copy of a model with an adapter."""
+        model = type(self.model)(self.model.architecture)
+        attach(model, adapter.config, quantization=adapter.quantization, seed=adapter.seed)
+        for name, parameter in self.model.named_parameters():
+            model.get_parameter(name).data = full_tensor(parameter).detach().cpu()
+        for name, buffer in self.model.named_buffers():
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, buffer.cpu())
         return model
 
     # -- parts of a step
 
     def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
-        for tensors in self._micro_batches(batch.tensors):
-            loss, figures = self.learner(tensors, function) if function else self.run(tensors)
+        for index, tensors in enumerate(self._micro_batches(batch.tensors)):
+            with self._adapter_dropout(index):
+                loss, figures = self.learner(tensors, function) if function else self.run(tensors)
             (loss / max(batch.targets, 1.0)).backward()
             self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         stacked = torch.stack([value.double() for value in sums.values()])
         return dict(zip(sums, self.world.total(stacked).tolist(), strict=True))
+
+    @contextmanager
+    def _adapter_dropout(self, micro_batch: int) -> Iterator[None]:
+        """Apply the dropout of an adapter; its masks depend on seed, step, micro-batch and rank, not on the past."""
+        adapter = adapter_of(self.model)
+        if adapter is None or not adapter.config.dropout:
+            yield
+            return
+        with dropout(self.learner.model, adapter.seed, self.done, micro_batch, self.world.rank):
+            yield
 
     def _accumulate_master_gradients(self) -> None:
         """Add the gradients of the rounded copies to those of their master weights in float32."""
@@ -258,6 +283,11 @@ class Trainer:
     def _should_compile(self, flops: float) -> bool:
         if self.training.compile == "no" or self.world.size > 1:
             return False
+        if (adapter := adapter_of(self.model)) and (adapter.config.dropout or adapter.quantization.kind != "none"):
+            if self.training.compile == "yes":
+                problem = "an adapter with dropout or a quantized base cannot be compiled"
+                raise ConfigError("compile", problem, hint="set `compile: no`")
+            return False
         device = torch.device(self.world.device).type
         pays = flops >= MIN_COMPILE_FLOPS.get(device, float("inf"))
         if self.model.architecture.experts:  # the number of tokens of an expert differs between batches
@@ -286,12 +316,14 @@ class LossModule(nn.Module):
 
 def _with_rounded_matrices(model: Transformer, *, attention: Attention) -> Transformer:
     """A copy of the model for bfloat16: matrices are rounded copies, other parameters are shared with `model`."""
-    parameters = {
-        id(parameter): nn.Parameter(parameter.detach().bfloat16())
-        if parameter_role(name, parameter) == "matrices"
+    parameters: dict[int, Any] = {
+        id(parameter): nn.Parameter(parameter.detach().bfloat16(), requires_grad=parameter.requires_grad)
+        if parameter_role(name, parameter) == "matrices" and parameter.dtype != torch.bfloat16
         else parameter
         for name, parameter in model.named_parameters()
     }
+    if adapter_of(model):  # a quantized base is stored in buffers
+        parameters |= {id(buffer): buffer for buffer in model.buffers()}
     rounded = copy.deepcopy(model, parameters)
     for module in rounded.modules():
         if isinstance(module, SelfAttention):

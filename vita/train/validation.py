@@ -91,9 +91,11 @@ class RunCheck:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Return a digest of all weights, which detects changes."""
+    """Return a digest of all trainable weights, which detects changes."""
     digest = xxhash.xxh3_128()
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         digest.update(name.encode())
         digest.update(parameter.detach().to("cpu").float().numpy().tobytes())
     return digest.hexdigest()

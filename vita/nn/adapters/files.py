@@ -1,0 +1,183 @@
+"""The adapter folder of peft: `adapter_config.json` and `adapter_model.safetensors`.
+
+    load_adapter(model, files)                 # attaches the adapter of a folder to its base model
+    save_adapter(model, folder, base="...")
+
+The name of a tensor is `base_model.model.`, the name of the module in the files of the base, and the part of the
+adapter: `lora_A.weight` (rank, inputs), `lora_B.weight` (outputs, rank), `lora_magnitude_vector` (DoRA), or the
+parameters of a module that is trained in full.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vita.nn.adapters.attach import (
+    Adapter,
+    BaseQuantization,
+    adaptable_linears,
+    adapted_linears,
+    adapter_of,
+    all_linears,
+    attach,
+    trainable,
+)
+from vita.nn.adapters.config import LoraConfig
+from vita.nn.adapters.fused import join_updates
+from vita.nn.adapters.layers import AdaptedLinear
+from vita.nn.adapters.names import FileModule, file_module, file_module_named
+from vita.nn.transformer import Transformer
+from vita.spine.disk import write_atomically
+from vita.spine.errors import ModelError
+from vita.spine.model_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelFiles
+
+PREFIX = "base_model.model."
+PICKLE = "adapter_model.bin"
+A, B, B_BIAS, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector"
+EMBEDDING_PARTS = ("lora_embedding_A", "lora_embedding_B")
+BASE_LAYER = "base_layer."
+"""The name of a frozen layer inside a layer with an adapter, in peft; a trained bias has it in its name."""
+
+
+def load_adapter(model: Transformer, files: ModelFiles, *, quantization: BaseQuantization | None = None) -> None:
+    """Attach the adapter in a folder to its base model; raise a `ModelError` if they do not fit."""
+    config = LoraConfig.read(files)
+    where = str(files.path(ADAPTER_WEIGHTS))
+    updates, parameters = _read_tensors(files, where)
+    names = {in_file for _, in_file in adaptable_linears(model)}
+    if unknown := sorted(updates.keys() - names):
+        hint = "the adapter belongs to another base model, or adapts a kind of module that is not supported"
+        raise ModelError(f"{where}: {unknown[0]}", "is not a linear module of the base model", hint=hint)
+    if config.target_modules is not None:
+        expected = {name for name in names if config.selects(name)}
+        if missing := sorted(expected - updates.keys()):
+            raise ModelError(f"{where}: {missing[0]}", "has no tensors, and `target_modules` selects it")
+    selected = replace(config, target_modules=tuple(sorted(updates)), exclude_modules=None, layers_to_transform=None)
+    attach(model, selected, quantization=quantization)
+    for name, update in updates.items():
+        _load_update(model, file_module_named(model, name), update, where)
+    _load_parameters(model, parameters, where)
+    if config.target_modules is not None:
+        object.__setattr__(model, "adapter", Adapter(config, quantization or BaseQuantization()))
+
+
+def save_adapter(model: Transformer, folder: Path, *, base: str | None) -> None:
+    """Write the adapter of a model in float32; `base` is the base model, for `base_model_name_or_path`."""
+    adapter = adapter_of(model)
+    assert adapter is not None, "the model has no adapter"
+    folder.mkdir(parents=True, exist_ok=True)
+    config, tensors = join_updates(model, adapter.config, adapted_linears(model))
+    for name, parameter in trainable(model).items():
+        if ".lora_" not in name:
+            tensors[_name_of_parameter(model, name)] = parameter
+    contiguous = {
+        PREFIX + name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()
+    }
+    data = save(contiguous, metadata={"format": "pt"})
+    write_atomically(folder / ADAPTER_WEIGHTS, data)
+    targets = _endings({name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}, model)
+    text = json.dumps(config.as_peft(base=base, targets=targets), indent=2, sort_keys=True)
+    write_atomically(folder / ADAPTER_CONFIG, f"{text}\n".encode())
+
+
+# -- reading
+
+
+def _read_tensors(files: ModelFiles, where: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Return the tensors of each module with an update, and the parameters that were trained in full."""
+    path = files.path(ADAPTER_WEIGHTS)
+    if not path.is_file():
+        if files.path(PICKLE).is_file():
+            hint = "pickles can run code and are not read; save the adapter with `safe_serialization=True`"
+            raise ModelError(where, f"is missing, and {PICKLE} is a pickle", hint=hint)
+        raise ModelError(where, "is missing")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(where, f"cannot be read, possibly truncated: {error}") from None
+    updates: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    parameters: dict[str, Tensor] = {}
+    for full_name, tensor in tensors.items():
+        name = full_name.removeprefix(PREFIX)
+        part = next((part for part in (A, B, B_BIAS, MAGNITUDE) if name.endswith(f".{part}")), None)
+        if name == full_name:
+            raise ModelError(f"{where}: {name}", expected=f"a name that begins with {PREFIX}", got=name)
+        if any(embedding in name for embedding in EMBEDDING_PARTS):
+            hint = "merge the adapter with peft (`merge_and_unload`) and open the merged model"
+            raise ModelError(f"{where}: {name}", "adapts an embedding with low rank, which is not supported", hint=hint)
+        if part:
+            updates[name.removesuffix(f".{part}")][part] = tensor
+        elif ".lora_" in name or (".experts." in name and BASE_LAYER in name):
+            raise ModelError(f"{where}: {name}", "is a kind of adapter that is not supported")
+        else:
+            parameters[name.replace(f".{BASE_LAYER}", ".")] = tensor
+    return dict(updates), parameters
+
+
+def _load_update(model: Transformer, module: FileModule, update: Mapping[str, Tensor], where: str) -> None:
+    """Copy the tensors of one module of the files; each part gets A, and its rows of B and of the magnitude."""
+    layers = [model.get_submodule(part) for part in module.parts]
+    for index, layer in enumerate(layers):
+        assert isinstance(layer, AdaptedLinear)
+        targets: dict[str, Tensor | None] = {
+            A: layer.lora_A.weight,
+            B: layer.lora_B.weight,
+            B_BIAS: layer.lora_B.bias,
+            MAGNITUDE: layer.lora_magnitude_vector if layer.dora else None,
+        }
+        for part, target in targets.items():
+            tensor, at = update.get(part), f"{where}: {PREFIX}{module.name}.{part}"
+            if (tensor is None) != (target is None):
+                problem = "is missing" if tensor is None else "is not part of this kind of adapter"
+                raise ModelError(at, problem, hint=f"see {ADAPTER_CONFIG}")
+            if tensor is not None and target is not None:
+                copy_tensor(tensor if part == A else module.split(tensor)[index], target, at)
+
+
+def _load_parameters(model: Transformer, parameters: Mapping[str, Tensor], where: str) -> None:
+    """Copy the parameters that were trained in full."""
+    targets = {_name_of_parameter(model, name): name for name in trainable(model) if ".lora_" not in name}
+    own = dict(model.named_parameters())
+    plain = {name.replace(f".{BASE_LAYER}", "."): target for name, target in targets.items()}
+    for name, tensor in parameters.items():
+        target = plain.get(name)
+        if target is None:
+            hint = "neither `modules_to_save` nor `bias` selects it, or it is no module of the base model"
+            raise ModelError(f"{where}: {PREFIX}{name}", "is unexpected", hint=hint)
+        copy_tensor(tensor, own[target], f"{where}: {PREFIX}{name}")
+    if missing := sorted(plain.keys() - parameters.keys()):
+        raise ModelError(f"{where}: {PREFIX}{missing[0]}", "is missing", hint=f"{ADAPTER_CONFIG} selects it")
+
+
+@torch.no_grad()
+def copy_tensor(tensor: Tensor, target: Tensor, where: str) -> None:
+    """Copy a tensor of a file; raise a `ModelError` for another shape or for integers."""
+    if tensor.shape != target.shape:
+        raise ModelError(where, expected=f"shape {tuple(target.shape)}", got=tuple(tensor.shape))
+    if not tensor.is_floating_point():
+        raise ModelError(where, expected="floating-point numbers", got=str(tensor.dtype))
+    target.copy_(tensor)
+
+
+def _endings(selected: Set[str], model: Transformer) -> list[str]:
+    """Return the last parts of the selected names if they select nothing else, otherwise the whole names."""
+    endings = {name.rpartition(".")[2] for name in selected}
+    others = {in_file for _, in_file in all_linears(model)} - selected
+    return sorted(selected if endings & {name.rpartition(".")[2] for name in others} else endings)
+
+
+def _name_of_parameter(model: Transformer, name: str) -> str:
+    """Return peft's name of a parameter that is trained in full."""
+    module, _, last = name.rpartition(".")
+    in_file = file_module(model, module).name
+    adapted = isinstance(model.get_submodule(module), AdaptedLinear)
+    return f"{in_file}.{BASE_LAYER if adapted else ''}{last}"
