@@ -19,7 +19,7 @@ from torch import nn
 
 from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.layers import AdaptedLinear, plain_linear
-from vita.nn.adapters.names import file_module
+from vita.nn.adapters.names import module_names
 from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.adapters.settings import EMBEDDINGS, Quantization
 from vita.nn.init import generator
@@ -29,6 +29,8 @@ from vita.spine.errors import ModelError
 M = TypeVar("M", bound=nn.Module)
 TARGETS, SAVED = "adapter.target_modules", "adapter.modules_to_save"
 HEAD = "lm_head"
+MIXTURE_PARTS = (".router", ".experts.")
+"""Parts of a mixture of experts, which peft adapts in another way (`target_parameters`)."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,9 @@ def attach(
     quantization = quantization or BaseQuantization()
     _check_embeddings(model, config)
     linears = dict(adaptable_linears(model))
-    selected = [name for name, in_file in linears.items() if config.selects(in_file)]
+    selected = [name for name, in_file in linears.items() if config.selects(in_file) or config.selects(name)]
     if not selected and (config.target_modules is not None or not config.modules_to_save):
-        endings = sorted({in_file.rpartition(".")[2] for in_file in linears.values()})
+        endings = sorted({name.rpartition(".")[2] for pair in linears.items() for name in pair})
         hint = f"the linear modules of this model are {', '.join(endings)}"
         raise ModelError(TARGETS, "selects no module of the model", got=config.target_modules, hint=hint)
     model.requires_grad_(False)
@@ -97,15 +99,15 @@ def attach(
 
 def wrap_linear(model: Transformer, name: str, config: LoraConfig, *, seed: int = 0) -> None:
     """Replace a linear layer of the decoder by one with an adapter."""
-    in_file = file_module(model, name)
+    names = module_names(model).of_part(name).name, name
     base = model.get_submodule(name)
     assert isinstance(base, nn.Linear | QuantizedLinear)
     device = base.weight.device if isinstance(base, nn.Linear) else base.codes.device
     with device:
         layer = AdaptedLinear(
             base,
-            rank=config.rank_of(in_file.name),
-            scale=config.scale_of(in_file.name),
+            rank=config.rank_of(*names),
+            scale=config.scale_of(*names),
             dropout=config.dropout,
             dora=config.use_dora,
             bias=config.lora_bias,
@@ -117,16 +119,17 @@ def wrap_linear(model: Transformer, name: str, config: LoraConfig, *, seed: int 
 
 def adaptable_linears(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the name of each linear layer below the head, and the name of its module in the files."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | QuantizedLinear) and name.startswith("model.layers."):
-            yield name, file_module(model, name).name
+    for name, in_file in all_linears(model):
+        if name.startswith("model.layers.") and not any(part in name for part in MIXTURE_PARTS):
+            yield name, in_file
 
 
 def all_linears(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield each linear layer, with or without an adapter, and the name of its module in the files."""
+    names = module_names(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | QuantizedLinear | AdaptedLinear) and not name.endswith(".quantized"):
-            yield name, file_module(model, name).name
+            yield name, names.of_part(name).name
 
 
 def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
@@ -136,7 +139,9 @@ def adapted_linears(model: nn.Module) -> dict[str, AdaptedLinear]:
 
 def quantize_linears(model: Transformer, config: LoraConfig, quantization: BaseQuantization) -> None:
     """Quantize the frozen matrices of the layers; embedding, head and norms keep full precision."""
-    for name, in_file in list(adaptable_linears(model)):
+    for name, in_file in list(all_linears(model)):
+        if not name.startswith("model.layers.") or name.endswith(".router"):
+            continue
         linear = model.get_submodule(name)
         if isinstance(linear, nn.Linear) and not config.saves(in_file):
             _replace(model, name, QuantizedLinear.of(linear, quantization.kind, double=quantization.double))
@@ -247,8 +252,9 @@ def _check_embeddings(model: Transformer, config: LoraConfig) -> None:
 def _train_in_full(model: Transformer, config: LoraConfig) -> None:
     """Make `modules_to_save` and the selected biases trainable."""
     found = set[str]()
+    names = module_names(model)
     for name, module in model.named_modules():
-        in_file = file_module(model, name).name
+        in_file = names.of_part(name).name
         for saved in config.modules_to_save:
             if in_file.endswith(saved):
                 module.requires_grad_(True)

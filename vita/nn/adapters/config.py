@@ -160,18 +160,18 @@ class LoraConfig:
             return re.fullmatch(self.target_modules, module) is not None
         return _matches(self.target_modules, module) and self._in_layers(module)
 
-    def rank_of(self, module: str) -> int:
-        """Return the rank of a module."""
-        return int(_by_pattern(self.rank_pattern, module, self.rank))
+    def rank_of(self, *names: str) -> int:
+        """Return the rank of a module, by the first of its names that a pattern matches."""
+        return int(_by_pattern(self.rank_pattern, names, self.rank))
 
-    def alpha_of(self, module: str) -> float:
-        """Return alpha of a module."""
-        return float(_by_pattern(self.alpha_pattern, module, self.alpha))
+    def alpha_of(self, *names: str) -> float:
+        """Return alpha of a module, by the first of its names that a pattern matches."""
+        return float(_by_pattern(self.alpha_pattern, names, self.alpha))
 
-    def scale_of(self, module: str) -> float:
+    def scale_of(self, *names: str) -> float:
         """Return the scale of the update of a module."""
-        rank = self.rank_of(module)
-        return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
+        rank = self.rank_of(*names)
+        return self.alpha_of(*names) / (math.sqrt(rank) if self.use_rslora else rank)
 
     def saves(self, module: str) -> bool:
         """Return whether a module is trained in full; as in peft, `norm` also selects `input_layernorm`."""
@@ -213,8 +213,9 @@ def pattern_at_end(pattern: str, module: str) -> bool:
     return re.match(rf"(.*\.)?({pattern})$", module) is not None
 
 
-def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    return next((value for pattern, value in patterns.items() if pattern_at_end(pattern, module)), default)
+def _by_pattern(patterns: Mapping[str, Any], names: Iterable[str], default: Any) -> Any:
+    matches = (value for name in names for pattern, value in patterns.items() if pattern_at_end(pattern, name))
+    return next(matches, default)
 
 
 def _matches(names: str | Iterable[str], module: str) -> bool:

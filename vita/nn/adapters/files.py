@@ -34,7 +34,7 @@ from vita.nn.adapters.attach import (
 from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.fused import join_updates
 from vita.nn.adapters.layers import AdaptedLinear
-from vita.nn.adapters.names import FileModule, file_module, file_module_named
+from vita.nn.adapters.names import FileModule, module_names
 from vita.nn.transformer import Transformer
 from vita.spine.disk import write_atomically
 from vita.spine.errors import ModelError
@@ -64,7 +64,7 @@ def load_adapter(model: Transformer, files: ModelFiles, *, quantization: BaseQua
     selected = replace(config, target_modules=tuple(sorted(updates)), exclude_modules=None, layers_to_transform=None)
     attach(model, selected, quantization=quantization)
     for name, update in updates.items():
-        _load_update(model, file_module_named(model, name), update, where)
+        _load_update(model, module_names(model).named(name), update, where)
     _load_parameters(model, parameters, where)
     if config.target_modules is not None:
         object.__setattr__(model, "adapter", Adapter(config, quantization or BaseQuantization()))
@@ -76,15 +76,15 @@ def save_adapter(model: Transformer, folder: Path, *, base: str | None) -> None:
     assert adapter is not None, "the model has no adapter"
     folder.mkdir(parents=True, exist_ok=True)
     config, tensors = join_updates(model, adapter.config, adapted_linears(model))
-    for name, parameter in trainable(model).items():
-        if ".lora_" not in name:
-            tensors[_name_of_parameter(model, name)] = parameter
+    tensors |= _full_parameters(model)
     contiguous = {
         PREFIX + name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()
     }
     data = save(contiguous, metadata={"format": "pt"})
     write_atomically(folder / ADAPTER_WEIGHTS, data)
     targets = _endings({name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}, model)
+    if not _selects_exactly(config, {name.removesuffix(f".{A}") for name in tensors if name.endswith(f".{A}")}, model):
+        config = replace(config, target_modules=tuple(targets))
     text = json.dumps(config.as_peft(base=base, targets=targets), indent=2, sort_keys=True)
     write_atomically(folder / ADAPTER_CONFIG, f"{text}\n".encode())
 
@@ -145,17 +145,19 @@ def _load_update(model: Transformer, module: FileModule, update: Mapping[str, Te
 
 def _load_parameters(model: Transformer, parameters: Mapping[str, Tensor], where: str) -> None:
     """Copy the parameters that were trained in full."""
-    targets = {_name_of_parameter(model, name): name for name in trainable(model) if ".lora_" not in name}
-    own = dict(model.named_parameters())
-    plain = {name.replace(f".{BASE_LAYER}", "."): target for name, target in targets.items()}
+    targets = {name: parameter for name, parameter in trainable(model).items() if ".lora_" not in name}
+    weights, loaded = module_names(model).weights, set[str]()
     for name, tensor in parameters.items():
-        target = plain.get(name)
-        if target is None:
-            hint = "neither `modules_to_save` nor `bias` selects it, or it is no module of the base model"
-            raise ModelError(f"{where}: {PREFIX}{name}", "is unexpected", hint=hint)
-        copy_tensor(tensor, own[target], f"{where}: {PREFIX}{name}")
-    if missing := sorted(plain.keys() - parameters.keys()):
-        raise ModelError(f"{where}: {PREFIX}{missing[0]}", "is missing", hint=f"{ADAPTER_CONFIG} selects it")
+        for own, part in weights.to_own(name, tensor):
+            at = f"{where}: {PREFIX}{name}"
+            if own not in targets:
+                hint = "neither `modules_to_save` nor `bias` selects it, or it is no module of the base model"
+                raise ModelError(at, "is unexpected", hint=hint)
+            copy_tensor(part, targets[own], at)
+            loaded.add(own)
+    if missing := sorted(targets.keys() - loaded):
+        name = weights.file_name(missing[0])
+        raise ModelError(f"{where}: {PREFIX}{name}", "is missing", hint=f"{ADAPTER_CONFIG} selects it")
 
 
 @torch.no_grad()
@@ -168,6 +170,11 @@ def copy_tensor(tensor: Tensor, target: Tensor, where: str) -> None:
     target.copy_(tensor)
 
 
+def _selects_exactly(config: LoraConfig, selected: Set[str], model: Transformer) -> bool:
+    """Return whether the configuration selects these modules of the files, and no others."""
+    return {in_file for _, in_file in adaptable_linears(model) if config.selects(in_file)} == selected
+
+
 def _endings(selected: Set[str], model: Transformer) -> list[str]:
     """Return the last parts of the selected names if they select nothing else, otherwise the whole names."""
     endings = {name.rpartition(".")[2] for name in selected}
@@ -175,9 +182,13 @@ def _endings(selected: Set[str], model: Transformer) -> list[str]:
     return sorted(selected if endings & {name.rpartition(".")[2] for name in others} else endings)
 
 
-def _name_of_parameter(model: Transformer, name: str) -> str:
-    """Return peft's name of a parameter that is trained in full."""
-    module, _, last = name.rpartition(".")
-    in_file = file_module(model, module).name
-    adapted = isinstance(model.get_submodule(module), AdaptedLinear)
-    return f"{in_file}.{BASE_LAYER if adapted else ''}{last}"
+def _full_parameters(model: Transformer) -> dict[str, Tensor]:
+    """Return the parameters that are trained in full, under the names of peft."""
+    parameters = {name: parameter.detach() for name, parameter in trainable(model).items() if ".lora_" not in name}
+    names = module_names(model)
+    adapted = {names.of_part(name).name for name in adapted_linears(model)}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in names.to_files(parameters).items():
+        module, _, last = name.rpartition(".")
+        tensors[f"{module}.{BASE_LAYER if module in adapted else ''}{last}"] = tensor
+    return tensors

@@ -7,9 +7,15 @@ each with some of the rows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import Tensor, nn
+
+from vita.nn.architecture import Architecture
+from vita.nn.families import weight_map
+from vita.nn.families.weight_map import WeightMap
 
 
 @dataclass(frozen=True)
@@ -18,21 +24,56 @@ class FileModule:
 
     name: str
     parts: tuple[str, ...]
+    rows: tuple[int, ...] = ()
+    """Outputs of each part."""
+    weights: WeightMap | None = None
 
-    def split(self, rows: Tensor) -> list[Tensor]:
+    @property
+    def transposed(self) -> bool:
+        """Return whether the columns of the matrix in files are outputs."""
+        return self.weights is not None and self.weights.modules[self.name].transposed
+
+    def split(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Return the rows of each part, from a tensor with one entry per output of the file module."""
-        return [rows]
+        return (rows,) if self.weights is None else self.weights.modules[self.name].split(rows)
 
-    def join(self, parts: list[Tensor]) -> Tensor:
+    def join(self, parts: tuple[Tensor, ...]) -> Tensor:
         """Return the rows of the file module: the inverse of `split`."""
-        return parts[0]
+        return parts[0] if self.weights is None else self.weights.modules[self.name].join(parts)
 
 
-def file_module(model: nn.Module, name: str) -> FileModule:
-    """Return the module of the files that holds the module `name` of the decoder."""
-    return FileModule(name, (name,))
+class ModuleNames:
+    """The modules of the files of one architecture."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.weights = weight_map(architecture)
+        self._by_part: dict[str, FileModule] = {}
+        self._by_name: dict[str, FileModule] = {}
+        for name, module in self.weights.modules.items():
+            in_file = FileModule(name, module.own, module.rows, self.weights)
+            self._by_name[name] = in_file
+            self._by_part |= dict.fromkeys(module.own, in_file)
+
+    def of_part(self, name: str) -> FileModule:
+        """Return the module of the files that holds the module `name` of the decoder."""
+        return self._by_part.get(name) or FileModule(name, (name,))
+
+    def named(self, name: str) -> FileModule:
+        """Return the module of the files with this name."""
+        return self._by_name.get(name) or FileModule(name, (name,))
+
+    def to_files(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of the files for parameters of the decoder."""
+        return self.weights.to_file(parameters)
 
 
-def file_module_named(model: nn.Module, name: str) -> FileModule:
-    """Return the module of the files with this name."""
-    return FileModule(name, (name,))
+@lru_cache(maxsize=8)
+def _names_of(architecture: str) -> ModuleNames:
+    return ModuleNames(Architecture.model_validate_json(architecture))
+
+
+def module_names(model: nn.Module) -> ModuleNames:
+    """Return the names of the modules of a model in files."""
+    architecture = model.architecture
+    assert isinstance(architecture, Architecture)
+    return _names_of(architecture.model_dump_json())

@@ -1,0 +1,101 @@
+"""Adapters of other model families: peft's names of fused, transposed and renamed modules, in both directions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vita.nn import hf
+from vita.nn.adapters.attach import adapted_linears, attach, merge, trainable
+from vita.nn.adapters.config import LoraConfig
+from vita.nn.adapters.files import load_adapter, save_adapter
+from vita.spine.model_files import ModelFiles
+
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", {**SIZES, "num_key_value_heads": 2, "attention_bias": True}),
+    "qwen2": ("Qwen2Config", {**SIZES, "num_key_value_heads": 2}),
+    "phi3": ("Phi3Config", {**SIZES, "num_key_value_heads": 2, "pad_token_id": 0}),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64, "n_positions": 64}),
+    "gpt_neox": ("GPTNeoXConfig", SIZES),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "rsLoRA with biases": {"use_rslora": True, "bias": "all"},
+    "DoRA": {"use_dora": True},
+    "biases of targets": {"bias": "lora_only"},
+}
+IDS = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(1))
+
+
+def saved_base(family: str, folder: Path) -> Path:
+    kind, sizes = FAMILIES[family]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**sizes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    return folder
+
+
+def in_peft(base: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+
+
+def randomize(parameters: Any) -> None:
+    chance = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=chance))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_of_peft_has_equal_logits_in_every_family(
+    tmp_path: Path, family: str, options: dict[str, Any]
+) -> None:
+    base = saved_base(family, tmp_path / "base")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", **options)
+    model = peft.get_peft_model(in_peft(base), config).eval()
+    randomize(parameter for parameter in model.parameters() if parameter.requires_grad)
+    logits = model(IDS).logits.detach()
+    model.save_pretrained(tmp_path / "peft")
+    own = hf.load(base)
+    load_adapter(own, ModelFiles(tmp_path / "peft"))
+    torch.testing.assert_close(own(IDS), logits, rtol=1e-4, atol=1e-4)
+    save_adapter(own, tmp_path / "vita", base=str(base))
+    again = peft.PeftModel.from_pretrained(in_peft(base), tmp_path / "vita").eval()
+    torch.testing.assert_close(again(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    merge(own)
+    hf.save(own, tmp_path / "merged")
+    torch.testing.assert_close(in_peft(tmp_path / "merged")(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "up_proj")], ids=str)
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
+@pytest.mark.parametrize("family", ["phi3", "gpt2", "gpt_neox"])
+def test_separate_updates_of_fused_modules_are_joined_for_peft(
+    tmp_path: Path, family: str, options: dict[str, Any], targets: Any
+) -> None:
+    base = saved_base(family, tmp_path / "base")
+    own = hf.load(base)
+    patterns = {"rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 5.0}}
+    attach(own, LoraConfig(rank=3, alpha=6.0, target_modules=targets, **patterns, **options))
+    randomize(trainable(own).values())
+    logits = own(IDS).detach()
+    ranks = {name.rpartition(".")[2]: layer.rank for name, layer in adapted_linears(own).items()}
+    assert ranks["q_proj"] == 3
+    save_adapter(own, tmp_path / "vita", base=str(base))
+    model = peft.PeftModel.from_pretrained(in_peft(base), tmp_path / "vita").eval()
+    torch.testing.assert_close(model(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+    again = hf.load(base)
+    load_adapter(again, ModelFiles(tmp_path / "vita"))
+    torch.testing.assert_close(again(IDS), logits, rtol=1e-4, atol=1e-4)
