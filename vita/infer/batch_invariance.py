@@ -8,12 +8,14 @@ measured before a width is used. Attention is computed for each text by itself.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
@@ -22,6 +24,8 @@ from vita.nn.transformer import Transformer
 
 # B computed row, N row up to the last taken one, D width, K key head, H query head, S slot, T query,
 # E numbers in a head
+
+M = TypeVar("M", bound=nn.Module)
 
 TILE = 16
 """The reference width is a multiple of it. Kernels process rows in tiles, and round the remainder differently."""
@@ -87,7 +91,27 @@ def decoding_widths(model: Transformer, rows: int) -> BatchWidths:
     """Return the widths of decoding steps that advance up to `rows` texts by one token each."""
     if rows == 1 or model.architecture.context < 2:  # a text that is always alone; a prompt that fills the context
         return _Unpadded()
-    return BatchWidths(partial(_step_numbers, model), [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
+    return BatchWidths(partial(_step_numbers, first_layers(model)), [TILE, 2 * TILE, 3 * TILE, 4 * TILE])
+
+
+MEASURED_LAYERS = 2
+"""Layers whose numbers are compared. All layers multiply matrices of the same shapes."""
+
+
+def first_layers(model: Transformer, count: int = MEASURED_LAYERS) -> Transformer:
+    """Return a model of the first layers that shares all modules with `model`, for measurements."""
+    shallow, decoder = _with_modules_of_its_own(model), _with_modules_of_its_own(model.model)
+    decoder.layers = nn.ModuleList(list(model.model.layers)[:count])
+    shallow.model = decoder
+    shallow.architecture = model.architecture.model_copy(update={"layers": len(decoder.layers)})
+    return shallow
+
+
+def _with_modules_of_its_own(module: M) -> M:
+    """Return a shallow copy in which a submodule can be replaced."""
+    duplicate = copy.copy(module)
+    duplicate._modules = dict(module._modules)
+    return duplicate
 
 
 class _Unpadded(BatchWidths):

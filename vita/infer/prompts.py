@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vita.infer.batch_invariance import VECTOR, BatchWidths
+from vita.infer.batch_invariance import VECTOR, BatchWidths, first_layers
 from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
@@ -72,7 +72,7 @@ class PromptReader:
     """Reads prompts with one model; short ones together."""
 
     def __init__(self, model: Transformer) -> None:
-        self.model = model
+        self.model, self._measured = model, first_layers(model)
         self.widths = BatchWidths(self._pack_numbers, [16])
 
     def is_short(self, prompt: PromptState) -> bool:
@@ -109,7 +109,7 @@ class PromptReader:
 
     def _numbers(self, prompts: Int[Tensor, "P T"], width: int) -> Float[Tensor, "P X"]:
         """The keys, values and outputs of prompts in one pass."""
-        pack = _Pack(self.model, [prompts.shape[1]] * len(prompts), width)
+        pack = _Pack(self._measured, [prompts.shape[1]] * len(prompts), width)
         hidden = pack.hidden(prompts.flatten().tolist())
         parts = [(pack.text(span).keys, pack.text(span).values, hidden[span]) for span in pack.spans]
         return torch.stack([torch.cat([part.flatten() for part in prompt]) for prompt in parts]).nan_to_num()
