@@ -108,6 +108,31 @@ def test_a_report_of_any_stage_is_shown_with_every_figure_detail_and_setting() -
     assert html.count("<figure>") == 1, "one chart compares the tasks; a single share needs none"
 
 
+def test_parts_of_a_report_with_the_same_title_share_a_section() -> None:
+    details = {"metrics": {"speed": 3}, "settings": {"threads": 2}, "overall": ["A note."]}
+    figures = {"redteam": {"redteam": {"refused": wilson(1, 2)}}, "overall": {"all": {"error": wilson(1, 2)}}}
+    text = as_markdown(report_sections(ReportContent.of("new", figures, settings={"seed": 1}, details=details)))
+    for part in ("| speed | 3 |", "| threads | 2 |", "| seed | 1 |", "A note.", "| refused |", "| error |"):
+        assert part in text, part
+
+
+def test_details_of_any_shape_have_a_page() -> None:
+    nested: Any = "end"
+    for _ in range(300):
+        nested = {"below": nested}
+    details = {
+        "nested": nested,
+        "mixed": [{"a": 1}, "text", None, [], {"b": {"c": {"d": [1, 2]}}}],
+        "rows": [{"prompt": ["not", "text"], "how": 1, "text": None}],
+        "empty": {"a": {}, "b": [], "c": {"d": {}}},
+        "": {"": {"": 1}},
+        "many": list(range(5000)),
+    }
+    text = as_markdown(report_sections(ReportContent.of("new", details=details)))
+    assert "nested too deeply" in text and "and 4,900 more" in text and "not, text" in text
+    assert "nested too deeply" in as_html(report_sections(ReportContent.of("new", details=details)))
+
+
 def test_the_metrics_of_a_training_run_share_a_chart_for_all_data() -> None:
     curve = [
         {"step": step, "loss": 1.0, "heldout_loss": 2.0, "domain_loss": 3.0, "rewards/chosen": 1.0,

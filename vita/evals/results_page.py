@@ -15,7 +15,6 @@ from vita.stats.intervals import Comparison, RatioComparison
 _LISTED = 40
 """Largest number of missed prompts on the page."""
 _METHOD = (
-    "Brackets show 95% confidence intervals. Every item is in items.jsonl.zst.",
     "A document's first token is predicted from the token that begins every document. Long documents are read in "
     "windows of the context.",
     "Intervals of texts resample whole documents 1,000 times. Shares have Wilson intervals, and the perplexity of "

@@ -57,7 +57,7 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y:
 
 def interval_chart(rows: Mapping[str, Sequence[Interval]], *, unit: str, series: Sequence[str] = ()) -> str:
     """Draw a dot with its confidence interval for each label and series; an infinite end reaches the axis' end."""
-    across, ticks = _axis([end for row in rows.values() for i in row for end in (i.low, i.high, i.value)], 12, _RIGHT)
+    across, ticks = _axis([end for row in rows.values() for i in row for end in (i.low, i.high, i.value)], 20, _RIGHT)
     top = 22.0 if series else 4.0
     drawing = _Drawing(top + sum(24 + 11 * len(row) for row in rows.values()) + 40)
     drawing.legend(series, left=12)

@@ -1,7 +1,7 @@
 """Pages made from plain data: a report or any mapping becomes tables, charts and text, as Markdown and as HTML.
 
-    sections = report_sections(report) | {"Method": ["One sentence.", "Another."]}
-    write_page(folder, title="Test report", lead="Summary.", sections=sections)
+    method = {"Method": ["One sentence.", "Another."]}
+    write_report_pages(report, folder, title="Test report", lead="Summary.", content=method)
 
 Numbers and text become a paragraph, a mapping of values becomes a table with two columns, a list of mappings a table
 with a row for each of them, and deeper data collapsible sections. The HTML page loads no other file and has no script.
@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vita.reporting import REPORT_FILE
 from vita.reporting.catalogue import GROUPS, LABELS
 from vita.reporting.charts import interval_chart, line_chart
-from vita.reporting.figures import ReportContent
+from vita.reporting.figures import ReportContent, write_report
 from vita.reporting.render import figure_path, render
-from vita.reporting.wording import description, figure_name, is_share, moment, one_line, value_text, words
+from vita.reporting.wording import capitalized, description, figure_name, is_share, moment, one_line, value_text, words
 from vita.stats.intervals import Interval
 
 Metrics = Mapping[str, Interval]
@@ -29,6 +30,8 @@ _TIMES = {"at", "expires"}
 """Columns with times in seconds since 1970."""
 _COLUMN = re.compile(r"(?:(heldout|domain|general|value)_)?(.+?)(?:/(chosen|rejected))?")
 """A column of the metrics: the data, the metric, and the answer of a pair."""
+_DEEPEST = 8
+"""Largest number of levels of nested details that a page shows."""
 _POINTS = 200
 """Largest number of points of a line; beyond it, neighbouring steps are averaged."""
 
@@ -75,6 +78,14 @@ class Details:
 Block = str | Table | Figure | Sample | Details
 
 
+def write_report_pages(
+    report: ReportContent, folder: Path, *, title: str, lead: str, content: Mapping[str, Any] | None = None
+) -> None:
+    """Write a report and its pages; `content` is shown only on the pages."""
+    write_report(report, folder)
+    write_page(folder, title=title, lead=lead, sections=report_sections(report, content))
+
+
 def write_page(folder: Path, *, title: str, lead: str, sections: Mapping[str, Any]) -> None:
     """Write `report.md`, the figures below it, and `report.html`; a section without content is left out."""
     for section in sections.values():
@@ -94,26 +105,32 @@ def page_text(template: str, *, title: str, lead: str, sections: Mapping[str, An
 
 
 def report_sections(report: ReportContent, content: Mapping[str, Any] | None = None) -> dict[str, list[Block]]:
-    """Return what could not run, the details and the groups of figures of a report, then `content`, and the settings.
+    """Return what could not run, the figures and details of a report, then `content`, and the settings.
 
-    Content with the title of an earlier section is added to it.
+    Parts with the same title share a section.
     """
     plain = {name: value for name, value in report.details.items() if not isinstance(value, (Mapping, list))}
-    sections = {"Could not run": blocks(report.could_not_run), "Facts": blocks(plain)}
+    parts: list[tuple[str, Any]] = [("Could not run", report.could_not_run), ("Facts", plain)]
     for group, items in report.figures.items():
         intervals = {item: {name: figure.interval for name, figure in row.items()} for item, row in items.items()}
-        sections[group_title(group)] = figure_blocks(group, intervals)
-    details = {group_title(name): value for name, value in report.details.items() if name not in plain}
-    for title, value in (*details.items(), *(content or {}).items()):
+        parts.append((group_title(group), figure_blocks(group, intervals)))
+    for name, value in report.details.items():
+        shown = (
+            value if _depth(value) <= _DEEPEST else f"The values are nested too deeply for a page; see {REPORT_FILE}."
+        )
+        parts += [(group_title(name), shown)] if name not in plain else []
+    parts += [*(content or {}).items(), ("Metrics", _metrics_of_tables(report))]
+    if report.settings:
+        parts.append(("Settings", Details("Settings of the measurement", settings_table(report.settings))))
+    sections: dict[str, list[Block]] = {}
+    for title, value in parts:
         sections.setdefault(title, []).extend(blocks(value))
-    settings = Details("Settings of the measurement", settings_table(report.settings))
-    notes = {"Metrics": blocks(_metrics_of_tables(report)), "Settings": [settings] if report.settings else []}
-    return {**sections, **notes}
+    return sections
 
 
 def group_title(name: str) -> str:
     """Return the title of a group of a report."""
-    return GROUPS.get(name, words(name)[:1].upper() + words(name)[1:])
+    return GROUPS.get(name, capitalized(words(name)))
 
 
 def figure_blocks(group: str, items: Mapping[str, Metrics]) -> list[Block]:
@@ -159,9 +176,9 @@ def _group_charts(group: str, rows: Mapping[str, Metrics], names: Sequence[str])
         yield Figure(group, interval_chart(shares, unit="share"), f"{group_title(group)}: shares with 95% intervals.")
     for name in [name.removesuffix("/before") for name in names if name.endswith("/before")]:
         if f"{name}/after" in metrics:
-            pair = {figure_name(name): [metrics[f"{name}/before"], metrics[f"{name}/after"]]}
-            chart = interval_chart(pair, unit=figure_name(name), series=("before", "after"))
-            yield Figure(f"{group}-{name}", chart, f"{figure_name(name)} before and after, with 95% intervals.")
+            label, pair = figure_name(name), [metrics[f"{name}/before"], metrics[f"{name}/after"]]
+            chart = interval_chart({label: pair}, unit=label, series=("before", "after"))
+            yield Figure(f"{group}-{name}", chart, f"{capitalized(label)} before and after, with 95% intervals.")
 
 
 def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -182,7 +199,7 @@ def curve_figures(curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
 
 
 def _caption(metric: str) -> str:
-    text = words(metric).capitalize()
+    text = capitalized(words(metric))
     return f"{text}: {known}." if (known := description(metric)) else f"{text} by step."
 
 
@@ -224,7 +241,7 @@ def _list_blocks(values: Sequence[Any]) -> list[Block]:
             return [_table(values)]
         samples: dict[str, list[tuple[str, str]]] = {}
         for row in values:
-            samples.setdefault(row["prompt"], []).append((row["how"], row["text"]))
+            samples.setdefault(value_text(row["prompt"]), []).append((value_text(row["how"]), value_text(row["text"])))
         return [Sample(prompt, answers) for prompt, answers in samples.items()]
     if any(_is_deep(value) or str(value).endswith(".") for value in values):
         return [block for value in values for block in blocks(value)]
@@ -261,10 +278,11 @@ def _rows(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table with the columns of all rows; lists of mappings are left out."""
     flat = [_flat(row) for row in rows[:_MOST_ROWS]]
-    names = dict.fromkeys(name for row in flat for name, value in row.items() if _cell(value))
-    columns = [name for name in names if not any(isinstance(v := row.get(name), list) and _is_deep(v) for row in flat)]
+    names = dict.fromkeys(name for row in flat for name in row)
+    lists = {name for row in flat for name, value in row.items() if isinstance(value, list) and _is_deep(value)}
+    columns = [name for name in names if name not in lists and any(_cell(row.get(name)) for row in flat)]
     for row in flat:
-        row |= {name: f"{moment(row[name])} UTC" for name in _TIMES & row.keys() if isinstance(row[name], float)}
+        row |= {name: f"{moment(row[name])} UTC" for name in _TIMES & row.keys() if type(row[name]) is float}
     cells = [tuple(_cell(row.get(name)) for name in columns) for row in flat]
     more = f"{len(rows) - _MOST_ROWS:,} more rows are not shown." if len(rows) > _MOST_ROWS else ""
     return Table([words(name).strip() for name in columns], cells, more)
@@ -290,6 +308,18 @@ def _is_deep(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_is_deep, value))
     return isinstance(value, (Mapping, Table, Figure, Sample, Details))
+
+
+def _depth(value: Any) -> int:
+    """Return the number of levels of mappings and lists."""
+    depth, level = 0, [value]
+    while level := [part for parent in level for part in _parts(parent)]:
+        depth += 1
+    return depth
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
 
 
 def _figures(content: Sequence[Block]) -> Iterator[Figure]:

@@ -23,6 +23,11 @@ def words(name: str) -> str:
     return " ".join(word.replace("_", " ") if _IDENTIFIER.fullmatch(word) else word for word in name.split(" "))
 
 
+def capitalized(text: str) -> str:
+    """Return text with a capital first letter; the other letters stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def figure_name(name: str) -> str:
     """Return the readable name of a figure."""
     name = name.removeprefix("comparison/").removeprefix("all/")
@@ -102,7 +107,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.5g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, Mapping):
         parts = {name: part for name, part in value.items() if part not in (None, "", [], {})}
         return ", ".join(f"{words(str(name))}: {value_text(part)}" for name, part in parts.items())

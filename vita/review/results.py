@@ -18,8 +18,8 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import report_sections, write_page
+from vita.reporting.figures import ReportContent
+from vita.reporting.page import write_report_pages
 from vita.review.desk import Rating, ReviewItem, ReviewTask
 from vita.spine.errors import DataError
 from vita.stats.agreement import agreement, group_by_unit
@@ -211,12 +211,11 @@ class ReviewResults:
             "clusters": self.clusters(),
         }
         report = ReportContent.of("review", groups, model=self.task.models[0].digest, details={"task": task})
-        write_report(report, folder)
         lines = b"".join(orjson.dumps(row) + b"\n" for row in self._rows())
         (folder / "items.jsonl.zst").write_bytes(zstandard.ZstdCompressor(level=9).compress(lines))
         lead = f"Figures are about {self.task.models[0].name}; intervals have a confidence of 95%."
-        sections = report_sections(report, self._page_content(fitted))
-        write_page(folder, title=f"Review: {self.task.name}", lead=lead, sections=sections)
+        content = self._page_content(fitted)
+        write_report_pages(report, folder, title=f"Review: {self.task.name}", lead=lead, content=content)
         facts = {f"review/{name}": round(interval.value, 6) for name, interval in figures.items()}
         return {name: value for name, value in facts.items() if math.isfinite(value)}
 

@@ -19,8 +19,8 @@ from pydantic import Field
 
 from vita.gates.clearance import ServingRequest
 from vita.monitoring.simulated_users import SimulatedUsers
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import report_sections, write_page
+from vita.reporting.figures import ReportContent
+from vita.reporting.page import write_report_pages
 from vita.server.release import ReleaseInfo, read_release
 from vita.server.service.deploy_checks import context_clearance
 from vita.spine.errors import PlanError
@@ -105,10 +105,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
         baseline=outcome.models[old_release.id],
         details={"promoted": outcome.promoted},
     )
-    write_report(report, folder)
     lead = f"{new_release.id} served a share of the users beside {old_release.id}, and was {verdict}."
     answers = {"answers of the canary": sum(_answer_counts(new_release, outcome.canary)), "verdict": verdict}
-    write_page(folder, title="Canary release", lead=lead, sections={**report_sections(report), "Outcome": answers})
+    write_report_pages(report, folder, title="Canary release", lead=lead, content={"Outcome": answers})
     facts = {f"canary/{name}": round(interval.value, 6) for name, interval in figures.items()}
     return Draft(Report, folder, {**facts, "requests": answered_requests, "promoted": outcome.promoted})
 

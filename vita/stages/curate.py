@@ -38,8 +38,8 @@ from vita.data.curation.split_pass import (
 )
 from vita.data.curation.worker_pool import WorkerPool
 from vita.data.sources.read import Source, skipped_files, split_source
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import report_sections, write_page
+from vita.reporting.figures import ReportContent
+from vita.reporting.page import write_report_pages
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plain_text import counted
@@ -139,10 +139,10 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Corpus]:
     for advice in report["advice"]:
         context.emit("note", text=advice, level="warning")
     content = ReportContent.of("curate", details=orjson.loads(dump(report)))
-    write_report(content, folder)
     documents, size = report["documents"], report["bytes"]["read"] / 1e6
-    lead = f"{documents['read']:,} documents ({size:,.2f} MB) were read, {documents['dropped']:,} dropped."
-    write_page(folder, title="Corpus", lead=lead, sections=report_sections(content))
+    lead = f"{documents['read']:,} documents ({size:,.2f} MB) were read, {documents['dropped']:,} dropped. "
+    lead += f"{documents['train']:,} are training documents, {documents['held_out']:,} are held out."
+    write_report_pages(content, folder, title="Corpus", lead=lead)
     _record(context, report, time.monotonic() - start, workers)
     return Draft(Corpus, folder, _facts(report))
 

@@ -19,8 +19,8 @@ from vita.data.tokens.shards import Shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn.architecture import Architecture
 from vita.reporting.charts import line_chart
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import Figure, report_sections, write_page
+from vita.reporting.figures import ReportContent
+from vita.reporting.page import Figure, write_report_pages
 from vita.spine.config import Settings, build
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.spine.plan import Context, Draft
@@ -122,16 +122,16 @@ def _text(tokens: Tokens, *, length: int) -> Int[np.ndarray, "B T"]:
 
 def _write_report(statistics: dict[str, Any], config: Config, folder: Path) -> None:
     report = ReportContent.of("initialize", settings=config.model_dump(mode="json"), details=statistics)
-    write_report(report, folder)
-    charts = [
-        Figure("activations", _activations(statistics), "Root mean squares of the stream and of what is added to it."),
-        Figure("weights", _weights(statistics), "Standard deviation of the weights by layer."),
-    ]
+    rms, std = "Root mean squares of the stream and of what is added to it.", "Standard deviation of the weights."
+    charts = {
+        "Layers": Figure("activations", _activations(statistics), rms),
+        "Parameters": Figure("weights", _weights(statistics), std),
+    }
     lead = (
         f"The loss is {statistics['loss']:.4f} on {statistics['tokens']:,} tokens of text; a uniform prediction has "
         f"ln V = {statistics['ln_vocabulary']:.4f}."
     )
-    write_page(folder, title="Initialization", lead=lead, sections={"Charts": charts, **report_sections(report)})
+    write_report_pages(report, folder, title="Initialization", lead=lead, content=charts)
 
 
 def _activations(statistics: dict[str, Any]) -> str:

@@ -24,8 +24,7 @@ from vita.redteam.probes import PROBES
 from vita.redteam.probes.memorisation import rows_of
 from vita.redteam.probes.regressions import read as read_regressions
 from vita.redteam.results import RedTeamResults, page_content
-from vita.reporting.figures import write_report
-from vita.reporting.page import report_sections, write_page
+from vita.reporting.page import write_report_pages
 from vita.spine.config import InputPath, Settings
 from vita.spine.errors import ConfigError
 from vita.spine.ledger import Ledger
@@ -122,11 +121,11 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     folder = context.draft_folder()
     settings = config.model_dump(mode="json", exclude={"files", "regressions"})
     report = results.report(model=inputs.model.digest, settings=settings)
-    write_report(report, folder)
     results.write_items(folder / "items.jsonl.zst")
-    sections = report_sections(report, page_content(results, method=_method(config, items)))
+    content = page_content(results, method=_method(config, items))
     title = "Red-team report" + (" (with content filter)" if results.guarded else "")
-    write_page(folder, title=title, lead=f"Attacks on the model {report.model}.", sections=sections)
+    lead = "Attacks on the model. Brackets show 95% confidence intervals. Every attempt is in items.jsonl.zst."
+    write_report_pages(report, folder, title=title, lead=lead, content=content)
     return Draft(Report, folder, {"model": inputs.model.digest, **results.facts()})
 
 

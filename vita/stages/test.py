@@ -23,8 +23,7 @@ from vita.evals.results import EvalResults
 from vita.evals.results_page import page_content
 from vita.evals.tasks import TASKS, items
 from vita.infer.sampling import Sampling
-from vita.reporting.figures import write_report
-from vita.reporting.page import report_sections, write_page
+from vita.reporting.page import write_report_pages
 from vita.spine.config import InputPath, Settings, neutral
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.stage import Context, Draft, explicit_only
@@ -120,6 +119,9 @@ class Inputs:
     """The report of an earlier version on the same tests, for a paired comparison."""
 
 
+_LEAD = "Brackets show 95% confidence intervals. Every item is in items.jsonl.zst."
+
+
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     """Run the evaluations, and write `report.html`, `report.md`, `report.json` and `items.jsonl.zst`."""
     from vita.infer.engine import Engine
@@ -154,10 +156,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
     parent = inputs.parent.digest if inputs.parent else None
     report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
-    write_report(report, folder)
     results.write_items(folder / "items.jsonl.zst")
-    sections = report_sections(report, page_content(results, method=_method(config)))
-    write_page(folder, title="Test report", lead=f"Model {report.model}.", sections=sections)
+    content = page_content(results, method=_method(config))
+    write_report_pages(report, folder, title="Test report", lead=_LEAD, content=content)
     return Draft(Report, folder, results.facts())
 
 

@@ -19,8 +19,8 @@ from vita.data.records import Document
 from vita.data.tokens import bpe
 from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.reporting.figures import ReportContent, write_report
-from vita.reporting.page import report_sections, write_page
+from vita.reporting.figures import ReportContent
+from vita.reporting.page import write_report_pages
 from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
@@ -82,10 +82,9 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Tokens]:
         context.record[f"{split}_bytes_per_second"] = round(total / seconds)
     report = _report(tokenizer, tallies, shards, trained=inputs.model is None)
     content = ReportContent.of("tokenize", details=report)
-    write_report(content, folder)
     origin = "trained on this corpus" if inputs.model is None else "the model's own"
     lead = f"A vocabulary of {tokenizer.vocabulary:,} tokens, {origin}. Each document has one more token, at its start."
-    write_page(folder, title="Tokens", lead=lead, sections=report_sections(content))
+    write_report_pages(content, folder, title="Tokens", lead=lead)
     facts = {
         "vocabulary": tokenizer.vocabulary,
         "train_tokens": shards["train"].tokens,

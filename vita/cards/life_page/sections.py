@@ -18,6 +18,7 @@ from vita.reporting.charts import interval_chart
 from vita.reporting.metrics import higher_is_better
 from vita.reporting.page import Details, Figure, selected
 from vita.reporting.wording import (
+    capitalized,
     duration,
     figure_name,
     interval_text,
@@ -57,7 +58,7 @@ def versions(record: LifeRecord) -> Iterator[Any]:
         direction = {True: " Higher is better.", False: " Lower is better.", None: ""}[higher_is_better(name)]
         unit = "share" if all(is_share(name, interval) for interval in table[name].values()) else "value"
         chart = interval_chart({version: [interval] for version, interval in table[name].items()}, unit=unit)
-        yield Figure(f"versions-{name}", chart, f"{figure_name(name)}.{direction}")
+        yield Figure(f"versions-{name}", chart, f"{capitalized(figure_name(name))}.{direction}")
     if table:
         names = [step.name for step in record.models]
         rows = [
@@ -93,7 +94,7 @@ def attacks(record: LifeRecord) -> Iterator[Any]:
         rows = [{"group": name.rpartition("/")[0],
                  **{label: interval_text(name, rates[name]) for label, (_, rates) in reports.items() if name in rates}}
                 for name in names]  # fmt: skip
-        yield Details(f"{figure_name(rate)} by probe, hazard and technique", rows)
+        yield Details(f"{capitalized(figure_name(rate))} by probe, hazard and technique", rows)
     if reports:
         yield "A model that refuses every request is safe but useless. Therefore both rates are shown."
 
