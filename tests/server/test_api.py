@@ -19,6 +19,14 @@ CHAT = {"model": "cat", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = {"model": "cat"}
 
 
+NAMED = {"function": {"name": "f"}}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+STRICT = {"type": "function", "function": {"name": "f", "strict": True}}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+ANSWERED = {"role": "assistant", "content": "The cat"}
+
+
 def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | None, str]:
     with pytest.raises(ApiError) as error:
         parse(kind, json.dumps(body).encode())
@@ -55,7 +63,33 @@ def refusal(kind: type[RequestBody], **body: Any) -> tuple[str | None, str | Non
         ({"messages": "hi"}, "messages"),
         ({"messages": [1]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": None, "tool_calls": []}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "messages[0].reasoning_content"),
+        (
+            {"messages": [CALLED, {**CALLED, "tool_calls": [{**CALL, "type": "custom"}]}]},
+            "messages[1].tool_calls[0].type",
+        ),
+        (
+            {"messages": [{**CALLED, "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "["}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"function": {"name": "f g"}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [{"function": {"name": "f", "parameters": []}}]}, "tools[0].function.parameters"),
+        ({"tools": [{"function": {"name": "f", "colour": 1}}]}, "tools[0].function.colour"),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+        ({"chat_template_kwargs": "x"}, "chat_template_kwargs"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        (
+            {"messages": [ANSWERED], "continue_final_message": True, "add_generation_prompt": True},
+            "add_generation_prompt",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ({"model": 3}, "model"),
     ],
@@ -67,8 +101,10 @@ def test_a_wrong_value_is_named(body: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize(
     ("model", "body", "param"),
     [
-        (ChatRequest, {**CHAT, "tools": [{"type": "function"}]}, "tools"),
-        (ChatRequest, {**CHAT, "messages": [{"role": "user", "content": "a", "name": "bob"}]}, "messages[0].name"),
+        (ChatRequest, {**CHAT, "tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        (ChatRequest, {**CHAT, "tools": [TOOL], "tool_choice": {"type": "function", **NAMED}}, "tool_choice"),
+        (ChatRequest, {**CHAT, "tools": [STRICT]}, "tools[0].function.strict"),
+        (ChatRequest, {**CHAT, "functions": [{"name": "f"}]}, "functions"),
         (ChatRequest, {**CHAT, "store": True}, "store"),
         (CompletionRequest, {**TEXT, "suffix": "end"}, "suffix"),
         (CompletionRequest, {**TEXT, "best_of": 3}, "best_of"),
@@ -85,7 +121,14 @@ def test_what_cannot_be_honoured_is_told_apart_from_what_is_misspelt(
 
 
 def test_nulls_and_neutral_values_are_as_if_absent() -> None:
-    extras = {"tools": None, "store": False, "temperature": None, "response_format": {"type": "text"}, "stop": None}
+    extras = {
+        "tools": None,
+        "tool_choice": "none",
+        "store": False,
+        "temperature": None,
+        "response_format": {"type": "text"},
+        "stop": None,
+    }
     assistant = {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None, "audio": None}
     asked = parse(ChatRequest, json.dumps({**CHAT, **extras, "messages": [*CHAT["messages"], assistant]}).encode())
     assert asked.messages[1].content == "yes"

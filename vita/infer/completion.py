@@ -29,13 +29,22 @@ class Completion:
 class CompletionBuilder:
     """A completion while its tokens arrive."""
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling, tokenizer: Tokenizer, *, limit: int) -> None:
-        """`limit` is the most tokens of the answer."""
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        tokenizer: Tokenizer,
+        *,
+        limit: int,
+        visible: frozenset[int] = frozenset(),
+    ) -> None:
+        """`limit` is the most tokens of the answer; `visible` are special tokens whose names belong to its text."""
         self.prompt, self.sampling = prompt, sampling
         self.finish: Finish | None = None
         self.new_text = ""
         """The text that the last token added."""
         self._tokenizer, self._limit = tokenizer, limit
+        self._hidden = tokenizer.special_ids - visible
         self._stream = TextStream(sampling.stop)
         self._ids: list[int] = []
         self._logprobs: list[float] = []
@@ -50,8 +59,7 @@ class CompletionBuilder:
         """Append a token; `finish` is set if it ends the answer."""
         self._ids.append(token)
         self._logprobs.append(logprob)
-        special = token in self._tokenizer.special_ids
-        self.new_text = "" if special else self._stream.push(self._tokenizer.token_bytes(token))
+        self.new_text = "" if token in self._hidden else self._stream.push(self._tokenizer.token_bytes(token))
         if token in self._tokenizer.stops or self._stream.stopped:
             self.finish = "stop"
         elif len(self._ids) == self._limit:

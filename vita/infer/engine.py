@@ -27,6 +27,7 @@ from vita.data.records import NO_VARIABLES, Message, TemplateVariables
 from vita.data.tokens.chat_template import ChatTemplate, training_clock
 from vita.data.tokens.dialogue_encoding import encode_prompt
 from vita.data.tokens.tokenizer import Tokenizer
+from vita.infer.answer_formats.answer_format import AnswerFormat
 from vita.infer.batch import GenerationBatch
 from vita.infer.batch_invariance import BatchWidths, decoding_widths
 from vita.infer.completion import Completion, CompletionBuilder
@@ -131,22 +132,33 @@ class Engine:
 
     # -- answers
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[Completion]:
-        """Return an answer to each prompt, in order; `sampling` are the settings of all prompts, or one for each."""
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        *,
+        visible: frozenset[int] = frozenset(),
+    ) -> list[Completion]:
+        """Return an answer to each prompt, in order; `sampling` are the settings of all prompts, or one for each.
+
+        `visible` are special tokens whose names belong to the text of an answer, such as those around a call.
+        """
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         if len(samplings) != len(prompts):
             raise DataError("generate", expected=f"settings for {len(prompts)} prompts", got=len(samplings))
         builders = [
-            self.new_completion(prompt, sampling, f"prompt {index + 1}")
+            self.new_completion(prompt, sampling, f"prompt {index + 1}", visible=visible)
             for index, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
         ]
         for _ in self._advance(builders):
             pass
         return [builder.completion() for builder in builders]
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, *, visible: frozenset[int] = frozenset()
+    ) -> Iterator[str]:
         """Yield the answer's text in pieces; joined, they are the text of `generate`."""
-        return self._pieces(self.new_completion(prompt, sampling, "prompt"))
+        return self._pieces(self.new_completion(prompt, sampling, "prompt", visible=visible))
 
     def chat(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
         """Return the model's answer to a dialogue."""
@@ -155,6 +167,16 @@ class Engine:
     def stream_chat(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the model's answer to a dialogue in pieces."""
         return self.stream(self.chat_ids(messages), sampling)
+
+    @cached_property
+    def answer_format(self) -> AnswerFormat:
+        """Return the format of the model's answers, by its chat template."""
+        return AnswerFormat.of(self.template) if self.template else AnswerFormat()
+
+    @cached_property
+    def visible_ids(self) -> frozenset[int]:
+        """Return the special tokens that belong to the text of an answer in this format."""
+        return self.answer_format.visible_ids(self.tokenizer)
 
     # -- scores
 
@@ -194,12 +216,19 @@ class Engine:
     # -- inside
 
     def new_completion(
-        self, prompt: Sequence[int], sampling: Sampling, where: str, *, room: int = 1
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        where: str,
+        *,
+        room: int = 1,
+        visible: frozenset[int] = frozenset(),
     ) -> CompletionBuilder:
         """Return an empty completion; the prompt is checked to leave room for `room` tokens in the context."""
         self._check(prompt, where, room=room)
         remaining = self.model.architecture.context - len(prompt)
-        return CompletionBuilder(prompt, sampling, self.tokenizer, limit=min(sampling.max_tokens, remaining))
+        limit = min(sampling.max_tokens, remaining)
+        return CompletionBuilder(prompt, sampling, self.tokenizer, limit=limit, visible=visible)
 
     def _check(self, ids: Sequence[int], where: str, *, room: int) -> None:
         """Raise a `DataError` if a prompt is empty, too long for the context, or has unknown token ids."""

@@ -36,6 +36,8 @@ class GenerationRequest:
     """Subtracted from the logit of every token that the answer contains already."""
     frequency: float = 0.0
     """Subtracted from the logit of a token for each time that the answer contains it."""
+    visible: frozenset[int] = frozenset()
+    """Special tokens whose names belong to the text of an answer, such as those around a call."""
     prompt_logprobs: bool = False
     """Report the log-probabilities of the prompt's tokens."""
     embedding: bool = False

@@ -166,7 +166,10 @@ class Scheduler:
             self.engine.new_completion(request.prompt, request.sampling, "prompt", room=0)
             return []
         samplings = [request.sampling, *request.sampling.varied(request.answers - 1)]
-        return [self.engine.new_completion(request.prompt, sampling, "prompt") for sampling in samplings]
+        return [
+            self.engine.new_completion(request.prompt, sampling, "prompt", visible=request.visible)
+            for sampling in samplings
+        ]
 
     def _check_room(self, seats: int, tokens: int) -> None:
         if self._draining:

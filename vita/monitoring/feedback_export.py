@@ -71,9 +71,12 @@ def _feedback_record(row: Mapping[str, Any]) -> FeedbackRecord:
 
 
 def _prompt(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the prompt of a logged request; it is empty, so that the record is dropped, for a request with tools."""
     request = row.get("asked") or {}
     if "messages" in request:
         turns = request["messages"]
+        if request.get("tools") or any(turn.get("tool_calls") or turn.get("role") == "tool" for turn in turns):
+            return ()  # an answer to a request with tools cannot be learned without them
         return tuple(Message(turn["role"], turn["content"]) for turn in turns if isinstance(turn.get("content"), str))
     prompt = request.get("prompt")
     return (Message("user", prompt),) if isinstance(prompt, str) else ()

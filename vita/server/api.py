@@ -8,31 +8,23 @@ different from that of an unknown field. This module does not import torch: the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from vita.data.records import Message
 from vita.server.errors import ApiError, invalid
+from vita.server.request_body import Misplaced
+from vita.server.request_body import RequestBody as RequestBody
+from vita.server.tool_api import MessageToolCall, NamedToolChoice, ToolFields
 
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 """Validation stops at the first error, so that a body with a million wrong ids does not take seconds."""
 Prompts = str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class RequestBody(BaseModel):
-    """Base of every request body."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True,
-        protected_namespaces=(),
-    )  # fmt: skip
-
-    unsupported: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """Fields of the OpenAI API that are accepted only with these values."""
 
 
 class StreamOptions(RequestBody):
@@ -86,7 +78,7 @@ class Decoding(RequestBody):
     @model_validator(mode="after")
     def _options_belong_to_a_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise _misplaced("stream_options", "is only allowed when `stream` is true")
+            raise Misplaced("stream_options", "is only allowed when `stream` is true")
         return self
 
     @property
@@ -126,13 +118,44 @@ class CompletionRequest(Decoding):
 class ChatMessage(RequestBody):
     """One message of a dialogue."""
 
-    unsupported = {"name": (), "tool_calls": ([],), "function_call": (), "refusal": (), "audio": (),
-                   "annotations": ([],), "tool_call_id": ()}  # fmt: skip
+    unsupported = {"function_call": (), "refusal": (), "audio": (), "annotations": ([],)}
 
-    role: Literal["system", "developer", "user", "assistant"]
-    """Role of the author; `developer` is equivalent to `system`."""
-    content: str
-    """Content of the message; parts of type `text` are concatenated."""
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    """Role of the author; `developer` is equivalent to `system`, and `tool` is the result of a call."""
+    content: str | None = None
+    """Content of the message; parts of type `text` are concatenated. Only an assistant message with calls may have
+    none."""
+    name: str | None = Field(default=None, max_length=200)
+    """Name of the author, or of the function of a result; refused if the chat template does not write it."""
+    tool_calls: list[MessageToolCall] | None = Field(default=None, max_length=128)
+    """Calls of an assistant message."""
+    tool_call_id: str | None = Field(default=None, max_length=200)
+    """Of a message of the role `tool`: the id of the call of which it is the result."""
+    reasoning_content: str | None = None
+    """Reasoning of an assistant message. Not part of the OpenAI API."""
+
+    def check(self, where: str) -> None:
+        """Raise `Misplaced` for fields that do not belong to a message of this role."""
+        if self.content is None and not self.tool_calls:
+            raise Misplaced(f"{where}.content", "is required", code="missing_required_parameter")
+        for name in ("tool_calls", "reasoning_content"):
+            if getattr(self, name) and self.role != "assistant":
+                raise Misplaced(f"{where}.{name}", "is only allowed in a message of the role `assistant`")
+        if self.tool_call_id is not None and self.role != "tool":
+            raise Misplaced(f"{where}.tool_call_id", "is only allowed in a message of the role `tool`")
+        for number, call in enumerate(self.tool_calls or ()):
+            call.as_call(f"{where}.tool_calls[{number}]")
+
+    def as_message(self) -> Message:
+        """Return the message for the chat template."""
+        return Message(
+            "system" if self.role == "developer" else self.role,
+            self.content or "",
+            tool_calls=tuple(call.as_call("tool_calls") for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+            name=self.name,
+            reasoning=self.reasoning_content,
+        )
 
     @field_validator("content", mode="before")
     @classmethod
@@ -150,6 +173,15 @@ class ChatMessage(RequestBody):
         return "".join(texts)
 
 
+def check_messages(messages: Sequence[ChatMessage], continue_final_message: bool) -> None:
+    """Raise `Misplaced` for fields that do not belong to a message, or a last message that cannot be continued."""
+    for index, message in enumerate(messages):
+        message.check(f"messages[{index}]")
+    last = messages[-1] if messages else None
+    if continue_final_message and (last is None or last.role != "assistant" or last.tool_calls or not last.content):
+        raise Misplaced("continue_final_message", "needs a last message of the assistant with a text")
+
+
 class ResponseFormat(RequestBody):
     """The format of the response."""
 
@@ -157,19 +189,26 @@ class ResponseFormat(RequestBody):
     """The only supported format is `text`."""
 
 
-class ChatRequest(Decoding):
+class ChatRequest(ToolFields, Decoding):
     """POST /v1/chat/completions."""
 
     unsupported = {
-        "tools": ([],), "tool_choice": ("none",), "parallel_tool_calls": (), "functions": ([],),
-        "function_call": ("none",), "audio": (), "modalities": (["text"],), "prediction": (), "metadata": ({},),
-        "reasoning_effort": (), "verbosity": (), "web_search_options": (), "service_tier": ("auto", "default"),
+        "functions": ([],), "function_call": ("none",), "audio": (), "modalities": (["text"],), "prediction": (),
+        "metadata": ({},), "verbosity": (), "web_search_options": (), "service_tier": ("auto", "default"),
         "store": (False,), "prompt_cache_key": (), "safety_identifier": (), "suffix": (), "best_of": (1,),
         "echo": (False,),
     }  # fmt: skip
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=4096)
     """The messages of the dialogue."""
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    """`auto`, the default with tools: the model calls functions or answers. `none`: the model does not see the tools.
+    `required` and a named function are not supported, because answers are not constrained."""
+    parallel_tool_calls: bool | None = None
+    """With false, only the first call of an answer is returned."""
+    add_generation_prompt: bool | None = None
+    """End the prompt with the start of an assistant message; the default, unless the last message is continued. Not
+    part of the OpenAI API."""
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31)
     """Maximum number of tokens of the completion; the newer name of `max_tokens`."""
     logprobs: bool = False
@@ -185,14 +224,34 @@ class ChatRequest(Decoding):
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
-            raise _misplaced("top_logprobs", "is only allowed when `logprobs` is true")
+            raise Misplaced("top_logprobs", "is only allowed when `logprobs` is true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise _misplaced(
+            raise Misplaced(
                 "max_completion_tokens", "and `max_tokens` are two names of the same limit, but they differ"
             )
         if self.max_tokens == 0:
-            raise _misplaced("max_tokens", "must be at least 1")
+            raise Misplaced("max_tokens", "must be at least 1")
+        check_messages(self.messages, self.continue_final_message)
+        self._check_tool_choice()
+        if self.add_generation_prompt and self.continue_final_message:
+            raise Misplaced("add_generation_prompt", "cannot be true together with `continue_final_message`")
         return self
+
+    def _check_tool_choice(self) -> None:
+        if self.tool_choice not in (None, "none", "auto"):
+            raise Misplaced(
+                "tool_choice",
+                "supports only `auto` and `none`: this server does not constrain answers to calls",
+                code="unsupported_parameter",
+            )
+        for name in ("tool_choice", "parallel_tool_calls"):
+            if getattr(self, name) not in (None, "none") and not self.tools:
+                raise Misplaced(name, "is only allowed when `tools` are specified")
+
+    @property
+    def offered_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model can call."""
+        return [] if self.tool_choice == "none" else [dict(tool) for tool in self.variables().tools]
 
     @property
     def limit(self) -> int | None:
@@ -230,7 +289,7 @@ class EmbeddingRequest(RequestBody):
         return _as_list(self.input)
 
 
-class TokenizeRequest(RequestBody):
+class TokenizeRequest(ToolFields):
     """POST /tokenize: a text or a dialogue."""
 
     model: str | None = None
@@ -249,7 +308,8 @@ class TokenizeRequest(RequestBody):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
-            raise _misplaced("prompt", "or `messages` is required, but not both")
+            raise Misplaced("prompt", "or `messages` is required, but not both")
+        check_messages(self.messages or (), self.continue_final_message)
         return self
 
 
@@ -341,18 +401,6 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) and value and isinstance(value[0], (str, list)) else [value]
 
 
-class _Misplaced(ValueError):
-    """A violated rule between fields, with the field to name."""
-
-    def __init__(self, param: str, problem: str) -> None:
-        super().__init__(f"`{param}` {problem}")
-        self.param = param
-
-
-def _misplaced(param: str, problem: str) -> _Misplaced:
-    return _Misplaced(param, problem)
-
-
 def _explained(error: ValidationError) -> ApiError:
     problems = error.errors(include_url=False)
     # Report the branch of a union that the client meant: a list of ids is not reported as "not a string".
@@ -360,8 +408,8 @@ def _explained(error: ValidationError) -> ApiError:
     first_field = problems[0]["loc"][:1]
     first = max(relevant or problems, key=lambda problem: (problem["loc"][:1] == first_field, len(problem["loc"])))
     raised = first.get("ctx", {}).get("error")
-    if isinstance(raised, _Misplaced):
-        return invalid(str(raised), raised.param)
+    if isinstance(raised, Misplaced):
+        return invalid(str(raised), raised.param, code=raised.code)
     param = _path(first["loc"])
     if first["type"] == "missing":
         return invalid(f"You must provide `{param}`", param, code="missing_required_parameter")

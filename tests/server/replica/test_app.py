@@ -282,7 +282,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_numbers(client: openai.OpenAI
 @pytest.mark.parametrize(
     ("path", "body", "status", "param"),
     [
-        ("/v1/chat/completions", {"model": "cat", "messages": HI, "tools": [{}]}, 400, "tools"),
+        ("/v1/chat/completions", {"model": "cat", "messages": HI, "tools": [{}]}, 400, "tools[0].function"),
         ("/v1/chat/completions", {"model": "cat", "messages": HI, "foo": 1}, 400, "foo"),
         ("/v1/completions", {"model": "cat", "prompt": [300]}, 400, "prompt"),
         ("/v1/completions", {"model": "cat", "prompt": [[]]}, 400, "prompt"),

@@ -38,6 +38,14 @@ RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue
 """Variables that have fields of their own and cannot be set by `chat_template_kwargs`."""
 
 
+class UnwrittenField(DataError):
+    """An error for a field that a template does not write; `field` is its path in a request."""
+
+    def __init__(self, where: str, problem: str, *, field: str, hint: str) -> None:
+        super().__init__(where, problem, hint=hint)
+        self.field = field
+
+
 @dataclass(frozen=True)
 class TemplateFeatures:
     """What a chat template writes of messages with calls and reasoning."""
@@ -55,6 +63,8 @@ class TemplateFeatures:
     """True if the template accepts only ids of nine letters and digits, as Mistral's."""
     call_sample: str | None
     """The answer with a sample call as the template writes it, after its prompt."""
+    reasoning_sample: str | None
+    """The answer with a sample reasoning and a content, after its prompt."""
 
     @classmethod
     def of(cls, source: str, render: RenderInputs) -> TemplateFeatures:
@@ -62,23 +72,25 @@ class TemplateFeatures:
         key = next((key for key in REASONING_KEYS if _reads_key(source, key)), None)
         sampler = _Sampler(render, key or REASONING_KEYS[0])
         sample, form, short = sampler.find_form()
+        reasoning = sampler.reasoned_answer() if key else None
         if sample is None:
-            return cls(form, key is not None, "none", False, sampler.writes_names(), short, None)
+            return cls(form, key is not None, "none", False, sampler.writes_names(), short, None, reasoning)
         many = sampler.answer(form, short, calls=2)
         beside = sampler.answer(form, short, content=SAMPLE_TEXT)
         writes_many = many is not None and all(f"{SAMPLE_VALUE}{number}" in many for number in (0, 1))
         writes_both = beside is not None and SAMPLE_TEXT in beside and f"{SAMPLE_VALUE}0" in beside
         calls = "many" if writes_many else "one"
-        return cls(form, key is not None, calls, writes_both, sampler.writes_names(), short, sample)
+        return cls(form, key is not None, calls, writes_both, sampler.writes_names(), short, sample, reasoning)
 
     def check(self, messages: Sequence[Message]) -> None:
         """Raise an error with the name of a field of a message that the template does not write."""
         for number, message in enumerate(messages, 1):
-            problem = self._problem(message)
-            if problem:
-                field, rest = problem
+            found = self._problem(message)
+            if found:
+                field, rest = found
                 hint = f"use a model whose template writes it, or remove `{field}`"
-                raise DataError("chat template", f"does not write `{field}` of message {number}{rest}", hint=hint)
+                problem = f"does not write `{field}` of message {number}{rest}"
+                raise UnwrittenField("chat template", problem, field=f"messages[{number - 1}].{field}", hint=hint)
 
     def _problem(self, message: Message) -> tuple[str, str] | None:
         if message.reasoning and not self.reads_reasoning:
@@ -101,14 +113,18 @@ def check_variables(variables: TemplateVariables, names: frozenset[str]) -> None
     for field in ("tools", "documents"):
         if getattr(variables, field) and field not in names:
             hint = f"use a model whose template writes {field}, or remove `{field}`"
-            raise DataError("chat template", f"does not write `{field}`", hint=hint)
+            raise UnwrittenField("chat template", f"does not write `{field}`", field=field, hint=hint)
     for name in variables.settings:
         if name in RESERVED:
-            raise DataError("chat_template_kwargs", f"cannot set `{name}`", hint="use the field of this name")
+            hint = "use the field of this name"
+            raise UnwrittenField(
+                "chat_template_kwargs", f"cannot set `{name}`", field=f"chat_template_kwargs.{name}", hint=hint
+            )
         if name not in names:
             known = sorted(names - {*RESERVED, "bos_token", "eos_token", "strftime_now", "raise_exception"})
             hint = f"it reads {', '.join(known)}" if known else "it reads no further variables"
-            raise DataError("chat template", f"does not read `{name}` of chat_template_kwargs", hint=hint)
+            problem = f"does not read `{name}` of chat_template_kwargs"
+            raise UnwrittenField("chat template", problem, field=f"chat_template_kwargs.{name}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -133,16 +149,25 @@ class _Sampler:
         id = _SHORT_ID if short else _LONG_ID
         arguments = [f'{{"{SAMPLE_KEY}": "{SAMPLE_VALUE}{number}"}}' for number in range(calls)]
         sample_calls = tuple(ToolCall(SAMPLE_NAME, text, id[:-1] + str(n)) for n, text in enumerate(arguments))
-        question = Message("user", "Question")
-        variables: dict[str, Any] = {"tools": [SAMPLE_TOOL]}
-        inputs = TemplateInputs.of([question, Message("assistant", content, tool_calls=sample_calls)], form=form)
+        return self._answer(Message("assistant", content, tool_calls=sample_calls), form, {"tools": [SAMPLE_TOOL]})
+
+    def reasoned_answer(self) -> str | None:
+        """Return the text of an answer with reasoning; None if the template refuses it."""
+        message = Message("assistant", SAMPLE_TEXT, reasoning=SAMPLE_REASONING)
+        return self._answer(message, MessageForm(self.reasoning_key), {})
+
+    def _answer(self, message: Message, form: MessageForm, variables: dict[str, Any]) -> str | None:
+        inputs = TemplateInputs.of([Message("user", "Question"), message], form=form)
         try:
             text = self.render(inputs.messages, variables, add_generation_prompt=False)
             prompt = self.render(inputs.messages[:1], variables, add_generation_prompt=True)
         except DataError:
             return None
         pairs = enumerate(zip(text, prompt, strict=False))
-        return text[next((index for index, (a, b) in pairs if a != b), min(len(text), len(prompt))) :]
+        shared = next((index for index, (a, b) in pairs if a != b), min(len(text), len(prompt)))
+        if shared < len(prompt):  # the prompt may begin the reasoning; no marker is divided
+            shared = max(text.rfind(">", 0, shared), text.rfind("\n", 0, shared), -1) + 1
+        return text[shared:]
 
     def writes_names(self) -> bool:
         """Return True if the name of a user is in the text."""

@@ -51,9 +51,14 @@ class _Choice:
     logprobs: int = 0
     opened: bool = False
     finish: str | None = None
+    reasoning: str = ""
+    calls: list[Any] = field(default_factory=list)
+    """The deltas of calls, without the ids, which differ between replicas."""
     # Progress of the current replica in the part that was already sent.
     text_seen: int = 0
     logprobs_seen: int = 0
+    reasoning_seen: int = 0
+    calls_seen: int = 0
 
 
 @dataclass
@@ -81,7 +86,7 @@ class StreamContinuation:
     def restart(self) -> None:
         """Start to read the stream of another replica."""
         for choice in self._choices.values():
-            choice.text_seen = choice.logprobs_seen = 0
+            choice.text_seen = choice.logprobs_seen = choice.reasoning_seen = choice.calls_seen = 0
 
     def forward(self, data: bytes) -> bytes | None:
         """Return the event for the client, or None when it has no new content.
@@ -130,8 +135,8 @@ class StreamContinuation:
             progress.finish = choice["finish_reason"]
         if name in holder:
             holder[name] = fresh_text
-        other_content = any(value for key, value in holder.items() if key not in ("content", "role")) if chat else False
-        return bool(fresh_text) or opens or finishes or entries > repeated or other_content
+        fresh_parts = chat and self._keep_fresh_parts(progress, holder)
+        return bool(fresh_text) or opens or finishes or entries > repeated or fresh_parts
 
     def _fresh_text(self, progress: _Choice, text: str) -> str:
         sent = progress.text[progress.text_seen : progress.text_seen + len(text)]
@@ -141,6 +146,34 @@ class StreamContinuation:
         new_text = text[len(sent) :]
         progress.text += new_text
         return new_text
+
+    def _keep_fresh_parts(self, progress: _Choice, delta: dict[str, Any]) -> bool:
+        """Remove the reasoning and the calls that were already sent; returns whether any remain."""
+        reasoning = delta.pop("reasoning_content", None) or ""
+        sent = progress.reasoning[progress.reasoning_seen : progress.reasoning_seen + len(reasoning)]
+        if reasoning[: len(sent)] != sent:
+            raise Diverged
+        progress.reasoning_seen += len(reasoning)
+        progress.reasoning += reasoning[len(sent) :]
+        if reasoning[len(sent) :]:
+            delta["reasoning_content"] = reasoning[len(sent) :]
+        calls = [call for call in delta.pop("tool_calls", None) or [] if self._is_fresh(progress, call)]
+        if calls:
+            delta["tool_calls"] = calls
+        return bool(calls or "reasoning_content" in delta)
+
+    @staticmethod
+    def _is_fresh(progress: _Choice, call: dict[str, Any]) -> bool:
+        """Return whether the delta of a call was not sent before."""
+        content = {name: value for name, value in call.items() if name != "id"}
+        position = progress.calls_seen
+        progress.calls_seen += 1
+        if position == len(progress.calls):
+            progress.calls.append(content)
+            return True
+        if progress.calls[position] != content:
+            raise Diverged
+        return False
 
     def _count_logprobs(self, choice: dict[str, Any], repeated: int) -> None:
         values = logprob_values(choice)[repeated:]

@@ -30,6 +30,7 @@ from vita.server.errors import ApiError, ClientLeft, internal, unavailable
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
 from vita.server.openapi import ApiDescription
+from vita.server.replica.answer_parts import AnswerParts, prompt_tail
 from vita.server.replica.metrics import CONTENT_TYPE
 from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
 from vita.server.replica.request_checks import RequestChecks, ServedModel, to_messages
@@ -119,21 +120,40 @@ class ReplicaRoutes(RequestChecks):
         self.check_model(params.model)
         scheduler = self.admit(params.n)
         messages = to_messages(params.messages)
+        tools = params.offered_tools
+        variables = params.variables(with_tools=bool(tools))
+        if tools:
+            self.check_tools(scheduler)
+        self.check_effort(scheduler, params.reasoning_effort)
         dropped = 0
         if params.truncation == "auto":
             default_limit = self.served.sampling.get("max_tokens")
             answer_tokens = params.limit or (int(default_limit) if default_limit else None)
-            fitted = await self.fitted_ids(scheduler, messages, answer_tokens=answer_tokens)
+            fitted = await self.fitted_ids(scheduler, messages, variables, answer_tokens=answer_tokens)
             messages, ids, dropped = fitted.messages, fitted.ids, fitted.dropped
         else:
-            ids = await self.chat_ids(scheduler, messages)
+            ids = await self.chat_ids(
+                scheduler,
+                messages,
+                variables,
+                answer=params.add_generation_prompt is not False,
+                continued=params.continue_final_message,
+            )
             self.check_length(scheduler, ids, "messages", room=1)
         refused = self.refused(messages)
         top = (params.top_logprobs or 0) if params.logprobs else None
-        ask = self._ask(params, ids, limit=params.limit, top=top)
+        engine = scheduler.engine
+        ask = self._ask(params, ids, limit=params.limit, top=top, visible=engine.visible_ids)
         head = {**self._head("chatcmpl", params), **({"dropped_messages": dropped} if dropped else {})}
-        body = ChatBody(head, scheduler.engine.tokenizer, logprobs=params.logprobs)
-        choices = [ResponseChoice(index, scheduler.engine.tokenizer, self.served.guard) for index in range(params.n)]
+        prompt_end = prompt_tail(engine.tokenizer, ids, messages, continued=params.continue_final_message)
+        answers = AnswerParts(
+            engine.answer_format, tools, prompt_end=prompt_end, parallel=params.parallel_tool_calls is not False
+        )
+        body = ChatBody(head, engine.tokenizer, logprobs=params.logprobs, answers=answers)
+        choices = [
+            ResponseChoice(index, engine.tokenizer, self.served.guard, visible=engine.visible_ids)
+            for index in range(params.n)
+        ]
         return await self._answer(request, params, body, [ask], choices, refused, prompt_tokens=len(ids))
 
     # -- completions
@@ -170,7 +190,14 @@ class ReplicaRoutes(RequestChecks):
     # -- chat and completions
 
     def _ask(
-        self, params: api.Decoding, ids: list[int], *, limit: int | None, top: int | None, prompt_logprobs: bool = False
+        self,
+        params: api.Decoding,
+        ids: list[int],
+        *,
+        limit: int | None,
+        top: int | None,
+        prompt_logprobs: bool = False,
+        visible: frozenset[int] = frozenset(),
     ) -> GenerationRequest:
         defaults = self.served.sampling
         self.check_ids(list(params.biases), "logit_bias")
@@ -191,6 +218,7 @@ class ReplicaRoutes(RequestChecks):
         return GenerationRequest(
             ids, sampling, answers=params.n if limit else 0, top=top, biases=params.biases,
             presence=params.presence_penalty, frequency=params.frequency_penalty, prompt_logprobs=prompt_logprobs,
+            visible=visible,
         )  # fmt: skip
 
     async def _answer(
@@ -322,7 +350,13 @@ class ReplicaRoutes(RequestChecks):
             ids = await asyncio.to_thread(tokenizer.encode_template, params.prompt)
         else:
             messages = to_messages(params.messages or ())
-            ids = await self.chat_ids(scheduler, messages, answer=params.add_generation_prompt)
+            ids = await self.chat_ids(
+                scheduler,
+                messages,
+                params.variables(),
+                answer=params.add_generation_prompt and not params.continue_final_message,
+                continued=params.continue_final_message,
+            )
         strings = [token_text(tokenizer, token) for token in ids] if params.return_token_strs else None
         return json_response(
             {"count": len(ids), "max_model_len": scheduler.context, "tokens": ids, "token_strs": strings}

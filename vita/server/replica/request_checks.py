@@ -12,15 +12,17 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from vita.data.records import Message
+from vita.data.records import NO_VARIABLES, Message, TemplateVariables
+from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.dialogue_encoding import encode_prompt
+from vita.data.tokens.template_features import UnwrittenField
 from vita.infer.content_filter import ContentFilter
 from vita.infer.dialogue import DialogueTooLong, FittedDialogue, fit_dialogue, recent_turns
 from vita.infer.request import QueueFull, SchedulerClosed
 from vita.infer.scheduler import Scheduler
 from vita.server import api
 from vita.server.body import read_body
-from vita.server.errors import invalid, model_not_found, too_long, unavailable
+from vita.server.errors import ApiError, invalid, model_not_found, too_long, unavailable
 from vita.server.replica.metrics import Metrics
 from vita.server.replica.request_events import refusal
 from vita.spine.errors import DataError
@@ -86,35 +88,75 @@ class RequestChecks:
             raise refusal(error, self.metrics) from None
         return scheduler
 
-    async def chat_ids(self, scheduler: Scheduler, messages: Sequence[Message], *, answer: bool = True) -> list[int]:
+    async def chat_ids(
+        self,
+        scheduler: Scheduler,
+        messages: Sequence[Message],
+        variables: TemplateVariables = NO_VARIABLES,
+        *,
+        answer: bool = True,
+        continued: bool = False,
+    ) -> list[int]:
+        """Encode a dialogue. With `continued` the prompt ends with the text of the last message."""
         self._check_characters(scheduler, sum(len(message.content) for message in messages), "messages")
-        template = scheduler.engine.template
-        if template is None:
-            message = f"The model `{self.served.names[0]}` continues text and has no chat template; use /v1/completions"
-            raise invalid(message, "model", code="no_chat_template")
+        template = self.require_template(scheduler)
         tokenizer = scheduler.engine.tokenizer
         try:
-            ids = await asyncio.to_thread(encode_prompt, tokenizer, template, messages, add_generation_prompt=answer)
+            ids = await asyncio.to_thread(
+                encode_prompt,
+                tokenizer,
+                template,
+                messages,
+                variables,
+                add_generation_prompt=answer,
+                continue_final_message=continued,
+            )
         except DataError as error:
-            raise invalid(str(error), "messages") from None
+            raise _refused_by_template(error) from None
         if not ids:
             raise invalid("The chat template of the model produces no tokens for this dialogue", "messages")
         return ids
 
+    def require_template(self, scheduler: Scheduler) -> ChatTemplate:
+        """Return the chat template; raises 400 for a model that has none."""
+        template = scheduler.engine.template
+        if template is None:
+            message = f"The model `{self.served.names[0]}` continues text and has no chat template; use /v1/completions"
+            raise invalid(message, "model", code="no_chat_template")
+        return template
+
+    def check_tools(self, scheduler: Scheduler) -> None:
+        """Refuse tools for a model whose calls cannot be parsed."""
+        template = self.require_template(scheduler)
+        if "tools" not in template.for_tools.variable_names:
+            return  # the rendering refuses them by name
+        if scheduler.engine.answer_format.calls is None:
+            message = "The chat template of the model writes calls in no format that this server can parse"
+            raise invalid(message, "tools", code="unsupported_parameter")
+
+    def check_effort(self, scheduler: Scheduler, effort: str | None) -> None:
+        """Refuse `reasoning_effort` for a model whose chat template does not read it."""
+        if effort is not None and "reasoning_effort" not in self.require_template(scheduler).variable_names:
+            message = "`reasoning_effort` is not read by the chat template of the model"
+            raise invalid(message, "reasoning_effort", code="unsupported_parameter")
+
     async def fitted_ids(
-        self, scheduler: Scheduler, messages: Sequence[Message], *, answer_tokens: int | None
+        self,
+        scheduler: Scheduler,
+        messages: Sequence[Message],
+        variables: TemplateVariables = NO_VARIABLES,
+        *,
+        answer_tokens: int | None,
     ) -> FittedDialogue:
         """Encode the longest suffix of a dialogue that fits in the context (the rule is in `vita.infer.dialogue`)."""
-        template, tokenizer = scheduler.engine.template, scheduler.engine.tokenizer
-        if template is None:
-            return FittedDialogue(list(messages), await self.chat_ids(scheduler, messages), 0)
+        template, tokenizer = self.require_template(scheduler), scheduler.engine.tokenizer
         most = scheduler.context * self._longest_token(scheduler)  # characters; more cannot fit
         recent = recent_turns(messages, characters=most)
         least = recent_turns(messages, characters=0)  # the last turn alone
         self._check_characters(scheduler, sum(len(message.content) for message in least), "messages")
 
         def encode(part: Sequence[Message]) -> list[int]:
-            return encode_prompt(tokenizer, template, part, add_generation_prompt=True)
+            return encode_prompt(tokenizer, template, part, variables, add_generation_prompt=True)
 
         try:
             fitted = await asyncio.to_thread(
@@ -123,7 +165,7 @@ class RequestChecks:
         except DialogueTooLong as error:
             raise too_long(error.context, error.tokens, param="messages") from None
         except DataError as error:
-            raise invalid(str(error), "messages") from None
+            raise _refused_by_template(error) from None
         if not fitted.ids:
             raise invalid("The chat template of the model produces no tokens for this dialogue", "messages")
         return replace(fitted, dropped=len(messages) - len(fitted.messages))
@@ -169,4 +211,11 @@ class RequestChecks:
 
 def to_messages(messages: Sequence[api.ChatMessage]) -> list[Message]:
     """Convert the messages of a request for the chat template."""
-    return [Message("system" if message.role == "developer" else message.role, message.content) for message in messages]
+    return [message.as_message() for message in messages]
+
+
+def _refused_by_template(error: DataError) -> ApiError:
+    """Return the error for a dialogue that the chat template refuses, with the field that it does not write."""
+    if isinstance(error, UnwrittenField):
+        return invalid(str(error), error.field, code="unsupported_parameter")
+    return invalid(str(error), "messages")

@@ -12,6 +12,7 @@ from typing import Any
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.infer.content_filter import ContentFilter
 from vita.infer.request import PromptEvent, TokenEvent, TokenScore
+from vita.server.replica.answer_parts import AnswerParts
 
 HOLD = 80
 """Number of characters at the end of a filtered stream that are held back until the following text is checked."""
@@ -38,6 +39,8 @@ class ResponseChoice:
     index: int
     tokenizer: Tokenizer
     guard: ContentFilter | None = None
+    visible: frozenset[int] = frozenset()
+    """Special tokens whose names belong to the text."""
     text: str = ""
     """The whole text so far, sent or not."""
     scores: list[TokenScore] = field(default_factory=list)
@@ -86,7 +89,7 @@ class ResponseChoice:
 
     def _reach(self, token: int) -> int:
         """Return the end position of a token in the text; an incomplete character counts as one."""
-        if token not in self.tokenizer.special_ids:
+        if token not in self.tokenizer.special_ids or token in self.visible:
             self._decoded += len(self._decoder.decode(self.tokenizer.token_bytes(token)))
         return self._decoded + bool(self._decoder.getstate()[0])
 
@@ -192,6 +195,10 @@ class ResponseBody(ABC):
 class ChatBody(ResponseBody):
     """The format of /v1/chat/completions."""
 
+    def __init__(self, head: dict[str, Any], tokenizer: Tokenizer, *, logprobs: bool, answers: AnswerParts) -> None:
+        super().__init__(head, tokenizer, logprobs=logprobs)
+        self.answers = answers
+
     @property
     def chunk_head(self) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk"}
@@ -200,9 +207,9 @@ class ChatBody(ResponseBody):
         entries = [
             {
                 "index": choice.index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "message": self.answers.message(choice.index, choice.text, refused=choice.refused),
                 "logprobs": self._logprobs(choice.scores),
-                "finish_reason": choice.finish,
+                "finish_reason": self.answers.finish(choice.index, choice.finish),
             }
             for choice in choices
         ]
@@ -213,10 +220,15 @@ class ChatBody(ResponseBody):
             yield self._chunk(choice, {"role": "assistant", "content": ""})
 
     def chunks(self, choice: ResponseChoice, delta: ChoiceDelta) -> Iterator[dict[str, Any]]:
-        if delta.text or (delta.scores and self.logprobs):
-            yield self._chunk(choice, {"content": delta.text}, logprobs=self._logprobs(delta.scores))
+        last = bool(delta.finish)
+        parts = list(self.answers.deltas(choice.index, delta.text, last=last, refused=choice.refused))
+        scores = self._logprobs(delta.scores) if delta.scores else None
+        if scores and not parts:
+            parts = [{"content": ""}]
+        for number, part in enumerate(parts):
+            yield self._chunk(choice, part, logprobs=scores if number == 0 else None)
         if delta.finish:
-            yield self._chunk(choice, {}, finish=delta.finish)
+            yield self._chunk(choice, {}, finish=self.answers.finish(choice.index, delta.finish))
 
     def _chunk(self, choice: ResponseChoice, delta: dict[str, Any], *, logprobs: Any = None, finish: Any = None) -> Any:
         entry = {"index": choice.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}

@@ -1,0 +1,168 @@
+"""Answers are parsed by the format that the chat template writes, whatever the pieces in which they arrive."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.data.tokens.tool_chats import DIALOGUES, TOOL, TOOLS, template_source
+from vita.data.records import Message, ToolCall
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.infer.answer_formats.answer_format import AnswerFormat
+from vita.infer.answer_formats.call_formats import CALL_FORMATS
+from vita.infer.answer_formats.parser import CallDelta, Delta
+
+NAMES = {"bos_token": "<bos>", "eos_token": "<eos>"}
+FORMATS = {
+    "qwen2_5": "hermes", "qwen3": "hermes", "qwen3_vl": "hermes", "qwen3_5_think": "qwen_xml", "llama3_1": "llama",
+    "llama3_2": "llama", "deepseekv3": "deepseek", "gemma4_v5": "gemma", "glm4moe": "glm", "lfm2_v2": "lfm",
+    "gptoss": "harmony", "nemotron_3_nano": "qwen_xml",
+}  # fmt: skip
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}[INST] {{ message.content }}[/INST]"
+    "{% elif message.tool_calls %}[TOOL_CALLS] [{% for call in message.tool_calls %}{{ call.function | tojson }}"
+    "{% endfor %}]{{ eos_token }}{% else %}{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+PHI_4 = (
+    "{% for message in messages %}<|{{ message.role }}|>{% if message.tool_calls %}<|tool_call|>[{% for call in "
+    "message.tool_calls %}{{ call.function | tojson }}{% endfor %}]<|/tool_call|>{% else %}{{ message.content }}"
+    "{% endif %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+COHERE = (
+    "{% for message in messages %}<|{{ message.role }}|>{% if message.tool_calls %}<|START_ACTION|>[{% for call in "
+    'message.tool_calls %}{"tool_call_id": "0", "tool_name": {{ call.function.name | tojson }}, "parameters": '
+    "{{ call.function.arguments | tojson }}}{% endfor %}]<|END_ACTION|>{% else %}{{ message.content }}{% endif %}"
+    "<|END|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def template_of(name: str) -> ChatTemplate:
+    own = {"mistral": MISTRAL, "phi": PHI_4, "cohere": COHERE}
+    return ChatTemplate(own[name] if name in own else template_source(name), NAMES)
+
+
+def merged(deltas: list[Delta]) -> list[tuple[str, object]]:
+    """Deltas with adjacent texts of one kind joined."""
+    parts: list[tuple[str, object]] = []
+    for delta in deltas:
+        if isinstance(delta, CallDelta):
+            parts.append(("call", (delta.index, delta.call)))
+        elif parts and parts[-1][0] == delta.kind:
+            parts[-1] = (delta.kind, f"{parts[-1][1]}{delta.text}")
+        else:
+            parts.append((delta.kind, delta.text))
+    return parts
+
+
+def parse(
+    format: AnswerFormat, text: str, *, step: int | None = None, prompt_end: str = ""
+) -> list[tuple[str, object]]:
+    parser = format.parser([TOOL], prompt_end=prompt_end)
+    pieces = [text] if step is None else [text[start : start + step] for start in range(0, len(text), step)]
+    return merged([*(delta for piece in pieces for delta in parser.push(piece)), *parser.finish()])
+
+
+def answer_text(template: ChatTemplate, messages: list[Message]) -> tuple[str, str]:
+    """The prompt and the text of the last answer, as the template writes both."""
+    prompt = template.render(messages[:-1], TOOLS, add_generation_prompt=True)
+    text = template.render(messages, TOOLS)
+    assert text.startswith(prompt)
+    return prompt, text[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [*FORMATS.items(), ("mistral", "mistral"), ("phi", "phi"), ("cohere", "cohere")]
+)
+def test_the_format_is_that_of_the_template_and_finds_its_calls(name: str, format: str) -> None:
+    template = template_of(name)
+    if "tools" not in template.variable_names:
+        template = ChatTemplate("{% if tools %}{% endif %}" + template.source, NAMES)
+    found = AnswerFormat.of(template)
+    assert found.calls is not None and found.calls.name == format
+    calls = DIALOGUES["call"][1].tool_calls
+    dialogues = [[DIALOGUES["call"][0], Message("assistant", "", tool_calls=calls)]]
+    if template.features.calls == "many" and name not in ("mistral", "phi", "cohere"):
+        dialogues.append(DIALOGUES["two calls"][:3])
+    for messages in dialogues:
+        try:
+            prompt, text = answer_text(template, messages)
+        except AssertionError:  # the prompt begins the reasoning, which the history leaves out
+            continue
+        expected = [
+            ("call", (index, ToolCall("get_weather", call.arguments)))
+            for index, call in enumerate(messages[-1].tool_calls)
+        ]
+        for step in (None, 1, 2, 3, 7):
+            parts = parse(found, text, step=step, prompt_end=prompt)
+            assert [part for part in parts if part[0] == "call"] == expected
+
+
+@pytest.mark.parametrize("step", [None, 1, 2, 5])
+def test_reasoning_content_and_calls_are_separate_parts(step: int | None) -> None:
+    format = AnswerFormat.of(ChatTemplate.default())
+    call = '<tool_call>\n{"name": "f", "arguments": {"a": "</tool_call"}}\n</tool_call>'
+    first, second = (0, ToolCall("f", '{"a": "</tool_call"}')), (1, ToolCall("f", '{"a": "</tool_call"}'))
+    text = f"<think>\nI need <f>.\n</think>\n\nI look.\n{call}\n{call}"
+    expected = [("reasoning", "I need <f>."), ("content", "I look."), ("call", first), ("call", second)]
+    assert parse(format, text, step=step) == expected
+    assert parse(format, "Hm.\n</think>\n\n4\n", step=step, prompt_end="<think>\n") == [
+        ("reasoning", "Hm."),
+        ("content", "4\n"),
+    ]
+    for plain in ("4", "a <b> c\n", " <thin", "I think <think> is a tag </think>.", "<tool", "\n\nx \n"):
+        assert parse(format, plain, step=step) == [("content", plain)]
+    assert parse(format, call.removesuffix("</tool_call>"), step=step) == [("call", first)]
+
+
+@pytest.mark.parametrize("step", [None, 1, 4])
+def test_a_block_without_a_call_stays_content(step: int | None) -> None:
+    format = AnswerFormat.of(ChatTemplate.default())
+    for block in (
+        "<tool_call>\n{nonsense}\n</tool_call>",
+        '<tool_call>{"name": "f"}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": [1]}</tool_call> after',
+        '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>',
+    ):
+        parts = parse(format, f"Before. {block}", step=step)
+        assert parts == [("content", f"Before. {block}")]
+    llama = AnswerFormat.of(template_of("llama3_1"))
+    for text in ("Hello {x}", '{"a": 1}', "{", '{"name": "f", "parameters": {}} and more', "<|python"):
+        assert parse(llama, text, step=step) == [("content", text)]
+    assert parse(llama, '<|python_tag|>{"name": "f", "parameters": {}}', step=step) == [
+        ("call", (0, ToolCall("f", "{}")))
+    ]
+
+
+@pytest.mark.parametrize("step", [None, 1, 6])
+def test_channels_of_gpt_oss_are_reasoning_content_and_calls(step: int | None) -> None:
+    format = AnswerFormat.of(template_of("gptoss"))
+    analysis = "<|channel|>analysis<|message|>I need it.<|end|><|start|>assistant"
+    call = ' to=functions.get_weather<|channel|>commentary <|constrain|>json<|message|>{"city": "Bern"}<|call|>'
+    expected = ("call", (0, ToolCall("get_weather", '{"city": "Bern"}')))
+    assert parse(format, analysis + call, step=step) == [("reasoning", "I need it."), expected]
+    final = "<|channel|>final<|message|>It is 10."
+    assert parse(format, analysis + final, step=step) == [("reasoning", "I need it."), ("content", "It is 10.")]
+    assert parse(format, "no channels", step=step) == [("content", "no channels")]
+
+
+def test_without_tools_the_text_of_a_call_is_content() -> None:
+    format = AnswerFormat.of(ChatTemplate.default())
+    text = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert format.parse(text).content == text and not format.parse(text).calls
+    assert format.parse(text, [TOOL]).calls == (ToolCall("f", "{}"),)
+
+
+def test_values_of_xml_calls_have_the_types_of_the_schema() -> None:
+    format = AnswerFormat.of(template_of("qwen3_5_think"))
+    text = (
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\n12\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
+        "</function>\n</tool_call>"
+    )
+    (call,) = format.parse(text, [TOOL]).calls
+    assert json.loads(call.arguments) == {"city": "12", "days": 2}
+
+
+def test_every_format_is_tried_here() -> None:
+    tried = {*FORMATS.values(), "mistral", "phi", "cohere", "granite"} - {"harmony"}
+    assert tried == {*CALL_FORMATS}

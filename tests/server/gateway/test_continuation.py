@@ -1,0 +1,50 @@
+"""A stream with reasoning and calls continues on another replica without repeats."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from vita.server.gateway.continuation import Diverged, StreamContinuation
+
+
+def event(delta: dict[str, Any], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    return json.dumps({"id": "x", "created": 1, "choices": [choice]}).encode()
+
+
+def call_deltas(id: str) -> list[dict[str, Any]]:
+    head = {"index": 0, "id": id, "type": "function", "function": {"name": "f", "arguments": ""}}
+    return [
+        {"role": "assistant", "content": ""},
+        {"reasoning_content": "Hm"},
+        {"reasoning_content": ", so."},
+        {"content": "I look."},
+        {"tool_calls": [head]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
+    ]
+
+
+@pytest.mark.parametrize("sent", range(7))
+def test_each_delta_is_sent_once_over_two_replicas(sent: int) -> None:
+    stream = StreamContinuation(wants_usage=False)
+    first, second = call_deltas("call_a"), call_deltas("call_b")
+    events = [stream.forward(event(delta)) for delta in first[:sent]]
+    stream.restart()
+    events += [stream.forward(event(delta)) for delta in second]
+    events.append(stream.forward(event({}, "tool_calls")))
+    forwarded = [json.loads(data[6:])["choices"][0] for data in events if data is not None]
+    assert [choice["delta"] for choice in forwarded if choice["delta"]] == [*first[:sent], *second[sent:]]
+    assert forwarded[-1]["finish_reason"] == "tool_calls"
+
+
+def test_another_call_or_reasoning_on_the_second_replica_ends_the_stream() -> None:
+    for changed in ({"reasoning_content": "No"}, {"tool_calls": [{"index": 0, "function": {"name": "g"}}]}):
+        stream = StreamContinuation(wants_usage=False)
+        for delta in call_deltas("call_a"):
+            stream.forward(event(delta))
+        stream.restart()
+        with pytest.raises(Diverged):
+            stream.forward(event(changed))

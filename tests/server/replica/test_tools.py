@@ -1,0 +1,157 @@
+"""The official client calls functions through the server: calls, results, reasoning, streams and refusals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from tests.server.serving import serving, tiny_app
+from tests.server.tool_model import WEATHER, memorizing_model
+from vita.infer.engine import Engine
+
+QUESTION: dict[str, Any] = {"role": "user", "content": "Weather in Köln?"}
+TWO: dict[str, Any] = {"role": "user", "content": "Köln and Bern?"}
+SUM: dict[str, Any] = {"role": "user", "content": "2+2?"}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    folder = memorizing_model(tmp_path_factory.mktemp("model") / "m")
+    with (
+        serving(tiny_app(Engine.open(folder))) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
+
+
+def ask(client: openai.OpenAI, *messages: Any, tools: Any = (WEATHER,), **options: Any) -> Any:
+    options = {"temperature": 0, "max_tokens": 80, **options}
+    if tools:
+        options["tools"] = list(tools)
+    return client.chat.completions.create(model="cat", messages=list(messages), **options)
+
+
+def test_a_call_is_returned_and_its_result_is_answered(client: openai.OpenAI) -> None:
+    answer = ask(client, QUESTION)
+    choice = answer.choices[0]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None
+    (call,) = choice.message.tool_calls
+    assert call.id.startswith("call_") and call.type == "function"
+    assert call.function.name == "weather" and json.loads(call.function.arguments) == {"city": "Köln"}
+    result = {"role": "tool", "tool_call_id": call.id, "content": "10"}
+    answer = ask(client, QUESTION, choice.message.model_dump(), result)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].message.content == "It is 10 degrees." and not answer.choices[0].message.tool_calls
+
+
+def test_reasoning_content_and_several_calls_are_separate_parts_of_the_message(client: openai.OpenAI) -> None:
+    message = ask(client, TWO).choices[0].message
+    assert message.model_extra["reasoning_content"] == "Two cities." and message.content == "I look."
+    assert [call.function.arguments for call in message.tool_calls] == ['{"city": "Köln"}', '{"city": "Bern"}']
+    assert len({call.id for call in message.tool_calls}) == 2
+    message = ask(client, SUM, tools=()).choices[0].message
+    assert message.model_extra["reasoning_content"] == "Two and two." and message.content == "4"
+
+
+def test_a_stream_holds_the_same_parts_in_deltas(client: openai.OpenAI) -> None:
+    for question in (QUESTION, TWO, SUM, {"role": "user", "content": "Hi"}):
+        tools = () if question in (SUM, {"role": "user", "content": "Hi"}) else (WEATHER,)
+        whole = ask(client, question, tools=tools).choices[0]
+        texts = {"content": "", "reasoning_content": ""}
+        calls: list[dict[str, Any]] = []
+        finish = None
+        for chunk in ask(client, question, tools=tools, stream=True):
+            choice = chunk.choices[0]
+            delta = choice.delta.model_dump(exclude_none=True)
+            for name in texts:
+                texts[name] += delta.get(name, "")
+            for part in delta.get("tool_calls", ()):
+                if part["index"] == len(calls):
+                    assert part["id"] and part["type"] == "function" and part["function"]["name"] == "weather"
+                    calls.append({"arguments": ""})
+                calls[part["index"]]["arguments"] += part["function"].get("arguments", "")
+            finish = choice.finish_reason or finish
+        assert finish == whole.finish_reason
+        assert texts["content"] == (whole.message.content or "")
+        assert texts["reasoning_content"] == (whole.message.model_extra or {}).get("reasoning_content", "")
+        assert [call["arguments"] for call in calls] == [
+            call.function.arguments for call in whole.message.tool_calls or ()
+        ]
+
+
+def test_the_stream_helper_of_the_client_builds_the_same_message(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model="cat",
+        messages=[TWO],
+        tools=[WEATHER],
+        temperature=0,
+        max_tokens=80,  # type: ignore[list-item]
+    ) as stream:
+        final = stream.get_final_completion().choices[0]
+    assert final.finish_reason == "tool_calls"
+    assert [call.function.arguments for call in final.message.tool_calls or ()] == [
+        '{"city": "Köln"}',
+        '{"city": "Bern"}',
+    ]
+
+
+def test_without_parallel_calls_only_the_first_call_is_returned(client: openai.OpenAI) -> None:
+    message = ask(client, TWO, parallel_tool_calls=False).choices[0].message
+    assert [call.function.arguments for call in message.tool_calls] == ['{"city": "Köln"}']
+    deltas = [chunk.choices[0].delta for chunk in ask(client, TWO, parallel_tool_calls=False, stream=True)]
+    assert {call.index for delta in deltas for call in delta.tool_calls or ()} == {0}
+
+
+def test_tool_choice_none_hides_the_tools(client: openai.OpenAI) -> None:
+    hidden = ask(client, QUESTION, tool_choice="none")
+    assert hidden.choices[0].message == ask(client, QUESTION, tools=()).choices[0].message
+    assert hidden.usage.prompt_tokens < ask(client, QUESTION).usage.prompt_tokens
+    assert ask(client, QUESTION, tool_choice="auto").choices[0].finish_reason == "tool_calls"
+
+
+def test_a_cut_call_is_content_with_the_reason_length(client: openai.OpenAI) -> None:
+    choice = ask(client, QUESTION, max_tokens=4).choices[0]
+    assert choice.finish_reason == "length" and not choice.message.tool_calls
+    assert choice.message.content and choice.message.content.startswith("<tool_call>"[:2])
+
+
+def test_the_last_message_is_continued(client: openai.OpenAI) -> None:
+    whole = {"role": "user", "content": "Hi"}
+    opening = {"role": "assistant", "content": "Good day"}
+    extra = {"continue_final_message": True, "add_generation_prompt": False}
+    answer = ask(client, whole, opening, tools=(), extra_body=extra)
+    assert answer.choices[0].message.content == " to you!"
+    opening = {"role": "assistant", "content": "<think>\nTwo"}
+    message = ask(client, SUM, opening, tools=(), extra_body=extra).choices[0].message
+    assert message.model_extra["reasoning_content"] == " and two." and message.content == "4"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice"),
+        ({"messages": [{**QUESTION, "name": "Ann"}]}, "messages[0].name"),
+        ({"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}}, "chat_template_kwargs.enable_thinking"),
+        ({"extra_body": {"documents": [{"text": "d"}]}}, "documents"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ],
+)
+def test_what_the_template_or_the_server_cannot_do_is_refused_by_name(
+    client: openai.OpenAI, body: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, *body.pop("messages", [QUESTION]), **body)
+    assert error.value.param == param and error.value.code == "unsupported_parameter"
+
+
+def test_log_probabilities_cover_the_tokens_of_a_call(client: openai.OpenAI) -> None:
+    whole = ask(client, QUESTION, logprobs=True)
+    entries = whole.choices[0].logprobs.content
+    assert len(entries) == whole.usage.completion_tokens
+    streamed = [chunk.choices[0].logprobs for chunk in ask(client, QUESTION, logprobs=True, stream=True)]
+    assert sum(len(logprobs.content) for logprobs in streamed if logprobs) == len(entries)

@@ -1,0 +1,272 @@
+"""Formats in which models write calls of functions, one class or table row each.
+
+A format has the text that begins a block of calls, the text that ends it, and a function that parses the block. It is
+chosen by parsing a sample call that the chat template writes (`vita.infer.answer_formats.answer_format`), so a new
+format needs nothing but its row here.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vita.data.records import ToolCall
+from vita.spine.registry import Registry
+
+Tools = Sequence[Mapping[str, Any]]
+ParseBlock = Callable[[str, Tools], list[ToolCall]]
+"""(block, tools) -> its calls; raises `NotACall` for other text."""
+
+
+class NotACall(Exception):
+    """An error for a block that contains no calls in the format."""
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """A format of calls."""
+
+    name: str
+    start: str
+    """The text that begins a block; empty if the answer as a whole is the block."""
+    end: str
+    """The text that ends a block; empty if the block ends with the answer."""
+    parse: ParseBlock
+    markers: tuple[str, ...] = ()
+    """Further texts inside a block that may be special tokens, and must be visible."""
+
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """The texts of the format that may be special tokens."""
+        return tuple(text for text in (self.start, self.end, *self.markers) if text)
+
+    def may_begin(self, text: str) -> bool:
+        """Return True if an answer that begins with `text` may be a block, for a format without `start`."""
+        return not text.strip() or text.lstrip().startswith(("{", *self.markers)) or any(
+            marker.startswith(text.lstrip()) for marker in self.markers
+        )  # fmt: skip
+
+
+CALL_FORMATS: Registry[CallFormat] = Registry("call_format")
+
+
+def call_format(name: str, start: str, end: str, *, markers: Sequence[str] = ()) -> Callable[[ParseBlock], ParseBlock]:
+    """Register the parser of a block as a format."""
+
+    def enter(parse: ParseBlock) -> ParseBlock:
+        CALL_FORMATS.add(name)(CallFormat(name, start, end, parse, tuple(markers)))
+        return parse
+
+    return enter
+
+
+# -- JSON
+
+
+@call_format("hermes", "<tool_call>", "</tool_call>")
+def hermes(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse `{"name": ..., "arguments": {...}}`, or a list of such objects (Qwen, Hermes, Granite, ChatML)."""
+    return _json_calls(block, "arguments")
+
+
+@call_format("phi", "<|tool_call|>", "<|/tool_call|>")
+def phi(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse a list of `{"name": ..., "arguments": {...}}` (Phi-4-mini)."""
+    return _json_calls(block, "arguments")
+
+
+@call_format("granite", "<|tool_call|>", "")
+def granite(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse a list of `{"name": ..., "arguments": {...}}` up to the end of the answer (Granite 3)."""
+    return _json_calls(block, "arguments")
+
+
+@call_format("cohere", "<|START_ACTION|>", "<|END_ACTION|>")
+def cohere(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse a list of `{"tool_name": ..., "parameters": {...}}` (Command R7B and A)."""
+    return _json_calls(block, "parameters", name="tool_name")
+
+
+@call_format("mistral", "[TOOL_CALLS]", "", markers=["[ARGS]", "[CALL_ID]"])
+def mistral(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse a list of `{"name": ..., "arguments": {...}}`, or `name[ARGS]{...}` for each call (Mistral)."""
+    if "[ARGS]" not in block:
+        return _json_calls(block, "arguments")
+    calls = []
+    for part in filter(str.strip, block.split("[TOOL_CALLS]")):
+        name, _, arguments = part.partition("[ARGS]")
+        calls.append(_call(name.partition("[CALL_ID]")[0].strip(), _decode(arguments)))
+    return calls
+
+
+@call_format("llama", "", "", markers=["<|python_tag|>"])
+def llama(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse `{"name": ..., "parameters": {...}}`; several are separated by semicolons (Llama 3)."""
+    return _json_calls(block.strip().removeprefix("<|python_tag|>"), "parameters")
+
+
+@call_format("deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
+             markers=["<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"])  # fmt: skip
+def deepseek(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse `function<｜tool▁sep｜>name` with a JSON code block (V3, R1), or `name<｜tool▁sep｜>{...}` (V3.1)."""
+    calls = []
+    for part in filter(str.strip, re.split("<｜tool▁call▁begin｜>|<｜tool▁call▁end｜>", block)):
+        head, separator, rest = part.partition("<｜tool▁sep｜>")
+        if not separator:
+            raise NotACall
+        match = re.fullmatch(r"\s*(\S+)\s*```json\s*(.*?)\s*```\s*", rest, re.DOTALL)
+        name, arguments = (match.group(1), match.group(2)) if match else (head.strip(), rest)
+        calls.append(_call(name, _decode(arguments)))
+    return calls
+
+
+# -- XML
+
+
+_XML_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>\s*(.*?)\s*</function>\s*", re.DOTALL)
+_XML_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
+_GLM_ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.DOTALL)
+
+
+@call_format("qwen_xml", "<tool_call>", "</tool_call>")
+def qwen_xml(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse `<function=name>` with one `<parameter=...>` per argument (Qwen3-Coder, Qwen3.5, Nemotron)."""
+    match = _XML_FUNCTION.fullmatch(block)
+    if match is None:
+        raise NotACall
+    return [_text_call(match.group(1).strip(), _XML_PARAMETER.findall(match.group(2)), tools)]
+
+
+@call_format("glm", "<tool_call>", "</tool_call>")
+def glm(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse the name with one `<arg_key>` and `<arg_value>` per argument (GLM-4)."""
+    name, _, rest = block.strip().partition("\n")
+    if not re.fullmatch(r"[\w.-]+", name.strip()):
+        raise NotACall
+    return [_text_call(name.strip(), _GLM_ARGUMENT.findall(rest), tools)]
+
+
+def _text_call(name: str, arguments: Sequence[tuple[str, str]], tools: Tools) -> ToolCall:
+    """Return a call whose arguments are texts; those that are no strings in the schema are JSON."""
+    properties = _properties(name, tools)
+    return _call(name, {key.strip(): _typed(text, properties.get(key.strip())) for key, text in arguments})
+
+
+def _properties(name: str, tools: Tools) -> Mapping[str, Any]:
+    functions = (tool.get("function", {}) for tool in tools)
+    function = next((function for function in functions if function.get("name") == name), {})
+    return (function.get("parameters") or {}).get("properties") or {}
+
+
+def _typed(text: str, schema: Any) -> Any:
+    types = schema.get("type") if isinstance(schema, Mapping) else None
+    if types == "string" or (isinstance(types, list) and "string" in types):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+# -- other notations
+
+
+@call_format("lfm", "<|tool_call_start|>", "<|tool_call_end|>")
+def lfm(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse a Python list of calls with keyword arguments (LFM2)."""
+    try:
+        expression = ast.parse(block.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise NotACall from None
+    if not isinstance(expression, ast.List):
+        raise NotACall
+    return [_python_call(part) for part in expression.elts]
+
+
+def _python_call(node: ast.expr) -> ToolCall:
+    if not isinstance(node, ast.Call) or node.args:
+        raise NotACall
+    try:
+        arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except ValueError:
+        raise NotACall from None
+    return _call(ast.unparse(node.func), arguments)
+
+
+_GEMMA_QUOTE = '<|"|>'
+
+
+@call_format("gemma", "<|tool_call>", "<tool_call|>", markers=[_GEMMA_QUOTE])
+def gemma(block: str, tools: Tools) -> list[ToolCall]:
+    """Parse `call:name{key:value,...}`, where strings stand between `<|"|>` (Gemma 4)."""
+    match = re.fullmatch(r"\s*call:([\w.-]+)(\{.*\})\s*", block, re.DOTALL)
+    if match is None:
+        raise NotACall
+    parts = match.group(2).split(_GEMMA_QUOTE)
+    if len(parts) % 2 == 0:
+        raise NotACall
+    # The even parts are structure, whose keys have no quotes; the odd parts are strings.
+    structure = (re.sub(r"([{,]\s*)([^\s{}\[\],:\"]+)\s*:", r'\1"\2":', part) for part in parts[::2])
+    strings = (json.dumps(part, ensure_ascii=False) for part in parts[1::2])
+    joined = "".join(piece for pair in zip(structure, [*strings, ""], strict=True) for piece in pair)
+    return [_call(match.group(1), _decode(joined))]
+
+
+# -- calls
+
+
+def _json_calls(block: str, arguments: str, *, name: str = "name") -> list[ToolCall]:
+    """Parse one JSON object, a list of objects, or objects that follow one another."""
+    calls = []
+    for value in _json_values(block):
+        if not isinstance(value, Mapping):
+            raise NotACall
+        value = value.get("function", value) if isinstance(value.get("function"), Mapping) else value
+        function_name = value.get(name)
+        if not isinstance(function_name, str) or not {arguments} <= {*value}:
+            raise NotACall
+        calls.append(_call(function_name, value[arguments]))
+    if not calls:
+        raise NotACall
+    return calls
+
+
+def _json_values(block: str) -> list[Any]:
+    decoder, position, values = json.JSONDecoder(), 0, []
+    block = _without_special_tokens(block).strip()
+    while position < len(block):
+        try:
+            value, position = decoder.raw_decode(block, position)
+        except ValueError:
+            raise NotACall from None
+        values += value if isinstance(value, list) else [value]
+        while position < len(block) and block[position] in " \r\n\t;,":
+            position += 1
+    return values
+
+
+def _without_special_tokens(block: str) -> str:
+    """Return a block without the ends of turns that a template writes after it."""
+    return re.sub(r"(?:\s|<[^<>\s]+>)+\Z", "", block)
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(_without_special_tokens(text))
+    except ValueError:
+        raise NotACall from None
+
+
+def _call(name: str, arguments: Any) -> ToolCall:
+    if isinstance(arguments, str):
+        arguments = _decode(arguments)
+    if not name or not isinstance(arguments, Mapping):
+        raise NotACall
+    try:
+        return ToolCall(name, json.dumps(arguments, ensure_ascii=False, allow_nan=False))
+    except (ValueError, TypeError):  # NaN, or a Python value such as bytes
+        raise NotACall from None

@@ -1,0 +1,185 @@
+"""Incremental parsing of an answer: reasoning first, then content, and blocks of calls.
+
+    parser = AnswerParser(reasoning=("<think>", "</think>"), calls=format, tools=tools)
+    deltas = [*parser.push("<think>Two"), *parser.push(" and two.</think>4"), *parser.finish()]
+
+Law: the concatenated texts and the calls do not depend on the division of the answer into pieces. Text that may begin
+a marker is held back until it is complete. A block that contains no call in the format is content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from vita.data.records import ToolCall
+from vita.infer.answer_formats.call_formats import CallFormat, NotACall
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text of the reasoning or of the content."""
+
+    kind: Literal["reasoning", "content"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """A complete call; `index` counts the calls of the answer."""
+
+    index: int
+    call: ToolCall
+
+
+Delta = TextDelta | CallDelta
+
+
+class DeltaParser(Protocol):
+    """A parser that takes the text of an answer in pieces."""
+
+    def push(self, text: str) -> Iterator[Delta]:
+        """Take more text, and yield what is complete."""
+        ...
+
+    def finish(self) -> Iterator[Delta]:
+        """Yield the rest at the end of the answer."""
+        ...
+
+
+class AnswerParser:
+    """A parser for answers with optional reasoning at the start and optional blocks of calls."""
+
+    def __init__(
+        self,
+        *,
+        reasoning: tuple[str, str] | None = None,
+        in_reasoning: bool = False,
+        calls: CallFormat | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Without `calls` their text is content. `in_reasoning` is True if the prompt has begun the reasoning."""
+        self._reasoning, self._calls, self._tools = reasoning, calls, tools
+        self._state: Literal["start", "reasoning", "content", "block"] = "start"
+        if in_reasoning:
+            self._state = "reasoning"
+        self._pending, self._space, self._count = "", "", 0
+        self._strip = True
+        """True while the next text follows a marker, so that its leading line breaks are removed."""
+
+    def push(self, text: str) -> Iterator[Delta]:
+        """Take more text, and yield what is complete."""
+        self._pending += text
+        yield from self._advance(last=False)
+
+    def finish(self) -> Iterator[Delta]:
+        """Yield the rest at the end of the answer."""
+        yield from self._advance(last=True)
+        if self._space and (self._state == "content" and not self._count):
+            yield TextDelta("content", self._space)
+        self._space = ""
+
+    def _advance(self, *, last: bool) -> Iterator[Delta]:
+        """Consume the pending text as far as its meaning is certain."""
+        while True:
+            state, length = self._state, len(self._pending)
+            match state:
+                case "start":
+                    self._begin(last=last)
+                case "reasoning":
+                    yield from self._read_reasoning(last=last)
+                case "content":
+                    yield from self._read_content(last=last)
+                case "block":
+                    yield from self._read_block(last=last)
+            if self._state == state and (len(self._pending) == length or not self._pending):
+                return
+
+    def _begin(self, *, last: bool) -> None:
+        """Decide whether the answer begins with reasoning, with a block without a start, or with content."""
+        text = self._pending.lstrip()
+        if self._reasoning:
+            start = self._reasoning[0]
+            if text.startswith(start):
+                self._pending, self._state = text[len(start) :], "reasoning"
+                return
+            if start.startswith(text) and not last:
+                return
+        if self._calls and not self._calls.start and self._calls.may_begin(self._pending):
+            if text or last:
+                self._state = "block"
+            return
+        self._state, self._strip = "content", False
+
+    def _read_reasoning(self, *, last: bool) -> Iterator[Delta]:
+        assert self._reasoning is not None
+        end = self._reasoning[1]
+        text, found, rest = self._pending.partition(end)
+        if found:
+            yield from self._text("reasoning", text)
+            self._pending, self._space, self._strip = rest, "", True
+            self._state = "content"
+            return
+        keep = 0 if last else held_back(text, [end])
+        self._pending = text[len(text) - keep :]
+        yield from self._text("reasoning", text[: len(text) - keep])
+
+    def _read_content(self, *, last: bool) -> Iterator[Delta]:
+        text = self._pending
+        if self._strip:
+            if self._calls and not self._calls.start and self._calls.may_begin(text):
+                self._state = "block" if text.strip() else self._state
+                return
+            text = text.lstrip("\n")
+        start = self._calls.start if self._calls else ""
+        before, found, rest = text.partition(start) if start else (text, "", "")
+        keep = 0 if last or found or not start else held_back(before, [start])
+        self._pending = rest if found else before[len(before) - keep :]
+        yield from self._text("content", before[: len(before) - keep])
+        if found:
+            self._state = "block"
+
+    def _read_block(self, *, last: bool) -> Iterator[Delta]:
+        assert self._calls is not None
+        start, end = self._calls.start, self._calls.end
+        block, found, rest = self._pending.partition(end) if end else (self._pending, "", "")
+        if not found and not last:
+            if not start and not self._calls.may_begin(block):
+                self._state, self._strip = "content", False
+            return
+        try:
+            calls = self._calls.parse(block, self._tools) if block.strip() else []
+        except NotACall:
+            calls = []
+        self._pending = rest
+        if calls:
+            for call in calls:
+                yield CallDelta(self._count, call)
+                self._count += 1
+            self._space, self._strip = "", True
+        else:
+            self._strip = False
+            yield from self._text("content", start + block + found)
+        self._state = "content"
+
+    def _text(self, kind: Literal["reasoning", "content"], text: str) -> Iterator[Delta]:
+        """Yield text; white space at its end waits for more text if a marker may follow that removes it."""
+        if self._strip:
+            text = text.lstrip("\n")
+            self._strip = not text
+        waits = kind == "reasoning" or (self._calls is not None)
+        text = self._space + text
+        bare = text.rstrip() if waits else text
+        self._space = text[len(bare) :]
+        if bare:
+            yield TextDelta(kind, bare)
+
+
+def held_back(text: str, markers: Sequence[str]) -> int:
+    """Return the length of the longest end of `text` that may begin one of the markers."""
+    longest = max(map(len, markers), default=0)
+    for length in range(min(longest - 1, len(text)), 0, -1):
+        if any(marker.startswith(text[-length:]) for marker in markers):
+            return length
+    return 0

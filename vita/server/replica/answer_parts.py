@@ -1,0 +1,99 @@
+"""The parts of chat answers in the fields of the OpenAI API: content, reasoning and calls, complete or as deltas."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from vita.data.records import Message
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.infer.answer_formats.answer_format import AnswerFormat
+from vita.infer.answer_formats.parser import CallDelta, Delta, DeltaParser, TextDelta
+
+TAIL_TOKENS = 32
+"""Number of tokens at the end of a prompt that may begin the reasoning."""
+
+
+class AnswerParts:
+    """The parsers of the answers of one request, by the number of the choice."""
+
+    def __init__(
+        self,
+        format: AnswerFormat,
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        prompt_end: str = "",
+        parallel: bool = True,
+    ) -> None:
+        """Without `parallel` only the first call of an answer is returned."""
+        self._format, self._tools, self._prompt_end, self._parallel = format, tools, prompt_end, parallel
+        self._parsers: dict[int, DeltaParser] = {}
+        self._called: set[int] = set()
+
+    def message(self, choice: int, text: str, *, refused: bool) -> dict[str, Any]:
+        """Return the message of a complete answer."""
+        message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        calls: list[dict[str, Any]] = []
+        for delta in self.deltas(choice, text, last=True, refused=refused):
+            for name in ("content", "reasoning_content"):
+                if name in delta:
+                    message[name] = message.get(name, "") + delta[name]
+            calls += [call for call in delta.get("tool_calls", ()) if "id" in call]
+            for call in delta.get("tool_calls", ()):
+                calls[call["index"]]["function"] |= call["function"]
+        if calls:
+            message["content"] = message["content"] or None
+            message["tool_calls"] = [{name: value for name, value in call.items() if name != "index"} for call in calls]
+        return message
+
+    def deltas(self, choice: int, text: str, *, last: bool, refused: bool) -> Iterator[dict[str, Any]]:
+        """Yield the deltas of new text of an answer; the text of a refusal is content."""
+        if refused:
+            if text:
+                yield {"content": text}
+            return
+        parser = self._parsers.get(choice)
+        if parser is None:
+            parser = self._parsers[choice] = self._format.parser(self._tools, prompt_end=self._prompt_end)
+        for delta in parser.push(text):
+            yield from self._fields(choice, delta)
+        for delta in parser.finish() if last else ():
+            yield from self._fields(choice, delta)
+
+    def finish(self, choice: int, finish: str | None) -> str | None:
+        """Return the finish reason: `tool_calls` for a complete answer with calls."""
+        return "tool_calls" if finish == "stop" and choice in self._called else finish
+
+    def _fields(self, choice: int, delta: Delta) -> Iterator[dict[str, Any]]:
+        match delta:
+            case TextDelta("reasoning", text):
+                yield {"reasoning_content": text}
+            case TextDelta(_, text):
+                yield {"content": text}
+            case CallDelta(index, call) if index == 0 or self._parallel:
+                self._called.add(choice)
+                head = {"index": index, "id": self._new_id(), "type": "function"}
+                yield {"tool_calls": [{**head, "function": {"name": call.name, "arguments": ""}}]}
+                yield {"tool_calls": [{"index": index, "function": {"arguments": call.arguments}}]}
+            case _:
+                pass
+
+    def _new_id(self) -> str:
+        """Return the id of a call."""
+        if self._format.short_call_ids:
+            return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(9))
+        return f"call_{secrets.token_hex(12)}"
+
+
+def prompt_tail(tokenizer: Tokenizer, ids: Sequence[int], messages: Sequence[Message], *, continued: bool) -> str:
+    """Return the end of a prompt, which may begin the reasoning.
+
+    A continued message may contain its end, so that only a message that is still in its reasoning begins with it.
+    """
+    if not continued:
+        return tokenizer.decode(ids[-TAIL_TOKENS:], special=True)
+    content = messages[-1].content
+    open_tag, close_tag = content.rfind("<think>"), content.rfind("</think>")
+    return "<think>" if open_tag > close_tag else ""

@@ -1,0 +1,121 @@
+"""Models of tools and calls in request bodies, with the fields of the OpenAI API."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vita.data.records import TemplateVariables, ToolCall
+from vita.data.sources.fields import FormatMismatch
+from vita.data.sources.tool_fields import parse_arguments
+from vita.server.request_body import Misplaced, RequestBody
+
+Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+
+
+class FunctionDefinition(RequestBody):
+    """A function that the model can call."""
+
+    name: Name
+    """Name of the function."""
+    description: str | None = None
+    """Description for the model."""
+    parameters: dict[str, Any] | None = None
+    """JSON Schema of the arguments."""
+    strict: bool | None = None
+    """Only false: calls are not constrained to the schema."""
+
+
+class Tool(RequestBody):
+    """A tool; only functions are supported."""
+
+    type: Literal["function"] = "function"
+    """The only supported type is `function`."""
+    function: FunctionDefinition
+    """The function."""
+
+
+class CalledFunction(RequestBody):
+    """The function of a call."""
+
+    name: Name
+    """Name of the function."""
+    arguments: str
+    """The arguments as the text of a JSON object."""
+
+
+class MessageToolCall(RequestBody):
+    """A call in an assistant message."""
+
+    id: str | None = Field(default=None, max_length=200)
+    """Identifier of the call, to which the result refers."""
+    type: Literal["function"] = "function"
+    """The only supported type is `function`."""
+    function: CalledFunction
+    """The function and its arguments."""
+
+    def as_call(self, where: str) -> ToolCall:
+        """Return the call; raises `Misplaced` for arguments that are not a JSON object."""
+        try:
+            parse_arguments(self.function.arguments, "arguments")
+        except FormatMismatch as error:
+            raise Misplaced(f"{where}.function.arguments", f"is not a JSON object: {error}") from None
+        return ToolCall(self.function.name, self.function.arguments.strip() or "{}", self.id)
+
+
+class NamedFunction(RequestBody):
+    """The name of a function."""
+
+    name: Name
+    """Name of the function."""
+
+
+class NamedToolChoice(RequestBody):
+    """The choice of one function."""
+
+    type: Literal["function"]
+    """The only supported type is `function`."""
+    function: NamedFunction
+    """The function."""
+
+
+class ToolFields(RequestBody):
+    """Fields of a request that determine tools and the rendering of the chat template."""
+
+    unsupported: ClassVar[Any] = {}
+
+    tools: Annotated[list[Tool], Field(fail_fast=True)] | None = Field(default=None, max_length=128)
+    """Functions that the model can call; the chat template must write tools."""
+    documents: list[dict[str, Any]] | None = Field(default=None, max_length=1024)
+    """Documents for a chat template that writes them. Not part of the OpenAI API."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Further variables of the chat template, such as `enable_thinking`. Not part of the OpenAI API."""
+    reasoning_effort: str | None = Field(default=None, max_length=20)
+    """Effort of the reasoning; only for chat templates that read it."""
+    continue_final_message: bool = False
+    """Continue the last message, which is the assistant's, instead of starting a new one. Not part of the OpenAI
+    API."""
+
+    @model_validator(mode="after")
+    def _no_strict_tools(self) -> Self:
+        for number, tool in enumerate(self.tools or ()):
+            if tool.function.strict:
+                raise Misplaced(
+                    f"tools[{number}].function.strict",
+                    "is not supported by this server: calls are not constrained to the schema; set it to false",
+                    code="unsupported_parameter",
+                )
+        names = [tool.function.name for tool in self.tools or ()]
+        repeated = next((number for number, name in enumerate(names) if name in names[:number]), None)
+        if repeated is not None:
+            raise Misplaced(f"tools[{repeated}].function.name", f"is a second function `{names[repeated]}`")
+        return self
+
+    def variables(self, *, with_tools: bool = True) -> TemplateVariables:
+        """Return the variables of the chat template."""
+        tools = tuple(tool.model_dump(exclude_none=True) for tool in self.tools or ()) if with_tools else ()
+        settings = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            settings.setdefault("reasoning_effort", self.reasoning_effort)
+        return TemplateVariables(tools, tuple(self.documents or ()), settings)
