@@ -8,6 +8,7 @@ after another.
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable
 from inspect import Parameter, Signature, get_annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NOTHING = "none"
 """The value that leaves an optional input empty."""
+_NUMBERED_MODEL = re.compile(r"model_\d+")
 _SHORT = {"parameters": ["--params"], "eval_fraction": ["--held-out"]}
 """Other spellings of some settings: `--held-out` is the option of the stage `curate`, too."""
 
@@ -57,7 +59,12 @@ def stage_command(stage_name: str) -> tuple[Callable[..., None], str]:
         text = f"{description} {forms}. Default: {default}."
         if slot.optional and not slot.explicit_only:
             text += f" `{NOTHING}` uses none."
-        if slot.name == "model" and "sources" not in options:
+        if slot.name == "model" and any(other.name == "model_2" for other in stage.slots):
+            text = f"The models to use, each a name, a digest or a folder. Default: {default}."
+            options["models"] = (list[str] | None, typer.Argument(metavar="MODEL...", help=text))
+        elif _NUMBERED_MODEL.fullmatch(slot.name):
+            continue
+        elif slot.name == "model" and "sources" not in options:
             options["slot_model"] = (str | None, typer.Argument(metavar="MODEL", help=text))
         else:
             options[f"slot_{slot.name}"] = (
@@ -126,6 +133,7 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     values = read_yaml(options["config"]) if options["config"] else {}
     if options.get("sources"):
         values["sources"] = [{"path": path} for path in options["sources"]]
+    options |= _numbered_models(stage, options.get("models") or [])
     for name, value in options.items():
         if name.startswith("set_") and value is not None:
             field = name.removeprefix("set_")
@@ -158,6 +166,14 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
         events.close()
     if workspace.machine.leads:
         _print_artifact(workspace, artifacts[stage.name], f"{life}/{stage.name}", as_json=options["as_json"])
+
+
+def _numbered_models(stage: Stage, references: list[str]) -> dict[str, str]:
+    """Return the inputs `model`, `model_2`, ... of a stage for several models of the command line."""
+    slots = [slot.name for slot in stage.slots if slot.name == "model" or _NUMBERED_MODEL.fullmatch(slot.name)]
+    if len(references) > len(slots):
+        raise PlanError(stage.name, expected=f"at most {len(slots)} models", got=len(references))
+    return {f"slot_{slot}": reference for slot, reference in zip(slots, references, strict=False)}
 
 
 def _print_artifact(workspace: Workspace, artifact: Artifact, name: str, *, as_json: bool) -> None:
