@@ -12,7 +12,7 @@ import yaml
 from vita.cards.hub_metadata import front_matter
 from vita.cards.model_card import Card, Evaluation, training_flops
 from vita.cards.provenance import LineageArtifact
-from vita.reporting.page import Details, Table, blocks, page_text, selected, settings_table
+from vita.reporting.page import Details, blocks, page_text, selected, settings_table
 from vita.reporting.wording import count, duration, figure_name, interval_text, moment, value_text
 from vita.spine.disk import write_atomically
 
@@ -93,10 +93,10 @@ def _sections(card: Card) -> dict[str, Any]:
         "Settings of the training": [Details(f"Settings of {artifact.label}", settings_table(artifact.run.config))
                                      for artifact in trained if artifact.run],
         "Plan and actual training": [vars(row) for row in card.plan],
-        "Evaluation": [_figure_table(card, report) for report in card.evaluations if report not in attacks + ratings],
-        "Red teaming": [_figure_table(card, report) for report in attacks],
+        "Evaluation": [_figures(card, report) for report in card.evaluations if report not in attacks + ratings],
+        "Red teaming": [_figures(card, report) for report in attacks],
         "Findings": [open_findings, f"Open: {len(card.open_findings):,} of {len(card.findings):,}."],
-        "Human review": [_figure_table(card, report) for report in ratings],
+        "Human review": [_figures(card, report) for report in ratings],
         "Gates and approvals": [_decision(entry) for entry in card.gates],
         "States": selected(map(vars, card.moves), "at", "state", "who", "why"),
         "Releases": selected(card.releases, "name", "version", "digest", "guarded", "at"),
@@ -175,18 +175,16 @@ def _training(card: Card, artifact: LineageArtifact) -> dict[str, Any]:
     }
 
 
-def _figure_table(card: Card, evaluation: Evaluation) -> Table:
+def _figures(card: Card, evaluation: Evaluation) -> list[Any]:
     """Return the figures of a report, beside those of the parent model where it has them."""
     parent = {name: interval for report in card.parent_evaluations for name, interval in report.figures.items()}
-    figures = {name: value for name, value in evaluation.figures.items() if evaluation.groups[name] != "sources"}
-    shared = [card.parent_name] if any(name in parent for name in figures) else []
     rows = [
-        (figure_name(name), interval_text(name, value), f"{value.n:,}",
-         *(interval_text(name, parent[name]) if name in parent else "" for _ in shared))
-        for name, value in figures.items()
-    ]  # fmt: skip
-    note = f"Report {evaluation.label}, {moment(evaluation.at)} UTC, {evaluation.digest[:12]}."
-    return Table(("figure", "value (95% interval)", "n", *shared), rows, note)
+        {"figure": figure_name(name), "value (95% interval)": interval_text(name, value), "n": value.n}
+        | ({card.parent_name: interval_text(name, parent[name])} if name in parent else {})
+        for name, value in evaluation.figures.items()
+        if evaluation.groups[name] != "sources"
+    ]
+    return [rows, f"Report {evaluation.label}, {moment(evaluation.at)} UTC, {evaluation.digest[:12]}."]
 
 
 def _decision(entry: Mapping[str, Any]) -> dict[str, Any]:

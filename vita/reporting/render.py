@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import jinja2
 
 SHARED = Path(__file__).parent / "templates"
+_VERDICTS = ("pass", "fail", "unsure", "waived", "could not run")
 _LONG_WORD = 24
 """Number of letters from which a word in a table cell may be broken, so that the table stays on the page."""
 
@@ -89,10 +90,12 @@ def _anchor(title: str) -> str:
 
 
 def _cell_class(cell: str) -> str:
-    """Return the style of a table cell: `long` with a word that may be broken, `number` for a number."""
+    """Return the style of a table cell: a verdict, `long` with a word that may be broken, or `number`."""
+    if cell in _VERDICTS:
+        return cell.replace(" ", "_")
     if any(len(word) > _LONG_WORD for word in cell.split()):
         return "long"
-    return "number" if re.match(r"^[-+]?[\d.,]+([ %(]|$)", cell) and len(cell) < 32 else ""
+    return "number" if re.fullmatch(r"[-+]?[\d.,]+%?( \([^)]{,24}\))?", cell) else ""
 
 
 def _fenced(text: str) -> Markup:

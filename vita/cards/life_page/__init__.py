@@ -15,24 +15,25 @@ from typing import Any
 from vita.cards import TEMPLATES
 from vita.cards.life_page import sections, steps, summary
 from vita.cards.life_record import UNREADABLE, LifeRecord
-from vita.reporting.page import Details
+from vita.reporting.page import Details, blocks
 from vita.reporting.render import render
+from vita.reporting.wording import capitalized
 from vita.spine.disk import write_atomically
 from vita.spine.errors import LedgerError
 
 __all__ = ["write_life_page"]
 
 _SUMMARY: Mapping[str, Callable[[LifeRecord], Iterable[Any]]] = {
-    "key_figures": summary.key_figures,
-    "releases": summary.releases,
+    "key figures": summary.key_figures,
+    "released versions": summary.releases,
     "answers": summary.released_answers,
     "loss": summary.loss_chart,
-    "criteria": sections.criteria,
-    "origin": summary.origin,
+    "gates": sections.criteria,
+    "training data": summary.origin,
     "timeline": summary.timeline,
     "steps": steps.steps,
 }
-"""Name of a part in the template -> the function that reads it."""
+"""Part of the template -> the function that reads it."""
 _SECTIONS: Mapping[str, tuple[str, Callable[[LifeRecord], Iterable[Any]]]] = {
     "Answers of all models": ("the same questions, greedy decoding", summary.all_answers),
     "Versions compared": ("the same measurements for each version", sections.versions),
@@ -54,20 +55,19 @@ def write_life_page(record: LifeRecord, path: Path) -> Path:
         raise LedgerError(
             f"life {record.name}", "the ledger has no record of this life", hint="`vita ls` lists the lives"
         )
-    problems: dict[str, str] = {}
+    gaps = list(record.gaps)
 
     def content(name: str, read: Callable[[LifeRecord], Iterable[Any]]) -> list[Any]:
         try:
             return list(read(record))
         except UNREADABLE as error:
-            problems[name] = f"This part cannot be read: {type(error).__name__}: {error}"
+            gaps.append(f"{capitalized(name)} cannot be read: {type(error).__name__}: {error}")
             return []
 
-    parts = {name: content(name, read) for name, read in _SUMMARY.items()}
-    details = [Details(title, [*content(title, read), problems.get(title)], note)
-               for title, (note, read) in _SECTIONS.items()]  # fmt: skip
-    details = [section for section in details if section.blocks]
-    text = render("life.html.jinja", folder=TEMPLATES, record=record, parts=parts, problems=problems,
-                  sections=details)  # fmt: skip
+    parts: dict[str, Any] = {name: content(name, read) for name, read in _SUMMARY.items()}
+    parts |= {name: blocks(part) for name, part in parts.items() if name not in ("key figures", "released versions")}
+    details = [Details(title, content(title, read), note) for title, (note, read) in _SECTIONS.items()]
+    shown = [section for section in details if section.blocks]
+    text = render("life.html.jinja", folder=TEMPLATES, record=record, parts=parts, sections=shown, gaps=gaps)
     write_atomically(path, text.encode())
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -109,15 +109,20 @@ def findings(record: LifeRecord) -> Iterator[Any]:
     yield selected((finding.as_json() for finding in records), "probe", "severity", "state", "prompt", "answer")
 
 
-def criteria(record: LifeRecord) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the gate, criterion, measured value and verdict of the last decisions."""
+def criteria(record: LifeRecord) -> Iterator[Any]:
+    """Yield each gate with the criteria, measured values and verdicts of its last decision."""
     for row in latest_verdicts(record):
-        for result in row["findings"]:
-            figure = result["name"].partition(":")[2]
-            criterion = figure_name(figure) + result["criterion"].removeprefix(result["name"])
-            measured = interval_text(figure, Interval.from_json(result["value"])) if result.get("value") else ""
-            gate = row["gate"].removeprefix(f"{record.name}/")
-            yield gate, criterion, measured or result["reason"], result["verdict"]
+        yield f"Gate {row['gate'].removeprefix(f'{record.name}/')}: {words(row['verdict'])}."
+        yield [_criterion(result) for result in row["findings"]]
+    if not latest_verdicts(record):
+        yield "No gate has decided yet."
+
+
+def _criterion(result: Mapping[str, Any]) -> dict[str, str]:
+    figure = result["name"].partition(":")[2]
+    measured = interval_text(figure, Interval.from_json(result["value"])) if result.get("value") else result["reason"]
+    name = figure_name(figure) + result["criterion"].removeprefix(result["name"])
+    return {"criterion": name, "measured": measured, "verdict": words(result["verdict"])}
 
 
 def gates(record: LifeRecord) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from vita.cards.life_page.sections import latest_verdicts
 from vita.cards.life_record import LifeRecord, StepRecord
 from vita.reporting.catalogue import KEY_FIGURES, PHASES
 from vita.reporting.charts import COLOURS, GREY, Span, span_chart
-from vita.reporting.page import Figure, Table, curve_figures
+from vita.reporting.page import Figure, curve_figures
 from vita.reporting.wording import count, duration, is_share, moment, one_line, percent, words
 from vita.spine.ledger import StateTransition
 from vita.spine.plain_text import counted
@@ -57,30 +57,31 @@ def key_figures(record: LifeRecord) -> Iterator[tuple[str, str, str]]:
 
 
 def origin(record: LifeRecord) -> Iterator[Any]:
-    """Yield a table of the training steps that the newest model depends on, with the data of each of them."""
+    """Yield the training steps that the newest model depends on, with the data of each of them."""
     models = [step.digest for step in record.models[-1:]]
     artifacts = provenance.lineage(record.ledger, record.store, models[0]) if models else []
     steps: dict[str, list[provenance.TrainingData]] = {}
     for source in provenance.data(record.store, artifacts):
         steps.setdefault(source.step.removeprefix(f"{record.name}/"), []).append(source)
-    rows = []
     for step, sources in steps.items():
         documents = sum(source.documents or 0 for source in sources)
         names = sorted({source.source for source in sources})
         more = f" and {len(names) - 3} more sources" if len(names) > 3 else ""
         amount = f"{documents:,} documents" if documents else sources[0].amount
-        rows.append((step, f"{amount} from {', '.join(names[:3])}{more}"))
-    yield Table(("step", "data"), rows) if rows else "No source is recorded."
+        yield {"step": step, "data": f"{amount} from {', '.join(names[:3])}{more}"}
+    if not steps:
+        yield "No source is recorded."
 
 
-def released_answers(record: LifeRecord) -> Iterator[Table]:
-    """Yield one table: the questions of the life and the answers of the released versions, else of the newest model."""
+def released_answers(record: LifeRecord) -> Iterator[dict[str, str]]:
+    """Yield each question of the life with the answers of the released versions, else of the newest model."""
     steps = [step for step in record.models if step.digest in record.answers]
     released = {release["model"] for release in releases(record)}
     versions = [step for step in steps if step.digest in released][-2:] or steps[-1:]
+    names = [f"{record.name}/{step.name}" for step in versions]
     answers = zip_longest(record.questions, *(record.answers[step.digest] for step in versions), fillvalue="")
-    rows = [tuple(map(one_line, row)) for row in answers] if versions else []
-    yield Table(("question", *(step.name for step in versions)), rows)
+    for question, *texts in answers if versions else ():
+        yield {"question": question, **dict(zip(names, map(one_line, texts), strict=True))}
 
 
 def all_answers(record: LifeRecord) -> Iterator[Any]:
