@@ -64,6 +64,8 @@ def model_folder(folder: Path) -> None:
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
 HUB = "it needs the Hugging Face Hub; tests/formats/test_adopt.py runs it with a local one"
+PUSH = "it needs the Hugging Face Hub; tests/formats/test_export.py runs it with a local one"
+DIGITS = "the tokenizer of the example has two digits per token; tests/formats/test_export.py runs it with another"
 HARNESS = """\
 lm_eval --model local-completions --tasks lambada_openai \\
     --model_args model=mine,base_url=http://127.0.0.1:8000/v1/completions,max_length=512"""
@@ -81,6 +83,12 @@ PAGES = {
             "make test-gpu": "it needs a CUDA device",
             "make format": "it changes the files of the checkout",
         },
+    ),
+    "docs/export.md": Page(
+        not_run={
+            'vita push mine/dpo acme/mine --private --ungated "a first look"': PUSH,
+            'vita export mine/dpo --to gguf --quant q8_0 --ungated "a first look"': DIGITS,
+        }
     ),
     "docs/lives.md": Page(files=readme_files, from_readme=False),
     "docs/review.md": Page(files=prompt_files, typed={"vita review rate": "1\n2\nt\nq\n"}),

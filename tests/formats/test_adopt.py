@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli.models import save_chat_model
+from tests.formats.runner import Vita
 from tests.hub_server import HubServer
 
 CARD = "---\nlicense: apache-2.0\nbase_model: acme/base\n---\n# Tiny\n"
@@ -18,36 +16,10 @@ UNSAFE = {"pytorch_model.bin": b"pickle", "modeling_tiny.py": b"raise SystemExit
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     folder = save_chat_model(tmp_path / "source")
     (folder / "README.md").write_text(CARD)
     return folder
-
-
-class Vita:
-    """Runs `vita` as a process in a folder of its own, with a Hub."""
-
-    def __init__(self, folder: Path, hub: HubServer) -> None:
-        self.folder, self.hub = folder, hub
-        self.folder.mkdir(exist_ok=True)
-
-    def __call__(self, *words: str, code: int = 0, text: str = "", **variables: str) -> str:
-        environment = self.hub.environment(self.folder, OMP_NUM_THREADS="1", VITA_DEVICE="cpu", **variables)
-        command = [sys.executable, "-m", "vita", *words]
-        done = subprocess.run(command, cwd=self.folder, env=environment, input=text, capture_output=True, text=True)
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-        return done.stdout if code == 0 else done.stderr
-
-
-@pytest.fixture
-def vita(tmp_path: Path, hub: HubServer) -> Vita:
-    return Vita(tmp_path / "work", hub)
 
 
 def test_a_model_of_the_hub_is_adopted_with_its_origin_and_only_safe_files(vita: Vita, hub: HubServer, source: Path):

@@ -23,6 +23,8 @@ from vita.spine.errors import StoreError
 if TYPE_CHECKING:
     from vita.spine.lineage import Edge, Lineage
 
+EXPORTED, PUSHED = "exported", "pushed"
+"""Events of a model that was exported, or uploaded to the Hub."""
 _PLACES = {"hub": "the Hub:", "folder": "the folder", "gguf": "the GGUF file"}
 _INDENT = 2
 _ROOM_FOR_TEXT = 60
@@ -61,6 +63,12 @@ class Labels:
         """Return digest -> the record of its newest adoption, for every adopted model."""
         runs = self.workspace.ledger.find(stage="adopt", state="done")
         return {run.artifact: run.record or {} for run in runs if run.artifact}
+
+    def uses(self, digest: str) -> list[Mapping[str, Any]]:
+        """Return the exports and uploads of an artifact, oldest first."""
+        events = self.workspace.ledger.events(digest)
+        return [{"event": event["event"], "at": event["at"], **event["data"]}
+                for event in events if event["event"] in (EXPORTED, PUSHED)]  # fmt: skip
 
     def title(self, digest: str) -> Text:
         """Return a short description of an artifact."""
@@ -101,12 +109,34 @@ def trace(
         return
     for heading, graph in (("was made from", sides["made_from"]), ("went into", sides["went_into"])):
         workspace.console.print(line(labels.title(digest), (f"\n{heading}", "dim")), soft_wrap=True)
-        for text in _lines(graph, labels, depth=depth, width=workspace.console.width):
+        uses = _use_lines(graph, labels) if heading == "went into" else []
+        for text in _lines(graph, labels, depth=depth, width=workspace.console.width, has_more=bool(uses)):
+            workspace.console.print(text, soft_wrap=True)
+        for text in uses:
             workspace.console.print(text, soft_wrap=True)
 
 
-def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int) -> Iterator[Text]:
-    """Yield the lines of one direction."""
+def _use_lines(graph: Lineage, labels: Labels) -> list[Text]:
+    """Return a line for every export and upload of the artifact and of those made from it."""
+    lines: list[Text] = []
+    for digest, distance in graph.distances.items():
+        name = ", ".join(labels.names.get(digest, ())) or digest[:12]
+        prefix = f"{distance or '':>4}"
+        for use in labels.uses(digest):
+            lines.append(line((prefix, "dim"), " ", (name, "bold"), f" {_use_text(use)}"))
+    return lines
+
+
+def _use_text(use: Mapping[str, Any]) -> str:
+    if use["event"] == PUSHED:
+        return f"pushed to the Hub: {use['repository']} at commit {str(use['commit'])[:12]}"
+    sha = f" (sha256 {use['sha256'][:12]})" if use.get("sha256") else ""
+    quantization = f" {use['quantization']}" if use.get("quantization") else ""
+    return f"exported as {use['format']}{quantization}: {use['path']}{sha}"
+
+
+def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int, has_more: bool) -> Iterator[Text]:
+    """Yield the lines of one direction; `has_more` if other lines follow."""
     levels = max(1, (width - _ROOM_FOR_TEXT) // _INDENT)
     for distance, edge, nearest in _in_depth(graph, depth):
         indent = " " * (_INDENT * ((distance - 1) % levels))
@@ -116,7 +146,7 @@ def _lines(graph: Lineage, labels: Labels, *, depth: int | None, width: int) -> 
             (f"{distance:>4}", "dim"), f" {indent}{slot}", labels.title(edge.digest),
             (f" by {edge.run.stage}{again}", "dim"),
         )  # fmt: skip
-    if not graph.edges.get(graph.starts[0]):
+    if not graph.edges.get(graph.starts[0]) and not has_more:
         yield line(("     nothing", "dim"))
     if left_out := _left_out(graph, depth):
         artifacts = "1 artifact" if left_out == 1 else f"{left_out:,} artifacts"
@@ -151,4 +181,5 @@ def _as_json(digest: str, sides: Mapping[str, Lineage], labels: Labels, depth: i
     left_out = {name: _left_out(graph, depth) for name, graph in sides.items()}
     origin = dict(labels.origins.get(digest, {})) or None
     graphs = {name: side(graph) for name, graph in sides.items()}
-    return {"digest": digest, "origin": origin, **graphs, "left_out": left_out}
+    uses = [{"digest": made, **use} for made in sides["went_into"].distances for use in labels.uses(made)]
+    return {"digest": digest, "origin": origin, **graphs, "given_away": uses, "left_out": left_out}

@@ -35,10 +35,10 @@ def resolve_commit(reference: HubReference, *, ledger: Any = None) -> str:
     """Return the commit of a revision: from the Hub, or without a network from the cache or an earlier adoption."""
     if reference.is_pinned:
         return str(reference.revision)
-    library = _library()
+    hub = library()
     revision = reference.revision or _DEFAULT_REVISION
     try:
-        commit = library.HfApi().model_info(reference.id, revision=revision).sha
+        commit = hub.HfApi().model_info(reference.id, revision=revision).sha
         return str(commit)
     except Exception as error:  # noqa: BLE001 (the classes of the HTTP library are not fixed)
         if not _is_unreachable(error):
@@ -51,8 +51,8 @@ def resolve_commit(reference: HubReference, *, ledger: Any = None) -> str:
 
 def download_model(reference: HubReference, commit: str) -> dict[str, Path]:
     """Download the safe files of a model, or its GGUF file; return name -> path of the verified files."""
-    library = _library()
-    with _errors_explained(reference):
+    hub = library()
+    with errors_explained(reference):
         names = _file_names(reference, commit)
         if reference.file:
             chosen = [reference.file]
@@ -60,7 +60,7 @@ def download_model(reference: HubReference, commit: str) -> dict[str, Path]:
                 raise ModelError(str(reference), f"the repository has no file {reference.file}")
         else:
             chosen = _safe_files(names, reference, _shards(reference, commit, names))
-        folder = Path(library.snapshot_download(reference.id, revision=commit, allow_patterns=chosen))
+        folder = Path(hub.snapshot_download(reference.id, revision=commit, allow_patterns=chosen))
     files = {name: folder / name for name in chosen if (folder / name).is_file()}
     if missing := sorted(set(chosen) - set(files)):
         raise ModelError(str(reference), f"{missing[0]} is missing from the cache", hint=_online_hint())
@@ -80,7 +80,7 @@ def card_metadata(text: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _errors_explained(reference: HubReference | str) -> Iterator[None]:
+def errors_explained(reference: HubReference | str) -> Iterator[None]:
     try:
         yield
     except VitaError:
@@ -94,9 +94,9 @@ def _errors_explained(reference: HubReference | str) -> Iterator[None]:
 
 def _file_names(reference: HubReference, commit: str) -> list[str]:
     """Return the names of all files of a commit; without a network those in the cache."""
-    library = _library()
+    hub = library()
     try:
-        return sorted(library.HfApi().list_repo_files(reference.id, revision=commit))
+        return sorted(hub.HfApi().list_repo_files(reference.id, revision=commit))
     except Exception as error:
         if not _is_unreachable(error):
             raise
@@ -143,7 +143,7 @@ def _shards(reference: HubReference, commit: str, names: Iterable[str]) -> list[
     """Return the weight files that the index lists; empty without an index."""
     if INDEX not in names or WEIGHTS in names:
         return []
-    path = _library().hf_hub_download(reference.id, INDEX, revision=commit)
+    path = library().hf_hub_download(reference.id, INDEX, revision=commit)
     try:
         weight_map = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
         return sorted(set(map(str, weight_map.values())))
@@ -198,7 +198,7 @@ def _adopted_commit(reference: HubReference, ledger: Any) -> str | None:
 # -- errors
 
 
-def _library() -> Any:
+def library() -> Any:
     try:
         import huggingface_hub
     except ImportError:

@@ -69,11 +69,12 @@ def clear(
     claim: str | None = None,
     terms: ServingRequest | None = None,
     record: bool = True,
+    purpose: str = "serving",
 ) -> Clearance:
     """Return the permission to serve these files; raise `GateError` with the reason otherwise.
 
-    `tensors` is the digest of the tensors in the files, `claim` the model that a release says it holds. With `record`,
-    serving without an approval enters the ledger.
+    `purpose` names the use in errors. `tensors` is the digest of the tensors in the files, `claim` the model that a
+    release says it holds. With `record`, serving without an approval enters the ledger.
     """
     terms = terms or ServingRequest()
     match = match_model(ledger, store, files, tensors=tensors)
@@ -84,7 +85,25 @@ def clear(
         gate = _approving_gate(ledger, store, match, guard=guard, label=label)
         return Clearance(match.digest, "approved", gate=gate)
     except GateError as refusal:
-        return _clear_ungated(ledger, match, terms, refusal=refusal, label=label, record=record)
+        return _clear_ungated(ledger, match, terms, refusal=refusal, label=f"{purpose} {label}", record=record)
+
+
+def clear_export(
+    ledger: Ledger, store: Store, model: str, *, files: Files, label: str, purpose: str, ungated: str | None
+) -> Clearance:
+    """Return the permission to give a model of the store away: to export it or to push it to the Hub.
+
+    A model of a life with gates needs an approval, as for serving, or a reason. A retired model and a model with the
+    weights of a rejected one are refused as for serving. Other models have no gate that could approve them.
+    """
+    names = [name for name, digest in ledger.all_names().items() if digest == model]
+    lives = {name.partition("/")[0] for name in names}
+    has_gate = decisions.has_gate(ledger, lives) or decisions.rejections(ledger, [model])
+    reason = ungated if ungated is not None or has_gate else "no gate is declared for its life"
+    return clear(
+        ledger, store, files, guard=None, label=label, terms=ServingRequest(ungated=reason),
+        record=ungated is not None, purpose=purpose,
+    )  # fmt: skip
 
 
 def require_approval(
@@ -169,12 +188,13 @@ def _clear_ungated(
     ledger: Ledger, match: ModelMatch, terms: ServingRequest, *, refusal: GateError, label: str, record: bool
 ) -> Clearance:
     if terms.ungated is None:
-        raise GateError(f"serving {label}", f"{refusal}; to serve it all the same, give --ungated REASON") from None
+        raise GateError(label, f"{refusal}; to do it all the same, give --ungated REASON") from None
     reason = " ".join(terms.ungated.split())
     if not reason:
         raise GateError("--ungated", "needs a reason, which the ledger keeps")
     if record:
-        ledger.log(UNGATED, match.digest, release=label, reason=reason, refusal=str(refusal))
+        use, _, release = label.partition(" ")
+        ledger.log(UNGATED, match.digest, release=release, use=use, reason=reason, refusal=str(refusal))
     return Clearance(match.digest, "ungated", reason=reason, refusal=str(refusal))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +111,13 @@ def record_policy(ledger: Ledger, gate: str, policy: Policy) -> None:
             return
         database.execute(sa.insert(policies).values(gate=gate, digest=digest, policy=value, at=time.time()))
     ledger.log("policy recorded", gate, digest=digest)
+
+
+def has_gate(ledger: Ledger, lives: Iterable[str]) -> bool:
+    """Return True if one of these lives declares a gate."""
+    with ledger.transaction() as database:
+        gates = database.execute(sa.select(policies.c.gate).distinct()).scalars().all()
+    return any(gate.partition("/")[0] in set(lives) for gate in gates)
 
 
 def evaluate_gate(

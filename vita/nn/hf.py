@@ -206,8 +206,8 @@ def stored_dtypes(folder: ModelFolder) -> dict[str, torch.dtype]:
     if files.tensor_types is not None:
         return dict(files.tensor_types)
     dtypes: dict[str, torch.dtype] = {}
-    for path in _weight_files(files):
-        with _reading(path) as file:
+    for path in weight_files(files):
+        with reading(path) as file:
             dtypes |= {name: _TYPES.get(file.get_slice(name).get_dtype(), torch.float32) for name in file.keys()}  # noqa: SIM118
     return dtypes
 
@@ -271,7 +271,7 @@ def _copy_weights(model: Transformer, files: ModelFiles) -> None:
     source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}
     weights = weight_map(model.architecture)
-    for path in _weight_files(files):
+    for path in weight_files(files):
         for file_name, file_tensor in _tensors(path):
             dtypes[file_name] = file_tensor.dtype if file_tensor.dtype in _TYPES.values() else torch.float32
             for name, tensor in weights.to_own(file_name, file_tensor):
@@ -302,7 +302,7 @@ def _copy(tensor: Tensor, parameter: Tensor, *, where: str) -> None:
         parameter.copy_(tensor)
 
 
-def _weight_files(files: ModelFiles) -> list[Path]:
+def weight_files(files: ModelFiles) -> list[Path]:
     folder = files.folder
     if files.exists(INDEX):
         shards: Mapping[str, str] = _read_json(files, INDEX).get("weight_map") or {}
@@ -321,13 +321,13 @@ def _weight_files(files: ModelFiles) -> list[Path]:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    with _reading(path) as file:
+    with reading(path) as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             yield name, file.get_tensor(name)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[Any]:
+def reading(path: Path) -> Iterator[Any]:
     try:
         path.open("rb").close()  # safetensors reports a file without permission as missing
     except OSError as error:

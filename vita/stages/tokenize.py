@@ -21,7 +21,7 @@ from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
-from vita.spine.config import Settings
+from vita.spine.config import Settings, neutral
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus, Model, Tokens
@@ -41,6 +41,9 @@ class Config(Settings):
     vocabulary: int = Field(4096, ge=259, le=2**31)
     """Size of the vocabulary: 256 bytes, 3 special tokens and merges. A larger one shortens texts and enlarges the
     model. Not used with the tokenizer of an input model."""
+    digits: Literal[1, 2, 3] = neutral(2)
+    """Largest number of digits in a token. llama.cpp can split numbers into groups of 1 or 3 digits, not of 2: a model
+    whose tokenizer has 2 cannot be exported to GGUF. Not used with the tokenizer of an input model."""
     sample_bytes: int = Field(128 * 2**20, ge=2**16)
     """Maximum bytes of text that train the tokenizer, spread evenly over the corpus; limits memory and time."""
     shard_tokens: int = Field(SHARD_TOKENS, ge=1)
@@ -106,7 +109,8 @@ def _tokenizer(config: Config, inputs: Inputs, context: Context, *, total: int) 
         return tokenizer
     progress = _Progress(context, total=total)
     texts = (progress.count(document.text) for document in read_corpus(inputs.corpus.path, "train"))
-    return Tokenizer.train(bpe.sample(texts, limit=config.sample_bytes, total=total), vocabulary=config.vocabulary)
+    sample = bpe.sample(texts, limit=config.sample_bytes, total=total)
+    return Tokenizer.train(sample, vocabulary=config.vocabulary, digits=config.digits)
 
 
 def _bytes_in(documents: Iterable[Document]) -> int:

@@ -1,8 +1,8 @@
 """Byte-level byte-pair encoding: training, the definition for `tokenizer.json`, and the ranks for tiktoken.
 
-Text is split into words by `PATTERN` (GPT-4's, with one or two digits per token); inside a word, the most frequent pair
-of adjacent tokens is merged repeatedly (Sennrich et al. 2016, on bytes). The merges are ordered, so rustbpe,
-`tokenizers` and tiktoken produce the same tokens from the same file.
+Text is split into words by a pattern (GPT-4's, with up to one, two or three digits per token); inside a word, the most
+frequent pair of adjacent tokens is merged repeatedly (Sennrich et al. 2016, on bytes). The merges are ordered, so
+rustbpe, `tokenizers` and tiktoken produce the same tokens from the same file.
 """
 
 from __future__ import annotations
@@ -17,16 +17,29 @@ from typing import Any
 from vita.spine.config import unknown_name
 from vita.spine.errors import DataError
 
-PATTERN = (
-    r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-"""Pattern that splits text into words. Contractions are listed in both cases, since engines fold case differently."""
+DIGITS = 2
+"""Digits per token by default."""
+
+
+def pattern(digits: int = DIGITS) -> str:
+    """Return the pattern that splits text into words, with numbers in groups of up to `digits` digits.
+
+    Contractions are listed in both cases, since engines fold case differently. llama.cpp has the patterns for one digit
+    (`qwen2`) and for three digits (`dbrx`, `llama-bpe`).
+    """
+    return (
+        r"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+"
+        rf"|\p{{N}}{{1,{digits}}}"
+        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+PATTERN = pattern()
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """Default pattern of a `ByteLevel` pre-tokenizer."""
 
-_VERIFIED_PATTERNS = (PATTERN, GPT2_PATTERN)
+_VERIFIED_PATTERNS = (PATTERN, pattern(1), pattern(3), GPT2_PATTERN)
 """Patterns that match every character and that all engines interpret equally (a test compares them)."""
 
 _MAX_CHARACTERS = 100_000
@@ -35,7 +48,7 @@ _MAX_CHARACTERS = 100_000
 TRAINERS = ("rustbpe", "tokenizers")
 
 
-def learn(texts: Iterable[str], *, size: int, trainer: str | None = None) -> list[bytes]:
+def learn(texts: Iterable[str], *, size: int, trainer: str | None = None, digits: int = DIGITS) -> list[bytes]:
     """Learn `size` tokens from `texts`, in merge order, in addition to the 256 single bytes.
 
     `trainer` is rustbpe if it is installed, else `tokenizers`; both are exact and differ only in ties.
@@ -46,7 +59,8 @@ def learn(texts: Iterable[str], *, size: int, trainer: str | None = None) -> lis
         trainer = "rustbpe" if installed("rustbpe") else "tokenizers"
     if trainer not in TRAINERS:
         raise unknown_name("tokenizer trainer", trainer, TRAINERS)
-    tokens = (_learn_with_rustbpe if trainer == "rustbpe" else _learn_with_tokenizers)(_bounded(texts), size)
+    learn_tokens = _learn_with_rustbpe if trainer == "rustbpe" else _learn_with_tokenizers
+    tokens = learn_tokens(_bounded(texts), size, pattern(digits))
     if len(tokens) < size:
         raise DataError(
             "tokenizer",
@@ -57,12 +71,12 @@ def learn(texts: Iterable[str], *, size: int, trainer: str | None = None) -> lis
     return tokens
 
 
-def definition(tokens: Sequence[bytes], *, specials: Sequence[str]) -> dict[str, Any]:
+def definition(tokens: Sequence[bytes], *, specials: Sequence[str], digits: int = DIGITS) -> dict[str, Any]:
     """Return the content of `tokenizer.json`: token `i` of `tokens` has id 256 + i, special tokens the last ids."""
     all_tokens = [bytes([value]) for value in range(256)] + list(tokens)
     ids = {token: i for i, token in enumerate(all_tokens)}
     merges = [f"{spell(left)} {spell(right)}" for left, right in (_parts(token, ids) for token in tokens)]
-    split = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": pattern(digits)}, "behavior": "Isolated", "invert": False}
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     added = [
         {"id": len(all_tokens) + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
@@ -169,20 +183,20 @@ _CHARACTERS = _alphabet()
 _BYTES = {character: value for value, character in enumerate(_CHARACTERS)}
 
 
-def _learn_with_rustbpe(texts: Iterable[str], size: int) -> list[bytes]:
+def _learn_with_rustbpe(texts: Iterable[str], size: int, pattern: str) -> list[bytes]:
     trainer = import_module("rustbpe").Tokenizer()
-    trainer.train_from_iterator(iter(texts), 256 + size, buffer_size=256, pattern=PATTERN)
+    trainer.train_from_iterator(iter(texts), 256 + size, buffer_size=256, pattern=pattern)
     tokens_and_ranks = sorted(trainer.get_mergeable_ranks(), key=lambda entry: entry[1])
     return [bytes(token) for token, rank in tokens_and_ranks if rank >= 256]
 
 
-def _learn_with_tokenizers(texts: Iterable[str], size: int) -> list[bytes]:
+def _learn_with_tokenizers(texts: Iterable[str], size: int, pattern: str) -> list[bytes]:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     engine = Tokenizer(models.BPE())
     engine.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

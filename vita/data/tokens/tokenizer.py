@@ -63,16 +63,21 @@ class Tokenizer:
     # -- where it comes from and goes to
 
     @classmethod
-    def train(cls, texts: Iterable[str], *, vocabulary: int, trainer: str | None = None) -> Tokenizer:
-        """Train a byte-level BPE of exactly `vocabulary` ids; equal texts give equal bytes."""
+    def train(
+        cls, texts: Iterable[str], *, vocabulary: int, trainer: str | None = None, digits: int = bpe.DIGITS
+    ) -> Tokenizer:
+        """Train a byte-level BPE of exactly `vocabulary` ids; equal texts give equal bytes.
+
+        `digits` is the largest number of digits in a token: 1, 2 or 3.
+        """
         size = vocabulary - 256 - len(SPECIALS)
         if size < 0:
             least = 256 + len(SPECIALS)
             raise ConfigError(
                 "tokenizer.vocabulary", expected=f"at least {least} (the bytes and specials)", got=vocabulary
             )
-        tokens = bpe.learn(texts, size=size, trainer=trainer)
-        definition = json.dumps(bpe.definition(tokens, specials=SPECIALS), ensure_ascii=False, indent=1)
+        tokens = bpe.learn(texts, size=size, trainer=trainer, digits=digits)
+        definition = json.dumps(bpe.definition(tokens, specials=SPECIALS, digits=digits), ensure_ascii=False, indent=1)
         return cls(definition + "\n", settings=_own_settings())
 
     @classmethod

@@ -1,0 +1,31 @@
+"""A Hub on this machine, and `vita` as a process that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.models import command_runner
+from tests.formats.runner import LocalVita, Vita
+from tests.hub_server import HubServer
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def vita(tmp_path: Path, hub: HubServer) -> Vita:
+    return Vita(tmp_path / "work", hub)
+
+
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LocalVita:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return LocalVita(folder, command_runner(capsys))

@@ -1,0 +1,129 @@
+"""`vita export` and `vita push` through the command line, with llama.cpp, transformers and the real client library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.formats.runner import LocalVita, Vita
+from tests.hub_server import HubServer
+from vita.data.tokens.chat_template import ChatTemplate
+from vita.data.tokens.tokenizer import Tokenizer
+from vita.formats.gguf.llama_cpp import LlamaCpp
+from vita.formats.ollama import message_format
+from vita.nn import hf
+from vita.testing import tiny_model
+
+pytest.importorskip("gguf")
+pytest.importorskip("xllamacpp")
+
+GATED = """\
+name: gated
+model: {model}
+stages: {{test: {{}}}}
+gates:
+  release: {{model: adopt, bars: [{{report: test, figure: parameters, at_least: 1}}]}}
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A chat model with two ends of an answer, a card and sampling defaults."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    hf.save(tiny_model(vocabulary=264, context=256, std=0.3), folder)
+    texts = ["the cat and the hat and 123 cats"] * 5
+    Tokenizer.train(texts, vocabulary=264, digits=3, trainer="tokenizers").save(folder)
+    ChatTemplate.default().save(folder)
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
+    settings = {"eos_token_id": [263, 261], "temperature": 0.6, "top_k": 20, "do_sample": True}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_llama_cpp_gives_the_greedy_answers_of_an_exported_model(local: LocalVita, source: Path):
+    result = json.loads(local("export", str(source), "--to", "gguf", "--quant", "f32", "-o", "tiny.gguf", "--json"))
+    assert (result["path"], result["quantization"], result["notes"]) == ("tiny.gguf", "f32", [])
+    prompt, options = "the cat", ("--temperature", "0", "--max-tokens", "12", "--json")
+    text = json.loads(local("generate", str(source), prompt, *options))
+    chat = json.loads(local("generate", str(source), prompt, "--chat", *options))
+    with LlamaCpp(local.folder / "tiny.gguf") as server:
+        ids = Tokenizer.load(source).encode(prompt)
+        assert server.complete([261, *ids], tokens=12)["tokens"] == text["ids"]
+        rendered = server.post("/apply-template", {"messages": [{"role": "user", "content": prompt}]})["prompt"]
+        assert server.tokenize(rendered, special=True, add_bos=True) == server.tokenize(rendered, special=True)
+        assert server.complete(rendered, tokens=12)["tokens"] == chat["ids"]
+
+    trace = local("trace", "adopted/source")
+    assert "exported as gguf f32: tiny.gguf (sha256 " in trace
+    given = json.loads(local("trace", "adopted/source", "--json"))["given_away"]
+    assert [(use["event"], use["sha256"]) for use in given] == [("exported", result["sha256"])]
+
+
+def test_the_modelfile_of_ollama_has_the_template_and_all_stops(local: LocalVita, source: Path):
+    local("export", str(source), "--to", "gguf", "--quant", "q8_0", "-o", "out/tiny.gguf")
+    modelfile = (local.folder / "out" / "Modelfile").read_text()
+    assert modelfile.startswith('FROM ./tiny.gguf\nTEMPLATE """')
+    for parameter in ('stop "<|im_end|>"', 'stop "<|endoftext|>"', "temperature 0.6", "top_k 20", "num_ctx 256"):
+        assert f"PARAMETER {parameter}\n" in modelfile
+    assert '{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n' in modelfile
+    # A template with rules of its own is left out.
+    (source / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }} {{ loop.index }}: {{ m.content }}<|im_end|>{% endfor %}"
+    )
+    assert message_format(source, Tokenizer.load(source)) is None
+
+
+@torch.no_grad()
+def test_transformers_opens_the_exported_folder_with_equal_logits_and_all_stops(local: LocalVita, source: Path):
+    transformers = pytest.importorskip("transformers")
+    local("export", str(source), "--to", "hf", "-o", "plain")
+    folder = local.folder / "plain"
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokens = torch.tensor([Tokenizer.load(folder).encode("the cat and 123")])
+    assert transformers.AutoTokenizer.from_pretrained(folder)("the cat and 123").input_ids == tokens[0].tolist()
+    assert torch.allclose(theirs(tokens).logits, hf.load(folder)(tokens), atol=1e-4)
+    assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == [263, 261]
+    assert (folder / "README.md").read_text().startswith("---\nlicense: mit")
+    error = local("export", str(source), "--to", "hf", "-o", "plain", code=4)
+    assert "exists already" in error
+
+
+def test_a_push_uploads_weights_card_and_licence_and_is_recorded(vita: Vita, hub: HubServer, source: Path):
+    hub.add_model("acme/tiny", source)
+    result = json.loads(vita("push", "acme/tiny", "me/copy", "--gguf", "q8_0", "--json", HF_TOKEN="hf_secret123"))
+    repository = hub.repositories["me/copy"]
+    files = repository.commits[repository.branches["main"]]
+    assert repository.branches["main"] == result["commit"]
+    assert files["model.safetensors"] == (source / "model.safetensors").read_bytes()
+    assert files["README.md"].startswith(b"---\nlicense: mit") and "acme-tiny-q8_0.gguf" in files
+    assert f"pushed to the Hub: me/copy at commit {result['commit'][:12]}" in vita("trace", "acme/tiny")
+    vita("adopt", "me/copy")  # what was pushed can be adopted
+    assert hub.tokens == {"hf_secret123"}
+
+
+def test_a_model_of_a_life_with_a_gate_needs_an_approval_or_a_reason(local: LocalVita, source: Path):
+    (local.folder / "life.yaml").write_text(GATED.format(model=source))
+    local("live", "life.yaml", "--until", "adopt")
+    for command in (("export", "gated/adopt", "--to", "hf"), ("push", "gated/adopt", "me/copy")):
+        error = local(*command, code=9)
+        assert "expected a model that a gate has approved" in error and "give --ungated REASON" in error
+    result = json.loads(local("export", "gated/adopt", "--to", "hf", "--ungated", "a test", "--json"))
+    assert (result["clearance"]["status"], result["clearance"]["reason"]) == ("ungated", "a test")
+
+
+def test_an_adapter_is_not_exported_as_a_model(local: LocalVita, source: Path):
+    (source / "adapter_config.json").write_text("{}")
+    (source / "config.json").unlink()
+    error = local("export", str(source), "--to", "hf", code=6)
+    assert "adapter" in error or "config.json" in error
+
+
+def test_wrong_options_of_an_export_are_one_line(local: LocalVita, source: Path):
+    assert "did you mean `gguf`" in local("export", str(source), "--to", "gguff", code=2)
+    assert "`q9` is not known here" in local("export", str(source), "--to", "gguf", "--quant", "q9", code=2)
+    assert "is for --to gguf" in local("export", str(source), "--to", "hf", "--quant", "q8_0", code=2)
+    assert "expected owner/name" in local("push", str(source), "copy", code=2)

@@ -1,0 +1,1 @@
+"""GGUF files, the model format of llama.cpp: writing, quantization, and reading."""
