@@ -58,7 +58,8 @@ def test_a_tuned_model_reopens_in_transformers_with_equal_logits(name: str, tmp_
     adopted(name, tmp_path / "model")
     model = Model("2" * 64, tmp_path / "model", {})
     source = test_sft.dialogues(tmp_path)
-    draft = test_sft.run(model, tmp_path / "sft", source, steps=3, learning_rate=1e-3, eval_fraction=0.1)
+    settings = {"steps": 3, "learning_rate": 1e-3, "eval_fraction": 0.1, "precision": "bfloat16"}
+    draft = test_sft.run(model, tmp_path / "sft", source, **settings)
     ours = hf.load(draft.folder)
     reopened, report = transformers.AutoModelForCausalLM.from_pretrained(
         draft.folder, output_loading_info=True, attn_implementation="eager"

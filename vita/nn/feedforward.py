@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from vita.nn.architecture import Architecture, Experts
 
-# B batch, T position, D width, N tokens
+# B batch, T position, D width, N tokens, I inputs, O outputs
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda states: F.gelu(states, approximate="tanh")}
 
@@ -23,6 +23,10 @@ class Linear(nn.Linear):
     def reset_parameters(self) -> None:
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
+
+    def forward(self, states: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        """Multiply by the weight; a bias in float32 is rounded to the dtype of the states."""
+        return F.linear(states, self.weight, None if self.bias is None else self.bias.to(states.dtype))
 
 
 class FeedForward(nn.Module):
