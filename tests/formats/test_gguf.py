@@ -144,7 +144,8 @@ def save_sentencepiece_like(folder: Path) -> None:
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=specials, show_progress=False)
     engine.train_from_iterator(["the cat and the hat and the cats of the land"] * 9, trainer)
-    engine.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    engine.decoder = decoders.Sequence(parts)
     engine.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     content = json.loads(engine.to_str())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < 3]

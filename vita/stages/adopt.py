@@ -112,12 +112,22 @@ def _fetch(source: ModelSource, folder: Path, context: Context) -> dict[str, Any
     if (reference := source.hub) is not None:
         return _fetch_from_hub(source, reference, folder, context)
     if source.is_gguf:
-        raise ModelError(str(source), "GGUF files cannot be adopted yet", hint="give a model folder")
+        return {"origin": source.path.name, "format": "gguf", **_convert(source.path, folder, context)}
     if not source.path.is_dir():
         hint = "give an id of the Hub (owner/name), a model folder or a GGUF file"
         raise ModelError(str(source), "there is no such model folder or file", hint=hint)
     shutil.copytree(source.path, folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
     return {"origin": source.path.name, "format": "folder"}
+
+
+def _convert(file: Path, folder: Path, context: Context) -> dict[str, Any]:
+    """Write the model of a GGUF file to `folder` and return the record of the file."""
+    from vita.formats.gguf.to_folder import convert_to_folder
+
+    notes = convert_to_folder(file, folder)
+    for note in notes:
+        context.emit("note", text=note)
+    return {"sha256": file_sha256(file), "notes": notes}
 
 
 def _fetch_from_hub(source: ModelSource, reference: HubReference, folder: Path, context: Context) -> dict[str, Any]:
@@ -128,6 +138,8 @@ def _fetch_from_hub(source: ModelSource, reference: HubReference, folder: Path, 
     files = download_model(reference, commit)
     origin = {"origin": reference.id, "format": "hub", "hub": reference.id, "revision": commit,
               "requested": reference.revision or "main"}  # fmt: skip
+    if reference.file:
+        return {**origin, "file": reference.file, **_convert(files[reference.file], folder, context)}
     for name, path in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

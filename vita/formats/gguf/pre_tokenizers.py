@@ -58,6 +58,26 @@ def matching_name(pre_tokenizer: Any, texts: Iterable[str], *, whole_words: bool
     return _WHOLE_WORDS.get(name, name) if whole_words else name
 
 
+_ALIASES = {
+    "llama-bpe": ("dbrx", True), "llama3": ("dbrx", True), "llama-v3": ("dbrx", True), "falcon3": ("dbrx", True),
+    "pixtral": ("dbrx", True), "lfm2": ("dbrx", True), "dbrx": ("dbrx", False), "smaug-bpe": ("dbrx", False),
+    "qwen2": ("qwen2", False), "deepseek-r1-qwen": ("qwen2", False), "stablelm2": ("qwen2", False),
+    "gpt-2": ("gpt-2", False), "phi-2": ("gpt-2", False), "olmo": ("gpt-2", False), "mpt": ("gpt-2", False),
+    "smollm": ("smollm", False), "starcoder": ("smollm", False), "refact": ("smollm", False),
+    "command-r": ("smollm", False), "codeshell": ("smollm", False), "exaone": ("smollm", False),
+    "gpt-4o": ("gpt-4o", False), "tekken": ("tekken", True), "deepseek-v3": ("deepseek-v3", False),
+}  # fmt: skip
+"""Name in a file -> the name of its patterns, and whether a word of the vocabulary is taken without merges."""
+
+
+def patterns_of(name: str) -> tuple[tuple[str, ...], bool] | None:
+    """Return the patterns of a name in llama.cpp and whether whole words win over merges; None if it is not known."""
+    if name not in _ALIASES:
+        return None
+    patterns, whole_words = _ALIASES[name]
+    return _SPLITS[patterns], whole_words
+
+
 @cache
 def _reference(name: str) -> Any:
     from tokenizers import Regex, pre_tokenizers
