@@ -128,3 +128,32 @@ def test_code_of_a_repository_is_never_needed_or_run(vita: Vita, hub: HubServer,
     )
     hub.add_model("acme/strange", source, extra=UNSAFE)
     assert "code of its own (auto_map), which Vita does not run" in vita("adopt", "acme/strange", code=6)
+
+
+def test_every_end_of_an_answer_that_a_file_names_stops_generation(source: Path):
+    from vita.data.tokens.tokenizer import Tokenizer
+
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "eos_token_id": 7}))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [8, 9]}))
+    assert Tokenizer.load(source).stops >= {7, 8, 9, 258}  # 258 is the eos_token of the tokenizer
+
+
+@pytest.mark.parametrize("opening", ["{{ bos_token }}", ""])
+def test_a_prompt_begins_with_one_bos_token_as_in_transformers(opening: str, tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    from tests.formats.test_gguf import save_sentencepiece_like
+    from vita.data.records import Message
+    from vita.infer.engine import Engine
+    from vita.nn import hf
+    from vita.testing import tiny_model
+
+    hf.save(tiny_model(vocabulary=420), tmp_path)
+    save_sentencepiece_like(tmp_path)
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(opening + template)
+    engine, theirs = Engine.open(tmp_path), transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert engine.text_ids("the cat") == theirs("the cat").input_ids
+    expected = theirs.apply_chat_template([{"role": "user", "content": "the cat"}], tokenize=True)["input_ids"]
+    assert engine.chat_ids([Message("user", "the cat")]) == expected
+    assert expected.count(1) == (1 if opening else 0)

@@ -184,7 +184,8 @@ def answers(model: Artifact, questions: Sequence[str]) -> list[str]:
     from vita.infer.engine import Engine
 
     engine = Engine.open(model.path)
-    tuned = bool(model.facts.get("chat"))
+    # An adopted model states no facts: it chats if it has a chat template.
+    tuned = bool(model.facts.get("chat", not model.facts and engine.template is not None))
     sampling = _sampling(temperature=0.0 if tuned else 0.8, max_tokens=48 if tuned else 24)
     prompts = [engine.chat_ids([_user(text)]) if tuned else engine.text_ids(text) for text in questions]
     return [completion.text.strip() for completion in engine.generate(prompts, sampling)]

@@ -167,7 +167,8 @@ def _general(workspace: Workspace, artifact: Model, name: str) -> dict[str, Any]
 
 def _export_folder(workspace: Workspace, artifact: Model, folder: Path, to: str) -> dict[str, Any]:
     from vita.data.tokens.tokenizer import Tokenizer
-    from vita.formats.folder import check_mlx, complete_config, write_folder
+    from vita.formats.folder import complete_config, write_folder
+    from vita.formats.mlx import check_mlx, write_mlx_config
     from vita.formats.stops import stop_ids
 
     notes = check_mlx(artifact.path) if to == "mlx" else []
@@ -175,6 +176,8 @@ def _export_folder(workspace: Workspace, artifact: Model, folder: Path, to: str)
         raise StoreError(str(folder), "exists already", hint="choose another folder with --output, or remove it")
     with writing(folder):
         write_folder(artifact.path, folder, card=_card(workspace, artifact))
+        if to == "mlx":
+            write_mlx_config(folder)
         complete_config(folder, stop_ids(folder, Tokenizer.load(folder)))
     files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder)}
     return {"path": str(folder), "files": files, "notes": notes}

@@ -96,8 +96,10 @@ class Tokenizer:
             **read_settings(files, "special_tokens_map.json"),
             **read_settings(files, "tokenizer_config.json"),
         }
-        stops = read_settings(files, "generation_config.json").get("eos_token_id")
-        extra_stops = [stops] if isinstance(stops, int) else stops or ()
+        extra_stops: list[int] = []
+        for name in ("generation_config.json", "config.json"):  # either may name ends that the other lacks
+            stops = read_settings(files, name).get("eos_token_id")
+            extra_stops += [stops] if isinstance(stops, int) else stops or []
         try:
             return cls(definition, settings=settings, stops=extra_stops)
         except ModelError as error:
