@@ -148,7 +148,7 @@ def gather(ledger: Ledger, store: Store, digest: str, *, record: LifeRecord | No
     attempt = _Attempts()
     artifacts = provenance.lineage(ledger, store, digest)
     artifact = next(artifact for artifact in artifacts if artifact.digest == digest)
-    config = reader.as_json(store, digest, "config.json") or {}
+    config = reader.model_config(store, digest)
     parent = next((source for source in artifact.inputs.values() if _kind(store, source) == "model"), None)
     moves = record.moves.get(digest, []) if record else ledger.moves(digest)
 

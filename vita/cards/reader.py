@@ -11,7 +11,7 @@ from typing import Any
 
 from vita.reporting.figures import ReportContent
 from vita.spine.errors import DataError
-from vita.spine.store import Store
+from vita.spine.store import REQUIRES, Store
 from vita.stats.intervals import Interval
 
 
@@ -33,6 +33,15 @@ def as_json(store: Store, digest: str, name: str) -> Any:
         return json.loads(store.read(digest, name))
     except ValueError as error:
         raise DataError(f"{digest[:12]}, file {name}", f"is no JSON: {error}") from None
+
+
+def model_config(store: Store, digest: str) -> dict[str, Any]:
+    """Read the `config.json` of a model; that of its base model for an adapter, {} if there is none."""
+    for model in (digest, *store.manifest(digest).facts.get(REQUIRES, ())):
+        config = as_json(store, model, "config.json") if store.has(model) else None
+        if isinstance(config, dict):
+            return config
+    return {}
 
 
 def curve(store: Store, digest: str) -> list[dict[str, Any]]:

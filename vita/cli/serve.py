@@ -19,6 +19,7 @@ from vita.cli.options import SERVICES, JsonOption, print_json
 from vita.cli.workspace import Workspace
 from vita.spine.console import line, print_table
 from vita.spine.errors import ConfigError, VitaError
+from vita.spine.model_files import is_adapter_folder
 from vita.spine.plain_text import counted
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
     from vita.stages.kinds import Model, Release
 
     path = Path(reference)
-    if path.is_dir() and reference not in workspace.ledger.all_names():
+    if path.is_dir() and not is_adapter_folder(path) and reference not in workspace.ledger.all_names():
         if (path / "release.json").is_file():
             return read_release(path.resolve())
         create_release(path, folder, name=_plain(name or path.resolve().name), digest=_digest_of(workspace, path))
@@ -119,7 +120,8 @@ def _release(workspace: Workspace, reference: str, folder: Path, *, name: str | 
     if workspace.store.manifest(digest).kind == Release.kind:
         return read_release(workspace.store.open(digest, Release).path)
     model = workspace.store.open(digest, Model)
-    called = name or (reference if reference in workspace.ledger.all_names() else digest[:12])
+    known = reference if reference in workspace.ledger.all_names() else digest[:12]
+    called = name or (path.resolve().name if path.is_dir() else known)
     create_release(model.path, folder, name=_plain(called), digest=digest)
     return read_release(folder)
 
@@ -203,11 +205,7 @@ def fleet_roll(
         raise ConfigError("--share", expected="a number above 0, up to 1", got=share)
     control = _control(workspace, service)
     with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
-        created = Path(folder) / "release"
-        pinned = _release(workspace, release, created, name=None)
-        lasting = pinned.folder
-        if lasting == created:  # temporary: the service needs it after the end of this command
-            lasting = _keep_release(pinned, _controls(workspace) / "releases" / pinned.digest)
+        lasting = _lasting_release(workspace, release, Path(folder) / "release", name=None)
         terms = {"ungated": ungated, "research": research}
         status = control.call("POST", "/roll", {"folder": str(lasting), "share": share, **terms}).json()
         _show(workspace, status, as_json=as_json)
@@ -230,6 +228,45 @@ def fleet_rollback(ctx: typer.Context, service: ServiceOption = None, as_json: J
     _show(workspace, _control(workspace, service).call("POST", "/rollback").json(), as_json=as_json)
 
 
+@fleet_app.command("add-adapter")
+def fleet_add_adapter(
+    ctx: typer.Context,
+    adapter: Annotated[str, typer.Argument(help="An adapter of the served model: a name, a digest, or a folder.")],
+    name: Annotated[str | None, typer.Option(help="Model name that clients use in requests.")] = None,
+    ungated: UngatedOption = None,
+    service: ServiceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve an adapter beside its base model, without a restart."""
+    workspace = open_workspace(ctx)
+    control = _control(workspace, service)
+    with tempfile.TemporaryDirectory(prefix="vita-release-", dir=_controls(workspace)) as folder:
+        lasting = _lasting_release(workspace, adapter, Path(folder) / "release", name=name)
+        status = control.call("POST", "/adapters", {"folder": str(lasting), "ungated": ungated}).json()
+        _show(workspace, status, as_json=as_json)
+
+
+@fleet_app.command("remove-adapter")
+def fleet_remove_adapter(
+    ctx: typer.Context,
+    adapter: Annotated[str, typer.Argument(help="An adapter: its name, or its digest.")],
+    service: ServiceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Stop serving an adapter; its requests in flight finish."""
+    workspace = open_workspace(ctx)
+    status = _control(workspace, service).call("POST", "/adapters/remove", {"name": adapter}).json()
+    _show(workspace, status, as_json=as_json)
+
+
+def _lasting_release(workspace: Workspace, reference: str, created: Path, *, name: str | None) -> Path:
+    """Return the folder of a release that exists after the end of this command."""
+    pinned = _release(workspace, reference, created, name=name)
+    if pinned.folder != created:
+        return pinned.folder
+    return _keep_release(pinned, _controls(workspace) / "releases" / pinned.digest)
+
+
 def _control(workspace: Workspace, service: str | None) -> ServiceHandle:
     from vita.server.service.admin import ServiceHandle
 
@@ -246,6 +283,12 @@ def _show(workspace: Workspace, status: dict[str, Any], *, as_json: bool = False
         gate = version["gate"].get("gate") or f"{version['gate']['status']}: {version['gate'].get('reason', '')}"
         versions.add_row(version["version"], f"{version['share']:.0%}", version["model"][:12], gate)
     print_table(workspace.console, versions)
+    if status.get("adapters"):
+        adapters = Table("adapter", "base", "model", "gate", box=None, pad_edge=False)
+        for adapter in status["adapters"]:
+            gate = adapter["gate"].get("gate") or f"{adapter['gate']['status']}: {adapter['gate'].get('reason', '')}"
+            adapters.add_row(adapter["adapter"], adapter["base"], adapter["model"][:12], gate)
+        print_table(workspace.console, adapters)
     replicas = Table("replica", "version", "state", "pid", "in flight", "starts", box=None, pad_edge=False)
     for replica in status["replicas"]:
         fields = ("replica", "version", "state", "pid", "in_flight", "starts")

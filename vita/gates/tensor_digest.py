@@ -17,6 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from vita.spine.errors import ModelError
+from vita.spine.model_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    base_reference,
+    description,
+    is_adapter_folder,
+)
 from vita.spine.store import canonical_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -28,6 +36,8 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 def tensor_digest(folder: Path) -> str | None:
     """Return the digest of the tensors in a model folder; None without readable weights."""
+    if is_adapter_folder(folder):
+        return _adapter_digest(folder)
     try:
         tensors = {name: entry for path in _weight_files(folder) for name, entry in _tensors(path)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -35,6 +45,19 @@ def tensor_digest(folder: Path) -> str | None:
     if _HEAD in tensors and tensors[_HEAD] == tensors.get(_EMBEDDING):
         del tensors[_HEAD]
     return hashlib.sha256(canonical_json(sorted(tensors.items()))).hexdigest() if tensors else None
+
+
+def _adapter_digest(folder: Path) -> str | None:
+    """Return the digest of an adapter: its tensors, its configuration, and the reference of its base."""
+    try:
+        tensors = dict(_tensors(folder / ADAPTER_WEIGHTS))
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        written = description(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError):
+        return None
+    config = {name: value for name, value in config.items() if name not in ("base_model_name_or_path", "peft_version")}
+    base = [base_reference(folder), written.get("quantization")]
+    return hashlib.sha256(canonical_json([sorted(tensors.items()), config, base])).hexdigest()
 
 
 def _weight_files(folder: Path) -> list[Path]:

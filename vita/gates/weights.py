@@ -25,6 +25,7 @@ from vita.gates.tensor_digest import tensor_digest
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError, StoreError
 from vita.spine.ledger import Ledger
+from vita.spine.model_files import ADAPTER_CONFIG, DESCRIPTION
 from vita.spine.store import Manifest, Store
 from vita.spine.tables import table
 
@@ -82,8 +83,11 @@ def model_digest(files: Files) -> str:
 
 
 def weights_of(files: Mapping[str, str]) -> frozenset[str]:
-    """Return the sha256 of the weight files."""
-    return frozenset(sha for name, sha in files.items() if name.endswith(WEIGHTS_SUFFIX))
+    """Return the sha256 of the weight files; for an adapter, also of the files that name its base and its scale."""
+    names = {name for name in files if name.endswith(WEIGHTS_SUFFIX)}
+    if ADAPTER_CONFIG in files:
+        names |= {ADAPTER_CONFIG, DESCRIPTION} & files.keys()
+    return frozenset(files[name] for name in names)
 
 
 def match_model(ledger: Ledger, store: Store, files: Files, *, tensors: str | None = None) -> ModelMatch:

@@ -1,6 +1,6 @@
 """A release: a folder that pins a model and how it is served, byte for byte.
 
-    create_release(model_folder, target, name="cat", version="1") -> target     # release.json + model/
+    create_release(model_folder, target, name="cat", version="1") -> target     # release.json + model/ (+ base/)
     release = read_release(target)
     files = verify_release(release)                                         # every file hashed, nothing else there
 
@@ -23,12 +23,13 @@ from vita.data.tokens.generation_settings import sampling_defaults
 from vita.gates.weights import Files, hidden, model_digest, regular_files
 from vita.spine.disk import confined, file_sha256
 from vita.spine.errors import ModelError, StoreError
+from vita.spine.model_files import BASE, ModelFiles, base_reference
 
 FORMAT = 1
 LIMITS: Mapping[str, int] = {"max_queue_size": 64, "max_batch_size": 16}
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 MODEL = "model"
-"""The folder of the model inside a release."""
+"""The folder of the model inside a release; that of the base model of an adapter is `base`."""
 DESCRIPTION = "release.json"
 READ_ATTEMPTS = 3
 T = TypeVar("T")
@@ -76,24 +77,25 @@ def create_release(
     """
     if not model.is_dir():
         raise ModelError(str(model), "there is no such folder")
-    missing = [required for required in NEEDED if not (model / required).is_file()]
-    if missing and not _in_shards(model, missing):
-        raise ModelError(
-            str(model), f"holds no {', '.join(missing)}", hint="a release needs a Hugging Face model folder"
-        )
+    base = ModelFiles(model).base
+    _check_complete(model if base is None else base.folder)
     files = _take_files(model, target)
+    base_files = {} if base is None else _take_files(base.folder, target, name=BASE)
     digest = digest or model_digest(files)
     content = {
         "format": FORMAT,
         "name": name,
         "version": version or digest[:8],
         "model": digest,
-        "files": {f"{MODEL}/{file}": sha for file, (sha, _) in files.items()},
+        "files": {f"{MODEL}/{file}": sha for file, (sha, _) in files.items()}
+        | {f"{BASE}/{file}": sha for file, (sha, _) in base_files.items()},
         "guard": dict(guard) if guard is not None else None,
         "limits": {**LIMITS, **(limits or {})},
         "sampling": {**sampling_defaults(model), **(sampling or {})},
         "golden": [dict(answer) for answer in golden],
     }
+    if base is not None:
+        content["base"] = base_reference(model)
     (target / DESCRIPTION).write_bytes(json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False).encode())
     return target
 
@@ -175,16 +177,30 @@ def _fingerprint(folder: Path) -> list[tuple[str, int, int, int, int]]:
     return states
 
 
-def _take_files(model: Path, target: Path) -> dict[str, tuple[str, int]]:
-    """Link or copy the files of a model folder into a release; hidden files stay out."""
+def files_below(release: ReleaseInfo, folder: str) -> dict[str, str]:
+    """Return the files of a folder inside a release: name -> sha256."""
+    prefix = f"{folder}/"
+    return {name.removeprefix(prefix): sha for name, sha in release.files.items() if name.startswith(prefix)}
+
+
+def _check_complete(model: Path) -> None:
+    missing = [required for required in NEEDED if not (model / required).is_file()]
+    if missing and not _in_shards(model, missing):
+        raise ModelError(
+            str(model), f"holds no {', '.join(missing)}", hint="a release needs a Hugging Face model folder"
+        )
+
+
+def _take_files(model: Path, target: Path, *, name: str = MODEL) -> dict[str, tuple[str, int]]:
+    """Link or copy the files of a model folder into the folder `name` of a release; hidden files stay out."""
     files: dict[str, tuple[str, int]] = {}
-    for name, source in regular_files(model.resolve()):
-        if hidden(name):
+    for file, source in regular_files(model.resolve()):
+        if hidden(file):
             continue
-        copy = confined(target, f"{MODEL}/{name}")
+        copy = confined(target, f"{name}/{file}")
         copy.parent.mkdir(parents=True, exist_ok=True)
         _link_or_copy(source, copy)
-        files[name] = file_sha256(copy), copy.stat().st_size
+        files[file] = file_sha256(copy), copy.stat().st_size
     return files
 
 

@@ -18,7 +18,7 @@ import xxhash
 from torch import nn
 
 from vita.nn.adapters.config import LoraConfig
-from vita.nn.adapters.layers import AdaptedLinear, plain_linear
+from vita.nn.adapters.layers import AdaptedLinear, LowRankFactor, plain_linear
 from vita.nn.adapters.names import module_names
 from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.adapters.settings import EMBEDDINGS, Quantization
@@ -257,18 +257,26 @@ def _train_in_full(model: Transformer, config: LoraConfig) -> None:
         in_file = names.of_part(name).name
         for saved in config.modules_to_save:
             if in_file.endswith(saved):
-                module.requires_grad_(True)
+                for part in module.modules():
+                    for parameter_name in list(part._parameters):
+                        _make_trainable(part, parameter_name)
                 found.add(saved)
     if missing := [name for name in config.modules_to_save if name not in found]:
         raise ModelError(SAVED, "is not a module of the model", got=missing[0])
     if config.bias == "lora_only":
         for layer in adapted_linears(model).values():
-            if layer.bias is not None:
-                layer.bias.requires_grad_(True)
+            _make_trainable(layer, "bias")
     if config.bias == "all":
-        for name, parameter in model.named_parameters():
-            if name.endswith(".bias"):
-                parameter.requires_grad_(True)
+        for module in model.modules():
+            if not isinstance(module, LowRankFactor):
+                _make_trainable(module, "bias")
+
+
+def _make_trainable(module: nn.Module, name: str) -> None:
+    """Replace a frozen parameter by a trainable copy, because other models may share it."""
+    parameter = module._parameters.get(name)
+    if parameter is not None and not parameter.requires_grad:
+        setattr(module, name, nn.Parameter(parameter.detach().clone()))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -63,7 +63,8 @@ class ModelDirectory:
         if version := self._router.find(name):
             return version
         digest = self._catalog.digest(name)
-        matches = [version for version in self._router.versions.values() if version.model == digest] if digest else []
+        served = [*self._router.versions.values(), *self._router.adapters.values()]
+        matches = [version for version in served if version.model == digest] if digest else []
         return max(matches, key=_share, default=None)
 
     def addressed(self, name: Any) -> ServedVersion | None:
@@ -84,7 +85,9 @@ class ModelDirectory:
         """Respond with the list of the available models."""
         retired_ids = self.retired_ids()
         available = [version for version in self._router.versions.values() if version.id not in retired_ids]
-        models = [self._description(version.id, version) for version in available]
+        adapters = self._router.adapters.values()
+        available_adapters = [adapter for adapter in adapters if self.state(adapter.model).state != "retired"]
+        models = [self._description(version.id, version) for version in [*available, *available_adapters]]
         if available:
             models.insert(0, self._description(self._router.service, max(available, key=_share)))
         return json_response({"object": "list", "data": models})
@@ -107,7 +110,8 @@ class ModelDirectory:
     def _names(self) -> list[str]:
         """Return the model names that a request can use."""
         retired_ids = self.retired_ids()
-        return [self._router.service, *(name for name in self._router.versions if name not in retired_ids)]
+        versions = [name for name in self._router.versions if name not in retired_ids]
+        return [self._router.service, *versions, *self._router.adapters]
 
     def _allows_research(self, key: Key, state: ModelState) -> bool:
         """Return True if the service, the key and the retirement allow research access."""
@@ -122,6 +126,9 @@ class ModelDirectory:
             "state": "serving" if state.state == "approved" else state.state,
             "gate": dict(version.gate),
         }
+        if version.base is not None:
+            base = self._router.versions.get(version.base)
+            details["base"] = base.model if base else None
         if state.state == "deprecated":
             details["deprecated_at"] = iso(state.since)
             details["sunset"] = None if state.sunset is None else iso(state.sunset)

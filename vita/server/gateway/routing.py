@@ -112,6 +112,8 @@ class ServedVersion:
     """True if completions are bitwise independent of other requests, as reported by its replicas."""
     warnings: tuple[str, ...] = ()
     """Warnings of its replicas."""
+    base: str | None = None
+    """Id of the version of the base model, for an adapter."""
     owed: int = 0
     """Number of requests that wait for capacity after their replica died; they have priority over new requests."""
 
@@ -122,6 +124,8 @@ class Router:
     def __init__(self, service: str) -> None:
         self.service = service
         self.versions: dict[str, ServedVersion] = {}
+        self.adapters: dict[str, ServedVersion] = {}
+        """Adapters, which the replicas of their base version serve; only requests that name them reach them."""
         self._changed = asyncio.Event()
 
     def add(self, version: ServedVersion) -> None:
@@ -138,11 +142,18 @@ class Router:
         self.wake()
 
     def find(self, model: str) -> ServedVersion | None:
-        """Return the version with this `name:version`, model digest or digest prefix."""
-        if model in self.versions:
-            return self.versions[model]
+        """Return the version or adapter with this `name:version`, model digest or digest prefix.
+
+        The name of an adapter without a version means its newest version.
+        """
+        everything = {**self.adapters, **self.versions}
+        if model in everything:
+            return everything[model]
+        named = [adapter for adapter in self.adapters.values() if adapter.id.rpartition(":")[0] == model]
+        if named:
+            return max(named, key=lambda adapter: adapter.created)
         if len(model) >= 8:
-            matches = [version for version in self.versions.values() if version.model.startswith(model)]
+            matches = [version for version in everything.values() if version.model.startswith(model)]
             return matches[0] if len(matches) == 1 else None
         return None
 
@@ -168,7 +179,7 @@ class Router:
         """Return the versions with a ready replica, as a service reports them to the ledger."""
         return [
             {"version": version.id, "model": version.model, "release": version.release, "share": version.share}
-            for version in list(self.versions.values())
+            for version in [*self.versions.values(), *self.adapters.values()]
             if any(backend.ready for backend in list(version.backends))
         ]
 

@@ -30,6 +30,8 @@ from vita.server.errors import ApiError, ClientLeft, internal, unavailable
 from vita.server.json_response import json_response
 from vita.server.middleware import standard_middleware
 from vita.server.openapi import ApiDescription
+from vita.server.replica import adapter_routes
+from vita.server.replica.adapters import Adapters
 from vita.server.replica.answer_parts import AnswerParts, prompt_tail
 from vita.server.replica.metrics import CONTENT_TYPE
 from vita.server.replica.replica_auth import SECRET_HEADER, ReplicaAuth
@@ -51,7 +53,9 @@ DONE = b"data: [DONE]\n\n"
 DRAIN = routes.Route("POST", "/drain", "Refuse new requests and finish those in flight.", errors=(503,))
 
 
-def create_app(scheduler: Scheduler | None, served: ServedModel, *, secret: str = "") -> Starlette:
+def create_app(
+    scheduler: Scheduler | None, served: ServedModel, *, secret: str = "", adapters: Adapters | None = None
+) -> Starlette:
     """Create the application of a replica; without a scheduler it is alive but not ready.
 
     With a `secret`, every route but `/health` requires it.
@@ -60,10 +64,11 @@ def create_app(scheduler: Scheduler | None, served: ServedModel, *, secret: str 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
+        await replica.adapters.close()
         if replica.scheduler is not None:
             await asyncio.to_thread(replica.scheduler.close)
 
-    replica = ReplicaRoutes(scheduler, served)
+    replica = ReplicaRoutes(scheduler, served, adapters=adapters)
     middleware = standard_middleware(
         accept_client_ids=True, on_status=lambda status: replica.metrics.add("http_requests", label=str(status))
     )
@@ -83,11 +88,11 @@ def create_app(scheduler: Scheduler | None, served: ServedModel, *, secret: str 
 def _endpoints(replica: ReplicaRoutes) -> list[tuple[routes.Route, Endpoint]]:
     """Pair each route of a replica with its handler."""
     return [
-        (routes.CHAT_COMPLETIONS, replica.chat),
-        (routes.COMPLETIONS, replica.completions),
-        (routes.EMBEDDINGS, replica.embeddings),
-        (routes.TOKENIZE, replica.tokenize),
-        (routes.DETOKENIZE, replica.detokenize),
+        (routes.CHAT_COMPLETIONS, replica.adapters.selected("chat")),
+        (routes.COMPLETIONS, replica.adapters.selected("completions")),
+        (routes.EMBEDDINGS, replica.adapters.selected("embeddings")),
+        (routes.TOKENIZE, replica.adapters.selected("tokenize")),
+        (routes.DETOKENIZE, replica.adapters.selected("detokenize")),
         (routes.TOKENIZER_INFO, replica.tokenizer_info),
         (routes.MODELS, replica.models),
         (routes.MODEL, replica.model),
@@ -95,14 +100,17 @@ def _endpoints(replica: ReplicaRoutes) -> list[tuple[routes.Route, Endpoint]]:
         (routes.READY, replica.ready),
         (routes.METRICS, replica.figures),
         (DRAIN, replica.drain),
+        (adapter_routes.ADD, replica.adapters.add),
+        (adapter_routes.REMOVE, replica.adapters.remove),
     ]
 
 
 class ReplicaRoutes(RequestChecks):
     """The endpoints of a replica."""
 
-    def __init__(self, scheduler: Scheduler | None, served: ServedModel) -> None:
+    def __init__(self, scheduler: Scheduler | None, served: ServedModel, *, adapters: Adapters | None = None) -> None:
         super().__init__(scheduler, served)
+        self.adapters = adapter_routes.AdapterRoutes(self, adapters)
         gauges: dict[str, Callable[[Scheduler], float]] = {
             "requests_running": lambda scheduler: scheduler.running,
             "requests_waiting": lambda scheduler: scheduler.waiting,
@@ -111,6 +119,12 @@ class ReplicaRoutes(RequestChecks):
         }
         for name, read in gauges.items():
             self.metrics.watch(name, lambda read=read: read(self.scheduler) if self.scheduler else 0)
+
+    def beside(self, scheduler: Scheduler, served: ServedModel) -> ReplicaRoutes:
+        """Return the routes of an adapter, which count in the metrics of this replica."""
+        adapter = ReplicaRoutes(scheduler, served)
+        adapter.metrics = self.metrics
+        return adapter
 
     # -- chat
 
@@ -331,11 +345,15 @@ class ReplicaRoutes(RequestChecks):
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models"""
-        return json_response({"object": "list", "data": [self._card(name) for name in self.served.names]})
+        cards = [self._card(name) for name in self.served.names]
+        cards += [{**adapter._card(name), "base": self.served.digest} for name, adapter in self.adapters.loaded.items()]
+        return json_response({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{id}"""
         name = request.path_params["id"]
+        if adapter := self.adapters.loaded.get(name):
+            return json_response({**adapter._card(name), "base": self.served.digest})
         self.check_model(name)
         return json_response(self._card(name))
 
@@ -406,6 +424,7 @@ class ReplicaRoutes(RequestChecks):
         """POST /drain"""
         scheduler = self.ready_or_refuse()
         scheduler.drain()
+        self.adapters.drain()
         return json_response({"draining": True, "in_flight": scheduler.in_flight})
 
     def _head(self, kind: str, params: api.Decoding) -> dict[str, Any]:

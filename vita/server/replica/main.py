@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vita.gates.weights import Files, model_digest
 from vita.server.release import MODEL, ReleaseInfo, load_verified
 from vita.spine import machine
 from vita.spine.errors import ModelError, VitaError
 from vita.spine.plain_text import counted
+
+if TYPE_CHECKING:
+    from vita.server.replica.request_checks import ServedModel
 
 GOLDEN_TOLERANCE = 0.01
 """Allowed difference of a token's log-probability between two kinds of processor."""
@@ -37,13 +41,11 @@ def open_app(
 
     `model` is the digest under which the service cleared the model; by default it is computed from the files.
     """
-    from vita.infer.content_filter import ContentFilter
     from vita.infer.engine import Engine
     from vita.infer.scheduler import Scheduler
+    from vita.server.replica.adapters import Adapters
     from vita.server.replica.app import create_app
     from vita.server.replica.readiness import check_answers, check_engine
-    from vita.server.replica.request_checks import ServedModel
-    from vita.spine.config import build
 
     def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
         return release, model or model_digest(files), Engine.open(folder / MODEL, device=device, clock=datetime.now)
@@ -56,21 +58,32 @@ def open_app(
     scheduler = Scheduler(
         engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
     )
-    served = ServedModel(
+    warnings = _warnings(engine, scheduler, folder=folder / MODEL)
+    served = served_model(release, identity, folder=folder, warnings=warnings)
+    try:
+        check_answers(create_app(scheduler, served), engine, model=release.name)  # with separate metrics
+    except VitaError:
+        scheduler.close()
+        raise
+    return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine))
+
+
+def served_model(release: ReleaseInfo, identity: str, *, folder: Path, warnings: Sequence[str]) -> ServedModel:
+    """Return the names and defaults of a release."""
+    from vita.infer.content_filter import ContentFilter
+    from vita.server.replica.request_checks import ServedModel
+    from vita.spine.config import build
+
+    content = release.content
+    return ServedModel(
         names=(release.name, release.id),
         version=release.id,
         digest=identity,
         created=int(release.created or (folder / "release.json").stat().st_mtime),
         sampling=content.get("sampling") or {},
         guard=build(ContentFilter, content["guard"], where="release.guard") if content.get("guard") else None,
-        warnings=_warnings(engine, scheduler, folder=folder / MODEL),
+        warnings=warnings,
     )
-    try:
-        check_answers(create_app(scheduler, served), engine, model=release.name)  # with separate metrics
-    except VitaError:
-        scheduler.close()
-        raise
-    return create_app(scheduler, served, secret=secret)
 
 
 def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:

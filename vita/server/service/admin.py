@@ -149,6 +149,18 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
         await supervisor.roll_back()
         return await status({})
 
+    async def add_adapter(body: dict[str, Any]) -> Any:
+        folder = body.get("folder")
+        if not isinstance(folder, str):
+            raise ConfigError("fleet.folder", expected="the folder of a release", got=folder)
+        release = await asyncio.to_thread(read_release, Path(folder).resolve())
+        await supervisor.add_adapter(release, terms=_terms(body))
+        return await status({})
+
+    async def remove_adapter(body: dict[str, Any]) -> Any:
+        await supervisor.remove_adapter(str(body.get("name")))
+        return await status({})
+
     async def metrics(_: dict[str, Any]) -> Any:
         return Response(await gateway.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
@@ -167,7 +179,8 @@ def admin_app(gateway: Gateway, supervisor: Supervisor, *, token: str) -> Starle
 
         return answer
 
-    posts = {"/drain": drain, "/roll": roll, "/promote": promote, "/rollback": roll_back}
+    posts = {"/drain": drain, "/roll": roll, "/promote": promote, "/rollback": roll_back,
+             "/adapters": add_adapter, "/adapters/remove": remove_adapter}  # fmt: skip
     routes = [Route("/status", guarded(status)), Route("/metrics", guarded(metrics))]
     routes += [Route(path, guarded(work), methods=["POST"]) for path, work in posts.items()]
     return Starlette(routes=routes, middleware=standard_middleware())

@@ -10,9 +10,11 @@ from typing import Protocol
 
 from vita.gates.clearance import Clearance, ServingRequest, clear
 from vita.gates.tensor_digest import tensor_digest
-from vita.gates.weights import Files
-from vita.server.release import MODEL, ReleaseInfo, load_verified
+from vita.gates.weights import Files, match_model
+from vita.server.release import MODEL, ReleaseInfo, files_below, load_verified
+from vita.spine.errors import GateError
 from vita.spine.ledger import Ledger
+from vita.spine.model_files import BASE, base_reference, is_adapter_folder
 from vita.spine.stage import Context
 from vita.spine.store import Store
 
@@ -28,12 +30,27 @@ def ledger_clearance(ledger: Ledger, store: Store) -> ClearRelease:
 
     def clear_release(release: ReleaseInfo, terms: ServingRequest, *, record: bool = True) -> Clearance:
         files, tensors = load_verified(release.folder, _files_and_tensors, digest=release.digest)
+        _check_base(ledger, store, release)
         return clear(
             ledger, store, files, tensors=tensors, guard=release.content.get("guard"), label=release.id,
             claim=release.model, terms=terms, record=record,
         )  # fmt: skip
 
     return clear_release
+
+
+def _check_base(ledger: Ledger, store: Store, release: ReleaseInfo) -> None:
+    """Raise unless the base model in the release of an adapter has the files of the model that the adapter names."""
+    base = base_reference(release.folder / MODEL) if is_adapter_folder(release.folder / MODEL) else None
+    if base is None:
+        return
+    files = {
+        name: (sha, (release.folder / BASE / name).stat().st_size) for name, sha in files_below(release, BASE).items()
+    }
+    match = match_model(ledger, store, files)
+    if store.has(base) and base not in (match.digest, *match.exact):
+        expected = f"the files of its base model {base[:12]}"
+        raise GateError(f"release {release.id}", expected=expected, got=f"those of {match.digest[:12]}")
 
 
 def _files_and_tensors(release: ReleaseInfo, files: Files) -> tuple[Files, str | None]:

@@ -54,6 +54,8 @@ class ReplicaProcess:
     """True when the replica stops and is not restarted."""
     warnings: tuple[str, ...] = ()
     """Warnings of the current process."""
+    adapters: set[str] = field(default_factory=set)
+    """Ids of the adapters that the current process has loaded."""
     notify: Callable[[str], None] = lambda _: None
     """Receives lines for the operator."""
     started_at: float = 0.0
@@ -75,6 +77,7 @@ class ReplicaProcess:
         self.state, self.started_at = "starting", time.monotonic()
         self.starts += 1
         self.last_lines.clear()
+        self.adapters.clear()
         self.warnings, self.backend.reason = (), "it is starting"
         # A new session, so that Ctrl-C in the terminal reaches only the supervisor, which drains first.
         self.process = subprocess.Popen(

@@ -24,6 +24,7 @@ from vita.server.release import ReleaseInfo
 from vita.server.service.deploy_checks import ClearRelease
 from vita.server.service.journal import Journal
 from vita.server.service.replica_process import Command, ReplicaProcess, replica_command
+from vita.server.service.served_adapters import ServedAdapters
 from vita.server.settings import ServiceSettings
 from vita.spine.config import unknown_name
 from vita.spine.errors import ConfigError, LedgerError, ModelError, VitaError
@@ -64,6 +65,9 @@ class Supervisor:
         self.replicas: dict[str, ReplicaProcess] = {}
         self._numbers = itertools.count(1)
         self._changing = asyncio.Lock()
+        self.adapters = ServedAdapters(
+            router, client=client, clear=clear, of_version=self.of_version, record=self._record, notify=notify
+        )
 
     # -- commands of the operator
 
@@ -143,6 +147,16 @@ class Supervisor:
             await self._retire_all_but(stable)
             return stable
 
+    async def add_adapter(self, release: ReleaseInfo, *, terms: ServingRequest | None = None) -> ServedVersion:
+        """Clear an adapter and load it in all replicas of its base model, without a restart."""
+        async with self._changing:
+            return await self.adapters.add(release, terms=terms or ServingRequest())
+
+    async def remove_adapter(self, name: str) -> None:
+        """Remove an adapter from all replicas; its requests in flight finish."""
+        async with self._changing:
+            await self.adapters.remove(name)
+
     async def drain(self, name: str, *, restart: bool = True) -> None:
         """Drain a replica: it finishes its requests and stops. With `restart`, a new replica is started first.
 
@@ -162,7 +176,7 @@ class Supervisor:
         """Stop all replicas; requests in flight have `seconds` to finish."""
         replicas = list(self.replicas.values())
         await asyncio.gather(*(self._stop_replica(replica, seconds=seconds) for replica in replicas))
-        for version in self.router.versions.values():
+        for version in [*self.router.versions.values(), *self.router.adapters.values()]:
             self._note_deployment(version, "stopped", 0.0)
         await self._journal.close(seconds=JOURNAL_SECONDS)
 
@@ -175,6 +189,7 @@ class Supervisor:
         """Return the versions and replicas of the service as JSON values."""
         return {
             "service": self.router.service,
+            "adapters": self.adapters.status(),
             "versions": [
                 {"version": version.id, "model": version.model, "release": version.release, "share": version.share,
                  "gate": dict(version.gate)}
@@ -209,6 +224,8 @@ class Supervisor:
         await asyncio.gather(*(self._stop_replica(replica) for replica in stopping))
         for version in removed:
             self.router.remove(version.id)
+            for adapter in self.adapters.forget_base(version.id):
+                await self._record(adapter, "stopped", 0.0)
             await self._record(version, "stopped", 0.0)
 
     async def _record(self, version: ServedVersion, action: str, share: float) -> None:
@@ -336,6 +353,7 @@ class Supervisor:
             return False
         backend.reason = ""
         self._read_status(replica, answer)
+        await self.adapters.restore(replica)
         return True
 
     def _read_status(self, replica: ReplicaProcess, answer: httpx.Response) -> None:

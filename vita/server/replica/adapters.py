@@ -1,0 +1,83 @@
+"""Adapters of a replica: each has its own names, scheduler and digest, and uses the weights of the base model.
+
+    adapters = Adapters(base_release, engine)
+    loaded = adapters.load(folder, digest=digest, model=model)      # verified, tested, not yet reachable
+
+An adapter is a release whose base model has the same files as the release of the replica. It is added and removed while
+the replica answers requests. An adapter that was trained on a quantized base has weights of its own, because its base
+differs from that of the replica.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vita.gates.weights import Files, model_digest
+from vita.server.release import MODEL, ReleaseInfo, files_below, load_verified
+from vita.spine.errors import ModelError
+from vita.spine.model_files import BASE, ModelFiles, description
+
+if TYPE_CHECKING:
+    from vita.infer.engine import Engine
+    from vita.infer.scheduler import Scheduler
+    from vita.server.replica.request_checks import ServedModel
+
+
+class Adapters:
+    """Loads adapters of the model of a replica."""
+
+    def __init__(self, release: ReleaseInfo, engine: Engine) -> None:
+        self.release, self.engine = release, engine
+
+    def load(self, folder: Path, *, digest: str, model: str | None = None) -> tuple[Scheduler, ServedModel]:
+        """Verify the release of an adapter, and return its scheduler and its names.
+
+        `model` is the digest under which the service cleared the adapter; by default it is computed from its files.
+        """
+        from vita.infer.scheduler import Scheduler
+        from vita.server.replica.main import check_golden, served_model
+        from vita.server.replica.readiness import check_engine
+
+        def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:
+            self._check_base(release)
+            return release, model or model_digest(files), self._open(folder)
+
+        release, identity, engine = load_verified(folder, load, digest=digest)
+        check_engine(engine)
+        check_golden(engine, release.content.get("golden") or [])
+        limits = release.content.get("limits") or {}
+        scheduler = Scheduler(
+            engine, rows=int(limits.get("max_batch_size", 16)), queue=int(limits.get("max_queue_size", 64))
+        )
+        served = served_model(release, identity, folder=folder, warnings=())
+        return scheduler, replace(served, names=(release.id,))
+
+    def _check_base(self, release: ReleaseInfo) -> None:
+        base, own = files_below(release, BASE), files_below(self.release, MODEL)
+        where = f"adapter {release.id}"
+        if not base:
+            raise ModelError(where, "is a full model", hint="roll it out with `vita fleet roll`")
+        if base != own:
+            expected = f"an adapter of the model of {self.release.id} ({self.release.model[:12]})"
+            raise ModelError(where, expected=expected, got=f"one of {str(release.content.get('base'))[:12]}")
+
+    def _open(self, folder: Path) -> Engine:
+        """Open the engine of an adapter over the weights of the base."""
+        from vita.infer.engine import Engine
+        from vita.infer.pretrained import Pretrained, PretrainedText
+        from vita.nn.adapters.attach import reference_copy
+        from vita.nn.adapters.files import load_adapter
+
+        files = ModelFiles(folder / MODEL)
+        device = self.engine.device
+        if description(files.folder).get("quantization"):
+            return Engine.open(files, device=device, clock=datetime.now)
+        self.engine.model.requires_grad_(False)
+        shared = reference_copy(self.engine.model)
+        load_adapter(shared, files)
+        shared.requires_grad_(False)
+        text = PretrainedText.load(files)
+        return Engine.of(Pretrained(files, shared, text.tokenizer, text.template), device=device, clock=datetime.now)
