@@ -17,7 +17,8 @@ from tests.server.serving import tiny_engine
 from vita.infer.sampling import Sampling
 from vita.nn import hf
 from vita.server.release import create_release
-from vita.server.replica.main import check_golden, main, open_app, verify
+from vita.server.replica.main import main, open_app, verify
+from vita.server.replica.served_release import check_golden
 from vita.spine.disk import file_sha256
 from vita.spine.errors import ModelError, StoreError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -18,11 +18,26 @@ from vita.server.json_response import json_response
 from vita.spine.errors import VitaError
 
 if TYPE_CHECKING:
+    from vita.infer.scheduler import Scheduler
     from vita.server.replica.adapters import Adapters
-    from vita.server.replica.app import ReplicaRoutes
+    from vita.server.replica.request_checks import ServedModel
 
+R = TypeVar("R", bound=api.RequestBody)
 DRAIN_SECONDS = 30.0
 """Maximum time for the requests of an adapter that is removed."""
+
+
+class ModelRoutes(Protocol):
+    """The endpoints of one model (`vita.server.replica.app.ReplicaRoutes`)."""
+
+    scheduler: Scheduler | None
+    served: ServedModel
+
+    async def read(self, request: Request, model: type[R]) -> R: ...
+
+    def beside(self, scheduler: Scheduler, served: ServedModel) -> Any:
+        """Return the endpoints of an adapter."""
+        ...
 
 
 class AdapterRequest(api.RequestBody):
@@ -46,9 +61,9 @@ REMOVE = routes.Route("POST", "/adapters/remove", "Remove an adapter.", request=
 class AdapterRoutes:
     """The adapters of one replica, by name."""
 
-    def __init__(self, replica: ReplicaRoutes, adapters: Adapters | None) -> None:
+    def __init__(self, replica: ModelRoutes, adapters: Adapters | None) -> None:
         self.replica, self.adapters = replica, adapters
-        self.loaded: dict[str, ReplicaRoutes] = {}
+        self.loaded: dict[str, Any] = {}
         self._changing = asyncio.Lock()
 
     def selected(self, name: str) -> Callable[[Request], Awaitable[Response]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from vita.gates.weights import Files, model_digest
 from vita.server.release import MODEL, ReleaseInfo, files_below, load_verified
+from vita.server.replica.served_release import check_golden, served_model
 from vita.spine.errors import ModelError
 from vita.spine.model_files import BASE, ModelFiles, description
 
@@ -38,7 +39,6 @@ class Adapters:
         `model` is the digest under which the service cleared the adapter; by default it is computed from its files.
         """
         from vita.infer.scheduler import Scheduler
-        from vita.server.replica.main import check_golden, served_model
         from vita.server.replica.readiness import check_engine
 
         def load(release: ReleaseInfo, files: Files) -> tuple[ReleaseInfo, str, Engine]:

@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vita.gates.weights import Files, model_digest
 from vita.server.release import MODEL, ReleaseInfo, load_verified
+from vita.server.replica.served_release import check_golden, served_model
 from vita.spine import machine
-from vita.spine.errors import ModelError, VitaError
+from vita.spine.errors import VitaError
 from vita.spine.plain_text import counted
-
-if TYPE_CHECKING:
-    from vita.server.replica.request_checks import ServedModel
-
-GOLDEN_TOLERANCE = 0.01
-"""Allowed difference of a token's log-probability between two kinds of processor."""
 
 
 def verify(folder: Path, *, digest: str | None) -> tuple[ReleaseInfo, Files]:
@@ -68,24 +62,6 @@ def open_app(
     return create_app(scheduler, served, secret=secret, adapters=Adapters(release, engine))
 
 
-def served_model(release: ReleaseInfo, identity: str, *, folder: Path, warnings: Sequence[str]) -> ServedModel:
-    """Return the names and defaults of a release."""
-    from vita.infer.content_filter import ContentFilter
-    from vita.server.replica.request_checks import ServedModel
-    from vita.spine.config import build
-
-    content = release.content
-    return ServedModel(
-        names=(release.name, release.id),
-        version=release.id,
-        digest=identity,
-        created=int(release.created or (folder / "release.json").stat().st_mtime),
-        sampling=content.get("sampling") or {},
-        guard=build(ContentFilter, content["guard"], where="release.guard") if content.get("guard") else None,
-        warnings=warnings,
-    )
-
-
 def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
     """Return the warnings about a replica for the operator."""
     import torch
@@ -108,21 +84,6 @@ def _warnings(engine: Any, scheduler: Any, *, folder: Path) -> list[str]:
             f"NaN or infinity in {counted(count, 'parameter')}, for example {first}; some requests will fail"
         )
     return warnings
-
-
-def check_golden(engine: Any, golden: list[dict[str, Any]]) -> None:
-    """Check that the log-probabilities of the golden answers are the same as at the release."""
-    answers = [answer for answer in golden if answer.get("prompt") and answer.get("greedy")]
-    scores = engine.score([(answer["prompt"], answer["greedy"]) for answer in answers])
-    for answer, score in zip(answers, scores, strict=True):
-        # The condition is negated so that NaN fails also.
-        if not abs(score.logprob - answer["logprob"]) <= GOLDEN_TOLERANCE * len(answer["greedy"]):
-            raise ModelError(
-                "release.golden",
-                expected=f"log-probability {answer['logprob']:.4f} of a golden answer",
-                got=round(score.logprob, 4),
-                hint="this machine or these libraries give different results",
-            )
 
 
 def main(arguments: list[str] | None = None) -> int:
