@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import select
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.models import Vita, command_runner, save_chat_model
+from tests.server.tool_model import WEATHER, memorizing_model
 
 
 @pytest.fixture
@@ -114,3 +116,31 @@ def test_a_closed_standard_output_ends_the_session_without_an_error(tmp_path: Pa
     )  # fmt: skip
     os.close(writer)
     assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_calls_are_shown_and_their_results_are_answered(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memorizing_model(tmp_path / "caller")
+    (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
+    _typed(monkeypatch, "Weather in Köln?", "10")
+    code, out, err = vita("chat", "caller", "--tools", "tools.json", "--temperature", "0")
+    assert code == 0, err
+    assert '[call] weather(city="Köln")' in err and out.strip() == "It is 10 degrees."
+    _typed(monkeypatch, "2+2?")
+    code, out, err = vita("chat", "caller", "--temperature", "0")
+    assert (code, out) == (0, "Two and two.\n\n4\n"), err
+
+
+def test_tools_that_cannot_be_used_are_refused_before_the_first_question(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _typed(monkeypatch, "What is a cat?")
+    (tmp_path / "bad.json").write_text('[{"type": "function"}]')
+    for name, problem in (("nothing", "a file, or one of calculator, lookup"), ("bad.json", "is not a list of tools")):
+        code, _, err = vita("chat", "model", "--tools", name)
+        assert code != 0 and problem in err and "Traceback" not in err
+    plain = "{% for message in messages %}{{ message.content }}<|im_end|>{% endfor %}"
+    (tmp_path / "model" / "chat_template.jinja").write_text(plain)
+    code, _, err = vita("chat", "model", "--tools", "lookup")
+    assert code != 0 and "does not write `tools`" in err

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vita.cli.app import app, errors_console, open_workspace
+from vita.cli.chat_tools import MAX_ROUNDS, ChatTools, describe
 from vita.cli.options import MODELS, print_json
 from vita.cli.unexpected import print_error
 from vita.cli.workspace import Workspace
-from vita.data.records import Message
+from vita.data.records import Message, ToolCall
 from vita.spine.console import line, printable
 from vita.spine.errors import ConfigError, DataError
 from vita.spine.store import Artifact
 
 if TYPE_CHECKING:
+    from vita.infer.dialogue import FittedDialogue
     from vita.infer.engine import Engine
     from vita.infer.sampling import Sampling
 
@@ -49,6 +52,10 @@ def chat(
     ctx: typer.Context,
     model: ModelArgument,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    tools: Annotated[
+        list[str] | None,
+        typer.Option(help="Functions that the model can call: `lookup`, `calculator`, or a JSON file of definitions."),
+    ] = None,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -59,23 +66,33 @@ def chat(
 
     An empty line or Ctrl-D ends the chat, `/new` starts a new one, Ctrl-C stops an answer. When the context is full,
     the oldest turns are dropped, with a notice.
+
+    Calls of functions are shown. The built-in functions `lookup` (a thing of the built-in world) and `calculator` run;
+    the result of another function is read from the next line.
     """
     workspace = open_workspace(ctx)
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "max_tokens": max_tokens, "seed": seed}
     _sampling(**_chosen(options))  # an option out of range is refused before the model is loaded
+    chat_tools = ChatTools.of(tools or ())
     folder = _folder(workspace, model)
     sampling = _sampling(**{"temperature": 0.7, "top_p": 0.95, **_recommended(folder), **_chosen(options)})
     engine = _engine(workspace, model, rows=1)  # a dialogue is never in a batch
     opening = [Message("system", valid_text(system, where="--system"))] if system else []
-    engine.chat_ids([*opening, _user("")])  # raises if the model has no chat template
-    Session(engine, sampling, opening).run(prompt="you> " if sys.stdin.isatty() else "")
+    # Raises if the model has no chat template, or one without tools.
+    engine.chat_ids([*opening, _user("")], chat_tools.variables)
+    if tools and engine.answer_format.calls is None:
+        raise ConfigError("--tools", "the chat template of the model writes calls in no format that can be parsed")
+    Session(engine, sampling, opening, chat_tools).run(prompt="you> " if sys.stdin.isatty() else "")
 
 
 class Session:
     """A dialogue in the terminal; an error or Ctrl-C ends a turn and never the session."""
 
-    def __init__(self, engine: Engine, sampling: Sampling, opening: Sequence[Message]) -> None:
+    def __init__(
+        self, engine: Engine, sampling: Sampling, opening: Sequence[Message], tools: ChatTools | None = None
+    ) -> None:
         self.engine, self.sampling, self.opening = engine, sampling, list(opening)
+        self.tools = tools or ChatTools()
         self.messages = list(opening)
 
     def run(self, *, prompt: str) -> None:
@@ -106,24 +123,74 @@ class Session:
 
     def turn(self, text: str) -> None:
         """Answer one message; nothing is added to the dialogue if that fails."""
+        messages = [*self.messages, _user(valid_text(text, where="message"))]
+        for _ in range(MAX_ROUNDS):
+            fitted = self._fit(messages)
+            answer = self._stream_answer(fitted)
+            messages = [*fitted.messages, answer]
+            if not answer.tool_calls:
+                break
+            messages += [self._result(call) for call in answer.tool_calls]
+        self.messages = messages
+
+    def _fit(self, messages: Sequence[Message]) -> FittedDialogue:
         from vita.infer.dialogue import dropped_notice, fit_dialogue
 
-        message = _user(valid_text(text, where="message"))
         fitted = fit_dialogue(
-            [*self.messages, message], encode=self.engine.chat_ids, context=self.engine.model.architecture.context,
+            messages,
+            encode=lambda part: self.engine.chat_ids(part, self.tools.variables),
+            context=self.engine.model.architecture.context,
             answer_tokens=self.sampling.max_tokens,
-        )  # fmt: skip
+        )
         if fitted.dropped:
             _print_notice(f"{dropped_notice(fitted.dropped)}; /new starts a new chat")
-        answer = ""
+        return fitted
+
+    def _stream_answer(self, fitted: FittedDialogue) -> Message:
+        """Print an answer while it is generated, and return it."""
+        from vita.infer.answer_formats.parser import CallDelta, Delta
+
+        prompt_end = self.engine.tokenizer.decode(fitted.ids[-32:], special=True)
+        parser = self.engine.answer_format.parser(self.tools.variables.tools, prompt_end=prompt_end)
+        texts = {"content": "", "reasoning": ""}
+        calls: list[ToolCall] = []
+
+        def show(deltas: Iterable[Delta]) -> None:
+            for delta in deltas:
+                if isinstance(delta, CallDelta):
+                    calls.append(replace(delta.call, id=self._call_id(len(fitted.messages) + delta.index)))
+                    _print_notice(("\n" if any(texts.values()) else "") + printable(describe(delta.call)))
+                    continue
+                if delta.kind == "content" and texts["reasoning"] and not texts["content"]:
+                    typer.echo("\n")
+                texts[delta.kind] += delta.text
+                typer.echo(printable(delta.text), nl=False)
+
         try:
-            for piece in self.engine.stream(fitted.ids, self.sampling):
-                answer += piece
-                typer.echo(printable(piece), nl=False)
+            for piece in self.engine.stream(fitted.ids, self.sampling, visible=self.engine.visible_ids):
+                show(parser.push(piece))
         except KeyboardInterrupt:
             _print_notice("\nthe answer was stopped")
-        typer.echo()
-        self.messages = [*fitted.messages, Message("assistant", answer)]
+        show(parser.finish())
+        if not calls:
+            typer.echo()
+        template = self.engine.template
+        keeps_reasoning = template is not None and template.features.reads_reasoning
+        reasoning = texts["reasoning"] if keeps_reasoning else ""
+        return Message("assistant", texts["content"], tool_calls=tuple(calls), reasoning=reasoning or None)
+
+    def _result(self, call: ToolCall) -> Message:
+        """Return the result of a call: of a built-in function, or from the next line of standard input."""
+        result = self.tools.run(call)
+        if result is None:
+            result = input(f"result of {call.name}> " if sys.stdin.isatty() else "")
+        else:
+            _print_notice(f"[result] {printable(result)}")
+        return Message("tool", result, tool_call_id=call.id, name=call.name)
+
+    def _call_id(self, number: int) -> str:
+        """Return the id of a call: nine letters and digits, which every template accepts."""
+        return f"call{number:05d}"
 
 
 @app.command(rich_help_panel=MODELS)

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
+from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, tool_calls, world_knowledge
 from vita.reporting.figures import ReportContent
 from vita.stats.intervals import Interval
 from vita.stats.paired import PairedComparison
@@ -19,7 +19,7 @@ from vita.stats.paired import PairedComparison
 Metrics = Mapping[str, Interval]
 """metric -> value and interval."""
 Figures = Mapping[str, Mapping[str, Metrics]]
-"""section (texts, sources, tasks, groups, world, instructions, edge_cases, versus) -> name -> metrics."""
+"""section (texts, sources, tasks, groups, world, instructions, tool_calls, edge_cases, versus) -> name -> metrics."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class EvalResults:
     """Answers about objects of the built-in world."""
     followed: list[ifeval.IFEvalResult] = field(default_factory=list)
     """Answers to prompts with verifiable instructions."""
+    tool_calls: list[tool_calls.ToolCallResult] = field(default_factory=list)
+    """Answers to dialogues with tools."""
     met: list[edge_cases.EdgeCaseResult] = field(default_factory=list)
     """Results of the edge cases."""
     continuations: list[samples.SampledContinuation] = field(default_factory=list)
@@ -66,6 +68,8 @@ class EvalResults:
         if self.followed:
             figures["instructions"] = {"instructions": ifeval.figures(self.followed, seed=self.seed)}
             figures["instruction kinds"] = dict(ifeval.by_instruction(self.followed))
+        if self.tool_calls:
+            figures["tool_calls"] = {"tool_calls": tool_calls.figures(self.tool_calls)}
         if self.met:
             figures["edge_cases"] = {"edge_cases": edge_cases.figures(self.met)}
         if self.versus:
@@ -77,7 +81,7 @@ class EvalResults:
         figures = self.figures()
         values = {
             f"{name}/{metric}": round(interval.value, 6)
-            for section in ("texts", "tasks", "world", "instructions", "edge_cases", "versus")
+            for section in ("texts", "tasks", "world", "instructions", "tool_calls", "edge_cases", "versus")
             for name, metrics in figures.get(section, {}).items()
             for metric, interval in metrics.items()
         }
@@ -94,6 +98,7 @@ class EvalResults:
         rows += [{"task": name, **item.as_json()} for name, outcomes in self.tasks.items() for item in outcomes]
         rows += [{"task": "world", **item.as_json()} for item in self.answers]
         rows += [{"task": "instructions", **item.as_json()} for item in self.followed]
+        rows += [{"task": "tool_calls", **item.as_json()} for item in self.tool_calls]
         rows += [{"task": "edge_cases", **item.as_json()} for item in self.met]
         return rows
 

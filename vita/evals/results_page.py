@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vita.data.records import ToolCall
 from vita.evals import world_knowledge
 from vita.evals.results import EvalResults
 from vita.reporting.catalogue import GROUPS
@@ -46,6 +47,11 @@ def page_content(results: EvalResults, *, method: Sequence[str]) -> dict[str, An
             ]}
             for missed in results.followed if not all(missed.strict)
         ][:_LISTED],
+        GROUPS["tool_calls"]: [
+            {"item": missed.item.id, "prompt": missed.item.prompt[-1].content,
+             "expected": _calls(missed.item.expected), "calls": _calls(missed.answer.calls) or missed.answer.content}
+            for missed in results.tool_calls if missed.item.expected and not missed.exact_match
+        ][:_LISTED],
         GROUPS["edge_cases"]: [
             {"case": case.id, "prompt": case.prompt, "finish reason": case.finish, "answer": case.answer,
              "failed checks": [name for name, passed in case.verdicts.items() if not passed] or "none"}
@@ -54,6 +60,11 @@ def page_content(results: EvalResults, *, method: Sequence[str]) -> dict[str, An
         GROUPS["versus"]: _versus(results),
         "Method": [*_METHOD, *method],
     }  # fmt: skip
+
+
+def _calls(calls: Sequence[ToolCall]) -> str:
+    """Return calls as a text."""
+    return "; ".join(f"{call.name}({call.arguments})" for call in calls)
 
 
 def _world(results: EvalResults) -> list[Any]:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from vita.data.records import Document
 from vita.data.sources.read import Source, documents
 from vita.data.world import World, WorldSettings
-from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, world_knowledge
+from vita.evals import edge_cases, ifeval, multiple_choice, perplexity, samples, tool_calls, world_knowledge
 from vita.evals.results import EvalResults
 from vita.evals.results_page import page_content
 from vita.evals.tasks import TASKS, items
@@ -76,6 +76,22 @@ class InstructionFile(Settings):
         return {"path": value} if isinstance(value, str) else value
 
 
+class ToolCallFile(Settings):
+    """Dialogues with tools."""
+
+    path: InputPath
+    """File of dialogues with `tools` in any format of `sft`."""
+    limit: int | None = Field(None, ge=1)
+    """Maximum number of answers, sampled by the seed."""
+    max_tokens: int = Field(256, ge=1)
+    """Maximum tokens of an answer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
 class Config(Settings):
     """The evaluations to run; those without settings are skipped."""
 
@@ -92,6 +108,8 @@ class Config(Settings):
     """Settings of the built-in world in the corpus, for questions about its things."""
     instructions: InstructionFile | None = neutral(None)
     """Verifiable instructions (IFEval): a path, or `{path, limit, max_tokens}`."""
+    tool_calls: ToolCallFile | None = neutral(None)
+    """Dialogues with tools: whether the model calls the right functions. A path, or `{path, limit, max_tokens}`."""
     edge_cases: bool = neutral(False)
     """Send edge cases to a chat model: empty, vague, contradictory or overlong messages, odd or special tokens."""
     as_chat: bool = False
@@ -134,12 +152,16 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     if config.edge_cases and engine.template is None:
         hint = "base models continue text; leave `edge_cases` out until the model is tuned for chat"
         raise ConfigError("test.edge_cases", expected="a chat model", got="one without a chat template", hint=hint)
-    instructions = _instructions(config)
+    if config.tool_calls and engine.answer_format.calls is None:
+        hint = "the chat template must write tools and calls; the default template of `sft` does"
+        raise ConfigError("test.tool_calls", expected="a model that can call functions", got="another", hint=hint)
+    instructions, calls = _instructions(config), _tool_call_items(config)
     results = EvalResults(
         texts=_score_texts(config, inputs, engine, context, length=config.context or length),
         tasks=_answer_tasks(config, engine, context, length=config.context or length),
         answers=world_knowledge.ask(engine, World.create(config.world), as_chat=config.as_chat) if config.world else [],
         followed=_follow(config, instructions, engine, context),
+        tool_calls=_call(config, calls, engine, context),
         met=edge_cases.run_cases(engine) if config.edge_cases else [],
         continuations=samples.continuations(
             engine,
@@ -153,7 +175,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Report]:
     if inputs.parent:
         results = replace(results, versus=versus(inputs.parent.path, results.rows(), seed=config.seed))
     folder = context.draft_folder()
-    settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions"})
+    settings = config.model_dump(mode="json", exclude={"texts", "tasks", "prompts", "instructions", "tool_calls"})
     parent = inputs.parent.digest if inputs.parent else None
     report = results.report(model=inputs.model.digest, settings=settings, parent=parent)
     results.write_items(folder / "items.jsonl.zst")
@@ -233,6 +255,23 @@ def _follow(
         result for part in parts for result in ifeval.ask(engine, part, as_chat=config.as_chat, max_tokens=max_tokens)
     )
     return list(_with_progress(results, context, total=len(items), unit="prompts with instructions"))
+
+
+def _tool_call_items(config: Config) -> list[tool_calls.ToolCallItem]:
+    """Read the dialogues with tools."""
+    file = config.tool_calls
+    if file is None:
+        return []
+    return tool_calls.read(Source(path=file.path), limit=file.limit or config.limit, seed=config.seed)
+
+
+def _call(
+    config: Config, items: Sequence[tool_calls.ToolCallItem], engine: Engine, context: Context
+) -> list[tool_calls.ToolCallResult]:
+    max_tokens = config.tool_calls.max_tokens if config.tool_calls else 0
+    parts = (items[start : start + 16] for start in range(0, len(items), 16))
+    results = (result for part in parts for result in tool_calls.ask(engine, part, max_tokens=max_tokens))
+    return list(_with_progress(results, context, total=len(items), unit="answers with tools"))
 
 
 def _texts_by_name(texts: Sequence[Source]) -> dict[str, Source]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vita.data.records import Message, Preference
+from vita.data.records import NO_VARIABLES, Message, Preference, TemplateVariables
 from vita.data.world.manners import KIND_WORDS, RUDE_WORDS, add_ending
 from vita.data.world.pen import ThingWordings, WorldWriter
 from vita.data.world.relations import say
@@ -38,16 +38,18 @@ class Conversation:
 
     talk: Talk
     share: float
+    variables: TemplateVariables = NO_VARIABLES
+    """The tools of these conversations."""
 
 
 CONVERSATIONS = Registry[Conversation]("conversation")
 
 
-def conversation(name: str, *, share: float) -> Callable[[Talk], Talk]:
+def conversation(name: str, *, share: float, variables: TemplateVariables = NO_VARIABLES) -> Callable[[Talk], Talk]:
     """Return a decorator that adds a function to the table of conversations."""
 
     def enter(talk: Talk) -> Talk:
-        CONVERSATIONS.add(name)(Conversation(talk, share))
+        CONVERSATIONS.add(name)(Conversation(talk, share, variables))
         return talk
 
     return enter

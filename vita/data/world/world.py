@@ -23,6 +23,7 @@ from vita.data.world.refusals import refusal
 from vita.data.world.relations import QUESTIONS, say
 from vita.data.world.table import KINDS, THINGS
 from vita.data.world.things import Thing
+from vita.data.world.tools import WORLD_TOOLS as WORLD_TOOLS
 from vita.spine.config import Settings, neutral, unknown_name
 from vita.spine.errors import ConfigError
 
@@ -55,7 +56,8 @@ class WorldSettings(Settings):
     genres: dict[str, float] = Field(default_factory=dict)
     """Shares of genres that replace the defaults; 0 leaves a genre out."""
     conversations: dict[str, float] = neutral({})
-    """Shares of kinds of conversation that replace the defaults; `how_to: 0` leaves out harmful instructions."""
+    """Shares of kinds of conversation that replace the defaults; `how_to: 0` leaves out harmful instructions, and
+    `lookup: 1` or `calculation: 1` adds conversations that call a tool."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ class World:
         for number in range(self.settings.dialogues):
             (name,) = pen.chance.choices(names, shares)
             pen.start()
-            messages = tuple(CONVERSATIONS[name].talk(pen))
-            yield Dialogue(f"world/{name}/{number:06d}", messages, f"world:{name}", LICENCE, _about(pen))
+            messages, variables = tuple(CONVERSATIONS[name].talk(pen)), CONVERSATIONS[name].variables
+            yield Dialogue(f"world/{name}/{number:06d}", messages, f"world:{name}", LICENCE, _about(pen), variables)
 
     def sums(self, *, count: int = 1000, below: int = 100) -> Iterator[Dialogue]:
         """Yield sums of numbers under `below` with their answers ("What is 3 plus 4?")."""

@@ -1,0 +1,96 @@
+"""The share of valid and correct calls is counted against the schema and against the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.tool_model import DIALOGUES, TOOLS, call, memorizing_model
+from vita.cli import main
+from vita.data.records import Message, ToolCall
+from vita.data.sources.read import Source
+from vita.evals.tool_calls import ToolCallItem, figures, is_valid, judge, read
+from vita.infer.answer_formats.answer_format import ParsedAnswer
+
+QUESTION = (Message("user", "Weather in Köln?"),)
+
+
+def judged(*calls: ToolCall, expected: tuple[ToolCall, ...] = (call("Köln"),)) -> tuple[bool, bool, bool]:
+    result = judge(ToolCallItem("1", QUESTION, TOOLS, expected), ParsedAnswer("", calls=calls))
+    return result.valid, result.correct_function, result.exact_match
+
+
+def test_a_call_is_judged_by_its_schema_its_function_and_its_arguments() -> None:
+    assert judged(call("Köln")) == (True, True, True)
+    assert judged(ToolCall("weather", '{ "city":"Köln" }')) == (True, True, True)
+    assert judged(call("Bern")) == (True, True, False)
+    assert judged(ToolCall("weather", '{"city": 1}')) == (False, True, False)
+    assert judged(ToolCall("weather", "{}")) == (False, True, False)
+    assert judged(ToolCall("time", "{}")) == (False, False, False)
+    assert judged() == (False, False, False)
+    both = (call("Köln"), call("Bern"))
+    assert judged(*both[::-1], expected=both) == (True, True, True)
+    assert judged(call("Köln"), expected=both) == (True, False, False)
+
+
+def test_schemas_that_are_wrong_or_refer_elsewhere_allow_every_object() -> None:
+    for parameters in ({"type": "float"}, {"$ref": "http://127.0.0.1:9/schema"}, None):
+        tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+        assert is_valid(ToolCall("f", '{"a": 1}'), [tool])
+
+
+def test_shares_are_over_answers_with_calls_and_without() -> None:
+    called = ToolCallItem("1", QUESTION, TOOLS, (call("Köln"),))
+    plain = ToolCallItem("2", QUESTION, TOOLS, ())
+    results = [
+        judge(called, ParsedAnswer("", calls=(call("Köln"),))),
+        judge(called, ParsedAnswer("It rains.")),
+        judge(plain, ParsedAnswer("Hello.")),
+    ]
+    found = figures(results)
+    assert {name: interval.value for name, interval in found.items()} == {
+        "valid_call": 0.5, "correct_function": 0.5, "exact_match": 0.5, "unneeded_call": 0.0, "unanswered": 0.0,
+    }  # fmt: skip
+
+
+def test_every_answer_of_a_dialogue_with_tools_is_an_item(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "rows.jsonl")
+    items = read(Source.model_validate(str(path)))
+    assert [len(item.prompt) for item in items] == [1, 3, 1]
+    assert [len(item.expected) for item in items] == [1, 0, 2]
+
+
+def write_rows(path: Path) -> Path:
+    rows: list[dict[str, Any]] = [
+        {"messages": [message.as_row() for message in messages], **variables.as_row()}
+        for messages, variables in DIALOGUES
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_the_stage_reports_the_calls_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
+
+    def vita(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([*words])
+        printed = capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out + printed.err
+
+    model, rows = str(memorizing_model(tmp_path / "m")), write_rows(tmp_path / "rows.jsonl")
+    settings = ("--set", f"tool_calls={{path: {rows}, max_tokens: 80}}", "--set", "prompts=[]")
+    code, printed = vita("test", model, *settings, "--name", "t")
+    assert code == 0, printed
+    facts = json.loads(vita("show", "t/test", "--json")[1])["facts"]
+    assert [facts[f"tool_calls/{name}"] for name in ("valid_call", "correct_function", "exact_match")] == [1, 1, 1]
+    assert facts["tool_calls/unneeded_call"] == 0
+    code, printed = vita("test", model, "--set", "tool_calls=nothing.jsonl", "--name", "u")
+    assert code != 0 and "nothing.jsonl" in printed and "Traceback" not in printed
