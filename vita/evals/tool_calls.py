@@ -150,14 +150,14 @@ def _canonical(call: ToolCall) -> str:
 
 def _satisfies(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
     """Return True if arguments satisfy a schema; a schema that is invalid itself allows everything."""
+    import referencing
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError, UnknownType
-    from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     try:
         Draft202012Validator.check_schema(schema)
         # An empty registry: references to other addresses are not fetched.
-        return Draft202012Validator(schema, registry=Registry()).is_valid(arguments)
+        return Draft202012Validator(schema, registry=referencing.Registry()).is_valid(arguments)
     except (SchemaError, UnknownType, Unresolvable, RecursionError):
         return True
