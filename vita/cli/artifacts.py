@@ -236,7 +236,14 @@ def _print_run(workspace: Workspace, run: Run) -> None:
 def _print_plan_table(workspace: Workspace, artifact: Artifact) -> None:
     """Print the plan of a model beside the actual run."""
     runs = workspace.ledger.find(artifact=artifact.digest, state="done")
+    from vita.design.plan_vs_actual import memory_vs_actual
+
     planned = workspace.ledger.inputs(runs[-1].id).get("blueprint") if runs else None
+    if runs and not planned and (rows := memory_vs_actual(runs[-1].record or {})):
+        table = Table("", "predicted", "actual", "error", title="plan and actual run", title_justify="left")
+        for row in rows:
+            table.add_row(row.figure, row.predicted, row.actual, row.error)
+        print_table(workspace.console, table)
     if runs and planned and runs[-1].stage == "pretrain":
         from vita.stages.design import plan_table
         from vita.stages.kinds import Blueprint

@@ -11,6 +11,7 @@ from rich.text import Text
 from vita.cli import life_summary
 from vita.cli.app import app, open_workspace
 from vita.cli.options import LIVES, JsonOption, print_json
+from vita.cli.plan_memory import memory_line, planned_memory
 from vita.cli.workspace import Workspace
 from vita.spine.config import read_yaml, unknown_name
 from vita.spine.console import print_table
@@ -108,9 +109,16 @@ def plan(
     predictions = forecast(read.plan, workspace.store, workspace.ledger)
     artifacts = {prediction.step.name: prediction.artifact for prediction in predictions if prediction.artifact}
     advice = warnings(read.plan, read.file.gates, known=artifacts, store=workspace.store)
+    device = workspace.machine.device
+    memory = {
+        prediction.step.name: planned
+        for prediction in predictions
+        if prediction.runs and (planned := planned_memory(prediction.step, artifacts, workspace.store, device=device))
+    }
     if as_json:
         rows = [
             {"step": prediction.step.name, "stage": prediction.step.stage.name, "runs": prediction.runs,
+             "memory": memory.get(prediction.step.name),
              "reason": prediction.reason, "key": prediction.key, "artifact": prediction.artifact,
              "warnings": [warning for warning in advice if warning.startswith(f"{prediction.step.name}: ")]}
             for prediction in predictions
@@ -127,6 +135,8 @@ def plan(
     workspace.console.print(
         f"{running} of {len(predictions)} steps would run" if running else "nothing to do: all steps have a result"
     )
+    for name, planned in memory.items():
+        workspace.console.print(memory_line(name, planned), soft_wrap=True)
     for doubt in advice:
         workspace.console.print(Text(f"warning: {doubt}", style="yellow"), soft_wrap=True)
 

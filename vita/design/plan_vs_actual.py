@@ -37,6 +37,13 @@ def plan_vs_actual(
     return [row for row in rows if row is not None]
 
 
+def memory_vs_actual(record: Mapping[str, Any]) -> list[PredictedFigure]:
+    """Return the predicted and the measured peak of the memory of a tuning run; nothing without both."""
+    predicted = (record.get("predicted_memory") or {}).get("total")
+    row = _row("bytes of memory", predicted, record.get("peak_memory_bytes"))
+    return [] if row is None else [row]
+
+
 def _bits(predicted: Mapping[str, float], actual: float | None) -> PredictedFigure | None:
     if actual is None:
         return None

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vita.nn import blocked  # noqa: F401 - registers its backend
 from vita.nn.architecture import Architecture
@@ -145,6 +146,8 @@ class Decoder(nn.Module):
         if architecture.window_rope_base is not None:
             self.window_rotary = Rotary(architecture, base=architecture.window_rope_base, scaled=False)
         self.context = architecture.context
+        self.recomputes = False
+        """True to compute the activations of each layer again in the backward pass, which saves memory."""
 
     def reset_tables(self) -> None:
         """Compute the tables that are not saved; called after `to_empty` of a model on the meta device."""
@@ -174,7 +177,10 @@ class Decoder(nn.Module):
         full, windowed = self._layer_inputs(ids.shape[1], positions, visible, cache)
         for index, layer in enumerate(self.layers):
             inputs = windowed if index in self.architecture.window_layers else full
-            states = layer(states, *inputs, cache, attention)
+            if self.recomputes and torch.is_grad_enabled() and cache is None:
+                states = checkpoint(layer, states, *inputs, cache, attention, use_reentrant=False)
+            else:
+                states = layer(states, *inputs, cache, attention)
         return self.norm(states)
 
     def _embed(self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "#B T"] | None) -> Float[Tensor, "B T D"]:

@@ -59,11 +59,15 @@ class TrainingRun:
         initial: str | None = None,
         row_length: int | None = None,
     ) -> None:
+        from vita.design.tuning_memory import weight_bytes
+        from vita.train.hardware import memory_in_use
         from vita.train.validation import fingerprint
 
         self.stage, self.settings, self.context = stage, settings, context
         self.source, self.initial = ModelFiles.of(source), initial
         self.model, self.training, self.before = model, training, fingerprint(model)
+        # Interpreter, libraries, data, and models that stay loaded beside the trained one.
+        self._other_memory = max(0, memory_in_use(context.machine.device) - weight_bytes(model))
         self.flops_per_token = model.architecture.flops_per_token(row_length) if row_length else 0
 
     @property
@@ -121,6 +125,7 @@ class TrainingRun:
         from vita.train.loop import EvalHook, train
         from vita.train.validation import RunCheck
 
+        self._predict_memory(trainer, tokens_per_step)
         interval = self.settings.eval_interval(self.steps // steps_per_round) * steps_per_round
         train_result = train(
             trainer,
@@ -141,6 +146,25 @@ class TrainingRun:
         allow = self.settings.allow_no_improvement
         check = RunCheck(self.stage, train_result, model, self.before, self.context.scratch, allow)
         return TrainedModel(self, train_result, model, check)
+
+    def _predict_memory(self, trainer: Trainer, tokens_per_step: int) -> None:
+        """Record the predicted peak of the memory; `peak_memory_bytes` is the measured one."""
+        from vita.design.tuning_memory import tuning_memory
+
+        if trainer.world.size > 1 or not tokens_per_step:
+            return
+        tokens = min(tokens_per_step, trainer.training.micro_batch_tokens)
+        number_bytes = trainer.precision.dtype.itemsize
+        state = sum(tensor.numel() * tensor.element_size() for tensor in trainer.optimizer.state().values())
+        memory = tuning_memory(
+            trainer.model,
+            tokens=tokens,
+            number_bytes=number_bytes,
+            optimizer=state,
+            recomputes=self.training.recompute_activations,
+        )
+        total = memory["total"] + self._other_memory
+        self.context.record["predicted_memory"] = {**memory, "other": self._other_memory, "total": total}
 
     def _description(self) -> str:
         """Return the resolved values of the settings, for the log."""

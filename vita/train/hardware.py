@@ -150,6 +150,17 @@ def reset_peak_memory(device: str) -> None:
         return  # other systems keep one peak for the lifetime of the process
 
 
+def memory_in_use(device: str) -> int:
+    """Return the bytes in use now: of the accelerator's memory, or on a CPU resident ones; 0 if unknown."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
 def peak_memory(device: str) -> int:
     """The most bytes held since `reset_peak_memory`: of the accelerator's memory, or on a CPU resident ones."""
     if torch.device(device).type == "cuda":

@@ -35,6 +35,9 @@ class StepSettings(Settings):
     """Maximum gradient norm over all parameters; larger gradients are clipped to it."""
     micro_batch_tokens: Count = MICRO_TOKENS
     """Number of tokens per micro-batch. A smaller number needs less memory and does not change the result."""
+    recompute_activations: bool = neutral(False)
+    """Compute the activations of each layer again in the backward pass. This needs much less memory and about a third
+    more time, and does not change the result."""
     precision: PrecisionChoice = "auto"
     """Data type of matrix products: bfloat16, float32, or auto (bfloat16 if the device supports it natively)."""
     compile: Literal["auto", "yes", "no"] = "auto"

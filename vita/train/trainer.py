@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vita.nn.adapters.attach import Adapter, adapter_of, attach, dropout
 from vita.nn.attention import Attention
 from vita.nn.blocked import blocked
-from vita.nn.transformer import SelfAttention, Transformer
+from vita.nn.transformer import Decoder, SelfAttention, Transformer
 from vita.spine.errors import ConfigError
 from vita.train.hardware import choose_precision, keep_freed_memory
 from vita.train.losses import Loss, Tensors
@@ -110,6 +110,9 @@ class Trainer:
             if name in self.master_params and parameter is not self.master_params[name]
         }
         self.learner = learner
+        for part in rounded.modules():
+            if isinstance(part, Decoder):
+                part.recomputes = training.recompute_activations
         self.run = torch.compile(learner, fullgraph=True, dynamic=False) if self.compiled else learner
         self.optimizer = Optimizer(self.master_params, training.optimization, dtype=self.precision.dtype)
         self.step_filter = StepFilter(patience=training.patience, outliers=training.outliers)
@@ -233,9 +236,9 @@ class Trainer:
     def _gradients(self, batch: StepBatch, function: Loss | None) -> dict[str, float]:
         sums: dict[str, Tensor] = {}
         for index, tensors in enumerate(self._micro_batches(batch.tensors)):
-            with self._adapter_dropout(index):
+            with self._adapter_dropout(index):  # also while activations are computed again
                 loss, figures = self.learner(tensors, function) if function else self.run(tensors)
-            (loss / max(batch.targets, 1.0)).backward()
+                (loss / max(batch.targets, 1.0)).backward()
             self._accumulate_master_gradients()
             for name, value in {"loss": loss.detach(), **figures}.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
@@ -287,6 +290,11 @@ class Trainer:
             if self.training.compile == "yes":
                 problem = "an adapter with dropout or a quantized base cannot be compiled"
                 raise ConfigError("compile", problem, hint="set `compile: no`")
+            return False
+        if self.training.recompute_activations:
+            if self.training.compile == "yes":
+                hint = "set `compile: no`"
+                raise ConfigError("compile", "cannot be combined with `recompute_activations`", hint=hint)
             return False
         device = torch.device(self.world.device).type
         pays = flops >= MIN_COMPILE_FLOPS.get(device, float("inf"))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vita.nn.adapters.quantization import QuantizedLinear
+from vita.nn.feedforward import Linear
 
 # N outputs, M inputs, R rank
 
@@ -136,7 +137,7 @@ class AdaptedLinear(nn.Module):
 def plain_linear(weight: Tensor, bias: Tensor | None, *, trainable: bool) -> nn.Linear:
     """Return a linear layer with these tensors, without a copy."""
     with torch.device("meta"):
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        linear = Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight = _parameter(weight, trainable)
     if bias is not None:
         linear.bias = _parameter(bias, trainable)

@@ -63,7 +63,10 @@ class QuantizedLinear(nn.Module):
         """Return a linear layer with the quantized matrix of `linear`, and its bias."""
         with torch.device("meta"):
             quantized = cls(linear.in_features, linear.out_features, kind, double=double)
+        quantized.bias = linear.bias
         weight = linear.weight.detach()
+        if weight.is_meta:
+            return quantized
         if kind == "int8":
             quantized.codes, quantized.scales = int8_codes(weight)
         else:
@@ -73,7 +76,6 @@ class QuantizedLinear(nn.Module):
                 quantized.scale_codes, quantized.scales = dynamic_codes(scales - quantized.scale_mean)
             else:
                 quantized.scales = scales
-        quantized.bias = linear.bias
         return quantized
 
     def dense(self, dtype: torch.dtype) -> Float[Tensor, "N M"]:
