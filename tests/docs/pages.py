@@ -63,9 +63,8 @@ def model_folder(folder: Path) -> None:
 
 SUITE = "it runs the test suite, which contains this test"
 LIFE = "it installs Vita and trains for ten minutes"
-HUB = "it needs the Hugging Face Hub; tests/formats/test_adopt.py runs it with a local one"
+HUB = "it needs the Hugging Face Hub; tests/formats/test_open_weight_example.py runs it with a local one"
 PUSH = "it needs the Hugging Face Hub; tests/formats/test_export.py runs it with a local one"
-DIGITS = "the tokenizer of the example has two digits per token; tests/formats/test_export.py runs it with another"
 HARNESS = """\
 lm_eval --model local-completions --tasks lambada_openai \\
     --model_args model=mine,base_url=http://127.0.0.1:8000/v1/completions,max_length=512"""
@@ -87,7 +86,6 @@ PAGES = {
     "docs/export.md": Page(
         not_run={
             'vita push mine/dpo acme/mine --private --ungated "a first look"': PUSH,
-            'vita export mine/dpo --to gguf --quant q8_0 --ungated "a first look"': DIGITS,
         }
     ),
     "docs/lives.md": Page(files=readme_files, from_readme=False),
@@ -98,6 +96,10 @@ PAGES = {
         files=model_folder,
         not_run={
             "vita adopt Qwen/Qwen3-0.6B": HUB,
+            "vita live life.yaml": HUB,
+            "vita trace helpdesk/sft": HUB,
+            "vita chat helpdesk/sft": HUB,
+            "vita export helpdesk/sft --to gguf --quant q8_0": HUB,
             "vita adopt Qwen/Qwen3-0.6B --revision c1899de289a04d12100db370d81485cdf75e47ca": HUB,
         },
     ),

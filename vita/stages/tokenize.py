@@ -21,7 +21,7 @@ from vita.data.tokens.shards import SHARD_TOKENS, Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.reporting.figures import ReportContent
 from vita.reporting.page import write_report_pages
-from vita.spine.config import Settings, neutral
+from vita.spine.config import Settings
 from vita.spine.errors import DataError
 from vita.spine.plan import Context, Draft
 from vita.stages.kinds import Corpus, Model, Tokens
@@ -41,7 +41,7 @@ class Config(Settings):
     vocabulary: int = Field(4096, ge=259, le=2**31)
     """Size of the vocabulary: 256 bytes, 3 special tokens and merges. A larger one shortens texts and enlarges the
     model. Not used with the tokenizer of an input model."""
-    digits: Literal[1, 2, 3] = neutral(2)
+    digits: Literal[1, 2, 3] = 1
     """Largest number of digits in a token. llama.cpp can split numbers into groups of 1 or 3 digits, not of 2: a model
     whose tokenizer has 2 cannot be exported to GGUF. Not used with the tokenizer of an input model."""
     sample_bytes: int = Field(128 * 2**20, ge=2**16)

@@ -17,7 +17,7 @@ from typing import Any
 from vita.spine.config import unknown_name
 from vita.spine.errors import DataError
 
-DIGITS = 2
+DIGITS = 1
 """Digits per token by default."""
 
 
@@ -39,7 +39,7 @@ PATTERN = pattern()
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """Default pattern of a `ByteLevel` pre-tokenizer."""
 
-_VERIFIED_PATTERNS = (PATTERN, pattern(1), pattern(3), GPT2_PATTERN)
+_VERIFIED_PATTERNS = (*map(pattern, (1, 2, 3)), GPT2_PATTERN)
 """Patterns that match every character and that all engines interpret equally (a test compares them)."""
 
 _MAX_CHARACTERS = 100_000
