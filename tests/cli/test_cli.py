@@ -90,7 +90,7 @@ def test_single_stages_follow_one_another_under_one_name(vita: Vita, tmp_path: P
     text = "The cat sat on the mat, and the dog sat on the log. " * 40
     (tmp_path / "text.txt").write_text("\n\n".join(f"Page {number}. {text}" for number in range(30)))
     assert vita("curate", "text.txt", "--set", "sources.0.cut_at=blank_lines", "--set", "filters=[]")[0] == 0
-    code, out, err = vita("tokenize", "--vocabulary", "300", "--name", "my")
+    code, out, err = vita("tokenize", "--vocabulary", "280", "--name", "my")
     assert code == 0, err
     assert "my/tokenize" in out
     code, _, err = vita("pretrain")

@@ -115,11 +115,17 @@ def test_a_model_of_a_life_with_a_gate_needs_an_approval_or_a_reason(local: Loca
     assert (result["clearance"]["status"], result["clearance"]["reason"]) == ("ungated", "a test")
 
 
-def test_an_adapter_is_not_exported_as_a_model(local: LocalVita, source: Path):
-    (source / "adapter_config.json").write_text("{}")
-    (source / "config.json").unlink()
-    error = local("export", str(source), "--to", "hf", code=6)
-    assert "adapter" in error or "config.json" in error
+def test_an_adapter_is_refused_by_name_until_it_is_merged(local: LocalVita, source: Path):
+    talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]}
+    (local.folder / "talks.jsonl").write_text(json.dumps(talk) + "\n" + json.dumps(talk).replace("a?", "c?") + "\n")
+    tuned = ("--model", str(source), "--adapter", "{rank: 2}", "--steps", "1", "--batch-size", "1", "--json")
+    local("sft", "talks.jsonl", *tuned)
+    for command in (("export", "my/sft", "--to", "gguf"), ("push", "my/sft", "me/copy")):
+        error = local(*command, code=6)
+        assert "my/sft: is an adapter, not a model; merge it into its base model first: `vita merge`" in error
+    local("merge", "my/sft", "--json")
+    local("export", "my/merge", "--to", "gguf", "--quant", "f32", "-o", "merged.gguf")
+    assert (local.folder / "merged.gguf").is_file()
 
 
 def test_wrong_options_of_an_export_are_one_line(local: LocalVita, source: Path):

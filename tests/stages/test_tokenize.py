@@ -20,7 +20,7 @@ from vita.stages import tokenize
 from vita.stages.kinds import Corpus, Model, Tokens
 from vita.testing import byte_tokenizer
 
-TEXTS = [f"The cat number {i} sat on mat {i * 7}; naïve 猫 said “miau”.\n" * (1 + i % 5) for i in range(40)]
+TEXTS = [f"The cat number {i} sat on mat {i * 7}; naïve 猫 said “miau” and slept.\n" * (1 + i % 5) for i in range(40)]
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 from vita.nn import hf
 from vita.spine.errors import ModelError
+from vita.spine.model_files import is_adapter_folder
 
-ADAPTER = "adapter_config.json"
 CARD = "README.md"
 _OWN_FILES = {hf.DESCRIPTION, "report"}
 """Files of Vita, which other programs do not read."""
@@ -18,7 +18,7 @@ _OWN_FILES = {hf.DESCRIPTION, "report"}
 
 def require_model(folder: Path, *, where: str) -> None:
     """Refuse a folder that is no complete model, such as an adapter."""
-    if (folder / ADAPTER).is_file() and not (folder / hf.CONFIG).is_file():
+    if is_adapter_folder(folder):
         raise ModelError(where, "is an adapter, not a model", hint="merge it into its base model first: `vita merge`")
     if not (folder / hf.CONFIG).is_file():
         raise ModelError(where, f"holds no {hf.CONFIG}")

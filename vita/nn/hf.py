@@ -1,4 +1,4 @@
-"""Models as Hugging Face folders, compatible with transformers, vLLM and llama.cpp in both directions.
+"""Models as Hugging Face folders, in the format of transformers in both directions.
 
     model = load(folder)
     save(model, other)            # config.json and model.safetensors

@@ -29,7 +29,7 @@ def check_with_llama_cpp(folder: Path, description: GgufTokenizer) -> str | None
     Return a note for the user where llama.cpp is not installed.
     """
     if not is_installed():
-        return "llama.cpp is not installed here, so its tokenization was not compared: pip install xllamacpp"
+        return "llama.cpp is not installed here, so its tokenization was not compared: pip install 'vita-lm[llama-cpp]'"
     tokenizer = Tokenizer.load(folder)
     with tempfile.TemporaryDirectory(prefix="vita-gguf-") as temporary:
         path = Path(temporary) / "vocabulary.gguf"
