@@ -48,7 +48,7 @@ class UnwrittenField(DataError):
 
 @dataclass(frozen=True)
 class TemplateFeatures:
-    """What a chat template writes of messages with calls and reasoning."""
+    """The parts of messages with calls and reasoning that a chat template writes."""
 
     form: MessageForm
     reads_reasoning: bool

@@ -31,7 +31,7 @@ from vita.nn.families import read_architecture
 
 @dataclass(frozen=True)
 class GgufReport:
-    """What was written."""
+    """The content of a written file."""
 
     path: Path
     bytes: int

@@ -34,7 +34,7 @@ from vita.nn.adapters.attach import (
 from vita.nn.adapters.config import LoraConfig
 from vita.nn.adapters.fused import join_updates
 from vita.nn.adapters.layers import AdaptedLinear
-from vita.nn.adapters.names import FileModule, module_names
+from vita.nn.adapters.names import PeftModule, module_names
 from vita.nn.transformer import Transformer
 from vita.spine.disk import write_atomically
 from vita.spine.errors import ModelError
@@ -123,7 +123,7 @@ def _read_tensors(files: ModelFiles, where: str) -> tuple[dict[str, dict[str, Te
     return dict(updates), parameters
 
 
-def _load_update(model: Transformer, module: FileModule, update: Mapping[str, Tensor], where: str) -> None:
+def _load_update(model: Transformer, module: PeftModule, update: Mapping[str, Tensor], where: str) -> None:
     """Copy the tensors of one module of the files; each part gets A, and its rows of B and of the magnitude."""
     layers = [model.get_submodule(part) for part in module.parts]
     for index, layer in enumerate(layers):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vita.nn.adapters.config import LoraConfig, pattern_at_end
 from vita.nn.adapters.layers import AdaptedLinear
-from vita.nn.adapters.names import FileModule, module_names
+from vita.nn.adapters.names import PeftModule, module_names
 from vita.nn.adapters.quantization import QuantizedLinear
 from vita.nn.transformer import Transformer
 
@@ -53,7 +53,7 @@ def _used(patterns: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _same_input(in_file: FileModule, parts: list[AdaptedLinear | None]) -> dict[str, Tensor] | None:
+def _same_input(in_file: PeftModule, parts: list[AdaptedLinear | None]) -> dict[str, Tensor] | None:
     """Return the update of parts that share one A, as a single part does; None if they do not."""
     layers = [part for part in parts if part is not None]
     first = layers[0].lora_A.weight
@@ -66,7 +66,7 @@ def _same_input(in_file: FileModule, parts: list[AdaptedLinear | None]) -> dict[
     return joined | _vectors(in_file, layers)
 
 
-def _block_diagonal(model: Transformer, in_file: FileModule, parts: list[AdaptedLinear | None]) -> dict[str, Tensor]:
+def _block_diagonal(model: Transformer, in_file: PeftModule, parts: list[AdaptedLinear | None]) -> dict[str, Tensor]:
     """Return one update whose A stacks those of the parts; a part without an update has rows of 0 in B."""
     layers = [part for part in parts if part is not None]
     rank, scale = sum(layer.rank for layer in layers), layers[0].scale
@@ -94,7 +94,7 @@ def _unchanged(model: Transformer, name: str) -> AdaptedLinear:
     return layer
 
 
-def _vectors(in_file: FileModule, layers: list[AdaptedLinear]) -> dict[str, Tensor]:
+def _vectors(in_file: PeftModule, layers: list[AdaptedLinear]) -> dict[str, Tensor]:
     """Return the joined vectors: the bias of the update and the magnitude of DoRA."""
     joined: dict[str, Tensor] = {}
     biases = [layer.lora_B.bias.detach() for layer in layers if layer.lora_B.bias is not None]

@@ -19,7 +19,7 @@ from vita.nn.families.weight_map import WeightMap
 
 
 @dataclass(frozen=True)
-class FileModule:
+class PeftModule:
     """A module of the files and the modules of the decoder that it holds."""
 
     name: str
@@ -47,20 +47,20 @@ class ModuleNames:
 
     def __init__(self, architecture: Architecture) -> None:
         self.weights = weight_map(architecture)
-        self._by_part: dict[str, FileModule] = {}
-        self._by_name: dict[str, FileModule] = {}
+        self._by_part: dict[str, PeftModule] = {}
+        self._by_name: dict[str, PeftModule] = {}
         for name, module in self.weights.modules.items():
-            in_file = FileModule(name, module.own, module.rows, self.weights)
+            in_file = PeftModule(name, module.own, module.rows, self.weights)
             self._by_name[name] = in_file
             self._by_part |= dict.fromkeys(module.own, in_file)
 
-    def of_part(self, name: str) -> FileModule:
+    def of_part(self, name: str) -> PeftModule:
         """Return the module of the files that holds the module `name` of the decoder."""
-        return self._by_part.get(name) or FileModule(name, (name,))
+        return self._by_part.get(name) or PeftModule(name, (name,))
 
-    def named(self, name: str) -> FileModule:
+    def named(self, name: str) -> PeftModule:
         """Return the module of the files with this name."""
-        return self._by_name.get(name) or FileModule(name, (name,))
+        return self._by_name.get(name) or PeftModule(name, (name,))
 
     def to_files(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of the files for parameters of the decoder."""
