@@ -46,9 +46,11 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return run
 
 
-def chat_model(folder: Path, *, template: str | None = None, tokenizer: Tokenizer | None = None) -> str:
-    """A random chat model that reads 128 tokens at once."""
-    model = tiny_model(context=128)
+def chat_model(
+    folder: Path, *, template: str | None = None, tokenizer: Tokenizer | None = None, context: int = 128
+) -> str:
+    """A random chat model."""
+    model = tiny_model(context=context)
     initialize(model, "normal", seed=0)
     hf.save(model, folder)
     (tokenizer or byte_tokenizer()).save(folder)
@@ -390,3 +392,30 @@ def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:
     counts = json.loads((Path(folder) / "report" / "report.json").read_text())["details"]["counts"]
     assert counts["read"] == 7 == counts["prompts"] + counts["heldout_prompts"] + 3
     assert counts["dropped_repeated"] == counts["dropped_no_prompt"] == counts["dropped_not_json"] == 1
+
+
+def test_the_date_that_a_template_writes_in_training_is_fixed_and_recorded(vita: Vita) -> None:
+    dated = "{{ strftime_now('%d %B %Y') }} {% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    rows = written("rows.jsonl", [{"messages": [USER, ANSWER]}])
+    model = chat_model(Path("m"), template=dated)
+    code, printed = vita("data", "show", rows, "--model", model)
+    assert code == 0 and "26 July 2024" in printed.replace("│", "")
+    code, printed = vita("sft", rows, "--model", model, "--steps", "1", "--eval-fraction", "0", "--name", "d")
+    assert code == 0, printed
+    assert facts_of(vita, "d/sft")["template_date"] == "2024-07-26"
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_tools_are_learned_by_their_template_or_refused_with_the_row(vita: Vita, stage: str) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    row: dict[str, Any] = {"messages": [USER, called], "tools": [tool]}
+    if stage == "dpo":
+        row = {"prompt": [USER], "chosen": [called], "rejected": [ANSWER], "tools": [tool]}
+    rows = written("rows.jsonl", [row])
+    plain = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    code, printed = vita(stage, rows, "--model", chat_model(Path("n"), template=plain), "--steps", "1")
+    assert code == 3 and "rows.jsonl:1 from rows: chat template: does not write `tools`" in printed
+    code, printed = vita("data", "show", rows, "--model", chat_model(Path("m"), context=512))
+    call = '<tool_call>{"name": "weather", "arguments": {}}</tool_call><|im_end|>'
+    assert code == 0 and call in learned(printed).replace("⏎", "").replace("\n", "")

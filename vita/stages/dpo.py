@@ -199,7 +199,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
         _compare_pairs(before[count:], after, heldout_pairs, beta=config.beta) if isinstance(loss, PairwiseLoss) else {}
     )
     comparison = _compare_answers(config, original, evaluators, pairs, trained.open_engine(folder), context)
-    facts = _facts(trained.result.curve, pairs, pair_figures, comparison, steps=run.steps) | shared_facts
+    facts = _facts(trained.result.curve, pairs, pair_figures, comparison, steps=run.steps)
+    facts |= shared_facts | template.facts()
     _emit_summary(facts, context.emit)
     _write(config, inputs, trained, facts, pair_figures, comparison, folder)
     return Draft(Model, folder, facts)

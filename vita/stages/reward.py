@@ -144,7 +144,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Reward]:
         hf.describe(shape, folder, **progress)
     template.save_where_missing(folder)
     gap = calibration(scores)[1] if scores else None
-    facts = _facts(result.curve, pairs, figures, gap, steps=result.steps) | shared_facts
+    facts = _facts(result.curve, pairs, figures, gap, steps=result.steps) | shared_facts | template.facts()
     if result.steps < training.schedule.steps:
         context.emit("note", text=f"early stopping after {result.steps} of {training.schedule.steps} steps")
     if figures:

@@ -115,7 +115,7 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     result, shared_facts = trained.result, trained.facts(loss_evidence(trained.result))
     before = {f"{name}_before": result.curve[0].get(name) for name in ("heldout_loss", "heldout_accuracy")}
     after = {name: last_value(result.curve, name) for name in ("heldout_loss", "heldout_accuracy")}
-    values = {"steps": steps, **dialogues.facts(), **before, **after, **shared_facts}
+    values = {"steps": steps, **dialogues.facts(), **template.facts(), **before, **after, **shared_facts}
     facts = {"chat": True, **{name: value for name, value in values.items() if value is not None}}
     if heldout:
         context.emit("note", text="held out: " + ", ".join(f"{name} {facts[name]:.3f}" for name in {**before, **after}))

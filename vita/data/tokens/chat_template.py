@@ -159,10 +159,9 @@ class ChatTemplate:
         """Return what the template writes of calls and reasoning."""
         return TemplateFeatures.of(self.source, self.render_inputs)
 
-    @property
-    def is_dated(self) -> bool:
-        """Return True if the template reads the clock."""
-        return "strftime_now" in self.source
+    def facts(self) -> dict[str, str]:
+        """Return the date that the template reads in training, if it reads the clock."""
+        return {"template_date": f"{self.clock():%Y-%m-%d}"} if "strftime_now" in self.source else {}
 
     @cached_property
     def _syntax_tree(self) -> nodes.Template:
