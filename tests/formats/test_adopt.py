@@ -81,6 +81,7 @@ def test_the_token_opens_a_gated_model_and_is_never_printed(vita: Vita, hub: Hub
     assert "hf_secret123" not in output + refused
 
 
+@pytest.mark.slow
 def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
     (vita.folder / "talks.jsonl").write_text(
@@ -108,6 +109,7 @@ def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vi
     assert [(row["step"], row["runs"]) for row in plan] == [("adopt", True), ("sft", True)]
 
 
+@pytest.mark.slow
 def test_a_misspelt_name_of_the_store_is_not_sent_to_the_hub(vita: Vita, hub: HubServer, source: Path):
     vita("adopt", str(source), "--life", "cat")
     talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]}
@@ -116,6 +118,33 @@ def test_a_misspelt_name_of_the_store_is_not_sent_to_the_hub(vita: Vita, hub: Hu
     error = vita("chat", "cat/sfft", code=4)
     assert "did you mean `cat/sft`?" in error
     assert not hub.requests
+
+
+def test_the_shards_of_an_index_are_adopted_and_no_other_weights(vita: Vita, hub: HubServer, source: Path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source / "model.safetensors")
+    (source / "model.safetensors").unlink()
+    names, weight_map = sorted(tensors), {}
+    for part, chosen in enumerate((names[::2], names[1::2])):
+        file = f"model-{part + 1:05}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in chosen}, source / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(chosen, file)
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    hub.add_model("acme/shards", source, extra={**UNSAFE, "consolidated.safetensors": b"x"})
+    shown = json.loads(vita("adopt", "acme/shards", "--json"))
+    weights = sorted(name for name in shown["files"] if name.endswith(".safetensors"))
+    assert weights == sorted(set(weight_map.values()))
+    assert vita("generate", "acme/shards", "a", "--max-tokens", "2")
+
+
+def test_a_reference_that_is_nothing_says_what_a_model_can_be(tmp_path: Path):
+    from vita.formats.model_source import ModelSource
+    from vita.spine.errors import ModelError
+
+    for reference in ("gpt2", "nowhere/at/all", "missing.gguf"):
+        with pytest.raises(ModelError, match="there is no such model; give an id of the Hub"):
+            ModelSource(reference).identify(None, where="adopt")
 
 
 def test_code_of_a_repository_is_never_needed_or_run(vita: Vita, hub: HubServer, source: Path):

@@ -15,6 +15,7 @@ from typing import Any
 from vita.formats.hub import resolve_commit
 from vita.formats.hub_reference import GGUF_SUFFIX, HubReference, hub_reference
 from vita.spine.config import InputPath
+from vita.spine.errors import ModelError
 from vita.spine.store import canonical_json
 
 
@@ -46,6 +47,9 @@ class ModelSource(InputPath):
     def identify(self, ledger: Any, *, where: str) -> str | None:
         """Return the identity of a model on the Hub: its id and commit. A local path is identified by its bytes."""
         if (reference := self.hub) is None:
+            if not self.path.exists():
+                hint = "give an id of the Hub (owner/name), a model folder, a GGUF file or a name in the store"
+                raise ModelError(where, f"{self}: there is no such model", hint=hint)
             return None
         commit = resolve_commit(reference, ledger=ledger)
         pinned_commits[str(self)] = commit
