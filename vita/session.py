@@ -29,10 +29,14 @@ from vita.data.sources.fields import FormatMismatch
 from vita.data.sources.messages import parse_message
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.dialogue_encoding import encode, encode_prompt
+from vita.infer.adapter_folder import save_adapter_beside
 from vita.infer.engine import Engine
 from vita.infer.pretrained import Pretrained
 from vita.infer.sampling import Sampling
 from vita.nn import hf
+from vita.nn.adapters.attach import BaseQuantization, adapter_of, attach
+from vita.nn.adapters.config import LoraConfig
+from vita.nn.adapters.settings import AdapterSettings
 from vita.nn.transformer import Transformer
 from vita.spine.config import build
 from vita.spine.errors import ConfigError, DataError, TrainingError
@@ -222,8 +226,14 @@ class TrainingSession:
     # -- files
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model as a folder that transformers opens; `vita adopt FOLDER` records it in a store."""
+        """Write the model as a folder that transformers opens; `vita adopt FOLDER` records it in a store.
+
+        An adapter is written in peft's format, with the path of its base model.
+        """
         hf.check_finite(self.model, self._files)
+        if adapter_of(self.model) is not None:
+            save_adapter_beside(self.model, Path(folder), source=self._files, steps=self.steps, tokens=self._targets)
+            return Path(folder)
         hf.save_successor(self.model, folder, source=self._files, steps=self.steps, tokens=self._targets)
         return Path(folder)
 
@@ -242,13 +252,25 @@ class TrainingSession:
         self._targets = stored.state["targets"]
 
 
-def open_model(model: str | Path, **settings: Any) -> TrainingSession:
+def open_model(
+    model: str | Path, *, adapter: str | Mapping[str, Any] | None = None, seed: int = 0, **settings: Any
+) -> TrainingSession:
     """Open a model for training: a folder, a name of the store, or an id of the Hugging Face Hub.
 
     `settings` are the arguments of `TrainingSession`. A model that is neither a folder nor in the store is adopted
-    first.
+    first. With `adapter` (`lora`, `rslora`, `dora`, `qlora`, or settings such as `{"rank": 8}`) only a new adapter is
+    trained, which starts from `seed`; a folder that holds an adapter continues it.
     """
-    return TrainingSession(Pretrained.load(_folder(model)), **settings)
+    pretrained = Pretrained.load(_folder(model), quantized=True)
+    if adapter is not None:
+        if pretrained.files.is_adapter:
+            problem = "the model has an adapter, which continues"
+            raise ConfigError("open_model.adapter", problem, hint="leave it out, or merge the adapter first")
+        values = {"type": adapter} if isinstance(adapter, str) else adapter
+        chosen = build(AdapterSettings, values, where="open_model.adapter")
+        quantization = BaseQuantization(chosen.quantization, chosen.double_quantization)
+        attach(pretrained.model, LoraConfig.of(chosen), quantization=quantization, seed=seed)
+    return TrainingSession(pretrained, **settings)
 
 
 def _folder(model: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,36 @@ def test_a_checkpoint_holds_only_the_adapter_and_resumes_to_the_same_bytes() -> 
     resumed.load(tensors, stopped.state())
     assert [resumed.step(batch(step)).loss for step in range(3, 6)] == losses[3:]
     assert all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in straight.tensors().items())
+
+
+def test_a_training_loop_of_the_python_api_trains_and_saves_an_adapter(vita: Vita, tmp_path: Path) -> None:
+    from vita.session import open_model
+    from vita.spine.errors import ConfigError
+
+    session = open_model(tmp_path / "base", adapter={"type": "dora", "rank": 2}, precision="float32", device="cpu")
+    example = session.encode([{"role": "user", "content": "say mu"}, {"role": "assistant", "content": "mumu"}])
+    losses = []
+    for _ in range(3):
+        losses.append(session.forward_backward("cross_entropy", [example])["loss"])
+        session.optim_step(0.01)
+    assert losses[-1] < losses[0]
+    saved = session.save(tmp_path / "saved")
+    ids = torch.randint(0, 259, (1, 12))
+    assert torch.equal(logits_of(saved, ids), session.model(ids))
+    assert (saved / "adapter_model.safetensors").exists() and not (saved / "model.safetensors").exists()
+    again = open_model(saved, precision="float32", device="cpu")
+    assert torch.equal(again.model(ids), session.model(ids))
+    with pytest.raises(ConfigError, match="the model has an adapter, which continues"):
+        open_model(saved, adapter="lora")
+
+
+def test_an_archived_adapter_opens_with_the_base_inside_it(vita: Vita, tmp_path: Path) -> None:
+    run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "{rank: 2}", "--steps", "2", *QUICK)
+    archived = tmp_path / "archive" / "model"
+    shutil.copytree(folder_of(vita, "my/sft"), archived)
+    shutil.copytree("base", archived / "base")
+    ids = torch.randint(0, 259, (1, 12))
+    assert torch.equal(logits_of(archived, ids), logits_of(folder_of(vita, "my/sft"), ids))
 
 
 @pytest.mark.slow

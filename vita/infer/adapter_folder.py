@@ -30,3 +30,16 @@ def save_adapter_successor(model: Transformer, folder: Path, *, source: ModelFil
     if quantization := adapter.quantization.as_json():
         values[QUANTIZATION] = quantization
     write_description(folder, values)
+
+
+def save_adapter_beside(model: Transformer, folder: Path, *, source: ModelFiles, **progress: int) -> None:
+    """Save the adapter of a model outside of a store, with the path of its base model."""
+    adapter = adapter_of(model)
+    assert adapter is not None
+    save_adapter(model, folder, base=str(source.weights.folder.resolve()))
+    hf.copy_tokenizer_files(source, folder)
+    hf.pad_left(folder)
+    values: dict[str, object] = {"context": model.architecture.context, **progress}
+    if quantization := adapter.quantization.as_json():
+        values[QUANTIZATION] = quantization
+    write_description(folder, values)

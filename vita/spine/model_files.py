@@ -138,10 +138,12 @@ def base_folder(folder: Path) -> Path:
     """Return the folder of the base model of an adapter.
 
     It is the artifact of that digest beside the adapter in a store, the folder `base` beside the adapter in a release,
-    or the path in `base_model_name_or_path`, which may be relative to the adapter or to the working folder.
+    or inside the adapter in an archive, or the path in `base_model_name_or_path`, which may be relative to the adapter
+    or to the working folder.
     """
     reference = base_reference(folder)
     places = [folder.parent / BASE] if (folder.parent / RELEASE).is_file() else []
+    places.append(folder / BASE)
     if reference:
         places = [*places, folder.parent / reference, Path(reference).expanduser(), folder / reference]
     for place in places:

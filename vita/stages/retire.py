@@ -25,6 +25,7 @@ from vita.spine.config import Settings
 from vita.spine.disk import write_atomically
 from vita.spine.errors import PlanError
 from vita.spine.ledger import Ledger
+from vita.spine.model_files import BASE, ModelFiles
 from vita.spine.plan import Context, Draft
 from vita.spine.stage import explicit_only
 from vita.spine.store import Store
@@ -71,6 +72,8 @@ def run(config: Config, inputs: Inputs, context: Context) -> Draft[Archive]:
     release = _release(inputs)
     folder = context.draft_folder()
     shutil.copytree(inputs.model.path, folder / WEIGHTS)
+    if (base := ModelFiles(inputs.model.path).base) is not None:
+        shutil.copytree(base.folder, folder / WEIGHTS / BASE)
     _dump(folder / "recipe.json", list(context.lineage))
     _dump(folder / "tombstone.json", _tombstone(config, inputs, release))
     (folder / LOCK).write_text(archive.constraints(archive.packages()), encoding="utf-8")
