@@ -1,4 +1,4 @@
-"""A Hub on this machine, and `vita` as a process that uses it."""
+"""A Hub on this machine, and `vita` with it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def hub() -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def vita(tmp_path: Path, hub: HubServer) -> Vita:
-    return Vita(tmp_path / "work", hub)
-
-
-@pytest.fixture
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LocalVita:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
     return LocalVita(folder, command_runner(capsys))
+
+
+@pytest.fixture
+def vita(local: LocalVita, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Vita:
+    return Vita(local, hub, monkeypatch)

@@ -1,32 +1,19 @@
-"""Runs `vita` as a process in a folder of its own, with a Hub on this machine."""
+"""Runs `vita` in a folder of its own, with a Hub on this machine and the real client library."""
 
 from __future__ import annotations
 
-import subprocess
+import io
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.cli.models import Vita as Runner
 from tests.hub_server import HubServer
 
 
-class Vita:
-    """`vita("ls")` returns the standard output, or with `code` the standard error of a failing command."""
-
-    def __init__(self, folder: Path, hub: HubServer) -> None:
-        self.folder, self.hub = folder, hub
-        self.folder.mkdir(exist_ok=True)
-
-    def __call__(self, *words: str, code: int = 0, text: str = "", **variables: str) -> str:
-        environment = self.hub.environment(self.folder, OMP_NUM_THREADS="1", VITA_DEVICE="cpu", **variables)
-        command = [sys.executable, "-m", "vita", *words]
-        done = subprocess.run(command, cwd=self.folder, env=environment, input=text, capture_output=True, text=True)
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-        return done.stdout if code == 0 else done.stderr
-
-
 class LocalVita:
-    """The same in this process, which is faster and has no Hub."""
+    """`vita("ls")` returns the standard output, or with `code` the standard error of a failing command."""
 
     def __init__(self, folder: Path, run: Runner) -> None:
         self.folder, self._run = folder, run
@@ -35,3 +22,32 @@ class LocalVita:
         got, out, err = self._run(*words)
         assert got == code, f"{out}\n{err}"
         return out if code == 0 else err
+
+
+class Vita:
+    """The same with a Hub: `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` are those of one command.
+
+    huggingface_hub reads the environment when it is imported, so its constants are set as the variables would set them.
+    """
+
+    def __init__(self, local: LocalVita, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.hub = local.folder, hub
+        self._local, self._monkeypatch = local, monkeypatch
+
+    def __call__(self, *words: str, code: int = 0, text: str = "", **variables: str) -> str:
+        from huggingface_hub import constants
+
+        endpoint = variables.pop("HF_ENDPOINT", self.hub.url)
+        with self._monkeypatch.context() as patch:
+            patch.setattr(constants, "ENDPOINT", endpoint)
+            template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+            patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            patch.setattr(constants, "HF_HUB_OFFLINE", variables.pop("HF_HUB_OFFLINE", "0") == "1")
+            patch.setattr(constants, "HF_HUB_CACHE", str(self.folder / "hf" / "hub"))
+            patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+            patch.setattr(constants, "HF_TOKEN_PATH", str(self.folder / "hf" / "token"))
+            patch.delenv("HF_TOKEN", raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.StringIO(text))
+            return self._local(*words, code=code)

@@ -81,7 +81,6 @@ def test_the_token_opens_a_gated_model_and_is_never_printed(vita: Vita, hub: Hub
     assert "hf_secret123" not in output + refused
 
 
-@pytest.mark.slow
 def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
     (vita.folder / "talks.jsonl").write_text(
@@ -109,7 +108,6 @@ def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vi
     assert [(row["step"], row["runs"]) for row in plan] == [("adopt", True), ("sft", True)]
 
 
-@pytest.mark.slow
 def test_a_misspelt_name_of_the_store_is_not_sent_to_the_hub(vita: Vita, hub: HubServer, source: Path):
     vita("adopt", str(source), "--life", "cat")
     talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]}

@@ -92,7 +92,7 @@ def test_transformers_opens_the_exported_folder_with_equal_logits_and_all_stops(
     assert "exists already" in error
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the HTTP library of huggingface_hub
 def test_a_push_uploads_weights_card_and_licence_and_is_recorded(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
     result = json.loads(vita("push", "acme/tiny", "me/copy", "--gguf", "q8_0", "--json", HF_TOKEN="hf_secret123"))

@@ -251,7 +251,9 @@ def _explained(error: Exception, reference: HubReference | str) -> VitaError:
         return ModelError(where, problem, hint="check HF_TOKEN" if _status(error) in (401, 403) else "try again later")
     if isinstance(error, errors.HFValidationError):
         return ModelError(where, expected="an id of the form owner/name", got=str(model))
-    return ModelError(where, f"cannot be downloaded: {type(error).__name__}")
+    causes = [str(cause) for cause in (error, error.__cause__) if cause is not None]
+    text = re.sub(r"hf_\w+|Bearer \S+", "...", " ".join(" ".join(causes).split()))[:300]  # never a token
+    return ModelError(where, f"failed with {type(error).__name__}: {text}")
 
 
 def _unreachable_text(error: Exception) -> str:
