@@ -108,8 +108,11 @@ def test_options_that_change_the_computation_are_refused_by_name(tmp_path: Path)
 def test_low_rank_adapters_of_embeddings_are_refused_by_name(tmp_path: Path) -> None:
     base = saved_base(tmp_path / "base")
     peft_adapter(base, tmp_path / "peft", target_modules=["embed_tokens", "q_proj"])
-    with pytest.raises(ModelError, match="embedding"):
+    with pytest.raises(ModelError, match="adapts an embedding with low rank"):
         load_adapter(hf.load(base), ModelFiles(tmp_path / "peft"))
+    peft_adapter(base, tmp_path / "head", target_modules=["lm_head", "q_proj"])
+    with pytest.raises(ModelError, match="adapts the output head with low rank"):
+        load_adapter(hf.load(base), ModelFiles(tmp_path / "head"))
 
 
 def test_a_tied_head_cannot_be_trained_in_full(tmp_path: Path) -> None:

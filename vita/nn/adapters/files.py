@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from vita.nn.adapters.attach import (
+    HEAD,
     Adapter,
     BaseQuantization,
     adaptable_linears,
@@ -54,6 +55,9 @@ def load_adapter(model: Transformer, files: ModelFiles, *, quantization: BaseQua
     where = str(files.path(ADAPTER_WEIGHTS))
     updates, parameters = _read_tensors(files, where)
     names = {in_file for _, in_file in adaptable_linears(model)}
+    if HEAD in updates:
+        hint = "merge the adapter with peft (`merge_and_unload`) and open the merged model"
+        raise ModelError(f"{where}: {HEAD}", "adapts the output head with low rank, which is not supported", hint=hint)
     if unknown := sorted(updates.keys() - names):
         hint = "the adapter belongs to another base model, or adapts a kind of module that is not supported"
         raise ModelError(f"{where}: {unknown[0]}", "is not a linear module of the base model", hint=hint)
