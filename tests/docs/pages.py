@@ -72,7 +72,17 @@ QUESTION = {"vita chat": "What did I write about tea?\n"}
 
 PAGES = {
     "README.md": Page(
-        files=readme_files, from_readme=False, typed=QUESTION, not_run={"make life": LIFE, "make test": SUITE}
+        files=readme_files,
+        from_readme=False,
+        typed=QUESTION,
+        not_run={
+            "make life": LIFE,
+            "make test": SUITE,
+            "vita live helpdesk.yaml": HUB,
+            "vita trace helpdesk/merge": HUB,
+            "vita chat helpdesk/merge": HUB,
+            "vita export helpdesk/merge --to gguf --quant q8_0": HUB,
+        },
     ),
     "CONTRIBUTING.md": Page(
         from_readme=False,

@@ -14,6 +14,7 @@ from vita.data.records import Message, ToolCall
 from vita.data.sources.read import Source
 from vita.evals.tool_calls import ToolCallItem, figures, is_valid, judge, read
 from vita.infer.answer_formats.answer_format import ParsedAnswer
+from vita.stages.test import ToolCallFile
 
 QUESTION = (Message("user", "Weather in Köln?"),)
 
@@ -94,3 +95,14 @@ def test_the_stage_reports_the_calls_of_a_model(
     assert facts["tool_calls/unneeded_call"] == 0
     code, printed = vita("test", model, "--set", "tool_calls=nothing.jsonl", "--name", "u")
     assert code != 0 and "nothing.jsonl" in printed and "Traceback" not in printed
+
+
+def test_the_conversations_of_a_world_that_call_its_tool_are_items() -> None:
+    world = {"seed": 1, "things": 40, "documents": 20, "dialogues": 200, "conversations": {"lookup": 1}}
+    file = ToolCallFile.model_validate({"world": world})
+    items = read(file.source)
+    called = [item for item in items if item.expected]
+    assert called and {call.name for item in called for call in item.expected} == {"lookup"}
+    assert all(item.variables.tools for item in items)
+    with pytest.raises(ValueError, match="set `path` or `world`"):
+        ToolCallFile.model_validate({"path": "x.jsonl", "world": world})

@@ -50,7 +50,7 @@ def test_the_example_runs_as_it_is_shown(page: str, vita: Vita, hub: HubServer, 
     pytest.importorskip("gguf")
     hub.add_model(MODEL, save_chat_model(tmp_path / "tiny", context=512))
     life, commands = example(page)
-    (vita.folder / "life.yaml").write_text(life)
+    (vita.folder / shlex.split(commands[0])[2]).write_text(life)
     material.write_dialogues(vita.folder / "conversations.jsonl")
     assert [command.split()[1] for command in commands][:2] == ["live", "trace"]
     for command in commands:
@@ -59,6 +59,7 @@ def test_the_example_runs_as_it_is_shown(page: str, vita: Vita, hub: HubServer, 
             vita(*words, *TINY)
         else:
             vita(*words, text="Hello\n")
-    trace = json.loads(vita("trace", "helpdesk/sft", "--json"))
-    assert trace["made_from"][0]["origin"]["hub"] == MODEL
+    exported = next(shlex.split(command)[2] for command in commands if command.startswith("vita export"))
+    trace = json.loads(vita("trace", exported, "--json"))
+    assert MODEL in [(source.get("origin") or {}).get("hub") for source in trace["made_from"]]
     assert [use["format"] for use in trace["given_away"]] == ["gguf"]

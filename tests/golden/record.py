@@ -28,10 +28,12 @@ from vita.reporting.figures import read_report
 GOLDEN = Path(__file__).parent / "cat.json"
 ASSIGNMENTS = {
     "variables.world": {"seed": 0, "things": 40, "documents": 2500},
+    "variables.talk": {"seed": 0, "things": 40, "documents": 2500, "conversations": {"lookup": 1}},
     "variables.careful": {
         "seed": 0, "things": 40, "documents": 1500, "dialogues": 150, "polite": 0.9, "rude": 0,
-        "conversations": {"how_to": 0},
+        "conversations": {"how_to": 0, "lookup": 1},
     },
+    "variables.calls": {"seed": 7, "things": 40, "documents": 100, "dialogues": 100, "conversations": {"lookup": 1}},
     "settings.precision": "float32",
     "stages.design.depth": 2,
     "stages.design.width": 96,

@@ -79,8 +79,10 @@ class InstructionFile(Settings):
 class ToolCallFile(Settings):
     """Dialogues with tools."""
 
-    path: InputPath
+    path: InputPath | None = None
     """File of dialogues with `tools` in any format of `sft`."""
+    world: WorldSettings | None = None
+    """Settings of a built-in world whose conversations call tools, instead of a file."""
     limit: int | None = Field(None, ge=1)
     """Maximum number of answers, sampled by the seed."""
     max_tokens: int = Field(256, ge=1)
@@ -90,6 +92,17 @@ class ToolCallFile(Settings):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ToolCallFile:
+        if (self.path is None) == (self.world is None):
+            raise ValueError("set `path` or `world`")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """The source of the dialogues."""
+        return Source(path=self.path) if self.world is None else Source(world=self.world)
 
 
 class Config(Settings):
@@ -109,7 +122,7 @@ class Config(Settings):
     instructions: InstructionFile | None = neutral(None)
     """Verifiable instructions (IFEval): a path, or `{path, limit, max_tokens}`."""
     tool_calls: ToolCallFile | None = neutral(None)
-    """Dialogues with tools: whether the model calls the right functions. A path, or `{path, limit, max_tokens}`."""
+    """Dialogues with tools, to measure the calls of the model. A path, or `{path, world, limit, max_tokens}`."""
     edge_cases: bool = neutral(False)
     """Send edge cases to a chat model: empty, vague, contradictory or overlong messages, odd or special tokens."""
     as_chat: bool = False
@@ -262,7 +275,7 @@ def _tool_call_items(config: Config) -> list[tool_calls.ToolCallItem]:
     file = config.tool_calls
     if file is None:
         return []
-    return tool_calls.read(Source(path=file.path), limit=file.limit or config.limit, seed=config.seed)
+    return tool_calls.read(file.source, limit=file.limit or config.limit, seed=config.seed)
 
 
 def _call(
