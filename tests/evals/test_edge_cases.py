@@ -24,7 +24,9 @@ class Fake(Engine):
         super().__init__(tiny_model(context=192), byte_tokenizer(), template=ChatTemplate.default())
         self.said = Completion(text, tuple(ids) or (*text.encode(), self.tokenizer.end_of_turn), finish, ())  # type: ignore[arg-type]
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Any) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Any, *, visible: frozenset[int] = frozenset()
+    ) -> list[Completion]:
         super()._check([0] * max(map(len, prompts), default=1), "prompt", room=1)
         return [self.said for _ in prompts]
 

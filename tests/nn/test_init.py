@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_neighbouring_heads_begin_by_looking_so_many_places_back(heads: int, kv_
     seen: list[torch.Tensor] = []
     logits = attention.logits
 
-    def watched(*given: torch.Tensor) -> torch.Tensor:
+    def watched(*given: Any) -> torch.Tensor:
         scores = logits(*given)
         seen.append(scores.softmax(-1))
         return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ def _memorize(model: Transformer, rows: list[EncodedDialogue]) -> None:
     width = max(len(row.ids) for row in rows)
     ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in rows])
     learn = torch.tensor([row.learn + [False] * (width - len(row.ids)) for row in rows])
+    loss = torch.tensor(math.inf)
     for _ in range(300):
         logits = model(ids[:, :-1])[learn[:, 1:]]
         loss = F.cross_entropy(logits, ids[:, 1:][learn[:, 1:]])

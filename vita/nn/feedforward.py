@@ -24,9 +24,9 @@ class Linear(nn.Linear):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, states: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
-        """Multiply by the weight; a bias in float32 is rounded to the dtype of the states."""
-        return F.linear(states, self.weight, None if self.bias is None else self.bias.to(states.dtype))
+    def forward(self, input: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
+        """Multiply by the weight; a bias in float32 is rounded to the dtype of the input."""
+        return F.linear(input, self.weight, None if self.bias is None else self.bias.to(input.dtype))
 
 
 class FeedForward(nn.Module):

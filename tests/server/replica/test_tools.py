@@ -86,10 +86,10 @@ def test_a_stream_holds_the_same_parts_in_deltas(client: openai.OpenAI) -> None:
 def test_the_stream_helper_of_the_client_builds_the_same_message(client: openai.OpenAI) -> None:
     with client.chat.completions.stream(
         model="cat",
-        messages=[TWO],
-        tools=[WEATHER],
+        messages=[TWO],  # type: ignore[list-item]
+        tools=[WEATHER],  # type: ignore[list-item]
         temperature=0,
-        max_tokens=80,  # type: ignore[list-item]
+        max_tokens=80,
     ) as stream:
         final = stream.get_final_completion().choices[0]
     assert final.finish_reason == "tool_calls"

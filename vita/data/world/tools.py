@@ -113,7 +113,7 @@ def lookup(pen: WorldWriter) -> list[Message]:
     """Ask for a definition, which the assistant looks up."""
     entry = pen.asked_thing()
     question = say(pen.pick(ASKINGS), entry.thing)
-    return _called(question, LOOKUP, entry.thing.name, entry.definitions[0])
+    return _called(question, LOOKUP, entry.thing.a, entry.definitions[0])
 
 
 @conversation("calculation", share=0, variables=TemplateVariables(tools=(CALCULATOR.definition,)))
