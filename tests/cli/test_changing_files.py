@@ -100,7 +100,7 @@ def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypa
         log.write_text(f"ends {time.time_ns()}")
         return "page"
 
-    monkeypatch.setattr(curate, "render", writes)
+    monkeypatch.setattr(curate, "write_report_pages", writes)
     code, _, err = vita("curate", "in", *PLAIN)
     assert code == 0, err
 

@@ -65,7 +65,9 @@ def test_each_flaw_breaks_its_own_invariant_only(engine: Any, broken: set[str]) 
 
 def test_a_crash_is_counted_and_costs_no_other_case() -> None:
     class Crashing(Fake):
-        def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+        def generate(
+            self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, visible: frozenset[int] = frozenset()
+        ) -> list[Completion]:
             if any(len(ids) == 192 - 1 for ids in prompts):
                 raise RuntimeError("index out of range")
             return super().generate(prompts, sampling)

@@ -109,11 +109,11 @@ def plan(
     predictions = forecast(read.plan, workspace.store, workspace.ledger)
     artifacts = {prediction.step.name: prediction.artifact for prediction in predictions if prediction.artifact}
     advice = warnings(read.plan, read.file.gates, known=artifacts, store=workspace.store)
-    device = workspace.machine.device
+    machine = workspace.machine
     memory = {
         prediction.step.name: planned
         for prediction in predictions
-        if prediction.runs and (planned := planned_memory(prediction.step, artifacts, workspace.store, device=device))
+        if prediction.runs and (planned := planned_memory(prediction.step, artifacts, workspace.store, machine=machine))
     }
     if as_json:
         rows = [

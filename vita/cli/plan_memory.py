@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from vita.spine.errors import VitaError
 from vita.spine.plain_text import counted
-from vita.spine.plan import Step
-from vita.spine.store import Store
 
 if TYPE_CHECKING:
     from vita.nn.transformer import Transformer
+    from vita.spine.machine import Machine
+    from vita.spine.plan import Step
+    from vita.spine.store import Store
 
 
-def planned_memory(step: Step, artifacts: Mapping[str, str], store: Store, *, device: str) -> dict[str, Any] | None:
+def planned_memory(
+    step: Step, artifacts: Mapping[str, str], store: Store, *, machine: Machine
+) -> dict[str, Any] | None:
     """Return the predicted memory of a tuning step by purpose, in bytes; None if its model is not known yet.
 
     `artifacts` are the steps that have a result.
@@ -27,6 +30,7 @@ def planned_memory(step: Step, artifacts: Mapping[str, str], store: Store, *, de
         return None
     from vita.design.tuning_memory import tuning_memory
     from vita.stages.kinds import Model
+    from vita.stages.training import ROW_TOKENS
     from vita.train.hardware import choose_precision
 
     config: Any = step.config
@@ -35,9 +39,9 @@ def planned_memory(step: Step, artifacts: Mapping[str, str], store: Store, *, de
     except VitaError:
         return None  # the step itself reports it
     context = model.architecture.context
-    length = min(_first(config, "max_length", "sequence_length") or context, context)
+    length = min(_first(config, "max_length", "sequence_length") or ROW_TOKENS, context)
     tokens = min((_first(config, "batch_size", "prompts_per_step") or 1) * length, config.micro_batch_tokens)
-    number_bytes = choose_precision(device, config.precision).dtype.itemsize
+    number_bytes = choose_precision(machine.device, config.precision).dtype.itemsize
     memory = tuning_memory(
         model, tokens=max(tokens, length), number_bytes=number_bytes, recomputes=config.recompute_activations
     )

@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 from vita.data.sources.source import Source
 from vita.spine.config import Settings
 from vita.spine.errors import ConfigError, DataError, ModelError
-from vita.spine.plan import Context, Draft
-from vita.spine.stage import explicit_only
+from vita.spine.stage import Context, explicit_only
+from vita.spine.store import Draft
 from vita.stages.kinds import Model
 
 if TYPE_CHECKING:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vita.nn.architecture import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class FileModule:
 
     def join(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Join rows of the own modules into those of the file's module."""
+        import torch
+
         if len(self.own) == 1:
             return tensors[0]
         if self.heads:
