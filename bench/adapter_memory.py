@@ -4,7 +4,7 @@
 
 The models have no values (meta device), so the program needs neither weights nor a GPU. Unsloth states the minimum
 memory of a GPU for models of 8B parameters (docs.unsloth.ai, Unsloth requirements): 6 GB for QLoRA (4 bits), 22 GB for
-LoRA (16 bits). It computes activations again in the backward pass, and offloads them.
+LoRA (16 bits).
 """
 
 from __future__ import annotations

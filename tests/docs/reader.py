@@ -98,9 +98,12 @@ class Reader:
         target.write_text(text, encoding="utf-8")
 
     def _plan(self, block: Block) -> None:
-        """`vita plan` accepts every life that the page shows."""
+        """`vita plan` accepts every life that the page shows.
+
+        A life that starts from a model of the Hub needs a network; tests/formats/test_open_weight_example.py runs it.
+        """
         value = yaml.safe_load(block.text)
-        if isinstance(value, dict) and "stages" in value:
+        if isinstance(value, dict) and "stages" in value and "model" not in value:
             file = block.title or f"shown-{block.line}.yaml"
             if not block.title:
                 (self.folder / file).write_text(block.text, encoding="utf-8")
