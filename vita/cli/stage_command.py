@@ -144,7 +144,8 @@ def _run(workspace: Workspace, stage: Stage, options: dict[str, Any]) -> None:
     config = configure(stage, values, where=stage.name, shared={}, base=Path())
     input_sources = {}
     # The newest artifacts of the life, such as tokens, do not belong to a model that comes from outside of the store.
-    foreign = any(is_external(options[name]) for name in options if name.startswith("slot_") and options[name])
+    references = [value for name, value in options.items() if name.startswith("slot_") and value]
+    foreign = any(is_external(reference) and workspace.find_in_store(reference) is None for reference in references)
     for slot in stage.slots:
         reference = options.get(f"slot_{slot.name}")
         if reference == NOTHING and slot.optional:
