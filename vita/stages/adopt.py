@@ -74,6 +74,14 @@ class Inputs:
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:
     folder = context.draft_folder()
+    try:
+        return _adopt(config, inputs, context, folder)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # an adoption is not resumed, and a copy may be large
+        raise
+
+
+def _adopt(config: Config, inputs: Inputs, context: Context, folder: Path) -> Draft[Model]:
     origin = _fetch(config.model, folder, context)
     base = _refer_to_base(folder, inputs.base, where=str(config.model))
     _check_model(ModelFiles(folder, base=base), where=str(config.model))
