@@ -10,6 +10,7 @@ The messages use the key-value store of `torch.distributed`, at the address that
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import time
@@ -117,18 +118,29 @@ def connect(machine: Machine) -> Ranks:
     if machine.world_size == 1:
         return Ranks(machine)
     from torch.distributed.distributed_c10d import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
 
-    timeout = timedelta(seconds=CONNECT_SECONDS)
     try:
-        meeting = rendezvous("env://", machine.rank, machine.world_size, timeout=timeout)
-        store, _, _ = next(iter(meeting))
+        store = _shared_store(machine.rank, machine.world_size)
     except ValueError as error:
         hint = "start the processes with `torchrun`"
         raise ConfigError(f"{machine.world_size} processes", f"cannot find each other: {error}", hint=hint) from None
     except RuntimeError as error:
         raise _lost(machine, error) from None
     return Ranks(machine, PrefixStore(f"vita/plan-{next(_plans)}", store))
+
+
+@functools.cache
+def _shared_store(rank: int, size: int) -> Any:
+    """The key-value store of this process, which stays open for later plans.
+
+    A command that adopts a model runs two plans. If rank 0 closed its store in between, another process could connect
+    to the closing store for the second plan, and wait for ever.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    meeting = rendezvous("env://", rank, size, timeout=timedelta(seconds=CONNECT_SECONDS))
+    store, _, _ = next(iter(meeting))
+    return store
 
 
 @contextmanager
