@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.data.tokens.chat_template import FILE
-from vita.formats.gguf.library import gguf
+from vita.formats.gguf.packages import gguf
 from vita.formats.gguf.pre_tokenizers import patterns_of
 from vita.formats.gguf.reader import GgufFile
 from vita.spine.errors import ModelError

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from vita.data.tokens.tokenizer import Tokenizer
-from vita.formats.gguf.library import gguf
 from vita.formats.gguf.llama_cpp import LlamaCpp, is_installed
 from vita.formats.gguf.metadata import add_values
+from vita.formats.gguf.packages import gguf
 from vita.formats.gguf.probe_texts import probe_texts
 from vita.formats.gguf.tokenizer import GgufTokenizer
 from vita.spine.errors import ModelError

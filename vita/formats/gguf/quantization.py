@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vita.formats.gguf.library import K_QUANTS, gguf, llama_cpp
+from vita.formats.gguf.packages import K_QUANTS, gguf, llama_cpp
 from vita.spine.config import unknown_name
 from vita.spine.errors import MissingExtra
 

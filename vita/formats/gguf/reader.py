@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vita.formats.gguf.library import gguf
+from vita.formats.gguf.packages import gguf
 from vita.spine.errors import ModelError
 
 

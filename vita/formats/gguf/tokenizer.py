@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vita.data.tokens.tokenizer import Tokenizer, read_settings
-from vita.formats.gguf.library import gguf
+from vita.formats.gguf.packages import gguf
 from vita.formats.gguf.pre_tokenizers import matching_name
 from vita.formats.gguf.probe_texts import probe_texts
 from vita.formats.stops import stop_ids

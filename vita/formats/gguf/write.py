@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from vita.formats.gguf.architectures import Description, describe
-from vita.formats.gguf.library import gguf, quantize
 from vita.formats.gguf.metadata import add_values
+from vita.formats.gguf.packages import gguf, quantize
 from vita.formats.gguf.proof import check_with_llama_cpp
 from vita.formats.gguf.quantization import check_quantization, file_type, tensor_type
 from vita.formats.gguf.tensors import TensorSource, tensor_sources, tensor_value
