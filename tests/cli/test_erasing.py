@@ -129,7 +129,7 @@ def test_models_are_told_what_they_did_with_a_document(vita: Vita, mail: Path, t
     life = LIFE.replace("sources: [{world: {things: 20, documents: 200, dialogues: 20}}]", "sources: [mail]")
     life = life.replace("filters: []", "filters: [], held_out: 0.2").replace("steps: 12", "steps: 2")
     life = life.replace("sources: [{world: {things: 20, documents: 200, dialogues: 40}}]", "sources: [chats.jsonl]")
-    (tmp_path / "life.yaml").write_text(life.replace("vocabulary: 400", "vocabulary: 320"))
+    (tmp_path / "life.yaml").write_text(life.replace("vocabulary: 400", "vocabulary: 300"))
     code, _, err = vita("live", "life.yaml")
     assert code == 0, err
     uses = {
