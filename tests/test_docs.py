@@ -128,6 +128,7 @@ def test_a_wrong_command_would_be_found():
     assert _mistake(["--store", "elsewhere", "ls"]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_every_life_shown_can_be_read(block, tmp_path):
     value = yaml.safe_load(block.text)

@@ -60,6 +60,7 @@ def test_set_reaches_a_step_the_shared_settings_and_the_variables(tmp_path: Path
     assert read_life(_file(tmp_path), until="tokenize").plan.steps[-1].name == "tokenize"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

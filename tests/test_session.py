@@ -111,6 +111,7 @@ def test_training_from_a_saved_state_gives_the_same_bits(folder: Path, tmp_path:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_trained_answer_is_sampled_saved_and_reopened(folder: Path, tmp_path: Path) -> None:
     session = vita.open_model(folder)
     example = session.encode(conversation("Say ba.", "ba"))

@@ -128,6 +128,7 @@ def test_everything_that_the_base_folder_says_survives(
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_transformers_opens_the_tuned_folder_as_it_opened_the_base(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
@@ -144,6 +145,7 @@ def test_transformers_opens_the_tuned_folder_as_it_opened_the_base(
     assert tokenizer.convert_tokens_to_ids("<tool>") == original.convert_tokens_to_ids("<tool>") == 259
 
 
+@pytest.mark.slow
 def test_a_batch_of_padded_prompts_gives_the_answers_of_each_prompt_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

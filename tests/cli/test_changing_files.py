@@ -49,6 +49,7 @@ def moved_over(file: Path) -> None:
     other.replace(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [replaced, grown, shrunk, moved_over, Path.unlink])
 def test_a_file_that_changes_during_the_run_ends_it(vita: Vita, tmp_path: Path, change: Callable[[Path], None]) -> None:
     write(tmp_path / "in" / "a.jsonl", *documents(30_000, words=60))
@@ -80,6 +81,7 @@ def test_a_file_that_changes_during_the_run_ends_it(vita: Vita, tmp_path: Path, 
     assert len(rows(vita, "x/curate")) == 30_200
 
 
+@pytest.mark.slow
 def test_content_with_the_old_times_is_other_content(vita: Vita, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *documents(5))
     for _ in range(2):  # the second time the digest is remembered
@@ -105,6 +107,7 @@ def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypa
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_the_origin_of_a_file_is_part_of_its_identity(vita: Vita, tmp_path: Path) -> None:
     for folder in ("licensed", "scraped"):
         write(tmp_path / folder / "part.jsonl", *documents(3))
@@ -135,6 +138,7 @@ def obey_permissions() -> None:
                 raise OSError(ctypes.get_errno(), "the right to read everything cannot be given up")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="rights are given up by a call of Linux")
 def test_an_unreadable_folder_or_file_is_refused_by_its_name(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", *documents(3))
@@ -162,6 +166,7 @@ def test_an_unreadable_folder_or_file_is_refused_by_its_name(tmp_path: Path) -> 
             folder.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_links_are_followed_once(vita: Vita, tmp_path: Path) -> None:
     write(tmp_path / "elsewhere" / "deep" / "a.jsonl", *documents(3))
     (tmp_path / "linked").symlink_to("elsewhere")
@@ -175,6 +180,7 @@ def test_links_are_followed_once(vita: Vita, tmp_path: Path) -> None:
     assert rows(vita, "x/curate", "drops") == [], "nothing is read twice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["broken link", "named pipe", "socket"])
 def test_what_is_no_file_is_refused_by_its_name(
     vita: Vita, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -195,6 +201,7 @@ def test_what_is_no_file_is_refused_by_its_name(
         assert code == 3 and "odd.jsonl" in err and kind in " ".join(err.split()), err
 
 
+@pytest.mark.slow
 def test_a_file_name_that_is_not_utf8_is_read_and_named(vita: Vita, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

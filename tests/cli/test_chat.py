@@ -61,6 +61,7 @@ def test_a_model_without_a_template_is_refused_before_the_first_question(
     assert (code, out) == (6, "") and "no chat template" in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_not_the_session(tmp_path: Path) -> None:
     """In a real terminal: Ctrl-C during an answer, then another question, then Ctrl-D."""
     save_chat_model(tmp_path / "model", context=8192)
@@ -104,6 +105,7 @@ def _read_until(terminal: int, text: str, *, seconds: float) -> str:
     return seen
 
 
+@pytest.mark.slow
 def test_a_closed_standard_output_ends_the_session_without_an_error(tmp_path: Path) -> None:
     save_chat_model(tmp_path / "model", context=256)
     command = [sys.executable, "-c", "from vita.cli import main; main()", "chat", "model", "--max-tokens", "8"]

@@ -44,6 +44,7 @@ def _run(ledger: Ledger, key: str, state: str, *, days: float, process: str = "0
         database.execute(sa.update(runs).where(runs.c.id == number).values(values))
 
 
+@pytest.mark.slow
 def test_only_scratch_that_no_run_can_go_on_with_is_removed(vita: Vita, tmp_path: Path) -> None:
     store = Store(tmp_path / "vita-store")
     scratch = store.root / "scratch"

@@ -86,6 +86,7 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
     assert code == 4 and "did you mean `tiny/pretrain`?" in err
 
 
+@pytest.mark.slow
 def test_single_stages_follow_one_another_under_one_name(vita: Vita, tmp_path: Path) -> None:
     text = "The cat sat on the mat, and the dog sat on the log. " * 40
     (tmp_path / "text.txt").write_text("\n\n".join(f"Page {number}. {text}" for number in range(30)))

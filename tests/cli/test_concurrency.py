@@ -7,6 +7,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.request_logs import feedback_row, request_row, write_log
 from vita.spine.ledger import Ledger
 
@@ -17,6 +19,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_feedback_is_collected_by_several_processes_at_once(tmp_path: Path) -> None:
     with closing(Ledger(tmp_path / "vita-store" / "ledger.db")) as ledger:
         numbers = range(3000)

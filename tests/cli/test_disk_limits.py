@@ -88,6 +88,7 @@ def public_key(folder: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_folders_and_files_without_permission_are_named(folder: Path) -> None:
     save_chat_model(folder / "mine", seed=1)
     store = folder / "vita-store"

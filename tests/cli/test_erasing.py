@@ -60,6 +60,7 @@ def test_what_became_of_a_document_is_said(vita: Vita, mail: Path) -> None:
     assert "no artifact contains `nobody`" in vita("trace-document", "nobody")[1]
 
 
+@pytest.mark.slow
 def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None:
     curate(vita)
     curate(vita, "blog", "y")
@@ -73,6 +74,7 @@ def test_equal_ids_of_two_sources_are_told_apart(vita: Vita, mail: Path) -> None
     assert "d0" not in {row["id"] for row in [*curate(vita, "blog", "y"), *rows(vita, "y/curate", "heldout")]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", [FIRST, "copy"])
 def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail: Path, tmp_path: Path, id: str) -> None:
     assert TEXTS[FIRST] in {row["text"] for row in curate(vita)}
@@ -93,6 +95,7 @@ def test_an_erased_document_and_its_copies_leave_later_corpora(vita: Vita, mail:
     assert "cached" in out, "a corpus that never held it need not be built again"
 
 
+@pytest.mark.slow
 def test_an_erasure_is_listed_and_can_be_withdrawn(vita: Vita, mail: Path) -> None:
     built = curate(vita)
     assert vita("erasures")[1] == "no erasures\n"

@@ -52,6 +52,7 @@ def test_a_bar_that_no_result_can_clear_is_doubtful(vita: Vita, tmp_path: Path) 
     assert wilson(20, 20).low < 0.9
 
 
+@pytest.mark.slow
 def test_what_curate_gave_is_told_by_the_next_plan_and_by_the_gate(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(life("1e-9"))
     out = vita("live", "life.yaml")[1]

@@ -56,6 +56,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return call
 
 
+@pytest.mark.slow
 def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path):
     code, out, _ = vita()
     assert code == 0 and out.count("open") == 2

@@ -113,6 +113,7 @@ def test_new_weights_are_judged_by_the_changed_bar(life: Life, vita: Vita) -> No
     assert judged(vita)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["cat/second", "other/release"])
 def test_a_new_gate_for_measured_weights_needs_a_waiver(life: Life, vita: Vita, gate: str) -> None:
     fix(life, at_least=0.95)
@@ -182,6 +183,7 @@ def waiting(life: Life, vita: Vita) -> Life:
     return life
 
 
+@pytest.mark.slow
 def test_two_approvals_need_two_registered_keys(waiting: Life, vita: Vita, tmp_path: Path) -> None:
     code, told = approved(vita, "Ada Lovelace")
     assert code == 9 and "vita people add 'Ada Lovelace'" in told
@@ -230,6 +232,7 @@ def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(waiting: 
     assert "does not count" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_what_a_key_signed_before_its_revocation_counts_and_a_new_key_is_no_second_person(
     waiting: Life, vita: Vita
 ) -> None:
@@ -246,6 +249,7 @@ def test_what_a_key_signed_before_its_revocation_counts_and_a_new_key_is_no_seco
     assert vita("gate", "cat/release")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_key_that_was_lost_is_revoked_from_an_earlier_day_on(waiting: Life, vita: Vita) -> None:
     assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
     assert vita("people", "revoke", "Ada")[0] == 0
@@ -292,6 +296,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 def test_of_two_approvals_of_one_person_at_the_same_moment_one_is_refused(
     waiting: Life, vita: Vita, tmp_path: Path
 ) -> None:

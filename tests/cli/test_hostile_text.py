@@ -76,6 +76,7 @@ def check_markdown(text: str) -> None:
     assert "&copy; &lt;b&gt;" in shown
 
 
+@pytest.mark.slow
 def test_cards_and_pages_show_hostile_text_of_the_ledger_as_it_is(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

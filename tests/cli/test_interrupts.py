@@ -146,6 +146,7 @@ def in_a_step(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_a_step_loses_no_step_and_the_run_resumes_to_the_same_bytes(
     tmp_path: Path, number: signal.Signals

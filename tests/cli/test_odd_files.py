@@ -73,6 +73,7 @@ LINES = ["First line here.", "Second line here.", "", "Third line, after a blank
 ENDS = {"lf": "\n", "crlf": "\r\n", "cr": "\r", "nel": "\x85", "ls": "\u2028", "ps": "\u2029", "ff": "\f", "vt": "\v"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut_at", ["null", "lines", "blank_lines"])
 def test_every_kind_of_line_end_gives_the_same_documents(vita: Vita, tmp_path: Path, cut_at: str) -> None:
     answers = {}
@@ -91,6 +92,7 @@ def test_every_kind_of_line_end_gives_the_same_documents(vita: Vita, tmp_path: P
     assert [text for _, text in answers["lf"]] == texts[cut_at]
 
 
+@pytest.mark.slow
 def test_rows_may_end_in_crlf_or_cr_also_between_two_reads(vita: Vita, tmp_path: Path) -> None:
     for end in (b"\r\n", b"\r"):
         data = b"".join(b'{"text": "%07d %s"}%s' % (n, b"x" * 90, end) for n in range(30_000))
@@ -129,6 +131,7 @@ def test_a_zstd_file_with_a_long_window_is_read(vita: Vita, tmp_path: Path) -> N
     assert len(rows(vita, "x/curate")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "told"),
     [

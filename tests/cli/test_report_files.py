@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import LIFE, Vita, vita
 from tests.reporting.schema import valid_reports
 
@@ -15,6 +17,7 @@ MEASURED = LIFE.replace("filters: []", "filters: [], held_out: 8").replace(
 )
 
 
+@pytest.mark.slow
 def test_every_report_of_a_life_fits_the_published_schema(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(MEASURED)
     code, _, err = vita("live", "life.yaml")

@@ -57,6 +57,7 @@ def _serve(monkeypatch: pytest.MonkeyPatch, *models: str | None) -> None:
     monkeypatch.setattr(ServiceHandle, "find", lambda folder, service: Served(*map(str, models)))
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
     vita: Vita, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
     assert code == 2 and "--every: expected a time such as" in err
 
 
+@pytest.mark.slow
 def test_a_loop_that_was_killed_goes_on_in_its_own_time(
     vita: Vita, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

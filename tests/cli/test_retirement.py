@@ -138,6 +138,7 @@ def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
     assert code == 2 and "--sunset: expected a date in the future" in err
 
 
+@pytest.mark.slow
 def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:
     assert live(0.01)[0] == 9
     code, _, err = live(100)

@@ -35,6 +35,7 @@ def generated(capsys: pytest.CaptureFixture[str], *options: str) -> tuple[str, s
     return json.loads(captured.out)["text"], captured.err
 
 
+@pytest.mark.slow
 def test_generation_uses_the_sampling_of_the_folder_unless_an_option_says_otherwise(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,7 @@ def test_a_field_that_cannot_be_read_is_refused_by_its_name(vita: Vita, row: dic
     assert code == 3 and "rows.jsonl, row 1: expected" in printed and f"{name}`" in printed and "on_bad_row" in printed
 
 
+@pytest.mark.slow
 def test_a_row_with_two_different_dialogues_is_refused_by_the_names_of_its_columns(vita: Vita) -> None:
     other = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "OTHER"}]
     equal = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "GOOD"}]
@@ -192,6 +193,7 @@ def test_damaged_rows_are_named_when_no_row_can_be_read(vita: Vita) -> None:
     assert code == 3 and "bad.jsonl:1 from bad: expected a JSON object" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["dpo", "reward"])
 def test_a_field_that_is_not_supported_is_refused_in_preferences_too(vita: Vita, stage: str) -> None:
     model = chat_model(Path("m"))
@@ -259,6 +261,7 @@ def test_dropping_most_pairs_is_a_warning_and_the_report_counts_them(vita: Vita)
     assert code == 3 and "80 longer than 128 tokens" in printed
 
 
+@pytest.mark.slow
 def test_rows_are_shown_as_the_stages_read_them(vita: Vita) -> None:
     model = chat_model(Path("m"))
     rows = written("rows.jsonl", [{"prompt": "word " * 45, "completion": "Yes."}, {"prompt": "a", "completion": "b"}])
@@ -362,6 +365,7 @@ def test_pairs_whose_system_message_the_template_leaves_out_are_counted(vita: Vi
     assert facts_of(vita, "c/dpo")["template_omits_system"] == 3
 
 
+@pytest.mark.slow
 def test_prompts_whose_system_message_the_template_leaves_out_are_counted(vita: Vita) -> None:
     rows = [{"prompt": f"Say {word}", "system": "Be brief."} for word in "AB"] + [{"prompt": f"Say {w}"} for w in "CD"]
     model = chat_model(Path("m"), template=IGNORES_SYSTEM)
@@ -379,6 +383,7 @@ def test_prompts_whose_system_message_the_template_leaves_out_are_counted(vita: 
     )
 
 
+@pytest.mark.slow
 def test_prompts_of_rlhf_add_up_and_stand_in_the_report(vita: Vita) -> None:
     asked = [{"prompt": f"Say {word}"} for word in ("A", "B", "B", "C", "D")]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (*asked, {"prompt": ""})) + "no JSON\n")
@@ -405,6 +410,7 @@ def test_the_date_that_a_template_writes_in_training_is_fixed_and_recorded(vita:
     assert facts_of(vita, "d/sft")["template_date"] == "2024-07-26"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_tools_are_learned_by_their_template_or_refused_with_the_row(vita: Vita, stage: str) -> None:
     tool = {"type": "function", "function": {"name": "weather", "parameters": {}}}

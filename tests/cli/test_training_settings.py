@@ -14,6 +14,7 @@ ROWS = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(
 PAIRS = [{"prompt": f"What is {n}?", "chosen": "Yes.", "rejected": "No."} for n in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "rows"), [("sft", ROWS), ("dpo", PAIRS), ("reward", PAIRS)])
 def test_the_resolved_learning_rate_is_printed_and_recorded(vita: Vita, stage: str, rows: list[dict[str, str]]) -> None:
     words = (stage, written("rows.jsonl", rows), "--model", chat_model(Path("m")), "--steps", "2", "--name", "c")

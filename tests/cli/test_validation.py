@@ -102,6 +102,7 @@ def test_weights_that_are_not_finite_are_refused_before_training(
     assert f"my/{stage}" not in listing(capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["adapt", "sft", "dpo", "reward"])
 def test_a_run_whose_weights_explode_is_refused_and_its_reasons_are_kept(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
@@ -139,6 +140,7 @@ def coin_pairs(count: int) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,7 @@ def test_published_shapes_need_about_as_much_as_other_tools_state() -> None:
     assert chosen["qlora"]["value"] < chosen["lora"]["value"] / 2
 
 
+@pytest.mark.slow
 def test_the_plan_shows_the_memory_and_the_result_is_compared(vita: Vita) -> None:
     run(vita, "adopt", "base", "--life", "start")
     for adapter in ("none", "qlora"):

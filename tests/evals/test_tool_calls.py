@@ -73,6 +73,7 @@ def write_rows(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_stage_reports_the_calls_of_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

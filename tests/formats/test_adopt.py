@@ -36,6 +36,7 @@ def test_a_model_of_the_hub_is_adopted_with_its_origin_and_only_safe_files(vita:
     assert f"adopted from the Hub: acme/tiny at revision {commit[:12]}, apache-2.0" in trace
 
 
+@pytest.mark.slow
 def test_an_adopted_model_is_used_without_a_network_afterwards(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
     vita("chat", "acme/tiny", "--max-tokens", "4", text="hello\n")  # adopts it
@@ -81,6 +82,7 @@ def test_the_token_opens_a_gated_model_and_is_never_printed(vita: Vita, hub: Hub
     assert "hf_secret123" not in output + refused
 
 
+@pytest.mark.slow
 def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vita, hub: HubServer, source: Path):
     hub.add_model("acme/tiny", source)
     (vita.folder / "talks.jsonl").write_text(
@@ -108,6 +110,7 @@ def test_a_life_starts_from_a_model_of_the_hub_and_notices_a_new_commit(vita: Vi
     assert [(row["step"], row["runs"]) for row in plan] == [("adopt", True), ("sft", True)]
 
 
+@pytest.mark.slow
 def test_a_misspelt_name_of_the_store_is_not_sent_to_the_hub(vita: Vita, hub: HubServer, source: Path):
     vita("adopt", str(source), "--life", "cat")
     talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]}
@@ -145,6 +148,7 @@ def test_a_reference_that_is_nothing_says_what_a_model_can_be(tmp_path: Path):
             ModelSource(reference).identify(None, where="adopt")
 
 
+@pytest.mark.slow
 def test_code_of_a_repository_is_never_needed_or_run(vita: Vita, hub: HubServer, source: Path):
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "modeling_tiny.Tiny"}}))

@@ -106,6 +106,7 @@ def test_a_push_uploads_weights_card_and_licence_and_is_recorded(vita: Vita, hub
     assert hub.tokens == {"hf_secret123"}
 
 
+@pytest.mark.slow
 def test_a_model_of_a_life_with_a_gate_needs_an_approval_or_a_reason(local: LocalVita, source: Path):
     (local.folder / "life.yaml").write_text(GATED.format(model=source))
     local("live", "life.yaml", "--until", "adopt")
@@ -116,6 +117,7 @@ def test_a_model_of_a_life_with_a_gate_needs_an_approval_or_a_reason(local: Loca
     assert (result["clearance"]["status"], result["clearance"]["reason"]) == ("ungated", "a test")
 
 
+@pytest.mark.slow
 def test_an_adapter_is_refused_by_name_until_it_is_merged(local: LocalVita, source: Path):
     talk = {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b!"}]}
     (local.folder / "talks.jsonl").write_text(json.dumps(talk) + "\n" + json.dumps(talk).replace("a?", "c?") + "\n")

@@ -61,6 +61,7 @@ def compare(folder: Path, *, prompt: list[int], tokens: int, tolerance: float) -
             assert server.tokenize(text) == tokenizer().encode(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*(name for name in MODELS if name not in BY_CONTEXT_SIZE), "qwen3_moe-all"])
 def test_llama_cpp_gives_the_answers_of_every_family(name: str, tmp_path: Path) -> None:
     family = name.removesuffix("-all")
@@ -95,6 +96,7 @@ def test_long_factors_are_used_where_the_context_of_llama_cpp_is_long(
             prompt.append(token)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["f16", "bf16", "q8_0", "q5_0", "q4_0", "q6_k", "q5_k_m", "q4_k_m"])
 @torch.no_grad()
 def test_quantized_files_give_nearly_the_same_log_probabilities(quantization: str, tmp_path: Path) -> None:

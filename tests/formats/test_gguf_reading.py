@@ -30,6 +30,7 @@ def _no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vita.formats.gguf.write.check_with_llama_cpp", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in REFUSED])
 @torch.no_grad()
 def test_a_model_of_every_family_comes_back_with_equal_logits(name: str, tmp_path: Path) -> None:
@@ -45,6 +46,7 @@ def test_a_model_of_every_family_comes_back_with_equal_logits(name: str, tmp_pat
     assert torch.allclose(before(tokens), after(tokens), atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", ["bf16", "q8_0", "q4_k_m"])
 @torch.no_grad()
 def test_a_quantized_file_is_adopted_and_answers(quantization: str, tmp_path: Path, local: LocalVita) -> None:

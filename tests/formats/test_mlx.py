@@ -19,6 +19,7 @@ REFUSED = {"qwen3-biases": "has no biases", "gpt_neox": "needs biases", "gpt_neo
 DIFFERENT = {"phi3-long": "factors of long texts", "phi3-short": "factors of long texts"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
 def test_mlx_lm_opens_an_exported_folder_with_equal_logits(name: str, tmp_path: Path, local: LocalVita) -> None:

@@ -46,6 +46,7 @@ def test_greedy_answers_are_those_of_the_uncached_model(engine: Engine) -> None:
         assert list(completion.ids) == uncached(engine.model, prompt, 24, engine.tokenizer.stops)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_greedy_answers_are_those_of_transformers(kv_heads: int, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
@@ -61,6 +62,7 @@ def test_greedy_answers_are_those_of_transformers(kv_heads: int, tmp_path: Path)
         assert list(engine.generate([prompt], GREEDY)[0].ids) == expected.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 2, 64])
 def test_a_request_is_answered_alike_alone_and_in_company(engine: Engine, rows: int) -> None:
     crowded, lone = (Engine(engine.model, engine.tokenizer, rows=rows) for _ in range(2))
@@ -77,6 +79,7 @@ def test_a_request_is_answered_alike_alone_and_in_company(engine: Engine, rows: 
         assert found == alone, "every log-probability to the last bit"
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_at_every_width_of_a_step(engine: Engine) -> None:
     """40 answers of many lengths: steps are 64 rows wide at first, and 16 when few answers are left."""
     prompts = [engine.text_ids(f"question {index}") for index in range(40)]

@@ -32,6 +32,7 @@ def read_alone(model: Transformer, ids: tuple[int, ...]) -> PromptState:
     return prompt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("sizes", [{}, {"heads": 4, "kv_heads": 4}, {"width": 90, "head_dim": 18, "feedforward": 201}])
 @torch.inference_mode()

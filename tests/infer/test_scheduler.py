@@ -379,6 +379,7 @@ def test_widths_whose_numbers_differ_are_not_used() -> None:
     assert not BatchWidths(lambda width: None, [16]).invariant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{}, {"heads": 4, "kv_heads": 4}, {"width": 90, "head_dim": 18, "feedforward": 201}])
 def test_log_probabilities_alone_and_in_a_batch_are_equal_with_several_threads(sizes: dict[str, int]) -> None:
     """The fused attention rounds differently in a second thread unless its buffers are aligned."""

@@ -49,6 +49,7 @@ def test_logits_equal_those_of_transformers_with_and_without_a_cache(name: str, 
     close(torch.cat(pieces, dim=1), their_logits(theirs, tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_model_reopens_in_transformers_with_equal_logits(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

@@ -69,6 +69,7 @@ def test_an_unknown_backend_is_named_with_the_nearest() -> None:
         Transformer(tiny_architecture(), attention="sdap")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("documents", [False, True])
 def test_it_traces_into_one_graph(documents: bool) -> None:
     model, given = tiny_model(), ids()

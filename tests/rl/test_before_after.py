@@ -61,6 +61,7 @@ def has_x(prompts: Any, answers: Sequence[Completion]) -> list[bool | None]:
     return ["x" in answer.text for answer in answers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampling", "samples"), [(GREEDY, 3), (PURE, 3), (Sampling(temperature=0.7, max_tokens=6), 2)]
 )

@@ -7,6 +7,8 @@ import json
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.cli.test_cli import Vita, vita
 from tests.server.fakes import FakeReplica
 from tests.server.gateways import CHAT, service
@@ -17,6 +19,7 @@ from vita.spine.ledger import Ledger
 __all__ = ["vita"]
 
 
+@pytest.mark.slow
 def test_requests_that_reach_no_replica_count_as_errors_of_the_version_they_were_meant_for(
     vita: Vita, tmp_path: Path
 ) -> None:

@@ -212,6 +212,7 @@ def test_four_lives_with_the_same_quick_steps_run_each_step_once(tmp_path: Path)
     assert {run.state for run in runs} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_fresh_run_beside_one_that_is_running_does_not_take_the_answer_from_before(tmp_path: Path) -> None:
     _carry_out(_plan(seconds=1.0), tmp_path)
     spawn = multiprocessing.get_context("fork")

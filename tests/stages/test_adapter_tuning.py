@@ -84,6 +84,7 @@ def test_sft_trains_only_the_adapter_which_peft_opens_with_equal_logits(vita: Vi
     assert code == 0 and printed.strip()
 
 
+@pytest.mark.slow
 def test_later_stages_continue_the_adapter_and_keep_the_base(vita: Vita) -> None:
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "{type: qlora, rank: 4}", "--steps", "4", *QUICK)
     run(vita, "dpo", "pairs.jsonl", "--model", "my/sft", "--steps", "2", *QUICK)
@@ -112,6 +113,7 @@ def test_rlhf_trains_an_adapter_beside_the_frozen_policy(vita: Vita, method: str
     assert facts["adapter"] == "LoRA" and not any("critic" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_peft_folder_outside_of_the_store_is_a_model(vita: Vita, tmp_path: Path) -> None:
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "{rank: 2}", "--steps", "2", *QUICK)
     outside = tmp_path / "mine"
@@ -129,6 +131,7 @@ def test_a_peft_folder_outside_of_the_store_is_a_model(vita: Vita, tmp_path: Pat
     assert code == 6 and "base_model_name_or_path" in error and "org/absent" in error
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_is_the_default_below_a_billion_parameters(
     vita: Vita, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +211,7 @@ def test_a_training_loop_of_the_python_api_trains_and_saves_an_adapter(vita: Vit
         open_model(saved, adapter="lora")
 
 
+@pytest.mark.slow
 def test_an_archived_adapter_opens_with_the_base_inside_it(vita: Vita, tmp_path: Path) -> None:
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "{rank: 2}", "--steps", "2", *QUICK)
     archived = tmp_path / "archive" / "model"

@@ -21,6 +21,7 @@ def logits(folder: Path) -> torch.Tensor:
     return Engine.open(folder).model(IDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["{type: rslora, rank: 4}", "{type: dora, quantization: nf4}"])
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_merged_model_has_the_logits_of_base_and_adapter(vita: Vita, adapter: str) -> None:

@@ -115,11 +115,13 @@ def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model
     assert answers.model.architecture == hf.load(tuned.path).architecture
 
 
+@pytest.mark.slow
 def test_a_coin_teaches_nothing(tuned: Model, tmp_path: Path) -> None:
     facts = run(tuned, tmp_path / "run", rewards=["random_reward"], eval_rewards=[POLITE], **FAST["grpo"]).facts
     assert abs(facts["comparison/reward/change"]) < 0.35
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -33,6 +33,7 @@ def serving_context(folder: Path) -> Context:
     return replace(context(folder), ledger=ledger, store=store)
 
 
+@pytest.mark.slow
 def test_a_release_that_no_gate_approves_is_served_in_a_life_only_for_a_reason(tmp_path):
     given = pilot.Inputs(release(tmp_path / "release", model(tmp_path / "model"), name="cat"))
     with pytest.raises(GateError, match="which no gate has approved"):

@@ -126,6 +126,7 @@ def test_filters_are_named_with_their_settings() -> None:
             build(Config, {"filters": [{name: {former: 1}}]}, where="c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILTERS.names())
 @pytest.mark.parametrize("text", ["", "x", "\n\n", "the", "# " * 300, "漢字" * 100, PROSE, PROSE * 3])
 def test_every_filter_has_defaults_and_takes_any_text(name: str, text: str) -> None:

@@ -36,6 +36,7 @@ async def test_a_replica_that_dies_in_the_middle_of_an_answer_costs_nothing(ledg
         assert answer.json()["choices"][0]["message"]["content"] == "".join(words_of(other.asked[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_event", [1, 3])
 @pytest.mark.parametrize("dies_at", [0, 1, 4, 7])
 def test_a_stream_goes_on_from_another_replica_without_a_word_twice(ledger, dies_at, per_event):

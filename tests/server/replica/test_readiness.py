@@ -71,6 +71,7 @@ def test_a_template_that_writes_no_dialogue_is_refused(tmp_path: Path, template:
         open_app(release_folder(tmp_path, template=template))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [
