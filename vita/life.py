@@ -226,8 +226,8 @@ class _ModelReferences:
         config = configure(declaration, {"model": reference}, where=where, shared={}, base=self.base)
         same = next((step.name for step in self.steps if step.stage.name == ADOPT and step.config == config), None)
         if same is None:
-            taken = {step.name for step in self.steps}
-            same = next(label for label in (name, *(f"{name}-{i}" for i in range(2, 1000))) if label not in taken)
+            labels = {step.name for step in self.steps}
+            same = next(label for label in (name, *(f"{name}-{i}" for i in range(2, 1000))) if label not in labels)
             self.steps.append(Step(same, declaration, config))
         return same
 

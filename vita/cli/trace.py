@@ -81,9 +81,9 @@ class Labels:
         if not origin:
             return ""
         revision = f" at revision {origin['revision'][:12]}" if origin.get("revision") else ""
-        place = _PLACES.get(str(origin.get("format")), "")
+        origin_kind = _PLACES.get(str(origin.get("format")), "")
         licence = origin.get("license_name") or origin.get("license") or "licence not stated"
-        return f" (adopted from {place} {origin.get('origin')}{revision}, {licence})"
+        return f" (adopted from {origin_kind} {origin.get('origin')}{revision}, {licence})"
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -181,5 +181,5 @@ def _as_json(digest: str, sides: Mapping[str, Lineage], labels: Labels, depth: i
     left_out = {name: _left_out(graph, depth) for name, graph in sides.items()}
     origin = dict(labels.origins.get(digest, {})) or None
     graphs = {name: side(graph) for name, graph in sides.items()}
-    uses = [{"digest": made, **use} for made in sides["went_into"].distances for use in labels.uses(made)]
+    uses = [{"digest": product, **use} for product in sides["went_into"].distances for use in labels.uses(product)]
     return {"digest": digest, "origin": origin, **graphs, "given_away": uses, "left_out": left_out}

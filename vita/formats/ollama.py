@@ -89,18 +89,18 @@ def _read_format(template: ChatTemplate) -> MessageFormat | None:
     """Return the text between the contents of a rendered dialogue, divided between the messages around it."""
     first, second, third = "FIRST\u2402CONTENT", "SECOND\u2402CONTENT", "THIRD\u2402CONTENT"
     user, answer = Message("user", first), Message("assistant", second)
-    one = template.render([user], add_generation_prompt=True)
+    prompt = template.render([user], add_generation_prompt=True)
     plain = template.render([user])
-    two = template.render([user, answer, Message("user", third)], add_generation_prompt=True)
-    if first not in one or not one.startswith(plain):
+    dialogue = template.render([user, answer, Message("user", third)], add_generation_prompt=True)
+    if first not in prompt or not prompt.startswith(plain):
         return None
-    head, tail = one.split(first)[0], plain.split(first)[1]
-    start = one[len(plain) :]
-    between = two.split(second)[0].split(first)[1]
+    head, tail = prompt.split(first)[0], plain.split(first)[1]
+    start = prompt[len(plain) :]
+    between = dialogue.split(second)[0].split(first)[1]
     if not between.startswith(tail):
         return None
     before_answer = between.removeprefix(tail)
-    after = two.split(second)[1].split(third)[0]
+    after = dialogue.split(second)[1].split(third)[0]
     before_user = _common_end(head, after)
     opening, after_answer = head.removesuffix(before_user), after.removesuffix(before_user)
     around = {"user": (before_user, tail), "assistant": (before_answer, after_answer)}

@@ -73,8 +73,8 @@ class RewardTransformer(Transformer):
     def start_head(self, seed: int) -> None:
         """Initialize the head with N(0, 1/(width + 1)) (Stiennon et al. 2020)."""
         deviation = 1 / math.sqrt(self.architecture.width + 1)
-        drawn = torch.empty(self.score.weight.shape).normal_(0.0, deviation, generator=generator(seed, "score.weight"))
-        self.score.weight.copy_(drawn)
+        weight = torch.empty(self.score.weight.shape).normal_(0.0, deviation, generator=generator(seed, "score.weight"))
+        self.score.weight.copy_(weight)
 
     def scores(self, ids: Int[Tensor, "B T"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """Return the score of each text, whose last token is at `last`; in float32, so that close scores do not tie."""

@@ -115,10 +115,10 @@ def report_sections(report: ReportContent, content: Mapping[str, Any] | None = N
         intervals = {item: {name: figure.interval for name, figure in row.items()} for item, row in items.items()}
         parts.append((group_title(group), figure_blocks(group, intervals)))
     for name, value in report.details.items():
-        shown = (
+        content_on_page = (
             value if _depth(value) <= _DEEPEST else f"The values are nested too deeply for a page; see {REPORT_FILE}."
         )
-        parts += [(group_title(name), shown)] if name not in plain else []
+        parts += [(group_title(name), content_on_page)] if name not in plain else []
     parts += [*(content or {}).items(), ("Metrics", _metrics_of_tables(report))]
     if report.settings:
         parts.append(("Settings", Details("Settings of the measurement", settings_table(report.settings))))

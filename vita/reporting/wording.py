@@ -42,8 +42,8 @@ def figure_name(name: str) -> str:
 def description(metric: str) -> str:
     """Return the description of a metric in the catalogue, by the longest end of its name; empty if it has none."""
     parts = metric.split("/")
-    ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    return next((DESCRIPTIONS[end] for end in ends if end in DESCRIPTIONS), "")
+    endings = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((DESCRIPTIONS[ending] for ending in endings if ending in DESCRIPTIONS), "")
 
 
 def is_share(name: str, interval: Interval) -> bool:

@@ -142,15 +142,15 @@ def base_folder(folder: Path) -> Path:
     or to the working folder.
     """
     reference = base_reference(folder)
-    places = [folder.parent / BASE] if (folder.parent / RELEASE).is_file() else []
-    places.append(folder / BASE)
+    candidates = [folder.parent / BASE] if (folder.parent / RELEASE).is_file() else []
+    candidates.append(folder / BASE)
     if reference:
-        places = [*places, folder.parent / reference, Path(reference).expanduser(), folder / reference]
-    for place in places:
-        if place.resolve() != folder.resolve() and any(
-            (place / name).is_file() for name in ("config.json", ADAPTER_CONFIG)
+        candidates = [*candidates, folder.parent / reference, Path(reference).expanduser(), folder / reference]
+    for candidate in candidates:
+        if candidate.resolve() != folder.resolve() and any(
+            (candidate / name).is_file() for name in ("config.json", ADAPTER_CONFIG)
         ):
-            return place
+            return candidate
     hint = "download the base model and write its folder into `base_model_name_or_path`"
     where = f"{folder / ADAPTER_CONFIG}: base_model_name_or_path"
     raise ModelError(where, expected="the folder of the base model", got=reference, hint=hint)

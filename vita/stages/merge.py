@@ -95,8 +95,16 @@ class Inputs:
     @property
     def models(self) -> tuple[Model, ...]:
         """The models in order."""
-        others = (self.model_2, self.model_3, self.model_4, self.model_5, self.model_6, self.model_7, self.model_8)
-        return (self.model, *(model for model in others if model is not None))
+        optional_models = (
+            self.model_2,
+            self.model_3,
+            self.model_4,
+            self.model_5,
+            self.model_6,
+            self.model_7,
+            self.model_8,
+        )
+        return (self.model, *(model for model in optional_models if model is not None))
 
 
 def run(config: Config, inputs: Inputs, context: Context) -> Draft[Model]:

@@ -67,7 +67,7 @@ def write_life_page(record: LifeRecord, path: Path) -> Path:
     parts: dict[str, Any] = {name: content(name, read) for name, read in _SUMMARY.items()}
     parts |= {name: blocks(part) for name, part in parts.items() if name not in ("key figures", "released versions")}
     details = [Details(title, content(title, read), note) for title, (note, read) in _SECTIONS.items()]
-    shown = [section for section in details if section.blocks]
-    text = render("life.html.jinja", folder=TEMPLATES, record=record, parts=parts, sections=shown, gaps=gaps)
+    sections = [section for section in details if section.blocks]
+    text = render("life.html.jinja", folder=TEMPLATES, record=record, parts=parts, sections=sections, gaps=gaps)
     write_atomically(path, text.encode())
     return path

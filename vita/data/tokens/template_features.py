@@ -85,12 +85,12 @@ class TemplateFeatures:
     def check(self, messages: Sequence[Message]) -> None:
         """Raise an error with the name of a field of a message that the template does not write."""
         for number, message in enumerate(messages, 1):
-            found = self._problem(message)
-            if found:
-                field, rest = found
+            problem = self._problem(message)
+            if problem:
+                field, rest = problem
                 hint = f"use a model whose template writes it, or remove `{field}`"
-                problem = f"does not write `{field}` of message {number}{rest}"
-                raise UnwrittenField("chat template", problem, field=f"messages[{number - 1}].{field}", hint=hint)
+                text = f"does not write `{field}` of message {number}{rest}"
+                raise UnwrittenField("chat template", text, field=f"messages[{number - 1}].{field}", hint=hint)
 
     def _problem(self, message: Message) -> tuple[str, str] | None:
         if message.reasoning and not self.reads_reasoning:

@@ -46,11 +46,11 @@ def write_tokenizer_of_file(file: GgufFile, folder: Path) -> list[int]:
 
 def _byte_level(file: GgufFile, tokens: Sequence[str], types: Sequence[int]) -> dict[str, Any]:
     name = str(file.get("tokenizer.ggml.pre", "default"))
-    found = patterns_of(name)
-    if found is None:
+    splitting = patterns_of(name)
+    if splitting is None:
         hint = "adopt the original model folder instead"
         raise ModelError(f"{file.path}: tokenizer.ggml.pre", f"the pre-tokenizer `{name}` is not known", hint=hint)
-    patterns, whole_words = found
+    patterns, whole_words = splitting
     splits = [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
               for pattern in patterns]  # fmt: skip
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}

@@ -70,8 +70,8 @@ def _parameters(file: GgufFile, architecture: Architecture) -> Iterator[tuple[st
                 continue
             values = file.values(f"{name}.{suffix}")
             for module, part in zip(modules, _parts(values, name, modules, architecture), strict=True):
-                own = f"{module}.{suffix}"
-                yield own, torch.from_numpy(np.array(from_file(own, part, architecture), order="C"))
+                parameter = f"{module}.{suffix}"
+                yield parameter, torch.from_numpy(np.array(from_file(parameter, part, architecture), order="C"))
 
 
 def _parts(values: np.ndarray, name: str, modules: list[str], architecture: Architecture) -> list[np.ndarray]:

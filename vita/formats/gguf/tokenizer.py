@@ -153,11 +153,11 @@ def _special_tokens(folder: Path, tokenizer: Tokenizer, notes: list[str]) -> dic
     stops = stop_ids(folder, tokenizer)
     if ids["eos"] is None and stops:
         ids["eos"] = stops[0]
-    others = [stop for stop in stops if stop != ids["eos"]]
-    for role, stop in zip(("eot", "eom"), others, strict=False):
+    more_stops = [stop for stop in stops if stop != ids["eos"]]
+    for role, stop in zip(("eot", "eom"), more_stops, strict=False):
         ids[role] = stop
-    if len(others) > 2:
-        names = ", ".join(tokenizer.decode([stop], special=True) for stop in others[2:])
+    if len(more_stops) > 2:
+        names = ", ".join(tokenizer.decode([stop], special=True) for stop in more_stops[2:])
         notes.append(f"a GGUF file names three ends of an answer; give llama.cpp these stops as well: {names}")
     metadata: dict[str, Any] = {f"ggml.{role}_token_id": i for role, i in ids.items() if i is not None}
     return metadata | {

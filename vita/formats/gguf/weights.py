@@ -21,35 +21,35 @@ from vita.spine.model_files import ModelFiles
 
 
 class FolderWeights:
-    """Own parameter names with their values; the files are not held in memory."""
+    """Parameters by the names of the decoder; they are read from the files when they are used."""
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
         self._folder, self._map = folder, weight_map(architecture)
-        self._places: dict[str, tuple[Path, str]] = {}
-        """Own name -> the file and the tensor that hold it."""
+        self._locations: dict[str, tuple[Path, str]] = {}
+        """Parameter of the decoder -> the file and the tensor that contain it."""
         self._shapes: dict[str, tuple[int, ...]] = {}
         for path in hf.weight_files(ModelFiles.of(folder)):
             with hf.reading(path) as file:
                 for name in file.keys():  # noqa: SIM118 (not a mapping)
                     empty = torch.empty(file.get_slice(name).get_shape(), device="meta")
-                    for own, part in self._map.to_own(name, empty):
-                        self._places[own], self._shapes[own] = (path, name), tuple(part.shape)
+                    for parameter, part in self._map.to_own(name, empty):
+                        self._locations[parameter], self._shapes[parameter] = (path, name), tuple(part.shape)
 
-    def __contains__(self, own: str) -> bool:
-        return own in self._places
+    def __contains__(self, parameter: str) -> bool:
+        return parameter in self._locations
 
-    def shape(self, own: str) -> tuple[int, ...]:
+    def shape(self, parameter: str) -> tuple[int, ...]:
         """Return the shape of a parameter."""
-        return self._shapes[own]
+        return self._shapes[parameter]
 
-    def tensor(self, own: str) -> Tensor:
+    def tensor(self, parameter: str) -> Tensor:
         """Return a parameter in the type of the file."""
-        if own not in self._places:
-            raise ModelError(f"{self._folder}: {own}", "missing from the weights")
-        path, name = self._places[own]
+        if parameter not in self._locations:
+            raise ModelError(f"{self._folder}: {parameter}", "missing from the weights")
+        path, name = self._locations[parameter]
         with hf.reading(path) as file:
             parts: Mapping[str, Tensor] = dict(self._map.to_own(name, file.get_tensor(name)))
-        return parts[own]
+        return parts[parameter]
 
-    def __getitem__(self, own: str) -> np.ndarray:
-        return self.tensor(own).float().contiguous().numpy()
+    def __getitem__(self, parameter: str) -> np.ndarray:
+        return self.tensor(parameter).float().contiguous().numpy()

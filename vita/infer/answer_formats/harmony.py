@@ -41,8 +41,8 @@ class HarmonyParser:
     def _advance(self, *, last: bool) -> Iterator[Delta]:
         while self._pending:
             if self._in_header:
-                header, found, rest = self._pending.partition(MESSAGE)
-                if not found:
+                header, mark, rest = self._pending.partition(MESSAGE)
+                if not mark:
                     if last and CHANNEL not in header and not header.lstrip().startswith(("to=", "assistant")):
                         yield TextDelta("content", header)  # a model that does not use channels
                         self._pending = ""

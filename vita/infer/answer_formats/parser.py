@@ -115,8 +115,8 @@ class AnswerParser:
     def _read_reasoning(self, *, last: bool) -> Iterator[Delta]:
         assert self._reasoning is not None
         end = self._reasoning[1]
-        text, found, rest = self._pending.partition(end)
-        if found:
+        text, end_mark, rest = self._pending.partition(end)
+        if end_mark:
             yield from self._text("reasoning", text)
             self._pending, self._space, self._strip = rest, "", True
             self._state = "content"
@@ -133,18 +133,18 @@ class AnswerParser:
                 return
             text = text.lstrip("\n")
         start = self._calls.start if self._calls else ""
-        before, found, rest = text.partition(start) if start else (text, "", "")
-        keep = 0 if last or found or not start else held_back(before, [start])
-        self._pending = rest if found else before[len(before) - keep :]
+        before, start_mark, rest = text.partition(start) if start else (text, "", "")
+        keep = 0 if last or start_mark or not start else held_back(before, [start])
+        self._pending = rest if start_mark else before[len(before) - keep :]
         yield from self._text("content", before[: len(before) - keep])
-        if found:
+        if start_mark:
             self._state = "block"
 
     def _read_block(self, *, last: bool) -> Iterator[Delta]:
         assert self._calls is not None
         start, end = self._calls.start, self._calls.end
-        block, found, rest = self._pending.partition(end) if end else (self._pending, "", "")
-        if not found and not last:
+        block, end_mark, rest = self._pending.partition(end) if end else (self._pending, "", "")
+        if not end_mark and not last:
             if not start and not self._calls.may_begin(block):
                 self._state, self._strip = "content", False
             return
@@ -160,7 +160,7 @@ class AnswerParser:
             self._space, self._strip = "", True
         else:
             self._strip = False
-            yield from self._text("content", start + block + found)
+            yield from self._text("content", start + block + end_mark)
         self._state = "content"
 
     def _text(self, kind: Literal["reasoning", "content"], text: str) -> Iterator[Delta]:

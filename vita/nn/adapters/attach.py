@@ -251,7 +251,7 @@ def _check_embeddings(model: Transformer, config: LoraConfig) -> None:
 
 def _train_in_full(model: Transformer, config: LoraConfig) -> None:
     """Make `modules_to_save` and the selected biases trainable."""
-    found = set[str]()
+    matched = set[str]()
     names = module_names(model)
     for name, module in model.named_modules():
         in_file = names.of_part(name).name
@@ -260,8 +260,8 @@ def _train_in_full(model: Transformer, config: LoraConfig) -> None:
                 for part in module.modules():
                     for parameter_name in list(part._parameters):
                         _make_trainable(part, parameter_name)
-                found.add(saved)
-    if missing := [name for name in config.modules_to_save if name not in found]:
+                matched.add(saved)
+    if missing := [name for name in config.modules_to_save if name not in matched]:
         raise ModelError(SAVED, "is not a module of the model", got=missing[0])
     if config.bias == "lora_only":
         for layer in adapted_linears(model).values():

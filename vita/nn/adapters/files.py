@@ -152,13 +152,13 @@ def _load_parameters(model: Transformer, parameters: Mapping[str, Tensor], where
     targets = {name: parameter for name, parameter in trainable(model).items() if ".lora_" not in name}
     weights, loaded = module_names(model).weights, set[str]()
     for name, tensor in parameters.items():
-        for own, part in weights.to_own(name, tensor):
+        for parameter, part in weights.to_own(name, tensor):
             at = f"{where}: {PREFIX}{name}"
-            if own not in targets:
+            if parameter not in targets:
                 hint = "neither `modules_to_save` nor `bias` selects it, or it is no module of the base model"
                 raise ModelError(at, "is unexpected", hint=hint)
-            copy_tensor(part, targets[own], at)
-            loaded.add(own)
+            copy_tensor(part, targets[parameter], at)
+            loaded.add(parameter)
     if missing := sorted(targets.keys() - loaded):
         name = weights.file_name(missing[0])
         raise ModelError(f"{where}: {PREFIX}{name}", "is missing", hint=f"{ADAPTER_CONFIG} selects it")
@@ -182,8 +182,8 @@ def _selects_exactly(config: LoraConfig, selected: Set[str], model: Transformer)
 def _endings(selected: Set[str], model: Transformer) -> list[str]:
     """Return the last parts of the selected names if they select nothing else, otherwise the whole names."""
     endings = {name.rpartition(".")[2] for name in selected}
-    others = {in_file for _, in_file in all_linears(model)} - selected
-    return sorted(selected if endings & {name.rpartition(".")[2] for name in others} else endings)
+    unselected = {in_file for _, in_file in all_linears(model)} - selected
+    return sorted(selected if endings & {name.rpartition(".")[2] for name in unselected} else endings)
 
 
 def _full_parameters(model: Transformer) -> dict[str, Tensor]:

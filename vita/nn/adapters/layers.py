@@ -69,8 +69,8 @@ class AdaptedLinear(nn.Module):
     def start(self, chance: torch.Generator) -> None:
         """Initialize the update to 0: A as in a linear layer, B = 0, and the magnitude from the frozen matrix."""
         bound = 1 / math.sqrt(self.in_features)
-        drawn = torch.empty(self.lora_A.weight.shape, device="cpu").uniform_(-bound, bound, generator=chance)
-        self.lora_A.weight.copy_(drawn)
+        weight = torch.empty(self.lora_A.weight.shape, device="cpu").uniform_(-bound, bound, generator=chance)
+        self.lora_A.weight.copy_(weight)
         self.lora_B.weight.zero_()
         if self.dora:
             self.lora_magnitude_vector.copy_(self.row_norms())
@@ -127,8 +127,8 @@ class AdaptedLinear(nn.Module):
         if self.dropout_seed is None or not self.dropout:
             return states
         chance = torch.Generator(states.device).manual_seed(self.dropout_seed)
-        kept = torch.rand(states.shape, device=states.device, generator=chance) >= self.dropout
-        return states * kept / (1 - self.dropout)
+        mask = torch.rand(states.shape, device=states.device, generator=chance) >= self.dropout
+        return states * mask / (1 - self.dropout)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, rank={self.rank}, scale={self.scale:g}, dora={self.dora}"

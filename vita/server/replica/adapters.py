@@ -56,11 +56,11 @@ class Adapters:
         return scheduler, replace(served, names=(release.id,))
 
     def _check_base(self, release: ReleaseInfo) -> None:
-        base, own = files_below(release, BASE), files_below(self.release, MODEL)
+        adapter_base, served_base = files_below(release, BASE), files_below(self.release, MODEL)
         where = f"adapter {release.id}"
-        if not base:
+        if not adapter_base:
             raise ModelError(where, "is a full model", hint="roll it out with `vita fleet roll`")
-        if base != own:
+        if adapter_base != served_base:
             expected = f"an adapter of the model of {self.release.id} ({self.release.model[:12]})"
             raise ModelError(where, expected=expected, got=f"one of {str(release.content.get('base'))[:12]}")
 
