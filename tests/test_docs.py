@@ -21,7 +21,7 @@ import yaml
 from tests.docs.blocks import FENCE, PAGES, ROOT, SHELL, Block, blocks, page_blocks
 from tests.docs.reader import SERVERS
 from tests.registries import entry_point_groups
-from tests.stages.preferring import chatting
+from tests.stages.preferring import create_chat_model
 from vita.life import own_stages, read_life
 
 ENTRY_POINTS = {"vita.stages", *entry_point_groups()}
@@ -50,7 +50,7 @@ PROGRAMS = python_programs()
 @pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path):
     if "my-model" in page.read_text(encoding="utf-8"):
-        chatting(tmp_path / "my-model")
+        create_chat_model(tmp_path / "my-model")
     program = "".join(f"exec(compile({b.text!r}, {str(b)!r}, 'exec', dont_inherit=True))\n" for b in PROGRAMS[page])
     ran = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]

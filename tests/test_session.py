@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vita
-from tests.stages.preferring import PAIRS, chatting
+from tests.stages.preferring import PAIRS, create_chat_model
 from vita.spine.errors import ConfigError, DataError, TrainingError
 from vita.train.losses import language_modelling
 from vita.train.preference_batches import PairwiseLoss
@@ -18,7 +18,7 @@ from vita.train.settings import PreferenceLossConfig
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return chatting(tmp_path / "my-model").path
+    return create_chat_model(tmp_path / "my-model").path
 
 
 def conversation(prompt: str, answer: str) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.cli.test_validation import DIALOGUES, listing, vita
-from tests.stages.preferring import written
+from tests.stages.preferring import write_rows
 from vita.data.tokens.chat_template import CHATML
 from vita.server.release import create_release
 from vita.testing import byte_tokenizer
@@ -59,10 +59,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("VITA_THREADS", "1")
-    written(tmp_path)
-    written(tmp_path, DIALOGUES, name="dialogues.jsonl")
+    write_rows(tmp_path)
+    write_rows(tmp_path, DIALOGUES, name="dialogues.jsonl")
     texts = [{"text": f"The kettle of the house number {n} is a kettle like all the others. " * 3} for n in range(60)]
-    written(tmp_path, texts, name="texts.jsonl")
+    write_rows(tmp_path, texts, name="texts.jsonl")
     write_base(tmp_path / "base")
     return tmp_path
 

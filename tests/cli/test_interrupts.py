@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.preferring import chatting, written
+from tests.stages.preferring import create_chat_model, write_rows
 from tests.train.runs import EAGER, go
 
 VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()", "--store", "store"]
@@ -43,8 +43,8 @@ COMMANDS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "base").mkdir()
-    chatting(tmp_path / "base")
-    written(tmp_path)
+    create_chat_model(tmp_path / "base")
+    write_rows(tmp_path)
     (tmp_path / "life.yaml").write_text(LIFE, encoding="utf-8")
     for name, row in {
         "dialogues.jsonl": lambda n: {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.preferring import chatting
+from tests.stages.preferring import create_chat_model
 from vita.cli import main
 from vita.data.tokens.generation_settings import ignored_settings, sampling_defaults
 from vita.server.release import create_release
@@ -18,7 +18,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
     (tmp_path / "base").mkdir()
-    chatting(tmp_path / "base")
+    create_chat_model(tmp_path / "base")
     return tmp_path / "base"
 
 

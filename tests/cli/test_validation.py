@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 
-from tests.stages.preferring import chatting, written
+from tests.stages.preferring import create_chat_model, write_rows
 from vita.cli import main
 from vita.train.loop import TrainResult
 from vita.train.validation import accuracy_evidence, gain_evidence, loss_evidence, step_problems
@@ -50,11 +50,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("VITA_THREADS", "1")
     (tmp_path / "base").mkdir()
-    chatting(tmp_path / "base")
-    written(tmp_path)
-    written(tmp_path, DIALOGUES, name="dialogues.jsonl")
+    create_chat_model(tmp_path / "base")
+    write_rows(tmp_path)
+    write_rows(tmp_path, DIALOGUES, name="dialogues.jsonl")
     texts = [{"text": f"The kettle of the house number {n} is a kettle like all the others. " * 3} for n in range(60)]
-    written(tmp_path, texts, name="texts.jsonl")
+    write_rows(tmp_path, texts, name="texts.jsonl")
     return tmp_path
 
 
@@ -144,7 +144,7 @@ def coin_pairs(count: int) -> list[dict[str, str]]:
 def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written(folder, coin_pairs(240), name="coin.jsonl")
+    write_rows(folder, coin_pairs(240), name="coin.jsonl")
     command = ["reward", "coin.jsonl", "--model", "base", "--eval-fraction", "0.3"]
     assert vita(*command) == 7
     errors = capsys.readouterr().err
@@ -164,7 +164,7 @@ def test_a_reward_model_at_chance_on_transcripts_is_refused(folder: Path, capsys
         }
         for row in coin_pairs(240)
     ]  # fmt: skip
-    written(folder, rows, name="transcripts.jsonl")
+    write_rows(folder, rows, name="transcripts.jsonl")
     assert vita("reward", "transcripts.jsonl", "--model", "base", "--eval-fraction", "0.3", "--life", "hh") == 7
     assert "does not differ from chance" in capsys.readouterr().err
     assert "hh/reward" not in listing(capsys)

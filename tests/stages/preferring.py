@@ -1,4 +1,4 @@
-"""What the tests of preference stages share: a tiny model that chats, and pairs with something to learn."""
+"""Fixtures of the preference stages: a tiny chat model and preference pairs that it can learn."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WORDS = ("mu", "ba", "ko", "ti", "ra", "ne", "so", "li", "pa", "du", "fe", "wo")
 PAIRS = [{"prompt": f"Say {word}.", "chosen": f"{word} yes", "rejected": f"{word} no"} for word in WORDS] * 2
 
 
-def written(folder: Path, rows: list[dict[str, Any]] | None = None, *, name: str = "pairs.jsonl") -> str:
+def write_rows(folder: Path, rows: list[dict[str, Any]] | None = None, *, name: str = "pairs.jsonl") -> str:
     path = folder / name
     path.write_text("".join(json.dumps(row) + "\n" for row in (PAIRS if rows is None else rows)))
     return str(path)
 
 
-def chatting(folder: Path, *, context: int = 128) -> Model:
+def create_chat_model(folder: Path, *, context: int = 128) -> Model:
     model = tiny_model(context=context)
     initialize(model, "normal", seed=0)
     hf.save(model, folder)
@@ -34,12 +34,12 @@ def chatting(folder: Path, *, context: int = 128) -> Model:
     return Model("2" * 64, folder, {})
 
 
-def context(scratch: Path, told: list[Any] | None = None) -> Context:
+def context(scratch: Path, events: list[Any] | None = None) -> Context:
     scratch.mkdir(exist_ok=True)
     return Context(
-        scratch, lambda event, **fields: told.append((event, fields)) if told is not None else None, Machine()
+        scratch, lambda event, **fields: events.append((event, fields)) if events is not None else None, Machine()
     )
 
 
-def notes(told: list[Any]) -> str:
-    return "\n".join(fields["text"] for event, fields in told if event == "note")
+def notes(events: list[Any]) -> str:
+    return "\n".join(fields["text"] for event, fields in events if event == "note")

@@ -1,4 +1,4 @@
-"""Reading on in a domain: it is known better afterwards, what was forgotten is told, and replay keeps the old."""
+"""The stage `adapt`: continued pretraining lowers the loss on the domain, measures forgetting and replays old text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.stages.preferring import context, notes
-from tests.stages.test_pretrain import begun, everything, tokens
+from tests.stages.test_pretrain import create_model, file_contents, tokens
 from vita.data.tokens.shards import Shards, write_shards
 from vita.data.tokens.tokenizer import Tokenizer
 from vita.nn import hf
@@ -25,7 +25,12 @@ COURT = {"world": WORLD, "part": "court", "limit": 60}
 
 
 def run(
-    model: Model, scratch: Path, *sources: Any, text: Tokens | None = None, told: list[Any] | None = None, **more: Any
+    model: Model,
+    scratch: Path,
+    *sources: Any,
+    tokens: Tokens | None = None,
+    events: list[Any] | None = None,
+    **settings: Any,
 ) -> Any:
     values = {
         "sources": sources or (VET,),
@@ -34,14 +39,14 @@ def run(
         "batch_size": 4,
         "eval_fraction": 0.2,
     }
-    config = build(adapt.Config, {**values, "steps": 6, "learning_rate": 0.02, **more}, where="adapt")
-    return adapt.run(config, adapt.Inputs(model, text), context(scratch, told))
+    config = build(adapt.Config, {**values, "steps": 6, "learning_rate": 0.02, **settings}, where="adapt")
+    return adapt.run(config, adapt.Inputs(model, tokens), context(scratch, events))
 
 
-def test_the_domain_is_known_better_and_both_texts_are_reported(tmp_path: Path) -> None:
-    told: list[Any] = []
-    model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
-    draft = run(model, tmp_path / "scratch", VET, COURT, text=text, told=told, steps=30)
+def test_adapt_lowers_the_domain_loss_and_reports_both_texts(tmp_path: Path) -> None:
+    events: list[Any] = []
+    model, pretraining_tokens = create_model(tmp_path / "model"), tokens(tmp_path / "tokens")
+    draft = run(model, tmp_path / "scratch", VET, COURT, tokens=pretraining_tokens, events=events, steps=30)
     facts = draft.facts
     assert facts["domain/bits_per_byte/after"] < facts["domain/bits_per_byte/before"] - 1
     assert facts["domain/bits_per_byte/change"] == pytest.approx(
@@ -55,84 +60,86 @@ def test_the_domain_is_known_better_and_both_texts_are_reported(tmp_path: Path) 
     curve = [json.loads(line) for line in (draft.folder / "report/metrics.jsonl").read_text().splitlines()]
     assert {"domain_bits_per_byte", "general_bits_per_byte"} <= curve[0].keys() & curve[-1].keys()
     assert "Before and after" in (draft.folder / "report/report.md").read_text()
-    assert "domain, held out:" in notes(told)
+    assert "domain, held out:" in notes(events)
     assert hf.load(draft.folder).architecture.context == 64
     assert read_stage("adapt", adapt).parallel
 
 
-def test_killed_anywhere_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vita.train.trainer import Trainer
 
-    model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
-    whole = run(model, tmp_path / "one", text=text, eval_documents=5)
+    model, pretraining_tokens = create_model(tmp_path / "model"), tokens(tmp_path / "tokens")
+    uninterrupted = run(model, tmp_path / "one", tokens=pretraining_tokens, eval_documents=5)
     step = Trainer.step
 
-    def killed(self: Trainer, work: Any) -> Any:
+    def interrupt_after_three_steps(self: Trainer, work: Any) -> Any:
         if self.done == 3:
             raise KeyboardInterrupt
         return step(self, work)
 
-    monkeypatch.setattr(Trainer, "step", killed)
+    monkeypatch.setattr(Trainer, "step", interrupt_after_three_steps)
     with pytest.raises(KeyboardInterrupt):
-        run(model, tmp_path / "two", text=text, eval_documents=5, checkpoint_seconds=0.0)
+        run(model, tmp_path / "two", tokens=pretraining_tokens, eval_documents=5, checkpoint_seconds=0.0)
     monkeypatch.setattr(Trainer, "step", step)
-    told: list[Any] = []
-    resumed = run(model, tmp_path / "two", text=text, eval_documents=5, checkpoint_seconds=0.0, told=told)
-    assert "resumes after step 3 of 6" in notes(told)
-    assert everything(whole.folder) == everything(resumed.folder) and whole.facts == resumed.facts
+    events: list[Any] = []
+    resumed = run(
+        model, tmp_path / "two", tokens=pretraining_tokens, eval_documents=5, checkpoint_seconds=0.0, events=events
+    )
+    assert "resumes after step 3 of 6" in notes(events)
+    assert file_contents(uninterrupted.folder) == file_contents(resumed.folder) and uninterrupted.facts == resumed.facts
 
 
-def test_without_the_old_text_nothing_is_replayed_and_it_is_said(tmp_path: Path) -> None:
-    told: list[Any] = []
-    model = begun(tmp_path / "model")
-    facts = run(model, tmp_path / "scratch", told=told, replay=0.0, steps=1).facts
+def test_without_pretraining_tokens_nothing_is_replayed_and_a_note_says_so(tmp_path: Path) -> None:
+    events: list[Any] = []
+    model = create_model(tmp_path / "model")
+    facts = run(model, tmp_path / "scratch", events=events, replay=0.0, steps=1).facts
     assert facts["replayed"] == 0 and "general/bits_per_byte/after" not in facts
-    assert "forgetting is not measured" in notes(told)
+    assert "forgetting is not measured" in notes(events)
     with pytest.raises(ConfigError, match=r"adapt.replay: needs the pretraining's tokens as an input"):
         run(model, tmp_path / "scratch")
 
 
-def test_a_copy_of_a_held_out_document_is_not_learnt_and_empty_ones_are_counted(tmp_path: Path) -> None:
+def test_copies_of_held_out_documents_are_not_trained_on_and_empty_documents_are_counted(tmp_path: Path) -> None:
     rows = [{"id": str(n), "text": f"Note {n % 20} of the vet."} for n in range(40)] + [{"id": "e", "text": " "}]
     path = tmp_path / "notes.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    facts = run(begun(tmp_path / "model"), tmp_path / "scratch", str(path), replay=0.0, steps=1).facts
+    facts = run(create_model(tmp_path / "model"), tmp_path / "scratch", str(path), replay=0.0, steps=1).facts
     assert facts["dropped_empty"] == 1 and facts["documents"] % 2 == facts["heldout_documents"] % 2 == 0
     shards = Shards.open(tmp_path / "scratch/domain-0/train")
     ids = {int(span.id) % 20 for span in shards.documents_between(0, shards.tokens)}
     assert len(ids) == facts["documents"] // 2
 
 
-def test_a_source_is_passed_over_as_often_as_it_asks(tmp_path: Path) -> None:
+def test_a_source_with_repeat_is_trained_on_that_many_times(tmp_path: Path) -> None:
     rows = [{"id": str(n), "text": f"Note {n} of the vet."} for n in range(40)]
     path = tmp_path / "notes.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    model = begun(tmp_path / "model")
-    once = run(model, tmp_path / "once", str(path), replay=0.0, steps=1).facts
-    thrice = run(model, tmp_path / "thrice", {"path": str(path), "repeat": 3}, replay=0.0, steps=1).facts
-    assert thrice["documents"] == 3 * once["documents"]
-    assert thrice["heldout_documents"] == once["heldout_documents"]
+    model = create_model(tmp_path / "model")
+    single_facts = run(model, tmp_path / "once", str(path), replay=0.0, steps=1).facts
+    repeated_facts = run(model, tmp_path / "thrice", {"path": str(path), "repeat": 3}, replay=0.0, steps=1).facts
+    assert repeated_facts["documents"] == 3 * single_facts["documents"]
+    assert repeated_facts["heldout_documents"] == single_facts["heldout_documents"]
 
 
-def test_the_same_document_from_two_sources_is_no_fault(tmp_path: Path) -> None:
+def test_the_same_document_may_come_from_two_sources(tmp_path: Path) -> None:
     path = tmp_path / "notes.jsonl"
     path.write_text("".join(json.dumps({"id": str(n), "text": f"Note {n}."}) + "\n" for n in range(40)))
     sources = [{"path": str(path), "name": name} for name in "ab"]
-    facts = run(begun(tmp_path / "model"), tmp_path / "run", *sources, replay=0.0, steps=1).facts
+    facts = run(create_model(tmp_path / "model"), tmp_path / "run", *sources, replay=0.0, steps=1).facts
     assert facts["heldout_documents"] % 2 == 0
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    model, text = begun(tmp_path / "model"), tokens(tmp_path / "tokens")
+def test_invalid_settings_and_inputs_are_refused(tmp_path: Path) -> None:
+    model, pretraining_tokens = create_model(tmp_path / "model"), tokens(tmp_path / "tokens")
     with pytest.raises(ConfigError, match=r"adapt.sequence_length: expected at most 64"):
-        run(model, tmp_path / "scratch", text=text, sequence_length=100)
+        run(model, tmp_path / "scratch", tokens=pretraining_tokens, sequence_length=100)
     with pytest.raises(ConfigError, match=r"adapt.replay: expected at least one row of each kind, got 0.1"):
-        run(model, tmp_path / "scratch", text=text, replay=0.1)
+        run(model, tmp_path / "scratch", tokens=pretraining_tokens, replay=0.1)
     path = tmp_path / "one.txt"
     path.write_text("Only one note.")
     with pytest.raises(DataError, match="domain: of its 1 documents none is left to"):
-        run(model, tmp_path / "scratch", str(path), text=text)
+        run(model, tmp_path / "scratch", str(path), tokens=pretraining_tokens)
     tokenizer = Tokenizer.train(["a cat and a cat and a dog"] * 9, vocabulary=262)
     write_shards(tmp_path / "other/train", [], vocabulary=262, document=259, tokenizer=tokenizer.digest)
     with pytest.raises(ConfigError, match=r"adapt.tokens: were written with another tokenizer"):
-        run(model, tmp_path / "scratch", text=Tokens("4" * 64, tmp_path / "other", {}))
+        run(model, tmp_path / "scratch", tokens=Tokens("4" * 64, tmp_path / "other", {}))

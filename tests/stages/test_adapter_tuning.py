@@ -51,8 +51,8 @@ def folder_of(vita: Vita, name: str) -> Path:
     return Path("vita-store/folders") / artifact(vita, name)["digest"]
 
 
-def run(vita: Vita, *words: str) -> None:
-    code, printed, error = vita(*words)
+def run(vita: Vita, *arguments: str) -> None:
+    code, printed, error = vita(*arguments)
     assert code == 0, printed + error
 
 
@@ -61,7 +61,7 @@ def logits_of(folder: Path, ids: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_sft_trains_only_the_adapter_which_peft_opens_with_equal_logits(vita: Vita) -> None:
+def test_sft_trains_only_the_adapter_and_peft_gives_equal_logits(vita: Vita) -> None:
     from transformers import AutoModelForCausalLM
 
     peft = pytest.importorskip("peft")
@@ -76,10 +76,10 @@ def test_sft_trains_only_the_adapter_which_peft_opens_with_equal_logits(vita: Vi
     assert facts["trainable_parameters"] == sum(tensor.numel() for tensor in names.values())
     ids = torch.randint(0, 259, (1, 12))
     base = AutoModelForCausalLM.from_pretrained("base", dtype=torch.float32)
-    without = base(ids).logits
+    base_logits = base(ids).logits
     model = peft.PeftModel.from_pretrained(base, sft).eval()
     torch.testing.assert_close(logits_of(sft, ids), model(ids).logits, rtol=1e-4, atol=1e-4)
-    assert (without - model(ids).logits).abs().max() > 0.01
+    assert (base_logits - model(ids).logits).abs().max() > 0.01
     code, printed, _ = vita("generate", "my/sft", "3: say mu.", "--chat", "--temperature", "0", "--max-tokens", "4")
     assert code == 0 and printed.strip()
 
@@ -157,7 +157,7 @@ def test_full_fine_tuning_is_the_default_below_a_billion_parameters(
         ("{modules_to_save: [classifier]}", "is not a module of the model, got 'classifier'"),
     ],
 )
-def test_mistakes_in_the_settings_are_named(vita: Vita, value: str, message: str) -> None:
+def test_invalid_adapter_settings_are_refused(vita: Vita, value: str, message: str) -> None:
     code, _, error = vita("sft", "rows.jsonl", "--model", "base", "--adapter", value, "--steps", "1", *QUICK)
     assert code != 0 and message in error and "internal" not in error
 
@@ -178,8 +178,8 @@ def batch(step: int) -> StepBatch:
 
 
 def test_a_checkpoint_holds_only_the_adapter_and_resumes_to_the_same_bytes() -> None:
-    straight, stopped, resumed = trainer(), trainer(), trainer(seed=0)
-    losses = [straight.step(batch(step)).loss for step in range(6)]
+    uninterrupted, stopped, resumed = trainer(), trainer(), trainer(seed=0)
+    losses = [uninterrupted.step(batch(step)).loss for step in range(6)]
     for step in range(3):
         stopped.step(batch(step))
     tensors = {name: tensor.clone() for name, tensor in stopped.tensors().items()}
@@ -187,7 +187,7 @@ def test_a_checkpoint_holds_only_the_adapter_and_resumes_to_the_same_bytes() -> 
     torch.manual_seed(99)
     resumed.load(tensors, stopped.state())
     assert [resumed.step(batch(step)).loss for step in range(3, 6)] == losses[3:]
-    assert all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in straight.tensors().items())
+    assert all(torch.equal(tensor, resumed.tensors()[name]) for name, tensor in uninterrupted.tensors().items())
 
 
 def test_a_training_loop_of_the_python_api_trains_and_saves_an_adapter(vita: Vita, tmp_path: Path) -> None:
@@ -201,34 +201,36 @@ def test_a_training_loop_of_the_python_api_trains_and_saves_an_adapter(vita: Vit
         losses.append(session.forward_backward("cross_entropy", [example])["loss"])
         session.optim_step(0.01)
     assert losses[-1] < losses[0]
-    saved = session.save(tmp_path / "saved")
+    adapter_folder = session.save(tmp_path / "saved")
     ids = torch.randint(0, 259, (1, 12))
-    assert torch.equal(logits_of(saved, ids), session.model(ids))
-    assert (saved / "adapter_model.safetensors").exists() and not (saved / "model.safetensors").exists()
-    again = open_model(saved, precision="float32", device="cpu")
-    assert torch.equal(again.model(ids), session.model(ids))
+    assert torch.equal(logits_of(adapter_folder, ids), session.model(ids))
+    assert (adapter_folder / "adapter_model.safetensors").exists() and not (
+        adapter_folder / "model.safetensors"
+    ).exists()
+    reopened = open_model(adapter_folder, precision="float32", device="cpu")
+    assert torch.equal(reopened.model(ids), session.model(ids))
     with pytest.raises(ConfigError, match="the model has an adapter, which continues"):
-        open_model(saved, adapter="lora")
+        open_model(adapter_folder, adapter="lora")
 
 
 @pytest.mark.slow
 def test_an_archived_adapter_opens_with_the_base_inside_it(vita: Vita, tmp_path: Path) -> None:
     run(vita, "sft", "rows.jsonl", "--model", "base", "--adapter", "{rank: 2}", "--steps", "2", *QUICK)
-    archived = tmp_path / "archive" / "model"
-    shutil.copytree(folder_of(vita, "my/sft"), archived)
-    shutil.copytree("base", archived / "base")
+    archive = tmp_path / "archive" / "model"
+    shutil.copytree(folder_of(vita, "my/sft"), archive)
+    shutil.copytree("base", archive / "base")
     ids = torch.randint(0, 259, (1, 12))
-    assert torch.equal(logits_of(archived, ids), logits_of(folder_of(vita, "my/sft"), ids))
+    assert torch.equal(logits_of(archive, ids), logits_of(folder_of(vita, "my/sft"), ids))
 
 
 @pytest.mark.slow
-def test_a_killed_adapter_run_ends_in_the_same_bytes(vita: Vita) -> None:
-    words = ["sft", "rows.jsonl", "--model", "base", "--adapter", "{type: qlora, dropout: 0.2}", "--steps", "30",
+def test_a_killed_adapter_run_resumes_to_the_same_bytes(vita: Vita) -> None:
+    arguments = ["sft", "rows.jsonl", "--model", "base", "--adapter", "{type: qlora, dropout: 0.2}", "--steps", "30",
              "--set", "checkpoint_seconds=0", *QUICK]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 
     def start(store: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-m", "vita", "--store", store, *words], env=environment)
+        return subprocess.Popen([sys.executable, "-m", "vita", "--store", store, *arguments], env=environment)
 
     assert start("straight").wait() == 0
     process = start("killed")

@@ -1,4 +1,4 @@
-"""The stage `curate`: everything read is kept, held out or dropped with its reason, the same on every machine."""
+"""The stage `curate`: each document is kept, held out or dropped with a reason, with equal results on every machine."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def run(tmp_path: Path, *, threads: int = 1, events: list[Any] | None = None, **settings: Any) -> Draft[Corpus]:
-    heard = events if events is not None else []
+    emitted_events = events if events is not None else []
     context = Context(
-        tmp_path / "scratch", lambda event, **fields: heard.append((event, fields)), Machine(threads=threads)
+        tmp_path / "scratch", lambda event, **fields: emitted_events.append((event, fields)), Machine(threads=threads)
     )
     return curate.run(build(curate.Config, settings, where="curate"), curate.Inputs(), context)
 
@@ -52,7 +52,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def numbered(count: int, start: int = 0) -> list[dict[str, Any]]:
+def numbered_rows(count: int, start: int = 0) -> list[dict[str, Any]]:
     return [{"id": str(number), "text": f"Text number {number}."} for number in range(start, start + count)]
 
 
@@ -73,7 +73,7 @@ def test_documents_keep_their_id_source_licence_and_metadata(tmp_path: Path) -> 
 
 def test_every_document_is_kept_held_out_or_dropped_with_its_reason(tmp_path: Path) -> None:
     rows = [
-        *numbered(30),
+        *numbered_rows(30),
         {"id": "empty", "text": " \n"},
         {"id": "copy", "text": "TEXT  number 3."},
         {"id": "short", "text": "Hm."},
@@ -83,16 +83,16 @@ def test_every_document_is_kept_held_out_or_dropped_with_its_reason(tmp_path: Pa
         file.write(b"no json\n")
     settings = {"filters": [{"length": {"min_words": 2}}], "held_out": 4}
     draft = run(tmp_path, sources=[{"path": str(path), "on_bad_row": "drop"}], **settings)
-    (id, reason, detail), *rest = sorted(drops(draft))
+    (id, reason, detail), *other_drops = sorted(drops(draft))
     assert (id, reason) == ("a.jsonl:34", "not_json") and "got 'no json'" in detail
-    assert rest == [
+    assert other_drops == [
         ("copy", "duplicate", "repeats 3"),
         ("empty", "empty", "no text"),
         ("short", "length.short", "1 words, under 2"),
     ]
-    kept, held_out = texts(draft), texts(draft, "heldout")
-    assert len(held_out) == 4
-    assert sorted([*kept, *held_out]) == sorted(row["text"] for row in rows[:30])
+    train_texts, held_out_texts = texts(draft), texts(draft, "heldout")
+    assert len(held_out_texts) == 4
+    assert sorted([*train_texts, *held_out_texts]) == sorted(row["text"] for row in rows[:30])
     report = json.loads((draft.folder / "report.json").read_text())["details"]
     assert report["documents"] == {
         "read": 33, "dropped": 4, "train": 26, "train_with_repeats": 26, "held_out": 4, "renamed": 0,
@@ -108,17 +108,17 @@ def test_every_document_is_kept_held_out_or_dropped_with_its_reason(tmp_path: Pa
     )
 
 
-def test_the_figures_of_the_sources_add_up(tmp_path: Path) -> None:
-    write(tmp_path / "in" / "a.jsonl", [*numbered(40), *numbered(10)])
-    write(tmp_path / "in" / "b.jsonl", numbered(40, start=30))
+def test_the_counts_of_the_sources_add_up_to_the_totals(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", [*numbered_rows(40), *numbered_rows(10)])
+    write(tmp_path / "in" / "b.jsonl", numbered_rows(40, start=30))
     draft = run(tmp_path, sources=[str(tmp_path / "in")], filters=[], held_out=0.2)
     report = json.loads((draft.folder / "report.json").read_text())["details"]
     for name in ("train", "held_out"):
-        assert sum(one[name]["documents"] for one in report["sources"].values()) == report["documents"][name]
-        assert sum(one[name]["bytes"] for one in report["sources"].values()) == report["bytes"][name]
-    for one in report["sources"].values():
-        dropped = sum(count["documents"] for count in one["dropped"].values())
-        assert one["read"]["documents"] == one["train"]["documents"] + one["held_out"]["documents"] + dropped
+        assert sum(source[name]["documents"] for source in report["sources"].values()) == report["documents"][name]
+        assert sum(source[name]["bytes"] for source in report["sources"].values()) == report["bytes"][name]
+    for source in report["sources"].values():
+        dropped = sum(count["documents"] for count in source["dropped"].values())
+        assert source["read"]["documents"] == source["train"]["documents"] + source["held_out"]["documents"] + dropped
     assert draft.facts["dropped"] == {"duplicate": 20}
 
 
@@ -126,25 +126,25 @@ def test_the_figures_of_the_sources_add_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deduplicate", [True, False])
-def test_equal_texts_are_never_on_both_sides(tmp_path: Path, deduplicate: bool) -> None:
-    rows = [*numbered(60), *({"id": f"copy {n}", "text": f"text NUMBER {n}."} for n in range(60))]
+def test_equal_texts_are_all_held_out_or_all_in_training(tmp_path: Path, deduplicate: bool) -> None:
+    rows = [*numbered_rows(60), *({"id": f"copy {n}", "text": f"text NUMBER {n}."} for n in range(60))]
     draft = run(
         tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], filters=[], held_out=0.3, deduplicate=deduplicate
     )
-    kept, held_out = ({text.lower() for text in texts(draft, part)} for part in ("train", "heldout"))
-    assert kept and held_out and not kept & held_out
+    train_texts, held_out_texts = ({text.lower() for text in texts(draft, part)} for part in ("train", "heldout"))
+    assert train_texts and held_out_texts and not train_texts & held_out_texts
     assert len(texts(draft)) + len(texts(draft, "heldout")) == (60 if deduplicate else 120)
 
 
 def test_a_small_share_holds_out_at_least_one_document(tmp_path: Path) -> None:
-    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(5)))], filters=[], held_out=1e-9)
+    draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered_rows(5)))], filters=[], held_out=1e-9)
     assert len(texts(draft, "heldout")) == 1
 
 
-def test_a_source_is_held_out_as_a_whole_and_its_copies_leave_the_training_text(tmp_path: Path) -> None:
+def test_a_held_out_source_is_complete_and_its_copies_are_dropped_from_training(tmp_path: Path) -> None:
     sources = {
-        "web": str(write(tmp_path / "a.jsonl", numbered(10))),
-        "test": str(write(tmp_path / "b.jsonl", [*numbered(4, start=8), {"text": "Unfiltered."}])),
+        "web": str(write(tmp_path / "a.jsonl", numbered_rows(10))),
+        "test": str(write(tmp_path / "b.jsonl", [*numbered_rows(4, start=8), {"text": "Unfiltered."}])),
     }
     filters = [{"length": {"min_words": 3}}]
     draft = run(tmp_path, sources=sources, held_out_sources=["test"], filters=filters, held_out=0)
@@ -153,68 +153,73 @@ def test_a_source_is_held_out_as_a_whole_and_its_copies_leave_the_training_text(
     assert drops(draft) == [("8", "duplicate", "repeats 8"), ("9", "duplicate", "repeats 9")]
 
 
-def test_a_new_source_changes_nothing_for_the_others(tmp_path: Path) -> None:
-    first, second = write(tmp_path / "a.jsonl", numbered(50)), write(tmp_path / "b.jsonl", numbered(50, start=100))
-    alone = texts(run(tmp_path / "1", sources=[str(first)], filters=[], held_out=0.2), "heldout")
-    both = texts(run(tmp_path / "2", sources=[str(second), str(first)], filters=[], held_out=0.2), "heldout")
-    assert set(alone) == {text for text in both if int(text.split()[-1][:-1]) < 50}
-    other = texts(run(tmp_path / "3", sources=[str(first)], filters=[], held_out=0.2, seed=1), "heldout")
-    assert set(other) != set(alone)
+def test_a_new_source_does_not_change_the_held_out_documents_of_others(tmp_path: Path) -> None:
+    first, second = (
+        write(tmp_path / "a.jsonl", numbered_rows(50)),
+        write(tmp_path / "b.jsonl", numbered_rows(50, start=100)),
+    )
+    first_texts = texts(run(tmp_path / "1", sources=[str(first)], filters=[], held_out=0.2), "heldout")
+    combined_texts = texts(run(tmp_path / "2", sources=[str(second), str(first)], filters=[], held_out=0.2), "heldout")
+    assert set(first_texts) == {text for text in combined_texts if int(text.split()[-1][:-1]) < 50}
+    other_seed_texts = texts(run(tmp_path / "3", sources=[str(first)], filters=[], held_out=0.2, seed=1), "heldout")
+    assert set(other_seed_texts) != set(first_texts)
 
 
 # -- repeats and ids
 
 
-def test_repeats_come_pass_by_pass_and_keep_the_mean(tmp_path: Path) -> None:
+def test_repeats_are_ordered_by_pass_and_keep_the_mean(tmp_path: Path) -> None:
     sources = {
-        "often": {"path": str(write(tmp_path / "a.jsonl", numbered(100))), "repeat": 2.5},
-        "once": str(write(tmp_path / "b.jsonl", numbered(3, start=1000))),
+        "often": {"path": str(write(tmp_path / "a.jsonl", numbered_rows(100))), "repeat": 2.5},
+        "once": str(write(tmp_path / "b.jsonl", numbered_rows(3, start=1000))),
     }
     draft = run(tmp_path, sources=sources, **PLAIN)
-    kept = texts(draft)
-    counts = Counter(kept)
+    train_texts = texts(draft)
+    counts = Counter(train_texts)
     assert {counts[f"Text number {number}."] for number in range(100)} == {2, 3}
     assert 235 < sum(counts.values()) - 3 < 265
-    assert [text for text in kept[:103] if text.startswith("Text number 100")] == kept[100:103]
-    assert kept[103:203] == kept[:100]
-    assert draft.facts["documents"]["train"] == 103 and draft.facts["documents"]["train_with_repeats"] == len(kept)
+    assert [text for text in train_texts[:103] if text.startswith("Text number 100")] == train_texts[100:103]
+    assert train_texts[103:203] == train_texts[:100]
+    assert draft.facts["documents"]["train"] == 103 and draft.facts["documents"]["train_with_repeats"] == len(
+        train_texts
+    )
 
 
-def test_the_report_says_what_share_of_the_training_text_a_source_is_with_its_repeats(tmp_path: Path) -> None:
+def test_the_report_gives_the_share_of_each_source_with_its_repeats(tmp_path: Path) -> None:
     sources = {
-        "often": {"path": str(write(tmp_path / "a.jsonl", numbered(10))), "repeat": 3},
-        "once": str(write(tmp_path / "b.jsonl", numbered(10, start=20))),
+        "often": {"path": str(write(tmp_path / "a.jsonl", numbered_rows(10))), "repeat": 3},
+        "once": str(write(tmp_path / "b.jsonl", numbered_rows(10, start=20))),
     }
     draft = run(tmp_path, sources=sources, **PLAIN)
     report = orjson.loads((draft.folder / "report.json").read_bytes())["details"]
-    shares = {name: one["share"] for name, one in report["sources"].items()}
+    shares = {name: source["share"] for name, source in report["sources"].items()}
     assert shares == {"often": round(3 * 140 / 570, 6), "once": round(150 / 570, 6)}
     page = (draft.folder / "report.md").read_text()
     assert "| train documents | train bytes | share |" in page and "| once | 10 | 150 | 0 | 10 | 150 | 0.2632 |" in page
 
 
-def test_a_part_of_a_pass_drops_the_rest_with_a_reason(tmp_path: Path) -> None:
-    source = {"path": str(write(tmp_path / "a.jsonl", numbered(100))), "repeat": 0.3}
+def test_a_repeat_below_one_drops_documents_with_a_reason(tmp_path: Path) -> None:
+    source = {"path": str(write(tmp_path / "a.jsonl", numbered_rows(100))), "repeat": 0.3}
     draft = run(tmp_path, sources=[source], **PLAIN)
     assert 15 < len(texts(draft)) < 45
     assert len(texts(draft)) + len(drops(draft)) == 100
     assert {reason for _, reason, _ in drops(draft)} == {"repeat"}
 
 
-def test_ids_are_made_unique_within_a_source(tmp_path: Path) -> None:
-    write(tmp_path / "in" / "a.jsonl", numbered(3))
+def test_duplicate_ids_of_a_source_get_a_suffix(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", numbered_rows(3))
     write(tmp_path / "in" / "b.jsonl", [{"id": "1", "text": "Another text."}, {"id": "2", "text": "Text number 2."}])
     draft = run(tmp_path, sources={"all": str(tmp_path / "in")}, **PLAIN)
     assert [document.id for document in read_corpus(draft.folder, "train")] == ["0", "1", "2", "1#2"]
     assert draft.facts["documents"]["renamed"] == 1
 
 
-# -- the same on every machine
+# -- determinism
 
 
 def corpus_of_several_files(tmp_path: Path) -> str:
     for number in range(6):
-        rows = numbered(80, start=60 * number)
+        rows = numbered_rows(80, start=60 * number)
         (tmp_path / "in").mkdir(exist_ok=True)
         data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         (tmp_path / "in" / f"{number}.jsonl.zst").write_bytes(zstandard.compress(data))
@@ -225,36 +230,36 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path, monk
     monkeypatch.setattr(curate, "_SLICE_BYTES", 1)
     monkeypatch.setattr(curate, "_MIN_PARALLEL_BYTES", 0)
     sources = [{"path": corpus_of_several_files(tmp_path), "repeat": 1.5}]
-    alone = run(tmp_path / "alone", sources=sources, filters=[], held_out=0.1)
-    together = run(tmp_path / "together", threads=2, sources=sources, filters=[], held_out=0.1)
-    assert files(alone.folder) == files(together.folder)
-    assert alone.facts == together.facts
-    numbers = [int(text.split()[-1][:-1]) for text in dict.fromkeys(texts(alone))]
+    single_process = run(tmp_path / "alone", sources=sources, filters=[], held_out=0.1)
+    two_processes = run(tmp_path / "together", threads=2, sources=sources, filters=[], held_out=0.1)
+    assert files(single_process.folder) == files(two_processes.folder)
+    assert single_process.facts == two_processes.facts
+    numbers = [int(text.split()[-1][:-1]) for text in dict.fromkeys(texts(single_process))]
     assert numbers == sorted(numbers)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(curate, "_SLICE_BYTES", 1)
     settings = {"sources": [corpus_of_several_files(tmp_path)], "filters": [], "held_out": 0.1}
-    whole = run(tmp_path / "whole", **settings)
-    real, begun = sifting.documents, []
+    uninterrupted = run(tmp_path / "whole", **settings)
+    read_documents, started_slices = sifting.documents, []
 
-    def counted(stretch: Any, **named: Any) -> Any:
-        begun.append(stretch)
-        if len(begun) == 4:
+    def interrupt_fourth_slice(text_slice: Any, **options: Any) -> Any:
+        started_slices.append(text_slice)
+        if len(started_slices) == 4:
             raise KeyboardInterrupt
-        return real(stretch, **named)
+        return read_documents(text_slice, **options)
 
-    monkeypatch.setattr(sifting, "documents", counted)
+    monkeypatch.setattr(sifting, "documents", interrupt_fourth_slice)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "broken", **settings)
     resumed = run(tmp_path / "broken", **settings)
-    assert len(begun) == 3 + 1 + 3
-    assert files(resumed.folder) == files(whole.folder)
+    assert len(started_slices) == 3 + 1 + 3
+    assert files(resumed.folder) == files(uninterrupted.folder)
 
 
-def test_files_of_other_kinds_are_told_of(tmp_path: Path) -> None:
-    write(tmp_path / "in" / "a.jsonl", numbered(3))
+def test_skipped_files_of_other_formats_are_reported(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", numbered_rows(3))
     (tmp_path / "in" / "b.png").write_bytes(b"x")
     events: list[Any] = []
     draft = run(tmp_path, sources=[str(tmp_path / "in")], events=events, **PLAIN)
@@ -262,15 +267,15 @@ def test_files_of_other_kinds_are_told_of(tmp_path: Path) -> None:
     assert "## Skipped files of other formats\n\nb.png" in (draft.folder / "report.md").read_text()
 
 
-def test_shards_are_bounded_and_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_bounded_and_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"text": f"{number} " + "x" * 300_000} for number in range(8)]
     events: list[Any] = []
     draft = run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", rows))], shard_megabytes=1, events=events, **PLAIN)
     assert sorted(path.name for path in (draft.folder / "train").iterdir()) == ["00000.jsonl.zst", "00001.jsonl.zst"]
     assert len(texts(draft)) == 8
-    told = [fields for event, fields in events if event == "progress"]
-    assert told[-1]["done"] == told[-1]["total"] == 8
-    assert {fields["unit"] for fields in told} == {"documents"}
+    progress = [fields for event, fields in events if event == "progress"]
+    assert progress[-1]["done"] == progress[-1]["total"] == 8
+    assert {fields["unit"] for fields in progress} == {"documents"}
 
 
 def test_the_embedded_world_is_curated(tmp_path: Path) -> None:
@@ -283,7 +288,7 @@ def test_the_embedded_world_is_curated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"sources": []}, "at least 1 item"),
         ({"sources": {"a": {"pth": "x"}}}, "did you mean `path`"),
@@ -296,8 +301,8 @@ def test_the_embedded_world_is_curated(tmp_path: Path) -> None:
         ({"sources": ["x"], "filters": ["gopher_qualty"]}, "did you mean `gopher_quality`"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build(curate.Config, settings, where="curate")
 
 
@@ -306,18 +311,18 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
         run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", []))])
 
 
-def test_a_corpus_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
-    told = r"no document is left: 5 documents dropped \(length.short 5\); loosen"
-    with pytest.raises(DataError, match=told):
-        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(5)))])
+def test_a_corpus_with_no_document_left_is_refused_with_the_reasons(tmp_path: Path) -> None:
+    message = r"no document is left: 5 documents dropped \(length.short 5\); loosen"
+    with pytest.raises(DataError, match=message):
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered_rows(5)))])
 
 
-def test_a_corpus_that_is_all_held_out_says_what_to_do(tmp_path: Path) -> None:
+def test_a_corpus_that_is_held_out_entirely_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none is to train on; set `held_out: 0`, or cut the text into more documents"):
-        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered(1)))], filters=[], held_out=1)
+        run(tmp_path, sources=[str(write(tmp_path / "a.jsonl", numbered_rows(1)))], filters=[], held_out=1)
 
 
-def test_a_bad_row_stops_the_run_with_its_place(tmp_path: Path) -> None:
+def test_a_bad_row_stops_the_run_and_the_error_gives_its_position(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"text": "One."}, {"title": "Two."}])
     with pytest.raises(DataError, match=r"a\.jsonl, row 2: expected a text field .*, got only the fields title"):
         run(tmp_path, sources=[str(tmp_path / "a.jsonl")], **PLAIN)

@@ -1,4 +1,4 @@
-"""The stage `design`: one dial, a blueprint that depends on nothing else, and the machine's speed beside it."""
+"""The stage `design`: one size setting gives a blueprint that does not depend on the machine, and a speed that does."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def run(scratch: Path, tokens: Tokens | None = None, **values: Any) -> tuple[Dra
     return draft, json.loads((draft.folder / "blueprint.json").read_text()), context
 
 
-def test_depth_and_steps_leave_nothing_to_the_machine(tmp_path: Path) -> None:
-    asked: dict[str, Any] = {
+def test_a_blueprint_from_depth_and_steps_does_not_depend_on_the_machine(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
         "depth": 4,
         "steps": 1500,
         "vocabulary": 1024,
@@ -36,8 +36,8 @@ def test_depth_and_steps_leave_nothing_to_the_machine(tmp_path: Path) -> None:
         "tokens_per_step": 1536,
         "timed_steps": 0,
     }
-    first, blueprint, context = run(tmp_path / "a", None, **asked)
-    second, _, _ = run(tmp_path / "b", None, **asked)
+    first, blueprint, context = run(tmp_path / "a", None, **settings)
+    second, _, _ = run(tmp_path / "b", None, **settings)
     for name in ("blueprint.json", "report.md"):
         assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
     assert context.record == {}
@@ -47,13 +47,13 @@ def test_depth_and_steps_leave_nothing_to_the_machine(tmp_path: Path) -> None:
     assert blueprint["prediction"]["parameters"]["total"] == shape.parameters() == first.facts["parameters"]
 
 
-def test_a_number_of_parameters_gives_a_model_of_about_that_size(tmp_path: Path) -> None:
+def test_a_parameter_count_gives_a_model_of_about_that_size(tmp_path: Path) -> None:
     draft, blueprint, _ = run(tmp_path, parameters="10M", timed_steps=0)
     assert draft.facts["parameters"] == pytest.approx(10e6, rel=0.1)
     assert blueprint["training"]["tokens"] == pytest.approx(12 * 1e7, rel=0.4)
 
 
-def test_the_text_there_is_bounds_the_plan(tmp_path: Path) -> None:
+def test_the_amount_of_text_bounds_the_training_tokens(tmp_path: Path) -> None:
     tokens = Tokens("t" * 64, tmp_path, {"vocabulary": 500, "train_tokens": 100_000, "bytes_per_token": 2.5})
     _, blueprint, _ = run(tmp_path, tokens, depth=2, timed_steps=0)
     assert blueprint["architecture"]["vocabulary"] == 500
@@ -62,9 +62,7 @@ def test_the_text_there_is_bounds_the_plan(tmp_path: Path) -> None:
     assert blueprint["prediction"]["text_bytes"] == round(2.5 * blueprint["training"]["tokens"])
 
 
-def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_time_budget_becomes_steps_at_the_measured_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     speed = TrainingSpeed(
         0.5,
         20.0,
@@ -74,10 +72,10 @@ def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
         compiled=True,
         tokens_per_step=4096,
     )
-    monkeypatch.setattr(throughput, "measure_speed", lambda *args, **how: speed)
+    monkeypatch.setattr(throughput, "measure_speed", lambda *args, **settings: speed)
     monkeypatch.setattr(design, "_usual_speed", lambda context: 3e11)
     draft, blueprint, context = run(tmp_path, budget="30 min", price_per_hour=2.0)
-    tokens = (1800 * 0.97 - 20) / 0.5 * 4096  # what the timed speed gives in the budget, less what starting takes
+    tokens = (1800 * 0.97 - 20) / 0.5 * 4096  # the tokens of the budget at the timed speed, without the startup time
     assert draft.facts["tokens"] == pytest.approx(tokens, rel=0.01)
     assert blueprint["training"]["steps"] == draft.facts["steps"]
     assert context.record["training_seconds"] == pytest.approx(draft.facts["tokens"] / 4096 * 0.5 + 20, rel=0.001)
@@ -88,13 +86,13 @@ def test_a_time_budget_becomes_steps_by_the_speed_that_was_measured(
         assert name not in (draft.folder / "blueprint.json").read_text()
 
 
-def test_the_speed_of_this_machine_is_that_of_real_steps() -> None:
+def test_speed_is_measured_on_real_training_steps() -> None:
     shape = shape_of_depth(1, vocabulary=512, context=32)
     plan = training_plan(shape, tokens=2560, tokens_per_step=256)
     speed = measure_speed(shape, plan, steps=1, threads=1)
     assert speed.flops_per_second == pytest.approx(shape.flops_per_token(32) * 256 / speed.seconds_per_step)
     assert 0 < speed.utilisation < 1.5
-    assert not speed.compiled  # a run this short does not pay for it
+    assert not speed.compiled  # compilation does not pay off in so short a run
 
 
 @pytest.mark.parametrize(
@@ -110,7 +108,7 @@ def test_the_speed_of_this_machine_is_that_of_real_steps() -> None:
         ({"width": 64, "parameters": "1M"}, "`width` goes with `depth`"),
     ],
 )
-def test_dials_that_contradict_are_refused(values: dict[str, Any], message: str) -> None:
+def test_contradicting_settings_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(design.Config, values, where="design")
 
@@ -118,18 +116,18 @@ def test_dials_that_contradict_are_refused(values: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("text", "value"), [("10M", 10_000_000), ("1.5b", 1_500_000_000), ("500k", 500_000), ("42", 42)]
 )
-def test_counts_are_read_as_people_write_them(text: str, value: int) -> None:
+def test_counts_with_unit_suffixes_are_parsed(text: str, value: int) -> None:
     assert design.count(text) == value
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("30 min", 1800), ("2h", 7200), ("90", 90), ("1.5 hours", 5400), ("1 d", 86400)]
 )
-def test_spans_of_time_are_read_as_people_write_them(text: str, value: float) -> None:
+def test_durations_with_units_are_parsed(text: str, value: float) -> None:
     assert design.seconds(text) == value
 
 
-def test_the_plan_is_scored_against_what_happened(tmp_path: Path) -> None:
+def test_the_plan_is_compared_with_the_actual_run(tmp_path: Path) -> None:
     draft, blueprint, _ = run(tmp_path, depth=2, steps=100, timed_steps=0)
     predicted = blueprint["prediction"]
     actual = {"heldout_bits_per_byte": predicted["bits_per_byte"]["value"] * 1.02, "tokens": predicted["tokens"]}
@@ -138,5 +136,5 @@ def test_the_plan_is_scored_against_what_happened(tmp_path: Path) -> None:
     assert rows["bits per byte"].error == "+2.0 %, within the range"
     assert rows["tokens"].error == "+0.0 %"
     assert rows["seconds"].error == "+10.0 %"
-    assert "bytes of memory" not in rows  # nobody measured it
+    assert "bytes of memory" not in rows  # it was not measured
     assert design.plan_table(draft.folder, designed, actual, {"seconds": 110.0}).row_count == 3

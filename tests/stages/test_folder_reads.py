@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.stages.preferring import chatting, context, written
+from tests.stages.preferring import context, create_chat_model, write_rows
 from vita.spine.config import build
 from vita.stages import adapt, dpo, reward, rlhf, sft
 from vita.stages.kinds import Model
@@ -31,8 +31,8 @@ sys.addaudithook(_count)
 
 
 @contextmanager
-def counted(folder: Path) -> Iterator[Counter[str]]:
-    """How often each file of a folder is opened in this block."""
+def count_opened_files(folder: Path) -> Iterator[Counter[str]]:
+    """Count how often each file of a folder is opened in this block."""
     global _folder
     _opened.clear()
     _folder = f"{folder}/"
@@ -45,7 +45,7 @@ def counted(folder: Path) -> Iterator[Counter[str]]:
 def run_dpo(model: Model, folder: Path) -> None:
     rewards = {"eval_rewards": [{"use": "length", "options": {"words": 2}}], "eval_prompts": 2}
     values = {
-        "sources": [written(folder)],
+        "sources": [write_rows(folder)],
         "precision": "float32",
         "batch_size": 8,
         "steps": 2,
@@ -69,7 +69,13 @@ def run_sft(model: Model, folder: Path) -> None:
 
 
 def run_reward(model: Model, folder: Path) -> None:
-    values = {"sources": [written(folder)], "precision": "float32", "batch_size": 8, "steps": 2, "eval_fraction": 0.3}
+    values = {
+        "sources": [write_rows(folder)],
+        "precision": "float32",
+        "batch_size": 8,
+        "steps": 2,
+        "eval_fraction": 0.3,
+    }
     reward.run(_config(reward, values), reward.Inputs(model), context(folder / "scratch"))
 
 
@@ -100,8 +106,8 @@ SLOW = [pytest.param(run, marks=pytest.mark.slow) for run in (run_sft, run_rewar
 def test_a_training_stage_reads_each_file_of_the_model_folder_once(
     run: Callable[[Model, Path], None], tmp_path: Path
 ) -> None:
-    model = chatting(tmp_path / "model")
-    with counted(model.path) as opened:
+    model = create_chat_model(tmp_path / "model")
+    with count_opened_files(model.path) as opened:
         run(model, tmp_path)
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= set(opened)
     assert {name: count for name, count in opened.items() if count > 1} == {}

@@ -1,4 +1,4 @@
-"""An empty container gets random values and knows nothing yet: its loss is ln V."""
+"""The stage `initialize`: a new model has random weights, and its loss is ln V."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(tmp_path: Path, *, config: initialize.Config | None = None, name: str = 
     return initialize.run(config or initialize.Config(), inputs, context(tmp_path / name))
 
 
-def test_the_new_model_knows_nothing_and_is_a_whole_folder(tmp_path: Path) -> None:
+def test_a_new_model_has_the_loss_ln_v_and_a_complete_folder(tmp_path: Path) -> None:
     draft = run(tmp_path)
     assert draft.kind is Model
     assert draft.facts["ln_vocabulary"] == pytest.approx(math.log(259), rel=1e-5)
@@ -91,22 +91,22 @@ def test_transformers_opens_the_folder(tmp_path: Path) -> None:
     assert tokenizer("A cat").input_ids == byte_tokenizer().encode("A cat")
 
 
-def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+def test_equal_settings_give_equal_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
-    first = store.commit(run(tmp_path, name="a")).digest
-    again = store.commit(run(tmp_path, name="b")).digest
-    other = store.commit(run(tmp_path, name="c", config=initialize.Config(seed=1))).digest
-    assert first == again != other
+    first_digest = store.commit(run(tmp_path, name="a")).digest
+    second_digest = store.commit(run(tmp_path, name="b")).digest
+    other_seed_digest = store.commit(run(tmp_path, name="c", config=initialize.Config(seed=1))).digest
+    assert first_digest == second_digest != other_seed_digest
 
 
-def test_a_scheme_is_followed(tmp_path: Path) -> None:
+def test_the_initialization_scheme_is_applied(tmp_path: Path) -> None:
     draft = run(tmp_path, config=initialize.Config(scheme="zero_output"))
     weights = hf.load(draft.folder).state_dict()
     assert not weights["model.layers.0.mlp.down_proj.weight"].any()
     assert weights["model.layers.0.mlp.up_proj.weight"].any()
 
 
-def test_without_held_out_text_the_training_text_is_measured(tmp_path: Path) -> None:
+def test_without_held_out_text_the_loss_is_measured_on_the_training_text(tmp_path: Path) -> None:
     inputs = initialize.Inputs(blueprint(tmp_path / "blueprint"), tokens(tmp_path / "tokens", heldout=""))
     draft = initialize.run(initialize.Config(), inputs, context(tmp_path / "scratch"))
     assert draft.facts["loss"] == pytest.approx(math.log(259), abs=0.1)
@@ -130,7 +130,7 @@ def test_no_text_at_all_is_refused(tmp_path: Path) -> None:
         ({"scheme": "xavier"}, {}, "scheme: `xavier` is not known here; one of fan_in, llama, mitchell"),
     ],
 )
-def test_what_does_not_fit_is_refused(
+def test_invalid_settings_and_inputs_are_refused(
     tmp_path: Path, config: dict[str, Any], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError) as error:

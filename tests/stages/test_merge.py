@@ -60,7 +60,7 @@ def test_other_methods_merge_several_models(vita: Vita) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("base",), "merge.model: is a full model and not an adapter"),
         (("base", "base"), "merge.method: adapter: expected 1 model, got 2"),
@@ -72,8 +72,8 @@ def test_other_methods_merge_several_models(vita: Vita) -> None:
         (("base", "other", "--method", "average"), "expected the architecture of the first model (width 32), got 16"),
     ],
 )
-def test_mistakes_are_named(vita: Vita, words: tuple[str, ...], message: str) -> None:
+def test_invalid_arguments_are_refused(vita: Vita, arguments: tuple[str, ...], message: str) -> None:
     hf.save(tiny_model(width=16), "other")
     byte_tokenizer().save("other")
-    code, _, error = vita("merge", *words)
+    code, _, error = vita("merge", *arguments)
     assert code != 0 and message in error and "internal" not in error

@@ -1,4 +1,4 @@
-"""Pretraining: what it takes from the blueprint, what it writes, and that it is always the same."""
+"""The stage `pretrain`: settings from the blueprint, the written model folder, determinism and refusals."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def blueprint(folder: Path, *, steps: int = 10, **changes: Any) -> Blueprint:
     folder.mkdir(parents=True, exist_ok=True)
     shape = tiny_architecture(**changes)
     plan = training_plan(shape, tokens=steps * 128, tokens_per_step=128, steps=steps)
-    written = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": {}}
-    (folder / "blueprint.json").write_text(json.dumps(written))
+    content = {"architecture": shape.model_dump(), "training": plan.as_json(), "prediction": {}}
+    (folder / "blueprint.json").write_text(json.dumps(content))
     return Blueprint("0" * 64, folder, {})
 
 
@@ -49,7 +49,7 @@ def tokens(folder: Path, *, heldout: str = TEXT) -> Tokens:
     return Tokens("1" * 64, folder, {})
 
 
-def begun(folder: Path, **changes: Any) -> Model:
+def create_model(folder: Path, **changes: Any) -> Model:
     model = tiny_model(**changes)
     initialize(model, "normal", seed=0)
     hf.save(model, folder)
@@ -59,78 +59,88 @@ def begun(folder: Path, **changes: Any) -> Model:
 
 def inputs(folder: Path, *, heldout: str = TEXT, **changes: Any) -> pretrain.Inputs:
     return pretrain.Inputs(
-        begun(folder / "model"), tokens(folder / "tokens", heldout=heldout), blueprint(folder / "blueprint", **changes)
+        create_model(folder / "model"),
+        tokens(folder / "tokens", heldout=heldout),
+        blueprint(folder / "blueprint", **changes),
     )
 
 
-def run(given: pretrain.Inputs, scratch: Path, *, told: list[Any] | None = None, **settings: Any) -> Any:
+def run(pretrain_inputs: pretrain.Inputs, scratch: Path, *, events: list[Any] | None = None, **settings: Any) -> Any:
     scratch.mkdir(exist_ok=True)
     config = build(pretrain.Config, {"precision": "float32", "compile": "no", **settings}, where="pretrain")
     context = Context(
-        scratch, lambda event, **fields: told.append((event, fields)) if told is not None else None, Machine()
+        scratch, lambda event, **fields: events.append((event, fields)) if events is not None else None, Machine()
     )
-    draft = pretrain.run(config, given, context)
+    draft = pretrain.run(config, pretrain_inputs, context)
     return draft, context.record
 
 
-def test_the_loss_falls_and_the_folder_is_a_whole_model(tmp_path: Path) -> None:
-    told: list[Any] = []
-    draft, record = run(inputs(tmp_path, steps=40), tmp_path / "scratch", told=told, learning_rate=0.04)
+def test_pretraining_lowers_the_loss_and_writes_a_complete_model_folder(tmp_path: Path) -> None:
+    events: list[Any] = []
+    draft, record = run(inputs(tmp_path, steps=40), tmp_path / "scratch", events=events, learning_rate=0.04)
     assert draft.kind is Model
     curve = [json.loads(line) for line in (draft.folder / "report" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in curve] == list(range(41))
     assert curve[0]["heldout_loss"] == pytest.approx(5.56, abs=0.1)
     assert draft.facts["heldout_loss"] == curve[-1]["heldout_loss"] < 3.5
-    # every token of the byte tokenizer but the document's is one byte
+    # each token of the byte tokenizer is one byte, except the document token
     assert draft.facts["heldout_bits_per_byte"] == pytest.approx(curve[-1]["heldout_loss"] / 0.6931, rel=0.01)
     assert draft.facts["tokens"] == 40 * 128 and draft.facts["skipped_steps"] == 0
     assert {"tokens_per_second", "training_seconds", "peak_memory_bytes", "mfu"} <= record.keys()
-    written = {path.relative_to(draft.folder).as_posix() for path in draft.folder.rglob("*") if path.is_file()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "vita.json", "report/report.md"} <= written
-    assert "report/figures/loss.svg" in written
+    paths = {path.relative_to(draft.folder).as_posix() for path in draft.folder.rglob("*") if path.is_file()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "vita.json", "report/report.md"} <= paths
+    assert "report/figures/loss.svg" in paths
     engine = Engine.open(draft.folder)
     assert engine.generate([engine.text_ids("A cat")], Sampling(max_tokens=4))[0].ids
-    assert any(event == "note" and "multiplied in float32" in fields["text"] for event, fields in told)
+    assert any(event == "note" and "multiplied in float32" in fields["text"] for event, fields in events)
 
 
-def everything(folder: Path) -> dict[str, bytes]:
+def file_contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_same_run_gives_the_same_bytes_and_holds_no_clock(tmp_path: Path) -> None:
-    given = inputs(tmp_path)
-    one, _ = run(given, tmp_path / "one")
-    other, _ = run(given, tmp_path / "other", checkpoint_seconds=0.0)
-    assert everything(one.folder) == everything(other.folder)
-    assert one.facts == other.facts
+def test_the_same_run_gives_the_same_bytes_without_timestamps(tmp_path: Path) -> None:
+    pretrain_inputs = inputs(tmp_path)
+    first, _ = run(pretrain_inputs, tmp_path / "one")
+    second, _ = run(pretrain_inputs, tmp_path / "other", checkpoint_seconds=0.0)
+    assert file_contents(first.folder) == file_contents(second.folder)
+    assert first.facts == second.facts
 
 
-def test_the_blueprint_s_numbers_are_taken_and_overridden(tmp_path: Path) -> None:
+def test_training_settings_come_from_the_blueprint_and_can_be_overridden(tmp_path: Path) -> None:
     plan = json.loads((blueprint(tmp_path, steps=200).path / "blueprint.json").read_text())["training"]
-    plain = pretrain.training_of(build(pretrain.Config, {}, where="pretrain"), plan)
-    assert (plain.schedule.steps, plain.schedule.warmup, plain.schedule.name) == (200, 10, "warmup_stable_decay")
-    assert plain.optimization.matrix_rate == plan["optimization"]["matrix_rate"]
+    default_settings = pretrain.training_of(build(pretrain.Config, {}, where="pretrain"), plan)
+    assert (default_settings.schedule.steps, default_settings.schedule.warmup, default_settings.schedule.name) == (
+        200,
+        10,
+        "warmup_stable_decay",
+    )
+    assert default_settings.optimization.matrix_rate == plan["optimization"]["matrix_rate"]
     settings = {"steps": 40, "learning_rate": 0.01, "schedule": "cosine", "weight_decay": 0.3}
-    changed = pretrain.training_of(build(pretrain.Config, settings, where="pretrain"), plan)
-    assert (changed.schedule.steps, changed.schedule.warmup, changed.schedule.name) == (40, 2, "cosine")
-    assert changed.optimization.matrix_rate == plan["optimization"]["matrix_rate"] / 2
-    assert changed.optimization.weight_decay == 0.3
-    assert plain.schedule.decay == plan["schedule"]["decay"]
-    later = pretrain.training_of(build(pretrain.Config, {"decay_fraction": 0.2}, where="pretrain"), plan)
-    assert (later.schedule.decay, later.schedule.steps) == (0.2, 200)
+    changed_settings = pretrain.training_of(build(pretrain.Config, settings, where="pretrain"), plan)
+    assert (changed_settings.schedule.steps, changed_settings.schedule.warmup, changed_settings.schedule.name) == (
+        40,
+        2,
+        "cosine",
+    )
+    assert changed_settings.optimization.matrix_rate == plan["optimization"]["matrix_rate"] / 2
+    assert changed_settings.optimization.weight_decay == 0.3
+    assert default_settings.schedule.decay == plan["schedule"]["decay"]
+    late_decay = pretrain.training_of(build(pretrain.Config, {"decay_fraction": 0.2}, where="pretrain"), plan)
+    assert (late_decay.schedule.decay, late_decay.schedule.steps) == (0.2, 200)
     with pytest.raises(ConfigError, match="and the schedule is cosine"):
         build(pretrain.Config, {"decay_fraction": 0.2, "schedule": "cosine"}, where="pretrain")
 
 
-def test_a_document_mask_changes_what_is_learnt_and_is_there_unless_told_otherwise(tmp_path: Path) -> None:
-    given = inputs(tmp_path)
-    usual = hf.load(run(given, tmp_path / "usual")[0].folder).head_weight
-    masked = hf.load(run(given, tmp_path / "masked", document_mask=True)[0].folder).head_weight
-    plain = hf.load(run(given, tmp_path / "plain", document_mask=False)[0].folder).head_weight
-    assert torch.equal(usual, masked) and not torch.equal(usual, plain)
+def test_the_document_mask_changes_training_and_is_the_default_on_a_cpu(tmp_path: Path) -> None:
+    pretrain_inputs = inputs(tmp_path)
+    default_weight = hf.load(run(pretrain_inputs, tmp_path / "usual")[0].folder).head_weight
+    masked_weight = hf.load(run(pretrain_inputs, tmp_path / "masked", document_mask=True)[0].folder).head_weight
+    unmasked_weight = hf.load(run(pretrain_inputs, tmp_path / "plain", document_mask=False)[0].folder).head_weight
+    assert torch.equal(default_weight, masked_weight) and not torch.equal(default_weight, unmasked_weight)
 
 
-def test_a_gpu_s_rows_are_masked_only_on_request() -> None:
+def test_the_document_mask_is_off_by_default_on_a_gpu() -> None:
     assert [is_masked(choice, "cuda") for choice in ("auto", True, False)] == [False, True, False]
     assert [is_masked(choice, "cpu") for choice in ("auto", True, False)] == [True, True, False]
 
@@ -140,15 +150,25 @@ def test_without_held_out_text_there_is_no_held_out_loss(tmp_path: Path) -> None
     assert "heldout_loss" not in draft.facts and "loss" in draft.facts
 
 
-def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
-    given = inputs(tmp_path)
+def test_inputs_of_different_sizes_are_refused(tmp_path: Path) -> None:
+    pretrain_inputs = inputs(tmp_path)
     with pytest.raises(ConfigError, match="the model has a vocabulary of 300, the text one of 259"):
-        run(pretrain.Inputs(begun(tmp_path / "wide", vocabulary=300), given.tokens, given.blueprint), tmp_path / "one")
+        run(
+            pretrain.Inputs(
+                create_model(tmp_path / "wide", vocabulary=300), pretrain_inputs.tokens, pretrain_inputs.blueprint
+            ),
+            tmp_path / "one",
+        )
     with pytest.raises(ConfigError, match="rows of 64 tokens exceed the model's 32"):
-        run(pretrain.Inputs(begun(tmp_path / "short", context=32), given.tokens, given.blueprint), tmp_path / "two")
+        run(
+            pretrain.Inputs(
+                create_model(tmp_path / "short", context=32), pretrain_inputs.tokens, pretrain_inputs.blueprint
+            ),
+            tmp_path / "two",
+        )
     with pytest.raises(ConfigError, match="optimizer: `muonn` is not known here; did you mean `muon`"):
-        run(given, tmp_path / "three", optimizer="muonn")
+        run(pretrain_inputs, tmp_path / "three", optimizer="muonn")
 
 
-def test_all_processes_carry_it_out() -> None:
+def test_pretrain_is_a_parallel_stage() -> None:
     assert read_stage("pretrain", pretrain).parallel

@@ -1,4 +1,4 @@
-"""Learning from rewards: every method makes likelier what is rewarded, a coin does not, and a killed run goes on."""
+"""The stage `rlhf`: each method raises the reward, a random reward does not, and a killed run resumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.stages.test_pretrain import everything
+from tests.stages.test_pretrain import file_contents
 from vita.design import scaling_rules
 from vita.infer.engine import Engine
 from vita.nn import hf
@@ -30,13 +30,13 @@ POLITE = {"use": "matches", "options": {"pattern": "!$"}}
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A model that ends its answers with `!`, `?` or `.`, each as often."""
+    """Return a model that ends its answers with `!`, `?` or `.` equally often."""
     folder = tmp_path_factory.mktemp("tuned")
     model = tiny_model(context=64)
     initialize(model, "normal", seed=0)
-    hf.save(model, folder / "begun")
-    byte_tokenizer().save(folder / "begun")
-    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(256,)), folder / "begun")
+    hf.save(model, folder / "initial")
+    byte_tokenizer().save(folder / "initial")
+    hf.save_generation(hf.GenerationTokens(start=256, padding=256, stop=(256,)), folder / "initial")
     rows = [{"instruction": f"{word}?", "output": word + end} for word in WORDS for end in "!?." for _ in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = {
@@ -48,7 +48,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Model:
     }
     config = build(sft.Config, {**values, "precision": "float32", "compile": "no"}, where="sft")
     context = Context(folder, lambda event, **fields: None, Machine())
-    draft = sft.run(config, sft.Inputs(Model("1" * 64, folder / "begun", {})), context)
+    draft = sft.run(config, sft.Inputs(Model("1" * 64, folder / "initial", {})), context)
     return Model("2" * 64, draft.folder, draft.facts)
 
 
@@ -59,13 +59,13 @@ def prompts(folder: Path) -> str:
 
 
 def run(
-    model: Model, folder: Path, *, told: list[Any] | None = None, stop_at: int | None = None, **settings: Any
+    model: Model, folder: Path, *, events: list[Any] | None = None, stop_at: int | None = None, **settings: Any
 ) -> Any:
     folder.mkdir(exist_ok=True)
 
     def emit(event: str, **fields: Any) -> None:
-        if told is not None:
-            told.append((event, fields))
+        if events is not None:
+            events.append((event, fields))
         if event == "metrics" and fields["step"] == stop_at:
             raise KeyboardInterrupt
 
@@ -74,7 +74,7 @@ def run(
 
 
 RULE = scaling_rules.other_rate(tiny_architecture().width, 1)
-"""The learning rate of the norms in pretraining."""
+"""Learning rate of the norms in pretraining."""
 FAST: dict[str, dict[str, Any]] = {
     "grpo": {"steps": 25, "learning_rate": 0.1 * RULE},
     "rloo": {"steps": 25, "learning_rate": 0.1 * RULE},
@@ -90,13 +90,15 @@ FAST: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("method", FAST)
-def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model, tmp_path: Path, method: str) -> None:
+def test_training_raises_the_reward_and_keeps_the_accuracy(tuned: Model, tmp_path: Path, method: str) -> None:
     (tmp_path / "judge.py").write_text(
         "def right(prompts, completions, truth):\n    return [c.startswith(t) for c, t in zip(completions, truth)]\n"
     )
-    told: list[Any] = []
-    right = f"{tmp_path / 'judge.py'}:right"
-    draft = run(tuned, tmp_path / "run", method=method, told=told, correctness=right, eval_samples=6, **FAST[method])
+    events: list[Any] = []
+    correctness = f"{tmp_path / 'judge.py'}:right"
+    draft = run(
+        tuned, tmp_path / "run", method=method, events=events, correctness=correctness, eval_samples=6, **FAST[method]
+    )
     facts = draft.facts
     assert facts["comparison/reward/after"] > facts["comparison/reward/before"] + 0.2, facts
     assert (
@@ -109,14 +111,14 @@ def test_what_is_rewarded_becomes_likelier_and_what_was_known_stays(tuned: Model
     assert "change in reward" in (draft.folder / "report" / "report.md").read_text()
     rows = [json.loads(line) for line in (draft.folder / "report" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["ratio_deviation"] < 1e-3 for row in rows if "reward" in row)
-    notes = " ".join(fields["text"] for event, fields in told if event == "note")
+    notes = " ".join(fields["text"] for event, fields in events if event == "note")
     assert "8 prompts to learn from, 4 held out" in notes and "held out: reward" in notes
-    answers = Engine.open(draft.folder)
-    assert answers.model.architecture == hf.load(tuned.path).architecture
+    engine = Engine.open(draft.folder)
+    assert engine.model.architecture == hf.load(tuned.path).architecture
 
 
 @pytest.mark.slow
-def test_a_coin_teaches_nothing(tuned: Model, tmp_path: Path) -> None:
+def test_a_random_reward_does_not_change_the_policy(tuned: Model, tmp_path: Path) -> None:
     facts = run(tuned, tmp_path / "run", rewards=["random_reward"], eval_rewards=[POLITE], **FAST["grpo"]).facts
     assert abs(facts["comparison/reward/change"]) < 0.35
 
@@ -129,17 +131,17 @@ def test_a_coin_teaches_nothing(tuned: Model, tmp_path: Path) -> None:
         {"method": "ppo", "steps": 4, "epochs": 2, "prompts_per_step": 6, "critic_warmup_steps": 1},
     ],
 )
-def test_a_killed_run_ends_in_the_same_bytes(tuned: Model, tmp_path: Path, settings: dict[str, Any]) -> None:
-    straight = run(tuned, tmp_path / "straight", **settings)
+def test_a_killed_run_resumes_to_the_same_bytes(tuned: Model, tmp_path: Path, settings: dict[str, Any]) -> None:
+    uninterrupted = run(tuned, tmp_path / "straight", **settings)
     for stop_at in (3, 6):  # in the middle of a round, too
         with pytest.raises(KeyboardInterrupt):
             run(tuned, tmp_path / "stopped", stop_at=stop_at, checkpoint_seconds=0.0, **settings)
-    went_on = run(tuned, tmp_path / "stopped", checkpoint_seconds=0.0, **settings)
-    assert everything(went_on.folder) == everything(straight.folder) and went_on.facts == straight.facts
+    resumed = run(tuned, tmp_path / "stopped", checkpoint_seconds=0.0, **settings)
+    assert file_contents(resumed.folder) == file_contents(uninterrupted.folder) and resumed.facts == uninterrupted.facts
 
 
-def test_only_the_critic_learns_at_first(tuned: Model, tmp_path: Path) -> None:
-    told: list[Any] = []
+def test_only_the_critic_is_trained_during_its_warmup(tuned: Model, tmp_path: Path) -> None:
+    events: list[Any] = []
     settings = {
         "method": "ppo",
         "steps": 3,
@@ -148,46 +150,46 @@ def test_only_the_critic_learns_at_first(tuned: Model, tmp_path: Path) -> None:
         "num_evals": 3,
         "epochs": 1,
     }
-    draft = run(tuned, tmp_path / "run", told=told, **settings)
-    apart = [fields["heldout_kl"] for event, fields in told if event == "metrics" and "heldout_kl" in fields]
-    assert apart[0] == apart[1] == 0 != apart[2]
+    draft = run(tuned, tmp_path / "run", events=events, **settings)
+    kl_values = [fields["heldout_kl"] for event, fields in events if event == "metrics" and "heldout_kl" in fields]
+    assert kl_values[0] == kl_values[1] == 0 != kl_values[2]
     assert not [name for name in hf.load(draft.folder).state_dict() if "critic" in name]
 
 
-def test_answers_that_do_not_end_earn_nothing_and_are_told(tuned: Model, tmp_path: Path) -> None:
-    everything_is_fine = {"use": "matches", "options": {"pattern": ""}}
-    facts = run(tuned, tmp_path / "run", rewards=[everything_is_fine], max_tokens=1, steps=2).facts
+def test_truncated_answers_get_no_reward_and_are_counted(tuned: Model, tmp_path: Path) -> None:
+    constant_reward = {"use": "matches", "options": {"pattern": ""}}
+    facts = run(tuned, tmp_path / "run", rewards=[constant_reward], max_tokens=1, steps=2).facts
     assert facts["heldout_truncated"] == 1 and facts["heldout_reward"] == 0 and facts["zero_variance"] > 0.8
 
 
-def test_a_model_that_does_not_compute_the_same_twice_is_refused(
+def test_a_model_with_varying_logprobs_is_refused(
     tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = policy_objective.compute_token_stats
+    compute_token_stats = policy_objective.compute_token_stats
 
-    def noisy(model: Any, ids: Any, mask: Any) -> Any:
-        found = right(model, ids, mask)
-        return found._replace(logprobs=found.logprobs + 0.5 * torch.is_grad_enabled() * mask)
+    def add_noise(model: Any, ids: Any, mask: Any) -> Any:
+        stats = compute_token_stats(model, ids, mask)
+        return stats._replace(logprobs=stats.logprobs + 0.5 * torch.is_grad_enabled() * mask)
 
-    monkeypatch.setattr(policy_objective, "compute_token_stats", noisy)
+    monkeypatch.setattr(policy_objective, "compute_token_stats", add_noise)
     with pytest.raises(
         TrainingError, match="first step of a round: expected ratio 1 and nothing clipped, got ratios 0.6"
     ):
         run(tuned, tmp_path / "run", steps=1)
 
 
-def test_training_must_mean_the_tokens_that_were_sampled(
+def test_training_on_other_tokens_than_the_sampled_ones_is_refused(
     tuned: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vita.rl import rollouts
 
-    right = rollouts.sample_answers
+    sample_answers = rollouts.sample_answers
 
-    def shifted(*given: Any, **named: Any) -> Any:
-        found = right(*given, **named)
-        return rollouts.SampledAnswers(found.prompts, found.completions, found.ids, found.mask.roll(-1, dims=1))
+    def shift_mask(*args: Any, **kwargs: Any) -> Any:
+        answers = sample_answers(*args, **kwargs)
+        return rollouts.SampledAnswers(answers.prompts, answers.completions, answers.ids, answers.mask.roll(-1, dims=1))
 
-    monkeypatch.setattr(rollouts, "sample_answers", shifted)
+    monkeypatch.setattr(rollouts, "sample_answers", shift_mask)
     with pytest.raises(TrainingError, match="expected equal log-probabilities of sampling and training"):
         run(tuned, tmp_path / "run", steps=1)
 
@@ -207,30 +209,30 @@ def test_training_must_mean_the_tokens_that_were_sampled(
         ({"rewards": ["world_politeness"]}, "rlhf.rewards: world_politeness: needs the built-in world"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(tuned: Model, tmp_path: Path, settings: Any, message: str) -> None:
+def test_invalid_settings_are_refused(tuned: Model, tmp_path: Path, settings: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tuned, tmp_path / "run", **settings)
 
 
-def test_rewards_that_say_nothing_end_the_run(tuned: Model, tmp_path: Path) -> None:
+def test_a_reward_without_values_stops_the_run(tuned: Model, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="20 steps in a row were skipped; reason of the last: no targets"):
         run(tuned, tmp_path / "run", rewards=["sum_correctness"], steps=40)
 
 
-def test_prompts_that_leave_no_room_for_an_answer_are_refused(tuned: Model, tmp_path: Path) -> None:
+def test_prompts_too_long_for_an_answer_are_refused(tuned: Model, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rlhf: expected 3 prompts or more of at most 4 tokens, got 0"):
         run(tuned, tmp_path / "run", max_tokens=60)
 
 
-def test_every_prompt_comes_once_before_any_comes_again() -> None:
+def test_every_prompt_is_selected_once_per_epoch() -> None:
     config = build(rlhf.Config, {"sources": [{"world": {"things": 20}}], "prompts_per_step": 3}, where="rlhf")
 
-    class Asks(Rollouts):
+    class PromptSelection(Rollouts):
         def __init__(self) -> None:
             self.prompts, self.seed = [*range(7)], 0  # type: ignore[assignment]
             self.config = rlhf._plan(config, rlhf._resolve(config))
 
-    asks = Asks()
-    laps = [one for number in range(7) for one in asks._select_prompts(number)]
-    assert [sorted(laps[start : start + 7]) for start in (0, 7, 14)] == [[*range(7)]] * 3  # type: ignore[type-var]
-    assert laps[:7] != laps[7:14]
+    rollouts = PromptSelection()
+    selected = [prompt for number in range(7) for prompt in rollouts._select_prompts(number)]
+    assert [sorted(selected[start : start + 7]) for start in (0, 7, 14)] == [[*range(7)]] * 3  # type: ignore[type-var]
+    assert selected[:7] != selected[7:14]

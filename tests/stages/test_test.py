@@ -1,4 +1,4 @@
-"""The stage `test` on a tiny model: a whole report, equal to plain counting, the same each time."""
+"""The stage `test` on a tiny model: a complete report, scores equal to a plain implementation, and determinism."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(folder: Path, scratch: Path, values: dict[str, Any], *, corpus: Path | N
     return stage.run(build(stage.Config, values, where="test"), inputs, context)
 
 
-def everything(tmp_path: Path) -> dict[str, Any]:
+def all_tests(tmp_path: Path) -> dict[str, Any]:
     return {
         "texts": [write_rows(tmp_path / "more.jsonl", [{"id": "1", "text": "long " * 40, "source": "s"}])],
         "tasks": {
@@ -72,11 +72,11 @@ def everything(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def test_a_report_holds_every_figure_with_its_interval_and_every_item(folder: Path, tmp_path: Path) -> None:
+def test_the_report_contains_every_figure_with_its_interval_and_every_item(folder: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     texts = [{"id": str(n), "text": f"Some text, number {n}.", "source": f"part {n % 2}"} for n in range(12)]
     write_rows(corpus / "heldout" / "0.jsonl", texts)
-    draft = run(folder, tmp_path / "scratch", everything(tmp_path), corpus=corpus)
+    draft = run(folder, tmp_path / "scratch", all_tests(tmp_path), corpus=corpus)
     report = json.loads((draft.folder / "report.json").read_text())
     assert set(report["figures"]["texts"]) == {"heldout", "more"}
     assert set(report["figures"]["sources"]) == {"heldout: part 0", "heldout: part 1", "more: s"}
@@ -100,12 +100,12 @@ def test_a_report_holds_every_figure_with_its_interval_and_every_item(folder: Pa
             assert word in text
 
 
-def test_the_same_question_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    asked = everything(tmp_path) | {"world": None}
+def test_the_same_settings_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    settings = all_tests(tmp_path) | {"world": None}
     contents = [
         {
             path.name: path.read_bytes()
-            for path in run(folder, tmp_path / name, asked).folder.iterdir()
+            for path in run(folder, tmp_path / name, settings).folder.iterdir()
             if path.is_file()
         }
         for name in ("one", "two")
@@ -113,7 +113,7 @@ def test_the_same_question_gives_the_same_bytes(folder: Path, tmp_path: Path) ->
     assert contents[0] == contents[1]
 
 
-def test_prompts_go_through_the_chat_template_when_asked(folder: Path, tmp_path: Path) -> None:
+def test_prompts_use_the_chat_template_with_as_chat(folder: Path, tmp_path: Path) -> None:
     samples = {"prompts": ["Hi"], "sampling": {"max_tokens": 4}}
     plain = run(folder, tmp_path / "plain", samples)
     chat = run(folder, tmp_path / "chat", {**samples, "as_chat": True})
@@ -122,13 +122,13 @@ def test_prompts_go_through_the_chat_template_when_asked(folder: Path, tmp_path:
 
 
 def plain_logprob(engine: Engine, ids: list[int], *, start: int) -> float:
-    """The slow and obvious way: one row, no batch, no window."""
+    """Compute the log-probability of one row without batches and windows."""
     with torch.inference_mode():
         logprobs = F.log_softmax(engine.model(torch.tensor([ids[:-1]])).double(), dim=-1)[0]
     return sum(float(logprobs[index - 1, ids[index]]) for index in range(start, len(ids)))
 
 
-def test_documents_get_the_bits_of_a_plain_count(folder: Path) -> None:
+def test_document_scores_equal_a_plain_implementation(folder: Path) -> None:
     engine = Engine.open(folder)
     texts = ["A cat.", "é is two bytes", "x" * 64]
     documents = [Document(str(index), text, "s") for index, text in enumerate(texts)]
@@ -140,14 +140,14 @@ def test_documents_get_the_bits_of_a_plain_count(folder: Path) -> None:
         assert score.bits == pytest.approx(expected, rel=1e-5)
 
 
-def test_options_get_the_log_probability_of_a_plain_count(folder: Path) -> None:
+def test_option_logprobs_equal_a_plain_implementation(folder: Path) -> None:
     engine = Engine.open(folder)
     item = MultipleChoice((("The sky is", " blue"), ("The sky is", " made of cheese")), 0, ("blue", "made of cheese"))
     encode, begin = engine.tokenizer.encode, engine.tokenizer.document
     (outcome,) = answer(engine, [item], encode=encode, prefix=begin, context=64)
-    for (context, continuation), found in zip(item.options, outcome.logprobs, strict=True):
+    for (context, continuation), logprob in zip(item.options, outcome.logprobs, strict=True):
         ids = [*context.encode(), *continuation.encode()]
-        assert found == pytest.approx(plain_logprob(engine, ids, start=len(context)), rel=1e-5)
+        assert logprob == pytest.approx(plain_logprob(engine, ids, start=len(context)), rel=1e-5)
 
 
 def test_random_weights_score_near_chance(folder: Path, tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_random_weights_score_near_chance(folder: Path, tmp_path: Path) -> None:
     ]
     tasks = {"tasks": {"multiple_choice": write_rows(tmp_path / "rows.jsonl", rows)}, "prompts": []}
     draft = run(folder, tmp_path / "scratch", tasks)
-    own = json.loads((draft.folder / "report.json").read_text())["figures"]["tasks"]["multiple_choice"]
+    figures = json.loads((draft.folder / "report.json").read_text())["figures"]["tasks"]["multiple_choice"]
     for name in ("acc", "acc_norm", "acc_bytes"):
-        assert own[name]["low"] < 0.25 < own[name]["high"]
+        assert figures[name]["low"] < 0.25 < figures[name]["high"]
 
 
 IFEVAL = [
@@ -166,8 +166,8 @@ IFEVAL = [
 ]
 
 
-def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_parent(folder: Path, tmp_path: Path) -> None:
-    asked = {
+def test_a_tuned_model_is_compared_with_its_parent(folder: Path, tmp_path: Path) -> None:
+    settings = {
         "instructions": {"path": write_rows(tmp_path / "ifeval.jsonl", IFEVAL), "limit": 5, "max_tokens": 8},
         "texts": [write_rows(tmp_path / "texts.jsonl", [{"id": f"{n}", "text": f"Text {n}."} for n in range(5)])],
         "edge_cases": True,
@@ -175,10 +175,10 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
         "prompts": [],
         "world": WORLD,
     }
-    parent = run(folder, tmp_path / "parent", asked)
+    parent = run(folder, tmp_path / "parent", settings)
     context = Context(tmp_path / "child", lambda *args, **fields: None, Machine(chosen_device="cpu"))
     inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, parent.folder))
-    draft = stage.run(build(stage.Config, asked, where="test"), inputs, context)
+    draft = stage.run(build(stage.Config, settings, where="test"), inputs, context)
     report = json.loads((draft.folder / "report.json").read_text())
     assert report["details"]["parent"] == "p" * 64 and report["details"]["flips"] == []
     assert report["figures"]["instructions"]["instructions"]["prompt_strict"]["n"] == 5
@@ -186,7 +186,7 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
     changes = report["figures"]["versus"]["versus"]
     assert set(changes) == {"edge_cases/all_passed", "instructions/prompt_strict", "instructions/prompt_loose",
                             "world/accuracy", "texts/bits_per_byte"}  # fmt: skip
-    assert all(one["value"] == 0 and one["low"] <= 0 <= one["high"] for one in changes.values())
+    assert all(figure["value"] == 0 and figure["low"] <= 0 <= figure["high"] for figure in changes.values())
     assert draft.facts["edge_cases/refused"] == 1.0 and "instructions/prompt_loose" in draft.facts
     text = (draft.folder / "report.md").read_text()
     assert "\x1b" not in text and r"\\x1b\[31m" in text and "\u202e" not in text
@@ -194,24 +194,24 @@ def test_a_tuned_model_is_tested_on_instructions_and_edge_cases_beside_its_paren
         assert word in text
 
 
-def test_a_report_of_other_tests_is_no_parent(folder: Path, tmp_path: Path) -> None:
-    other = run(folder, tmp_path / "other", {"world": WORLD, "prompts": []})
+def test_a_parent_report_without_common_items_is_refused(folder: Path, tmp_path: Path) -> None:
+    other_report = run(folder, tmp_path / "other", {"world": WORLD, "prompts": []})
     context = Context(tmp_path / "child", lambda *args, **fields: None, Machine(chosen_device="cpu"))
-    inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, other.folder))
+    inputs = stage.Inputs(Model("n" * 64, folder), parent=Report("p" * 64, other_report.folder))
     with pytest.raises(DataError, match="has no items in common"):
         stage.run(build(stage.Config, {"edge_cases": True, "prompts": []}, where="test"), inputs, context)
 
 
-def test_a_parent_is_wired_only_when_it_is_chosen() -> None:
-    one = read_stage("test", stage)
-    tests = [Step(name, one, build(stage.Config, {}, where="test")) for name in ("test_first", "test_base")]
-    assert [slot.name for slot in one.slots if slot.explicit_only] == ["parent"]
-    assert wire(one, tests, {"model": "@abc"}, where="x") == {"model": "@abc"}
-    chosen = {"model": "@abc", "parent": "test_first"}
-    assert wire(one, tests, chosen, where="x") == chosen
+def test_a_parent_is_an_input_only_when_it_is_named() -> None:
+    test_stage = read_stage("test", stage)
+    tests = [Step(name, test_stage, build(stage.Config, {}, where="test")) for name in ("test_first", "test_base")]
+    assert [slot.name for slot in test_stage.slots if slot.explicit_only] == ["parent"]
+    assert wire(test_stage, tests, {"model": "@abc"}, where="x") == {"model": "@abc"}
+    inputs = {"model": "@abc", "parent": "test_first"}
+    assert wire(test_stage, tests, inputs, where="x") == inputs
 
 
-def test_edge_cases_are_for_chat_models(folder: Path, tmp_path: Path) -> None:
+def test_edge_cases_need_a_chat_model(folder: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     hf.save(tiny_model(), base)
@@ -220,7 +220,7 @@ def test_edge_cases_are_for_chat_models(folder: Path, tmp_path: Path) -> None:
         run(base, tmp_path / "scratch", {"edge_cases": True})
 
 
-def test_mistakes_are_told_before_anything_slow_begins(folder: Path, tmp_path: Path) -> None:
+def test_invalid_settings_are_refused_before_the_model_runs(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean `hellaswag`"):
         run(folder, tmp_path, {"tasks": {"helaswag": "x.jsonl"}})
     with pytest.raises(ConfigError, match="test.context: expected at most 64, the model's context, got 65"):

@@ -1,4 +1,4 @@
-"""The stage that turns a corpus into tokens: what it writes, that it is always the same, and what it refuses."""
+"""The stage `tokenize`: written shards and report, determinism, and refusals."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def write_corpus(folder: Path, **splits: list[str]) -> Corpus:
     return Corpus("0" * 64, folder)
 
 
-def run(corpus: Corpus, scratch: Path, *, model: Model | None = None, told: Any = None, **settings: Any) -> Path:
-    """The draft's folder."""
+def run(corpus: Corpus, scratch: Path, *, model: Model | None = None, emit: Any = None, **settings: Any) -> Path:
+    """Tokenize a corpus and return the folder of the draft."""
     scratch.mkdir()
     config = build(tokenize.Config, {"vocabulary": 300, **settings}, where="tokenize")
-    context = Context(scratch, told or (lambda event, **fields: None), Machine(threads=2))
+    context = Context(scratch, emit or (lambda event, **fields: None), Machine(threads=2))
     draft = tokenize.run(config, tokenize.Inputs(corpus, model), context)
     assert draft.kind is Tokens and context.record["learning_seconds"] >= 0
     assert draft.facts["train_tokens"] == Shards.open(draft.folder / "train").tokens
     return draft.folder
 
 
-def test_every_document_is_in_the_stream_after_its_document_token(corpus: Corpus, tmp_path: Path) -> None:
+def test_every_document_follows_its_document_token_in_the_shards(corpus: Corpus, tmp_path: Path) -> None:
     folder = run(corpus, tmp_path / "scratch", shard_tokens=1000)
     tokenizer = Tokenizer.load(folder / "tokenizer")
     assert tokenizer.vocabulary == 300
@@ -61,8 +61,8 @@ def test_every_document_is_in_the_stream_after_its_document_token(corpus: Corpus
         assert shards.documents == len(texts) and shards.tokenizer == tokenizer.digest
         for i, text in enumerate(texts):
             start, stop = shards.starts[i : i + 2].tolist()
-            first, *rest = shards.read(start, stop).tolist()
-            assert first == tokenizer.document and tokenizer.decode(rest) == text
+            first, *document_ids = shards.read(start, stop).tolist()
+            assert first == tokenizer.document and tokenizer.decode(document_ids) == text
             (span,) = shards.documents_between(start, stop)
             assert (span.id, span.source, span.licence) == (f"{split}-{i}", "odd" if i % 2 else "even", "CC0")
 
@@ -93,8 +93,8 @@ def test_the_same_corpus_gives_the_same_bytes(corpus: Corpus, tmp_path: Path) ->
             assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-def test_the_vocabulary_is_learnt_from_a_bounded_sample_of_all_of_the_corpus(tmp_path: Path) -> None:
-    """With a sample of a sixteenth, words of the first and of the last documents are tokens all the same."""
+def test_the_tokenizer_is_trained_on_a_bounded_sample_of_the_corpus(tmp_path: Path) -> None:
+    """With a sample of a sixteenth, words of the first and last documents still become tokens."""
     texts = ["zebra " * 20_000, "plain " * 140_000, "yacht " * 20_000]
     folder = run(
         write_corpus(tmp_path / "corpus", train=texts), tmp_path / "scratch", sample_bytes=2**16, vocabulary=274
@@ -103,11 +103,11 @@ def test_the_vocabulary_is_learnt_from_a_bounded_sample_of_all_of_the_corpus(tmp
     assert len(tokenizer.encode(" zebra")) == len(tokenizer.encode(" yacht")) == 1
 
 
-def test_a_models_own_tokenizer_is_taken_as_it_is(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_tokenizer_of_a_model_is_used_unchanged(corpus: Corpus, tmp_path: Path) -> None:
     byte_tokenizer().save(tmp_path / "model")
     notes = []
     folder = run(corpus, tmp_path / "scratch", model=Model("1" * 64, tmp_path / "model"),
-                 told=lambda event, **fields: notes.append(fields.get("text")))  # fmt: skip
+                 emit=lambda event, **fields: notes.append(fields.get("text")))  # fmt: skip
     assert (folder / "tokenizer" / "tokenizer.json").read_bytes() == (
         tmp_path / "model" / "tokenizer.json"
     ).read_bytes()
@@ -116,11 +116,11 @@ def test_a_models_own_tokenizer_is_taken_as_it_is(corpus: Corpus, tmp_path: Path
     assert "the model's own" in (folder / "report.md").read_text()
 
 
-def test_progress_is_told_in_bytes_up_to_the_whole(corpus: Corpus, tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
-    run(corpus, tmp_path / "scratch", told=lambda event, **fields: told.append({"event": event, **fields}))
+def test_progress_is_reported_in_bytes_up_to_the_total(corpus: Corpus, tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    run(corpus, tmp_path / "scratch", emit=lambda event, **fields: events.append({"event": event, **fields}))
     total = sum(len(text.encode()) for text in TEXTS)
-    assert {"event": "progress", "done": total, "total": total, "unit": "bytes"} in told
+    assert {"event": "progress", "done": total, "total": total, "unit": "bytes"} in events
 
 
 def test_a_corpus_that_cannot_support_the_vocabulary_is_refused(corpus: Corpus, tmp_path: Path) -> None:
