@@ -1,4 +1,4 @@
-"""Small stages for the tests of plans: numbers in files."""
+"""Small stages for the tests of plans. They write numbers to files."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _begin(config: _BeginConfig, inputs: _NoInputs, context: Context) -> Draft[N
 
 class _AddConfig(Settings):
     amount: int = 1
-    """What to add."""
+    """Amount to add."""
     seconds: float = 0.0
-    """How long it takes."""
+    """Duration of the stage."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _add(config: _AddConfig, inputs: _OneInput, context: Context) -> Draft[Numbe
 
 
 def stage(name: str, *, version: int = 1) -> Stage:
-    """`begin` or `add`, at a version."""
+    """Return the stage `begin` or `add` at a version."""
     module = types.ModuleType(f"tests_{name}")
     module.__doc__ = "A stage of the tests.\n\nMore of it."
     parts = {"begin": (_BeginConfig, _NoInputs, _begin), "add": (_AddConfig, _OneInput, _add)}[name]

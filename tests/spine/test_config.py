@@ -1,4 +1,4 @@
-"""Settings: refusals with a path and the nearest right name; identity."""
+"""Settings: error messages with a path and the closest valid name, and identity."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Optimizer(Settings):
 
 class Config(Settings):
     steps: int = 10
-    """How many."""
+    """Number of steps."""
     optimizer: Optimizer = Optimizer()
-    """How to step."""
+    """Optimizer settings."""
     sources: tuple[Optimizer, ...] = ()
-    """Several of them."""
+    """Several optimizers."""
     data: InputPath | None = None
-    """Where from."""
+    """Input file."""
     added_later: bool = neutral(False)
-    """New."""
+    """Setting added later."""
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ class Config(Settings):
         ({"qqqqq": 1}, "sft: `qqqqq` is not known here; one of added_later, data, optimizer, sources, steps"),
     ],
 )
-def test_a_wrong_setting_answers_with_its_path_and_the_nearest_right_name(values: dict, message: str) -> None:
+def test_an_invalid_setting_is_refused_with_its_path_and_the_closest_name(values: dict, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         build(Config, values, where="sft")
     assert str(refusal.value) == message
@@ -52,27 +52,27 @@ def test_settings_are_frozen() -> None:
         Config().steps = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def test_an_override_reaches_down_and_is_read_as_yaml() -> None:
+def test_an_override_sets_nested_values_and_is_parsed_as_yaml() -> None:
     values = override({"a": {"b": 1}}, ["a.b=2", "a.c.d=[1, x]", "e=1e-3", "f=true"])
     assert values == {"a": {"b": 2, "c": {"d": [1, "x"]}}, "e": 0.001, "f": True}
     assert override({"a": [{"b": 1}, 2]}, ["a.0.b=5", "a.1=7"]) == {"a": [{"b": 5}, 7]}
 
 
-@pytest.mark.parametrize("wrong", ["a", "=1", "a.b.c=1"])
-def test_a_malformed_override_is_refused(wrong: str) -> None:
+@pytest.mark.parametrize("override_text", ["a", "=1", "a.b.c=1"])
+def test_a_malformed_override_is_refused(override_text: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
-        override({"a": {"b": 1}}, [wrong])
+        override({"a": {"b": 1}}, [override_text])
 
 
-def test_a_neutral_setting_stays_out_of_the_identity_until_it_is_set() -> None:
+def test_a_neutral_setting_is_not_part_of_the_identity_until_it_is_set() -> None:
     assert "added_later" not in canonical(Config())
     assert canonical(Config(added_later=True))["added_later"] is True
 
 
-def test_a_path_is_identified_by_what_it_holds() -> None:
+def test_a_path_is_identified_by_its_content() -> None:
     first, second = Config(data=InputPath("a.txt")), Config(data=InputPath("b.txt"))
-    same = canonical(first, contents={"a.txt": "77"}) == canonical(second, contents={"b.txt": "77"})
-    assert same and canonical(first) != canonical(second)
+    equal = canonical(first, contents={"a.txt": "77"}) == canonical(second, contents={"b.txt": "77"})
+    assert equal and canonical(first) != canonical(second)
     assert input_paths(first) == ["a.txt"]
 
 
@@ -85,7 +85,7 @@ def test_a_path_is_identified_by_what_it_holds() -> None:
         ("", "expected settings as `name: value`"),
     ],
 )
-def test_a_file_that_is_not_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_without_settings_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "life.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
         read_yaml(tmp_path / "life.yaml")
@@ -96,7 +96,7 @@ def test_a_number_may_be_written_with_an_exponent(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "life.yaml") == {"rate": 0.001, "big": 3e8, "name": "e3"}
 
 
-def test_yes_and_no_are_words_unless_a_setting_wants_truth(tmp_path: Path) -> None:
+def test_yes_and_no_are_strings_unless_the_setting_is_boolean(tmp_path: Path) -> None:
     class Switches(Settings):
         compiled: str
         packing: bool
@@ -106,14 +106,14 @@ def test_yes_and_no_are_words_unless_a_setting_wants_truth(tmp_path: Path) -> No
     assert override({}, ["a=no", "b=true"]) == {"a": "no", "b": True}
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match="UTF-8"):
         read_yaml(tmp_path / "life.yaml")
 
 
 def _alias_bomb(form: str) -> str:
-    """A few lines that stand for billions of values."""
+    """Return a few lines of YAML whose aliases expand to billions of values."""
     names = [f"a{level}" for level in range(12)]
     levels = [f"{name}: {form.format(name=name, aliases=', '.join([f'*{below}'] * 9))}"
               for below, name in pairwise(names)]  # fmt: skip
@@ -141,14 +141,14 @@ def _alias_bomb(form: str) -> str:
         (_alias_bomb("&{name} {{<<: [{aliases}]}}"), "more than 100,000 values"),
     ],
 )
-def test_a_value_that_no_setting_can_hold_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_an_unsupported_yaml_value_is_refused_with_a_single_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "life.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message) as refusal:
         read_yaml(tmp_path / "life.yaml")
     assert "\n" not in str(refusal.value)
 
 
-def test_words_and_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+def test_scalars_are_parsed_as_in_yaml_1_2(tmp_path: Path) -> None:
     text = "time: 1:30\nday: 2027-01-31\nbad_day: 2027-13-45\nname: no\ncode: 010\nn: 1_000\nsmall: -1.5e-3\nhalf: .5\n"
     (tmp_path / "life.yaml").write_text(text)
     values = {"time": "1:30", "day": "2027-01-31", "bad_day": "2027-13-45", "name": "no", "code": "010", "n": 1000}
@@ -156,7 +156,7 @@ def test_words_and_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), "inf", "nan", "-Infinity", "1e999"])
-def test_a_number_that_is_not_finite_is_refused_however_it_is_written(value: object) -> None:
+def test_a_number_that_is_not_finite_is_refused_in_every_notation(value: object) -> None:
     with pytest.raises(ConfigError, match="expected a finite number|expected a valid number|expected greater than 0"):
         build(Config, {"optimizer": {"rate": value}}, where="sft")
 

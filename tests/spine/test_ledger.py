@@ -15,15 +15,15 @@ from vita.spine.ledger import Fingerprint, FinishedRun, Ledger
 
 
 @pytest.fixture
-def opened(ledger_url: str) -> Iterator[Callable[[], Ledger]]:
-    """Opens the ledger, as often as asked, and closes what was opened."""
+def open_ledger(ledger_url: str) -> Iterator[Callable[[], Ledger]]:
+    """Return a function that opens the ledger; all opened ledgers are closed after the test."""
     ledgers: list[Ledger] = []
 
-    def open_one() -> Ledger:
+    def open_another() -> Ledger:
         ledgers.append(Ledger(ledger_url))
         return ledgers[-1]
 
-    yield open_one
+    yield open_another
     for ledger in ledgers:
         ledger.close()
 
@@ -32,26 +32,26 @@ def _claim(ledger: Ledger, key: str = "k", *, after: int | None = 0, **inputs: s
     return ledger.claim(key, life="l", step="s", stage="t", version=1, config={"a": 1}, inputs=inputs, after=after)
 
 
-def test_a_key_is_claimed_by_one_at_a_time(opened: Callable[[], Ledger]) -> None:
-    ledger, other = opened(), opened()
+def test_a_key_has_one_claim_at_a_time(open_ledger: Callable[[], Ledger]) -> None:
+    ledger, other_ledger = open_ledger(), open_ledger()
     number = _claim(ledger, data="d1")
-    assert isinstance(number, int) and _claim(other) is None
+    assert isinstance(number, int) and _claim(other_ledger) is None
     ledger.finish(number, artifact="a1", record={"seconds": 1.5})
-    assert other.cached_artifact("k") == "a1"
-    assert [run.record for run in other.users("d1")] == [{"seconds": 1.5}]
-    assert _claim(other) == FinishedRun(number, "a1"), "a finished key is answered, not run again"
-    assert isinstance(_claim(other, after=number), int), "an answer whose artifact is lost does not count"
+    assert other_ledger.cached_artifact("k") == "a1"
+    assert [run.record for run in other_ledger.users("d1")] == [{"seconds": 1.5}]
+    assert _claim(other_ledger) == FinishedRun(number, "a1"), "a finished key is answered, not run again"
+    assert isinstance(_claim(other_ledger, after=number), int), "an answer whose artifact is lost does not count"
 
 
-def test_work_that_is_repeated_on_purpose_ignores_earlier_answers(opened: Callable[[], Ledger]) -> None:
-    ledger, other = opened(), opened()
+def test_a_repeated_run_ignores_earlier_results(open_ledger: Callable[[], Ledger]) -> None:
+    ledger, other_ledger = open_ledger(), open_ledger()
     first = _claim(ledger)
     assert isinstance(first, int)
     ledger.finish(first, artifact="a1", record={})
     second = _claim(ledger, after=None)
-    assert isinstance(second, int) and _claim(other, after=None) is None
+    assert isinstance(second, int) and _claim(other_ledger, after=None) is None
     ledger.finish(second, artifact="a2", record={})
-    assert _claim(other, after=first) == FinishedRun(second, "a2")
+    assert _claim(other_ledger, after=first) == FinishedRun(second, "a2")
 
 
 def _claim_all(ledger: Ledger, keys: int, begin: float) -> None:
@@ -62,7 +62,7 @@ def _claim_all(ledger: Ledger, keys: int, begin: float) -> None:
             ledger.finish(claim, artifact=f"made by {os.getpid()}", record={})
 
 
-def test_processes_that_claim_the_same_keys_at_once_run_each_key_once(ledger_url: str) -> None:
+def test_concurrent_processes_run_each_key_once(ledger_url: str) -> None:
     Ledger(ledger_url).close()
     processes, keys, begin = 4, 30, time.time() + 0.5
     children = []
@@ -91,7 +91,7 @@ def _move_at(ledger: Ledger, state: str, begin: float) -> None:
             ledger.move(f"model {number}", state, who="test", why="at the same moment")
 
 
-def test_a_version_that_is_retired_while_another_process_moves_it_stays_retired(ledger_url: str) -> None:
+def test_a_version_retired_during_another_move_stays_retired(ledger_url: str) -> None:
     Ledger(ledger_url).close()
     begin, children = time.time() + 0.5, []
     for state in ("serving", "retired", "approved"):
@@ -110,13 +110,13 @@ def test_a_version_that_is_retired_while_another_process_moves_it_stays_retired(
         assert {ledger.state(f"model {number}") for number in range(20)} == {"retired"}
 
 
-def test_the_claim_of_a_dead_process_is_taken_over_at_once(opened: Callable[[], Ledger]) -> None:
-    ledger = opened()
+def test_the_claim_of_a_dead_process_is_replaced_immediately(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            status = 0 if _claim(opened()) else 1
+            status = 0 if _claim(open_ledger()) else 1
         finally:
             os._exit(status)
     _, status = os.waitpid(child, 0)
@@ -125,24 +125,24 @@ def test_the_claim_of_a_dead_process_is_taken_over_at_once(opened: Callable[[], 
     assert [run.state for run in ledger.find()] == ["abandoned", "running"]
 
 
-def test_names_keep_their_history_and_mean_the_latest(opened: Callable[[], Ledger]) -> None:
-    ledger = opened()
+def test_a_name_refers_to_its_newest_artifact_and_keeps_its_history(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
     for digest in ("d1", "d2", "d2"):
         ledger.name("cat/sft", digest)
     assert ledger.named("cat/sft") == "d2" and ledger.named("cat/dpo") is None
     assert [digest for _, digest in ledger.newest_names("cat/")] == ["d1", "d2"]
 
 
-def test_events_are_appended_in_order(opened: Callable[[], Ledger]) -> None:
-    ledger = opened()
+def test_events_are_appended_in_order(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
     ledger.log("made", "d1", by="pretrain")
     ledger.log("made", "d2", by="sft")
     assert [event["data"]["by"] for event in ledger.events()] == ["pretrain", "sft"]
     assert [event["subject"] for event in ledger.events("d2")] == ["d2"]
 
 
-def test_fingerprints_are_remembered_by_inode_size_and_both_times(opened: Callable[[], Ledger]) -> None:
-    ledger = opened()
+def test_fingerprints_are_remembered_by_inode_size_and_both_times(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
     many = [Fingerprint(f"/b/{number}", "z", number, 1, 2, 3) for number in range(1200)]
     ledger.remember_fingerprints([Fingerprint("/a", "x", 1, 3, 5, 7), *many])
     ledger.remember_fingerprints([Fingerprint("/a", "y", 2, 4, 6, 8)])

@@ -19,7 +19,7 @@ def add_run(ledger: Ledger, artifact: str, **inputs: str) -> None:
     ("starts", "stages"),
     [((), []), (("b",), ["b", "a"]), (("b", "c"), ["b", "c", "a"]), (("d", "b", "c", "b"), ["d", "b", "c", "a"])],
 )
-def test_the_runs_behind_any_number_of_artifacts_are_listed_once(any_ledger: Ledger, starts, stages) -> None:
+def test_lineage_lists_each_run_behind_several_artifacts_once(any_ledger: Ledger, starts, stages) -> None:
     add_run(any_ledger, "a", corpus="text")
     add_run(any_ledger, "b", model="a")
     add_run(any_ledger, "c", model="a")
@@ -28,7 +28,7 @@ def test_the_runs_behind_any_number_of_artifacts_are_listed_once(any_ledger: Led
     assert ("text" in upstream_lineage(starts, any_ledger).distances) == bool(starts)
 
 
-def test_the_artifacts_made_from_several_others_are_found(any_ledger: Ledger) -> None:
+def test_downstream_lineage_lists_artifacts_made_from_several_inputs(any_ledger: Ledger) -> None:
     add_run(any_ledger, "a", corpus="text")
     add_run(any_ledger, "b", model="other")
     add_run(any_ledger, "c", model="b")

@@ -1,4 +1,4 @@
-"""Plans: what is known is skipped, one change runs what hangs on it, killed anywhere it goes on."""
+"""Plans: cached steps are skipped, a change runs the dependent steps, and a killed run resumes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vita.spine.plan import Plan, Step, ancestors, descendants, execute, forecas
 from vita.spine.store import Store
 
 
-class Told:
-    """Remembers the states of steps."""
+class StepStates:
+    """An event handler that records the states of steps."""
 
     def __init__(self) -> None:
         self.states: list[tuple[str, str]] = []
@@ -51,72 +51,74 @@ def _plan(
     )
 
 
-def _carry_out(plan: Plan, folder: Path, *, rerun: bool = False) -> tuple[dict, list[str]]:
-    told = Told()
+def _execute_plan(plan: Plan, folder: Path, *, rerun: bool = False) -> tuple[dict, list[str]]:
+    step_states = StepStates()
     store, ledger = Store(folder / "store"), Ledger(folder / "ledger.db")
-    made = execute(
+    artifacts = execute(
         plan,
         store,
         ledger,
         machine=Machine(),
-        events=Events([told]),
+        events=Events([step_states]),
         rerun=[step.name for step in plan.steps] if rerun else (),
     )
     ledger.close()
-    return made, [name for name, state in told.states if state == "done"]
+    return artifacts, [name for name, state in step_states.states if state == "done"]
 
 
-def test_a_second_run_does_nothing(tmp_path: Path) -> None:
-    first, ran = _carry_out(_plan(), tmp_path)
-    second, ran_again = _carry_out(_plan(), tmp_path)
+def test_a_second_run_uses_the_cache(tmp_path: Path) -> None:
+    first, ran = _execute_plan(_plan(), tmp_path)
+    second, ran_again = _execute_plan(_plan(), tmp_path)
     assert ran == ["begin", "add", "again"] and ran_again == []
-    assert {name: one.digest for name, one in first.items()} == {name: one.digest for name, one in second.items()}
+    assert {name: artifact.digest for name, artifact in first.items()} == {
+        name: artifact.digest for name, artifact in second.items()
+    }
     assert first["again"].facts["value"] == 12
 
 
-def test_one_change_runs_only_what_hangs_on_it(tmp_path: Path) -> None:
-    _carry_out(_plan(), tmp_path)
-    assert _carry_out(_plan(amount=2), tmp_path)[1] == ["add", "again"]
-    assert _carry_out(_plan(amount=2, version=2), tmp_path)[1] == ["add", "again"]
+def test_a_change_runs_only_the_dependent_steps(tmp_path: Path) -> None:
+    _execute_plan(_plan(), tmp_path)
+    assert _execute_plan(_plan(amount=2), tmp_path)[1] == ["add", "again"]
+    assert _execute_plan(_plan(amount=2, version=2), tmp_path)[1] == ["add", "again"]
 
 
-def test_equal_content_by_another_way_stops_the_ripple(tmp_path: Path) -> None:
-    _carry_out(_plan(value=1, amount=3), tmp_path)
-    assert _carry_out(_plan(value=2, amount=2), tmp_path)[1] == ["begin", "add"]
+def test_steps_after_an_unchanged_result_are_cached(tmp_path: Path) -> None:
+    _execute_plan(_plan(value=1, amount=3), tmp_path)
+    assert _execute_plan(_plan(value=2, amount=2), tmp_path)[1] == ["begin", "add"]
 
 
-def test_fresh_runs_everything_and_gives_the_same_digests(tmp_path: Path) -> None:
-    first, _ = _carry_out(_plan(), tmp_path)
-    second, ran = _carry_out(_plan(), tmp_path, rerun=True)
+def test_rerun_executes_all_steps_and_gives_the_same_digests(tmp_path: Path) -> None:
+    first, _ = _execute_plan(_plan(), tmp_path)
+    second, ran = _execute_plan(_plan(), tmp_path, rerun=True)
     assert ran == ["begin", "add", "again"]
     assert first["again"].digest == second["again"].digest
 
 
-def test_a_file_matters_by_content_and_not_by_name_or_time(tmp_path: Path) -> None:
+def test_an_input_file_is_identified_by_content_and_not_by_name_or_time(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.txt").write_text("one")
-    _carry_out(_plan(source=str(tmp_path / "a.txt")), tmp_path)
-    assert _carry_out(_plan(source=str(tmp_path / "b.txt")), tmp_path)[1] == []
+    _execute_plan(_plan(source=str(tmp_path / "a.txt")), tmp_path)
+    assert _execute_plan(_plan(source=str(tmp_path / "b.txt")), tmp_path)[1] == []
     (tmp_path / "b.txt").write_text("two")
-    assert _carry_out(_plan(source=str(tmp_path / "b.txt")), tmp_path)[1] == ["begin"]
+    assert _execute_plan(_plan(source=str(tmp_path / "b.txt")), tmp_path)[1] == ["begin"]
 
 
-def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_with_a_clear_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"begin: .*nowhere.txt: no such file"):
-        _carry_out(_plan(source=str(tmp_path / "nowhere.txt")), tmp_path)
+        _execute_plan(_plan(source=str(tmp_path / "nowhere.txt")), tmp_path)
 
 
-def test_the_forecast_says_what_would_run_and_why(tmp_path: Path) -> None:
+def test_the_forecast_gives_the_steps_to_run_with_reasons(tmp_path: Path) -> None:
     store, ledger = Store(tmp_path / "store"), Ledger(tmp_path / "ledger.db")
-    assert [(one.runs, one.reason) for one in forecast(_plan(), store, ledger)] == [
+    assert [(step.runs, step.reason) for step in forecast(_plan(), store, ledger)] == [
         (True, "has not run yet"),
         (True, "waits for begin"),
         (True, "waits for add"),
     ]
-    _carry_out(_plan(), tmp_path)
-    assert [one.runs for one in forecast(_plan(), store, ledger)] == [False, False, False]
-    answers = forecast(_plan(amount=5), store, ledger)
-    assert [(one.runs, one.reason) for one in answers] == [
+    _execute_plan(_plan(), tmp_path)
+    assert [step.runs for step in forecast(_plan(), store, ledger)] == [False, False, False]
+    forecasts = forecast(_plan(amount=5), store, ledger)
+    assert [(step.runs, step.reason) for step in forecasts] == [
         (False, "cached"),
         (True, "amount: 1 -> 5"),
         (True, "waits for add"),
@@ -125,42 +127,42 @@ def test_the_forecast_says_what_would_run_and_why(tmp_path: Path) -> None:
     assert not (tmp_path / "store/scratch").exists() or not list((tmp_path / "store/scratch").iterdir())
 
 
-def test_lineage_goes_both_ways(tmp_path: Path) -> None:
-    made, _ = _carry_out(_plan(), tmp_path)
+def test_lineage_lists_ancestors_and_descendants(tmp_path: Path) -> None:
+    artifacts, _ = _execute_plan(_plan(), tmp_path)
     ledger = Ledger(tmp_path / "ledger.db")
-    up = [(distance, digest) for distance, _, _, digest in ancestors(made["again"].digest, ledger)]
-    assert up == [(1, made["add"].digest), (2, made["begin"].digest)]
-    down = [(distance, digest) for distance, _, _, digest in descendants(made["begin"].digest, ledger)]
-    assert down == [(1, made["add"].digest), (2, made["again"].digest)]
-    record = ledger.find(artifact=made["add"].digest)[0].record
+    up = [(distance, digest) for distance, _, _, digest in ancestors(artifacts["again"].digest, ledger)]
+    assert up == [(1, artifacts["add"].digest), (2, artifacts["begin"].digest)]
+    down = [(distance, digest) for distance, _, _, digest in descendants(artifacts["begin"].digest, ledger)]
+    assert down == [(1, artifacts["add"].digest), (2, artifacts["again"].digest)]
+    record = ledger.find(artifact=artifacts["add"].digest)[0].record
     assert record is not None and record["speed"] == 12.5 and record["machine"]["threads"] == 1
 
 
-def test_a_lost_artifact_is_made_anew(tmp_path: Path) -> None:
-    made, _ = _carry_out(_plan(), tmp_path)
+def test_a_lost_artifact_is_created_again(tmp_path: Path) -> None:
+    artifacts, _ = _execute_plan(_plan(), tmp_path)
     for path in (tmp_path / "store/objects").rglob("*"):
         if path.is_file() and path.read_text() == "2":
             path.unlink()
-    again, ran = _carry_out(_plan(), tmp_path)
-    assert ran == ["add"] and again["again"].digest == made["again"].digest
+    recreated, ran = _execute_plan(_plan(), tmp_path)
+    assert ran == ["add"] and recreated["again"].digest == artifacts["again"].digest
 
 
-def test_a_step_that_takes_from_a_later_one_is_refused() -> None:
+def test_a_step_that_depends_on_a_later_step_is_refused() -> None:
     add = stage("add")
     with pytest.raises(PlanError, match=r"add\.number: depends on `later`, which is not an earlier step"):
         Plan("life", (Step("add", add, add.config(), {"number": "later"}),))
 
 
-def _in_process(folder: Path, seconds: float) -> None:
-    _carry_out(_plan(seconds=seconds), folder)
+def _execute_slow_plan(folder: Path, seconds: float) -> None:
+    _execute_plan(_plan(seconds=seconds), folder)
 
 
-def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
-    undisturbed, _ = _carry_out(_plan(seconds=0.01), tmp_path / "quiet")
-    spawn = multiprocessing.get_context("fork")
+def test_a_killed_run_resumes_where_it_stopped(tmp_path: Path) -> None:
+    undisturbed, _ = _execute_plan(_plan(seconds=0.01), tmp_path / "quiet")
+    fork_context = multiprocessing.get_context("fork")
     kills = 0
     for wait in (0.25, 0.5, 0.75):
-        process = spawn.Process(target=_in_process, args=(tmp_path / "killed", 1.0))
+        process = fork_context.Process(target=_execute_slow_plan, args=(tmp_path / "killed", 1.0))
         process.start()
         time.sleep(wait)
         if process.is_alive():
@@ -168,17 +170,17 @@ def test_killed_in_the_middle_it_goes_on_where_it_was(tmp_path: Path) -> None:
             os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
     assert kills
-    made, _ = _carry_out(_plan(seconds=1.0), tmp_path / "killed")
-    steps = (made["add"].path / "deep/er/steps.txt").read_text()
+    artifacts, _ = _execute_plan(_plan(seconds=1.0), tmp_path / "killed")
+    steps = (artifacts["add"].path / "deep/er/steps.txt").read_text()
     assert steps == "x" * 10
-    assert made["again"].digest == undisturbed["again"].digest
+    assert artifacts["again"].digest == undisturbed["again"].digest
     states = {run.state for run in Ledger(tmp_path / "killed/ledger.db").find()}
     assert states <= {"done", "abandoned"}
 
 
-def test_two_lives_at_once_do_the_work_once(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("fork")
-    processes = [spawn.Process(target=_in_process, args=(tmp_path, 1.0)) for _ in range(2)]
+def test_two_concurrent_lifecycles_run_a_step_once(tmp_path: Path) -> None:
+    fork_context = multiprocessing.get_context("fork")
+    processes = [fork_context.Process(target=_execute_slow_plan, args=(tmp_path, 1.0)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -197,10 +199,10 @@ def _many_steps(folder: Path, begin: float) -> None:
     ledger.close()
 
 
-def test_four_lives_with_the_same_quick_steps_run_each_step_once(tmp_path: Path) -> None:
+def test_four_concurrent_lifecycles_run_each_quick_step_once(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.db").close()
-    spawn, begin = multiprocessing.get_context("fork"), time.time() + 0.5
-    processes = [spawn.Process(target=_many_steps, args=(tmp_path, begin)) for _ in range(4)]
+    fork_context, begin = multiprocessing.get_context("fork"), time.time() + 0.5
+    processes = [fork_context.Process(target=_many_steps, args=(tmp_path, begin)) for _ in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -213,10 +215,10 @@ def test_four_lives_with_the_same_quick_steps_run_each_step_once(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_fresh_run_beside_one_that_is_running_does_not_take_the_answer_from_before(tmp_path: Path) -> None:
-    _carry_out(_plan(seconds=1.0), tmp_path)
-    spawn = multiprocessing.get_context("fork")
-    processes = [spawn.Process(target=_fresh_in_process, args=(tmp_path,)) for _ in range(2)]
+def test_a_concurrent_rerun_does_not_use_the_earlier_result(tmp_path: Path) -> None:
+    _execute_plan(_plan(seconds=1.0), tmp_path)
+    fork_context = multiprocessing.get_context("fork")
+    processes = [fork_context.Process(target=_rerun_slow_plan, args=(tmp_path,)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -227,5 +229,5 @@ def test_a_fresh_run_beside_one_that_is_running_does_not_take_the_answer_from_be
     assert [run.state for run in runs] == ["done", "done"], "both repeated runs share one new answer"
 
 
-def _fresh_in_process(folder: Path) -> None:
-    _carry_out(_plan(seconds=1.0), folder, rerun=True)
+def _rerun_slow_plan(folder: Path) -> None:
+    _execute_plan(_plan(seconds=1.0), folder, rerun=True)

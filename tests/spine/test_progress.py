@@ -1,4 +1,4 @@
-"""The screen: plain lines when piped, one live line on a terminal."""
+"""The progress screen: plain lines when piped, and a single live line on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from vita.spine.progress import Screen, clock
 
 
-def test_a_piped_life_prints_one_line_per_step_and_warnings() -> None:
+def test_piped_output_has_one_line_per_step_and_warnings() -> None:
     out = io.StringIO()
     screen = Screen(Console(file=out, highlight=False, width=120), notes=False)
     screen("step", {"state": "begins", "position": 0, "of": 2, "life_step": "sft"})
@@ -29,7 +29,7 @@ def test_a_piped_life_prints_one_line_per_step_and_warnings() -> None:
     ]
 
 
-def test_a_stage_alone_prints_its_notes_but_no_details() -> None:
+def test_a_single_stage_prints_its_notes_without_details() -> None:
     out = io.StringIO()
     screen = Screen(Console(file=out, highlight=False, width=120))
     screen("step", {"state": "begins", "position": 0, "of": 1, "life_step": "sft"})
@@ -64,5 +64,5 @@ def test_a_terminal_shows_step_loss_speed_and_time_left() -> None:
         assert part in out.getvalue()
 
 
-def test_times_read_as_a_clock() -> None:
+def test_durations_are_formatted_as_a_clock() -> None:
     assert [clock(seconds) for seconds in (3.24, 75, 59.7, 3725)] == ["3.2 s", "1:15", "1:00", "1:02:05"]

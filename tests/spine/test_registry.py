@@ -23,7 +23,7 @@ def test_an_entry_is_found_by_its_name_and_an_unknown_name_suggests_the_closest(
         filters.add("short")(2)
 
 
-def test_other_packages_add_entries_through_the_group_of_the_plural(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_packages_add_entries_through_an_entry_point_group(monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[str] = []
 
     def entry_points(*, group: str) -> list[EntryPoint]:

@@ -1,4 +1,4 @@
-"""A signature covers every byte of a folder, and it is the one that the OpenSSF Model Signing specification defines."""
+"""Folder signatures cover every byte and follow the OpenSSF Model Signing specification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vita.spine.errors import StoreError
 
 
 @pytest.fixture
-def signed(tmp_path):
+def signed_folder(tmp_path):
     folder = tmp_path / "archive"
     (folder / "deep").mkdir(parents=True)
     (folder / "a.txt").write_text("one")
@@ -30,8 +30,8 @@ def payload_of(bundle: dict[str, Any]) -> dict[str, Any]:
     return json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
 
 
-def signed_anew(statement: dict[str, Any], key: Any) -> dict[str, Any]:
-    """A bundle around any statement, with a signature that fits."""
+def sign_statement(statement: dict[str, Any], key: Any) -> dict[str, Any]:
+    """Return a bundle around a statement, with a valid signature."""
     payload = json.dumps(statement).encode()
     kind = signing.PAYLOAD.encode()
     signature = signing.sign_bytes(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload), key)
@@ -40,12 +40,12 @@ def signed_anew(statement: dict[str, Any], key: Any) -> dict[str, Any]:
     return {"mediaType": signing.BUNDLE, "verificationMaterial": {"publicKey": {}}, "dsseEnvelope": envelope}
 
 
-def test_what_was_signed_is_verified(signed):
-    folder, key, bundle = signed
+def test_a_signed_folder_is_verified(signed_folder):
+    folder, key, bundle = signed_folder
     assert signing.verify(folder, bundle, public=key.public_key()) == ["a.txt", "deep/b.txt"]
 
 
-SPOILS = [
+FOLDER_CHANGES = [
     (lambda folder: (folder / "a.txt").write_text("One"), "the signed file a.txt was changed"),
     (lambda folder: (folder / "a.txt").unlink(), "the signed file a.txt is missing"),
     (lambda folder: (folder / "c.txt").write_text("new"), "contains c.txt, which is not signed"),
@@ -54,45 +54,45 @@ SPOILS = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), SPOILS)
-def test_a_changed_missing_or_added_file_is_named(signed, spoil, message):
-    folder, key, bundle = signed
-    spoil(folder)
+@pytest.mark.parametrize(("change_folder", "message"), FOLDER_CHANGES)
+def test_a_changed_missing_or_added_file_is_named(signed_folder, change_folder, message):
+    folder, key, bundle = signed_folder
+    change_folder(folder)
     with pytest.raises(StoreError, match=message):
         signing.verify(folder, bundle, public=key.public_key())
 
 
-def test_another_key_or_another_statement_does_not_fit(signed, tmp_path):
-    folder, key, bundle = signed
-    other = signing.load_or_create_key(tmp_path / "other.pem")
+def test_another_key_or_another_statement_is_refused(signed_folder, tmp_path):
+    folder, key, bundle = signed_folder
+    other_key = signing.load_or_create_key(tmp_path / "other.pem")
     with pytest.raises(StoreError, match="expected a signature by the key"):
-        signing.verify(folder, bundle, public=other.public_key())
-    unnamed = {**bundle, "verificationMaterial": {"publicKey": {"hint": None}}}
+        signing.verify(folder, bundle, public=other_key.public_key())
+    bundle_without_hint = {**bundle, "verificationMaterial": {"publicKey": {"hint": None}}}
     with pytest.raises(StoreError, match="not by this key"):
-        signing.verify(folder, unnamed, public=other.public_key())
+        signing.verify(folder, bundle_without_hint, public=other_key.public_key())
     statement = payload_of(bundle)
     statement["predicate"]["resources"].pop()
-    forged = json.loads(json.dumps(bundle))
-    forged["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    forged_bundle = json.loads(json.dumps(bundle))
+    forged_bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
     with pytest.raises(StoreError, match="the signed content was changed"):
-        signing.verify(folder, forged, public=key.public_key())
+        signing.verify(folder, forged_bundle, public=key.public_key())
     with pytest.raises(StoreError, match="the subject is not the digest of the files"):
-        signing.verify(folder, signed_anew(statement, key), public=key.public_key())
+        signing.verify(folder, sign_statement(statement, key), public=key.public_key())
 
 
-def test_a_statement_cannot_reach_outside_its_folder(signed):
-    folder, key, bundle = signed
+def test_a_statement_with_a_path_outside_the_folder_is_refused(signed_folder):
+    folder, key, bundle = signed_folder
     statement = payload_of(bundle)
     digest = "0" * 64
     statement["predicate"]["resources"] = [{"name": "../key.pem", "algorithm": "sha256", "digest": digest}]
     statement["subject"][0]["digest"]["sha256"] = signing._root_digest([digest])
     with pytest.raises(StoreError, match="a path inside"):
-        signing.verify(folder, signed_anew(statement, key), public=key.public_key())
+        signing.verify(folder, sign_statement(statement, key), public=key.public_key())
 
 
-def test_the_bundle_has_the_form_that_the_specification_requires(signed):
+def test_the_bundle_has_the_fields_of_the_specification(signed_folder):
     """Sections 4, 5.1, 5.2 and 6.2 of the specification v1.0 (ossf/model-signing-spec)."""
-    _, key, bundle = signed
+    _, key, bundle = signed_folder
     assert set(bundle) == {"mediaType", "verificationMaterial", "dsseEnvelope"}
     assert bundle["mediaType"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
     assert bundle["verificationMaterial"]["publicKey"] == {"hint": signing.key_id(key.public_key())}
@@ -108,7 +108,7 @@ def test_the_bundle_has_the_form_that_the_specification_requires(signed):
     assert set(serialization["ignore_paths"]) >= {".git", ".gitattributes", ".github", ".gitignore"}
 
 
-def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path):
+def test_a_key_is_created_once_and_readable_only_by_its_owner(tmp_path):
     path = tmp_path / "deep" / "key.pem"
     first, second = signing.load_or_create_key(path), signing.load_or_create_key(path)
     assert signing.key_id(first.public_key()) == signing.key_id(second.public_key())
@@ -119,54 +119,54 @@ def test_a_key_is_made_once_and_only_its_owner_reads_it(tmp_path):
         signing.load_or_create_key(path)
 
 
-# -- beside the reference implementation (PyPI: model-signing)
+# -- parity with the reference implementation (PyPI: model-signing)
 
 
-def model_signing(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "-m", "model_signing", *map(str, words)]
+def model_signing(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "-m", "model_signing", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path, Any]:
-    """A private key's file, its public key's file, and the key."""
+    """Return the file of a private key, the file of its public key, and the key."""
     pytest.importorskip("model_signing")
     key = signing.load_or_create_key(tmp_path / "private.pem")
     (tmp_path / "public.pem").write_text(signing.public_to_text(key.public_key()))
     return tmp_path / "private.pem", tmp_path / "public.pem", key
 
 
-def test_the_reference_verifier_accepts_what_vita_signs_and_rejects_what_was_changed(signed, keys):
-    folder, *_ = signed
+def test_the_reference_verifier_accepts_vita_signatures_and_rejects_changes(signed_folder, keys):
+    folder, *_ = signed_folder
     _, public, key = keys
     bundle = folder / "model.sig"
     bundle.write_text(json.dumps(signing.sign(folder, name="archive", key=key, leave_out=("model.sig",))))
-    verify = ("verify", "key", folder, "--signature", bundle, "--public_key", public)
-    accepted = model_signing(*verify)
-    assert accepted.returncode == 0, accepted.stderr
+    arguments = ("verify", "key", folder, "--signature", bundle, "--public_key", public)
+    first_process = model_signing(*arguments)
+    assert first_process.returncode == 0, first_process.stderr
     (folder / "a.txt").write_text("One")
-    rejected = model_signing(*verify)
-    assert rejected.returncode != 0 and "mismatch" in (rejected.stdout + rejected.stderr)
+    second_process = model_signing(*arguments)
+    assert second_process.returncode != 0 and "mismatch" in (second_process.stdout + second_process.stderr)
 
 
-def test_vita_verifies_what_the_reference_signs(signed, keys):
-    folder, *_ = signed
+def test_vita_verifies_signatures_of_the_reference(signed_folder, keys):
+    folder, *_ = signed_folder
     private, _, key = keys
-    done = model_signing("sign", "key", folder, "--signature", folder / "model.sig", "--private_key", private)
-    assert done.returncode == 0, done.stderr
+    process = model_signing("sign", "key", folder, "--signature", folder / "model.sig", "--private_key", private)
+    assert process.returncode == 0, process.stderr
     bundle = json.loads((folder / "model.sig").read_text())
-    verified = signing.verify(folder, bundle, public=key.public_key(), leave_out=("model.sig",))
-    assert verified == ["a.txt", "deep/b.txt"]
+    paths = signing.verify(folder, bundle, public=key.public_key(), leave_out=("model.sig",))
+    assert paths == ["a.txt", "deep/b.txt"]
     (folder / "deep" / "b.txt").write_text("2")
     with pytest.raises(StoreError, match="was changed"):
         signing.verify(folder, bundle, public=key.public_key(), leave_out=("model.sig",))
 
 
-def test_vita_verifies_shards_as_the_reference_signs_them(signed, keys):
+def test_vita_verifies_sharded_signatures_of_the_reference(signed_folder, keys):
     from model_signing import hashing
     from model_signing import signing as reference
 
-    folder, *_ = signed
+    folder, *_ = signed_folder
     private, _, key = keys
     target = folder.parent / "shards.sig"
     sharded = hashing.Config().use_shard_serialization(shard_size=2)
@@ -179,7 +179,7 @@ def test_vita_verifies_shards_as_the_reference_signs_them(signed, keys):
         signing.verify(folder, bundle, public=key.public_key())
 
 
-# -- the specification's own test vectors (ossf/model-signing-spec, test-vectors/v1.0)
+# -- the test vectors of the specification (ossf/model-signing-spec, test-vectors/v1.0)
 
 VECTOR_FILES = {
     "signme-1": "bc9a717db6064a32cbe9eae6fc40651dd6d36ef1757183f590eff2b1765d7ebc",
@@ -202,15 +202,15 @@ Qq6J7lTvp/EAXQGOKxW9RP0MGX3qAkvi
 """The P-384 key of the vector, from the tests of sigstore/model-transparency (scripts/tests/keys/certificate)."""
 
 
-def vector(**changed: Any) -> dict[str, Any]:
-    """The statement of the vector `valid/key.bundle.json`, written out by hand."""
+def vector_statement(**changes: Any) -> dict[str, Any]:
+    """Return the statement of the vector `valid/key.bundle.json`."""
     resources = [{"digest": sha, "algorithm": "sha256", "name": name} for name, sha in VECTOR_FILES.items()]
     ignored = [".gitattributes", ".github", "ignore-me", ".gitignore", ".git"]
     serialization = {"method": "files", "ignore_paths": ignored, "hash_type": "sha256", "allow_symlinks": False}
     statement = {"_type": signing.STATEMENT, "subject": [{"name": "model", "digest": {"sha256": VECTOR_ROOT}}],
                  "predicateType": signing.PREDICATE,
                  "predicate": {"resources": resources, "serialization": serialization}}  # fmt: skip
-    return {**statement, **changed}
+    return {**statement, **changes}
 
 
 @pytest.fixture
@@ -223,9 +223,9 @@ def vector_model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_signature_of_the_specifications_key_vector_is_verified(vector_model):
+def test_the_key_vector_of_the_specification_is_verified(vector_model):
     """`valid/key.bundle.json`: the payload is the statement in JSON with an indent of two."""
-    payload = json.dumps(vector(), indent=2)
+    payload = json.dumps(vector_statement(), indent=2)
     envelope = {"payload": base64.b64encode(payload.encode()).decode(), "payloadType": signing.PAYLOAD,
                 "signatures": [{"sig": VECTOR_SIGNATURE, "keyid": ""}]}  # fmt: skip
     hint = "e8450dec4eb99dae995da9af1bc2cc9f76ed669ee2e744f57abba763df3e3f8e"
@@ -239,17 +239,17 @@ def test_the_signature_of_the_specifications_key_vector_is_verified(vector_model
         signing.verify(vector_model, bundle, public=public)
 
 
-def test_the_root_digest_of_the_specification_is_computed_alike():
+def test_the_root_digest_equals_that_of_the_specification():
     assert signing._root_digest(VECTOR_FILES.values()) == VECTOR_ROOT
 
 
-def test_the_valid_vector_passes_and_those_with_a_wrong_layer_are_rejected(vector_model, keys):
+def test_the_valid_vector_is_accepted_and_invalid_vectors_are_rejected(vector_model, keys):
     _, _, key = keys
-    valid = signed_anew(vector(), key)
+    valid = sign_statement(vector_statement(), key)
     assert signing.verify(vector_model, valid, public=key.public_key()) == list(VECTOR_FILES)
-    wrong = {"predicateType": "https://example.com/wrong-predicate/v1.0"}  # invalid-payload/wrong-predicate
+    wrong_predicate = {"predicateType": "https://example.com/wrong-predicate/v1.0"}  # invalid-payload/wrong-predicate
     with pytest.raises(StoreError, match="another predicateType"):
-        signing.verify(vector_model, signed_anew(vector(**wrong), key), public=key.public_key())
+        signing.verify(vector_model, sign_statement(vector_statement(**wrong_predicate), key), public=key.public_key())
     envelope = {name: value for name, value in valid.items() if name != "dsseEnvelope"}  # invalid/missing-envelope
     material = {name: value for name, value in valid.items() if name != "verificationMaterial"}
     certificate = {**valid, "verificationMaterial": {"certificate": {"rawBytes": ""}}}

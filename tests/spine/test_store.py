@@ -1,4 +1,4 @@
-"""The store: identity by content, atomic commits, and what is corrupt, missing or full."""
+"""The store: identity by content, atomic commits, corrupt and missing files, and full disks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _draft(folder: Path, **files: str) -> Draft[Number]:
     return Draft(Number, folder, {"files": len(files)})
 
 
-def test_equal_content_has_one_digest_and_is_kept_once(tmp_path: Path) -> None:
+def test_equal_content_has_one_digest_and_is_stored_once(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     first = store.commit(_draft(tmp_path / "a", x="same", y="same"))
     second = store.commit(_draft(tmp_path / "b", x="same", y="same"))
@@ -44,12 +44,12 @@ def test_another_fact_name_or_byte_gives_another_digest(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_an_opened_artifact_reads_as_an_ordinary_folder(tmp_path: Path) -> None:
+def test_an_opened_artifact_is_an_ordinary_folder(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", **{"deep/er/x.txt": "hello"}))
+    artifact = store.commit(_draft(tmp_path / "a", **{"deep/er/x.txt": "hello"}))
     shutil.rmtree(tmp_path / "a")
-    again = Store(tmp_path / "store").open(made.digest, Number)
-    assert (again.path / "deep/er/x.txt").read_text() == "hello" and again.facts == {"files": 1}
+    reopened = Store(tmp_path / "store").open(artifact.digest, Number)
+    assert (reopened.path / "deep/er/x.txt").read_text() == "hello" and reopened.facts == {"files": 1}
 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:
@@ -57,9 +57,9 @@ def test_another_kind_is_refused(tmp_path: Path) -> None:
         kind = "letter"
 
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", x="1"))
+    artifact = store.commit(_draft(tmp_path / "a", x="1"))
     with pytest.raises(StoreError, match=r"expected a letter, got a number"):
-        store.open(made.digest, Letter)
+        store.open(artifact.digest, Letter)
 
 
 @pytest.mark.parametrize(
@@ -72,48 +72,48 @@ def test_an_error_about_the_kind_of_an_artifact_uses_the_right_article(tmp_path:
 
     Letter.kind = kind
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", x="1"))
+    artifact = store.commit(_draft(tmp_path / "a", x="1"))
     with pytest.raises(StoreError, match=f"expected {phrase}, got a number"):
-        store.open(made.digest, Letter)
+        store.open(artifact.digest, Letter)
 
 
-def test_a_corrupt_object_is_named_set_aside_and_can_be_made_anew(tmp_path: Path) -> None:
+def test_a_corrupt_object_is_named_removed_and_can_be_created_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", x="hello"))
-    victim = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
-    victim.chmod(0o644)
-    victim.write_text("hellO")
+    artifact = store.commit(_draft(tmp_path / "a", x="hello"))
+    object_path = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
+    object_path.chmod(0o644)
+    object_path.write_text("hellO")
     with pytest.raises(StoreError, match=r"number .* file x: was corrupt .* run the same command again"):
-        Store(tmp_path / "store").open(made.digest)
-    fresh = Store(tmp_path / "store")
-    assert not fresh.has(made.digest)
-    assert fresh.commit(_draft(tmp_path / "b", x="hello")).digest == made.digest
-    assert (fresh.open(made.digest).path / "x").read_text() == "hello"
+        Store(tmp_path / "store").open(artifact.digest)
+    new_store = Store(tmp_path / "store")
+    assert not new_store.has(artifact.digest)
+    assert new_store.commit(_draft(tmp_path / "b", x="hello")).digest == artifact.digest
+    assert (new_store.open(artifact.digest).path / "x").read_text() == "hello"
 
 
-def test_a_corrupt_object_is_not_kept_when_the_same_bytes_are_committed(tmp_path: Path) -> None:
+def test_a_corrupt_object_is_replaced_when_the_same_bytes_are_committed(tmp_path: Path) -> None:
     Store(tmp_path / "store").commit(_draft(tmp_path / "a", x="hello"))
-    victim = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
-    victim.chmod(0o644)
-    victim.write_text("hellO")
-    made = Store(tmp_path / "store").commit(_draft(tmp_path / "b", x="hello"))
-    assert (made.path / "x").read_text() == "hello"
+    object_path = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
+    object_path.chmod(0o644)
+    object_path.write_text("hellO")
+    artifact = Store(tmp_path / "store").commit(_draft(tmp_path / "b", x="hello"))
+    assert (artifact.path / "x").read_text() == "hello"
 
 
 def test_a_missing_object_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", x="hello"))
+    artifact = store.commit(_draft(tmp_path / "a", x="hello"))
     shutil.rmtree(tmp_path / "store/objects")
     with pytest.raises(StoreError, match="file x: is missing from the store"):
-        store.open(made.digest)
+        store.open(artifact.digest)
 
 
 def test_a_corrupt_manifest_is_named(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", x="hello"))
-    (tmp_path / f"store/artifacts/{made.digest}.json").write_text("{")
+    artifact = store.commit(_draft(tmp_path / "a", x="hello"))
+    (tmp_path / f"store/artifacts/{artifact.digest}.json").write_text("{")
     with pytest.raises(StoreError, match="manifest was corrupt and has been renamed"):
-        store.open(made.digest)
+        store.open(artifact.digest)
 
 
 def test_an_unknown_digest_is_refused(tmp_path: Path) -> None:
@@ -123,16 +123,16 @@ def test_an_unknown_digest_is_refused(tmp_path: Path) -> None:
 
 def test_verify_reads_every_byte(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    made = store.commit(_draft(tmp_path / "a", x="hello", y="there"))
-    assert [bad for _, _, bad in store.verify()] == [[]]
-    victim = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
-    victim.unlink()
-    ((digest, _, bad),) = list(store.verify())
-    assert digest == made.digest and len(bad) == 1
+    artifact = store.commit(_draft(tmp_path / "a", x="hello", y="there"))
+    assert [bad_files for _, _, bad_files in store.verify()] == [[]]
+    object_path = next(path for path in (tmp_path / "store/objects").rglob("*") if path.is_file())
+    object_path.unlink()
+    ((digest, _, bad_files),) = list(store.verify())
+    assert digest == artifact.digest and len(bad_files) == 1
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "."])
-def test_a_path_that_leaves_the_artifact_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_path_outside_the_artifact_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="expected a path inside the artifact"):
         confined(tmp_path, name)
 
@@ -152,7 +152,7 @@ def test_an_unknown_protocol_is_refused() -> None:
         Store("nonsense://bucket")
 
 
-def test_a_full_disk_is_one_clear_line_and_loses_nothing(tiny_disk: Path) -> None:
+def test_a_full_disk_is_refused_with_a_clear_message_and_loses_nothing(tiny_disk: Path) -> None:
     store = Store(tiny_disk / "store")
     first = store.commit(_draft(tiny_disk / "a", x="small"))
     folder = tiny_disk.parent / "outside"
@@ -166,11 +166,11 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tiny_disk: Path) -> Non
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one megabyte."""
+    """Mount a disk of one megabyte."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
+    process = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    if process.returncode:
         pytest.skip("needs the right to mount a small tmpfs")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -178,7 +178,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def bucket() -> Iterator[str]:
-    """An S3 bucket on a moto server on loopback."""
+    """Create an S3 bucket on a moto server on loopback."""
     pytest.importorskip("s3fs", reason="needs the extra `s3`")
     server_module = pytest.importorskip("moto.server", reason="needs moto's server")
     import boto3
@@ -207,21 +207,23 @@ def bucket() -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_store_on_s3_serves_a_machine_that_has_never_seen_it(tmp_path: Path, bucket: str) -> None:
-    made = Store(bucket, cache=tmp_path / "one").commit(_draft(tmp_path / "a", **{"deep/x": "hello", "y": "there"}))
-    elsewhere = Store(bucket, cache=tmp_path / "two")
-    assert elsewhere.digests() == [made.digest] and elsewhere.has(made.digest)
-    assert (elsewhere.open(made.digest, Number).path / "deep/x").read_text() == "hello"
+def test_a_store_on_s3_is_read_by_a_machine_with_an_empty_cache(tmp_path: Path, bucket: str) -> None:
+    artifact = Store(bucket, cache=tmp_path / "one").commit(_draft(tmp_path / "a", **{"deep/x": "hello", "y": "there"}))
+    second_store = Store(bucket, cache=tmp_path / "two")
+    assert second_store.digests() == [artifact.digest] and second_store.has(artifact.digest)
+    assert (second_store.open(artifact.digest, Number).path / "deep/x").read_text() == "hello"
     for path in (tmp_path / "two").rglob("objects/*/*"):
         path.chmod(0o644)
         path.write_text("wrong")
-    third = Store(bucket, cache=tmp_path / "two")
-    assert (third.open(made.digest).path / "deep/x").read_text() == "hello", "a bad copy is fetched again"
+    third_store = Store(bucket, cache=tmp_path / "two")
+    assert (third_store.open(artifact.digest).path / "deep/x").read_text() == "hello", "a bad copy is fetched again"
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_far_side_that_cannot_be_reached_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_s3_endpoint_is_refused_with_a_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     s3fs = pytest.importorskip("s3fs", reason="needs the extra `s3`")
     for name, value in {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",

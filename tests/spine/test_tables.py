@@ -22,15 +22,15 @@ DECLARING = (approvals, decisions, desk, erasures, findings, keys, people, reque
 def test_every_declared_column_exists_with_its_type_in_a_new_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     Ledger(path).close()
-    created = sa.inspect(sa.create_engine(f"sqlite:///{path}"))
+    inspector = sa.inspect(sa.create_engine(f"sqlite:///{path}"))
     assert len(METADATA.tables) >= 24
-    for name, declared in METADATA.tables.items():
-        columns = {column["name"]: column["type"] for column in created.get_columns(name)}
-        assert set(columns) == {column.name for column in declared.columns}, name
-        for column in declared.columns:
+    for name, declared_table in METADATA.tables.items():
+        columns = {column["name"]: column["type"] for column in inspector.get_columns(name)}
+        assert set(columns) == {column.name for column in declared_table.columns}, name
+        for column in declared_table.columns:
             assert columns[column.name]._type_affinity is column.type._type_affinity, (name, column.name)
-        keys_created = created.get_pk_constraint(name)["constrained_columns"]
-        assert sorted(keys_created) == sorted(column.name for column in declared.primary_key), name
+        keys_created = inspector.get_pk_constraint(name)["constrained_columns"]
+        assert sorted(keys_created) == sorted(column.name for column in declared_table.primary_key), name
 
 
 def test_a_table_has_an_integer_id_unless_it_names_another_key() -> None:
