@@ -1,7 +1,8 @@
-"""The architecture of a decoder: its sizes and switches, and the resulting parameters, FLOPs and memory.
+"""The architecture of a model: its sizes and switches, and the resulting parameters, FLOPs and memory.
 
-One decoder computes all supported model families (`vita.nn.families`): switches select the norms, biases, positions,
-windows and multipliers in which families differ. The defaults are those of Qwen3: pre-RMSNorm, rotary positions,
+One transformer computes all supported model families (`vita.nn.families`): switches select the norms, biases,
+positions, windows and multipliers in which families differ, and whether attention is causal (a decoder) or not (an
+encoder). The defaults are those of Qwen3: pre-RMSNorm, rotary positions,
 grouped-query attention with a norm on every query and key head, SwiGLU, no biases.
 
     Architecture(vocabulary=4096, width=256, layers=6, heads=8, kv_heads=4, head_dim=32, feedforward=768, context=512)
@@ -63,8 +64,19 @@ class Experts(Settings):
     """Indices of layers with an ordinary feed-forward network."""
 
 
+class MaskedHead(Settings):
+    """The head of a masked-language model: a dense layer, an activation and a norm before the output matrix."""
+
+    bias: bool = False
+    """Bias of the dense layer."""
+    activation: Literal["silu", "gelu", "gelu_tanh"] = "gelu"
+    """Activation after the dense layer."""
+    output_bias: bool = True
+    """Bias of the logits."""
+
+
 class Architecture(Settings):
-    """Sizes and switches of a decoder."""
+    """Sizes and switches of a decoder or an encoder."""
 
     vocabulary: int = Field(ge=2)
     """Number of rows of the embedding; at least the number of tokens of the tokenizer."""
@@ -95,8 +107,17 @@ class Architecture(Settings):
     """RMSNorm, or LayerNorm with bias."""
     norm_offset: Literal[0, 1] = 0
     """Added to the weights of RMSNorm; with 1 they start at zero."""
-    norm_position: Literal["before", "after", "both"] = "before"
-    """Norms on the inputs of attention and feed-forward, on their outputs, or on both."""
+    norm_bias: bool = True
+    """Bias of LayerNorm."""
+    norm_position: Literal["before", "after", "both", "residual"] = "before"
+    """Norms on the inputs of attention and feed-forward, on their outputs, or on both.
+
+    `residual` norms the sums of the residual stream and the outputs (Vaswani et al. 2017), without a final norm.
+    """
+    first_norm: bool = True
+    """Norm on the input of the first attention."""
+    embedding_norm: bool = False
+    """Norm on the embeddings."""
     qk_norm: Literal["none", "head", "projection"] = "head"
     """Norm on queries and keys: none, on each head, or on the whole projection."""
     biases: tuple[Literal["qkv", "output", "feedforward"], ...] = ()
@@ -112,7 +133,7 @@ class Architecture(Settings):
     unrotated_layers: tuple[int, ...] = ()
     """Indices of layers without rotary positions."""
     window: int | None = Field(default=None, ge=1)
-    """Tokens that a query of a windowed layer attends to, including its own."""
+    """Tokens that a query of a windowed layer attends to, including its own; without `causal`, on each side."""
     window_layers: tuple[int, ...] = ()
     """Indices of layers with a window."""
     attention_scale: float | None = Field(default=None, gt=0)
@@ -135,6 +156,12 @@ class Architecture(Settings):
     """Attention and feed-forward both read the input of the layer (Wang & Komatsuzaki 2021)."""
     experts: Experts | None = None
     """Mixture of experts; none by default."""
+    causal: bool = True
+    """Tokens attend to earlier tokens only: a decoder. Otherwise to all tokens of their document: an encoder."""
+    token_types: int = Field(default=0, ge=0)
+    """Number of token types, which distinguish the two texts of a pair, each with an embedding."""
+    masked_head: MaskedHead | None = None
+    """Head for masked tokens of an encoder; none by default."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -154,6 +181,8 @@ class Architecture(Settings):
             lengths = {len(scaling.short_factors), len(scaling.long_factors)}
             if lengths != {self.rotated // 2}:
                 raise ValueError(f"`longrope` needs {self.rotated // 2} short and long factors, not {sorted(lengths)}")
+        if self.masked_head and self.causal:
+            raise ValueError("`masked_head` needs `causal: false`")
         if self.experts and self.experts.active > self.experts.count:
             raise ValueError(f"{self.experts.active} active experts of {self.experts.count}")
         return self
@@ -173,6 +202,15 @@ class Architecture(Settings):
         """Return True if the rotary frequencies change with the length of the text."""
         return self.rope_scaling is not None and self.rope_scaling.depends_on_length
 
+    @property
+    def has_final_norm(self) -> bool:
+        """Return True if there is a norm after the last layer."""
+        return self.norm_position != "residual"
+
+    def has_input_norm(self, layer: int) -> bool:
+        """Return True if the layer has a norm on the input of its attention."""
+        return self.norm_position in ("before", "both") and (layer > 0 or self.first_norm)
+
     def has_experts(self, layer: int) -> bool:
         """Return True if the layer has a mixture of experts."""
         return self.experts is not None and layer not in self.experts.dense_layers
@@ -184,30 +222,36 @@ class Architecture(Settings):
 
     def parameters(self) -> int:
         """Return the number of parameters."""
-        embeddings = self.vocabulary * self.width * (1 if self.tied else 2)
+        has_matrix = not self.tied and (self.causal or self.masked_head is not None)
+        embeddings = self.vocabulary * self.width * (2 if has_matrix else 1)
         if self.positions == "learned":
             embeddings += self.context * self.width
+        embeddings += self.token_types * self.width
         matrices = sum(self._layer_matrices(layer, active=False) for layer in range(self.layers))
         vectors = sum(self._layer_vectors(layer) for layer in range(self.layers))
-        return embeddings + matrices + vectors + self._norm_size(self.width)
+        norms = (int(self.has_final_norm) + int(self.embedding_norm)) * self._norm_size(self.width)
+        return embeddings + matrices + vectors + norms + self._masked_head_size()
 
     def matrix_parameters(self) -> int:
         """Return the number of weights that multiply each token: matrices of the layers, active experts, the head."""
         matrices = sum(self._layer_matrices(layer, active=True) for layer in range(self.layers))
-        return matrices + self.vocabulary * self.width
+        dense = self.width**2 if self.masked_head else 0
+        return matrices + dense + self.vocabulary * self.width
 
-    def flops_per_token(self, context: int | None = None) -> int:
+    def flops_per_token(self, context: int | None = None, *, logits: float = 1.0) -> int:
         """Return the training FLOPs per token in sequences of `context` tokens, forward and backward.
 
         Six per matrix weight (Kaplan et al. 2020, sec. 2.1). Attention counts only the keys that a causal query
         attends to, (context + 1) / 2 on average without a window: half of the usual count, which would overstate the
-        MFU.
+        MFU. Without `causal`, all keys count. `logits` is the share of tokens for which the head is computed.
         """
         length = context or self.context
-        keys = self.layers * _mean_keys(length, None)
+        keys = self.layers * self._mean_keys(length, None)
         if self.window is not None:
-            keys += len(self.window_layers) * (_mean_keys(length, self.window) - _mean_keys(length, None))
-        return 6 * self.matrix_parameters() + round(12 * self.heads * self.head_dim * keys)
+            keys += len(self.window_layers) * (self._mean_keys(length, self.window) - self._mean_keys(length, None))
+        head = self.vocabulary * self.width + (self.width**2 if self.masked_head else 0)
+        matrices = self.matrix_parameters() - (round((1 - logits) * head) if logits < 1 else 0)
+        return 6 * matrices + round(12 * self.heads * self.head_dim * keys)
 
     def memory(
         self, *, tokens: int, logits: int, optimizer_bytes: int = 8, activation_bytes: int = 4
@@ -251,7 +295,10 @@ class Architecture(Settings):
         return attention + router + experts * projections * self.width * self.experts.feedforward
 
     def _layer_vectors(self, layer: int) -> int:
-        norms = (4 if self.norm_position == "both" else 2) * self._norm_size(self.width)
+        count = 4 if self.norm_position == "both" else 2
+        if layer == 0 and not self.first_norm and self.norm_position in ("before", "both"):
+            count -= 1
+        norms = count * self._norm_size(self.width)
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
         qk_norms = {"none": 0, "head": 2 * self.head_dim, "projection": queries + keys}[self.qk_norm]
         inner = (2 if self.gated else 1) * self.feedforward + self.width
@@ -263,7 +310,19 @@ class Architecture(Settings):
         return norms + qk_norms + sum(sizes[bias] for bias in self.biases)
 
     def _norm_size(self, width: int) -> int:
-        return 2 * width if self.norm == "layer" else width
+        return 2 * width if self.norm == "layer" and self.norm_bias else width
+
+    def _masked_head_size(self) -> int:
+        head = self.masked_head
+        if head is None:
+            return 0
+        dense = self.width**2 + (self.width if head.bias else 0)
+        return dense + self._norm_size(self.width) + (self.vocabulary if head.output_bias else 0)
+
+    def _mean_keys(self, length: int, window: int | None) -> float:
+        """Return the mean number of keys of a query: those on both sides without `causal`, its own once."""
+        keys = _mean_keys(length, window)
+        return keys if self.causal else 2 * keys - 1
 
 
 _SIZES = (

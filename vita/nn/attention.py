@@ -1,8 +1,9 @@
 """Attention: a registry of equivalent backends.
 
-Queries attend to the keys that `visible` marks; without it attention is causal. `sdpa` is PyTorch's fused kernel and
-the default, `plain` is the formula: slower, for tests, for inspection and for scores with a limit. A window is part of
-`visible`, which the decoder computes; its size in `AttentionOptions` is for callers that build masks of their own.
+Queries attend to the keys that `visible` marks; without it attention is causal, or to all keys by the options. `sdpa`
+is PyTorch's fused kernel and the default, `plain` is the formula: slower, for tests, for inspection and for scores with
+a limit. A window is part of `visible`, which the decoder computes; its size in `AttentionOptions` is for callers that
+build masks of their own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class AttentionOptions(NamedTuple):
     """Limit c of the scores: c tanh(score / c)."""
     window: int | None = None
     """Keys that a query attends to, including its own."""
+    causal: bool = True
+    """Queries attend to earlier keys only, where no mask is passed."""
 
 
 PLAIN = AttentionOptions()
@@ -69,7 +72,7 @@ def sdpa(
         keys,
         values,
         attn_mask=visible,
-        is_causal=visible is None and queries.shape[2] > 1,
+        is_causal=options.causal and visible is None and queries.shape[2] > 1,
         scale=options.scale,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
@@ -100,7 +103,7 @@ def logits(
     if options.softcap is not None:
         scores = options.softcap * torch.tanh(scores / options.softcap)
     if visible is None:
-        if queries.shape[2] == 1:
+        if queries.shape[2] == 1 or not options.causal:
             return scores
         visible = causal(queries.shape[2], device=queries.device)
     return scores.masked_fill(~visible, float("-inf"))
@@ -111,16 +114,26 @@ def causal(length: int, *, device: torch.device | None = None) -> Bool[Tensor, "
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
 
 
-def in_window(length: int, window: int, *, device: torch.device | None = None) -> Bool[Tensor, "1 1 T T"]:
-    """Return the mask of keys less than `window` positions before the query; later keys are included."""
+def in_window(
+    length: int, window: int, *, device: torch.device | None = None, two_sided: bool = False
+) -> Bool[Tensor, "1 1 T T"]:
+    """Return the mask of keys less than `window` positions before the query; later keys are included.
+
+    With `two_sided`, later keys are included only at less than `window` positions, too.
+    """
     index = torch.arange(length, device=device)
-    return (index[:, None] - index < window)[None, None]
+    distance = index[:, None] - index
+    return ((distance.abs() if two_sided else distance) < window)[None, None]
+
+
+def within(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
+    """Return the mask of keys in the document of the query; positions with equal numbers belong to one document."""
+    return (documents[:, :, None] == documents[:, None, :])[:, None]
 
 
 def causal_within(documents: Int[Tensor, "B T"]) -> Bool[Tensor, "B 1 T T"]:
-    """Return the causal mask within documents; positions with equal numbers belong to one document."""
-    same_document = documents[:, :, None] == documents[:, None, :]
-    return same_document[:, None] & causal(documents.shape[1], device=documents.device)
+    """Return the causal mask within documents."""
+    return within(documents) & causal(documents.shape[1], device=documents.device)
 
 
 def positions_within(documents: Int[Tensor, "B T"]) -> Int[Tensor, "B T"]:

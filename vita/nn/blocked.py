@@ -37,20 +37,28 @@ def blocked(
         keys, values = keys.repeat_interleave(shared, dim=1), values.repeat_interleave(shared, dim=1)
     hidden = None if visible is None else queries.new_zeros(visible.shape).masked_fill(~visible, float("-inf"))
     scale = queries.shape[-1] ** -0.5 if options.scale is None else options.scale
-    return _Attention.apply(queries, keys, values, hidden, scale)
+    return _Attention.apply(queries, keys, values, hidden, scale, options.causal)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        hidden: Tensor | None,
+        scale: float,
+        causal: bool,
+    ) -> Tensor:
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        mixed, log_sums = fused(queries, keys, values, 0.0, hidden is None, attn_mask=hidden, scale=scale)
-        ctx.scale = scale
+        mixed, log_sums = fused(queries, keys, values, 0.0, causal and hidden is None, attn_mask=hidden, scale=scale)
+        ctx.scale, ctx.causal = scale, causal
         ctx.save_for_backward(queries, keys, values, hidden, mixed, log_sums)
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         queries, keys, values, hidden, mixed, log_sums = ctx.saved_tensors
         (gradient,) = gradients
         shape, scale = queries.shape, ctx.scale
@@ -63,26 +71,34 @@ class _Attention(torch.autograd.Function):
         by_queries, by_keys, by_values = [], [], []
         for start in range(0, length, size):
             stop = min(start + size, length)
-            rows, prefix = slice(start, stop), slice(0, stop)
+            rows, prefix = slice(start, stop), slice(0, stop if ctx.causal else length)
             scores = torch.bmm(queries[:, rows], keys[:, prefix].mT).float() * scale
-            weights = torch.exp(scores + _bias(hidden, shape, start, stop, device=scores.device) - log_sums[:, rows])
+            if ctx.causal or hidden is not None:
+                scores = scores + _bias(hidden, shape, start, stop, keys=prefix.stop, device=scores.device)
+            weights = torch.exp(scores - log_sums[:, rows])
             by_weights = torch.bmm(gradient[:, rows], values[:, prefix].mT).float()
             by_scores = (weights * (by_weights - common[:, rows]) * scale).to(queries.dtype)
             by_queries.append(torch.bmm(by_scores, keys[:, prefix]))
             by_keys.append(torch.bmm(by_scores.mT, queries[:, rows]))
             by_values.append(torch.bmm(weights.to(queries.dtype).mT, gradient[:, rows]))
-        summed = (_summed(by_keys, size), _summed(by_values, size))
-        return torch.cat(by_queries, 1).view(shape), summed[0].view(shape), summed[1].view(shape), None, None
+        summed = (
+            (_summed(by_keys, size), _summed(by_values, size)) if ctx.causal else (_total(by_keys), _total(by_values))
+        )
+        return torch.cat(by_queries, 1).view(shape), summed[0].view(shape), summed[1].view(shape), None, None, None
 
 
 def _bias(
-    hidden: Tensor | None, shape: torch.Size, start: int, stop: int, *, device: torch.device
+    hidden: Tensor | None, shape: torch.Size, start: int, stop: int, *, keys: int, device: torch.device
 ) -> Float[Tensor, "#N Q S"]:
     """Return zero where a query of the block attends to a key, minus infinity elsewhere."""
     if hidden is None:
         return torch.full((1, stop - start, stop), float("-inf"), device=device).triu(start + 1)
-    block = hidden[:, :, start:stop, :stop].float()
+    block = hidden[:, :, start:stop, :keys].float()
     return block.expand(shape[0], shape[1], -1, -1).flatten(0, 1)
+
+
+def _total(parts: list[Float[Tensor, "N T D"]]) -> Float[Tensor, "N T D"]:
+    return torch.stack([part.float() for part in parts]).sum(0).to(parts[0].dtype)
 
 
 def _summed(parts: list[Float[Tensor, "N _ D"]], size: int) -> Float[Tensor, "N T D"]:

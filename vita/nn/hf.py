@@ -178,9 +178,14 @@ def save_successor(model: Transformer, folder: str | Path, *, source: ModelFolde
     generation settings are copied. `progress` is written to `vita.json`.
     """
     source = ModelFiles.of(source)
-    save_like(model, folder, source=source, config=read_config(source))
+    config = read_config(source)
+    if not model.architecture.causal:
+        # The class of the source may have parts that a masked-language model does not have.
+        config["architectures"] = write_config(model.architecture)["architectures"]
+    save_like(model, folder, source=source, config=config)
     copy_tokenizer_files(source, folder)
-    pad_left(folder)
+    if model.architecture.causal:
+        pad_left(folder)
     describe(model.architecture, folder, **progress)
 
 

@@ -71,6 +71,7 @@ def matrix_of(name: str, model: Transformer) -> MatrixSpec:
     roles: dict[str, Role] = {
         "embed_tokens": "embedding",
         "embed_positions": "embedding",
+        "embed_types": "embedding",
         "lm_head": "head",
         "o_proj": "residual",
         "down_proj": "residual",

@@ -24,21 +24,21 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm with bias (Ba et al. 2016)."""
+    """LayerNorm (Ba et al. 2016)."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, *, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
     def forward(self, states: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        weight, bias = self.weight.float(), self.bias.float()
+        weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
         return F.layer_norm(states.float(), weight.shape, weight, bias, self.eps).type_as(states)
 
 
 def norm(architecture: Architecture, width: int) -> RMSNorm | LayerNorm:
     """Return the norm of an architecture."""
     if architecture.norm == "layer":
-        return LayerNorm(width, architecture.norm_eps)
+        return LayerNorm(width, architecture.norm_eps, bias=architecture.norm_bias)
     return RMSNorm(width, architecture.norm_eps, architecture.norm_offset)

@@ -1,8 +1,10 @@
-"""The decoder: token ids in, logits out.
+"""The transformer: token ids in, logits out.
 
-One decoder computes every model family; the switches of `Architecture` select what differs. Parameters have the names
+One class computes every model family; the switches of `Architecture` select what differs. Parameters have the names
 of Qwen3 in all families, and `vita.nn.families` translates the names of weight files. Norms on the outputs of attention
-and feed-forward are `attention_output_norm` and `mlp_output_norm`. The parameters of a new `Transformer` are zero;
+and feed-forward, or on their sums with the residual stream, are `attention_output_norm` and `mlp_output_norm`. A model
+with `causal: false` is an encoder: its tokens attend to all tokens of their document, and its head, where it has one,
+predicts the token at each position instead of the next one. The parameters of a new `Transformer` are zero;
 `vita.nn.init` or `vita.nn.hf` sets their values.
 """
 
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vita.nn import blocked  # noqa: F401 - registers its backend
-from vita.nn.architecture import Architecture
+from vita.nn.architecture import Architecture, MaskedHead
 from vita.nn.attention import (
     BACKENDS,
     Attention,
@@ -27,8 +29,9 @@ from vita.nn.attention import (
     causal_within,
     in_window,
     positions_within,
+    within,
 )
-from vita.nn.feedforward import FeedForward, Linear, MixtureOfExperts
+from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear, MixtureOfExperts
 from vita.nn.norms import norm
 from vita.nn.rotary import Rotary, Turn, rotate
 from vita.spine.errors import ModelError
@@ -57,29 +60,64 @@ class KeysAndValues(Protocol):
 
 
 class OutputHead(NamedTuple):
-    """The output head: logits are the products of weights and hidden states, scaled and limited."""
+    """The output head: logits are the products of weights and hidden states, scaled and limited.
+
+    The head of an encoder transforms hidden states first, and may add a bias.
+    """
 
     weight: Float[Tensor, "V D"]
     scale: float = 1.0
     softcap: float | None = None
+    bias: Float[Tensor, "V"] | None = None
+    transform: MaskedTransform | None = None
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Return the logits, in the dtype of `hidden`."""
-        products = F.linear(hidden, self.weight.to(hidden.dtype))
+        if self.transform is not None:
+            hidden = self.transform(hidden)
+        products = F.linear(hidden, self.weight.to(hidden.dtype), None if self.bias is None else self.bias.to(hidden))
         if self.scale != 1.0:
             products = products * self.scale
         return self.softcap * torch.tanh(products / self.softcap) if self.softcap else products
 
 
+class MaskedTransform(nn.Module):
+    """Dense layer, activation and norm of the head of a masked-language model."""
+
+    def __init__(self, architecture: Architecture, head: MaskedHead) -> None:
+        super().__init__()
+        self.dense = Linear(architecture.width, architecture.width, bias=head.bias)
+        self.activation = ACTIVATIONS[head.activation]
+        self.norm = norm(architecture, architecture.width)
+
+    def forward(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
+        return self.norm(self.activation(self.dense(hidden)))
+
+
+class OutputBias(nn.Module):
+    """The bias of the logits of a model whose output matrix is its embedding."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+
 class Transformer(nn.Module):
-    """A decoder with its output head."""
+    """A decoder or an encoder with its output head."""
 
     def __init__(self, architecture: Architecture, *, attention: str = "sdpa") -> None:
         super().__init__()
         self.architecture = architecture
         self.model = Decoder(architecture, attention)
-        if not architecture.tied:
-            self.lm_head = Linear(architecture.width, architecture.vocabulary)
+        head = architecture.masked_head
+        if head is not None:
+            self.masked_head = MaskedTransform(architecture, head)
+        has_head = architecture.causal or head is not None
+        has_bias = head is not None and head.output_bias
+        if not architecture.tied and has_head:
+            self.lm_head = Linear(architecture.width, architecture.vocabulary, bias=has_bias)
+        elif has_bias:
+            self.lm_head = OutputBias(architecture.vocabulary)
 
     def forward(
         self,
@@ -89,9 +127,12 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "B T"] | None = None,
         cache: KeysAndValues | None = None,
         attention: Attention | None = None,
+        types: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T V"]:
-        """Return the logits of the token after each position."""
-        hidden = self.hidden(ids, documents=documents, positions=positions, cache=cache, attention=attention)
+        """Return the logits of the token after each position; those of an encoder are of the token at the position."""
+        hidden = self.hidden(
+            ids, documents=documents, positions=positions, cache=cache, attention=attention, types=types
+        )
         return self.head.logits(hidden)
 
     def hidden(
@@ -102,15 +143,17 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "B T"] | None = None,
         cache: KeysAndValues | None = None,
         attention: Attention | None = None,
+        types: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Return the input of the head: the normalized output of the last layer.
 
-        Positions with equal numbers in `documents` attend to each other, causally; without it a row is one text.
+        Positions with equal numbers in `documents` attend to each other, in a decoder causally; without it a row is one
+        text. Padding of an encoder gets a number of its own. `types` are the token types, by default 0.
         `positions` are the positions of the rotary embedding, by default 0, 1, 2, ... With `cache` a row continues its
         cached tokens, and the cache provides positions and mask. `attention` replaces the attention of the layers in
         this call.
         """
-        return self.model(ids, documents, positions, cache, attention)
+        return self.model(ids, documents, positions, cache, attention, types)
 
     @property
     def attention(self) -> Attention:
@@ -122,12 +165,23 @@ class Transformer(nn.Module):
     @property
     def head(self) -> OutputHead:
         """The output head."""
-        return OutputHead(self.head_weight, self.architecture.logit_scale, self.architecture.logit_softcap)
+        architecture = self.architecture
+        scaled = self.head_weight, architecture.logit_scale, architecture.logit_softcap
+        if architecture.causal:
+            return OutputHead(*scaled)
+        if architecture.masked_head is None:
+            hint = "classify and embed with it, or use a model with a masked-language head"
+            raise ModelError(
+                "model", "is an encoder without a masked-language head, which predicts no tokens", hint=hint
+            )
+        bias = self.lm_head.bias if architecture.masked_head.output_bias else None
+        return OutputHead(*scaled, bias=bias, transform=self.masked_head)
 
     @property
     def head_weight(self) -> Float[Tensor, "V D"]:
         """Weight of the output head, one row per token; the embedding if tied."""
-        return self.model.embed_tokens.weight if self.architecture.tied else self.lm_head.weight
+        head = getattr(self, "lm_head", None)
+        return head.weight if isinstance(head, Linear) else self.model.embed_tokens.weight
 
 
 class Decoder(nn.Module):
@@ -139,8 +193,13 @@ class Decoder(nn.Module):
         self.embed_tokens = Embedding(architecture.vocabulary, architecture.width)
         if architecture.positions == "learned":
             self.embed_positions = Embedding(architecture.context, architecture.width)
+        if architecture.token_types:
+            self.embed_types = Embedding(architecture.token_types, architecture.width)
+        if architecture.embedding_norm:
+            self.embed_norm = norm(architecture, architecture.width)
         self.layers = nn.ModuleList(Layer(architecture, index, attention) for index in range(architecture.layers))
-        self.norm = norm(architecture, architecture.width)
+        if architecture.has_final_norm:
+            self.norm = norm(architecture, architecture.width)
         if architecture.positions == "rotary":
             self.rotary = Rotary(architecture)
         if architecture.window_rope_base is not None:
@@ -162,9 +221,14 @@ class Decoder(nn.Module):
         positions: Int[Tensor, "B T"] | None,
         cache: KeysAndValues | None,
         attention: Attention | None = None,
+        types: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        visible = None if documents is None else causal_within(documents)
+        visible = None
+        if documents is not None:
+            visible = causal_within(documents) if self.architecture.causal else within(documents)
         if cache is not None:
+            if not self.architecture.causal:
+                raise ModelError("transformer", "an encoder has no cache: earlier tokens attend to later ones")
             if documents is not None or positions is not None:
                 raise ModelError("transformer", "`documents` and `positions` cannot be combined with `cache`")
             positions, visible = cache.begin(*ids.shape)
@@ -173,7 +237,7 @@ class Decoder(nn.Module):
             raise ModelError("transformer", expected=message, got=ids.shape[1])
         elif documents is not None and positions is None and self.architecture.positions_depend_on_text:
             positions = positions_within(documents)
-        states = self._embed(ids, positions)
+        states = self._embed(ids, positions, types)
         full, windowed = self._layer_inputs(ids.shape[1], positions, visible, cache)
         for index, layer in enumerate(self.layers):
             inputs = windowed if index in self.architecture.window_layers else full
@@ -181,9 +245,11 @@ class Decoder(nn.Module):
                 states = checkpoint(layer, states, *inputs, cache, attention, use_reentrant=False)
             else:
                 states = layer(states, *inputs, cache, attention)
-        return self.norm(states)
+        return self.norm(states) if self.architecture.has_final_norm else states
 
-    def _embed(self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "#B T"] | None) -> Float[Tensor, "B T D"]:
+    def _embed(
+        self, ids: Int[Tensor, "B T"], positions: Int[Tensor, "#B T"] | None, types: Int[Tensor, "B T"] | None
+    ) -> Float[Tensor, "B T D"]:
         states = self.embed_tokens(ids)
         if self.architecture.embedding_scale != 1.0:
             states = states * _rounded(self.architecture.embedding_scale, states.dtype)
@@ -191,7 +257,9 @@ class Decoder(nn.Module):
             if positions is None:
                 positions = torch.arange(ids.shape[1], device=ids.device)[None]
             states = states + self.embed_positions(positions)
-        return states
+        if self.architecture.token_types:
+            states = states + self.embed_types(torch.zeros_like(ids) if types is None else types)
+        return self.embed_norm(states) if self.architecture.embedding_norm else states
 
     def _layer_inputs(
         self, tokens: int, positions: Int[Tensor, "#B T"] | None, visible: Tensor | None, cache: KeysAndValues | None
@@ -211,8 +279,10 @@ class Decoder(nn.Module):
             return full, (turn, cache.window_mask(architecture.window))
         if tokens > architecture.window:
             device = self.embed_tokens.weight.device
-            band = in_window(tokens, architecture.window, device=device)
-            visible = band & (causal(tokens, device=device) if visible is None else visible)
+            band = in_window(tokens, architecture.window, device=device, two_sided=not architecture.causal)
+            if visible is None and architecture.causal:
+                visible = causal(tokens, device=device)
+            visible = band if visible is None else band & visible
         return full, (turn, visible)
 
 
@@ -227,18 +297,20 @@ class Layer(nn.Module):
     def __init__(self, architecture: Architecture, index: int, attention: str) -> None:
         super().__init__()
         width, position = architecture.width, architecture.norm_position
-        if position != "after":
+        self.norms_attention = architecture.has_input_norm(index)
+        self.before, self.after = position in ("before", "both"), position in ("after", "both")
+        self.sums = position == "residual"
+        if self.norms_attention:
             self.input_layernorm = norm(architecture, width)
         self.self_attn = SelfAttention(architecture, index, attention)
-        if position != "before":
+        if self.after or self.sums:
             self.attention_output_norm = norm(architecture, width)
-        if position != "after":
+        if self.before:
             self.post_attention_layernorm = norm(architecture, width)
         experts = architecture.experts if architecture.has_experts(index) else None
         self.mlp = MixtureOfExperts(architecture, experts) if experts else FeedForward(architecture)
-        if position != "before":
+        if self.after or self.sums:
             self.mlp_output_norm = norm(architecture, width)
-        self.before, self.after = position != "after", position != "before"
         self.parallel, self.residual_scale = architecture.parallel, architecture.residual_scale
 
     def forward(
@@ -249,11 +321,15 @@ class Layer(nn.Module):
         cache: KeysAndValues | None,
         attention: Attention | None = None,
     ) -> Float[Tensor, "B T D"]:
-        mixed = self.self_attn(self.input_layernorm(states) if self.before else states, turn, visible, cache, attention)
+        queried = self.input_layernorm(states) if self.norms_attention else states
+        mixed = self.self_attn(queried, turn, visible, cache, attention)
         after_attention = states + self._scaled(self.attention_output_norm(mixed) if self.after else mixed)
+        if self.sums:
+            after_attention = self.attention_output_norm(after_attention)
         inputs = states if self.parallel else after_attention
         output = self.mlp(self.post_attention_layernorm(inputs) if self.before else inputs)
-        return after_attention + self._scaled(self.mlp_output_norm(output) if self.after else output)
+        total = after_attention + self._scaled(self.mlp_output_norm(output) if self.after else output)
+        return self.mlp_output_norm(total) if self.sums else total
 
     def _scaled(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return states if self.residual_scale == 1.0 else states * self.residual_scale
@@ -273,6 +349,7 @@ class SelfAttention(nn.Module):
             architecture.attention_scale,
             architecture.attention_softcap,
             architecture.window if index in architecture.window_layers else None,
+            architecture.causal,
         )
         has_bias = "qkv" in architecture.biases
         self.q_proj = Linear(width, queries, bias=has_bias)

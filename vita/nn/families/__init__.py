@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vita.nn.architecture import Architecture
-from vita.nn.families import gemma, gpt, llama, olmo, phi, qwen  # noqa: F401 - register their families
+from vita.nn.families import bert, gemma, gpt, llama, olmo, phi, qwen  # noqa: F401 - register their families
 from vita.nn.families.config_reader import ConfigReader
 from vita.nn.families.family import FAMILIES, Family
 from vita.nn.families.weight_map import WeightMap
@@ -45,7 +45,7 @@ def write_config(architecture: Architecture) -> dict[str, Any]:
     """Return the `config.json` of an architecture, in the format of its family."""
     family = FAMILIES[architecture.family]
     return {
-        "architectures": [family.causal_class],
+        "architectures": [family.model_class(architecture)],
         "model_type": architecture.family,
         # The tokenizer is not known here, and default ids of a class may exceed the vocabulary.
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),

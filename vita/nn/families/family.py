@@ -17,7 +17,7 @@ class Family:
     """The format of a family's model folders."""
 
     causal_class: str
-    """Class of the language model in transformers."""
+    """Class of the language model in transformers; for encoders, that of the masked-language model."""
     classifier_class: str
     """Class of the sequence classifier in transformers, as which reward models are saved."""
     read: Callable[[ConfigReader], dict[str, Any]]
@@ -26,6 +26,13 @@ class Family:
     """Return the keys of `config.json` beside those that all families share."""
     names: WeightNames = OWN_NAMES
     """Names and layouts of the weights."""
+    trunk_class: str = ""
+    """Class of an encoder without a head in transformers."""
+
+    def model_class(self, architecture: Architecture) -> str:
+        """Return the class in transformers."""
+        is_trunk = not architecture.causal and architecture.masked_head is None
+        return self.trunk_class if is_trunk else self.causal_class
 
 
 FAMILIES = Registry[Family]("model family", plural="model_families")
@@ -46,7 +53,8 @@ def add_family(
 
     def register(read: Callable[[ConfigReader], dict[str, Any]]) -> Callable[[ConfigReader], dict[str, Any]]:
         causal = causal_class or f"{prefix}ForCausalLM"
-        FAMILIES.add(model_type)(Family(causal, f"{prefix}ForSequenceClassification", read, write, names))
+        classifier, trunk = f"{prefix}ForSequenceClassification", f"{prefix}Model"
+        FAMILIES.add(model_type)(Family(causal, classifier, read, write, names, trunk))
         return read
 
     return register

@@ -166,10 +166,19 @@ def module_rows(architecture: Architecture) -> dict[str, int]:
     rows = {"model.embed_tokens": architecture.vocabulary}
     if architecture.positions == "learned":
         rows["model.embed_positions"] = architecture.context
+    if architecture.token_types:
+        rows["model.embed_types"] = architecture.token_types
+    if architecture.embedding_norm:
+        rows["model.embed_norm"] = width
     for layer in range(architecture.layers):
         rows |= {f"model.layers.{layer}.{name}": size for name, size in _layer_rows(architecture, layer).items()}
-    rows["model.norm"] = width
-    if not architecture.tied:
+    if architecture.has_final_norm:
+        rows["model.norm"] = width
+    head = architecture.masked_head
+    if head is not None:
+        rows |= {"masked_head.dense": width, "masked_head.norm": width}
+    has_matrix = not architecture.tied and (architecture.causal or head is not None)
+    if has_matrix or (head is not None and head.output_bias):
         rows["lm_head"] = architecture.vocabulary
     return rows
 
@@ -178,8 +187,10 @@ def _layer_rows(architecture: Architecture, layer: int) -> dict[str, int]:
     width, size = architecture.width, architecture.head_dim
     queries, keys = architecture.heads * size, architecture.kv_heads * size
     rows = {}
-    if architecture.norm_position != "after":
-        rows |= {"input_layernorm": width, "post_attention_layernorm": width}
+    if architecture.has_input_norm(layer):
+        rows["input_layernorm"] = width
+    if architecture.norm_position in ("before", "both"):
+        rows["post_attention_layernorm"] = width
     if architecture.norm_position != "before":
         rows |= {"attention_output_norm": width, "mlp_output_norm": width}
     rows |= {"self_attn.q_proj": queries, "self_attn.k_proj": keys, "self_attn.v_proj": keys, "self_attn.o_proj": width}
