@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.preferring import create_chat_model, write_rows
-from tests.train.runs import EAGER, go
+from tests.train.runs import EAGER, run_training
 
 VITA = [sys.executable, "-c", "import vita.cli; vita.cli.main()", "--store", "store"]
 LIFE = """
@@ -156,8 +156,8 @@ def test_a_signal_in_the_middle_of_a_step_loses_no_step_and_the_run_resumes_to_t
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors and "stopping: writes a checkpoint" in errors
     assert [path.name for path in (tmp_path / "stopped/checkpoints").iterdir()] == ["step-00000005"]
-    assert go(tmp_path / "stopped", EAGER).record["resumed_at_step"] == 5
-    go(tmp_path / "straight", EAGER)
+    assert run_training(tmp_path / "stopped", EAGER).record["resumed_at_step"] == 5
+    run_training(tmp_path / "straight", EAGER)
     weights = [(tmp_path / run / "model/model.safetensors").read_bytes() for run in ("straight", "stopped")]
     assert weights[0] == weights[1]
 

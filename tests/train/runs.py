@@ -1,4 +1,4 @@
-"""A small training run that tests start, stop, kill and start again: `python -m tests.train.runs FOLDER SETTINGS`."""
+"""A small training run that tests start, stop, kill and restart: `python -m tests.train.runs FOLDER SETTINGS STEPS`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ EAGER = {"precision": "bfloat16", "compile": "no"}
 
 
 def batch(step: int, *, rank: int = 0, size: int = 1) -> StepBatch:
-    """Text with something to learn: runs of counting upwards."""
-    chance = torch.Generator().manual_seed(step)
-    ids = (torch.randint(200, (ROWS, 1), generator=chance) + torch.arange(LENGTH + 1)) % 259
+    """Return rows of ascending token ids, which a model can learn."""
+    generator = torch.Generator().manual_seed(step)
+    ids = (torch.randint(200, (ROWS, 1), generator=generator) + torch.arange(LENGTH + 1)) % 259
     return StepBatch({"ids": ids[rank * ROWS // size : (rank + 1) * ROWS // size]}, targets=ROWS * LENGTH)
 
 
-def go(
+def run_training(
     folder: Path,
     settings: dict[str, Any],
     *,
@@ -37,32 +37,32 @@ def go(
     checkpoint_seconds: float = 0.0,
     threads: int = 1,
 ) -> TrainResult:
-    """Train to the end and save the model; `stop_at` ends it with an interruption after that step."""
+    """Train to the end and save the model; `stop_at` interrupts the run after that step."""
     training = TrainerConfig.model_validate({"schedule": {"steps": steps, "warmup": 2}, **settings})
-    place = world or DataParallelGroup()
-    trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=place, threads=threads)
+    group = world or DataParallelGroup()
+    trainer = Trainer(tiny_model(std=0.05), language_modelling, training, world=group, threads=threads)
 
-    def look(one: Trainer) -> dict[str, float]:
-        if one.done == stop_at:
+    def evaluate(evaluated_trainer: Trainer) -> dict[str, float]:
+        if evaluated_trainer.done == stop_at:
             raise KeyboardInterrupt
-        heldout = batch(10_000, rank=place.rank, size=place.size)
-        return {"heldout_loss": one.evaluate(iter([heldout]))["loss"]}
+        heldout = batch(10_000, rank=group.rank, size=group.size)
+        return {"heldout_loss": evaluated_trainer.evaluate(iter([heldout]))["loss"]}
 
-    learnt = train(
+    result = train(
         trainer,
-        lambda step: batch(step, rank=place.rank, size=place.size),
+        lambda step: batch(step, rank=group.rank, size=group.size),
         folder=folder,
         emit=lambda event, **fields: None,
-        hooks=[EvalHook(1 if stop_at else 5, look, at_start=True)],
+        hooks=[EvalHook(1 if stop_at else 5, evaluate, at_start=True)],
         tokens_per_step=ROWS * LENGTH,
         flops_per_token=1e5,
         checkpoint_seconds=checkpoint_seconds,
     )
     trained = trainer.trained()
-    if place.leads:
+    if group.leads:
         hf.save(trained, folder / "model")
-    return learnt
+    return result
 
 
 if __name__ == "__main__":
-    go(Path(sys.argv[1]), json.loads(sys.argv[2]), steps=int(sys.argv[3]))
+    run_training(Path(sys.argv[1]), json.loads(sys.argv[2]), steps=int(sys.argv[3]))

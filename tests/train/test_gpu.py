@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.train.runs import EAGER, batch, go
+from tests.train.runs import EAGER, batch, run_training
 from vita.nn.init import initialize
 from vita.nn.transformer import Transformer
 from vita.testing import tiny_architecture, tiny_model
@@ -43,39 +43,39 @@ def test_losses_in_bfloat16_are_near_those_of_the_cpu_in_float32() -> None:
     assert losses("cuda", precision="bfloat16") == pytest.approx(losses("cpu", precision="float32"), rel=2e-2)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from PyTorch's compiler
-def test_a_compiled_model_learns_as_an_eager_one_does() -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by the compiler of PyTorch
+def test_compiled_losses_are_close_to_eager_losses() -> None:
     compiled = losses("cuda", precision="bfloat16", compiled="yes")
     assert compiled == pytest.approx(losses("cuda", precision="bfloat16"), rel=2e-2)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_that_is_interrupted_ends_in_the_same_bytes(tmp_path: Path, precision: str) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, precision: str) -> None:
     settings, world = {**EAGER, "precision": precision}, DataParallelGroup(device="cuda")
-    go(tmp_path / "straight", settings, world=world)
+    run_training(tmp_path / "straight", settings, world=world)
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path / "stopped", settings, world=world, stop_at=5)
-    assert go(tmp_path / "stopped", settings, world=world).record["resumed_at_step"] == 4
+        run_training(tmp_path / "stopped", settings, world=world, stop_at=5)
+    assert run_training(tmp_path / "stopped", settings, world=world).record["resumed_at_step"] == 4
     weights = [(tmp_path / run / "model/model.safetensors").read_bytes() for run in ("straight", "stopped")]
     assert weights[0] == weights[1]
 
 
-def test_a_large_matrix_product_is_what_the_peak_is() -> None:
+def test_the_peak_is_close_to_the_speed_of_a_large_matrix_product() -> None:
     size, count = 8192, 20
-    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    left_matrix, right_matrix = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
-        torch.mm(left, right)
-    started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    started.record()
+        torch.mm(left_matrix, right_matrix)
+    start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start_event.record()
     for _ in range(count):
-        torch.mm(left, right)
-    ended.record()
+        torch.mm(left_matrix, right_matrix)
+    end_event.record()
     torch.cuda.synchronize()
-    reached = 2 * size**3 * count / (started.elapsed_time(ended) / 1000)
-    assert matmul_peak(torch.bfloat16, device="cuda") > 0.9 * reached
+    measured_flops = 2 * size**3 * count / (start_event.elapsed_time(end_event) / 1000)
+    assert matmul_peak(torch.bfloat16, device="cuda") > 0.9 * measured_flops
 
 
-def test_utilization_of_a_model_that_fills_the_device_is_between_a_tenth_and_one(tmp_path: Path) -> None:
+def test_utilization_of_a_large_model_is_between_a_tenth_and_one(tmp_path: Path) -> None:
     shape = tiny_architecture(
         vocabulary=8192, width=1024, layers=4, heads=8, kv_heads=8, head_dim=128, feedforward=4096, context=1024
     )
@@ -87,24 +87,24 @@ def test_utilization_of_a_model_that_fills_the_device_is_between_a_tenth_and_one
     rows, length = 16, 1024
     trainer = Trainer(model, language_modelling, training, world=DataParallelGroup(device="cuda"))
 
-    def work(step: int) -> StepBatch:
+    def step_batch(step: int) -> StepBatch:
         ids = torch.randint(8192, (rows, length + 1), generator=torch.Generator().manual_seed(step))
         return StepBatch({"ids": ids}, targets=rows * length)
 
-    learnt = loop.train(
+    result = loop.train(
         trainer,
-        work,
+        step_batch,
         folder=tmp_path,
         emit=lambda event, **fields: None,
         tokens_per_step=rows * length,
         flops_per_token=shape.flops_per_token(length),
     )
-    assert 0.1 < learnt.record["mfu"] <= 1
+    assert 0.1 < result.record["mfu"] <= 1
     predicted = shape.memory(tokens=rows * length, logits=0)["total"]
-    assert 0.3 * predicted < learnt.record["peak_memory_bytes"] < 2 * predicted
+    assert 0.3 * predicted < result.record["peak_memory_bytes"] < 2 * predicted
 
 
-def test_the_peak_of_memory_is_measured_anew_for_each_stage() -> None:
+def test_the_peak_memory_can_be_reset() -> None:
     large = torch.zeros(256 * 2**20, dtype=torch.uint8, device="cuda")
     assert peak_memory("cuda") >= 256 * 2**20
     del large

@@ -1,4 +1,4 @@
-"""What is read off the machine: its quick numbers, its peak, and that memory is kept."""
+"""Hardware detection: fast precision, peak speed, and memory of the machine."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from vita.train import hardware
 from vita.train.hardware import choose_precision, keep_freed_memory, matmul_peak
 
 
-def test_the_quick_numbers_are_those_the_processor_has_units_for(monkeypatch):
+def test_the_precision_depends_on_the_units_of_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_bf16": True})
-    found = choose_precision("cpu")
-    assert (found.name, found.why) == ("bfloat16", "CPU with amx_bf16 and avx512_bf16")
+    precision = choose_precision("cpu")
+    assert (precision.name, precision.why) == ("bfloat16", "CPU with amx_bf16 and avx512_bf16")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    found = choose_precision("cpu")
-    assert (found.name, found.why) == ("float32", "CPU without bfloat16 units")
+    precision = choose_precision("cpu")
+    assert (precision.name, precision.why) == ("float32", "CPU without bfloat16 units")
     assert choose_precision("cpu", "bfloat16").dtype == torch.bfloat16
     assert choose_precision("mps").name == "float32"
 
 
-def test_another_choice_is_refused():
+def test_an_unknown_precision_is_refused():
     with pytest.raises(ConfigError, match="expected auto, bfloat16 or float32, got 'float8'"):
         choose_precision("cpu", "float8")  # pyright: ignore[reportArgumentType]
 
 
-def test_the_peak_is_a_plausible_number():
+def test_the_peak_speed_is_plausible():
     assert 1e9 < matmul_peak(torch.float32, seconds=0.01) < 1e15
 
 
-def test_freed_memory_is_kept_where_there_is_glibc():
+def test_freed_memory_is_kept_with_glibc():
     assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
-def test_a_size_whose_product_takes_too_long_is_left_out(monkeypatch):
+def test_matrix_sizes_that_take_too_long_are_skipped(monkeypatch):
     sizes: list[int] = []
 
-    def seconds(size: int, *given: object, **settings: object) -> float:
+    def product_seconds(size: int, *args: object, **settings: object) -> float:
         sizes.append(size)
         return 2 * size**3 / 1e9  # a device of 1 GFLOP/s
 
-    monkeypatch.setattr(hardware, "_seconds_per_product", seconds)
+    monkeypatch.setattr(hardware, "_seconds_per_product", product_seconds)
     assert matmul_peak(torch.float32) == pytest.approx(1e9)
     assert sizes == [512]
 
 
-def test_the_peak_of_memory_is_measured_anew_for_each_stage():
-    """In a process of its own, whose peak no other test has raised."""
+def test_the_peak_memory_can_be_reset():
+    """The test uses a new process, whose peak no other test has raised."""
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux resets the peak of a process")
     program = (

@@ -1,4 +1,4 @@
-"""Pieces of a step: whole rows, chunks of logits, and the memory that they are forecast to take."""
+"""Micro-batches of a step: complete rows, chunks of logits, and their predicted memory."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("rows", "tokens", "expected"), [(16, 1024, 16), (32, 1024, 16), (24, 1024, 12), (7, 4096, 1), (4, 99999, 1)]
 )
-def test_a_micro_batch_is_the_most_whole_rows_that_divide_the_step(rows: int, tokens: int, expected: int) -> None:
+def test_a_micro_batch_is_the_largest_divisor_of_the_rows_that_fits(rows: int, tokens: int, expected: int) -> None:
     assert micro_batch_size(rows, tokens_per_row=tokens) == expected
 
 
-def test_the_loss_never_holds_more_logits_than_the_forecast_counts() -> None:
+def test_the_loss_never_holds_more_logits_than_predicted() -> None:
     positions, vocabulary, width = 3000, 40_000, 4
-    chance = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, positions, width, generator=chance, requires_grad=True)
-    head = torch.randn(vocabulary, width, generator=chance, requires_grad=True)
-    targets = torch.randint(vocabulary, (1, positions), generator=chance)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, positions, width, generator=generator, requires_grad=True)
+    head = torch.randn(vocabulary, width, generator=generator, requires_grad=True)
+    targets = torch.randint(vocabulary, (1, positions), generator=generator)
     with LargestTensor() as largest:
         next_token(hidden, OutputHead(head), targets).loss.backward()
-    counted = logit_memory(positions, vocabulary=vocabulary)
-    assert 2 * largest.bytes == counted <= 2 * LOGIT_BYTES < 2 * 4 * positions * vocabulary
+    predicted_bytes = logit_memory(positions, vocabulary=vocabulary)
+    assert 2 * largest.bytes == predicted_bytes <= 2 * LOGIT_BYTES < 2 * 4 * positions * vocabulary
     assert loss_chunk_size(positions, vocabulary=vocabulary, number_bytes=4) * vocabulary * 4 == largest.bytes
 
 
-def test_predicted_memory_is_that_of_a_micro_batch_and_not_of_the_whole_step() -> None:
-    """A step of a million tokens goes through the model in micro-batches, so it needs the memory of one of them."""
+def test_predicted_memory_is_that_of_one_micro_batch() -> None:
+    """A step of a million tokens is split into micro-batches, so it needs the memory of one micro-batch."""
     shape = tiny_architecture(vocabulary=50_000, context=1024)
     plan = training_plan(shape, tokens=10 * 2**20, tokens_per_step=2**20)
     memory = prediction(shape, plan, text="english")["memory"]

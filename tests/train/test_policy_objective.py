@@ -1,4 +1,4 @@
-"""The loss of answers with advantages, as the loop sees it: sums of the whole step, the same in any pieces."""
+"""The policy objective in the training loop: sums over the step that do not depend on micro-batches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.train.test_advantage import close
+from tests.train.test_advantage import assert_close
 from vita.nn.critic import ActorCritic
 from vita.testing import tiny_model
 from vita.train.optim import Optimizer, OptimizerConfig
@@ -23,9 +23,9 @@ from vita.train.trainer import StepBatch, Trainer, TrainerConfig
 
 
 def answers(model: ActorCritic) -> dict[str, Tensor]:
-    """Four answers of unequal length to prompts of two tokens."""
-    chance = torch.Generator().manual_seed(0)
-    ids = torch.randint(259, (4, 9), generator=chance)
+    """Return four answers of different lengths to prompts of two tokens."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(259, (4, 9), generator=generator)
     mask = (torch.arange(8) >= 1) & (torch.arange(8) < torch.tensor([[3], [8], [5], [2]]))
     old = token_stats_in_chunks(model, ids, mask, rows=2)
     share = token_weights(mask, aggregation="dapo")
@@ -34,7 +34,7 @@ def answers(model: ActorCritic) -> dict[str, Tensor]:
         "mask": mask,
         "old": old.logprobs,
         "reference": old.logprobs - 0.1 * mask,
-        "advantages": torch.randn(4, 1, generator=chance).expand(4, 8).contiguous(),
+        "advantages": torch.randn(4, 1, generator=generator).expand(4, 8).contiguous(),
         "weights": token_weights(mask, aggregation="grpo"),
         "share": share,
         "values": values_in_chunks(model, ids, rows=3) * mask,
@@ -43,18 +43,18 @@ def answers(model: ActorCritic) -> dict[str, Tensor]:
     }
 
 
-def test_log_probabilities_of_answers_are_those_of_the_whole_logits() -> None:
+def test_log_probabilities_of_answers_equal_those_from_all_logits() -> None:
     model = tiny_model()
     tensors = answers(ActorCritic.of(model))
     logs = model(tensors["ids"][:, :-1]).log_softmax(-1)
-    found = compute_token_stats(model, tensors["ids"], tensors["mask"])
-    want = logs.gather(2, tensors["ids"][:, 1:, None])[..., 0] * tensors["mask"]
-    close(found.logprobs, want.detach(), 1e-5)
-    close(found.entropy, (-(logs.exp() * logs).sum(-1) * tensors["mask"]).detach(), 1e-5)
+    stats = compute_token_stats(model, tensors["ids"], tensors["mask"])
+    expected = logs.gather(2, tensors["ids"][:, 1:, None])[..., 0] * tensors["mask"]
+    assert_close(stats.logprobs, expected.detach(), 1e-5)
+    assert_close(stats.entropy, (-(logs.exp() * logs).sum(-1) * tensors["mask"]).detach(), 1e-5)
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.1])
-def test_at_first_ratios_are_1_and_a_step_in_pieces_is_the_same_step(kl: float) -> None:
+def test_initial_ratios_are_1_and_micro_batches_do_not_change_a_step(kl: float) -> None:
     weights = []
     for micro_tokens in (1000, 8):
         model = ActorCritic.of(tiny_model())
@@ -76,8 +76,8 @@ def test_at_first_ratios_are_1_and_a_step_in_pieces_is_the_same_step(kl: float) 
     assert (weights[0] - weights[1]).abs().max() < 2e-5
 
 
-def test_a_check_sees_the_figures_and_stops_the_step_before_it_is_taken() -> None:
-    def refuse(told: object) -> None:
+def test_a_check_gets_the_figures_and_can_prevent_the_step() -> None:
+    def refuse(figures: object) -> None:
         raise ValueError("not so")
 
     model = ActorCritic.of(tiny_model())
@@ -89,23 +89,26 @@ def test_a_check_sees_the_figures_and_stops_the_step_before_it_is_taken() -> Non
     assert torch.equal(model.head_weight, before) and trainer.done == 0
 
 
-def test_a_critic_has_a_rate_of_its_own() -> None:
-    named = dict(ActorCritic.of(tiny_model()).named_parameters())
-    optimizer = Optimizer(named, OptimizerConfig(matrices="adamw", critic_rate=0.5))
+def test_a_critic_has_its_own_learning_rate() -> None:
+    parameters = dict(ActorCritic.of(tiny_model()).named_parameters())
+    optimizer = Optimizer(parameters, OptimizerConfig(matrices="adamw", critic_rate=0.5))
     assert optimizer.groups["critic"].rate == 0.5
     assert all(name.startswith("critic.") for name in optimizer.groups["critic"].names)
-    rest = [group for part, group in optimizer.groups.items() if part != "critic"]
-    assert not [name for group in rest for name in group.names if "critic" in name]
+    other_groups = [group for part, group in optimizer.groups.items() if part != "critic"]
+    assert not [name for group in other_groups for name in group.names if "critic" in name]
 
 
-def test_losses_near_nothing_are_no_outliers_unless_they_are_asked_for() -> None:
+def test_outliers_among_tiny_losses_are_detected_only_on_request() -> None:
     from vita.train.step_filter import StepFilter
 
-    def judged(outliers: bool) -> list[str | None]:
-        guard = StepFilter(outliers=outliers)
+    def skip_reasons(outliers: bool) -> list[str | None]:
+        step_filter = StepFilter(outliers=outliers)
         for step in range(20):
-            guard.judge(step, loss=1e-9 * (step % 2), gradient_norm=1.0)
-        return [guard.judge(20, loss=0.5, gradient_norm=1.0), guard.judge(21, loss=float("nan"), gradient_norm=1.0)]
+            step_filter.judge(step, loss=1e-9 * (step % 2), gradient_norm=1.0)
+        return [
+            step_filter.judge(20, loss=0.5, gradient_norm=1.0),
+            step_filter.judge(21, loss=float("nan"), gradient_norm=1.0),
+        ]
 
-    assert judged(outliers=False) == [None, "loss nan"]
-    assert "is an outlier" in (judged(outliers=True)[0] or "")
+    assert skip_reasons(outliers=False) == [None, "loss nan"]
+    assert "is an outlier" in (skip_reasons(outliers=True)[0] or "")

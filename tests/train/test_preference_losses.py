@@ -1,4 +1,4 @@
-"""Preference losses: worked by hand, equal to TRL's in value and gradient, and all different from each other."""
+"""Preference losses: values worked by hand, and parity with TRL in value and gradient."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-BY_HAND = {  # of the first pair, with beta 0.5: beta (c - r) = 1.5, by the token 0.5 (1/4 + 1) = 0.625
+EXPECTED_LOSSES = {  # first pair, beta 0.5: beta (c - r) = 1.5, per token 0.5 (1/4 + 1) = 0.625
     "sigmoid": -math.log(sigmoid(1.5)),
     "sigmoid_norm": -math.log(sigmoid(0.625)),
     "cdpo": -0.9 * math.log(sigmoid(1.5)) - 0.1 * math.log(sigmoid(-1.5)),
@@ -47,23 +47,27 @@ BY_HAND = {  # of the first pair, with beta 0.5: beta (c - r) = 1.5, by the toke
     "simpo": -math.log(sigmoid(0.5 * (-2.0 + 3.5) - 0.25)),
     "cpo": -math.log(sigmoid(0.5 * (-8.0 + 7.0))),
 }
-KNOBS = LossConfig(beta=0.5, label_smoothing=0.1, simpo_gamma=0.25)
+CONFIG = LossConfig(beta=0.5, label_smoothing=0.1, simpo_gamma=0.25)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pair_worked_by_hand(name: str) -> None:
-    assert PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, KNOBS)[0].item() == pytest.approx(BY_HAND[name], rel=1e-7)
+def test_the_loss_of_a_pair_worked_by_hand(name: str) -> None:
+    assert PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, CONFIG)[0].item() == pytest.approx(
+        EXPECTED_LOSSES[name], rel=1e-7
+    )
 
 
-def test_different_names_give_different_numbers() -> None:
-    found = {name: tuple(PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, KNOBS).tolist()) for name in NAMES}
-    assert len(set(found.values())) == len(NAMES) == len(BY_HAND)
+def test_all_losses_have_different_values() -> None:
+    losses = {name: tuple(PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, CONFIG).tolist()) for name in NAMES}
+    assert len(set(losses.values())) == len(NAMES) == len(EXPECTED_LOSSES)
 
 
-def test_the_first_step_of_a_loss_beside_a_reference_is_known() -> None:
-    plain, wrong = LossConfig(beta=0.3), LossConfig(beta=0.3, label_smoothing=0.2)
-    begins = {name: PREFERENCE_LOSSES[name].initial_loss(plain) for name in NAMES if PREFERENCE_LOSSES[name].reference}
-    assert begins == pytest.approx(
+def test_losses_with_a_reference_have_a_known_initial_value() -> None:
+    config, smoothed_config = LossConfig(beta=0.3), LossConfig(beta=0.3, label_smoothing=0.2)
+    initial_losses = {
+        name: PREFERENCE_LOSSES[name].initial_loss(config) for name in NAMES if PREFERENCE_LOSSES[name].reference
+    }
+    assert initial_losses == pytest.approx(
         {
             **dict.fromkeys(["sigmoid", "sigmoid_norm", "cdpo", "robust"], math.log(2)),
             **dict.fromkeys(["ipo", "ipo_norm"], (1 / 0.6) ** 2),
@@ -72,31 +76,37 @@ def test_the_first_step_of_a_loss_beside_a_reference_is_known() -> None:
             "nca_pair": 2 * math.log(2),
         }
     )
-    assert PREFERENCE_LOSSES["robust"].initial_loss(wrong) == pytest.approx(math.log(2))
+    assert PREFERENCE_LOSSES["robust"].initial_loss(smoothed_config) == pytest.approx(math.log(2))
 
 
-def test_the_sft_term_is_a_mean_over_the_tokens_of_the_step_however_it_is_cut() -> None:
-    whole = PREFERENCE_LOSSES["sft"].function(CHOSEN, REJECTED, KNOBS).mean()
-    assert whole.item() == pytest.approx(14 / 6)
+def test_the_sft_term_is_the_token_mean_of_the_step_with_any_micro_batches() -> None:
+    full_loss = PREFERENCE_LOSSES["sft"].function(CHOSEN, REJECTED, CONFIG).mean()
+    assert full_loss.item() == pytest.approx(14 / 6)
     mean = torch.full((1,), 3.0, dtype=torch.float64)
     policy, reference, tokens = CHOSEN[:3]
     parts = [slice(0, 1), slice(1, 2)]
-    pieces = [AnswerLogprobs(policy[part], reference[part], tokens[part], mean) for part in parts]
-    cut = sum(PREFERENCE_LOSSES["sft"].function(piece, REJECTED, KNOBS).sum().item() for piece in pieces) / 2
-    assert cut == pytest.approx(whole.item())
+    micro_batches = [AnswerLogprobs(policy[part], reference[part], tokens[part], mean) for part in parts]
+    micro_batch_loss = (
+        sum(
+            PREFERENCE_LOSSES["sft"].function(micro_batch, REJECTED, CONFIG).sum().item()
+            for micro_batch in micro_batches
+        )
+        / 2
+    )
+    assert micro_batch_loss == pytest.approx(full_loss.item())
 
 
-def test_smoothing_by_nothing_is_dpo_and_turning_a_pair_round_is_smoothing_by_all() -> None:
+def test_label_smoothing_of_zero_is_dpo_and_mixes_flipped_pairs() -> None:
     plain = PREFERENCE_LOSSES["sigmoid"].function(CHOSEN, REJECTED, LossConfig(beta=0.5))
     for name in ("cdpo", "robust"):
         torch.testing.assert_close(PREFERENCE_LOSSES[name].function(CHOSEN, REJECTED, LossConfig(beta=0.5)), plain)
     flipped = PREFERENCE_LOSSES["sigmoid"].function(REJECTED, CHOSEN, LossConfig(beta=0.5))
     mixed = 0.9 * plain + 0.1 * flipped
-    torch.testing.assert_close(PREFERENCE_LOSSES["cdpo"].function(CHOSEN, REJECTED, KNOBS), mixed)
+    torch.testing.assert_close(PREFERENCE_LOSSES["cdpo"].function(CHOSEN, REJECTED, CONFIG), mixed)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("sft", "hinge")])
-def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: str) -> None:
+def test_every_loss_raises_the_chosen_answer_and_lowers_the_rejected_one(name: str) -> None:
     better, worse = (answers([-6.0], [-6.0], [3.0]) for _ in range(2))
     better.policy.requires_grad_()
     worse.policy.requires_grad_()
@@ -105,29 +115,31 @@ def test_every_loss_moves_the_chosen_answer_up_and_the_rejected_one_down(name: s
     assert better.policy.grad.item() < 0 < worse.policy.grad.item()
 
 
-def test_a_certain_answer_keeps_the_odds_finite() -> None:
-    sure = answers([0.0], [0.0], [3.0])
-    sure.policy.requires_grad_()
-    loss = PREFERENCE_LOSSES["orpo"].function(sure, answers([-3.0], [-3.0], [3.0]), KNOBS)
+def test_orpo_is_finite_for_an_answer_of_probability_one() -> None:
+    certain_answer = answers([0.0], [0.0], [3.0])
+    certain_answer.policy.requires_grad_()
+    loss = PREFERENCE_LOSSES["orpo"].function(certain_answer, answers([-3.0], [-3.0], [3.0]), CONFIG)
     loss.sum().backward()
-    assert loss.isfinite().all() and sure.policy.grad is not None and sure.policy.grad.isfinite().all()
+    assert (
+        loss.isfinite().all() and certain_answer.policy.grad is not None and certain_answer.policy.grad.isfinite().all()
+    )
 
 
-def test_kto_by_hand() -> None:
-    good = torch.tensor([True, False])
-    z = estimate_kl_reference(torch.tensor([0.5, 0.1]))
-    found = kto(
+def test_kto_worked_by_hand() -> None:
+    labels = torch.tensor([True, False])
+    kl_reference = estimate_kl_reference(torch.tensor([0.5, 0.1]))
+    losses = kto(
         answers([-3.0, -4.0], [-4.0, -3.0], [1.0, 1.0]),
-        good,
-        kl_reference=z,
+        labels,
+        kl_reference=kl_reference,
         config=LossConfig(beta=0.5, undesirable_weight=2.0),
     )
-    assert z.item() == pytest.approx(0.3)
-    assert found.tolist() == pytest.approx([1 - sigmoid(0.35), 2 * (1 - sigmoid(0.65))])
+    assert kl_reference.item() == pytest.approx(0.3)
+    assert losses.tolist() == pytest.approx([1 - sigmoid(0.35), 2 * (1 - sigmoid(0.65))])
     assert estimate_kl_reference(torch.tensor([-1.0])).item() == 0.0
 
 
-def test_bradley_terry_by_hand() -> None:
+def test_bradley_terry_worked_by_hand() -> None:
     chosen, rejected = torch.tensor([2.0]), torch.tensor([0.5])
     assert bradley_terry(chosen, rejected).item() == pytest.approx(-math.log(sigmoid(1.5)))
     assert bradley_terry(chosen, rejected, margin=1.0).item() == pytest.approx(-math.log(sigmoid(0.5)))
@@ -135,7 +147,7 @@ def test_bradley_terry_by_hand() -> None:
     assert centred == pytest.approx(-math.log(sigmoid(1.5)) + 0.01 * 2.5**2)
 
 
-def test_an_unknown_loss_is_answered_with_the_nearest() -> None:
+def test_an_unknown_loss_is_refused_with_the_closest_name() -> None:
     with pytest.raises(ConfigError, match=r"preference_loss: `sigmod` is not known here; did you mean `sigmoid`"):
         PREFERENCE_LOSSES["sigmod"]
 
@@ -153,8 +165,8 @@ def parity(shared: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def arrays(parity: Path) -> dict[str, Tensor]:
-    with np.load(parity / "parity.npz") as held:
-        return {name: torch.tensor(held[name]) for name in held.files}
+    with np.load(parity / "parity.npz") as archive:
+        return {name: torch.tensor(archive[name]) for name in archive.files}
 
 
 @pytest.fixture(scope="module")
@@ -162,44 +174,44 @@ def values(parity: Path) -> dict[str, Any]:
     return json.loads((parity / "parity.json").read_text())
 
 
-def of_fixture(arrays: dict[str, Tensor]) -> tuple[AnswerLogprobs, AnswerLogprobs]:
+def fixture_answers(arrays: dict[str, Tensor]) -> tuple[AnswerLogprobs, AnswerLogprobs]:
     tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).double().chunk(2)
-    held = [
+    answers = [
         AnswerLogprobs(
             arrays[f"dpo_inputs/policy_{name}_logps"].double(), arrays[f"dpo_inputs/ref_{name}_logps"].double(), count
         )
         for name, count in zip(("chosen", "rejected"), tokens, strict=True)
     ]
-    return held[0], held[1]
+    return answers[0], answers[1]
 
 
 TRL_NAMES = {"ipo": "ipo_norm"}
 
 
-def test_the_dpo_family_equals_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
-    chosen, rejected = of_fixture(arrays)
-    seen = set()
+def test_dpo_losses_equal_those_of_trl(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
+    chosen, rejected = fixture_answers(arrays)
+    names = set()
     for key, value in values.items():
         if not key.startswith("dpo/"):
             continue
-        name, rest = key.removeprefix("dpo/").rsplit("_b", 1)
-        beta, smoothing = map(float, rest.split("_ls"))
+        name, parameters = key.removeprefix("dpo/").rsplit("_b", 1)
+        beta, smoothing = map(float, parameters.split("_ls"))
         entry = PREFERENCE_LOSSES[TRL_NAMES.get(name, name)]
-        found = entry.function(chosen, rejected, LossConfig(beta=beta, label_smoothing=smoothing)).mean().item()
-        assert found == pytest.approx(value["loss"], rel=2e-5, abs=2e-5), key
+        loss = entry.function(chosen, rejected, LossConfig(beta=beta, label_smoothing=smoothing)).mean().item()
+        assert loss == pytest.approx(value["loss"], rel=2e-5, abs=2e-5), key
         rewards = value["metrics"]
         assert (beta * (chosen.log_ratio - rejected.log_ratio)).mean().item() == pytest.approx(
             rewards["rewards/margins"], rel=2e-5, abs=2e-5
         )
-        seen.add(name)
-    assert seen == {"sigmoid", "ipo", "sigmoid_norm", "hinge", "robust", "apo_zero", "nca_pair", "sft"}
+        names.add(name)
+    assert names == {"sigmoid", "ipo", "sigmoid_norm", "hinge", "robust", "apo_zero", "nca_pair", "sft"}
 
 
-def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
-    chosen, rejected = of_fixture(arrays)
-    one = torch.ones(len(arrays["orpo/avg_chosen_logps"]), dtype=torch.float64)
-    means = [AnswerLogprobs(arrays[f"orpo/avg_{name}_logps"].double(), one, one) for name in ("chosen", "rejected")]
-    found = {
+def test_losses_without_a_reference_equal_those_of_trl(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
+    chosen, rejected = fixture_answers(arrays)
+    ones = torch.ones(len(arrays["orpo/avg_chosen_logps"]), dtype=torch.float64)
+    means = [AnswerLogprobs(arrays[f"orpo/avg_{name}_logps"].double(), ones, ones) for name in ("chosen", "rejected")]
+    losses = {
         "orpo": PREFERENCE_LOSSES["orpo"].function(means[0], means[1], LossConfig(beta=0.1)).mean().item(),
         "simpo": PREFERENCE_LOSSES["simpo"]
         .function(chosen, rejected, LossConfig(beta=2.0, simpo_gamma=1.0))
@@ -207,25 +219,25 @@ def test_the_losses_without_a_reference_equal_trl_s(arrays: dict[str, Tensor], v
         .item(),
         "cpo": PREFERENCE_LOSSES["cpo"].function(chosen, rejected, LossConfig(beta=0.1)).mean().item(),
     }
-    assert found["orpo"] == pytest.approx(values["orpo"]["odds_ratio_term"], rel=2e-5)
-    assert found["simpo"] == pytest.approx(values["simpo"]["loss"], rel=2e-5)
-    assert found["cpo"] == pytest.approx(values["cpo"]["loss"], rel=2e-5)
+    assert losses["orpo"] == pytest.approx(values["orpo"]["odds_ratio_term"], rel=2e-5)
+    assert losses["simpo"] == pytest.approx(values["simpo"]["loss"], rel=2e-5)
+    assert losses["cpo"] == pytest.approx(values["cpo"]["loss"], rel=2e-5)
 
 
-def test_the_reward_loss_equals_trl_s(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
+def test_the_reward_loss_equals_that_of_trl(arrays: dict[str, Tensor], values: dict[str, Any]) -> None:
     chosen, rejected = arrays["rm_inputs/scores"].double().flatten().chunk(2)
     margin = arrays["rm_inputs/margin"].double()
-    for name, far, centering in (
+    for name, pair_margin, centering in (
         ("plain", 0.0, 0.0),
         ("margin", margin, 0.0),
         ("center", 0.0, 0.01),
         ("margin_center", margin, 0.01),
     ):
-        found = bradley_terry(chosen, rejected, margin=far, centering=centering).mean().item()
-        assert found == pytest.approx(values[f"rm/{name}"]["loss"], rel=2e-5), name
+        loss = bradley_terry(chosen, rejected, margin=pair_margin, centering=centering).mean().item()
+        assert loss == pytest.approx(values[f"rm/{name}"]["loss"], rel=2e-5), name
 
 
-def test_value_and_gradient_through_a_model_equal_trl_s(
+def test_value_and_gradient_through_a_model_equal_those_of_trl(
     parity: Path, arrays: dict[str, Tensor], values: dict[str, Any]
 ) -> None:
     transformers = pytest.importorskip("transformers")
@@ -234,37 +246,39 @@ def test_value_and_gradient_through_a_model_equal_trl_s(
         for name in ("model", "ref_model")
     )
 
-    def summed(model: Any, section: str, prefix: str = "") -> Tensor:
-        ids, mask, own = (
+    def summed_logprobs(model: Any, section: str, prefix: str = "") -> Tensor:
+        ids, mask, completion_mask = (
             arrays[f"{section}/{prefix}{name}"] for name in ("input_ids", "attention_mask", "completion_mask")
         )
         logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-        return (logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0] * own[:, 1:]).sum(1)
+        return (logits.log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0] * completion_mask[:, 1:]).sum(1)
 
-    now = summed(policy, "dpo_inputs").chunk(2)
-    before = summed(reference, "dpo_inputs").detach().chunk(2)
+    policy_logprobs = summed_logprobs(policy, "dpo_inputs").chunk(2)
+    reference_logprobs = summed_logprobs(reference, "dpo_inputs").detach().chunk(2)
     tokens = arrays["dpo_inputs/completion_mask"][:, 1:].sum(1).float().chunk(2)
-    sides = [AnswerLogprobs(*side) for side in zip(now, before, tokens, strict=True)]
+    sides = [AnswerLogprobs(*side) for side in zip(policy_logprobs, reference_logprobs, tokens, strict=True)]
     loss = PREFERENCE_LOSSES["sigmoid"].function(sides[0], sides[1], LossConfig(beta=0.1)).mean()
     weight = policy.get_parameter("model.layers.0.self_attn.q_proj.weight")
     (gradient,) = torch.autograd.grad(loss, [weight])
-    wanted = arrays["dpo/sigmoid_b0.1_ls0.0/grad_q0"]
-    assert ((gradient - wanted).norm() / wanted.norm()).item() < 1e-4
+    expected_gradient = arrays["dpo/sigmoid_b0.1_ls0.0/grad_q0"]
+    assert ((gradient - expected_gradient).norm() / expected_gradient.norm()).item() < 1e-4
 
     with torch.no_grad():
-        own, stray = ([summed(model, "kto", prefix) for model in (policy, reference)] for prefix in ("", "KL_"))
+        answer_logprobs, kl_logprobs = (
+            [summed_logprobs(model, "kto", prefix) for model in (policy, reference)] for prefix in ("", "KL_")
+        )
     labels = values["kto"].get("label") or [True, False, True, False]
-    one = torch.ones_like(own[0])
-    found = kto(
-        AnswerLogprobs(own[0], own[1], one),
+    ones = torch.ones_like(answer_logprobs[0])
+    losses = kto(
+        AnswerLogprobs(answer_logprobs[0], answer_logprobs[1], ones),
         torch.tensor(labels),
-        kl_reference=estimate_kl_reference(stray[0] - stray[1]),
+        kl_reference=estimate_kl_reference(kl_logprobs[0] - kl_logprobs[1]),
         config=LossConfig(beta=0.1),
     )
-    assert found.mean().item() == pytest.approx(values["kto"]["loss"], rel=2e-5)
+    assert losses.mean().item() == pytest.approx(values["kto"]["loss"], rel=2e-5)
 
 
-def test_logsigmoid_stays_finite_far_out() -> None:
-    far = answers([-2000.0], [0.0], [1.0]), answers([0.0], [-2000.0], [1.0])
-    loss = PREFERENCE_LOSSES["sigmoid"].function(*far, LossConfig(beta=1.0))
+def test_sigmoid_loss_is_finite_for_extreme_log_ratios() -> None:
+    pair = answers([-2000.0], [0.0], [1.0]), answers([0.0], [-2000.0], [1.0])
+    loss = PREFERENCE_LOSSES["sigmoid"].function(*pair, LossConfig(beta=1.0))
     assert loss.item() == pytest.approx(4000.0) and logsigmoid(torch.tensor(-4000.0)).isfinite()

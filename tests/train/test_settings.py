@@ -1,4 +1,4 @@
-"""The settings that all training stages share: one declaration each, present names, absolute learning rates."""
+"""The shared settings of training stages: one declaration per setting, renamed settings, absolute learning rates."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_training_stage_has_the_shared_settings_directly_under_it(name: str) -> None:
+def test_every_training_stage_has_the_shared_settings(name: str) -> None:
     assert issubclass(stage(name).config, TrainingSettings)
     assert set(TrainingSettings.model_fields) <= set(stage(name).config.model_fields)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_setting_with_another_default_in_a_stage_keeps_its_one_description(name: str) -> None:
+def test_a_setting_with_another_default_in_a_stage_keeps_its_description(name: str) -> None:
     for field, info in stage(name).config.model_fields.items():
         assert info.description, field
         if field in TrainingSettings.model_fields:
             assert info.description == TrainingSettings.model_fields[field].description, field
 
 
-def test_no_setting_of_training_is_documented_twice() -> None:
+def test_each_training_setting_is_documented_once() -> None:
     documented = Counter[str]()
     for path in [*(ROOT / "vita/train").glob("*.py"), ROOT / "vita/rl/settings.py"]:
         documented.update(_documented_fields(path))
@@ -55,7 +55,7 @@ def test_no_setting_of_training_is_documented_twice() -> None:
 
 
 def _documented_fields(path: Path) -> list[str]:
-    """The annotated names in classes of settings that are followed by a docstring."""
+    """Return the annotated names in settings classes that are followed by a docstring."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ClassDef) or not issubclass(_class(path, node.name), Settings):
@@ -111,13 +111,13 @@ def _class(path: Path, name: str) -> type[Any]:
         ("test", "edges", "edge_cases"),
     ],
 )
-def test_a_former_name_is_refused_with_the_present_one(name: str, former: str, present: str) -> None:
+def test_a_former_name_is_refused_with_the_new_name(name: str, former: str, present: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: `{former}` has been renamed to `{present}`; write `{present}`"):
         build(stage(name).config, {former: 1}, where=name)
 
 
 def _groups(config: type[Settings]) -> Iterator[type[Settings]]:
-    """The settings class and all that are nested in it."""
+    """Yield a settings class and all settings classes nested in it."""
     yield config
     pending = [field.annotation for field in config.model_fields.values()]
     while pending:
@@ -127,7 +127,7 @@ def _groups(config: type[Settings]) -> Iterator[type[Settings]]:
         pending += get_args(annotation)
 
 
-def test_every_present_name_is_a_setting_of_a_stage_or_an_entry_of_a_table() -> None:
+def test_every_new_name_is_a_setting_or_a_registry_entry() -> None:
     groups = {group for name in stages() for group in _groups(stage(name).config)}
     fields = {field for group in groups for field in group.model_fields}
     tables = {*SCHEMES, *REWARDS}
@@ -135,7 +135,7 @@ def test_every_present_name_is_a_setting_of_a_stage_or_an_entry_of_a_table() -> 
     assert {present for names in RENAMED.values() for present in names} <= fields | tables | arguments
 
 
-def test_former_names_of_nested_settings_and_of_table_entries_are_refused() -> None:
+def test_former_names_of_nested_settings_and_registry_entries_are_refused() -> None:
     for name, values, message in (
         ("release", {"guard": {"undisguise": False}}, "`undisguise` has been renamed to `normalize_obfuscation`"),
         ("release", {"guard": {}, "rows": 2}, "`rows` has been renamed to `max_batch_size`"),
@@ -150,7 +150,7 @@ def test_former_names_of_nested_settings_and_of_table_entries_are_refused() -> N
         REWARDS["world_manners"]
 
 
-def test_a_recorded_run_is_read_under_former_names_too() -> None:
+def test_recorded_runs_are_read_under_former_names() -> None:
     assert recorded_value({"rows": 4}, "batch_size") == recorded_value({"batch_size": 4}, "batch_size") == 4
     assert recorded_value({}, "eval_fraction", 0.0) == 0.0
 
@@ -163,7 +163,7 @@ def test_a_learning_rate_is_a_number_above_zero_or_auto(value: Any) -> None:
         build(sft.Config, {**SOURCE, "learning_rate": -1}, where="sft")
 
 
-def test_an_absolute_learning_rate_scales_all_parts_and_auto_takes_the_rule() -> None:
+def test_an_absolute_learning_rate_scales_all_groups_and_auto_uses_the_rule() -> None:
     rule = OptimizerConfig(matrix_rate=0.02, embedding_rate=0.06, head_rate=6e-3, scalar_rate=3e-3)
     assert scale_rates(rule, "auto") == rule
     absolute = scale_rates(rule, 0.0024)
@@ -171,14 +171,14 @@ def test_an_absolute_learning_rate_scales_all_parts_and_auto_takes_the_rule() ->
     assert scale_rates(rule, 0.004) == scale_rates(rule, "auto", auto_share=0.2)
 
 
-def test_one_of_num_evals_and_eval_every_counts() -> None:
-    spread = build(pretrain.Config, {}, where="pretrain")
-    assert (spread.eval_interval(1000), spread.eval_interval(3)) == (100, 1)
-    spaced = build(pretrain.Config, {"eval_every": 7}, where="pretrain")
-    assert (spaced.eval_interval(1000), spaced.num_evals) == (7, None)
-    assert build(pretrain.Config, canonical(spaced), where="pretrain") == spaced
-    counted = build(reward.Config, {"num_evals": 5}, where="reward")
-    assert (counted.eval_interval(50), counted.eval_every) == (10, None)
+def test_num_evals_and_eval_every_exclude_each_other() -> None:
+    default_config = build(pretrain.Config, {}, where="pretrain")
+    assert (default_config.eval_interval(1000), default_config.eval_interval(3)) == (100, 1)
+    interval_config = build(pretrain.Config, {"eval_every": 7}, where="pretrain")
+    assert (interval_config.eval_interval(1000), interval_config.num_evals) == (7, None)
+    assert build(pretrain.Config, canonical(interval_config), where="pretrain") == interval_config
+    count_config = build(reward.Config, {"num_evals": 5}, where="reward")
+    assert (count_config.eval_interval(50), count_config.eval_every) == (10, None)
     with pytest.raises(ConfigError, match="`eval_every` and `num_evals` exclude each other"):
         build(sft.Config, {**SOURCE, "eval_every": 5, "num_evals": 5}, where="sft")
 
