@@ -1,4 +1,4 @@
-"""The record types of the data layer: `Document`, `Dialogue`, `Preference` and rated answers.
+"""The record types of the data layer: documents, dialogues, preferences, rated answers, labelled texts and text pairs.
 
 All carry where they came from (`source`), under which `licence`, and an `id` that stays the same in every later
 artifact, so that a weight can be traced back to a page and its rights.
@@ -146,6 +146,39 @@ class UnpairedPreference:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     variables: TemplateVariables = NO_VARIABLES
     """Tools and further variables of the chat template."""
+
+
+Label = str | int | float | tuple[str, ...]
+"""A class, a number (regression), or several classes (multi-label), as a row states it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledText:
+    """A text or a pair of texts with its label, for a classifier."""
+
+    id: str
+    texts: tuple[str, ...]
+    """One text, or two."""
+    label: Label
+    source: str
+    licence: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """Two related texts, for embeddings: a query with its document, a question with its answer, or a paraphrase."""
+
+    id: str
+    anchor: str
+    positive: str
+    source: str
+    negatives: tuple[str, ...] = ()
+    """Texts that are similar to the positive text and do not match the anchor (hard negatives)."""
+    score: float | None = None
+    """Similarity of the two texts, if the source states it."""
+    licence: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,11 @@ from vita.nn.transformer import Transformer
 from vita.spine.model_files import ModelFiles, ModelFolder, description
 
 if TYPE_CHECKING:
+    from vita.nn.classifier import ClassifierSpec, SequenceClassifier
     from vita.nn.reward import RewardTransformer
 
 M = TypeVar("M", bound=Transformer)
+C = TypeVar("C", bound="SequenceClassifier")
 
 
 def architecture_of(folder: ModelFolder) -> Architecture:
@@ -98,9 +100,24 @@ class Pretrained(Generic[M]):
         files = ModelFiles.of(folder)
         if not files.is_adapter:
             return _checked(files, reward.load(files, device=device), Tokenizer.load(files), finite=True)
-        model = _reward_base(files.weights, device=device)
+        model = _classifier_base(reward.RewardTransformer, files.weights, reward.REWARD, device=device)
         _add_adapter(model, files, dtype=torch.float32, quantized=False)
         return _checked(files, model, Tokenizer.load(files), finite=True)
+
+    @classmethod
+    def load_classifier(
+        cls, folder: ModelFolder, *, device: str | torch.device = "cpu", finite: bool = True
+    ) -> Pretrained[SequenceClassifier]:
+        """Read a sequence classifier, with the same checks."""
+        from vita.nn import classifier
+
+        files = ModelFiles.of(folder)
+        if not files.is_adapter:
+            return _checked(files, classifier.load(files, device=device), Tokenizer.load(files), finite=finite)
+        spec = classifier.read_spec(files)
+        model = _classifier_base(classifier.SequenceClassifier, files.weights, spec, device=device)
+        _add_adapter(model, files, dtype=torch.float32, quantized=False)
+        return _checked(files, model, Tokenizer.load(files), finite=finite)
 
     def require_template(self) -> ChatTemplate:
         """Return the chat template; a `ModelError` where the folder has none."""
@@ -119,13 +136,14 @@ def _add_adapter(model: Transformer, files: ModelFiles, *, dtype: torch.dtype, q
         dequantize_linears(model, dtype=dtype)
 
 
-def _reward_base(files: ModelFiles, *, device: str | torch.device) -> RewardTransformer:
-    """Return the base of a reward adapter: a classifier, or a language model whose head the adapter replaces."""
-    from vita.nn import reward
+def _classifier_base(kind: type[C], files: ModelFiles, spec: ClassifierSpec, *, device: str | torch.device) -> C:
+    """Return the base of a classifier adapter: a classifier, or a language model whose head the adapter replaces."""
+    from vita.nn import classifier
 
-    if reward.is_classifier(files):
-        return reward.load(files, device=device)
-    return reward.RewardTransformer.sharing(hf.load(files, device=device))
+    if classifier.is_classifier(files):
+        return classifier.load_as(kind, files, device=device)
+    model = hf.load(files, device=device)
+    return kind.sharing(model, outputs=len(spec.labels), pooling=spec.pooling)
 
 
 def _checked(files: ModelFiles, model: M, tokenizer: Tokenizer, *, finite: bool) -> Pretrained[M]:

@@ -11,7 +11,7 @@ predicts the token at each position instead of the next one. The parameters of a
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -118,6 +118,10 @@ class Transformer(nn.Module):
             self.lm_head = Linear(architecture.width, architecture.vocabulary, bias=has_bias)
         elif has_bias:
             self.lm_head = OutputBias(architecture.vocabulary)
+
+    def empty_copy(self) -> Self:
+        """Return a model of the same shape with zero parameters."""
+        return type(self)(self.architecture)
 
     def forward(
         self,

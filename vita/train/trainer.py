@@ -215,14 +215,14 @@ class Trainer:
             return self.model
         if adapter := adapter_of(self.model):
             return self._gathered(adapter)
-        model = type(self.model)(self.model.architecture)
+        model = self.model.empty_copy()
         for name, parameter in model.named_parameters():
             parameter.data = full_tensor(self.master_params[name]).detach().cpu()
         return model
 
     def _gathered(self, adapter: Adapter) -> Transformer:
         """Return an unsharded copy of a model with an adapter."""
-        model = type(self.model)(self.model.architecture)
+        model = self.model.empty_copy()
         attach(model, adapter.config, quantization=adapter.quantization, seed=adapter.seed)
         for name, parameter in self.model.named_parameters():
             model.get_parameter(name).data = full_tensor(parameter).detach().cpu()

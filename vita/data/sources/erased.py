@@ -6,13 +6,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from vita.data.content import content_key, normalize_text
-from vita.data.records import Dialogue, Document, DroppedRecord, Message, Preference, UnpairedPreference
+from vita.data.records import (
+    Dialogue,
+    Document,
+    DroppedRecord,
+    LabelledText,
+    Message,
+    Preference,
+    TextPair,
+    UnpairedPreference,
+)
 from vita.spine.erasures import Erasure
 
-R = TypeVar("R", bound="Document | Dialogue | Preference | UnpairedPreference")
+Record = Document | Dialogue | Preference | UnpairedPreference | LabelledText | TextPair
+R = TypeVar("R", bound=Record)
 
 
-def content_hash(record: Document | Dialogue | Preference | UnpairedPreference) -> str:
+def content_hash(record: Record) -> str:
     """Return a hash that is equal for records with equal content, independent of their ids."""
     return text_hash(_record_text(record))
 
@@ -45,9 +55,7 @@ def without_erased(
             )
 
 
-def _find_erasure_by_id(
-    record: Document | Dialogue | Preference | UnpairedPreference, by_id: dict[str, list[Erasure]]
-) -> Erasure | None:
+def _find_erasure_by_id(record: Record, by_id: dict[str, list[Erasure]]) -> Erasure | None:
     requests = record.metadata.get("requests", ())
     ids = [record.id, *(map(str, requests) if isinstance(requests, list) else ())]
     if isinstance(
@@ -62,7 +70,7 @@ def _find_erasure_by_id(
     return None
 
 
-def _record_text(record: Document | Dialogue | Preference | UnpairedPreference) -> str:
+def _record_text(record: Record) -> str:
     match record:
         case Document():
             return record.text
@@ -72,6 +80,10 @@ def _record_text(record: Document | Dialogue | Preference | UnpairedPreference) 
             return _join_contents((*record.prompt, *record.chosen, *record.rejected))
         case UnpairedPreference():
             return _join_contents((*record.prompt, *record.answer))
+        case LabelledText():
+            return "\n".join(record.texts)
+        case TextPair():
+            return "\n".join((record.anchor, record.positive, *record.negatives))
 
 
 def _join_contents(messages: Iterable[Message]) -> str:

@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from vita.data.records import Dialogue, Document, Preference, UnpairedPreference
+from vita.data.records import Dialogue, Document, LabelledText, Preference, TextPair, UnpairedPreference
 from vita.data.sources import files
+from vita.data.sources.columns import LabelColumns, LabelConverter, PairColumns, PairConverter
 from vita.data.sources.erased import without_erased
 from vita.data.sources.files import DamagedFile, SourceFile
 from vita.data.sources.readers import DAMAGED_FILE, READERS, Row, RowProblem
@@ -30,6 +31,7 @@ from vita.data.sources.records_from_rows import (
     make_document,
 )
 from vita.data.sources.source import ORIGINS, Source
+from vita.data.sources.table_readers import TABLE_READERS
 from vita.data.world import World
 from vita.spine.config import unknown_name
 from vita.spine.contents import current_erasures
@@ -95,6 +97,25 @@ def preferences_and_ratings(
     return islice(_read_opinions(source, UnpairedPreference, dropped), source.limit)
 
 
+def labelled_texts(
+    source: Source, columns: LabelColumns | None = None, *, dropped: Dropped | None = None
+) -> Iterator[LabelledText]:
+    """Yield the labelled texts of a source; the first row of each file determines columns that are not set."""
+    stretch = _whole_source(source, LabelledText)
+    rows = _read_origin(stretch, LabelledText)
+    records = convert_rows(rows, source, LabelConverter(columns or LabelColumns()), dropped)
+    return islice(without_erased(records, stretch.erasures, dropped), source.limit)
+
+
+def text_pairs(
+    source: Source, columns: PairColumns | None = None, *, dropped: Dropped | None = None
+) -> Iterator[TextPair]:
+    """Yield the text pairs of a source; the first row of each file determines columns that are not set."""
+    stretch = _whole_source(source, TextPair)
+    records = convert_rows(_read_origin(stretch, TextPair), source, PairConverter(columns or PairColumns()), dropped)
+    return islice(without_erased(records, stretch.erasures, dropped), source.limit)
+
+
 def split_source(source: Source, *, bytes_each: int) -> list[SourceSlice]:
     """Split a source at file boundaries into slices of at least `bytes_each` on disk; equal on every machine."""
     if source.path is None or source.limit is not None:
@@ -124,12 +145,13 @@ def readable_files(source: Source, record_type: type[Any] = Document) -> list[So
         if not by_name:
             raise DataError(source.label(), f"holds preferences, and no {names[0]}")
         candidates = [min(by_name.values(), key=lambda file: names.index(file.name))]
-    readable = [file for file in candidates if file.suffix in READERS]
+    tables = frozenset(TABLE_READERS) if record_type in _TABLE_RECORDS else frozenset[str]()
+    readable = [file for file in candidates if file.suffix in READERS or file.suffix in tables]
     if readable:
         files.record_selected(source.path or "", readable)
         return readable
     got = sorted({PurePosixPath(file.path).name if len(candidates) == 1 else f".{file.suffix}" for file in candidates})
-    known = ", ".join(f".{name}" for name in READERS)
+    known = ", ".join(f".{name}" for name in (*READERS, *sorted(tables)))
     raise DataError(source.label(), expected=f"files ending in {known} (also .gz, .zst)", got=", ".join(got[:5]))
 
 
@@ -138,6 +160,8 @@ def skipped_files(source: Source) -> list[str]:
     return [file.name for file in _list_files(source) if file.suffix not in READERS] if source.path is not None else []
 
 
+_TABLE_RECORDS = (LabelledText, TextPair)
+"""Record types that are also read from tables."""
 _ARTIFACT_FILES: Mapping[type[Any], tuple[str, ...]] = {
     Dialogue: ("dialogues.jsonl",),
     Preference: ("preferences.jsonl",),
@@ -187,7 +211,7 @@ def _ratings_of(record: Preference | UnpairedPreference) -> Iterator[UnpairedPre
 
 # -- origins: a slice -> its rows, or records of the requested type
 
-Wanted = type[Document] | type[Dialogue] | type[Preference]
+Wanted = type[Document] | type[Dialogue] | type[Preference] | type[LabelledText] | type[TextPair]
 Origin = Callable[[SourceSlice, Wanted], Iterator[Any]]
 _ORIGINS: dict[str, Origin] = {}
 
@@ -220,7 +244,8 @@ def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
     for file in stretch.files:
         number = 0
         try:
-            for row in READERS[file.suffix](file, stretch.source):
+            read = READERS[file.suffix] if file.suffix in READERS else TABLE_READERS[file.suffix]
+            for row in read(file, stretch.source):
                 number = row.number
                 yield row
         except DamagedFile as error:
@@ -233,7 +258,7 @@ def read_files(stretch: SourceSlice, record_type: Wanted) -> Iterator[Row]:
 
 
 @origin("world")
-def read_world(stretch: SourceSlice, record_type: Wanted) -> Iterator[Document | Dialogue | Preference]:
+def read_world(stretch: SourceSlice, record_type: Wanted) -> Iterator[Any]:
     """Yield the records of a part of the built-in world."""
     source = stretch.source
     parts = _PARTS[record_type]
@@ -259,6 +284,8 @@ _PARTS: Mapping[Wanted, Mapping[str, Callable[[World, int], Iterator[Any]]]] = {
         "refusals": lambda world, count: world.refusals(count=count),
     },
     Preference: {"preferences": lambda world, count: world.preferences(count=count)},
+    LabelledText: {"kinds": lambda world, count: world.labelled_texts()},
+    TextPair: {"questions": lambda world, count: world.text_pairs()},
 }
 
 

@@ -22,6 +22,7 @@ from vita.data.sources.messages import Messages
 from vita.data.sources.preference_formats import Opinion, PreferenceRow, UnpairedPreferenceRow
 from vita.data.sources.readers import READERS, Row, RowProblem, json_type
 from vita.data.sources.source import Source
+from vita.data.sources.table_readers import TABLE_READERS
 from vita.data.sources.tool_text import parse_tool_text
 from vita.spine.errors import DataError
 from vita.spine.file_listing import printable
@@ -88,7 +89,7 @@ def make_document(row: Row, source: Source) -> Document:
     field = source.text_field or next((name for name in TEXT_FIELDS if name in values), None)
     if field is None or not isinstance(text := values.get(field), str):
         raise UnusableRow(_no_text(values, field, source))
-    return Document(record_id(row, values), text, *_provenance(row, values, source, {field}))
+    return Document(record_id(row, values), text, *provenance(row, values, source, {field}))
 
 
 def _no_text(values: Mapping[str, Any], field: str | None, source: Source) -> RowProblem:
@@ -161,7 +162,7 @@ class DialogueConverter:
             messages, variables = parse_tool_text(messages, variables)
         except FormatMismatch as error:
             raise UnusableRow(RowProblem(error.reason, "calls in the Hermes format", str(error), error.hint)) from None
-        return Dialogue(record_id(row, values), tuple(messages), *_provenance(row, values, source, reads), variables)
+        return Dialogue(record_id(row, values), tuple(messages), *provenance(row, values, source, reads), variables)
 
 
 class PreferenceConverter:
@@ -177,7 +178,7 @@ class PreferenceConverter:
     def __call__(self, row: Row, source: Source) -> list[Preference | UnpairedPreference]:
         row_opinions, variables, reads = self._convert(row)
         values = row.values or {}
-        name, licence, metadata = _provenance(row, values, source, reads)
+        name, licence, metadata = provenance(row, values, source, reads)
         records = []
         for number, opinion in enumerate(row_opinions, 1):
             id = record_id(row, values) + (f"/{number}" if len(row_opinions) > 1 else "")
@@ -212,10 +213,10 @@ def record_id(row: Row, values: Mapping[str, Any]) -> str:
     return f"{row.name}:{row.number}" if row.number else row.name
 
 
-def _provenance(
+def provenance(
     row: Row, values: Mapping[str, Any], source: Source, reads: Iterable[str]
 ) -> tuple[str, str | None, dict[str, Any]]:
-    """Return (source, licence, metadata); all other fields of the row become metadata."""
+    """Return source name, licence and metadata of a row; all other fields of the row become metadata."""
     row_source, metadata = values.get("source"), values.get("metadata")
     extra = {name: value for name, value in values.items() if name not in _PROVENANCE_FIELDS and name not in reads}
     if isinstance(metadata, Mapping):
@@ -243,4 +244,5 @@ def _last_name(path: str) -> str:
     """Return one name for a path pattern: `books` for `../books/**/*.txt` and for `books.jsonl.zst`."""
     parts = [part for part in PurePosixPath(path).parts if not glob.has_magic(part) and part.strip("./")]
     name = printable(parts[-1]) if parts else "text"
-    return name.split(".")[0] or name if SourceFile(name, name, 0).suffix in READERS else name
+    suffix = SourceFile(name, name, 0).suffix
+    return name.split(".")[0] or name if suffix in READERS or suffix in TABLE_READERS else name

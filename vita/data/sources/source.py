@@ -29,7 +29,7 @@ class Source(Settings):
     """The built-in world, a generated corpus that needs no files."""
     part: str | None = neutral(None)
     """The part of the world: documents, vet or court for documents; dialogues, sums or refusals for dialogues;
-    preferences. The default is the first for the kind of record."""
+    preferences; kinds for labelled texts; questions for text pairs. The default is the first for the kind of record."""
     huggingface: str | None = None
     """A data set of the Hugging Face hub, or a local folder in its format (extra `datasets`)."""
     subset: str | None = None

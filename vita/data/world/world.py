@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vita.data.records import Dialogue, Document, Preference
+from vita.data.records import Dialogue, Document, LabelledText, Preference, TextPair
 from vita.data.world.dialogues import ASKINGS, CONVERSATIONS, Conversation, preference, sum_of
 from vita.data.world.domains import DOMAINS
 from vita.data.world.genres import GENRES, Genre, Tell
@@ -118,6 +118,23 @@ class World:
         pen = self._pen("preferences")
         pairs = (preference(pen, f"world/preference/{number:06d}") for number in range(count))
         return (replace(pair, licence=LICENCE) for pair in pairs)
+
+    def labelled_texts(self) -> Iterator[LabelledText]:
+        """Yield the documents about a single thing, each with the kind of the thing as its label."""
+        kinds = {thing.name: thing.kind.word for thing in self.things}
+        for document in self.documents():
+            names = document.metadata["things"]
+            if len(set(names)) == 1:
+                texts, label = (document.text,), kinds[names[0]]
+                yield LabelledText(document.id, texts, label, document.source, LICENCE, document.metadata)
+
+    def text_pairs(self) -> Iterator[TextPair]:
+        """Yield the first question of each dialogue with its answer."""
+        for dialogue in self.dialogues():
+            texts = [message.content for message in dialogue.messages if message.role in ("user", "assistant")]
+            if len(texts) > 1 and all(texts[:2]):
+                source, metadata = dialogue.source, dialogue.metadata
+                yield TextPair(dialogue.id, texts[0], texts[1], source, licence=LICENCE, metadata=metadata)
 
     def harmful_requests(self, half: Split = "all") -> list[HarmfulRequest]:
         """Return harmful requests with their benign twins: those for safety tuning, the held-out ones, or all."""
