@@ -15,7 +15,7 @@ from vita.stages import own_stages
 
 _ORDER = (
     "adopt", "design", "curate", "tokenize", "initialize", "pretrain", "test", "adapt", "sft", "reward", "rlhf",
-    "dpo", "merge", "redteam", "release", "pilot", "refine", "canary", "retire",
+    "dpo", "classify", "contrastive", "merge", "redteam", "release", "pilot", "refine", "canary", "retire",
 )  # fmt: skip
 
 RENAMED = {

@@ -117,6 +117,11 @@ class SequenceClassifier(Transformer):
             object.__setattr__(classifier, "adapter", replace(adapter, config=config))
         return classifier
 
+    @property
+    def reads_types(self) -> bool:
+        """Return whether the model reads token types, which tell the texts of a pair apart (BERT)."""
+        return False
+
     def head_modules(self) -> list[nn.Module]:
         """Return the modules of the head."""
         return [self.score]
@@ -132,8 +137,13 @@ class SequenceClassifier(Transformer):
         weight = torch.empty(self.score.weight.shape).normal_(0.0, deviation, generator=generator(seed, "score.weight"))
         self.score.weight.copy_(weight)
 
-    def logits(self, ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B L"]:
-        """Return one number per label for each text; in float32, so that close scores do not tie."""
+    def logits(
+        self, ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], *, types: Int[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B L"]:
+        """Return one number per label for each text; in float32, so that close scores do not tie.
+
+        `types` are the token types of BERT: 1 for the tokens of the second text of a pair.
+        """
         states = pooled(text_states(self, ids, lengths), lengths, self.pooling)
         bias = None if self.score.bias is None else self.score.bias.float()
         return nn.functional.linear(states.float(), self.score.weight.float(), bias)
@@ -218,6 +228,19 @@ def check_classifier(folder: ModelFolder, *, hint: str = "train a classifier wit
     classifier = family_of(read_architecture(config, where=where)).classifier_class
     if config.get("architectures") != [classifier]:
         raise ModelError(f"{where}: architectures", expected=classifier, got=config.get("architectures"), hint=hint)
+
+
+def poolings(architecture: Architecture) -> tuple[Pooling, ...]:
+    """Return the poolings of the classifier of a family in transformers."""
+    if is_causal(architecture):
+        return ("last",)
+    return ("cls", "mean") if architecture.family == "modernbert" else ("cls",)
+
+
+def default_pooling(folder: ModelFolder, architecture: Architecture) -> Pooling:
+    """Return the pooling of a folder: the entry of its `config.json`, otherwise the default of the family."""
+    files = ModelFiles.of(folder)
+    return _pooling(architecture, hf.read_config(files), str(files.path(hf.CONFIG)))
 
 
 def _pooling(architecture: Architecture, config: Mapping[str, Any], where: str) -> Pooling:

@@ -18,6 +18,7 @@ GROUPS: Mapping[str, str] = {
     "comparison": "Comparison with the parent model",
     "text": "Before and after",
     "held_out": "Held-out pairs",
+    "classification": "Held-out texts",
     "redteam": "Overall",
     "review": "Ratings by people",
     "strengths": "Strength",
@@ -105,6 +106,14 @@ DESCRIPTIONS: Mapping[str, str] = {
     "entropy": "nats per token",
     "learning_rate": "of the weight matrices",
     "gradient_norm": "before clipping",
+    "majority_accuracy": "baseline: always the most frequent class of the training texts",
+    "accuracy_gain": "accuracy minus that of the baseline, on the same texts",
+    "macro_f1": "mean of F1 over the classes",
+    "micro_f1": "F1 over all decisions of all classes",
+    "f1": "F1 of the second class",
+    "mcc": "Matthews correlation of predicted and actual class; 0 is chance",
+    "squared_error": "mean squared difference of predicted and actual number",
+    "baseline_squared_error": "baseline: always the mean of the training texts",
     "elo": "Bradley-Terry strength; a tie counts half for each version, and 1,000 is the mean",
 }
 """End of a metric's name -> its description."""
@@ -169,6 +178,11 @@ STAGES: Mapping[str, StageText] = {
     "dpo": StageText(
         "Preference optimization", "Trains the model on pairs of a preferred and a rejected answer.",
         figures=("win_rate", "reward/change", "heldout_accuracy"),
+    ),
+    "classify": StageText(
+        "Classifier", "Trains the model to assign classes or numbers to texts.",
+        ("accuracy {accuracy:percent} on held-out texts, of the most frequent class {majority_accuracy:percent}",
+         "Pearson correlation {pearson:.3f} on held-out texts"),
     ),
     "test": StageText("Evaluation", "Measures the model on data that it was not trained on."),
     "review": StageText(

@@ -7,12 +7,13 @@ _LOWER_IS_BETTER = frozenset(
         *("bits_per_byte", "perplexity", "loss"),
         *("attack_success_rate", "attack_success_rate_by_goal", "over_refusal"),
         *("false_positive_rate", "error", "incoherent", "empty"),
-        *("complaint_rate", "failed_requests"),
+        *("complaint_rate", "failed_requests", "squared_error"),
     }
 )
 _HIGHER_IS_BETTER = frozenset(
     {"accuracy", "win_rate", "margin", "reward", "preferred", "elo", "all_passed"}
     | {"acc", "acc_norm", "acc_bytes", "prompt_strict", "prompt_loose"}
+    | {"f1", "macro_f1", "micro_f1", "mcc", "pearson", "spearman", "recall@1", "recall@5", "recall@10", "mrr"}
 )
 _NO_DIRECTION = frozenset({"chosen", "rejected"})
 _RENAMED = {

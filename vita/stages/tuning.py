@@ -38,22 +38,32 @@ class TuningConfig(Protocol):
 
 
 def open_for_tuning(
-    folder: Path, config: TuningConfig, context: Context, *, where: str, shared_with_engine: bool = False
+    folder: Path,
+    config: TuningConfig,
+    context: Context,
+    *,
+    where: str,
+    shared_with_engine: bool = False,
+    classifier: bool = False,
 ) -> Pretrained[Transformer]:
     """Open the model of a tuning stage; with an adapter its base is frozen, and only the adapter is trainable.
 
     `auto` continues the adapter of a model that has one. Otherwise it trains all weights of a model with fewer than
     `FULL_TUNING_PARAMETERS`, and a LoRA adapter of a larger one. With `none`, an adapter is merged before training.
-    `shared_with_engine` keeps the frozen weights in float32, because an inference engine uses them as well.
+    `shared_with_engine` keeps the frozen weights in float32, because an inference engine uses them as well. With
+    `classifier`, a sequence classifier is opened with its head; other stages refuse it.
     """
     import torch
 
     from vita.infer.pretrained import Pretrained
     from vita.nn.adapters.attach import BaseQuantization, attach, merge
     from vita.nn.adapters.config import LoraConfig
+    from vita.nn.classifier import is_classifier
     from vita.train.hardware import choose_precision
 
     files = ModelFiles.of(folder)
+    if classifier and is_classifier(files):
+        return _open_classifier(files, config, context, where=where)
     settings = adapter_settings(files, config.adapter)
     if settings is None and not files.is_adapter:
         return Pretrained.load(files)
@@ -72,6 +82,25 @@ def open_for_tuning(
         quantization = BaseQuantization(settings.quantization, settings.double_quantization)
         attach(pretrained.model, LoraConfig.of(settings), quantization=quantization, seed=config.seed)
     prepare(pretrained.model, context)
+    return pretrained
+
+
+def _open_classifier(
+    files: ModelFiles, config: TuningConfig, context: Context, *, where: str
+) -> Pretrained[Transformer]:
+    """Open a sequence classifier, whose weights or adapter continue."""
+    from vita.infer.pretrained import Pretrained
+    from vita.nn.adapters.attach import merge
+
+    pretrained: Any = Pretrained.load_classifier(files)
+    if isinstance(config.adapter, AdapterSettings) and not files.is_adapter:
+        hint = "train the adapter from the language model, or set `adapter: none`"
+        raise ConfigError(f"{where}.adapter", "a classifier cannot get a new adapter", hint=hint)
+    if files.is_adapter and config.adapter == "none":
+        merge(pretrained.model)
+    elif files.is_adapter:
+        check_continued(pretrained.model, config.adapter, where=f"{where}.adapter")
+        prepare(pretrained.model, context)
     return pretrained
 
 

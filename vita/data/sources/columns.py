@@ -10,13 +10,13 @@ Conventions of common data sets are detected: `sentence`, `sentence1` and `sente
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vita.data.records import Label, LabelledText, TextPair
 from vita.data.sources.readers import Row, RowProblem, json_type
 from vita.data.sources.records_from_rows import UnusableRow, provenance, record_id
 from vita.data.sources.source import Source
-from vita.spine.config import Settings
 from vita.spine.errors import DataError
 
 TEXTS = ("sentence", "text", "content", "review", "title", "question", "document", "body")
@@ -58,7 +58,8 @@ UNLABELLED = -1
 """The label of test sets whose labels are not public."""
 
 
-class LabelColumns(Settings):
+@dataclass(frozen=True)
+class LabelColumns:
     """The columns of labelled texts; columns that are not set are detected."""
 
     text: str | None = None
@@ -108,7 +109,8 @@ class LabelConverter:
         return LabelledText(record_id(row, values), texts, label, name, licence, metadata)
 
 
-class PairColumns(Settings):
+@dataclass(frozen=True)
+class PairColumns:
     """The columns of text pairs; columns that are not set are detected."""
 
     anchor: str | None = None

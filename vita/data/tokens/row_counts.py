@@ -150,7 +150,7 @@ class RecordCounts:
 
 def counts_in(facts: Mapping[str, Any]) -> dict[str, int]:
     """Return the counts among the facts of an artifact, for its `report.json`."""
-    names = ("read", "truncated", "dialogues", "pairs", "prompts")
+    names = ("read", "truncated", "dialogues", "pairs", "prompts", "texts")
     return {
         name: value
         for name, value in facts.items()
@@ -174,6 +174,9 @@ REASONS = {
     "tie": "without a preference (a tie)",
     "template": "that the chat template refuses",
     "rated_bad": "rated bad by their label",
+    "no_text": "without text",
+    "no_label": "without a label",
+    "held_out_text": "that are also held out",
     "misfit": "not in the format of their file",
     "ambiguous": "with two fields of which only one can be read",
     "not_json": "not JSON",

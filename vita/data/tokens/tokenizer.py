@@ -105,6 +105,38 @@ class Tokenizer:
         except ModelError as error:
             raise ModelError(str(path), error.problem, expected=error.expected, hint=error.hint) from None
 
+    def with_template(self, *, prefix: Sequence[int], border: int, end: int | None) -> Tokenizer:
+        """Return a tokenizer whose engine adds special tokens: at the start, between two texts, and at the end.
+
+        `encode` and `encode_template` still add none.
+        """
+        names = {token: name for name, token in self._ids.items()}
+
+        def special(token: int, part: int) -> dict[str, Any]:
+            return {"SpecialToken": {"id": names[token], "type_id": part}}
+
+        last = [] if end is None else [end]
+        first = [*(special(token, 0) for token in prefix), {"Sequence": {"id": "A", "type_id": 0}}]
+        second = [{"Sequence": {"id": "B", "type_id": 1}}, *(special(token, 1) for token in last)]
+        content = json.loads(self._definition)
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [*first, *(special(token, 0) for token in last)],
+            "pair": [*first, special(border, 0), *second],
+            "special_tokens": {
+                names[token]: {"id": names[token], "ids": [token], "tokens": [names[token]]}
+                for token in dict.fromkeys([*prefix, border, *last])
+            },
+        }
+        definition = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+        # Tokenizer classes of families write their own template when they open a folder.
+        settings = {**self.settings, "tokenizer_class": "PreTrainedTokenizerFast"}
+        return Tokenizer(definition, settings=settings, stops=self._stops)
+
+    def new_engine(self) -> Any:
+        """Return a new encoder of the library `tokenizers`, without truncation and padding."""
+        return _huggingface(self._definition)
+
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`."""
         folder = Path(folder)
