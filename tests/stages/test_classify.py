@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.stages.preferring import chatting, context, notes, written
-from tests.stages.test_pretrain import everything
+from tests.stages.preferring import context, create_chat_model, notes, write_rows
+from tests.stages.test_pretrain import file_contents
 from vita.data.tokens.text_encoding import TextEncoder
 from vita.infer.pretrained import Pretrained
 from vita.spine.config import build
@@ -49,9 +49,11 @@ def test_a_classifier_beats_the_majority_and_the_pipeline_of_transformers_gives_
 ) -> None:
     transformers = pytest.importorskip("transformers")
     events: list[Any] = []
-    source = written(tmp_path, TEXTS, name="texts.jsonl")
+    source = write_rows(tmp_path, TEXTS, name="texts.jsonl")
     names = ["negative", "positive"]
-    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", source, events=events, epochs=2, labels=names)
+    draft = run(
+        create_chat_model(tmp_path / "model"), tmp_path / "scratch", source, events=events, epochs=2, labels=names
+    )
     measured = figures(draft.folder)
     assert measured["accuracy"]["value"] > 0.9 > measured["majority_accuracy"]["high"]
     assert measured["accuracy_gain"]["low"] > 0 and measured["accuracy"]["n"] == draft.facts["heldout_texts"]
@@ -75,8 +77,8 @@ def test_pairs_in_a_table_with_named_columns_are_told_apart(tmp_path: Path) -> N
         table = csv.writer(file)
         table.writerow(["left", "right", "relation"])
         table.writerows([a, b, "same" if a == b else "other"] for a in WORDS for b in (a, WORDS[-1]) for _ in range(2))
-    columns = {"text_column": "left", "pair_column": "right", "label_column": "relation"}
-    model = chatting(tmp_path / "model")
+    columns: dict[str, Any] = {"text_column": "left", "pair_column": "right", "label_column": "relation"}
+    model = create_chat_model(tmp_path / "model")
     draft = run(model, tmp_path / "scratch", str(tmp_path / "pairs.csv"), steps=2, **columns)
     tokenizer = transformers.AutoTokenizer.from_pretrained(draft.folder)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(draft.folder, dtype=torch.float32)
@@ -91,31 +93,31 @@ def test_pairs_in_a_table_with_named_columns_are_told_apart(tmp_path: Path) -> N
 
 
 def test_numbers_are_a_regression_and_lists_have_several_classes(tmp_path: Path) -> None:
-    model = chatting(tmp_path / "model")
+    model = create_chat_model(tmp_path / "model")
     scored = [{"text": "yes " * (count % 5 + 1) + str(count), "score": count % 5 / 2} for count in range(60)]
-    draft = run(model, tmp_path / "one", written(tmp_path, scored, name="scored.jsonl"), epochs=6)
+    draft = run(model, tmp_path / "one", write_rows(tmp_path, scored, name="scored.jsonl"), epochs=6)
     measured = figures(draft.folder)
     assert draft.facts["problem"] == "regression" and measured["pearson"]["value"] > 0.5
     assert measured["squared_error"]["value"] < measured["baseline_squared_error"]["value"]
     assert json.loads((draft.folder / "config.json").read_text())["problem_type"] == "regression"
     topics = [{"text": f"{a} {b}", "labels": [a, b]} for a in WORDS[:4] for b in WORDS[:4] if a < b] * 3
-    draft = run(model, tmp_path / "two", written(tmp_path, topics, name="topics.jsonl"), steps=2, eval_fraction=0.3)
+    draft = run(model, tmp_path / "two", write_rows(tmp_path, topics, name="topics.jsonl"), steps=2, eval_fraction=0.3)
     assert draft.facts["problem"] == "multi" and draft.facts["classes"] == 4 and "micro_f1" in figures(draft.folder)
 
 
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    model, source = chatting(tmp_path / "model"), written(tmp_path, TEXTS, name="texts.jsonl")
+    model, source = create_chat_model(tmp_path / "model"), write_rows(tmp_path, TEXTS, name="texts.jsonl")
     settings = {"steps": 6, "checkpoint_seconds": 0.0}
     first = run(model, tmp_path / "one", source, **settings)
     events: list[Any] = []
     resumed = run(model, tmp_path / "one", source, events=events, **settings)
     assert "resumes after step 6" in notes(events)
     other = run(model, tmp_path / "two", source, steps=6)
-    assert everything(first.folder) == everything(resumed.folder) == everything(other.folder)
+    assert file_contents(first.folder) == file_contents(resumed.folder) == file_contents(other.folder)
 
 
 def test_an_adapter_keeps_its_labels_and_a_classifier_continues_with_its_head(tmp_path: Path) -> None:
-    model, source = chatting(tmp_path / "model"), written(tmp_path, TEXTS, name="texts.jsonl")
+    model, source = create_chat_model(tmp_path / "model"), write_rows(tmp_path, TEXTS, name="texts.jsonl")
     adapter = {"type": "lora", "rank": 4, "target_modules": "all-linear"}
     draft = run(model, tmp_path / "one", source, steps=4, adapter=adapter, labels=["no", "yes"])
     (draft.folder.parent / model.digest).symlink_to(model.path)  # as in a store
@@ -129,22 +131,22 @@ def test_an_adapter_keeps_its_labels_and_a_classifier_continues_with_its_head(tm
 
 
 def test_held_out_files_are_not_trained_on(tmp_path: Path) -> None:
-    train, test = written(tmp_path, TEXTS, name="a.jsonl"), written(tmp_path, TEXTS[:20], name="b.jsonl")
-    draft = run(chatting(tmp_path / "model"), tmp_path / "scratch", train, heldout_sources=[test], steps=1)
+    train, test = write_rows(tmp_path, TEXTS, name="a.jsonl"), write_rows(tmp_path, TEXTS[:20], name="b.jsonl")
+    draft = run(create_chat_model(tmp_path / "model"), tmp_path / "scratch", train, heldout_sources=[test], steps=1)
     assert draft.facts["heldout_texts"] == 20 and draft.facts["dropped_held_out_text"] == 20
     assert draft.facts["texts"] == len(TEXTS) - 20
 
 
 def test_mistakes_are_refused_with_the_reason(tmp_path: Path) -> None:
-    model = chatting(tmp_path / "model")
-    unlabelled = written(tmp_path, [{"sentence": "mu", "label": -1}] * 3 + TEXTS[:1], name="hidden.jsonl")
+    model = create_chat_model(tmp_path / "model")
+    unlabelled = write_rows(tmp_path, [{"sentence": "mu", "label": -1}] * 3 + TEXTS[:1], name="hidden.jsonl")
     with pytest.raises(DataError, match="a label in the column `label`"):
         run(model, tmp_path / "s", unlabelled)
     with pytest.raises(DataError, match="two classes or more"):
-        run(model, tmp_path / "s", written(tmp_path, TEXTS[:1] * 5, name="one.jsonl"), eval_fraction=0)
+        run(model, tmp_path / "s", write_rows(tmp_path, TEXTS[:1] * 5, name="one.jsonl"), eval_fraction=0)
     with pytest.raises(DataError, match="name them with `text_column`, `label_column`"):
-        run(model, tmp_path / "s", written(tmp_path, [{"words": "mu", "kind": "a"}], name="odd.jsonl"))
-    source = written(tmp_path, TEXTS, name="texts.jsonl")
+        run(model, tmp_path / "s", write_rows(tmp_path, [{"words": "mu", "kind": "a"}], name="odd.jsonl"))
+    source = write_rows(tmp_path, TEXTS, name="texts.jsonl")
     with pytest.raises(ConfigError, match=r"classify.labels: does not contain the class `1`"):
         run(model, tmp_path / "s", source, labels=["yes"])
     with pytest.raises(ConfigError, match=r"classify.pooling: expected last, as the classifier of qwen3"):

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vita.data.tokens.label_scheme import Problem
 from vita.nn import hf
 from vita.nn.adapters.attach import adapter_of
 from vita.nn.adapters.config import CLASSIFIER as SEQUENCE_CLASSIFICATION
@@ -32,7 +33,6 @@ from vita.spine.model_files import ModelFiles, ModelFolder, description
 # B batch, T position, L labels
 
 Start = Literal["small", "zero"]
-Problem = Literal["single", "multi", "regression"]
 PROBLEMS: Mapping[Problem, str] = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -194,7 +194,7 @@ def read_spec(folder: ModelFolder) -> ClassifierSpec:
         raise ModelError(f"{where}: id2label", expected="names of labels by number", got=names) from None
     default: Problem = "regression" if count == 1 else "single"
     stored = config.get("problem_type")
-    problem = next((name for name, value in PROBLEMS.items() if value == stored), default)
+    problem: Problem = next((name for name, value in PROBLEMS.items() if value == stored), default)
     return ClassifierSpec(labels, problem, _pooling(architecture, config, where))
 
 
