@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from vita.data.tokens.label_scheme import Problem
 from vita.nn import hf
 from vita.nn.adapters.attach import adapter_of
 from vita.nn.adapters.config import CLASSIFIER as SEQUENCE_CLASSIFICATION
@@ -30,9 +29,10 @@ from vita.nn.transformer import Linear, Transformer
 from vita.spine.errors import ModelError
 from vita.spine.model_files import ModelFiles, ModelFolder, description
 
-# B batch, T position, L labels
+# B batch, T position, D width, L labels
 
 Start = Literal["small", "zero"]
+Problem = Literal["single", "multi", "regression"]
 PROBLEMS: Mapping[Problem, str] = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -144,9 +144,13 @@ class SequenceClassifier(Transformer):
 
         `types` are the token types of BERT: 1 for the tokens of the second text of a pair.
         """
-        states = pooled(text_states(self, ids, lengths), lengths, self.pooling)
+        return self.head_logits(text_states(self, ids, lengths, types=types), lengths)
+
+    def head_logits(self, states: Float[Tensor, "B T D"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B L"]:
+        """Return the logits for outputs of the last layer."""
+        vectors = pooled(states, lengths, self.pooling)
         bias = None if self.score.bias is None else self.score.bias.float()
-        return nn.functional.linear(states.float(), self.score.weight.float(), bias)
+        return nn.functional.linear(vectors.float(), self.score.weight.float(), bias)
 
 
 def save(
@@ -192,9 +196,9 @@ def read_spec(folder: ModelFolder) -> ClassifierSpec:
         labels = tuple(str(names.get(str(index), f"LABEL_{index}")) for index in range(count))
     except (TypeError, AttributeError):
         raise ModelError(f"{where}: id2label", expected="names of labels by number", got=names) from None
-    default: Problem = "regression" if count == 1 else "single"
+    default: Problem | None = None if count == 1 else "single"
     stored = config.get("problem_type")
-    problem: Problem = next((name for name, value in PROBLEMS.items() if value == stored), default)
+    problem: Problem | None = next((name for name, value in PROBLEMS.items() if value == stored), default)
     return ClassifierSpec(labels, problem, _pooling(architecture, config, where))
 
 

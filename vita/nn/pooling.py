@@ -22,8 +22,10 @@ Pooling = Literal["cls", "mean", "last"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 
-def text_states(model: Transformer, ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"]) -> Float[Tensor, "B T D"]:
-    """Return the outputs of the last layer for texts that are padded on the right."""
+def text_states(
+    model: Transformer, ids: Int[Tensor, "B T"], lengths: Int[Tensor, "B"], *, types: Int[Tensor, "B T"] | None = None
+) -> Float[Tensor, "B T D"]:
+    """Return the outputs of the last layer for texts that are padded on the right; `types` are token types."""
     if is_causal(model.architecture):
         return model.hidden(ids)  # no token attends to the padding, which comes after it
     return model.hidden(ids, documents=padding_mask(ids, lengths).long())

@@ -111,7 +111,9 @@ class WeightMap:
         if self.names.ignored and re.fullmatch(self.names.ignored, name):
             return
         file_module, _, suffix = name.rpartition(".")
-        module = self.modules.get(file_module)
+        # A folder of the model without its head, such as one of sentence-transformers, omits the first part of names.
+        base = self.names.layers.partition(".")[0]
+        module = self.modules.get(file_module) or self.modules.get(f"{base}.{file_module}")
         if module is None:
             yield name, tensor
             return
