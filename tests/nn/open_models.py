@@ -76,6 +76,31 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "mlp_only_layers": [1],
         },
     ),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            "num_experts": 6,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 24,
+            "mlp_only_layers": [0],
+        },
+    ),
+    "dots1": (
+        "dots1",
+        {
+            "head_dim": 12,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 16,
+            "n_shared_experts": 2,
+            "n_group": 4,
+            "topk_group": 2,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "first_k_dense_replace": 1,
+        },
+    ),
     "gemma": ("gemma", {"head_dim": 12}),
     "gemma2": (
         "gemma2",
@@ -127,6 +152,9 @@ def reference(name: str, **changes: Any) -> Any:
             center = 1.0 if is_norm and parameter_name.endswith("weight") and not family.startswith("gemma") else 0.0
             spread = 0.3 if parameter.ndim > 1 else 0.2
             parameter.copy_(center + spread * torch.randn_like(parameter))
+        for buffer_name, buffer in model.named_buffers():
+            if buffer_name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.2 * torch.randn_like(buffer))
         model.tie_weights()
     return model.eval()
 

@@ -3,7 +3,8 @@
 A product of matrices may round differently with another number of rows, or in another row, and an answer could then
 depend on which other requests are in the batch. A pass therefore computes a number of rows from a short list
 (`BatchWidths`), whether all of them are used or not. At these widths a row has the same bits in every position; this is
-measured before a width is used. Attention is computed for each text by itself.
+measured before a width is used. Attention is computed for each text by itself. The products of an expert, which gets a
+varying number of tokens, are computed in tiles of a fixed number of rows (`vita.nn.experts`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vita.nn.architecture import Architecture
 from vita.nn.attention import PLAIN, Attention, AttentionOptions
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
@@ -99,7 +101,12 @@ MEASURED_LAYERS = 2
 
 
 def first_layers(model: Transformer, count: int = MEASURED_LAYERS) -> Transformer:
-    """Return a model of the first layers that shares all modules with `model`, for measurements."""
+    """Return a model of the first layers that shares all modules with `model`, for measurements.
+
+    It has a mixture of experts if `model` has one.
+    """
+    mixtures = [layer for layer in range(model.architecture.layers) if model.architecture.has_experts(layer)]
+    count = max(count, mixtures[0] + 1) if mixtures else count
     shallow, decoder = _with_modules_of_its_own(model), _with_modules_of_its_own(model.model)
     decoder.layers = nn.ModuleList(list(model.model.layers)[:count])
     shallow.model = decoder
@@ -127,8 +134,8 @@ class _Unpadded(BatchWidths):
 @torch.inference_mode()
 def _step_numbers(model: Transformer, width: int) -> Tensor | None:
     """Numbers of some tokens after a short text, if they are the same in other rows and with a long text beside."""
-    if model.architecture.experts or width * model.architecture.feedforward % VECTOR:
-        return None  # products with an expert have as many rows as tokens that chose it
+    if not fills_vectors(model.architecture, width):
+        return None
     weight, context = model.head_weight, model.architecture.context
     short, long = (_random_text(model, min(length, context - 1)) for length in (5, LONG_TEXT))
     tokens = torch.arange(width, device=weight.device) * 7 % model.architecture.vocabulary
@@ -137,7 +144,20 @@ def _step_numbers(model: Transformer, width: int) -> Tensor | None:
     beside = _step(model, {0: short, 1: long}, tokens)
     logits, rolled_logits = (model.head.logits(hidden).nan_to_num() for hidden in (full, rolled))
     same = torch.equal(full, rolled) and torch.equal(logits, rolled_logits) and torch.equal(full[0], beside[0])
+    if model.architecture.experts:  # all tokens choose the same experts
+        crowded = _step(model, dict.fromkeys(range(width), short), tokens[:1].expand(width))
+        same = same and torch.equal(full[0], crowded[0])
     return torch.cat([full[:4].flatten(), logits[:4].flatten()]) if same else None
+
+
+def fills_vectors(architecture: Architecture, width: int) -> bool:
+    """Return True if the inner activations of `width` rows are whole vectors in every feed-forward network."""
+    experts = architecture.experts
+    if experts is None:
+        return width * architecture.feedforward % VECTOR == 0
+    has_dense = any(not architecture.has_experts(layer) for layer in range(architecture.layers))
+    inner = [architecture.feedforward] if has_dense else []
+    return all(width * size % VECTOR == 0 for size in [*inner, experts.shared])
 
 
 def _random_text(model: Transformer, length: int) -> TextStates:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vita.infer.batch_invariance import VECTOR, BatchWidths, first_layers
+from vita.infer.batch_invariance import BatchWidths, fills_vectors, first_layers
 from vita.nn.attention import PLAIN, Attention, AttentionOptions, causal, in_window
 from vita.nn.cache import KVCache, TextStates
 from vita.nn.transformer import Transformer
@@ -97,9 +97,7 @@ class PromptReader:
     def _pack_numbers(self, width: int) -> Tensor | None:
         """Numbers of a short prompt, if they are the same in other positions, and without the other prompts."""
         architecture = self.model.architecture
-        if architecture.experts or architecture.rope_depends_on_length:
-            return None  # products with an expert have as many rows as tokens that chose it
-        if width * architecture.feedforward % VECTOR:
+        if architecture.rope_depends_on_length or not fills_vectors(architecture, width):
             return None
         length = min(4, width, architecture.context)
         prompts = torch.arange(width // length * length).mul(7).remainder(architecture.vocabulary).view(-1, length)

@@ -58,10 +58,47 @@ class Experts(Settings):
     """Experts that compute each token."""
     feedforward: int = Field(ge=1)
     """Inner width of an expert."""
+    router: Literal["softmax", "topk_softmax", "sigmoid"] = "softmax"
+    """Weights of the active experts: softmax over all experts and then the best (Mixtral, Qwen), softmax over the best
+    only, or sigmoid of each score, with a bias that corrects the choice (DeepSeek-V3)."""
     normalized: bool = True
     """Divide the weights of the active experts by their sum."""
+    groups: int = Field(default=1, ge=1)
+    """`sigmoid`: groups of experts, of which the best `active_groups` are considered."""
+    active_groups: int = Field(default=1, ge=1)
+    """`sigmoid`: groups from which the active experts of a token are chosen."""
+    scale: float = Field(default=1.0, gt=0)
+    """Factor of the weights of the active experts."""
+    precision: Literal["activations", "weights", "float32"] = "activations"
+    """Values of the router that are float32 where activations have 16 bits: none, the weights of the active experts
+    (Mixtral), or these and the scores (DeepSeek-V3)."""
+    shared: int = Field(default=0, ge=0)
+    """Inner width of the shared experts, which compute every token; 0 for none."""
+    shared_gate: bool = False
+    """Multiply the output of the shared experts by the sigmoid of a projection (Qwen2-MoE)."""
     dense_layers: tuple[int, ...] = ()
     """Indices of layers with an ordinary feed-forward network."""
+
+    @property
+    def has_correction(self) -> bool:
+        """Return True if the router has a bias that corrects the choice of experts."""
+        return self.router == "sigmoid"
+
+    @model_validator(mode="after")
+    def _consistent_groups(self) -> Self:
+        if self.active > self.count:
+            raise ValueError(f"{self.active} active experts of {self.count}")
+        if self.groups > 1 and self.router != "sigmoid":
+            raise ValueError("`groups` needs the router `sigmoid`")
+        if self.count % self.groups:
+            raise ValueError(f"{self.count} experts cannot form {self.groups} groups of equal size")
+        if self.active_groups > self.groups:
+            raise ValueError(f"{self.active_groups} active groups of {self.groups}")
+        if self.active > self.active_groups * (self.count // self.groups):
+            raise ValueError(f"{self.active} active experts exceed those of {self.active_groups} groups")
+        if self.shared_gate and not self.shared:
+            raise ValueError("`shared_gate` needs `shared`")
+        return self
 
 
 class MaskedHead(Settings):
@@ -183,8 +220,6 @@ class Architecture(Settings):
                 raise ValueError(f"`longrope` needs {self.rotated // 2} short and long factors, not {sorted(lengths)}")
         if self.masked_head and self.causal:
             raise ValueError("`masked_head` needs `causal: false`")
-        if self.experts and self.experts.active > self.experts.count:
-            raise ValueError(f"{self.experts.active} active experts of {self.experts.count}")
         return self
 
     @property
@@ -279,11 +314,18 @@ class Architecture(Settings):
         output of attention, and gate, up, their activation and product.
         """
         attention = 4 * self.width + self.head_dim * (3 * self.heads + 4 * self.kv_heads)
-        inner = (4 if self.gated else 2) * self._inner_width()
-        return self.layers * (attention + inner)
+        return self.layers * attention + sum(map(self._stored_feedforward, range(self.layers)))
 
-    def _inner_width(self) -> int:
-        return self.experts.active * self.experts.feedforward if self.experts else self.feedforward
+    def _stored_feedforward(self, layer: int) -> int:
+        """Return the numbers per token that the feed-forward of a layer stores.
+
+        A mixture stores the inputs and outputs of each active expert, too, and the scores of the router.
+        """
+        projections = 4 if self.gated else 2
+        if self.experts is None or not self.has_experts(layer):
+            return projections * self.feedforward
+        inner = self.experts.active * self.experts.feedforward + self.experts.shared
+        return projections * inner + 3 * self.experts.active * self.width + 2 * self.experts.count
 
     def _layer_matrices(self, layer: int, *, active: bool) -> int:
         attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
@@ -291,8 +333,9 @@ class Architecture(Settings):
         if self.experts is None or not self.has_experts(layer):
             return attention + projections * self.width * self.feedforward
         experts = self.experts.active if active else self.experts.count
-        router = self.width * self.experts.count
-        return attention + router + experts * projections * self.width * self.experts.feedforward
+        router = self.width * (self.experts.count + self.experts.shared_gate)
+        inner = experts * self.experts.feedforward + self.experts.shared
+        return attention + router + projections * self.width * inner
 
     def _layer_vectors(self, layer: int) -> int:
         count = 4 if self.norm_position == "both" else 2

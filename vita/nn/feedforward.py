@@ -1,15 +1,14 @@
-"""Feed-forward networks of a layer, and mixtures of them."""
+"""The feed-forward network of a layer."""
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vita.nn.architecture import Architecture, Experts
+from vita.nn.architecture import Architecture
 
-# B batch, T position, D width, N tokens, I inputs, O outputs
+# D width, N tokens, I inputs, O outputs
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda states: F.gelu(states, approximate="tanh")}
 
@@ -47,27 +46,3 @@ class FeedForward(nn.Module):
         if self.gated:
             return self.down_proj(self.activation(self.gate_proj(states)) * self.up_proj(states))
         return self.down_proj(self.activation(self.up_proj(states)))
-
-
-class MixtureOfExperts(nn.Module):
-    """A router, and the experts that it selects for each token (Shazeer et al. 2017; Jiang et al. 2024)."""
-
-    def __init__(self, architecture: Architecture, experts: Experts) -> None:
-        super().__init__()
-        self.router = Linear(architecture.width, experts.count)
-        self.experts = nn.ModuleList(
-            FeedForward(architecture, experts.feedforward, bias=False) for _ in range(experts.count)
-        )
-        self.active, self.normalized = experts.active, experts.normalized
-
-    def forward(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        tokens = states.flatten(0, 1)
-        weights, chosen = self.router(tokens).float().softmax(-1).topk(self.active, dim=-1)
-        if self.normalized:
-            weights = weights / weights.sum(-1, keepdim=True)
-        mixed = torch.zeros_like(tokens)
-        for index, expert in enumerate(self.experts):
-            rows, slots = (chosen == index).nonzero(as_tuple=True)
-            output = expert(tokens[rows]) * weights[rows, slots, None].type_as(tokens)
-            mixed = mixed.index_add(0, rows, output)
-        return mixed.view_as(states)

@@ -25,7 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vita.nn.architecture import Architecture
+from vita.nn.experts import CORRECTION
 from vita.nn.families import read_architecture, weight_map, write_config
+from vita.nn.families.weight_map import expert_slices
 from vita.nn.rotary import Rotary
 from vita.nn.transformer import Transformer
 from vita.spine.errors import ModelError
@@ -114,7 +116,7 @@ def save(
     types = dtypes or {}
     state = {name: tensor.detach().to("cpu") for name, tensor in model.state_dict().items()}
     tensors = {
-        name: tensor.to(types.get(name, dtype)).contiguous()
+        name: tensor.to(types.get(name, torch.float32 if name.endswith(CORRECTION) else dtype)).contiguous()
         for name, tensor in weight_map(model.architecture).to_file(state).items()
     }
     main_dtype = dtype or model.head_weight.dtype
@@ -201,7 +203,7 @@ def round_like(model: Transformer, source: ModelFolder) -> None:
     """Round weights in place to the dtypes of `source`, so that evaluations use the weights that are saved."""
     dtypes = stored_dtypes(source)
     common_dtype, names = _most_common(dtypes), weight_map(model.architecture)
-    for name, parameter in model.named_parameters():
+    for name, parameter in expert_slices(dict(model.named_parameters())).items():
         parameter.copy_(parameter.to(dtypes.get(names.file_name(name), common_dtype)))
 
 
@@ -271,7 +273,7 @@ def describe(architecture: Architecture, folder: str | Path, **progress: int) ->
 
 
 def _copy_weights(model: Transformer, files: ModelFiles) -> None:
-    parameters = dict(model.state_dict())
+    parameters = expert_slices(model.state_dict())
     head = None
     source_files: dict[str, Path] = {}
     dtypes: dict[str, torch.dtype] = {}

@@ -60,9 +60,19 @@ def initialize(model: Transformer, scheme: str = "normal", *, seed: int = 0) -> 
             is_bias = name.endswith(".bias")
             nn.init.constant_(parameter, 0.0 if is_bias else 1.0 - model.architecture.norm_offset)
             continue
-        values = scheme_function(matrix_of(name, model), generator(seed, name))
         with torch.no_grad():
-            parameter.copy_(values)
+            parameter.copy_(_values(name, model, scheme_function, seed))
+
+
+def _values(name: str, model: Transformer, scheme: Scheme, seed: int) -> Tensor:
+    """Return the initial values of a matrix, or of the matrices of all experts."""
+    matrix = matrix_of(name, model)
+    if matrix.name == "router":
+        return router(matrix, generator(seed, name))
+    shape = model.get_parameter(name).shape
+    if len(shape) == 2:
+        return scheme(matrix, generator(seed, name))
+    return torch.stack([scheme(matrix, generator(seed, f"{name}[{expert}]")) for expert in range(shape[0])])
 
 
 def matrix_of(name: str, model: Transformer) -> MatrixSpec:
@@ -76,7 +86,7 @@ def matrix_of(name: str, model: Transformer) -> MatrixSpec:
         "o_proj": "residual",
         "down_proj": "residual",
     }
-    rows, columns = model.get_parameter(name).shape
+    rows, columns = model.get_parameter(name).shape[-2:]
     return MatrixSpec(
         role=roles.get(parts[-2], "inner"),
         shape=(rows, columns),
@@ -88,6 +98,14 @@ def matrix_of(name: str, model: Transformer) -> MatrixSpec:
         kv_heads=model.architecture.kv_heads,
         rope_base=model.architecture.rope_base,
     )
+
+
+def router(matrix: MatrixSpec, rng: torch.Generator) -> Tensor:
+    """N(0, 0.1/fan_in): small scores, so that all experts are chosen about equally often (Fedus et al. 2022, sec. 2.4).
+
+    The router of a mixture of experts starts like this in every scheme.
+    """
+    return _gaussian(matrix, math.sqrt(0.1 / matrix.fan_in), rng)
 
 
 def generator(seed: int, name: str) -> torch.Generator:

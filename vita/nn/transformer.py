@@ -31,7 +31,8 @@ from vita.nn.attention import (
     positions_within,
     within,
 )
-from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear, MixtureOfExperts
+from vita.nn.experts import MixtureOfExperts
+from vita.nn.feedforward import ACTIVATIONS, FeedForward, Linear
 from vita.nn.norms import norm
 from vita.nn.rotary import Rotary, Turn, rotate
 from vita.spine.errors import ModelError
@@ -315,6 +316,7 @@ class Layer(nn.Module):
         self.mlp = MixtureOfExperts(architecture, experts) if experts else FeedForward(architecture)
         if self.after or self.sums:
             self.mlp_output_norm = norm(architecture, width)
+        self.has_experts = experts is not None
         self.parallel, self.residual_scale = architecture.parallel, architecture.residual_scale
 
     def forward(
@@ -331,7 +333,9 @@ class Layer(nn.Module):
         if self.sums:
             after_attention = self.attention_output_norm(after_attention)
         inputs = states if self.parallel else after_attention
-        output = self.mlp(self.post_attention_layernorm(inputs) if self.before else inputs)
+        normalized = self.post_attention_layernorm(inputs) if self.before else inputs
+        # A pass with a cache answers requests, whose bits must not depend on other requests of the batch.
+        output = self.mlp(normalized, invariant=cache is not None) if self.has_experts else self.mlp(normalized)
         total = after_attention + self._scaled(self.mlp_output_norm(output) if self.after else output)
         return self.mlp_output_norm(total) if self.sums else total
 

@@ -228,7 +228,8 @@ class Muon:
     """Muon: momentum, orthogonalized before the update (Jordan et al. 2024).
 
     It equals `torch.optim.Muon`, but matrices of equal (or transposed) shape are orthogonalized together: a few large
-    batched matmuls instead of many small ones. The step of a tall matrix is larger by sqrt(rows / columns).
+    batched matmuls instead of many small ones. The matrices of stacked experts are orthogonalized one by one. The step of
+    a tall matrix is larger by sqrt(rows / columns).
     """
 
     state: tuple[str, ...] = ("momentum",)
@@ -254,10 +255,13 @@ class Muon:
         for indices in _indices_by_shape(directions).values():
             full_matrices = [full_tensor(directions[index]) for index in indices]
             wide_matrices = [matrix if _is_wide(matrix) else matrix.mT for matrix in full_matrices]
-            for index, direction in zip(indices, orthogonal(torch.stack(wide_matrices), dtype=self.dtype), strict=True):
+            batches = [matrix.reshape(-1, *matrix.shape[-2:]) for matrix in wide_matrices]  # several: one per expert
+            updates = orthogonal(torch.cat(batches), dtype=self.dtype).split([len(batch) for batch in batches])
+            for index, batch in zip(indices, updates, strict=True):
                 weight = weights[index]
+                direction = batch if weight.ndim == 3 else batch[0]
                 update = direction if _is_wide(weight) else direction.mT
-                shape_scale = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
+                shape_scale = max(1.0, weight.shape[-2] / weight.shape[-1]) ** 0.5
                 weight.add_(shard_like(update.to(weight.dtype), weight), alpha=-rate * shape_scale)
 
 
@@ -280,12 +284,12 @@ def orthogonal(matrices: Tensor, *, dtype: torch.dtype, iterations: int = 5) -> 
 
 
 def _indices_by_shape(tensors: Sequence[Tensor]) -> dict[tuple[int, ...], list[int]]:
-    """Group the indices of the tensors by shape, with transposed shapes together."""
+    """Group the indices of the tensors by the shape of their matrices, with transposed shapes together."""
     indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, tensor in enumerate(tensors):
-        indices_by_shape[tuple(sorted(tensor.shape))].append(index)
+        indices_by_shape[tuple(sorted(tensor.shape[-2:]))].append(index)
     return indices_by_shape
 
 
 def _is_wide(matrix: Tensor) -> bool:
-    return matrix.shape[0] <= matrix.shape[1]
+    return matrix.shape[-2] <= matrix.shape[-1]

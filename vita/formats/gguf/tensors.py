@@ -61,7 +61,7 @@ def file_module(module: str, graph: Graph) -> str:
     if match is None:
         return TOP[module]
     layer, within = match.groups()
-    expert = re.fullmatch(r"mlp\.experts\.\d+\.(.+)", within)
+    expert = re.fullmatch(r"mlp\.experts\.(\w+)\[\d+\]", within)
     if expert:
         return f"blk.{layer}.{EXPERTS[expert[1]]}"
     if graph.fused_qkv and within in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):

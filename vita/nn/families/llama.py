@@ -38,7 +38,8 @@ MIXTRAL_NAMES = WeightNames(
         "mlp.experts.{}.gate_proj": "block_sparse_moe.experts.{}.w1",
         "mlp.experts.{}.up_proj": "block_sparse_moe.experts.{}.w3",
         "mlp.experts.{}.down_proj": "block_sparse_moe.experts.{}.w2",
-    }
+    },
+    aliases=((r"\.mlp\.gate\.", ".block_sparse_moe.gate."),),
 )
 
 
@@ -62,6 +63,7 @@ def read_mixtral(config: ConfigReader) -> dict[str, Any]:
             "count": config.get("num_local_experts", 8),
             "active": config.get("num_experts_per_tok", 2),
             "feedforward": config.required("intermediate_size"),
+            "precision": "weights",
         },
     }
     return {**values, **config.windows(config.nullable("sliding_window", None), range(values["layers"]))}

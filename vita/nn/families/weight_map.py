@@ -1,7 +1,8 @@
 """Translation between the names and layouts of weight files and the decoder's own.
 
 The decoder has separate projections with rows as outputs. Files of some families fuse queries, keys and values, store
-matrices transposed, or use other names.
+matrices transposed, or use other names. The decoder stacks the matrices of all experts of a layer, and files store one
+matrix per expert: `mlp.experts.up_proj[3].weight` is the matrix of expert 3 in `mlp.experts.up_proj.weight`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from vita.nn.architecture import Architecture
+from vita.nn.architecture import Architecture, Experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ class WeightNames:
     layers: str = "model.layers"
     """Prefix of the layers in files."""
     layer: Mapping[str, str] = field(default_factory=dict)
-    """Own names of modules within a layer to those in files; `{}` is the number of an expert."""
+    """Own names of modules within a layer to those in files; `mlp.experts.{}.up_proj` is that of expert `{}`."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Modules in files to the own modules whose rows they hold, in order."""
     interleaved: frozenset[str] = frozenset()
@@ -76,6 +77,25 @@ class FileModule:
         return torch.cat(tensors, dim=0)
 
 
+STACKED = re.compile(r"(.+\.mlp\.experts\.(?:gate|up|down)_proj)\.weight")
+"""Own parameters with one matrix per expert."""
+STACKED_IN_FILES = re.compile(r"(.+)\.mlp\.experts\.(gate_up_proj|gate_proj|up_proj|down_proj)(?:\.weight)?")
+"""Tensors of files with one matrix per expert, as transformers 5 holds them in memory; gate and up may be joined."""
+
+
+def expert_slices(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the parameters with stacked ones as one view per expert, under the names of `WeightMap`."""
+    slices: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        stacked = STACKED.fullmatch(name)
+        if stacked is None:
+            slices[name] = parameter
+        else:
+            parts = parameter.detach().unbind()
+            slices |= {f"{stacked[1]}[{expert}].weight": part for expert, part in enumerate(parts)}
+    return slices
+
+
 class WeightMap:
     """The names of all modules of an architecture, in files and in the decoder."""
 
@@ -105,7 +125,7 @@ class WeightMap:
         return f"{self._file_names.get(module, module)}.{suffix}"
 
     def to_own(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield the own parameters in a tensor of a file; unknown names stay as they are."""
+        """Yield the own parameters in a tensor of a file, one per expert; unknown names stay as they are."""
         for pattern, replacement in self.names.aliases:
             name = re.sub(pattern, replacement, name)
         if self.names.ignored and re.fullmatch(self.names.ignored, name):
@@ -115,7 +135,7 @@ class WeightMap:
         base = self.names.layers.partition(".")[0]
         module = self.modules.get(file_module) or self.modules.get(f"{base}.{file_module}")
         if module is None:
-            yield name, tensor
+            yield from self._stacked_to_own(name, tensor)
             return
         rows = tensor.mT if module.transposed and tensor.ndim == 2 else tensor
         if len(module.own) > 1 and rows.shape[0] != sum(module.rows):
@@ -124,12 +144,24 @@ class WeightMap:
         for own, part in zip(module.own, module.split(rows), strict=True):
             yield f"{own}.{suffix}", part
 
+    def _stacked_to_own(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield the matrix of each expert in a stacked tensor of a file; other tensors stay as they are."""
+        match = STACKED_IN_FILES.fullmatch(name)
+        own = re.sub(rf"^{re.escape(self.names.layers)}\.", "model.layers.", match[1]) if match else ""
+        if match is None or tensor.ndim != 3 or f"{own}.mlp.experts.down_proj[0]" not in self._file_names:
+            yield name, tensor
+            return
+        projections = ("gate_proj", "up_proj") if match[2] == "gate_up_proj" else (match[2],)
+        for projection, part in zip(projections, tensor.chunk(len(projections), dim=1), strict=True):
+            for expert, matrix in enumerate(part.unbind()):
+                yield f"{own}.mlp.experts.{projection}[{expert}].weight", matrix
+
     def to_file(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the tensors of a file; parameters of no known module keep their names."""
         tensors = {}
-        remaining = dict(state)
+        remaining = expert_slices(state)
         for file_name, module in self.modules.items():
-            for suffix in ("weight", "bias"):
+            for suffix in ("weight", "bias", "e_score_correction_bias"):
                 if f"{module.own[0]}.{suffix}" not in remaining:
                     continue
                 rows = module.join(tuple(remaining.pop(f"{own}.{suffix}") for own in module.own))
@@ -147,9 +179,9 @@ class WeightMap:
         for file_name, parts in self.names.fused.items():
             if within in parts:
                 return file_name
-        expert = re.fullmatch(r"(mlp\.experts\.)(\d+)(\..+)", within)
+        expert = re.fullmatch(r"mlp\.experts\.(\w+)\[(\d+)\]", within)
         if expert:
-            template = f"{expert[1]}{{}}{expert[3]}"
+            template = f"mlp.experts.{{}}.{expert[1]}"
             return self.names.layer.get(template, template).format(expert[2])
         return self.names.layer.get(within, within)
 
@@ -202,9 +234,18 @@ def _layer_rows(architecture: Architecture, layer: int) -> dict[str, int]:
         rows |= {"self_attn.q_norm": queries, "self_attn.k_norm": keys}
     if architecture.experts is None or not architecture.has_experts(layer):
         return rows | _feedforward_rows("mlp", architecture.feedforward, architecture)
-    rows["mlp.router"] = architecture.experts.count
-    for expert in range(architecture.experts.count):
-        rows |= _feedforward_rows(f"mlp.experts.{expert}", architecture.experts.feedforward, architecture)
+    return rows | _mixture_rows(architecture, architecture.experts)
+
+
+def _mixture_rows(architecture: Architecture, experts: Experts) -> dict[str, int]:
+    rows = {"mlp.router": experts.count}
+    for expert in range(experts.count):
+        parts = _feedforward_rows("mlp.experts", experts.feedforward, architecture)
+        rows |= {f"{name}[{expert}]": size for name, size in parts.items()}
+    if experts.shared:
+        rows |= _feedforward_rows("mlp.shared_experts", experts.shared, architecture)
+    if experts.shared_gate:
+        rows["mlp.shared_expert_gate"] = 1
     return rows
 
 
