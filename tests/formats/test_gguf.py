@@ -25,10 +25,16 @@ ROWS = 272
 REFUSED = {
     "qwen3-biases": "llama.cpp has no biases",
     "qwen3_moe": "llama.cpp has experts in every layer",
+    "qwen2_moe": "llama.cpp has experts in every layer",
+    "dots1": "llama.cpp needs as many heads of keys",
     "gpt_neox-serial": "llama.cpp needs biases",
 }
 BY_CONTEXT_SIZE = ("phi3-long", "phi3-short")  # llama.cpp rounds its context up to 256 tokens, beyond these models
-CHANGES: dict[str, dict[str, Any]] = {"qwen3_moe": {"mlp_only_layers": [], "norm_topk_prob": True}}
+CHANGES: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"mlp_only_layers": [], "norm_topk_prob": True},
+    "qwen2_moe": {"mlp_only_layers": []},
+    "dots1": {"num_key_value_heads": 4},
+}
 TEXTS = ["Hello, world!", " 12345 + 6,789", "naïve 猫 🙂\r\n\ttab   blanks"]
 
 
@@ -62,7 +68,7 @@ def compare(folder: Path, *, prompt: list[int], tokens: int, tolerance: float) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*(name for name in MODELS if name not in BY_CONTEXT_SIZE), "qwen3_moe-all"])
+@pytest.mark.parametrize("name", [*(name for name in MODELS if name not in BY_CONTEXT_SIZE), *(f"{name}-all" for name in CHANGES)])
 def test_llama_cpp_gives_the_answers_of_every_family(name: str, tmp_path: Path) -> None:
     family = name.removesuffix("-all")
     changes = CHANGES[family] if name.endswith("-all") else {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.formats.runner import LocalVita
-from tests.formats.test_gguf import BY_CONTEXT_SIZE, REFUSED, save_sentencepiece_like, save_with_tokenizer, tokenizer
+from tests.formats.test_gguf import BY_CONTEXT_SIZE, CHANGES, REFUSED, save_sentencepiece_like, save_with_tokenizer, tokenizer
 from tests.nn.open_models import MODELS, ids
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.tokenizer import Tokenizer
@@ -31,10 +31,13 @@ def _no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in REFUSED])
+@pytest.mark.parametrize(
+    "name", [*(name for name in MODELS if name not in REFUSED), *(f"{name}-all" for name in CHANGES)]
+)
 @torch.no_grad()
 def test_a_model_of_every_family_comes_back_with_equal_logits(name: str, tmp_path: Path) -> None:
-    save_with_tokenizer(name, tmp_path / "source")
+    family = name.removesuffix("-all")
+    save_with_tokenizer(family, tmp_path / "source", **(CHANGES[family] if name.endswith("-all") else {}))
     write_gguf(tmp_path / "source", tmp_path / "model.gguf", quantization="f32")
     assert convert_to_folder(tmp_path / "model.gguf", tmp_path / "back") == []
     before, after = hf.load(tmp_path / "source"), hf.load(tmp_path / "back")

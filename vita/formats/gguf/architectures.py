@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from vita.nn.architecture import Architecture, RopeScaling
+from vita.nn.architecture import Architecture, Experts, RopeScaling
 from vita.spine.errors import ModelError
 
 
@@ -30,6 +30,10 @@ class Graph:
     """Period of the pattern of layers with a window; None where the graph has no windows."""
     attention_scale_key: bool = False
     """The graph reads the scale of attention from the metadata."""
+    normalizes_experts: bool | None = True
+    """The graph divides the weights of the active experts by their sum; None where the metadata decides."""
+    dense_first: bool = False
+    """The first layers may have an ordinary feed-forward network instead of experts."""
 
 
 GRAPHS: dict[str, Graph] = {
@@ -40,7 +44,9 @@ GRAPHS: dict[str, Graph] = {
     "smollm3": Graph("smollm3", rotates_neighbours=True),
     "qwen2": Graph("qwen2"),
     "qwen3": Graph("qwen3"),
+    "qwen2_moe": Graph("qwen2moe", normalizes_experts=False),
     "qwen3_moe": Graph("qwen3moe"),
+    "dots1": Graph("dots1", normalizes_experts=None, dense_first=True),
     "gemma": Graph("gemma"),
     "gemma2": Graph("gemma2", window_period=2),
     "gemma3_text": Graph("gemma3", window_period=6),
@@ -153,18 +159,27 @@ def _refuse_unsupported(architecture: Architecture, graph: Graph) -> None:
         raise ModelError(where, "llama.cpp rotates whole heads in this family")
     if graph.window_period and architecture.window_layers != _pattern(architecture, graph.window_period):
         raise ModelError(where, f"llama.cpp has full attention in exactly every {graph.window_period}. layer")
-    experts = architecture.experts
-    if experts and experts.dense_layers:
-        raise ModelError(where, "llama.cpp has experts in every layer of this family")
-    if experts and not experts.normalized:
-        raise ModelError(where, "llama.cpp divides the weights of the active experts by their sum")
+    if graph.name == "dots1" and architecture.kv_heads != architecture.heads:
+        raise ModelError(where, "llama.cpp needs as many heads of keys as of queries for this family")
+    if architecture.experts:
+        _refuse_experts(architecture.experts, graph, where)
     allowed = {"llama": {"qkv", "output", "feedforward"}, "granite": {"qkv", "output", "feedforward"},
-               "qwen2": {"qkv"}, "gpt2": {"qkv", "output", "feedforward"}, "gptneox": {"qkv", "output", "feedforward"},
+               "qwen2": {"qkv"}, "qwen2moe": {"qkv"}, "gpt2": {"qkv", "output", "feedforward"}, "gptneox": {"qkv", "output", "feedforward"},
                "phi3": {"qkv", "output"}}  # fmt: skip
     if extra := set(architecture.biases) - allowed.get(graph.name, set()):
         raise ModelError(where, f"llama.cpp has no biases of {', '.join(sorted(extra))} in this family")
     if graph.name == "gptneox" and set(architecture.biases) != allowed["gptneox"]:
         raise ModelError(where, "llama.cpp needs biases in attention and feed-forward for this family")
+
+
+def _refuse_experts(experts: Experts, graph: Graph, where: str) -> None:
+    if experts.dense_layers and not graph.dense_first:
+        raise ModelError(where, "llama.cpp has experts in every layer of this family")
+    if experts.dense_layers != tuple(range(len(experts.dense_layers))):
+        raise ModelError(where, "llama.cpp has layers without experts only before those with experts")
+    if graph.normalizes_experts is not None and experts.normalized != graph.normalizes_experts:
+        does = "divides" if graph.normalizes_experts else "does not divide"
+        raise ModelError(where, f"llama.cpp {does} the weights of the active experts by their sum in this family")
 
 
 def _pattern(architecture: Architecture, period: int) -> tuple[int, ...]:
@@ -231,7 +246,23 @@ def _experts(architecture: Architecture) -> dict[str, Any]:
     experts = architecture.experts
     if experts is None:
         return {}
-    return {
+    metadata: dict[str, Any] = {
         "expert_count": experts.count, "expert_used_count": experts.active,
         "expert_feed_forward_length": experts.feedforward,
     }  # fmt: skip
+    if experts.shared_gate:
+        metadata["expert_shared_feed_forward_length"] = experts.shared
+    elif experts.shared:
+        metadata["expert_shared_count"] = experts.shared // experts.feedforward
+    if experts.router == "sigmoid":
+        metadata |= {
+            "leading_dense_block_count": len(experts.dense_layers),
+            "expert_gating_func": _SIGMOID, "expert_weights_norm": experts.normalized,
+            "expert_weights_scale": float(experts.scale),
+            "expert_group_count": experts.groups, "expert_group_used_count": experts.active_groups,
+        }  # fmt: skip
+    return metadata
+
+
+_SIGMOID = 2
+"""Number of the sigmoid in `expert_gating_func`."""

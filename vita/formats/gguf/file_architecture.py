@@ -17,7 +17,7 @@ from vita.spine.errors import ModelError
 
 _FAMILIES = {
     "llama": "llama", "granite": "granite", "smollm3": "smollm3", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen3moe": "qwen3_moe", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "olmo2": "olmo2",
+    "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "dots1": "dots1", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "olmo2": "olmo2",
     "phi3": "phi3", "gpt2": "gpt2", "gptneox": "gpt_neox",
 }  # fmt: skip
 _GEMMA = ("gemma", "gemma2", "gemma3")
@@ -174,8 +174,30 @@ def _experts(file: GgufFile) -> dict[str, Any]:
     if not count:
         return {}
     width = file.of("expert_feed_forward_length") or file.require("feed_forward_length")
-    experts = {"count": int(count), "active": int(file.require("expert_used_count")), "feedforward": int(width)}
-    return {"experts": experts, **({"family": "mixtral"} if file.architecture == "llama" else {})}
+    graph = file.architecture
+    experts: dict[str, Any] = {
+        "count": int(count), "active": int(file.require("expert_used_count")), "feedforward": int(width),
+    }  # fmt: skip
+    if graph == "llama":
+        return {"experts": {**experts, "precision": "weights"}, "family": "mixtral"}
+    if graph == "qwen2moe":
+        shared = file.tensors["blk.0.ffn_up_shexp.weight"].shape
+        experts |= {"normalized": False, "shared": int(shared[-1]), "shared_gate": True}
+    if graph == "dots1":
+        experts |= _sigmoid_experts(file, int(width))
+    return {"experts": experts}
+
+
+def _sigmoid_experts(file: GgufFile, width: int) -> dict[str, Any]:
+    """Return the settings of the mixture of DeepSeek-V3."""
+    return {
+        "router": "sigmoid", "precision": "float32", "normalized": bool(file.of("expert_weights_norm")),
+        "scale": _rounded(float(file.of("expert_weights_scale") or 1.0)),
+        "groups": int(file.of("expert_group_count") or 1),
+        "active_groups": int(file.of("expert_group_used_count") or 1),
+        "shared": width * int(file.of("expert_shared_count") or 0),
+        "dense_layers": tuple(range(int(file.of("leading_dense_block_count") or 0))),
+    }  # fmt: skip
 
 
 def _rounded(value: Any) -> Any:

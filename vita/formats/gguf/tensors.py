@@ -11,6 +11,7 @@ import numpy as np
 from vita.formats.gguf.architectures import Graph, graph_of, query_factor, rope_divisors
 from vita.formats.gguf.weights import FolderWeights
 from vita.nn.architecture import Architecture
+from vita.nn.experts import CORRECTION
 from vita.nn.families.weight_map import module_rows
 
 TOP = {"model.embed_tokens": "token_embd", "model.embed_positions": "position_embd", "model.norm": "output_norm",
@@ -21,8 +22,14 @@ LAYER = {
     "self_attn.k_norm": "attn_k_norm", "attention_output_norm": "post_attention_norm",
     "post_attention_layernorm": "ffn_norm", "mlp_output_norm": "post_ffw_norm", "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.router": "ffn_gate_inp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp", "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }  # fmt: skip
 """Own modules of a layer -> names in GGUF."""
+CORRECTION_TENSOR = "exp_probs_b.bias"
+"""The correction of the choice of experts, a parameter of the router."""
+SUFFIXES = ("weight", "bias", CORRECTION)
+"""Last parts of the names of own parameters."""
 EXPERTS = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
 
 
@@ -48,11 +55,19 @@ def tensor_sources(architecture: Architecture, weights: FolderWeights) -> list[T
         groups.setdefault(name, []).append(module)
     sources = [TensorSource(name, (), values=values) for name, values in rope_divisors(architecture).items()]
     for name, modules in groups.items():
-        for suffix in ("weight", "bias"):
+        for suffix in SUFFIXES:
             parameters = tuple(f"{module}.{suffix}" for module in modules if f"{module}.{suffix}" in weights)
             if parameters:
-                sources.append(TensorSource(f"{name}.{suffix}", parameters, is_stacked=name.endswith("_exps")))
+                file_name = file_tensor(name, suffix)
+                sources.append(TensorSource(file_name, parameters, is_stacked=name.endswith("_exps")))
     return sources
+
+
+def file_tensor(module: str, suffix: str) -> str:
+    """Return the name in GGUF of a parameter of a module."""
+    if suffix == CORRECTION:
+        return module.replace("ffn_gate_inp", CORRECTION_TENSOR)
+    return f"{module}.{suffix}"
 
 
 def file_module(module: str, graph: Graph) -> str:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from vita.formats.gguf.file_architecture import read_architecture_of_file
 from vita.formats.gguf.file_tokenizer import write_tokenizer_of_file
 from vita.formats.gguf.reader import GgufFile
-from vita.formats.gguf.tensors import from_file, own_parameters
+from vita.formats.gguf.tensors import SUFFIXES, file_tensor, from_file, own_parameters
 from vita.nn import hf
 from vita.nn.architecture import Architecture
 from vita.nn.families import weight_map, write_config
@@ -63,12 +63,15 @@ def _parameters(file: GgufFile, architecture: Architecture) -> Iterator[tuple[st
     for module, name in own_parameters(architecture):
         groups.setdefault(name, []).append(module)
     for name, modules in groups.items():
-        for suffix in ("weight", "bias"):
-            if f"{name}.{suffix}" not in file.tensors:
+        for suffix in SUFFIXES:
+            file_name = file_tensor(name, suffix)
+            if file_name not in file.tensors:
                 if suffix == "weight":
                     raise ModelError(f"{file.path}: {name}.weight", "missing from the file")
                 continue
-            values = file.values(f"{name}.{suffix}")
+            values = file.values(file_name)
+            if name.endswith("ffn_gate_inp_shexp"):
+                values = values.reshape(1, -1)
             for module, part in zip(modules, _parts(values, name, modules, architecture), strict=True):
                 parameter = f"{module}.{suffix}"
                 yield parameter, torch.from_numpy(np.array(from_file(parameter, part, architecture), order="C"))
