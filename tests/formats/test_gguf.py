@@ -68,7 +68,9 @@ def compare(folder: Path, *, prompt: list[int], tokens: int, tolerance: float) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*(name for name in MODELS if name not in BY_CONTEXT_SIZE), *(f"{name}-all" for name in CHANGES)])
+@pytest.mark.parametrize(
+    "name", [*(name for name in MODELS if name not in BY_CONTEXT_SIZE), *(f"{name}-all" for name in CHANGES)]
+)
 def test_llama_cpp_gives_the_answers_of_every_family(name: str, tmp_path: Path) -> None:
     family = name.removesuffix("-all")
     changes = CHANGES[family] if name.endswith("-all") else {}

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from tests.formats.runner import LocalVita
-from tests.formats.test_gguf import BY_CONTEXT_SIZE, CHANGES, REFUSED, save_sentencepiece_like, save_with_tokenizer, tokenizer
+from tests.formats.test_gguf import (
+    BY_CONTEXT_SIZE,
+    CHANGES,
+    REFUSED,
+    save_sentencepiece_like,
+    save_with_tokenizer,
+    tokenizer,
+)
 from tests.nn.open_models import MODELS, ids
 from vita.data.tokens.chat_template import ChatTemplate
 from vita.data.tokens.tokenizer import Tokenizer

@@ -36,5 +36,7 @@ def read_dots1(config: ConfigReader) -> dict[str, Any]:
         config, layers=layers, norm_topk_prob=False, n_group=1, topk_group=1, routed_scaling_factor=1.0,
         first_k_dense_replace=0,
     )  # fmt: skip
-    windows = config.windows(config.nullable("sliding_window", 4096), range(config.get("max_window_layers", 62), layers))
+    windows = config.windows(
+        config.nullable("sliding_window", 4096), range(config.get("max_window_layers", 62), layers)
+    )
     return {**sizes, **config.rope(), "experts": experts, **windows}
