@@ -228,8 +228,8 @@ class Muon:
     """Muon: momentum, orthogonalized before the update (Jordan et al. 2024).
 
     It equals `torch.optim.Muon`, but matrices of equal (or transposed) shape are orthogonalized together: a few large
-    batched matmuls instead of many small ones. The matrices of stacked experts are orthogonalized one by one. The step of
-    a tall matrix is larger by sqrt(rows / columns).
+    batched matmuls instead of many small ones. Stacked matrices of experts are orthogonalized one by one. The step of a
+    tall matrix is larger by sqrt(rows / columns).
     """
 
     state: tuple[str, ...] = ("momentum",)

@@ -164,7 +164,8 @@ def _refuse_unsupported(architecture: Architecture, graph: Graph) -> None:
     if architecture.experts:
         _refuse_experts(architecture.experts, graph, where)
     allowed = {"llama": {"qkv", "output", "feedforward"}, "granite": {"qkv", "output", "feedforward"},
-               "qwen2": {"qkv"}, "qwen2moe": {"qkv"}, "gpt2": {"qkv", "output", "feedforward"}, "gptneox": {"qkv", "output", "feedforward"},
+               "qwen2": {"qkv"}, "qwen2moe": {"qkv"},
+               "gpt2": {"qkv", "output", "feedforward"}, "gptneox": {"qkv", "output", "feedforward"},
                "phi3": {"qkv", "output"}}  # fmt: skip
     if extra := set(architecture.biases) - allowed.get(graph.name, set()):
         raise ModelError(where, f"llama.cpp has no biases of {', '.join(sorted(extra))} in this family")

@@ -17,7 +17,8 @@ from vita.spine.errors import ModelError
 
 _FAMILIES = {
     "llama": "llama", "granite": "granite", "smollm3": "smollm3", "qwen2": "qwen2", "qwen3": "qwen3",
-    "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe", "dots1": "dots1", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "olmo2": "olmo2",
+    "qwen2moe": "qwen2_moe", "qwen3moe": "qwen3_moe",
+    "dots1": "dots1", "gemma": "gemma", "gemma2": "gemma2", "gemma3": "gemma3_text", "olmo2": "olmo2",
     "phi3": "phi3", "gpt2": "gpt2", "gptneox": "gpt_neox",
 }  # fmt: skip
 _GEMMA = ("gemma", "gemma2", "gemma3")
