@@ -1,4 +1,4 @@
-"""What a corpus holds, read from its files as another program would."""
+"""Read the rows of a corpus from its files, without Vita's reader."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.cli.test_cli import Vita
 
 
 def rows(vita: Vita, name: str, part: str = "train") -> list[dict[str, Any]]:
-    """The rows of `train`, `heldout` or `drops` of the corpus with this name."""
+    """Return the rows of `train`, `heldout` or `drops` of the corpus with this name."""
     folder = Path(json.loads(vita("show", name, "--json")[1])["folder"])
     paths = [folder / "drops.jsonl.zst"] if part == "drops" else sorted((folder / part).glob("*.zst"))
     data = b"".join(zstandard.ZstdDecompressor().decompressobj().decompress(path.read_bytes()) for path in paths)
     return [json.loads(line) for line in data.split(b"\n") if line]
 
 
-def write(path: Path, *rows_: dict[str, Any]) -> Path:
-    """A file of rows, one JSON object a line."""
+def write(path: Path, *records: dict[str, Any]) -> Path:
+    """Write a file with one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows_), encoding="utf-8")
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return path

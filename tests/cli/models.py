@@ -16,7 +16,7 @@ Vita = Callable[..., tuple[int, str, str]]
 
 
 def save_chat_model(folder: Path, *, context: int = 128, seed: int = 0) -> Path:
-    """A random byte-level chat model, saved as a Hugging Face folder."""
+    """Save a random byte-level chat model as a Hugging Face folder."""
     folder.mkdir(parents=True)
     hf.save(tiny_model(std=0.3, seed=seed, context=context), folder)
     byte_tokenizer().save(folder)
@@ -25,14 +25,14 @@ def save_chat_model(folder: Path, *, context: int = 128, seed: int = 0) -> Path:
 
 
 def command_runner(capsys: pytest.CaptureFixture[str]) -> Vita:
-    """Runs `vita WORDS...` in this process: (exit code, standard output, standard error)."""
+    """Return a function that runs `vita WORDS...` in this process: (exit code, standard output, standard error)."""
 
     def run(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(SystemExit) as exit_info:
             main(list(words))
-        printed = capsys.readouterr()
-        code = stopped.value.code
-        return (code if isinstance(code, int) else 1), printed.out, printed.err
+        captured = capsys.readouterr()
+        code = exit_info.value.code
+        return (code if isinstance(code, int) else 1), captured.out, captured.err
 
     return run

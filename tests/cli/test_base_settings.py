@@ -1,4 +1,4 @@
-"""What a base folder says survives tuning: types, generation settings, tokenizer settings, templates, further files.
+"""Tuning keeps the settings of the base folder: types, generation, tokenizer, templates and further files.
 
 The base folder is written by transformers, tuned by the command line and opened by transformers again.
 """
@@ -68,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_base(base: Path) -> None:
-    """A bfloat16 Qwen3 with lists of end tokens, its own sampling and a template of its own."""
+    """Write a bfloat16 Qwen3 with lists of end tokens, its own sampling defaults and its own chat template."""
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
         vocab_size=264,
@@ -98,47 +98,47 @@ def write_base(base: Path) -> None:
     tokenizer.save_pretrained(base)
 
 
-def tuned(stage: str, capsys: pytest.CaptureFixture[str]) -> Path:
+def tune_base(stage: str, capsys: pytest.CaptureFixture[str]) -> Path:
     code = vita(*STAGES[stage], "--model", "base", "--steps", "1")
     assert code == 0, capsys.readouterr().err
     return Path(listing(capsys)[f"my/{stage}"]["folder"])
 
 
-def read(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_everything_that_the_base_folder_says_survives(
+def test_tuning_keeps_the_settings_of_the_base_folder(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base, made = folder / "base", tuned(stage, capsys)
-    assert read(made, "generation_config.json") == read(base, "generation_config.json")
-    settings = read(made, "tokenizer_config.json")
+    base, tuned = folder / "base", tune_base(stage, capsys)
+    assert read_json(tuned, "generation_config.json") == read_json(base, "generation_config.json")
+    settings = read_json(tuned, "tokenizer_config.json")
     assert {
-        **read(base, "tokenizer_config.json"),
+        **read_json(base, "tokenizer_config.json"),
         **({} if stage == "reward" else {"padding_side": "left"}),
     } == settings
-    before, after = read(base, "config.json"), read(made, "config.json")
+    before, after = read_json(base, "config.json"), read_json(tuned, "config.json")
     changed = {"architectures", "id2label", "label2id", "num_labels", "pad_token_id"} if stage == "reward" else set()
     assert {name for name in before if before[name] != after.get(name)} <= changed
     for name in ("chat_template.jinja", "tokenizer.json"):
-        assert (made / name).read_bytes() == (base / name).read_bytes()
-    tensors = load_file(made / "model.safetensors")
+        assert (tuned / name).read_bytes() == (base / name).read_bytes()
+    tensors = load_file(tuned / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_transformers_opens_the_tuned_folder_as_it_opened_the_base(
+def test_transformers_opens_a_tuned_folder_like_its_base(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = tuned(stage, capsys)
-    model = transformers.AutoModelForCausalLM.from_pretrained(made)
+    tuned = tune_base(stage, capsys)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tuned)
     assert model.dtype == torch.bfloat16
     for name, value in GENERATION.items():
         assert getattr(model.generation_config, name) == value
-    tokenizer = transformers.AutoTokenizer.from_pretrained(made)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tuned)
     original = transformers.AutoTokenizer.from_pretrained(folder / "base")
     assert tokenizer.special_tokens_map == original.special_tokens_map
     assert (tokenizer.model_max_length, tokenizer.chat_template) == (96, original.chat_template)
@@ -149,28 +149,30 @@ def test_transformers_opens_the_tuned_folder_as_it_opened_the_base(
 def test_a_batch_of_padded_prompts_gives_the_answers_of_each_prompt_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = tuned("sft", capsys)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(made)
-    model = transformers.AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    tuned = tune_base("sft", capsys)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tuned)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tuned, dtype=torch.float32)
     prompts = ["a", "Say 17, and then say it once more.", "kettle"]
-    how = {"max_new_tokens": 8, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    sampling = {"max_new_tokens": 8, "do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 
     def answers(texts: list[str]) -> list[list[int]]:
         batch = tokenizer(texts, return_tensors="pt", padding=True)
-        found = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **how)
-        return [row[batch["input_ids"].shape[1] :].tolist() for row in found]
+        sequences = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **sampling)
+        return [sequence[batch["input_ids"].shape[1] :].tolist() for sequence in sequences]
 
-    batched, alone = answers(prompts), [answers([prompt])[0] for prompt in prompts]
-    assert batched == [row + [tokenizer.pad_token_id] * (len(batched[0]) - len(row)) for row in alone]
+    batch_answers, single_answers = answers(prompts), [answers([prompt])[0] for prompt in prompts]
+    assert batch_answers == [
+        answer + [tokenizer.pad_token_id] * (len(batch_answers[0]) - len(answer)) for answer in single_answers
+    ]
 
 
-def test_a_release_of_a_model_tuned_twice_opens_in_transformers_as_the_base_says(
+def test_a_release_of_a_model_tuned_twice_keeps_the_settings_of_the_base(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned("sft", capsys)
+    tune_base("sft", capsys)
     assert vita(*STAGES["dpo"], "--model", "my/sft", "--steps", "1") == 0
-    made = Path(listing(capsys)["my/dpo"]["folder"])
-    release = create_release(made, folder / "release", name="a", version="1")
+    tuned = Path(listing(capsys)["my/dpo"]["folder"])
+    release = create_release(tuned, folder / "release", name="a", version="1")
     assert json.loads((release / "release.json").read_text())["sampling"] == {
         "temperature": 0.6, "top_p": 0.9, "top_k": 20
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""A corpus is filed under the content that it was built from, also when files change while they are read."""
+"""A corpus is recorded under the content that it was built from, also when files change while they are read."""
 
 from __future__ import annotations
 
@@ -27,36 +27,38 @@ def documents(count: int, *, words: int = 1) -> list[dict[str, str]]:
     return [{"id": str(number), "text": f"Text number {number}." + " word" * words} for number in range(count)]
 
 
-def replaced(file: Path) -> None:
-    """Other content of the same length, with the old times."""
-    old = file.stat()
+def replace_content(file: Path) -> None:
+    """Write other content of the same length and keep the old times."""
+    status = file.stat()
     file.write_bytes(file.read_bytes().replace(b"number", b"NUMBER"))
-    os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def grown(file: Path) -> None:
+def append_row(file: Path) -> None:
     with file.open("a") as handle:
         handle.write('{"id": "new", "text": "One more."}\n')
 
 
-def shrunk(file: Path) -> None:
+def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
-def moved_over(file: Path) -> None:
+def move_another_file_over(file: Path) -> None:
     other = file.with_name(".other")
     write(other, *documents(3))
     other.replace(file)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", [replaced, grown, shrunk, moved_over, Path.unlink])
-def test_a_file_that_changes_during_the_run_ends_it(vita: Vita, tmp_path: Path, change: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("change", [replace_content, append_row, truncate, move_another_file_over, Path.unlink])
+def test_a_file_that_changes_during_the_run_stops_it(
+    vita: Vita, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
     write(tmp_path / "in" / "a.jsonl", *documents(30_000, words=60))
-    last = write(tmp_path / "in" / "b.jsonl", *documents(200, words=3))
+    changed_file = write(tmp_path / "in" / "b.jsonl", *documents(200, words=3))
     for file in (tmp_path / "in").iterdir():
         os.utime(file, (1e9, 1e9))
-    shutil.copy2(last, tmp_path / "keep")
+    shutil.copy2(changed_file, tmp_path / "keep")
     command = [
         sys.executable,
         "-c",
@@ -67,27 +69,27 @@ def test_a_file_that_changes_during_the_run_ends_it(vita: Vita, tmp_path: Path, 
         *PLAIN,
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "VITA_THREADS": "1"})
-    end = time.monotonic() + 60
-    while not list(tmp_path.glob("vita-store/scratch/*/sifted/*")) and time.monotonic() < end:
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("vita-store/scratch/*/sifted/*")) and time.monotonic() < deadline:
         time.sleep(0.005)
-    change(last)
-    _, complaint = process.communicate()
-    assert process.returncode == 3, complaint
-    assert "in/b.jsonl" in complaint.replace("\n", "") and "during the run" in " ".join(complaint.split()), complaint
-    assert "Traceback" not in complaint and json.loads(vita("ls", "--json")[1]) == []
-    shutil.copy2(tmp_path / "keep", last)
+    change(changed_file)
+    _, message = process.communicate()
+    assert process.returncode == 3, message
+    assert "in/b.jsonl" in message.replace("\n", "") and "during the run" in " ".join(message.split()), message
+    assert "Traceback" not in message and json.loads(vita("ls", "--json")[1]) == []
+    shutil.copy2(tmp_path / "keep", changed_file)
     code, _, err = vita("curate", "in", *PLAIN)
     assert code == 0, err
     assert len(rows(vita, "x/curate")) == 30_200
 
 
 @pytest.mark.slow
-def test_content_with_the_old_times_is_other_content(vita: Vita, tmp_path: Path) -> None:
+def test_changed_content_with_unchanged_times_is_read_again(vita: Vita, tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *documents(5))
-    for _ in range(2):  # the second time the digest is remembered
+    for _ in range(2):  # the second run uses the cached digest
         os.utime(file, (1e9, 1e9))
         assert vita("curate", "a.jsonl", *PLAIN)[0] == 0
-    replaced(file)
+    replace_content(file)
     assert vita("curate", "a.jsonl", *PLAIN)[0] == 0
     assert rows(vita, "x/curate")[0]["text"].startswith("Text NUMBER 0.")
 
@@ -98,11 +100,11 @@ def test_files_that_are_not_read_may_change(vita: Vita, tmp_path: Path, monkeypa
     log.write_text("begins")
     from vita.stages import curate
 
-    def writes(*arguments: object, **variables: object) -> str:
+    def write_to_log(*arguments: object, **variables: object) -> str:
         log.write_text(f"ends {time.time_ns()}")
         return "page"
 
-    monkeypatch.setattr(curate, "write_report_pages", writes)
+    monkeypatch.setattr(curate, "write_report_pages", write_to_log)
     code, _, err = vita("curate", "in", *PLAIN)
     assert code == 0, err
 
@@ -124,14 +126,14 @@ def test_the_origin_of_a_file_is_part_of_its_identity(vita: Vita, tmp_path: Path
         assert {row["id"]: row["text"] for row in rows(vita, "x/curate")}[f"{first}/x.jsonl:1"] == "First text."
 
 
-# -- what a folder holds
+# -- the contents of a folder
 
 
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
 
 
 def obey_permissions() -> None:
-    """In a child process that root starts: give up the right to read what permissions forbid, from the next exec on."""
+    """Drop the capabilities that let root ignore permissions, in a child process from the next exec on."""
     if os.geteuid() == 0:
         for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
             if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0):
@@ -140,17 +142,17 @@ def obey_permissions() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="rights are given up by a call of Linux")
-def test_an_unreadable_folder_or_file_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_the_error_for_an_unreadable_folder_or_file_names_it(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", *documents(3))
     write(tmp_path / "in" / "locked" / "b.jsonl", *documents(3))
     write(tmp_path / "one" / "secret.jsonl", *documents(3))
 
     def curate(path: str) -> tuple[int, str]:
         words = [sys.executable, "-c", "from vita.cli import main; main()", "curate", path, *PLAIN]
-        told = subprocess.run(
+        process = subprocess.run(
             words, cwd=tmp_path, capture_output=True, text=True, preexec_fn=obey_permissions, timeout=120, check=False
         )
-        return told.returncode, " ".join((told.stdout + told.stderr).split())
+        return process.returncode, " ".join((process.stdout + process.stderr).split())
 
     locked = {"in": tmp_path / "in" / "locked", "in/*/*.jsonl": tmp_path / "in" / "locked"}
     locked["one"] = tmp_path / "one" / "secret.jsonl"
@@ -158,9 +160,9 @@ def test_an_unreadable_folder_or_file_is_refused_by_its_name(tmp_path: Path) -> 
         folder.chmod(0)
     try:
         for path, folder in locked.items():
-            code, told = curate(path)
-            assert code == 3 and "Traceback" not in told, told
-            assert str(folder.relative_to(tmp_path)) in told, told
+            code, output = curate(path)
+            assert code == 3 and "Traceback" not in output, output
+            assert str(folder.relative_to(tmp_path)) in output, output
     finally:
         for folder in locked.values():
             folder.chmod(0o755)
@@ -182,17 +184,17 @@ def test_links_are_followed_once(vita: Vita, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["broken link", "named pipe", "socket"])
-def test_what_is_no_file_is_refused_by_its_name(
+def test_the_error_for_a_special_file_names_it(
     vita: Vita, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "in" / "a.jsonl", *documents(3))
-    odd = tmp_path / "in" / "odd.jsonl"
+    special_file = tmp_path / "in" / "odd.jsonl"
     if kind == "broken link":
-        odd.symlink_to("nowhere")
+        special_file.symlink_to("nowhere")
     elif kind == "named pipe":
-        os.mkfifo(odd)
+        os.mkfifo(special_file)
     else:
-        monkeypatch.chdir(tmp_path / "in")  # a socket's path must be short
+        monkeypatch.chdir(tmp_path / "in")  # the path of a socket must be short
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("odd.jsonl")
         monkeypatch.chdir(tmp_path)
@@ -202,7 +204,7 @@ def test_what_is_no_file_is_refused_by_its_name(
 
 
 @pytest.mark.slow
-def test_a_file_name_that_is_not_utf8_is_read_and_named(vita: Vita, tmp_path: Path) -> None:
+def test_a_file_whose_name_is_not_utf8_is_read(vita: Vita, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     (folder / os.fsdecode(b"caf\xe9.txt")).write_text("A text under an old name.")
@@ -215,7 +217,7 @@ def test_a_file_name_that_is_not_utf8_is_read_and_named(vita: Vita, tmp_path: Pa
     assert code == 3 and "caf\\xe9.txt" in err and "Traceback" not in err
 
 
-def test_what_changes_in_a_bucket_during_the_run_is_noticed(vita: Vita) -> None:
+def test_a_change_in_a_bucket_during_the_run_is_an_error(vita: Vita) -> None:
     import fsspec
 
     files = fsspec.filesystem("memory")
@@ -229,9 +231,9 @@ def test_what_changes_in_a_bucket_during_the_run_is_noticed(vita: Vita) -> None:
     contents = content_digests(source, Ledger("ledger.db"), where="curate")
     try:
         with pytest.raises(DataError, match="memory:///b/b.jsonl: changed during the run"), reading(contents):
-            read = documents(source)
-            assert next(read).text == "One."
+            rows = documents(source)
+            assert next(rows).text == "One."
             files.pipe({"/b/b.jsonl": b'{"text": "New."}\n'})
-            list(read)
+            list(rows)
     finally:
         files.rm("/b", recursive=True)

@@ -1,4 +1,4 @@
-"""`vita chat` through its real command: a full context, a long message, an interruption end no session."""
+"""`vita chat` as a command: a full context, a long message or an interruption does not end the session."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return command_runner(capsys)
 
 
-def _typed(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+def _type_lines(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
     text = "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text), encoding="utf-8"))
 
 
 def test_a_full_context_drops_the_oldest_turns_with_a_notice(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
-    _typed(monkeypatch, *[f"What is a cat number {number}?" for number in range(8)])
+    _type_lines(monkeypatch, *[f"What is a cat number {number}?" for number in range(8)])
     code, out, err = vita("chat", "model", "--max-tokens", "20", "--system", "Be kind.")
     assert code == 0, err
     assert "the context is full: the oldest 2 messages were dropped" in err and "/new starts a new chat" in err
     assert out.count("\n") >= 8, "every question has its answer"
 
 
-def test_a_message_that_is_too_long_is_one_line_and_the_session_continues(
+def test_a_message_that_is_too_long_is_a_one_line_error_and_the_session_continues(
     vita: Vita, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _typed(monkeypatch, "x" * 900, "a short question", "bad \udcff bytes", "another question")
+    _type_lines(monkeypatch, "x" * 900, "a short question", "bad \udcff bytes", "another question")
     code, out, err = vita("chat", "model", "--max-tokens", "8")
     assert code == 0, err
     assert "error message: expected at most 255 tokens" in err and "expected text in UTF-8" in err
@@ -56,14 +56,14 @@ def test_a_model_without_a_template_is_refused_before_the_first_question(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model" / "chat_template.jinja").unlink()
-    _typed(monkeypatch, "What is a cat?")
+    _type_lines(monkeypatch, "What is a cat?")
     code, out, err = vita("chat", "model")
     assert (code, out) == (6, "") and "no chat template" in err
 
 
 @pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_not_the_session(tmp_path: Path) -> None:
-    """In a real terminal: Ctrl-C during an answer, then another question, then Ctrl-D."""
+    """Use a real terminal: Ctrl-C during an answer, then another question, then Ctrl-D."""
     save_chat_model(tmp_path / "model", context=8192)
     leader, follower = pty.openpty()
     vita = str(Path(sys.executable).with_name("vita"))
@@ -80,10 +80,10 @@ def test_ctrl_c_stops_an_answer_and_not_the_session(tmp_path: Path) -> None:
         _read_until(leader, "one", seconds=20)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        seen = _read_until(leader, "you> ", seconds=20)
-        assert "the answer was stopped" in seen
+        output = _read_until(leader, "you> ", seconds=20)
+        assert "the answer was stopped" in output
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)  # at the prompt it ends nothing either
+        process.send_signal(signal.SIGINT)  # at the prompt, Ctrl-C does not end the session either
         assert "Ctrl-D ends" in _read_until(leader, "you> ", seconds=20)
         os.write(leader, b"\n")
         assert process.wait(30) == 0
@@ -94,15 +94,15 @@ def test_ctrl_c_stops_an_answer_and_not_the_session(tmp_path: Path) -> None:
 
 
 def _read_until(terminal: int, text: str, *, seconds: float) -> str:
-    seen, end = "", time.monotonic() + seconds
-    while text not in seen:
-        ready, _, _ = select.select([terminal], [], [], max(0.0, end - time.monotonic()))
-        assert ready, f"nothing more came after: {seen[-500:]}"
+    output, deadline = "", time.monotonic() + seconds
+    while text not in output:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"nothing more came after: {output[-500:]}"
         try:
-            seen += os.read(terminal, 65536).decode(errors="replace")
+            output += os.read(terminal, 65536).decode(errors="replace")
         except OSError:
-            raise AssertionError(seen[-2000:]) from None
-    return seen
+            raise AssertionError(output[-2000:]) from None
+    return output
 
 
 @pytest.mark.slow
@@ -120,24 +120,24 @@ def test_a_closed_standard_output_ends_the_session_without_an_error(tmp_path: Pa
     assert (process.returncode, process.stderr) == (0, "")
 
 
-def test_calls_are_shown_and_their_results_are_answered(
+def test_chat_shows_tool_calls_and_passes_their_results_to_the_model(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memorizing_model(tmp_path / "caller")
     (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
-    _typed(monkeypatch, "Weather in Köln?", "10")
+    _type_lines(monkeypatch, "Weather in Köln?", "10")
     code, out, err = vita("chat", "caller", "--tools", "tools.json", "--temperature", "0")
     assert code == 0, err
     assert '[call] weather(city="Köln")' in err and out.strip() == "It is 10 degrees."
-    _typed(monkeypatch, "2+2?")
+    _type_lines(monkeypatch, "2+2?")
     code, out, err = vita("chat", "caller", "--temperature", "0")
     assert (code, out) == (0, "Two and two.\n\n4\n"), err
 
 
-def test_tools_that_cannot_be_used_are_refused_before_the_first_question(
+def test_invalid_tools_are_refused_before_the_first_question(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _typed(monkeypatch, "What is a cat?")
+    _type_lines(monkeypatch, "What is a cat?")
     (tmp_path / "bad.json").write_text('[{"type": "function"}]')
     for name, problem in (("nothing", "a file, or one of calculator, lookup"), ("bad.json", "is not a list of tools")):
         code, _, err = vita("chat", "model", "--tools", name)

@@ -1,4 +1,4 @@
-"""The command line: answers, refusals and exit codes, as a user meets them."""
+"""The command line: output, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ask: ["What is a cat?"]
 
 @pytest.fixture
 def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
-    """Runs a command in an empty folder: (exit code, what was printed, what was complained)."""
+    """Return a function that runs a command in an empty folder: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("VITA_STORE", raising=False)
@@ -42,15 +42,15 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         try:
             main(list(words))
             code = 0
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else 1
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        except SystemExit as exit_info:
+            code = exit_info.code if isinstance(exit_info.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 
 
-def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_path: Path) -> None:
+def test_a_life_runs_once_and_its_results_can_be_listed_traced_and_used(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(LIFE)
     code, out, err = vita("plan", "life.yaml")
     assert code == 0 and "6 of 6 steps would run" in out and not err
@@ -65,21 +65,24 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
     rows = json.loads(vita("ls", "--json")[1])
     assert {row["kind"] for row in rows} == {"blueprint", "corpus", "tokens", "model"}
     assert all(Path(row["folder"]).is_dir() and len(row["digest"]) == 64 for row in rows)
-    shown = json.loads(vita("show", "tiny/pretrain", "--json")[1])
-    assert shown["run"]["stage"] == "pretrain" and "model.safetensors" in shown["files"]
+    details = json.loads(vita("show", "tiny/pretrain", "--json")[1])
+    assert details["run"]["stage"] == "pretrain" and "model.safetensors" in details["files"]
     assert "pretrain" in vita("show", "tiny/pretrain")[1]
-    traced = json.loads(vita("trace", "tiny/pretrain", "--json")[1])
-    assert {one["kind"] for one in traced["made_from"]} == {"blueprint", "tokens", "model", "corpus"}
-    assert [one["stage"] for one in traced["went_into"]] == ["sft"]
+    lineage = json.loads(vita("trace", "tiny/pretrain", "--json")[1])
+    assert {artifact["kind"] for artifact in lineage["made_from"]} == {"blueprint", "tokens", "model", "corpus"}
+    assert [artifact["stage"] for artifact in lineage["went_into"]] == ["sft"]
     assert "was made from" in vita("trace", "tiny/sft")[1]
     assert "<|endoftext|>" in vita("data", "show", "tiny/tokenize", "-n", "1")[1]
     assert "all 6 artifacts are intact" in vita("verify")[1]
 
     code, out, err = vita("generate", "tiny/sft", "What is", "--json", "--max-tokens", "5", "--seed", "1")
-    first = json.loads(out)
-    assert code == 0 and len(first["ids"]) == len(first["logprobs"]) <= 5
-    assert json.loads(vita("generate", "tiny/sft", "What is", "--json", "--max-tokens", "5", "--seed", "1")[1]) == first
-    folder = shown["folder"]
+    completion = json.loads(out)
+    assert code == 0 and len(completion["ids"]) == len(completion["logprobs"]) <= 5
+    assert (
+        json.loads(vita("generate", "tiny/sft", "What is", "--json", "--max-tokens", "5", "--seed", "1")[1])
+        == completion
+    )
+    folder = details["folder"]
     assert vita("generate", folder, "What is", "--max-tokens", "3")[0] == 0
 
     code, _, err = vita("show", "tiny/pretrian")
@@ -87,7 +90,7 @@ def test_a_life_runs_once_and_can_be_looked_at_from_every_side(vita: Vita, tmp_p
 
 
 @pytest.mark.slow
-def test_single_stages_follow_one_another_under_one_name(vita: Vita, tmp_path: Path) -> None:
+def test_stages_run_one_by_one_use_the_results_of_the_same_name(vita: Vita, tmp_path: Path) -> None:
     text = "The cat sat on the mat, and the dog sat on the log. " * 40
     (tmp_path / "text.txt").write_text("\n\n".join(f"Page {number}. {text}" for number in range(30)))
     assert vita("curate", "text.txt", "--set", "sources.0.cut_at=blank_lines", "--set", "filters=[]")[0] == 0
@@ -99,17 +102,17 @@ def test_single_stages_follow_one_another_under_one_name(vita: Vita, tmp_path: P
 
 
 @pytest.mark.parametrize("name", sorted(stages()))
-def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
-    alone = typer.Typer()
-    alone.command()(stage_command(name)[0])
-    command = typer.main.get_command(alone)
-    spelt = [spelling for option in command.params for spelling in option.opts]
-    assert len(spelt) == len(set(spelt)), sorted(spelt)
-    assert "--life" in spelt
+def test_the_options_of_a_stage_have_different_spellings(name: str) -> None:
+    program = typer.Typer()
+    program.command()(stage_command(name)[0])
+    command = typer.main.get_command(program)
+    spellings = [spelling for option in command.params for spelling in option.opts]
+    assert len(spellings) == len(set(spellings)), sorted(spellings)
+    assert "--life" in spellings
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("words", "expected_code", "message"),
     [
         (["live", "nowhere.yaml"], 2, "nowhere.yaml: there is no such file"),
         (["live", "cat", "--set", "sft.stepz=3"], 2, "`stepz` is not known here; did you mean `steps`?"),
@@ -127,25 +130,27 @@ def test_no_two_options_of_a_stage_are_spelt_alike(name: str) -> None:
         (["findings", "export", "-o", "missing/x"], 4, "missing/x: cannot be written: no such file or directory"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_an_exit_code(vita: Vita, words: list[str], code: int, message: str) -> None:
-    got, out, err = vita(*words)
+def test_a_mistake_of_the_user_is_a_one_line_error_with_its_exit_code(
+    vita: Vita, words: list[str], expected_code: int, message: str
+) -> None:
+    code, out, err = vita(*words)
     assert message in err.replace("\n", " "), out + err
-    assert got == code and "Traceback" not in err
+    assert code == expected_code and "Traceback" not in err
 
 
-def test_binary_and_truncated_input_is_one_line(vita: Vita, tmp_path: Path) -> None:
+def test_binary_and_truncated_input_is_a_one_line_error(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(bytes(range(256)) * 50)
     (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"id": 3, "body_": "x"}\n')
     (tmp_path / "c.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x24\x00")
     (tmp_path / "d.txt").write_text("")
-    told = {"a.txt": "a.txt", "b.jsonl": "b.jsonl", "c.jsonl.zst": "c.jsonl.zst", "d.txt": "no document is left"}
-    for name, words in told.items():
+    expected = {"a.txt": "a.txt", "b.jsonl": "b.jsonl", "c.jsonl.zst": "c.jsonl.zst", "d.txt": "no document is left"}
+    for name, message in expected.items():
         code, out, err = vita("curate", name)
-        assert code == 3 and words in err, out + err
+        assert code == 3 and message in err, out + err
         assert "Traceback" not in err
 
 
-def test_a_model_folder_with_a_missing_tensor_is_one_line(vita: Vita, tmp_path: Path) -> None:
+def test_a_model_folder_with_a_missing_tensor_is_a_one_line_error(vita: Vita, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     from vita.nn import hf
@@ -162,7 +167,7 @@ def test_a_model_folder_with_a_missing_tensor_is_one_line(vita: Vita, tmp_path: 
     assert code == 6 and "model.norm.weight" in err and "Traceback" not in err
 
 
-def test_help_lists_the_stages_and_the_options_of_one(vita: Vita) -> None:
+def test_help_lists_the_stages_and_the_options_of_a_stage(vita: Vita) -> None:
     out = vita("--help")[1]
     for word in ("live", "plan", "pretrain", "initialize", "chat", "trace"):
         assert word in out

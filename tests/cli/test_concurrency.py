@@ -1,4 +1,4 @@
-"""Commands that run at the same moment on one store: each does its work, and none ends in a traceback."""
+"""Several commands on one store at the same time: each completes, and none ends with a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vita.spine.ledger import Ledger
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start `vita` in a folder, in a process of its own."""
+    """Start `vita` in a folder, in a separate process."""
     command = [sys.executable, "-c", "from vita.cli import main; main()", *words]
     return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

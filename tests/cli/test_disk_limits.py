@@ -1,7 +1,7 @@
-"""Full disks, read-only stores and missing permissions, as a user meets them on the command line.
+"""Full disks, read-only stores and missing permissions on the command line.
 
-Each command ends in one line without a traceback, and what it left behind is not trusted by a later run. The processes
-run without the capabilities by which root ignores permissions.
+Each command ends in a one-line error without a traceback, and a later run does not trust its incomplete files. The
+processes run without the capabilities by which root ignores permissions.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def vita(folder: Path, *words: str, file_size: int | None = None) -> tuple[int, 
     return process.returncode, process.stdout
 
 
-def refused(folder: Path, *words: str, file_size: int | None = None) -> str:
-    """The only error line of a command that fails."""
+def run_failing(folder: Path, *words: str, file_size: int | None = None) -> str:
+    """Run a command that fails and return its only error line."""
     code, output = vita(folder, *words, file_size=file_size)
     errors = [line for line in output.splitlines() if line.startswith("error ")]
     assert code in range(2, 10) and len(errors) == 1 and "Traceback" not in output, output
@@ -52,7 +52,7 @@ def refused(folder: Path, *words: str, file_size: int | None = None) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a store that holds the model `cat/sft`."""
+    """Return a folder with a store that holds the model `cat/sft`."""
     store, ledger = Store(tmp_path / "vita-store"), Ledger(tmp_path / "vita-store" / "ledger.db")
     draft = save_chat_model(tmp_path / "draft")
     ledger.name("cat/sft", store.commit(Draft(Model, draft)).digest)
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def locked(folder: Path) -> Iterator[Path]:
-    """The same folder, whose store nobody may write to."""
+    """Return the same folder with a read-only store."""
     paths = [folder / "vita-store", *(folder / "vita-store").rglob("*")]
     modes = {path: path.stat().st_mode for path in paths}
     for path in paths:
@@ -72,15 +72,17 @@ def locked(folder: Path) -> Iterator[Path]:
         path.chmod(modes[path])
 
 
-def test_a_read_only_store_is_read_and_a_command_that_writes_names_the_permissions(locked: Path) -> None:
+def test_a_read_only_store_can_be_read_and_a_write_error_names_the_permissions(locked: Path) -> None:
     code, output = vita(locked, "ls")
     assert code == 0 and "cat/sft" in output, output
     code, output = vita(locked, "show", "cat/sft")
     assert code == 0 and "candidate" in output, output
-    assert "check the permissions" in refused(locked, "people", "add", "Ada", "--public-key", public_key(locked))
+    assert "check the permissions" in run_failing(
+        locked, "people", "add", "Ada", "--public-key", write_public_key(locked)
+    )
 
 
-def public_key(folder: Path) -> str:
+def write_public_key(folder: Path) -> str:
     from vita.spine import signing
 
     path = folder / "ada.pub"
@@ -89,7 +91,7 @@ def public_key(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_folders_and_files_without_permission_are_named(folder: Path) -> None:
+def test_an_error_names_the_folder_or_file_without_permission(folder: Path) -> None:
     save_chat_model(folder / "mine", seed=1)
     store = folder / "vita-store"
     object_file = max(
@@ -105,7 +107,7 @@ def test_folders_and_files_without_permission_are_named(folder: Path) -> None:
     for path, words in cases.items():
         mode = path.stat().st_mode
         path.chmod(0)
-        error = refused(folder, *words)
+        error = run_failing(folder, *words)
         path.chmod(mode)
         assert path.name in error and "truncated" not in error, error
         assert "permission" in error.lower(), error
@@ -113,16 +115,16 @@ def test_folders_and_files_without_permission_are_named(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_limit_on_the_size_of_files_is_one_line_and_the_next_run_is_whole(folder: Path) -> None:
+def test_a_limit_on_file_sizes_is_a_one_line_error_and_the_next_run_completes(folder: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"Say {n}."}, {"role": "assistant", "content": f"{n} it is"}]}
         for n in range(20)
     ]
     (folder / "dialogues.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     save_chat_model(folder / "base", seed=2)
-    assert "limited (`ulimit -f`" in refused(folder, *SFT, "--rerun", file_size=1000)
+    assert "limited (`ulimit -f`" in run_failing(folder, *SFT, "--rerun", file_size=1000)
     (folder / "base" / "notes.bin").write_bytes(bytes(3_000_000))
-    assert "notes.bin: cannot be copied: [Errno 27] File too large" in refused(folder, *SFT, file_size=2_000_000)
+    assert "notes.bin: cannot be copied: [Errno 27] File too large" in run_failing(folder, *SFT, file_size=2_000_000)
     assert not [path for path in (folder / "vita-store" / "scratch").rglob("*") if path.is_file()]
     code, output = vita(folder, *SFT)
     assert code == 0, output

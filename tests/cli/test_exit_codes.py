@@ -1,4 +1,4 @@
-"""Exit codes: each has one meaning, and the table in docs/trouble.md lists them all."""
+"""Each exit code has one meaning, and the table in docs/trouble.md lists them all."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def test_gate_with_an_unknown_name_is_an_error_and_not_a_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit_info:
         main(["gate", "cat/nothing"])
-    assert stopped.value.code in _error_codes(), capsys.readouterr().err
+    assert exit_info.value.code in _error_codes(), capsys.readouterr().err

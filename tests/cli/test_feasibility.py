@@ -1,4 +1,4 @@
-"""`vita plan` says before anything runs what can never be decided, and no report shows boundless intervals."""
+"""`vita plan` names criteria that can never be decided before a step runs, and no report shows unbounded intervals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(vita: Vita, tmp_path: Path, text: str) -> str:
     return out
 
 
-def test_one_held_out_document_is_doubtful_before_anything_runs(vita: Vita, tmp_path: Path) -> None:
+def test_plan_warns_of_a_single_held_out_document(vita: Vita, tmp_path: Path) -> None:
     out = plan(vita, tmp_path, life("1"))
     assert "warning: curate: only 1 document is held out: no interval can be determined" in out
     assert "warning: gate release, criterion check:heldout/bits_per_byte: can never be decided" in out
@@ -41,7 +41,7 @@ def test_one_held_out_document_is_doubtful_before_anything_runs(vita: Vita, tmp_
     assert "can never be decided" not in plan(vita, tmp_path, life("1", limit="at_most: 9, by: value"))
 
 
-def test_a_bar_that_no_result_can_clear_is_doubtful(vita: Vita, tmp_path: Path) -> None:
+def test_plan_warns_of_a_criterion_that_no_result_can_pass(vita: Vita, tmp_path: Path) -> None:
     tasks = ", tasks: {blimp: {path: items.jsonl, limit: 20}}"
     (tmp_path / "items.jsonl").write_text("{}\n")
     out = plan(vita, tmp_path, life("8", "blimp/acc", "at_least: 0.9", tasks))
@@ -53,19 +53,19 @@ def test_a_bar_that_no_result_can_clear_is_doubtful(vita: Vita, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_what_curate_gave_is_told_by_the_next_plan_and_by_the_gate(vita: Vita, tmp_path: Path) -> None:
+def test_the_number_of_held_out_documents_appears_in_the_next_plan_and_the_gate(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(life("1e-9"))
     out = vita("live", "life.yaml")[1]
     assert "only 1 document is held out: no interval can be determined" in " ".join(out.split())
     out = plan(vita, tmp_path, life("1e-9"))
     assert "warning: curate: only 1 document is held out" in out and "can never be decided" in out
-    gate = vita("gate", "tiny/release")[1]
-    assert "interval not determinable from 1 observation" in gate and "inf" not in gate
-    shown = vita("show", "tiny/check")[1]
-    assert "-inf" not in shown and "nan" not in shown
+    verdict = vita("gate", "tiny/release")[1]
+    assert "interval not determinable from 1 observation" in verdict and "inf" not in verdict
+    details = vita("show", "tiny/check")[1]
+    assert "-inf" not in details and "nan" not in details
     assert json.loads(vita("plan", "life.yaml", "--json")[1])[1]["warnings"]
 
 
 @pytest.mark.parametrize("values", [[], [1.5]])
-def test_an_interval_without_ends_is_said_in_words(values: list[float]) -> None:
+def test_an_unbounded_interval_is_printed_in_words(values: list[float]) -> None:
     assert "not determinable from" in str(student(values)) and "inf" not in str(student(values))

@@ -1,4 +1,4 @@
-"""`vita findings`: listing, moving and exporting, and what is refused."""
+"""`vita findings` lists, changes and exports findings, and refuses invalid changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ITEMS = [item for item in PROBES["harm"].items(ProbeInputs(goals=built_in_goals(
 
 @pytest.fixture
 def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
-    """Runs `vita findings` in a folder whose ledger knows two findings."""
+    """Return a function that runs `vita findings` in a folder whose ledger holds two findings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     ledger = Ledger(tmp_path / "ledger.db")
@@ -48,22 +48,22 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         try:
             main(["--ledger", str(tmp_path / "ledger.db"), "findings", *words])
             code = 0
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else 1
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        except SystemExit as exit_info:
+            code = exit_info.code if isinstance(exit_info.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return call
 
 
 @pytest.mark.slow
-def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path):
+def test_findings_change_from_open_to_closed_with_a_name_and_a_reason(vita, tmp_path):
     code, out, _ = vita()
     assert code == 0 and out.count("open") == 2
     assert vita("triage", "1", "--by", "Anna", "--reason", "real")[0] == 0
     assert vita("accept", "2", "--by", "Anna", "--reason", "a tale", "--expires", "2999-01-01")[0] == 0
-    listed = json.loads(vita("list", "--json")[1])
-    assert [one["state"] for one in listed] == ["triaged", "accepted"]
+    rows = json.loads(vita("list", "--json")[1])
+    assert [row["state"] for row in rows] == ["triaged", "accepted"]
     code, out, _ = vita("show", "1")
     assert "said [b]" in out and "triaged by Anna: real" in out
     assert vita("close", "--life", "cat", "--probe", "harm", "--by", "Tom", "--reason", "done")[1].startswith(
@@ -77,7 +77,7 @@ def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "complaint"),
+    ("words", "expected_code", "message"),
     [
         (("list", "--state", "opne"), 2, "--state: `opne` is not known here; did you mean `open`?"),
         (("show", "9"), 5, "finding 9: there is none of this number"),
@@ -86,6 +86,6 @@ def test_findings_go_from_open_to_their_end_with_name_and_reason(vita, tmp_path)
         (("accept", "1", "--by", "A", "--reason", "x", "--expires", "2000-01-01"), 5, "expected a day in the future"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(vita, words, code, complaint):
-    got, _, err = vita(*words)
-    assert got == code and complaint in err
+def test_an_invalid_command_is_a_one_line_error(vita, words, expected_code, message):
+    code, _, err = vita(*words)
+    assert code == expected_code and message in err

@@ -1,4 +1,4 @@
-"""Former names of stages are refused everywhere a stage is named, with the present name."""
+"""A former name of a stage is refused wherever a stage is named, and the error gives the present name."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def test_every_present_name_is_a_stage_and_no_former_name_is_one() -> None:
 
 @pytest.mark.parametrize(("former", "present"), RENAMED_STAGES.items())
 def test_a_former_stage_is_refused_as_command_and_in_a_life_file(vita: Vita, former: str, present: str) -> None:
-    code, printed = vita(former, "model", "--name", "x")
-    assert code == 2 and f"No such command '{former}': it is now called {present}" in printed
-    renamed = f"`{former}` has been renamed to `{present}`; write `{present}` instead"
-    for step, where in ((f"{former}: {{}}", "stages"), (f"mine: {{stage: {former}}}", "stages.mine.stage")):
+    code, output = vita(former, "model", "--name", "x")
+    assert code == 2 and f"No such command '{former}': it is now called {present}" in output
+    message = f"`{former}` has been renamed to `{present}`; write `{present}` instead"
+    for step, location in ((f"{former}: {{}}", "stages"), (f"mine: {{stage: {former}}}", "stages.mine.stage")):
         Path("life.yaml").write_text(LIFE.replace("STEP", step))
-        code, printed = vita("plan", "life.yaml")
-        assert code == 2 and f"life.yaml.{where}: {renamed}" in printed, printed
+        code, output = vita("plan", "life.yaml")
+        assert code == 2 and f"life.yaml.{location}: {message}" in output, output
     for words in (("--until", former), ("--set", f"{former}.seed=1")):
-        code, printed = vita("plan", "cat", *words)
-        assert code == 2 and renamed in printed, printed
+        code, output = vita("plan", "cat", *words)
+        assert code == 2 and message in output, output
 
 
-def test_a_step_may_have_the_former_name_of_a_stage_as_its_own_name(vita: Vita) -> None:
+def test_a_step_may_have_the_former_name_of_a_stage(vita: Vita) -> None:
     Path("life.yaml").write_text(LIFE.replace("STEP", "deploy: {stage: tokenize}"))
-    code, printed = vita("plan", "life.yaml")
-    assert code == 0 and "deploy" in printed
+    code, output = vita("plan", "life.yaml")
+    assert code == 0 and "deploy" in output

@@ -1,4 +1,4 @@
-"""Criteria that move after the measurement, and people who speak for others: from the command line."""
+"""Criteria that change after the measurement, and approvals in the name of others, on the command line."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ FIGURE = "world/accuracy"
 
 @pytest.fixture
 def life(tmp_path: Path, vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Life:
-    """A life with a tuned model `sft`, as commands see it."""
+    """Return a life with a tuned model `sft` whose store and ledger the commands use."""
     monkeypatch.setenv("VITA_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    made = Life(tmp_path)
-    monkeypatch.setenv("VITA_LEDGER", made.ledger.url)
-    made.step("sft", "model", files={"model.safetensors": "weights", "config.json": {}})
-    return made
+    fixture_life = Life(tmp_path)
+    monkeypatch.setenv("VITA_LEDGER", fixture_life.ledger.url)
+    fixture_life.step("sft", "model", files={"model.safetensors": "weights", "config.json": {}})
+    return fixture_life
 
 
 _runs = count(1)
 
 
-def another() -> dict[str, Any]:
-    """A figure that differs in each report, so that each is a run of its own."""
+def unique_figure() -> dict[str, Any]:
+    """Return a figure that differs in each report, so that each report is a separate run."""
     number = next(_runs)
     return {"run": {"number": wilson(number, number)}}
 
 
-def fix(life: Life, gate: str = "cat/release", *, approvals: int = 0, **bar: Any) -> None:
-    """Set the gate's only bar."""
-    bars = [{"report": "check", "figure": FIGURE, **bar}]
+def set_criterion(life: Life, gate: str = "cat/release", *, approvals: int = 0, **criterion: Any) -> None:
+    """Set the only criterion of the gate."""
+    bars = [{"report": "check", "figure": FIGURE, **criterion}]
     policy = build(Policy, {"model": "sft", "bars": bars, "approvals": approvals}, where="gate")
     decisions.record_policy(life.ledger, gate, policy)
 
@@ -60,96 +60,98 @@ def fix(life: Life, gate: str = "cat/release", *, approvals: int = 0, **bar: Any
 def measure(life: Life, *, right: int, of: int = 100, step: str = "check", model: str | None = None) -> None:
     digest = model or life.ledger.named("cat/sft")
     assert digest is not None
-    life.report(step, digest, {"world": {"world": {"accuracy": wilson(right, of)}}, "run": another()})
+    life.report(step, digest, {"world": {"world": {"accuracy": wilson(right, of)}}, "run": unique_figure()})
 
 
-def judged(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
+def gate_verdict(vita: Vita, gate: str = "cat/release") -> tuple[int, str]:
     code, out, err = vita("gate", gate, "--json")
     assert out, err
     return code, json.loads(out)["criteria"][0]["reason"]
 
 
 def test_a_gate_that_was_set_before_the_first_measurement_passes(life: Life, vita: Vita) -> None:
-    fix(life, at_least=0.9)
+    set_criterion(life, at_least=0.9)
     measure(life, right=100)
-    assert judged(vita)[0] == 0
+    assert gate_verdict(vita)[0] == 0
 
 
-def test_a_lowered_bar_needs_a_waiver_however_often_the_test_is_run_again(life: Life, vita: Vita) -> None:
-    fix(life, at_least=0.95)
+def test_a_lowered_limit_needs_a_waiver_also_after_new_runs_of_the_test(life: Life, vita: Vita) -> None:
+    set_criterion(life, at_least=0.95)
     measure(life, right=90)
-    assert judged(vita)[0] == 10
-    fix(life, at_least=0.5)
+    assert gate_verdict(vita)[0] == 10
+    set_criterion(life, at_least=0.5)
     for _ in range(2):
-        code, said = judged(vita)
-        assert code == 11 and "set or changed after these weights were first measured" in said
-        assert f"vita waive --bar check:{FIGURE}" in said
+        code, reason = gate_verdict(vita)
+        assert code == 11 and "set or changed after these weights were first measured" in reason
+        assert f"vita waive --bar check:{FIGURE}" in reason
         time.sleep(0.01)
         measure(life, right=90)  # the same test again
-    measure(life, right=90, step="another")  # and under another name
-    assert judged(vita)[0] == 11
+    measure(life, right=90, step="another")  # the same test under another name
+    assert gate_verdict(vita)[0] == 11
     vita("people", "add", "Ada")
     words = ("--by", "Ada", "--reason", "a trial", "--expires", "9d", "--bar", f"check:{FIGURE}")
     assert vita("waive", "cat/sft", "--gate", "cat/release", *words)[0] == 0
-    assert judged(vita)[0] == 0
+    assert gate_verdict(vita)[0] == 0
 
 
-def test_a_criterion_with_the_former_name_of_a_figure_is_told_the_present_one(life: Life, vita: Vita) -> None:
+def test_a_criterion_with_the_former_name_of_a_figure_gets_the_present_name_in_its_reason(
+    life: Life, vita: Vita
+) -> None:
     bars = [{"report": "check", "figure": "world/right", "at_least": 0.5}]
     decisions.record_policy(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
     measure(life, right=100)
-    code, said = judged(vita)
+    code, reason = gate_verdict(vita)
     assert code == 11
-    assert "figure world/right: has been renamed to `world/accuracy`; write `world/accuracy` in the gate" in said
+    assert "figure world/right: has been renamed to `world/accuracy`; write `world/accuracy` in the gate" in reason
 
 
-def test_new_weights_are_judged_by_the_changed_bar(life: Life, vita: Vita) -> None:
-    fix(life, at_least=0.95)
+def test_new_weights_are_compared_with_the_changed_limit(life: Life, vita: Vita) -> None:
+    set_criterion(life, at_least=0.95)
     measure(life, right=10)
-    assert judged(vita)[0] == 10
-    fix(life, at_least=0.5)
+    assert gate_verdict(vita)[0] == 10
+    set_criterion(life, at_least=0.5)
     life.step("sft", "model", files={"model.safetensors": "other weights", "config.json": {}})
     measure(life, right=90)
-    assert judged(vita)[0] == 0
+    assert gate_verdict(vita)[0] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("gate", ["cat/second", "other/release"])
 def test_a_new_gate_for_measured_weights_needs_a_waiver(life: Life, vita: Vita, gate: str) -> None:
-    fix(life, at_least=0.95)
+    set_criterion(life, at_least=0.95)
     measure(life, right=90)
-    assert judged(vita)[0] == 10
-    own = life.ledger.named("cat/sft")
-    assert own is not None
-    life.ledger.name(f"{gate.split('/')[0]}/sft", own)
-    fix(life, gate, at_least=0.5)
+    assert gate_verdict(vita)[0] == 10
+    digest = life.ledger.named("cat/sft")
+    assert digest is not None
+    life.ledger.name(f"{gate.split('/')[0]}/sft", digest)
+    set_criterion(life, gate, at_least=0.5)
     life.name = gate.split("/")[0]
     measure(life, right=90)
-    code, said = judged(vita, gate)
-    assert code == 11 and "were first measured" in said
+    code, reason = gate_verdict(vita, gate)
+    assert code == 11 and "were first measured" in reason
 
 
-def test_a_copy_of_measured_weights_is_no_new_model(life: Life, vita: Vita) -> None:
-    fix(life, at_least=0.95)
+def test_a_copy_of_measured_weights_is_not_a_new_model(life: Life, vita: Vita) -> None:
+    set_criterion(life, at_least=0.95)
     measure(life, right=90)
-    fix(life, at_least=0.5)
+    set_criterion(life, at_least=0.5)
     copy = life.step("sft", "model", files={"model.safetensors": "weights", "config.json": {}, "README.md": "new"})
     measure(life, right=90, model=copy)
-    code, said = judged(vita)
-    assert code == 11 and "were first measured" in said
+    code, reason = gate_verdict(vita)
+    assert code == 11 and "were first measured" in reason
 
 
-def test_a_removed_bar_still_counts_after_the_test_is_run_again(life: Life, vita: Vita) -> None:
+def test_a_removed_criterion_still_counts_after_a_new_run_of_the_test(life: Life, vita: Vita) -> None:
     bars = [
         {"report": "check", "figure": FIGURE, "at_least": 0.95},
         {"report": "check", "figure": "a/b", "at_least": 0.1},
     ]
     decisions.record_policy(life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars}, where="gate"))
-    own = life.ledger.named("cat/sft")
-    assert own is not None
+    digest = life.ledger.named("cat/sft")
+    assert digest is not None
     figures = {"world": {"world": {"accuracy": wilson(10, 100)}}, "a": {"a": {"b": wilson(100, 100)}}}
     for _ in range(2):
-        life.report("check", own, {**figures, "run": another()})
+        life.report("check", digest, {**figures, "run": unique_figure()})
         decisions.record_policy(
             life.ledger, "cat/release", build(Policy, {"model": "sft", "bars": bars[1:]}, where="gate")
         )
@@ -158,61 +160,63 @@ def test_a_removed_bar_still_counts_after_the_test_is_run_again(life: Life, vita
 
 
 def test_an_easier_test_does_not_undo_a_failure(life: Life, vita: Vita) -> None:
-    fix(life, at_least=0.9)
+    set_criterion(life, at_least=0.9)
     measure(life, right=10)
-    assert judged(vita)[0] == 10
+    assert gate_verdict(vita)[0] == 10
     measure(life, right=5, of=5)
-    code, said = judged(vita)
-    assert code == 10 and "an earlier report of this test failed" in said
+    code, reason = gate_verdict(vita)
+    assert code == 10 and "an earlier report of this test failed" in reason
 
 
 # -- people
 
 
-def approved(vita: Vita, name: str, *words: str) -> tuple[int, str]:
+def approve(vita: Vita, name: str, *words: str) -> tuple[int, str]:
     code, out, err = vita("approve", "cat/sft", "--gate", "cat/release", "--by", name, *words)
     return code, out + err
 
 
 @pytest.fixture
-def waiting(life: Life, vita: Vita) -> Life:
-    """Two people must approve."""
-    fix(life, at_least=0.9, approvals=2)
+def two_approval_gate(life: Life, vita: Vita) -> Life:
+    """Return a life whose gate needs two approvals."""
+    set_criterion(life, at_least=0.9, approvals=2)
     measure(life, right=100)
     assert vita("gate", "cat/release")[0] == 13
     return life
 
 
 @pytest.mark.slow
-def test_two_approvals_need_two_registered_keys(waiting: Life, vita: Vita, tmp_path: Path) -> None:
-    code, told = approved(vita, "Ada Lovelace")
-    assert code == 9 and "vita people add 'Ada Lovelace'" in told
+def test_two_approvals_need_two_registered_keys(two_approval_gate: Life, vita: Vita, tmp_path: Path) -> None:
+    code, output = approve(vita, "Ada Lovelace")
+    assert code == 9 and "vita people add 'Ada Lovelace'" in output
     assert vita("people", "add", "Ada Lovelace")[0] == 0
-    (private,) = (tmp_path / "config" / "vita" / "people").glob("*.pem")
-    assert stat.S_IMODE(private.stat().st_mode) == 0o600
-    assert approved(vita, "ada  lovelace")[0] == 0
-    code, told = approved(vita, "Ada Lovelace")
-    assert code == 9 and "has approved these weights already" in told
-    public = tmp_path / "ada.pub"
-    public.write_text(json.loads(vita("people", "list", "--json")[1])[0]["public_key"])
-    code, _, err = vita("people", "add", "Ben", "--public-key", str(public))
+    (private_key,) = (tmp_path / "config" / "vita" / "people").glob("*.pem")
+    assert stat.S_IMODE(private_key.stat().st_mode) == 0o600
+    assert approve(vita, "ada  lovelace")[0] == 0
+    code, output = approve(vita, "Ada Lovelace")
+    assert code == 9 and "has approved these weights already" in output
+    public_key = tmp_path / "ada.pub"
+    public_key.write_text(json.loads(vita("people", "list", "--json")[1])[0]["public_key"])
+    code, _, err = vita("people", "add", "Ben", "--public-key", str(public_key))
     assert code == 9 and "Ada Lovelace's" in err
     assert vita("people", "add", "Ben")[0] == 0
-    code, told = approved(vita, "Ben", "--key", str(private))
-    assert code == 9 and "which Ben registered" in told
+    code, output = approve(vita, "Ben", "--key", str(private_key))
+    assert code == 9 and "which Ben registered" in output
     assert vita("gate", "cat/release")[0] == 13
-    assert approved(vita, "Ben")[0] == 0
+    assert approve(vita, "Ben")[0] == 0
     assert vita("gate", "cat/release")[0] == 0
 
 
 @pytest.mark.parametrize("edit", ["inserted", "edited", "copied", "revoked"])
-def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(waiting: Life, vita: Vita, edit: str) -> None:
+def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(
+    two_approval_gate: Life, vita: Vita, edit: str
+) -> None:
     for name in ("Ada", "Ben"):
         assert vita("people", "add", name)[0] == 0
         if edit != "inserted" or name == "Ada":
-            assert approved(vita, name)[0] == 0
+            assert approve(vita, name)[0] == 0
     table = "approvals"
-    with waiting.ledger.transaction() as database:
+    with two_approval_gate.ledger.transaction() as database:
         row = dict(database.execute(sa.text(f"select * from {table} order by id limit 1")).mappings().one())
         names = [name for name in row if name != "id"]
         if edit == "inserted":
@@ -233,25 +237,25 @@ def test_an_approval_that_is_not_signed_does_not_count_and_is_reported(waiting: 
 
 
 @pytest.mark.slow
-def test_what_a_key_signed_before_its_revocation_counts_and_a_new_key_is_no_second_person(
-    waiting: Life, vita: Vita
+def test_an_approval_from_before_the_revocation_counts_and_a_new_key_is_not_a_second_person(
+    two_approval_gate: Life, vita: Vita
 ) -> None:
-    assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
+    assert vita("people", "add", "Ada")[0] == 0 and approve(vita, "Ada")[0] == 0
     assert vita("people", "revoke", "Ada")[0] == 0
-    code, out = approved(vita, "Ada")
+    code, out = approve(vita, "Ada")
     assert code == 9 and "vita people add 'Ada'" in out, "a revoked key signs no more"
     code, out, _ = vita("gate", "cat/release", "--json")
     assert code == 13 and json.loads(out)["approved_by"] == ["Ada"]
     assert vita("people", "add", "ADA")[0] == 0, "a new key pair takes the place of the revoked one"
-    code, out = approved(vita, "ada")
+    code, out = approve(vita, "ada")
     assert code == 9 and "has approved these weights already" in out
-    assert vita("people", "add", "Ben")[0] == 0 and approved(vita, "Ben")[0] == 0
+    assert vita("people", "add", "Ben")[0] == 0 and approve(vita, "Ben")[0] == 0
     assert vita("gate", "cat/release")[0] == 0
 
 
 @pytest.mark.slow
-def test_a_key_that_was_lost_is_revoked_from_an_earlier_day_on(waiting: Life, vita: Vita) -> None:
-    assert vita("people", "add", "Ada")[0] == 0 and approved(vita, "Ada")[0] == 0
+def test_a_lost_key_can_be_revoked_from_an_earlier_day_on(two_approval_gate: Life, vita: Vita) -> None:
+    assert vita("people", "add", "Ada")[0] == 0 and approve(vita, "Ada")[0] == 0
     assert vita("people", "revoke", "Ada")[0] == 0
     assert vita("people", "revoke", "Ada")[0] == 9
     code, _, err = vita("people", "revoke", "Ada", "--since", "9999-01-01")
@@ -260,12 +264,12 @@ def test_a_key_that_was_lost_is_revoked_from_an_earlier_day_on(waiting: Life, vi
     assert code == 2 and "2027-01-31" in err
     assert vita("people", "revoke", "Ada", "--since", "2020-01-01")[0] == 0
     code, out, _ = vita("gate", "cat/release", "--json")
-    told = json.loads(out)
-    assert code == 13 and told["approved_by"] == [] and "its key was revoked" in told["not_counted"][0]
+    report = json.loads(out)
+    assert code == 13 and report["approved_by"] == [] and "its key was revoked" in report["not_counted"][0]
 
 
-def test_weights_that_were_saved_again_are_no_new_model(life: Life, vita: Vita, tmp_path: Path) -> None:
-    fix(life, at_least=0.95)
+def test_weights_that_were_saved_again_are_not_a_new_model(life: Life, vita: Vita, tmp_path: Path) -> None:
+    set_criterion(life, at_least=0.95)
     for metadata in ({"format": "pt"}, {"note": "saved again"}):
         folder = tmp_path / f"model-{len(metadata.get('note', ''))}"
         folder.mkdir()
@@ -273,9 +277,9 @@ def test_weights_that_were_saved_again_are_no_new_model(life: Life, vita: Vita, 
         model = life.store.commit(Draft(kinds.Model, folder)).digest
         life.ledger.name("cat/sft", model)
         measure(life, right=90, model=model)
-        fix(life, at_least=0.5)
-    code, said = judged(vita)
-    assert code == 11 and "were first measured" in said
+        set_criterion(life, at_least=0.5)
+    code, reason = gate_verdict(vita)
+    assert code == 11 and "were first measured" in reason
 
 
 APPROVE_AT_ONCE = """
@@ -297,8 +301,8 @@ main(sys.argv[2:])
 
 
 @pytest.mark.slow
-def test_of_two_approvals_of_one_person_at_the_same_moment_one_is_refused(
-    waiting: Life, vita: Vita, tmp_path: Path
+def test_a_second_approval_of_the_same_person_at_the_same_moment_is_refused(
+    two_approval_gate: Life, vita: Vita, tmp_path: Path
 ) -> None:
     assert vita("people", "add", "Ada")[0] == 0
     words = ["approve", "cat/sft", "--gate", "cat/release", "--by", "Ada"]
@@ -312,8 +316,8 @@ def test_of_two_approvals_of_one_person_at_the_same_moment_one_is_refused(
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert sorted(process.returncode for process in processes) == [0, 9], outputs
     assert "Ada has approved these weights already" in "".join(outputs)
-    model = waiting.ledger.named("cat/sft")
+    model = two_approval_gate.ledger.named("cat/sft")
     assert model is not None
-    valid, _ = approvals.statements(waiting.ledger, "cat/release", model, kind="approval")
+    valid, _ = approvals.statements(two_approval_gate.ledger, "cat/release", model, kind="approval")
     assert len(valid) == 1
     assert vita("gate", "cat/release")[0] == 13

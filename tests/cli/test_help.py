@@ -1,4 +1,4 @@
-"""Help texts are shown literally, and their examples are ones that a user can type."""
+"""Help texts are shown literally, and their examples are commands that a user can type."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def vita(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group with the words that call it."""
+    """Yield every command and group with the words that call it."""
     yield path, command
-    for name, below in getattr(command, "commands", {}).items():
-        yield from commands(below, (*path, name))
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from commands(subcommand, (*path, name))
 
 
 def test_brackets_and_braces_of_help_texts_are_shown_as_they_are(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,18 +55,18 @@ def test_help_of_every_command_names_no_python_value() -> None:
 
 def test_assignments_in_help_texts_are_settings_near_their_defaults() -> None:
     register(None)
-    found = 0
+    example_count = 0
     for path, command in commands(typer.main.get_command(app)):
         texts = [getattr(option, "help", None) or "" for option in command.params]
         for step, setting, value in re.findall(r"--set (\w+)\.(\w+)=([\w.-]*\w)", " ".join(texts)):
             default = stage(step).config.model_fields[setting].default
             if isinstance(default, float) and default:
                 assert 0.1 <= float(value) / default <= 10, (path, step, setting, value)
-            found += 1
-    assert found >= 2, "the examples of `vita live` and `vita plan`"
+            example_count += 1
+    assert example_count >= 2, "the examples of `vita live` and `vita plan`"
 
 
-def test_the_life_of_a_result_is_one_option_in_every_command() -> None:
+def test_the_life_of_a_result_has_the_same_option_in_every_command() -> None:
     register(None)
     for path, command in commands(typer.main.get_command(app)):
         visible = [option for option in command.params if not getattr(option, "hidden", False)]

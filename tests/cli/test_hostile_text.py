@@ -1,4 +1,4 @@
-"""Pages and cards show text of models, users and files as it is, and never as markup."""
+"""Pages and cards show text of models, users and files literally, never as markup."""
 
 from __future__ import annotations
 
@@ -59,25 +59,25 @@ def check_html(path: Path) -> None:
 
 
 def check_markdown(text: str) -> None:
-    """Read the Markdown as GitHub and the Hugging Face hub do, and look for markup that came from the text."""
+    """Parse the Markdown as GitHub and the Hugging Face Hub do, and check that no text has become markup."""
     markdown_it = pytest.importorskip("markdown_it")
     from markdown_it.token import Token
 
-    def inside(tokens: list[Token]) -> list[Token]:
-        return [deep for token in tokens for deep in (token, *inside(token.children or []))]
+    def with_descendants(tokens: list[Token]) -> list[Token]:
+        return [descendant for token in tokens for descendant in (token, *with_descendants(token.children or []))]
 
-    tokens = inside(markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text))
+    tokens = with_descendants(markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text))
     kinds = {token.type for token in tokens}
     assert not kinds & {"html_inline", "html_block", "link_open", "s_open", "code_inline"}
     assert all(str(token.attrs["src"]).startswith("figures/") for token in tokens if token.type == "image")
     assert not HIDDEN.search(text)
-    shown = "".join(token.content for token in tokens if token.type in ("text", "text_special"))
-    assert "</script><script>alert(1)</script>" in shown and "*b* _u_ ~~s~~ |bar|" in shown
-    assert "&copy; &lt;b&gt;" in shown
+    text_content = "".join(token.content for token in tokens if token.type in ("text", "text_special"))
+    assert "</script><script>alert(1)</script>" in text_content and "*b* _u_ ~~s~~ |bar|" in text_content
+    assert "&copy; &lt;b&gt;" in text_content
 
 
 @pytest.mark.slow
-def test_cards_and_pages_show_hostile_text_of_the_ledger_as_it_is(
+def test_cards_and_pages_show_hostile_text_of_the_ledger_literally(
     vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.cards.lives.EVIL", HOSTILE)
@@ -87,23 +87,23 @@ def test_cards_and_pages_show_hostile_text_of_the_ledger_as_it_is(
     told(life, {model: [HOSTILE]})
     life.ledger.name(f"{life.name}/{HOSTILE}", chat)
     life.ledger.close()
-    where = ("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"))
+    store_options = ("--store", str(tmp_path / "store"), "--ledger", str(tmp_path / "ledger.db"))
     for digest in (chat, model):
-        code, out, err = vita(*where, "card", digest, "--output", "card")
+        code, out, err = vita(*store_options, "card", digest, "--output", "card")
         assert code == 0, err
         check_html(tmp_path / "card/card.html")
         check_markdown((tmp_path / "card/README.md").read_text(encoding="utf-8").split("---\n", 2)[2])
-        code, out, err = vita(*where, "card", digest)
+        code, out, err = vita(*store_options, "card", digest)
         assert code == 0 and not HIDDEN.search(out) and "<script>alert(1)</script>" in out.replace("\n", ""), err
-    code, out, err = vita(*where, "report", life.name, "--output", "life.html")
+    code, out, err = vita(*store_options, "report", life.name, "--output", "life.html")
     assert code == 0, err
     check_html(tmp_path / "life.html")
     for command in (("ls",), ("show", chat), ("trace", model), ("findings",)):
-        code, out, err = vita(*where, *command)
+        code, out, err = vita(*store_options, *command)
         assert code == 0 and not HIDDEN.search(out), (command, err)
 
 
-def test_the_report_of_a_corpus_shows_hostile_sources_and_documents_as_they_are(vita: Vita, tmp_path: Path) -> None:
+def test_the_report_of_a_corpus_shows_hostile_sources_and_documents_literally(vita: Vita, tmp_path: Path) -> None:
     rows = [{"id": f"{HOSTILE}{number}", "text": HOSTILE} for number in range(3)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = {"path": "rows.jsonl", "name": HOSTILE, "licence": HOSTILE}
@@ -118,7 +118,7 @@ def test_the_report_of_a_corpus_shows_hostile_sources_and_documents_as_they_are(
     check_markdown(report)
 
 
-def test_a_picture_from_outside_is_left_out_of_the_page(vita: Vita, tmp_path: Path) -> None:
+def test_a_page_omits_a_figure_that_vita_did_not_draw(vita: Vita, tmp_path: Path) -> None:
     life = Life(tmp_path, name="x")
     picture = '<svg xmlns="http://www.w3.org/2000/svg"><text x="1" onclick="alert(1)">outside</text></svg>'
     metrics = [{"step": step, HOSTILE: 1.0 / step, "loss": 1.0 / step} for step in (1, 2)]

@@ -1,4 +1,4 @@
-"""What starting the command line loads: nothing heavy before a command needs it."""
+"""The command line loads heavy packages only in commands that use them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ print("loaded:", *(name for name in {heavy!r} if name in sys.modules), file=sys.
 @pytest.mark.parametrize("words", [("--help",), ("--version",), ("ls", "--help")])
 def test_help_and_version_load_no_database_no_arrays_and_no_tensors(words: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", CODE.format(heavy=HEAVY), *words]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "vita" in found.stdout.lower()
-    assert found.stderr.splitlines()[-1] == "loaded:", found.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "vita" in process.stdout.lower()
+    assert process.stderr.splitlines()[-1] == "loaded:", process.stderr
 
 
 def test_a_plan_of_every_stage_loads_no_tensors_and_no_server(tmp_path: Path) -> None:
@@ -42,6 +42,6 @@ def test_a_plan_of_every_stage_loads_no_tensors_and_no_server(tmp_path: Path) ->
     heavy = ("torch", "transformers", "tiktoken", "pyarrow", "safetensors", "starlette", "uvicorn", "httpx")
     command = [sys.executable, "-c", CODE.format(heavy=heavy), "plan", "cat"]
     environment = {**os.environ, "VITA_STORE": str(tmp_path / "store")}
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert f"{len(steps)} of {len(steps)} steps would run" in found.stdout
-    assert found.stderr.splitlines()[-1] == "loaded:", found.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert f"{len(steps)} of {len(steps)} steps would run" in process.stdout
+    assert process.stderr.splitlines()[-1] == "loaded:", process.stderr

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during curation: no traceback, no process that lives on, and the same command continues."""
+"""Ctrl-C and SIGTERM during curation: no traceback, no remaining process, and the same command continues."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ WORDS = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source of three files that are large enough for worker processes."""
+    """Write a source of three files that are large enough for worker processes."""
     folder = tmp_path_factory.mktemp("curation")
     (folder / "in").mkdir()
-    chance = random.Random(0)
+    generator = random.Random(0)
     for file in "abc":
         rows = (
-            json.dumps({"id": f"{file}{number}", "text": " ".join(chance.choices(WORDS, k=400))})
+            json.dumps({"id": f"{file}{number}", "text": " ".join(generator.choices(WORDS, k=400))})
             for number in range(3800)
         )
         (folder / "in" / f"{file}.jsonl").write_text("\n".join(rows), encoding="utf-8")
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, store: str) -> subprocess.Popen[str]:
-    """Start a curation with two workers, in a process group of its own."""
+    """Start a curation with two workers in a separate process group."""
     return subprocess.Popen(
         [*VITA, "--store", store, "curate", "in", "--name", "texts"],
         cwd=folder,
@@ -55,8 +55,8 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def living(group: int) -> list[str]:
-    """The processes of a group that still run; one that ended and is not yet collected by its parent does not."""
+def running_processes(group: int) -> list[str]:
+    """Return the processes of a group that still run, without zombies."""
     listing = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,pid="], text=True, capture_output=True, check=True)
     rows = [line.split() for line in listing.stdout.splitlines()]
     return [pid for number, state, pid in rows if number == str(group) and not state.startswith("Z")]
@@ -77,33 +77,33 @@ def digests(folder: Path, store: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to_group", [True, False], ids=["whole group", "main process"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_curation_ends_every_process_and_the_same_command_continues(
-    folder: Path, number: signal.Signals, to_group: bool
+    folder: Path, signal_number: signal.Signals, to_group: bool
 ) -> None:
-    store = f"{number.name}-{to_group}"
+    store = f"{signal_number.name}-{to_group}"
     process = start(folder, store)
     deadline = time.monotonic() + 120
-    while not (begun := list(folder.glob(f"{store}/scratch/*/sifted/*.zst"))) and time.monotonic() < deadline:
+    while not (scratch_files := list(folder.glob(f"{store}/scratch/*/sifted/*.zst"))) and time.monotonic() < deadline:
         assert process.poll() is None, finish(process)
         time.sleep(0.01)
-    assert begun
-    assert len(living(process.pid)) >= 3  # the command and its two workers
+    assert scratch_files
+    assert len(running_processes(process.pid)) >= 3  # the command and its two workers
     if to_group:
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal_number)
     else:
-        process.send_signal(number)
+        process.send_signal(signal_number)
     output = finish(process)
     assert process.returncode == 130, output
     assert "Traceback" not in output and "the same command continues" in output
     deadline = time.monotonic() + 60
-    while living(process.pid) and time.monotonic() < deadline:
+    while running_processes(process.pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert living(process.pid) == []
+    assert running_processes(process.pid) == []
 
-    continued = start(folder, store)
-    output = finish(continued)
-    assert continued.returncode == 0, output
+    second_process = start(folder, store)
+    output = finish(second_process)
+    assert second_process.returncode == 0, output
     assert list(folder.glob(f"{store}/scratch/*/sifted")) == []
     if not (folder / "straight").exists():
         assert "documents" in finish(start(folder, "straight"))

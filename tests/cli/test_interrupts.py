@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(folder: Path, stage: str, store: str) -> subprocess.Popen[str]:
+def start(folder: Path, stage: str, store: str) -> subprocess.Popen[str]:
     command = [*VITA[:-1], store, *COMMANDS[stage]]
     environment = {**os.environ, "VITA_THREADS": "1"}
     return subprocess.Popen(
@@ -64,8 +64,8 @@ def started(folder: Path, stage: str, store: str) -> subprocess.Popen[str]:
     )
 
 
-def finished(folder: Path, stage: str, store: str) -> str:
-    process = started(folder, stage, store)
+def run_to_end(folder: Path, stage: str, store: str) -> str:
+    process = start(folder, stage, store)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output
@@ -88,14 +88,14 @@ def weights(folder: Path, store: str, stage: str) -> str:
     return hashlib.sha256((folder / row["folder"] / "model.safetensors").read_bytes()).hexdigest()
 
 
-def interrupt(folder: Path, stage: str, number: signal.Signals) -> tuple[int, int, str]:
-    """Send a signal after some steps; (last step taken, step of the newest checkpoint, output)."""
-    process = started(folder, stage, "store")
-    scratch, until = None, time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < until and last_step(scratch) < 6:
+def interrupt(folder: Path, stage: str, signal_number: signal.Signals) -> tuple[int, int, str]:
+    """Send a signal after some steps: (last step, step of the newest checkpoint, output)."""
+    process = start(folder, stage, "store")
+    scratch, deadline = None, time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and last_step(scratch) < 6:
         time.sleep(0.005)
         scratch = scratch_of_run(folder)
-    process.send_signal(number)
+    process.send_signal(signal_number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "Traceback" not in output, output
@@ -104,20 +104,22 @@ def interrupt(folder: Path, stage: str, number: signal.Signals) -> tuple[int, in
     return last_step(scratch), checkpoints[-1] if checkpoints else 0, output
 
 
-def assert_no_step_is_lost(folder: Path, stage: str, number: signal.Signals) -> None:
-    step, checkpoint, output = interrupt(folder, stage, number)
+def assert_no_step_is_lost(folder: Path, stage: str, signal_number: signal.Signals) -> None:
+    step, checkpoint, output = interrupt(folder, stage, signal_number)
     assert checkpoint == step >= 6, output
     assert "stopping: writes a checkpoint" in output and "the same command continues" in output
-    assert f"resumes after step {step} " in finished(folder, stage, "store")
-    finished(folder, stage, "straight")
+    assert f"resumes after step {step} " in run_to_end(folder, stage, "store")
+    run_to_end(folder, stage, "straight")
     assert weights(folder, "store", stage) == weights(folder, "straight", stage)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", COMMANDS)
-def test_a_signal_during_any_training_stage_loses_no_step(folder: Path, stage: str, number: signal.Signals) -> None:
-    assert_no_step_is_lost(folder, stage, number)
+def test_a_signal_during_any_training_stage_loses_no_step(
+    folder: Path, stage: str, signal_number: signal.Signals
+) -> None:
+    assert_no_step_is_lost(folder, stage, signal_number)
 
 
 SLOW_STEP = """
@@ -125,19 +127,19 @@ import json, sys, time
 from pathlib import Path
 from tests.train import runs
 
-def slow(step, **place):
+def slow_batch(step, **options):
     if step == 4:
         print("in step 5", flush=True)
         time.sleep(float(sys.argv[2]))
-    return batch(step, **place)
+    return batch(step, **options)
 
-batch, runs.batch = runs.batch, slow
+batch, runs.batch = runs.batch, slow_batch
 runs.go(Path(sys.argv[1]), runs.EAGER, checkpoint_seconds=1e6)
 """
 
 
-def in_a_step(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
-    """A training run of 12 steps whose fifth takes some seconds; returns in the middle of that step."""
+def start_slow_step(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
+    """Start a training run of 12 steps with a slow fifth step and return during that step."""
     command = [sys.executable, "-c", SLOW_STEP, str(folder), str(seconds)]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -147,12 +149,12 @@ def in_a_step(folder: Path, *, seconds: float) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_of_a_step_loses_no_step_and_the_run_resumes_to_the_same_bytes(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, signal_number: signal.Signals
 ) -> None:
-    process = in_a_step(tmp_path / "stopped", seconds=0.5)
-    process.send_signal(number)
+    process = start_slow_step(tmp_path / "stopped", seconds=0.5)
+    process.send_signal(signal_number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0 and "KeyboardInterrupt" in errors and "stopping: writes a checkpoint" in errors
     assert [path.name for path in (tmp_path / "stopped/checkpoints").iterdir()] == ["step-00000005"]
@@ -163,7 +165,7 @@ def test_a_signal_in_the_middle_of_a_step_loses_no_step_and_the_run_resumes_to_t
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
-    process = in_a_step(tmp_path, seconds=60)
+    process = start_slow_step(tmp_path, seconds=60)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None

@@ -14,7 +14,7 @@ import typer
 from tests.cards.lives import Life
 from tests.cli.models import Vita, save_chat_model
 from tests.cli.test_cli import vita
-from tests.cli.test_gates import FIGURE, fix, life, measure
+from tests.cli.test_gates import FIGURE, life, measure, set_criterion
 from vita.cli.app import app
 from vita.cli.commands import register, stage_commands
 from vita.cli.options import print_json
@@ -28,7 +28,7 @@ WITHOUT_JSON = {"chat", "serve", "review serve", "review rate", "findings export
 
 
 def leaf_commands(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the words of each command and the command; groups are not commands of their own."""
+    """Yield the words of each command and the command, without groups."""
     subcommands = getattr(command, "commands", {})
     if not subcommands:
         yield path, command
@@ -81,7 +81,7 @@ class Checker:
     def __call__(self, name: str, *arguments: str, exit_code: int = 0) -> Any:
         code, out, err = self._vita(*name.split(), *arguments, "--json")
         assert code == exit_code, (name, code, err)
-        document = json.loads(out)  # fails if standard output holds anything else
+        document = json.loads(out)  # fails if standard output holds other text
         kind, fields = self._documented[name]
         assert isinstance(document, list if kind == "list" else dict), name
         for item in document if isinstance(document, list) else [document]:
@@ -134,7 +134,7 @@ def test_commands_about_services_print_documented_documents(vita: Vita, tmp_path
 
 def test_commands_about_gates_print_documented_documents(life: Life, vita: Vita) -> None:
     check = Checker(vita)
-    fix(life, approvals=1, at_least=0.5)
+    set_criterion(life, approvals=1, at_least=0.5)
     measure(life, right=90)
     assert check("gate", "cat/release", exit_code=13)["verdict"] == "pass"
     check("people add", "Ann")

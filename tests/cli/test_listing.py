@@ -1,4 +1,4 @@
-"""Lists and errors name things whole and as the user named them."""
+"""Lists and errors show full names in the form that the user gave."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return command_runner(capsys)
 
 
-def test_ls_shows_whole_names_at_80_columns(vita: Vita, tmp_path: Path) -> None:
+def test_ls_shows_full_names_at_80_columns(vita: Vita, tmp_path: Path) -> None:
     store, folder = Store(tmp_path / "vita-store"), tmp_path / "draft"
     folder.mkdir()
     (folder / "report.md").write_text("a report")
@@ -49,7 +49,7 @@ def test_ls_shows_whole_names_at_80_columns(vita: Vita, tmp_path: Path) -> None:
 
 
 def terminal_output(folder: Path, *words: str, columns: int) -> list[str]:
-    """The lines that `vita` prints to a terminal of this width, without colours."""
+    """Return the lines that `vita` prints to a terminal of this width, without colours."""
     parent, child = pty.openpty()
     command = [sys.executable, "-c", "from vita.cli import main; main()", *words]
     environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
@@ -57,8 +57,8 @@ def terminal_output(folder: Path, *words: str, columns: int) -> list[str]:
     os.close(child)
     text = b""
     with suppress(OSError):  # Linux reports the end of a terminal as an error
-        while part := os.read(parent, 4096):
-            text += part
+        while chunk := os.read(parent, 4096):
+            text += chunk
     os.close(parent)
     assert process.wait(60) == 0, text
     return re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).splitlines()
@@ -83,12 +83,12 @@ def test_ls_keeps_an_artifact_on_one_line_of_a_terminal_with_80_columns(vita: Vi
     assert NAME in "".join(line[:36].strip() for line in lines), "a long name is folded, never truncated"
 
 
-def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> None:
+def test_ls_shows_the_present_state_of_each_model(vita: Vita, tmp_path: Path) -> None:
     store, states = Store(tmp_path / "vita-store"), ["candidate", "approved", "serving", "deprecated", "retired"]
     ledger = Ledger(store.root / "ledger.db")
-    shown = {"candidate": "candidate", "approved": "approved", "serving": "serving", "deprecated": "retired",
+    expected_states = {"candidate": "candidate", "approved": "approved", "serving": "serving", "deprecated": "retired",
              "retired": "retired"}  # fmt: skip
-    served = []
+    served_versions = []
     for number, state in enumerate(states):
         folder = tmp_path / f"draft-{number}"
         folder.mkdir()
@@ -99,15 +99,15 @@ def test_ls_shows_the_state_of_each_model_now(vita: Vita, tmp_path: Path) -> Non
         if state != "candidate":
             ledger.move(digest, state, who="ann", why="a test", sunset=1.0)
         if state in ("candidate", "serving"):
-            served.append({"version": f"cat:{number}", "model": digest, "share": 0.5})
+            served_versions.append({"version": f"cat:{number}", "model": digest, "share": 0.5})
     presence = ServicePresence(ledger, "cat", "http://127.0.0.1:1")
-    presence.heartbeat(served)
+    presence.heartbeat(served_versions)
     rows = {row["names"][0].removeprefix("cat/"): row for row in json.loads(vita("ls", "--json")[1])}
-    assert {name: row["state"] for name, row in rows.items()} == shown
+    assert {name: row["state"] for name, row in rows.items()} == expected_states
     assert sorted(name for name, row in rows.items() if row["served"]) == ["candidate", "serving"]
     lines = terminal_output(tmp_path, "ls", columns=80)
     assert max(map(len, lines)) <= 80
-    for name, state in shown.items():
+    for name, state in expected_states.items():
         (line,) = [line for line in lines if f"cat/{name} " in line]
         assert line.split()[1:3] == ["model", state] and rows[name]["digest"][:12] in line
     assert sum("(served)" in line for line in lines) == 1
@@ -128,15 +128,15 @@ def test_an_error_about_a_folder_of_the_user_names_that_folder(vita: Vita, tmp_p
 
 
 @pytest.mark.parametrize("name", ["passwd", "notes.txt"])
-def test_a_file_of_another_kind_is_not_said_to_be_a_corrupt_ledger(vita: Vita, tmp_path: Path, name: str) -> None:
+def test_a_file_of_another_kind_is_not_called_a_corrupt_ledger(vita: Vita, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("root:x:0:0:root:/root:/bin/bash\n" * 100)
-    before = (tmp_path / name).read_bytes()
+    content = (tmp_path / name).read_bytes()
     code, _, err = vita("--ledger", name, "ls")
     assert code == 5 and "is not a ledger; choose another file with --ledger" in err, err
-    assert (tmp_path / name).read_bytes() == before
+    assert (tmp_path / name).read_bytes() == content
 
 
-def test_a_database_of_another_program_is_refused_and_left_alone(vita: Vita, tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_refused_and_unchanged(vita: Vita, tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "places.sqlite")
     database.execute("create table bookmarks (url text)")
     database.commit()
@@ -148,7 +148,7 @@ def test_a_database_of_another_program_is_refused_and_left_alone(vita: Vita, tmp
     database.close()
 
 
-def test_a_damaged_ledger_is_not_thrown_away(vita: Vita, tmp_path: Path) -> None:
+def test_the_error_for_a_damaged_ledger_recommends_a_backup(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "vita-store").mkdir()
     (tmp_path / "vita-store" / "ledger.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     code, _, err = vita("ls")

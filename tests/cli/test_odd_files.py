@@ -1,4 +1,4 @@
-"""`vita curate` on files as they are found in the wild: damaged, with other line ends, written by Python's json."""
+"""`vita curate` on irregular files: damaged, with other line ends, or written by Python's json."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["vita"]
 PLAIN = ("--set", "filters=[]", "--held-out", "0", "--name", "x")
 
 
-def curate(vita: Vita, *more: str) -> str:
-    code, out, err = vita("curate", *PLAIN, *more)
+def curate(vita: Vita, *options: str) -> str:
+    code, out, err = vita("curate", *PLAIN, *options)
     assert code == 0, err
     return out + err
 
 
-def numbered(count: int) -> bytes:
+def numbered_rows(count: int) -> bytes:
     return b"".join(json.dumps({"id": str(n), "text": f"Text number {n}."}).encode() + b"\n" for n in range(count))
 
 
-def parquet(count: int, *, spoil: bool) -> bytes:
+def parquet(count: int, *, damage_last_group: bool) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
@@ -36,37 +36,37 @@ def parquet(count: int, *, spoil: bool) -> bytes:
     file = io.BytesIO()
     parquet.write_table(table, file, row_group_size=count // 4, compression="gzip", use_dictionary=False)
     data = bytearray(file.getvalue())
-    if spoil:  # the last row group alone
+    if damage_last_group:  # damage the last row group only
         data[len(data) * 3 // 4 + 200 : len(data) * 3 // 4 + 400] = bytes(200)
     return bytes(data)
 
 
 DAMAGED = {
-    "cut.jsonl.gz": gzip.compress(numbered(3000))[:-2000],
-    "cut.jsonl.zst": zstandard.compress(numbered(30_000))[:-2000],
-    "spoilt.jsonl.gz": (whole := gzip.compress(numbered(60_000)))[:-3000] + bytes(2000) + whole[-1000:],
-    "cut.jsonl": numbered(300)[:-8],
+    "cut.jsonl.gz": gzip.compress(numbered_rows(3000))[:-2000],
+    "cut.jsonl.zst": zstandard.compress(numbered_rows(30_000))[:-2000],
+    "spoilt.jsonl.gz": (gzip_data := gzip.compress(numbered_rows(60_000)))[:-3000] + bytes(2000) + gzip_data[-1000:],
+    "cut.jsonl": numbered_rows(300)[:-8],
     "empty.jsonl.gz": b"",
-    "spoilt.parquet": parquet(4000, spoil=True),
-    "cut.parquet": parquet(400, spoil=False)[:-50],
+    "spoilt.parquet": parquet(4000, damage_last_group=True),
+    "cut.parquet": parquet(400, damage_last_group=False)[:-50],
 }
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_of_a_damaged_file_what_was_read_is_kept_and_the_run_goes_on(vita: Vita, tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_read_up_to_the_damage_and_the_run_continues(vita: Vita, tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(DAMAGED[name])
     write(tmp_path / "in" / "whole.jsonl", {"id": "last", "text": "The file after the damaged one."})
     code, _, err = vita("curate", "in", *PLAIN)
     assert code == 3 and name in err and "Traceback" not in err
-    told = curate(vita, "--set", "sources=[{path: in, on_bad_row: drop}]")
-    kept = rows(vita, "x/curate")
-    assert kept[-1]["id"] == "last"
-    assert (len(kept) > 1) is not (name in ("cut.parquet", "empty.jsonl.gz"))
+    output = curate(vita, "--set", "sources=[{path: in, on_bad_row: drop}]")
+    documents = rows(vita, "x/curate")
+    assert documents[-1]["id"] == "last"
+    assert (len(documents) > 1) is not (name in ("cut.parquet", "empty.jsonl.gz"))
     (drop,) = rows(vita, "x/curate", "drops")
-    if name != "cut.jsonl":  # whose last line is a bad row like another
-        assert drop["reason"] == "damaged_file" and f"a problem after {len(kept) - 1:,} row" in drop["detail"]
-        assert "read 1 damaged file in part" in told and name in vita("show", "x/curate")[1]
+    if name != "cut.jsonl":  # here the last line is an ordinary bad row
+        assert drop["reason"] == "damaged_file" and f"a problem after {len(documents) - 1:,} row" in drop["detail"]
+        assert "read 1 damaged file in part" in output and name in vita("show", "x/curate")[1]
 
 
 LINES = ["First line here.", "Second line here.", "", "Third line, after a blank one."]
@@ -76,24 +76,24 @@ ENDS = {"lf": "\n", "crlf": "\r\n", "cr": "\r", "nel": "\x85", "ls": "\u2028", "
 @pytest.mark.slow
 @pytest.mark.parametrize("cut_at", ["null", "lines", "blank_lines"])
 def test_every_kind_of_line_end_gives_the_same_documents(vita: Vita, tmp_path: Path, cut_at: str) -> None:
-    answers = {}
+    documents = {}
     for name, end in {**ENDS, "bom": "\n"}.items():
         (tmp_path / name).mkdir()
         text = ("\ufeff" if name == "bom" else "") + "".join(line + end for line in LINES)
         (tmp_path / name / "a.txt").write_bytes(text.encode())
         curate(vita, "--set", f"sources=[{{path: {name}, cut_at: {cut_at}, name: s}}]")
-        answers[name] = [(row["id"], row["text"]) for row in rows(vita, "x/curate")]
-    assert all(answer == answers["lf"] for answer in answers.values()), answers
+        documents[name] = [(row["id"], row["text"]) for row in rows(vita, "x/curate")]
+    assert all(file_documents == documents["lf"] for file_documents in documents.values()), documents
     texts = {
         "null": ["\n".join(LINES) + "\n"],
         "lines": [line for line in LINES if line],
         "blank_lines": ["First line here.\nSecond line here.", LINES[3]],
     }
-    assert [text for _, text in answers["lf"]] == texts[cut_at]
+    assert [text for _, text in documents["lf"]] == texts[cut_at]
 
 
 @pytest.mark.slow
-def test_rows_may_end_in_crlf_or_cr_also_between_two_reads(vita: Vita, tmp_path: Path) -> None:
+def test_rows_may_end_in_crlf_or_cr_also_at_the_boundary_of_two_reads(vita: Vita, tmp_path: Path) -> None:
     for end in (b"\r\n", b"\r"):
         data = b"".join(b'{"text": "%07d %s"}%s' % (n, b"x" * 90, end) for n in range(30_000))
         (tmp_path / "a.jsonl").write_bytes(data)
@@ -101,22 +101,22 @@ def test_rows_may_end_in_crlf_or_cr_also_between_two_reads(vita: Vita, tmp_path:
         assert len(rows(vita, "x/curate")) == 30_000
 
 
-def test_json_as_python_writes_it_is_read(vita: Vita, tmp_path: Path) -> None:
-    odd = [
+def test_json_with_nan_and_lone_surrogates_is_read(vita: Vita, tmp_path: Path) -> None:
+    irregular_rows = [
         {"id": "nan", "text": "Metadata that are no numbers.", "score": float("nan"), "more": [float("inf"), 1.5]},
         {"id": "half", "text": "Half a pair \ud83d here.", "tag \ude00": {"deep": ["\ud800"]}},
         {"id": "pair", "text": "A whole pair \U0001f600 here."},
     ]
-    write(tmp_path / "a.jsonl", *odd)
+    write(tmp_path / "a.jsonl", *irregular_rows)
     (tmp_path / "b.json").write_text(json.dumps([{"id": "array", "text": "In an array.", "score": float("-inf")}]))
     curate(vita, "a.jsonl", "b.json")
-    kept = {row["id"]: row for row in rows(vita, "x/curate")}
-    assert kept["nan"]["metadata"] == {"score": None, "more": [None, 1.5]}
-    assert kept["half"]["text"] == "Half a pair \ufffd here." and kept["half"]["metadata"] == {
+    documents = {row["id"]: row for row in rows(vita, "x/curate")}
+    assert documents["nan"]["metadata"] == {"score": None, "more": [None, 1.5]}
+    assert documents["half"]["text"] == "Half a pair \ufffd here." and documents["half"]["metadata"] == {
         "tag \ufffd": {"deep": ["\ufffd"]}
     }
-    assert kept["pair"]["text"] == "A whole pair \U0001f600 here."
-    assert kept["array"]["metadata"] == {"score": None}
+    assert documents["pair"]["text"] == "A whole pair \U0001f600 here."
+    assert documents["array"]["metadata"] == {"score": None}
     report = json.loads((Path(json.loads(vita("show", "x/curate", "--json")[1])["folder"]) / "report.json").read_text())
     assert report["details"]["sources"]["a"]["normalized"] == 1, "repaired texts are counted"
 
@@ -126,14 +126,14 @@ def test_a_zstd_file_with_a_long_window_is_read(vita: Vita, tmp_path: Path) -> N
         1, window_log=30, enable_ldm=True, write_content_size=False
     )
     compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj()
-    (tmp_path / "a.jsonl.zst").write_bytes(compressor.compress(numbered(3)) + compressor.flush())
+    (tmp_path / "a.jsonl.zst").write_bytes(compressor.compress(numbered_rows(3)) + compressor.flush())
     curate(vita, "a.jsonl.zst")
     assert len(rows(vita, "x/curate")) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ("a text\n".encode("utf-16"), "UTF-16; convert it to UTF-8 (iconv"),
         ("a text\n".encode("utf-16-le"), "UTF-16LE without a byte-order mark; convert it: iconv -f UTF-16LE"),
@@ -142,27 +142,29 @@ def test_a_zstd_file_with_a_long_window_is_read(vita: Vita, tmp_path: Path) -> N
         (b"a\0\1\2text" * 9, "a binary file"),
     ],
 )
-def test_text_in_another_encoding_is_refused_by_its_name(vita: Vita, tmp_path: Path, data: bytes, told: str) -> None:
+def test_the_error_for_text_in_another_encoding_names_the_encoding(
+    vita: Vita, tmp_path: Path, data: bytes, message: str
+) -> None:
     (tmp_path / "a.txt").write_bytes(data)
     code, _, err = vita("curate", "a.txt", *PLAIN)
-    assert code == 3 and told in " ".join(err.split()), err
+    assert code == 3 and message in " ".join(err.split()), err
 
 
-def test_ids_are_unique_also_where_a_numbered_id_is_taken(vita: Vita, tmp_path: Path) -> None:
+def test_ids_are_unique_also_when_a_numbered_id_exists_already(vita: Vita, tmp_path: Path) -> None:
     ids = ["0", "0#2", "0", "0", "0#2", "1", "0#2#2"]
     texts = [{"id": id, "text": f"Text number {n}."} for n, id in enumerate(ids)]
     write(tmp_path / "a.jsonl", *texts, {"id": "copy", "text": "TEXT number 3."})
     curate(vita, "a.jsonl")
-    kept = {row["id"]: row["text"] for row in rows(vita, "x/curate")}
-    assert len(kept) == len(ids)
-    assert {id: kept[id] for id in ("0", "0#2", "1", "0#2#2")} == {
+    documents = {row["id"]: row["text"] for row in rows(vita, "x/curate")}
+    assert len(documents) == len(ids)
+    assert {id: documents[id] for id in ("0", "0#2", "1", "0#2#2")} == {
         "0": "Text number 0.", "0#2": "Text number 1.", "1": "Text number 5.", "0#2#2": "Text number 6.",
     }  # fmt: skip
     (drop,) = rows(vita, "x/curate", "drops")
-    assert kept[drop["repeats"]["id"]] == "Text number 3.", "the drop names the copy that stayed by its new id"
+    assert documents[drop["repeats"]["id"]] == "Text number 3.", "the drop names the copy that stayed by its new id"
 
 
-def test_one_text_file_is_a_corpus_with_nothing_held_out(vita: Vita, tmp_path: Path) -> None:
+def test_a_single_text_file_is_a_corpus_without_held_out_documents(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "input.txt").write_text("All of the text.\n")
     code, out, err = vita("curate", "input.txt", "--set", "filters=[]", "--name", "x")
     assert code == 0 and len(rows(vita, "x/curate")) == 1, err

@@ -1,4 +1,4 @@
-"""Stores and sources on S3 that cannot be used are one line with the documented exit code, within seconds."""
+"""Unusable stores and sources on S3 are a one-line error with the documented exit code, within seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.models import Vita, command_runner
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 STORE_ERROR, DATA_ERROR = 4, 3
 SECONDS = 120
-"""A command that takes longer waits without end; the first request itself has 10 s."""
+"""A slower command waits for ever; the first request has a time limit of 10 s."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 
 @pytest.fixture
 def endpoint(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of an S3 server with the bucket `texts`, which holds one file."""
+    """Return the address of an S3 server with the bucket `texts`, which holds one file."""
     server_module = pytest.importorskip("moto.server", reason="needs moto's server")
     import boto3
 
@@ -58,28 +58,28 @@ def endpoint(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture
 def silent_endpoint() -> Iterator[str]:
-    """The address of a server that takes connections and never answers."""
+    """Return the address of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def life(path: str) -> str:
-    """A life whose one source is `path`."""
+    """Write a life with the single source `path`."""
     settings = f'name: x\nstages:\n  curate:\n    sources: [{{path: "{path}"}}]\n    filters: []\n    held_out: 0\n'
     Path("life.yaml").write_text(settings)
     return "life.yaml"
 
 
-def check(vita: Vita, *command: str, code: int, words: str) -> None:
+def check(vita: Vita, *command: str, code: int, message: str) -> None:
     start = time.monotonic()
-    actual, out, err = vita(*command)
-    assert actual == code and words in err, (command, actual, out, err)
+    exit_code, out, err = vita(*command)
+    assert exit_code == code and message in err, (command, exit_code, out, err)
     assert err.count("\n") == 1 and err.startswith("error ") and "Traceback" not in out + err
     assert time.monotonic() - start < SECONDS
 
 
 def commands(bucket: str) -> list[tuple[tuple[str, ...], int]]:
-    """Commands on a store and on a source in a bucket, each with the exit code of its family of errors."""
+    """Return commands on a store and on a source in a bucket, with the exit code of their class of errors."""
     return [
         (("--store", f"s3://{bucket}/store", "ls"), STORE_ERROR),
         (("live", life(f"s3://{bucket}/a")), DATA_ERROR),
@@ -87,51 +87,53 @@ def commands(bucket: str) -> list[tuple[tuple[str, ...], int]]:
     ]
 
 
-def test_an_endpoint_that_refuses_connections_is_one_line(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_that_refuses_connections_is_a_one_line_error(vita: Vita, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for command, code in commands("texts"):
-        check(vita, *command, code=code, words="cannot be reached: Could not connect")
+        check(vita, *command, code=code, message="cannot be reached: Could not connect")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     for command, code in commands("other"):
-        check(vita, *command, code=code, words="AWS_ENDPOINT_URL")
+        check(vita, *command, code=code, message="AWS_ENDPOINT_URL")
 
 
-def test_an_endpoint_that_never_answers_is_one_line_within_seconds(
+def test_an_endpoint_that_never_answers_is_a_one_line_error_within_seconds(
     vita: Vita, silent_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", silent_endpoint)
-    check(vita, "curate", "s3://texts/a", code=DATA_ERROR, words="cannot be reached")
+    check(vita, "curate", "s3://texts/a", code=DATA_ERROR, message="cannot be reached")
 
 
-def test_missing_buckets_and_files_are_one_line(vita: Vita, endpoint: str) -> None:
+def test_missing_buckets_and_files_are_a_one_line_error(vita: Vita, endpoint: str) -> None:
     for command, code in commands("missing"):
-        check(vita, *command, code=code, words="there is no such bucket")
-    check(vita, "curate", "s3://texts/nothing", code=DATA_ERROR, words="s3://texts/nothing: there is no such file")
-    check(vita, "curate", "s3://texts/b/*.jsonl", code=DATA_ERROR, words="there is no such file")
+        check(vita, *command, code=code, message="there is no such bucket")
+    check(vita, "curate", "s3://texts/nothing", code=DATA_ERROR, message="s3://texts/nothing: there is no such file")
+    check(vita, "curate", "s3://texts/b/*.jsonl", code=DATA_ERROR, message="there is no such file")
     assert vita("curate", "s3://texts/a", "--set", "filters=[]", "--held-out", "0")[0] == 0
 
 
-def test_wrong_and_missing_credentials_are_one_line(vita: Vita, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_and_missing_credentials_are_a_one_line_error(
+    vita: Vita, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = pytest.importorskip("moto.settings")
     monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)  # from now on the server checks credentials
     for command, code in commands("texts"):
-        check(vita, *command, code=code, words="access is denied")
+        check(vita, *command, code=code, message="access is denied")
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     for command, code in commands("texts"):
-        check(vita, *command, code=code, words="needs credentials")
+        check(vita, *command, code=code, message="needs credentials")
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     s3fs.S3FileSystem.clear_instance_cache()
-    check(vita, "curate", "s3://texts/a", code=DATA_ERROR, words="The config profile (nobody)")
+    check(vita, "curate", "s3://texts/a", code=DATA_ERROR, message="The config profile (nobody)")
 
 
-def test_storage_that_vanishes_during_use_is_one_line(vita: Vita, endpoint: str) -> None:
+def test_a_bucket_that_is_deleted_during_use_is_a_one_line_error(vita: Vita, endpoint: str) -> None:
     import boto3
 
     assert vita("--store", "s3://texts/store", "ls")[0] == 0
     client = boto3.client("s3")
     client.delete_object(Bucket="texts", Key="a/rows.jsonl")
     client.delete_bucket(Bucket="texts")
-    check(vita, "--store", "s3://texts/store", "ls", code=STORE_ERROR, words="there is no such bucket")
+    check(vita, "--store", "s3://texts/store", "ls", code=STORE_ERROR, message="there is no such bucket")

@@ -1,4 +1,4 @@
-"""Every report of a life that the command line runs fits the published JSON Schema."""
+"""Every report of a life conforms to the published JSON Schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEASURED = LIFE.replace("filters: []", "filters: [], held_out: 8").replace(
 
 
 @pytest.mark.slow
-def test_every_report_of_a_life_fits_the_published_schema(vita: Vita, tmp_path: Path) -> None:
+def test_every_report_of_a_life_conforms_to_the_published_schema(vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(MEASURED)
     code, _, err = vita("live", "life.yaml")
     assert code == 0, err

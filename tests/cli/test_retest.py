@@ -1,4 +1,4 @@
-"""What serves is tested again, and what got worse is an alert."""
+"""`vita retest` tests served versions again and reports an alert for each worse version."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ stages:
 """
 
 
-class Served:
-    """Stands for a service that runs."""
+class FakeService:
+    """Stand-in for a running service."""
 
     def __init__(self, *models: str) -> None:
         self.versions = [
@@ -54,28 +54,28 @@ def ledger(vita: Vita, tmp_path: Path) -> Ledger:
 
 
 def _serve(monkeypatch: pytest.MonkeyPatch, *models: str | None) -> None:
-    monkeypatch.setattr(ServiceHandle, "find", lambda folder, service: Served(*map(str, models)))
+    monkeypatch.setattr(ServiceHandle, "find", lambda folder, service: FakeService(*map(str, models)))
 
 
 @pytest.mark.slow
-def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
+def test_retest_passes_unchanged_weights_and_reports_worse_weights(
     vita: Vita, tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, bad, report = (ledger.named(f"tiny/{name}") for name in ("pretrain", "initialize", "check"))
-    _serve(monkeypatch, good)
-    for _ in range(2):  # known or not, it is measured
+    good_model, bad_model, report = (ledger.named(f"tiny/{name}") for name in ("pretrain", "initialize", "check"))
+    _serve(monkeypatch, good_model)
+    for _ in range(2):  # a repeated retest measures again
         code, out, err = vita("retest", "tiny", "tiny/check")
         assert code == 0 and "tiny:1 is not worse than before" in out, err
-    kept = ledger.named(f"retests/tiny.check.{str(good)[:8]}")
-    assert kept is not None and len(ledger.find(artifact=kept, state="done")) == 2
+    retest_report = ledger.named(f"retests/tiny.check.{str(good_model)[:8]}")
+    assert retest_report is not None and len(ledger.find(artifact=retest_report, state="done")) == 2
     assert ledger.named("tiny/check") == report
 
-    _serve(monkeypatch, good, bad)
+    _serve(monkeypatch, good_model, bad_model)
     code, out, err = vita("retest", "tiny", "tiny/check", "--json")
     assert code == 20 and "alert tiny:2: cats/bits_per_byte is worse by" in err
-    first, second = json.loads(out)
-    assert not first["worse"] and {one["figure"] for one in second["worse"]} >= {"cats/bits_per_byte"}
-    assert len([one for one in ledger.events("tiny tiny/check") if one["event"] == "retested"]) == 3
+    good_row, bad_row = json.loads(out)
+    assert not good_row["worse"] and {row["figure"] for row in bad_row["worse"]} >= {"cats/bits_per_byte"}
+    assert len([row for row in ledger.events("tiny tiny/check") if row["event"] == "retested"]) == 3
 
     (tmp_path / "text.txt").write_text("Something else.")
     code, _, err = vita("retest", "tiny", "tiny/check")
@@ -87,23 +87,23 @@ def test_the_same_weights_are_as_good_as_they_were_and_others_may_be_worse(
 
 
 @pytest.mark.slow
-def test_a_loop_that_was_killed_goes_on_in_its_own_time(
+def test_a_killed_retest_loop_keeps_its_schedule_after_a_restart(
     vita: Vita, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _serve(monkeypatch, ledger.named("tiny/pretrain"))
-    slept: list[float] = []
+    waits: list[float] = []
 
     def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        if len(slept) == 2:
+        waits.append(seconds)
+        if len(waits) == 2:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("vita.cli.retest.time.sleep", sleep)
     assert vita("retest", "tiny", "tiny/check", "--every", "6h")[0] == 130
-    assert slept[0] == 0 and 6 * 3600 - 60 < slept[1] <= 6 * 3600
-    slept.clear()
-    later = time.time() + 3600
-    monkeypatch.setattr("vita.cli.retest.time.time", lambda: later)
-    slept.append(0.0)
+    assert waits[0] == 0 and 6 * 3600 - 60 < waits[1] <= 6 * 3600
+    waits.clear()
+    restart_time = time.time() + 3600
+    monkeypatch.setattr("vita.cli.retest.time.time", lambda: restart_time)
+    waits.append(0.0)
     assert vita("retest", "tiny", "tiny/check", "--every", "6h")[0] == 130
-    assert 5 * 3600 - 60 < slept[1] <= 5 * 3600
+    assert 5 * 3600 - 60 < waits[1] <= 5 * 3600

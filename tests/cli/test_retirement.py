@@ -1,4 +1,4 @@
-"""A gated life from release to farewell, as a user walks it, and a document that wants to be forgotten."""
+"""A gated life from its release to its retirement, and the trace of a document."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def live(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.slow
-def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_path: Path) -> None:
+def test_a_version_passes_its_gate_is_released_and_retired(live, vita: Vita, tmp_path: Path) -> None:
     code, out, err = live(100)
     assert code == 0, err
     ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
@@ -74,13 +74,13 @@ def test_a_version_passes_its_gate_and_is_taken_leave_of(live, vita: Vita, tmp_p
 
     code, out, _ = vita("trace-document", "world/nothing")
     assert code == 0 and "no artifact contains" in out
-    code, out, _ = vita("trace-document", _a_document(tmp_path), "--json")
-    told = json.loads(out)
-    assert {one["kind"] for one in told["holders"]} == {"corpus", "tokens"}
-    assert {"model", "release", "archive"} <= {one["kind"] for one in told["weights"]}
+    code, out, _ = vita("trace-document", _first_document(tmp_path), "--json")
+    trace = json.loads(out)
+    assert {artifact["kind"] for artifact in trace["holders"]} == {"corpus", "tokens"}
+    assert {"model", "release", "archive"} <= {artifact["kind"] for artifact in trace["weights"]}
 
 
-def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: Vita, tmp_path: Path) -> None:
+def test_a_model_that_fails_its_gate_is_released_only_with_a_waiver(live, vita: Vita, tmp_path: Path) -> None:
     code, _, err = live(0.01)
     assert code == 9
     assert "gate tiny/release: check:heldout/bits_per_byte at most 0.01: fail" in err
@@ -99,47 +99,58 @@ def test_what_is_not_green_is_not_released_until_somebody_waives_it(live, vita: 
 
 
 @pytest.mark.slow
-def test_a_verdict_that_does_not_hold_any_more_releases_nothing(
+def test_an_expired_waiver_or_an_older_report_does_not_release_a_model(
     live, vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A waiver ran out; then the step that was tested gave other weights, and the old ones are asked for again."""
+    """A waiver expires. Then the step gives other weights, and a release of the earlier weights is requested."""
     assert live(0.01, "--until", "check")[0] == 0
-    give = ("waive", "tiny/sft", "--gate", "tiny/release", "--by", "Ada", "--reason", "a drill", "--expires", "2d")
+    waive_command = (
+        "waive",
+        "tiny/sft",
+        "--gate",
+        "tiny/release",
+        "--by",
+        "Ada",
+        "--reason",
+        "a drill",
+        "--expires",
+        "2d",
+    )
     assert vita("people", "add", "Ada")[0] == 0
-    assert vita(*give)[0] == 0
+    assert vita(*waive_command)[0] == 0
     ledger = Ledger(tmp_path / "vita-store" / "ledger.db")
     digest = ledger.named("tiny/sft")
     assert digest is not None and ledger.state(digest) == "approved"
     now = time.time
-    with monkeypatch.context() as later:
-        later.setattr(time, "time", lambda: now() + 3 * 86400)
+    with monkeypatch.context() as clock_patch:
+        clock_patch.setattr(time, "time", lambda: now() + 3 * 86400)
         code, _, err = vita("release", "tiny/sft", "--name", "tiny")
     assert code == 9 and "at most 0.01: fail" in err
     assert ledger.state(digest) == "candidate"
-    assert vita(*give)[0] == 0 and ledger.state(digest) == "approved"
+    assert vita(*waive_command)[0] == 0 and ledger.state(digest) == "approved"
     assert live(0.01, "--until", "check", "--set", "sft.steps=2")[0] == 0
     code, _, err = vita("release", digest[:12], "--name", "tiny", "--version", "1", "--set", "golden_tokens=4")
     assert code == 0, f"older weights are judged by the reports on themselves: {err}"
     assert ledger.state(digest) == "approved" and ledger.named("release/tiny:1") == ledger.named("tiny/release")
 
-    newer = ledger.named("tiny/sft")
-    assert newer is not None and newer != digest
-    assert vita(*give)[0] == 0 and ledger.state(newer) == "approved"
+    new_digest = ledger.named("tiny/sft")
+    assert new_digest is not None and new_digest != digest
+    assert vita(*waive_command)[0] == 0 and ledger.state(new_digest) == "approved"
     code, _, err = vita("release", "tiny/sft", "--name", "tiny", "--version", "1")
     assert code == 9 and f"release tiny:1: already names the weights {digest[:12]}" in err
     code, _, err = vita("release", "tiny/sft", "--name", "tiny", "--version", "2", "--life", "other")
     assert code == 0 and ledger.named("release/tiny:2") == ledger.named("other/release"), err
 
     code, out, _ = vita("deprecate", "tiny/release", "--sunset", "30d", "--by", "Ada", "--successor", "tiny:2")
-    assert code == 0 and f"{digest[:12]} is deprecated" in out and f"its successor is {newer[:12]}" in out
-    last = ledger.moves(digest)[-1]
-    assert (last.state, last.details["successor"]) == ("deprecated", newer)
+    assert code == 0 and f"{digest[:12]} is deprecated" in out and f"its successor is {new_digest[:12]}" in out
+    last_move = ledger.moves(digest)[-1]
+    assert (last_move.state, last_move.details["successor"]) == ("deprecated", new_digest)
     code, _, err = vita("deprecate", "tiny:2", "--sunset", "2020-01-01", "--by", "Ada")
     assert code == 2 and "--sunset: expected a date in the future" in err
 
 
 @pytest.mark.slow
-def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:
+def test_a_limit_lowered_after_the_measurement_does_not_pass_the_gate(live, vita: Vita) -> None:
     assert live(0.01)[0] == 9
     code, _, err = live(100)
     assert code == 9 and "set or changed after these weights were first measured" in err.replace("\n", " ")
@@ -148,7 +159,7 @@ def test_a_lower_bar_after_the_fact_is_no_way_through(live, vita: Vita) -> None:
     assert code == 0, err
 
 
-def test_a_gate_that_names_what_is_not_there_is_refused(live, vita: Vita, tmp_path: Path) -> None:
+def test_a_gate_with_an_unknown_report_or_name_is_refused(live, vita: Vita, tmp_path: Path) -> None:
     (tmp_path / "life.yaml").write_text(GATED.replace("LIMIT", "1").replace("report: check", "report: chekc"))
     code, _, err = vita("plan", "life.yaml")
     assert code == 2 and "gates.release.bars.0.report" in err and "did you mean `check`" in err
@@ -157,7 +168,7 @@ def test_a_gate_that_names_what_is_not_there_is_refused(live, vita: Vita, tmp_pa
     assert code == 2 and "did you mean `release`" in err
 
 
-def _a_document(folder: Path) -> str:
+def _first_document(folder: Path) -> str:
     from vita.data.curation.corpus import read_corpus
     from vita.spine.store import Store
 

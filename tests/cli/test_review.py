@@ -1,4 +1,4 @@
-"""`vita review`: from two models to ratings, a report and pairs to learn from."""
+"""`vita review` from two models to ratings, a report and preference pairs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Vita = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Vita:
-    """Runs a command in a folder with two models and some prompts; `said` is typed into it."""
+    """Return a function that runs a command in a folder with two models, with `typed_words` as keyboard input."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("VITA_DEVICE", "cpu")
@@ -33,24 +33,24 @@ def vita(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         ChatTemplate.default().save(folder)
     (tmp_path / "prompts.txt").write_text("What is a cat?\nWhat is hail?\nSay hello.\n")
 
-    def run(*words: str, said: str = "") -> tuple[int, str, str]:
-        lines = iter(said.split())
+    def run(*words: str, typed_words: str = "") -> tuple[int, str, str]:
+        lines = iter(typed_words.split())
 
-        def typed(_prompt: str = "") -> str:
+        def next_word(_prompt: str = "") -> str:
             try:
                 return next(lines)
             except StopIteration:
                 raise EOFError from None
 
-        monkeypatch.setattr("builtins.input", typed)
+        monkeypatch.setattr("builtins.input", next_word)
         capsys.readouterr()
         try:
             main(list(words))
             code = 0
-        except SystemExit as stopped:
-            code = stopped.code if isinstance(stopped.code, int) else 1
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        except SystemExit as exit_info:
+            code = exit_info.code if isinstance(exit_info.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 
@@ -64,22 +64,22 @@ def test_a_review_from_models_to_pairs(vita: Vita, tmp_path: Path) -> None:
     assert json.loads(out)["items"] == 3
     code, _, err = vita("review", "report", "t")
     assert code == 3 and "has no ratings by people yet" in err
-    code, out, err = vita("review", "rate", "t", "--rater", "ann", said="1 nonsense t")
+    code, out, err = vita("review", "rate", "t", "--rater", "ann", typed_words="1 nonsense t")
     assert code == 0 and "2 of 3 rated" in out and "new" not in out.replace("news", ""), err
-    assert "3 of 3 rated" in vita("review", "rate", "t", "--rater", "ann", said="2")[1]
-    assert "3 of 3 rated" in vita("review", "rate", "t", "--rater", "bob", said="1 1 1")[1]
+    assert "3 of 3 rated" in vita("review", "rate", "t", "--rater", "ann", typed_words="2")[1]
+    assert "3 of 3 rated" in vita("review", "rate", "t", "--rater", "bob", typed_words="1 1 1")[1]
     assert "3 votes" in vita("review", "judge", "t", "--rule", "shorter")[1]
     assert "3 votes" in vita("review", "judge", "t", "--model", "new")[1]
-    (listed,) = json.loads(vita("review", "list", "--json")[1])
-    assert listed["by_rater"] == {"ann": 3, "bob": 3} and listed["ratings"] == 6
+    (task,) = json.loads(vita("review", "list", "--json")[1])
+    assert task["by_rater"] == {"ann": 3, "bob": 3} and task["ratings"] == 6
 
-    told = json.loads(vita("review", "report", "t", "--json")[1])
-    assert {"preferred", "alpha", "left", "both_bad", "rule:shorter/alpha"} <= set(told["figures"])
-    shown = json.loads(vita("show", "review/t", "--json")[1])
-    assert shown["kind"] == "report" and "review/preferred" in shown["facts"]
-    assert set(shown["run"]["inputs"].values()) == set(listed["models"].values())
-    report = json.loads((Path(told["folder"]) / "report.json").read_text())
-    assert report["model"] == listed["models"]["new"]
+    result = json.loads(vita("review", "report", "t", "--json")[1])
+    assert {"preferred", "alpha", "left", "both_bad", "rule:shorter/alpha"} <= set(result["figures"])
+    details = json.loads(vita("show", "review/t", "--json")[1])
+    assert details["kind"] == "report" and "review/preferred" in details["facts"]
+    assert set(details["run"]["inputs"].values()) == set(task["models"].values())
+    report = json.loads((Path(result["folder"]) / "report.json").read_text())
+    assert report["model"] == task["models"]["new"]
     assert "preferred" in vita("review", "report", "t")[1] and "rater" in vita("review", "list")[1]
 
     assert vita("review", "export", "t", "--output", "pairs.jsonl")[0] == 0
@@ -88,23 +88,23 @@ def test_a_review_from_models_to_pairs(vita: Vita, tmp_path: Path) -> None:
     assert vita("review", "export", "t")[1] == (tmp_path / "pairs.jsonl").read_text()
 
 
-def test_a_gate_can_ask_what_people_said(vita: Vita, tmp_path: Path) -> None:
+def test_a_gate_can_use_the_figures_of_a_review(vita: Vita, tmp_path: Path) -> None:
     from vita.gates.decisions import _evidence
     from vita.gates.policy import Policy
     from vita.spine.ledger import Ledger
     from vita.spine.store import Store
 
     assert vita(*CREATE, "--name", "t")[0] == 0
-    assert vita("review", "rate", "t", "--rater", "ann", said="1 2 1")[0] == 0
+    assert vita("review", "rate", "t", "--rater", "ann", typed_words="1 2 1")[0] == 0
     assert vita("review", "report", "t")[0] == 0
-    bar = {"report": "review/t", "figure": "review/preferred", "at_least": 0.5}
-    policy = Policy.model_validate({"model": "sft", "bars": [bar]})
+    criterion = {"report": "review/t", "figure": "review/preferred", "at_least": 0.5}
+    policy = Policy.model_validate({"model": "sft", "bars": [criterion]})
     store = Store("vita-store", cache=tmp_path / "cache")
-    found = _evidence(Ledger("vita-store/ledger.db"), store, "cat", policy.bars, model="m" * 64)
-    assert (found["review/t"].folder / "report.json").is_file()
+    evidence = _evidence(Ledger("vita-store/ledger.db"), store, "cat", policy.bars, model="m" * 64)
+    assert (evidence["review/t"].folder / "report.json").is_file()
 
 
-def test_the_same_seed_asks_for_the_same_answers(vita: Vita) -> None:
+def test_the_same_seed_gives_the_same_answers(vita: Vita) -> None:
     from vita.review.desk import ReviewStore
     from vita.spine.ledger import Ledger
 
@@ -117,14 +117,14 @@ def test_the_same_seed_asks_for_the_same_answers(vita: Vita) -> None:
 
 def test_a_rubric_is_rated_in_the_terminal(vita: Vita) -> None:
     assert vita(*CREATE, "--kind", "rubric", "--name", "r", "--limit", "1")[0] == 0
-    code, out, _ = vita("review", "rate", "r", "--rater", "ann", said="5 4 3 2 s")
+    code, out, _ = vita("review", "rate", "r", "--rater", "ann", typed_words="5 4 3 2 s")
     assert code == 0 and "2 of 2 rated" in out and "I do not understand it." in out
-    told = json.loads(vita("review", "report", "r", "--json")[1])["figures"]
-    assert {"clarity", "clarity/alpha", "boundaries", "skipped"} <= set(told)
+    figures = json.loads(vita("review", "report", "r", "--json")[1])["figures"]
+    assert {"clarity", "clarity/alpha", "boundaries", "skipped"} <= set(figures)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("words", "expected_code", "message"),
     [
         (["report", "nothing"], 2, "there is no task `nothing`"),
         (["create", "--models", "new", "--prompts", "prompts.txt", "--name", "x"], 2, "for pairs at least two"),
@@ -135,36 +135,38 @@ def test_a_rubric_is_rated_in_the_terminal(vita: Vita) -> None:
         (["create", "new", "old", "--prompts", "prompts.txt", "--name", "x", "--temperature", "-1"], 2, "review.temperature"),  # noqa: E501
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line(vita: Vita, words: list[str], code: int, message: str) -> None:
-    got, out, err = vita("review", *words)
-    assert got == code and message in " ".join(err.split()), out + err
+def test_a_mistake_of_the_user_is_a_one_line_error(
+    vita: Vita, words: list[str], expected_code: int, message: str
+) -> None:
+    code, out, err = vita("review", *words)
+    assert code == expected_code and message in " ".join(err.split()), out + err
 
 
 def test_the_page_is_served_with_a_link_for_each_rater(vita: Vita, capsys: pytest.CaptureFixture[str]) -> None:
     import uvicorn
 
     assert vita(*CREATE, "--name", "t")[0] == 0
-    started: list[uvicorn.Server] = []
+    servers: list[uvicorn.Server] = []
     run = uvicorn.Server.run
 
-    def kept(self: uvicorn.Server, sockets: list | None = None) -> None:
-        started.append(self)
+    def record_and_run(self: uvicorn.Server, sockets: list | None = None) -> None:
+        servers.append(self)
         run(self, sockets)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(uvicorn.Server, "run", kept)
+        patch.setattr(uvicorn.Server, "run", record_and_run)
         patch.setattr(uvicorn.Server, "install_signal_handlers", lambda self: None, raising=False)
         thread = threading.Thread(target=vita, args=("review", "serve", "t", "--port", "0", "--rater", "ann"))
         thread.start()
-        told = ""
+        output = ""
         for _ in range(200):
-            told += capsys.readouterr().out
-            if started and started[0].started and "Ctrl-C" in told:
+            output += capsys.readouterr().out
+            if servers and servers[0].started and "Ctrl-C" in output:
                 break
             time.sleep(0.05)
-        link = next(line.split()[1] for line in told.splitlines() if line.startswith("ann"))
-        with urllib.request.urlopen(link) as answer:
-            assert answer.status == 200 and b"Guideline" in answer.read()
-        started[0].should_exit = True
+        link = next(line.split()[1] for line in output.splitlines() if line.startswith("ann"))
+        with urllib.request.urlopen(link) as response:
+            assert response.status == 200 and b"Guideline" in response.read()
+        servers[0].should_exit = True
         thread.join(10)
     assert not thread.is_alive()

@@ -1,4 +1,4 @@
-"""Experiment trackers: `vita live --tracker NAME` with the real library, and what it logged, read back."""
+"""Experiment trackers: `vita live --tracker NAME` with the real library, which then reads the logged values."""
 
 from __future__ import annotations
 
@@ -44,13 +44,15 @@ def live(folder: Path, *trackers: str, **environment: str) -> subprocess.Complet
         "life.yaml",
         *options,
     ]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_", "VITA_"))}
-    environment = {**clean, "VITA_THREADS": "1", **environment}
+    clean_environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "WANDB_", "VITA_"))
+    }
+    environment = {**clean_environment, "VITA_THREADS": "1", **environment}
     return subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, timeout=300)
 
 
-def recorded(folder: Path) -> Curve:
-    """The metrics that the run wrote to its own event file."""
+def recorded_curve(folder: Path) -> Curve:
+    """Return the metrics that the run wrote to its event file."""
     curve: Curve = {}
     for line in (folder / "store/events/tracked.jsonl").read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
@@ -80,9 +82,9 @@ def test_mlflow_receives_every_metric_of_every_stage(life: Path) -> None:
         "{name: [(row.step, row.value) for row in client.get_metric_history(run.info.run_id, name)]"
         " for name in sys.argv[2:]}]))"
     )
-    output = subprocess.run([sys.executable, "-c", script, database, *NAMES], capture_output=True, text=True)
-    assert output.returncode == 0, output.stderr
-    status, name, curve = json.loads(output.stdout.splitlines()[-1])
+    process = subprocess.run([sys.executable, "-c", script, database, *NAMES], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    status, name, curve = json.loads(process.stdout.splitlines()[-1])
     assert (status, name) == ("FINISHED", "tracked")
     assert_same_curve(curve, life)
     assert not (life / "mlruns").exists() and not (life / "mlflow.db").exists()
@@ -100,23 +102,23 @@ def test_wandb_receives_every_metric_of_every_stage_offline(life: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_tracker_that_cannot_be_reached_is_one_clear_line(life: Path) -> None:
+def test_a_tracker_that_cannot_be_reached_is_a_clear_error(life: Path) -> None:
     server = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    run = live(life, "mlflow", **server)
-    assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert "tracker mlflow" in run.stderr and "127.0.0.1" in run.stderr
+    process = live(life, "mlflow", **server)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "tracker mlflow" in process.stderr and "127.0.0.1" in process.stderr
 
 
 NAMES = ("pretrain/loss", "adapt/loss")
 
 
-def check(run: subprocess.CompletedProcess[str]) -> None:
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "Traceback" not in run.stderr, run.stderr
+def check(process: subprocess.CompletedProcess[str]) -> None:
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr, process.stderr
 
 
 def assert_same_curve(curve: Curve, life: Path) -> None:
-    expected = recorded(life)
+    expected = recorded_curve(life)
     assert {name: [step for step, _ in rows] for name, rows in expected.items()} == {
         "pretrain/loss": [1, 2, 3, 4],
         "adapt/loss": [1, 2, 3],
@@ -127,17 +129,17 @@ def assert_same_curve(curve: Curve, life: Path) -> None:
 
 
 def wandb_history(file: Path) -> Iterator[dict[str, float]]:
-    """The logged rows in a `.wandb` file: protocol buffers in the record format of LevelDB's log."""
+    """Yield the logged rows of a `.wandb` file, which holds protocol buffers in the record format of LevelDB."""
     from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
-    data, at, block, body = file.read_bytes(), 7, 32768, b""
-    while at + 7 <= len(data):
-        if block - at % block < 7:  # the rest of a block is padding when no header fits
-            at += block - at % block
+    data, offset, block, body = file.read_bytes(), 7, 32768, b""
+    while offset + 7 <= len(data):
+        if block - offset % block < 7:  # the rest of a block is padding when no header fits
+            offset += block - offset % block
             continue
-        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        body += data[at + 7 : at + 7 + size]
-        at += 7 + size
+        size, kind = int.from_bytes(data[offset + 4 : offset + 6], "little"), data[offset + 6]
+        body += data[offset + 7 : offset + 7 + size]
+        offset += 7 + size
         if kind in (1, 4):  # a whole record, or its last part
             record, body = Record.FromString(body), b""
             if record.WhichOneof("record_type") == "history":

@@ -1,4 +1,4 @@
-"""No mistake of a user ends in a traceback: bad input gives one line and a documented exit code, in every command."""
+"""Bad input gives a one-line error and a documented exit code in every command, never a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.cli.models import Vita, command_runner, save_chat_model
 from vita.spine.errors import DataError
 
-DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20}
+DOCUMENTED_CODES = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 20}
 VITA = str(Path(sys.executable).with_name("vita"))
 
 
@@ -235,38 +235,38 @@ plan cat --until nope
 live cat --set design.depth=0
 """.strip().splitlines()
 SECONDS = 60
-"""Time limit of one command, generous for a machine that does other work."""
+"""Time limit of one command, generous for a busy machine."""
 
 
 class CommandTimeout(BaseException):
-    """A command did not end in time."""
+    """A command exceeded its time limit."""
 
 
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Interrupt what runs in the main thread after some seconds."""
+    """Interrupt the main thread after this many seconds."""
 
     def interrupt(_signal: int, _frame: object) -> None:
         raise CommandTimeout
 
-    before = signal.signal(signal.SIGALRM, interrupt)
+    previous_handler = signal.signal(signal.SIGALRM, interrupt)
     signal.alarm(seconds)
     try:
         yield
     finally:
         signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
-def mistake(vita: Vita, command: str) -> str | None:
-    """What is wrong with the answer to a command with bad input; None where nothing is."""
+def fault(vita: Vita, command: str) -> str | None:
+    """Return a description of the fault in the response to a command with bad input, or None."""
     try:
         with time_limit(SECONDS):
             code, out, err = vita(*command.split())
     except CommandTimeout:
         return f"does not end within {SECONDS} s"
     lines = [line for line in err.splitlines() if line.startswith("error")]
-    if "Traceback" in out + err or code not in DOCUMENTED:
+    if "Traceback" in out + err or code not in DOCUMENTED_CODES:
         return f"exit code {code}: {err[-300:]}"
     if len(lines) > 1 or (0 < code < 10 and not lines):
         return f"{len(lines)} error lines with exit code {code}: {err[-300:]}"
@@ -274,12 +274,12 @@ def mistake(vita: Vita, command: str) -> str | None:
 
 
 @pytest.mark.slow
-def test_every_command_answers_bad_input_with_one_line(vita: Vita) -> None:
-    mistakes = {command: problem for command in COMMANDS if (problem := mistake(vita, command))}
-    assert not mistakes
+def test_every_command_reports_bad_input_in_one_line(vita: Vita) -> None:
+    faults = {command: description for command in COMMANDS if (description := fault(vita, command))}
+    assert not faults
 
 
-def test_a_folder_of_another_kind_stays_out_of_the_store(vita: Vita, tmp_path: Path) -> None:
+def test_a_folder_of_another_kind_is_not_added_to_the_store(vita: Vita, tmp_path: Path) -> None:
     for command, kind in (
         ("initialize --blueprint text --tokens text", "blueprint.json"), ("refine --feedback text", "feedback.jsonl"),
         ("tokenize --corpus text", "train/*.jsonl.zst"), ("test text", "config.json"),
@@ -290,7 +290,7 @@ def test_a_folder_of_another_kind_stays_out_of_the_store(vita: Vita, tmp_path: P
     assert vita("trace-document", "x")[0] == 0, "an artifact that was refused has no effect on other commands"
 
 
-def test_names_that_are_not_utf_8_are_one_line_or_work(vita: Vita, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_work_or_are_a_one_line_error(vita: Vita, tmp_path: Path) -> None:
     name = "caf\udce9"
     (tmp_path / "text" / f"{name}.txt").write_text("another text of some words\n" * 20)
     save_chat_model(tmp_path / "model")
@@ -301,10 +301,12 @@ def test_names_that_are_not_utf_8_are_one_line_or_work(vita: Vita, tmp_path: Pat
         ("trace-document", name),
     ):  # fmt: skip
         code, out, err = vita(*command)
-        assert code in DOCUMENTED and "Traceback" not in out + err, (command, code, err)
+        assert code in DOCUMENTED_CODES and "Traceback" not in out + err, (command, code, err)
 
 
-def test_a_defect_is_one_line_that_names_the_log(vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_one_line_that_names_the_log(
+    vita: Vita, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vita.spine.store import Store
 
     def fail(_self: Store) -> list[str]:
@@ -318,14 +320,16 @@ def test_a_defect_is_one_line_that_names_the_log(vita: Vita, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_closed_streams_pipes_and_plain_terminals_are_no_errors(tmp_path: Path) -> None:
+def test_closed_streams_pipes_and_plain_terminals_are_not_errors(tmp_path: Path) -> None:
     environment = {**os.environ, "VITA_STORE": str(tmp_path / "store"), "PYTHONIOENCODING": "ascii", "LANG": "C"}
     for command in ("recipes | head -1", "recipes >&-", "ls <&-", "recipes | cat"):
-        done = subprocess.run(
+        process = subprocess.run(
             ["bash", "-o", "pipefail", "-c", f"{VITA} {command}"], capture_output=True, text=True, cwd=tmp_path,
             env=environment, check=False, timeout=60,
         )  # fmt: skip
-        assert done.returncode == 0 and "Traceback" not in done.stderr and "Exception" not in done.stderr, done
+        assert process.returncode == 0 and "Traceback" not in process.stderr and "Exception" not in process.stderr, (
+            process
+        )
 
 
 def test_an_error_names_a_path_once() -> None:

@@ -1,4 +1,4 @@
-"""The check at the end of training stages, through the command line: a run that learned nothing gives no model."""
+"""The check at the end of training stages on the command line: a run without improvement gives no model."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def vita(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
-    code = stopped.value.code
+    code = exit_info.value.code
     assert code is None or isinstance(code, int)
     return code or 0
 
 
-def trained(stage: str, *options: str) -> int:
+def train(stage: str, *options: str) -> int:
     return vita(*COMMANDS[stage], "--model", "base", *options)
 
 
@@ -84,7 +84,7 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused_by_every_stage(
     tokenizer = Tokenizer.from_file(path)
     tokenizer.add_special_tokens([AddedToken("<|tool|>", special=True)])
     tokenizer.save(path)
-    assert trained(stage, "--steps", "1") == 6
+    assert train(stage, "--steps", "1") == 6
     assert "the tokenizer has 260 tokens, the model 259" in capsys.readouterr().err
     assert f"my/{stage}" not in listing(capsys)
 
@@ -97,18 +97,18 @@ def test_weights_that_are_not_finite_are_refused_before_training(
     weights = load_file(folder / "base/model.safetensors")
     weights["model.norm.weight"][3] = value
     save_file(weights, folder / "base/model.safetensors", metadata={"format": "pt"})
-    assert trained(stage, "--steps", "1") == 6
+    assert train(stage, "--steps", "1") == 6
     assert "model.norm.weight, contains NaN" in capsys.readouterr().err.replace(": contains", ", contains")
     assert f"my/{stage}" not in listing(capsys)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["adapt", "sft", "dpo", "reward"])
-def test_a_run_whose_weights_explode_is_refused_and_its_reasons_are_kept(
+def test_a_diverged_run_is_refused_and_its_reasons_are_recorded(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for _ in range(2):  # the second time from its checkpoint: a refused run is never taken for an answer
-        assert trained(stage, "--steps", "13", "--learning-rate", "1e30", "--warmup-fraction", "0") == 7
+    for _ in range(2):  # the second run resumes from a checkpoint: a refused run is never a result
+        assert train(stage, "--steps", "13", "--learning-rate", "1e30", "--warmup-fraction", "0") == 7
         errors = capsys.readouterr().err
         assert "the trained model is not kept" in errors and "Traceback" not in errors
     [record] = (folder / "store").rglob("validation.json")
@@ -121,21 +121,23 @@ def test_a_run_whose_weights_explode_is_refused_and_its_reasons_are_kept(
 def test_a_run_of_one_step_is_not_refused_for_being_short(
     folder: Path, stage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained(stage, "--steps", "1", "--set", "seed=3") == 0, capsys.readouterr().err
+    assert train(stage, "--steps", "1", "--set", "seed=3") == 0, capsys.readouterr().err
     assert listing(capsys)[f"my/{stage}"]["facts"]["improvement"].startswith("not judged")
 
 
-def test_a_rate_too_small_to_change_any_weight_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert trained("sft", "--steps", "2", "--learning-rate", "1e-30") == 7
+def test_a_learning_rate_too_small_to_change_any_weight_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train("sft", "--steps", "2", "--learning-rate", "1e-30") == 7
     assert "no weight has changed" in capsys.readouterr().err
 
 
-def coin_pairs(count: int) -> list[dict[str, str]]:
-    """Pairs whose better answer was drawn with a coin: nothing can be learned from them."""
-    chance = random.Random(0)
+def random_pairs(count: int) -> list[dict[str, str]]:
+    """Return pairs with random preferences, from which nothing can be learned."""
+    generator = random.Random(0)
     rows = []
     for number in range(count):
-        answers = [f"answer {chance.randrange(1000)}" for _ in range(2)]
+        answers = [f"answer {generator.randrange(1000)}" for _ in range(2)]
         rows.append({"prompt": f"Question {number}?", "chosen": answers[0], "rejected": answers[1]})
     return rows
 
@@ -144,7 +146,7 @@ def coin_pairs(count: int) -> list[dict[str, str]]:
 def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(folder, coin_pairs(240), name="coin.jsonl")
+    write_rows(folder, random_pairs(240), name="coin.jsonl")
     command = ["reward", "coin.jsonl", "--model", "base", "--eval-fraction", "0.3"]
     assert vita(*command) == 7
     errors = capsys.readouterr().err
@@ -156,13 +158,13 @@ def test_a_reward_model_at_chance_is_refused_and_stops_the_life(
 
 
 def test_a_reward_model_at_chance_on_transcripts_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Transcripts as public preference data has them, with labels drawn by a coin."""
+    """Transcripts in the format of public preference data, with random labels."""
     rows = [
         {
             name: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[name]}"
             for name in ("chosen", "rejected")
         }
-        for row in coin_pairs(240)
+        for row in random_pairs(240)
     ]  # fmt: skip
     write_rows(folder, rows, name="transcripts.jsonl")
     assert vita("reward", "transcripts.jsonl", "--model", "base", "--eval-fraction", "0.3", "--life", "hh") == 7
@@ -173,25 +175,25 @@ def test_a_reward_model_at_chance_on_transcripts_is_refused(folder: Path, capsys
 # -- the criteria
 
 
-def row(step: int, loss: float, **more: Any) -> dict[str, Any]:
-    return {"step": step, "loss": loss, "learning_rate": 1e-3, **more}
+def row(step: int, loss: float, **fields: Any) -> dict[str, Any]:
+    return {"step": step, "loss": loss, "learning_rate": 1e-3, **fields}
 
 
-def run_of(losses: list[float], **ends: tuple[float, float]) -> TrainResult:
+def run_of(losses: list[float], **evaluations: tuple[float, float]) -> TrainResult:
     curve = [row(step, loss) for step, loss in enumerate(losses, 1)]
-    first = {"step": 0, **{name: values[0] for name, values in ends.items()}}
-    curve[-1] |= {name: values[1] for name, values in ends.items()}
-    return TrainResult(len(losses), 0, [first, *curve])
+    first_row = {"step": 0, **{name: values[0] for name, values in evaluations.items()}}
+    curve[-1] |= {name: values[1] for name, values in evaluations.items()}
+    return TrainResult(len(losses), 0, [first_row, *curve])
 
 
 @pytest.mark.parametrize(
     ("skipped", "steps", "refused"),
     [(0, 13, False), (1, 5, False), (10, 13, True), (1, 1, True), (10, 100, False), (11, 100, True)],
 )
-def test_more_than_a_tenth_of_skipped_steps_is_refused(skipped: int, steps: int, refused: bool) -> None:
+def test_a_run_that_skipped_more_than_a_tenth_of_its_steps_is_refused(skipped: int, steps: int, refused: bool) -> None:
     reason = {"skip_reason": "loss nan"}
     curve = [row(n, 1.0, **(reason if n < skipped else {})) for n in range(steps)]
-    curve = [{**one, "step": one["step"] + 1} for one in curve]
+    curve = [{**step_row, "step": step_row["step"] + 1} for step_row in curve]
     assert bool(step_problems(curve)) == refused
 
 
@@ -207,29 +209,29 @@ def test_losses_that_end_as_nan_are_refused() -> None:
 
 def test_improvement_of_a_loss_is_judged_by_held_out_data_or_by_the_trend_of_training() -> None:
     noise = torch.randn(40, generator=torch.Generator().manual_seed(0))
-    flat = [2 + 0.1 * float(value) for value in noise]
-    falling = [value - step / 40 for step, value in enumerate(flat)]
-    assert loss_evidence(run_of(flat, heldout_loss=(2.0, 2.1))).verdict == "not improved"
-    assert loss_evidence(run_of(flat, heldout_loss=(2.0, 1.9))).verdict == "improved"
-    assert loss_evidence(run_of(falling, heldout_loss=(2.0, 2.1))).verdict == "improved"
-    assert loss_evidence(run_of(falling)).verdict == "improved"
-    assert loss_evidence(run_of(falling[::-1])).verdict == "not improved"
-    assert loss_evidence(run_of(flat[:19], heldout_loss=(2.0, 2.1))).verdict == "not judged"
-    assert loss_evidence(run_of(flat, heldout_loss=(2.0, 2.1)), control=True).verdict == "not judged"
+    flat_losses = [2 + 0.1 * float(value) for value in noise]
+    falling_losses = [value - step / 40 for step, value in enumerate(flat_losses)]
+    assert loss_evidence(run_of(flat_losses, heldout_loss=(2.0, 2.1))).verdict == "not improved"
+    assert loss_evidence(run_of(flat_losses, heldout_loss=(2.0, 1.9))).verdict == "improved"
+    assert loss_evidence(run_of(falling_losses, heldout_loss=(2.0, 2.1))).verdict == "improved"
+    assert loss_evidence(run_of(falling_losses)).verdict == "improved"
+    assert loss_evidence(run_of(falling_losses[::-1])).verdict == "not improved"
+    assert loss_evidence(run_of(flat_losses[:19], heldout_loss=(2.0, 2.1))).verdict == "not judged"
+    assert loss_evidence(run_of(flat_losses, heldout_loss=(2.0, 2.1)), control=True).verdict == "not judged"
 
 
-def test_an_accuracy_is_judged_when_there_is_enough_to_tell() -> None:
-    enough: dict[str, Any] = {"items": 60, "examples_seen": 600, "available": 600}
-    assert accuracy_evidence(0.7, 0.57, **enough).verdict == "improved"
-    assert accuracy_evidence(0.55, 0.42, **enough).verdict == "not improved"
-    assert accuracy_evidence(0.3, 0.2, **enough).verdict == "not improved"
-    assert accuracy_evidence(0.55, 0.42, **enough, control=True).verdict == "not judged"
-    assert accuracy_evidence(0.55, 0.42, **{**enough, "items": 29}).verdict == "not judged"
-    assert accuracy_evidence(0.55, 0.42, **{**enough, "examples_seen": 32}).verdict == "not judged"
+def test_an_accuracy_is_judged_only_with_enough_items_and_examples() -> None:
+    counts: dict[str, Any] = {"items": 60, "examples_seen": 600, "available": 600}
+    assert accuracy_evidence(0.7, 0.57, **counts).verdict == "improved"
+    assert accuracy_evidence(0.55, 0.42, **counts).verdict == "not improved"
+    assert accuracy_evidence(0.3, 0.2, **counts).verdict == "not improved"
+    assert accuracy_evidence(0.55, 0.42, **counts, control=True).verdict == "not judged"
+    assert accuracy_evidence(0.55, 0.42, **{**counts, "items": 29}).verdict == "not judged"
+    assert accuracy_evidence(0.55, 0.42, **{**counts, "examples_seen": 32}).verdict == "not judged"
     assert accuracy_evidence(0.55, 0.42, items=60, examples_seen=512, available=100_000).verdict == "not improved"
 
 
-def test_a_gain_is_refused_only_where_it_is_below_zero_for_certain() -> None:
+def test_a_gain_is_refused_only_if_its_interval_is_below_zero() -> None:
     assert gain_evidence(-0.2, -0.3, -0.1).verdict == "not improved"
     assert gain_evidence(-0.2, -0.3, -0.1, other_judge=True).verdict == "not judged"
     assert gain_evidence(0.0, -0.1, 0.1).verdict == "not judged"

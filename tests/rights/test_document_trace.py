@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cards.lives import Life
-from tests.cli.test_trace import counted_queries
+from tests.cli.test_trace import record_queries
 from vita.rights.document_trace import trace_document
 from vita.spine.contents import content_digest
 
@@ -80,7 +80,7 @@ def test_the_states_of_all_weights_are_read_in_one_query(tmp_path):
     for state in ("approved", "deprecated"):
         life.ledger.move(releases[0], state, who="Ada", why="a test")
     life.ledger.move(releases[1], "serving", who="Ada", why="a test")
-    with counted_queries() as statements:
+    with record_queries() as statements:
         seen = trace_document("ann", life.store, life.ledger)
     states = {one.digest: one.state for one in seen.weights}
     assert [states[one] for one in releases[:3]] == ["deprecated", "approved", "candidate"], "no service is alive"
